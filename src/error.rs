@@ -1,0 +1,112 @@
+//! One error for the whole crate, whose kind says what its reader must do.
+//!
+//! Causes are many and change; what an operator can do about them is a short list. So the public
+//! [`Error`] carries one of a few prescriptive [`ErrorKind`]s, a message that says what happened and
+//! where, and, where there is one, a hint that names the flag which mends it. `Display` prints the
+//! error itself and its hint; the chain of causes is reached through `source()`.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// A `Result` whose error is the crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the reader of an [`Error`] must do.
+///
+/// New kinds may come with any release: match with a wildcard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The run failed in a way that no rule below describes: read the message.
+    Failed,
+    /// A flag or a builder call is wrong: correct it. Nothing was started.
+    Usage,
+    /// A process of the cluster was lost or never came: restart them all.
+    PeerLost,
+    /// A worker panicked: a defect. What was committed stays valid.
+    Panicked,
+    /// The local disk failed or holds damaged state: look at the disk before a restart.
+    Disk,
+    /// Something outside was out of reach for too long: a restart helps.
+    Temporary,
+    /// A configuration or credential was refused, or a port is taken: a restart does not help.
+    Configuration,
+}
+
+/// What went wrong, where, and what to do about it.
+#[derive(Debug)]
+pub struct Error {
+    kind: ErrorKind,
+    message: String,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind`; `message` is a lower-case sentence fragment that says what and where.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Error {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
+    }
+
+    /// Adds what to do about it, with the name of the flag.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn cause(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// What the reader must do.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        match &self.hint {
+            Some(hint) => write!(f, "; {hint}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_prints_itself_and_its_hint_but_not_its_cause() {
+        let error = Error::new(ErrorKind::Usage, "interval is 0")
+            .hint("give --interval at least 10ms")
+            .cause(std::io::Error::other("never shown"));
+        assert_eq!(
+            error.to_string(),
+            "interval is 0; give --interval at least 10ms"
+        );
+        assert_eq!(
+            error.source().map(ToString::to_string).as_deref(),
+            Some("never shown")
+        );
+    }
+}
