@@ -1,0 +1,3 @@
+//! From lines to counted words.
+
+pub mod decode;
