@@ -4,6 +4,7 @@
 extern crate self as wordtide;
 
 pub mod error;
+pub mod sink;
 pub mod words;
 
 pub use error::{Error, ErrorKind, Result};

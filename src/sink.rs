@@ -1,0 +1,3 @@
+//! From counts to published objects.
+
+pub mod format;
