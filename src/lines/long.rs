@@ -77,6 +77,14 @@ pub(super) fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
     }
 }
 
+/// Keeps a `\r` that ends a line apart from a `\n` that has come to stand behind it at `at`, where
+/// the two would be read as one line end.
+pub(super) fn unglue(text: &mut [u8], at: usize) {
+    if at > 0 && text.get(at - 1..=at) == Some(b"\r\n") {
+        text[at - 1] = b'\n';
+    }
+}
+
 /// Moves the lines of `text` that are within `line_bytes_max` to its front. Returns how many bytes
 /// they take and how many lines are gone.
 pub(super) fn drop_long_lines(text: &mut [u8], line_bytes_max: usize) -> (usize, u64) {
@@ -87,6 +95,7 @@ pub(super) fn drop_long_lines(text: &mut [u8], line_bytes_max: usize) -> (usize,
             dropped += 1;
         } else {
             text.copy_within(read..next, kept);
+            unglue(text, kept);
             kept += next - read;
         }
         read = next;
@@ -139,6 +148,13 @@ mod tests {
         assert_eq!(cut_text("a 12345"), cut_into("a\n", "12345", 1, true));
         assert_eq!(cut_text("12345"), cut_into("", "12345", 0, true));
         assert_eq!(cut_text("1234"), None);
+    }
+
+    #[test]
+    fn lines_that_come_together_keep_their_own_ends() {
+        let mut text = *b"a\rabcd\n\nb\n";
+        assert_eq!(drop_long_lines(&mut text, 3), (5, 1));
+        assert_eq!(&text[..5], b"a\n\nb\n");
     }
 
     #[test]

@@ -213,6 +213,9 @@ impl LineSplitter {
             (text_bytes, cuts) = self.shorten(line);
             if text_bytes > 0 {
                 text_end = end + text_bytes;
+                if end > self.start {
+                    long::unglue(&mut bytes[self.start..text_end], end - self.start);
+                }
             }
             end = if self.is_skipping() {
                 self.filled
