@@ -26,8 +26,8 @@
 //!
 //! Two cases cannot be told to Scala's rule by text alone; both count for Python as they should.
 //! In a line above `line_bytes_max`: a discarded word, one space, end of line, gives one empty word
-//! that Scala's program would have dropped; and a run of spaces that is itself longer than
-//! `line_bytes_max` loses the empty words that a word behind it would have saved.
+//! that Scala's program would have dropped; and a run of more than 128 KiB of spaces (more than
+//! `line_bytes_max`, if that is less) loses empty words that a word behind it would have saved.
 //! Words are parted by spaces only here: a line above the limit whose words are parted by tabs
 //! alone is one word.
 //!

@@ -25,6 +25,9 @@ const SPARE_BYTES_MIN: usize = 64 << 10;
 /// An unfinished line up to this length is put aside, so that a quiet source holds no buffer.
 const CARRY_BYTES_MAX: usize = 4 << 10;
 
+/// A line that was cut once is over the limit for good: more of it goes in pieces of about this size.
+const PIECE_BYTES: usize = STANDARD_BYTES / 2;
+
 /// A block that fills less than one part in this many of its buffer is copied out of it, so that
 /// one short line does not hold 256 KiB.
 const COPY_SHARE: usize = 8;
@@ -62,6 +65,8 @@ pub struct LineSplitter {
     scanned: usize,
     /// Behind the last byte read.
     filled: usize,
+    /// An unfinished line above this length is looked at for a cut.
+    cut_above: usize,
     /// Position of `start` in the source's stream.
     offset: u64,
     // With one of the next two set, nothing is unfinished: `start == filled`.
@@ -80,7 +85,7 @@ impl LineSplitter {
     /// A splitter that goes on from `state`. The next byte fed must be that at
     /// [`SplitterState::resume_offset`].
     pub fn resume(source: u32, limits: LineLimits, pool: BlockPool, state: SplitterState) -> Self {
-        LineSplitter {
+        let mut splitter = LineSplitter {
             source,
             limits,
             pool,
@@ -89,12 +94,15 @@ impl LineSplitter {
             start: 0,
             scanned: 0,
             filled: 0,
+            cut_above: 0,
             offset: state.resume_offset,
             pending_cr: state.pending_cr,
             line_part: state.line_part,
             lines_owed: state.lines_owed,
             stats: LineStats::default(),
-        }
+        };
+        splitter.cut_above = splitter.next_cut_above(0);
+        splitter
     }
 
     /// What a later [`LineSplitter::resume`] must know, valid for the blocks taken so far.
@@ -197,6 +205,7 @@ impl LineSplitter {
         let mut cuts = 0;
         if end > self.start {
             self.line_part = LinePart::Start;
+            self.cut_above = self.line_bytes_max();
             self.pending_cr = end == self.filled && bytes[end - 1] == b'\r';
             if self.limits.on_long_line == LongLine::Drop
                 && end - self.start > self.limits.line_bytes_max
@@ -207,7 +216,7 @@ impl LineSplitter {
                 self.stats.dropped_lines += dropped;
             }
         }
-        if self.filled - end > self.line_bytes_max() {
+        if self.filled - end > self.cut_above {
             let line = &mut bytes[end..self.filled];
             let text_bytes;
             (text_bytes, cuts) = self.shorten(line);
@@ -250,6 +259,7 @@ impl LineSplitter {
         (self.start, self.scanned, self.filled) = (0, 0, 0);
         self.pending_cr = false;
         self.line_part = LinePart::Start;
+        self.cut_above = self.line_bytes_max();
         block
     }
 
@@ -299,9 +309,15 @@ impl LineSplitter {
         if needed <= STANDARD_BYTES {
             return STANDARD_BYTES;
         }
-        // Twice as much, so that each byte is copied O(1) times, but not beyond the longest line.
+        // Twice as much, so that each byte is copied O(1) times, and the longest line's at once where
+        // that is not much more: the old and the new buffer are both in memory for a moment.
         let longest = self.line_bytes_max().saturating_add(STANDARD_BYTES);
-        needed.max((2 * held).min(longest))
+        let grown = if held > longest / 4 {
+            longest
+        } else {
+            2 * held
+        };
+        needed.max(grown)
     }
 
     /// Makes a buffer of `capacity` the one to read into, with what is unfinished in it.
@@ -351,6 +367,7 @@ impl LineSplitter {
                     // The line of a skipped word counts; a dropped line is told by the statistics.
                     self.lines_owed += u64::from(self.line_part == LinePart::SkippedWord);
                     self.line_part = LinePart::Start;
+                    self.cut_above = self.line_bytes_max();
                     let (next, pending_cr) = long::past_line_end(bytes, at);
                     self.pending_cr = pending_cr;
                     next
@@ -374,6 +391,8 @@ impl LineSplitter {
             return (0, 0);
         }
         let Some(cut) = long::cut(line, self.limits.word_bytes_max) else {
+            // A long word may go on for many short reads: look again when there is twice as much.
+            self.cut_above = (2 * line.len()).min(self.line_bytes_max());
             return (0, 0);
         };
         self.line_part = LinePart::Continued;
@@ -381,7 +400,17 @@ impl LineSplitter {
             self.stats.oversized_words += 1;
             self.line_part = LinePart::SkippedWord;
         }
+        self.cut_above = self.next_cut_above(line.len() - cut.text_bytes);
         (cut.text_bytes, cut.cuts)
+    }
+
+    /// From which length on an unfinished line, of which `rest` bytes are there, is to be cut.
+    fn next_cut_above(&self, rest: usize) -> usize {
+        match (self.line_part, self.limits.on_long_line) {
+            (LinePart::Start, _) | (_, LongLine::Drop) => self.line_bytes_max(),
+            // Twice the rest, so that short reads do not have it searched again and again.
+            _ => PIECE_BYTES.max(2 * rest).min(self.line_bytes_max()),
+        }
     }
 
     /// Gives `start..text_end` away as a block and goes on at `end`.
