@@ -4,6 +4,7 @@
 extern crate self as wordtide;
 
 pub mod error;
+pub mod lines;
 pub mod sink;
 pub mod words;
 

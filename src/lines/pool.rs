@@ -1,0 +1,224 @@
+//! The pool: a bound on the bytes of blocks, and buffers that are used again.
+//!
+//! A fresh 256 KiB buffer costs a page fault every 4 KiB, some 7 % of the whole program, so buffers
+//! of the standard size go back on a stack when the last clone of their block is dropped. The bound
+//! is a semaphore with a permit per KiB; it is what holds the sender back when counting is slower
+//! than the network.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::Block;
+
+/// Text bytes that a buffer of the standard size holds.
+pub(super) const STANDARD_BYTES: usize = 256 << 10;
+
+/// Bytes behind a buffer's capacity: room for one line end that the stream lacks, and the pad.
+const TAIL_BYTES: usize = 1 + Block::PAD;
+
+/// Bytes that one permit stands for.
+const PERMIT_BYTES: usize = 1 << 10;
+
+/// Recycles the buffers of blocks and bounds the bytes of those that are alive. Clones share it.
+#[derive(Clone)]
+pub struct BlockPool {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    room: Arc<Semaphore>,
+    permits_max: u32,
+    free: Mutex<Vec<Vec<u8>>>,
+    free_max: usize,
+}
+
+impl BlockPool {
+    /// The bound that [`BlockPool::default`] has, in bytes.
+    pub const BYTES_MAX_DEFAULT: usize = 8 << 20;
+
+    /// A pool whose blocks, and buffers being read into, take at most `bytes_max` bytes together.
+    ///
+    /// A buffer that alone is larger, for a line longer than the pool, waits until it is the only
+    /// one: the bound gives way to it rather than stop the stream for ever.
+    pub fn new(bytes_max: usize) -> Self {
+        let permits = (bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
+        let permits_max = u32::try_from(permits).unwrap_or(u32::MAX);
+        BlockPool {
+            shared: Arc::new(Shared {
+                room: Arc::new(Semaphore::new(permits_max as usize)),
+                permits_max,
+                free: Mutex::new(Vec::new()),
+                free_max: (bytes_max / STANDARD_BYTES).max(1),
+            }),
+        }
+    }
+
+    /// Bytes now counted against the bound, in steps of 1 KiB; 0 when no block is alive.
+    pub fn bytes_in_use(&self) -> usize {
+        let free = self.shared.room.available_permits();
+        (self.shared.permits_max as usize).saturating_sub(free) * PERMIT_BYTES
+    }
+
+    /// Waits for room for a buffer of `capacity` bytes. In order of asking, so nobody starves.
+    pub(super) async fn room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.shared.room);
+        // The semaphore is never closed, so there is no error to tell.
+        room.acquire_many_owned(self.permits(capacity)).await.ok()
+    }
+
+    /// Room for a buffer of `capacity` bytes if there is some now.
+    pub(super) fn try_room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
+        let room = Arc::clone(&self.shared.room);
+        room.try_acquire_many_owned(self.permits(capacity)).ok()
+    }
+
+    /// Permits for `capacity` bytes, never more than there are: else an over-long line would wait
+    /// for ever.
+    fn permits(&self, capacity: usize) -> u32 {
+        u32::try_from(capacity.div_ceil(PERMIT_BYTES))
+            .unwrap_or(u32::MAX)
+            .clamp(1, self.shared.permits_max)
+    }
+
+    /// A buffer with room for `capacity` bytes of any content; a used one if it is of the standard
+    /// size.
+    pub(super) fn buffer(&self, capacity: usize, permit: Option<OwnedSemaphorePermit>) -> Buffer {
+        let used = if capacity == STANDARD_BYTES {
+            self.shared.free().pop()
+        } else {
+            if capacity > STANDARD_BYTES {
+                // A line that long needs the memory more than a stack of idle buffers does.
+                self.shared.free().clear();
+            }
+            None
+        };
+        Buffer {
+            bytes: used.unwrap_or_else(|| vec![0; capacity + TAIL_BYTES]),
+            permit,
+            pool: Some(self.clone()),
+        }
+    }
+
+    /// A buffer of exactly `text`, which takes over as much of `permit` as it needs.
+    pub(super) fn exact(&self, text: &[u8], permit: Option<&mut OwnedSemaphorePermit>) -> Buffer {
+        let permits = self.permits(text.len()) as usize;
+        let mut buffer = Buffer::unpooled(text);
+        buffer.permit = permit.and_then(|permit| permit.split(permits));
+        buffer
+    }
+}
+
+impl Default for BlockPool {
+    fn default() -> Self {
+        BlockPool::new(BlockPool::BYTES_MAX_DEFAULT)
+    }
+}
+
+impl fmt::Debug for BlockPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("BlockPool")
+            .field("bytes_in_use", &self.bytes_in_use())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        // A stack of byte buffers is whole whatever its last user did.
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Bytes with their share of the bound. Dropping it gives both back.
+pub(super) struct Buffer {
+    /// `capacity` bytes of text and the tail, all initialized.
+    pub(super) bytes: Vec<u8>,
+    /// The share of the bound; none while a splitter keeps an unfinished line in it.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pool: Option<BlockPool>,
+}
+
+impl Buffer {
+    /// A buffer of exactly `text` that no pool knows.
+    pub(super) fn unpooled(text: &[u8]) -> Buffer {
+        let mut bytes = Vec::with_capacity(text.len() + TAIL_BYTES);
+        bytes.extend_from_slice(text);
+        bytes.resize(text.len() + TAIL_BYTES, 0);
+        Buffer {
+            bytes,
+            permit: None,
+            pool: None,
+        }
+    }
+
+    /// Bytes of text that fit.
+    pub(super) fn capacity(&self) -> usize {
+        self.bytes.len() - TAIL_BYTES
+    }
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        // The buffer goes back before its permit (a field, dropped after this), so that who waits
+        // for the room finds the buffer too.
+        let Some(pool) = &self.pool else { return };
+        if self.capacity() == STANDARD_BYTES {
+            let mut free = pool.shared.free();
+            if free.len() < pool.shared.free_max {
+                free.push(std::mem::take(&mut self.bytes));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_above_the_whole_pool_waits_only_until_the_pool_is_empty() {
+        let pool = BlockPool::new(1 << 20);
+        let small = pool.try_room(1).unwrap();
+        assert!(pool.try_room(64 << 20).is_none());
+        drop(small);
+        let large = pool.try_room(64 << 20).unwrap();
+        assert!(pool.try_room(1).is_none());
+        drop(large);
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn a_standard_buffer_is_used_again_with_the_same_memory() {
+        let pool = BlockPool::new(1 << 20);
+        let first = pool.buffer(STANDARD_BYTES, pool.try_room(STANDARD_BYTES));
+        let address = first.bytes.as_ptr();
+        assert_eq!(pool.bytes_in_use(), STANDARD_BYTES);
+        drop(first);
+        assert_eq!(pool.bytes_in_use(), 0);
+        let second = pool.buffer(STANDARD_BYTES, None);
+        assert_eq!(second.bytes.as_ptr(), address);
+    }
+
+    #[test]
+    fn an_exact_buffer_keeps_only_its_own_share_of_the_room() {
+        let pool = BlockPool::new(1 << 20);
+        let mut permit = pool.try_room(STANDARD_BYTES);
+        let exact = pool.exact(b"one short line\n", permit.as_mut());
+        drop(permit);
+        assert_eq!(pool.bytes_in_use(), PERMIT_BYTES);
+        drop(exact);
+        assert_eq!(pool.bytes_in_use(), 0);
+    }
+
+    #[test]
+    fn idle_buffers_never_exceed_the_bound() {
+        let pool = BlockPool::new(2 * STANDARD_BYTES);
+        let all: Vec<Buffer> = (0..5).map(|_| pool.buffer(STANDARD_BYTES, None)).collect();
+        drop(all);
+        assert_eq!(pool.shared.free().len(), 2);
+        drop(pool.buffer(STANDARD_BYTES + 1, None));
+        assert!(pool.shared.free().is_empty());
+    }
+}
