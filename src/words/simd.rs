@@ -1,0 +1,176 @@
+//! Vector code: where words end, 64 bytes at a time, and the prefetch of a table's slots.
+//!
+//! This is the only module of the crate with `unsafe` code. Everything in it has a scalar twin, which is
+//! what runs on targets without vector code here, and which the tests hold the vector code against.
+#![allow(unsafe_code)]
+
+/// Bytes under one mask.
+pub(super) const WINDOW_BYTES: usize = 64;
+
+/// Windows that one call of [`scan`] looks at: few enough for the text to be still in the first-level
+/// cache when its words are taken from it.
+pub(super) const WINDOWS_MAX: usize = 32;
+
+/// What a scan met that needs more care than a plain word end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Seen {
+    /// A carriage return.
+    pub(super) cr: bool,
+    /// A byte above 0x7F.
+    pub(super) high: bool,
+}
+
+/// Sets bit i of `ends[w]` where byte i of `windows[w]` is a space, a line feed or a carriage return,
+/// for up to [`WINDOWS_MAX`] windows.
+#[inline]
+pub(super) fn scan(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+    #[cfg(target_arch = "x86_64")]
+    {
+        if std::arch::is_x86_feature_detected!("avx2") {
+            // SAFETY: the processor has AVX2, which the line above made sure of.
+            unsafe { x86::scan_avx2(windows, ends) }
+        } else {
+            x86::scan_sse2(windows, ends)
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    scan_scalar(windows, ends)
+}
+
+/// [`scan`] in plain code.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn scan_scalar(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+    let mut seen = Seen::default();
+    for (window, mask) in windows.iter().zip(ends) {
+        *mask = 0;
+        let mut high = 0;
+        for (at, &byte) in window.iter().enumerate() {
+            let cr = byte == b'\r';
+            *mask |= u64::from(byte == b' ' || byte == b'\n' || cr) << at;
+            seen.cr |= cr;
+            high |= byte;
+        }
+        seen.high |= high > 0x7F;
+    }
+    seen
+}
+
+/// Asks for the cache line of `items[at]`, if there is one; changes nothing else.
+#[inline(always)]
+pub(super) fn prefetch<T>(items: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let address = items.as_ptr().wrapping_add(at);
+        // SAFETY: a prefetch is a hint that cannot fault, whatever the address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, at);
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Seen, WINDOW_BYTES, WINDOWS_MAX};
+    use std::arch::x86_64::*;
+
+    /// `scan` with SSE2, which every x86-64 has.
+    pub(super) fn scan_sse2(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+        // SAFETY: SSE2 is part of x86-64, and each of the four 16-byte loads (which need no
+        // alignment) lies inside its window of 64 bytes.
+        unsafe {
+            let space = _mm_set1_epi8(b' ' as i8);
+            let lf = _mm_set1_epi8(b'\n' as i8);
+            let cr = _mm_set1_epi8(b'\r' as i8);
+            let (mut any_cr, mut any) = (_mm_setzero_si128(), _mm_setzero_si128());
+            for (window, mask) in windows.iter().zip(ends) {
+                *mask = 0;
+                for lane in 0..4 {
+                    let text = _mm_loadu_si128(window.as_ptr().add(16 * lane).cast());
+                    let is_cr = _mm_cmpeq_epi8(text, cr);
+                    let is_lf = _mm_cmpeq_epi8(text, lf);
+                    let is_space = _mm_cmpeq_epi8(text, space);
+                    let end = _mm_or_si128(_mm_or_si128(is_space, is_lf), is_cr);
+                    *mask |= u64::from(_mm_movemask_epi8(end) as u32) << (16 * lane);
+                    any_cr = _mm_or_si128(any_cr, is_cr);
+                    any = _mm_or_si128(any, text);
+                }
+            }
+            Seen {
+                cr: _mm_movemask_epi8(any_cr) != 0,
+                high: _mm_movemask_epi8(any) != 0,
+            }
+        }
+    }
+
+    /// `scan` with AVX2.
+    #[target_feature(enable = "avx2")]
+    pub(super) fn scan_avx2(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+        let space = _mm256_set1_epi8(b' ' as i8);
+        let lf = _mm256_set1_epi8(b'\n' as i8);
+        let cr = _mm256_set1_epi8(b'\r' as i8);
+        let (mut any_cr, mut any) = (_mm256_setzero_si256(), _mm256_setzero_si256());
+        for (window, mask) in windows.iter().zip(ends) {
+            *mask = 0;
+            for lane in 0..2 {
+                // SAFETY: both 32-byte loads (which need no alignment) lie inside their window of
+                // 64 bytes.
+                let text = unsafe { _mm256_loadu_si256(window.as_ptr().add(32 * lane).cast()) };
+                let is_cr = _mm256_cmpeq_epi8(text, cr);
+                let is_lf = _mm256_cmpeq_epi8(text, lf);
+                let is_space = _mm256_cmpeq_epi8(text, space);
+                let end = _mm256_or_si256(_mm256_or_si256(is_space, is_lf), is_cr);
+                *mask |= u64::from(_mm256_movemask_epi8(end) as u32) << (32 * lane);
+                any_cr = _mm256_or_si256(any_cr, is_cr);
+                any = _mm256_or_si256(any, text);
+            }
+        }
+        Seen {
+            cr: _mm256_movemask_epi8(any_cr) != 0,
+            high: _mm256_movemask_epi8(any) != 0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Bytes in which all that a scan looks for is frequent, and so are its neighbours.
+    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+        let byte = prop_oneof![
+            4 => prop::sample::select(b" \n\r\x1f!\t\x0b\x0c\x0e\x8a\x8d\xa0\x7f\x80".to_vec()),
+            4 => b'a'..=b'z',
+            1 => any::<u8>(),
+        ];
+        prop::collection::vec(byte, 0..WINDOW_BYTES * WINDOWS_MAX)
+    }
+
+    proptest! {
+        #[test]
+        fn vector_scans_see_what_the_scalar_scan_sees(text in bytes(), rare in any::<bool>()) {
+            let keep = |byte: &u8| rare || (*byte < 0x80 && *byte != b'\r');
+            let text: Vec<u8> = text.into_iter().filter(keep).collect();
+            let windows = text.as_chunks::<WINDOW_BYTES>().0;
+            let mut expected = [0; WINDOWS_MAX];
+            let seen = scan_scalar(windows, &mut expected);
+            let mut found = [0; WINDOWS_MAX];
+            prop_assert_eq!(scan(windows, &mut found), seen);
+            prop_assert_eq!(found, expected);
+            #[cfg(target_arch = "x86_64")]
+            {
+                let mut found = [0; WINDOWS_MAX];
+                prop_assert_eq!(x86::scan_sse2(windows, &mut found), seen);
+                prop_assert_eq!(found, expected);
+            }
+        }
+    }
+
+    #[test]
+    fn a_prefetch_past_the_end_is_harmless() {
+        prefetch(&[1_u8, 2], 1);
+        prefetch(&[1_u8, 2], 1 << 40);
+        prefetch::<u64>(&[], 0);
+    }
+}

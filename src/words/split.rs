@@ -1,0 +1,275 @@
+//! Text to words, by each [`Split`].
+//!
+//! [`Split::Space`] is the hot rule: word ends come as 64-bit masks, are collected, and go on in groups
+//! large enough for a table to have many cache misses under way at once. Both rare cases are noticed
+//! by the same scan and cost nothing until met: from the first carriage return on, the second byte of
+//! a CR LF is skipped; at the first byte above 0x7F the rest of the block is checked to be UTF-8, and
+//! if it is not, the rest is decoded, from the beginning of the word that is open.
+//!
+//! The other rules go word by word over text that is known to be valid.
+
+use super::decode::java_lossy;
+use super::hash::{Key, SHORT_BYTES_MAX, hash};
+use super::simd::{self, WINDOW_BYTES, WINDOWS_MAX};
+use super::{Counted, PAD_BYTES, Split, WordOptions};
+use std::borrow::Cow;
+use unicode_segmentation::UnicodeSegmentation;
+
+/// Word ends that make a group.
+pub(super) const GROUP_MIN: usize = 32;
+
+/// Word ends in a group at most: a power of two above a nearly full group and a window of ends.
+pub(super) const GROUP_MAX: usize = 128;
+const _: () = assert!(GROUP_MAX >= GROUP_MIN + WINDOW_BYTES && GROUP_MAX.is_power_of_two());
+
+/// Takes the words of a text.
+pub(super) trait WordSink {
+    /// Takes the words of `padded` that begin at `start` and end before each of `ends` (at most
+    /// [`GROUP_MAX`]) in turn; gives the beginning of the next. With `CR`, the end at a line feed
+    /// that follows a carriage return is none.
+    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize;
+
+    /// Takes one word.
+    fn word(&mut self, word: &[u8]);
+}
+
+/// Gives the words of a block to `sink`. `padded` is the block's text, `text_len` bytes, and
+/// [`PAD_BYTES`] zeros or more.
+pub(super) fn words_into(
+    padded: &[u8],
+    text_len: usize,
+    options: &WordOptions,
+    sink: &mut impl WordSink,
+) {
+    assert!(
+        padded.len() >= text_len + PAD_BYTES,
+        "a block lacks its padding"
+    );
+    let text = &padded[..text_len];
+    match (options.split, options.lowercase) {
+        (Split::Space, false) => {
+            if let Some(rest) = spaced(padded, text_len, false, sink) {
+                let decoded = repad(&java_lossy(&text[rest..]));
+                spaced(&decoded, decoded.len() - PAD_BYTES, true, sink);
+            }
+        }
+        (Split::Space, true) => {
+            let lower = repad(plain(text, true).as_bytes());
+            spaced(&lower, lower.len() - PAD_BYTES, true, sink);
+        }
+        (Split::SpaceScala, lowercase) => spaced_scala(plain(text, lowercase).as_bytes(), sink),
+        (Split::Whitespace, lowercase) => plain(text, lowercase)
+            .split(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
+            .filter(|word| !word.is_empty())
+            .for_each(|word| sink.word(word.as_bytes())),
+        // Lower case comes after the split: it looks at neighbours, which here may be no space.
+        (Split::UnicodeWords, false) => {
+            plain(text, false)
+                .unicode_words()
+                .for_each(|word| sink.word(word.as_bytes()));
+        }
+        (Split::UnicodeWords, true) => plain(text, false)
+            .unicode_words()
+            .for_each(|word| sink.word(word.to_lowercase().as_bytes())),
+    }
+}
+
+/// Calls `f` with the hash and the text of every word of a block, in order. See
+/// [`WordTable::add_block`](super::WordTable::add_block) for `padded` and `text_len`.
+pub fn each_word(
+    padded: &[u8],
+    text_len: usize,
+    options: &WordOptions,
+    f: impl FnMut(u64, &[u8]),
+) -> Counted {
+    let mut each = Each {
+        f,
+        word_bytes_max: options.word_bytes_max,
+        counted: Counted::default(),
+    };
+    words_into(padded, text_len, options, &mut each);
+    each.counted
+}
+
+struct Each<F> {
+    f: F,
+    word_bytes_max: usize,
+    counted: Counted,
+}
+
+impl<F: FnMut(u64, &[u8])> Each<F> {
+    #[inline(always)]
+    fn take(&mut self, word: &[u8], hash: impl FnOnce() -> u64) {
+        if word.len() <= self.word_bytes_max {
+            self.counted.words += 1;
+            (self.f)(hash(), word);
+        } else {
+            self.counted.oversized_words += 1;
+        }
+    }
+}
+
+impl<F: FnMut(u64, &[u8])> WordSink for Each<F> {
+    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+        each_ended::<CR>(padded, start, ends, |start, end| {
+            let word = &padded[start..end];
+            self.take(word, || match word.len() {
+                0..=SHORT_BYTES_MAX => Key::load(padded, start, word.len()).hash(),
+                _ => hash(word),
+            });
+        })
+    }
+
+    fn word(&mut self, word: &[u8]) {
+        self.take(word, || hash(word));
+    }
+}
+
+/// Calls `word` with the beginning and the end of each word: see [`WordSink::ended`].
+#[inline(always)]
+pub(super) fn each_ended<const CR: bool>(
+    padded: &[u8],
+    mut start: usize,
+    ends: &[usize],
+    mut word: impl FnMut(usize, usize),
+) -> usize {
+    for &end in ends {
+        if CR && end > 0 && padded[end] == b'\n' && padded[end - 1] == b'\r' {
+            start = end + 1;
+            continue;
+        }
+        word(start, end);
+        start = end + 1;
+    }
+    start
+}
+
+/// The hot rule. Gives up at text that is not UTF-8, unless it is known to be: then the result is
+/// where the first word begins that was not given.
+fn spaced(
+    padded: &[u8],
+    text_len: usize,
+    mut is_utf8: bool,
+    sink: &mut impl WordSink,
+) -> Option<usize> {
+    let windows = &padded.as_chunks::<WINDOW_BYTES>().0[..text_len.div_ceil(WINDOW_BYTES)];
+    let mut group = Group {
+        ends: [0; GROUP_MAX],
+        len: 0,
+        start: 0,
+        cr: false,
+    };
+    let mut masks = [0; WINDOWS_MAX];
+    for (chunk, windows) in windows.chunks(WINDOWS_MAX).enumerate() {
+        let seen = simd::scan(windows, &mut masks);
+        if seen.high && !is_utf8 {
+            group.give(padded, sink);
+            if std::str::from_utf8(&padded[group.start..text_len]).is_err() {
+                return Some(group.start_behind_line_end(padded));
+            }
+            is_utf8 = true;
+        }
+        group.cr |= seen.cr;
+        let mut at = chunk * WINDOWS_MAX * WINDOW_BYTES;
+        for &mask in &masks[..windows.len()] {
+            group.push(at, mask);
+            if group.len >= GROUP_MIN {
+                group.give(padded, sink);
+            }
+            at += WINDOW_BYTES;
+        }
+    }
+    if text_len > 0 && !matches!(padded[text_len - 1], b'\n' | b'\r') {
+        group.push(text_len, 1);
+    }
+    group.give(padded, sink);
+    None
+}
+
+/// Word ends on their way to the sink.
+struct Group {
+    ends: [usize; GROUP_MAX],
+    len: usize,
+    /// Where the first word begins.
+    start: usize,
+    /// Whether a carriage return may be among the ends.
+    cr: bool,
+}
+
+impl Group {
+    /// Adds the ends of the window at `at`.
+    #[inline(always)]
+    fn push(&mut self, at: usize, mut mask: u64) {
+        while mask != 0 {
+            self.ends[self.len % GROUP_MAX] = at + mask.trailing_zeros() as usize;
+            self.len += 1;
+            mask &= mask - 1;
+        }
+    }
+
+    #[inline(always)]
+    fn give(&mut self, padded: &[u8], sink: &mut impl WordSink) {
+        let ends = &self.ends[..self.len];
+        self.start = match self.cr {
+            false => sink.ended::<false>(padded, self.start, ends),
+            true => sink.ended::<true>(padded, self.start, ends),
+        };
+        self.len = 0;
+    }
+
+    /// Where the open word begins, if what came before is cut off: a line feed there may be the
+    /// second half of a line end whose first half is given.
+    fn start_behind_line_end(&self, padded: &[u8]) -> usize {
+        match self.start.checked_sub(1) {
+            Some(before) if padded[before] == b'\r' && padded[self.start] == b'\n' => {
+                self.start + 1
+            }
+            _ => self.start,
+        }
+    }
+}
+
+/// Scala's rule: as many spaces at the end of a line as there are, but for a line of nothing.
+fn spaced_scala(text: &[u8], sink: &mut impl WordSink) {
+    let mut rest = text;
+    while let Some(end) = memchr::memchr2(b'\n', b'\r', rest).or_else(|| whole(rest)) {
+        let line = &rest[..end];
+        let cr_lf = rest[end..].starts_with(b"\r\n");
+        rest = rest.get(end + 1 + usize::from(cr_lf)..).unwrap_or_default();
+        let Some(last) = line.iter().rposition(|byte| *byte != b' ') else {
+            if line.is_empty() {
+                sink.word(line);
+            }
+            continue;
+        };
+        line[..=last]
+            .split(|byte| *byte == b' ')
+            .for_each(|word| sink.word(word));
+    }
+}
+
+/// The end of a last line that has none.
+fn whole(rest: &[u8]) -> Option<usize> {
+    (!rest.is_empty()).then_some(rest.len())
+}
+
+/// `text` as valid text, perhaps in lower case. A space or line end is no letter and hides none from
+/// the other, so lower case by the block is lower case by the word.
+fn plain(text: &[u8], lowercase: bool) -> Cow<'_, str> {
+    let text = match java_lossy(text) {
+        Cow::Borrowed(text) => String::from_utf8_lossy(text),
+        Cow::Owned(text) => Cow::Owned(String::from_utf8_lossy(&text).into_owned()),
+    };
+    match lowercase {
+        true => Cow::Owned(text.to_lowercase()),
+        false => text,
+    }
+}
+
+/// A copy of `text` with its padding.
+fn repad(text: &[u8]) -> Vec<u8> {
+    let mut padded = Vec::with_capacity(text.len() + PAD_BYTES);
+    padded.extend_from_slice(text);
+    padded.resize(text.len() + PAD_BYTES, 0);
+    padded
+}

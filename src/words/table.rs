@@ -1,0 +1,248 @@
+//! The table of counted words.
+
+use super::hash::{Key, SHORT_BYTES_MAX};
+use super::side::Side;
+use super::slots::{CAPACITY_MIN, Slots};
+use super::split::{GROUP_MAX, GROUP_MIN, WordSink, each_ended, words_into};
+use super::{Counted, WordOptions};
+use std::mem;
+
+/// Homes that a drained table may keep (24 bytes each).
+const KEPT_CAPACITY_MAX: usize = 1 << 20;
+
+/// Words of an epoch with their counts, which come out ascending by (hash, word).
+///
+/// Small when empty (96 KiB), 24 bytes a slot for words of up to 15 bytes at a load of 5/16 to 5/8,
+/// and their text and about 50 bytes for longer ones. It has no limit of its own: whoever fills it
+/// watches [`heap_bytes`](WordTable::heap_bytes) and drains it early.
+#[derive(Debug)]
+pub struct WordTable {
+    scale: u32,
+    slots: Slots,
+    side: Side,
+    group: Box<[Probe; GROUP_MAX]>,
+}
+
+/// A word on its way to its slot.
+#[derive(Clone, Copy, Debug)]
+struct Probe {
+    key: Key,
+    home: usize,
+}
+
+impl WordTable {
+    /// An empty table. `scale` is 1 if it takes all words, and P if it takes only the words of one
+    /// [`part`](super::part) of P, whose hashes share their top bits: without it they would crowd
+    /// into 1/P of the slots. With words of several parts in it, `scale` must be 1: the order of the
+    /// drain depends on it.
+    ///
+    /// # Panics
+    /// If `scale` is 0.
+    pub fn new(scale: u32) -> WordTable {
+        assert!(scale > 0, "a word table is scaled by 0 parts");
+        WordTable {
+            scale,
+            slots: Slots::new(scale, CAPACITY_MIN),
+            side: Side::default(),
+            group: Box::new(
+                [Probe {
+                    key: Key::of(b""),
+                    home: 0,
+                }; GROUP_MAX],
+            ),
+        }
+    }
+
+    /// Counts the words of a block: `text_len` bytes of whole lines at the beginning of
+    /// `block_padded`, and behind them at least [`PAD_BYTES`](super::PAD_BYTES) zero bytes. A last
+    /// line without an end is a line too, unless it is empty.
+    ///
+    /// # Panics
+    /// If the padding is missing.
+    pub fn add_block(
+        &mut self,
+        block_padded: &[u8],
+        text_len: usize,
+        options: &WordOptions,
+    ) -> Counted {
+        let mut adder = Adder {
+            table: self,
+            waiting: 0,
+            short_bytes_max: options.word_bytes_max.min(SHORT_BYTES_MAX),
+            word_bytes_max: options.word_bytes_max,
+            counted: Counted::default(),
+        };
+        words_into(block_padded, text_len, options, &mut adder);
+        adder.settle();
+        adder.counted
+    }
+
+    /// Adds `count` to `word`, which may hold any bytes. A count of 0 adds nothing.
+    pub fn add_word(&mut self, word: &[u8], count: u64) {
+        if count == 0 {
+            return;
+        }
+        if word.len() > SHORT_BYTES_MAX {
+            return self.side.add(word, count);
+        }
+        self.make_room(1);
+        let key = Key::of(word);
+        if !self.slots.add(self.slots.home(key.hash()), key, count) {
+            self.side.add(word, count);
+        }
+    }
+
+    /// Distinct words.
+    pub fn len(&self) -> usize {
+        self.slots.len() + self.side.len()
+    }
+
+    /// Whether there is no word.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes allocated, used or not.
+    pub fn heap_bytes(&self) -> usize {
+        self.slots.heap_bytes() + self.side.heap_bytes() + size_of_val(&*self.group)
+    }
+
+    /// Gives every word once, as `emit(hash, word, count)`, ascending by (hash, word), and leaves
+    /// the table empty. Room is kept for as many words again, but for at most about 600,000.
+    pub fn drain(&mut self, mut emit: impl FnMut(u64, &[u8], u64)) {
+        if self.is_empty() {
+            return;
+        }
+        let capacity = kept_capacity(self.slots.len());
+        let mut longer = self.side.take_sorted();
+        let empty = Slots::new(self.scale, CAPACITY_MIN);
+        let mut slots = mem::replace(&mut self.slots, empty);
+        slots.drain(|hash, key, count| {
+            let bytes = key.to_bytes();
+            let word = &bytes[..key.len()];
+            if longer.next_hash().is_some_and(|next| next <= hash) {
+                longer.before(hash, word, &mut emit);
+            }
+            emit(hash, word, count);
+        });
+        longer.rest(&mut emit);
+        self.side.reuse(longer);
+        if capacity == slots.capacity() {
+            self.slots = slots;
+        } else if capacity != CAPACITY_MIN {
+            drop(slots);
+            self.slots = Slots::new(self.scale, capacity);
+        }
+    }
+
+    /// Makes room in the slots for `more` words.
+    #[inline(always)]
+    fn make_room(&mut self, more: usize) {
+        if self.slots.is_full_for(more) {
+            self.grow(more);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, more: usize) {
+        while self.slots.is_full_for(more) {
+            let WordTable { slots, side, .. } = self;
+            // What the side table holds of short words was refused by the slots as they were.
+            let mut refused: Vec<(Key, u64)> = Vec::new();
+            slots.grow(|key, count| refused.push((key, count)));
+            side.give_back(|word, count| {
+                let key = Key::of(word);
+                slots.add(slots.home(key.hash()), key, count)
+            });
+            for (key, count) in refused {
+                side.add(&key.to_bytes()[..key.len()], count);
+            }
+        }
+    }
+
+    /// Adds 1 to each of the first `waiting` words of the group.
+    #[inline(always)]
+    fn add_group(&mut self, waiting: usize) {
+        for &Probe { key, home } in &self.group[..waiting] {
+            if !self.slots.add(home, key, 1) {
+                self.side.add(&key.to_bytes()[..key.len()], 1);
+            }
+        }
+    }
+}
+
+/// The capacity for an epoch of `words` short words: what they would have grown the slots to.
+fn kept_capacity(words: usize) -> usize {
+    ((words * 8).div_ceil(5))
+        .next_power_of_two()
+        .clamp(CAPACITY_MIN, KEPT_CAPACITY_MAX)
+}
+
+/// Counts the words of one block.
+struct Adder<'a> {
+    table: &'a mut WordTable,
+    /// Words that wait in the table's group.
+    waiting: usize,
+    short_bytes_max: usize,
+    word_bytes_max: usize,
+    counted: Counted,
+}
+
+impl Adder<'_> {
+    /// Adds the words that wait.
+    fn settle(&mut self) {
+        self.table.add_group(self.waiting);
+        self.waiting = 0;
+    }
+
+    /// Puts a short word into the group, whose slots have room.
+    #[inline(always)]
+    fn wait(&mut self, key: Key) {
+        let home = self.table.slots.home(key.hash());
+        self.table.slots.prefetch(home);
+        self.table.group[self.waiting % GROUP_MAX] = Probe { key, home };
+        self.waiting += 1;
+    }
+
+    #[cold]
+    fn long(&mut self, word: &[u8]) {
+        if word.len() <= self.word_bytes_max {
+            self.counted.words += 1;
+            self.table.side.add(word, 1);
+        } else {
+            self.counted.oversized_words += 1;
+        }
+    }
+}
+
+impl WordSink for Adder<'_> {
+    #[inline(always)]
+    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+        self.table.make_room(GROUP_MAX);
+        let next = each_ended::<CR>(padded, start, ends, |start, end| {
+            let len = end - start;
+            if len <= self.short_bytes_max {
+                self.wait(Key::load(padded, start, len));
+            } else {
+                self.long(&padded[start..end]);
+            }
+        });
+        self.counted.words += self.waiting as u64;
+        self.settle();
+        next
+    }
+
+    fn word(&mut self, word: &[u8]) {
+        if word.len() > self.short_bytes_max {
+            return self.long(word);
+        }
+        self.counted.words += 1;
+        if self.waiting == 0 {
+            self.table.make_room(GROUP_MAX);
+        }
+        self.wait(Key::of(word));
+        if self.waiting == GROUP_MIN {
+            self.settle();
+        }
+    }
+}
