@@ -4,5 +4,6 @@
 extern crate self as wordtide;
 
 pub mod error;
+pub mod store;
 
 pub use error::{Error, ErrorKind, Result};
