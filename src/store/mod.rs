@@ -18,19 +18,30 @@
 //! which prefix a `--to` means is [`Target`]'s business. `opendal` is named in this module only.
 
 use std::fmt::Debug;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt, ready};
+
+use self::local::LocalStore;
+use self::remote::RemoteStore;
+use crate::error::Result;
 
 mod body;
 mod error;
 pub mod local;
 pub mod memory;
+mod probe;
+pub mod remote;
+mod settings;
 mod target;
 
 pub use body::Body;
 pub use error::{Outcome, StoreError, StoreErrorKind};
+pub use probe::{Facts, Versioning, probe};
+pub use remote::Environment;
+pub use settings::{Addressing, StoreSettings};
 pub use target::Target;
 
 /// What a store operation comes to.
@@ -79,6 +90,34 @@ pub trait Store: Send + Sync + Debug + 'static {
 
     /// Where this is, for a log line. Holds no secret.
     fn describe(&self) -> String;
+
+    /// How this is reached, as far as it knows after the requests so far; may ask the store.
+    fn facts(&self) -> BoxFuture<'_, Facts> {
+        ready(Facts::default()).boxed()
+    }
+}
+
+/// Opens the store that `target` names, or `None` for standard output, which is none.
+pub fn open(
+    target: &Target,
+    settings: &StoreSettings,
+    environment: &Environment,
+) -> Result<Option<Arc<dyn Store>>> {
+    Ok(match target {
+        Target::Stdout => None,
+        Target::Local { root, .. } => Some(Arc::new(LocalStore::open(root)?)),
+        Target::Oss {
+            bucket, endpoint, ..
+        } => {
+            let endpoint = endpoint.as_deref();
+            let store = RemoteStore::oss(bucket, endpoint, settings, environment)?;
+            Some(Arc::new(store))
+        }
+        Target::S3 { bucket, .. } => {
+            let store = RemoteStore::s3(bucket, settings, environment)?;
+            Some(Arc::new(store))
+        }
+    })
 }
 
 /// What a store says of an object it has stored.
