@@ -6,6 +6,7 @@ extern crate self as wordtide;
 pub mod error;
 pub mod lines;
 pub mod sink;
+pub mod store;
 pub mod words;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,3 +1,6 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+/// What Spark would have written, computed slowly.
 mod oracle;
+/// A store keeps what it promises, whichever it is.
+mod store;

@@ -1,0 +1,246 @@
+//! A local directory as a store, safe against crashes.
+//!
+//! An object is written to a temporary file beside its place, synced, and renamed: a reader or a
+//! crash finds all of it or nothing. Its *name* is durable once [`Store::seal`] has synced the
+//! directory, which the committer does once an epoch instead of once an object. Creating without
+//! overwriting is a hard link, the one call that is both atomic and refuses.
+//!
+//! A temporary's name begins with a dot and ends in `.tmp`, bears the process and a number, and is
+//! never used twice: a write whose caller gave up may still be running on the blocking pool, and
+//! must not get into the file of the next try. A crash can leave some; listings do not show them
+//! and [`Store::clear`] removes them.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+
+use super::{
+    Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
+};
+use crate::error::{Error, Result};
+
+mod files;
+mod lock;
+
+pub use lock::PrefixLock;
+
+/// Objects as files below a directory.
+#[derive(Clone, Debug)]
+pub struct LocalStore {
+    root: Arc<Path>,
+}
+
+impl LocalStore {
+    /// The store below `root`, which is created, durably, if it is missing.
+    pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
+        let root: PathBuf = root.into();
+        files::create_root(&root)
+            .map_err(|error| Error::from(failure("create the directory", &root, &error)))?;
+        Ok(LocalStore { root: root.into() })
+    }
+
+    /// Locks the prefix for this process until the lock is dropped, so that no two jobs write the
+    /// same names. `note` is one line for other processes of the same cluster to recognise it by.
+    /// Another holder is a `Configuration` error that names its process id.
+    pub fn lock_prefix(&self, prefix: &str, note: &str) -> Result<PrefixLock> {
+        PrefixLock::take(&self.root, prefix, note)
+    }
+
+    /// The note of whoever holds the prefix's lock now, as seen from this process: it tells whether
+    /// two processes look at the same directory. `None` where no lock file is to be seen.
+    pub fn lock_note(&self, prefix: &str) -> Result<Option<String>> {
+        lock::read_note(&self.root, prefix)
+    }
+
+    /// Runs `work` on the blocking pool.
+    fn run<'a, T: Send + 'static>(
+        &'a self,
+        keys: &[&str],
+        work: impl FnOnce(&Path) -> StoreResult<T> + Send + 'static,
+    ) -> BoxFuture<'a, StoreResult<T>> {
+        if let Err(error) = keys.iter().try_for_each(|key| check_key(key)) {
+            return futures::future::ready(Err(error)).boxed();
+        }
+        let root = Arc::clone(&self.root);
+        async move {
+            match tokio::task::spawn_blocking(move || work(&root)).await {
+                Ok(done) => done,
+                // The runtime is going down, or the closure panicked: nothing is known.
+                Err(lost) => Err(StoreError::new(
+                    StoreErrorKind::Unavailable,
+                    format!("local write was not finished: {lost}"),
+                )
+                .indeterminate()),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Store for LocalStore {
+    fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+        let name = key.to_owned();
+        self.run(&[key], move |root| files::put(&root.join(name), &body))
+    }
+
+    fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+        let name = key.to_owned();
+        self.run(&[key], move |root| files::put_new(&root.join(name), &body))
+    }
+
+    fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
+        let name = key.to_owned();
+        self.run(&[key], move |root| files::get(&root.join(name), bytes_max))
+    }
+
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>> {
+        let name = key.to_owned();
+        self.run(&[key], move |root| files::head(root, name))
+    }
+
+    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
+        let (prefix, after, limit) = owned(ask);
+        self.run(&[], move |root| {
+            files::list(root, &prefix, after.as_deref(), limit)
+        })
+    }
+
+    fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
+        let (prefix, after, limit) = owned(ask);
+        self.run(&[], move |root| {
+            files::list_dirs(root, &prefix, after.as_deref(), limit)
+        })
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        let name = key.to_owned();
+        self.run(&[key], move |root| files::delete(&root.join(name)))
+    }
+
+    fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
+        let name = dir.trim_end_matches('/');
+        let owned = name.to_owned();
+        self.run(&[name], move |root| files::clear(&root.join(owned)))
+    }
+
+    fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        let name = dir.trim_end_matches('/');
+        let owned = name.to_owned();
+        self.run(&[name], move |root| files::seal(root, &owned))
+    }
+
+    fn describe(&self) -> String {
+        format!("local directory {}", self.root.display())
+    }
+}
+
+fn owned(ask: Listing<'_>) -> (String, Option<String>, usize) {
+    (
+        ask.prefix.to_owned(),
+        ask.after.map(str::to_owned),
+        ask.limit.max(1),
+    )
+}
+
+/// What the operating system said, told by what to do about it.
+fn failure(what: &str, path: &Path, error: &io::Error) -> StoreError {
+    use io::ErrorKind as Io;
+    const EIO: i32 = 5;
+    let message = format!("cannot {what} {}: {error}", path.display());
+    match error.kind() {
+        _ if error.raw_os_error() == Some(EIO) => StoreError::new(StoreErrorKind::Disk, message)
+            .hint("the disk below --to failed; look at it before a restart"),
+        Io::NotFound => StoreError::new(StoreErrorKind::NotFound, message),
+        Io::StorageFull | Io::QuotaExceeded => {
+            StoreError::new(StoreErrorKind::Unavailable, message)
+                .hint("free space below --to; it goes on by itself")
+        }
+        Io::PermissionDenied
+        | Io::ReadOnlyFilesystem
+        | Io::NotADirectory
+        | Io::IsADirectory
+        | Io::AlreadyExists
+        | Io::InvalidFilename
+        | Io::FileTooLarge => StoreError::new(StoreErrorKind::Denied, message)
+            .hint("give --to a path that this user can write to"),
+        _ => StoreError::new(StoreErrorKind::Unavailable, message),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn a_full_disk_is_waited_for_and_a_broken_one_is_not() {
+        let kind = |code| failure("x", Path::new("y"), &io::Error::from_raw_os_error(code)).kind;
+        assert_eq!(kind(28), StoreErrorKind::Unavailable, "ENOSPC");
+        assert_eq!(kind(122), StoreErrorKind::Unavailable, "EDQUOT");
+        assert_eq!(kind(5), StoreErrorKind::Disk, "EIO");
+        assert_eq!(kind(13), StoreErrorKind::Denied, "EACCES");
+        assert_eq!(kind(20), StoreErrorKind::Denied, "ENOTDIR");
+        assert_eq!(kind(30), StoreErrorKind::Denied, "EROFS");
+        assert_eq!(kind(24), StoreErrorKind::Unavailable, "EMFILE");
+    }
+
+    #[test]
+    fn a_file_in_the_way_of_the_root_is_a_matter_of_configuration() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "x").unwrap();
+        for way in ["file", "file/below"] {
+            let error = LocalStore::open(dir.path().join(way)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+            assert!(error.to_string().contains("--to"), "{error}");
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn temporaries_are_not_listed_and_clear_removes_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path().join("a/b")).unwrap();
+        store.put("e-1/part-00000", "x".into()).await.unwrap();
+        let epoch = dir.path().join("a/b/e-1");
+        std::fs::write(epoch.join(".part-00001.7-0.tmp"), "half").unwrap();
+        std::fs::create_dir(epoch.join("deep")).unwrap();
+        std::fs::write(epoch.join("deep/part"), "y").unwrap();
+
+        let page = store.list(Listing::new("e-1/")).await.unwrap();
+        let keys: Vec<_> = page.items.iter().map(|entry| entry.key.as_str()).collect();
+        assert_eq!(keys, ["e-1/deep/part", "e-1/part-00000"]);
+        assert_eq!(store.clear("e-1/").await.unwrap(), 3);
+        assert_eq!(std::fs::read_dir(&epoch).unwrap().count(), 0);
+        assert_eq!(store.clear("e-2").await.unwrap(), 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_finished_put_leaves_only_the_object() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        store.put("e/p", "one".into()).await.unwrap();
+        store.put("e/p", "two".into()).await.unwrap();
+        store.put_new("e/q", "three".into()).await.unwrap();
+        let refused = store.put_new("e/q", "other".into()).await.unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::Exists);
+        store.seal("e").await.unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(dir.path().join("e"))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["p", "q"]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_write_that_fails_leaves_no_temporary() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        std::fs::create_dir_all(dir.path().join("e/p")).unwrap();
+        let error = store.put("e/p", "x".into()).await.unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+        assert_eq!(std::fs::read_dir(dir.path().join("e")).unwrap().count(), 1);
+    }
+}

@@ -1,0 +1,116 @@
+//! Asking a store, before the first epoch, whether it will take one.
+
+use std::hash::{BuildHasher, RandomState};
+use std::time::SystemTime;
+
+use super::{Body, Store, StoreError, StoreErrorKind, StoreResult};
+
+/// What a store knows of how it is reached. Nothing in it is secret.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Scheme and host.
+    pub endpoint: Option<String>,
+    /// The region that signatures name.
+    pub region: Option<String>,
+    /// How requests name the bucket.
+    pub addressing: Option<&'static str>,
+    /// The signature's version.
+    pub signature: Option<&'static str>,
+    /// Where the keys were found.
+    pub credentials: Option<&'static str>,
+    /// The store's clock, to a second, as far as an answer has told it.
+    pub store_time: Option<SystemTime>,
+    /// Whether old versions of objects are kept.
+    pub versioning: Versioning,
+}
+
+impl Facts {
+    /// How far this machine's clock, which says `now`, is ahead of the store's, in ms; stores
+    /// refuse requests beyond 15 minutes.
+    pub fn skew_ms(&self, now: SystemTime) -> Option<i64> {
+        let store = self.store_time?;
+        let ms = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        Some(match now.duration_since(store) {
+            Ok(ahead) => ms(ahead),
+            Err(behind) => -ms(behind.duration()),
+        })
+    }
+}
+
+/// Whether a bucket keeps old versions. Where it does, creating without overwriting is no longer
+/// refused by OSS, and every retry leaves a version that is paid for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Versioning {
+    /// It does not.
+    Off,
+    /// It does.
+    Enabled,
+    /// It did, and keeps what it has.
+    Suspended,
+    /// These credentials may not ask, or this kind of store has no such thing.
+    #[default]
+    Unknown,
+}
+
+/// Puts, reads back and deletes one object beside the results, in `_wordtide/`, which readers of
+/// results ignore. What fails here would fail at the first epoch.
+pub async fn probe(store: &dyn Store, prefix: &str) -> StoreResult<()> {
+    let beside = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];
+    // No other process may use the same name at the same time.
+    let nonce = RandomState::new().hash_one(std::process::id());
+    let key = format!("{beside}_wordtide/probe-{nonce:016x}");
+    let body = Body::from(format!("wordtide probe {nonce:016x}\n"));
+    store.put(&key, body.clone()).await?;
+    let read = store.get(&key, body.bytes()).await;
+    let deleted = store.delete(&key).await;
+    if read? != body.chunks().concat() {
+        let message = format!("{key} was read back with other content than it was stored with");
+        return Err(StoreError::new(StoreErrorKind::Denied, message)
+            .hint("check what stands between this machine and the store in --to"));
+    }
+    deleted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::memory::{Fault, MemoryStore, OpKind};
+    use super::*;
+    use std::time::Duration;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_probe_leaves_nothing_behind() {
+        let store = MemoryStore::new();
+        probe(&store, "a/b/counts").await.unwrap();
+        assert!(store.objects().is_empty());
+        let log = store.log();
+        let kinds: Vec<_> = log.iter().map(|op| op.kind).collect();
+        assert_eq!(kinds, [OpKind::Put, OpKind::Get, OpKind::Delete]);
+        assert!(
+            log.iter()
+                .all(|op| op.key.starts_with("a/b/_wordtide/probe-"))
+        );
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn whatever_is_refused_comes_back() {
+        for kind in [OpKind::Put, OpKind::Get, OpKind::Delete] {
+            let store = MemoryStore::new();
+            let fault = Fault::Refused(StoreErrorKind::Denied);
+            store.fail_next(1, fault, move |op| op.kind == kind);
+            let error = probe(&store, "").await.unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::Denied, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn skew_has_a_sign() {
+        let store = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        let facts = Facts {
+            store_time: Some(store),
+            ..Facts::default()
+        };
+        assert_eq!(facts.skew_ms(store + Duration::from_secs(2)), Some(2000));
+        assert_eq!(facts.skew_ms(store - Duration::from_secs(2)), Some(-2000));
+        assert_eq!(Facts::default().skew_ms(store), None);
+    }
+}

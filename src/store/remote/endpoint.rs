@@ -1,0 +1,342 @@
+//! Which host is spoken to, over what, for which region, and how it learns of the bucket.
+
+use std::net::IpAddr;
+
+use super::super::settings::{Addressing, StoreSettings};
+use super::super::target::check_oss_endpoint;
+use super::credentials::Environment;
+use crate::error::{Error, ErrorKind, Result};
+
+/// A resolved endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Endpoint {
+    /// `http` or `https`.
+    pub(super) scheme: &'static str,
+    /// Host, and port where one was given.
+    pub(super) host: String,
+    /// The region that signatures name.
+    pub(super) region: String,
+    /// Never `Auto`.
+    pub(super) addressing: Addressing,
+}
+
+impl Endpoint {
+    /// Scheme and host.
+    pub(super) fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.host)
+    }
+
+    /// The URL of the bucket itself, without a `/` at its end.
+    pub(super) fn bucket_url(&self, bucket: &str) -> String {
+        let Endpoint { scheme, host, .. } = self;
+        match self.addressing {
+            Addressing::VirtualHosted | Addressing::Auto => format!("{scheme}://{bucket}.{host}"),
+            Addressing::Path => format!("{scheme}://{host}/{bucket}"),
+            Addressing::CustomDomain => format!("{scheme}://{host}"),
+        }
+    }
+
+    /// OSS's, from the URL, the setting, the environment or the region, in this order.
+    pub(super) fn of_oss(
+        bucket: &str,
+        in_url: Option<&str>,
+        settings: &StoreSettings,
+        environment: &Environment,
+    ) -> Result<Endpoint> {
+        let region = first([settings.oss_region.clone(), environment.var("OSS_REGION")])
+            .map(|region| region.trim_start_matches("oss-").to_owned());
+        let set = settings.oss_endpoint.as_deref();
+        let given = first([
+            chosen(in_url, set)?,
+            environment.var("OSS_ENDPOINT"),
+            environment.ossutil_endpoint(),
+            region
+                .as_ref()
+                .map(|region| format!("oss-{region}.aliyuncs.com")),
+        ])
+        .ok_or_else(|| {
+            configuration("no OSS endpoint is known").hint(
+                "give --oss-endpoint oss-REGION.aliyuncs.com, or oss-REGION-internal.aliyuncs.com \
+                 from inside Alibaba Cloud, or --to oss://BUCKET.ENDPOINT/PREFIX",
+            )
+        })?;
+        let (scheme, host) = split(&given, "--oss-endpoint")?;
+        // A bucket's own domain, as the console shows it.
+        let host = match host
+            .strip_prefix(bucket)
+            .and_then(|rest| rest.strip_prefix('.'))
+        {
+            Some(endpoint) if endpoint.ends_with("aliyuncs.com") => endpoint,
+            _ => host,
+        };
+        check_oss_endpoint(host, "--oss-endpoint")?;
+        if host.starts_with("s3.") {
+            let hint = "give --oss-endpoint the name without s3. in front";
+            return Err(configuration(format!("{host} is OSS's S3 face")).hint(hint));
+        }
+        let region = region.or_else(|| oss_region(host)).ok_or_else(|| {
+            configuration(format!(
+                "the region cannot be told from the OSS endpoint {host}"
+            ))
+            .hint("give --oss-region, for instance cn-hangzhou")
+        })?;
+        let addressing = match settings.oss_addressing {
+            Addressing::Auto if is_aliyun(host) => Addressing::VirtualHosted,
+            Addressing::Auto => Addressing::CustomDomain,
+            set => set,
+        };
+        let scheme = allowed(scheme, host, settings)?;
+        Ok(Endpoint {
+            scheme,
+            host: host.to_owned(),
+            region,
+            addressing,
+        })
+    }
+
+    /// S3's, from the setting, the environment or the region, in this order.
+    pub(super) fn of_s3(
+        bucket: &str,
+        settings: &StoreSettings,
+        environment: &Environment,
+    ) -> Result<Endpoint> {
+        let given = first([
+            settings.s3_endpoint.clone(),
+            environment.var("AWS_ENDPOINT_URL_S3"),
+            environment.var("AWS_ENDPOINT_URL"),
+        ]);
+        let region = first([
+            settings.s3_region.clone(),
+            environment.var("AWS_REGION"),
+            environment.var("AWS_DEFAULT_REGION"),
+            given.as_ref().map(|_| "us-east-1".to_owned()),
+        ])
+        .ok_or_else(|| {
+            configuration("no S3 region is known").hint("give --s3-region, or --s3-endpoint")
+        })?;
+        let own = given.is_none();
+        let given = given.unwrap_or_else(|| format!("s3.{region}.amazonaws.com"));
+        let (scheme, host) = split(&given, "--s3-endpoint")?;
+        let addressing = match settings.s3_addressing {
+            // No certificate covers a bucket with dots in front of the host.
+            Addressing::Auto if own && !bucket.contains('.') => Addressing::VirtualHosted,
+            Addressing::Auto => Addressing::Path,
+            set => set,
+        };
+        Ok(Endpoint {
+            scheme: allowed(scheme, host, settings)?,
+            host: host.to_owned(),
+            region,
+            addressing,
+        })
+    }
+}
+
+fn configuration(message: impl Into<String>) -> Error {
+    Error::new(ErrorKind::Configuration, message)
+}
+
+fn first<const N: usize>(given: [Option<String>; N]) -> Option<String> {
+    given.into_iter().flatten().find(|text| !text.is_empty())
+}
+
+/// The URL's endpoint; the setting's where it is the same host, since it may hold the scheme.
+fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
+    let bare = |text: &str| split(text, "--oss-endpoint").map(|(_, host)| host.to_owned());
+    match (in_url, set) {
+        (Some(url), Some(set)) if bare(set)? != url => Err(Error::new(
+            ErrorKind::Usage,
+            "--oss-endpoint names another endpoint than --to",
+        )
+        .hint("give the endpoint once")),
+        (_, Some(set)) => Ok(Some(set.to_owned())),
+        (url, None) => Ok(url.map(str::to_owned)),
+    }
+}
+
+/// Scheme and host of an endpoint as users write them.
+fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str)> {
+    let (scheme, host) = match endpoint.split_once("://") {
+        None => ("https", endpoint),
+        Some(("https", host)) => ("https", host),
+        Some(("http", host)) => ("http", host),
+        Some(_) => ("", ""),
+    };
+    let host = host.trim_end_matches('/');
+    // An `@` would be followed by a host and preceded by a secret.
+    if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
+        let message = format!("{flag} is not a host name");
+        let hint = "give a host, with https:// or http:// in front if need be, and nothing behind";
+        return Err(Error::new(ErrorKind::Usage, message).hint(hint));
+    }
+    Ok((scheme, host))
+}
+
+/// Plain http carries the users' text in the clear: only to this machine, or where it is wanted.
+fn allowed(scheme: &'static str, host: &str, settings: &StoreSettings) -> Result<&'static str> {
+    if scheme == "https" || settings.allow_http || is_loopback(host) {
+        return Ok(scheme);
+    }
+    Err(configuration(format!(
+        "plain http to {host} sends the results unencrypted"
+    ))
+    .hint("write https:// in front of the endpoint, or give --allow-http"))
+}
+
+fn host_name(host: &str) -> &str {
+    match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let name = host_name(host);
+    let address = name.parse::<IpAddr>();
+    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
+}
+
+fn is_aliyun(host: &str) -> bool {
+    let name = host_name(host);
+    name.ends_with(".aliyuncs.com") || name.ends_with(".aliyuncs.com.cn")
+}
+
+/// The region in `oss-REGION[-internal].aliyuncs.com`, `vpc100-oss-REGION.aliyuncs.com` and the
+/// dual-stack `REGION.oss.aliyuncs.com`. Accelerate endpoints serve every region and name none.
+fn oss_region(host: &str) -> Option<String> {
+    let name = host_name(host).strip_suffix(".aliyuncs.com")?;
+    let region = match name.strip_suffix(".oss") {
+        Some(region) => region,
+        None => name
+            .strip_prefix("vpc100-")
+            .unwrap_or(name)
+            .strip_prefix("oss-")?,
+    };
+    let region = region.strip_suffix("-internal").unwrap_or(region);
+    let named = !region.is_empty() && !region.starts_with("accelerate") && !region.contains('.');
+    named.then(|| region.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nothing() -> Environment {
+        Environment::new([], None)
+    }
+
+    fn oss(in_url: Option<&str>, set: Option<&str>) -> Result<Endpoint> {
+        let settings = StoreSettings {
+            oss_endpoint: set.map(str::to_owned),
+            ..StoreSettings::default()
+        };
+        Endpoint::of_oss("demo", in_url, &settings, &nothing())
+    }
+
+    #[test]
+    fn the_region_is_read_from_every_regional_endpoint() {
+        for (host, region) in [
+            ("oss-cn-hangzhou.aliyuncs.com", "cn-hangzhou"),
+            ("oss-cn-shanghai-internal.aliyuncs.com", "cn-shanghai"),
+            ("oss-us-west-1.aliyuncs.com", "us-west-1"),
+            ("vpc100-oss-cn-beijing.aliyuncs.com", "cn-beijing"),
+            ("cn-hongkong.oss.aliyuncs.com", "cn-hongkong"),
+            ("demo.oss-cn-hangzhou.aliyuncs.com", "cn-hangzhou"),
+        ] {
+            let endpoint = oss(Some(host), None).unwrap();
+            assert_eq!(endpoint.region, region, "{host}");
+            assert_eq!(endpoint.addressing, Addressing::VirtualHosted);
+            assert!(endpoint.bucket_url("demo").starts_with("https://demo."));
+        }
+    }
+
+    #[test]
+    fn an_endpoint_without_a_region_demands_the_flag() {
+        for host in [
+            "oss-accelerate.aliyuncs.com",
+            "oss-accelerate-overseas.aliyuncs.com",
+            "files.example.com",
+            "10.0.0.1:8080",
+        ] {
+            let error = oss(None, Some(host)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            assert!(error.to_string().contains("--oss-region"), "{error}");
+            let settings = StoreSettings {
+                oss_endpoint: Some(host.to_owned()),
+                oss_region: Some("oss-cn-hangzhou".to_owned()),
+                ..StoreSettings::default()
+            };
+            let endpoint = Endpoint::of_oss("demo", None, &settings, &nothing()).unwrap();
+            assert_eq!(endpoint.region, "cn-hangzhou");
+        }
+        let error = oss(None, None).unwrap_err();
+        assert!(error.to_string().contains("--oss-endpoint"), "{error}");
+    }
+
+    #[test]
+    fn plain_http_needs_loopback_or_the_flag() {
+        let far = "http://oss-cn-hangzhou.aliyuncs.com";
+        let error = oss(None, Some(far)).unwrap_err();
+        assert!(error.to_string().contains("--allow-http"), "{error}");
+        let settings = StoreSettings {
+            oss_endpoint: Some(far.to_owned()),
+            allow_http: true,
+            ..StoreSettings::default()
+        };
+        let endpoint = Endpoint::of_oss("demo", None, &settings, &nothing()).unwrap();
+        assert_eq!(endpoint.url(), far);
+        for near in [
+            "http://127.0.0.1:9000",
+            "http://localhost:9000",
+            "http://[::1]:9",
+        ] {
+            let settings = StoreSettings {
+                s3_endpoint: Some(near.to_owned()),
+                ..StoreSettings::default()
+            };
+            let endpoint = Endpoint::of_s3("demo", &settings, &nothing()).unwrap();
+            assert_eq!(endpoint.bucket_url("demo"), format!("{near}/demo"));
+        }
+    }
+
+    #[test]
+    fn what_is_no_oss_endpoint_is_refused() {
+        for host in [
+            "cn-hangzhou.oss-dls.aliyuncs.com",
+            "s3.oss-cn-hangzhou.aliyuncs.com",
+            "https://oss-cn-hangzhou.aliyuncs.com/bucket",
+            "ftp://oss-cn-hangzhou.aliyuncs.com",
+        ] {
+            let error = oss(None, Some(host)).unwrap_err();
+            assert!(error.to_string().contains("--oss-endpoint"), "{error}");
+        }
+        let error = oss(None, Some("id:sEcReT@oss-cn-hangzhou.aliyuncs.com")).unwrap_err();
+        assert!(!format!("{error:?}").contains("sEcReT"), "{error:?}");
+        let error = oss(
+            Some("oss-cn-hangzhou.aliyuncs.com"),
+            Some("oss-cn-beijing.aliyuncs.com"),
+        );
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::Usage);
+    }
+
+    #[test]
+    fn the_environment_fills_what_no_flag_says() {
+        let environment = Environment::new(
+            [("OSS_REGION", "cn-beijing"), ("AWS_REGION", "eu-central-1")],
+            None,
+        );
+        let settings = StoreSettings::default();
+        let oss = Endpoint::of_oss("demo", None, &settings, &environment).unwrap();
+        assert_eq!(oss.url(), "https://oss-cn-beijing.aliyuncs.com");
+        let s3 = Endpoint::of_s3("demo", &settings, &environment).unwrap();
+        assert_eq!(
+            s3.bucket_url("demo"),
+            "https://demo.s3.eu-central-1.amazonaws.com"
+        );
+        let s3 = Endpoint::of_s3("a.b", &settings, &environment).unwrap();
+        assert_eq!(
+            s3.bucket_url("a.b"),
+            "https://s3.eu-central-1.amazonaws.com/a.b"
+        );
+    }
+}

@@ -1,0 +1,357 @@
+//! OSS and S3 behind the trait, by way of opendal.
+//!
+//! Layers, from the outside in: a bound on uploads; opendal's retries, few and quick, with jitter;
+//! opendal's service, which builds requests and reads answers; the [`transport`], which signs, sets
+//! deadlines and cleans errors. A failure that outlasts the quick tries comes back as a
+//! [`StoreError`] for the sink's own loop.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use opendal::layers::{RetryEvent, RetryLayer};
+use opendal::options::ListOptions;
+use opendal::services::{Oss, S3};
+use opendal::{Buffer, EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
+use tokio::sync::Semaphore;
+
+use super::settings::{Addressing, StoreSettings};
+use super::{
+    Body, Entry, Facts, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    Versioning, check_key,
+};
+use crate::error::{Error, ErrorKind, Result};
+
+mod client;
+mod credentials;
+mod endpoint;
+mod failure;
+mod transport;
+mod upload;
+
+use client::client;
+pub use credentials::Environment;
+use endpoint::Endpoint;
+use transport::{Keys, Service, Transport, element};
+
+/// Deletes under way at a time when a directory is emptied.
+const DELETES_IN_FLIGHT_MAX: usize = 8;
+
+/// A bucket on OSS or S3.
+pub struct RemoteStore {
+    service: Service,
+    bucket: String,
+    endpoint: Endpoint,
+    operator: Operator,
+    transport: Transport,
+    settings: StoreSettings,
+    uploads: Semaphore,
+}
+
+impl RemoteStore {
+    /// The OSS bucket, at the endpoint its URL names, if it names one.
+    pub fn oss(
+        bucket: &str,
+        in_url: Option<&str>,
+        settings: &StoreSettings,
+        environment: &Environment,
+    ) -> Result<Self> {
+        let endpoint = Endpoint::of_oss(bucket, in_url, settings, environment)?;
+        let style = match endpoint.addressing {
+            Addressing::CustomDomain => "cname",
+            _ => "virtual",
+        };
+        let builder = Oss::default()
+            .bucket(bucket)
+            .endpoint(&endpoint.url())
+            .addressing_style(style)
+            .skip_signature();
+        let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
+        Self::over(
+            operator,
+            Service::Oss,
+            bucket,
+            endpoint,
+            settings,
+            environment,
+        )
+    }
+
+    /// The S3 bucket.
+    pub fn s3(bucket: &str, settings: &StoreSettings, environment: &Environment) -> Result<Self> {
+        let endpoint = Endpoint::of_s3(bucket, settings, environment)?;
+        let mut builder = S3::default()
+            .bucket(bucket)
+            .endpoint(&endpoint.url())
+            .region(&endpoint.region)
+            .disable_config_load()
+            .skip_signature();
+        if endpoint.addressing == Addressing::VirtualHosted {
+            builder = builder.enable_virtual_host_style();
+        }
+        let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
+        Self::over(
+            operator,
+            Service::S3,
+            bucket,
+            endpoint,
+            settings,
+            environment,
+        )
+    }
+
+    fn over(
+        operator: Operator,
+        service: Service,
+        bucket: &str,
+        endpoint: Endpoint,
+        settings: &StoreSettings,
+        environment: &Environment,
+    ) -> Result<Self> {
+        settings.validate()?;
+        let send = credentials::CredentialSend {
+            client: client(settings, true)?,
+            direct: client(settings, false)?,
+        };
+        let keys = Keys {
+            service,
+            bucket: bucket.to_owned(),
+            custom_domain: endpoint.addressing == Addressing::CustomDomain,
+            region: endpoint.region.clone(),
+            context: credentials::context(environment, send),
+            patience: settings.credentials_timeout,
+        };
+        let transport = Transport::new(client(settings, true)?, keys, settings.request_timeout);
+        let http = HttpTransporter::new(transport.clone());
+        let retry = RetryLayer::new()
+            .with_max_times(settings.attempts_max - 1)
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_delay(Duration::from_secs(1))
+            .with_jitter()
+            .with_notify(|event: RetryEvent<'_>| {
+                let (kind, attempt) = (event.err.kind(), event.attempt);
+                tracing::debug!(%kind, attempt, "store request is tried again");
+            });
+        let operator = operator
+            .with_context(OperationContext::new().with_http_transport(http))
+            .layer(retry);
+        Ok(RemoteStore {
+            service,
+            bucket: bucket.to_owned(),
+            endpoint,
+            operator,
+            transport,
+            settings: settings.clone(),
+            uploads: Semaphore::new(settings.uploads_in_flight_max),
+        })
+    }
+
+    fn told(&self, what: &str, key: &str, error: &opendal::Error) -> StoreError {
+        let scheme = match self.service {
+            Service::Oss => "oss",
+            Service::S3 => "s3",
+        };
+        let what = format!("{what} {scheme}://{}/{key}", self.bucket);
+        failure::told(self.service, &what, error)
+    }
+
+    async fn read(&self, key: &str) -> StoreResult<Buffer> {
+        let read = self.operator.read(key).await;
+        read.map_err(|error| self.told("read", key, &error))
+    }
+
+    /// Names below `ask.prefix`, as they come.
+    async fn names<T>(
+        &self,
+        ask: Listing<'_>,
+        recursive: bool,
+        name: impl Fn(&T) -> &str,
+        take: impl Fn(opendal::Entry) -> Option<T>,
+    ) -> StoreResult<Page<T>> {
+        let told = |error| self.told("list", ask.prefix, &error);
+        let options = ListOptions {
+            recursive,
+            limit: Some(ask.limit.clamp(2, 1000)),
+            start_after: ask.after.map(str::to_owned),
+            ..ListOptions::default()
+        };
+        let listed = self.operator.lister_options(ask.prefix, options).await;
+        let mut listed = listed.map_err(told)?;
+        let mut items: Vec<T> = Vec::new();
+        while let Some(entry) = listed.try_next().await.map_err(told)? {
+            let Some(item) = take(entry) else { continue };
+            // With a delimiter a store may name the directory that `after` itself lies in.
+            if ask.after.is_some_and(|after| name(&item) <= after) {
+                continue;
+            }
+            if items.len() >= ask.limit.max(1) {
+                let next = items.last().map(|last| name(last).to_owned());
+                return Ok(Page { items, next });
+            }
+            items.push(item);
+        }
+        Ok(Page { items, next: None })
+    }
+
+    /// Whether old versions of objects are kept; `Unknown` where asking is not allowed.
+    async fn versioning(&self) -> Versioning {
+        let (query, tag) = match self.service {
+            Service::Oss => ("?bucketInfo", "Versioning"),
+            Service::S3 => ("?versioning", "Status"),
+        };
+        let url = format!("{}/{query}", self.endpoint.bucket_url(&self.bucket));
+        let Ok((http::StatusCode::OK, body)) = self.transport.get(&url).await else {
+            return Versioning::Unknown;
+        };
+        match element(&String::from_utf8_lossy(&body), tag) {
+            "Enabled" => Versioning::Enabled,
+            "Suspended" => Versioning::Suspended,
+            _ => Versioning::Off,
+        }
+    }
+}
+
+fn misconfigured(error: &opendal::Error) -> Error {
+    Error::new(
+        ErrorKind::Configuration,
+        format!("store cannot be set up: {}", error.message()),
+    )
+    .hint("check --to and the endpoint")
+}
+
+impl fmt::Debug for RemoteStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("RemoteStore")
+            .field(&self.describe())
+            .finish()
+    }
+}
+
+impl Store for RemoteStore {
+    fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+        async move { self.upload(key, &body, false).await }.boxed()
+    }
+
+    fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+        async move { self.upload(key, &body, true).await }.boxed()
+    }
+
+    fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
+        async move {
+            let metadata = self.operator.stat(key).await;
+            let metadata = metadata.map_err(|error| self.told("read", key, &error))?;
+            if metadata.content_length() > bytes_max {
+                let told = format!("{key} is longer than the {bytes_max} bytes asked for");
+                return Err(StoreError::invalid(told));
+            }
+            Ok(self.read(key).await?.to_bytes())
+        }
+        .boxed()
+    }
+
+    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>> {
+        async move {
+            match self.operator.stat(key).await {
+                Ok(metadata) => Ok(Some(entry(key.to_owned(), &metadata))),
+                Err(error) => match self.told("look at", key, &error) {
+                    gone if gone.kind == StoreErrorKind::NotFound => Ok(None),
+                    failed => Err(failed),
+                },
+            }
+        }
+        .boxed()
+    }
+
+    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
+        let take = |found: opendal::Entry| {
+            let is_object = found.metadata().mode() == EntryMode::FILE;
+            is_object.then(|| entry(found.path().to_owned(), found.metadata()))
+        };
+        async move {
+            self.names(ask, true, |entry: &Entry| entry.key.as_str(), take)
+                .await
+        }
+        .boxed()
+    }
+
+    fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
+        let take = move |found: opendal::Entry| {
+            let is_dir = found.metadata().mode() == EntryMode::DIR && found.path() != ask.prefix;
+            is_dir.then(|| found.path().to_owned())
+        };
+        async move { self.names(ask, false, |name: &String| name, take).await }.boxed()
+    }
+
+    fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        async move {
+            check_key(key)?;
+            let deleted = self.operator.delete(key).await;
+            deleted.map_err(|error| self.told("remove", key, &error))
+        }
+        .boxed()
+    }
+
+    fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
+        async move {
+            let inside = format!("{}/", dir.trim_end_matches('/'));
+            check_key(inside.trim_end_matches('/'))?;
+            let mut removed = 0;
+            let mut after: Option<String> = None;
+            loop {
+                let ask = Listing::new(&inside).after(after.as_deref());
+                let page = self.list(ask).await?;
+                removed += page.items.len() as u64;
+                stream::iter(page.items)
+                    .map(Ok)
+                    .try_for_each_concurrent(DELETES_IN_FLIGHT_MAX, async |entry| {
+                        self.delete(&entry.key).await
+                    })
+                    .await?;
+                match page.next {
+                    None => return Ok(removed),
+                    next => after = next,
+                }
+            }
+        }
+        .boxed()
+    }
+
+    fn seal<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        // An object is durable, under its name, before the store answers.
+        futures::future::ready(Ok(())).boxed()
+    }
+
+    fn describe(&self) -> String {
+        format!("bucket {} at {}", self.bucket, self.endpoint.url())
+    }
+
+    fn facts(&self) -> BoxFuture<'_, Facts> {
+        async move {
+            let versioning = self.versioning().await;
+            Facts {
+                endpoint: Some(self.endpoint.url()),
+                region: Some(self.endpoint.region.clone()),
+                addressing: Some(match self.endpoint.addressing {
+                    Addressing::VirtualHosted | Addressing::Auto => "virtual-hosted",
+                    Addressing::Path => "path",
+                    Addressing::CustomDomain => "custom domain",
+                }),
+                signature: Some(self.service.signature()),
+                credentials: self.transport.told().used,
+                store_time: self.transport.store_time(),
+                versioning,
+            }
+        }
+        .boxed()
+    }
+}
+
+fn entry(key: String, metadata: &Metadata) -> Entry {
+    Entry {
+        key,
+        bytes: metadata.content_length(),
+        modified: metadata.last_modified().map(Into::into),
+    }
+}

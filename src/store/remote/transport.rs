@@ -1,0 +1,306 @@
+//! The HTTP transport below opendal: signs, bounds and cleans every request.
+//!
+//! opendal's OSS service can only sign with V1, which new accounts and buckets refuse. So it is told
+//! to leave signing alone, and each request is signed here, V4, anew for each try. S3 goes the same
+//! way, so that both find their keys alike, name the source, and drop a cached key when the store
+//! refuses it: rotated keys are then read again without a restart.
+//!
+//! An error's body can quote the access key and the string that was signed. Only its code and
+//! request id get past this point, so no layer above can log more.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, DATE, ETAG, HOST};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Uri};
+use opendal::raw::format_content_md5_iter;
+use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
+use opendal_http_transport_reqwest::ReqwestTransport;
+use reqsign_aliyun_oss as aliyun;
+use reqsign_aws_v4 as aws;
+use reqsign_core::time::Timestamp;
+use reqsign_core::{Context, Signer};
+
+use super::credentials::{Told, aliyun_chain, aws_chain};
+
+/// What the slowest link that is still worth waiting for moves in a second.
+const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
+
+/// The context key under which a refusal to sign names itself; see [`super::failure`].
+pub(super) const NO_CREDENTIALS: &str = "no credentials";
+
+/// Signs as one of the two services wants it.
+#[derive(Clone)]
+enum Signing {
+    Oss(Signer<aliyun::Credential>),
+    S3(Signer<aws::Credential>),
+}
+
+/// Which service signatures are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Service {
+    Oss,
+    S3,
+}
+
+impl Service {
+    /// The name of the signature's version.
+    pub(super) fn signature(self) -> &'static str {
+        match self {
+            Service::Oss => "OSS V4",
+            Service::S3 => "AWS SigV4",
+        }
+    }
+}
+
+/// What is needed to sign.
+pub(super) struct Keys {
+    pub(super) service: Service,
+    pub(super) bucket: String,
+    /// Whether the bucket is named neither in host nor path.
+    pub(super) custom_domain: bool,
+    pub(super) region: String,
+    /// What credentials are looked for in and asked with.
+    pub(super) context: Context,
+    /// How long one credential source may take.
+    pub(super) patience: Duration,
+}
+
+struct Inner {
+    http: ReqwestTransport,
+    keys: Keys,
+    request_timeout: Duration,
+    told: Arc<Mutex<Told>>,
+    signing: Mutex<Signing>,
+    /// The store's clock as of its last answer, and when that came.
+    store_time: Mutex<Option<(SystemTime, Instant)>>,
+}
+
+/// Signs each request and sends it. Clones share keys and connections.
+#[derive(Clone)]
+pub(super) struct Transport(Arc<Inner>);
+
+impl fmt::Debug for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Transport").finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Each is replaced as a whole, so a panic elsewhere leaves nothing half-done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Transport {
+    pub(super) fn new(client: reqwest::Client, keys: Keys, request_timeout: Duration) -> Self {
+        let told = Arc::default();
+        Transport(Arc::new(Inner {
+            http: ReqwestTransport::new(client),
+            signing: Mutex::new(keys.signing(&told)),
+            keys,
+            request_timeout,
+            told,
+            store_time: Mutex::new(None),
+        }))
+    }
+
+    /// Where the keys of the last signature came from, and what else was looked at.
+    pub(super) fn told(&self) -> Told {
+        lock(&self.0.told).clone()
+    }
+
+    /// The store's clock, as far as its last answer tells it.
+    pub(super) fn store_time(&self) -> Option<SystemTime> {
+        lock(&self.0.store_time).map(|(then, at)| then + at.elapsed())
+    }
+
+    /// Sends one request that opendal has no call for.
+    pub(super) async fn get(&self, url: &str) -> Result<(StatusCode, Bytes)> {
+        let built = Request::get(url).body(Buffer::new());
+        let request = built.map_err(|error| {
+            Error::new(ErrorKind::ConfigInvalid, "URL is not valid").set_source(error)
+        })?;
+        let (parts, mut body) = self.fetch(request).await?.into_parts();
+        Ok((parts.status, body.to_buffer().await?.to_bytes()))
+    }
+
+    async fn sign(&self, parts: &mut Parts) -> Result<()> {
+        let uri = parts.uri.clone();
+        if self.0.keys.custom_domain {
+            parts.uri = with_bucket(&self.0.keys.bucket, &uri);
+        }
+        let signing = lock(&self.0.signing).clone();
+        let signed = match &signing {
+            Signing::Oss(signer) => signer.sign(parts, None).await,
+            Signing::S3(signer) => signer.sign(parts, None).await,
+        };
+        // The signer adds a Host header; the client's own is the one that fits the connection.
+        parts.headers.remove(HOST);
+        parts.uri = uri;
+        signed.map_err(|_| {
+            let tried = self.told().tried;
+            Error::new(
+                ErrorKind::PermissionDenied,
+                format!("{NO_CREDENTIALS}: {tried}"),
+            )
+        })
+    }
+
+    /// Forgets the keys, so that the next request looks for them again.
+    fn forget_keys(&self) {
+        *lock(&self.0.signing) = self.0.keys.signing(&self.0.told);
+    }
+
+    fn note_time(&self, response: &Response<HttpBody>) {
+        let date = response.headers().get(DATE);
+        let date = date.and_then(|date| date.to_str().ok());
+        if let Some(Ok(then)) = date.map(Timestamp::parse_rfc2822) {
+            *lock(&self.0.store_time) = Some((then.as_system_time(), Instant::now()));
+        }
+    }
+
+    /// How long moving so many bytes may take.
+    fn allowed(&self, bytes: u64) -> Duration {
+        self.0.request_timeout + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
+    }
+}
+
+impl Keys {
+    fn signing(&self, told: &Arc<Mutex<Told>>) -> Signing {
+        let context = self.context.clone();
+        match self.service {
+            Service::Oss => Signing::Oss(Signer::new(
+                context,
+                aliyun_chain(self.patience, told),
+                aliyun::RequestSigner::new(&self.bucket)
+                    .with_region(&self.region)
+                    .with_signing_version(aliyun::SigningVersion::V4),
+            )),
+            Service::S3 => Signing::S3(Signer::new(
+                context,
+                aws_chain(self.patience, told),
+                aws::RequestSigner::new("s3", &self.region),
+            )),
+        }
+    }
+}
+
+impl HttpTransport for Transport {
+    async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
+        let (mut parts, body) = request.into_parts();
+        if parts.method == Method::PUT && !body.is_empty() {
+            let md5 = format_content_md5_iter(body.clone());
+            if let Ok(md5) = md5.parse() {
+                parts.headers.insert("content-md5", md5);
+            }
+        }
+        self.sign(&mut parts).await?;
+
+        let allowed = self.allowed(body.len() as u64);
+        let sent = self.0.http.fetch(Request::from_parts(parts, body));
+        let response = within(allowed, sent).await?;
+        self.note_time(&response);
+        if matches!(
+            response.status(),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
+        ) {
+            self.forget_keys();
+        }
+
+        // Taken in whole, within a deadline of its own: a body that stalls is a failed request.
+        let (mut parts, mut body) = response.into_parts();
+        let length = parts.headers.get(CONTENT_LENGTH);
+        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+        let body = within(self.allowed(length.unwrap_or(0)), body.to_buffer()).await?;
+        let body = match parts.status.is_client_error() || parts.status.is_server_error() {
+            true => Buffer::from(cleaned(parts.status, &body.to_bytes())),
+            false => body,
+        };
+        if is_encrypted_by_key(&parts.headers) {
+            // No MD5 of the object then, though it looks like one.
+            parts.headers.remove(ETAG);
+        }
+        let body = HttpBody::new(futures::stream::iter([Ok(body)]), None);
+        Ok(Response::from_parts(parts, body))
+    }
+}
+
+/// The URI with the bucket in front of its host. OSS signatures name the bucket whatever the request
+/// does, and the signer takes it from there; host and authority themselves are not signed.
+fn with_bucket(bucket: &str, uri: &Uri) -> Uri {
+    let mut parts = uri.clone().into_parts();
+    let authority = parts
+        .authority
+        .as_ref()
+        .map(|host| format!("{bucket}.{host}"));
+    parts.authority = authority.and_then(|host| host.parse().ok());
+    Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
+}
+
+async fn within<T>(allowed: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(allowed, work)
+        .await
+        .unwrap_or_else(|_| {
+            let message = format!("no answer within {} s", allowed.as_secs());
+            Err(Error::new(ErrorKind::Unexpected, message).set_temporary())
+        })
+}
+
+/// Whether the server says that the stored bytes are encrypted with a managed or a customer's key.
+fn is_encrypted_by_key(headers: &http::HeaderMap) -> bool {
+    let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let by_kms = |value: &str| value.to_ascii_lowercase().contains("kms");
+    named("x-oss-server-side-encryption").is_some_and(by_kms)
+        || named("x-amz-server-side-encryption").is_some_and(by_kms)
+        || headers.contains_key("x-amz-server-side-encryption-customer-algorithm")
+}
+
+/// An error's body with nothing in it but the status, the code and the request id.
+fn cleaned(status: StatusCode, body: &[u8]) -> String {
+    let text = String::from_utf8_lossy(&body[..body.len().min(64 << 10)]);
+    let code = element(&text, "Code");
+    let request = element(&text, "RequestId");
+    format!(
+        "<Error><Code>{code}</Code><Message>HTTP {}</Message><RequestId>{request}</RequestId>\
+         <HostId></HostId><Resource></Resource></Error>",
+        status.as_u16()
+    )
+}
+
+/// The text of the first such element, if it is a plain name.
+pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
+    let start = xml.split_once(&format!("<{name}>"));
+    let inner = start.and_then(|(_, rest)| rest.split_once('<'));
+    let plain = |text: &&str| {
+        text.len() <= 64
+            && text
+                .bytes()
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+    };
+    inner
+        .map(|(text, _)| text)
+        .filter(plain)
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_keeps_its_code_and_loses_what_it_quotes() {
+        let body = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code>\
+            <Message>planted</Message><RequestId>5C3D-1</RequestId>\
+            <OSSAccessKeyId>planted</OSSAccessKeyId><StringToSign>planted</StringToSign></Error>";
+        let text = cleaned(StatusCode::FORBIDDEN, body.as_bytes());
+        assert!(text.contains("<Code>SignatureDoesNotMatch</Code>"));
+        assert!(text.contains("HTTP 403") && text.contains("5C3D-1"));
+        assert!(!text.contains("planted"), "{text}");
+        let text = cleaned(StatusCode::BAD_GATEWAY, b"<html>planted");
+        assert!(text.contains("<Code></Code>") && !text.contains("planted"));
+        assert_eq!(element("<Code>a b</Code>", "Code"), "");
+    }
+}

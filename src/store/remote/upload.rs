@@ -1,0 +1,134 @@
+//! Storing an object, in one request or in parts, and telling a lost answer from a failure.
+//!
+//! Two answers can be lies after a retry, both because the try before had worked and its answer was
+//! lost: "already exists" to a create, and "no such upload" to the end of a multipart upload. So
+//! either is believed only when the object that stands there is not the one that was sent.
+
+use opendal::options::WriteOptions;
+use opendal::{Buffer, Metadata};
+
+use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored, check_key};
+use super::RemoteStore;
+
+/// What every object is: lines of text.
+const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
+
+/// Both services take at most so many parts an upload.
+const PARTS_MAX: u64 = 10_000;
+
+impl RemoteStore {
+    pub(super) async fn upload(&self, key: &str, body: &Body, new: bool) -> StoreResult<Stored> {
+        check_key(key)?;
+        // Never closed, so always a permit.
+        let _permit = self.uploads.acquire().await;
+        let stored = match body.bytes() > self.settings.multipart_bytes_min {
+            true => self.upload_parts(key, body, new).await,
+            false => self.upload_whole(key, body, new).await,
+        };
+        let metadata = match stored {
+            Ok(metadata) => metadata,
+            Err(error) => return self.upload_failed(key, body, error).await,
+        };
+        let etag = metadata
+            .etag()
+            .map(|etag| etag.trim_matches('"').to_owned());
+        if let Some(etag) = etag.as_deref().filter(|etag| is_md5(etag))
+            && !etag.eq_ignore_ascii_case(&body.md5_hex()) {
+                let message =
+                    format!("{key} was stored with MD5 {etag}, which is not the one sent");
+                return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
+            }
+        Ok(Stored::of(body, etag))
+    }
+
+    async fn upload_whole(&self, key: &str, body: &Body, new: bool) -> opendal::Result<Metadata> {
+        let buffer = Buffer::from(body.chunks().to_vec());
+        let written = self.operator.write_options(key, buffer, options(new));
+        written.await
+    }
+
+    async fn upload_parts(&self, key: &str, body: &Body, new: bool) -> opendal::Result<Metadata> {
+        let part_bytes = self
+            .settings
+            .part_bytes
+            .max(body.bytes().div_ceil(PARTS_MAX));
+        let options = WriteOptions {
+            chunk: usize::try_from(part_bytes).ok(),
+            concurrent: self.settings.parts_in_flight_max,
+            ..options(new)
+        };
+        let mut writer = self.operator.writer_options(key, options).await?;
+        let written = async {
+            writer.write(Buffer::from(body.chunks().to_vec())).await?;
+            writer.close().await
+        };
+        let written = written.await;
+        if written.is_err() {
+            // Parts of an unfinished upload are paid for and seen by nobody.
+            if let Err(error) = writer.abort().await {
+                tracing::debug!(key, kind = %error.kind(), "upload in parts could not be aborted");
+            }
+        }
+        written
+    }
+
+    /// Decides whether a failed upload has worked all the same.
+    async fn upload_failed(
+        &self,
+        key: &str,
+        body: &Body,
+        error: opendal::Error,
+    ) -> StoreResult<Stored> {
+        let failed = self.told("write", key, &error);
+        let conflict = failed.kind == StoreErrorKind::Exists;
+        if !conflict && failed.kind != StoreErrorKind::NotFound {
+            return Err(failed);
+        }
+        if self.holds(key, body).await? {
+            return Ok(Stored::of(body, None));
+        }
+        match conflict {
+            true => Err(failed),
+            // An upload in parts that is gone: the next try begins another.
+            false => Err(StoreError {
+                kind: StoreErrorKind::Unavailable,
+                ..failed.indeterminate()
+            }),
+        }
+    }
+
+    /// Whether the object under `key` is made of `body`'s bytes.
+    async fn holds(&self, key: &str, body: &Body) -> StoreResult<bool> {
+        let metadata = match self.operator.stat(key).await {
+            Ok(metadata) => metadata,
+            Err(error) => {
+                return match self.told("look at", key, &error) {
+                    gone if gone.kind == StoreErrorKind::NotFound => Ok(false),
+                    failed => Err(failed),
+                };
+            }
+        };
+        if metadata.content_length() != body.bytes() {
+            return Ok(false);
+        }
+        let etag = metadata.etag().map(|etag| etag.trim_matches('"'));
+        if etag.is_some_and(|etag| etag.eq_ignore_ascii_case(&body.md5_hex())) {
+            return Ok(true);
+        }
+        let bytes = self.read(key).await?;
+        Ok(Body::from_chunks(bytes).md5() == body.md5())
+    }
+}
+
+fn options(new: bool) -> WriteOptions {
+    WriteOptions {
+        content_type: Some(CONTENT_TYPE.to_owned()),
+        if_not_exists: new,
+        ..WriteOptions::default()
+    }
+}
+
+/// Whether an ETag may be the MD5 of the object: that of an upload in parts has a `-` in it.
+fn is_md5(etag: &str) -> bool {
+    etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_hexdigit())
+}

@@ -1,0 +1,390 @@
+//! `--to`, parsed: which store, which root in it, which prefix.
+//!
+//! Parsed by hand, not as a URL: a prefix is a plain string (`+`, `?`, `#`, `%` and blanks mean
+//! themselves, as they do for Hadoop's `Path`), and a URL parser would quietly resolve `..`.
+//! No message repeats what stands where people put keys and secrets.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The longest prefix of a key that leaves room for epoch, suffix and part within the 1023 bytes
+/// that OSS allows a key.
+const PREFIX_BYTES_MAX: usize = 900;
+
+/// Where the results go, as `--to` says it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Target {
+    /// `-`: whole epochs on standard output.
+    Stdout,
+    /// A path prefix: `out/counts` means files below `out` whose names begin with `counts`.
+    Local {
+        /// All up to the last `/`, or `.`.
+        root: PathBuf,
+        /// The rest, possibly empty.
+        prefix: String,
+    },
+    /// `oss://BUCKET/PREFIX` or `oss://BUCKET.ENDPOINT/PREFIX`.
+    Oss {
+        /// The bucket's name.
+        bucket: String,
+        /// The endpoint's host (and port), when the URL names it.
+        endpoint: Option<String>,
+        /// All that follows the bucket's slash.
+        prefix: String,
+    },
+    /// `s3://BUCKET/PREFIX`.
+    S3 {
+        /// The bucket's name.
+        bucket: String,
+        /// All that follows the bucket's slash.
+        prefix: String,
+    },
+}
+
+impl Target {
+    /// Parses the value of `--to`. Every error is of kind `Usage` or `Configuration`, names the flag
+    /// and repeats no part of the value that may be a secret.
+    pub fn parse(to: &str) -> Result<Target> {
+        if to == "-" {
+            return Ok(Target::Stdout);
+        }
+        if to.bytes().any(|byte| byte == 0) {
+            return Err(usage("the output holds a NUL byte", "remove it from --to"));
+        }
+        if let Some(path) = to.strip_prefix("file:") {
+            return file_url(path);
+        }
+        match to.split_once("://") {
+            Some(("oss", rest)) => oss(rest),
+            Some(("s3", rest)) => s3(rest),
+            Some((scheme, _)) if is_scheme(scheme) => Err(usage(
+                format!("the output's scheme {scheme}:// is not known"),
+                "give --to as oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, a path prefix or -",
+            )),
+            _ => local(to),
+        }
+    }
+
+    /// The prefix of every key, relative to the store's root. Empty for standard output.
+    pub fn prefix(&self) -> &str {
+        match self {
+            Target::Stdout => "",
+            Target::Local { prefix, .. }
+            | Target::Oss { prefix, .. }
+            | Target::S3 { prefix, .. } => prefix,
+        }
+    }
+}
+
+impl FromStr for Target {
+    type Err = Error;
+
+    fn from_str(to: &str) -> Result<Target> {
+        Target::parse(to)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Stdout => f.write_str("-"),
+            Target::Local { root, prefix } => write!(f, "{}", root.join(prefix).display()),
+            Target::Oss {
+                bucket,
+                endpoint: Some(endpoint),
+                prefix,
+            } => write!(f, "oss://{bucket}.{endpoint}/{prefix}"),
+            Target::Oss { bucket, prefix, .. } => write!(f, "oss://{bucket}/{prefix}"),
+            Target::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+        }
+    }
+}
+
+fn usage(message: impl Into<String>, hint: &str) -> Error {
+    Error::new(ErrorKind::Usage, message).hint(hint)
+}
+
+fn is_scheme(text: &str) -> bool {
+    text.starts_with(|c: char| c.is_ascii_alphabetic())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+}
+
+/// `file:/a`, `file:///a`, `file://localhost/a` and `file:a`, as Hadoop takes them.
+fn file_url(rest: &str) -> Result<Target> {
+    let path = match rest.strip_prefix("//") {
+        None => rest,
+        Some(rest) => match rest.strip_prefix("localhost").unwrap_or(rest) {
+            path if path.starts_with('/') => path,
+            _ => {
+                return Err(usage(
+                    "the output's file: URL names a host",
+                    "give --to as file:///PATH or as a plain path",
+                ));
+            }
+        },
+    };
+    local(path)
+}
+
+fn local(path: &str) -> Result<Target> {
+    if path.is_empty() {
+        return Err(usage(
+            "the output's path is empty",
+            "give --to a path prefix",
+        ));
+    }
+    let (root, prefix) = match path.rsplit_once('/') {
+        Some(("", prefix)) => ("/", prefix),
+        Some((root, prefix)) => (root, prefix),
+        None => (".", path),
+    };
+    Ok(Target::Local {
+        root: PathBuf::from(root),
+        prefix: prefix.to_owned(),
+    })
+}
+
+fn oss(rest: &str) -> Result<Target> {
+    let (authority, prefix) = split_authority(rest, "oss")?;
+    let (bucket, endpoint) = match authority.split_once('.') {
+        Some((bucket, endpoint)) => (bucket, Some(endpoint.to_owned())),
+        None => (authority, None),
+    };
+    check_bucket(bucket, "oss", false)?;
+    if let Some(endpoint) = &endpoint {
+        check_oss_endpoint(endpoint, "--to")?;
+    }
+    Ok(Target::Oss {
+        bucket: bucket.to_owned(),
+        endpoint,
+        prefix: check_prefix(prefix)?,
+    })
+}
+
+fn s3(rest: &str) -> Result<Target> {
+    let (authority, prefix) = split_authority(rest, "s3")?;
+    check_bucket(authority, "s3", true)?;
+    Ok(Target::S3 {
+        bucket: authority.to_owned(),
+        prefix: check_prefix(prefix)?,
+    })
+}
+
+/// The bucket part and the prefix. Secrets may stand in front of an `@` and may hold a `/`, so the
+/// value is searched for them before any part of it can get into a message.
+fn split_authority<'a>(rest: &'a str, scheme: &str) -> Result<(&'a str, &'a str)> {
+    let (authority, prefix) = match rest.split_once('/') {
+        Some((authority, prefix)) => (authority, Some(prefix)),
+        None => (rest, None),
+    };
+    let port = authority.rsplit_once(':').map(|(_, port)| port);
+    let is_port = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if authority.contains('@') || !port.is_none_or(is_port) || looks_signed(rest) {
+        return Err(Error::new(
+            ErrorKind::Configuration,
+            format!("the {scheme}:// output holds credentials, which every user of this machine can read in the process list"),
+        )
+        .hint("take them out of --to and put them into the environment or a credentials file; consider these as exposed"));
+    }
+    match prefix {
+        Some(prefix) => Ok((authority, prefix)),
+        None => Err(usage(
+            format!("the {scheme}:// output names a bucket and no prefix"),
+            "give --to as BUCKET/PREFIX; BUCKET/ alone is allowed and means an empty prefix",
+        )),
+    }
+}
+
+/// Whether this was pasted from a presigned URL.
+fn looks_signed(rest: &str) -> bool {
+    let Some((_, query)) = rest.split_once('?') else {
+        return false;
+    };
+    let query = query.to_ascii_lowercase();
+    ["signature=", "credential=", "accesskey", "token="]
+        .iter()
+        .any(|name| query.contains(name))
+}
+
+fn check_bucket(bucket: &str, scheme: &str, dots: bool) -> Result<()> {
+    let inner =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || dots && b == b'.';
+    let outer = |b: Option<u8>| b.is_some_and(|b| b != b'-' && b != b'.');
+    let ok = (3..=63).contains(&bucket.len())
+        && bucket.bytes().all(inner)
+        && outer(bucket.bytes().next())
+        && outer(bucket.bytes().last());
+    if ok {
+        return Ok(());
+    }
+    Err(usage(
+        format!("the {scheme}:// output has no valid bucket name"),
+        "a bucket in --to has 3 to 63 of a-z, 0-9 and -, and begins and ends with a letter or digit",
+    ))
+}
+
+/// Refuses what no object can be written to through. `flag` is where the endpoint came from.
+pub(crate) fn check_oss_endpoint(endpoint: &str, flag: &str) -> Result<()> {
+    let host = endpoint.split(':').next().unwrap_or_default();
+    if host.ends_with(".oss-dls.aliyuncs.com") {
+        return Err(Error::new(
+            ErrorKind::Configuration,
+            format!("{host} is an OSS-HDFS endpoint, which speaks another protocol"),
+        )
+        .hint(format!(
+            "give {flag} the bucket's OSS endpoint, oss-REGION.aliyuncs.com or oss-REGION-internal.aliyuncs.com"
+        )));
+    }
+    let ok = !host.is_empty()
+        && host.split('.').all(|label| !label.is_empty())
+        && host
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+    if ok {
+        return Ok(());
+    }
+    Err(usage(
+        "the OSS endpoint is not a host name",
+        &format!("give {flag} an endpoint such as oss-cn-hangzhou.aliyuncs.com"),
+    ))
+}
+
+/// The prefix as the store will have it: runs of `/` count as one and a leading one is dropped, as
+/// Hadoop's `Path` does, since clients disagree about empty path segments.
+fn check_prefix(prefix: &str) -> Result<String> {
+    let fault = if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+        "has a `.` or `..` path segment"
+    } else if prefix.chars().any(char::is_control) {
+        "holds a control character"
+    } else if prefix.len() > PREFIX_BYTES_MAX {
+        "is longer than 900 bytes"
+    } else if prefix.trim_start() != prefix || prefix.starts_with('\\') {
+        "begins with a blank or a backslash"
+    } else {
+        let mut kept = String::with_capacity(prefix.len());
+        for c in prefix.chars() {
+            if c != '/' || !(kept.is_empty() || kept.ends_with('/')) {
+                kept.push(c);
+            }
+        }
+        return Ok(kept);
+    };
+    Err(usage(
+        format!("the output's prefix {fault}"),
+        "correct what follows the bucket in --to",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(to: &str) -> Target {
+        Target::parse(to).unwrap_or_else(|error| panic!("{to}: {error}"))
+    }
+
+    fn refused(to: &str) -> Error {
+        Target::parse(to).expect_err(to)
+    }
+
+    #[test]
+    fn a_prefix_is_all_that_follows_the_bucket() {
+        let to = "oss://bigdata-prod-tech/nyc-taxi/yellow_tripdata/StreamingTest/";
+        let target = parsed(to);
+        assert_eq!(target.prefix(), "nyc-taxi/yellow_tripdata/StreamingTest/");
+        assert_eq!(target.to_string(), to);
+        assert_eq!(
+            parsed("s3://bucket/a b?c#d%20e+f&g").prefix(),
+            "a b?c#d%20e+f&g"
+        );
+        assert_eq!(parsed("oss://bucket/").prefix(), "");
+        assert_eq!(parsed("oss://bucket//a//b").prefix(), "a/b");
+    }
+
+    #[test]
+    fn an_endpoint_may_stand_behind_the_bucket() {
+        let target = parsed("oss://demo.oss-cn-shanghai-internal.aliyuncs.com/dir");
+        let Target::Oss {
+            bucket, endpoint, ..
+        } = target
+        else {
+            panic!("{target:?}");
+        };
+        assert_eq!(bucket, "demo");
+        assert_eq!(
+            endpoint.as_deref(),
+            Some("oss-cn-shanghai-internal.aliyuncs.com")
+        );
+    }
+
+    #[test]
+    fn a_path_is_split_at_its_last_slash() {
+        let local = |to: &str| match parsed(to) {
+            Target::Local { root, prefix } => (root.display().to_string(), prefix),
+            other => panic!("{other:?}"),
+        };
+        let pair = |root: &str, prefix: &str| (root.to_owned(), prefix.to_owned());
+        assert_eq!(local("counts"), pair(".", "counts"));
+        assert_eq!(local("wordtide-out/counts"), pair("wordtide-out", "counts"));
+        assert_eq!(local("../a/../out/"), pair("../a/../out", ""));
+        assert_eq!(local("/counts"), pair("/", "counts"));
+        assert_eq!(local("file:///var/out/c"), pair("/var/out", "c"));
+        assert_eq!(local("file://localhost/var/c"), pair("/var", "c"));
+        assert_eq!(local("file:/var/c"), pair("/var", "c"));
+        assert_eq!(local("file:out/c"), pair("out", "c"));
+        assert_eq!(parsed("-"), Target::Stdout);
+    }
+
+    #[test]
+    fn secrets_in_a_url_are_refused_and_never_repeated() {
+        for to in [
+            "oss://LTAIid:sEcReT@bucket.oss-cn-hangzhou.aliyuncs.com/dir",
+            "oss://LTAIid:sE/cReT@bucket/dir",
+            "oss://LTAIid@bucket/sEcReT",
+            "s3://AKIA:sEcReT@bucket/dir",
+            "oss://bucket/dir?OSSAccessKeyId=LTAIid&Signature=sEcReT",
+            "s3://bucket/dir?X-Amz-Credential=LTAIid",
+        ] {
+            let error = refused(to);
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{to}");
+            let text = format!("{error} {error:?}");
+            assert!(text.contains("--to"), "{text}");
+            assert!(!text.contains("LTAIid") && !text.contains("cReT"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_written_to_is_refused_with_the_flags_name() {
+        for to in [
+            "",
+            "file:",
+            "file://elsewhere/x",
+            "hdfs://host/x",
+            "https://bucket.oss-cn-hangzhou.aliyuncs.com/x",
+            "oss://",
+            "oss:///x",
+            "oss://bucket",
+            "oss://No/x",
+            "oss://ab/x",
+            "oss://-abc/x",
+            "oss://bucket./x",
+            "oss://bucket.cn-hangzhou.oss-dls.aliyuncs.com/x",
+            "oss://bucket/a/../b",
+            "oss://bucket/..",
+            "oss://bucket/./b",
+            "oss://bucket/ a",
+            "s3://bucket/a\u{7}",
+            "out\0put",
+        ] {
+            let text = refused(to).to_string();
+            assert!(text.contains("--to"), "{to}: {text}");
+        }
+        assert!(Target::parse(&format!("oss://bucket/{}", "x".repeat(901))).is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! Stores from outside: one suite of promises, held to every implementation.
+
+mod conformance;
+
+use wordtide::store::local::LocalStore;
+use wordtide::store::memory::MemoryStore;
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[test]
+fn memory_keeps_the_promises_of_a_store() {
+    runtime().block_on(conformance::check(&MemoryStore::new()));
+}
+
+#[test]
+fn a_local_directory_keeps_the_promises_of_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = LocalStore::open(dir.path().join("out")).unwrap();
+    runtime().block_on(conformance::check(&store));
+}
