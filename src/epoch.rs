@@ -1,0 +1,205 @@
+//! Time: what an epoch is called, and when it ends.
+//!
+//! An [`Epoch`] is one batch interval, named by the Unix milliseconds of the interval's *end*: what
+//! Spark writes into `prefix-<ms>.suffix`, always a multiple of the interval. Names come from the
+//! wall clock, but the pace comes from the monotonic clock, so a wall clock that jumps can neither
+//! repeat an epoch, nor overwrite one, nor open a flood of empty ones: [`Schedule`] is that rule,
+//! pure and testable. It is advanced by whoever owns the clock (process 0), and nothing else in the
+//! crate reads the wall clock.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+
+/// Unix milliseconds of the end of a batch interval; the timestamp of the dataflow.
+pub type Epoch = u64;
+
+/// The two notions of time that the program needs, passed in so that tests own them.
+pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
+    /// Unix time in milliseconds; may jump either way.
+    fn wall_ms(&self) -> u64;
+
+    /// Time since some fixed moment; never goes back and does not follow the wall clock.
+    fn monotonic(&self) -> Duration;
+
+    /// Waits until [`Clock::monotonic`] has reached `deadline`.
+    fn wait_until(&self, deadline: Duration) -> BoxFuture<'static, ()>;
+}
+
+/// The clock of the machine.
+#[derive(Clone, Debug)]
+pub struct SystemClock {
+    start: Instant,
+}
+
+impl SystemClock {
+    /// A clock whose monotonic time starts now.
+    pub fn new() -> Self {
+        SystemClock { start: Instant::now() }
+    }
+
+    /// The same, shared.
+    pub fn shared() -> Arc<dyn Clock> {
+        Arc::new(Self::new())
+    }
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Clock for SystemClock {
+    #[allow(clippy::disallowed_methods)] // the one place that reads the wall clock
+    fn wall_ms(&self) -> u64 {
+        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        since_1970.map_or(0, |since| since.as_millis() as u64)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    fn wait_until(&self, deadline: Duration) -> BoxFuture<'static, ()> {
+        let deadline = self.start + deadline;
+        Box::pin(async move { tokio::time::sleep_until(deadline.into()).await })
+    }
+}
+
+/// The wall clock moved against the monotonic one while an epoch was open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Jump {
+    /// By how many milliseconds; negative when the clock was set back.
+    pub by_ms: i64,
+}
+
+/// Which epoch is open, and when it ends.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    interval_ms: u64,
+    /// Wall minus monotonic time in ms, as last seen.
+    offset_ms: i64,
+    open: Epoch,
+    deadline: Duration,
+}
+
+impl Schedule {
+    /// Opens the first epoch: the interval that holds `wall_ms`, or the one behind `after` (the
+    /// newest epoch known to be committed) where that is later.
+    pub fn new(interval: Duration, wall_ms: u64, monotonic: Duration, after: Option<Epoch>) -> Self {
+        let interval_ms = interval.as_millis() as u64;
+        let offset_ms = wall_ms as i64 - monotonic.as_millis() as i64;
+        let mut open = next_multiple(wall_ms, interval_ms);
+        if let Some(after) = after {
+            open = open.max(next_multiple(after, interval_ms));
+        }
+        let mut schedule = Schedule { interval_ms, offset_ms, open, deadline: monotonic };
+        schedule.deadline = schedule.deadline_from(monotonic);
+        schedule
+    }
+
+    /// The open epoch.
+    pub fn open(&self) -> Epoch {
+        self.open
+    }
+
+    /// The monotonic time at which the open epoch is due to be cut.
+    pub fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    /// Closes the open epoch and opens the next, which [`Schedule::open`] then names.
+    ///
+    /// Being late skips the intervals that went by (their lines are in the epoch just closed). A
+    /// wall clock set forward makes the next name later, once; one set back changes no name: the
+    /// epochs go on counting up at the pace of the monotonic clock.
+    pub fn advance(&mut self, wall_ms: u64, monotonic: Duration) -> Option<Jump> {
+        let offset_ms = wall_ms as i64 - monotonic.as_millis() as i64;
+        let by_ms = offset_ms - self.offset_ms;
+        self.offset_ms = offset_ms;
+        let behind = self.open + self.interval_ms;
+        self.open = behind.max(next_multiple(wall_ms, self.interval_ms));
+        self.deadline = self.deadline_from(monotonic);
+        // Below a second the clock is being disciplined (NTP), not set.
+        (by_ms.unsigned_abs() >= 1_000.max(self.interval_ms / 2)).then_some(Jump { by_ms })
+    }
+
+    fn deadline_from(&self, monotonic: Duration) -> Duration {
+        let due_ms = (self.open as i64 - self.offset_ms).max(0) as u64;
+        let due = Duration::from_millis(due_ms);
+        // An epoch whose name lies further ahead than that is ahead because the wall clock went
+        // back (or its predecessor was cut early by hours): it lasts one interval all the same.
+        let interval = Duration::from_millis(self.interval_ms);
+        if due > monotonic + 2 * interval { monotonic + interval } else { due }
+    }
+}
+
+/// The least multiple of `interval_ms` that is greater than `ms`.
+fn next_multiple(ms: u64, interval_ms: u64) -> u64 {
+    (ms / interval_ms + 1) * interval_ms
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn an_epoch_is_named_by_the_end_of_its_wall_aligned_interval() {
+        let schedule = Schedule::new(10 * SECOND, 1_565_869_223_456, at(5), None);
+        assert_eq!(schedule.open(), 1_565_869_230_000);
+        assert_eq!(schedule.deadline(), at(5 + 6_544));
+    }
+
+    #[test]
+    fn a_restart_within_an_interval_cut_early_opens_the_next_name() {
+        let schedule = Schedule::new(10 * SECOND, 15_000, at(0), Some(20_000));
+        assert_eq!(schedule.open(), 30_000);
+        assert_eq!(schedule.deadline(), at(15_000));
+    }
+
+    #[test]
+    fn on_time_the_names_follow_the_wall_clock_one_interval_apart() {
+        let mut schedule = Schedule::new(SECOND, 10_500, at(0), None);
+        for k in 1..5 {
+            let late_ms = 3;
+            let jump = schedule.advance(10_000 + 1_000 * k + late_ms, at(1_000 * k - 500 + late_ms));
+            assert_eq!((jump, schedule.open()), (None, 11_000 + 1_000 * k));
+            assert_eq!(schedule.deadline(), at(1_000 * k + 500));
+        }
+    }
+
+    #[test]
+    fn lateness_skips_intervals_and_is_no_jump() {
+        let mut schedule = Schedule::new(at(10), 1_000, at(0), None);
+        assert_eq!(schedule.advance(1_507, at(507)), None);
+        assert_eq!(schedule.open(), 1_510);
+    }
+
+    #[test]
+    fn a_clock_set_back_counts_on_at_the_same_pace() {
+        let mut schedule = Schedule::new(10 * SECOND, 3_600_000, at(0), None);
+        let jump = schedule.advance(10_000, at(10_000));
+        assert_eq!(jump, Some(Jump { by_ms: -3_600_000 }));
+        assert_eq!((schedule.open(), schedule.deadline()), (3_620_000, at(20_000)));
+        assert_eq!(schedule.advance(20_000, at(20_000)), None);
+        assert_eq!((schedule.open(), schedule.deadline()), (3_630_000, at(30_000)));
+    }
+
+    #[test]
+    fn a_clock_set_forward_moves_the_next_name_once_and_floods_nothing() {
+        let mut schedule = Schedule::new(10 * SECOND, 5_000, at(0), None);
+        let jump = schedule.advance(86_410_000, at(5_000));
+        assert_eq!(jump, Some(Jump { by_ms: 86_400_000 }));
+        assert_eq!((schedule.open(), schedule.deadline()), (86_420_000, at(15_000)));
+        assert_eq!(schedule.advance(86_420_000, at(15_000)), None);
+        assert_eq!(schedule.open(), 86_430_000);
+    }
+}
