@@ -1,0 +1,270 @@
+//! Where blocks wait for a worker, and where an epoch's end becomes known to the workers.
+//!
+//! The sources of a process push blocks in; the workers of that process take them out, whoever is
+//! idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that was
+//! open when it was pushed. [`Feed::open_next`] moves the border, [`Feed::complete`] tells the
+//! workers that everything before it is final: two steps, because a border must be durable before
+//! any worker may see the epoch close, while blocks of the next epoch need not wait for that.
+//!
+//! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
+//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a completed
+//! epoch wakes all.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::epoch::Epoch;
+use crate::lines::Block;
+
+/// Wakes a worker; called without the feed's lock held.
+pub type Wake = Arc<dyn Fn() + Send + Sync>;
+
+/// What a worker does next.
+#[derive(Debug)]
+pub enum Next {
+    /// Send this block at this epoch.
+    Block(Epoch, Block),
+    /// All blocks of `epoch` were taken: send its tick and let go of all before `next`.
+    Complete {
+        /// The epoch that is complete at this process.
+        epoch: Epoch,
+        /// The epoch that follows it.
+        next: Epoch,
+    },
+    /// Nothing now: the worker will be woken.
+    Wait,
+    /// Nothing ever again.
+    End,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Border {
+    epoch: Epoch,
+    next: Epoch,
+}
+
+struct State {
+    /// The epoch that a pushed block belongs to.
+    open: Epoch,
+    blocks: VecDeque<(Epoch, Block)>,
+    /// Borders between epochs not yet passed by every worker; those before `complete` are final.
+    borders: VecDeque<Border>,
+    /// Number of borders ever dropped from the front of `borders`.
+    borders_gone: u64,
+    /// Number of borders that are final, counted from the first ever.
+    complete: u64,
+    ended: bool,
+    readers: Vec<Reader>,
+}
+
+struct Reader {
+    /// Number of borders this worker has passed.
+    passed: u64,
+    idle: bool,
+    wake: Option<Wake>,
+}
+
+/// The queue between the sources and the workers of one process. Clones share it.
+#[derive(Clone)]
+pub struct Feed {
+    state: Arc<Mutex<State>>,
+}
+
+impl fmt::Debug for Feed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.lock();
+        f.debug_struct("Feed")
+            .field("open", &state.open)
+            .field("blocks", &state.blocks.len())
+            .field("ended", &state.ended)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Feed {
+    /// A feed for `workers` workers whose first open epoch is `open`.
+    pub fn new(workers: usize, open: Epoch) -> Self {
+        let reader = || Reader { passed: 0, idle: false, wake: None };
+        let state = State {
+            open,
+            blocks: VecDeque::new(),
+            borders: VecDeque::new(),
+            borders_gone: 0,
+            complete: 0,
+            ended: false,
+            readers: (0..workers).map(|_| reader()).collect(),
+        };
+        Feed { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// Appends a block to the open epoch, which is returned.
+    pub fn push(&self, block: Block) -> Epoch {
+        let mut state = self.lock();
+        let epoch = state.open;
+        state.blocks.push_back((epoch, block));
+        let wake = state.readers.iter_mut().find(|reader| reader.idle).and_then(|reader| {
+            reader.idle = false;
+            reader.wake.clone()
+        });
+        drop(state);
+        if let Some(wake) = wake {
+            wake();
+        }
+        epoch
+    }
+
+    /// Ends the open epoch for new blocks, which from now on belong to `next`; returns it.
+    pub fn open_next(&self, next: Epoch) -> Epoch {
+        let mut state = self.lock();
+        let epoch = state.open;
+        assert!(next > epoch, "epochs only grow: {next} after {epoch}");
+        state.open = next;
+        state.borders.push_back(Border { epoch, next });
+        epoch
+    }
+
+    /// Declares every epoch up to and with `epoch` final: the workers may see it close.
+    pub fn complete(&self, epoch: Epoch) {
+        let mut state = self.lock();
+        let final_here = state.borders.iter().filter(|border| border.epoch <= epoch).count() as u64;
+        state.complete = state.complete.max(state.borders_gone + final_here);
+        self.wake_all(state);
+    }
+
+    /// Nothing comes after what was pushed and completed.
+    pub fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        self.wake_all(state);
+    }
+
+    /// Installs how to wake worker `index` of this process.
+    pub fn attach(&self, index: usize, wake: Wake) {
+        self.lock().readers[index].wake = Some(wake);
+    }
+
+    /// What worker `index` of this process does next.
+    pub fn next(&self, index: usize) -> Next {
+        let mut state = self.lock();
+        let state = &mut *state;
+        let passed = state.readers[index].passed;
+        if passed < state.complete {
+            let border = state.borders[(passed - state.borders_gone) as usize];
+            let taken = state.blocks.front().is_none_or(|(epoch, _)| *epoch > border.epoch);
+            if taken {
+                state.readers[index].passed += 1;
+                state.drop_passed_borders();
+                return Next::Complete { epoch: border.epoch, next: border.next };
+            }
+        }
+        if let Some((epoch, block)) = state.blocks.pop_front() {
+            return Next::Block(epoch, block);
+        }
+        if state.ended {
+            return Next::End;
+        }
+        state.readers[index].idle = true;
+        Next::Wait
+    }
+
+    fn wake_all(&self, mut state: MutexGuard<'_, State>) {
+        let wakes: Vec<Wake> = state
+            .readers
+            .iter_mut()
+            .filter_map(|reader| {
+                reader.idle = false;
+                reader.wake.clone()
+            })
+            .collect();
+        drop(state);
+        wakes.iter().for_each(|wake| wake());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic elsewhere poisons the job, not this queue: its state is whole between calls.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn drop_passed_borders(&mut self) {
+        let passed_by_all = self.readers.iter().map(|reader| reader.passed).min().unwrap_or(0);
+        while self.borders_gone < passed_by_all {
+            self.borders.pop_front();
+            self.borders_gone += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    fn block(text: &str) -> Block {
+        Block::from_text(text.as_bytes())
+    }
+
+    fn show(next: Next) -> String {
+        match next {
+            Next::Block(epoch, block) => {
+                format!("{epoch}:{}", String::from_utf8_lossy(block.text()).trim_end())
+            }
+            Next::Complete { epoch, next } => format!("{epoch}->{next}"),
+            Next::Wait => "wait".into(),
+            Next::End => "end".into(),
+        }
+    }
+
+    #[test]
+    fn a_block_belongs_to_the_epoch_that_was_open_when_it_came() {
+        let feed = Feed::new(1, 10);
+        feed.push(block("a\n"));
+        assert_eq!(feed.open_next(20), 10);
+        feed.push(block("b\n"));
+        feed.complete(10);
+        let seen: Vec<_> = (0..4).map(|_| show(feed.next(0))).collect();
+        assert_eq!(seen, ["10:a", "10->20", "20:b", "wait"]);
+    }
+
+    #[test]
+    fn an_epoch_closes_for_the_workers_only_once_it_is_declared_final() {
+        let feed = Feed::new(1, 10);
+        feed.open_next(20);
+        feed.push(block("b\n"));
+        assert_eq!(show(feed.next(0)), "20:b", "later blocks need not wait for the border");
+        assert_eq!(show(feed.next(0)), "wait");
+        feed.complete(10);
+        assert_eq!(show(feed.next(0)), "10->20");
+    }
+
+    #[test]
+    fn every_worker_passes_every_border_though_only_one_takes_the_block() {
+        let feed = Feed::new(2, 10);
+        feed.push(block("a\n"));
+        feed.open_next(20);
+        feed.complete(10);
+        feed.end();
+        assert_eq!(show(feed.next(1)), "10:a");
+        assert_eq!(show(feed.next(0)), "10->20");
+        assert_eq!(show(feed.next(0)), "end");
+        assert_eq!(show(feed.next(1)), "10->20");
+        assert_eq!(show(feed.next(1)), "end");
+    }
+
+    #[test]
+    fn a_push_wakes_one_idle_worker_and_an_end_wakes_all() {
+        let feed = Feed::new(2, 10);
+        let woken = Arc::new(AtomicUsize::new(0));
+        for index in 0..2 {
+            let woken = Arc::clone(&woken);
+            feed.attach(index, Arc::new(move || drop(woken.fetch_add(1, Ordering::Relaxed))));
+            assert_eq!(show(feed.next(index)), "wait");
+        }
+        feed.push(block("a\n"));
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        feed.end();
+        assert_eq!(woken.load(Ordering::Relaxed), 3);
+    }
+}
