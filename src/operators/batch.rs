@@ -1,0 +1,196 @@
+//! From runs to differential's batches, without rebuilding anything.
+//!
+//! Differential's arrange operator collects updates in a *batcher* and, when the frontier passes,
+//! extracts them as an immutable sorted *batch*. Ours keeps the runs it receives and extracts by
+//! adding them up linearly; where an epoch has one run (a single worker, or a frontier that moved
+//! one epoch), the run's columns become the batch as they stand. The count of a word is the diff of
+//! its update: nothing is ever inserted count times.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use differential_dataflow::batcher::{Batcher, Extract};
+use differential_dataflow::trace::implementations::BatchContainer;
+use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
+use differential_dataflow::trace::implementations::ord_neu::{OrdKeyBatch, layers::Upds};
+use differential_dataflow::trace::implementations::spine_fueled::Spine;
+use timely::progress::frontier::{Antichain, AntichainRef};
+
+use super::columns::{Offsets, Times, WordRef, WordColumn};
+use super::run::Run;
+use crate::epoch::Epoch;
+
+/// How a batch of words is laid out: words as keys, no values, counts as diffs.
+pub type WordLayout = (WordColumn, Vec<()>, Times, Vec<i64>, Offsets);
+
+/// An immutable, sorted set of updates `(word, epoch, count)`.
+pub type WordBatch = OrdKeyBatch<WordLayout>;
+
+/// A trace of word counts: the batches of all epochs, merged as they age.
+pub type WordSpine = Spine<Rc<WordBatch>>;
+
+/// Collects runs by epoch; extracts them as batches.
+#[derive(Debug)]
+pub struct RunBatcher {
+    runs: BTreeMap<Epoch, Vec<Run>>,
+    /// The least epoch still held, as the arrange operator wants to borrow it.
+    least: Antichain<Epoch>,
+}
+
+impl RunBatcher {
+    /// An empty batcher.
+    pub fn new() -> Self {
+        RunBatcher { runs: BTreeMap::new(), least: Antichain::new() }
+    }
+}
+
+impl Default for RunBatcher {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Batcher<Run> for RunBatcher {
+    fn insert(&mut self, run: &mut Run) {
+        let run = std::mem::take(run);
+        self.runs.entry(run.epoch).or_default().push(run);
+    }
+}
+
+impl Extract for RunBatcher {
+    type Time = Epoch;
+    type Output = WordBatch;
+
+    fn extract<'a>(
+        &'a mut self,
+        upper: AntichainRef<'_, Epoch>,
+    ) -> (Option<WordBatch>, AntichainRef<'a, Epoch>) {
+        let kept = match upper.first() {
+            Some(first_open) => self.runs.split_off(first_open),
+            None => BTreeMap::new(),
+        };
+        let ready = std::mem::replace(&mut self.runs, kept);
+        self.least = self.runs.keys().next().copied().into_iter().collect();
+        let by_epoch = ready.into_values().filter_map(add_up).collect();
+        (batch(by_epoch), self.least.borrow())
+    }
+}
+
+/// Adds up the runs of one epoch, the two smallest first, so that no word is copied more often
+/// than the logarithm of their number.
+fn add_up(mut runs: Vec<Run>) -> Option<Run> {
+    while runs.len() > 1 {
+        runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.len()));
+        let (a, b) = (runs.pop()?, runs.pop()?);
+        runs.push(a.merge(&b));
+    }
+    runs.pop().filter(|run| !run.is_empty())
+}
+
+/// One batch of runs of different epochs, ascending.
+fn batch(mut runs: Vec<Run>) -> Option<WordBatch> {
+    if runs.len() > 1 {
+        return Some(interleave(&runs));
+    }
+    let Run { epoch, words, counts, .. } = runs.pop()?;
+    let updates = counts.len();
+    let times = Times::repeat(epoch, updates);
+    let upds = Upds { offs: Offsets::one_each(updates), times, diffs: counts };
+    let value = WordBatch::create_value();
+    Some(WordBatch { storage: OrdKeyStorage { keys: words, upds }, updates, value })
+}
+
+/// The frontier moved over several epochs at once (a worker was late): one batch holds them all,
+/// each word with an update for every epoch that has it.
+fn interleave(runs: &[Run]) -> WordBatch {
+    let mut at = vec![0; runs.len()];
+    let mut keys = WordColumn::default();
+    let mut upds = Upds::<Offsets, Times, Vec<i64>>::default();
+    let head = |at: &[usize], k: usize| -> Option<WordRef<'_>> {
+        (at[k] < runs[k].len()).then(|| runs[k].words.index(at[k]))
+    };
+    while let Some(least) = (0..runs.len()).filter_map(|k| head(&at, k)).min() {
+        keys.push_ref(least);
+        for (k, run) in runs.iter().enumerate() {
+            if head(&at, k) == Some(least) {
+                upds.times.push_ref(run.epoch);
+                upds.diffs.push(run.counts[at[k]]);
+                at[k] += 1;
+            }
+        }
+        upds.offs.push_ref(upds.diffs.len());
+    }
+    let updates = upds.diffs.len();
+    WordBatch { storage: OrdKeyStorage { keys, upds }, updates, value: WordBatch::create_value() }
+}
+
+/// The updates of `batch` at `epoch`, ascending by (hash, word).
+pub(super) fn updates_at(
+    batch: &WordBatch,
+    epoch: Epoch,
+) -> impl Iterator<Item = (WordRef<'_>, i64)> {
+    let OrdKeyStorage { keys, upds } = &batch.storage;
+    (0..keys.len()).flat_map(move |key| {
+        let (start, end) = upds.bounds(key);
+        (start..end)
+            .map(|update| upds.get_abs(update))
+            .filter(move |(time, _)| *time == epoch)
+            .map(move |(_, count)| (keys.index(key), *count))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(epoch: Epoch, words: &[(u64, &str, i64)]) -> Run {
+        let mut run = Run { epoch, ..Run::default() };
+        words.iter().for_each(|(hash, word, count)| run.push(*hash, word.as_bytes(), *count));
+        run
+    }
+
+    fn extract(batcher: &mut RunBatcher, upper: &[Epoch]) -> (Option<WordBatch>, Vec<Epoch>) {
+        let upper: Antichain<Epoch> = upper.iter().copied().collect();
+        let (batch, least) = batcher.extract(upper.borrow());
+        (batch, least.to_vec())
+    }
+
+    fn rows(batch: &WordBatch, epoch: Epoch) -> Vec<(String, i64)> {
+        updates_at(batch, epoch)
+            .map(|(word, count)| (String::from_utf8_lossy(word.word).into_owned(), count))
+            .collect()
+    }
+
+    #[test]
+    fn only_epochs_before_the_frontier_are_extracted_and_the_rest_is_reported_held() {
+        let mut batcher = RunBatcher::new();
+        batcher.insert(&mut run(10, &[(1, "a", 1), (2, "b", 1)]));
+        batcher.insert(&mut run(20, &[(1, "a", 5)]));
+        batcher.insert(&mut run(10, &[(1, "a", 2)]));
+        let (batch, least) = extract(&mut batcher, &[20]);
+        assert_eq!(rows(&batch.unwrap(), 10), [("a".into(), 3), ("b".into(), 1)]);
+        assert_eq!(least, [20]);
+        let (batch, least) = extract(&mut batcher, &[]);
+        assert_eq!(rows(&batch.unwrap(), 20), [("a".into(), 5)]);
+        assert!(least.is_empty(), "a held time at the end of input would hang the dataflow");
+    }
+
+    #[test]
+    fn a_frontier_that_jumps_over_epochs_keeps_them_apart_in_one_batch() {
+        let mut batcher = RunBatcher::new();
+        batcher.insert(&mut run(10, &[(1, "a", 1), (3, "c", 1)]));
+        batcher.insert(&mut run(20, &[(1, "a", 5), (2, "b", 2)]));
+        let batch = extract(&mut batcher, &[30]).0.unwrap();
+        assert_eq!(rows(&batch, 10), [("a".into(), 1), ("c".into(), 1)]);
+        assert_eq!(rows(&batch, 20), [("a".into(), 5), ("b".into(), 2)]);
+        assert_eq!((rows(&batch, 30), batch.updates), (vec![], 4));
+    }
+
+    #[test]
+    fn runs_that_cancel_leave_no_batch() {
+        let mut batcher = RunBatcher::new();
+        batcher.insert(&mut run(10, &[(1, "a", 1)]));
+        batcher.insert(&mut run(10, &[(1, "a", -1)]));
+        assert!(extract(&mut batcher, &[20]).0.is_none());
+    }
+}

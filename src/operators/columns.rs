@@ -1,0 +1,310 @@
+//! The columns that sorted words, their times and their counts are kept in.
+//!
+//! Differential stores a batch as columns behind its `BatchContainer` trait: keys, offsets into a
+//! list of updates, and the times and diffs of those updates. Three shapes make a count cheap there:
+//! [`WordColumn`] holds (hash, word) keys as three flat vectors, so that a run of a drained table *is* a
+//! key column; [`Times`] holds equal neighbouring times once, since a batch usually has one; and
+//! [`Offsets`] holds the identity 0, 1, 2, … as a number, since a key usually has one update.
+
+use differential_dataflow::trace::implementations::BatchContainer;
+
+use crate::epoch::Epoch;
+
+/// A word and its hash, borrowed from a column. Ordered by hash, then by bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WordRef<'a> {
+    /// [`hash`](crate::words::hash) of the word.
+    pub hash: u64,
+    /// The word's bytes.
+    pub word: &'a [u8],
+}
+
+/// A word and its hash, owned; ordered as [`WordRef`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct WordOwned {
+    hash: u64,
+    word: Vec<u8>,
+}
+
+/// A column of words with their hashes.
+#[derive(Clone, Debug, Default)]
+pub struct WordColumn {
+    pub(super) hashes: Vec<u64>,
+    pub(super) ends: Ends,
+    pub(super) bytes: Vec<u8>,
+}
+
+impl WordColumn {
+    /// An empty column with room for `words` words of `bytes` bytes in all.
+    pub fn with_room(words: usize, bytes: usize) -> Self {
+        let ends = Ends { low: Vec::with_capacity(words), carries: Vec::new() };
+        WordColumn { hashes: Vec::with_capacity(words), ends, bytes: Vec::with_capacity(bytes) }
+    }
+
+    /// Appends a word.
+    #[inline]
+    pub fn push(&mut self, hash: u64, word: &[u8]) {
+        self.hashes.push(hash);
+        self.bytes.extend_from_slice(word);
+        self.ends.push(self.bytes.len());
+    }
+
+    /// The words in order.
+    pub fn iter(&self) -> impl Iterator<Item = WordRef<'_>> {
+        (0..self.len()).map(|index| self.index(index))
+    }
+
+    /// Appends all words of `other`.
+    pub fn append(&mut self, other: &WordColumn) {
+        self.hashes.extend_from_slice(&other.hashes);
+        let base = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        (0..other.len()).for_each(|index| self.ends.push(base + other.ends.get(index)));
+    }
+}
+
+/// Ascending offsets at four bytes each, that do not overflow at 4 GiB.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ends {
+    /// The low 32 bits of each offset.
+    pub(super) low: Vec<u32>,
+    /// Indexes at which the high 32 bits grow by one; empty below 4 GiB.
+    pub(super) carries: Vec<u64>,
+}
+
+impl Ends {
+    #[inline]
+    fn push(&mut self, end: usize) {
+        while (end >> 32) > self.carries.len() {
+            self.carries.push(self.low.len() as u64);
+        }
+        self.low.push(end as u32);
+    }
+
+    #[inline]
+    fn get(&self, index: usize) -> usize {
+        let low = self.low[index] as usize;
+        if self.carries.is_empty() {
+            return low;
+        }
+        let high = self.carries.partition_point(|carry| *carry <= index as u64);
+        (high << 32) | low
+    }
+}
+
+impl BatchContainer for WordColumn {
+    type Owned = WordOwned;
+    type ReadItem<'a> = WordRef<'a>;
+
+    fn into_owned(item: WordRef<'_>) -> WordOwned {
+        WordOwned { hash: item.hash, word: item.word.to_vec() }
+    }
+
+    fn push_ref(&mut self, item: WordRef<'_>) {
+        self.push(item.hash, item.word);
+    }
+
+    fn push_own(&mut self, item: &WordOwned) {
+        self.push(item.hash, &item.word);
+    }
+
+    fn clear(&mut self) {
+        *self = WordColumn::default();
+    }
+
+    fn with_capacity(size: usize) -> Self {
+        WordColumn::with_room(size, 0)
+    }
+
+    fn merge_capacity(left: &Self, right: &Self) -> Self {
+        WordColumn::with_room(left.len() + right.len(), left.bytes.len() + right.bytes.len())
+    }
+
+    fn reborrow<'b, 'a: 'b>(item: WordRef<'a>) -> WordRef<'b> {
+        item
+    }
+
+    #[inline]
+    fn index(&self, index: usize) -> WordRef<'_> {
+        let start = if index == 0 { 0 } else { self.ends.get(index - 1) };
+        WordRef { hash: self.hashes[index], word: &self.bytes[start..self.ends.get(index)] }
+    }
+
+    fn len(&self) -> usize {
+        self.hashes.len()
+    }
+}
+
+/// A column of times in which equal neighbours are stored once.
+#[derive(Clone, Debug, Default)]
+pub struct Times {
+    /// Each time with the index behind its last occurrence.
+    spans: Vec<(Epoch, usize)>,
+}
+
+impl Times {
+    /// `count` times `epoch`.
+    pub fn repeat(epoch: Epoch, count: usize) -> Self {
+        Times { spans: if count == 0 { Vec::new() } else { vec![(epoch, count)] } }
+    }
+
+    /// The times that occur, each once for every run of equal neighbours.
+    pub fn spans(&self) -> impl Iterator<Item = Epoch> + '_ {
+        self.spans.iter().map(|(epoch, _)| *epoch)
+    }
+
+    fn push(&mut self, epoch: Epoch) {
+        let end = self.len() + 1;
+        match self.spans.last_mut() {
+            Some(last) if last.0 == epoch => last.1 = end,
+            _ => self.spans.push((epoch, end)),
+        }
+    }
+}
+
+impl BatchContainer for Times {
+    type Owned = Epoch;
+    type ReadItem<'a> = Epoch;
+
+    fn into_owned(item: Epoch) -> Epoch {
+        item
+    }
+
+    fn push_ref(&mut self, item: Epoch) {
+        self.push(item);
+    }
+
+    fn push_own(&mut self, item: &Epoch) {
+        self.push(*item);
+    }
+
+    fn clear(&mut self) {
+        self.spans.clear();
+    }
+
+    fn with_capacity(_size: usize) -> Self {
+        Times::default()
+    }
+
+    fn merge_capacity(_left: &Self, _right: &Self) -> Self {
+        Times::default()
+    }
+
+    fn reborrow<'b, 'a: 'b>(item: Epoch) -> Epoch {
+        item
+    }
+
+    #[inline]
+    fn index(&self, index: usize) -> Epoch {
+        match self.spans.as_slice() {
+            [only] => only.0,
+            spans => spans[spans.partition_point(|(_, end)| *end <= index)].0,
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.spans.last().map_or(0, |(_, end)| *end)
+    }
+}
+
+/// A column of offsets whose beginning 0, 1, 2, … is stored as its length.
+#[derive(Clone, Debug, Default)]
+pub struct Offsets {
+    identity: usize,
+    rest: Vec<usize>,
+}
+
+impl Offsets {
+    /// The offsets 0, 1, … `count`: one update for each of `count` keys.
+    pub fn one_each(count: usize) -> Self {
+        Offsets { identity: count + 1, rest: Vec::new() }
+    }
+}
+
+impl BatchContainer for Offsets {
+    type Owned = usize;
+    type ReadItem<'a> = usize;
+
+    fn into_owned(item: usize) -> usize {
+        item
+    }
+
+    fn push_ref(&mut self, item: usize) {
+        if self.rest.is_empty() && item == self.identity {
+            self.identity += 1;
+        } else {
+            self.rest.push(item);
+        }
+    }
+
+    fn push_own(&mut self, item: &usize) {
+        self.push_ref(*item);
+    }
+
+    fn clear(&mut self) {
+        *self = Offsets::default();
+    }
+
+    fn with_capacity(_size: usize) -> Self {
+        Offsets::default()
+    }
+
+    fn merge_capacity(_left: &Self, _right: &Self) -> Self {
+        Offsets::default()
+    }
+
+    fn reborrow<'b, 'a: 'b>(item: usize) -> usize {
+        item
+    }
+
+    #[inline]
+    fn index(&self, index: usize) -> usize {
+        if index < self.identity { index } else { self.rest[index - self.identity] }
+    }
+
+    fn len(&self) -> usize {
+        self.identity + self.rest.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_come_back_as_they_were_pushed_and_order_by_hash_first() {
+        let mut words = WordColumn::default();
+        words.push(7, b"");
+        words.push(7, b"ab");
+        words.push(9, b"a");
+        let seen: Vec<_> = words.iter().map(|word| (word.hash, word.word.to_vec())).collect();
+        assert_eq!(seen, [(7, b"".to_vec()), (7, b"ab".to_vec()), (9, b"a".to_vec())]);
+        assert!(words.index(1) < words.index(2), "the hash decides before the bytes");
+    }
+
+    #[test]
+    fn offsets_beyond_four_gib_keep_their_high_half() {
+        let mut ends = Ends::default();
+        let offsets = [5, u32::MAX as usize, 1 << 32, (1 << 32) + 9, 5 << 32];
+        offsets.iter().for_each(|end| ends.push(*end));
+        let back: Vec<_> = (0..offsets.len()).map(|index| ends.get(index)).collect();
+        assert_eq!(back, offsets);
+    }
+
+    #[test]
+    fn equal_neighbouring_times_are_stored_once() {
+        let mut times = Times::default();
+        [3, 3, 8, 3].iter().for_each(|time| times.push(*time));
+        assert_eq!(times.spans().collect::<Vec<_>>(), [3, 8, 3]);
+        assert_eq!((0..4).map(|index| times.index(index)).collect::<Vec<_>>(), [3, 3, 8, 3]);
+    }
+
+    #[test]
+    fn offsets_hold_any_sequence_behind_the_identity() {
+        let mut offsets = Offsets::default();
+        let sequence = [0, 1, 2, 2, 3, 9];
+        sequence.iter().for_each(|offset| offsets.push_ref(*offset));
+        assert_eq!(offsets.identity, 3);
+        assert_eq!((0..6).map(|index| offsets.index(index)).collect::<Vec<_>>(), sequence);
+    }
+}

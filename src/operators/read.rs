@@ -1,0 +1,77 @@
+//! The operator through which a worker takes blocks from its process's feed.
+//!
+//! It holds the capability of the last epoch known to be final at this process and sends blocks of
+//! later epochs under a delayed one, so what it sends never runs ahead of what it lets go of. At
+//! each border it sends the tick of the epoch and steps down to the next.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Scope;
+use timely::dataflow::operators::generic::OutputBuilder;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+
+use super::{Context, Lines, Tally};
+use crate::epoch::Epoch;
+use crate::feed::{Feed, Next};
+use crate::lines::Block;
+
+/// Blocks that a worker takes before its other operators get a turn: few, so that workers share a
+/// burst evenly and what is taken is counted while it is still in the cache.
+const BLOCKS_A_TURN: usize = 2;
+
+/// Reads `feed` as the worker with index `local` of its process.
+pub fn read<'s>(
+    scope: Scope<'s, Epoch>,
+    feed: Feed,
+    local: usize,
+    context: Rc<Context>,
+) -> Lines<'s> {
+    let mut builder = OperatorBuilder::new("Read".to_owned(), scope);
+    let info = builder.operator_info();
+    let (block_output, blocks) = builder.new_output();
+    let (tick_output, ticks) = builder.new_output();
+    let mut block_output =
+        OutputBuilder::<_, CapacityContainerBuilder<Vec<Block>>>::from(block_output);
+    let mut tick_output =
+        OutputBuilder::<_, CapacityContainerBuilder<Vec<Epoch>>>::from(tick_output);
+
+    let from_outside = scope.worker().sync_activator_for(info.address.to_vec());
+    let wake = move || {
+        // It fails only when the worker is gone, and then nobody is left to wake.
+        from_outside.activate().ok();
+    };
+    feed.attach(local, Arc::new(wake));
+    let again = scope.activator_for(Rc::clone(&info.address));
+    let tallies = context.tallies.clone();
+
+    builder.build(move |capabilities| {
+        let mut capabilities = Some(capabilities);
+        move |_frontiers| {
+            let Some(held) = capabilities.as_mut() else { return };
+            let mut block_output = block_output.activate();
+            let mut tick_output = tick_output.activate();
+            for _ in 0..BLOCKS_A_TURN {
+                match feed.next(local) {
+                    Next::Block(epoch, block) => {
+                        let (lines, bytes) = (block.lines(), block.text().len() as u64);
+                        tallies.add(epoch, Tally { lines, bytes, ..Tally::default() });
+                        block_output.session(&held[0].delayed(&epoch)).give(block);
+                    }
+                    Next::Complete { epoch, next } => {
+                        tick_output.session(&held[1].delayed(&epoch)).give(epoch);
+                        held.iter_mut().for_each(|capability| capability.downgrade(&next));
+                    }
+                    Next::Wait => return,
+                    Next::End => {
+                        capabilities = None;
+                        return;
+                    }
+                }
+            }
+            again.activate();
+        }
+    });
+    Lines { blocks, ticks, context }
+}

@@ -1,0 +1,218 @@
+//! A run: what one combiner has counted for one worker, as sorted columns.
+//!
+//! A run travels from the combiner to the worker that owns its words, once for each distinct word
+//! and epoch instead of once for each word. It is sorted by (hash, word), so the arrangement on the
+//! other side installs its columns as they are.
+
+use std::io::Write;
+
+use differential_dataflow::trace::implementations::BatchContainer;
+use timely::Accountable;
+use timely::bytes::arc::Bytes;
+use timely::communication::Push;
+use timely::dataflow::channels::pushers::exchange::Distributor;
+use timely::dataflow::channels::{ContainerBytes, Message};
+use timely::progress::Stamp;
+
+use super::columns::WordColumn;
+use crate::epoch::Epoch;
+
+/// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
+#[derive(Clone, Debug, Default)]
+pub struct Run {
+    /// The epoch that the words were counted in.
+    pub epoch: Epoch,
+    /// Index of the worker that owns the words.
+    pub worker: u32,
+    /// The words.
+    pub words: WordColumn,
+    /// How often each occurred.
+    pub counts: Vec<i64>,
+}
+
+impl Run {
+    /// An empty run.
+    pub fn new(epoch: Epoch, worker: u32, words: WordColumn) -> Self {
+        let counts = Vec::with_capacity(words.hashes.capacity());
+        Run { epoch, worker, words, counts }
+    }
+
+    /// Appends a word, which must follow all present ones in the order.
+    #[inline]
+    pub fn push(&mut self, hash: u64, word: &[u8], count: i64) {
+        self.words.push(hash, word);
+        self.counts.push(count);
+    }
+
+    /// Number of distinct words.
+    pub fn len(&self) -> usize {
+        self.counts.len()
+    }
+
+    /// Whether there is no word.
+    pub fn is_empty(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    /// Adds up two runs of the same epoch and worker; words that cancel are left out, because an
+    /// arrangement would read an empty list of updates as the previous key's.
+    #[must_use]
+    pub fn merge(&self, other: &Run) -> Run {
+        debug_assert_eq!(self.epoch, other.epoch);
+        let words = WordColumn::merge_capacity(&self.words, &other.words);
+        let mut merged = Run::new(self.epoch, self.worker, words);
+        let (mut left, mut right) = (0, 0);
+        while left < self.len() && right < other.len() {
+            let (a, b) = (self.words.index(left), other.words.index(right));
+            match a.cmp(&b) {
+                std::cmp::Ordering::Less => {
+                    merged.push(a.hash, a.word, self.counts[left]);
+                    left += 1;
+                }
+                std::cmp::Ordering::Greater => {
+                    merged.push(b.hash, b.word, other.counts[right]);
+                    right += 1;
+                }
+                std::cmp::Ordering::Equal => {
+                    let count = self.counts[left] + other.counts[right];
+                    if count != 0 {
+                        merged.push(a.hash, a.word, count);
+                    }
+                    left += 1;
+                    right += 1;
+                }
+            }
+        }
+        merged.extend_from(self, left);
+        merged.extend_from(other, right);
+        merged
+    }
+
+    fn extend_from(&mut self, other: &Run, start: usize) {
+        for index in start..other.len() {
+            let word = other.words.index(index);
+            self.push(word.hash, word.word, other.counts[index]);
+        }
+    }
+}
+
+impl Accountable for Run {
+    fn record_count(&self) -> i64 {
+        self.len() as i64
+    }
+}
+
+/// Five numbers, then the columns, each padded to eight bytes.
+impl ContainerBytes for Run {
+    fn from_bytes(bytes: Bytes) -> Self {
+        let mut rest = &bytes[..];
+        let mut number = || take_u64s(&mut rest, 1)[0];
+        let (epoch, worker) = (number(), number() as u32);
+        let (count, carries, text) = (number() as usize, number() as usize, number() as usize);
+        let hashes = take_u64s(&mut rest, count);
+        let counts = take_u64s(&mut rest, count).into_iter().map(|count| count as i64).collect();
+        let carries = take_u64s(&mut rest, carries);
+        let low = rest[..4 * count].chunks_exact(4).map(|chunk| le_u32(chunk)).collect();
+        let bytes = rest[padded(4 * count)..][..text].to_vec();
+        let ends = super::columns::Ends { low, carries };
+        Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }
+    }
+
+    fn length_in_bytes(&self) -> usize {
+        let (count, carries) = (self.len(), self.words.ends.carries.len());
+        8 * (5 + 2 * count + carries) + padded(4 * count) + padded(self.words.bytes.len())
+    }
+
+    fn into_bytes<W: Write>(&self, writer: &mut W) {
+        let WordColumn { hashes, ends, bytes } = &self.words;
+        let sizes = [self.len() as u64, ends.carries.len() as u64, bytes.len() as u64];
+        let head = [self.epoch, u64::from(self.worker)].into_iter().chain(sizes);
+        let counts = self.counts.iter().map(|count| *count as u64);
+        let numbers = head.chain(hashes.iter().copied()).chain(counts);
+        let mut put = |bytes: &[u8]| {
+            // Timely hands out a buffer of `length_in_bytes`: a short one is a defect of ours.
+            writer.write_all(bytes).expect("a run fits into the length it announced");
+        };
+        numbers.chain(ends.carries.iter().copied()).for_each(|n| put(&n.to_le_bytes()));
+        ends.low.iter().for_each(|end| put(&end.to_le_bytes()));
+        put(&[0; 8][..padded(4 * ends.low.len()) - 4 * ends.low.len()]);
+        put(bytes);
+        put(&[0; 8][..padded(bytes.len()) - bytes.len()]);
+    }
+}
+
+fn padded(length: usize) -> usize {
+    length.next_multiple_of(8)
+}
+
+fn le_u32(bytes: &[u8]) -> u32 {
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
+}
+
+fn take_u64s(rest: &mut &[u8], count: usize) -> Vec<u64> {
+    let (head, tail) = rest.split_at(8 * count);
+    *rest = tail;
+    let le_u64 = |chunk: &[u8]| u64::from(le_u32(chunk)) | (u64::from(le_u32(&chunk[4..])) << 32);
+    head.chunks_exact(8).map(le_u64).collect()
+}
+
+/// Sends each run, whole, to the worker that it names.
+#[derive(Clone, Copy, Debug)]
+pub struct ToOwner;
+
+impl Distributor<Run> for ToOwner {
+    fn partition<T: Clone, P: Push<Message<T, Run>>>(
+        &mut self,
+        run: &mut Run,
+        stamp: &Stamp<T>,
+        pushers: &mut [P],
+    ) {
+        let owner = run.worker as usize;
+        Message::push_at(run, stamp.clone(), &mut pushers[owner]);
+    }
+
+    fn flush<T: Clone, P: Push<Message<T, Run>>>(&mut self, _: &Stamp<T>, _: &mut [P]) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(words: &[(u64, &str, i64)]) -> Run {
+        let mut run = Run { epoch: 10, worker: 1, ..Run::default() };
+        words.iter().for_each(|(hash, word, count)| run.push(*hash, word.as_bytes(), *count));
+        run
+    }
+
+    fn rows(run: &Run) -> Vec<(u64, String, i64)> {
+        let words = run.words.iter().zip(&run.counts);
+        words
+            .map(|(word, count)| {
+                (word.hash, String::from_utf8_lossy(word.word).into_owned(), *count)
+            })
+            .collect()
+    }
+
+    #[test]
+    fn merging_adds_equal_words_keeps_the_order_and_drops_what_cancels() {
+        let left = run(&[(1, "a", 1), (3, "b", 2), (3, "c", 5)]);
+        let right = run(&[(2, "x", 7), (3, "b", 3), (3, "c", -5), (4, "d", 1)]);
+        let expected = [(1, "a", 1), (2, "x", 7), (3, "b", 5), (4, "d", 1)];
+        let expected = expected.map(|(hash, word, count)| (hash, word.to_string(), count));
+        assert_eq!(rows(&left.merge(&right)), expected);
+    }
+
+    #[test]
+    fn a_run_survives_the_way_through_bytes() {
+        for words in [&[][..], &[(1, "", 1)], &[(1, "abc", 2), (u64::MAX, "de", -3), (4, "", 9)]] {
+            let run = run(words);
+            let mut bytes = Vec::new();
+            run.into_bytes(&mut bytes);
+            assert_eq!((bytes.len(), bytes.len() % 8), (run.length_in_bytes(), 0));
+            let mut shared = timely::bytes::arc::BytesMut::from(bytes).freeze();
+            let all = shared.len();
+            let back = Run::from_bytes(shared.extract_to(all));
+            assert_eq!((back.epoch, back.worker, rows(&back)), (10, 1, rows(&run)));
+        }
+    }
+}
