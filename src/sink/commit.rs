@@ -1,0 +1,195 @@
+//! The operator on worker 0 that commits epochs, one after the other.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Instant;
+
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Stream;
+use timely::dataflow::channels::pact::Exchange;
+use timely::dataflow::operators::Capability;
+use timely::dataflow::operators::generic::Operator;
+
+use super::completions::Completions;
+use super::layout::part_name;
+use super::marker::{MarkedPart, Marker};
+use super::publish::Publisher;
+use super::write::{PartReport, Report};
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::failure::Failure;
+use crate::operators::Tally;
+use crate::settings::EmptyEpochs;
+use crate::store::Body;
+
+/// A committed epoch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Committed {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// What was read and counted in it, over all workers.
+    pub tally: Tally,
+    /// Rows published: for word counts, the distinct words.
+    pub rows: u64,
+    /// Bytes of all parts.
+    pub bytes: u64,
+    /// From the completion of the epoch until its marker was stored, in milliseconds.
+    pub upload_ms: u64,
+}
+
+impl fmt::Display for Committed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Committed { epoch, tally, rows, upload_ms, .. } = self;
+        let Tally { lines, words, .. } = tally;
+        write!(
+            f,
+            "epoch {epoch} committed: {lines} lines, {words} words, {rows} distinct, {upload_ms} ms"
+        )
+    }
+}
+
+/// Told of every committed epoch, in order, on worker 0.
+pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
+
+/// Gathers the reports of all workers on worker 0 and stores the marker of each epoch once all
+/// parts of it are durable, strictly in order of the epochs. Nothing is sent on: a probe of the
+/// stream sees the frontier pass an epoch when it is committed.
+pub fn commit<'s>(
+    reports: Stream<'s, Epoch, Vec<Report>>,
+    parts: u32,
+    publisher: Publisher,
+    on_commit: OnCommit,
+    failure: Failure,
+) -> Stream<'s, Epoch, Vec<Epoch>> {
+    let scope = reports.scope();
+    reports.unary_frontier::<CapacityContainerBuilder<Vec<Epoch>>, _, _, _>(
+        Exchange::new(|_: &Report| 0),
+        "Commit",
+        move |_capability, info| {
+            let activator = scope.worker().sync_activator_for(info.address.to_vec());
+            let mut committer = Committer {
+                open: BTreeMap::new(),
+                committing: None,
+                completions: Completions::new(activator),
+                publisher,
+                failure,
+                parts,
+            };
+            move |(input, frontier), _output| {
+                input.for_each(|capability, reports| {
+                    let Some(capability) = capability.retain_least(0) else { return };
+                    for report in reports.drain(..) {
+                        let capability = capability.clone();
+                        let gather = || Gathered { capability, reports: Vec::new() };
+                        let gathered = committer.open.entry(report.epoch).or_insert_with(gather);
+                        gathered.reports.push(report);
+                    }
+                });
+                for committed in committer.completions.take() {
+                    committer.committing = None; // drops the capability: the probe moves on
+                    on_commit(committed);
+                }
+                committer.start_next(|epoch| !frontier.less_equal(epoch));
+            }
+        },
+    )
+}
+
+struct Gathered {
+    capability: Capability<Epoch>,
+    reports: Vec<Report>,
+}
+
+struct Committer {
+    /// Epochs of which reports have come.
+    open: BTreeMap<Epoch, Gathered>,
+    /// The epoch whose marker is being stored: one at a time keeps them in order.
+    committing: Option<Capability<Epoch>>,
+    completions: Completions<Committed>,
+    publisher: Publisher,
+    failure: Failure,
+    parts: u32,
+}
+
+impl Committer {
+    fn start_next(&mut self, is_durable: impl Fn(&Epoch) -> bool) {
+        if self.committing.is_some() {
+            return;
+        }
+        let Some(first) = self.open.first_entry().filter(|first| is_durable(first.key())) else {
+            return;
+        };
+        let Gathered { capability, reports } = first.remove();
+        let epoch = *capability.time();
+        self.committing = Some(capability);
+        let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
+        let (failure, parts) = (self.failure.clone(), self.parts);
+        self.publisher.runtime().spawn(async move {
+            match finish(&publisher, epoch, reports, parts).await {
+                Ok(committed) => completions.complete(committed),
+                Err(error) => failure.fail(error),
+            }
+        });
+    }
+}
+
+/// Stores what no worker did (the parts without rows), then the marker.
+async fn finish(
+    publisher: &Publisher,
+    epoch: Epoch,
+    reports: Vec<Report>,
+    parts: u32,
+) -> Result<Committed> {
+    let started = Instant::now();
+    let publication = &publisher.publication;
+    let mut tally = Tally::default();
+    reports.iter().for_each(|report| tally.add(report.tally));
+    let write_ms = reports.iter().map(|report| report.write_ms).max().unwrap_or(0);
+    let mut stored: BTreeMap<u32, PartReport> = reports
+        .into_iter()
+        .flat_map(|report| report.parts)
+        .map(|part| (part.part, part))
+        .collect();
+    let rows: u64 = stored.values().map(|part| part.rows).sum();
+    let bytes = stored.values().map(|part| part.bytes).sum();
+    let empty = rows == 0;
+    if !empty || publication.empty_epochs == EmptyEpochs::Write {
+        let missing = (0..parts).filter(|part| !stored.contains_key(part));
+        let puts = missing.map(|part| put_empty(publisher, epoch, part));
+        let put = futures::future::try_join_all(puts).await?;
+        stored.extend(put.into_iter().map(|part| (part.part, part)));
+    }
+    if !empty || publication.empty_epochs != EmptyEpochs::Skip {
+        let parts = stored.into_values().map(marked).collect();
+        let Tally { lines, words, .. } = tally;
+        let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
+        let job = publication.job.clone();
+        let marker = Marker { program, job, epoch, lines, words, rows, parts };
+        put_marker(publisher, epoch, &marker).await?;
+    }
+    let upload_ms = write_ms + started.elapsed().as_millis() as u64;
+    Ok(Committed { epoch, tally, rows, bytes, upload_ms })
+}
+
+async fn put_empty(publisher: &Publisher, epoch: Epoch, part: u32) -> Result<PartReport> {
+    let key = publisher.publication.layout.part(epoch, part);
+    let stored = publisher.put(&key, Body::from_chunks([])).await?;
+    Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
+}
+
+/// The parts' names are made durable before the marker is written, the marker's after.
+async fn put_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Result<()> {
+    let layout = &publisher.publication.layout;
+    let dir = layout.dir(epoch);
+    if !marker.parts.is_empty() {
+        publisher.seal(&dir).await?;
+    }
+    publisher.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await?;
+    publisher.seal(&dir).await
+}
+
+fn marked(part: PartReport) -> MarkedPart {
+    let PartReport { part, rows, bytes, md5 } = part;
+    MarkedPart { name: part_name(part), rows, bytes, md5 }
+}
