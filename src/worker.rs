@@ -1,0 +1,121 @@
+//! One worker's life: build the dataflow, then step until it is complete or the job has failed.
+//!
+//! A worker never polls: it parks until a message, a block or a finished request wakes it. A panic
+//! in one worker would leave the others parked for ever, waiting for progress that cannot come; so
+//! it is caught here, becomes the job's failure, and that wakes all.
+
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use timely::communication::{AllocatorBuilder, WorkerGuards};
+use timely::dataflow::operators::probe::Probe;
+use timely::worker::Worker;
+use timely::{CommunicationConfig, WorkerConfig};
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::feed::{Feed, Wake};
+use crate::operators::{self, Context, Lines, Rows, Tallies};
+use crate::sink::{self, OnCommit, Publisher};
+use crate::words::WordOptions;
+
+/// A dataflow definition: from the lines of all sources to the rows to publish.
+pub type Definition = Arc<dyn for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync>;
+
+/// All that the workers of one process need, each the same.
+#[derive(Clone)]
+pub struct Plan {
+    /// What is computed.
+    pub definition: Definition,
+    /// Where this process's blocks wait.
+    pub feed: Feed,
+    /// Workers in this process.
+    pub threads: usize,
+    /// Parts of a result.
+    pub parts: u32,
+    /// How lines become words.
+    pub words: WordOptions,
+    /// A table larger than this is drained early.
+    pub table_bytes_max: usize,
+    /// Where results go.
+    pub publisher: Publisher,
+    /// Told of every committed epoch, on worker 0.
+    pub on_commit: OnCommit,
+    /// The fate of the job.
+    pub failure: Failure,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("threads", &self.threads)
+            .field("parts", &self.parts)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The channels between the workers of one process alone.
+pub fn threads_only(threads: usize) -> Result<(Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>)> {
+    let config = CommunicationConfig::Process(threads);
+    config.try_build().map_err(|why| {
+        Error::new(ErrorKind::Failed, format!("cannot set up {threads} workers: {why}"))
+    })
+}
+
+/// Starts the workers of this process; the guards join them.
+pub fn spawn(
+    plan: Plan,
+    (allocators, others): (Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>),
+) -> Result<WorkerGuards<()>> {
+    let run = move |worker: &mut Worker| run(worker, &plan);
+    timely::execute::execute_from(allocators, others, WorkerConfig::default(), run)
+        .map_err(|why| Error::new(ErrorKind::Failed, format!("cannot start the workers: {why}")))
+}
+
+fn run(worker: &mut Worker, plan: &Plan) {
+    let thread = std::thread::current();
+    let unpark: Wake = Arc::new(move || thread.unpark());
+    plan.failure.on_failure(unpark);
+    let lived = catch_unwind(AssertUnwindSafe(|| {
+        build(worker, plan);
+        while worker.has_dataflows() && !plan.failure.is_failed() {
+            worker.step_or_park(None);
+        }
+    }));
+    if let Err(panic) = lived {
+        let message = format!("worker {} panicked: {}", worker.index(), panic_text(&*panic));
+        plan.failure.fail(Error::new(ErrorKind::Panicked, message));
+    }
+    // What is left of a failed dataflow must go, or timely would go on waiting for it.
+    for dataflow in worker.installed_dataflows() {
+        worker.drop_dataflow(dataflow);
+    }
+}
+
+/// What a panic said.
+pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
+fn build(worker: &mut Worker, plan: &Plan) {
+    let (index, peers) = (worker.index(), worker.peers());
+    let context = Rc::new(Context {
+        index,
+        peers,
+        parts: plan.parts,
+        words: plan.words.clone(),
+        table_bytes_max: plan.table_bytes_max,
+        tallies: Tallies::default(),
+    });
+    worker.dataflow_named("wordtide", |scope| {
+        let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);
+        let rows = (plan.definition)(lines);
+        let (publisher, failure) = (plan.publisher.clone(), plan.failure.clone());
+        let reports = sink::write_parts(rows, publisher.clone(), failure.clone());
+        let on_commit = Arc::clone(&plan.on_commit);
+        sink::commit(reports, plan.parts, publisher, on_commit, failure).probe();
+    });
+}
