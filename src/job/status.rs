@@ -1,0 +1,67 @@
+//! How a job stands, as one value that is replaced whole.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::epoch::Epoch;
+use crate::operators::Tally;
+use crate::sink::{Committed, OnCommit};
+
+/// How a job stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Status {
+    /// The epoch that lines belong to now.
+    pub open: Epoch,
+    /// Epochs that are cut and not yet committed, oldest first.
+    pub in_flight: VecDeque<Epoch>,
+    /// Epochs committed by this run.
+    pub committed: u64,
+    /// The newest of them.
+    pub last: Option<Committed>,
+    /// What was read and counted in them.
+    pub total: Tally,
+}
+
+/// What a job has done, when it has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// Epochs committed.
+    pub epochs: u64,
+    /// The newest of them.
+    pub last: Option<Committed>,
+    /// What was read and counted in them.
+    pub total: Tally,
+}
+
+impl Status {
+    pub(super) fn summary(self) -> Summary {
+        Summary { epochs: self.committed, last: self.last, total: self.total }
+    }
+
+    fn commit(&mut self, committed: Committed) {
+        self.in_flight.retain(|epoch| *epoch != committed.epoch);
+        self.committed += 1;
+        self.total.add(committed.tally);
+        self.last = Some(committed);
+    }
+}
+
+/// The status of a job whose first epoch is `open`, and the observer that keeps it.
+pub(super) fn observe(open: Epoch, then: Option<OnCommit>) -> (watch::Sender<Status>, OnCommit) {
+    let status = watch::Sender::new(Status { open, ..Status::default() });
+    let keep = status.clone();
+    let observer = move |committed: Committed| {
+        tracing::info!("{committed}");
+        if committed.tally.oversized_words > 0 {
+            let words = committed.tally.oversized_words;
+            tracing::warn!("{words} words longer than --max-word-bytes were not counted");
+        }
+        keep.send_modify(|status| status.commit(committed.clone()));
+        if let Some(then) = &then {
+            then(committed);
+        }
+    };
+    (status, Arc::new(observer))
+}
