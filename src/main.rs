@@ -1,2 +1,7 @@
-//! The program: parse, run, exit code.
-fn main() {}
+//! The program `wordtide`: everything is in the library's [`wordtide::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    wordtide::cli::main()
+}

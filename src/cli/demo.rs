@@ -1,0 +1,120 @@
+//! The demo: `wordtide` without arguments.
+//!
+//! It runs the program's own road, a real socket included: a small text is served on a loopback
+//! port, five epochs of a second are counted and written, and the words seen most are read back from
+//! the files.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpListener;
+
+use super::flags::JobFlags;
+use super::{failed, log, print, run};
+use crate::dataflows::network_wordcount;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::job::{Job, StatePlace};
+use crate::settings::Settings;
+use crate::sink::Layout;
+use crate::source::{HostPort, Source};
+use crate::store::Target;
+
+const ROOT: &str = "wordtide-out";
+const PREFIX: &str = "demo";
+const EPOCHS: u64 = 5;
+const TOP: usize = 10;
+const TEXT: &str = include_str!("demo.txt");
+
+/// Runs the demo.
+pub(super) fn run(flags: &JobFlags) -> Result<()> {
+    log::install(flags.watch.verbose, flags.watch.quiet);
+    let runtime = tokio::runtime::Runtime::new()
+        .map_err(|error| failed("cannot start the demo's source", error))?;
+    let listener = runtime
+        .block_on(TcpListener::bind("127.0.0.1:0"))
+        .map_err(|error| failed("cannot listen on a loopback port for the demo", error))?;
+    let port = listener
+        .local_addr()
+        .map_err(|error| failed("the demo's source has no address", error))?
+        .port();
+    runtime.spawn(serve(listener));
+
+    tracing::info!("demo: {EPOCHS} epochs of 1 s from a line source at 127.0.0.1:{port}");
+    let committed: Arc<Mutex<Vec<Epoch>>> = Arc::default();
+    let seen = Arc::clone(&committed);
+    let settings = Settings {
+        interval: Duration::from_secs(1),
+        epochs: Some(EPOCHS),
+        threads: 2,
+        ..Settings::default()
+    };
+    let target = Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() };
+    let job = Job::builder()
+        .source(Source::Connect(HostPort { host: "127.0.0.1".to_owned(), port }))
+        .dataflow("network_wordcount", network_wordcount::dataflow)
+        .to(target)
+        .state(StatePlace::None)
+        .on_commit(Arc::new(move |committed| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).push(committed.epoch);
+        }))
+        .settings(settings)
+        .start()?;
+    let stop_timeout = flags.stop.stop_timeout;
+    run::supervise(job, stop_timeout, false)?;
+    runtime.shutdown_background();
+
+    let epochs = committed.lock().unwrap_or_else(PoisonError::into_inner);
+    let counts = read_back(Path::new(ROOT), &epochs)
+        .map_err(|error| failed("cannot read the demo's files back", error))?;
+    print(table(counts).as_bytes())?;
+    writeln!(std::io::stderr(), "the counts of each epoch are in {ROOT}/{PREFIX}-*/part-*").ok();
+    Ok(())
+}
+
+/// Serves the text again and again, line by line, to whoever connects first.
+async fn serve(listener: TcpListener) {
+    let Ok((mut client, _)) = listener.accept().await else { return };
+    let mut tick = tokio::time::interval(Duration::from_millis(20));
+    for line in TEXT.lines().cycle() {
+        tick.tick().await;
+        if client.write_all(format!("{line}\n").as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Adds up the rows of the demo's own epochs.
+fn read_back(root: &Path, epochs: &[Epoch]) -> std::io::Result<BTreeMap<String, u64>> {
+    let layout = Layout::new(PREFIX, None);
+    let mut counts = BTreeMap::new();
+    for epoch in epochs {
+        for entry in fs::read_dir(root.join(layout.dir(*epoch)))? {
+            let path = entry?.path();
+            if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("part-")) {
+                continue;
+            }
+            for (word, count) in fs::read_to_string(path)?.lines().filter_map(row) {
+                *counts.entry(word.to_owned()).or_default() += count;
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// The word and count of a row in Python's form, `('tide', 3)`.
+fn row(line: &str) -> Option<(&str, u64)> {
+    let (word, count) = line.strip_prefix("('")?.strip_suffix(')')?.rsplit_once("', ")?;
+    Some((word, count.parse().ok()?))
+}
+
+fn table(counts: BTreeMap<String, u64>) -> String {
+    let mut rows: Vec<(String, u64)> = counts.into_iter().collect();
+    rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+    rows.iter().take(TOP).map(|(word, count)| format!("{count:6}  {word}\n")).collect()
+}

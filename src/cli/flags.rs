@@ -1,0 +1,290 @@
+//! What may be typed: every flag in one place, with its default and its environment name.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::values::{bytes, duration};
+use crate::settings::{EmptyEpochs, RowOrder};
+use crate::sink::format::Format;
+use crate::words::Split;
+
+const EXAMPLES: &str = "\
+Examples:
+  wordtide                                    a demo that needs nothing
+  nc -lk 9999                                 then, in a second terminal:
+  wordtide localhost 9999                     counts of every 10 s in ./wordtide-out/
+  wordtide localhost 9999 --interval 1s -w 2 --to out/counts --suffix txt
+  wordtide run --file big.txt --to - --format tsv | sort -k2nr | head
+";
+
+/// Counts the words of a line stream per batch interval and publishes each epoch exactly once.
+///
+/// Lines come from a socket (as `nc -lk` serves it), files or standard input; every batch interval
+/// their words are counted on timely/differential dataflow and written as text files, byte for byte
+/// those of Spark Streaming's network_wordcount. Without arguments it runs a demo.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wordtide",
+    version,
+    after_help = EXAMPLES,
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do; counting words where not given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Host to read lines from, as Spark's program takes it.
+    #[arg(value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// Its port.
+    #[arg(value_name = "PORT")]
+    pub port: Option<String>,
+
+    /// The flags of a run.
+    #[command(flatten)]
+    pub flags: Box<JobFlags>,
+
+    /// Print help (also -?)
+    #[arg(long, short = '?', action = ArgAction::Help, global = true)]
+    pub help: Option<bool>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a dataflow
+    #[command(disable_help_flag = true)]
+    Run {
+        /// Name of the dataflow: see `wordtide list`
+        #[arg(default_value = "network_wordcount", env = "WORDTIDE_DATAFLOW")]
+        dataflow: String,
+
+        /// The flags of a run.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+    },
+    /// List the dataflows
+    #[command(disable_help_flag = true)]
+    List,
+    /// Print a completion script for a shell
+    #[command(disable_help_flag = true)]
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page
+    #[command(disable_help_flag = true)]
+    Man,
+}
+
+/// The flags of a run, in groups.
+#[derive(Debug, Args)]
+#[allow(missing_docs)] // each group is documented at its type
+pub struct JobFlags {
+    #[command(flatten)]
+    pub source: SourceFlags,
+    #[command(flatten)]
+    pub epochs: EpochFlags,
+    #[command(flatten)]
+    pub words: WordFlags,
+    #[command(flatten)]
+    pub output: OutputFlags,
+    #[command(flatten)]
+    pub workers: WorkerFlags,
+    #[command(flatten)]
+    pub state: StateFlags,
+    #[command(flatten)]
+    pub stop: StopFlags,
+    #[command(flatten)]
+    pub watch: WatchFlags,
+}
+
+impl JobFlags {
+    /// Whether nothing was said that means a run of the user's own.
+    pub(super) fn is_default(&self) -> bool {
+        let SourceFlags { connect, file, stdin, once, .. } = &self.source;
+        connect.is_empty()
+            && file.is_empty()
+            && !stdin
+            && !once
+            && self.output.to.is_none()
+            && self.epochs.epochs.is_none()
+            && self.state.state.is_none()
+    }
+}
+
+/// Where lines come from.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Source")]
+pub struct SourceFlags {
+    /// Connect to HOST:PORT and read lines; may be repeated
+    #[arg(long, value_name = "HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
+    pub connect: Vec<String>,
+
+    /// Read a file once; may be repeated
+    #[arg(long, value_name = "PATH", env = "WORDTIDE_FILE")]
+    pub file: Vec<PathBuf>,
+
+    /// Read standard input
+    #[arg(long, env = "WORDTIDE_STDIN")]
+    pub stdin: bool,
+
+    /// Finish when the source closes, instead of connecting again
+    #[arg(long, env = "WORDTIDE_ONCE")]
+    pub once: bool,
+
+    /// Longest line: a longer one is cut at a space
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes,
+        env = "WORDTIDE_MAX_LINE_BYTES")]
+    pub max_line_bytes: usize,
+
+    /// Longest word: a longer one is not counted, and that is said
+    #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes,
+        env = "WORDTIDE_MAX_WORD_BYTES")]
+    pub max_word_bytes: usize,
+}
+
+/// When an epoch ends.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Epochs")]
+pub struct EpochFlags {
+    /// Batch interval, from 10ms to 24h
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration,
+        env = "WORDTIDE_INTERVAL")]
+    pub interval: Duration,
+
+    /// Stop when so many epochs are committed
+    #[arg(long, value_name = "N", env = "WORDTIDE_EPOCHS")]
+    pub epochs: Option<u64>,
+}
+
+/// What a word is.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Words")]
+pub struct WordFlags {
+    /// Where lines are split: space (as Spark's program), whitespace, unicode-words
+    #[arg(long, value_name = "RULE", default_value = "space", value_parser = split,
+        env = "WORDTIDE_SPLIT")]
+    pub split: Split,
+
+    /// Count words in lower case
+    #[arg(long, env = "WORDTIDE_LOWERCASE")]
+    pub lowercase: bool,
+}
+
+/// Where counts go, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputFlags {
+    /// Path prefix of the epochs' directories, or - for standard output
+    /// [default: wordtide-out/counts]
+    #[arg(long, value_name = "PREFIX", env = "WORDTIDE_TO")]
+    pub to: Option<String>,
+
+    /// What the directories' names end in, behind a dot
+    #[arg(long, value_name = "SUFFIX", env = "WORDTIDE_SUFFIX")]
+    pub suffix: Option<String>,
+
+    /// Bytes of a row: python, scala, tsv, csv, jsonl
+    #[arg(long, value_name = "FORMAT", default_value = "python", env = "WORDTIDE_FORMAT")]
+    pub format: Format,
+
+    /// Parts of a result [default: the number of workers at the first start]
+    #[arg(long, value_name = "P", env = "WORDTIDE_PARTS")]
+    pub parts: Option<u32>,
+
+    /// For an epoch without rows: marker (_SUCCESS alone), skip (nothing), write (empty parts too)
+    #[arg(long, value_name = "WHAT", default_value = "marker", env = "WORDTIDE_EMPTY_EPOCHS")]
+    pub empty_epochs: EmptyEpochs,
+
+    /// Order of rows in a part: hash (costs nothing) or word
+    #[arg(long, value_name = "ORDER", default_value = "hash", env = "WORDTIDE_SORT")]
+    pub sort: RowOrder,
+}
+
+/// Who counts.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Workers")]
+pub struct WorkerFlags {
+    /// Worker threads in each process
+    #[arg(short = 'w', long, visible_alias = "workers", value_name = "N", default_value_t = 1,
+        env = "WORDTIDE_THREADS")]
+    pub threads: usize,
+}
+
+/// What survives a restart.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "State")]
+pub struct StateFlags {
+    /// Directory of this job's state [default: one of its own below ./wordtide-state/]
+    #[arg(long, value_name = "DIR", env = "WORDTIDE_STATE", conflicts_with = "no_state")]
+    pub state: Option<PathBuf>,
+
+    /// Keep no state
+    #[arg(long, env = "WORDTIDE_NO_STATE")]
+    pub no_state: bool,
+}
+
+/// How it ends.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Stop")]
+pub struct StopFlags {
+    /// How long a stop (SIGINT, SIGTERM) may take to commit what was read
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration,
+        env = "WORDTIDE_STOP_TIMEOUT")]
+    pub stop_timeout: Duration,
+}
+
+/// What is said meanwhile, on standard error.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Watch")]
+pub struct WatchFlags {
+    /// Say more; twice for all
+    #[arg(short = 'v', long, action = ArgAction::Count, env = "WORDTIDE_VERBOSE")]
+    pub verbose: u8,
+
+    /// Say less: warnings only; twice for errors only
+    #[arg(short = 'q', long, action = ArgAction::Count, env = "WORDTIDE_QUIET")]
+    pub quiet: u8,
+}
+
+fn split(name: &str) -> Result<Split, String> {
+    match name {
+        "space" => Ok(Split::Space),
+        "whitespace" => Ok(Split::Whitespace),
+        "unicode-words" => Ok(Split::UnicodeWords),
+        _ => Err("give one of: space whitespace unicode-words".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_flags_do_not_contradict_each_other() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_flag_of_a_run_has_an_environment_name_and_a_heading() {
+        let cli = Cli::command();
+        let run = cli.find_subcommand("run").expect("a run command");
+        for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
+            let name = flag.get_id().as_str().to_uppercase();
+            let env = flag.get_env().map(|env| env.to_string_lossy().into_owned());
+            assert_eq!(env, Some(format!("WORDTIDE_{name}")));
+            assert!(flag.is_positional() || flag.get_help_heading().is_some(), "{name}");
+        }
+    }
+}
