@@ -3,6 +3,7 @@
 
 extern crate self as wordtide;
 
+pub mod cluster;
 pub mod error;
 
 pub use error::{Error, ErrorKind, Result};
