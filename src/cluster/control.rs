@@ -397,8 +397,10 @@ impl Links {
             cause: loss.cause.clone(),
         };
         if let Some(bytes) = lost.encode() {
+            // The lost one last: it may only be stopped, and then learns it when it goes on.
             let others = self.peers().filter(|peer| *peer != loss.process);
             others.for_each(|peer| self.transmit(peer, &bytes));
+            self.transmit(loss.process, &bytes);
         }
         for socket in &self.data {
             socket.shutdown(Shutdown::Both).ok();
