@@ -6,8 +6,10 @@
 //! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process known, its key proved, its
 //!   settings compared, within one bounded time; no stranger can stop it (`greet`, `hello`, `bringup`).
 //! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ticks, stops and decisions,
-//!   and finds the *first* cause when the cluster breaks (`control`, `loss`). A cluster shares its fate:
-//!   there is no rejoining, all processes end and all are started again.
+//!   and finds the *first* cause when the cluster breaks (`control`, `loss`). Timely itself is kept from
+//!   noticing, since it would panic (`data`): the job hears of the loss, its workers [`abandon`] their
+//!   dataflows and return. A cluster shares its fate: there is no rejoining, all processes end and all
+//!   are started again.
 //! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
 //!
 //! The sockets prove who is at the other end when they start. They do not encrypt, and do not protect
@@ -16,28 +18,24 @@
 mod agree;
 mod bringup;
 mod control;
+mod data;
 mod frame;
 mod greet;
 mod hello;
+mod inbox;
 pub mod launch;
 mod loss;
+mod ports;
 mod settings;
 
-use std::any::Any;
 use std::future::Future;
 use std::net::TcpStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use timely::communication::allocator::thread::ThreadBuilder;
-use timely::communication::allocator::zero_copy::initialize::{
-    CommsGuard, initialize_networking_from_sockets,
-};
-use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
-use timely::communication::initialize::Hooks;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use control::{Control, Event, Inbox};
+pub use control::Control;
+pub use data::{Allocators, abandon, allocators};
 pub use frame::{FRAME_BYTES_MAX, Message};
+pub use inbox::{Event, Inbox};
 pub use loss::{Consequence, Loss, classify_panic};
 pub use settings::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses, parse_hostfile,
@@ -121,48 +119,6 @@ fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     result
 }
 
-/// What `timely::execute::execute_from` takes: one builder for each worker thread of this process, and a
-/// guard for the threads that move the data.
-pub type Allocators = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
-
-/// Hands the data sockets to timely.
-///
-/// The guard belongs into `execute_from`; joining the workers then also joins timely's send and receive
-/// threads, without which the last messages may be lost. After a lost peer those threads have panicked:
-/// the guard tells it to the log instead of panicking again.
-///
-/// # Errors
-/// `Failed` when a thread cannot be started or a socket cannot be cloned.
-pub fn allocators(
-    data: Vec<Option<TcpStream>>,
-    process: usize,
-    threads: usize,
-) -> Result<Allocators> {
-    let hooks = Hooks::default();
-    let local = || ProcessBuilder::new_typed_vector(threads, hooks.refill.clone(), None);
-    if data.iter().flatten().next().is_none() {
-        let builders = if threads == 1 {
-            vec![AllocatorBuilder::Thread(ThreadBuilder)]
-        } else {
-            local().into_iter().map(AllocatorBuilder::Process).collect()
-        };
-        return Ok((builders, Box::new(())));
-    }
-    let local = local();
-    let (builders, guard) = initialize_networking_from_sockets(
-        local, data, process, threads, hooks,
-    )
-    .map_err(|cause| {
-        Error::new(
-            ErrorKind::Failed,
-            format!("cannot start the data links: {cause}"),
-        )
-        .cause(cause)
-    })?;
-    let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
-    Ok((builders, Box::new(DataThreads(Some(guard)))))
-}
-
 impl Mesh {
     /// Splits the mesh into what timely needs and what the job keeps.
     ///
@@ -171,17 +127,5 @@ impl Mesh {
     pub fn into_parts(self) -> Result<(Allocators, Control, Inbox)> {
         let allocators = allocators(self.data, self.process, self.threads)?;
         Ok((allocators, self.control, self.inbox))
-    }
-}
-
-/// Timely's guard panics in `drop` when one of its threads did, which would abort the program.
-struct DataThreads(Option<CommsGuard>);
-
-impl Drop for DataThreads {
-    fn drop(&mut self) {
-        let guard = self.0.take();
-        if catch_unwind(AssertUnwindSafe(|| drop(guard))).is_err() {
-            tracing::debug!("a data link ended by a panic");
-        }
     }
 }

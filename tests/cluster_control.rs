@@ -1,17 +1,21 @@
 //! The control links of complete clusters on loopback: messages, decisions, and the first cause.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use timely::communication::allocator::zero_copy::bytes_exchange::{BytesPush, MergeQueue};
 use timely::communication::allocator::zero_copy::tcp::recv_loop;
 use timely::communication::buzzer::Buzzer;
 use timely::communication::initialize::Hooks;
+use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
 use wordtide::cluster::launch::Ports;
 use wordtide::cluster::{
-    ClusterSettings, Consequence, Control, Event, Inbox, Mesh, Message, classify_panic,
+    ClusterSettings, Consequence, Control, Event, Inbox, Loss, Mesh, Message, abandon,
+    classify_panic,
 };
 use wordtide::{Error, ErrorKind};
 
@@ -231,60 +235,92 @@ fn a_process_that_does_not_read_its_messages_ends_the_cluster_and_says_so() {
     );
 }
 
-/// Sums 0..100 of each process over an exchange; `hold` keeps the input open for ever.
-fn sum_on(mesh: Mesh, hold: bool) -> (Control, Inbox, Vec<Result<u64, String>>) {
+/// Sums 0..100 of all processes over an exchange, in each process for its share.
+fn sum(mesh: Mesh) -> (Control, Inbox, Result<u64, String>) {
     let ((builders, guard), control, inbox) = mesh.into_parts().unwrap();
     let worker_config = timely::WorkerConfig::default();
     let guards = timely::execute::execute_from(builders, guard, worker_config, move |worker| {
         let total = std::rc::Rc::new(std::cell::Cell::new(0));
         let seen = std::rc::Rc::clone(&total);
-        let mut input = InputHandle::<u64, _>::new();
+        let mut input = InputHandle::<u64, CapacityContainerBuilder<Vec<u64>>>::new();
         let probe = worker.dataflow(|scope| {
             let sums = scope.input_from(&mut input).exchange(|x: &u64| *x);
             sums.map(move |x| seen.set(seen.get() + x)).probe().0
         });
         (0..100).for_each(|x| input.send(x));
-        if hold {
-            worker.step_or_park_while(None, || true);
-        }
         input.close();
         worker.step_or_park_while(None, || !probe.done());
         total.get()
     });
-    (control, inbox, guards.unwrap().join())
+    (control, inbox, guards.unwrap().join().remove(0))
 }
 
 #[test]
 fn timely_runs_over_the_mesh_and_all_end_cleanly() {
-    let threads: Vec<_> = cluster(3)
-        .into_iter()
-        .map(|mesh| std::thread::spawn(move || sum_on(mesh, false)))
-        .collect();
-    let mut sum = 0;
+    let start = |mesh| std::thread::spawn(move || sum(mesh));
+    let threads: Vec<_> = cluster(3).into_iter().map(start).collect();
+    let mut total = 0;
     let mut controls = Vec::new();
+    let mut inboxes = Vec::new();
     for thread in threads {
-        let (control, inbox, results) = thread.join().unwrap();
-        sum += results.into_iter().map(Result::unwrap).sum::<u64>();
-        controls.push((control, inbox));
+        let (control, inbox, result) = thread.join().unwrap();
+        total += result.unwrap();
+        controls.push(control);
+        inboxes.push(inbox);
     }
-    assert_eq!(sum, 3 * 4950);
-    let (controls, _inboxes): (Vec<_>, Vec<_>) = controls.into_iter().unzip();
+    assert_eq!(total, 3 * 4950);
     on_all(&controls, |_, control| control.finish(LONG).unwrap());
 }
 
+/// Exchanges data for ever; when the cluster is over, leaves the dataflow as a job must.
+fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
+    let ((builders, guard), control, mut inbox) = mesh.into_parts().unwrap();
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&over);
+    let worker_config = timely::WorkerConfig::default();
+    let guards = timely::execute::execute_from(builders, guard, worker_config, move |worker| {
+        let mut input = InputHandle::<u64, CapacityContainerBuilder<Vec<u64>>>::new();
+        let probe = worker.dataflow(|scope| {
+            scope
+                .input_from(&mut input)
+                .exchange(|x: &u64| *x)
+                .probe()
+                .0
+        });
+        for epoch in 1.. {
+            (0..5000).for_each(|x| input.send(x));
+            input.advance_to(epoch);
+            let waits = || probe.less_than(&epoch) && !seen.load(Ordering::SeqCst);
+            worker.step_or_park_while(None, waits);
+            if seen.load(Ordering::SeqCst) {
+                abandon(worker);
+                return;
+            }
+        }
+    });
+    let guards = guards.unwrap();
+    while !matches!(inbox.recv_blocking(), Some(Event::Lost(_)) | None) {}
+    over.store(true, Ordering::SeqCst);
+    guards
+        .guards()
+        .iter()
+        .for_each(|worker| worker.thread().unpark());
+    let result = guards.join().remove(0);
+    (control.cause().unwrap(), result)
+}
+
 #[test]
-fn a_lost_peer_wakes_workers_that_are_parked() {
-    let meshes = cluster(3);
-    let failing = meshes[1].control.clone();
-    let threads: Vec<_> = meshes
-        .into_iter()
-        .map(|mesh| std::thread::spawn(move || sum_on(mesh, true)))
-        .collect();
-    failing.fail("a test ends it");
+fn a_lost_peer_ends_the_workers_of_all_others_without_a_panic() {
+    let mut meshes = cluster(3);
+    let dying = meshes.pop().unwrap();
+    let start = |mesh| std::thread::spawn(move || exchange_until_lost(mesh));
+    let threads: Vec<_> = meshes.into_iter().map(start).collect();
+    // All its sockets close in the middle of everything, as when it is killed.
+    drop(dying);
     for thread in threads {
-        let (control, _inbox, results) = thread.join().unwrap();
-        assert!(results[0].is_err());
-        assert_eq!(control.cause_within(LONG).unwrap().process, 1);
+        let (loss, result) = thread.join().unwrap();
+        assert_eq!(loss.process, 2);
+        assert_eq!(result, Ok(()));
     }
 }
 

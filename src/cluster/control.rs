@@ -18,8 +18,8 @@
 //!   on a connection that keeps order: nobody sees the echo (the closing of a survivor) before the cause.
 //!   Later causes are never reported.
 //!
-//! With a cause, the data sockets are shut down, which wakes every thread of timely with a panic that
-//! [`classify_panic`](super::classify_panic) knows. A store that is away has no part in any of this.
+//! With a cause, the data sockets are shut down, so that no thread of timely waits for a lost peer to
+//! take its data. A store that is away has no part in any of this.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -32,45 +32,13 @@ use tokio::sync::mpsc;
 use super::agree::Rounds;
 use super::bringup::Sockets;
 use super::frame::{Frame, Frames, Message};
+use super::inbox::{Event, Inbox};
 use super::loss::{Loss, cause_of, seconds};
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How long a control message may wait for room in the kernel before the link counts as broken.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What comes out of the control links.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
-    /// A message, from another process or from this one to itself.
-    Received {
-        /// Index of the process that sent it.
-        from: usize,
-        /// What it says.
-        message: Message,
-    },
-    /// The cluster is over. Comes once, and nothing that comes later counts.
-    Lost(Loss),
-}
-
-/// Where the events of the control links arrive; from a thread or from a task.
-///
-/// It holds `inbox_messages_max` messages. Not reading it is a failure of this process, which ends the
-/// cluster: a link that waited for its reader could not notice a loss.
-#[derive(Debug)]
-pub struct Inbox(mpsc::Receiver<Event>);
-
-impl Inbox {
-    /// Waits for the next event; `None` once the control links are closed. Not within async code.
-    pub fn recv_blocking(&mut self) -> Option<Event> {
-        self.0.blocking_recv()
-    }
-
-    /// Waits for the next event; `None` once the control links are closed.
-    pub async fn recv(&mut self) -> Option<Event> {
-        self.0.recv().await
-    }
-}
 
 /// The control links of this process. Clones are the same links; the last one closes them.
 #[derive(Clone, Debug)]
@@ -174,7 +142,7 @@ impl Control {
                 .unwrap_or_else(PoisonError::into_inner)
                 .push(thread);
         }
-        Ok((control, Inbox(inbox)))
+        Ok((control, Inbox::new(inbox)))
     }
 
     /// Sends a message to one process; one to this process arrives in its own inbox.
@@ -381,7 +349,7 @@ impl Links {
         }
     }
 
-    /// The first cause wins: tells all others, wakes timely, then makes it visible here.
+    /// The first cause wins: tells all others, frees timely, then makes it visible here.
     pub(super) fn lose(&self, loss: Loss) {
         {
             let mut state = self.state();

@@ -14,7 +14,6 @@
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
-use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -24,8 +23,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
-use socket2::{Domain, Socket, Type};
 
+pub use super::ports::Ports;
 use super::settings::{MeshKey, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -78,49 +77,6 @@ impl Default for LaunchSettings {
             grace_failed: Duration::from_secs(15),
             grace_stopped: Duration::from_secs(75),
         }
-    }
-}
-
-/// Loopback ports that nobody else gets while this lives, for processes that will listen on them.
-///
-/// The sockets are bound and do not listen. The kernel lets another socket with `SO_REUSEADDR`, which
-/// every listener has, bind the same port and listen; but it gives the port to no one who asks for any.
-#[derive(Debug)]
-pub struct Ports {
-    addresses: Vec<String>,
-    _reserved: Vec<Socket>,
-}
-
-impl Ports {
-    /// Reserves `count` ports.
-    ///
-    /// # Errors
-    /// `Failed` when the kernel has no more.
-    pub fn reserve(count: usize) -> Result<Ports> {
-        let reserve = || -> io::Result<(String, Socket)> {
-            let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
-            socket.set_reuse_address(true)?;
-            socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
-            let address = socket
-                .local_addr()?
-                .as_socket()
-                .ok_or(io::ErrorKind::Unsupported)?;
-            Ok((address.to_string(), socket))
-        };
-        let all = (0..count)
-            .map(|_| reserve())
-            .collect::<io::Result<Vec<_>>>();
-        let all = all.map_err(|cause| failed("cannot reserve a loopback port", cause))?;
-        let (addresses, reserved) = all.into_iter().unzip();
-        Ok(Ports {
-            addresses,
-            _reserved: reserved,
-        })
-    }
-
-    /// `127.0.0.1:PORT` of each.
-    pub fn addresses(&self) -> &[String] {
-        &self.addresses
     }
 }
 
@@ -425,7 +381,7 @@ impl<'a> Commands<'a> {
             .collect();
         Ok(Commands {
             settings,
-            addresses: ports.addresses.join(","),
+            addresses: ports.addresses().join(","),
             key,
             generation: u64::from_le_bytes(random_bytes()?),
             lifeline: Some(lifeline),
@@ -487,18 +443,6 @@ mod tests {
         assert_eq!(first_failure(&[69, 70, 75]), 70);
         assert_eq!(first_failure(&[0, 69]), 69);
         assert_eq!(first_failure(&[]), 0);
-    }
-
-    #[test]
-    fn a_reserved_port_can_be_listened_on_once() {
-        let ports = Ports::reserve(2).unwrap();
-        let [one, other] = ports.addresses() else {
-            panic!("two ports")
-        };
-        assert_ne!(one, other);
-        let _listening = std::net::TcpListener::bind(one).unwrap();
-        let again = std::net::TcpListener::bind(one).unwrap_err();
-        assert_eq!(again.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]

@@ -101,6 +101,8 @@ pub enum Consequence {
 
 /// What a panic message of timely 0.32 says about a lost peer; `None` for any other panic.
 ///
+/// The streams of [`allocators`](super::allocators) keep timely from such panics; one can still follow a
+/// panic of a worker of this process.
 /// After `Some`, the cause is the one that [`Control::cause_within`](super::Control::cause_within)
 /// gives in the next second; only if there is none, the message itself.
 pub fn classify_panic(message: &str) -> Option<Consequence> {
@@ -117,9 +119,9 @@ pub fn classify_panic(message: &str) -> Option<Consequence> {
         "Worker panic",
     ];
     let starts = |prefix: &&str| message.starts_with(*prefix);
-    if BROKEN.iter().any(|prefix| starts(&prefix)) {
+    if BROKEN.iter().any(|prefix| starts(prefix)) {
         Some(Consequence::BrokenLink)
-    } else if ECHO.iter().any(|prefix| starts(&prefix)) {
+    } else if ECHO.iter().any(|prefix| starts(prefix)) {
         Some(Consequence::Echo)
     } else {
         None
