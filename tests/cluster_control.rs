@@ -1,5 +1,10 @@
 //! The control links of complete clusters on loopback: messages, decisions, and the first cause.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

@@ -2,6 +2,11 @@
 //!
 //! The shell's `$2` is the index and `$4` the addresses, since the launcher adds `-p I --addresses …`.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
+
 use std::sync::Mutex;
 use std::time::Duration;
 

@@ -1,5 +1,10 @@
 //! The bring-up between real sockets on loopback; the "processes" are threads of the test.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
+
 use std::time::Duration;
 
 use wordtide::cluster::launch::Ports;

@@ -1,5 +1,10 @@
 //! Strangers on the cluster's port while it starts: none may stop, delay or join it.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::Duration;

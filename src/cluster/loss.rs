@@ -119,9 +119,9 @@ pub fn classify_panic(message: &str) -> Option<Consequence> {
         "Worker panic",
     ];
     let starts = |prefix: &&str| message.starts_with(*prefix);
-    if BROKEN.iter().any(|prefix| starts(prefix)) {
+    if BROKEN.iter().any(starts) {
         Some(Consequence::BrokenLink)
-    } else if ECHO.iter().any(|prefix| starts(prefix)) {
+    } else if ECHO.iter().any(starts) {
         Some(Consequence::Echo)
     } else {
         None
