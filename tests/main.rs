@@ -4,3 +4,7 @@
 mod oracle;
 /// A store keeps what it promises, whichever it is.
 mod store;
+mod cluster_control;
+mod cluster_launch;
+mod cluster_mesh;
+mod cluster_strangers;
