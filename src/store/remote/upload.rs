@@ -33,11 +33,11 @@ impl RemoteStore {
             .etag()
             .map(|etag| etag.trim_matches('"').to_owned());
         if let Some(etag) = etag.as_deref().filter(|etag| is_md5(etag))
-            && !etag.eq_ignore_ascii_case(&body.md5_hex()) {
-                let message =
-                    format!("{key} was stored with MD5 {etag}, which is not the one sent");
-                return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
-            }
+            && !etag.eq_ignore_ascii_case(&body.md5_hex())
+        {
+            let message = format!("{key} was stored with MD5 {etag}, which is not the one sent");
+            return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
+        }
         Ok(Stored::of(body, etag))
     }
 
