@@ -19,8 +19,10 @@
 //! It installs no signal handler, no panic hook and no log subscriber; a panic of a worker comes
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
+mod borders;
 mod output;
 mod pace;
+mod reading;
 mod status;
 
 use std::path::PathBuf;
@@ -45,8 +47,10 @@ use crate::store::Target;
 use crate::words::Split;
 use crate::worker::{self, Definition, Plan};
 
+use borders::Borders;
 use output::Output;
 use pace::Pacer;
+use reading::Reading;
 pub use status::{Status, Summary};
 
 /// Where the state of a job is kept.
@@ -261,13 +265,12 @@ impl JobBuilder {
         let pacer = Pacer {
             clock: self.clock,
             schedule,
-            feed,
-            sources,
+            borders: Borders::new(feed),
+            reading: Reading::new(sources, reading_stop),
             stop: stop.clone(),
-            reading_stop,
             status: status.clone(),
             epochs: settings.epochs,
-            in_flight_max: settings.epochs_in_flight_max() as u64,
+            in_flight_max: settings.epochs_in_flight_max(),
             failure: failure.clone(),
         };
         runtime.spawn(pacer.run());

@@ -1,5 +1,13 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+/// Control links: the first cause reaches everyone.
+mod cluster_control;
+/// One command starts all processes of a machine.
+mod cluster_launch;
+/// Processes find each other and count as one.
+mod cluster_mesh;
+/// A stranger on a port neither stops nor joins a cluster.
+mod cluster_strangers;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
 /// What Spark would have written, computed slowly.

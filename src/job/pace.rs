@@ -7,28 +7,26 @@
 use std::sync::Arc;
 
 use tokio::sync::watch;
-use tokio::task::{JoinError, JoinSet};
 
+use super::borders::Borders;
+use super::reading::Reading;
 use super::status::Status;
 use crate::epoch::{Clock, Schedule};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::failure::Failure;
-use crate::feed::Feed;
 use crate::source::Stop;
 
 /// Cuts the epochs of a job.
 pub(super) struct Pacer {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) schedule: Schedule,
-    pub(super) feed: Feed,
-    pub(super) sources: JoinSet<Result<()>>,
+    pub(super) borders: Borders,
+    pub(super) reading: Reading,
     /// The user's wish to stop.
     pub(super) stop: Stop,
-    /// Our word to the sources.
-    pub(super) reading_stop: Stop,
     pub(super) status: watch::Sender<Status>,
     pub(super) epochs: Option<u64>,
-    pub(super) in_flight_max: u64,
+    pub(super) in_flight_max: usize,
     pub(super) failure: Failure,
 }
 
@@ -44,7 +42,7 @@ impl Pacer {
         match ended {
             Ok(()) => {
                 self.cut();
-                self.feed.end();
+                self.borders.end();
             }
             Err(error) => self.failure.fail(error),
         }
@@ -58,10 +56,7 @@ impl Pacer {
             tokio::select! {
                 biased;
                 () = self.stop.stopped() => break,
-                ended = self.sources.join_next() => match ended {
-                    Some(ended) => source_ended(ended)?,
-                    None => return Ok(()),
-                },
+                ended = self.reading.ended() => return ended,
                 () = due => {
                     cuts += 1;
                     if Some(cuts) == self.epochs {
@@ -71,11 +66,7 @@ impl Pacer {
                 }
             }
         }
-        self.reading_stop.stop();
-        while let Some(ended) = self.sources.join_next().await {
-            source_ended(ended)?;
-        }
-        Ok(())
+        self.reading.stop().await
     }
 
     /// Closes the open epoch and opens the next.
@@ -84,13 +75,12 @@ impl Pacer {
             let by_s = jump.by_ms as f64 / 1e3;
             tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
         }
-        let next = self.schedule.open();
-        let epoch = self.feed.open_next(next);
+        let (epoch, next) = (self.status.borrow().open, self.schedule.open());
         self.status.send_modify(|status| {
             status.in_flight.push_back(epoch);
             status.open = next;
         });
-        self.feed.complete(epoch);
+        self.borders.cut(next);
     }
 }
 
@@ -99,16 +89,10 @@ async fn due(
     clock: &dyn Clock,
     schedule: &Schedule,
     status: &watch::Sender<Status>,
-    in_flight_max: u64,
+    in_flight_max: usize,
 ) {
     clock.wait_until(schedule.deadline()).await;
-    let has_room = |status: &Status| (status.in_flight.len() as u64) < in_flight_max;
+    let has_room = |status: &Status| status.in_flight.len() < in_flight_max;
     // The sender is ours, so waiting ends with room only.
     status.subscribe().wait_for(has_room).await.map(drop).unwrap_or_default();
-}
-
-fn source_ended(ended: std::result::Result<Result<()>, JoinError>) -> Result<()> {
-    ended.unwrap_or_else(|panicked| {
-        Err(Error::new(ErrorKind::Panicked, "the task of a source panicked").cause(panicked))
-    })
 }
