@@ -248,6 +248,13 @@ impl JobBuilder {
         let workers = worker::spawn(plan, worker::threads_only(settings.threads)?)?;
 
         let (stop, reading_stop) = (Stop::new(), Stop::new());
+        if let Some(gone) = output.reader_gone() {
+            let stop = stop.clone();
+            runtime.spawn(async move {
+                gone.await;
+                stop.stop();
+            });
+        }
         let pool = BlockPool::new(settings.blocks_bytes_max);
         let limits = LineLimits {
             line_bytes_max: settings.line_bytes_max,

@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::Layout;
+use crate::sink::{Layout, MARKER};
 use crate::store::local::{LocalStore, PrefixLock};
+use crate::store::stdout::StdoutStore;
 use crate::store::{Listing, Store, Target};
 
 /// An opened output; a local one is locked for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) store: Arc<dyn Store>,
+    stdout: Option<StdoutStore>,
     _lock: Option<PrefixLock>,
 }
 
@@ -21,10 +25,20 @@ impl Output {
             Target::Local { root, prefix } => {
                 let store = LocalStore::open(root)?;
                 let lock = store.lock_prefix(prefix, &format!("pid {}", std::process::id()))?;
-                Ok(Output { store: Arc::new(store), _lock: Some(lock) })
+                Ok(Output { store: Arc::new(store), stdout: None, _lock: Some(lock) })
+            }
+            Target::Stdout => {
+                let stdout = StdoutStore::new(MARKER);
+                let store = Arc::new(stdout.clone());
+                Ok(Output { store, stdout: Some(stdout), _lock: None })
             }
             other => Err(Error::new(ErrorKind::Usage, format!("output {other} is not supported"))),
         }
+    }
+
+    /// Resolves once whoever reads the output has gone; `None` for an output that nobody can leave.
+    pub(super) fn reader_gone(&self) -> Option<BoxFuture<'static, ()>> {
+        self.stdout.as_ref().map(StdoutStore::closed)
     }
 }
 
