@@ -55,6 +55,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         ..Settings::default()
     };
     let target = Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() };
+    let signals = run::Signals::listen()?;
     let job = Job::builder()
         .source(Source::Connect(HostPort { host: "127.0.0.1".to_owned(), port }))
         .dataflow("network_wordcount", network_wordcount::dataflow)
@@ -66,7 +67,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         .settings(settings)
         .start()?;
     let stop_timeout = flags.stop.stop_timeout;
-    run::supervise(job, stop_timeout, false)?;
+    signals.supervise(job, stop_timeout, false)?;
     runtime.shutdown_background();
 
     let epochs = committed.lock().unwrap_or_else(PoisonError::into_inner);

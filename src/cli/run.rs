@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::flags::{JobFlags, SourceFlags, StateFlags};
@@ -36,10 +37,10 @@ pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<()> {
 /// `wordtide run DATAFLOW`.
 pub(super) fn run(dataflow: &str, flags: JobFlags) -> Result<()> {
     log::install(flags.watch.verbose, flags.watch.quiet);
+    let keeps_state = keeps_state(&flags);
     let job = builder(dataflow, &flags)?;
-    let keeps_state = !flags.state.no_state;
-    let started = job.start()?;
-    supervise(started, flags.stop.stop_timeout, keeps_state).map(drop)
+    let signals = Signals::listen()?;
+    signals.supervise(job.start()?, flags.stop.stop_timeout, keeps_state).map(drop)
 }
 
 /// The job that the flags describe.
@@ -108,28 +109,54 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
     }
 }
 
-/// Waits for the job; a signal stops it, a second one ends the process at once.
-pub(super) fn supervise(job: Job, stop_timeout: Duration, keeps_state: bool) -> Result<Summary> {
-    let ended: Arc<Mutex<bool>> = Arc::default();
-    let watch = Watch { job: job.handle(), stop_timeout, keeps_state, ended: Arc::clone(&ended) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| super::failed("cannot wait for signals", error))?;
-    let signals = {
-        let _entered = runtime.enter();
-        [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143)]
-            .map(|(kind, code)| signal(kind).map(|signal| (signal, code)))
-    };
-    let [Ok(interrupt), Ok(terminate)] = signals else {
-        return Err(Error::new(ErrorKind::Failed, "cannot listen for signals"));
-    };
-    let spawned = std::thread::Builder::new()
-        .name("wordtide-signals".to_owned())
-        .spawn(move || runtime.block_on(watch.signals(interrupt, terminate)));
-    spawned.map_err(|error| super::failed("cannot start a thread for signals", error))?;
-    let summary = job.wait();
-    // From here on the process ends by itself: a late time-out must not end it differently.
-    *ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    summary
+/// Whether a next start can finish what this one leaves.
+fn keeps_state(flags: &JobFlags) -> bool {
+    let to_a_pipe = flags.output.to.as_deref() == Some("-");
+    flags.state.state.is_some() || !(flags.state.no_state || to_a_pipe)
+}
+
+/// The signals that stop a job. They are listened to before it starts: a signal that found nobody
+/// listening would end the process and lose what the job had begun to read.
+pub(super) struct Signals {
+    runtime: Runtime,
+    interrupt: (Signal, i32),
+    terminate: (Signal, i32),
+}
+
+impl Signals {
+    /// Listens from now on.
+    pub(super) fn listen() -> Result<Signals> {
+        let failed = |error| super::failed("cannot listen for signals", error);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(failed)?;
+        let (interrupt, terminate) = {
+            let _entered = runtime.enter();
+            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+        };
+        let interrupt = (interrupt.map_err(failed)?, 130);
+        let terminate = (terminate.map_err(failed)?, 143);
+        Ok(Signals { runtime, interrupt, terminate })
+    }
+
+    /// Waits for the job; a signal stops it, a second one ends the process at once.
+    pub(super) fn supervise(
+        self,
+        job: Job,
+        stop_timeout: Duration,
+        keeps_state: bool,
+    ) -> Result<Summary> {
+        let ended: Arc<Mutex<bool>> = Arc::default();
+        let watch = Watch { job: job.handle(), stop_timeout, keeps_state, ended: Arc::clone(&ended) };
+        let Signals { runtime, interrupt, terminate } = self;
+        let spawned = std::thread::Builder::new()
+            .name("wordtide-signals".to_owned())
+            .spawn(move || runtime.block_on(watch.signals(interrupt, terminate)));
+        spawned.map_err(|error| super::failed("cannot start a thread for signals", error))?;
+        let summary = job.wait();
+        // From here on the process ends by itself: a late time-out must not end it differently.
+        *ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        summary
+    }
 }
 
 struct Watch {
