@@ -9,6 +9,7 @@ mod cluster;
 mod flags;
 mod log;
 mod run;
+mod signals;
 mod values;
 
 use std::io::{self, Write};

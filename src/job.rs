@@ -77,6 +77,7 @@ pub struct JobBuilder {
     settings: Settings,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
+    stop: Stop,
     on_commit: Option<OnCommit>,
 }
 
@@ -166,6 +167,13 @@ impl JobBuilder {
         self
     }
 
+    /// What asks the job to stop, where that may come before the job has started.
+    #[must_use]
+    pub fn stop(mut self, stop: Stop) -> Self {
+        self.stop = stop;
+        self
+    }
+
     /// Has every committed epoch told to `observer`, in order. It runs on a worker: be quick.
     #[must_use]
     pub fn on_commit(mut self, observer: OnCommit) -> Self {
@@ -239,6 +247,7 @@ impl Job {
             settings: Settings::default(),
             cluster: ClusterSettings::default(),
             clock: SystemClock::shared(),
+            stop: Stop::new(),
             on_commit: None,
         }
     }

@@ -4,14 +4,15 @@ use std::io::Write;
 use std::thread;
 use std::time::Duration;
 
+use super::failed;
 use super::flags::WorkerFlags;
-use super::{failed, run};
+use super::signals::Listener;
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
 use crate::cluster::{
     ClusterSettings, MeshKey, default_addresses, parse_addresses, process_of_this_host, read_hostfile,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::job::JobHandle;
+use crate::source::Stop;
 
 /// How much longer than the processes' own stop the launcher waits for them.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
@@ -94,17 +95,11 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> 
         grace_stopped: stop_timeout + STOP_MARGIN,
         ..LaunchSettings::default()
     });
-    let (runtime, mut interrupt, mut terminate) = run::signals()?;
-    let spawned = thread::Builder::new().name("wordtide-signals".to_owned()).spawn(move || {
-        runtime.block_on(async {
-            loop {
-                // The first asks for a clean stop, the second kills what still runs.
-                run::either(&mut interrupt, &mut terminate).await;
-                stop.stop();
-            }
-        });
-    });
-    spawned.map_err(|error| failed("cannot start a thread for signals", error))?;
+    Listener::new()?.on_signal(move |_number, _code| {
+        // The first asks for a clean stop, the second kills what still runs.
+        stop.stop();
+        None
+    })?;
     let code = launcher.run(&|index, line| {
         let mut stderr = std::io::stderr().lock();
         write!(stderr, "[{index}] ")
@@ -116,12 +111,12 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> 
 }
 
 /// Stops the job when the launcher asks for it, or is gone.
-pub(super) fn stop_with_launcher(lifeline: Lifeline, job: JobHandle) -> Result<()> {
+pub(super) fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
     let spawned = thread::Builder::new().name("wordtide-lifeline".to_owned()).spawn(move || {
         if let Err(error) = lifeline.wait() {
             tracing::warn!("{error}");
         }
-        job.stop();
+        stop.stop();
     });
     spawned.map(drop).map_err(|error| failed("cannot start a thread for the launcher's pipe", error))
 }

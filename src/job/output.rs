@@ -2,16 +2,20 @@
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
+
 use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::Layout;
+use crate::sink::{Layout, MARKER};
 use crate::store::local::{LocalStore, PrefixLock};
+use crate::store::stdout::StdoutStore;
 use crate::store::{Listing, Store, Target};
 
 /// An opened output. A local one is locked by process 0 for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) store: Arc<dyn Store>,
+    stdout: Option<StdoutStore>,
     lock: Option<(PrefixLock, String)>,
 }
 
@@ -24,7 +28,12 @@ impl Output {
                 let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
                 let note = format!("pid {pid} since {now}");
                 let lock = store.lock_prefix(prefix, &note)?;
-                Ok(Output { store: Arc::new(store), lock: Some((lock, note)) })
+                Ok(Output { store: Arc::new(store), stdout: None, lock: Some((lock, note)) })
+            }
+            Target::Stdout => {
+                let stdout = StdoutStore::new(MARKER);
+                let store = Arc::new(stdout.clone());
+                Ok(Output { store, stdout: Some(stdout), lock: None })
             }
             other => Err(Error::new(ErrorKind::Usage, format!("output {other} is not supported"))),
         }
@@ -40,10 +49,15 @@ impl Output {
                     return Err(Error::new(ErrorKind::Configuration, message)
                         .hint("give --to a directory that all processes share, or an object store"));
                 }
-                Ok(Output { store: Arc::new(store), lock: None })
+                Ok(Output { store: Arc::new(store), stdout: None, lock: None })
             }
             other => Self::open(other),
         }
+    }
+
+    /// Resolves once whoever reads the output has gone; `None` for an output that nobody can leave.
+    pub(super) fn reader_gone(&self) -> Option<BoxFuture<'static, ()>> {
+        self.stdout.as_ref().map(StdoutStore::closed)
     }
 
     /// What the lock of a local output says.

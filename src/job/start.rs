@@ -56,11 +56,17 @@ pub(super) struct Holdings {
 pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let sources = std::mem::take(&mut builder.sources);
     let on_commit = builder.on_commit.take();
+    let stop = builder.stop.clone();
     let order = check(builder, &sources)?;
     let runtime = runtime()?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
 
-    let (allocators, control, inbox) = cluster::connect(&order.cluster)?.into_parts()?;
+    let cancel = stop.clone();
+    let mesh = cluster::connect_until(&order.cluster, async move { cancel.stopped().await })?;
+    let mesh = mesh.ok_or_else(|| {
+        Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
+    })?;
+    let (allocators, control, inbox) = mesh.into_parts()?;
     let agreed = Agreement::reach(&control, order.cluster.start_timeout, || {
         order.decide(&runtime, own.as_ref())
     })?;
@@ -88,8 +94,14 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     };
     let workers = worker::spawn(plan, allocators)?;
 
-    let (stop, reading_stop) = (Stop::new(), Stop::new());
-    let reading = order.read(&runtime, sources, &feed, reading_stop);
+    if let Some(gone) = holdings.output.reader_gone() {
+        let stop = stop.clone();
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
+    }
+    let reading = order.read(&runtime, sources, &feed, Stop::new());
     let borders = Borders::new(feed);
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
