@@ -5,6 +5,7 @@
 //! exits; nothing below it does.
 
 mod demo;
+mod check;
 mod cluster;
 mod flags;
 mod log;
@@ -71,6 +72,7 @@ fn arguments() -> Vec<std::ffi::OsString> {
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(&dataflow, *flags),
+        Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -44,7 +44,7 @@ use crate::settings::Settings;
 use crate::sink::OnCommit;
 use crate::sink::format::Format;
 use crate::source::{Source, Stop};
-use crate::store::Target;
+use crate::store::{StoreSettings, Target};
 use crate::worker::Definition;
 
 use start::Holdings;
@@ -75,6 +75,8 @@ pub struct JobBuilder {
     format: Format,
     state: StatePlace,
     settings: Settings,
+    store: StoreSettings,
+    take_over: bool,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     stop: Stop,
@@ -150,6 +152,20 @@ impl JobBuilder {
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// How an object store is reached.
+    #[must_use]
+    pub fn store(mut self, store: StoreSettings) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Whether to start on a prefix to which another job has committed a short while ago.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.take_over = take_over;
         self
     }
 
@@ -245,6 +261,8 @@ impl Job {
             format: Format::default(),
             state: StatePlace::default(),
             settings: Settings::default(),
+            store: StoreSettings::default(),
+            take_over: false,
             cluster: ClusterSettings::default(),
             clock: SystemClock::shared(),
             stop: Stop::new(),

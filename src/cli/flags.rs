@@ -9,6 +9,7 @@ use clap_complete::Shell;
 use super::values::{bytes, duration};
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
+use crate::store::Addressing;
 use crate::words::Split;
 
 const EXAMPLES: &str = "\
@@ -72,6 +73,13 @@ pub enum Command {
         #[command(flatten)]
         flags: Box<JobFlags>,
     },
+    /// Check the output: put, read back and delete one object under the prefix, and tell how
+    #[command(disable_help_flag = true)]
+    Check {
+        /// The flags of a run.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+    },
     /// List the dataflows
     #[command(disable_help_flag = true)]
     List,
@@ -98,6 +106,8 @@ pub struct JobFlags {
     pub words: WordFlags,
     #[command(flatten)]
     pub output: OutputFlags,
+    #[command(flatten)]
+    pub store: StoreFlags,
     #[command(flatten)]
     pub workers: WorkerFlags,
     #[command(flatten)]
@@ -185,7 +195,7 @@ pub struct WordFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputFlags {
-    /// Path prefix of the epochs' directories, or - for standard output
+    /// oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, a path prefix, or - for standard output
     /// [default: wordtide-out/counts]
     #[arg(long, value_name = "PREFIX", env = "WORDTIDE_TO")]
     pub to: Option<String>,
@@ -209,6 +219,44 @@ pub struct OutputFlags {
     /// Order of rows in a part: hash (costs nothing) or word
     #[arg(long, value_name = "ORDER", default_value = "hash", env = "WORDTIDE_SORT")]
     pub sort: RowOrder,
+}
+
+/// How an object store is reached. Credentials come from the environment and standard files only.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Object stores")]
+pub struct StoreFlags {
+    /// OSS endpoint, as oss-cn-hangzhou-internal.aliyuncs.com [also: in --to, OSS_ENDPOINT]
+    #[arg(long, value_name = "HOST", env = "WORDTIDE_OSS_ENDPOINT")]
+    pub oss_endpoint: Option<String>,
+
+    /// OSS region, as cn-hangzhou, where the endpoint's name does not tell it
+    #[arg(long, value_name = "REGION", env = "WORDTIDE_OSS_REGION")]
+    pub oss_region: Option<String>,
+
+    /// S3 endpoint; AWS's own where not given
+    #[arg(long, value_name = "URL", env = "WORDTIDE_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+
+    /// S3 region [also: AWS_REGION]
+    #[arg(long, value_name = "REGION", env = "WORDTIDE_S3_REGION")]
+    pub s3_region: Option<String>,
+
+    /// How S3 requests name the bucket: auto, virtual-hosted, path
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = addressing,
+        env = "WORDTIDE_S3_ADDRESSING")]
+    pub s3_addressing: Addressing,
+
+    /// PEM file with certificates to trust beside the system's
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Allow plain http to other hosts
+    #[arg(long, env = "WORDTIDE_ALLOW_HTTP")]
+    pub allow_http: bool,
+
+    /// Start although another job has committed under this prefix a short while ago
+    #[arg(long, env = "WORDTIDE_TAKE_OVER")]
+    pub take_over: bool,
 }
 
 /// Who counts.
@@ -290,6 +338,15 @@ pub struct WatchFlags {
     /// Say less: warnings only; twice for errors only
     #[arg(short = 'q', long, action = ArgAction::Count, env = "WORDTIDE_QUIET")]
     pub quiet: u8,
+}
+
+fn addressing(name: &str) -> Result<Addressing, String> {
+    match name {
+        "auto" => Ok(Addressing::Auto),
+        "virtual-hosted" => Ok(Addressing::VirtualHosted),
+        "path" => Ok(Addressing::Path),
+        _ => Err("give one of: auto virtual-hosted path".to_owned()),
+    }
 }
 
 fn split(name: &str) -> Result<Split, String> {

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::flags::{JobFlags, SourceFlags, StateFlags};
+use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
 use super::signals::Supervisor;
 use super::{cluster, log};
 use crate::dataflows;
@@ -10,11 +10,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::settings::Settings;
 use crate::source::{HostPort, Source};
-use crate::store::Target;
+use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
 /// Where results go when nobody says where.
-const DEFAULT_TO: &str = "wordtide-out/counts";
+pub(super) const DEFAULT_TO: &str = "wordtide-out/counts";
 /// Where states are kept when nobody says where.
 const DEFAULT_STATE: &str = "wordtide-state";
 
@@ -62,6 +62,8 @@ pub(super) fn builder(dataflow: &str, flags: &JobFlags) -> Result<JobBuilder> {
         .suffix(output.suffix.clone())
         .format(output.format)
         .state(state)
+        .store(store(&flags.store))
+        .take_over(flags.store.take_over)
         .settings(settings(flags));
     Ok(sources(&flags.source)?.into_iter().fold(builder, JobBuilder::source))
 }
@@ -84,6 +86,20 @@ fn settings(flags: &JobFlags) -> Settings {
         order: flags.output.sort,
         stop_timeout: flags.stop.stop_timeout,
         ..Settings::default()
+    }
+}
+
+/// How an object store is reached, as the flags say it.
+pub(super) fn store(flags: &StoreFlags) -> StoreSettings {
+    StoreSettings {
+        oss_endpoint: flags.oss_endpoint.clone(),
+        oss_region: flags.oss_region.clone(),
+        s3_endpoint: flags.s3_endpoint.clone(),
+        s3_region: flags.s3_region.clone(),
+        s3_addressing: flags.s3_addressing,
+        allow_http: flags.allow_http,
+        ca_file: flags.ca_file.clone(),
+        ..StoreSettings::default()
     }
 }
 

@@ -25,7 +25,7 @@ use crate::sink::format::Format;
 use crate::sink::{Layout, Publication, Publisher};
 use crate::source::{self, Intake, Source, Stop};
 use crate::state::{Identity, State};
-use crate::store::Target;
+use crate::store::{StoreSettings, Target};
 use crate::words::Split;
 use crate::worker::{self, Definition, ExplainPanic, Plan};
 
@@ -42,6 +42,8 @@ struct Order {
     identity: Identity,
     place: StatePlace,
     settings: Settings,
+    store: StoreSettings,
+    take_over: bool,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
 }
@@ -121,8 +123,8 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 }
 
 fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
-    let JobBuilder { definition, target, suffix, format, state, mut settings, mut cluster, clock, .. } =
-        builder;
+    let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } = builder;
+    let (mut settings, mut cluster) = (builder.settings, builder.cluster);
     settings.validate()?;
     cluster.threads = settings.threads;
     cluster.validate()?;
@@ -154,7 +156,19 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let fingerprint = format!("{version} {} {}", identity.digest(), sources.len());
     cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
     let layout = Layout::new(target.prefix(), suffix);
-    Ok(Order { definition, target, layout, format, identity, place: state, settings, cluster, clock })
+    Ok(Order {
+        definition,
+        target,
+        layout,
+        format,
+        identity,
+        place: state,
+        settings,
+        store,
+        take_over,
+        cluster,
+        clock,
+    })
 }
 
 impl Order {
@@ -166,7 +180,7 @@ impl Order {
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
-        let output = Output::open(&self.target)?;
+        let output = Output::open(&self.target, &self.store)?;
         Ok((parts, Holdings { _state: state, output }))
     }
 
@@ -176,15 +190,23 @@ impl Order {
         })?;
         let schedule = self.schedule(None);
         let store = &*holdings.output.store;
-        let newest = output::newest_from(store, &self.layout, schedule.open());
-        let newest = runtime.block_on(newest)?;
+        let open = schedule.open();
+        let newest = runtime.block_on(async {
+            holdings.output.probe(&self.target).await?;
+            if matches!(self.target, Target::Oss { .. } | Target::S3 { .. }) && !self.take_over {
+                let recent = open.saturating_sub(4 * self.identity.interval_ms);
+                let job = self.publication(*parts).job;
+                output::refuse_foreign(store, &self.layout, recent.max(1), &job).await?;
+            }
+            output::newest_from(store, &self.layout, open).await
+        })?;
         let open = self.schedule(newest).open();
         Ok(Agreement { open, parts: *parts, lock_note: holdings.output.lock_note() })
     }
 
     fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
         let state = self.open_state(agreed.parts)?;
-        let output = Output::join(&self.target, agreed.lock_note.as_deref())?;
+        let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
         Ok(Holdings { _state: state, output })
     }
 
