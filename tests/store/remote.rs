@@ -182,6 +182,8 @@ fn refusals_say_what_to_do_and_nothing_secret() {
         assert_eq!(refused.kind, StoreErrorKind::Denied, "{refused}");
         let text = format!("{refused} {refused:?} {store:?} {environment:?}");
         assert!(text.contains(word), "{text}");
+        let asked = !text.contains("no usable");
+        assert_eq!(text.contains("HTTP 403"), asked, "{text}");
         for planted in ["planted", SECRET, KEY_ID, "quoted-by-the-server"] {
             assert!(!text.contains(planted), "{planted}: {text}");
         }
