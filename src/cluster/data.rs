@@ -1,13 +1,14 @@
 //! Timely's sockets, so wrapped that a lost peer is no panic.
 //!
-//! Timely 0.32 answers a broken socket with a panic in its receiving thread, which poisons the queues of
-//! every worker; a worker that meets one panics in turn, and when it then drops a second poisoned queue
-//! while unwinding, the program aborts. A survivor must instead end in order, with the cause in hand.
+//! Timely 0.32 answers a broken socket with a panic in its receiving thread, which poisons the
+//! queues of every worker; a worker that meets one panics in turn, and when it then drops a second
+//! poisoned queue while unwinding, the program aborts. A survivor must instead end in order, with
+//! the cause in hand.
 //!
-//! So timely never sees a broken link. A [`DataStream`] that ends in the middle simply gives no more
-//! bytes, and takes what is written without sending it: to timely that is a slow peer. The control link
-//! knows better, the job tells its workers, each worker calls [`abandon`] and returns; and when the last
-//! has, the guard lets the streams close as if the peer had closed them in order.
+//! So timely never sees a broken link. A [`DataStream`] that ends in the middle simply gives no
+//! more bytes, and takes what is written without sending it: to timely that is a slow peer. The
+//! control link knows better, the job tells its workers, each worker calls [`abandon`] and returns;
+//! and when the last has, the guard lets the streams close as if the peer had closed them in order.
 //!
 //! To know an orderly end from a broken one, the stream follows timely's framing: a header of six
 //! big-endian `u64`, the fifth of which is the length of what follows it; a length of 0 is the end.
@@ -33,14 +34,14 @@ use crate::error::{Error, ErrorKind, Result};
 const HEADER_BYTES: usize = 48;
 const LENGTH_AT: std::ops::Range<usize> = 32..40;
 
-/// What `timely::execute::execute_from` takes: one builder for each worker thread of this process, and a
-/// guard for the threads that move the data.
+/// What `timely::execute::execute_from` takes: one builder for each worker thread of this process,
+/// and a guard for the threads that move the data.
 pub type Allocators = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 
 /// Hands the data sockets to timely. No sockets: a process alone.
 ///
-/// The guard belongs into `execute_from`; joining the workers then also joins timely's send and receive
-/// threads, without which the last messages may be lost.
+/// The guard belongs into `execute_from`; joining the workers then also joins timely's send and
+/// receive threads, without which the last messages may be lost.
 ///
 /// # Errors
 /// `Failed` when a thread cannot be started or a socket cannot be cloned.
@@ -113,7 +114,8 @@ impl Drop for DataThreads {
     fn drop(&mut self) {
         self.gate.open();
         let guard = self.guard.take();
-        // It panics when one of its threads did, after a worker's own panic; that one is told elsewhere.
+        // It panics when one of its threads did, after a worker's own panic; that one is told
+        // elsewhere.
         if catch_unwind(AssertUnwindSafe(|| drop(guard))).is_err() {
             tracing::debug!("a data link ended by a panic");
         }
@@ -189,8 +191,8 @@ impl DataStream {
         }
     }
 
-    /// Ends the stream as timely expects it: zeros complete what has begun, and 48 of them are the end.
-    /// No worker is left to take them for data.
+    /// Ends the stream as timely expects it: zeros complete what has begun, and 48 of them are the
+    /// end. No worker is left to take them for data.
     fn pad(&mut self, buffer: &mut [u8]) -> usize {
         if self.framing.ended {
             return 0;
