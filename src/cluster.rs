@@ -52,7 +52,6 @@ pub struct Mesh {
     pub control: Control,
     /// Where that arrives. Must be read as long as the cluster lives.
     pub inbox: Inbox,
-    process: usize,
     threads: usize,
 }
 
@@ -99,7 +98,6 @@ pub fn connect_until(
         data: sockets.data,
         control,
         inbox,
-        process: settings.process,
         threads: settings.threads,
     }))
 }
@@ -127,7 +125,7 @@ impl Mesh {
     /// # Errors
     /// As [`allocators`].
     pub fn into_parts(self) -> Result<(Allocators, Control, Inbox)> {
-        let allocators = allocators(self.data, self.process, self.threads)?;
+        let allocators = allocators(self.data, &self.control, self.threads)?;
         Ok((allocators, self.control, self.inbox))
     }
 }

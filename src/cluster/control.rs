@@ -41,6 +41,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long a control message may wait for room in the kernel before the link counts as broken.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long the cause of a broken data socket may take to arrive.
+const ECHO_TIME: Duration = Duration::from_secs(1);
+
 /// The control links of this process. Clones are the same links; the last one closes them, which
 /// may take two heartbeat intervals.
 #[derive(Clone, Debug)]
@@ -244,6 +247,10 @@ impl Control {
         drop(waited);
         self.0.close();
         Ok(())
+    }
+
+    pub(super) fn links(&self) -> &Arc<Links> {
+        &self.0.links
     }
 
     fn check(&self) -> Result<()> {
@@ -468,6 +475,23 @@ impl Links {
             self.lose(self.seen(from, &cause));
         }
         self.changed.notify_all();
+    }
+
+    /// A data socket ended in the middle. Mostly that follows from a cause that this link's reader is
+    /// about to learn, so it gets a moment; but a data socket can also break alone.
+    pub(super) fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
+        let unexplained =
+            |state: &State| state.cause.is_none() && state.leaving.is_none() && !state.gone[peer];
+        let moment = self
+            .changed
+            .wait_timeout_while(self.state(), ECHO_TIME, |s| unexplained(s));
+        let (state, _) = moment.unwrap_or_else(PoisonError::into_inner);
+        let alone = unexplained(&state);
+        drop(state);
+        if alone {
+            let cause = cause_of(cause, self.settings.stall_timeout);
+            self.lose(self.seen(peer, &format!("on the data link, {cause}")));
+        }
     }
 
     fn seen(&self, process: usize, cause: &str) -> Loss {

@@ -28,6 +28,7 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
 use timely::worker::Worker;
 
+use super::control::{Control, Links};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Length of timely's message header, in bytes, and where its length field stands.
@@ -47,7 +48,7 @@ pub type Allocators = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 /// `Failed` when a thread cannot be started or a socket cannot be cloned.
 pub fn allocators(
     data: Vec<Option<TcpStream>>,
-    process: usize,
+    control: &Control,
     threads: usize,
 ) -> Result<Allocators> {
     let hooks = Hooks::default();
@@ -62,8 +63,12 @@ pub fn allocators(
     }
     let local = local();
     let gate = Arc::new(Gate::default());
-    let wrap = |stream: TcpStream| DataStream::new(stream, Arc::clone(&gate));
-    let data = data.into_iter().map(|stream| stream.map(wrap)).collect();
+    let wrap = |(peer, stream): (usize, Option<TcpStream>)| {
+        let alarm = Some((Arc::clone(control.links()), peer));
+        stream.map(|stream| DataStream::new(stream, Arc::clone(&gate), alarm))
+    };
+    let data = data.into_iter().enumerate().map(wrap).collect();
+    let process = control.links().settings.process;
     let (builders, guard) = initialize_networking_from_sockets(
         local, data, process, threads, hooks,
     )
@@ -177,15 +182,18 @@ impl Framing {
 struct DataStream {
     stream: TcpStream,
     gate: Arc<Gate>,
+    /// Whom to tell that the link to this peer broke.
+    alarm: Option<(Arc<Links>, usize)>,
     framing: Framing,
     broken: bool,
 }
 
 impl DataStream {
-    fn new(stream: TcpStream, gate: Arc<Gate>) -> DataStream {
+    fn new(stream: TcpStream, gate: Arc<Gate>, alarm: Option<(Arc<Links>, usize)>) -> DataStream {
         DataStream {
             stream,
             gate,
+            alarm,
             framing: Framing::new(),
             broken: false,
         }
@@ -217,7 +225,10 @@ impl Read for DataStream {
                     return Ok(read);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => {
+                ended => {
+                    if let Some((links, peer)) = &self.alarm {
+                        links.data_broke(*peer, ended.err().as_ref());
+                    }
                     self.gate.wait();
                     self.broken = true;
                 }
@@ -244,6 +255,7 @@ impl Stream for DataStream {
         Ok(DataStream::new(
             self.stream.try_clone()?,
             Arc::clone(&self.gate),
+            self.alarm.clone(),
         ))
     }
 
@@ -289,7 +301,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let gate = Arc::new(Gate::default());
-        let near = DataStream::new(listener.accept().unwrap().0, Arc::clone(&gate));
+        let near = DataStream::new(listener.accept().unwrap().0, Arc::clone(&gate), None);
         (far, near, gate)
     }
 
@@ -318,7 +330,7 @@ mod tests {
             far.write_all(&wire[..at.min(wire.len())]).unwrap();
             drop(far);
             let refill = Hooks::default().refill;
-            let reading = std::thread::spawn(move || recv_loop(near, vec![], 0, 0, 1, refill, None));
+            let reading = std::thread::spawn(|| recv_loop(near, vec![], 0, 0, 1, refill, None));
             gate.open();
             prop_assert!(reading.join().is_ok());
         }

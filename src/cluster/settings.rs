@@ -106,7 +106,7 @@ impl ClusterSettings {
         }
         if self.addresses.len() != self.processes {
             return usage(format!(
-                "{} addresses for -n/--processes {}; give one to each with --hostfile or --addresses",
+                "{} addresses for -n/--processes {}; give one to each (--hostfile, --addresses)",
                 self.addresses.len(),
                 self.processes
             ));
