@@ -6,10 +6,10 @@
 //! * **Its connection ended without BYE** (the process died, or its host said so): at once.
 //! * **Its host acknowledges nothing for `link_timeout`** (7 s; cut cable, dead host): each side
 //!   sends a heartbeat about every half second, so there is always something to acknowledge, and
-//!   the kernel ends the connection by `TCP_USER_TIMEOUT`: 7.8 s after the cut at the latest. A cut
-//!   of 3 s heals: a kernel that sends again at 0.2, 0.6, 1.4, 3.0 and 6.2 s meets the healed link
-//!   before 7 s, whatever the phase, because the limit is more than twice the cut plus one
-//!   retransmission timeout.
+//!   the kernel ends the connection by `TCP_USER_TIMEOUT`: within 8 s of the cut, with the slack of
+//!   its timers. A cut of 3 s heals: a kernel that sends again at 0.2, 0.6, 1.4, 3.0 and 6.2 s
+//!   meets the healed link before 7 s, whatever the phase, because the limit is more than twice the
+//!   cut plus one retransmission timeout.
 //! * **It is silent for `stall_timeout`** (60 s) though its host acknowledges: the process is
 //!   stopped (`SIGSTOP`, debugger, paused machine). A stopped process's kernel still acknowledges,
 //!   so missing heartbeats alone must not end a run after 7 s. Control frames are too small to
@@ -477,8 +477,8 @@ impl Links {
         self.changed.notify_all();
     }
 
-    /// A data socket ended in the middle. Mostly that follows from a cause that this link's reader is
-    /// about to learn, so it gets a moment; but a data socket can also break alone.
+    /// A data socket ended in the middle. Mostly that follows from a cause that this link's reader
+    /// is about to learn, so it gets a moment; but a data socket can also break alone.
     pub(super) fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
         let unexplained =
             |state: &State| state.cause.is_none() && state.leaving.is_none() && !state.gone[peer];
