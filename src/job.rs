@@ -182,12 +182,19 @@ impl JobBuilder {
         let (name, definition) =
             self.definition.take().ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
         let target = self.target.take().ok_or_else(|| missing("output", "give --to"))?;
+        self.sources.iter().try_for_each(Source::check)?;
         if self.format == Format::Scala && self.settings.words.split == Split::Space {
             self.settings.words.split = Split::SpaceScala;
         }
         let identity = self.identity(name, &target);
         let (identity, state) = open_state(&self.state, identity, self.settings.parts.is_none())?;
-        let output = Output::open(&target)?;
+        let output = match Output::open(&target) {
+            Ok(output) => output,
+            Err(error) => {
+                state.into_iter().for_each(State::discard_if_new);
+                return Err(error);
+            }
+        };
         self.launch(definition, target, identity, state, output)
     }
 
