@@ -37,6 +37,14 @@ impl Source {
     pub fn is_finite(&self) -> bool {
         !matches!(self, Source::Connect(_))
     }
+
+    /// Refuses what can be known beforehand not to work: a file that cannot be opened.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Source::File(path) => file::check(path),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Source {

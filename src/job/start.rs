@@ -137,6 +137,7 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
+    sources.iter().try_for_each(Source::check)?;
     if format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
@@ -180,7 +181,13 @@ impl Order {
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
-        let output = Output::open(&self.target, &self.store)?;
+        let output = match Output::open(&self.target, &self.store) {
+            Ok(output) => output,
+            Err(error) => {
+                state.into_iter().for_each(State::discard_if_new);
+                return Err(error);
+            }
+        };
         Ok((parts, Holdings { _state: state, output }))
     }
 

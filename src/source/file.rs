@@ -14,6 +14,15 @@ pub(super) async fn read(path: PathBuf, intake: Intake) -> Result<()> {
     read_blocking(file, path, intake).await
 }
 
+/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have only
+/// one reader, or nobody who writes yet.
+pub(super) fn check(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
+        _ => open(path).map(drop),
+    }
+}
+
 /// Opens a file, or says why not in the words of the command line.
 pub(super) fn open(path: &Path) -> Result<File> {
     let refused = |why: String| {
