@@ -239,6 +239,7 @@ impl JobBuilder {
             feed: feed.clone(),
             threads: settings.threads,
             parts: identity.parts,
+            interval_ms: identity.interval_ms,
             words: settings.words.clone(),
             table_bytes_max: settings.table_bytes_max,
             publisher: Publisher::new(publication, store, runtime.handle().clone()),

@@ -35,6 +35,8 @@ pub struct Plan {
     pub threads: usize,
     /// Parts of a result.
     pub parts: u32,
+    /// Length of an epoch.
+    pub interval_ms: u64,
     /// How lines become words.
     pub words: WordOptions,
     /// A table larger than this is drained early.
@@ -106,9 +108,11 @@ fn build(worker: &mut Worker, plan: &Plan) {
         index,
         peers,
         parts: plan.parts,
+        interval_ms: plan.interval_ms,
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,
         tallies: Tallies::default(),
+        failure: plan.failure.clone(),
     });
     worker.dataflow_named("wordtide", |scope| {
         let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);
