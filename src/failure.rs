@@ -68,6 +68,11 @@ impl Failure {
         }
     }
 
+    /// What the cause says, if the job has failed and the cause was not taken yet.
+    pub fn cause_text(&self) -> Option<String> {
+        self.lock().cause.as_ref().map(ToString::to_string)
+    }
+
     /// Takes out the cause; the job stays failed.
     pub fn take_cause(&self) -> Option<Error> {
         self.lock().cause.take()

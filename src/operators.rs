@@ -16,6 +16,7 @@
 
 mod archive;
 mod batch;
+mod capture;
 mod collection;
 mod columns;
 mod counts;
@@ -41,6 +42,7 @@ use crate::words::WordOptions;
 
 pub use batch::{RunBatcher, WordBatch, WordLayout, WordSpine};
 pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
+pub use capture::{Captured, CapturedRow, capture};
 pub use collection::Printable;
 pub use counts::Counts;
 pub use read::read;

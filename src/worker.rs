@@ -9,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use timely::WorkerConfig;
 use timely::communication::{AllocatorBuilder, WorkerGuards};
 use timely::dataflow::operators::probe::Probe;
 use timely::worker::Worker;
-use timely::{CommunicationConfig, WorkerConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -47,7 +47,12 @@ pub struct Plan {
     pub on_commit: OnCommit,
     /// The fate of the job.
     pub failure: Failure,
+    /// What a panic with this message means: it may only follow from a lost peer.
+    pub explain_panic: ExplainPanic,
 }
+
+/// Turns the message of a worker's panic into the cause of the job's failure.
+pub type ExplainPanic = Arc<dyn Fn(&str) -> Option<Error> + Send + Sync>;
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -56,14 +61,6 @@ impl fmt::Debug for Plan {
             .field("parts", &self.parts)
             .finish_non_exhaustive()
     }
-}
-
-/// The channels between the workers of one process alone.
-pub fn threads_only(threads: usize) -> Result<(Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>)> {
-    let config = CommunicationConfig::Process(threads);
-    config.try_build().map_err(|why| {
-        Error::new(ErrorKind::Failed, format!("cannot set up {threads} workers: {why}"))
-    })
 }
 
 /// Starts the workers of this process; the guards join them.
@@ -77,18 +74,30 @@ pub fn spawn(
 }
 
 fn run(worker: &mut Worker, plan: &Plan) {
+    live(worker, &plan.failure, &*plan.explain_panic, |worker| build(worker, plan));
+}
+
+/// Builds a dataflow and steps until it is complete or the job has failed; a panic is a failure.
+pub(crate) fn live(
+    worker: &mut Worker,
+    failure: &Failure,
+    explain_panic: &dyn Fn(&str) -> Option<Error>,
+    build: impl FnOnce(&mut Worker),
+) {
     let thread = std::thread::current();
     let unpark: Wake = Arc::new(move || thread.unpark());
-    plan.failure.on_failure(unpark);
+    failure.on_failure(unpark);
     let lived = catch_unwind(AssertUnwindSafe(|| {
-        build(worker, plan);
-        while worker.has_dataflows() && !plan.failure.is_failed() {
+        build(worker);
+        while worker.has_dataflows() && !failure.is_failed() {
             worker.step_or_park(None);
         }
     }));
     if let Err(panic) = lived {
-        let message = format!("worker {} panicked: {}", worker.index(), panic_text(&*panic));
-        plan.failure.fail(Error::new(ErrorKind::Panicked, message));
+        let text = panic_text(&*panic);
+        let message = format!("worker {} panicked: {text}", worker.index());
+        let cause = explain_panic(text);
+        failure.fail(cause.unwrap_or_else(|| Error::new(ErrorKind::Panicked, message)));
     }
     // What is left of a failed dataflow must go, or timely would go on waiting for it.
     for dataflow in worker.installed_dataflows() {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use wordtide::cluster::launch::Ports;
-use wordtide::cluster::{ClusterSettings, connect};
+use wordtide::cluster::{ClusterSettings, connect, connect_until};
 
 use crate::cluster_mesh::{key, settings};
 
@@ -22,6 +22,8 @@ fn comes_up_in_spite_of<T>(strangers: impl FnOnce(&str) -> T) {
     let ports = Ports::reserve(2).unwrap();
     let with_key = |index| ClusterSettings {
         mesh_key: key("known to the two processes"),
+        // Patient with strangers, so that none of them goes away by itself.
+        handshake_timeout: Duration::from_secs(600),
         ..settings(&ports, index)
     };
     std::thread::scope(|scope| {
@@ -64,6 +66,25 @@ fn silent_connections_that_stay() {
 #[test]
 fn more_silent_connections_than_are_questioned_at_once() {
     comes_up_in_spite_of(|address| (0..200).map(|_| reach(address)).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_silent_connection_is_closed_at_its_deadline() {
+    let ports = Ports::reserve(2).unwrap();
+    let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
+    let short = ClusterSettings {
+        handshake_timeout: Duration::from_millis(50),
+        ..settings(&ports, 0)
+    };
+    std::thread::scope(|scope| {
+        let until = async { cancelled.await.unwrap_or_default() };
+        let zero = scope.spawn(|| connect_until(&short, until));
+        reach(&ports.addresses()[0])
+            .read_to_end(&mut Vec::new())
+            .unwrap();
+        cancel.send(()).unwrap();
+        assert!(zero.join().unwrap().unwrap().is_none());
+    });
 }
 
 #[test]

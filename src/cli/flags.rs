@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::definitions::Dataflow;
 use super::values::{bytes, duration};
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
@@ -52,41 +53,35 @@ pub struct Cli {
     /// The flags of a run.
     #[command(flatten)]
     pub flags: Box<JobFlags>,
-
-    /// Print help (also -?)
-    #[arg(long, short = '?', action = ArgAction::Help, global = true)]
-    pub help: Option<bool>,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a dataflow
-    #[command(disable_help_flag = true)]
+    /// Run a dataflow: network_wordcount where none is named
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
     Run {
-        /// Name of the dataflow: see `wordtide list`
-        #[arg(default_value = "network_wordcount", env = "WORDTIDE_DATAFLOW")]
-        dataflow: String,
-
         /// The flags of a run.
         #[command(flatten)]
         flags: Box<JobFlags>,
+
+        /// What is computed.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
     },
     /// List the dataflows
-    #[command(disable_help_flag = true)]
     List,
     /// Print a completion script for a shell
-    #[command(disable_help_flag = true)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the man page
-    #[command(disable_help_flag = true)]
     Man,
 }
 
-/// The flags of a run, in groups.
+/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
+/// off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {
@@ -106,6 +101,9 @@ pub struct JobFlags {
     pub stop: StopFlags,
     #[command(flatten)]
     pub watch: WatchFlags,
+    /// Print help (also -?)
+    #[arg(long, short = '?', action = ArgAction::Help)]
+    pub help: Option<bool>,
 }
 
 impl JobFlags {
@@ -219,6 +217,41 @@ pub struct WorkerFlags {
     #[arg(short = 'w', long, visible_alias = "workers", value_name = "N", default_value_t = 1,
         env = "WORDTIDE_THREADS")]
     pub threads: usize,
+
+    /// Processes of the cluster; without -p and addresses they are all started here
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 1, env = "WORDTIDE_PROCESSES")]
+    pub processes: usize,
+
+    /// Index of this process, from 0; auto takes the number at the end of the host's name
+    #[arg(short = 'p', long, value_name = "I|auto", env = "WORDTIDE_PROCESS")]
+    pub process: Option<String>,
+
+    /// File with the address HOST:PORT of each process, one a line (help is --help or -?)
+    #[arg(short = 'h', long, value_name = "FILE", env = "WORDTIDE_HOSTFILE",
+        conflicts_with = "addresses")]
+    pub hostfile: Option<PathBuf>,
+
+    /// The same addresses as a list
+    #[arg(long, value_name = "HOST:PORT,…", env = "WORDTIDE_ADDRESSES")]
+    pub addresses: Option<String>,
+
+    /// File with the secret that the processes of a cluster share; needed beyond loopback
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_MESH_KEY_FILE")]
+    pub mesh_key_file: Option<PathBuf>,
+
+    /// How long to wait for the other processes at start
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration,
+        env = "WORDTIDE_START_TIMEOUT")]
+    pub start_timeout: Duration,
+
+    /// How long a process may be silent while its host is there
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration,
+        env = "WORDTIDE_STALL_TIMEOUT")]
+    pub stall_timeout: Duration,
+
+    /// How often processes started here are all started again when one fails
+    #[arg(long, value_name = "N", default_value_t = 0, env = "WORDTIDE_RESTART")]
+    pub restart: u32,
 }
 
 /// What survives a restart.
@@ -269,16 +302,15 @@ fn split(name: &str) -> Result<Split, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
 
     #[test]
     fn the_flags_do_not_contradict_each_other() {
-        Cli::command().debug_assert();
+        super::super::command().debug_assert();
     }
 
     #[test]
     fn every_flag_of_a_run_has_an_environment_name_and_a_heading() {
-        let cli = Cli::command();
+        let cli = super::super::command();
         let run = cli.find_subcommand("run").expect("a run command");
         for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
             let name = flag.get_id().as_str().to_uppercase();

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags};
-use super::{log, values};
-use crate::dataflows;
+use super::{cluster, log, values};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, JobHandle, StatePlace, Summary};
 use crate::settings::Settings;
@@ -23,37 +23,49 @@ const DEFAULT_TO: &str = "wordtide-out/counts";
 const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
-pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<()> {
+pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
     let port: u16 = port.parse().map_err(|_| {
         Error::new(ErrorKind::Usage, format!("{port:?} is not a port"))
             .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")
     })?;
     let address = HostPort { host: host.to_owned(), port };
     flags.source.connect.insert(0, address.to_string());
-    run("network_wordcount", flags)
+    run(Some(Dataflow::NetworkWordcount), flags)
 }
 
 /// `wordtide run DATAFLOW`.
-pub(super) fn run(dataflow: &str, flags: JobFlags) -> Result<()> {
-    log::install(flags.watch.verbose, flags.watch.quiet);
-    let job = builder(dataflow, &flags)?;
-    let keeps_state = !flags.state.no_state;
-    let started = job.start()?;
-    supervise(started, flags.stop.stop_timeout, keeps_state).map(drop)
+pub(super) fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
+    let interval = flags.epochs.interval;
+    let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
+    run_job(flags, |job| dataflow.define(job, interval))
 }
 
-/// The job that the flags describe.
-pub(super) fn builder(dataflow: &str, flags: &JobFlags) -> Result<JobBuilder> {
-    let definition = dataflows::find(dataflow).ok_or_else(|| {
-        let known: Vec<&str> = dataflows::ALL.iter().map(|(name, ..)| *name).collect();
-        Error::new(ErrorKind::Usage, format!("there is no dataflow {dataflow:?}"))
-            .hint(format!("give one of: {}; see `wordtide list`", known.join(" ")))
-    })?;
+/// Runs a job as one process of a cluster, or as the launcher of a whole one.
+pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
+where
+    F: FnOnce(JobBuilder) -> Result<JobBuilder>,
+{
+    log::install(flags.watch.verbose, flags.watch.quiet);
+    let job = define(builder(&flags)?)?;
+    if cluster::is_launcher(&flags.workers) {
+        return cluster::launch(&flags.workers, flags.stop.stop_timeout);
+    }
+    let (settings, lifeline) = cluster::settings(&flags.workers)?;
+    cluster::announce(&settings);
+    let keeps_state = !flags.state.no_state;
+    let started = job.cluster(settings).start()?;
+    if let Some(lifeline) = lifeline {
+        cluster::stop_with_launcher(lifeline, started.handle())?;
+    }
+    supervise(started, flags.stop.stop_timeout, keeps_state).map(|_| 0)
+}
+
+/// The job that the flags describe, but for what is computed.
+fn builder(flags: &JobFlags) -> Result<JobBuilder> {
     let output = &flags.output;
     let target: Target = output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
     let state = state(&flags.state, &target);
     let builder = Job::builder()
-        .dataflow(dataflow, definition)
         .to(target)
         .suffix(output.suffix.clone())
         .format(output.format)
@@ -112,16 +124,7 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
 pub(super) fn supervise(job: Job, stop_timeout: Duration, keeps_state: bool) -> Result<Summary> {
     let ended: Arc<Mutex<bool>> = Arc::default();
     let watch = Watch { job: job.handle(), stop_timeout, keeps_state, ended: Arc::clone(&ended) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| super::failed("cannot wait for signals", error))?;
-    let signals = {
-        let _entered = runtime.enter();
-        [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143)]
-            .map(|(kind, code)| signal(kind).map(|signal| (signal, code)))
-    };
-    let [Ok(interrupt), Ok(terminate)] = signals else {
-        return Err(Error::new(ErrorKind::Failed, "cannot listen for signals"));
-    };
+    let (runtime, interrupt, terminate) = signals()?;
     let spawned = std::thread::Builder::new()
         .name("wordtide-signals".to_owned())
         .spawn(move || runtime.block_on(watch.signals(interrupt, terminate)));
@@ -132,6 +135,24 @@ pub(super) fn supervise(job: Job, stop_timeout: Duration, keeps_state: bool) -> 
     summary
 }
 
+/// A signal, and the exit code that a second one gives.
+pub(super) type Ending = (Signal, i32);
+
+/// A runtime that waits for the signals that stop a program.
+pub(super) fn signals() -> Result<(tokio::runtime::Runtime, Ending, Ending)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| super::failed("cannot wait for signals", error))?;
+    let both = {
+        let _entered = runtime.enter();
+        [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143)]
+            .map(|(kind, code)| signal(kind).map(|signal| (signal, code)))
+    };
+    match both {
+        [Ok(interrupt), Ok(terminate)] => Ok((runtime, interrupt, terminate)),
+        _ => Err(Error::new(ErrorKind::Failed, "cannot listen for signals")),
+    }
+}
+
 struct Watch {
     job: JobHandle,
     stop_timeout: Duration,
@@ -140,7 +161,7 @@ struct Watch {
 }
 
 impl Watch {
-    async fn signals(self, mut interrupt: (Signal, i32), mut terminate: (Signal, i32)) {
+    async fn signals(self, mut interrupt: Ending, mut terminate: Ending) {
         either(&mut interrupt, &mut terminate).await;
         tracing::info!("stopping: the open epoch is cut and committed; a second signal ends at once");
         self.job.stop();
@@ -169,7 +190,8 @@ impl Watch {
     }
 }
 
-async fn either(interrupt: &mut (Signal, i32), terminate: &mut (Signal, i32)) -> i32 {
+/// Waits for one of the two; returns its exit code.
+pub(super) async fn either(interrupt: &mut Ending, terminate: &mut Ending) -> i32 {
     tokio::select! {
         _ = interrupt.0.recv() => interrupt.1,
         _ = terminate.0.recv() => terminate.1,

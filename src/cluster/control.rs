@@ -40,7 +40,8 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long a control message may wait for room in the kernel before the link counts as broken.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The control links of this process. Clones are the same links; the last one closes them.
+/// The control links of this process. Clones are the same links; the last one closes them, which may
+/// take two heartbeat intervals.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Owner>);
 

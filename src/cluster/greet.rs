@@ -232,14 +232,14 @@ pub(super) async fn listen(ground: Arc<Ground>, listener: TcpListener) {
 async fn greet(ground: Arc<Ground>, stream: TcpStream, from: SocketAddr) {
     let limit = ground.settings.handshake_timeout;
     match tokio::time::timeout(limit, answer(&ground, stream)).await {
-        Ok(Ok(link)) => ground.tell(Event::Up(Box::new(link))).await,
+        Ok(Ok(())) => {}
         Ok(Err(Failure::Refused(why))) => ground.refuse(from, &why),
         Ok(Err(Failure::Fatal(error))) => ground.tell(Event::Fatal(error)).await,
         Err(_) => ground.refuse(from, "did not finish the handshake in time"),
     }
 }
 
-async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<Link, Failure> {
+async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
     stream.set_nodelay(true)?;
     let mut theirs_raw = [0; HELLO_BYTES];
     stream.read_exact(&mut theirs_raw).await?;
@@ -261,6 +261,11 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<Link, Failure>
     stream.read_exact(&mut proof).await?;
     let key = ground.settings.mesh_key.as_ref();
     let proved = connector_proof(key, &theirs_raw, &ours_raw) == blake3::Hash::from(proof);
+    // Room for the news before the peer is told: this task may be ended at any await, and an index that
+    // the peer believes to have must not get lost.
+    let Ok(news) = ground.events.reserve().await else {
+        return Err(Failure::Refused("the start is over".into()));
+    };
     let (verdict, claim) = judge(ground, &ours, &theirs, proved);
     let mut reply = [0; VERDICT_BYTES];
     reply[0] = verdict as u8;
@@ -273,13 +278,14 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<Link, Failure>
     match (verdict, claim) {
         (Verdict::Accepted, Some(mut claim)) => {
             claim.kept = true;
-            Ok(Link {
+            news.send(Event::Up(Box::new(Link {
                 peer,
                 purpose: theirs.purpose,
                 serial: claim.serial,
                 incarnation: theirs.incarnation,
                 stream,
-            })
+            })));
+            Ok(())
         }
         (Verdict::Mismatch, _) => {
             let what = ours.mismatch(&theirs).unwrap_or_default();
