@@ -39,6 +39,7 @@ use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
 use crate::sink::OnCommit;
@@ -81,6 +82,7 @@ pub struct JobBuilder {
     clock: Arc<dyn Clock>,
     stop: Stop,
     on_commit: Option<OnCommit>,
+    on_long_line: LongLine,
 }
 
 impl std::fmt::Debug for JobBuilder {
@@ -117,6 +119,14 @@ impl JobBuilder {
         F: for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static,
     {
         self.definition = Some((name.into(), Arc::new(definition)));
+        self
+    }
+
+    /// The definition looks at whole lines (as `keys` and `archive` do, not only at their words): a
+    /// line above the limit is then dropped, and that is said, instead of being cut at a space.
+    #[must_use]
+    pub fn whole_lines(mut self) -> Self {
+        self.on_long_line = LongLine::Drop;
         self
     }
 
@@ -267,6 +277,7 @@ impl Job {
             clock: SystemClock::shared(),
             stop: Stop::new(),
             on_commit: None,
+            on_long_line: LongLine::CutAtSpace,
         }
     }
 

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proptest::prelude::*;
+use wordtide::cluster::{self, ClusterSettings};
 use wordtide::dataflows::network_wordcount;
 use wordtide::failure::Failure;
 use wordtide::feed::Feed;
@@ -70,8 +71,12 @@ fn publish(run: &Run) -> Published {
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(one);
         }),
         failure: failure.clone(),
+        explain_panic: Arc::new(|_| None),
+        interval_ms: STEP,
     };
-    let channels = worker::threads_only(run.threads).expect("channels");
+    let alone = ClusterSettings { threads: run.threads, ..ClusterSettings::default() };
+    let mesh = cluster::connect(&alone).expect("a process alone");
+    let (channels, _control, _inbox) = mesh.into_parts().expect("channels");
     let workers = worker::spawn(plan, channels).expect("workers");
     send(run, &feed);
     for joined in workers.join() {

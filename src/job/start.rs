@@ -46,6 +46,7 @@ struct Order {
     take_over: bool,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
+    on_long_line: LongLine,
 }
 
 /// What a process holds for as long as the job lives.
@@ -87,6 +88,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         feed: feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
+        interval_ms: order.identity.interval_ms,
         words: order.settings.words.clone(),
         table_bytes_max: order.settings.table_bytes_max,
         publisher: Publisher::new(publication, store, runtime.handle().clone()),
@@ -125,6 +127,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } = builder;
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
+    let on_long_line = builder.on_long_line;
     settings.validate()?;
     cluster.threads = settings.threads;
     cluster.validate()?;
@@ -169,6 +172,7 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
         take_over,
         cluster,
         clock,
+        on_long_line,
     })
 }
 
@@ -256,7 +260,7 @@ impl Order {
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
-            on_long_line: LongLine::CutAtSpace,
+            on_long_line: self.on_long_line,
         };
         let ClusterSettings { processes, process, .. } = self.cluster;
         let own = sources.into_iter().zip(0u32..).filter(|(_, k)| *k as usize % processes == process);
