@@ -30,5 +30,7 @@ mod stdout;
 mod stop;
 /// A store keeps what it promises, whichever it is.
 mod store;
+/// The program against an object store that judges and misbehaves.
+mod store_program;
 /// The sources keep the rules that no compiler checks.
 mod tidy;

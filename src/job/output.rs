@@ -205,27 +205,27 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn only_a_recent_marker_of_another_job_stops_the_start() {
         let (store, layout) = (MemoryStore::new(), Layout::new("a/counts", Some("txt".into())));
-        commit(&store, &layout, 10_000, "theirs").await;
-        commit(&store, &layout, 20_000, "ours").await;
-        store.put(&layout.part(30_000, 0), "('x', 1)\n".into()).await.unwrap();
+        commit(&store, &layout, 1_795_345_210_000, "theirs").await;
+        commit(&store, &layout, 1_795_345_220_000, "ours").await;
+        store.put(&layout.part(1_795_345_230_000, 0), "('x', 1)\n".into()).await.unwrap();
         let check = async |from| refuse_foreign(&store, &layout, from, "ours").await;
-        check(20_000).await.unwrap();
-        let error = check(10_000).await.unwrap_err();
+        check(1_795_345_220_000).await.unwrap();
+        let error = check(1_795_345_210_000).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
-        assert!(text.contains(&layout.marker(10_000)) && text.contains("--take-over"), "{text}");
-        store.put(&layout.marker(30_000), Body::from_chunks([])).await.unwrap();
-        check(20_000).await.expect_err("Spark's empty marker is another's too");
+        assert!(text.contains(&layout.marker(1_795_345_210_000)) && text.contains("--take-over"), "{text}");
+        store.put(&layout.marker(1_795_345_230_000), Body::from_chunks([])).await.unwrap();
+        check(1_795_345_220_000).await.expect_err("Spark's empty marker is another's too");
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_long_future_costs_a_bounded_number_of_requests() {
         let (store, layout) = (MemoryStore::new(), Layout::new("counts", None));
-        for epoch in 1000..1100 {
+        for epoch in 1_795_345_210_000..1_795_345_210_100 {
             commit(&store, &layout, epoch, "ours").await;
         }
         let before = store.log().len();
-        refuse_foreign(&store, &layout, 1000, "ours").await.unwrap();
+        refuse_foreign(&store, &layout, 1_795_345_210_000, "ours").await.unwrap();
         let asked = store.log().len() - before;
         assert_eq!(asked, 1 + MARKERS_MAX, "one listing and the newest markers");
     }

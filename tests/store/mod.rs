@@ -1,7 +1,7 @@
 //! Stores from outside: one suite of promises, held to every implementation.
 
 mod conformance;
-mod oss_double;
+pub(crate) mod oss_double;
 mod outside;
 mod remote;
 

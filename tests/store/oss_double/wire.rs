@@ -26,6 +26,12 @@ impl Request {
         }
         let mut words = line.split_whitespace().map(str::to_owned);
         let (method, target) = words.next().zip(words.next()).unwrap_or_default();
+        // As a client asks a proxy: with the scheme and the host that are in the Host header too.
+        let target = match target.strip_prefix("http://").map(|rest| rest.find('/')) {
+            Some(Some(slash)) => target["http://".len() + slash..].to_owned(),
+            Some(None) => "/".to_owned(),
+            None => target,
+        };
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let mut request = Request {
             method,
@@ -164,4 +170,6 @@ fn percent_encoding_is_undone() {
         ("h", &b"xy"[..])
     );
     assert!(request.has("b") && request.value("a") == "1");
+    let mut head: &[u8] = b"GET http://demo.example.com/k HTTP/1.1\r\n\r\n";
+    assert_eq!(Request::read_head(&mut head).unwrap().unwrap().path, "/k");
 }
