@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proptest::prelude::*;
+use wordtide::cluster::{self, ClusterSettings};
 use wordtide::dataflows::network_wordcount;
 use wordtide::failure::Failure;
 use wordtide::feed::Feed;
@@ -70,9 +71,12 @@ fn publish(run: &Run) -> Published {
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(one);
         }),
         failure: failure.clone(),
+        explain_panic: Arc::new(|_| None),
     };
-    let channels = worker::threads_only(run.threads).expect("channels");
-    let workers = worker::spawn(plan, channels).expect("workers");
+    let alone = ClusterSettings { threads: run.threads, ..ClusterSettings::default() };
+    let mesh = cluster::connect(&alone).expect("nobody to connect to");
+    let (allocators, _control, _inbox) = mesh.into_parts().expect("channels");
+    let workers = worker::spawn(plan, allocators).expect("workers");
     send(run, &feed);
     for joined in workers.join() {
         joined.expect("a worker that ends");
@@ -124,7 +128,10 @@ fn expected(run: &Run) -> Vec<Counts> {
         sent.extend(pieces.concat());
         let whole = match index + 1 == run.epochs.len() {
             true => &sent[..],
-            false => &sent[..sent.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |at| at + 1)],
+            false => {
+                &sent
+                    [..sent.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |at| at + 1)]
+            }
         };
         let now = oracle::count(whole, split);
         let new = |(word, count): (&Vec<u8>, &u64)| {
