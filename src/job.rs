@@ -31,7 +31,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use timely::communication::WorkerGuards;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
@@ -45,7 +44,7 @@ use crate::sink::OnCommit;
 use crate::sink::format::Format;
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
-use crate::worker::Definition;
+use crate::worker::{Definition, Workers};
 
 use start::Holdings;
 pub use status::{Status, Summary};
@@ -238,7 +237,7 @@ impl JobHandle {
 pub struct Job {
     handle: JobHandle,
     failure: Failure,
-    workers: WorkerGuards<()>,
+    workers: Workers,
     runtime: Runtime,
     links: Control,
     _holdings: Holdings,
