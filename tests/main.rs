@@ -1,5 +1,9 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+/// Every definition is what a slow one says.
+mod definitions;
+/// The library in somebody else's program.
+mod embedding;
 /// What Spark would have written, computed slowly.
 mod oracle;
 /// A store keeps what it promises, whichever it is.

@@ -301,7 +301,6 @@ fn split(name: &str) -> Result<Split, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
 
     #[test]
     fn the_flags_do_not_contradict_each_other() {
