@@ -20,6 +20,7 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod borders;
+mod commits;
 mod links;
 mod output;
 mod pace;
@@ -32,21 +33,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
-use crate::sink::OnCommit;
+use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
 use crate::worker::{Definition, Workers};
 
 use start::Holdings;
+pub use commits::Commits;
 pub use status::{Status, Summary};
 
 /// How long the processes wait for each other's good-bye when all is done.
@@ -80,6 +83,7 @@ pub struct JobBuilder {
     clock: Arc<dyn Clock>,
     stop: Stop,
     on_commit: Option<OnCommit>,
+    on_long_line: LongLine,
 }
 
 impl std::fmt::Debug for JobBuilder {
@@ -116,6 +120,14 @@ impl JobBuilder {
         F: for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static,
     {
         self.definition = Some((name.into(), Arc::new(definition)));
+        self
+    }
+
+    /// The definition looks at whole lines (as `keys` and `archive` do, not only at their words): a
+    /// line above the limit is then dropped, and that is said, instead of being cut at a space.
+    #[must_use]
+    pub fn whole_lines(mut self) -> Self {
+        self.on_long_line = LongLine::Drop;
         self
     }
 
@@ -214,6 +226,7 @@ impl JobBuilder {
 pub struct JobHandle {
     stop: Stop,
     status: watch::Sender<Status>,
+    announced: broadcast::WeakSender<Committed>,
 }
 
 impl JobHandle {
@@ -231,6 +244,11 @@ impl JobHandle {
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
+
+    /// The epochs committed from now on. [`Job::committed`] has those before, too.
+    pub fn committed(&self) -> Commits {
+        Commits::of(self.announced.upgrade())
+    }
 }
 
 /// A running job. To let go of it without [`Job::wait`] blocks until the workers have ended.
@@ -240,6 +258,7 @@ pub struct Job {
     workers: Workers,
     runtime: Runtime,
     links: Control,
+    first_commits: Option<Commits>,
     _holdings: Holdings,
 }
 
@@ -266,6 +285,7 @@ impl Job {
             clock: SystemClock::shared(),
             stop: Stop::new(),
             on_commit: None,
+            on_long_line: LongLine::CutAtSpace,
         }
     }
 
@@ -279,6 +299,12 @@ impl Job {
         self.handle.status()
     }
 
+    /// The epochs that the job commits, from its first; a second call gives those from then on.
+    /// Told to process 0 only, as all of a cluster is.
+    pub fn committed(&mut self) -> Commits {
+        self.first_commits.take().unwrap_or_else(|| self.handle.committed())
+    }
+
     /// Asks the job to stop: the open epoch is cut, counted, stored and committed.
     pub fn stop(&self) {
         self.handle.stop();
@@ -290,7 +316,7 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, links, _holdings } = self;
+        let Job { handle, failure, workers, runtime, links, first_commits: _, _holdings } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));

@@ -72,11 +72,12 @@ fn publish(run: &Run) -> Published {
         }),
         failure: failure.clone(),
         explain_panic: Arc::new(|_| None),
+        interval_ms: STEP,
     };
     let alone = ClusterSettings { threads: run.threads, ..ClusterSettings::default() };
-    let mesh = cluster::connect(&alone).expect("nobody to connect to");
-    let (allocators, _control, _inbox) = mesh.into_parts().expect("channels");
-    let workers = worker::spawn(plan, allocators).expect("workers");
+    let mesh = cluster::connect(&alone).expect("a process alone");
+    let (channels, _control, _inbox) = mesh.into_parts().expect("channels");
+    let workers = worker::spawn(plan, channels).expect("workers");
     send(run, &feed);
     for joined in workers.join() {
         joined.expect("a worker that ends");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::definitions::Dataflow;
 use super::values::{bytes, duration};
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
@@ -53,25 +54,21 @@ pub struct Cli {
     /// The flags of a run.
     #[command(flatten)]
     pub flags: Box<JobFlags>,
-
-    /// Print help (also -?)
-    #[arg(long, short = '?', action = ArgAction::Help, global = true)]
-    pub help: Option<bool>,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a dataflow
-    #[command(disable_help_flag = true)]
+    /// Run a dataflow: network_wordcount where none is named
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
     Run {
-        /// Name of the dataflow: see `wordtide list`
-        #[arg(default_value = "network_wordcount", env = "WORDTIDE_DATAFLOW")]
-        dataflow: String,
-
         /// The flags of a run.
         #[command(flatten)]
         flags: Box<JobFlags>,
+
+        /// What is computed.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
     },
     /// Check the output: put, read back and delete one object under the prefix, and tell how
     #[command(disable_help_flag = true)]
@@ -81,20 +78,18 @@ pub enum Command {
         flags: Box<JobFlags>,
     },
     /// List the dataflows
-    #[command(disable_help_flag = true)]
     List,
     /// Print a completion script for a shell
-    #[command(disable_help_flag = true)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the man page
-    #[command(disable_help_flag = true)]
     Man,
 }
 
-/// The flags of a run, in groups.
+/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
+/// off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {
@@ -116,6 +111,9 @@ pub struct JobFlags {
     pub stop: StopFlags,
     #[command(flatten)]
     pub watch: WatchFlags,
+    /// Print help (also -?)
+    #[arg(long, short = '?', action = ArgAction::Help)]
+    pub help: Option<bool>,
 }
 
 impl JobFlags {
@@ -360,17 +358,14 @@ fn split(name: &str) -> Result<Split, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
     #[test]
     fn the_flags_do_not_contradict_each_other() {
-        Cli::command().debug_assert();
+        super::super::command().debug_assert();
     }
 
     #[test]
     fn every_flag_of_a_run_has_an_environment_name_and_a_heading() {
-        let cli = Cli::command();
+        let cli = super::super::command();
         let run = cli.find_subcommand("run").expect("a run command");
         for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
             let name = flag.get_id().as_str().to_uppercase();

@@ -13,7 +13,7 @@ use super::links::Agreement;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
-use super::{Job, JobBuilder, JobHandle, StatePlace, status};
+use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
 use crate::cluster::{self, ClusterSettings, Control};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
@@ -46,6 +46,7 @@ struct Order {
     take_over: bool,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
+    on_long_line: LongLine,
 }
 
 /// What a process holds for as long as the job lives.
@@ -79,7 +80,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 
     let failure = Failure::new();
     let feed = Feed::new(order.settings.threads, agreed.open);
-    let (status, on_commit) = status::observe(agreed.open, on_commit);
+    let (announce, first_commits) = commits::channel();
+    let announced = announce.downgrade();
+    let (status, on_commit) = status::observe(agreed.open, announce, on_commit);
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
     let plan = Plan {
@@ -87,6 +90,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         feed: feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
+        interval_ms: order.identity.interval_ms,
         words: order.settings.words.clone(),
         table_bytes_max: order.settings.table_bytes_max,
         publisher: Publisher::new(publication, store, runtime.handle().clone()),
@@ -119,12 +123,15 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         runtime.spawn(tell_failure(watched, links.clone()));
     }
     order.set_pace(&runtime, process, &agreed);
-    Ok(Job { handle: JobHandle { stop, status }, failure, workers, runtime, links, _holdings: holdings })
+    let handle = JobHandle { stop, status, announced };
+    let first_commits = Some(first_commits);
+    Ok(Job { handle, failure, workers, runtime, links, first_commits, _holdings: holdings })
 }
 
 fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } = builder;
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
+    let on_long_line = builder.on_long_line;
     settings.validate()?;
     cluster.threads = settings.threads;
     cluster.validate()?;
@@ -169,6 +176,7 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
         take_over,
         cluster,
         clock,
+        on_long_line,
     })
 }
 
@@ -256,7 +264,7 @@ impl Order {
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
-            on_long_line: LongLine::CutAtSpace,
+            on_long_line: self.on_long_line,
         };
         let ClusterSettings { processes, process, .. } = self.cluster;
         let own = sources.into_iter().zip(0u32..).filter(|(_, k)| *k as usize % processes == process);
