@@ -13,7 +13,7 @@ use super::links::Agreement;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
-use super::{Job, JobBuilder, JobHandle, StatePlace, status};
+use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
 use crate::cluster::{self, ClusterSettings, Control};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
@@ -82,7 +82,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 
     let failure = Failure::new();
     let feed = Feed::new(order.settings.threads, agreed.open);
-    let (status, on_commit) = status::observe(agreed.open, on_commit);
+    let (announce, first_commits) = commits::channel();
+    let announced = announce.downgrade();
+    let (status, on_commit) = status::observe(agreed.open, announce, on_commit);
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
     let plan = Plan {
@@ -123,7 +125,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         runtime.spawn(tell_failure(watched, links.clone()));
     }
     order.set_pace(&runtime, process, &agreed);
-    Ok(Job { handle: JobHandle { stop, status }, failure, workers, runtime, links, _holdings: holdings })
+    let handle = JobHandle { stop, status, announced };
+    let first_commits = Some(first_commits);
+    Ok(Job { handle, failure, workers, runtime, links, first_commits, _holdings: holdings })
 }
 
 fn check(builder: JobBuilder) -> Result<Order> {

