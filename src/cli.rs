@@ -82,19 +82,22 @@ fn command() -> clap::Command {
     })
 }
 
-/// Parses the arguments; `WORDTIDE_DATAFLOW` names the definition where they do not.
+/// Parses the arguments; `WORDTIDE_DATAFLOW` names the definition of a run that does not name one.
 fn parse(mut arguments: Vec<OsString>) -> clap::error::Result<Cli> {
     let parse = |arguments: &[OsString]| {
         let matches = command().try_get_matches_from(arguments)?;
         Cli::from_arg_matches(&matches)
     };
-    let cli = parse(&arguments)?;
-    match (&cli.command, std::env::var_os("WORDTIDE_DATAFLOW")) {
-        (Some(Command::Run { dataflow: None, .. }), Some(name)) if !name.is_empty() => {
+    let cli = parse(&arguments);
+    let is_named = matches!(&cli, Ok(Cli { command: Some(Command::Run { dataflow: Some(_), .. }), .. }));
+    let is_run = arguments.get(1).is_some_and(|command| command == "run");
+    match std::env::var_os("WORDTIDE_DATAFLOW") {
+        Some(name) if is_run && !is_named && !name.is_empty() => {
+            // Not only where that parsed: the flags may be the definition's own.
             arguments.insert(2, name);
             parse(&arguments)
         }
-        _ => Ok(cli),
+        _ => cli,
     }
 }
 

@@ -20,6 +20,7 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod borders;
+mod commits;
 mod links;
 mod output;
 mod pace;
@@ -31,9 +32,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use timely::communication::WorkerGuards;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
@@ -42,13 +42,14 @@ use crate::failure::Failure;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
-use crate::sink::OnCommit;
+use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
-use crate::worker::Definition;
+use crate::worker::{Definition, Workers};
 
 use start::Holdings;
+pub use commits::Commits;
 pub use status::{Status, Summary};
 
 /// How long the processes wait for each other's good-bye when all is done.
@@ -69,7 +70,7 @@ pub enum StatePlace {
 
 /// Gathers what a job is made of; [`JobBuilder::start`] starts it.
 pub struct JobBuilder {
-    sources: Vec<Source>,
+    sources: Vec<(Source, Option<usize>)>,
     definition: Option<(String, Definition)>,
     target: Option<Target>,
     suffix: Option<String>,
@@ -96,10 +97,17 @@ impl std::fmt::Debug for JobBuilder {
 }
 
 impl JobBuilder {
-    /// Adds a source of lines.
+    /// Adds a source of lines. Source k of all belongs to process k mod n.
     #[must_use]
     pub fn source(mut self, source: Source) -> Self {
-        self.sources.push(source);
+        self.sources.push((source, None));
+        self
+    }
+
+    /// Adds a source of lines that `process` reads, whatever its place among the sources.
+    #[must_use]
+    pub fn source_at(mut self, process: usize, source: Source) -> Self {
+        self.sources.push((source, Some(process)));
         self
     }
 
@@ -225,6 +233,7 @@ impl JobBuilder {
 pub struct JobHandle {
     stop: Stop,
     status: watch::Sender<Status>,
+    announced: broadcast::WeakSender<Committed>,
 }
 
 impl JobHandle {
@@ -242,15 +251,21 @@ impl JobHandle {
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
+
+    /// The epochs committed from now on. [`Job::committed`] has those before, too.
+    pub fn committed(&self) -> Commits {
+        Commits::of(self.announced.upgrade())
+    }
 }
 
 /// A running job. To let go of it without [`Job::wait`] blocks until the workers have ended.
 pub struct Job {
     handle: JobHandle,
     failure: Failure,
-    workers: WorkerGuards<()>,
+    workers: Workers,
     runtime: Runtime,
     links: Control,
+    first_commits: Option<Commits>,
     _holdings: Holdings,
 }
 
@@ -291,6 +306,12 @@ impl Job {
         self.handle.status()
     }
 
+    /// The epochs that the job commits, from its first; a second call gives those from then on.
+    /// Told to process 0 only, as all of a cluster is.
+    pub fn committed(&mut self) -> Commits {
+        self.first_commits.take().unwrap_or_else(|| self.handle.committed())
+    }
+
     /// Asks the job to stop: the open epoch is cut, counted, stored and committed.
     pub fn stop(&self) {
         self.handle.stop();
@@ -302,7 +323,7 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, links, _holdings } = self;
+        let Job { handle, failure, workers, runtime, links, first_commits: _, _holdings } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));

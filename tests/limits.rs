@@ -43,7 +43,12 @@ fn run(flags: &str, lines: u64, flood: impl FnOnce(&mut Peer)) -> (Counts, Vec<S
     peer.send("\nthe next line\n");
     program.wait_for_lines(lines + 2);
     let growth = peak_bytes(&program).saturating_sub(idle);
-    eprintln!("{} MiB sent, memory grew by {} KiB over {} KiB", sent_bytes() / MIB, growth >> 10, idle >> 10);
+    eprintln!(
+        "{} MiB sent, memory grew by {} KiB over {} KiB",
+        sent_bytes() / MIB,
+        growth >> 10,
+        idle >> 10
+    );
     assert!(growth <= GROWTH_MAX_BYTES, "grew by {} KiB", growth >> 10);
     peer.fin();
     let ended = program.stop().expect(0);

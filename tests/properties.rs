@@ -129,7 +129,10 @@ fn expected(run: &Run) -> Vec<Counts> {
         sent.extend(pieces.concat());
         let whole = match index + 1 == run.epochs.len() {
             true => &sent[..],
-            false => &sent[..sent.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |at| at + 1)],
+            false => {
+                &sent
+                    [..sent.iter().rposition(|b| matches!(b, b'\n' | b'\r')).map_or(0, |at| at + 1)]
+            }
         };
         let now = oracle::count(whole, split);
         let new = |(word, count): (&Vec<u8>, &u64)| {

@@ -102,7 +102,8 @@ fn a_state_of_another_job_is_refused_with_the_difference() {
     let (rig, state) = (Rig::new(), "--state there --to out/c");
     rig.run(&format!("run --stdin {state}")).expect(0);
     let before = rig.tree();
-    for (flag, name) in [("--format tsv", "format"), ("--lowercase", "words"), ("--parts 3", "parts")]
+    for (flag, name) in
+        [("--format tsv", "format"), ("--lowercase", "words"), ("--parts 3", "parts")]
     {
         let ended = rig.run(&format!("run --stdin {state} {flag}")).expect(78);
         ended.says(&["there", name, "--state"]);
