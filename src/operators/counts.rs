@@ -16,8 +16,9 @@ use timely::dataflow::channels::pact::{DistributorPact, Exchange, Pipeline};
 use timely::progress::Antichain;
 
 use super::Context;
-use super::batch::{RunBatcher, WordBatch, WordSpine};
+use super::batch::{RunBatcher, WordSpine};
 use super::columns::WordColumn;
+use super::merger::WordBatch;
 use super::rows::{EpochRows, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
 use super::ticks::{AtTicks, Ticks, at_ticks};

@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use differential_dataflow::trace::implementations::BatchContainer;
 
-use super::batch::WordBatch;
 use super::columns::{WordColumn, WordRef};
+use super::merger::WordBatch;
 use super::rows::{Row, RowSet};
 use super::run::Run;
 use crate::epoch::Epoch;
@@ -28,8 +28,7 @@ struct Head<'a> {
 impl<'a> Head<'a> {
     /// None for a batch without words.
     fn new(batch: &'a Rc<WordBatch>) -> Option<Head<'a>> {
-        let upds = &batch.storage.upds;
-        let only = upds.times.only().filter(|_| upds.offs.is_one_each());
+        let only = batch.only_time();
         let hash = *batch.storage.keys.hashes.first()?;
         Some(Head { batch, only, key: 0, hash })
     }
@@ -76,11 +75,11 @@ impl<'a> Head<'a> {
     /// is one.
     fn seek(&mut self, word: WordRef<'_>) -> bool {
         let (words, len) = (self.words(), self.words().len());
-        if self.key >= len || !less(words, self.key, word) {
+        if self.key >= len || !words.is_less(self.key, word) {
             return self.key < len;
         }
         let (mut low, mut step) = (self.key, 1);
-        while low + step < len && less(words, low + step, word) {
+        while low + step < len && words.is_less(low + step, word) {
             low += step;
             step *= 2;
         }
@@ -88,7 +87,7 @@ impl<'a> Head<'a> {
         low += 1;
         while low < high {
             let middle = low.midpoint(high);
-            if less(words, middle, word) {
+            if words.is_less(middle, word) {
                 low = middle + 1;
             } else {
                 high = middle;
@@ -96,13 +95,6 @@ impl<'a> Head<'a> {
         }
         self.go_to(low)
     }
-}
-
-/// Compares hashes first: the bytes of a word lie elsewhere.
-#[inline]
-fn less(words: &WordColumn, index: usize, word: WordRef<'_>) -> bool {
-    let hash = words.hashes[index];
-    hash < word.hash || (hash == word.hash && words.index(index).word < word.word)
 }
 
 /// Shows every word of `batches` once, ascending, with the sums of its updates up to each of two
