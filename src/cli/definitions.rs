@@ -130,9 +130,10 @@ impl Dataflow {
                 Emit::Complete => {
                     job.dataflow("running_totals emit=complete", running_totals::dataflow(max_keys))
                 }
-                Emit::Changes => {
-                    job.dataflow_rows("running_totals emit=changes", running_totals::changes(max_keys))
-                }
+                Emit::Changes => job.dataflow_rows(
+                    "running_totals emit=changes",
+                    running_totals::changes(max_keys),
+                ),
             },
             Dataflow::SlidingWindows(WindowFlags { window, slide }) => {
                 Window::new(window, slide).check(interval)?;
@@ -176,7 +177,10 @@ impl FieldFlags {
         }
         let delimiter = self.delimiter.replace("\\t", "\t");
         if delimiter.is_empty() {
-            return Err(usage("nothing parts the fields".to_owned(), "give --delimiter a character"));
+            return Err(usage(
+                "nothing parts the fields".to_owned(),
+                "give --delimiter a character",
+            ));
         }
         let name = format!("field_count field={number} delimiter={delimiter:?}");
         Ok((name, field_count::Field::Number { number, delimiter: delimiter.into_bytes() }))
@@ -196,7 +200,9 @@ mod tests {
             .try_get_matches_from(arguments.split(' '))
             .expect("a valid command line");
         match Cli::from_arg_matches(&matches).expect("a command").command {
-            Some(Chosen::Run { dataflow: Some(dataflow), flags }) => (dataflow, flags.epochs.interval),
+            Some(Chosen::Run { dataflow: Some(dataflow), flags }) => {
+                (dataflow, flags.epochs.interval)
+            }
             other => panic!("{other:?}"),
         }
     }

@@ -8,7 +8,9 @@ use std::ops::Deref;
 
 use differential_dataflow::trace::implementations::BatchContainer;
 use differential_dataflow::trace::implementations::ord_neu::OrdKeyBatch;
-use differential_dataflow::trace::implementations::ord_neu::key_batch::{OrdKeyMerger, OrdKeyStorage};
+use differential_dataflow::trace::implementations::ord_neu::key_batch::{
+    OrdKeyMerger, OrdKeyStorage,
+};
 use differential_dataflow::trace::implementations::ord_neu::layers::Upds;
 use differential_dataflow::trace::implementations::spine_fueled::{Merger, SpineBatch};
 use timely::progress::frontier::AntichainRef;
@@ -40,7 +42,11 @@ impl WordBatch {
     /// A batch of sorted words and their updates.
     pub(super) fn new(keys: WordColumn, upds: Upds<Offsets, Times, Vec<i64>>) -> WordBatch {
         let updates = upds.diffs.len();
-        WordBatch(Inner { storage: OrdKeyStorage { keys, upds }, updates, value: Inner::create_value() })
+        WordBatch(Inner {
+            storage: OrdKeyStorage { keys, upds },
+            updates,
+            value: Inner::create_value(),
+        })
     }
 
     /// The time of all updates, where each word has one and they are at one time.
@@ -140,7 +146,9 @@ impl Columns {
                 let (x, y) = (left.storage.keys.index(a), right.storage.keys.index(b));
                 match x.cmp(&y) {
                     std::cmp::Ordering::Less => self.copy(left, stretch(left, a, y), true, fuel),
-                    std::cmp::Ordering::Greater => self.copy(right, stretch(right, b, x), false, fuel),
+                    std::cmp::Ordering::Greater => {
+                        self.copy(right, stretch(right, b, x), false, fuel)
+                    }
                     std::cmp::Ordering::Equal => {
                         let count = left.storage.upds.diffs[a] + right.storage.upds.diffs[b];
                         if count != 0 {

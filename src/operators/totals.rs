@@ -236,7 +236,9 @@ mod tests {
     fn batch(updates: &[Update]) -> Option<Rc<WordBatch>> {
         let mut batcher = RunBatcher::new();
         let mut sums: BTreeMap<(Epoch, u8), i64> = BTreeMap::new();
-        updates.iter().for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
+        updates
+            .iter()
+            .for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
         for ((epoch, word), diff) in sums {
             let mut run = Run { epoch, ..Run::default() };
             let (hash, word) = name(word);
