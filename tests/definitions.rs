@@ -74,7 +74,9 @@ fn counted(published: BTreeMap<u64, Vec<CapturedRow>>) -> Published {
 
 /// The words of lines, by splitting at each space.
 fn words(lines: &[Vec<u8>]) -> impl Iterator<Item = String> + '_ {
-    lines.iter().flat_map(|line| line.split(|byte| *byte == b' '))
+    lines
+        .iter()
+        .flat_map(|line| line.split(|byte| *byte == b' '))
         .map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
@@ -222,7 +224,11 @@ fn the_three_counts_mean_what_sparks_operations_of_the_same_purpose_do() {
         (4_000, vec![line("a")]),
     ];
     let run = |kind: i32| {
-        let rows = publish(config(2, 2, 1 << 30), move |lines| Rows::from(counts_of(kind, lines)), &epochs);
+        let rows = publish(
+            config(2, 2, 1 << 30),
+            move |lines| Rows::from(counts_of(kind, lines)),
+            &epochs,
+        );
         counted(rows.expect("a result")).into_values().collect::<Vec<_>>()
     };
     let row = |word: &str, count| (word.to_owned(), count);

@@ -54,6 +54,23 @@ impl WordColumn {
         (0..self.len()).map(|index| self.index(index))
     }
 
+    /// Whether the word at `index` comes before `word`. Hashes first: the bytes lie elsewhere.
+    #[inline]
+    pub(super) fn is_less(&self, index: usize, word: WordRef<'_>) -> bool {
+        let hash = self.hashes[index];
+        hash < word.hash || (hash == word.hash && self.index(index).word < word.word)
+    }
+
+    /// Appends the words of `other` with these indexes.
+    pub fn append_range(&mut self, other: &WordColumn, keys: std::ops::Range<usize>) {
+        let from = if keys.start == 0 { 0 } else { other.ends.get(keys.start - 1) };
+        let to = if keys.is_empty() { from } else { other.ends.get(keys.end - 1) };
+        let base = self.bytes.len();
+        self.hashes.extend_from_slice(&other.hashes[keys.clone()]);
+        self.bytes.extend_from_slice(&other.bytes[from..to]);
+        keys.for_each(|key| self.ends.push(base + other.ends.get(key) - from));
+    }
+
     /// Appends all words of `other`.
     pub fn append(&mut self, other: &WordColumn) {
         self.hashes.extend_from_slice(&other.hashes);

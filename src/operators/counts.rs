@@ -16,8 +16,9 @@ use timely::dataflow::channels::pact::{DistributorPact, Exchange, Pipeline};
 use timely::progress::Antichain;
 
 use super::Context;
-use super::batch::{RunBatcher, WordBatch, WordSpine};
+use super::batch::{RunBatcher, WordSpine};
 use super::columns::WordColumn;
+use super::merger::WordBatch;
 use super::rows::{EpochRows, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
 use super::ticks::{AtTicks, Ticks, at_ticks};
@@ -118,7 +119,9 @@ impl<'s> Counts<'s> {
                 (arranged, Grid::ALL)
             }
             Over::Window(window) => match window.resolve(context.interval_ms) {
-                Ok((length_ms, slide_ms)) => (arrange(runs, Some(length_ms)), Grid::every(slide_ms)),
+                Ok((length_ms, slide_ms)) => {
+                    (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
+                }
                 Err(error) => {
                     // Who can say so before the start does: see `Window::check`.
                     context.failure.fail(error);
@@ -130,10 +133,7 @@ impl<'s> Counts<'s> {
 }
 
 /// Sends runs to their owners and keeps them there, for `window_ms` where given.
-fn arrange<'s>(
-    runs: Stream<'s, Epoch, Run>,
-    window_ms: Option<u64>,
-) -> Arranged<'s, WordTrace> {
+fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,
         DistributorPact(|_peers| ToOwner),
@@ -185,7 +185,8 @@ impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
 pub(super) type Change<'a> = (super::WordRef<'a>, i64, i64);
 
 /// Makes something of all changes of an epoch, which it is handed one by one.
-pub(super) type Express<O> = fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
+pub(super) type Express<O> =
+    fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
 
 /// Publishes what changed since the result before.
 struct Changes<O> {
@@ -226,9 +227,8 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
             (self.express)(epoch, &mut each, send);
         }
         // A batch may reach beyond: a frontier that jumped, or a retraction at the end of input.
-        let reaches_on = |batch: &Rc<WordBatch>| {
-            batch.storage.upds.times.spans().any(|time| time > epoch)
-        };
+        let reaches_on =
+            |batch: &Rc<WordBatch>| batch.storage.upds.times.spans().any(|time| time > epoch);
         self.changed.retain(reaches_on);
         self.since = epoch;
         compact(&mut self.trace, epoch);

@@ -55,7 +55,9 @@ where
                 arrived.for_each(|_, container| state.absorb(container));
                 ticks.for_each(|capability, ticks| {
                     let Some(capability) = capability.retain_least(0) else { return };
-                    ticks.drain(..).for_each(|epoch| drop(ticked.insert(epoch, capability.clone())));
+                    ticks
+                        .drain(..)
+                        .for_each(|epoch| drop(ticked.insert(epoch, capability.clone())));
                 });
                 while let Some(first) = ticked.first_entry() {
                     let epoch = *first.key();
