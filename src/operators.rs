@@ -62,6 +62,8 @@ pub struct Context {
     pub peers: usize,
     /// Number of parts that a result is divided into.
     pub parts: u32,
+    /// Workers 0 to this own the parts: all, unless the output belongs to one process.
+    pub owners: usize,
     /// Length of an epoch.
     pub interval_ms: u64,
     /// How lines become words.
@@ -77,7 +79,7 @@ pub struct Context {
 impl Context {
     /// The worker that owns `part`.
     pub fn owner(&self, part: u32) -> usize {
-        part as usize % self.peers
+        part as usize % self.owners
     }
 }
 

@@ -235,9 +235,9 @@ impl OpenEpoch {
             return;
         }
         let epoch = *self.capability.time();
-        let room = self.table.len() / context.peers;
+        let room = self.table.len() / context.owners;
         let run = |owner| Run::new(epoch, owner, WordColumn::with_room(room, 8 * room));
-        let mut runs: Vec<Run> = (0..context.peers as u32).map(run).collect();
+        let mut runs: Vec<Run> = (0..context.owners as u32).map(run).collect();
         self.table.drain(&mut |hash, word: &[u8], count| {
             let owner = context.owner(words::part(hash, context.parts));
             runs[owner].push(hash, word, count as i64);
