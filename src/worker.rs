@@ -118,6 +118,7 @@ fn build(worker: &mut Worker, plan: &Plan) {
     let context = Rc::new(Context {
         index,
         peers,
+        threads: plan.threads,
         parts: plan.parts,
         owners: plan.owners,
         interval_ms: plan.interval_ms,
