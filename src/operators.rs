@@ -62,8 +62,12 @@ pub struct Context {
     pub index: usize,
     /// Number of workers in the cluster.
     pub peers: usize,
+    /// Number of workers in each process.
+    pub threads: usize,
     /// Number of parts that a result is divided into.
     pub parts: u32,
+    /// Workers 0 to this own the parts: all, unless the output belongs to one process.
+    pub owners: usize,
     /// Length of an epoch.
     pub interval_ms: u64,
     /// How lines become words.
@@ -79,7 +83,12 @@ pub struct Context {
 impl Context {
     /// The worker that owns `part`.
     pub fn owner(&self, part: u32) -> usize {
-        part as usize % self.peers
+        part as usize % self.owners
+    }
+
+    /// Whether the worker with this index is one of this process.
+    pub fn is_local(&self, worker: usize) -> bool {
+        worker / self.threads == self.index / self.threads
     }
 }
 

@@ -199,6 +199,8 @@ where
         let context = std::rc::Rc::new(Context {
             index: worker.index(),
             peers: worker.peers(),
+            threads: worker.peers(),
+            owners: worker.peers(),
             parts: config.parts,
             interval_ms: config.interval.as_millis() as u64,
             words: config.words.clone(),

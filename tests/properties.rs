@@ -64,6 +64,7 @@ fn publish(run: &Run) -> Published {
         feed: feed.clone(),
         threads: run.threads,
         parts: run.parts,
+        owners: run.threads,
         words: WordOptions { split: run.split, ..WordOptions::default() },
         table_bytes_max: run.table_bytes_max,
         publisher: Publisher::new(publication, Arc::new(store.clone()), runtime.handle().clone()),

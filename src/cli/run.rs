@@ -47,8 +47,8 @@ where
         return cluster::launch(&flags.workers, flags.stop.stop_timeout);
     }
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
-    cluster::announce(&settings);
     let supervisor = Supervisor::new(flags.stop.stop_timeout, keeps_state(&flags))?;
+    cluster::announce(&settings);
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }

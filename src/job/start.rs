@@ -92,6 +92,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         feed: feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
+        owners: order.owners(),
         interval_ms: order.identity.interval_ms,
         words: order.settings.words.clone(),
         table_bytes_max: order.settings.table_bytes_max,
@@ -285,6 +286,12 @@ impl Order {
             empty_epochs: self.settings.empty_epochs,
             job: identity.digest(),
         }
+    }
+
+    /// How many workers, from the first on, own parts: standard output is that of process 0 alone.
+    fn owners(&self) -> usize {
+        let writing = if self.target == Target::Stdout { 1 } else { self.cluster.processes };
+        writing * self.settings.threads
     }
 
     /// Starts the sources of this process.
