@@ -70,7 +70,7 @@ pub enum StatePlace {
 
 /// Gathers what a job is made of; [`JobBuilder::start`] starts it.
 pub struct JobBuilder {
-    sources: Vec<Source>,
+    sources: Vec<(Source, Option<usize>)>,
     definition: Option<(String, Definition)>,
     target: Option<Target>,
     suffix: Option<String>,
@@ -97,10 +97,17 @@ impl std::fmt::Debug for JobBuilder {
 }
 
 impl JobBuilder {
-    /// Adds a source of lines.
+    /// Adds a source of lines. Source k of all belongs to process k mod n.
     #[must_use]
     pub fn source(mut self, source: Source) -> Self {
-        self.sources.push(source);
+        self.sources.push((source, None));
+        self
+    }
+
+    /// Adds a source of lines that `process` reads, whatever its place among the sources.
+    #[must_use]
+    pub fn source_at(mut self, process: usize, source: Source) -> Self {
+        self.sources.push((source, Some(process)));
         self
     }
 

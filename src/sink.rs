@@ -17,6 +17,7 @@ mod commit;
 mod completions;
 mod layout;
 mod marker;
+mod outage;
 mod publish;
 mod write;
 

@@ -38,6 +38,15 @@ impl Source {
         !matches!(self, Source::Connect(_))
     }
 
+    /// What kind of source it is: which it is may differ between processes, as seen by each.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Source::Connect(_) => "connect",
+            Source::File(_) => "file",
+            Source::Stdin => "stdin",
+        }
+    }
+
     /// Refuses what can be known beforehand not to work: a file that cannot be opened.
     pub fn check(&self) -> Result<()> {
         match self {

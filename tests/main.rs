@@ -6,6 +6,8 @@ mod cluster_control;
 mod cluster_launch;
 /// Processes find each other and count as one.
 mod cluster_mesh;
+/// Many processes of the real program as one, and what ends them.
+mod cluster_program;
 /// A stranger on a port neither stops nor joins a cluster.
 mod cluster_strangers;
 /// Memory stays bounded, whatever the line looks like.

@@ -41,6 +41,6 @@ fn report(target: &Target, place: &str, facts: &Facts) -> String {
         Versioning::Off => Some("off"),
         Versioning::Unknown => None,
     });
-    lines.push(("result", "one object was put, read back and deleted".to_owned()));
+    lines.push(("result", "one object was put, listed, read back and deleted".to_owned()));
     lines.iter().map(|(name, fact)| format!("{name:12}{fact}\n")).collect()
 }

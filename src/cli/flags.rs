@@ -134,8 +134,9 @@ impl JobFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceFlags {
-    /// Connect to HOST:PORT and read lines; may be repeated
-    #[arg(long, value_name = "HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
+    /// Connect to HOST:PORT and read lines; may be repeated, and goes round over the processes unless
+    /// I= gives it to process I
+    #[arg(long, value_name = "[I=]HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
     pub connect: Vec<String>,
 
     /// Read a file once; may be repeated

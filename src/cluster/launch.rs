@@ -5,10 +5,11 @@
 //! random mesh key through the environment (never the command line, which every user of the machine
 //! can read), and passes on what they write to stderr.
 //!
-//! It stops them without signals: process 0 inherits the reading end of a pipe, its *lifeline*.
-//! When the launcher closes the other end, or dies in any way, process 0 reads the end of the pipe
-//! and asks the cluster over the control links to stop. What still runs after a grace time is
-//! killed.
+//! It stops them without signals: all inherit the reading end of a pipe, their *lifeline*. When the
+//! launcher closes the other end, or dies in any way, they read the end of the pipe and stop, as one
+//! cluster or, before they have found each other, each for itself. The launcher closes it also when
+//! a child fails: who is already in the cluster knows better, and who is not would wait in vain.
+//! What still runs after a grace time is killed.
 //!
 //! The exit code is that of the first child that failed by itself: one that ends with 69 only tells
 //! that another was lost, and counts if there is no better answer. Death by a signal counts as 69.
@@ -92,7 +93,7 @@ pub struct Inherited {
     pub mesh_key: Option<MeshKey>,
     /// Which start of the cluster this is.
     pub generation: u64,
-    /// Ends when the launcher wants a stop or is gone. Process 0 only.
+    /// Ends when the launcher wants a stop or is gone.
     pub lifeline: Option<Lifeline>,
 }
 
@@ -120,7 +121,7 @@ impl Inherited {
     }
 }
 
-/// The pipe that tells process 0 that its launcher wants a stop or is gone.
+/// The pipe that tells a process that its launcher wants a stop or is gone.
 #[derive(Debug)]
 pub struct Lifeline(PathBuf);
 
@@ -260,7 +261,7 @@ impl Launcher {
         let ports = Ports::reserve(self.settings.processes)?;
         let start = |cause| failed("cannot start a process of the cluster", cause);
         let (reader, lifeline) = io::pipe().map_err(start)?;
-        let mut command = Commands::new(&self.settings, &ports, reader)?;
+        let command = Commands::new(&self.settings, &ports, reader)?;
         let mut processes = Vec::new();
         let mut outputs = Vec::new();
         for index in 0..self.settings.processes {
@@ -279,6 +280,7 @@ impl Launcher {
                 }
             }
         }
+        drop(command);
         std::thread::scope(|scope| {
             for (index, output) in outputs.into_iter().enumerate() {
                 scope.spawn(move || output.into_iter().for_each(|o| pass_on(o, index, line)));
@@ -326,6 +328,7 @@ impl Launcher {
                     if code == 0 {
                         settings.grace_stopped
                     } else {
+                        drop(lifeline.take());
                         settings.grace_failed
                     }
                 }
@@ -373,12 +376,14 @@ struct Commands<'a> {
     addresses: String,
     key: String,
     generation: u64,
-    /// Passed to the first child, then closed here.
-    lifeline: Option<PipeReader>,
+    /// Passed to all children, then closed here.
+    lifeline: PipeReader,
 }
 
 impl<'a> Commands<'a> {
     fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
+        rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
+            .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
         let key = random_bytes::<32>()?
             .iter()
             .map(|byte| format!("{byte:02x}"))
@@ -388,23 +393,18 @@ impl<'a> Commands<'a> {
             addresses: ports.addresses().join(","),
             key,
             generation: u64::from_le_bytes(random_bytes()?),
-            lifeline: Some(lifeline),
+            lifeline,
         })
     }
 
-    fn start(&mut self, index: usize) -> io::Result<(Process, Option<std::process::ChildStderr>)> {
+    fn start(&self, index: usize) -> io::Result<(Process, Option<std::process::ChildStderr>)> {
         let mut command = Command::new(&self.settings.exe);
         command
             .args(self.args(index))
             .env(KEY_NAME, &self.key)
             .env(GENERATION_NAME, self.generation.to_string())
-            .env_remove(LIFELINE_NAME)
+            .env(LIFELINE_NAME, format!("/dev/fd/{}", self.lifeline.as_raw_fd()))
             .stderr(Stdio::piped());
-        let lifeline = self.lifeline.take().filter(|_| index == 0);
-        if let Some(lifeline) = &lifeline {
-            rustix::io::fcntl_setfd(lifeline, rustix::io::FdFlags::empty())?;
-            command.env(LIFELINE_NAME, format!("/dev/fd/{}", lifeline.as_raw_fd()));
-        }
         if index > 0 {
             command.stdin(Stdio::null());
         }

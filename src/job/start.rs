@@ -47,6 +47,8 @@ struct Order {
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     on_long_line: LongLine,
+    /// The sources of this process, each with its index among all.
+    sources: Vec<(Source, u32)>,
 }
 
 /// What a process holds for as long as the job lives.
@@ -57,10 +59,10 @@ pub(super) struct Holdings {
 }
 
 pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
-    let sources = std::mem::take(&mut builder.sources);
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
-    let order = check(builder, &sources)?;
+    let mut order = check(builder)?;
+    let sources = std::mem::take(&mut order.sources);
     let runtime = runtime()?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
 
@@ -128,8 +130,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     Ok(Job { handle, failure, workers, runtime, links, first_commits, _holdings: holdings })
 }
 
-fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
+fn check(builder: JobBuilder) -> Result<Order> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } = builder;
+    let sources = builder.sources;
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
     let on_long_line = builder.on_long_line;
     settings.validate()?;
@@ -144,7 +147,8 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
-    sources.iter().try_for_each(Source::check)?;
+    let names: Vec<String> = sources.iter().map(|(source, _)| source.kind().to_owned()).collect();
+    let sources = own_sources(sources, &cluster)?;
     if format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
@@ -161,7 +165,7 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
         suffix: suffix.clone(),
     };
     let version = env!("CARGO_PKG_VERSION");
-    let fingerprint = format!("{version} {} {}", identity.digest(), sources.len());
+    let fingerprint = format!("{version} {} {}", identity.digest(), names.join(" "));
     cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
     let layout = Layout::new(target.prefix(), suffix);
     Ok(Order {
@@ -177,7 +181,32 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
         cluster,
         clock,
         on_long_line,
+        sources,
     })
+}
+
+/// The sources that this process is to read, each with its index among all: source k of the list
+/// belongs to process k mod n unless it was given to one. What another process reads need not be
+/// there on this host.
+fn own_sources(
+    sources: Vec<(Source, Option<usize>)>,
+    cluster: &ClusterSettings,
+) -> Result<Vec<(Source, u32)>> {
+    let ClusterSettings { processes, process, .. } = *cluster;
+    let mut own = Vec::new();
+    for ((source, at), index) in sources.into_iter().zip(0u32..) {
+        let at = at.unwrap_or(index as usize % processes);
+        if at >= processes {
+            let message = format!("{source} is to be read by process {at}, but there are {processes}");
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("give --connect I=HOST:PORT with I below -n/--processes"));
+        }
+        if at == process {
+            source.check()?;
+            own.push((source, index));
+        }
+    }
+    Ok(own)
 }
 
 impl Order {
@@ -258,17 +287,21 @@ impl Order {
         }
     }
 
-    /// Starts the sources of this process: source k of the list belongs to process k mod n.
-    fn read(&self, runtime: &Runtime, sources: Vec<Source>, feed: &Feed, stop: Stop) -> Reading {
+    /// Starts the sources of this process.
+    fn read(
+        &self,
+        runtime: &Runtime,
+        sources: Vec<(Source, u32)>,
+        feed: &Feed,
+        stop: Stop,
+    ) -> Reading {
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
             on_long_line: self.on_long_line,
         };
-        let ClusterSettings { processes, process, .. } = self.cluster;
-        let own = sources.into_iter().zip(0u32..).filter(|(_, k)| *k as usize % processes == process);
-        let own = own.map(|(source, index)| {
+        let own = sources.into_iter().map(|(source, index)| {
             let intake = Intake::new(index, limits, pool.clone(), feed.clone(), stop.clone());
             (source, intake)
         });
