@@ -41,9 +41,9 @@ use crate::lines::Block;
 use crate::words::WordOptions;
 
 pub use batch::{RunBatcher, WordBatch, WordLayout, WordSpine};
-pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use capture::{Captured, CapturedRow, capture};
 pub use collection::Printable;
+pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use counts::Counts;
 pub use read::read;
 pub use rows::{EpochRows, Row, RowSet, Rows};

@@ -130,9 +130,10 @@ impl Dataflow {
                 Emit::Complete => {
                     job.dataflow("running_totals emit=complete", running_totals::dataflow(max_keys))
                 }
-                Emit::Changes => {
-                    job.dataflow_rows("running_totals emit=changes", running_totals::changes(max_keys))
-                }
+                Emit::Changes => job.dataflow_rows(
+                    "running_totals emit=changes",
+                    running_totals::changes(max_keys),
+                ),
             },
             Dataflow::SlidingWindows(WindowFlags { window, slide }) => {
                 Window::new(window, slide).check(interval)?;
@@ -176,7 +177,10 @@ impl FieldFlags {
         }
         let delimiter = self.delimiter.replace("\\t", "\t");
         if delimiter.is_empty() {
-            return Err(usage("nothing parts the fields".to_owned(), "give --delimiter a character"));
+            return Err(usage(
+                "nothing parts the fields".to_owned(),
+                "give --delimiter a character",
+            ));
         }
         let name = format!("field_count field={number} delimiter={delimiter:?}");
         Ok((name, field_count::Field::Number { number, delimiter: delimiter.into_bytes() }))

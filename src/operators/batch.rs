@@ -16,7 +16,7 @@ use differential_dataflow::trace::implementations::ord_neu::{OrdKeyBatch, layers
 use differential_dataflow::trace::implementations::spine_fueled::Spine;
 use timely::progress::frontier::{Antichain, AntichainRef};
 
-use super::columns::{Offsets, Times, WordRef, WordColumn};
+use super::columns::{Offsets, Times, WordColumn, WordRef};
 use super::run::Run;
 use crate::epoch::Epoch;
 

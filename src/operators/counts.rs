@@ -1,9 +1,10 @@
 //! Word counts, and what may be made of them.
 //!
-//! What a count *means* is one of three collections (see [`Words`](super::Words)); how it is computed is
-//! decided here, when it is known what is wanted of it. The counts of single epochs are the batches
-//! that differential's arrange operator produces, and nothing is kept. Totals and windows are the
-//! trace of those batches: contents at an epoch are the sums of all updates up to it.
+//! What a count *means* is one of three collections (see [`Words`](super::Words)); how it is
+//! computed is decided here, when it is known what is wanted of it. The counts of single epochs are
+//! the batches that differential's arrange operator produces, and nothing is kept. Totals and
+//! windows are the trace of those batches: contents at an epoch are the sums of all updates up to
+//! it.
 
 use std::rc::Rc;
 
@@ -82,7 +83,8 @@ impl<'s> Counts<'s> {
         Rows { stream, ticks, context, grid }
     }
 
-    /// The `k` words that occur most, by descending count, then by their bytes; all in `part-00000`.
+    /// The `k` words that occur most, by descending count, then by their bytes; all in
+    /// `part-00000`.
     ///
     /// Each worker ranks the words it owns and sends its first `k` to worker 0, once an epoch.
     pub fn top(self, k: usize) -> Rows<'s> {
@@ -118,7 +120,9 @@ impl<'s> Counts<'s> {
                 (arranged, Grid::ALL)
             }
             Over::Window(window) => match window.resolve(context.interval_ms) {
-                Ok((length_ms, slide_ms)) => (arrange(runs, Some(length_ms)), Grid::every(slide_ms)),
+                Ok((length_ms, slide_ms)) => {
+                    (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
+                }
                 Err(error) => {
                     // Who can say so before the start does: see `Window::check`.
                     context.failure.fail(error);
@@ -130,10 +134,7 @@ impl<'s> Counts<'s> {
 }
 
 /// Sends runs to their owners and keeps them there, for `window_ms` where given.
-fn arrange<'s>(
-    runs: Stream<'s, Epoch, Run>,
-    window_ms: Option<u64>,
-) -> Arranged<'s, WordTrace> {
+fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,
         DistributorPact(|_peers| ToOwner),
@@ -148,8 +149,8 @@ fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
     batches
 }
 
-/// Lets the trace forget what tells times up to `epoch` apart, and merge its batches. Without it, at
-/// every tick, also one without lines, a trace would grow with time.
+/// Lets the trace forget what tells times up to `epoch` apart, and merge its batches. Without it,
+/// at every tick, also one without lines, a trace would grow with time.
 fn compact(trace: &mut WordTrace, epoch: Epoch) {
     trace.set_logical_compaction(Antichain::from_elem(epoch).borrow());
     let mut upper = Antichain::new();
@@ -185,7 +186,8 @@ impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
 pub(super) type Change<'a> = (super::WordRef<'a>, i64, i64);
 
 /// Makes something of all changes of an epoch, which it is handed one by one.
-pub(super) type Express<O> = fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
+pub(super) type Express<O> =
+    fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
 
 /// Publishes what changed since the result before.
 struct Changes<O> {
@@ -226,9 +228,8 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
             (self.express)(epoch, &mut each, send);
         }
         // A batch may reach beyond: a frontier that jumped, or a retraction at the end of input.
-        let reaches_on = |batch: &Rc<WordBatch>| {
-            batch.storage.upds.times.spans().any(|time| time > epoch)
-        };
+        let reaches_on =
+            |batch: &Rc<WordBatch>| batch.storage.upds.times.spans().any(|time| time > epoch);
         self.changed.retain(reaches_on);
         self.since = epoch;
         compact(&mut self.trace, epoch);

@@ -1,9 +1,9 @@
 //! What batches hold up to an epoch: all totals, or those that changed.
 //!
-//! The batches of a trace are few (their sizes grow geometrically) and each is sorted by (hash, word),
-//! so all totals are one linear merge. A changed word is looked up by galloping forward from the
-//! place of the one before: words that are asked for in order lie ahead, near if there are many of
-//! them, so that a large change costs a merge and a small one a few steps for each word.
+//! The batches of a trace are few (their sizes grow geometrically) and each is sorted by (hash,
+//! word), so all totals are one linear merge. A changed word is looked up by galloping forward from
+//! the place of the one before: words that are asked for in order lie ahead, near if there are many
+//! of them, so that a large change costs a merge and a small one a few steps for each word.
 
 use std::rc::Rc;
 
@@ -104,7 +104,9 @@ fn merge(
         // Few batches are left in long stretches: this inner loop is where the time goes.
         if hashes().filter(|hash| *hash == Some(least)).count() == 1 {
             let others = hashes().flatten().filter(|hash| *hash != least).min();
-            let Some(head) = heads.iter_mut().find(|head| head.hash() == Some(least)) else { return };
+            let Some(head) = heads.iter_mut().find(|head| head.hash() == Some(least)) else {
+                return;
+            };
             while head.hash().is_some_and(|hash| others.is_none_or(|other| hash < other)) {
                 let (old, new) = head.sums(before, upto);
                 visit(head.words().index(head.key), old, new);
@@ -204,7 +206,9 @@ mod tests {
     fn batch(updates: &[Update]) -> Option<Rc<WordBatch>> {
         let mut batcher = RunBatcher::new();
         let mut sums: BTreeMap<(Epoch, u8), i64> = BTreeMap::new();
-        updates.iter().for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
+        updates
+            .iter()
+            .for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
         for ((epoch, word), diff) in sums {
             let mut run = Run { epoch, ..Run::default() };
             let (hash, word) = name(word);

@@ -130,8 +130,8 @@ impl Publisher {
             return;
         }
         tracing::warn!(
-            "{error}; nothing is lost: closed epochs are kept and tried again until they are stored, \
-             the open one grows longer"
+            "{error}; nothing is lost: closed epochs are kept and tried again until they are \
+             stored, the open one grows longer"
         );
     }
 
