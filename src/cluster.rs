@@ -83,10 +83,7 @@ pub fn connect_until(
         std::thread::scope(|scope| {
             let bring_up = scope.spawn(|| run(bringup::bring_up(settings, cancel)));
             bring_up.join().unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Panicked,
-                    "the bring-up of the cluster panicked",
-                ))
+                Err(Error::new(ErrorKind::Panicked, "the bring-up of the cluster panicked"))
             })
         })?
     };
@@ -94,24 +91,13 @@ pub fn connect_until(
         return Ok(None);
     };
     let (control, inbox) = Control::start(settings, &sockets)?;
-    Ok(Some(Mesh {
-        data: sockets.data,
-        control,
-        inbox,
-        threads: settings.threads,
-    }))
+    Ok(Some(Mesh { data: sockets.data, control, inbox, threads: settings.threads }))
 }
 
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|cause| {
-        Error::new(
-            ErrorKind::Failed,
-            "cannot start the runtime of the bring-up",
-        )
-        .cause(cause)
+        Error::new(ErrorKind::Failed, "cannot start the runtime of the bring-up").cause(cause)
     })?;
     let result = runtime.block_on(work);
     // A name that is still being resolved must not hold up the end.

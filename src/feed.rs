@@ -7,8 +7,8 @@
 //! any worker may see the epoch close, while blocks of the next epoch need not wait for that.
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
-//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a completed
-//! epoch wakes all.
+//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
+//! completed epoch wakes all.
 
 use std::collections::VecDeque;
 use std::fmt;

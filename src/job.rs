@@ -42,14 +42,14 @@ use crate::failure::Failure;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
-use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
+use crate::sink::{Committed, OnCommit};
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
 use crate::worker::{Definition, Workers};
 
-use start::Holdings;
 pub use commits::Commits;
+use start::Holdings;
 pub use status::{Status, Summary};
 
 /// How long the processes wait for each other's good-bye when all is done.
@@ -215,14 +215,14 @@ impl JobBuilder {
         self
     }
 
-    /// Starts the job: checks everything that can be checked, finds the other processes, then begins
-    /// to read.
+    /// Starts the job: checks everything that can be checked, finds the other processes, then
+    /// begins to read.
     ///
     /// # Errors
     ///
-    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an output
-    /// that cannot be written, a state of another job), `PeerLost` when processes of the cluster did
-    /// not come in time, `Disk` where the local disk fails.
+    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an
+    /// output that cannot be written, a state of another job), `PeerLost` when processes of the
+    /// cluster did not come in time, `Disk` where the local disk fails.
     pub fn start(self) -> Result<Job> {
         start::start(self)
     }
@@ -329,7 +329,9 @@ impl Job {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
             }
         }
-        if !failure.is_failed() && let Err(lost) = links.finish(BYE_TIMEOUT) {
+        if !failure.is_failed()
+            && let Err(lost) = links.finish(BYE_TIMEOUT)
+        {
             failure.fail(lost);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.

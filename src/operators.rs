@@ -42,9 +42,9 @@ use crate::lines::Block;
 use crate::words::WordOptions;
 
 pub use batch::{RunBatcher, WordLayout, WordSpine};
-pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use capture::{Captured, CapturedRow, capture};
 pub use collection::Printable;
+pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use counts::Counts;
 pub use merger::{WordBatch, WordMerger};
 pub use read::read;

@@ -10,12 +10,12 @@ mod cluster_mesh;
 mod cluster_program;
 /// A stranger on a port neither stops nor joins a cluster.
 mod cluster_strangers;
-/// Memory stays bounded, whatever the line looks like.
-mod limits;
 /// Every definition is what a slow one says.
 mod definitions;
 /// The library in somebody else's program.
 mod embedding;
+/// Memory stays bounded, whatever the line looks like.
+mod limits;
 /// What Spark would have written, computed slowly.
 mod oracle;
 /// What stands in the output, and what never does.

@@ -88,8 +88,8 @@ pub enum Command {
     Man,
 }
 
-/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
-/// off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
+/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help
+/// flag off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {
@@ -134,8 +134,8 @@ impl JobFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceFlags {
-    /// Connect to HOST:PORT and read lines; may be repeated, and goes round over the processes unless
-    /// I= gives it to process I
+    /// Connect to HOST:PORT and read lines; may be repeated, and goes round over the processes
+    /// unless I= gives it to process I
     #[arg(long, value_name = "[I=]HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
     pub connect: Vec<String>,
 
@@ -263,8 +263,14 @@ pub struct StoreFlags {
 #[command(next_help_heading = "Workers")]
 pub struct WorkerFlags {
     /// Worker threads in each process
-    #[arg(short = 'w', long, visible_alias = "workers", value_name = "N", default_value_t = 1,
-        env = "WORDTIDE_THREADS")]
+    #[arg(
+        short = 'w',
+        long,
+        visible_alias = "workers",
+        value_name = "N",
+        default_value_t = 1,
+        env = "WORDTIDE_THREADS"
+    )]
     pub threads: usize,
 
     /// Processes of the cluster; without -p and addresses they are all started here
@@ -276,8 +282,13 @@ pub struct WorkerFlags {
     pub process: Option<String>,
 
     /// File with the address HOST:PORT of each process, one a line (help is --help or -?)
-    #[arg(short = 'h', long, value_name = "FILE", env = "WORDTIDE_HOSTFILE",
-        conflicts_with = "addresses")]
+    #[arg(
+        short = 'h',
+        long,
+        value_name = "FILE",
+        env = "WORDTIDE_HOSTFILE",
+        conflicts_with = "addresses"
+    )]
     pub hostfile: Option<PathBuf>,
 
     /// The same addresses as a list

@@ -133,8 +133,11 @@ fn connection(value: &str) -> Result<(Option<usize>, Source)> {
         None => (None, value),
     };
     let at = at.map(str::parse).transpose().map_err(|_| {
-        Error::new(ErrorKind::Usage, format!("{value:?} does not begin with the index of a process"))
-            .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
+        Error::new(
+            ErrorKind::Usage,
+            format!("{value:?} does not begin with the index of a process"),
+        )
+        .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
     })?;
     Ok((at, Source::Connect(address.parse()?)))
 }

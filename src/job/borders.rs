@@ -1,9 +1,9 @@
 //! The borders between epochs, in the streams of this process's sources.
 //!
-//! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of this
-//! process have read. A border is passed in two steps: first, lines that end from now on belong to
-//! the next epoch; then, when what lies before the border can no longer be lost, the workers may see
-//! the epoch close.
+//! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of
+//! this process have read. A border is passed in two steps: first, lines that end from now on
+//! belong to the next epoch; then, when what lies before the border can no longer be lost, the
+//! workers may see the epoch close.
 
 use crate::epoch::Epoch;
 use crate::feed::Feed;

@@ -1,7 +1,7 @@
 //! Starting a job: check, find the others, agree, then start workers, sources and the pace.
 //!
-//! Process 0 opens state and output before it lets the others in, so that what is refused is refused
-//! at once; the others open theirs when they know what process 0 decided.
+//! Process 0 opens state and output before it lets the others in, so that what is refused is
+//! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -111,10 +111,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         });
     }
     let reading = order.read(&runtime, sources, &feed, Stop::new());
-    let borders = Borders::new(feed);
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
-        borders,
+        borders: Borders::new(feed),
         reading,
         control,
         inbox,
@@ -132,7 +131,8 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 }
 
 fn check(builder: JobBuilder) -> Result<Order> {
-    let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } = builder;
+    let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } =
+        builder;
     let sources = builder.sources;
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
     let on_long_line = builder.on_long_line;
@@ -198,7 +198,8 @@ fn own_sources(
     for ((source, at), index) in sources.into_iter().zip(0u32..) {
         let at = at.unwrap_or(index as usize % processes);
         if at >= processes {
-            let message = format!("{source} is to be read by process {at}, but there are {processes}");
+            let message =
+                format!("{source} is to be read by process {at}, but there are {processes}");
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("give --connect I=HOST:PORT with I below -n/--processes"));
         }
@@ -342,7 +343,8 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .build();
     built.map_err(|error| {
-        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests").cause(error)
+        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
+            .cause(error)
     })
 }
 

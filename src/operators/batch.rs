@@ -16,7 +16,7 @@ use differential_dataflow::trace::implementations::ord_neu::layers::Upds;
 use differential_dataflow::trace::implementations::spine_fueled::Spine;
 use timely::progress::frontier::{Antichain, AntichainRef};
 
-use super::columns::{Offsets, Times, WordRef, WordColumn};
+use super::columns::{Offsets, Times, WordColumn, WordRef};
 use super::merger::WordBatch;
 use super::run::Run;
 use crate::epoch::Epoch;
@@ -261,7 +261,9 @@ mod tests {
         };
         // Sender k has the hashes that are k modulo 3; a piece holds ten of them.
         let pieces: Vec<(u64, u64)> = (0..3).flat_map(|k| [(k, 0), (k, 1), (k, 2)]).collect();
-        for order in [[0, 3, 6, 1, 4, 7, 2, 5, 8], [0, 1, 3, 2, 6, 4, 7, 8, 5], [6, 7, 8, 3, 4, 5, 0, 1, 2]] {
+        for order in
+            [[0, 3, 6, 1, 4, 7, 2, 5, 8], [0, 1, 3, 2, 6, 4, 7, 8, 5], [6, 7, 8, 3, 4, 5, 0, 1, 2]]
+        {
             let mut batcher = RunBatcher::new();
             for at in order {
                 let (sender, number) = pieces[at];

@@ -1,10 +1,11 @@
 //! The columns that sorted words, their times and their counts are kept in.
 //!
 //! Differential stores a batch as columns behind its `BatchContainer` trait: keys, offsets into a
-//! list of updates, and the times and diffs of those updates. Three shapes make a count cheap there:
-//! [`WordColumn`] holds (hash, word) keys as three flat vectors, so that a run of a drained table *is* a
-//! key column; [`Times`] holds equal neighbouring times once, since a batch usually has one; and
-//! [`Offsets`] holds the identity 0, 1, 2, … as a number, since a key usually has one update.
+//! list of updates, and the times and diffs of those updates. Three shapes make a count cheap
+//! there: [`WordColumn`] holds (hash, word) keys as three flat vectors, so that a run of a drained
+//! table *is* a key column; [`Times`] holds equal neighbouring times once, since a batch usually
+//! has one; and [`Offsets`] holds the identity 0, 1, 2, … as a number, since a key usually has one
+//! update.
 
 use differential_dataflow::trace::implementations::BatchContainer;
 

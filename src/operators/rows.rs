@@ -14,8 +14,8 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::Context;
 use super::batch::{Epochs, updates_at};
-use super::merger::WordBatch;
 use super::counts::Batches;
+use super::merger::WordBatch;
 use super::window::Grid;
 use crate::epoch::Epoch;
 

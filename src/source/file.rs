@@ -14,8 +14,8 @@ pub(super) async fn read(path: PathBuf, intake: Intake) -> Result<()> {
     read_blocking(file, path, intake).await
 }
 
-/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have only
-/// one reader, or nobody who writes yet.
+/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have
+/// only one reader, or nobody who writes yet.
 pub(super) fn check(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
