@@ -124,7 +124,7 @@ impl Settings {
         let (least, most) = INTERVALS;
         if self.interval < least
             || self.interval > most
-            || self.interval.subsec_nanos() % 1_000_000 != 0
+            || !self.interval.subsec_nanos().is_multiple_of(1_000_000)
         {
             return usage(
                 format!("interval {:?} is out of range", self.interval),

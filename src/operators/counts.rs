@@ -186,9 +186,11 @@ impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
 /// A word whose count changed: its hash and bytes, what it was and what it is.
 pub(super) type Change<'a> = (super::WordRef<'a>, i64, i64);
 
-/// Makes something of all changes of an epoch, which it is handed one by one.
-pub(super) type Express<O> =
-    fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
+/// Shows all changes of an epoch, one by one.
+pub(super) type EachChange<'a> = dyn FnMut(&mut dyn FnMut(Change<'_>)) + 'a;
+
+/// Makes something of all changes of an epoch.
+pub(super) type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
 
 /// Publishes what changed since the result before.
 struct Changes<O> {
@@ -240,7 +242,7 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
 /// The changed words with their new counts, as rows.
 fn to_rows(
     epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
+    each: &mut EachChange<'_>,
     send: &mut dyn FnMut(EpochRows),
 ) {
     let mut run = Run::new(epoch, 0, WordColumn::default());
@@ -253,7 +255,7 @@ fn to_rows(
 /// By how many the distinct words of this worker grew.
 fn to_growth(
     epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
+    each: &mut EachChange<'_>,
     send: &mut dyn FnMut((Epoch, i64)),
 ) {
     let mut growth = 0;
