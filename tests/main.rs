@@ -1,5 +1,8 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+// A test fails by panicking, and says aloud what it skipped or measured.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+
 /// Control links: the first cause reaches everyone.
 mod cluster_control;
 /// One command starts all processes of a machine.

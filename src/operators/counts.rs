@@ -240,11 +240,7 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
 }
 
 /// The changed words with their new counts, as rows.
-fn to_rows(
-    epoch: Epoch,
-    each: &mut EachChange<'_>,
-    send: &mut dyn FnMut(EpochRows),
-) {
+fn to_rows(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut(EpochRows)) {
     let mut run = Run::new(epoch, 0, WordColumn::default());
     each(&mut |(word, _, new)| run.push(word.hash, word.word, new));
     if !run.is_empty() {
@@ -253,11 +249,7 @@ fn to_rows(
 }
 
 /// By how many the distinct words of this worker grew.
-fn to_growth(
-    epoch: Epoch,
-    each: &mut EachChange<'_>,
-    send: &mut dyn FnMut((Epoch, i64)),
-) {
+fn to_growth(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut((Epoch, i64))) {
     let mut growth = 0;
     each(&mut |(_, old, new)| growth += i64::from(new != 0) - i64::from(old != 0));
     send((epoch, growth));
