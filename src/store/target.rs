@@ -237,21 +237,21 @@ pub(crate) fn check_oss_endpoint(endpoint: &str, flag: &str) -> Result<()> {
 /// The prefix as the store will have it: runs of `/` count as one and a leading one is dropped, as
 /// Hadoop's `Path` does, since clients disagree about empty path segments.
 fn check_prefix(prefix: &str) -> Result<String> {
-    let fault = if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+    let mut kept = String::with_capacity(prefix.len());
+    for c in prefix.chars() {
+        if c != '/' || !(kept.is_empty() || kept.ends_with('/')) {
+            kept.push(c);
+        }
+    }
+    let fault = if kept.split('/').any(|part| matches!(part, "." | "..")) {
         "has a `.` or `..` path segment"
-    } else if prefix.chars().any(char::is_control) {
+    } else if kept.chars().any(char::is_control) {
         "holds a control character"
-    } else if prefix.len() > PREFIX_BYTES_MAX {
+    } else if kept.len() > PREFIX_BYTES_MAX {
         "is longer than 900 bytes"
-    } else if prefix.trim_start() != prefix || prefix.starts_with('\\') {
+    } else if kept.trim_start() != kept || kept.starts_with('\\') {
         "begins with a blank or a backslash"
     } else {
-        let mut kept = String::with_capacity(prefix.len());
-        for c in prefix.chars() {
-            if c != '/' || !(kept.is_empty() || kept.ends_with('/')) {
-                kept.push(c);
-            }
-        }
         return Ok(kept);
     };
     Err(usage(format!("the output's prefix {fault}"), "correct what follows the bucket in --to"))
