@@ -133,6 +133,11 @@ impl<'s> Counts<'s> {
 }
 
 /// Sends runs to their owners and keeps them there, for `window_ms` where given.
+///
+/// All memory of a definition comes through here, so this is where it would be made to survive: what
+/// an owner's batcher releases at an epoch is the change of its parts in that epoch, to be stored
+/// before the epoch is; and stored runs, sent into `runs` at their own (past) epochs by a source that
+/// then drops its capability, restore totals and windows alike, retractions included.
 fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,
@@ -184,9 +189,11 @@ impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
 /// A word whose count changed: its hash and bytes, what it was and what it is.
 pub(super) type Change<'a> = (super::WordRef<'a>, i64, i64);
 
-/// Makes something of all changes of an epoch, which it is handed one by one.
-pub(super) type Express<O> =
-    fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
+/// Shows every change of an epoch to the one it is given.
+pub(super) type EachChange<'a> = dyn FnMut(&mut dyn FnMut(Change<'_>)) + 'a;
+
+/// Makes something of all changes of an epoch.
+pub(super) type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
 
 /// Publishes what changed since the result before.
 struct Changes<O> {
@@ -236,11 +243,7 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
 }
 
 /// The changed words with their new counts, as rows.
-fn to_rows(
-    epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
-    send: &mut dyn FnMut(EpochRows),
-) {
+fn to_rows(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut(EpochRows)) {
     let mut run = Run::new(epoch, 0, WordColumn::default());
     each(&mut |(word, _, new)| run.push(word.hash, word.word, new));
     if !run.is_empty() {
@@ -249,11 +252,7 @@ fn to_rows(
 }
 
 /// By how many the distinct words of this worker grew.
-fn to_growth(
-    epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
-    send: &mut dyn FnMut((Epoch, i64)),
-) {
+fn to_growth(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut((Epoch, i64))) {
     let mut growth = 0;
     each(&mut |(_, old, new)| growth += i64::from(new != 0) - i64::from(old != 0));
     send((epoch, growth));
