@@ -3,6 +3,8 @@
 
 extern crate self as wordtide;
 
+pub mod crash;
 pub mod error;
+pub mod journal;
 
 pub use error::{Error, ErrorKind, Result};
