@@ -163,7 +163,7 @@ impl Journal {
     }
 
     /// Says that every marked epoch up to `epoch` is committed. The segments that are not needed any more
-    /// go with the next [`Syncer::sync`]. `None` if there is no such epoch: it was said before.
+    /// go when this is on disk, by [`Syncer::tidy`]. `None` if there is no such epoch: it was said before.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before; `Failed` for an epoch behind the last mark.

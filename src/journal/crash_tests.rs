@@ -152,6 +152,7 @@ impl Run {
             }
             Action::Sync => {
                 let synced = journal.syncer().sync().unwrap().0;
+                journal.syncer().tidy().unwrap();
                 assert!(self.sync == SyncPolicy::Never || synced == self.tail);
                 self.synced = synced;
             }

@@ -300,9 +300,13 @@ pub(super) fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
 /// Verifies and decodes one whole record at `position`.
 pub(super) fn decode(seed: u32, position: u64, whole: &[u8]) -> Result<Record<'_>, Fault> {
     let (frame, payload) = whole.split_at_checked(FRAME).ok_or(Fault::Missing)?;
+    let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    if len as usize != payload.len() {
+        return Err(Fault::Length);
+    }
     let kind = frame[4];
     let crc = u32::from_le_bytes([frame[5], frame[6], frame[7], frame[8]]);
-    let prefix = prefix_crc(seed, payload.len() as u32, kind, position);
+    let prefix = prefix_crc(seed, len, kind, position);
     if crc32c::crc32c_append(prefix, payload) != crc {
         return Err(Fault::Checksum);
     }

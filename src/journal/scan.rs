@@ -208,7 +208,7 @@ pub(super) fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, b
     let mut start = 0;
     let mut epochs = Vec::new();
     for &(epoch, cut) in marks {
-        if start < to && from < cut {
+        if start < to && from < cut && start < cut {
             epochs.push(epoch);
         }
         start = cut;

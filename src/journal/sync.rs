@@ -1,8 +1,9 @@
 //! Group commit: one `fdatasync` makes everything durable that was appended before it began.
 //!
 //! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch waits.
-//! It also does the slow work that a sync allows: it deletes the segments below the newest DONE that is
-//! itself on disk, and looks whether a full disk has room again.
+//! It also does the slow work that a sync allows, when those who waited for the sync have been told: it
+//! deletes the segments below the newest DONE that is itself on disk, and looks whether a full disk has
+//! room again.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -22,19 +23,26 @@ pub struct Syncer {
 }
 
 impl Syncer {
-    /// Returns when everything appended before the call is on disk, and how far that is; then deletes
-    /// what is done with. With [`SyncPolicy::Never`] only segments that are full are synced.
-    ///
-    /// Call it for every epoch, and at least once a second while the journal is full: it is what notices
-    /// that a full disk has room again.
+    /// Returns when everything appended before the call is on disk, and how far that is. With
+    /// [`SyncPolicy::Never`] only segments that are full are synced.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before. It is never tried again: the journal is closed.
     pub fn sync(&self) -> Result<Position> {
-        let synced = self.shared.sync()?;
+        Ok(Position(self.shared.sync()?))
+    }
+
+    /// Deletes what is done with, and wakes those who wait for room if there is some.
+    ///
+    /// Call it after every sync, and at least once a second while the journal is full: it is what
+    /// notices that a full disk has room again.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before.
+    pub fn tidy(&self) -> Result<()> {
+        self.shared.check_poison()?;
         self.shared.retire()?;
-        self.shared.restock()?;
-        Ok(Position(synced))
+        self.shared.restock()
     }
 
     /// How far the journal is on disk.
@@ -120,6 +128,12 @@ impl Shared {
                 let name = segment::name(old.base);
                 let removed: io::Result<()> = self.disk.remove(&name);
                 removed.map_err(|error| self.poison("removing", &name, error))?;
+                if self.settings.sync != SyncPolicy::Never {
+                    // One by one: a crash that took back an older removal but not a newer one would
+                    // leave a hole, and a hole is what damage looks like.
+                    let synced = self.disk.sync();
+                    synced.map_err(|error| self.poison("syncing the folder of", &name, error))?;
+                }
                 crash_point("journal.mid_delete");
             }
         }
