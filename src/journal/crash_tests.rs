@@ -84,8 +84,8 @@ struct Run {
     tail: u64,
     /// Told by `sync`.
     synced: u64,
-    /// Told by a record in the log, so that recovery can know it.
-    promised: u64,
+    /// What records in the log tell, with the ends of these records: what recovery can know.
+    promises: Vec<(u64, u64)>,
     epoch: u64,
     fill: u8,
 }
@@ -102,7 +102,7 @@ impl Run {
             log: Vec::new(),
             tail: 0,
             synced: 0,
-            promised: 0,
+            promises: Vec::new(),
             epoch: 1000,
             fill: 0,
         }
@@ -113,7 +113,10 @@ impl Run {
             assert_eq!(position.0, self.tail);
             self.tail = end.0;
             if matches!(kept, Kept::Mark(_) | Kept::Sync | Kept::Done(_)) {
-                self.promised = self.synced;
+                // What this process knows, not what an earlier one was told.
+                let journal = self.journal.as_ref().unwrap();
+                let synced = journal.syncer().synced_through().0;
+                self.promises.push((end.0, synced));
             }
             self.log.push((position.0, end.0, kept));
             if self.sync == SyncPolicy::Always {
@@ -219,11 +222,7 @@ impl Run {
             _ => None,
         });
         self.epoch = last.unwrap_or(0) + 1000;
-        let synced = self
-            .journal
-            .as_ref()
-            .map_or(0, |j| j.syncer().synced_through().0);
-        self.promised = self.promised.max(synced).min(tail);
+        self.promises.retain(|(end, _)| *end <= tail);
     }
 
     /// Everything from the resume position on is what was appended, and the marks and DONE are known.
@@ -333,7 +332,8 @@ proptest! {
                 return Ok(());
             }
         };
-        prop_assert!(recovery.tail.0 >= run.promised, "what was promised is gone, and nobody said so");
+        let promised = run.promises.iter().map(|(_, synced)| *synced).max().unwrap_or(0);
+        prop_assert!(recovery.tail.0 >= promised, "what was promised is gone, and nobody said so");
         let mut reader = journal.reader(recovery.resume.position);
         let from = recovery.resume.position.0;
         for (position, _, kept) in run.log.iter().filter(|(p, ..)| *p >= from && *p < recovery.tail.0) {

@@ -148,7 +148,7 @@ impl<'d> Log<'d> {
             .saturating_sub(1);
         let (file, _, end) = self.extent(at)?;
         let limit = self.next_base(at).unwrap_or(u64::MAX).min(end);
-        let mut cursor = Cursor::new(file, seed, self.bases[at], position);
+        let mut cursor = Cursor::for_control(file, seed, self.bases[at], position);
         let fault = match cursor.next(limit).map_err(|error| self.failed(at, error))? {
             Step::Entry(entry) => match take(&entry) {
                 Some(taken) => return Ok(taken),

@@ -37,12 +37,21 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub(super) fn new(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
+        Cursor::with_window(file, seed, base, from, WINDOW)
+    }
+
+    /// For one record that is not DATA: reads no more than that.
+    pub(super) fn for_control(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
+        Cursor::with_window(file, seed, base, from, FRAME + CONTROL_MAX)
+    }
+
+    fn with_window(file: Arc<dyn File>, seed: u32, base: u64, from: u64, window: usize) -> Cursor {
         Cursor {
             file,
             seed,
             base,
             position: from,
-            buffer: vec![0; WINDOW],
+            buffer: vec![0; window],
             at: 0,
             filled: 0,
         }
@@ -88,7 +97,7 @@ impl Cursor {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Step::Bad(fault)),
         };
-        if !self.fill(bytes, left)? {
+        if bytes > self.buffer.len() || !self.fill(bytes, left)? {
             return Ok(Step::Bad(Fault::Missing));
         }
         let whole = &self.buffer[self.at..self.at + bytes];
