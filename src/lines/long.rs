@@ -78,10 +78,11 @@ pub(super) fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
 }
 
 /// Keeps a `\r` that ends a line apart from a `\n` that has come to stand behind it at `at`, where
-/// the two would be read as one line end.
-pub(super) fn unglue(text: &mut [u8], at: usize) {
-    if at > 0 && text.get(at - 1..=at) == Some(b"\r\n") {
-        text[at - 1] = b'\n';
+/// the two would be read as one line end: it becomes a `\n` too, and so does each `\r` before it.
+pub(super) fn unglue(text: &mut [u8], mut at: usize) {
+    while at > 0 && text.get(at - 1..=at) == Some(b"\r\n") {
+        at -= 1;
+        text[at] = b'\n';
     }
 }
 
@@ -152,9 +153,9 @@ mod tests {
 
     #[test]
     fn lines_that_come_together_keep_their_own_ends() {
-        let mut text = *b"a\rabcd\n\nb\n";
-        assert_eq!(drop_long_lines(&mut text, 3), (5, 1));
-        assert_eq!(&text[..5], b"a\n\nb\n");
+        let mut text = *b"a\r\rabcd\n\nb\n";
+        assert_eq!(drop_long_lines(&mut text, 3), (6, 1));
+        assert_eq!(&text[..6], b"a\n\n\nb\n");
     }
 
     #[test]

@@ -109,12 +109,13 @@ fn keep_alive(stream: &TcpStream) {
 async fn receive(stream: &TcpStream, intake: &mut Intake) -> StreamEnd {
     let stop = intake.stop().clone();
     loop {
-        intake.ready().await;
+        // Room is taken only when there is something to read: quiet sources must not hold it all.
         tokio::select! {
             biased;
             () = stop.stopped() => return drain(stream, intake).await,
             readable = stream.readable() => if readable.is_err() { return StreamEnd::Reset },
         }
+        intake.ready().await;
         let end = take_available(stream, intake, usize::MAX).1;
         intake.hand_over();
         if let Some(end) = end {

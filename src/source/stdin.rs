@@ -37,11 +37,11 @@ fn failed(error: io::Error) -> Error {
 fn copy(stop: &PipeReader, mut intake: Intake) -> Result<()> {
     let stdin = io::stdin();
     loop {
-        intake.ready_blocking();
         if !wait_for_input(&stdin, stop).map_err(failed)? {
             intake.end(StreamEnd::Stop);
             return Ok(());
         }
+        intake.ready_blocking();
         match rustix::io::read(&stdin, intake.spare()) {
             Ok(0) => {
                 intake.end(StreamEnd::Fin);
