@@ -1,5 +1,5 @@
-//! Random histories on the model disk: whatever is lost, torn or flipped, recovery yields a prefix that
-//! holds everything synced. `WORDTIDE_JOURNAL_CASES` sets the number of cases.
+//! Random histories on the model disk: whatever is lost, torn or flipped, recovery yields a prefix
+//! that holds everything synced. `WORDTIDE_JOURNAL_CASES` sets the number of cases.
 
 use std::sync::Arc;
 
@@ -12,6 +12,15 @@ use crate::journal::inspect::inspect;
 fn cases() -> u32 {
     let given = std::env::var("WORDTIDE_JOURNAL_CASES").ok();
     given.map_or(2_000, |cases| cases.parse().unwrap())
+}
+
+/// The main property has all the cases, the others a quarter of them.
+fn config(share: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: cases().div_ceil(share),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 fn settings(sync: SyncPolicy) -> JournalSettings {
@@ -225,7 +234,8 @@ impl Run {
         self.promises.retain(|(end, _)| *end <= tail);
     }
 
-    /// Everything from the resume position on is what was appended, and the marks and DONE are known.
+    /// Everything from the resume position on is what was appended, and the marks and DONE are
+    /// known.
     fn check(&self, journal: &Journal, recovery: &Recovery) {
         assert_eq!(recovery.open_epochs, open_epochs(&self.log));
         assert_eq!(recovery.last_done, last_done(&self.log));
@@ -274,7 +284,7 @@ fn open_connections(log: &[(u64, u64, Kept)]) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(1))]
 
     #[test]
     fn after_any_crash_the_log_is_a_prefix_with_everything_synced(
@@ -290,6 +300,11 @@ proptest! {
         run.crash(End::PowerLoss, &mut Dice(seed));
         run.crash(End::PowerLoss, &mut Dice(seed ^ 1));
     }
+
+}
+
+proptest! {
+    #![proptest_config(config(4))]
 
     #[test]
     fn without_syncs_a_killed_process_still_loses_nothing(
@@ -328,7 +343,7 @@ proptest! {
         let (journal, recovery) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                prop_assert_eq!(error.kind(), crate::ErrorKind::Disk);
+                prop_assert_eq!(error.kind(), ErrorKind::Disk);
                 return Ok(());
             }
         };
@@ -336,7 +351,8 @@ proptest! {
         prop_assert!(recovery.tail.0 >= promised, "what was promised is gone, and nobody said so");
         let mut reader = journal.reader(recovery.resume.position);
         let from = recovery.resume.position.0;
-        for (position, _, kept) in run.log.iter().filter(|(p, ..)| *p >= from && *p < recovery.tail.0) {
+        let held = |at: &u64| (from..recovery.tail.0).contains(at);
+        for (position, _, kept) in run.log.iter().filter(|(at, ..)| held(at)) {
             match reader.next() {
                 Ok(entry) => {
                     let entry = entry.expect("a record below the tail");
@@ -344,7 +360,7 @@ proptest! {
                     prop_assert_eq!(&keep(&entry.record), kept);
                 }
                 Err(error) => {
-                    prop_assert_eq!(error.kind(), crate::ErrorKind::Disk);
+                    prop_assert_eq!(error.kind(), ErrorKind::Disk);
                     return Ok(());
                 }
             }
