@@ -96,11 +96,7 @@ fn append(folder: &Path, record_bytes: usize, sync_each: u64) {
     };
     println!(
         "append record_bytes={record_bytes} synced_every={} gb_per_s={:.2}",
-        if sync_each == u64::MAX {
-            "never".to_owned()
-        } else {
-            sync_each.to_string()
-        },
+        sync_each_name,
         total as f64 / seconds / 1e9
     );
     drop(journal);

@@ -50,7 +50,7 @@ mod sync;
 
 #[cfg(test)]
 mod crash_tests;
-#[cfg(all(test, feature = "crash-points"))]
+#[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
 mod model;

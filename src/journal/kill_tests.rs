@@ -3,6 +3,7 @@
 //! ```text
 //! cargo test --features crash-points --lib journal::kill_tests
 //! ```
+#![cfg(feature = "crash-points")]
 
 use std::fs;
 use std::io::Write;
