@@ -46,6 +46,7 @@ enum Action {
     Eos(u64),
     Mark,
     Sync,
+    Tidy,
     SyncRecord,
     /// Commits this many of the open epochs.
     Done(usize),
@@ -58,6 +59,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..3u64).prop_map(Action::Eos),
         3 => Just(Action::Mark),
         3 => Just(Action::Sync),
+        3 => Just(Action::Tidy),
         1 => Just(Action::SyncRecord),
         2 => (1..3usize).prop_map(Action::Done),
         1 => (any::<bool>(), any::<u64>()).prop_map(|(power, seed)| Action::Crash(power, seed)),
@@ -164,10 +166,10 @@ impl Run {
             }
             Action::Sync => {
                 let synced = journal.syncer().sync().unwrap().0;
-                journal.syncer().tidy().unwrap();
                 assert!(self.sync == SyncPolicy::Never || synced == self.tail);
                 self.synced = synced;
             }
+            Action::Tidy => journal.syncer().tidy().unwrap(),
             Action::SyncRecord => {
                 let appended = journal.append_sync().unwrap();
                 self.note(appended, Kept::Sync);
