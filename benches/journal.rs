@@ -54,9 +54,9 @@ fn mark(journal: &mut Journal, epoch: u64) {
     assert!(matches!(taken, Append::Stored { .. }));
 }
 
-/// Appends 2 GiB; every `sync_each` bytes an epoch is marked, synced elsewhere and committed.
+/// Appends 512 MiB; every `sync_each` bytes an epoch is marked, synced elsewhere and committed.
 fn append(folder: &Path, record_bytes: usize, sync_each: u64) {
-    let total: u64 = 2 << 30;
+    let total: u64 = 512 << 20;
     let (mut journal, _) = open(folder, 4 << 30, SyncPolicy::Epoch);
     let bytes = vec![b'w'; record_bytes];
     let (wake, woken) = std::sync::mpsc::sync_channel::<()>(16);
