@@ -56,7 +56,8 @@ pub const POINTS: &[&str] = &[
 #[inline(always)]
 pub fn crash_point(_name: &str) {}
 
-/// Whether `name` is the point that the environment names, for a step that must be cut in two first.
+/// Whether `name` is the point that the environment names, for a step that must be cut in two
+/// first.
 #[cfg(not(feature = "crash-points"))]
 #[inline(always)]
 pub fn is_armed(_name: &str) -> bool {
@@ -112,8 +113,10 @@ mod armed {
         if armed.passes_left.fetch_sub(1, Ordering::SeqCst) != 1 {
             return;
         }
-        while armed.hang {
-            std::thread::park();
+        if armed.hang {
+            loop {
+                std::thread::park();
+            }
         }
         std::process::abort();
     }

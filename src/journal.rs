@@ -1,38 +1,43 @@
 //! The local log that makes "every byte read is counted exactly once" true.
 //!
-//! A plain socket cannot be read twice. So a reader does nothing but carry bytes from the socket into this
-//! log, and everything behind it reads the log only: after a crash the replay is the same code as the
-//! normal path. An epoch is closed by a MARK whose *cut* is a position in the stream of records; no byte
-//! of an epoch may be published before the `fdatasync` that covers its MARK ([`Syncer::sync`]), and a
-//! DONE says that epochs are committed, so that whole segments below it can go.
+//! A plain socket cannot be read twice. So a reader does nothing but carry bytes from the socket
+//! into this log, and everything behind it reads the log only: after a crash the replay is the same
+//! code as the normal path. An epoch is closed by a MARK whose *cut* is a position in the stream of
+//! records; no byte of an epoch may be published before the `fdatasync` that covers its MARK
+//! ([`Syncer::sync`]), and a DONE says that epochs are committed, so that whole segments below it
+//! can go.
 //!
 //! ```text
 //! STATE/<source id>/lock                        flock: one process owns a journal
-//!                   00000000000000000000.wtj    segments, named by the position of their first record:
-//!                   00000000000067104768.wtj    header (4 KiB), then records, preallocated to their end
+//!                   00000000000000000000.wtj    segments, named by their first position:
+//!                   00000000000067104768.wtj    header (4 KiB), then records, preallocated
 //!                   spare-2                     the reserve, so that a MARK can always be written
 //! ```
 //!
-//! **Order.** DATA and EOS as they come; MARK(e) → sync → the frontier may pass e; parts and marker of e
-//! stored → DONE(e) → sync → segments below the resume position of DONE are deleted. The resume position
-//! is what the owner gave with the MARK: the cut, or the start of a line that was open there.
+//! **Order.** DATA and EOS as they come; MARK(e) → sync → the frontier may pass e; parts and marker
+//! of e stored → DONE(e) → sync → segments below the resume position of DONE are deleted. The
+//! resume position is what the owner gave with the MARK: the cut, or the start of a line that was
+//! open there.
 //!
-//! **Torn or damaged.** MARK, SYNC, DONE and the header of each segment say how far the log was on disk when
-//! they were written (`synced_through`). A bad record behind all of these is a torn tail, which a crash
-//! may leave: it is cut off. Below one of them it is damage: the disk lost what it had promised, and the
-//! journal refuses to open ([`ErrorKind::Disk`](crate::ErrorKind)) and names the place and the epochs.
+//! **Torn or damaged.** MARK, SYNC, DONE and the header of each segment say how far the log was on
+//! disk when they were written (`synced_through`). A bad record behind all of these is a torn tail,
+//! which a crash may leave: it is cut off. Below one of them it is damage: the disk lost what it
+//! had promised, and the journal refuses to open ([`ErrorKind::Disk`](crate::ErrorKind)) and names
+//! the place and the epochs.
 //!
-//! **A restart is fast whatever the log holds.** Headers tell how things stood where a segment begins, and
-//! MARKs are chained. So opening reads the header of the last segment, verifies every record from the
-//! segment in which `synced_through` lies (one or two segments), and walks the chain of the marks that are
-//! not done. The gigabytes between were synced once; they are verified when they are replayed.
+//! **A restart is fast whatever the log holds.** Headers tell how things stood where a segment
+//! begins, and MARKs are chained. So opening reads the header of the last segment, verifies every
+//! record from the segment in which `synced_through` lies (one or two segments), and walks the
+//! chain of the marks that are not done. The gigabytes between were synced once; they are verified
+//! when they are replayed.
 //!
-//! **Full** is an answer and no error: the reader stops reading and waits for [`Room`], while MARKs, SYNCs
-//! and DONEs go on into the reserve. An error of the disk is final: it is never tried again, since a
-//! second `fdatasync` may succeed without having written what the first one lost.
+//! **Full** is an answer and no error: the reader stops reading and waits for [`Room`], while
+//! MARKs, SYNCs and DONEs go on into the reserve. An error of the disk is final: it is never tried
+//! again, since a second `fdatasync` may succeed without having written what the first one lost.
 
 mod append;
 mod disk;
+mod encoding;
 mod inspect;
 mod open;
 mod read;
@@ -45,6 +50,8 @@ mod sync;
 
 #[cfg(test)]
 mod crash_tests;
+#[cfg(test)]
+mod kill_tests;
 #[cfg(test)]
 mod model;
 #[cfg(test)]
@@ -76,16 +83,17 @@ pub enum SyncPolicy {
     Epoch,
     /// At every append: power loss loses nothing that was read.
     Always,
-    /// When a segment is full only. A crash of the program still loses nothing; power loss may lose an
-    /// epoch that was published, which is then published twice under two names.
+    /// When a segment is full only. A crash of the program still loses nothing; power loss may lose
+    /// an epoch that was published, which is then published twice under two names.
     Never,
 }
 
 /// Limits and habits of a journal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalSettings {
-    /// Most bytes of files, the reserve among them; segments kept by `keep_journal` are not counted.
-    /// A line that is open at a cut is held as a whole: the cap has to be well above the line limit.
+    /// Most bytes of files, the reserve among them; segments kept by `keep_journal` are not
+    /// counted. A line that is open at a cut is held as a whole: the cap has to be well above the
+    /// line limit.
     pub journal_bytes_max: u64,
     /// When bytes are forced to disk.
     pub sync: SyncPolicy,
@@ -118,7 +126,8 @@ impl JournalSettings {
     }
 
     /// # Errors
-    /// `Usage` if a segment could not hold two of the longest records, or a record is beyond the limit.
+    /// `Usage` if a segment could not hold two of the longest records, or a record is beyond the
+    /// limit.
     pub fn validate(&self) -> Result<()> {
         if self.record_bytes_max == 0 || self.record_bytes_max > DATA_BYTES_MAX {
             return Err(Error::new(
@@ -127,7 +136,8 @@ impl JournalSettings {
             )
             .hint(format!("give 1 to {DATA_BYTES_MAX}")));
         }
-        let longest = (record::FRAME + 8 + self.record_bytes_max).max(record::CONTROL_MAX) as u64;
+        let longest =
+            (encoding::FRAME + 8 + self.record_bytes_max).max(encoding::CONTROL_MAX) as u64;
         let segment_bytes_min = segment::HEADER + 2 * longest;
         if self.segment_bytes() < segment_bytes_min {
             return Err(Error::new(

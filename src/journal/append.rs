@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::disk::{self, File};
+use super::encoding::{self, FRAME};
 use super::read::Reader;
-use super::record::{
-    self, Done, EosKind, FRAME, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX,
-};
+use super::record::{Done, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX};
 use super::segment::{self, CONNECTIONS_MAX, Facts, Header, Standing};
 use super::shared::{Room, Segment, Shared};
 use super::sync::Syncer;
@@ -17,8 +16,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The local log of one source, open for appending.
 ///
-/// One value appends; [`Syncer`], [`Room`] and [`Reader`] are handles for other threads. The folder stays
-/// locked until all of them are gone.
+/// One value appends; [`Syncer`], [`Room`] and [`Reader`] are handles for other threads. The folder
+/// stays locked until all of them are gone.
 #[derive(Debug)]
 pub struct Journal {
     pub(super) shared: Arc<Shared>,
@@ -31,8 +30,8 @@ pub struct Journal {
     pub(super) standing: Standing,
     pub(super) last_epoch: Option<u64>,
     pub(super) last_cut: u64,
-    /// A DATA record must leave the reserve alone. Only this value takes a spare away, so `true` holds
-    /// until then; `false` is looked up again.
+    /// A DATA record must leave the reserve alone. Only this value takes a spare away, so `true`
+    /// holds until then; `false` is looked up again.
     pub(super) has_reserve: bool,
     pub(super) scratch: Vec<u8>,
 }
@@ -54,12 +53,12 @@ enum Share {
 }
 
 impl Journal {
-    /// Appends bytes of a connection as they were read: one write, no copy, no allocation, no sync (but
-    /// with [`SyncPolicy::Always`]).
+    /// Appends bytes of a connection as they were read: one write, no copy, no allocation, no sync
+    /// (but with [`SyncPolicy::Always`]).
     ///
     /// # Errors
-    /// `Disk` if the disk failed, now or before; `Failed` for no bytes, more than the record limit, or
-    /// one connection more than [`CONNECTIONS_MAX`].
+    /// `Disk` if the disk failed, now or before; `Failed` for no bytes, more than the record limit,
+    /// or one connection more than [`CONNECTIONS_MAX`].
     pub fn append_data(&mut self, connection: u64, bytes: &[u8]) -> Result<Append> {
         let limit = self.shared.settings.record_bytes_max;
         if bytes.is_empty() || bytes.len() > limit {
@@ -78,7 +77,7 @@ impl Journal {
         if let Some(full) = self.reserve(FRAME + 8 + bytes.len(), Share::Ordinary)? {
             return Ok(Append::Full(full));
         }
-        let head = record::data_head(self.shared.seed, self.tail, connection, bytes);
+        let head = encoding::data_head(self.shared.seed, self.tail, connection, bytes);
         let appended = self.put([&head, bytes])?;
         if let (Append::Stored { .. }, false) = (appended, known) {
             self.standing.connections.push(connection);
@@ -103,11 +102,12 @@ impl Journal {
         Ok(appended)
     }
 
-    /// Ends an epoch. Nothing of it may be published before a [`Syncer::sync`] that began after this.
+    /// Ends an epoch. Nothing of it may be published before a [`Syncer::sync`] that began after
+    /// this.
     ///
     /// # Errors
-    /// `Disk` if the disk failed, now or before; `Failed` if epochs or cuts would go backward, or the
-    /// cut or the resume position lies where it cannot.
+    /// `Disk` if the disk failed, now or before; `Failed` if epochs or cuts would go backward, or
+    /// the cut or the resume position lies where it cannot.
     pub fn append_mark(&mut self, mark: &Mark) -> Result<Append> {
         self.check_mark(mark)?;
         crash_point("journal.before_mark");
@@ -162,8 +162,9 @@ impl Journal {
         Ok(appended)
     }
 
-    /// Says that every marked epoch up to `epoch` is committed. The segments that are not needed any more
-    /// go when this is on disk, by [`Syncer::tidy`]. `None` if there is no such epoch: it was said before.
+    /// Says that every marked epoch up to `epoch` is committed. The segments that are not needed
+    /// any more go when this is on disk, by [`Syncer::tidy`]. `None` if there is no such epoch: it
+    /// was said before.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before; `Failed` for an epoch behind the last mark.
@@ -251,7 +252,7 @@ impl Journal {
 
     fn append_control(&mut self, record: &Record<'_>) -> Result<Append> {
         let mut whole = std::mem::take(&mut self.scratch);
-        record::encode_control(self.shared.seed, self.tail, record, &mut whole);
+        encoding::encode_control(self.shared.seed, self.tail, record, &mut whole);
         // A roll does not move the tail, so the encoding stays right.
         let appended = match self.reserve(whole.len(), Share::Reserve) {
             Ok(None) => self.put([&whole, &[]]),
@@ -285,10 +286,12 @@ impl Journal {
         Ok(full)
     }
 
-    /// Begins the next segment in the spare. Ordinary records roll only if a reserve remains behind.
+    /// Begins the next segment in the spare. Ordinary records roll only if a reserve remains
+    /// behind.
     ///
-    /// Nothing is synced here: the reader waits for a roll. If a crash loses header or name, everything
-    /// in the new segment was unsynced too, and recovery takes it for the torn tail that it is.
+    /// Nothing is synced here: the reader waits for a roll. If a crash loses header or name,
+    /// everything in the new segment was unsynced too, and recovery takes it for the torn tail that
+    /// it is.
     fn roll(&mut self, share: Share) -> Result<Option<FullCause>> {
         let shared = Arc::clone(&self.shared);
         let mut ledger = shared.ledger();
@@ -348,8 +351,8 @@ impl Journal {
             // If even this fails the process ends all the same.
             let _torn =
                 (self.active.file).write_at(offset, [parts[0], &parts[1][..parts[1].len() / 2]]);
-            crash_point("journal.mid_record");
         }
+        crash_point("journal.mid_record");
         let ticket = self.shared.room.ticket();
         if let Err(error) = self.active.file.write_at(offset, parts) {
             if !disk::is_full(&error) {

@@ -1,5 +1,5 @@
-//! Random histories on the model disk: whatever is lost, torn or flipped, recovery yields a prefix that
-//! holds everything synced. `WORDTIDE_JOURNAL_CASES` sets the number of cases.
+//! Random histories on the model disk: whatever is lost, torn or flipped, recovery yields a prefix
+//! that holds everything synced. `WORDTIDE_JOURNAL_CASES` sets the number of cases.
 
 use std::sync::Arc;
 
@@ -12,6 +12,15 @@ use crate::journal::inspect::inspect;
 fn cases() -> u32 {
     let given = std::env::var("WORDTIDE_JOURNAL_CASES").ok();
     given.map_or(2_000, |cases| cases.parse().unwrap())
+}
+
+/// The main property has all the cases, the others a quarter of them.
+fn config(share: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: cases().div_ceil(share),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
 }
 
 fn settings(sync: SyncPolicy) -> JournalSettings {
@@ -37,6 +46,7 @@ enum Action {
     Eos(u64),
     Mark,
     Sync,
+    Tidy,
     SyncRecord,
     /// Commits this many of the open epochs.
     Done(usize),
@@ -49,6 +59,7 @@ fn action() -> impl Strategy<Value = Action> {
         1 => (0..3u64).prop_map(Action::Eos),
         3 => Just(Action::Mark),
         3 => Just(Action::Sync),
+        3 => Just(Action::Tidy),
         1 => Just(Action::SyncRecord),
         2 => (1..3usize).prop_map(Action::Done),
         1 => (any::<bool>(), any::<u64>()).prop_map(|(power, seed)| Action::Crash(power, seed)),
@@ -155,10 +166,10 @@ impl Run {
             }
             Action::Sync => {
                 let synced = journal.syncer().sync().unwrap().0;
-                journal.syncer().tidy().unwrap();
                 assert!(self.sync == SyncPolicy::Never || synced == self.tail);
                 self.synced = synced;
             }
+            Action::Tidy => journal.syncer().tidy().unwrap(),
             Action::SyncRecord => {
                 let appended = journal.append_sync().unwrap();
                 self.note(appended, Kept::Sync);
@@ -225,7 +236,8 @@ impl Run {
         self.promises.retain(|(end, _)| *end <= tail);
     }
 
-    /// Everything from the resume position on is what was appended, and the marks and DONE are known.
+    /// Everything from the resume position on is what was appended, and the marks and DONE are
+    /// known.
     fn check(&self, journal: &Journal, recovery: &Recovery) {
         assert_eq!(recovery.open_epochs, open_epochs(&self.log));
         assert_eq!(recovery.last_done, last_done(&self.log));
@@ -274,7 +286,7 @@ fn open_connections(log: &[(u64, u64, Kept)]) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config(1))]
 
     #[test]
     fn after_any_crash_the_log_is_a_prefix_with_everything_synced(
@@ -290,6 +302,11 @@ proptest! {
         run.crash(End::PowerLoss, &mut Dice(seed));
         run.crash(End::PowerLoss, &mut Dice(seed ^ 1));
     }
+
+}
+
+proptest! {
+    #![proptest_config(config(4))]
 
     #[test]
     fn without_syncs_a_killed_process_still_loses_nothing(
@@ -328,7 +345,7 @@ proptest! {
         let (journal, recovery) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                prop_assert_eq!(error.kind(), crate::ErrorKind::Disk);
+                prop_assert_eq!(error.kind(), ErrorKind::Disk);
                 return Ok(());
             }
         };
@@ -336,7 +353,8 @@ proptest! {
         prop_assert!(recovery.tail.0 >= promised, "what was promised is gone, and nobody said so");
         let mut reader = journal.reader(recovery.resume.position);
         let from = recovery.resume.position.0;
-        for (position, _, kept) in run.log.iter().filter(|(p, ..)| *p >= from && *p < recovery.tail.0) {
+        let held = |at: &u64| (from..recovery.tail.0).contains(at);
+        for (position, _, kept) in run.log.iter().filter(|(at, ..)| held(at)) {
             match reader.next() {
                 Ok(entry) => {
                     let entry = entry.expect("a record below the tail");
@@ -344,7 +362,7 @@ proptest! {
                     prop_assert_eq!(&keep(&entry.record), kept);
                 }
                 Err(error) => {
-                    prop_assert_eq!(error.kind(), crate::ErrorKind::Disk);
+                    prop_assert_eq!(error.kind(), ErrorKind::Disk);
                     return Ok(());
                 }
             }

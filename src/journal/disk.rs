@@ -1,8 +1,10 @@
-//! The disk as the journal sees it: one folder of files, behind a trait so that a model can stand in.
+//! The disk as the journal sees it: one folder of files, behind a trait so that a model can stand
+//! in.
 //!
-//! What the journal relies on is little and is stated here, because the model disk of the tests breaks
-//! everything that is *not* stated: bytes written but not synced may be lost, torn or reach the disk in
-//! any order; names created, renamed or removed are not durable before the folder is synced.
+//! What the journal relies on is little and is stated here, because the model disk of the tests
+//! breaks everything that is *not* stated: bytes written but not synced may be lost, torn or reach
+//! the disk in any order; names created, renamed or removed are not durable before the folder is
+//! synced.
 
 use std::fmt;
 use std::fs;
@@ -51,7 +53,8 @@ pub trait File: Send + Sync + fmt::Debug {
 
 /// One folder of files.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
-    /// Makes a new file of `bytes` zeros whose blocks are allocated; leaves nothing behind on error.
+    /// Makes a new file of `bytes` zeros whose blocks are allocated; leaves nothing behind on
+    /// error.
     ///
     /// # Errors
     /// `StorageFull` if the disk has no room for it.

@@ -1,13 +1,15 @@
 //! Looking at a journal without opening it: `wordtide journal dump` and `check`.
 //!
-//! Both read everything there is, verify everything, and go on behind damage. They take no lock; at the
-//! tail of a journal that is being written they may see a record that is not whole yet.
+//! Both read everything there is, verify everything, and go on behind damage. They take no lock; at
+//! the tail of a journal that is being written they may see a record that is not whole yet.
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::disk::{Disk, LocalDisk};
-use super::record::{Entry, Fault, Record};
+use super::encoding::Fault;
+use super::record::{Entry, Record};
 use super::recover::Log;
 use super::scan::{self, Cursor, Step, look_behind};
 use super::segment::{self, Header};
@@ -47,7 +49,8 @@ pub fn dump(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
     inspect(&LocalDisk::read_only(folder), true, out)
 }
 
-/// Verifies every record of the journal in `folder` and writes what is wrong, and a summary, to `out`.
+/// Verifies every record of the journal in `folder` and writes what is wrong, and a summary, to
+/// `out`.
 ///
 /// # Errors
 /// As [`dump`]. Damage is no error here: see [`Verdict::is_sound`].
@@ -123,7 +126,7 @@ impl Inspection<'_> {
             }),
         }
         let seed = Header::seed(id);
-        let mut cursor = Cursor::new(file.clone(), seed, base, base);
+        let mut cursor = Cursor::new(Arc::clone(&file), seed, base, base);
         loop {
             let fault = match cursor.next(limit).map_err(|error| log.failed(at, error))? {
                 Step::Entry(entry) => {
@@ -154,7 +157,7 @@ impl Inspection<'_> {
                     fault,
                 });
             }
-            cursor.enter(file.clone(), base, to);
+            cursor.enter(Arc::clone(&file), base, to);
         }
         if next.is_some_and(|next| next > end) {
             self.bad.push(BadPlace {
@@ -245,8 +248,13 @@ impl Inspection<'_> {
         verdict.epochs_affected.dedup();
         writeln!(
             self.out,
-            "{}: {} segments, {} records, {} bytes of data, {} marks, {} bytes torn, {} places damaged",
-            if verdict.is_sound() { "sound" } else { "damaged" },
+            "{}: {} segments, {} records, {} bytes of data, {} marks, {} bytes torn, \
+             {} places damaged",
+            if verdict.is_sound() {
+                "sound"
+            } else {
+                "damaged"
+            },
             log.bases.len(),
             verdict.records,
             verdict.data_bytes,

@@ -18,9 +18,9 @@ impl Journal {
     /// Opens the journal in `folder`, or makes it, and takes its lock.
     ///
     /// # Errors
-    /// `Configuration` if another process holds the journal or it belongs to another job; `Disk` if the
-    /// disk fails, has no room for the first segment, or the log is damaged; `Usage` for settings that
-    /// cannot work.
+    /// `Configuration` if another process holds the journal or it belongs to another job; `Disk` if
+    /// the disk fails, has no room for the first segment, or the log is damaged; `Usage` for
+    /// settings that cannot work.
     pub fn open(
         folder: &Path,
         settings: JournalSettings,
@@ -161,7 +161,7 @@ fn assemble(
         last_epoch: found.last_mark.as_ref().map(|mark| mark.epoch),
         last_cut: found.last_mark.as_ref().map_or(0, |mark| mark.cut.0),
         has_reserve,
-        scratch: Vec::with_capacity(super::record::CONTROL_MAX),
+        scratch: Vec::with_capacity(super::encoding::CONTROL_MAX),
     })
 }
 
@@ -187,8 +187,8 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
     Err(Error::new(
         ErrorKind::Configuration,
         format!(
-            "the journal {} was made for source {:?}, {} parts, interval {} ms; now it is source {:?}, \
-             {} parts, interval {} ms",
+            "the journal {} was made for source {:?}, {} parts, interval {} ms; now it is \
+             source {:?}, {} parts, interval {} ms",
             disk.place(""),
             recorded.source,
             recorded.parts,
@@ -201,8 +201,8 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
     .hint("start with the recorded --parts and --interval, or give another --state"))
 }
 
-/// Makes the first segment. It gets its name when its header is on disk, so that a segment with a bad
-/// header is never taken for one that was just being made.
+/// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
+/// bad header is never taken for one that was just being made.
 fn create(disk: &dyn Disk, settings: &JournalSettings, facts: Facts) -> Result<Found> {
     let header = Header {
         id: random_id()?,
@@ -238,8 +238,8 @@ fn create(disk: &dyn Disk, settings: &JournalSettings, facts: Facts) -> Result<F
     })
 }
 
-/// Cuts off what stands behind the tail, durably: an old record there could come to stand right behind
-/// a new one and count again.
+/// Cuts off what stands behind the tail, durably: an old record there could come to stand right
+/// behind a new one and count again.
 fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
     if !found.dirty {
         return Ok(found);

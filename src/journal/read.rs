@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::record::{Entry, Fault, Position};
+use super::encoding::Fault;
+use super::record::{Entry, Position};
 use super::scan::{self, Cursor, Step};
 use super::segment;
 use super::shared::Shared;
@@ -33,8 +34,8 @@ impl Reader {
     /// The next record, `None` at the tail: there may be more later.
     ///
     /// # Errors
-    /// `Disk` if the disk failed or the record is damaged, naming the file, the offset in it and the
-    /// epochs affected; `Failed` if the position lies in a segment that is deleted.
+    /// `Disk` if the disk failed or the record is damaged, naming the file, the offset in it and
+    /// the epochs affected; `Failed` if the position lies in a segment that is deleted.
     #[allow(
         clippy::should_implement_trait,
         reason = "an entry borrows the reader's buffer"
@@ -133,7 +134,8 @@ pub(super) fn damage_error(
     Error::new(
         ErrorKind::Disk,
         format!(
-            "journal {place} is damaged at byte {}: {} at position {position}; epochs affected: {epochs}",
+            "journal {place} is damaged at byte {}: {} at position {position}; \
+             epochs affected: {epochs}",
             segment::HEADER + position.saturating_sub(base),
             fault.as_str(),
         ),

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::disk::{Disk, File};
+use super::encoding::Fault;
 use super::read::damage_error;
-use super::record::{Done, Entry, Fault, Mark, Position, Record, Resume};
+use super::record::{Done, Entry, Mark, Position, Record, Resume};
 use super::scan::{self, Cursor, Step, look_behind};
 use super::segment::{self, CONNECTIONS_MAX, HEADER, Header, Standing, read_header};
 use super::shared::{Segment, disk_error};
@@ -26,8 +27,8 @@ pub struct Recovery {
     pub last_mark: Option<Mark>,
     /// What is committed, as far as the journal knows: the truth is the store.
     pub last_done: Option<Done>,
-    /// Epochs that are marked and not known to be committed, in order. Their marks may not be on disk
-    /// yet: [`Syncer::sync`](super::Syncer::sync) before anything of them is published.
+    /// Epochs that are marked and not known to be committed, in order. Their marks may not be on
+    /// disk yet: [`Syncer::sync`](super::Syncer::sync) before anything of them is published.
     pub open_epochs: Vec<Mark>,
     /// Where the bytes begin that no mark took; they end at [`Recovery::tail`].
     pub unmarked: Position,
@@ -52,8 +53,8 @@ pub(super) struct Found {
     pub(super) marks: VecDeque<Mark>,
     pub(super) done: Option<(Done, u64)>,
     pub(super) torn_bytes: u64,
-    /// Something stands behind the tail and must go before anything is appended: an old record could
-    /// fit in with a new one and come back to life.
+    /// Something stands behind the tail and must go before anything is appended: an old record
+    /// could fit in with a new one and come back to life.
     pub(super) dirty: bool,
     /// Bases of the segments behind the tail.
     pub(super) dropped: Vec<u64>,
@@ -199,7 +200,8 @@ impl Walk {
     }
 }
 
-/// Where the walk ended: in this segment, at this position, at this fault or at the end of the file.
+/// Where the walk ended: in this segment, at this position, at this fault or at the end of the
+/// file.
 struct Stop {
     at: usize,
     position: u64,
@@ -253,8 +255,8 @@ fn newest_header(log: &Log<'_>) -> Result<Header> {
     Err(log.damage(0, log.bases[0], Fault::Header, "all"))
 }
 
-/// The newest segment before which everything is known to be on disk: what lies below was verified by
-/// the disk's own promise and will be again when it is replayed.
+/// The newest segment before which everything is known to be on disk: what lies below was verified
+/// by the disk's own promise and will be again when it is replayed.
 fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
     let synced = newest.standing.synced;
     let trusted = synced.min(newest.base);

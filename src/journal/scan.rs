@@ -6,7 +6,8 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use super::disk::File;
-use super::record::{self, CONTROL_MAX, Entry, FRAME, Fault, PAYLOAD_MAX, Position, Record, TAG};
+use super::encoding::{self, CONTROL_MAX, FRAME, Fault, PAYLOAD_MAX, TAG};
+use super::record::{Entry, Position, Record};
 use super::segment::{HEADER, read_full};
 
 /// Bytes read at a time; holds the longest record.
@@ -74,8 +75,8 @@ impl Cursor {
         self.base
     }
 
-    /// The record at the position, which must end at `limit` or before it. Stays where it is if there
-    /// is none.
+    /// The record at the position, which must end at `limit` or before it. Stays where it is if
+    /// there is none.
     pub(super) fn next(&mut self, limit: u64) -> io::Result<Step<'_>> {
         let left = limit.saturating_sub(self.position);
         if left == 0 {
@@ -93,7 +94,7 @@ impl Cursor {
         }
         let mut frame = [0; FRAME];
         frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
-        let bytes = match record::measure(&frame, left) {
+        let bytes = match encoding::measure(&frame, left) {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Step::Bad(fault)),
         };
@@ -101,7 +102,7 @@ impl Cursor {
             return Ok(Step::Bad(Fault::Missing));
         }
         let whole = &self.buffer[self.at..self.at + bytes];
-        match record::decode(self.seed, self.position, whole) {
+        match encoding::decode(self.seed, self.position, whole) {
             Ok(record) => {
                 let position = Position(self.position);
                 self.position += bytes as u64;
@@ -131,8 +132,8 @@ impl Cursor {
         Ok(self.filled >= want)
     }
 
-    /// Steps over a record whose frame can be followed though its payload is bad; `None` if the next
-    /// record does not follow it.
+    /// Steps over a record whose frame can be followed though its payload is bad; `None` if the
+    /// next record does not follow it.
     pub(super) fn hop(&mut self, limit: u64) -> io::Result<Option<u64>> {
         let (position, left) = (self.position, limit.saturating_sub(self.position));
         if left < FRAME as u64 || !self.fill(FRAME, left)? {
@@ -140,7 +141,7 @@ impl Cursor {
         }
         let mut frame = [0; FRAME];
         frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
-        let Ok(bytes) = record::measure(&frame, left) else {
+        let Ok(bytes) = encoding::measure(&frame, left) else {
             return Ok(None);
         };
         let next = position + bytes as u64;
@@ -150,8 +151,8 @@ impl Cursor {
     }
 }
 
-/// Calls `found` with each MARK, SYNC, DONE and EOS that stands whole anywhere in `from..limit` of a
-/// segment, some of them twice, and returns the end of the last byte there that is not zero.
+/// Calls `found` with each MARK, SYNC, DONE and EOS that stands whole anywhere in `from..limit` of
+/// a segment, some of them twice, and returns the end of the last byte there that is not zero.
 ///
 /// DATA is not looked for: at its lengths a hostile sender could make the search quadratic.
 pub(super) fn look_behind(
@@ -178,12 +179,12 @@ pub(super) fn look_behind(
             };
             let mut frame = [0; FRAME];
             frame.copy_from_slice(&bytes[at..tag]);
-            let Ok(length) = record::measure(&frame, limit - start - at as u64) else {
+            let Ok(length) = encoding::measure(&frame, limit - start - at as u64) else {
                 continue;
             };
             let position = start + at as u64;
             let whole = bytes.get(at..at + length.min(OVERLAP));
-            if let Some(Ok(record)) = whole.map(|whole| record::decode(seed, position, whole)) {
+            if let Some(Ok(record)) = whole.map(|whole| encoding::decode(seed, position, whole)) {
                 found(position, position + length as u64, record);
             }
         }
@@ -211,8 +212,8 @@ fn length_without_zeros(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The epochs to which bytes of `from..to` belong, by their marks `(epoch, cut)` in order of the cuts,
-/// and whether bytes behind the last mark are among them.
+/// The epochs to which bytes of `from..to` belong, by their marks `(epoch, cut)` in order of the
+/// cuts, and whether bytes behind the last mark are among them.
 pub(super) fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, bool) {
     let mut start = 0;
     let mut epochs = Vec::new();

@@ -1,14 +1,14 @@
 //! Segments: one file each, a header and then records until the next segment begins.
 //!
 //! The header tells whose journal it is and, beside that, how things stood when the segment began:
-//! how far the log was on disk, where the last MARK and DONE stand, which connections were open. So a
-//! restart reads the last segment or two and never the whole log.
+//! how far the log was on disk, where the last MARK and DONE stand, which connections were open. So
+//! a restart reads the last segment or two and never the whole log.
 
 use std::io;
 use std::sync::Arc;
 
 use super::disk::File;
-use super::record::Fields;
+use super::encoding::Fields;
 
 /// Bytes of a segment before its first record.
 pub(super) const HEADER: u64 = 4096;
@@ -84,7 +84,8 @@ impl Header {
         out
     }
 
-    /// `None` for anything that is not a header of this version for a segment that begins at `base`.
+    /// `None` for anything that is not a header of this version for a segment that begins at
+    /// `base`.
     pub(super) fn decode(bytes: &[u8], base: u64) -> Option<Header> {
         let mut fields = Fields(bytes.get(..HEADER as usize)?);
         if fields.take(8)? != MAGIC || fields.u32()? != crc32c::crc32c(&bytes[12..HEADER as usize])
@@ -146,8 +147,8 @@ pub(super) fn base(name: &str) -> Option<u64> {
     all_digits.then(|| digits.parse().ok()).flatten()
 }
 
-/// Name of a preallocated file that is no segment yet. A number is used once, so that a rename which
-/// was lost in a crash cannot hit the next spare.
+/// Name of a preallocated file that is no segment yet. A number is used once, so that a rename
+/// which was lost in a crash cannot hit the next spare.
 pub(super) fn spare_name(number: u64) -> String {
     format!("spare-{number}")
 }

@@ -1,5 +1,5 @@
-//! What the writer, the syncer and the readers of one journal share: which segments there are, how far
-//! they are written and synced, and where those wait who found the journal full.
+//! What the writer, the syncer and the readers of one journal share: which segments there are, how
+//! far they are written and synced, and where those wait who found the journal full.
 
 use std::collections::VecDeque;
 use std::io;
@@ -25,7 +25,8 @@ pub(super) struct Shared {
     /// Everything before is on disk.
     pub(super) synced: AtomicU64,
     pub(super) ledger: Mutex<Ledger>,
-    /// Held during a sync, so that those who come meanwhile wait for it and find their bytes covered.
+    /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
+    /// covered.
     pub(super) syncing: Mutex<()>,
     pub(super) room: Gate,
     /// The disk error that ended this journal.
@@ -38,8 +39,8 @@ pub(super) struct Segment {
     pub(super) base: u64,
     /// Length of the file.
     pub(super) bytes: u64,
-    /// Open while it has bytes that are not synced; readers open it by name else, so that a large cap
-    /// or a kept journal does not hold thousands of files open.
+    /// Open while it has bytes that are not synced; readers open it by name else, so that a large
+    /// cap or a kept journal does not hold thousands of files open.
     pub(super) file: Option<Arc<dyn File>>,
 }
 
@@ -239,8 +240,8 @@ impl Room {
         self.shared.bytes_free()
     }
 
-    /// Blocks until something changed since the append that answered `full`: room came, or the journal
-    /// failed (the next append says so). `false` after [`release`](Room::release).
+    /// Blocks until something changed since the append that answered `full`: room came, or the
+    /// journal failed (the next append says so). `false` after [`release`](Room::release).
     #[must_use]
     pub fn wait(&self, full: &Full) -> bool {
         let gate = &self.shared.room;

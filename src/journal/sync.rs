@@ -1,9 +1,9 @@
 //! Group commit: one `fdatasync` makes everything durable that was appended before it began.
 //!
-//! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch waits.
-//! It also does the slow work that a sync allows, when those who waited for the sync have been told: it
-//! deletes the segments below the newest DONE that is itself on disk, and looks whether a full disk has
-//! room again.
+//! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch
+//! waits. It also does the slow work that a sync allows, when those who waited for the sync have
+//! been told: it deletes the segments below the newest DONE that is itself on disk, and looks
+//! whether a full disk has room again.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -62,9 +62,9 @@ impl Shared {
         }
         crash_point("journal.before_sync");
         let (segments, goal, names_changed) = self.unsynced(synced);
-        for (base, file) in segments {
-            let name = segment::name(base);
-            let file = match file {
+        for unsynced in segments {
+            let name = segment::name(unsynced.base);
+            let file = match unsynced.file {
                 Some(file) => file,
                 None => (self.disk.open(&name)).map_err(|e| self.poison("opening", &name, e))?,
             };
@@ -82,9 +82,9 @@ impl Shared {
         Ok(goal)
     }
 
-    /// The segments with bytes behind `synced`, the position that syncing them reaches, and whether the
-    /// folder has to be synced with them.
-    fn unsynced(&self, synced: u64) -> (Vec<(u64, Option<Arc<dyn super::disk::File>>)>, u64, bool) {
+    /// The segments with bytes behind `synced`, the position that syncing them reaches, and whether
+    /// the folder has to be synced with them.
+    fn unsynced(&self, synced: u64) -> (Vec<Segment>, u64, bool) {
         let mut ledger = self.ledger();
         // Read under the lock: a roll cannot come between the goal and the list.
         let mut goal = self.appended.load(Ordering::Acquire);
@@ -100,7 +100,7 @@ impl Shared {
             .chain([u64::MAX]);
         let segments = (ledger.segments.iter().zip(ends))
             .filter(|(segment, end)| *end > synced && segment.base < goal)
-            .map(|(segment, _)| (segment.base, segment.file.clone()))
+            .map(|(segment, _)| segment.clone())
             .collect();
         (segments, goal, std::mem::take(&mut ledger.names_changed))
     }
@@ -150,8 +150,9 @@ impl Shared {
         Ok(())
     }
 
-    /// The live segments wholly below the newest DONE that a crash cannot take back. Deleting for a DONE
-    /// that is not on disk could leave a log that begins in the middle and nothing that says why.
+    /// The live segments wholly below the newest DONE that a crash cannot take back. Deleting for a
+    /// DONE that is not on disk could leave a log that begins in the middle and nothing that says
+    /// why.
     fn retired(&self) -> Vec<Segment> {
         let ledger = self.ledger();
         let synced = self.synced.load(Ordering::Acquire);
@@ -177,8 +178,8 @@ impl Shared {
         let full = self.stock(&mut ledger, wanted)?;
         let has_reserve = !ledger.spares.is_empty();
         drop(ledger);
-        // The cap may forbid a second spare while the disk has room: that is no reason to go on waiting
-        // for the disk, and the next append tells which it is.
+        // The cap may forbid a second spare while the disk has room: that is no reason to go on
+        // waiting for the disk, and the next append tells which it is.
         if full.is_none() && has_reserve {
             self.room.wake_all();
         }
