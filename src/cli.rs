@@ -5,9 +5,11 @@
 //! exits; nothing below it does.
 
 mod demo;
+mod cluster;
 mod flags;
 mod log;
 mod run;
+mod signals;
 mod values;
 
 use std::io::{self, Write};
@@ -35,7 +37,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 
 /// The whole program: parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(std::env::args_os()) {
+    let cli = match Cli::try_parse_from(arguments()) {
         Ok(cli) => cli,
         Err(help_or_error) => {
             // Clap prints help to stdout and mistakes to stderr; a closed pipe is no failure.
@@ -43,8 +45,11 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help_or_error.use_stderr() { 2 } else { 0 });
         }
     };
+    std::panic::set_hook(Box::new(|panic| {
+        writeln!(io::stderr(), "wordtide: {panic}").ok();
+    }));
     match dispatch(cli) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => ExitCode::from(code),
         Err(error) => {
             report(&error);
             ExitCode::from(exit_code(error.kind()))
@@ -52,26 +57,37 @@ pub fn main() -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli) -> Result<()> {
+/// The arguments as given, but for a bare `-h` at the end: there it can only mean help, though
+/// elsewhere it is the hostfile, as timely has it.
+fn arguments() -> Vec<std::ffi::OsString> {
+    let mut arguments: Vec<_> = std::env::args_os().collect();
+    if let Some(last) = arguments.last_mut().filter(|last| *last == "-h") {
+        *last = "--help".into();
+    }
+    arguments
+}
+
+/// Does what the arguments say; returns the exit code.
+fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(&dataflow, *flags),
-        Some(Command::List) => print(&list()),
+        Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "wordtide", &mut script);
-            print(&script)
+            print(&script).map(|()| 0)
         }
         Some(Command::Man) => {
             let mut page = Vec::new();
             let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
             rendered.map_err(|error| failed("cannot render the man page", error))?;
-            print(&page)
+            print(&page).map(|()| 0)
         }
         None => match (cli.host, cli.port) {
             (Some(host), Some(port)) => run::spark(&host, &port, *cli.flags),
             (Some(host), None) => Err(Error::new(ErrorKind::Usage, format!("{host:?} has no port"))
                 .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")),
-            (None, _) if cli.flags.is_default() => demo::run(&cli.flags),
+            (None, _) if cli.flags.is_default() => demo::run(&cli.flags).map(|()| 0),
             (None, _) => run::run("network_wordcount", *cli.flags),
         },
     }

@@ -68,6 +68,11 @@ impl Failure {
         }
     }
 
+    /// What the cause says, if the job has failed and the cause was not taken yet.
+    pub fn cause_text(&self) -> Option<String> {
+        self.lock().cause.as_ref().map(ToString::to_string)
+    }
+
     /// Takes out the cause; the job stays failed.
     pub fn take_cause(&self) -> Option<Error> {
         self.lock().cause.take()
@@ -101,7 +106,9 @@ mod tests {
         let failure = Failure::new();
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);
-        let wake: Wake = Arc::new(move || drop(count.fetch_add(1, Ordering::Relaxed)));
+        let wake: Wake = Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
         failure.on_failure(Arc::clone(&wake));
         failure.fail(Error::new(ErrorKind::Disk, "the cause"));
         failure.fail(Error::new(ErrorKind::PeerLost, "a consequence"));

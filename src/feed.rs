@@ -259,7 +259,10 @@ mod tests {
         let woken = Arc::new(AtomicUsize::new(0));
         for index in 0..2 {
             let woken = Arc::clone(&woken);
-            feed.attach(index, Arc::new(move || drop(woken.fetch_add(1, Ordering::Relaxed))));
+            let wake = move || {
+                woken.fetch_add(1, Ordering::Relaxed);
+            };
+            feed.attach(index, Arc::new(wake));
             assert_eq!(show(feed.next(index)), "wait");
         }
         feed.push(block("a\n"));

@@ -20,38 +20,38 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod borders;
+mod links;
 mod output;
 mod pace;
 mod reading;
+mod start;
 mod status;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use timely::communication::WorkerGuards;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use crate::epoch::{Clock, Schedule, SystemClock};
+use crate::cluster::{ClusterSettings, Control};
+use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::feed::Feed;
-use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
+use crate::sink::OnCommit;
 use crate::sink::format::Format;
-use crate::sink::{Layout, OnCommit, Publication, Publisher};
-use crate::source::{self, Intake, Source, Stop};
-use crate::state::{Identity, State};
+use crate::source::{Source, Stop};
 use crate::store::Target;
-use crate::words::Split;
-use crate::worker::{self, Definition, Plan};
+use crate::worker::Definition;
 
-use borders::Borders;
-use output::Output;
-use pace::Pacer;
-use reading::Reading;
+use start::Holdings;
 pub use status::{Status, Summary};
+
+/// How long the processes wait for each other's good-bye when all is done.
+const BYE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where the state of a job is kept.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -75,7 +75,9 @@ pub struct JobBuilder {
     format: Format,
     state: StatePlace,
     settings: Settings,
+    cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
+    stop: Stop,
     on_commit: Option<OnCommit>,
 }
 
@@ -151,10 +153,24 @@ impl JobBuilder {
         self
     }
 
+    /// Which processes take part, and which of them this is; one alone where not given.
+    #[must_use]
+    pub fn cluster(mut self, cluster: ClusterSettings) -> Self {
+        self.cluster = cluster;
+        self
+    }
+
     /// The clock; that of the machine where not given.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
+        self
+    }
+
+    /// What asks the job to stop, where that may come before the job has started.
+    #[must_use]
+    pub fn stop(mut self, stop: Stop) -> Self {
+        self.stop = stop;
         self
     }
 
@@ -165,155 +181,17 @@ impl JobBuilder {
         self
     }
 
-    /// Starts the job: checks everything that can be checked, then begins to read.
+    /// Starts the job: checks everything that can be checked, finds the other processes, then begins
+    /// to read.
     ///
     /// # Errors
     ///
     /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an output
-    /// that cannot be written, a state of another job), `Disk` where the local disk fails.
-    pub fn start(mut self) -> Result<Job> {
-        self.settings.validate()?;
-        let missing = |what: &str, hint: &str| {
-            Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
-        };
-        if self.sources.is_empty() {
-            return Err(missing("source", "give --connect, --file or --stdin"));
-        }
-        let (name, definition) =
-            self.definition.take().ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
-        let target = self.target.take().ok_or_else(|| missing("output", "give --to"))?;
-        if self.format == Format::Scala && self.settings.words.split == Split::Space {
-            self.settings.words.split = Split::SpaceScala;
-        }
-        let identity = self.identity(name, &target);
-        let (identity, state) = open_state(&self.state, identity, self.settings.parts.is_none())?;
-        let output = Output::open(&target)?;
-        self.launch(definition, target, identity, state, output)
+    /// that cannot be written, a state of another job), `PeerLost` when processes of the cluster did
+    /// not come in time, `Disk` where the local disk fails.
+    pub fn start(self) -> Result<Job> {
+        start::start(self)
     }
-
-    fn identity(&self, definition: String, target: &Target) -> Identity {
-        let settings = &self.settings;
-        Identity {
-            definition,
-            interval_ms: settings.interval.as_millis() as u64,
-            parts: settings.parts.unwrap_or(settings.threads as u32),
-            words: settings.words.clone(),
-            line_bytes_max: settings.line_bytes_max,
-            format: self.format,
-            order: settings.order,
-            empty_epochs: settings.empty_epochs,
-            output: target.to_string(),
-            suffix: self.suffix.clone(),
-        }
-    }
-
-    fn launch(
-        self,
-        definition: Definition,
-        target: Target,
-        identity: Identity,
-        state: Option<State>,
-        output: Output,
-    ) -> Result<Job> {
-        let settings = self.settings;
-        let runtime = runtime()?;
-        let layout = Layout::new(target.prefix(), self.suffix);
-        let first = Schedule::new(settings.interval, self.clock.wall_ms(), self.clock.monotonic(), None);
-        let newest = runtime.block_on(output::newest_from(&*output.store, &layout, first.open()))?;
-        let now = (self.clock.wall_ms(), self.clock.monotonic());
-        let schedule = Schedule::new(settings.interval, now.0, now.1, newest);
-
-        let failure = Failure::new();
-        let feed = Feed::new(settings.threads, schedule.open());
-        let (status, on_commit) = status::observe(schedule.open(), self.on_commit);
-        let publication = Publication {
-            layout,
-            format: self.format,
-            order: settings.order,
-            empty_epochs: settings.empty_epochs,
-            job: identity.digest(),
-        };
-        let store = Arc::clone(&output.store);
-        let plan = Plan {
-            definition,
-            feed: feed.clone(),
-            threads: settings.threads,
-            parts: identity.parts,
-            words: settings.words.clone(),
-            table_bytes_max: settings.table_bytes_max,
-            publisher: Publisher::new(publication, store, runtime.handle().clone()),
-            on_commit,
-            failure: failure.clone(),
-        };
-        let workers = worker::spawn(plan, worker::threads_only(settings.threads)?)?;
-
-        let (stop, reading_stop) = (Stop::new(), Stop::new());
-        let pool = BlockPool::new(settings.blocks_bytes_max);
-        let limits = LineLimits {
-            line_bytes_max: settings.line_bytes_max,
-            word_bytes_max: settings.words.word_bytes_max,
-            on_long_line: LongLine::CutAtSpace,
-        };
-        let sources = self.sources.into_iter().zip(0..).map(|(source, index)| {
-            let (pool, feed) = (pool.clone(), feed.clone());
-            (source, Intake::new(index, limits, pool, feed, reading_stop.clone()))
-        });
-        let sources = {
-            let _entered = runtime.enter();
-            source::start(sources.collect(), settings.once)
-        };
-        let pacer = Pacer {
-            clock: self.clock,
-            schedule,
-            borders: Borders::new(feed),
-            reading: Reading::new(sources, reading_stop),
-            stop: stop.clone(),
-            status: status.clone(),
-            epochs: settings.epochs,
-            in_flight_max: settings.epochs_in_flight_max(),
-            failure: failure.clone(),
-        };
-        runtime.spawn(pacer.run());
-        let handle = JobHandle { stop, status };
-        Ok(Job { handle, failure, workers, runtime, _state: state, _output: output })
-    }
-}
-
-/// Opens the state, if there is to be one. Where the number of parts was not given, the one that a
-/// state was begun with is kept: it belongs to the job, not to today's number of workers.
-fn open_state(
-    place: &StatePlace,
-    mut identity: Identity,
-    parts_are_free: bool,
-) -> Result<(Identity, Option<State>)> {
-    let dir = match place {
-        StatePlace::None => return Ok((identity, None)),
-        StatePlace::Dir(dir) => dir.clone(),
-        StatePlace::Below(dir) => {
-            let mut free = identity.clone();
-            if parts_are_free {
-                free.parts = 0;
-            }
-            dir.join(format!("{}-{}", identity.definition, free.digest()))
-        }
-    };
-    if let Some(parts) = State::recorded_parts(&dir).filter(|_| parts_are_free) {
-        identity.parts = parts;
-    }
-    let state = State::open(&dir, &identity)?;
-    Ok((identity, Some(state)))
-}
-
-/// Two threads: one may read a socket while the other signs or encrypts a request.
-fn runtime() -> Result<Runtime> {
-    let built = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("wordtide-io")
-        .enable_all()
-        .build();
-    built.map_err(|error| {
-        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests").cause(error)
-    })
 }
 
 /// Stops and watches a job from elsewhere. Clones are the same job's.
@@ -346,8 +224,8 @@ pub struct Job {
     failure: Failure,
     workers: WorkerGuards<()>,
     runtime: Runtime,
-    _state: Option<State>,
-    _output: Output,
+    links: Control,
+    _holdings: Holdings,
 }
 
 impl std::fmt::Debug for Job {
@@ -367,7 +245,9 @@ impl Job {
             format: Format::default(),
             state: StatePlace::default(),
             settings: Settings::default(),
+            cluster: ClusterSettings::default(),
             clock: SystemClock::shared(),
+            stop: Stop::new(),
             on_commit: None,
         }
     }
@@ -393,11 +273,14 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, .. } = self;
+        let Job { handle, failure, workers, runtime, links, _holdings } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
             }
+        }
+        if !failure.is_failed() && let Err(lost) = links.finish(BYE_TIMEOUT) {
+            failure.fail(lost);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
         runtime.shutdown_background();
@@ -407,4 +290,3 @@ impl Job {
         }
     }
 }
-

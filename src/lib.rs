@@ -6,6 +6,7 @@ extern crate self as wordtide;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod crash;
+pub mod cluster;
 pub mod epoch;
 pub mod error;
 pub mod failure;

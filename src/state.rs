@@ -76,19 +76,20 @@ pub struct State {
 }
 
 impl State {
-    /// Opens or makes the state of the job with this identity in `dir`.
-    pub fn open(dir: &Path, identity: &Identity) -> Result<State> {
+    /// Opens or makes the state of the job with this identity in `dir`, as the process with this
+    /// index: several processes of one cluster may share a directory on one host.
+    pub fn open(dir: &Path, identity: &Identity, process: usize) -> Result<State> {
         let failed = |what: &str, error: io::Error| {
             let message = format!("cannot {what} the state in {}: {error}", dir.display());
             Error::new(refusal(&error), message).cause(error).hint("see --state, or give --no-state")
         };
         std::fs::create_dir_all(dir).map_err(|error| failed("make", error))?;
-        let lock = lock(dir)?;
+        let lock = lock(dir, process)?;
         let path = dir.join(IDENTITY);
         match std::fs::read(&path) {
             Ok(bytes) => compare(dir, &bytes, identity)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_durably(dir, identity).map_err(|error| failed("write", error))?;
+                write_durably(dir, identity, process).map_err(|error| failed("write", error))?;
             }
             Err(error) => return Err(failed("read", error)),
         }
@@ -118,8 +119,8 @@ fn refusal(error: &io::Error) -> ErrorKind {
     }
 }
 
-fn lock(dir: &Path) -> Result<File> {
-    let path = dir.join(LOCK);
+fn lock(dir: &Path, process: usize) -> Result<File> {
+    let path = dir.join(format!("{LOCK}-{process}"));
     let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let file = open.map_err(|error| {
         let message = format!("cannot lock the state in {}: {error}", dir.display());
@@ -146,8 +147,8 @@ fn compare(dir: &Path, recorded: &[u8], identity: &Identity) -> Result<()> {
         .hint("give the same flags as then, or another --state"))
 }
 
-fn write_durably(dir: &Path, identity: &Identity) -> io::Result<()> {
-    let temporary = dir.join(".identity.json.tmp");
+fn write_durably(dir: &Path, identity: &Identity, process: usize) -> io::Result<()> {
+    let temporary = dir.join(format!(".identity.json.{process}.tmp"));
     let mut file = File::create(&temporary)?;
     file.write_all(&serde_json::to_vec_pretty(identity)?)?;
     file.sync_all()?;
@@ -177,20 +178,20 @@ mod tests {
     #[test]
     fn a_second_start_with_the_same_identity_is_welcome_after_the_first_has_gone() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = State::open(dir.path(), &identity()).expect("a new state");
-        let locked = State::open(dir.path(), &identity()).expect_err("it is locked");
+        let first = State::open(dir.path(), &identity(), 0).expect("a new state");
+        let locked = State::open(dir.path(), &identity(), 0).expect_err("it is locked");
         assert_eq!(locked.kind(), ErrorKind::Configuration);
         drop(first);
-        State::open(dir.path(), &identity()).expect("the same job");
+        State::open(dir.path(), &identity(), 0).expect("the same job");
         assert_eq!(State::recorded_parts(dir.path()), Some(2));
     }
 
     #[test]
     fn another_identity_is_refused_with_the_difference_and_the_way_out() {
         let dir = tempfile::tempdir().expect("a directory");
-        drop(State::open(dir.path(), &identity()).expect("a new state"));
+        drop(State::open(dir.path(), &identity(), 0).expect("a new state"));
         let other = Identity { interval_ms: 1_000, ..identity() };
-        let error = State::open(dir.path(), &other).expect_err("another job");
+        let error = State::open(dir.path(), &other, 0).expect_err("another job");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
         assert!(text.contains("interval_ms is 10000 there, 1000 here"), "{text}");

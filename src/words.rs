@@ -86,3 +86,202 @@ impl AddAssign for Counted {
         self.oversized_words += other.oversized_words;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::HashMap;
+    use unicode_segmentation::UnicodeSegmentation;
+
+    type Counts = HashMap<Vec<u8>, u64>;
+
+    /// The lines of `text`, by the book.
+    fn lines(text: &[u8]) -> Vec<Vec<u8>> {
+        let mut lines = vec![Vec::new()];
+        let mut bytes = text.iter().peekable();
+        while let Some(&byte) = bytes.next() {
+            match byte {
+                b'\r' if bytes.peek() == Some(&&b'\n') => {}
+                b'\n' | b'\r' => lines.push(Vec::new()),
+                _ => lines.last_mut().expect("there is one").push(byte),
+            }
+        }
+        lines.pop_if(|line| line.is_empty());
+        lines
+    }
+
+    /// The words of a line, by the book.
+    fn words(line: &[u8], split: Split) -> Vec<String> {
+        let line = String::from_utf8(decode::java_lossy(line).into_owned()).expect("it is text");
+        let white = |c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f');
+        let mut words: Vec<String> = match split {
+            Split::Space | Split::SpaceScala => line.split(' ').map(String::from).collect(),
+            Split::Whitespace => line
+                .split(white)
+                .filter(|word| !word.is_empty())
+                .map(String::from)
+                .collect(),
+            Split::UnicodeWords => line.unicode_words().map(String::from).collect(),
+        };
+        if split == Split::SpaceScala && !line.is_empty() {
+            while words.pop_if(|word| word.is_empty()).is_some() {}
+        }
+        words
+    }
+
+    fn expected(text: &[u8], options: &WordOptions) -> (Counts, Counted) {
+        let (mut counts, mut counted) = (Counts::new(), Counted::default());
+        for word in lines(text)
+            .iter()
+            .flat_map(|line| words(line, options.split))
+        {
+            let word = if options.lowercase {
+                word.to_lowercase()
+            } else {
+                word
+            };
+            if word.len() > options.word_bytes_max {
+                counted.oversized_words += 1;
+                continue;
+            }
+            counted.words += 1;
+            *counts.entry(word.into_bytes()).or_insert(0) += 1;
+        }
+        (counts, counted)
+    }
+
+    fn padded(text: &[u8]) -> Vec<u8> {
+        [text, &[0; PAD_BYTES]].concat()
+    }
+
+    fn counted(text: &[u8], options: &WordOptions) -> (Counts, Counted) {
+        let mut table = WordTable::new(1);
+        let counted = table.add_block(&padded(text), text.len(), options);
+        let mut counts = Counts::new();
+        let distinct = table.len();
+        table.drain(|_, word, count| assert_eq!(counts.insert(word.to_vec(), count), None));
+        assert_eq!(counts.len(), distinct);
+        (counts, counted)
+    }
+
+    fn options() -> impl Strategy<Value = WordOptions> {
+        let splits = vec![
+            Split::Space,
+            Split::SpaceScala,
+            Split::Whitespace,
+            Split::UnicodeWords,
+        ];
+        let bytes_max = vec![0, 1, 3, 14, 15, 16, 17, 40, 1 << 20];
+        let (splits, bytes_max) = (
+            prop::sample::select(splits),
+            prop::sample::select(bytes_max),
+        );
+        (splits, any::<bool>(), bytes_max).prop_map(|(split, lowercase, word_bytes_max)| {
+            WordOptions {
+                split,
+                lowercase,
+                word_bytes_max,
+            }
+        })
+    }
+
+    /// Text in which line ends, empty words, words around the limits and bytes that are no text are
+    /// frequent, shifted so that they come to stand at all borders of windows and chunks.
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        let piece = prop_oneof![
+            4 => prop::sample::select(vec![
+                " ", "  ", "\n", "\r", "\r\n", "\n\r", "\t", "\0", "\x1c", "\u{85}", "\u{2028}",
+                "\u{3000}", "Σ", "ΑΣ", "İ", "é", "don't", "Word", "\u{feff}",
+            ]).prop_map(|piece| piece.as_bytes().to_vec()),
+            2 => (b'a'..b'd', 1..45_usize).prop_map(|(byte, len)| vec![byte; len]),
+            1 => prop::collection::vec(any::<u8>(), 0..4),
+        ];
+        let pieces = prop::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat());
+        let shift = prop_oneof![0..130_usize, 1900..2200_usize];
+        let end = prop::sample::select(vec!["\n", "\r", "\r\n", ""]);
+        (shift, pieces, end).prop_map(|(shift, pieces, end)| {
+            let filler = b"ab cde f\nghi ".iter().copied().cycle().take(shift);
+            filler.chain(pieces).chain(end.bytes()).collect()
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn every_split_counts_what_the_book_says(text in text(), options in options()) {
+            prop_assert_eq!(counted(&text, &options), expected(&text, &options));
+        }
+
+        #[test]
+        fn ascii_text_with_single_spaces_is_counted_as_the_book_says(
+            text in "([a-e]{0,17}[ \n\r]){0,900}\n",
+        ) {
+            let options = WordOptions::default();
+            prop_assert_eq!(counted(text.as_bytes(), &options), expected(text.as_bytes(), &options));
+        }
+
+        #[test]
+        fn each_word_gives_the_words_that_a_table_counts(text in text(), options in options()) {
+            let mut counts = Counts::new();
+            let counted = each_word(&padded(&text), text.len(), &options, |of, word| {
+                assert_eq!(of, hash(word));
+                *counts.entry(word.to_vec()).or_insert(0) += 1;
+            });
+            prop_assert_eq!((counts, counted), expected(&text, &options));
+        }
+    }
+
+    fn listed(text: &str, split: Split) -> Vec<String> {
+        let options = WordOptions {
+            split,
+            ..WordOptions::default()
+        };
+        let mut words = Vec::new();
+        each_word(&padded(text.as_bytes()), text.len(), &options, |_, word| {
+            words.push(String::from_utf8_lossy(word).into_owned());
+        });
+        words
+    }
+
+    #[test]
+    fn spaces_make_words_as_in_python_and_scala() {
+        let cases: [(&str, &[&str], &[&str]); 7] = [
+            ("", &[], &[]),
+            ("\n", &[""], &[""]),
+            ("   \n", &["", "", "", ""], &[]),
+            (" a b \n", &["", "a", "b", ""], &["", "a", "b"]),
+            ("a\r\nb\rc\n", &["a", "b", "c"], &["a", "b", "c"]),
+            ("\r\n\n\r", &["", "", ""], &["", "", ""]),
+            (
+                "a\tb\u{a0}c d\n",
+                &["a\tb\u{a0}c", "d"],
+                &["a\tb\u{a0}c", "d"],
+            ),
+        ];
+        for (text, python, scala) in cases {
+            assert_eq!(listed(text, Split::Space), python, "{text:?}");
+            assert_eq!(listed(text, Split::SpaceScala), scala, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn white_space_is_what_python_takes_for_it() {
+        let white = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \u{85}\u{a0}\u{1680}\u{2000}\u{200a}\u{2028}\
+                     \u{2029}\u{202f}\u{205f}\u{3000}";
+        let text: String = white.chars().flat_map(|space| ['x', space]).collect();
+        assert_eq!(
+            listed(&text, Split::Whitespace),
+            vec!["x"; white.chars().count()]
+        );
+        assert_eq!(
+            listed("a\u{200b}b\u{feff}\u{180e}\n", Split::Whitespace).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn ill_formed_words_that_decode_alike_are_one() {
+        let (counts, _) = counted(b"\xff \xfe\n\xc3 \xef\xbf\xbd\n", &WordOptions::default());
+        assert_eq!(counts, Counts::from([("\u{fffd}".into(), 4)]));
+    }
+}

@@ -9,10 +9,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use timely::WorkerConfig;
 use timely::communication::{AllocatorBuilder, WorkerGuards};
 use timely::dataflow::operators::probe::Probe;
 use timely::worker::Worker;
-use timely::{CommunicationConfig, WorkerConfig};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -45,7 +45,12 @@ pub struct Plan {
     pub on_commit: OnCommit,
     /// The fate of the job.
     pub failure: Failure,
+    /// What a panic with this message means: it may only follow from a lost peer.
+    pub explain_panic: ExplainPanic,
 }
+
+/// Turns the message of a worker's panic into the cause of the job's failure.
+pub type ExplainPanic = Arc<dyn Fn(&str) -> Option<Error> + Send + Sync>;
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,14 +59,6 @@ impl fmt::Debug for Plan {
             .field("parts", &self.parts)
             .finish_non_exhaustive()
     }
-}
-
-/// The channels between the workers of one process alone.
-pub fn threads_only(threads: usize) -> Result<(Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>)> {
-    let config = CommunicationConfig::Process(threads);
-    config.try_build().map_err(|why| {
-        Error::new(ErrorKind::Failed, format!("cannot set up {threads} workers: {why}"))
-    })
 }
 
 /// Starts the workers of this process; the guards join them.
@@ -85,8 +82,10 @@ fn run(worker: &mut Worker, plan: &Plan) {
         }
     }));
     if let Err(panic) = lived {
-        let message = format!("worker {} panicked: {}", worker.index(), panic_text(&*panic));
-        plan.failure.fail(Error::new(ErrorKind::Panicked, message));
+        let text = panic_text(&*panic);
+        let message = format!("worker {} panicked: {text}", worker.index());
+        let cause = (plan.explain_panic)(text);
+        plan.failure.fail(cause.unwrap_or_else(|| Error::new(ErrorKind::Panicked, message)));
     }
     // What is left of a failed dataflow must go, or timely would go on waiting for it.
     for dataflow in worker.installed_dataflows() {

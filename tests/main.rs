@@ -1,6 +1,34 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+/// Control links: the first cause reaches everyone.
+mod cluster_control;
+/// One command starts all processes of a machine.
+mod cluster_launch;
+/// Processes find each other and count as one.
+mod cluster_mesh;
+/// A stranger on a port neither stops nor joins a cluster.
+mod cluster_strangers;
+/// Memory stays bounded, whatever the line looks like.
+mod limits;
 /// What Spark would have written, computed slowly.
 mod oracle;
+/// What stands in the output, and what never does.
+mod output;
+/// Lines, cuts, workers, parts and epochs, at random, against the oracle.
+mod properties;
+/// What cannot run is refused, in words that help.
+mod refusals;
+/// Runs the real program.
+mod rig;
+/// Connections that come, go and break; files; standard input.
+mod sources;
+/// What a real Spark wrote, case by case, by the real program.
+mod spark;
+/// Whole epochs on standard output.
+mod stdout;
+/// A stop loses nothing.
+mod stop;
 /// A store keeps what it promises, whichever it is.
 mod store;
+/// The sources keep the rules that no compiler checks.
+mod tidy;

@@ -15,7 +15,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::flags::JobFlags;
-use super::{failed, log, print, run};
+use super::signals::Supervisor;
+use super::{failed, log, print};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -55,6 +56,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         ..Settings::default()
     };
     let target = Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() };
+    let supervisor = Supervisor::new(flags.stop.stop_timeout, false)?;
     let job = Job::builder()
         .source(Source::Connect(HostPort { host: "127.0.0.1".to_owned(), port }))
         .dataflow("network_wordcount", network_wordcount::dataflow)
@@ -64,9 +66,9 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(committed.epoch);
         }))
         .settings(settings)
+        .stop(supervisor.stop())
         .start()?;
-    let stop_timeout = flags.stop.stop_timeout;
-    run::supervise(job, stop_timeout, false)?;
+    supervisor.wait(job)?;
     runtime.shutdown_background();
 
     let epochs = committed.lock().unwrap_or_else(PoisonError::into_inner);

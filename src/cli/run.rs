@@ -1,17 +1,13 @@
 //! Running a job from the command line: flags to a job, signals to a stop.
 
-use std::io::Write;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
-
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::flags::{JobFlags, SourceFlags, StateFlags};
-use super::{log, values};
+use super::signals::Supervisor;
+use super::{cluster, log};
 use crate::dataflows;
 use crate::error::{Error, ErrorKind, Result};
-use crate::job::{Job, JobBuilder, JobHandle, StatePlace, Summary};
+use crate::job::{Job, JobBuilder, StatePlace};
 use crate::settings::Settings;
 use crate::source::{HostPort, Source};
 use crate::store::Target;
@@ -23,7 +19,7 @@ const DEFAULT_TO: &str = "wordtide-out/counts";
 const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
-pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<()> {
+pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
     let port: u16 = port.parse().map_err(|_| {
         Error::new(ErrorKind::Usage, format!("{port:?} is not a port"))
             .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")
@@ -33,13 +29,21 @@ pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<()> {
     run("network_wordcount", flags)
 }
 
-/// `wordtide run DATAFLOW`.
-pub(super) fn run(dataflow: &str, flags: JobFlags) -> Result<()> {
+/// `wordtide run DATAFLOW`: as one process of a cluster, or as the launcher of a whole one.
+pub(super) fn run(dataflow: &str, flags: JobFlags) -> Result<u8> {
     log::install(flags.watch.verbose, flags.watch.quiet);
     let job = builder(dataflow, &flags)?;
-    let keeps_state = !flags.state.no_state;
-    let started = job.start()?;
-    supervise(started, flags.stop.stop_timeout, keeps_state).map(drop)
+    if cluster::is_launcher(&flags.workers) {
+        return cluster::launch(&flags.workers, flags.stop.stop_timeout);
+    }
+    let (settings, lifeline) = cluster::settings(&flags.workers)?;
+    cluster::announce(&settings);
+    let supervisor = Supervisor::new(flags.stop.stop_timeout, keeps_state(&flags))?;
+    if let Some(lifeline) = lifeline {
+        cluster::stop_with_launcher(lifeline, supervisor.stop())?;
+    }
+    let job = job.cluster(settings).stop(supervisor.stop()).start()?;
+    supervisor.wait(job).map(|_| 0)
 }
 
 /// The job that the flags describe.
@@ -108,70 +112,8 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
     }
 }
 
-/// Waits for the job; a signal stops it, a second one ends the process at once.
-pub(super) fn supervise(job: Job, stop_timeout: Duration, keeps_state: bool) -> Result<Summary> {
-    let ended: Arc<Mutex<bool>> = Arc::default();
-    let watch = Watch { job: job.handle(), stop_timeout, keeps_state, ended: Arc::clone(&ended) };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| super::failed("cannot wait for signals", error))?;
-    let signals = {
-        let _entered = runtime.enter();
-        [(SignalKind::interrupt(), 130), (SignalKind::terminate(), 143)]
-            .map(|(kind, code)| signal(kind).map(|signal| (signal, code)))
-    };
-    let [Ok(interrupt), Ok(terminate)] = signals else {
-        return Err(Error::new(ErrorKind::Failed, "cannot listen for signals"));
-    };
-    let spawned = std::thread::Builder::new()
-        .name("wordtide-signals".to_owned())
-        .spawn(move || runtime.block_on(watch.signals(interrupt, terminate)));
-    spawned.map_err(|error| super::failed("cannot start a thread for signals", error))?;
-    let summary = job.wait();
-    // From here on the process ends by itself: a late time-out must not end it differently.
-    *ended.lock().unwrap_or_else(PoisonError::into_inner) = true;
-    summary
-}
-
-struct Watch {
-    job: JobHandle,
-    stop_timeout: Duration,
-    keeps_state: bool,
-    ended: Arc<Mutex<bool>>,
-}
-
-impl Watch {
-    async fn signals(self, mut interrupt: (Signal, i32), mut terminate: (Signal, i32)) {
-        either(&mut interrupt, &mut terminate).await;
-        tracing::info!("stopping: the open epoch is cut and committed; a second signal ends at once");
-        self.job.stop();
-        let late = tokio::time::sleep(self.stop_timeout);
-        tokio::select! {
-            code = either(&mut interrupt, &mut terminate) => self.end("a second signal", code),
-            () = late => {
-                let after = format!("--stop-timeout of {}", values::show(self.stop_timeout));
-                self.end(&after, if self.keeps_state { 75 } else { 1 });
-            }
-        }
-    }
-
-    /// Ends the process without waiting for anything, and says what that leaves behind.
-    #[allow(clippy::disallowed_methods)] // a hung job cannot be returned from
-    fn end(&self, why: &str, code: i32) {
-        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        if *ended {
-            return;
-        }
-        let status = self.job.status();
-        let epochs: Vec<String> = status.in_flight.iter().map(u64::to_string).collect();
-        let left = if epochs.is_empty() { "the open epoch".to_owned() } else { epochs.join(", ") };
-        writeln!(std::io::stderr(), "wordtide: ended by {why}; not committed: {left}").ok();
-        std::process::exit(code);
-    }
-}
-
-async fn either(interrupt: &mut (Signal, i32), terminate: &mut (Signal, i32)) -> i32 {
-    tokio::select! {
-        _ = interrupt.0.recv() => interrupt.1,
-        _ = terminate.0.recv() => terminate.1,
-    }
+/// Whether a next start can finish what this one leaves.
+fn keeps_state(flags: &JobFlags) -> bool {
+    let to_a_pipe = flags.output.to.as_deref() == Some("-");
+    flags.state.state.is_some() || !(flags.state.no_state || to_a_pipe)
 }

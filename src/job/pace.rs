@@ -1,86 +1,184 @@
 //! The pace of a job: when an epoch is cut, and how everything ends.
 //!
-//! One task owns the clock. It cuts the open epoch when its time has come; when too many epochs wait
-//! to be committed, it lets the open one grow longer instead, so that a slow store costs no memory
-//! and no line. To stop is to stop reading first and to cut then: what was read is in the last epoch.
+//! One task in process 0 owns the clock. It cuts the open epoch when its time has come, here and, by
+//! a tick over the control links, in every other process. When too many epochs wait to be committed,
+//! it lets the open one grow longer instead, so that a slow store costs no memory and no line. To
+//! stop is to stop reading first, everywhere, and to cut then: what was read is in the last epoch.
 
 use std::sync::Arc;
 
 use tokio::sync::watch;
 
 use super::borders::Borders;
+use super::links::Word;
 use super::reading::Reading;
 use super::status::Status;
-use crate::epoch::{Clock, Schedule};
+use crate::cluster::{Control, Event, Inbox, Message};
+use crate::epoch::{Clock, Epoch, Schedule};
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::source::Stop;
 
-/// Cuts the epochs of a job.
-pub(super) struct Pacer {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) schedule: Schedule,
+/// What the pace of any process needs.
+pub(super) struct Process {
     pub(super) borders: Borders,
     pub(super) reading: Reading,
-    /// The user's wish to stop.
+    pub(super) control: Control,
+    pub(super) inbox: Inbox,
+    /// The wish of this process's user to stop.
     pub(super) stop: Stop,
     pub(super) status: watch::Sender<Status>,
-    pub(super) epochs: Option<u64>,
-    pub(super) in_flight_max: usize,
     pub(super) failure: Failure,
 }
 
-impl Pacer {
-    /// Runs until the job is to end, then ends it.
-    pub(super) async fn run(mut self) {
-        let failure = self.failure.clone();
-        let ended = tokio::select! {
-            ended = self.pace() => ended,
-            // The sources go with `self`; the workers have been woken to leave.
-            () = failure.failed() => return,
-        };
-        match ended {
-            Ok(()) => {
-                self.cut();
-                self.borders.end();
-            }
-            Err(error) => self.failure.fail(error),
-        }
-    }
-
-    /// Cuts epoch after epoch; returns when reading has ended and the last cut is due.
-    async fn pace(&mut self) -> Result<()> {
-        let mut cuts = 0;
-        loop {
-            let due = due(&*self.clock, &self.schedule, &self.status, self.in_flight_max);
-            tokio::select! {
-                biased;
-                () = self.stop.stopped() => break,
-                ended = self.reading.ended() => return ended,
-                () = due => {
-                    cuts += 1;
-                    if Some(cuts) == self.epochs {
-                        break;
-                    }
-                    self.cut();
-                }
-            }
-        }
-        self.reading.stop().await
-    }
-
-    /// Closes the open epoch and opens the next.
-    fn cut(&mut self) {
-        if let Some(jump) = self.schedule.advance(self.clock.wall_ms(), self.clock.monotonic()) {
-            let by_s = jump.by_ms as f64 / 1e3;
-            tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
-        }
-        let (epoch, next) = (self.status.borrow().open, self.schedule.open());
+impl Process {
+    /// Closes `epoch` here and opens `next`.
+    fn cut(&self, next: Epoch) -> Epoch {
+        let epoch = self.status.borrow().open;
         self.status.send_modify(|status| {
             status.in_flight.push_back(epoch);
             status.open = next;
         });
         self.borders.cut(next);
+        epoch
+    }
+
+    /// Notes that process 0 has committed `epoch` and all before it.
+    fn committed(&self, epoch: Epoch) {
+        self.status.send_modify(|status| status.in_flight.retain(|open| *open > epoch));
+    }
+
+    /// The next message of another process; the loss of one ends the job.
+    async fn message(inbox: &mut Inbox, failure: &Failure) -> (usize, Message) {
+        loop {
+            match inbox.recv().await {
+                Some(Event::Received { from, message }) => return (from, message),
+                Some(Event::Lost(loss)) => failure.fail(loss.into()),
+                // The links are closed: nobody has anything to say any more.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Listens on after the last cut: a peer may still be lost before all is committed.
+    async fn listen(mut self) {
+        loop {
+            Self::message(&mut self.inbox, &self.failure).await;
+        }
+    }
+}
+
+/// Cuts the epochs of a job: the part of process 0.
+pub(super) struct Leader {
+    pub(super) process: Process,
+    pub(super) processes: usize,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) schedule: Schedule,
+    pub(super) epochs: Option<u64>,
+    pub(super) in_flight_max: usize,
+}
+
+impl Leader {
+    /// Runs until the job is to end, then ends it.
+    pub(super) async fn run(mut self) {
+        let failure = self.process.failure.clone();
+        if self.processes > 1 {
+            let (status, control) = (self.process.status.subscribe(), self.process.control.clone());
+            tokio::spawn(tell_commits(status, control));
+        }
+        let ended = tokio::select! {
+            ended = self.pace() => ended,
+            // The sources go with `self`; the workers have been woken to leave.
+            () = failure.failed() => return,
+        };
+        match ended.and_then(|()| self.cut(true)) {
+            Ok(()) => self.process.borders.end(),
+            Err(error) => failure.fail(error),
+        }
+        self.process.listen().await;
+    }
+
+    /// Cuts epoch after epoch; returns when reading has ended everywhere and the last cut is due.
+    async fn pace(&mut self) -> Result<()> {
+        let mut cuts = 0;
+        let mut reading = vec![true; self.processes];
+        while reading.contains(&true) {
+            let Process { inbox, failure, stop, status, reading: own, .. } = &mut self.process;
+            let due = due(&*self.clock, &self.schedule, status, self.in_flight_max);
+            tokio::select! {
+                biased;
+                () = stop.stopped() => return self.stop_reading(reading).await,
+                ended = own.ended(), if reading[0] => {
+                    ended?;
+                    reading[0] = false;
+                }
+                (from, message) = Process::message(inbox, failure) => match message {
+                    Message::AskStop { reason } => {
+                        tracing::info!("stopping for process {from}: {reason}");
+                        return self.stop_reading(reading).await;
+                    }
+                    message => note_ended(&mut reading, from, &message),
+                },
+                () = due => {
+                    cuts += 1;
+                    if Some(cuts) == self.epochs {
+                        return self.stop_reading(reading).await;
+                    }
+                    self.cut(false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops reading everywhere and waits until all that was read is handed over.
+    async fn stop_reading(&mut self, mut reading: Vec<bool>) -> Result<()> {
+        let Process { inbox, failure, control, reading: own, .. } = &mut self.process;
+        control.broadcast(Word::StopReading.message())?;
+        own.stop().await?;
+        reading[0] = false;
+        while reading.contains(&true) {
+            let (from, message) = Process::message(inbox, failure).await;
+            note_ended(&mut reading, from, &message);
+        }
+        Ok(())
+    }
+
+    /// Closes the open epoch everywhere and opens the next; the last one for good.
+    fn cut(&mut self, last: bool) -> Result<()> {
+        if let Some(jump) = self.schedule.advance(self.clock.wall_ms(), self.clock.monotonic()) {
+            let by_s = jump.by_ms as f64 / 1e3;
+            tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
+        }
+        let next = self.schedule.open();
+        let epoch = self.process.cut(next);
+        self.process.control.broadcast(if last {
+            Message::Stop { epoch, reason: String::new() }
+        } else {
+            Message::Tick { epoch, next }
+        })
+    }
+}
+
+fn note_ended(reading: &mut [bool], from: usize, message: &Message) {
+    match message {
+        Message::Other(bytes) if Word::parse(bytes) == Some(Word::ReadingEnded) => {
+            reading[from] = false;
+        }
+        other => tracing::debug!(from, ?other, "a message that says nothing now"),
+    }
+}
+
+/// Tells the other processes what is committed.
+async fn tell_commits(mut status: watch::Receiver<Status>, control: Control) {
+    let mut told = 0;
+    let newest = |status: &Status| status.last.as_ref().map_or(0, |last| last.epoch);
+    while let Ok(committed) = status.wait_for(|status| newest(status) > told).await {
+        told = newest(&committed);
+        drop(committed);
+        if control.broadcast(Word::Committed(told).message()).is_err() {
+            return;
+        }
     }
 }
 
@@ -95,4 +193,59 @@ async fn due(
     let has_room = |status: &Status| status.in_flight.len() < in_flight_max;
     // The sender is ours, so waiting ends with room only.
     status.subscribe().wait_for(has_room).await.map(drop).unwrap_or_default();
+}
+
+/// Applies what process 0 decides: the part of every other process.
+pub(super) struct Follower(pub(super) Process);
+
+impl Follower {
+    /// Runs until process 0 has ended the job.
+    pub(super) async fn run(mut self) {
+        let failure = self.0.failure.clone();
+        let ended = tokio::select! {
+            ended = self.follow() => ended,
+            () = failure.failed() => return,
+        };
+        if let Err(error) = ended {
+            failure.fail(error);
+        }
+        self.0.listen().await;
+    }
+
+    async fn follow(&mut self) -> Result<()> {
+        let (mut reading, mut asked) = (true, false);
+        loop {
+            let Process { inbox, failure, stop, reading: own, control, .. } = &mut self.0;
+            tokio::select! {
+                biased;
+                () = stop.stopped(), if !asked => {
+                    asked = true;
+                    let reason = "it was told to stop".to_owned();
+                    control.send(0, Message::AskStop { reason })?;
+                }
+                ended = own.ended(), if reading => {
+                    ended?;
+                    reading = false;
+                    control.send(0, Word::ReadingEnded.message())?;
+                }
+                (_, message) = Process::message(inbox, failure) => match message {
+                    Message::Tick { next, .. } => drop(self.0.cut(next)),
+                    Message::Stop { epoch, .. } => {
+                        self.0.cut(epoch + 1);
+                        self.0.borders.end();
+                        return Ok(());
+                    }
+                    Message::Other(word) => match Word::parse(&word) {
+                        Some(Word::Committed(epoch)) => self.0.committed(epoch),
+                        Some(Word::StopReading) if std::mem::take(&mut reading) => {
+                            own.stop().await?;
+                            control.send(0, Word::ReadingEnded.message())?;
+                        }
+                        other => tracing::debug!(?other, "a word that says nothing now"),
+                    },
+                    other => tracing::debug!(?other, "a message that says nothing now"),
+                },
+            }
+        }
+    }
 }

@@ -22,6 +22,7 @@ pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> R
     let mut told = false;
     loop {
         let connected = tokio::select! {
+            biased; // a connection that stands when the stop comes may hold lines already
             connected = connect(&address, &mut told) => connected?,
             () = stop.stopped() => return Ok(()),
         };

@@ -35,6 +35,7 @@ pub mod memory;
 mod probe;
 pub mod remote;
 mod settings;
+pub mod stdout;
 mod target;
 
 pub use body::Body;

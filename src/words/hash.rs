@@ -112,3 +112,94 @@ pub fn hash(word: &[u8]) -> u64 {
 pub fn part(hash: u64, parts: u32) -> u32 {
     ((hash as u128 * parts as u128) >> 64) as u32
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Words and their hashes. They never change: outputs that exist depend on them.
+    const FROZEN: [(&str, u64); 21] = [
+        ("", 0x293F_502D_8E03_7815),
+        ("a", 0xFF99_E7BC_4330_0412),
+        ("b", 0x4976_15A6_B3AF_DF65),
+        ("the", 0x21C0_4F31_5964_8D3C),
+        ("of", 0xCD4E_A33B_77B6_A4DD),
+        ("and", 0x1AD7_3CAF_D1C9_0938),
+        ("é", 0xC022_BD8B_EBED_DF61),
+        ("日本語", 0x7431_108F_EB6F_66A2),
+        ("eight888", 0x9FA1_A0EC_EAC3_3DB7),
+        ("nine99999", 0x653E_1AAA_805E_7A67),
+        ("😀😀😀", 0x558A_069A_EEFA_34D7),
+        ("thirteen13131", 0x21DC_C098_5CD9_A2EF),
+        ("fourteen141414", 0x9E62_63FB_BBEF_6624),
+        ("fifteen15151515", 0xCBE9_CF39_8692_0E68),
+        ("sixteen161616161", 0xC69A_6602_DA8A_2A96),
+        ("seventeen17171717", 0xCF3B_EF84_F3FD_14F3),
+        ("an-rfc-2119-keyword-of-some-length", 0xD8EB_E6A1_A118_1619),
+        ("�", 0x0CE7_220F_F951_BCC7),
+        ("0", 0x1472_CE1A_DCD1_C213),
+        ("'", 0xE7AA_F036_D4C1_57D8),
+        ("Zürich,", 0x8BBA_5B77_8A74_DF58),
+    ];
+
+    #[test]
+    fn hashes_are_what_they_always_were() {
+        for (word, expected) in FROZEN {
+            assert_eq!(
+                hash(word.as_bytes()),
+                expected,
+                "the hash of {word:?} changed"
+            );
+        }
+    }
+
+    #[test]
+    fn parts_rise_with_the_hash_and_cover_all() {
+        for parts in [1, 2, 3, 7, 64, u32::MAX] {
+            assert_eq!(part(0, parts), 0);
+            assert_eq!(part(u64::MAX, parts), parts - 1);
+        }
+        let cut = (0..=300_u64)
+            .map(|step| part(step << 55, 3))
+            .collect::<Vec<_>>();
+        assert!(cut.is_sorted());
+    }
+
+    #[test]
+    fn common_short_words_spread_evenly() {
+        const HOMES: usize = 256;
+        let mut words = [0_u32; HOMES];
+        for number in 0..HOMES * 400 {
+            words[part(hash(format!("{number:x}").as_bytes()), HOMES as u32) as usize] += 1;
+        }
+        // 400 each with a deviation of 20: nine deviations are no accident.
+        assert!(
+            words.iter().all(|here| here.abs_diff(400) < 180),
+            "{words:?}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_loaded_in_place_is_the_key_of_the_word(
+            text in prop::collection::vec(any::<u8>(), 32),
+            at in 0..=16_usize,
+            len in 0..=SHORT_BYTES_MAX,
+        ) {
+            let key = Key::load(&text, at, len);
+            let word = &text[at..at + len];
+            prop_assert_eq!(key, Key::of(word));
+            prop_assert_eq!(&key.to_bytes()[..key.len()], word);
+            prop_assert_eq!(key.hash(), hash(word));
+        }
+
+        #[test]
+        fn keys_are_ranked_as_their_words_are(
+            one in prop::collection::vec(0..3_u8, 0..=SHORT_BYTES_MAX),
+            other in prop::collection::vec(0..3_u8, 0..=SHORT_BYTES_MAX),
+        ) {
+            prop_assert_eq!(Key::of(&one).rank().cmp(&Key::of(&other).rank()), one.cmp(&other));
+        }
+    }
+}

@@ -13,6 +13,11 @@ use std::mem;
 /// Bytes of text that an emptied arena keeps, and words that an emptied index keeps room for.
 const KEPT_MAX: usize = 1 << 16;
 
+/// Whether room for `capacity` is worth keeping after `used` of it was.
+fn is_kept(capacity: usize, used: usize) -> bool {
+    capacity <= KEPT_MAX && capacity <= used.saturating_mul(8)
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Side {
     index: HashTable<Entry>,
@@ -70,12 +75,13 @@ impl Side {
     /// Takes all words out, ascending by (hash, word).
     pub(super) fn take_sorted(&mut self) -> Sorted {
         let arena = mem::take(&mut self.arena);
+        let words = self.index.len();
         let mut entries: Vec<(u64, Entry)> = self
             .index
             .drain()
             .map(|entry| (hash(entry.word(&arena)), entry))
             .collect();
-        if self.index.capacity() > KEPT_MAX {
+        if !is_kept(self.index.capacity(), words) {
             self.index = HashTable::new();
         }
         entries.sort_unstable_by(|(hash, entry), (other_hash, other)| {
@@ -92,7 +98,7 @@ impl Side {
     /// Takes the room of a drained side table back, if it is small.
     pub(super) fn reuse(&mut self, drained: Sorted) {
         let mut arena = drained.arena;
-        if arena.capacity() <= KEPT_MAX && self.arena.is_empty() {
+        if is_kept(arena.capacity(), arena.len()) {
             arena.clear();
             self.arena = arena;
         }

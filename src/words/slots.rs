@@ -32,8 +32,22 @@ type Slot = [u64; 3];
 pub(super) struct Slots {
     slots: Vec<Slot>,
     used: usize,
+    homes: Homes,
+}
+
+/// From hashes to homes.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Homes {
     scale: u64,
     shift: u32,
+}
+
+impl Homes {
+    /// Where the search for a word of this hash begins.
+    #[inline(always)]
+    pub(super) fn of(self, hash: u64) -> usize {
+        (hash.wrapping_mul(self.scale) >> self.shift) as usize
+    }
 }
 
 impl Slots {
@@ -43,8 +57,10 @@ impl Slots {
         Slots {
             slots: vec![FREE; capacity + PROBES_MAX],
             used: 0,
-            scale: u64::from(scale),
-            shift: u64::BITS - capacity.trailing_zeros(),
+            homes: Homes {
+                scale: u64::from(scale),
+                shift: u64::BITS - capacity.trailing_zeros(),
+            },
         }
     }
 
@@ -69,10 +85,10 @@ impl Slots {
         (self.used + more) * 8 > self.capacity() * 5
     }
 
-    /// Where the search for a word of this hash begins.
+    /// Where the search for a word begins, until the slots grow.
     #[inline(always)]
-    pub(super) fn home(&self, hash: u64) -> usize {
-        (hash.wrapping_mul(self.scale) >> self.shift) as usize
+    pub(super) fn homes(&self) -> Homes {
+        self.homes
     }
 
     /// Asks for the memory at `home`.
@@ -84,7 +100,16 @@ impl Slots {
     /// Adds `count` (not 0) to the word at `home`; false if there is no slot for it.
     #[inline(always)]
     pub(super) fn add(&mut self, home: usize, key: Key, count: u64) -> bool {
-        for slot in &mut self.slots[home..home + PROBES_MAX] {
+        let window = &mut self.slots[home..home + PROBES_MAX];
+        // Most words are in their first or second slot: picked without a branch, since which of the
+        // two it is cannot be predicted.
+        let second = usize::from((window[0][0] ^ key.lo) | (window[0][1] ^ key.hi) != 0);
+        let [lo, hi, counted] = &mut window[second];
+        if (*lo ^ key.lo) | (*hi ^ key.hi) == 0 && *counted != 0 {
+            *counted += count;
+            return true;
+        }
+        for slot in window {
             let [lo, hi, counted] = slot;
             if *lo == key.lo && *hi == key.hi && *counted != 0 {
                 *counted += count;
@@ -106,11 +131,11 @@ impl Slots {
         let len = self.capacity() * 2 + PROBES_MAX;
         self.slots.reserve_exact(len - old_len);
         self.slots.resize(len, FREE);
-        self.shift -= 1;
+        self.homes.shift -= 1;
         self.used = 0;
         let mut put = |slots: &mut Slots, [lo, hi, count]: Slot| {
             let key = Key { lo, hi };
-            if count != 0 && !slots.add(slots.home(key.hash()), key, count) {
+            if count != 0 && !slots.add(slots.homes.of(key.hash()), key, count) {
                 refused(key, count);
             }
         };
@@ -154,5 +179,116 @@ fn empty_in_order(cluster: &mut Vec<(u64, Key, u64)>, emit: &mut impl FnMut(u64,
     }
     for (hash, key, count) in cluster.drain(..) {
         emit(hash, key, count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// A word whose home is `home` of `CAPACITY_MIN`, told apart by `number`.
+    fn key_at(home: usize, number: u64) -> Key {
+        (0..)
+            .map(|salt: u64| Key {
+                lo: number << 32 | salt,
+                hi: 8 << 56,
+            })
+            .find(|key| key.hash() >> 52 == home as u64)
+            .expect("some number has that hash")
+    }
+
+    /// Adds words, growing as a table would; what was refused is counted apart.
+    fn filled(scale: u32, keys: &[Key]) -> (Slots, usize) {
+        let mut slots = Slots::new(scale, CAPACITY_MIN);
+        let mut refused = 0;
+        for &key in keys {
+            if slots.is_full_for(1) {
+                slots.grow(|_, _| refused += 1);
+            }
+            refused += usize::from(!slots.add(slots.homes().of(key.hash()), key, 1));
+        }
+        (slots, refused)
+    }
+
+    #[test]
+    fn words_of_one_home_stop_at_the_last_probe() {
+        let keys: Vec<Key> = (0..300).map(|number| key_at(77, number)).collect();
+        let (slots, refused) = filled(1, &keys);
+        assert_eq!((slots.len(), refused), (PROBES_MAX, 300 - PROBES_MAX));
+        let farthest = slots.slots.iter().rposition(|slot| slot[2] != 0);
+        assert_eq!(farthest, Some(77 + PROBES_MAX - 1));
+    }
+
+    #[test]
+    fn words_of_the_last_home_stay_behind_it() {
+        let last = CAPACITY_MIN - 1;
+        let keys: Vec<Key> = (0..20).map(|number| key_at(last, number)).collect();
+        let (mut slots, _) = filled(1, &keys);
+        let mut hashes = Vec::new();
+        slots.drain(|hash, _, _| hashes.push(hash));
+        assert_eq!(hashes.len(), 20);
+        assert!(hashes.is_sorted());
+    }
+
+    #[test]
+    fn growth_keeps_words_that_crowd_the_lowest_homes() {
+        let mut slots = Slots::new(1, CAPACITY_MIN);
+        let keys: Vec<Key> = (0..180)
+            .map(|number| key_at(number as usize / 60, number))
+            .collect();
+        let mut kept = BTreeMap::new();
+        for &key in &keys {
+            if slots.add(slots.homes().of(key.hash()), key, 3) {
+                kept.insert((key.hash(), key.rank()), 3);
+            }
+        }
+        slots.grow(|key, _| {
+            kept.remove(&(key.hash(), key.rank()));
+        });
+        let mut drained = Vec::new();
+        slots.drain(|hash, key, count| drained.push(((hash, key.rank()), count)));
+        assert!(kept.len() > PROBES_MAX);
+        assert_eq!(drained, kept.into_iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_words_of_one_part_spread_over_all_slots() {
+        let parts = 16;
+        let keys: Vec<Key> = (0..400_000)
+            .map(|number| Key {
+                lo: number,
+                hi: 8 << 56,
+            })
+            .filter(|key| super::super::part(key.hash(), parts) == 5)
+            .collect();
+        let (mut slots, refused) = filled(parts, &keys);
+        assert_eq!((slots.len(), refused), (keys.len(), 0));
+        let mut hashes = Vec::new();
+        slots.drain(|hash, _, _| hashes.push(hash));
+        assert!(hashes.is_sorted());
+    }
+
+    proptest! {
+        #[test]
+        fn counts_and_order_survive_growth(
+            numbers in prop::collection::vec((0..9000_u64, 1..9_u64), 0..9000),
+        ) {
+            let mut slots = Slots::new(1, CAPACITY_MIN);
+            let mut expected = BTreeMap::new();
+            for (number, count) in numbers {
+                let key = Key::of(number.to_string().as_bytes());
+                if slots.is_full_for(1) {
+                    slots.grow(|_, _| panic!("ordinary words were refused"));
+                }
+                prop_assert!(slots.add(slots.homes().of(key.hash()), key, count));
+                *expected.entry((key.hash(), key.rank())).or_insert(0) += count;
+            }
+            prop_assert_eq!(slots.len(), expected.len());
+            let mut drained = Vec::new();
+            slots.drain(|hash, key, count| drained.push(((hash, key.rank()), count)));
+            prop_assert_eq!(drained, expected.into_iter().collect::<Vec<_>>());
+        }
     }
 }

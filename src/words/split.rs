@@ -18,9 +18,14 @@ use unicode_segmentation::UnicodeSegmentation;
 /// Word ends that make a group.
 pub(super) const GROUP_MIN: usize = 32;
 
-/// Word ends in a group at most: a power of two above a nearly full group and a window of ends.
+/// Ends that are written at once.
+const STRIDE: usize = 8;
+
+/// Word ends in a group at most: a power of two that holds a nearly full group, the ends of one more
+/// window, and what a stride writes past them.
 pub(super) const GROUP_MAX: usize = 128;
-const _: () = assert!(GROUP_MAX >= GROUP_MIN + WINDOW_BYTES && GROUP_MAX.is_power_of_two());
+const _: () =
+    assert!(GROUP_MAX.is_power_of_two() && GROUP_MAX >= GROUP_MIN + WINDOW_BYTES + STRIDE);
 
 /// Takes the words of a text.
 pub(super) trait WordSink {
@@ -200,10 +205,16 @@ impl Group {
     /// Adds the ends of the window at `at`.
     #[inline(always)]
     fn push(&mut self, at: usize, mut mask: u64) {
+        // A stride at a time, whether there are so many or not: a loop as long as the ends are many
+        // would be mispredicted once a window.
+        let mut len = self.len;
+        self.len += mask.count_ones() as usize;
         while mask != 0 {
-            self.ends[self.len % GROUP_MAX] = at + mask.trailing_zeros() as usize;
-            self.len += 1;
-            mask &= mask - 1;
+            for _ in 0..STRIDE {
+                self.ends[len % GROUP_MAX] = at + mask.trailing_zeros() as usize;
+                len += 1;
+                mask &= mask.wrapping_sub(1);
+            }
         }
     }
 

@@ -87,7 +87,10 @@ impl WordTable {
         }
         self.make_room(1);
         let key = Key::of(word);
-        if !self.slots.add(self.slots.home(key.hash()), key, count) {
+        if !self
+            .slots
+            .add(self.slots.homes().of(key.hash()), key, count)
+        {
             self.side.add(word, count);
         }
     }
@@ -152,21 +155,21 @@ impl WordTable {
             slots.grow(|key, count| refused.push((key, count)));
             side.give_back(|word, count| {
                 let key = Key::of(word);
-                slots.add(slots.home(key.hash()), key, count)
+                slots.add(slots.homes().of(key.hash()), key, count)
             });
             for (key, count) in refused {
                 side.add(&key.to_bytes()[..key.len()], count);
             }
         }
     }
+}
 
-    /// Adds 1 to each of the first `waiting` words of the group.
-    #[inline(always)]
-    fn add_group(&mut self, waiting: usize) {
-        for &Probe { key, home } in &self.group[..waiting] {
-            if !self.slots.add(home, key, 1) {
-                self.side.add(&key.to_bytes()[..key.len()], 1);
-            }
+/// Adds 1 to each word of a group whose slots have room.
+#[inline(always)]
+fn add_group(slots: &mut Slots, side: &mut Side, group: &[Probe]) {
+    for &Probe { key, home } in group {
+        if !slots.add(home, key, 1) {
+            side.add(&key.to_bytes()[..key.len()], 1);
         }
     }
 }
@@ -191,17 +194,11 @@ struct Adder<'a> {
 impl Adder<'_> {
     /// Adds the words that wait.
     fn settle(&mut self) {
-        self.table.add_group(self.waiting);
+        let WordTable {
+            slots, side, group, ..
+        } = &mut *self.table;
+        add_group(slots, side, &group[..self.waiting]);
         self.waiting = 0;
-    }
-
-    /// Puts a short word into the group, whose slots have room.
-    #[inline(always)]
-    fn wait(&mut self, key: Key) {
-        let home = self.table.slots.home(key.hash());
-        self.table.slots.prefetch(home);
-        self.table.group[self.waiting % GROUP_MAX] = Probe { key, home };
-        self.waiting += 1;
     }
 
     #[cold]
@@ -219,15 +216,23 @@ impl WordSink for Adder<'_> {
     #[inline(always)]
     fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
         self.table.make_room(GROUP_MAX);
+        let homes = self.table.slots.homes();
+        let short_bytes_max = self.short_bytes_max;
+        let mut waiting = 0;
         let next = each_ended::<CR>(padded, start, ends, |start, end| {
             let len = end - start;
-            if len <= self.short_bytes_max {
-                self.wait(Key::load(padded, start, len));
+            if len <= short_bytes_max {
+                let key = Key::load(padded, start, len);
+                let home = homes.of(key.hash());
+                self.table.slots.prefetch(home);
+                self.table.group[waiting % GROUP_MAX] = Probe { key, home };
+                waiting += 1;
             } else {
                 self.long(&padded[start..end]);
             }
         });
-        self.counted.words += self.waiting as u64;
+        self.counted.words += waiting as u64;
+        self.waiting = waiting;
         self.settle();
         next
     }
@@ -240,9 +245,137 @@ impl WordSink for Adder<'_> {
         if self.waiting == 0 {
             self.table.make_room(GROUP_MAX);
         }
-        self.wait(Key::of(word));
+        let key = Key::of(word);
+        let home = self.table.slots.homes().of(key.hash());
+        self.table.slots.prefetch(home);
+        self.table.group[self.waiting] = Probe { key, home };
+        self.waiting += 1;
         if self.waiting == GROUP_MIN {
             self.settle();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hash::hash;
+    use super::*;
+    use std::collections::HashMap;
+
+    type Counts = HashMap<Vec<u8>, u64>;
+
+    /// Drains `table`, checking that it does so in order.
+    fn drained(table: &mut WordTable) -> Counts {
+        let mut last: Option<(u64, Vec<u8>)> = None;
+        let mut counts = Counts::new();
+        table.drain(|of, word, count| {
+            assert_eq!(of, hash(word));
+            let this = (of, word.to_vec());
+            assert!(last.as_ref() < Some(&this), "{last:?} came before {this:?}");
+            counts.insert(word.to_vec(), count);
+            last = Some(this);
+        });
+        assert!(table.is_empty());
+        counts
+    }
+
+    fn fill(table: &mut WordTable, expected: &mut Counts, word: &[u8], count: u64) {
+        table.add_word(word, count);
+        *expected.entry(word.to_vec()).or_insert(0) += count;
+    }
+
+    /// A word whose hash is 0, as no text has it: its first bytes make one factor 0.
+    fn word_of_hash_zero(number: usize) -> Vec<u8> {
+        let mut word = 0xFF51_AFD7_ED55_8CCD_u64.to_le_bytes().to_vec();
+        word.extend_from_slice(&number.to_be_bytes()[4..]);
+        word
+    }
+
+    #[test]
+    fn words_of_equal_hash_stay_apart_and_in_order_and_cost_no_slots() {
+        let (mut table, mut expected) = (WordTable::new(1), Counts::new());
+        for round in 1..=2 {
+            for number in (0..4000).rev() {
+                let word = word_of_hash_zero(number);
+                assert_eq!(hash(&word), 0);
+                fill(&mut table, &mut expected, &word, round);
+            }
+            assert!(
+                table.slots.len() < 100,
+                "{} slots for one hash",
+                table.slots.len()
+            );
+            assert_eq!(table.len(), expected.len());
+        }
+        assert_eq!(table.slots.capacity(), CAPACITY_MIN);
+        for number in 0..20_000_usize {
+            fill(&mut table, &mut expected, number.to_string().as_bytes(), 1);
+            fill(
+                &mut table,
+                &mut expected,
+                &word_of_hash_zero(number % 5000),
+                1,
+            );
+        }
+        assert_eq!(table.len(), expected.len());
+        assert_eq!(drained(&mut table), expected);
+    }
+
+    #[test]
+    fn short_and_long_words_come_out_as_one_order() {
+        let (mut table, mut expected) = (WordTable::new(1), Counts::new());
+        for number in 0..30_000_u64 {
+            let word = number.to_string().repeat(1 + number as usize % 5);
+            fill(&mut table, &mut expected, word.as_bytes(), number % 3 + 1);
+        }
+        fill(&mut table, &mut expected, b"", 7);
+        table.add_word(b"never", 0);
+        assert_eq!(table.len(), expected.len());
+        assert_eq!(drained(&mut table), expected);
+        assert_eq!(drained(&mut table), Counts::new());
+    }
+
+    #[test]
+    fn a_word_and_the_same_word_with_a_zero_byte_are_two() {
+        let (mut table, mut expected) = (WordTable::new(1), Counts::new());
+        for word in [&b""[..], b"\0", b"\0\0", b"a", b"a\0", &[0; 15], &[0; 16]] {
+            fill(&mut table, &mut expected, word, 2);
+        }
+        assert_eq!(table.len(), 7);
+        assert_eq!(drained(&mut table), expected);
+    }
+
+    #[test]
+    fn a_drained_table_is_used_again_and_gives_room_back() {
+        let mut table = WordTable::new(1);
+        let fresh_bytes = table.heap_bytes();
+        let fill_all = |table: &mut WordTable, words: usize| {
+            let mut expected = Counts::new();
+            for number in 0..words {
+                fill(table, &mut expected, number.to_string().as_bytes(), 1);
+                fill(table, &mut expected, format!("{number:020}").as_bytes(), 1);
+            }
+            expected
+        };
+        for words in [50_000, 50_000, 10] {
+            let expected = fill_all(&mut table, words);
+            let filled_bytes = table.heap_bytes();
+            assert_eq!(drained(&mut table), expected);
+            assert!(table.heap_bytes() <= filled_bytes);
+        }
+        assert!(
+            table.heap_bytes() <= fresh_bytes + (1 << 16),
+            "room for 50,000 words was kept"
+        );
+    }
+
+    #[test]
+    fn a_huge_table_is_not_kept() {
+        let mut table = WordTable::new(1);
+        (0..700_000_u32).for_each(|number| table.add_word(&number.to_le_bytes(), 1));
+        let filled_bytes = table.heap_bytes();
+        table.drain(|_, _, _| ());
+        assert!(table.heap_bytes() < filled_bytes * 3 / 5);
+        assert!(table.heap_bytes() <= (KEPT_CAPACITY_MAX + 4096) * 24);
     }
 }

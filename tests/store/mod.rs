@@ -1,6 +1,9 @@
 //! Stores from outside: one suite of promises, held to every implementation.
 
 mod conformance;
+mod oss_double;
+mod outside;
+mod remote;
 
 use wordtide::store::local::LocalStore;
 use wordtide::store::memory::MemoryStore;

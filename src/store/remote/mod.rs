@@ -6,6 +6,7 @@
 //! [`StoreError`] for the sink's own loop.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -48,6 +49,8 @@ pub struct RemoteStore {
     transport: Transport,
     settings: StoreSettings,
     uploads: Semaphore,
+    /// As the bucket told it, once it was asked.
+    versioning: OnceLock<Versioning>,
 }
 
 impl RemoteStore {
@@ -145,6 +148,7 @@ impl RemoteStore {
             transport,
             settings: settings.clone(),
             uploads: Semaphore::new(settings.uploads_in_flight_max),
+            versioning: OnceLock::new(),
         })
     }
 
@@ -196,7 +200,7 @@ impl RemoteStore {
     }
 
     /// Whether old versions of objects are kept; `Unknown` where asking is not allowed.
-    async fn versioning(&self) -> Versioning {
+    async fn ask_versioning(&self) -> Versioning {
         let (query, tag) = match self.service {
             Service::Oss => ("?bucketInfo", "Versioning"),
             Service::S3 => ("?versioning", "Status"),
@@ -329,7 +333,10 @@ impl Store for RemoteStore {
 
     fn facts(&self) -> BoxFuture<'_, Facts> {
         async move {
-            let versioning = self.versioning().await;
+            let versioning = self.ask_versioning().await;
+            if versioning != Versioning::Unknown {
+                self.versioning.get_or_init(|| versioning);
+            }
             Facts {
                 endpoint: Some(self.endpoint.url()),
                 region: Some(self.endpoint.region.clone()),

@@ -7,8 +7,9 @@
 use opendal::options::WriteOptions;
 use opendal::{Buffer, Metadata};
 
-use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored, check_key};
+use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key};
 use super::RemoteStore;
+use super::transport::Service;
 
 /// What every object is: lines of text.
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
@@ -21,6 +22,15 @@ impl RemoteStore {
         check_key(key)?;
         // Never closed, so always a permit.
         let _permit = self.uploads.acquire().await;
+        if new && self.forgets_to_forbid() && self.operator.exists(key).await.unwrap_or(false) {
+            return match self.holds(key, body).await? {
+                true => Ok(Stored::of(body, None)),
+                false => Err(StoreError::new(
+                    StoreErrorKind::Exists,
+                    format!("{key} already stands there with other content"),
+                )),
+            };
+        }
         let stored = match body.bytes() > self.settings.multipart_bytes_min {
             true => self.upload_parts(key, body, new).await,
             false => self.upload_whole(key, body, new).await,
@@ -33,12 +43,20 @@ impl RemoteStore {
             .etag()
             .map(|etag| etag.trim_matches('"').to_owned());
         if let Some(etag) = etag.as_deref().filter(|etag| is_md5(etag))
-            && !etag.eq_ignore_ascii_case(&body.md5_hex()) {
-                let message =
-                    format!("{key} was stored with MD5 {etag}, which is not the one sent");
-                return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
-            }
+            && !etag.eq_ignore_ascii_case(&body.md5_hex())
+        {
+            let message = format!("{key} was stored with MD5 {etag}, which is not the one sent");
+            return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
+        }
         Ok(Stored::of(body, etag))
+    }
+
+    /// OSS admits any put to a bucket with versioning, even one that forbids overwriting; there it
+    /// is looked first, which excludes all but a race.
+    fn forgets_to_forbid(&self) -> bool {
+        let kept = self.versioning.get();
+        let kept = matches!(kept, Some(Versioning::Enabled | Versioning::Suspended));
+        kept && self.service == Service::Oss
     }
 
     async fn upload_whole(&self, key: &str, body: &Body, new: bool) -> opendal::Result<Metadata> {

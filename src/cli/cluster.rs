@@ -1,0 +1,122 @@
+//! The flags of a cluster: which process this is, where the others are, and who starts them.
+
+use std::io::Write;
+use std::thread;
+use std::time::Duration;
+
+use super::failed;
+use super::flags::WorkerFlags;
+use super::signals::Listener;
+use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
+use crate::cluster::{
+    ClusterSettings, MeshKey, default_addresses, parse_addresses, process_of_this_host, read_hostfile,
+};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Stop;
+
+/// How much longer than the processes' own stop the launcher waits for them.
+const STOP_MARGIN: Duration = Duration::from_secs(15);
+
+/// Whether this process is to start the others and do no work itself.
+pub(super) fn is_launcher(flags: &WorkerFlags) -> bool {
+    let WorkerFlags { processes, process, hostfile, addresses, .. } = flags;
+    *processes > 1 && process.is_none() && hostfile.is_none() && addresses.is_none()
+}
+
+/// The cluster that the flags describe, and the pipe to the launcher, if one started this process.
+pub(super) fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<Lifeline>)> {
+    let inherited = Inherited::read(|name| std::env::var(name).ok())?;
+    let process = match flags.process.as_deref() {
+        Some("auto") => process_of_this_host()?,
+        Some(index) => index.parse().map_err(|_| {
+            Error::new(ErrorKind::Usage, format!("{index:?} is not the index of a process"))
+                .hint("give -p/--process a number from 0, or auto")
+        })?,
+        None if flags.processes > 1 => {
+            return Err(Error::new(ErrorKind::Usage, "addresses were given, but not which is ours")
+                .hint("give -p/--process the index of this process, or auto"));
+        }
+        None => 0,
+    };
+    let addresses = match (&flags.hostfile, &flags.addresses) {
+        _ if flags.processes == 1 => Vec::new(),
+        (Some(file), _) => read_hostfile(file, flags.processes)?,
+        (None, Some(list)) => parse_addresses(list)?,
+        (None, None) => default_addresses(flags.processes),
+    };
+    let mesh_key = match &flags.mesh_key_file {
+        Some(file) => Some(MeshKey::read(file)?),
+        None => inherited.mesh_key,
+    };
+    let settings = ClusterSettings {
+        threads: flags.threads,
+        processes: flags.processes,
+        process,
+        addresses,
+        mesh_key,
+        start_timeout: flags.start_timeout,
+        stall_timeout: flags.stall_timeout,
+        generation: inherited.generation,
+        ..ClusterSettings::default()
+    };
+    settings.validate()?;
+    Ok((settings, inherited.lifeline))
+}
+
+/// Says how many workers there are, and when that is more than this machine can run at once.
+pub(super) fn announce(settings: &ClusterSettings) {
+    let ClusterSettings { threads, processes, process, .. } = *settings;
+    let workers = threads * processes;
+    if workers > 1 && process == 0 {
+        let es = if processes == 1 { "" } else { "es" };
+        let s = if threads == 1 { "" } else { "s" };
+        tracing::info!("{processes} process{es} x {threads} thread{s} = {workers} workers");
+    }
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    if threads > cores {
+        tracing::warn!("-w {threads} is more than the {cores} cores of this machine");
+    }
+}
+
+/// Starts all processes of the cluster on this machine and returns the exit code of the whole.
+pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> {
+    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let (threads, processes) = (flags.threads, flags.processes);
+    if threads * processes > cores {
+        tracing::warn!("-n {processes} -w {threads} is more than the {cores} cores of this machine");
+    }
+    let exe = std::env::current_exe()
+        .map_err(|error| failed("cannot find this program to start it again", error))?;
+    let (launcher, stop) = Launcher::new(LaunchSettings {
+        exe,
+        args: std::env::args_os().skip(1).collect(),
+        processes,
+        restarts: flags.restart,
+        grace_stopped: stop_timeout + STOP_MARGIN,
+        ..LaunchSettings::default()
+    });
+    Listener::new()?.on_signal(move |_number, _code| {
+        // The first asks for a clean stop, the second kills what still runs.
+        stop.stop();
+        None
+    })?;
+    let code = launcher.run(&|index, line| {
+        let mut stderr = std::io::stderr().lock();
+        write!(stderr, "[{index}] ")
+            .and_then(|()| stderr.write_all(line))
+            .and_then(|()| stderr.write_all(b"\n"))
+            .ok();
+    })?;
+    Ok(u8::try_from(code).unwrap_or(1))
+}
+
+/// Stops the job when the launcher asks for it, or is gone.
+pub(super) fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
+    let spawned = thread::Builder::new().name("wordtide-lifeline".to_owned()).spawn(move || {
+        if let Err(error) = lifeline.wait() {
+            tracing::warn!("{error}");
+        }
+        stop.stop();
+    });
+    spawned.map(drop).map_err(|error| failed("cannot start a thread for the launcher's pipe", error))
+}

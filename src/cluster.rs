@@ -1,0 +1,131 @@
+//! Many processes as one computation: bring-up, control links, and what happens when one is lost.
+//!
+//! Timely moves the data between workers, but brings its sockets up without a handshake or a deadline
+//! and knows a lost peer only as a panic. So this module owns the sockets:
+//!
+//! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process known, its key proved, its
+//!   settings compared, within one bounded time; no stranger can stop it (`greet`, `hello`, `bringup`).
+//! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ticks, stops and decisions,
+//!   and finds the *first* cause when the cluster breaks (`control`, `loss`). Timely itself is kept from
+//!   noticing, since it would panic (`data`): the job hears of the loss, its workers [`abandon`] their
+//!   dataflows and return. A cluster shares its fate: there is no rejoining, all processes end and all
+//!   are started again.
+//! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
+//!
+//! The sockets prove who is at the other end when they start. They do not encrypt, and do not protect
+//! against someone who can write into a TCP stream: that is what WireGuard is for.
+
+mod agree;
+mod bringup;
+mod control;
+mod data;
+mod frame;
+mod greet;
+mod hello;
+mod inbox;
+pub mod launch;
+mod loss;
+mod ports;
+mod settings;
+
+use std::future::Future;
+use std::net::TcpStream;
+
+use crate::error::{Error, ErrorKind, Result};
+pub use control::Control;
+pub use data::{Allocators, abandon, allocators};
+pub use frame::{FRAME_BYTES_MAX, Message};
+pub use inbox::{Event, Inbox};
+pub use loss::{Consequence, Loss, classify_panic};
+pub use settings::{
+    ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses, parse_hostfile,
+    process_of_host, process_of_this_host, read_hostfile,
+};
+
+/// A cluster that is complete: every process has a data socket and a control link to every other.
+#[derive(Debug)]
+pub struct Mesh {
+    /// Sockets for timely, in order of process; `None` for this one. Empty for a single process.
+    pub data: Vec<Option<TcpStream>>,
+    /// What processes tell each other beside the data.
+    pub control: Control,
+    /// Where that arrives. Must be read as long as the cluster lives.
+    pub inbox: Inbox,
+    process: usize,
+    threads: usize,
+}
+
+/// Brings the cluster up and returns when all processes have each other. A single one needs no sockets.
+///
+/// # Errors
+/// `Usage` and `Configuration` for what a restart does not mend: flags, a taken port, a missing key,
+/// peers with other settings. `Temporary` when a name cannot be resolved. `PeerLost` when processes are
+/// missing at the end of `start_timeout`; the message names them.
+pub fn connect(settings: &ClusterSettings) -> Result<Mesh> {
+    let mesh = connect_until(settings, std::future::pending())?;
+    mesh.ok_or_else(|| Error::new(ErrorKind::Failed, "the start was cancelled"))
+}
+
+/// As [`connect`], but gives up with `None` as soon as `cancel` completes (a signal during the wait).
+///
+/// # Errors
+/// As [`connect`].
+pub fn connect_until(
+    settings: &ClusterSettings,
+    cancel: impl Future<Output = ()> + Send,
+) -> Result<Option<Mesh>> {
+    settings.validate()?;
+    let sockets = if settings.processes == 1 {
+        Some(bringup::Sockets::default())
+    } else {
+        // On a thread of its own: the caller may itself run within an async runtime.
+        std::thread::scope(|scope| {
+            let bring_up = scope.spawn(|| run(bringup::bring_up(settings, cancel)));
+            bring_up.join().unwrap_or_else(|_| {
+                Err(Error::new(
+                    ErrorKind::Panicked,
+                    "the bring-up of the cluster panicked",
+                ))
+            })
+        })?
+    };
+    let Some(sockets) = sockets else {
+        return Ok(None);
+    };
+    let (control, inbox) = Control::start(settings, &sockets)?;
+    Ok(Some(Mesh {
+        data: sockets.data,
+        control,
+        inbox,
+        process: settings.process,
+        threads: settings.threads,
+    }))
+}
+
+fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = runtime.map_err(|cause| {
+        Error::new(
+            ErrorKind::Failed,
+            "cannot start the runtime of the bring-up",
+        )
+        .cause(cause)
+    })?;
+    let result = runtime.block_on(work);
+    // A name that is still being resolved must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+impl Mesh {
+    /// Splits the mesh into what timely needs and what the job keeps.
+    ///
+    /// # Errors
+    /// As [`allocators`].
+    pub fn into_parts(self) -> Result<(Allocators, Control, Inbox)> {
+        let allocators = allocators(self.data, self.process, self.threads)?;
+        Ok((allocators, self.control, self.inbox))
+    }
+}

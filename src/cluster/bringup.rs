@@ -1,0 +1,368 @@
+//! From addresses to sockets: the start of a cluster, in one bounded time.
+//!
+//! Names are resolved and the own address is bound before anybody is called, so that a wrong address
+//! or a taken port is told at once and not after the others came. Then each process connects to the
+//! lower indices and accepts the higher ones, two connections for each pair, in any order.
+//!
+//! A process may die while others still come. So each connection is watched until the end: one that
+//! closes frees its index for the next try of that process. When a process has all its links it says so
+//! on each control link, and it goes on when all others said the same: after that, whoever dies is a lost
+//! peer and no longer a late one.
+
+use std::future::Future;
+use std::io::Write;
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::greet::{Event, Ground, Link, dial, listen};
+use super::hello::Purpose;
+use super::loss::seconds;
+use super::settings::ClusterSettings;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a process says on a control link when it has all its links.
+const READY: u8 = b'R';
+/// Attempts to resolve a name, and the wait after the first; it doubles.
+const RESOLVE_ATTEMPTS: u32 = 5;
+const RESOLVE_WAIT_MIN: Duration = Duration::from_millis(250);
+/// Most events of the bring-up that wait for its loop.
+const EVENTS_MAX: usize = 64;
+
+/// The sockets to each process in order of index: `None` for this one.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    pub(super) data: Vec<Option<TcpStream>>,
+    pub(super) control: Vec<Option<TcpStream>>,
+}
+
+#[derive(Debug)]
+struct Held {
+    stream: TcpStream,
+    serial: u64,
+    incarnation: u64,
+    ready: bool,
+    told: bool,
+}
+
+/// Brings the cluster up, or says what is wrong; `None` when `cancel` came first.
+pub(super) async fn bring_up(
+    settings: &ClusterSettings,
+    cancel: impl Future<Output = ()>,
+) -> Result<Option<Sockets>> {
+    let deadline = tokio::time::Instant::now() + settings.start_timeout;
+    let work = async {
+        let addresses = resolve_all(settings, deadline.into_std()).await?;
+        require_key(settings, &addresses)?;
+        let listeners = bind(settings, &addresses[settings.process])?;
+        collect(settings, listeners, deadline).await
+    };
+    tokio::select! {
+        biased;
+        () = cancel => Ok(None),
+        result = work => result.map(Some),
+    }
+}
+
+async fn resolve_all(
+    settings: &ClusterSettings,
+    deadline: Instant,
+) -> Result<Vec<Vec<SocketAddr>>> {
+    let each = settings.addresses.iter().enumerate();
+    let tries = each.map(|(process, address)| resolve(process, address, deadline));
+    futures::future::try_join_all(tries).await
+}
+
+async fn resolve(process: usize, address: &str, deadline: Instant) -> Result<Vec<SocketAddr>> {
+    let mut wait = RESOLVE_WAIT_MIN;
+    let mut attempt = 1;
+    loop {
+        let why = match tokio::net::lookup_host(address).await {
+            Ok(found) => {
+                let found: Vec<_> = found.collect();
+                if !found.is_empty() {
+                    return Ok(found);
+                }
+                "it has no address".to_owned()
+            }
+            Err(cause) => cause.to_string(),
+        };
+        if attempt == RESOLVE_ATTEMPTS || Instant::now() + wait >= deadline {
+            let message = format!("cannot resolve {address} of process {process}: {why}");
+            return Err(
+                Error::new(ErrorKind::Temporary, message).hint("see --hostfile and --addresses")
+            );
+        }
+        tokio::time::sleep(wait).await;
+        wait *= 2;
+        attempt += 1;
+    }
+}
+
+fn require_key(settings: &ClusterSettings, addresses: &[Vec<SocketAddr>]) -> Result<()> {
+    let open = |found: &Vec<SocketAddr>| found.iter().any(|address| !address.ip().is_loopback());
+    match addresses.iter().position(open) {
+        Some(process) if settings.mesh_key.is_none() => {
+            let shown = settings.shown(process);
+            let message = format!("{shown} is not on loopback, and there is no mesh key");
+            Err(Error::new(ErrorKind::Configuration, message)
+                .hint("give every process the same secret with --mesh-key-file"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Binds every address the own name has, and nothing else.
+fn bind(settings: &ClusterSettings, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    let mut failed = None;
+    for address in addresses {
+        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        });
+        match bound {
+            Ok(listener) => listeners.push(listener),
+            // `localhost` names ::1 also where IPv6 is switched off.
+            Err(cause) if cause.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                failed = Some(cause);
+            }
+            Err(cause) => return Err(cannot_listen(settings, cause)),
+        }
+    }
+    match failed {
+        Some(cause) if listeners.is_empty() => Err(cannot_listen(settings, cause)),
+        _ => Ok(listeners),
+    }
+}
+
+fn cannot_listen(settings: &ClusterSettings, cause: std::io::Error) -> Error {
+    let shown = settings.shown(settings.process);
+    let hint = match cause.kind() {
+        std::io::ErrorKind::AddrInUse => {
+            "another program, or a second process with this -p, has it"
+        }
+        std::io::ErrorKind::AddrNotAvailable => {
+            "this host does not have that address: see -p, --hostfile and --addresses"
+        }
+        _ => "see --hostfile and --addresses",
+    };
+    let message = format!("cannot listen on the address of {shown}: {cause}");
+    Error::new(ErrorKind::Configuration, message)
+        .hint(hint)
+        .cause(cause)
+}
+
+async fn collect(
+    settings: &ClusterSettings,
+    listeners: Vec<TcpListener>,
+    deadline: tokio::time::Instant,
+) -> Result<Sockets> {
+    let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
+    let ground = Arc::new(Ground::new(settings, events)?);
+    // Dropping the set at return ends every task in it, and closes the listeners.
+    let mut tasks = JoinSet::new();
+    for listener in listeners {
+        tasks.spawn(listen(Arc::clone(&ground), listener));
+    }
+    for peer in 0..settings.process {
+        for purpose in Purpose::ALL {
+            tasks.spawn(dial(Arc::clone(&ground), peer, purpose));
+        }
+    }
+    let mut held: Vec<[Option<Held>; 2]> = (0..settings.processes).map(|_| [None, None]).collect();
+    while !all_ready(settings, &mut held) {
+        let event = tokio::select! {
+            event = inbox.recv() => event,
+            () = tokio::time::sleep_until(deadline) => None,
+        };
+        match event {
+            None => return Err(missing(settings, &ground, &held)),
+            Some(Event::Fatal(error)) => return Err(error),
+            Some(Event::Up(link)) => {
+                let watched = hold(settings, *link, &mut held);
+                let (serial, purpose, stream) = watched.map_err(lost_socket)?;
+                tasks.spawn(watch(Arc::clone(&ground), serial, purpose, stream));
+            }
+            Some(Event::Down(serial)) => {
+                ground.release(serial);
+                if let Some((peer, purpose)) = let_go(&mut held, serial) {
+                    tracing::info!(peer, "a process went away before the cluster was complete");
+                    if peer < settings.process {
+                        tasks.spawn(dial(Arc::clone(&ground), peer, purpose));
+                    }
+                }
+            }
+            Some(Event::Ready(serial)) => {
+                let found = held
+                    .iter_mut()
+                    .flatten()
+                    .flatten()
+                    .find(|h| h.serial == serial);
+                found.into_iter().for_each(|held| held.ready = true);
+            }
+        }
+    }
+    let (refused, unlogged) = ground.refusals();
+    if unlogged > 0 {
+        tracing::warn!(
+            refused,
+            "refused connections to the cluster port during the start"
+        );
+    }
+    tasks.shutdown().await;
+    into_sockets(held).map_err(lost_socket)
+}
+
+fn lost_socket(cause: std::io::Error) -> Error {
+    Error::new(
+        ErrorKind::Failed,
+        format!("cannot set up a cluster socket: {cause}"),
+    )
+    .cause(cause)
+}
+
+/// Keeps a link and returns what is needed to watch it.
+fn hold(
+    settings: &ClusterSettings,
+    link: Link,
+    held: &mut [[Option<Held>; 2]],
+) -> std::io::Result<(u64, Purpose, tokio::net::TcpStream)> {
+    let stream = link.stream.into_std()?;
+    tune(settings, link.purpose, &stream)?;
+    let watched = tokio::net::TcpStream::from_std(stream.try_clone()?)?;
+    tracing::debug!(peer = link.peer, purpose = ?link.purpose, "link is up");
+    held[link.peer][link.purpose as usize] = Some(Held {
+        stream,
+        serial: link.serial,
+        incarnation: link.incarnation,
+        ready: link.purpose == Purpose::Data,
+        told: link.purpose == Purpose::Data,
+    });
+    Ok((link.serial, link.purpose, watched))
+}
+
+/// The kernel's part in finding a lost link; see the module `control` for the rule.
+fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std::io::Result<()> {
+    let probe = settings.heartbeat_interval.max(Duration::from_secs(1));
+    let socket = SockRef::from(stream);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(probe).with_interval(probe))?;
+    let unacknowledged = match purpose {
+        Purpose::Control => settings.link_timeout,
+        // A stopped peer's window closes under load, which the kernel counts as unacknowledged.
+        Purpose::Data => settings.stall_timeout,
+    };
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    Ok(())
+}
+
+fn let_go(held: &mut [[Option<Held>; 2]], serial: u64) -> Option<(usize, Purpose)> {
+    for (peer, slots) in held.iter_mut().enumerate() {
+        for (slot, purpose) in slots.iter_mut().zip(Purpose::ALL) {
+            if slot.take_if(|held| held.serial == serial).is_some() {
+                return Some((peer, purpose));
+            }
+        }
+    }
+    None
+}
+
+/// Reports the end of a link, and READY on a control link. What follows READY, and all that comes on a
+/// data link, belongs to others and is only looked at.
+async fn watch(
+    ground: Arc<Ground>,
+    serial: u64,
+    purpose: Purpose,
+    mut stream: tokio::net::TcpStream,
+) {
+    if purpose == Purpose::Control {
+        let mut byte = [0];
+        match stream.read_exact(&mut byte).await {
+            Ok(_) if byte == [READY] => ground.tell(Event::Ready(serial)).await,
+            _ => return ground.tell(Event::Down(serial)).await,
+        }
+    }
+    match stream.peek(&mut [0]).await {
+        Ok(1..) => {}
+        Ok(0) | Err(_) => ground.tell(Event::Down(serial)).await,
+    }
+}
+
+fn peers(settings: &ClusterSettings) -> impl Iterator<Item = usize> {
+    let own = settings.process;
+    (0..settings.processes).filter(move |peer| *peer != own)
+}
+
+fn is_up(slots: &[Option<Held>; 2]) -> bool {
+    match slots {
+        [Some(data), Some(control)] => data.incarnation == control.incarnation,
+        _ => false,
+    }
+}
+
+/// Whether everybody has all links; tells the others once this process has.
+fn all_ready(settings: &ClusterSettings, held: &mut [[Option<Held>; 2]]) -> bool {
+    if !peers(settings).all(|peer| is_up(&held[peer])) {
+        return false;
+    }
+    for link in held
+        .iter_mut()
+        .flatten()
+        .flatten()
+        .filter(|link| !link.told)
+    {
+        // A failure shows as the end of the link, which is watched.
+        link.told = (&link.stream).write(&[READY]).is_ok();
+    }
+    held.iter()
+        .flatten()
+        .flatten()
+        .all(|link| link.ready && link.told)
+}
+
+fn missing(settings: &ClusterSettings, ground: &Ground, held: &[[Option<Held>; 2]]) -> Error {
+    let absent: Vec<usize> = peers(settings)
+        .filter(|peer| !is_up(&held[*peer]))
+        .collect();
+    let named = |peer: &usize| match ground.reason(*peer) {
+        Some(why) => format!("{}: {why}", settings.shown(*peer)),
+        None => settings.shown(*peer),
+    };
+    let list = |peers: &[usize]| peers.iter().map(named).collect::<Vec<_>>().join(", ");
+    let after = seconds(settings.start_timeout);
+    let message = if absent.is_empty() {
+        let unready = |peer: &usize| held[*peer].iter().flatten().any(|link| !link.ready);
+        let waiting: Vec<usize> = peers(settings).filter(unready).collect();
+        format!(
+            "not complete after {after} s: still waiting for others: {}",
+            list(&waiting)
+        )
+    } else {
+        format!("missing after {after} s: {}", list(&absent))
+    };
+    Error::new(ErrorKind::PeerLost, message).hint("see --start-timeout")
+}
+
+fn into_sockets(held: Vec<[Option<Held>; 2]>) -> std::io::Result<Sockets> {
+    let mut sockets = Sockets::default();
+    let blocking = |held: Option<Held>| match held {
+        Some(held) => held
+            .stream
+            .set_nonblocking(false)
+            .map(|()| Some(held.stream)),
+        None => Ok(None),
+    };
+    for [data, control] in held {
+        sockets.data.push(blocking(data)?);
+        sockets.control.push(blocking(control)?);
+    }
+    Ok(sockets)
+}

@@ -1,0 +1,425 @@
+//! One connection's handshake, from either end, and what is done about strangers.
+//!
+//! A listener believes nothing before the proof, decides on the index under one lock, and tells the
+//! peer its verdict. A stranger costs one small task for at most the handshake timeout, and one log
+//! line at most; above `strangers_max` the oldest unfinished connection is closed for the newest, so
+//! that a crowd of silent connections cannot keep a peer out.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::hello::{
+    FORMAT, HELLO_BYTES, Hello, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES, Verdict,
+    connector_proof, listener_proof,
+};
+use super::settings::{ClusterSettings, random_bytes};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Refused connections that get a log line each; after them, at most one line a second.
+const REFUSALS_LOGGED: u64 = 10;
+/// First wait before another attempt to connect; it doubles up to [`DIAL_WAIT_MAX`].
+const DIAL_WAIT_MIN: Duration = Duration::from_millis(20);
+const DIAL_WAIT_MAX: Duration = Duration::from_millis(500);
+
+/// What a handshake tells the bring-up.
+#[derive(Debug)]
+pub(super) enum Event {
+    Up(Box<Link>),
+    /// The link with this serial number ended before the cluster was complete.
+    Down(u64),
+    /// The peer at the other end of this control link has all its links.
+    Ready(u64),
+    Fatal(Error),
+}
+
+/// One connection whose peer proved to be who it says.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) peer: usize,
+    pub(super) purpose: Purpose,
+    pub(super) serial: u64,
+    pub(super) incarnation: u64,
+    pub(super) stream: TcpStream,
+}
+
+/// Why a handshake came to nothing.
+enum Failure {
+    /// Worth another attempt, or another connection.
+    Refused(String),
+    /// The two processes can never join.
+    Fatal(Error),
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(cause: std::io::Error) -> Self {
+        match cause.kind() {
+            std::io::ErrorKind::UnexpectedEof => Failure::Refused("closed the connection".into()),
+            _ => Failure::Refused(cause.to_string()),
+        }
+    }
+}
+
+/// What all handshakes of one bring-up share.
+#[derive(Debug)]
+pub(super) struct Ground {
+    pub(super) settings: ClusterSettings,
+    pub(super) incarnation: u64,
+    events: mpsc::Sender<Event>,
+    board: Mutex<Board>,
+}
+
+#[derive(Debug, Default)]
+struct Board {
+    serials: u64,
+    /// Who holds each index above this one: incarnation and serial, for data and control.
+    claims: Vec<[Option<(u64, u64)>; 2]>,
+    /// Why the last attempt to reach each process failed.
+    reasons: Vec<Option<String>>,
+    refused: u64,
+    unlogged: u64,
+    logged_at: Option<Instant>,
+}
+
+/// Frees a claimed index again unless the link came up: a task may be ended at any await.
+struct Claim<'a> {
+    ground: &'a Ground,
+    serial: u64,
+    kept: bool,
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        if !self.kept {
+            self.ground.release(self.serial);
+        }
+    }
+}
+
+impl Ground {
+    pub(super) fn new(settings: &ClusterSettings, events: mpsc::Sender<Event>) -> Result<Ground> {
+        let board = Board {
+            claims: vec![[None; 2]; settings.processes],
+            reasons: vec![None; settings.processes],
+            ..Board::default()
+        };
+        Ok(Ground {
+            settings: settings.clone(),
+            incarnation: u64::from_le_bytes(random_bytes()?),
+            events,
+            board: Mutex::new(board),
+        })
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the bring-up; when it has ended, nobody needs to know.
+    pub(super) async fn tell(&self, event: Event) {
+        self.events.send(event).await.ok();
+    }
+
+    /// Why the last attempt to reach `process` failed, if there was one.
+    pub(super) fn reason(&self, process: usize) -> Option<String> {
+        self.board().reasons[process].clone()
+    }
+
+    /// Connections refused, and how many of them have no log line.
+    pub(super) fn refusals(&self) -> (u64, u64) {
+        let board = self.board();
+        (board.refused, board.unlogged)
+    }
+
+    /// Frees the index that the link with this serial held.
+    pub(super) fn release(&self, serial: u64) {
+        for slot in self.board().claims.iter_mut().flatten() {
+            slot.take_if(|(_, held)| *held == serial);
+        }
+    }
+
+    fn next_serial(&self) -> u64 {
+        let mut board = self.board();
+        board.serials += 1;
+        board.serials
+    }
+
+    /// Gives the index to a peer, unless a living connection of another incarnation has it.
+    fn claim(&self, theirs: &Hello) -> Option<Claim<'_>> {
+        let mut board = self.board();
+        let serial = board.serials + 1;
+        let slots = board.claims.get_mut(theirs.process as usize)?;
+        let others = slots
+            .iter()
+            .flatten()
+            .any(|(held, _)| *held != theirs.incarnation);
+        let slot = &mut slots[theirs.purpose as usize];
+        if others || slot.is_some() {
+            return None;
+        }
+        *slot = Some((theirs.incarnation, serial));
+        board.serials = serial;
+        Some(Claim {
+            ground: self,
+            serial,
+            kept: false,
+        })
+    }
+
+    fn refuse(&self, from: SocketAddr, why: &str) {
+        let mut board = self.board();
+        board.refused += 1;
+        let quiet = board
+            .logged_at
+            .is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+        if board.refused > REFUSALS_LOGGED && quiet {
+            board.unlogged += 1;
+            return;
+        }
+        board.logged_at = Some(Instant::now());
+        let unlogged = std::mem::take(&mut board.unlogged);
+        tracing::warn!(%from, why, unlogged, "refused a connection to the cluster port");
+    }
+
+    fn mismatch(&self, peer: usize, what: &str) -> Error {
+        let shown = self.settings.shown(peer);
+        Error::new(ErrorKind::Configuration, format!("{what} ({shown})"))
+            .hint("start every process with the same command line but for -p")
+    }
+
+    fn hello(&self, purpose: Purpose, peer: usize) -> std::io::Result<Hello> {
+        let nonce = random_bytes().map_err(std::io::Error::other)?;
+        Ok(Hello::new(
+            &self.settings,
+            (purpose, peer),
+            self.incarnation,
+            nonce,
+        ))
+    }
+}
+
+/// Answers connections until the bring-up ends; see the module's words on strangers.
+pub(super) async fn listen(ground: Arc<Ground>, listener: TcpListener) {
+    let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
+    let mut tasks = tokio::task::JoinSet::new();
+    loop {
+        let (stream, from) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(cause) => {
+                // Out of file descriptors: give the open ones time to end.
+                tracing::warn!(%cause, "cannot take a connection to the cluster port");
+                tokio::time::sleep(DIAL_WAIT_MAX).await;
+                continue;
+            }
+        };
+        while tasks.try_join_next().is_some() {}
+        open.retain(|task| !task.is_finished());
+        if open.len() >= ground.settings.strangers_max.max(1)
+            && let Some(oldest) = open.pop_front()
+        {
+            oldest.abort();
+            ground.refuse(from, "too many connections at once: the oldest was closed");
+        }
+        open.push_back(tasks.spawn(greet(Arc::clone(&ground), stream, from)));
+    }
+}
+
+async fn greet(ground: Arc<Ground>, stream: TcpStream, from: SocketAddr) {
+    let limit = ground.settings.handshake_timeout;
+    match tokio::time::timeout(limit, answer(&ground, stream)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(Failure::Refused(why))) => ground.refuse(from, &why),
+        Ok(Err(Failure::Fatal(error))) => ground.tell(Event::Fatal(error)).await,
+        Err(_) => ground.refuse(from, "did not finish the handshake in time"),
+    }
+}
+
+async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
+    stream.set_nodelay(true)?;
+    let mut theirs_raw = [0; HELLO_BYTES];
+    stream.read_exact(&mut theirs_raw).await?;
+    let theirs = match Hello::decode(&theirs_raw) {
+        Ok(theirs) => theirs,
+        Err(NotHello::Format(format)) => {
+            // Answer, so that the other end can name the difference too.
+            stream
+                .write_all(&ground.hello(Purpose::Data, 0)?.encode())
+                .await?;
+            return Err(Failure::Refused(format_differs(format)));
+        }
+        Err(_) => return Err(Failure::Refused("sent no hello of wordtide".into())),
+    };
+    let ours = ground.hello(theirs.purpose, theirs.process as usize)?;
+    let ours_raw = ours.encode();
+    stream.write_all(&ours_raw).await?;
+    let mut proof = [0; PROOF_BYTES];
+    stream.read_exact(&mut proof).await?;
+    let key = ground.settings.mesh_key.as_ref();
+    let proved = connector_proof(key, &theirs_raw, &ours_raw) == blake3::Hash::from(proof);
+    // Room for the news before the peer is told: this task may be ended at any await, and an index that
+    // the peer believes to have must not get lost.
+    let Ok(news) = ground.events.reserve().await else {
+        return Err(Failure::Refused("the start is over".into()));
+    };
+    let (verdict, claim) = judge(ground, &ours, &theirs, proved);
+    let mut reply = [0; VERDICT_BYTES];
+    reply[0] = verdict as u8;
+    if proved {
+        let proof = listener_proof(key, verdict, &theirs_raw, &ours_raw);
+        reply[1..].copy_from_slice(proof.as_bytes());
+    }
+    stream.write_all(&reply).await?;
+    let peer = theirs.process as usize;
+    match (verdict, claim) {
+        (Verdict::Accepted, Some(mut claim)) => {
+            claim.kept = true;
+            news.send(Event::Up(Box::new(Link {
+                peer,
+                purpose: theirs.purpose,
+                serial: claim.serial,
+                incarnation: theirs.incarnation,
+                stream,
+            })));
+            Ok(())
+        }
+        (Verdict::Mismatch, _) => {
+            let what = ours.mismatch(&theirs).unwrap_or_default();
+            Err(Failure::Fatal(ground.mismatch(peer, &what)))
+        }
+        (Verdict::Key, _) => Err(Failure::Refused("did not prove the mesh key".into())),
+        (Verdict::Generation, _) => Err(Failure::Refused(format!(
+            "process {peer} belongs to generation {}, this is {}",
+            theirs.generation, ground.settings.generation
+        ))),
+        _ => Err(Failure::Refused(format!(
+            "index {peer} is taken or out of place"
+        ))),
+    }
+}
+
+fn judge<'a>(
+    ground: &'a Ground,
+    ours: &Hello,
+    theirs: &Hello,
+    proved: bool,
+) -> (Verdict, Option<Claim<'a>>) {
+    if !proved {
+        return (Verdict::Key, None);
+    }
+    // Before all else: a leftover of an earlier start may also have had other flags.
+    if theirs.generation != ours.generation {
+        return (Verdict::Generation, None);
+    }
+    if ours.mismatch(theirs).is_some() {
+        return (Verdict::Mismatch, None);
+    }
+    // Only higher indices connect here: one's own or a lower one is a second process with that index.
+    if theirs.process <= ours.process {
+        return (Verdict::Taken, None);
+    }
+    match ground.claim(theirs) {
+        Some(claim) => (Verdict::Accepted, Some(claim)),
+        None => (Verdict::Taken, None),
+    }
+}
+
+fn format_differs(format: u16) -> String {
+    format!("peer speaks mesh format {format}, this process {FORMAT}: run one version everywhere")
+}
+
+/// Connects to a lower index until it accepts, or the bring-up ends.
+pub(super) async fn dial(ground: Arc<Ground>, peer: usize, purpose: Purpose) {
+    let mut wait = DIAL_WAIT_MIN;
+    loop {
+        let limit = ground.settings.handshake_timeout;
+        let why = match tokio::time::timeout(limit, call(&ground, peer, purpose)).await {
+            Ok(Ok(link)) => return ground.tell(Event::Up(Box::new(link))).await,
+            Ok(Err(Failure::Fatal(error))) => return ground.tell(Event::Fatal(error)).await,
+            Ok(Err(Failure::Refused(why))) => why,
+            Err(_) => "no answer".into(),
+        };
+        tracing::debug!(peer, why, "process not reached yet");
+        ground.board().reasons[peer] = Some(why);
+        tokio::time::sleep(wait).await;
+        wait = (wait * 2).min(DIAL_WAIT_MAX);
+    }
+}
+
+async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Failure> {
+    let refused = |why: &str| Err(Failure::Refused(why.to_owned()));
+    let mut stream = reach(ground, peer).await?;
+    stream.set_nodelay(true)?;
+    let ours = ground.hello(purpose, peer)?;
+    let ours_raw = ours.encode();
+    stream.write_all(&ours_raw).await?;
+    let mut theirs_raw = [0; HELLO_BYTES];
+    stream.read_exact(&mut theirs_raw).await?;
+    let theirs = match Hello::decode(&theirs_raw) {
+        Ok(theirs) if theirs.incarnation != ground.incarnation => theirs,
+        // A free port of this host can connect to itself.
+        Ok(_) => return refused("reached itself"),
+        Err(NotHello::Format(format)) => return Err(Failure::Refused(format_differs(format))),
+        Err(_) => return refused("something else answers there"),
+    };
+    let key = ground.settings.mesh_key.as_ref();
+    let proof = connector_proof(key, &ours_raw, &theirs_raw);
+    stream.write_all(proof.as_bytes()).await?;
+    let mut reply = [0; VERDICT_BYTES];
+    stream.read_exact(&mut reply).await?;
+    let Some(verdict) = Verdict::from_byte(reply[0]).filter(|verdict| *verdict != Verdict::Key)
+    else {
+        return refused("it has another mesh key; see --mesh-key-file");
+    };
+    let mut proof = [0; PROOF_BYTES];
+    proof.copy_from_slice(&reply[1..]);
+    if listener_proof(key, verdict, &ours_raw, &theirs_raw) != blake3::Hash::from(proof) {
+        return refused("it did not prove the mesh key; see --mesh-key-file");
+    }
+    match verdict {
+        Verdict::Accepted => Ok(Link {
+            peer,
+            purpose,
+            serial: ground.next_serial(),
+            incarnation: theirs.incarnation,
+            stream,
+        }),
+        Verdict::Generation => refused("it belongs to another start of the cluster"),
+        Verdict::Mismatch => {
+            let what = if theirs.process as usize == peer {
+                ours.mismatch(&theirs).unwrap_or_default()
+            } else {
+                format!(
+                    "this process takes its peer for process {peer}, but it is process {}: \
+                     --hostfile or --addresses differ, or -p is wrong",
+                    theirs.process
+                )
+            };
+            Err(Failure::Fatal(ground.mismatch(peer, &what)))
+        }
+        Verdict::Taken | Verdict::Key => Err(Failure::Refused(format!(
+            "it says that index {} is taken",
+            ours.process
+        ))),
+    }
+}
+
+/// A connection to an address of `peer`. Names are resolved each time: a restarted host may have moved.
+async fn reach(ground: &Ground, peer: usize) -> Result<TcpStream, Failure> {
+    let mut last = Failure::Refused("its name has no address".into());
+    for address in tokio::net::lookup_host(&ground.settings.addresses[peer]).await? {
+        if ground.settings.mesh_key.is_none() && !address.ip().is_loopback() {
+            last = Failure::Refused("not loopback, and no --mesh-key-file".into());
+            continue;
+        }
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(cause) => last = cause.into(),
+        }
+    }
+    Err(last)
+}

@@ -1,0 +1,311 @@
+//! What two processes say to each other before either believes the other.
+//!
+//! Everything has a fixed length, so a stranger can make nobody wait for, or allocate, more than a few
+//! hundred bytes:
+//!
+//! 1. the one that connects sends its [`Hello`]; the one that listens answers with its own;
+//! 2. the one that connects proves that it knows the mesh key: a keyed hash over its role and both
+//!    hellos, whose nonces are fresh, so that an old proof proves nothing;
+//! 3. the one that listens answers with a [`Verdict`] and a proof of its own over it.
+//!
+//! Who connects proves first, so that a listener cannot be asked for proofs by strangers. Without a key
+//! (loopback only) a public constant stands in for it, and the proof is a mere checksum. This
+//! authenticates the start of a connection; it neither encrypts nor signs what follows.
+
+use super::settings::{ClusterSettings, MeshKey};
+
+/// The first bytes of each hello of every version.
+const MAGIC: [u8; 8] = *b"wordtide";
+/// The version of all that follows the magic, and of the control frames.
+pub(super) const FORMAT: u16 = 1;
+/// Length of an encoded hello, in bytes.
+pub(super) const HELLO_BYTES: usize = 108;
+/// Length of a verdict with its proof, in bytes.
+pub(super) const VERDICT_BYTES: usize = 33;
+/// Length of a proof, in bytes.
+pub(super) const PROOF_BYTES: usize = 32;
+
+/// What a connection is for: timely's data, or the control link beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Data = 0,
+    Control = 1,
+}
+
+impl Purpose {
+    pub(super) const ALL: [Purpose; 2] = [Purpose::Data, Purpose::Control];
+}
+
+/// Who a process is and which cluster it means to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Hello {
+    pub(super) format: u16,
+    pub(super) purpose: Purpose,
+    pub(super) processes: u32,
+    pub(super) threads: u32,
+    pub(super) process: u32,
+    /// The index the sender believes the receiver to have.
+    pub(super) target: u32,
+    pub(super) generation: u64,
+    /// Drawn once by each run of a process: two connections with the same one come from one process.
+    pub(super) incarnation: u64,
+    pub(super) fingerprint: [u8; 32],
+    pub(super) nonce: [u8; 32],
+}
+
+/// Why bytes are not a hello.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotHello {
+    Magic,
+    Format(u16),
+    Purpose,
+}
+
+/// What a listener thinks of a process that connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Accepted = 0,
+    /// It did not prove that it knows the key.
+    Key = 1,
+    /// It runs another job or another shape of cluster.
+    Mismatch = 2,
+    /// Its index is taken by a process that lives, or is none that connects here.
+    Taken = 3,
+    /// It belongs to another start of the cluster.
+    Generation = 4,
+}
+
+impl Verdict {
+    pub(super) fn from_byte(byte: u8) -> Option<Verdict> {
+        use Verdict::{Accepted, Generation, Key, Mismatch, Taken};
+        [Accepted, Key, Mismatch, Taken, Generation]
+            .into_iter()
+            .find(|verdict| *verdict as u8 == byte)
+    }
+}
+
+impl Hello {
+    /// What this process says; numbers are checked by [`ClusterSettings::validate`].
+    pub(super) fn new(
+        settings: &ClusterSettings,
+        (purpose, target): (Purpose, usize),
+        incarnation: u64,
+        nonce: [u8; 32],
+    ) -> Hello {
+        Hello {
+            format: FORMAT,
+            purpose,
+            processes: settings.processes as u32,
+            threads: settings.threads as u32,
+            process: settings.process as u32,
+            target: target as u32,
+            generation: settings.generation,
+            incarnation,
+            fingerprint: settings.fingerprint,
+            nonce,
+        }
+    }
+
+    pub(super) fn encode(&self) -> [u8; HELLO_BYTES] {
+        let mut bytes = Vec::with_capacity(HELLO_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&self.format.to_le_bytes());
+        bytes.extend_from_slice(&[self.purpose as u8, 0]);
+        for number in [self.processes, self.threads, self.process, self.target] {
+            bytes.extend_from_slice(&number.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.generation.to_le_bytes());
+        bytes.extend_from_slice(&self.incarnation.to_le_bytes());
+        bytes.extend_from_slice(&self.fingerprint);
+        bytes.extend_from_slice(&self.nonce);
+        let mut hello = [0; HELLO_BYTES];
+        hello.copy_from_slice(&bytes);
+        hello
+    }
+
+    pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Hello, NotHello> {
+        if bytes[..8] != MAGIC {
+            return Err(NotHello::Magic);
+        }
+        let format = u16::from_le_bytes(field(bytes, 8));
+        if format != FORMAT {
+            return Err(NotHello::Format(format));
+        }
+        let purpose = match bytes[10] {
+            0 => Purpose::Data,
+            1 => Purpose::Control,
+            _ => return Err(NotHello::Purpose),
+        };
+        Ok(Hello {
+            format,
+            purpose,
+            processes: u32::from_le_bytes(field(bytes, 12)),
+            threads: u32::from_le_bytes(field(bytes, 16)),
+            process: u32::from_le_bytes(field(bytes, 20)),
+            target: u32::from_le_bytes(field(bytes, 24)),
+            generation: u64::from_le_bytes(field(bytes, 28)),
+            incarnation: u64::from_le_bytes(field(bytes, 36)),
+            fingerprint: field(bytes, 44),
+            nonce: field(bytes, 76),
+        })
+    }
+
+    /// How `theirs` differs from this process in what must be equal, in words; `None` if it does not.
+    pub(super) fn mismatch(&self, theirs: &Hello) -> Option<String> {
+        if (self.processes, self.threads) != (theirs.processes, theirs.threads) {
+            return Some(format!(
+                "peer runs -n {} -w {}, this process -n {} -w {}",
+                theirs.processes, theirs.threads, self.processes, self.threads
+            ));
+        }
+        if theirs.target != self.process {
+            return Some(format!(
+                "peer takes this process for process {}, but it is process {}: \
+                 --hostfile or --addresses differ, or -p is wrong",
+                theirs.target, self.process
+            ));
+        }
+        (self.fingerprint != theirs.fingerprint).then(|| {
+            "peer runs another job: the definition, a flag that shapes the output, or the version \
+             differs"
+                .to_owned()
+        })
+    }
+}
+
+fn field<const N: usize>(bytes: &[u8; HELLO_BYTES], at: usize) -> [u8; N] {
+    let mut field = [0; N];
+    field.copy_from_slice(&bytes[at..at + N]);
+    field
+}
+
+/// The proof of the one that connects.
+pub(super) fn connector_proof(
+    key: Option<&MeshKey>,
+    connector: &[u8; HELLO_BYTES],
+    listener: &[u8; HELLO_BYTES],
+) -> blake3::Hash {
+    proof(key, b"connector", connector, listener)
+}
+
+/// The proof of the one that listens, over its verdict too, so that nobody else can turn a peer away.
+pub(super) fn listener_proof(
+    key: Option<&MeshKey>,
+    verdict: Verdict,
+    connector: &[u8; HELLO_BYTES],
+    listener: &[u8; HELLO_BYTES],
+) -> blake3::Hash {
+    proof(key, &[b'l', verdict as u8], connector, listener)
+}
+
+fn proof(
+    key: Option<&MeshKey>,
+    role: &[u8],
+    connector: &[u8; HELLO_BYTES],
+    listener: &[u8; HELLO_BYTES],
+) -> blake3::Hash {
+    let key = key.map_or(&[0; 32], MeshKey::bytes);
+    let mut hasher = blake3::Hasher::new_keyed(key);
+    hasher.update(connector).update(listener).update(role);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn hello() -> Hello {
+        let settings = ClusterSettings {
+            threads: 2,
+            processes: 3,
+            process: 1,
+            generation: 9,
+            fingerprint: [7; 32],
+            ..ClusterSettings::default()
+        };
+        Hello::new(&settings, (Purpose::Control, 0), 77, [5; 32])
+    }
+
+    #[test]
+    fn a_hello_survives_the_wire() {
+        assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
+    }
+
+    #[test]
+    fn another_format_is_named_before_anything_else_is_read() {
+        let mut bytes = hello().encode();
+        bytes[8] = 2;
+        assert_eq!(Hello::decode(&bytes), Err(NotHello::Format(2)));
+        bytes[0] = b'G';
+        assert_eq!(Hello::decode(&bytes), Err(NotHello::Magic));
+    }
+
+    #[test]
+    fn each_difference_that_matters_is_named() {
+        let ours = Hello {
+            process: 0,
+            ..hello()
+        };
+        let theirs = Hello {
+            target: 0,
+            ..hello()
+        };
+        assert_eq!(ours.mismatch(&theirs), None);
+        let other = Hello {
+            threads: 1,
+            ..theirs.clone()
+        };
+        assert_eq!(
+            ours.mismatch(&other).unwrap(),
+            "peer runs -n 3 -w 1, this process -n 3 -w 2"
+        );
+        let other = Hello {
+            fingerprint: [8; 32],
+            ..theirs.clone()
+        };
+        assert!(ours.mismatch(&other).unwrap().contains("another job"));
+        let other = Hello {
+            target: 2,
+            ..theirs
+        };
+        assert!(ours.mismatch(&other).unwrap().contains("--hostfile"));
+    }
+
+    #[test]
+    fn a_proof_depends_on_the_key_the_role_the_verdict_and_both_hellos() {
+        let key = MeshKey::from_secret(b"0123456789abcdef").unwrap();
+        let (a, b) = (
+            hello().encode(),
+            Hello {
+                nonce: [6; 32],
+                ..hello()
+            }
+            .encode(),
+        );
+        let all = [
+            connector_proof(Some(&key), &a, &b),
+            connector_proof(Some(&key), &b, &a),
+            connector_proof(None, &a, &b),
+            listener_proof(Some(&key), Verdict::Accepted, &a, &b),
+            listener_proof(Some(&key), Verdict::Taken, &a, &b),
+            connector_proof(Some(&key), &a, &a),
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[..i].iter().all(|other| other != one));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_to_themselves_or_are_refused(bytes: [u8; 32], rest: [u8; 32]) {
+            let mut input = hello().encode();
+            input[8..40].copy_from_slice(&bytes);
+            input[76..].copy_from_slice(&rest);
+            if let Ok(hello) = Hello::decode(&input) {
+                input[11] = 0;
+                prop_assert_eq!(hello.encode(), input);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! What the processes of a job tell each other, and what they agree on before anything is read.
+//!
+//! Process 0 owns the clock and decides; the others apply. Beside the ticks of
+//! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is to
+//! stop, and that it has ended.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{Control, Message};
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What the job says beside ticks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Word {
+    /// From process 0: this epoch and all before it are committed.
+    Committed(Epoch),
+    /// From process 0: stop reading, and say when all that was read is handed over.
+    StopReading,
+    /// To process 0: the sources of the sender have ended.
+    ReadingEnded,
+}
+
+impl Word {
+    pub(super) fn message(self) -> Message {
+        Message::Other(serde_json::to_vec(&self).unwrap_or_default())
+    }
+
+    pub(super) fn parse(bytes: &[u8]) -> Option<Word> {
+        serde_json::from_slice(bytes).ok()
+    }
+}
+
+/// What all processes of a job have in common, as process 0 decided it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Agreement {
+    /// The first epoch that is opened.
+    pub(super) open: Epoch,
+    /// Parts of a result.
+    pub(super) parts: u32,
+    /// What process 0 wrote into the lock of a local output, for the others to find there.
+    pub(super) lock_note: Option<String>,
+}
+
+impl Agreement {
+    /// Has process 0 decide; every process returns its decision.
+    pub(super) fn reach(
+        control: &Control,
+        timeout: Duration,
+        decide: impl FnOnce() -> Result<Agreement>,
+    ) -> Result<Agreement> {
+        let answer = control.agree(Vec::new(), timeout, |_facts| {
+            Ok(serde_json::to_vec(&decide()?).unwrap_or_default())
+        })?;
+        serde_json::from_slice(&answer).map_err(|error| {
+            Error::new(ErrorKind::Failed, "process 0 sent no agreement").cause(error)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_read_back_and_anything_else_is_none() {
+        for word in [Word::Committed(7), Word::StopReading, Word::ReadingEnded] {
+            let Message::Other(bytes) = word.message() else { panic!("not a word: {word:?}") };
+            assert_eq!(Word::parse(&bytes), Some(word));
+        }
+        assert_eq!(Word::parse(b"\"Sing\""), None);
+    }
+}

@@ -1,0 +1,288 @@
+//! Starting a job: check, find the others, agree, then start workers, sources and the pace.
+//!
+//! Process 0 opens state and output before it lets the others in, so that what is refused is refused
+//! at once; the others open theirs when they know what process 0 decided.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use super::borders::Borders;
+use super::links::Agreement;
+use super::output::{self, Output};
+use super::pace::{Follower, Leader, Process};
+use super::reading::Reading;
+use super::{Job, JobBuilder, JobHandle, StatePlace, status};
+use crate::cluster::{self, ClusterSettings, Control};
+use crate::epoch::{Clock, Schedule};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::feed::Feed;
+use crate::lines::{BlockPool, LineLimits, LongLine};
+use crate::settings::Settings;
+use crate::sink::format::Format;
+use crate::sink::{Layout, Publication, Publisher};
+use crate::source::{self, Intake, Source, Stop};
+use crate::state::{Identity, State};
+use crate::store::Target;
+use crate::words::Split;
+use crate::worker::{self, Definition, ExplainPanic, Plan};
+
+/// How long a panic that follows from a lost peer waits for the word that says which.
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
+
+/// What was asked for, checked as far as that goes without touching anything.
+struct Order {
+    definition: Definition,
+    target: Target,
+    layout: Layout,
+    format: Format,
+    /// With the number of parts 0 where it is free to follow the number of workers.
+    identity: Identity,
+    place: StatePlace,
+    settings: Settings,
+    cluster: ClusterSettings,
+    clock: Arc<dyn Clock>,
+}
+
+/// What a process holds for as long as the job lives.
+#[derive(Debug)]
+pub(super) struct Holdings {
+    _state: Option<State>,
+    output: Output,
+}
+
+pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
+    let sources = std::mem::take(&mut builder.sources);
+    let on_commit = builder.on_commit.take();
+    let stop = builder.stop.clone();
+    let order = check(builder, &sources)?;
+    let runtime = runtime()?;
+    let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
+
+    let cancel = stop.clone();
+    let mesh = cluster::connect_until(&order.cluster, async move { cancel.stopped().await })?;
+    let mesh = mesh.ok_or_else(|| {
+        Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
+    })?;
+    let (allocators, control, inbox) = mesh.into_parts()?;
+    let agreed = Agreement::reach(&control, order.cluster.start_timeout, || {
+        order.decide(&runtime, own.as_ref())
+    })?;
+    let holdings = match own {
+        Some((_, holdings)) => holdings,
+        None => order.open_as_follower(&agreed)?,
+    };
+
+    let failure = Failure::new();
+    let feed = Feed::new(order.settings.threads, agreed.open);
+    let (status, on_commit) = status::observe(agreed.open, on_commit);
+    let publication = order.publication(agreed.parts);
+    let store = Arc::clone(&holdings.output.store);
+    let plan = Plan {
+        definition: Arc::clone(&order.definition),
+        feed: feed.clone(),
+        threads: order.settings.threads,
+        parts: agreed.parts,
+        words: order.settings.words.clone(),
+        table_bytes_max: order.settings.table_bytes_max,
+        publisher: Publisher::new(publication, store, runtime.handle().clone()),
+        on_commit,
+        failure: failure.clone(),
+        explain_panic: explain_panic(control.clone()),
+    };
+    let workers = worker::spawn(plan, allocators)?;
+
+    if let Some(gone) = holdings.output.reader_gone() {
+        let stop = stop.clone();
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
+    }
+    let reading = order.read(&runtime, sources, &feed, Stop::new());
+    let borders = Borders::new(feed);
+    let (links, watched) = (control.clone(), failure.clone());
+    let process = Process {
+        borders,
+        reading,
+        control,
+        inbox,
+        stop: stop.clone(),
+        status: status.clone(),
+        failure: failure.clone(),
+    };
+    if order.cluster.processes > 1 {
+        runtime.spawn(tell_failure(watched, links.clone()));
+    }
+    order.set_pace(&runtime, process, &agreed);
+    Ok(Job { handle: JobHandle { stop, status }, failure, workers, runtime, links, _holdings: holdings })
+}
+
+fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
+    let JobBuilder { definition, target, suffix, format, state, mut settings, mut cluster, clock, .. } =
+        builder;
+    settings.validate()?;
+    cluster.threads = settings.threads;
+    cluster.validate()?;
+    let missing = |what: &str, hint: &str| {
+        Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
+    };
+    if sources.is_empty() {
+        return Err(missing("source", "give --connect, --file or --stdin"));
+    }
+    let (name, definition) =
+        definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
+    let target = target.ok_or_else(|| missing("output", "give --to"))?;
+    if format == Format::Scala && settings.words.split == Split::Space {
+        settings.words.split = Split::SpaceScala;
+    }
+    let identity = Identity {
+        definition: name,
+        interval_ms: settings.interval.as_millis() as u64,
+        parts: settings.parts.unwrap_or(0),
+        words: settings.words.clone(),
+        line_bytes_max: settings.line_bytes_max,
+        format,
+        order: settings.order,
+        empty_epochs: settings.empty_epochs,
+        output: target.to_string(),
+        suffix: suffix.clone(),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let fingerprint = format!("{version} {} {}", identity.digest(), sources.len());
+    cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
+    let layout = Layout::new(target.prefix(), suffix);
+    Ok(Order { definition, target, layout, format, identity, place: state, settings, cluster, clock })
+}
+
+impl Order {
+    /// Opens state and output as process 0, which decides the number of parts: that which the job
+    /// was begun with, else the number of workers now.
+    fn open_first(&self) -> Result<(u32, Holdings)> {
+        let dir = self.state_dir();
+        let recorded = dir.as_deref().and_then(State::recorded_parts);
+        let workers = (self.cluster.processes * self.settings.threads) as u32;
+        let parts = self.settings.parts.or(recorded).unwrap_or(workers);
+        let state = self.open_state(parts)?;
+        let output = Output::open(&self.target)?;
+        Ok((parts, Holdings { _state: state, output }))
+    }
+
+    fn decide(&self, runtime: &Runtime, own: Option<&(u32, Holdings)>) -> Result<Agreement> {
+        let (parts, holdings) = own.ok_or_else(|| {
+            Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
+        })?;
+        let schedule = self.schedule(None);
+        let store = &*holdings.output.store;
+        let newest = output::newest_from(store, &self.layout, schedule.open());
+        let newest = runtime.block_on(newest)?;
+        let open = self.schedule(newest).open();
+        Ok(Agreement { open, parts: *parts, lock_note: holdings.output.lock_note() })
+    }
+
+    fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
+        let state = self.open_state(agreed.parts)?;
+        let output = Output::join(&self.target, agreed.lock_note.as_deref())?;
+        Ok(Holdings { _state: state, output })
+    }
+
+    fn state_dir(&self) -> Option<std::path::PathBuf> {
+        match &self.place {
+            StatePlace::None => None,
+            StatePlace::Dir(dir) => Some(dir.clone()),
+            StatePlace::Below(dir) => {
+                let name = self.identity.definition.split(' ').next().unwrap_or_default();
+                Some(dir.join(format!("{name}-{}", self.identity.digest())))
+            }
+        }
+    }
+
+    fn open_state(&self, parts: u32) -> Result<Option<State>> {
+        let identity = Identity { parts, ..self.identity.clone() };
+        let open = |dir: std::path::PathBuf| State::open(&dir, &identity, self.cluster.process);
+        self.state_dir().map(open).transpose()
+    }
+
+    fn schedule(&self, after: Option<u64>) -> Schedule {
+        let (wall_ms, monotonic) = (self.clock.wall_ms(), self.clock.monotonic());
+        Schedule::new(self.settings.interval, wall_ms, monotonic, after)
+    }
+
+    fn publication(&self, parts: u32) -> Publication {
+        let identity = Identity { parts, ..self.identity.clone() };
+        Publication {
+            layout: self.layout.clone(),
+            format: self.format,
+            order: self.settings.order,
+            empty_epochs: self.settings.empty_epochs,
+            job: identity.digest(),
+        }
+    }
+
+    /// Starts the sources of this process: source k of the list belongs to process k mod n.
+    fn read(&self, runtime: &Runtime, sources: Vec<Source>, feed: &Feed, stop: Stop) -> Reading {
+        let pool = BlockPool::new(self.settings.blocks_bytes_max);
+        let limits = LineLimits {
+            line_bytes_max: self.settings.line_bytes_max,
+            word_bytes_max: self.settings.words.word_bytes_max,
+            on_long_line: LongLine::CutAtSpace,
+        };
+        let ClusterSettings { processes, process, .. } = self.cluster;
+        let own = sources.into_iter().zip(0u32..).filter(|(_, k)| *k as usize % processes == process);
+        let own = own.map(|(source, index)| {
+            let intake = Intake::new(index, limits, pool.clone(), feed.clone(), stop.clone());
+            (source, intake)
+        });
+        let _entered = runtime.enter();
+        Reading::new(source::start(own.collect(), self.settings.once), stop.clone())
+    }
+
+    fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
+        let ClusterSettings { processes, process: index, .. } = self.cluster;
+        if index > 0 {
+            runtime.spawn(Follower(process).run());
+            return;
+        }
+        let leader = Leader {
+            process,
+            processes,
+            clock: Arc::clone(&self.clock),
+            schedule: self.schedule(Some(agreed.open - self.identity.interval_ms)),
+            epochs: self.settings.epochs,
+            in_flight_max: self.settings.epochs_in_flight_max(),
+        };
+        runtime.spawn(leader.run());
+    }
+}
+
+/// Two threads: one may read a socket while the other signs or encrypts a request.
+fn runtime() -> Result<Runtime> {
+    let built = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("wordtide-io")
+        .enable_all()
+        .build();
+    built.map_err(|error| {
+        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests").cause(error)
+    })
+}
+
+/// A panic in timely may only say that a peer is gone; then the control links know which and why.
+fn explain_panic(control: Control) -> ExplainPanic {
+    Arc::new(move |text| {
+        cluster::classify_panic(text)?;
+        Some(control.cause_within(CAUSE_WAIT)?.into())
+    })
+}
+
+/// Tells the other processes why this one ends: they share its fate and should name the cause.
+async fn tell_failure(failure: Failure, links: Control) {
+    failure.failed().await;
+    if links.cause().is_none() {
+        let cause = failure.cause_text().unwrap_or_else(|| "it failed".to_owned());
+        // It waits for the others to be told, which a task must not.
+        tokio::task::spawn_blocking(move || drop(links.fail(&cause)));
+    }
+}

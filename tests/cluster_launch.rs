@@ -1,0 +1,165 @@
+//! The local launcher, with the shell as the program it starts.
+//!
+//! The shell's `$2` is the index and `$4` the addresses, since the launcher adds `-p I --addresses …`.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use wordtide::cluster::launch::{LaunchSettings, Launcher, Stop};
+
+fn launcher(processes: usize, script: &str) -> (Launcher, Stop) {
+    Launcher::new(settings(processes, script))
+}
+
+fn settings(processes: usize, script: &str) -> LaunchSettings {
+    LaunchSettings {
+        exe: "/bin/sh".into(),
+        args: ["-c", script, "sh"].map(Into::into).to_vec(),
+        processes,
+        restart_wait_min: Duration::from_millis(1),
+        restart_wait_max: Duration::from_millis(4),
+        ..LaunchSettings::default()
+    }
+}
+
+/// Runs to the end; the exit code and the lines of stderr with their indices, sorted.
+fn run(launcher: Launcher) -> (i32, Vec<(usize, String)>) {
+    let lines = Mutex::new(Vec::new());
+    let code = launcher.run(&|index, line| {
+        let line = String::from_utf8_lossy(line).into_owned();
+        lines.lock().unwrap().push((index, line));
+    });
+    let mut lines = lines.into_inner().unwrap();
+    lines.sort();
+    (code.unwrap(), lines)
+}
+
+#[test]
+fn each_child_gets_its_index_the_same_addresses_and_its_lines_come_with_the_index() {
+    let (code, lines) = run(launcher(3, "echo $1 $2 $3 >&2; echo $4 >&2").0);
+    assert_eq!(code, 0);
+    assert_eq!(lines.len(), 6);
+    let addresses = &lines[1].1;
+    assert_eq!(addresses.split(',').count(), 3);
+    for index in 0..3 {
+        let told = lines
+            .iter()
+            .filter(|(from, _)| *from == index)
+            .map(|(_, line)| line);
+        let mut told: Vec<&String> = told.collect();
+        told.sort();
+        assert_eq!(told, [&format!("-p {index} --addresses"), addresses]);
+    }
+}
+
+#[test]
+fn children_share_a_key_that_no_command_line_shows() {
+    let script = "case \"$*\" in *$WORDTIDE_MESH_KEY*) exit 9;; esac
+        echo $WORDTIDE_MESH_KEY $WORDTIDE_GENERATION >&2";
+    let (code, lines) = run(launcher(2, script).0);
+    assert_eq!(code, 0);
+    assert_eq!(lines[0].1, lines[1].1);
+    let (key, generation) = lines[0].1.split_once(' ').unwrap();
+    assert_eq!(key.len(), 64);
+    assert!(generation.parse::<u64>().is_ok());
+    let (_, again) = run(launcher(2, script).0);
+    assert_ne!(again[0].1, lines[0].1);
+}
+
+#[test]
+fn what_is_added_stands_before_a_double_dash() {
+    let mut settings = settings(1, "echo $1 $5 $6 >&2");
+    settings.args.extend(["--".into(), "x".into()]);
+    let (_, lines) = run(Launcher::new(settings).0);
+    assert_eq!(lines, [(0, "-p -- x".to_owned())]);
+}
+
+#[test]
+fn the_code_is_that_of_the_child_that_failed_by_itself() {
+    let (code, _) = run(launcher(3, "[ $2 = 1 ] && exit 70; exit 69").0);
+    assert_eq!(code, 70);
+    let (code, _) = run(launcher(2, "[ $2 = 1 ] && kill -9 $$; exit 0").0);
+    assert_eq!(code, 69);
+}
+
+#[test]
+fn a_broken_cluster_is_started_again_as_a_whole_and_only_so_often() {
+    let script = "echo $WORDTIDE_GENERATION >&2; exit 75";
+    let settings = LaunchSettings {
+        restarts: 3,
+        ..settings(2, script)
+    };
+    let (code, lines) = run(Launcher::new(settings).0);
+    assert_eq!(code, 75);
+    assert_eq!(lines.len(), 8);
+    let generations: std::collections::BTreeSet<_> = lines.iter().map(|(_, line)| line).collect();
+    assert_eq!(generations.len(), 4);
+}
+
+#[test]
+fn what_a_restart_does_not_mend_is_not_started_again() {
+    for end in [0, 2, 74, 78] {
+        let settings = LaunchSettings {
+            restarts: 3,
+            ..settings(1, &format!("echo x >&2; exit {end}"))
+        };
+        let (code, lines) = run(Launcher::new(settings).0);
+        assert_eq!((code, lines.len()), (end, 1));
+    }
+}
+
+#[test]
+fn a_stop_reaches_process_0_by_its_lifeline_and_no_signal_is_sent() {
+    let script = "trap 'exit 9' TERM INT HUP
+        [ $2 = 0 ] || exit 0
+        echo up >&2; read x < $WORDTIDE_LIFELINE; echo stopped >&2";
+    let settings = LaunchSettings {
+        restarts: 5,
+        ..settings(2, script)
+    };
+    let (launcher, stop) = Launcher::new(settings);
+    let lines = Mutex::new(Vec::new());
+    let code = launcher.run(&|index, line| {
+        if line == b"up" {
+            stop.stop();
+        }
+        lines.lock().unwrap().push((index, line.to_vec()));
+    });
+    assert_eq!(code.unwrap(), 0);
+    let lines = lines.into_inner().unwrap();
+    assert_eq!(lines, [(0, b"up".to_vec()), (0, b"stopped".to_vec())]);
+}
+
+#[test]
+fn what_outlives_the_grace_time_is_killed() {
+    let settings = LaunchSettings {
+        grace_failed: Duration::from_millis(20),
+        ..settings(2, "[ $2 = 0 ] && exit 70; exec sleep 1000")
+    };
+    assert_eq!(run(Launcher::new(settings).0).0, 70);
+}
+
+#[test]
+fn a_second_stop_kills() {
+    let (launcher, stop) = launcher(2, "echo up >&2; exec sleep 1000");
+    let code = launcher.run(&|_, _| stop.stop());
+    assert_eq!(code.unwrap(), 1);
+}
+
+#[test]
+fn a_program_that_cannot_be_started_is_named() {
+    let settings = LaunchSettings {
+        exe: "/nonexistent/program".into(),
+        ..settings(2, "")
+    };
+    let error = Launcher::new(settings).0.run(&|_, _| {}).unwrap_err();
+    assert!(
+        error.to_string().contains("/nonexistent/program"),
+        "{error}"
+    );
+}

@@ -1,0 +1,315 @@
+//! The bring-up between real sockets on loopback; the "processes" are threads of the test.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test that cannot go on panics, in its helpers too"
+)]
+
+use std::time::Duration;
+
+use wordtide::cluster::launch::Ports;
+use wordtide::cluster::{ClusterSettings, Mesh, MeshKey, connect, connect_until};
+use wordtide::{Error, ErrorKind};
+
+/// Settings of process `index` of a cluster on these ports, impatient enough for a test.
+pub(crate) fn settings(ports: &Ports, index: usize) -> ClusterSettings {
+    ClusterSettings {
+        processes: ports.addresses().len(),
+        process: index,
+        addresses: ports.addresses().to_vec(),
+        start_timeout: Duration::from_secs(60),
+        heartbeat_interval: Duration::from_millis(50),
+        fingerprint: [7; 32],
+        ..ClusterSettings::default()
+    }
+}
+
+pub(crate) fn key(secret: &str) -> Option<MeshKey> {
+    Some(MeshKey::from_secret(secret.as_bytes()).unwrap())
+}
+
+/// Brings up all of them at once.
+pub(crate) fn connect_all(all: Vec<ClusterSettings>) -> Vec<Result<Mesh, Error>> {
+    std::thread::scope(|scope| {
+        let each = all.iter().map(|settings| scope.spawn(|| connect(settings)));
+        let each: Vec<_> = each.collect();
+        each.into_iter()
+            .map(|thread| thread.join().unwrap())
+            .collect()
+    })
+}
+
+/// A complete cluster of `n`.
+pub(crate) fn cluster(n: usize) -> Vec<Mesh> {
+    let ports = Ports::reserve(n).unwrap();
+    let all = (0..n).map(|index| settings(&ports, index)).collect();
+    connect_all(all).into_iter().map(Result::unwrap).collect()
+}
+
+#[test]
+fn every_process_gets_a_socket_to_every_other_in_order() {
+    let meshes = cluster(3);
+    for (index, mesh) in meshes.iter().enumerate() {
+        let present: Vec<bool> = mesh.data.iter().map(Option::is_some).collect();
+        let expected: Vec<bool> = (0..3).map(|peer| peer != index).collect();
+        assert_eq!(present, expected);
+    }
+    let (there, here) = (&meshes[0].data[2], &meshes[2].data[0]);
+    let far = there.as_ref().unwrap().peer_addr().unwrap();
+    assert_eq!(far, here.as_ref().unwrap().local_addr().unwrap());
+}
+
+#[test]
+fn a_single_process_needs_no_sockets() {
+    let mesh = connect(&ClusterSettings::default()).unwrap();
+    assert!(mesh.data.is_empty());
+    assert_eq!(
+        mesh.control.gather(b"x".to_vec(), Duration::ZERO).unwrap(),
+        [b"x"]
+    );
+    mesh.control.finish(Duration::ZERO).unwrap();
+}
+
+#[test]
+fn processes_with_one_key_join() {
+    let ports = Ports::reserve(2).unwrap();
+    let with_key = |index| ClusterSettings {
+        mesh_key: key("the same secret everywhere"),
+        ..settings(&ports, index)
+    };
+    let meshes = connect_all(vec![with_key(0), with_key(1)]);
+    assert!(meshes.iter().all(Result::is_ok));
+}
+
+#[test]
+fn another_shape_of_the_cluster_is_named_on_both_sides() {
+    let ports = Ports::reserve(2).unwrap();
+    let wide = ClusterSettings {
+        threads: 2,
+        ..settings(&ports, 1)
+    };
+    let results = connect_all(vec![settings(&ports, 0), wide]);
+    let errors: Vec<Error> = results.into_iter().map(Result::unwrap_err).collect();
+    assert!(
+        errors
+            .iter()
+            .all(|error| error.kind() == ErrorKind::Configuration)
+    );
+    let (zero, one) = (errors[0].to_string(), errors[1].to_string());
+    assert!(
+        zero.contains("peer runs -n 2 -w 2, this process -n 2 -w 1"),
+        "{zero}"
+    );
+    assert!(
+        one.contains("peer runs -n 2 -w 1, this process -n 2 -w 2"),
+        "{one}"
+    );
+    assert!(
+        zero.contains(&format!("process 1 ({})", ports.addresses()[1])),
+        "{zero}"
+    );
+}
+
+#[test]
+fn another_job_is_named_on_both_sides() {
+    let ports = Ports::reserve(2).unwrap();
+    let other = ClusterSettings {
+        fingerprint: [8; 32],
+        ..settings(&ports, 1)
+    };
+    for result in connect_all(vec![settings(&ports, 0), other]) {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("another job"), "{error}");
+    }
+}
+
+#[test]
+fn hostfiles_in_different_order_are_named_on_both_sides() {
+    let ports = Ports::reserve(3).unwrap();
+    let mut confused = settings(&ports, 2);
+    confused.addresses.swap(0, 1);
+    confused.start_timeout = Duration::from_secs(5);
+    let results = connect_all(vec![settings(&ports, 1), confused]);
+    for result in results {
+        let error = result.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("--hostfile"), "{error}");
+    }
+}
+
+#[test]
+fn the_processes_that_are_missing_are_named_at_the_deadline() {
+    let ports = Ports::reserve(4).unwrap();
+    let hurried = ClusterSettings {
+        start_timeout: Duration::from_secs(2),
+        ..settings(&ports, 1)
+    };
+    let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
+    let one = std::thread::scope(|scope| {
+        let until = async { cancelled.await.unwrap_or_default() };
+        scope.spawn(|| connect_until(&settings(&ports, 2), until).unwrap());
+        let one = connect(&hurried).unwrap_err();
+        cancel.send(()).unwrap();
+        one
+    });
+    assert_eq!(one.kind(), ErrorKind::PeerLost);
+    let address = |index: usize| ports.addresses()[index].clone();
+    let text = one.to_string();
+    assert!(text.starts_with("missing after 2 s: process 0 ("), "{text}");
+    assert!(
+        text.contains(&format!("process 0 ({}): Connection refused", address(0))),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("process 3 ({})", address(3))),
+        "{text}"
+    );
+    assert!(!text.contains("process 2"), "{text}");
+}
+
+#[test]
+fn a_taken_port_is_told_at_once_and_not_after_the_others_came() {
+    let ports = Ports::reserve(2).unwrap();
+    let _other = std::net::TcpListener::bind(&ports.addresses()[1]).unwrap();
+    let error = connect(&settings(&ports, 1)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains("in use"), "{error}");
+}
+
+#[test]
+fn an_address_of_another_host_is_told_at_once() {
+    let ports = Ports::reserve(2).unwrap();
+    let mut elsewhere = settings(&ports, 1);
+    elsewhere.addresses[1] = "192.0.2.1:2101".into();
+    elsewhere.mesh_key = key("some secret of enough bytes");
+    let error = connect(&elsewhere).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(
+        error.to_string().contains("does not have that address"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_key_is_required_as_soon_as_one_address_is_not_loopback() {
+    let ports = Ports::reserve(2).unwrap();
+    let mut open = settings(&ports, 0);
+    open.addresses[1] = "192.0.2.1:2101".into();
+    let error = connect(&open).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let text = error.to_string();
+    assert!(text.contains("process 1 (192.0.2.1:2101)"), "{text}");
+    assert!(text.contains("--mesh-key-file"), "{text}");
+}
+
+#[test]
+fn a_name_that_does_not_resolve_is_temporary() {
+    let ports = Ports::reserve(2).unwrap();
+    let mut unknown = settings(&ports, 0);
+    unknown.addresses[1] = "nowhere.invalid:2101".into();
+    unknown.start_timeout = Duration::from_millis(300);
+    let error = connect(&unknown).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Temporary);
+    assert!(
+        error.to_string().contains("nowhere.invalid:2101"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_wrong_key_keeps_a_process_out_and_is_named() {
+    let ports = Ports::reserve(2).unwrap();
+    let with_key = |index, secret| ClusterSettings {
+        mesh_key: key(secret),
+        start_timeout: Duration::from_millis(500),
+        ..settings(&ports, index)
+    };
+    let all = vec![
+        with_key(0, "one secret of the two"),
+        with_key(1, "the other of the two"),
+    ];
+    let mut results = connect_all(all);
+    let one = results.remove(1).unwrap_err();
+    assert_eq!(one.kind(), ErrorKind::PeerLost);
+    assert!(
+        one.to_string()
+            .contains("another mesh key; see --mesh-key-file"),
+        "{one}"
+    );
+    assert!(
+        results
+            .remove(0)
+            .unwrap_err()
+            .to_string()
+            .contains("missing")
+    );
+}
+
+#[test]
+fn processes_of_different_starts_do_not_join() {
+    let ports = Ports::reserve(2).unwrap();
+    let of = |index, generation| ClusterSettings {
+        generation,
+        start_timeout: Duration::from_millis(400),
+        ..settings(&ports, index)
+    };
+    let mut results = connect_all(vec![of(0, 2), of(1, 1)]);
+    let one = results.remove(1).unwrap_err();
+    assert!(
+        one.to_string().contains("another start of the cluster"),
+        "{one}"
+    );
+}
+
+#[test]
+fn a_process_that_dies_during_the_start_may_come_again() {
+    let ports = Ports::reserve(3).unwrap();
+    std::thread::scope(|scope| {
+        let zero = scope.spawn(|| connect(&settings(&ports, 0)));
+        // The first life of process 1 joins process 0, misses process 2 and ends.
+        let first = ClusterSettings {
+            start_timeout: Duration::from_millis(500),
+            ..settings(&ports, 1)
+        };
+        assert!(
+            connect(&first)
+                .unwrap_err()
+                .to_string()
+                .contains("process 2")
+        );
+        let one = scope.spawn(|| connect(&settings(&ports, 1)));
+        connect(&settings(&ports, 2)).unwrap();
+        one.join().unwrap().unwrap();
+        zero.join().unwrap().unwrap();
+    });
+}
+
+#[test]
+fn a_second_process_with_a_taken_index_is_kept_out() {
+    let ports = Ports::reserve(4).unwrap();
+    std::thread::scope(|scope| {
+        let started = |index| {
+            let settings = settings(&ports, index);
+            scope.spawn(move || connect(&settings))
+        };
+        let (zero, one) = (started(0), started(1));
+        // On its own address, as on another host; it gives up before the others are complete.
+        let elsewhere = Ports::reserve(1).unwrap();
+        let mut twin = settings(&ports, 1);
+        twin.addresses[1] = elsewhere.addresses()[0].clone();
+        twin.start_timeout = Duration::from_millis(700);
+        connect(&twin).unwrap_err();
+        let (two, three) = (started(2), started(3));
+        for process in [zero, one, two, three] {
+            process.join().unwrap().unwrap();
+        }
+    });
+}
+
+#[test]
+fn a_start_can_be_cancelled() {
+    let ports = Ports::reserve(2).unwrap();
+    let mesh = connect_until(&settings(&ports, 0), std::future::ready(())).unwrap();
+    assert!(mesh.is_none());
+}

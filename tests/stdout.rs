@@ -1,0 +1,118 @@
+//! `--to -`: stdout carries rows, whole epochs of them, and nothing else.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use crate::oracle;
+use crate::rig::{Rig, Server, write_and_close};
+
+const TEXT: &str = "b \"a\",\tb\nit's b\n";
+
+fn rows_of(rig: &Rig, text: &str, flags: &str) -> Vec<String> {
+    rig.file("in.txt", text);
+    let ended = rig.run(&format!("run --file in.txt --to - --interval 1h {flags}")).expect(0);
+    oracle::sorted_lines(ended.stdout)
+}
+
+#[test]
+fn every_format_is_written_to_standard_output() {
+    let word = "\"a\",\tb";
+    for (format, rows) in [
+        ("python", ["('\"a\",\\tb', 1)", "('b', 2)", "(\"it's\", 1)"]),
+        ("scala", [&format!("({word},1)")[..], "(b,2)", "(it's,1)"]),
+        ("tsv", [&format!("{word}\t1")[..], "b\t2", "it's\t1"]),
+        ("csv", ["\"\"\"a\"\",\tb\",1", "b,2", "it's,1"]),
+        (
+            "jsonl",
+            [
+                r#"{"word":"\"a\",\tb","count":1}"#,
+                r#"{"word":"b","count":2}"#,
+                r#"{"word":"it's","count":1}"#,
+            ],
+        ),
+    ] {
+        let rig = Rig::new();
+        let mut expected = rows.map(str::to_owned);
+        expected.sort();
+        assert_eq!(rows_of(&rig, TEXT, &format!("--format {format}")), expected, "{format}");
+        assert_eq!(rig.tree(), ["in.txt"], "neither output nor state on the disk");
+    }
+}
+
+#[test]
+fn the_parts_of_an_epoch_follow_each_other_in_order() {
+    let text: String = (0..2_000).map(|n| format!("word{n}\n")).collect();
+    let whole = |flags: &str| {
+        let rig = Rig::new();
+        rig.file("in.txt", &text);
+        rig.run(&format!("run --file in.txt --to - --interval 1h {flags}")).expect(0).stdout
+    };
+    let one = whole("");
+    assert_eq!(oracle::sorted_lines(one.clone()).len(), 2_000);
+    assert_eq!(whole("-w 4 --parts 7"), one, "hash order goes through the parts");
+}
+
+#[test]
+fn epochs_are_written_as_they_are_committed() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = "--to - --format tsv --interval 50ms --once";
+    let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
+    let mut peer = server.accept();
+    peer.send("first\n");
+    program.wait_for_stdout("first\t1\n".len());
+    peer.send("second\n");
+    peer.fin();
+    assert_eq!(program.end().expect(0).stdout, b"first\t1\nsecond\t1\n");
+}
+
+#[test]
+fn a_reader_who_has_seen_enough_ends_the_run_quietly() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let flags = "--to - --interval 50ms";
+    let program = rig.wordtide(&format!("run {} {flags}", server.flag())).stdout(writer).start();
+    drop(reader);
+    let mut peer = server.accept();
+    peer.send("nobody reads this\n");
+    let ended = program.end().expect(0);
+    assert!(!ended.stderr.iter().any(|line| line.contains("wordtide: ")), "{ended}");
+}
+
+#[test]
+fn help_for_a_reader_who_has_gone_is_no_failure() {
+    for arguments in ["--help", "list", "man", "completions bash"] {
+        let (rig, (reader, writer)) = (Rig::new(), std::io::pipe().expect("a pipe"));
+        drop(reader);
+        rig.wordtide(arguments).stdout(writer).start().end().expect(0);
+    }
+}
+
+#[test]
+fn a_full_disk_behind_standard_output_is_told() {
+    let rig = Rig::new();
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a full device");
+    let invocation = rig.wordtide("run --stdin --to -").stdin(Stdio::piped()).stdout(full);
+    let mut program = invocation.start();
+    write_and_close(program.stdin(), b"words\n");
+    program.end().expect(74).says(&["standard output", "--to"]);
+}
+
+#[test]
+fn a_reader_who_does_not_read_holds_up_a_stop_until_its_timeout() {
+    let rig = Rig::new();
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut filler = writer.try_clone().expect("a second end");
+    rustix::io::ioctl_fionbio(&filler, true).expect("a pipe");
+    while filler.write(&[b' '; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&filler, false).expect("a pipe");
+    let flags = "--to - --interval 50ms --stop-timeout 100ms";
+    let server = Server::new();
+    let program = rig.wordtide(&format!("run {} {flags}", server.flag())).stdout(writer).start();
+    let mut peer = server.accept();
+    program.wait_for("connected to");
+    peer.send("stuck\n");
+    // Without state nothing can be finished later: that is a failure, not a matter of a restart.
+    program.stop().expect(1).says(&["--stop-timeout of 100ms", "not committed"]);
+    drop(filler);
+    std::io::copy(&mut reader, &mut std::io::sink()).expect("a pipe");
+}

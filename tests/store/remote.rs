@@ -1,0 +1,296 @@
+//! The OSS store against the double: promises, faults, refusals.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wordtide::error::ErrorKind;
+use wordtide::store::remote::RemoteStore;
+use wordtide::store::{
+    Addressing, Body, Environment, Store, StoreErrorKind, StoreSettings, Versioning, probe,
+};
+
+use super::oss_double::{BUCKET, DOMAIN, ENDPOINT, Fault, KEY_ID, OssDouble, SECRET, TOKEN};
+use super::{conformance, runtime};
+
+fn settings(double: &OssDouble) -> StoreSettings {
+    let host = format!("{BUCKET}.{ENDPOINT}");
+    StoreSettings {
+        oss_endpoint: Some(format!("http://{ENDPOINT}:{}", double.address.port())),
+        allow_http: true,
+        resolve: vec![(host, double.address)],
+        multipart_bytes_min: 8 << 20,
+        ..StoreSettings::default()
+    }
+}
+
+fn keys(id: &str, secret: &str, token: &str) -> Environment {
+    let vars = [
+        ("OSS_ACCESS_KEY_ID", id),
+        ("OSS_ACCESS_KEY_SECRET", secret),
+        ("OSS_SESSION_TOKEN", token),
+        ("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true"),
+    ];
+    Environment::new(vars, None)
+}
+
+fn opened(settings: &StoreSettings) -> RemoteStore {
+    RemoteStore::oss(BUCKET, None, settings, &keys(KEY_ID, SECRET, "")).unwrap()
+}
+
+fn started() -> (OssDouble, RemoteStore) {
+    let double = OssDouble::start();
+    let store = opened(&settings(&double));
+    (double, store)
+}
+
+#[test]
+fn oss_keeps_the_promises_of_a_store() {
+    let (double, store) = started();
+    runtime().block_on(conformance::check(&store));
+    let log = double.log();
+    assert!(log.iter().all(|(_, _, status)| *status != 403), "{log:?}");
+}
+
+#[test]
+fn a_put_is_one_request() {
+    let (double, store) = started();
+    runtime()
+        .block_on(store.put("e/part-00000", "x".into()))
+        .unwrap();
+    assert_eq!(double.log().len(), 1, "{:?}", double.log());
+}
+
+#[test]
+fn temporary_credentials_send_their_token() {
+    let double = OssDouble::start();
+    let id = format!("STS.{KEY_ID}");
+    let environment = keys(&id, SECRET, TOKEN);
+    let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+    let environment = keys(&id, SECRET, "another");
+    let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
+    let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+}
+
+#[test]
+fn each_fault_is_survived_by_trying_again() {
+    for fault in [
+        Fault::Status(500),
+        Fault::Status(503),
+        Fault::Status(429),
+        Fault::ResetBefore,
+        Fault::ResetInside,
+        Fault::AnswerLost,
+        Fault::Stall,
+    ] {
+        let double = OssDouble::start();
+        let store = opened(&StoreSettings {
+            request_timeout: Duration::from_millis(500),
+            ..settings(&double)
+        });
+        double.fail_next(2, fault, "PUT", "part-00000");
+        let stored = runtime().block_on(store.put("e/part-00000", "text".into()));
+        assert_eq!(stored.unwrap().bytes, 4, "{fault:?}");
+        let objects = double.objects();
+        assert_eq!(objects["e/part-00000"], b"text", "{fault:?}");
+        let puts = match fault {
+            Fault::AnswerLost => 3,
+            _ => 1,
+        };
+        assert_eq!(double.puts("e/part-00000"), puts, "{fault:?}");
+    }
+}
+
+#[test]
+fn a_create_whose_answer_was_lost_knows_its_own_object() {
+    let (double, store) = started();
+    double.fail_next(1, Fault::AnswerLost, "PUT", "_SUCCESS");
+    runtime().block_on(async {
+        store.put_new("e/_SUCCESS", "ours".into()).await.unwrap();
+        let error = store
+            .put_new("e/_SUCCESS", "xxxx".into())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
+    });
+    assert_eq!(double.objects()["e/_SUCCESS"], b"ours");
+    assert_eq!(double.puts("e/_SUCCESS"), 1);
+}
+
+fn large() -> Body {
+    let chunk = |n: u8| bytes::Bytes::from(vec![n; 1 << 20]);
+    Body::from_chunks((0..9).map(chunk))
+}
+
+#[test]
+fn a_large_object_goes_in_parts_and_a_lost_completion_is_harmless() {
+    let (double, store) = started();
+    double.fail_next(1, Fault::AnswerLost, "POST", "uploadId");
+    let body = large();
+    let stored = runtime()
+        .block_on(store.put("e/big", body.clone()))
+        .unwrap();
+    assert_eq!((stored.bytes, stored.md5), (9 << 20, body.md5_hex()));
+    assert_eq!(double.objects()["e/big"], body.chunks().concat());
+    assert_eq!((double.puts("e/big"), double.open_uploads()), (1, 0));
+    let parts = double.log();
+    let parts = parts
+        .iter()
+        .filter(|(_, path, _)| path.contains("partNumber"));
+    assert_eq!(parts.count(), 2);
+}
+
+#[test]
+fn an_upload_in_parts_that_fails_is_aborted() {
+    let (double, store) = started();
+    double.script(|method, path| {
+        let part = method == "PUT" && path.contains("partNumber=2");
+        part.then_some(Fault::Status(503))
+    });
+    let error = runtime().block_on(store.put("e/big", large())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}");
+    assert_eq!(double.open_uploads(), 0);
+    assert!(double.objects().is_empty());
+}
+
+#[test]
+fn an_outage_is_unavailable_and_passes() {
+    let (double, store) = started();
+    double.outage(true);
+    let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    double.outage(false);
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+}
+
+#[test]
+fn refusals_say_what_to_do_and_nothing_secret() {
+    let double = OssDouble::start();
+    let wrong = [
+        (keys(KEY_ID, "planted-secret", ""), "secret"),
+        (keys("planted-id", SECRET, ""), "access key"),
+        (keys("", "", ""), "OSS_ACCESS_KEY_ID"),
+        (
+            keys(&format!("STS.{KEY_ID}"), SECRET, "planted-token"),
+            "token",
+        ),
+    ];
+    for (environment, word) in wrong {
+        let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
+        let refused = runtime().block_on(probe(&store, "p/counts")).unwrap_err();
+        assert_eq!(refused.kind, StoreErrorKind::Denied, "{refused}");
+        let text = format!("{refused} {refused:?} {store:?} {environment:?}");
+        assert!(text.contains(word), "{text}");
+        for planted in ["planted", SECRET, KEY_ID, "quoted-by-the-server"] {
+            assert!(!text.contains(planted), "{planted}: {text}");
+        }
+        let error = wordtide::Error::from(refused);
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+    }
+    assert!(double.objects().is_empty());
+}
+
+#[test]
+fn a_missing_bucket_and_a_wrong_region_are_configuration() {
+    let double = OssDouble::start();
+    let resolve = (
+        "nobody.oss-cn-hangzhou.aliyuncs.com".to_owned(),
+        double.address,
+    );
+    let elsewhere = StoreSettings {
+        resolve: vec![resolve],
+        ..settings(&double)
+    };
+    let environment = keys(KEY_ID, SECRET, "");
+    let missing = RemoteStore::oss("nobody", None, &elsewhere, &environment).unwrap();
+    let region = opened(&StoreSettings {
+        oss_region: Some("cn-beijing".to_owned()),
+        ..settings(&double)
+    });
+    for (store, flag) in [(missing, "--to"), (region, "--oss-region")] {
+        let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+        assert!(error.to_string().contains(flag), "{error}");
+    }
+}
+
+#[test]
+fn rotated_keys_are_read_again_after_a_refusal() {
+    let double = OssDouble::start();
+    let home = tempfile::tempdir().unwrap();
+    let write = |secret: &str| {
+        let text = format!("[Credentials]\naccessKeyID={KEY_ID}\naccessKeySecret={secret}\n");
+        std::fs::write(home.path().join(".ossutilconfig"), text).unwrap();
+    };
+    let off = [("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")];
+    let environment = Environment::new(off, Some(PathBuf::from(home.path())));
+    write("before-the-rotation");
+    let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
+    runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    write(SECRET);
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+}
+
+#[test]
+fn a_custom_domain_is_signed_for_its_bucket() {
+    let double = OssDouble::start();
+    let store = opened(&StoreSettings {
+        oss_endpoint: Some(format!("http://{DOMAIN}:{}", double.address.port())),
+        oss_region: Some("cn-hangzhou".to_owned()),
+        resolve: vec![(DOMAIN.to_owned(), double.address)],
+        ..settings(&double)
+    });
+    runtime().block_on(store.put("a b/é", "v".into())).unwrap();
+    assert_eq!(double.puts("a b/é"), 1);
+}
+
+#[test]
+fn a_bucket_that_is_not_in_the_host_name_is_refused() {
+    let double = OssDouble::start();
+    let store = opened(&StoreSettings {
+        oss_addressing: Addressing::CustomDomain,
+        resolve: vec![(ENDPOINT.to_owned(), double.address)],
+        ..settings(&double)
+    });
+    let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Denied);
+    assert!(
+        error.message.contains("SecondLevelDomainForbidden"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_versioned_bucket_is_looked_at_before_a_create() {
+    let (double, store) = started();
+    double.versioning("Suspended");
+    runtime().block_on(async {
+        store.facts().await;
+        store.put_new("e/_SUCCESS", "ours".into()).await.unwrap();
+        store.put_new("e/_SUCCESS", "ours".into()).await.unwrap();
+        let error = store
+            .put_new("e/_SUCCESS", "else".into())
+            .await
+            .unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
+    });
+    assert_eq!(double.puts("e/_SUCCESS"), 1);
+}
+
+#[test]
+fn facts_name_endpoint_signature_source_and_versioning() {
+    let (double, store) = started();
+    double.versioning("Enabled");
+    let facts = runtime().block_on(async {
+        probe(&store, "p/").await.unwrap();
+        store.facts().await
+    });
+    assert!(facts.endpoint.unwrap().contains(ENDPOINT));
+    assert_eq!(facts.signature, Some("OSS V4"));
+    assert_eq!(facts.addressing, Some("virtual-hosted"));
+    assert!(facts.credentials.unwrap().contains("environment"));
+    assert_eq!(facts.versioning, Versioning::Enabled);
+    assert!(facts.store_time.is_some());
+    assert!(double.objects().is_empty());
+}
