@@ -1,4 +1,5 @@
-//! Named places at which a test can end the process, compiled to nothing without `crash-points`.
+//! Named places at which a test can end the process, and mistakes that it can have made on purpose.
+//! Compiled to nothing in a release build without the feature `crash-points`.
 //!
 //! Killing a process at random times almost never hits a window of microseconds between two steps
 //! whose order matters. So each such step has a name. With the feature `crash-points` on,
@@ -10,6 +11,9 @@
 //! ```
 //!
 //! The names stand in [`POINTS`], so that a runner can take them in turn.
+//!
+//! `WORDTIDE_MUTANT=name` has a rule broken that the tests must then see broken ([`MUTANTS`]): a test
+//! that passes with and without the rule tests nothing.
 
 /// Every crash point, in the order in which a byte meets them.
 ///
@@ -23,7 +27,22 @@
 ///   (one segment of several is gone), `journal.after_delete`.
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (EOS crash is written).
+/// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`,
+///   `border.before_late_mark` (of a mutant); `sink.before_put`, `sink.after_put` (a part, or a
+///   marker), `sink.before_marker`, `sink.after_marker`.
+/// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied.
 pub const POINTS: &[&str] = &[
+    "source.after_read",
+    "source.before_push",
+    "border.before_complete",
+    "border.after_complete",
+    "border.before_late_mark",
+    "sink.before_put",
+    "sink.after_put",
+    "sink.before_marker",
+    "sink.after_marker",
+    "recovery.before_clear",
+    "recovery.after_clear",
     "journal.before_append",
     "journal.mid_record",
     "journal.after_append",
@@ -51,23 +70,45 @@ pub const POINTS: &[&str] = &[
     "journal.recovery_closed",
 ];
 
+/// Rules that can be broken.
+///
+/// * `publish_before_mark`: an epoch is published before its border is in the journal.
+/// * `done_before_marker`: an epoch is noted as committed when it is only complete.
+/// * `skip_by_memory`: a restart asks the journal, not the store, what is committed.
+/// * `glue`: a connection that a crash cut off is not ended, so its last line runs into the next.
+/// * `no_clear`: an epoch without a marker is not emptied of what a crash left there.
+pub const MUTANTS: &[&str] = &[
+    "publish_before_mark",
+    "done_before_marker",
+    "skip_by_memory",
+    "glue",
+    "no_clear",
+];
+
+/// Whether the environment names this mistake.
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
+#[inline(always)]
+pub fn is_mutant(_name: &str) -> bool {
+    false
+}
+
 /// Ends the process here if the environment names this point.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
 pub fn crash_point(_name: &str) {}
 
 /// Whether `name` is the point that the environment names, for a step that must be cut in two
 /// first.
-#[cfg(not(feature = "crash-points"))]
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
 pub fn is_armed(_name: &str) -> bool {
     false
 }
 
-#[cfg(feature = "crash-points")]
-pub use armed::{crash_point, is_armed};
+#[cfg(any(feature = "crash-points", debug_assertions))]
+pub use armed::{crash_point, is_armed, is_mutant};
 
-#[cfg(feature = "crash-points")]
+#[cfg(any(feature = "crash-points", debug_assertions))]
 mod armed {
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,6 +132,14 @@ mod armed {
                 })
             })
             .as_ref()
+    }
+
+    /// Whether the environment names this mistake.
+    pub fn is_mutant(name: &str) -> bool {
+        static MUTANT: OnceLock<Option<String>> = OnceLock::new();
+        debug_assert!(super::MUTANTS.contains(&name), "{name} is not in MUTANTS");
+        let mutant = MUTANT.get_or_init(|| std::env::var("WORDTIDE_MUTANT").ok());
+        mutant.as_deref() == Some(name)
     }
 
     /// `name[:count]`; a count that is not a number is taken as part of the name and never met.
@@ -147,7 +196,7 @@ mod tests {
         assert!(!super::is_armed("journal.after_append"));
     }
 
-    #[cfg(feature = "crash-points")]
+    #[cfg(any(feature = "crash-points", debug_assertions))]
     #[test]
     fn a_count_behind_the_name_tells_the_pass() {
         assert_eq!(super::armed::parse("a.b:7"), ("a.b".to_owned(), 7));

@@ -1,16 +1,18 @@
 //! Where blocks wait for a worker, and where an epoch's end becomes known to the workers.
 //!
 //! The sources of a process push blocks in; the workers of that process take them out, whoever is
-//! idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that was
-//! open when it was pushed. [`Feed::open_next`] moves the border, [`Feed::complete`] tells the
-//! workers that everything before it is final: two steps, because a border must be durable before
-//! any worker may see the epoch close, while blocks of the next epoch need not wait for that.
+//! idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that its
+//! source's stream is in: a slow source may still be in an epoch that a fast one has left, so there
+//! is a queue for each epoch, and the lowest goes first. [`Feed::open_next`] makes a border known,
+//! [`Feed::complete`] tells the workers that everything before it is final: two steps, because a
+//! border must be durable, and passed by every source, before any worker may see the epoch close,
+//! while blocks of the next epoch need not wait for that.
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
 //! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a completed
 //! epoch wakes all.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -45,9 +47,10 @@ struct Border {
 }
 
 struct State {
-    /// The epoch that a pushed block belongs to.
+    /// The epoch behind the last border.
     open: Epoch,
-    blocks: VecDeque<(Epoch, Block)>,
+    /// Blocks by epoch; no queue is empty.
+    blocks: BTreeMap<Epoch, VecDeque<Block>>,
     /// Borders between epochs not yet passed by every worker; those before `complete` are final.
     borders: VecDeque<Border>,
     /// Number of borders ever dropped from the front of `borders`.
@@ -76,7 +79,7 @@ impl fmt::Debug for Feed {
         let state = self.lock();
         f.debug_struct("Feed")
             .field("open", &state.open)
-            .field("blocks", &state.blocks.len())
+            .field("blocks", &state.blocks.values().map(VecDeque::len).sum::<usize>())
             .field("ended", &state.ended)
             .finish_non_exhaustive()
     }
@@ -88,7 +91,7 @@ impl Feed {
         let reader = || Reader { passed: 0, idle: false, wake: None };
         let state = State {
             open,
-            blocks: VecDeque::new(),
+            blocks: BTreeMap::new(),
             borders: VecDeque::new(),
             borders_gone: 0,
             complete: 0,
@@ -98,11 +101,11 @@ impl Feed {
         Feed { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Appends a block to the open epoch, which is returned.
-    pub fn push(&self, block: Block) -> Epoch {
+    /// Appends a block to `epoch`, which must not be complete.
+    pub fn push(&self, epoch: Epoch, block: Block) {
         let mut state = self.lock();
-        let epoch = state.open;
-        state.blocks.push_back((epoch, block));
+        debug_assert!(!state.is_complete(epoch), "a block for epoch {epoch}, which is complete");
+        state.blocks.entry(epoch).or_default().push_back(block);
         let wake = state.readers.iter_mut().find(|reader| reader.idle).and_then(|reader| {
             reader.idle = false;
             reader.wake.clone()
@@ -111,10 +114,9 @@ impl Feed {
         if let Some(wake) = wake {
             wake();
         }
-        epoch
     }
 
-    /// Ends the open epoch for new blocks, which from now on belong to `next`; returns it.
+    /// Makes a border known between the open epoch, which is returned, and `next`, now the open one.
     pub fn open_next(&self, next: Epoch) -> Epoch {
         let mut state = self.lock();
         let epoch = state.open;
@@ -132,7 +134,8 @@ impl Feed {
         self.wake_all(state);
     }
 
-    /// Nothing comes after what was pushed and completed.
+    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all of
+    /// them are complete.
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
@@ -151,17 +154,17 @@ impl Feed {
         let passed = state.readers[index].passed;
         if passed < state.complete {
             let border = state.borders[(passed - state.borders_gone) as usize];
-            let taken = state.blocks.front().is_none_or(|(epoch, _)| *epoch > border.epoch);
+            let taken = state.blocks.keys().next().is_none_or(|epoch| *epoch > border.epoch);
             if taken {
                 state.readers[index].passed += 1;
                 state.drop_passed_borders();
                 return Next::Complete { epoch: border.epoch, next: border.next };
             }
         }
-        if let Some((epoch, block)) = state.blocks.pop_front() {
+        if let Some((epoch, block)) = state.pop() {
             return Next::Block(epoch, block);
         }
-        if state.ended {
+        if state.ended && passed == state.borders_gone + state.borders.len() as u64 {
             return Next::End;
         }
         state.readers[index].idle = true;
@@ -188,6 +191,21 @@ impl Feed {
 }
 
 impl State {
+    /// The oldest block of the lowest epoch.
+    fn pop(&mut self) -> Option<(Epoch, Block)> {
+        let mut lowest = self.blocks.first_entry()?;
+        let (epoch, block) = (*lowest.key(), lowest.get_mut().pop_front()?);
+        if lowest.get().is_empty() {
+            lowest.remove();
+        }
+        Some((epoch, block))
+    }
+
+    fn is_complete(&self, epoch: Epoch) -> bool {
+        let final_here = self.complete.saturating_sub(self.borders_gone) as usize;
+        self.borders.iter().take(final_here).any(|border| border.epoch >= epoch)
+    }
+
     fn drop_passed_borders(&mut self) {
         let passed_by_all = self.readers.iter().map(|reader| reader.passed).min().unwrap_or(0);
         while self.borders_gone < passed_by_all {
@@ -218,21 +236,34 @@ mod tests {
     }
 
     #[test]
-    fn a_block_belongs_to_the_epoch_that_was_open_when_it_came() {
+    fn the_lowest_epoch_goes_first_whatever_came_first() {
         let feed = Feed::new(1, 10);
-        feed.push(block("a\n"));
         assert_eq!(feed.open_next(20), 10);
-        feed.push(block("b\n"));
+        feed.push(20, block("fast\n"));
+        feed.push(10, block("slow\n"));
+        assert_eq!(show(feed.next(0)), "10:slow");
+        feed.push(10, block("slower\n"));
         feed.complete(10);
         let seen: Vec<_> = (0..4).map(|_| show(feed.next(0))).collect();
-        assert_eq!(seen, ["10:a", "10->20", "20:b", "wait"]);
+        assert_eq!(seen, ["10:slower", "10->20", "20:fast", "wait"]);
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_border_to_be_final() {
+        let feed = Feed::new(1, 10);
+        feed.open_next(20);
+        feed.end();
+        assert_eq!(show(feed.next(0)), "wait", "the border is not durable yet");
+        feed.complete(10);
+        assert_eq!(show(feed.next(0)), "10->20");
+        assert_eq!(show(feed.next(0)), "end");
     }
 
     #[test]
     fn an_epoch_closes_for_the_workers_only_once_it_is_declared_final() {
         let feed = Feed::new(1, 10);
         feed.open_next(20);
-        feed.push(block("b\n"));
+        feed.push(20, block("b\n"));
         assert_eq!(show(feed.next(0)), "20:b", "later blocks need not wait for the border");
         assert_eq!(show(feed.next(0)), "wait");
         feed.complete(10);
@@ -242,7 +273,7 @@ mod tests {
     #[test]
     fn every_worker_passes_every_border_though_only_one_takes_the_block() {
         let feed = Feed::new(2, 10);
-        feed.push(block("a\n"));
+        feed.push(10, block("a\n"));
         feed.open_next(20);
         feed.complete(10);
         feed.end();
@@ -265,7 +296,7 @@ mod tests {
             feed.attach(index, Arc::new(wake));
             assert_eq!(show(feed.next(index)), "wait");
         }
-        feed.push(block("a\n"));
+        feed.push(10, block("a\n"));
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         feed.end();
         assert_eq!(woken.load(Ordering::Relaxed), 3);

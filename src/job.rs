@@ -24,8 +24,10 @@ mod links;
 mod output;
 mod pace;
 mod reading;
+mod recovery;
 mod start;
 mod status;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -40,6 +42,7 @@ use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::{Counts, Lines, Rows};
+use crate::journal::JournalSettings;
 use crate::settings::Settings;
 use crate::sink::OnCommit;
 use crate::sink::format::Format;
@@ -48,6 +51,7 @@ use crate::store::Target;
 use crate::worker::Definition;
 
 use start::Holdings;
+use streams::StreamsEnd;
 pub use status::{Status, Summary};
 
 /// How long the processes wait for each other's good-bye when all is done.
@@ -74,6 +78,7 @@ pub struct JobBuilder {
     suffix: Option<String>,
     format: Format,
     state: StatePlace,
+    journal: JournalSettings,
     settings: Settings,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
@@ -143,6 +148,13 @@ impl JobBuilder {
     #[must_use]
     pub fn state(mut self, state: StatePlace) -> Self {
         self.state = state;
+        self
+    }
+
+    /// The limits and habits of the journals in the state.
+    #[must_use]
+    pub fn journal(mut self, journal: JournalSettings) -> Self {
+        self.journal = journal;
         self
     }
 
@@ -225,6 +237,7 @@ pub struct Job {
     workers: WorkerGuards<()>,
     runtime: Runtime,
     links: Control,
+    streams: StreamsEnd,
     _holdings: Holdings,
 }
 
@@ -244,6 +257,7 @@ impl Job {
             suffix: None,
             format: Format::default(),
             state: StatePlace::default(),
+            journal: JournalSettings::default(),
             settings: Settings::default(),
             cluster: ClusterSettings::default(),
             clock: SystemClock::shared(),
@@ -273,7 +287,7 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, links, _holdings } = self;
+        let Job { handle, failure, workers, runtime, links, streams, _holdings } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
@@ -286,7 +300,10 @@ impl Job {
         runtime.shutdown_background();
         match failure.take_cause() {
             Some(cause) => Err(cause),
-            None => Ok(handle.status().summary()),
+            None => {
+                streams.close(!handle.stop.is_stopped());
+                Ok(handle.status().summary())
+            }
         }
     }
 }

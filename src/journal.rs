@@ -40,6 +40,7 @@ mod disk;
 mod encoding;
 mod inspect;
 mod open;
+mod peek;
 mod read;
 mod record;
 mod recover;
@@ -62,6 +63,7 @@ use serde::{Deserialize, Serialize};
 pub use append::Journal;
 pub use disk::{Disk, File, LocalDisk};
 pub use inspect::{Verdict, check, dump};
+pub use peek::{Glimpse, peek};
 pub use read::Reader;
 pub use record::{
     DATA_BYTES_MAX, Done, Entry, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX,

@@ -8,6 +8,7 @@ use super::{cluster, log};
 use crate::dataflows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
+use crate::journal::JournalSettings;
 use crate::settings::Settings;
 use crate::source::{HostPort, Source};
 use crate::store::Target;
@@ -62,6 +63,7 @@ pub(super) fn builder(dataflow: &str, flags: &JobFlags) -> Result<JobBuilder> {
         .suffix(output.suffix.clone())
         .format(output.format)
         .state(state)
+        .journal(journal(&flags.state))
         .settings(settings(flags));
     Ok(sources(&flags.source)?.into_iter().fold(builder, JobBuilder::source))
 }
@@ -109,6 +111,15 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
         // What goes to a pipe is gone: there is nothing to go on from.
         None if flags.no_state || *target == Target::Stdout => StatePlace::None,
         None => StatePlace::Below(PathBuf::from(DEFAULT_STATE)),
+    }
+}
+
+fn journal(flags: &StateFlags) -> JournalSettings {
+    JournalSettings {
+        journal_bytes_max: flags.journal_max as u64,
+        sync: flags.sync,
+        keep_journal: flags.keep_journal,
+        ..JournalSettings::default()
     }
 }
 

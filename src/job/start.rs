@@ -8,22 +8,24 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::borders::Borders;
+use super::borders::{Borders, Crossing};
 use super::links::Agreement;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
+use super::recovery::{self, Found, JournalPlan};
+use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{Job, JobBuilder, JobHandle, StatePlace, status};
 use crate::cluster::{self, ClusterSettings, Control};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::feed::Feed;
+use crate::journal::JournalSettings;
 use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
 use crate::sink::format::Format;
-use crate::sink::{Layout, Publication, Publisher};
-use crate::source::{self, Intake, Source, Stop};
+use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
+use crate::source::Source;
 use crate::state::{Identity, State};
 use crate::store::Target;
 use crate::words::Split;
@@ -42,6 +44,9 @@ struct Order {
     identity: Identity,
     place: StatePlace,
     settings: Settings,
+    journal: JournalSettings,
+    /// Names of all sources, by which journals are known.
+    names: Vec<String>,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
 }
@@ -59,6 +64,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let stop = builder.stop.clone();
     let order = check(builder, &sources)?;
     let runtime = runtime()?;
+    let sources = order.own(sources);
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
 
     let cancel = stop.clone();
@@ -67,8 +73,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
     })?;
     let (allocators, control, inbox) = mesh.into_parts()?;
-    let agreed = Agreement::reach(&control, order.cluster.start_timeout, || {
-        order.decide(&runtime, own.as_ref())
+    let found = order.find(&sources)?;
+    let agreed = Agreement::reach(&control, &found, order.cluster.start_timeout, |found| {
+        order.decide(&runtime, own.as_ref(), found)
     })?;
     let holdings = match own {
         Some((_, holdings)) => holdings,
@@ -76,13 +83,15 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     };
 
     let failure = Failure::new();
-    let feed = Feed::new(order.settings.threads, agreed.open);
-    let (status, on_commit) = status::observe(agreed.open, on_commit);
+    let streams = order.open_streams(sources, &agreed)?;
+    let on_commit = note_commits(streams.crossing(), on_commit);
+    let (status, on_commit) = status::observe(agreed.open, Some(on_commit));
+    status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
     let plan = Plan {
         definition: Arc::clone(&order.definition),
-        feed: feed.clone(),
+        feed: streams.feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
         words: order.settings.words.clone(),
@@ -101,8 +110,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
             stop.stop();
         });
     }
-    let reading = order.read(&runtime, sources, &feed, Stop::new());
-    let borders = Borders::new(feed);
+    let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
         borders,
@@ -117,12 +125,16 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         runtime.spawn(tell_failure(watched, links.clone()));
     }
     order.set_pace(&runtime, process, &agreed);
-    Ok(Job { handle: JobHandle { stop, status }, failure, workers, runtime, links, _holdings: holdings })
+    let handle = JobHandle { stop, status };
+    Ok(Job { handle, failure, workers, runtime, links, streams, _holdings: holdings })
 }
 
 fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
-    let JobBuilder { definition, target, suffix, format, state, mut settings, mut cluster, clock, .. } =
-        builder;
+    let JobBuilder { definition, target, suffix, format, state, journal, clock, .. } = builder;
+    let (mut settings, mut cluster) = (builder.settings, builder.cluster);
+    if state != StatePlace::None {
+        journal.validate()?;
+    }
     settings.validate()?;
     cluster.threads = settings.threads;
     cluster.validate()?;
@@ -154,7 +166,21 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let fingerprint = format!("{version} {} {}", identity.digest(), sources.len());
     cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
     let layout = Layout::new(target.prefix(), suffix);
-    Ok(Order { definition, target, layout, format, identity, place: state, settings, cluster, clock })
+    let names = recovery::names(sources);
+    let place = state;
+    Ok(Order {
+        definition,
+        target,
+        layout,
+        format,
+        identity,
+        place,
+        settings,
+        journal,
+        names,
+        cluster,
+        clock,
+    })
 }
 
 impl Order {
@@ -170,16 +196,45 @@ impl Order {
         Ok((parts, Holdings { _state: state, output }))
     }
 
-    fn decide(&self, runtime: &Runtime, own: Option<&(u32, Holdings)>) -> Result<Agreement> {
+    fn decide(
+        &self,
+        runtime: &Runtime,
+        own: Option<&(u32, Holdings)>,
+        found: &[Found],
+    ) -> Result<Agreement> {
         let (parts, holdings) = own.ok_or_else(|| {
             Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
         })?;
-        let schedule = self.schedule(None);
         let store = &*holdings.output.store;
+        let publication = self.publication(*parts);
+        let judgement = runtime.block_on(recovery::judge(found, store, &publication))?;
+        let schedule = self.schedule(judgement.newest);
         let newest = output::newest_from(store, &self.layout, schedule.open());
-        let newest = runtime.block_on(newest)?;
+        let newest = runtime.block_on(newest)?.max(judgement.newest);
         let open = self.schedule(newest).open();
-        Ok(Agreement { open, parts: *parts, lock_note: holdings.output.lock_note() })
+        Ok(Agreement { open, parts: *parts, judgement, lock_note: holdings.output.lock_note() })
+    }
+
+    /// The journals that this process finds.
+    fn find(&self, sources: &OwnSources) -> Result<Vec<Found>> {
+        let Some(dir) = self.state_dir() else { return Ok(Vec::new()) };
+        if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
+            recovery::tell_of_others(&dir, self.definition_name());
+        }
+        let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
+        recovery::find(&dir, &own, sources.all.as_deref())
+    }
+
+    fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
+        let dir = self.state_dir();
+        let plan = dir.as_deref().map(|state| JournalPlan {
+            state,
+            settings: self.journal.clone(),
+            parts: agreed.parts,
+            interval_ms: self.identity.interval_ms,
+        });
+        let threads = self.settings.threads;
+        Streams::open(sources, plan.as_ref(), &agreed.judgement, agreed.open, threads)
     }
 
     fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
@@ -193,8 +248,7 @@ impl Order {
             StatePlace::None => None,
             StatePlace::Dir(dir) => Some(dir.clone()),
             StatePlace::Below(dir) => {
-                let name = self.identity.definition.split(' ').next().unwrap_or_default();
-                Some(dir.join(format!("{name}-{}", self.identity.digest())))
+                Some(dir.join(format!("{}-{}", self.definition_name(), self.identity.digest())))
             }
         }
     }
@@ -221,22 +275,32 @@ impl Order {
         }
     }
 
-    /// Starts the sources of this process: source k of the list belongs to process k mod n.
-    fn read(&self, runtime: &Runtime, sources: Vec<Source>, feed: &Feed, stop: Stop) -> Reading {
+    /// The sources of this process: source k of the list belongs to process k mod n.
+    fn own(&self, sources: Vec<Source>) -> OwnSources {
+        let ClusterSettings { processes, process, .. } = self.cluster;
+        let named = sources.into_iter().zip(&self.names).zip(0u32..);
+        let own = named.filter(|(_, k)| *k as usize % processes == process);
+        let own = own.map(|((source, name), k)| (k, source, name.clone())).collect();
+        OwnSources { own, all: (process == 0).then(|| self.names.clone()) }
+    }
+
+    fn read(
+        &self,
+        runtime: &Runtime,
+        streams: Streams,
+        failure: &Failure,
+    ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
             on_long_line: LongLine::CutAtSpace,
         };
-        let ClusterSettings { processes, process, .. } = self.cluster;
-        let own = sources.into_iter().zip(0u32..).filter(|(_, k)| *k as usize % processes == process);
-        let own = own.map(|(source, index)| {
-            let intake = Intake::new(index, limits, pool.clone(), feed.clone(), stop.clone());
-            (source, intake)
-        });
-        let _entered = runtime.enter();
-        Reading::new(source::start(own.collect(), self.settings.once), stop.clone())
+        streams.start(runtime, limits, &pool, self.settings.once, failure)
+    }
+
+    fn definition_name(&self) -> &str {
+        self.identity.definition.split(' ').next().unwrap_or_default()
     }
 
     fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
@@ -255,6 +319,16 @@ impl Order {
         };
         runtime.spawn(leader.run());
     }
+}
+
+/// Has the journals told of commits, too.
+fn note_commits(crossing: Arc<Crossing>, then: Option<OnCommit>) -> OnCommit {
+    Arc::new(move |committed: Committed| {
+        crossing.committed(committed.epoch);
+        if let Some(then) = &then {
+            then(committed);
+        }
+    })
 }
 
 /// Two threads: one may read a socket while the other signs or encrypts a request.

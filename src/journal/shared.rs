@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::disk::{self, Disk, File};
 use super::record::{Done, Mark};
 use super::segment;
-use super::{Full, FullCause, JournalSettings, Ticket};
+use super::{Full, FullCause, JournalSettings, SyncPolicy, Ticket};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -238,6 +238,22 @@ impl Room {
     /// Bytes of records with DATA that fit before the journal is full.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes_free()
+    }
+
+    /// Whether every append waits for the disk.
+    pub fn syncs_always(&self) -> bool {
+        self.shared.settings.sync == SyncPolicy::Always
+    }
+
+    /// Whether DATA of `bytes` bytes would find the journal full, to be asked before reading what could
+    /// then not be kept.
+    pub fn look(&self, bytes: u64) -> Option<Full> {
+        let ticket = self.shared.room.ticket();
+        if self.shared.bytes_free() >= bytes {
+            return None;
+        }
+        let full = if self.shared.ledger().disk_full { FullCause::Disk } else { FullCause::Cap };
+        Some(self.shared.room.full(ticket, full))
     }
 
     /// Blocks until something changed since the append that answered `full`: room came, or the
