@@ -76,13 +76,15 @@ pub const POINTS: &[&str] = &[
 /// * `done_before_marker`: an epoch is noted as committed when it is only complete.
 /// * `skip_by_memory`: a restart asks the journal, not the store, what is committed.
 /// * `glue`: a connection that a crash cut off is not ended, so its last line runs into the next.
-/// * `no_clear`: an epoch without a marker is not emptied of what a crash left there.
+/// * `drop_tail`: a restart forgets the bytes that no mark took.
+/// * `forget_open_line`: a replay begins at the cut, without the line that was open there.
 pub const MUTANTS: &[&str] = &[
     "publish_before_mark",
     "done_before_marker",
     "skip_by_memory",
     "glue",
-    "no_clear",
+    "drop_tail",
+    "forget_open_line",
 ];
 
 /// Whether the environment names this mistake.

@@ -127,9 +127,7 @@ pub(super) async fn judge(
             continue;
         }
         crash_point("recovery.before_clear");
-        if !crash::is_mutant("no_clear") {
-            store.clear(&layout.dir(epoch)).await?;
-        }
+        store.clear(&layout.dir(epoch)).await?;
         crash_point("recovery.after_clear");
         judgement.replay.push(epoch);
     }

@@ -20,6 +20,8 @@ pub(super) struct Behind {
     unfinished: u64,
     /// Bytes of the next record that the splitter has already.
     fed: usize,
+    /// A former run's records are brought back.
+    at_start: bool,
 }
 
 /// What one step brought.
@@ -40,7 +42,7 @@ impl Behind {
         }
         let reader = shared.reader()?;
         let unfinished = state.unfinished_bytes;
-        Some(Behind { reader, skip: u64::from(shared.begin_skip), unfinished, fed: 0 })
+        Some(Behind { reader, skip: u64::from(shared.begin_skip), unfinished, fed: 0, at_start: true })
     }
 
     /// From the tail on, where the feeder is now and will not be when the reader goes on.
@@ -48,7 +50,7 @@ impl Behind {
         let mut shared = track.lock();
         let reader = shared.reader()?;
         shared.at_tail = false;
-        Some(Behind { reader, skip: 0, unfinished: 0, fed: 0 })
+        Some(Behind { reader, skip: 0, unfinished: 0, fed: 0, at_start: false })
     }
 
     /// Feeds records while there is room for blocks. The splitter is ready.
@@ -80,7 +82,8 @@ impl Behind {
                     self.unfinished = self.unfinished.saturating_sub(fed);
                     let block = if was_open { None } else { splitter.take() };
                     shared.place.advance((position, end), (skipped, fed), splitter.state());
-                    shared.push(block);
+                    let is_tail = self.at_start && shared.next_border().is_none();
+                    shared.push(block.filter(|_| !is_tail || !crash::is_mutant("drop_tail")));
                 }
                 Record::Eos { kind: EosKind::Crash, .. } if crash::is_mutant("glue") => {}
                 Record::Eos { kind, .. } => {

@@ -151,6 +151,9 @@ impl Place {
     }
 
     fn resume(&self) -> Resume {
+        if crash::is_mutant("forget_open_line") {
+            return Resume::at(self.next);
+        }
         let (position, skip) = match self.anchors.front() {
             Some((offset, position)) => (*position, self.state.resume_offset.saturating_sub(*offset)),
             None => (self.next, 0),
