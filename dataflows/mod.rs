@@ -1,23 +1,42 @@
-//! The dataflow definitions: plain functions from lines to counts.
+//! The dataflow definitions: plain functions from lines to counts or rows.
 //!
 //! Each file here is one definition and uses the library's public names only, so it can be copied
-//! into another program unchanged. [`network_wordcount`] counts each epoch on its own.
+//! into another program unchanged. A definition without parameters is a function; one with
+//! parameters is a function that returns it.
+//!
+//! * [`network_wordcount`] counts each epoch on its own.
+//! * [`running_totals`] counts from the start.
+//! * [`sliding_windows`] counts over the last so many epochs.
+//! * [`top_k`] ranks the words of each epoch.
+//! * [`line_archive`] keeps the lines themselves.
+//! * [`field_count`] counts a field, or what a regular expression finds, in each line.
 
+pub mod field_count;
+pub mod line_archive;
 pub mod network_wordcount;
+pub mod running_totals;
+pub mod sliding_windows;
+pub mod top_k;
 
-use wordtide::operators::{Counts, Lines};
-
-/// A definition without parameters.
-pub type Dataflow = for<'s> fn(Lines<'s>) -> Counts<'s>;
-
-/// Every definition, with its name and what it gives in one line.
-pub const ALL: &[(&str, &str, Dataflow)] = &[(
-    "network_wordcount",
-    "words of each epoch on its own: Spark's network_wordcount.py",
-    network_wordcount::dataflow,
-)];
-
-/// The definition called `name`.
-pub fn find(name: &str) -> Option<Dataflow> {
-    ALL.iter().find(|(known, ..)| *known == name).map(|(.., dataflow)| *dataflow)
+/// A definition as it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its name on the command line.
+    pub name: &'static str,
+    /// What it gives for each epoch, in one line.
+    pub gives: &'static str,
 }
+
+const fn listed(name: &'static str, gives: &'static str) -> Listed {
+    Listed { name, gives }
+}
+
+/// Every definition.
+pub const ALL: &[Listed] = &[
+    listed("network_wordcount", "words of each epoch on its own: Spark's network_wordcount.py"),
+    listed("running_totals", "words since the start: Spark's updateStateByKey"),
+    listed("sliding_windows", "words of the last epochs: Spark's reduceByKeyAndWindow"),
+    listed("top_k", "the most frequent words of each epoch"),
+    listed("line_archive", "the lines themselves"),
+    listed("field_count", "values of a field, or of a regular expression, in each epoch"),
+];

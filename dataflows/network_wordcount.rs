@@ -13,3 +13,18 @@ use wordtide::operators::{Counts, Lines};
 pub fn dataflow<'s>(lines: Lines<'s>) -> Counts<'s> {
     lines.words().per_epoch().count()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::dataflow;
+    use wordtide::testing::run_on;
+
+    #[test]
+    fn each_epoch_counts_its_own_words_and_two_spaces_hold_an_empty_one() {
+        let rows = run_on(2, dataflow, &[&["b a", "a"], &[], &["a  b"]]);
+        let count = |word: &str, count| (word.to_owned(), count);
+        assert_eq!(rows[0], [count("a", 2), count("b", 1)]);
+        assert_eq!(rows[1], []);
+        assert_eq!(rows[2], [count("", 1), count("a", 1), count("b", 1)]);
+    }
+}

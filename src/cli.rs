@@ -4,23 +4,27 @@
 //! nothing more; [`run`] turns it into the plain values that the library works on. `main` prints and
 //! exits; nothing below it does.
 
-mod demo;
+mod check;
 mod cluster;
+mod definitions;
+mod demo;
 mod flags;
 mod log;
 mod run;
 mod signals;
 mod values;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches};
 
-use crate::dataflows;
+use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::JobBuilder;
 
-pub use flags::{Cli, Command};
+pub use flags::{Cli, Command, JobFlags, JournalCommand};
 
 /// What the process ends with for an error of this kind.
 pub fn exit_code(kind: ErrorKind) -> u8 {
@@ -37,7 +41,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 
 /// The whole program: parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse_from(arguments()) {
+    let cli = match parse(arguments()) {
         Ok(cli) => cli,
         Err(help_or_error) => {
             // Clap prints help to stdout and mistakes to stderr; a closed pipe is no failure.
@@ -45,10 +49,23 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help_or_error.use_stderr() { 2 } else { 0 });
         }
     };
+    exit(|| dispatch(cli))
+}
+
+/// Runs a job of another program as `wordtide run` would: under signals, as one process of a cluster
+/// or the launcher of a whole one, with errors on stderr. Returns the exit code.
+///
+/// `define` gives the job what the flags do not: what it computes.
+pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -> ExitCode {
+    exit(|| run::run_job(flags, |job| Ok(define(job))))
+}
+
+/// Does it, and makes an exit code of how it ended.
+fn exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         writeln!(io::stderr(), "wordtide: {panic}").ok();
     }));
-    match dispatch(cli) {
+    match run() {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report(&error);
@@ -57,9 +74,36 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// The commands, with what cannot be said where the flags are: the definitions' descriptions, and
+/// that the flags of a run may stand before and behind the definition's name.
+fn command() -> clap::Command {
+    Cli::command().mut_subcommand("run", |run| {
+        definitions::describe(run.mut_args(|flag| flag.global(true)))
+    })
+}
+
+/// Parses the arguments; `WORDTIDE_DATAFLOW` names the definition of a run that does not name one.
+fn parse(mut arguments: Vec<OsString>) -> clap::error::Result<Cli> {
+    let parse = |arguments: &[OsString]| {
+        let matches = command().try_get_matches_from(arguments)?;
+        Cli::from_arg_matches(&matches)
+    };
+    let cli = parse(&arguments);
+    let is_named = matches!(&cli, Ok(Cli { command: Some(Command::Run { dataflow: Some(_), .. }), .. }));
+    let is_run = arguments.get(1).is_some_and(|command| command == "run");
+    match std::env::var_os("WORDTIDE_DATAFLOW") {
+        Some(name) if is_run && !is_named && !name.is_empty() => {
+            // Not only where that parsed: the flags may be the definition's own.
+            arguments.insert(2, name);
+            parse(&arguments)
+        }
+        _ => cli,
+    }
+}
+
 /// The arguments as given, but for a bare `-h` at the end: there it can only mean help, though
 /// elsewhere it is the hostfile, as timely has it.
-fn arguments() -> Vec<std::ffi::OsString> {
+fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<_> = std::env::args_os().collect();
     if let Some(last) = arguments.last_mut().filter(|last| *last == "-h") {
         *last = "--help".into();
@@ -70,16 +114,18 @@ fn arguments() -> Vec<std::ffi::OsString> {
 /// Does what the arguments say; returns the exit code.
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
-        Some(Command::Run { dataflow, flags }) => run::run(&dataflow, *flags),
+        Some(Command::Run { dataflow, flags }) => run::run(dataflow, *flags),
+        Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
+        Some(Command::Journal { look }) => journal(&look).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "wordtide", &mut script);
+            clap_complete::generate(shell, &mut command(), "wordtide", &mut script);
             print(&script).map(|()| 0)
         }
         Some(Command::Man) => {
             let mut page = Vec::new();
-            let rendered = clap_mangen::Man::new(Cli::command()).render(&mut page);
+            let rendered = clap_mangen::Man::new(command()).render(&mut page);
             rendered.map_err(|error| failed("cannot render the man page", error))?;
             print(&page).map(|()| 0)
         }
@@ -88,14 +134,35 @@ fn dispatch(cli: Cli) -> Result<u8> {
             (Some(host), None) => Err(Error::new(ErrorKind::Usage, format!("{host:?} has no port"))
                 .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")),
             (None, _) if cli.flags.is_default() => demo::run(&cli.flags).map(|()| 0),
-            (None, _) => run::run("network_wordcount", *cli.flags),
+            (None, _) => run::run(None, *cli.flags),
         },
     }
 }
 
+/// `wordtide journal check|dump`.
+fn journal(look: &JournalCommand) -> Result<()> {
+    let mut listing = Vec::new();
+    let verdict = match look {
+        JournalCommand::Check { dir } => crate::journal::check(dir, &mut listing),
+        JournalCommand::Dump { dir } => {
+            let mut stdout = io::BufWriter::new(io::stdout().lock());
+            let verdict = crate::journal::dump(dir, &mut stdout);
+            match stdout.flush() {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                _ => verdict,
+            }
+        }
+    };
+    print(&listing)?;
+    if verdict?.is_sound() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Disk, "the journal is damaged").hint("see the places named above"))
+}
+
 fn list() -> Vec<u8> {
-    let width = dataflows::ALL.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
-    let lines = dataflows::ALL.iter().map(|(name, about, _)| format!("{name:width$}  {about}\n"));
+    let width = dataflows::ALL.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
+    let lines = dataflows::ALL.iter().map(|Listed { name, gives }| format!("{name:width$}  {gives}\n"));
     lines.collect::<String>().into_bytes()
 }
 

@@ -1,19 +1,20 @@
 //! Many processes as one computation: bring-up, control links, and what happens when one is lost.
 //!
-//! Timely moves the data between workers, but brings its sockets up without a handshake or a deadline
-//! and knows a lost peer only as a panic. So this module owns the sockets:
+//! Timely moves the data between workers, but brings its sockets up without a handshake or a
+//! deadline and knows a lost peer only as a panic. So this module owns the sockets:
 //!
-//! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process known, its key proved, its
-//!   settings compared, within one bounded time; no stranger can stop it (`greet`, `hello`, `bringup`).
-//! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ticks, stops and decisions,
-//!   and finds the *first* cause when the cluster breaks (`control`, `loss`). Timely itself is kept from
-//!   noticing, since it would panic (`data`): the job hears of the loss, its workers [`abandon`] their
-//!   dataflows and return. A cluster shares its fate: there is no rejoining, all processes end and all
-//!   are started again.
+//! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process known, its key proved,
+//!   its settings compared, within one bounded time; no stranger can stop it (`greet`, `hello`,
+//!   `bringup`).
+//! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ticks, stops and
+//!   decisions, and finds the *first* cause when the cluster breaks (`control`, `loss`). Timely
+//!   itself is kept from noticing, since it would panic (`data`): the job hears of the loss, its
+//!   workers [`abandon`] their dataflows and return. A cluster shares its fate: there is no
+//!   rejoining, all processes end and all are started again.
 //! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
 //!
-//! The sockets prove who is at the other end when they start. They do not encrypt, and do not protect
-//! against someone who can write into a TCP stream: that is what WireGuard is for.
+//! The sockets prove who is at the other end when they start. They do not encrypt, and do not
+//! protect against someone who can write into a TCP stream: that is what WireGuard is for.
 
 mod agree;
 mod bringup;
@@ -51,22 +52,22 @@ pub struct Mesh {
     pub control: Control,
     /// Where that arrives. Must be read as long as the cluster lives.
     pub inbox: Inbox,
-    process: usize,
     threads: usize,
 }
 
-/// Brings the cluster up and returns when all processes have each other. A single one needs no sockets.
+/// Brings the cluster up and returns when all processes have each other. A single one needs no
+/// sockets.
 ///
-/// # Errors
-/// `Usage` and `Configuration` for what a restart does not mend: flags, a taken port, a missing key,
-/// peers with other settings. `Temporary` when a name cannot be resolved. `PeerLost` when processes are
-/// missing at the end of `start_timeout`; the message names them.
+/// # Errors `Usage` and `Configuration` for what a restart does not mend: flags, a taken port, a
+///   missing key, peers with other settings. `Temporary` when a name cannot be resolved. `PeerLost`
+///   when processes are missing at the end of `start_timeout`; the message names them.
 pub fn connect(settings: &ClusterSettings) -> Result<Mesh> {
     let mesh = connect_until(settings, std::future::pending())?;
     mesh.ok_or_else(|| Error::new(ErrorKind::Failed, "the start was cancelled"))
 }
 
-/// As [`connect`], but gives up with `None` as soon as `cancel` completes (a signal during the wait).
+/// As [`connect`], but gives up with `None` as soon as `cancel` completes (a signal during the
+/// wait).
 ///
 /// # Errors
 /// As [`connect`].
@@ -97,7 +98,6 @@ pub fn connect_until(
         data: sockets.data,
         control,
         inbox,
-        process: settings.process,
         threads: settings.threads,
     }))
 }
@@ -125,7 +125,7 @@ impl Mesh {
     /// # Errors
     /// As [`allocators`].
     pub fn into_parts(self) -> Result<(Allocators, Control, Inbox)> {
-        let allocators = allocators(self.data, self.process, self.threads)?;
+        let allocators = allocators(self.data, &self.control, self.threads)?;
         Ok((allocators, self.control, self.inbox))
     }
 }

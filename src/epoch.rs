@@ -8,7 +8,7 @@
 //! crate reads the wall clock.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures::future::BoxFuture;
 
@@ -45,6 +45,14 @@ impl SystemClock {
     }
 }
 
+impl SystemClock {
+    /// The wall clock as the standard library has it, to compare with other clocks.
+    #[allow(clippy::disallowed_methods)] // the one place that reads the wall clock
+    pub fn wall(&self) -> SystemTime {
+        SystemTime::now()
+    }
+}
+
 impl Default for SystemClock {
     fn default() -> Self {
         Self::new()
@@ -52,9 +60,8 @@ impl Default for SystemClock {
 }
 
 impl Clock for SystemClock {
-    #[allow(clippy::disallowed_methods)] // the one place that reads the wall clock
     fn wall_ms(&self) -> u64 {
-        let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let since_1970 = self.wall().duration_since(UNIX_EPOCH);
         since_1970.map_or(0, |since| since.as_millis() as u64)
     }
 

@@ -20,6 +20,7 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod borders;
+mod commits;
 mod links;
 mod output;
 mod pace;
@@ -35,23 +36,25 @@ use std::time::Duration;
 
 use timely::communication::WorkerGuards;
 use tokio::runtime::Runtime;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::journal::JournalSettings;
 use crate::settings::Settings;
-use crate::sink::OnCommit;
+use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
 use crate::source::{Source, Stop};
-use crate::store::Target;
+use crate::store::{StoreSettings, Target};
 use crate::worker::Definition;
 
 use start::Holdings;
 use streams::StreamsEnd;
+pub use commits::Commits;
 pub use status::{Status, Summary};
 
 /// How long the processes wait for each other's good-bye when all is done.
@@ -79,11 +82,15 @@ pub struct JobBuilder {
     format: Format,
     state: StatePlace,
     journal: JournalSettings,
+    abandoned: Vec<String>,
     settings: Settings,
+    store: StoreSettings,
+    take_over: bool,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     stop: Stop,
     on_commit: Option<OnCommit>,
+    on_long_line: LongLine,
 }
 
 impl std::fmt::Debug for JobBuilder {
@@ -123,6 +130,14 @@ impl JobBuilder {
         self
     }
 
+    /// The definition looks at whole lines (as `keys` and `archive` do, not only at their words): a
+    /// line above the limit is then dropped, and that is said, instead of being cut at a space.
+    #[must_use]
+    pub fn whole_lines(mut self) -> Self {
+        self.on_long_line = LongLine::Drop;
+        self
+    }
+
     /// Where results go.
     #[must_use]
     pub fn to(mut self, target: Target) -> Self {
@@ -158,10 +173,31 @@ impl JobBuilder {
         self
     }
 
+    /// Starts though the journals with these ids are gone, and the lines in them with them.
+    #[must_use]
+    pub fn abandon(mut self, journals: Vec<String>) -> Self {
+        self.abandoned = journals;
+        self
+    }
+
     /// Everything else.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
+        self
+    }
+
+    /// How an object store is reached.
+    #[must_use]
+    pub fn store(mut self, store: StoreSettings) -> Self {
+        self.store = store;
+        self
+    }
+
+    /// Whether to start on a prefix to which another job has committed a short while ago.
+    #[must_use]
+    pub fn take_over(mut self, take_over: bool) -> Self {
+        self.take_over = take_over;
         self
     }
 
@@ -211,6 +247,7 @@ impl JobBuilder {
 pub struct JobHandle {
     stop: Stop,
     status: watch::Sender<Status>,
+    announced: broadcast::WeakSender<Committed>,
 }
 
 impl JobHandle {
@@ -228,6 +265,11 @@ impl JobHandle {
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
+
+    /// The epochs committed from now on. [`Job::committed`] has those before, too.
+    pub fn committed(&self) -> Commits {
+        Commits::of(self.announced.upgrade())
+    }
 }
 
 /// A running job. To let go of it without [`Job::wait`] blocks until the workers have ended.
@@ -238,6 +280,7 @@ pub struct Job {
     runtime: Runtime,
     links: Control,
     streams: StreamsEnd,
+    first_commits: Option<Commits>,
     _holdings: Holdings,
 }
 
@@ -258,11 +301,15 @@ impl Job {
             format: Format::default(),
             state: StatePlace::default(),
             journal: JournalSettings::default(),
+            abandoned: Vec::new(),
             settings: Settings::default(),
+            store: StoreSettings::default(),
+            take_over: false,
             cluster: ClusterSettings::default(),
             clock: SystemClock::shared(),
             stop: Stop::new(),
             on_commit: None,
+            on_long_line: LongLine::CutAtSpace,
         }
     }
 
@@ -276,6 +323,12 @@ impl Job {
         self.handle.status()
     }
 
+    /// The epochs that the job commits, from its first; a second call gives those from then on.
+    /// Told to process 0 only, as all of a cluster is.
+    pub fn committed(&mut self) -> Commits {
+        self.first_commits.take().unwrap_or_else(|| self.handle.committed())
+    }
+
     /// Asks the job to stop: the open epoch is cut, counted, stored and committed.
     pub fn stop(&self) {
         self.handle.stop();
@@ -287,7 +340,9 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, links, streams, _holdings } = self;
+        let Job {
+            handle, failure, workers, runtime, links, streams, first_commits: _, _holdings
+        } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));

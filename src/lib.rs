@@ -20,14 +20,18 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod store;
+pub mod testing;
 pub mod words;
 pub mod worker;
 
 #[path = "../dataflows/mod.rs"]
 pub mod dataflows;
 
+pub use differential_dataflow;
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, JobBuilder, JobHandle};
+pub use regex;
 pub use settings::Settings;
 pub use source::Source;
 pub use store::Target;
+pub use timely;

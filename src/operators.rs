@@ -14,12 +14,20 @@
 //! of an epoch in the form of a message: a worker to which an epoch brings no words still has to
 //! take part in publishing it, and cannot without one.
 
+mod archive;
 mod batch;
+mod capture;
+mod collection;
 mod columns;
-mod count;
+mod counts;
 mod read;
 mod rows;
 mod run;
+mod ticks;
+mod top;
+mod totals;
+mod window;
+mod words;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -28,15 +36,21 @@ use std::rc::Rc;
 use timely::dataflow::Stream;
 
 use crate::epoch::Epoch;
+use crate::failure::Failure;
 use crate::lines::Block;
 use crate::words::WordOptions;
 
 pub use batch::{RunBatcher, WordBatch, WordLayout, WordSpine};
 pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
-pub use count::{Counts, Windowed, Words};
+pub use capture::{Captured, CapturedRow, capture};
+pub use collection::Printable;
+pub use counts::Counts;
 pub use read::read;
 pub use rows::{EpochRows, Row, RowSet, Rows};
 pub use run::{Run, ToOwner};
+pub(crate) use window::Grid;
+pub use window::Window;
+pub use words::{Running, Windowed, Words};
 
 /// What the operators of one worker share: who they are, the options that shape words, and the
 /// tally of open epochs.
@@ -48,12 +62,16 @@ pub struct Context {
     pub peers: usize,
     /// Number of parts that a result is divided into.
     pub parts: u32,
+    /// Length of an epoch.
+    pub interval_ms: u64,
     /// How lines become words.
     pub words: WordOptions,
     /// A table that grows beyond this is drained before its epoch ends.
     pub table_bytes_max: usize,
     /// Figures of open epochs at this worker.
     pub tallies: Tallies,
+    /// The fate of the job.
+    pub failure: Failure,
 }
 
 impl Context {
@@ -74,6 +92,9 @@ pub struct Tally {
     pub words: u64,
     /// Words above `--max-word-bytes`, counted nowhere.
     pub oversized_words: u64,
+    /// Lines in which a definition on keys found none.
+    #[serde(default)]
+    pub lines_without_key: u64,
 }
 
 impl Tally {
@@ -83,6 +104,7 @@ impl Tally {
         self.bytes += other.bytes;
         self.words += other.words;
         self.oversized_words += other.oversized_words;
+        self.lines_without_key += other.lines_without_key;
     }
 }
 
@@ -110,13 +132,6 @@ pub struct Lines<'s> {
     blocks: Stream<'s, Epoch, Vec<Block>>,
     ticks: Stream<'s, Epoch, Vec<Epoch>>,
     context: Rc<Context>,
-}
-
-impl<'s> Lines<'s> {
-    /// The words of the lines, as `--split` has it.
-    pub fn words(self) -> Words<'s> {
-        Words::new(self)
-    }
 }
 
 impl std::fmt::Debug for Lines<'_> {

@@ -44,6 +44,19 @@ impl Source {
     pub fn is_finite(&self) -> bool {
         !matches!(self, Source::Connect(_))
     }
+
+    /// Whether the same bytes can be read again after a restart: a pipe under a file's name cannot.
+    pub fn can_be_read_again(&self) -> bool {
+        matches!(self, Source::File(path) if path.is_file())
+    }
+
+    /// Refuses what can be known beforehand not to work: a file that cannot be opened.
+    pub fn check(&self) -> Result<()> {
+        match self {
+            Source::File(path) => file::check(path),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl fmt::Display for Source {

@@ -72,6 +72,9 @@ const LOCK: &str = "lock";
 #[derive(Debug)]
 pub struct State {
     dir: PathBuf,
+    lock_path: PathBuf,
+    /// Whether this value made it.
+    is_new: bool,
     _lock: File,
 }
 
@@ -86,14 +89,29 @@ impl State {
         std::fs::create_dir_all(dir).map_err(|error| failed("make", error))?;
         let lock = lock(dir, process)?;
         let path = dir.join(IDENTITY);
-        match std::fs::read(&path) {
-            Ok(bytes) => compare(dir, &bytes, identity)?,
+        let is_new = match std::fs::read(&path) {
+            Ok(bytes) => compare(dir, &bytes, identity).map(|()| false)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 write_durably(dir, identity, process).map_err(|error| failed("write", error))?;
+                true
             }
             Err(error) => return Err(failed("read", error)),
+        };
+        let lock_path = lock_path(dir, process);
+        Ok(State { dir: dir.to_owned(), lock_path, is_new, _lock: lock })
+    }
+
+    /// Takes back what [`State::open`] made, for a job that was refused before it began. Directories
+    /// that hold anything else stay, and so does a state of earlier runs.
+    pub fn discard_if_new(self) {
+        if !self.is_new {
+            return;
         }
-        Ok(State { dir: dir.to_owned(), _lock: lock })
+        // While the lock is held. What cannot be removed is an empty state, and harms nobody.
+        std::fs::remove_file(self.dir.join(IDENTITY)).ok();
+        std::fs::remove_file(&self.lock_path).ok();
+        let removed = std::fs::remove_dir(&self.dir);
+        removed.and_then(|()| self.dir.parent().map_or(Ok(()), std::fs::remove_dir)).ok();
     }
 
     /// Where it is.
@@ -119,9 +137,13 @@ fn refusal(error: &io::Error) -> ErrorKind {
     }
 }
 
+fn lock_path(dir: &Path, process: usize) -> PathBuf {
+    dir.join(format!("{LOCK}-{process}"))
+}
+
 fn lock(dir: &Path, process: usize) -> Result<File> {
-    let path = dir.join(format!("{LOCK}-{process}"));
-    let open = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
+    let path = lock_path(dir, process);
+    let open = OpenOptions::new().create(true).truncate(false).write(true).open(path);
     let file = open.map_err(|error| {
         let message = format!("cannot lock the state in {}: {error}", dir.display());
         Error::new(refusal(&error), message).cause(error).hint("see --state")
@@ -184,6 +206,17 @@ mod tests {
         drop(first);
         State::open(dir.path(), &identity(), 0).expect("the same job");
         assert_eq!(State::recorded_parts(dir.path()), Some(2));
+    }
+
+    #[test]
+    fn a_refused_job_takes_back_a_new_state_but_never_an_old_one() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("states").join("job");
+        State::open(&dir, &identity(), 0).expect("a new state").discard_if_new();
+        assert!(!root.path().join("states").exists());
+        drop(State::open(&dir, &identity(), 0).expect("a new state"));
+        State::open(&dir, &identity(), 0).expect("an old state").discard_if_new();
+        assert_eq!(State::recorded_parts(&dir), Some(2));
     }
 
     #[test]

@@ -207,6 +207,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
         #[test]
         fn every_split_counts_what_the_book_says(text in text(), options in options()) {
             prop_assert_eq!(counted(&text, &options), expected(&text, &options));
@@ -214,7 +216,7 @@ mod tests {
 
         #[test]
         fn ascii_text_with_single_spaces_is_counted_as_the_book_says(
-            text in "([a-e]{0,17}[ \n\r]){0,900}\n",
+            text in "([a-e]{0,17}[ \n\r]){0,300}\n",
         ) {
             let options = WordOptions::default();
             prop_assert_eq!(counted(text.as_bytes(), &options), expected(text.as_bytes(), &options));
@@ -283,5 +285,27 @@ mod tests {
     fn ill_formed_words_that_decode_alike_are_one() {
         let (counts, _) = counted(b"\xff \xfe\n\xc3 \xef\xbf\xbd\n", &WordOptions::default());
         assert_eq!(counts, Counts::from([("\u{fffd}".into(), 4)]));
+    }
+
+    #[test]
+    fn a_line_end_across_a_border_before_text_to_decode_is_one() {
+        for len in 2000..2100 {
+            let text = [&vec![b'a'; len][..], b"\r\n\xff\n"].concat();
+            let (_, counted) = counted(&text, &WordOptions::default());
+            assert_eq!(counted.words, 2, "after {len} bytes");
+        }
+    }
+
+    #[test]
+    fn words_of_a_block_and_words_given_singly_are_the_same() {
+        let (text, mut table) = (b"1 fifteen15151515 sixteen161616161 \n", WordTable::new(1));
+        table.add_block(&padded(text), text.len(), &WordOptions::default());
+        let singly = text
+            .strip_suffix(b"\n")
+            .unwrap_or_default()
+            .split(|byte| *byte == b' ');
+        singly.for_each(|word| table.add_word(word, 2));
+        assert_eq!(table.len(), 4);
+        table.drain(|_, word, count| assert_eq!(count, 3, "{word:?}"));
     }
 }

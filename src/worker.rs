@@ -35,6 +35,8 @@ pub struct Plan {
     pub threads: usize,
     /// Parts of a result.
     pub parts: u32,
+    /// Length of an epoch.
+    pub interval_ms: u64,
     /// How lines become words.
     pub words: WordOptions,
     /// A table larger than this is drained early.
@@ -72,20 +74,30 @@ pub fn spawn(
 }
 
 fn run(worker: &mut Worker, plan: &Plan) {
+    live(worker, &plan.failure, &*plan.explain_panic, |worker| build(worker, plan));
+}
+
+/// Builds a dataflow and steps until it is complete or the job has failed; a panic is a failure.
+pub(crate) fn live(
+    worker: &mut Worker,
+    failure: &Failure,
+    explain_panic: &dyn Fn(&str) -> Option<Error>,
+    build: impl FnOnce(&mut Worker),
+) {
     let thread = std::thread::current();
     let unpark: Wake = Arc::new(move || thread.unpark());
-    plan.failure.on_failure(unpark);
+    failure.on_failure(unpark);
     let lived = catch_unwind(AssertUnwindSafe(|| {
-        build(worker, plan);
-        while worker.has_dataflows() && !plan.failure.is_failed() {
+        build(worker);
+        while worker.has_dataflows() && !failure.is_failed() {
             worker.step_or_park(None);
         }
     }));
     if let Err(panic) = lived {
         let text = panic_text(&*panic);
         let message = format!("worker {} panicked: {text}", worker.index());
-        let cause = (plan.explain_panic)(text);
-        plan.failure.fail(cause.unwrap_or_else(|| Error::new(ErrorKind::Panicked, message)));
+        let cause = explain_panic(text);
+        failure.fail(cause.unwrap_or_else(|| Error::new(ErrorKind::Panicked, message)));
     }
     // What is left of a failed dataflow must go, or timely would go on waiting for it.
     for dataflow in worker.installed_dataflows() {
@@ -105,9 +117,11 @@ fn build(worker: &mut Worker, plan: &Plan) {
         index,
         peers,
         parts: plan.parts,
+        interval_ms: plan.interval_ms,
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,
         tallies: Tallies::default(),
+        failure: plan.failure.clone(),
     });
     worker.dataflow_named("wordtide", |scope| {
         let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);

@@ -334,6 +334,20 @@ fn a_lost_peer_ends_the_workers_of_all_others_without_a_panic() {
     }
 }
 
+#[test]
+fn a_data_socket_that_breaks_alone_ends_the_cluster_too() {
+    let meshes = cluster(2);
+    let socket = meshes[1].data[0].as_ref().unwrap().try_clone().unwrap();
+    let start = |mesh| std::thread::spawn(move || exchange_until_lost(mesh));
+    let threads: Vec<_> = meshes.into_iter().map(start).collect();
+    socket.shutdown(std::net::Shutdown::Both).unwrap();
+    for thread in threads {
+        let (loss, result) = thread.join().unwrap();
+        assert!(loss.to_string().contains("data link"), "{loss}");
+        assert_eq!(result, Ok(()));
+    }
+}
+
 fn panic_message(panic: Box<dyn std::any::Any + Send>) -> String {
     match panic.downcast::<String>() {
         Ok(text) => *text,

@@ -1,6 +1,7 @@
 //! The local launcher, with the shell as the program it starts.
 //!
-//! The shell's `$2` is the index and `$4` the addresses, since the launcher adds `-p I --addresses …`.
+//! The shell's `$2` is the index and `$4` the addresses, since the launcher adds `-p I --addresses
+//! …`.
 
 #![allow(
     clippy::unwrap_used,

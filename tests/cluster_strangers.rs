@@ -16,8 +16,8 @@ use wordtide::cluster::{ClusterSettings, connect, connect_until};
 
 use crate::cluster_mesh::{key, settings};
 
-/// Starts process 0, lets `strangers` loose on it until they are done, then starts process 1; both must
-/// come up. What the strangers return is kept open until then.
+/// Starts process 0, lets `strangers` loose on it until they are done, then starts process 1; both
+/// must come up. What the strangers return is kept open until then.
 fn comes_up_in_spite_of<T>(strangers: impl FnOnce(&str) -> T) {
     let ports = Ports::reserve(2).unwrap();
     let with_key = |index| ClusterSettings {

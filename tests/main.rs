@@ -10,6 +10,10 @@ mod cluster_mesh;
 mod cluster_strangers;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
+/// Every definition is what a slow one says.
+mod definitions;
+/// The library in somebody else's program.
+mod embedding;
 /// What Spark would have written, computed slowly.
 mod oracle;
 /// What stands in the output, and what never does.

@@ -137,18 +137,12 @@ fn text(word: &[u8]) -> String {
 fn repr(word: &str) -> String {
     let double = word.contains('\'') && !word.contains('"');
     let inner: String = word.chars().map(|c| repr_of_one(c, double)).collect();
-    if double {
-        format!("\"{inner}\"")
-    } else {
-        format!("'{inner}'")
-    }
+    if double { format!("\"{inner}\"") } else { format!("'{inner}'") }
 }
 
 fn repr_of_one(character: char, double: bool) -> String {
     let code = u32::from(character);
-    let escaped = ESCAPED
-        .iter()
-        .any(|&(first, last)| first <= code && code <= last);
+    let escaped = ESCAPED.iter().any(|&(first, last)| first <= code && code <= last);
     match character {
         '\\' => r"\\".to_owned(),
         '\'' if !double => r"\'".to_owned(),
@@ -195,11 +189,7 @@ pub(crate) fn cases() -> Vec<Case> {
         let folder = entry.expect("an entry").path();
         if folder.is_dir() {
             cases.push(Case {
-                name: folder
-                    .file_name()
-                    .unwrap_or_default()
-                    .to_string_lossy()
-                    .into_owned(),
+                name: folder.file_name().unwrap_or_default().to_string_lossy().into_owned(),
                 input: read(&folder.join("input.bin")),
                 python: sorted_lines(read(&folder.join("expected.txt"))),
                 scala: sorted_lines(read(&folder.join("expected-scala.txt"))),
@@ -216,10 +206,7 @@ pub(crate) fn cases() -> Vec<Case> {
 pub(crate) fn sorted_lines(object: Vec<u8>) -> Vec<String> {
     let text = String::from_utf8(object).expect("Spark writes UTF-8");
     let mut lines: Vec<String> = text.split_terminator('\n').map(str::to_owned).collect();
-    assert!(
-        text.is_empty() || text.ends_with('\n'),
-        "the last line has no end"
-    );
+    assert!(text.is_empty() || text.ends_with('\n'), "the last line has no end");
     lines.sort();
     lines
 }
@@ -268,12 +255,7 @@ fn the_program_formats_the_counts_of_every_case_as_spark_did() {
 fn the_program_decodes_the_input_of_every_case_as_the_oracle_does() {
     for case in cases() {
         let decoded = java_lossy(&case.input);
-        assert_eq!(
-            decoded,
-            decode(&case.input).as_bytes(),
-            "case {}",
-            case.name
-        );
+        assert_eq!(decoded, decode(&case.input).as_bytes(), "case {}", case.name);
     }
 }
 

@@ -1,1 +1,167 @@
-//! Later.
+//! What cannot run is refused: the right code, the flag's name, and nothing left behind.
+
+use rustix::process::Signal;
+
+use crate::rig::server::Closed;
+use crate::rig::{Rig, Server};
+
+/// Runs `arguments` in a directory that holds a file called `file`; expects this exit code, one line
+/// that holds all of `texts`, and nothing new in the directory.
+#[track_caller]
+fn refused(arguments: &str, code: i32, texts: &[&str]) {
+    let rig = Rig::new();
+    rig.file("file", "a line\n");
+    rig.run(arguments).expect(code).says(texts);
+    assert_eq!(rig.tree(), ["file"], "left behind by `wordtide {arguments}`");
+}
+
+#[test]
+fn what_is_no_host_and_port_is_a_matter_of_usage() {
+    refused("localhost x", 2, &["\"x\"", "HOST PORT"]);
+    refused("localhost 65536", 2, &["65536", "HOST PORT"]);
+    refused("localhost 0", 2, &["localhost:0", "HOST:PORT"]);
+    refused("localhost", 2, &["localhost", "HOST PORT"]);
+    refused("run --connect localhost", 2, &["\"localhost\"", "--connect"]);
+    refused("run --connect localhost:http", 2, &["localhost:http", "--connect"]);
+}
+
+#[test]
+fn values_out_of_range_are_refused_with_the_flag_named() {
+    for interval in ["0s", "0ms", "9ms", "25h", "1441m"] {
+        let arguments = format!("localhost 9 --interval {interval}");
+        refused(&arguments, 2, &["--interval", "10ms to 24h"]);
+    }
+    refused("localhost 9 --interval 10", 2, &["--interval"]);
+    refused("localhost 9 --parts 0", 2, &["--parts"]);
+    refused("localhost 9 -w 0", 2, &["--threads"]);
+    refused("localhost 9 --threads many", 2, &["--threads"]);
+    refused("localhost 9 --epochs 0", 2, &["--epochs"]);
+    refused("localhost 9 --format xml", 2, &["--format"]);
+    refused("localhost 9 --sort length", 2, &["--sort"]);
+    refused("localhost 9 --empty-epochs never", 2, &["--empty-epochs"]);
+    refused("localhost 9 --split tabs", 2, &["--split"]);
+    refused("localhost 9 --max-word-bytes 0", 2, &["--max-word-bytes"]);
+    refused("localhost 9 --max-line-bytes 1KiB", 2, &["--max-line-bytes"]);
+    refused("localhost 9 --stop-timeout soon", 2, &["--stop-timeout"]);
+}
+
+#[test]
+fn what_does_not_go_together_or_is_not_known_is_refused() {
+    refused("run no_such_dataflow --stdin", 2, &["no_such_dataflow", "wordtide list"]);
+    refused("run", 2, &["--connect", "--file", "--stdin"]);
+    refused("run --stdin --file file", 2, &["--file", "--stdin"]);
+    refused("run --stdin --connect localhost:9", 2, &["--connect", "--stdin"]);
+    refused("localhost 9 --file file", 2, &["--connect", "--file"]);
+    refused("run --stdin --state there --no-state", 2, &["--state", "--no-state"]);
+    refused("localhost 9 --no-such-flag", 2, &["--no-such-flag"]);
+    refused("no-such-command 9 9", 2, &["9"]);
+    refused("run --stdin --to hdfs://name/path", 2, &["hdfs", "--to"]);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_refused_before_anything_is_made() {
+    refused("run --file absent", 78, &["absent", "--file"]);
+    refused("run --file file --file absent", 78, &["absent", "--file"]);
+    refused("run --file .", 78, &["directory", "--file"]);
+    refused("run --file file/below", 78, &["file/below", "--file"]);
+}
+
+#[test]
+fn an_output_that_cannot_be_written_is_refused_before_anything_is_made() {
+    refused("run --stdin --to file/below/counts", 78, &["file", "--to"]);
+    refused("run --stdin --no-state --to file/counts", 78, &["file", "--to"]);
+    refused("run --stdin --to /proc/none/counts", 78, &["/proc/none", "--to"]);
+}
+
+#[test]
+fn a_state_that_cannot_be_kept_is_refused_before_anything_is_made() {
+    refused("run --stdin --state file", 78, &["file", "--state"]);
+    refused("run --stdin --state /proc/none", 78, &["/proc/none", "--state"]);
+}
+
+#[test]
+fn a_host_that_is_not_known_ends_the_run_after_a_few_tries() {
+    let rig = Rig::new();
+    // Two dots: no resolver has to be asked to know that this is no name.
+    let ended = rig.run("no..such..host 9999").expect(75);
+    ended.says(&["no..such..host", "--connect"]);
+    let names: Vec<_> = rig.tree().into_iter().filter(|name| name.contains("counts-")).collect();
+    assert!(names.is_empty(), "{names:?}");
+}
+
+#[test]
+fn a_port_that_is_closed_is_tried_until_a_stop() {
+    let (rig, port) = (Rig::new(), Closed::new());
+    let program = rig.wordtide(&format!("localhost {} --once", port.port())).start();
+    program.wait_for("nc -lk");
+    program.stop().expect(0);
+}
+
+#[test]
+fn a_state_of_another_job_is_refused_with_the_difference() {
+    let (rig, state) = (Rig::new(), "--state there --to out/c");
+    rig.run(&format!("run --stdin {state}")).expect(0);
+    let before = rig.tree();
+    for (flag, name) in
+        [("--format tsv", "format"), ("--lowercase", "words"), ("--parts 3", "parts")]
+    {
+        let ended = rig.run(&format!("run --stdin {state} {flag}")).expect(78);
+        ended.says(&["there", name, "--state"]);
+    }
+    assert_eq!(rig.tree(), before, "left behind");
+    rig.run(&format!("run --stdin {state}")).expect(0);
+}
+
+#[test]
+fn a_state_that_another_process_runs_on_is_refused() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let arguments = format!("run {} --state there --to -", server.flag());
+    let program = rig.wordtide(&arguments).start();
+    let _peer = server.accept();
+    rig.run("run --stdin --state there --to -").expect(78).says(&["another process", "--state"]);
+    program.stop().expect(0);
+    rig.run("run --stdin --state there --to -").expect(0);
+}
+
+#[test]
+fn an_output_that_another_process_writes_is_refused_by_its_pid() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let program = rig.wordtide(&format!("run {} --no-state --to out/c", server.flag())).start();
+    let _peer = server.accept();
+    let pid = format!("process {}", program.pid());
+    rig.run("run --stdin --no-state --to out/c").expect(78).says(&[&pid, "--to"]);
+    rig.run("run --stdin --no-state --to out/other").expect(0);
+    // Killed, not stopped: the lock must go with the process.
+    program.signal(Signal::KILL);
+    drop(program);
+    rig.run("run --stdin --no-state --to out/c").expect(0);
+}
+
+#[test]
+fn help_and_the_lists_are_data_on_standard_output() {
+    for (arguments, text) in [
+        ("--help", "--interval"),
+        ("-?", "--connect"),
+        ("run --help", "--empty-epochs"),
+        ("--version", "wordtide 0."),
+        ("list", "network_wordcount"),
+        ("completions bash", "wordtide"),
+        ("man", ".TH wordtide"),
+    ] {
+        let ended = Rig::new().run(arguments).expect(0);
+        let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();
+        assert!(stdout.contains(text), "{arguments}: {stdout}");
+        assert!(ended.stderr.is_empty(), "{ended}");
+    }
+}
+
+#[test]
+fn the_demo_shows_the_words_and_where_they_are() {
+    let rig = Rig::new();
+    let ended = rig.run("").expect(0);
+    assert_eq!(ended.committed_epochs(), 5, "{ended}");
+    let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(stdout.lines().count() == 10, "{stdout}");
+    assert!(ended.stderr.iter().any(|line| line.contains("wordtide-out/")), "{ended}");
+    assert_eq!(rig.output("wordtide-out/demo").epochs.len(), 5);
+}

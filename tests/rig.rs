@@ -32,7 +32,9 @@ pub(crate) struct Rig {
 
 impl Rig {
     pub(crate) fn new() -> Rig {
-        Rig { dir: tempfile::Builder::new().prefix("wordtide-test-").tempdir().expect("a directory") }
+        Rig {
+            dir: tempfile::Builder::new().prefix("wordtide-test-").tempdir().expect("a directory"),
+        }
     }
 
     /// A path in the rig's directory, in which the program runs.

@@ -8,7 +8,7 @@ use crate::rig::server::Closed;
 use crate::rig::{Rig, Running, Server, write_and_close};
 
 /// Epochs too long to end by themselves within a test.
-const LONG: &str = "--interval 1h --format tsv --no-state --to out/c";
+const LONG: &str = "--interval 24h --format tsv --no-state --to out/c";
 /// Epochs short enough to be waited for.
 const SHORT: &str = "--interval 50ms --format tsv --no-state --to out/c --empty-epochs skip";
 

@@ -6,7 +6,8 @@ use crate::rig::{Rig, Server, side_by_side};
 /// Runs one case and compares all rows of all its epochs.
 fn check(case: &Case, format: &str, expected: &[String], threads: usize) {
     let (rig, server) = (Rig::new(), Server::new());
-    let flags = format!("--once --interval 1h --format {format} -w {threads} --no-state --to out/c");
+    let flags =
+        format!("--once --interval 24h --format {format} -w {threads} --no-state --to out/c");
     let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
     let mut peer = server.accept();
     peer.send(&case.input);

@@ -10,7 +10,7 @@ const TEXT: &str = "b \"a\",\tb\nit's b\n";
 
 fn rows_of(rig: &Rig, text: &str, flags: &str) -> Vec<String> {
     rig.file("in.txt", text);
-    let ended = rig.run(&format!("run --file in.txt --to - --interval 1h {flags}")).expect(0);
+    let ended = rig.run(&format!("run --file in.txt --to - --interval 24h {flags}")).expect(0);
     oracle::sorted_lines(ended.stdout)
 }
 
@@ -45,7 +45,7 @@ fn the_parts_of_an_epoch_follow_each_other_in_order() {
     let whole = |flags: &str| {
         let rig = Rig::new();
         rig.file("in.txt", &text);
-        rig.run(&format!("run --file in.txt --to - --interval 1h {flags}")).expect(0).stdout
+        rig.run(&format!("run --file in.txt --to - --interval 24h {flags}")).expect(0).stdout
     };
     let one = whole("");
     assert_eq!(oracle::sorted_lines(one.clone()).len(), 2_000);

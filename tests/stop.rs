@@ -75,7 +75,7 @@ fn a_stop_at_any_moment_commits_exactly_what_was_received() {
 #[test]
 fn what_had_arrived_in_the_kernel_is_read_before_the_end() {
     let (rig, server) = (Rig::new(), Server::new());
-    let flags = "--interval 1h --format tsv --to out/c";
+    let flags = "--interval 24h --format tsv --to out/c";
     let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
     let mut peer = server.accept();
     program.wait_for("connected to");

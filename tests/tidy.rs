@@ -1,1 +1,451 @@
-//! Later.
+//! Style that no compiler checks: layers, fences, lengths. See ARCHITECTURE.md for the reasons.
+//!
+//! The checkers are plain functions from text to faults, and each is shown a planted fault first: a
+//! check that cannot fail would be worth nothing. They read code, not comments; what stands behind
+//! `#[cfg(test)]` may name anything.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The layers, lowest first. A module names modules of its own layer or of lower ones; and within a
+/// layer nothing goes round in circles.
+const LAYERS: &[&[&str]] = &[
+    &["error", "epoch", "crash"],
+    &["settings", "lines", "words", "metrics", "feed", "failure"],
+    &["operators", "store", "source", "journal"],
+    &["sink", "state"],
+    &["worker", "cluster"],
+    &["job"],
+    &["dataflows"],
+    &["cli", "main"],
+];
+
+/// Who may name what. What is not listed here anybody may name.
+const FENCES: &[(&str, &[&str])] = &[
+    ("clap", &["cli", "main"]),
+    ("clap_complete", &["cli", "main"]),
+    ("clap_mangen", &["cli", "main"]),
+    ("tracing_subscriber", &["cli", "main"]),
+    ("opendal", &["store"]),
+    ("opendal_http_transport_reqwest", &["store"]),
+    ("reqwest", &["store"]),
+    ("reqsign_core", &["store"]),
+    ("reqsign_aliyun_oss", &["store"]),
+    ("reqsign_aws_v4", &["store"]),
+    ("reqsign_file_read_tokio", &["store"]),
+    ("timely", &["operators", "sink", "worker", "cluster", "dataflows"]),
+    ("differential_dataflow", &["operators", "sink", "worker", "cluster", "dataflows"]),
+];
+
+/// Calls that only one module may make. `std::process::exit` also has a lint, with its one reason.
+const CALLS: &[(&str, &[&str])] = &[("SystemTime::now", &["epoch"]), ("process::exit", &["cli"])];
+
+const FILE_LINES_MAX: usize = 500;
+const FUNCTION_LINES_MAX: usize = 70;
+const LINE_CHARS_MAX: usize = 100;
+
+/// A source file, its path relative to the repository.
+struct Source {
+    path: String,
+    text: String,
+}
+
+impl Source {
+    fn new(path: &str, text: &str) -> Source {
+        Source { path: path.to_owned(), text: text.to_owned() }
+    }
+
+    /// The module of the first level that the file belongs to; `lib` for the crate's root.
+    fn module(&self) -> Option<&str> {
+        if self.path.starts_with("dataflows/") {
+            return Some("dataflows");
+        }
+        let inner = self.path.strip_prefix("src/")?;
+        inner.split(['/', '.']).next()
+    }
+
+    /// Code without comments, up to the tests.
+    fn code(&self) -> impl Iterator<Item = &str> {
+        let lines = self.text.lines().take_while(|line| line.trim_end() != "#[cfg(test)]");
+        lines.map(without_comment)
+    }
+}
+
+/// A line up to `//`, be it in a string: a URL in a string is no name of a module.
+fn without_comment(line: &str) -> &str {
+    line.split_once("//").map_or(line, |(code, _)| code)
+}
+
+/// All Rust files of the repository below `folders`.
+fn sources(folders: &[&str]) -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut open: Vec<PathBuf> = folders.iter().map(|folder| root.join(folder)).collect();
+    let mut found = Vec::new();
+    while let Some(folder) = open.pop() {
+        let Ok(entries) = fs::read_dir(&folder) else { continue };
+        for path in entries.map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                open.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let relative = path.strip_prefix(root).expect("below the root");
+                let text = fs::read_to_string(&path).expect("source is text");
+                found.push(Source::new(&relative.to_string_lossy(), &text));
+            }
+        }
+    }
+    found.sort_by(|a, b| a.path.cmp(&b.path));
+    found
+}
+
+/// The identifiers that follow `before` in the text: `crate::a` and, in braces, `crate::{a, b::c}`.
+fn named_behind(code: &str, before: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (at, _) in code.match_indices(before) {
+        let rest = &code[at + before.len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => names.extend(names_in_braces(list)),
+            None => names.extend(identifier(rest)),
+        }
+    }
+    names
+}
+
+/// The first identifiers of a list `a, b::c, d::{e, f}}`, read up to its closing brace.
+fn names_in_braces(list: &str) -> Vec<String> {
+    let (mut names, mut depth, mut fresh) = (Vec::new(), 0, true);
+    for (at, character) in list.char_indices() {
+        match character {
+            '{' => depth += 1,
+            '}' if depth == 0 => break,
+            '}' => depth -= 1,
+            ',' if depth == 0 => fresh = true,
+            _ if fresh && !character.is_whitespace() => {
+                names.extend(identifier(&list[at..]));
+                fresh = false;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+fn identifier(text: &str) -> Option<String> {
+    let end = text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len());
+    (end > 0).then(|| text[..end].to_owned())
+}
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// The modules of the first level that a file names, itself not among them.
+fn uses(source: &Source) -> BTreeSet<String> {
+    let code = source.code().collect::<Vec<_>>().join("\n");
+    let mut names = named_behind(&code, "crate::");
+    names.extend(named_behind(&code, "wordtide::"));
+    names.retain(|name| layer(name).is_some() && Some(&name[..]) != source.module());
+    names
+}
+
+/// Modules that name higher ones, modules in no layer, and circles within a layer.
+fn layering_faults(sources: &[Source]) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut graph: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for source in sources {
+        let Some(module) = source.module().filter(|module| *module != "lib") else { continue };
+        let Some(own) = layer(module) else {
+            faults.push(format!("{}: module {module} is in no layer", source.path));
+            continue;
+        };
+        for used in uses(source) {
+            if layer(&used).is_some_and(|other| other > own) {
+                faults.push(format!("{}: {module} names {used}, a layer above", source.path));
+            }
+            graph.entry(module.to_owned()).or_default().insert(used);
+        }
+    }
+    faults.extend(circles(&graph));
+    faults
+}
+
+/// Modules from which a way leads back to themselves.
+fn circles(graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
+    let reached = |from: &String| {
+        let (mut seen, mut open) = (BTreeSet::new(), vec![from]);
+        while let Some(module) = open.pop() {
+            for used in graph.get(module).into_iter().flatten() {
+                if seen.insert(used) {
+                    open.push(used);
+                }
+            }
+        }
+        seen
+    };
+    let in_circles = graph.keys().filter(|module| reached(module).contains(module));
+    in_circles.map(|module| format!("{module} names itself through other modules")).collect()
+}
+
+/// Whether `name` stands in `code` as the beginning of a path: `name::`, but not `my_name::`.
+fn names_crate(code: &str, name: &str) -> bool {
+    code.match_indices(&format!("{name}::")).any(|(at, _)| {
+        let before = code[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || matches!(c, '_' | ':'))
+    })
+}
+
+/// Crates and calls on the wrong side of their fence.
+fn fence_faults(source: &Source) -> Vec<String> {
+    let module = source.module().unwrap_or_default();
+    let mut faults = Vec::new();
+    for line in source.code() {
+        let foreign = FENCES.iter().filter(|(name, _)| names_crate(line, name));
+        let calls = CALLS.iter().filter(|(call, _)| line.contains(call));
+        for (name, allowed) in foreign.chain(calls) {
+            if !allowed.contains(&module) {
+                faults.push(format!("{}: {name} is for {allowed:?} only", source.path));
+            }
+        }
+    }
+    faults
+}
+
+/// A definition that reaches behind the public names could not be copied out.
+fn definition_faults(source: &Source) -> Vec<String> {
+    let reaches = |line: &&str| names_crate(line, "crate") || line.contains("super::super");
+    let lines = source.text.lines().map(without_comment).filter(reaches);
+    lines.map(|line| format!("{}: `{}`: say wordtide::", source.path, line.trim())).collect()
+}
+
+/// Files, functions and lines that are too long.
+fn length_faults(source: &Source) -> Vec<String> {
+    let path = &source.path;
+    let mut faults = Vec::new();
+    let lines: Vec<&str> = source.text.lines().collect();
+    if lines.len() > FILE_LINES_MAX {
+        faults.push(format!("{path}: {} lines", lines.len()));
+    }
+    for (number, line) in lines.iter().enumerate() {
+        if line.chars().count() > LINE_CHARS_MAX {
+            faults.push(format!("{path}:{}: a line of more than {LINE_CHARS_MAX}", number + 1));
+        }
+        let indent = line.len() - line.trim_start().len();
+        if is_function(line.trim_start()) {
+            // Formatted code closes a function where it began.
+            let close = format!("{}}}", &line[..indent]);
+            let length = lines[number..].iter().position(|line| *line == close).unwrap_or(0) + 1;
+            if length > FUNCTION_LINES_MAX {
+                faults.push(format!("{path}:{}: a function of {length} lines", number + 1));
+            }
+        }
+    }
+    faults
+}
+
+/// Whether a line begins a function with a body of more than this line.
+fn is_function(line: &str) -> bool {
+    let words: Vec<&str> = line.split_whitespace().take_while(|word| *word != "fn").collect();
+    let qualifier = |word: &&str| {
+        matches!(*word, "pub" | "async" | "const" | "unsafe" | "extern" | "\"C\"")
+            || word.starts_with("pub(")
+    };
+    line.split_whitespace().any(|word| word == "fn")
+        && words.iter().all(qualifier)
+        && !line.ends_with(['}', ';'])
+}
+
+/// Words that have no place in finished code. In two pieces here, or this file would be at fault.
+const LEFTOVERS: &[(&str, &str)] = &[
+    ("TO", "DO"),
+    ("FIX", "ME"),
+    ("XX", "X"),
+    ("todo", "!"),
+    ("dbg", "!"),
+    ("unimplemented", "!"),
+    ("thread::", "sleep"),
+];
+
+fn leftover_faults(source: &Source) -> Vec<String> {
+    let leftovers = LEFTOVERS.iter().map(|(a, b)| format!("{a}{b}"));
+    let found = leftovers.filter(|leftover| source.text.contains(leftover));
+    found.map(|leftover| format!("{}: {leftover}", source.path)).collect()
+}
+
+/// Names that say nothing about what is inside.
+fn name_faults(source: &Source) -> Vec<String> {
+    let vague = ["utils", "util", "helpers", "helper", "common", "misc", "manager"];
+    let parts = source.path.split(['/', '.']).filter(|part| vague.contains(part));
+    let mut faults: Vec<String> =
+        parts.map(|part| format!("{}: {part} says nothing", source.path)).collect();
+    if source.text.lines().map(without_comment).any(|line| line.contains(concat!("fn ", "handle_")))
+    {
+        faults.push(format!("{}: handle_ says nothing", source.path));
+    }
+    faults
+}
+
+/// Files that no `mod` leads to: the compiler never sees them.
+fn unreachable_faults(sources: &[Source], roots: &[&str]) -> Vec<String> {
+    let texts: BTreeMap<&str, &str> = sources.iter().map(|s| (&s.path[..], &s.text[..])).collect();
+    let (mut seen, mut open) =
+        (BTreeSet::new(), roots.iter().map(|r| r.to_string()).collect::<Vec<_>>());
+    while let Some(path) = open.pop() {
+        let Some(text) = texts.get(&path[..]).filter(|_| seen.insert(path.clone())) else {
+            continue;
+        };
+        open.extend(modules_of(&path, text));
+    }
+    let unseen = texts.keys().filter(|path| !seen.contains(**path));
+    unseen.map(|path| format!("{path}: no `mod` leads here")).collect()
+}
+
+/// Where the modules that a file declares may be.
+fn modules_of(path: &str, text: &str) -> Vec<String> {
+    let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+    let stem = file.trim_end_matches(".rs");
+    let own = match stem {
+        "lib" | "main" | "mod" => folder.to_owned(),
+        _ => format!("{folder}/{stem}"),
+    };
+    let (mut found, mut said) = (Vec::new(), None);
+    for line in text.lines().map(str::trim) {
+        if let Some(path) = line.strip_prefix("#[path = \"../") {
+            said = Some(path.trim_end_matches("\"]").to_owned());
+        }
+        let declared = line.strip_suffix(';').and_then(|line| line.rsplit_once("mod "));
+        let Some((_, name)) = declared.filter(|_| !line.starts_with("//")) else { continue };
+        match said.take() {
+            Some(path) => found.push(path),
+            None => found.extend([format!("{own}/{name}.rs"), format!("{own}/{name}/mod.rs")]),
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn none(faults: Vec<String>) {
+    assert!(faults.is_empty(), "\n{}\n", faults.join("\n"));
+}
+
+fn each(sources: &[Source], check: impl Fn(&Source) -> Vec<String>) -> Vec<String> {
+    sources.iter().flat_map(check).collect()
+}
+
+const CODE: &[&str] = &["src", "dataflows"];
+const ALL: &[&str] = &["src", "dataflows", "tests", "benches"];
+
+#[test]
+fn every_module_names_only_modules_of_its_layer_and_below() {
+    none(layering_faults(&sources(CODE)));
+}
+
+#[test]
+fn foreign_crates_and_the_wall_clock_stay_behind_their_fences() {
+    none(each(&sources(CODE), fence_faults));
+}
+
+#[test]
+fn definitions_use_public_names_only() {
+    let definitions = sources(&["dataflows"]);
+    assert!(definitions.len() >= 2, "the definitions have moved");
+    none(each(&definitions, definition_faults));
+}
+
+#[test]
+fn files_functions_and_lines_are_short() {
+    none(each(&sources(ALL), length_faults));
+}
+
+#[test]
+fn nothing_unfinished_is_left() {
+    none(each(&sources(ALL), leftover_faults));
+    none(each(&sources(ALL), name_faults));
+}
+
+#[test]
+fn every_file_is_compiled() {
+    none(unreachable_faults(&sources(CODE), &["src/lib.rs", "src/main.rs"]));
+    none(unreachable_faults(&sources(&["tests"]), &["tests/main.rs"]));
+}
+
+mod planted {
+    use super::*;
+
+    #[test]
+    fn a_module_that_names_a_higher_one_is_found() {
+        let names = |path: &str, text: &str| layering_faults(&[Source::new(path, text)]).len();
+        assert_eq!(names("src/sink/write.rs", "use crate::job::Job;"), 1);
+        assert_eq!(names("src/words.rs", "use crate::{error::Error, store::{a, b}, epoch};"), 1);
+        assert_eq!(names("src/lines/mod.rs", "fn f() { crate::cli::main() }"), 1);
+        assert_eq!(names("dataflows/top_k.rs", "use wordtide::cli::Cli;"), 1);
+        assert_eq!(names("src/extra.rs", ""), 1, "a module in no layer");
+        assert_eq!(names("src/sink.rs", "use crate::{\n    sink::a,\n    store::b,\n};"), 0);
+        assert_eq!(names("src/words.rs", "/// [job](crate::job)\n// crate::job"), 0);
+        assert_eq!(names("src/words.rs", "#[cfg(test)]\nmod tests { use crate::job; }"), 0);
+    }
+
+    #[test]
+    fn modules_that_name_each_other_are_found() {
+        let two = [
+            Source::new("src/feed.rs", "use crate::failure::Failure;"),
+            Source::new("src/failure.rs", "use crate::feed::Wake;"),
+        ];
+        assert_eq!(layering_faults(&two).len(), 2);
+    }
+
+    #[test]
+    fn a_crate_on_the_wrong_side_of_its_fence_is_found() {
+        let names = |path: &str, text: &str| fence_faults(&Source::new(path, text)).len();
+        assert_eq!(names("src/sink.rs", "use clap::Parser;"), 1);
+        assert_eq!(names("src/job.rs", "let now = std::time::SystemTime::now();"), 1);
+        assert_eq!(names("src/job.rs", "fn f(x: timely::Data) {}"), 1);
+        assert_eq!(names("src/source.rs", "use reqwest::Client;"), 1);
+        assert_eq!(names("src/cli/flags.rs", "use clap::Parser;"), 0);
+        assert_eq!(names("src/job.rs", "use my_clap::Parser; use crate::timely::x; // clap::x"), 0);
+    }
+
+    #[test]
+    fn a_definition_that_reaches_inside_is_found() {
+        let names = |text: &str| definition_faults(&Source::new("dataflows/x.rs", text)).len();
+        assert_eq!(names("use crate::operators::Lines;"), 1);
+        assert_eq!(names("use wordtide::operators::Lines;\n/// crate::x"), 0);
+    }
+
+    #[test]
+    fn what_is_too_long_is_found() {
+        let faults = |text: &str| length_faults(&Source::new("src/x.rs", text)).len();
+        let function = |lines: usize| {
+            format!("    pub(super) fn f() {{\n{}    }}\n", "a;\n".repeat(lines - 2))
+        };
+        assert_eq!((faults(&function(70)), faults(&function(71))), (0, 1));
+        assert_eq!((faults(&"é".repeat(100)), faults(&"é".repeat(101))), (0, 1));
+        assert_eq!((faults(&"a\n".repeat(500)), faults(&"a\n".repeat(501))), (0, 1));
+    }
+
+    #[test]
+    fn leftovers_and_empty_names_are_found() {
+        let leftover = format!("// {}{}: later", "TO", "DO");
+        assert_eq!(leftover_faults(&Source::new("src/x.rs", &leftover)).len(), 1);
+        assert_eq!(name_faults(&Source::new("src/store/utils.rs", "")).len(), 1);
+        assert_eq!(
+            name_faults(&Source::new("src/x.rs", concat!("    fn ", "handle_error() {"))).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn a_file_that_nothing_leads_to_is_found() {
+        let files = [
+            Source::new(
+                "src/lib.rs",
+                "pub mod a;\n#[path = \"../dataflows/mod.rs\"]\npub mod d;\n// mod e;",
+            ),
+            Source::new("src/a.rs", "mod b;"),
+            Source::new("src/a/b.rs", ""),
+            Source::new("dataflows/mod.rs", "pub mod c;"),
+            Source::new("dataflows/c.rs", ""),
+            Source::new("src/e.rs", ""),
+        ];
+        assert_eq!(unreachable_faults(&files, &["src/lib.rs"]), ["src/e.rs: no `mod` leads here"]);
+    }
+}

@@ -6,10 +6,12 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::definitions::Dataflow;
 use super::values::{bytes, duration};
 use crate::journal::SyncPolicy;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
+use crate::store::Addressing;
 use crate::words::Split;
 
 const EXAMPLES: &str = "\
@@ -53,41 +55,66 @@ pub struct Cli {
     /// The flags of a run.
     #[command(flatten)]
     pub flags: Box<JobFlags>,
-
-    /// Print help (also -?)
-    #[arg(long, short = '?', action = ArgAction::Help, global = true)]
-    pub help: Option<bool>,
 }
 
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run a dataflow
-    #[command(disable_help_flag = true)]
+    /// Run a dataflow: network_wordcount where none is named
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
     Run {
-        /// Name of the dataflow: see `wordtide list`
-        #[arg(default_value = "network_wordcount", env = "WORDTIDE_DATAFLOW")]
-        dataflow: String,
+        /// The flags of a run.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
 
+        /// What is computed.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
+    },
+    /// Check the output: put, read back and delete one object under the prefix, and tell how
+    #[command(disable_help_flag = true)]
+    Check {
         /// The flags of a run.
         #[command(flatten)]
         flags: Box<JobFlags>,
     },
-    /// List the dataflows
+    /// Look at a journal: the folder of one source in a state
     #[command(disable_help_flag = true)]
+    Journal {
+        /// What to do
+        #[command(subcommand)]
+        look: JournalCommand,
+    },
+    /// List the dataflows
     List,
     /// Print a completion script for a shell
-    #[command(disable_help_flag = true)]
     Completions {
         /// The shell
         shell: Shell,
     },
     /// Print the man page
-    #[command(disable_help_flag = true)]
     Man,
 }
 
-/// The flags of a run, in groups.
+/// How to look at a journal.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Verify every record; exit code 74 if any is damaged
+    #[command(disable_help_flag = true)]
+    Check {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+    /// Print every record, one a line
+    #[command(disable_help_flag = true)]
+    Dump {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+}
+
+/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
+/// off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {
@@ -100,6 +127,8 @@ pub struct JobFlags {
     #[command(flatten)]
     pub output: OutputFlags,
     #[command(flatten)]
+    pub store: StoreFlags,
+    #[command(flatten)]
     pub workers: WorkerFlags,
     #[command(flatten)]
     pub state: StateFlags,
@@ -107,6 +136,9 @@ pub struct JobFlags {
     pub stop: StopFlags,
     #[command(flatten)]
     pub watch: WatchFlags,
+    /// Print help (also -?)
+    #[arg(long, short = '?', action = ArgAction::Help)]
+    pub help: Option<bool>,
 }
 
 impl JobFlags {
@@ -186,7 +218,7 @@ pub struct WordFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputFlags {
-    /// Path prefix of the epochs' directories, or - for standard output
+    /// oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, a path prefix, or - for standard output
     /// [default: wordtide-out/counts]
     #[arg(long, value_name = "PREFIX", env = "WORDTIDE_TO")]
     pub to: Option<String>,
@@ -210,6 +242,44 @@ pub struct OutputFlags {
     /// Order of rows in a part: hash (costs nothing) or word
     #[arg(long, value_name = "ORDER", default_value = "hash", env = "WORDTIDE_SORT")]
     pub sort: RowOrder,
+}
+
+/// How an object store is reached. Credentials come from the environment and standard files only.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Object stores")]
+pub struct StoreFlags {
+    /// OSS endpoint, as oss-cn-hangzhou-internal.aliyuncs.com [also: in --to, OSS_ENDPOINT]
+    #[arg(long, value_name = "HOST", env = "WORDTIDE_OSS_ENDPOINT")]
+    pub oss_endpoint: Option<String>,
+
+    /// OSS region, as cn-hangzhou, where the endpoint's name does not tell it
+    #[arg(long, value_name = "REGION", env = "WORDTIDE_OSS_REGION")]
+    pub oss_region: Option<String>,
+
+    /// S3 endpoint; AWS's own where not given
+    #[arg(long, value_name = "URL", env = "WORDTIDE_S3_ENDPOINT")]
+    pub s3_endpoint: Option<String>,
+
+    /// S3 region [also: AWS_REGION]
+    #[arg(long, value_name = "REGION", env = "WORDTIDE_S3_REGION")]
+    pub s3_region: Option<String>,
+
+    /// How S3 requests name the bucket: auto, virtual-hosted, path
+    #[arg(long, value_name = "STYLE", default_value = "auto", value_parser = addressing,
+        env = "WORDTIDE_S3_ADDRESSING")]
+    pub s3_addressing: Addressing,
+
+    /// PEM file with certificates to trust beside the system's
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_CA_FILE")]
+    pub ca_file: Option<PathBuf>,
+
+    /// Allow plain http to other hosts
+    #[arg(long, env = "WORDTIDE_ALLOW_HTTP")]
+    pub allow_http: bool,
+
+    /// Start although another job has committed under this prefix a short while ago
+    #[arg(long, env = "WORDTIDE_TAKE_OVER")]
+    pub take_over: bool,
 }
 
 /// Who counts.
@@ -320,6 +390,15 @@ fn sync(name: &str) -> Result<SyncPolicy, String> {
     }
 }
 
+fn addressing(name: &str) -> Result<Addressing, String> {
+    match name {
+        "auto" => Ok(Addressing::Auto),
+        "virtual-hosted" => Ok(Addressing::VirtualHosted),
+        "path" => Ok(Addressing::Path),
+        _ => Err("give one of: auto virtual-hosted path".to_owned()),
+    }
+}
+
 fn split(name: &str) -> Result<Split, String> {
     match name {
         "space" => Ok(Split::Space),
@@ -331,17 +410,14 @@ fn split(name: &str) -> Result<Split, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use clap::CommandFactory;
-
     #[test]
     fn the_flags_do_not_contradict_each_other() {
-        Cli::command().debug_assert();
+        super::super::command().debug_assert();
     }
 
     #[test]
     fn every_flag_of_a_run_has_an_environment_name_and_a_heading() {
-        let cli = Cli::command();
+        let cli = super::super::command();
         let run = cli.find_subcommand("run").expect("a run command");
         for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
             let name = flag.get_id().as_str().to_uppercase();

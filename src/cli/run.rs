@@ -2,20 +2,20 @@
 
 use std::path::PathBuf;
 
-use super::flags::{JobFlags, SourceFlags, StateFlags};
+use super::definitions::Dataflow;
+use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
 use super::signals::Supervisor;
 use super::{cluster, log};
-use crate::dataflows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
 use crate::settings::Settings;
 use crate::source::{HostPort, Source};
-use crate::store::Target;
+use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
 /// Where results go when nobody says where.
-const DEFAULT_TO: &str = "wordtide-out/counts";
+pub(super) const DEFAULT_TO: &str = "wordtide-out/counts";
 /// Where states are kept when nobody says where.
 const DEFAULT_STATE: &str = "wordtide-state";
 
@@ -27,13 +27,23 @@ pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
     })?;
     let address = HostPort { host: host.to_owned(), port };
     flags.source.connect.insert(0, address.to_string());
-    run("network_wordcount", flags)
+    run(Some(Dataflow::NetworkWordcount), flags)
 }
 
-/// `wordtide run DATAFLOW`: as one process of a cluster, or as the launcher of a whole one.
-pub(super) fn run(dataflow: &str, flags: JobFlags) -> Result<u8> {
+/// `wordtide run DATAFLOW`.
+pub(super) fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
+    let interval = flags.epochs.interval;
+    let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
+    run_job(flags, |job| dataflow.define(job, interval))
+}
+
+/// Runs a job as one process of a cluster, or as the launcher of a whole one.
+pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
+where
+    F: FnOnce(JobBuilder) -> Result<JobBuilder>,
+{
     log::install(flags.watch.verbose, flags.watch.quiet);
-    let job = builder(dataflow, &flags)?;
+    let job = define(builder(&flags)?)?;
     if cluster::is_launcher(&flags.workers) {
         return cluster::launch(&flags.workers, flags.stop.stop_timeout);
     }
@@ -47,23 +57,20 @@ pub(super) fn run(dataflow: &str, flags: JobFlags) -> Result<u8> {
     supervisor.wait(job).map(|_| 0)
 }
 
-/// The job that the flags describe.
-pub(super) fn builder(dataflow: &str, flags: &JobFlags) -> Result<JobBuilder> {
-    let definition = dataflows::find(dataflow).ok_or_else(|| {
-        let known: Vec<&str> = dataflows::ALL.iter().map(|(name, ..)| *name).collect();
-        Error::new(ErrorKind::Usage, format!("there is no dataflow {dataflow:?}"))
-            .hint(format!("give one of: {}; see `wordtide list`", known.join(" ")))
-    })?;
+/// The job that the flags describe, but for what is computed.
+fn builder(flags: &JobFlags) -> Result<JobBuilder> {
     let output = &flags.output;
     let target: Target = output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
     let state = state(&flags.state, &target);
     let builder = Job::builder()
-        .dataflow(dataflow, definition)
         .to(target)
         .suffix(output.suffix.clone())
         .format(output.format)
         .state(state)
         .journal(journal(&flags.state))
+        .abandon(flags.state.abandon_journal.clone())
+        .store(store(&flags.store))
+        .take_over(flags.store.take_over)
         .settings(settings(flags));
     Ok(sources(&flags.source)?.into_iter().fold(builder, JobBuilder::source))
 }
@@ -86,6 +93,20 @@ fn settings(flags: &JobFlags) -> Settings {
         order: flags.output.sort,
         stop_timeout: flags.stop.stop_timeout,
         ..Settings::default()
+    }
+}
+
+/// How an object store is reached, as the flags say it.
+pub(super) fn store(flags: &StoreFlags) -> StoreSettings {
+    StoreSettings {
+        oss_endpoint: flags.oss_endpoint.clone(),
+        oss_region: flags.oss_region.clone(),
+        s3_endpoint: flags.s3_endpoint.clone(),
+        s3_region: flags.s3_region.clone(),
+        s3_addressing: flags.s3_addressing,
+        allow_http: flags.allow_http,
+        ca_file: flags.ca_file.clone(),
+        ..StoreSettings::default()
     }
 }
 

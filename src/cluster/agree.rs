@@ -1,8 +1,8 @@
 //! One decision for all processes: facts go to process 0, its answer goes to everybody.
 //!
-//! Rounds are counted by each process for itself, since all of them make the same decisions in the same
-//! order. A peer can be at most one round ahead of process 0 and never ahead of the answers, which bounds
-//! what is kept.
+//! Rounds are counted by each process for itself, since all of them make the same decisions in the
+//! same order. A peer can be at most one round ahead of process 0 and never ahead of the answers,
+//! which bounds what is kept.
 
 use std::collections::BTreeMap;
 use std::sync::PoisonError;

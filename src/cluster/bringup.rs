@@ -1,13 +1,14 @@
 //! From addresses to sockets: the start of a cluster, in one bounded time.
 //!
-//! Names are resolved and the own address is bound before anybody is called, so that a wrong address
-//! or a taken port is told at once and not after the others came. Then each process connects to the
-//! lower indices and accepts the higher ones, two connections for each pair, in any order.
+//! Names are resolved and the own address is bound before anybody is called, so that a wrong
+//! address or a taken port is told at once and not after the others came. Then each process
+//! connects to the lower indices and accepts the higher ones, two connections for each pair, in any
+//! order.
 //!
 //! A process may die while others still come. So each connection is watched until the end: one that
-//! closes frees its index for the next try of that process. When a process has all its links it says so
-//! on each control link, and it goes on when all others said the same: after that, whoever dies is a lost
-//! peer and no longer a late one.
+//! closes frees its index for the next try of that process. When a process has all its links it
+//! says so on each control link, and it goes on when all others said the same: after that, whoever
+//! dies is a lost peer and no longer a late one.
 
 use std::future::Future;
 use std::io::Write;
@@ -275,8 +276,8 @@ fn let_go(held: &mut [[Option<Held>; 2]], serial: u64) -> Option<(usize, Purpose
     None
 }
 
-/// Reports the end of a link, and READY on a control link. What follows READY, and all that comes on a
-/// data link, belongs to others and is only looked at.
+/// Reports the end of a link, and READY on a control link. What follows READY, and all that comes
+/// on a data link, belongs to others and is only looked at.
 async fn watch(
     ground: Arc<Ground>,
     serial: u64,

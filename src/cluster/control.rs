@@ -1,25 +1,26 @@
 //! The control links: what processes tell each other beside the data, and who notices a loss first.
 //!
-//! Timely's own sockets know a lost peer only as a panic, late or never. So each pair of processes has a
-//! second, quiet connection, and this rule says when a peer is lost:
+//! Timely's own sockets know a lost peer only as a panic, late or never. So each pair of processes
+//! has a second, quiet connection, and this rule says when a peer is lost:
 //!
 //! * **Its connection ended without BYE** (the process died, or its host said so): at once.
-//! * **Its host acknowledges nothing for `link_timeout`** (7 s; cut cable, dead host): each side sends a
-//!   heartbeat every half second, so there is always something to acknowledge, and the kernel ends the
-//!   connection by `TCP_USER_TIMEOUT`. At most 7.5 s after the cut. A cut of 3 s heals: a kernel that
-//!   sends again at 0.2, 0.6, 1.4, 3.0 and 6.2 s meets the healed link before 7 s, whatever the phase,
-//!   because the limit is more than twice the cut plus one retransmission timeout.
-//! * **It is silent for `stall_timeout`** (60 s) though its host acknowledges: the process is stopped
-//!   (`SIGSTOP`, debugger, paused machine). A stopped process's kernel still acknowledges, so missing
-//!   heartbeats alone must not end a run after 7 s. Control frames are too small to close the window of
-//!   one that does not read; data would, which the kernel takes for a dead peer too, therefore data
-//!   sockets have the stall timeout and this link is the only judge.
-//! * **Another process says so.** The first cause is passed to everybody before this process acts on it,
-//!   on a connection that keeps order: nobody sees the echo (the closing of a survivor) before the cause.
-//!   Later causes are never reported.
+//! * **Its host acknowledges nothing for `link_timeout`** (7 s; cut cable, dead host): each side
+//!   sends a heartbeat about every half second, so there is always something to acknowledge, and
+//!   the kernel ends the connection by `TCP_USER_TIMEOUT`: within 8 s of the cut, with the slack of
+//!   its timers. A cut of 3 s heals: a kernel that sends again at 0.2, 0.6, 1.4, 3.0 and 6.2 s
+//!   meets the healed link before 7 s, whatever the phase, because the limit is more than twice the
+//!   cut plus one retransmission timeout.
+//! * **It is silent for `stall_timeout`** (60 s) though its host acknowledges: the process is
+//!   stopped (`SIGSTOP`, debugger, paused machine). A stopped process's kernel still acknowledges,
+//!   so missing heartbeats alone must not end a run after 7 s. Control frames are too small to
+//!   close the window of one that does not read; data would, which the kernel takes for a dead peer
+//!   too, therefore data sockets have the stall timeout and this link is the only judge.
+//! * **Another process says so.** The first cause is passed to everybody before this process acts
+//!   on it, on a connection that keeps order: nobody sees the echo (the closing of a survivor)
+//!   before the cause. Later causes are never reported.
 //!
-//! With a cause, the data sockets are shut down, so that no thread of timely waits for a lost peer to
-//! take its data. A store that is away has no part in any of this.
+//! With a cause, the data sockets are shut down, so that no thread of timely waits for a lost peer
+//! to take its data. A store that is away has no part in any of this.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -40,8 +41,11 @@ use crate::error::{Error, ErrorKind, Result};
 /// How long a control message may wait for room in the kernel before the link counts as broken.
 const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The control links of this process. Clones are the same links; the last one closes them, which may
-/// take two heartbeat intervals.
+/// How long the cause of a broken data socket may take to arrive.
+const ECHO_TIME: Duration = Duration::from_secs(1);
+
+/// The control links of this process. Clones are the same links; the last one closes them, which
+/// may take two heartbeat intervals.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<Owner>);
 
@@ -65,7 +69,8 @@ pub(super) struct Links {
 #[derive(Debug)]
 struct Line {
     stream: TcpStream,
-    /// Held while writing. A write may take the connection's error away from the reader, so it is kept.
+    /// Held while writing. A write may take the connection's error away from the reader, so it is
+    /// kept.
     write_error: Mutex<Option<io::Error>>,
 }
 
@@ -173,11 +178,11 @@ impl Control {
         Ok(())
     }
 
-    /// Makes one decision for the cluster: every process calls this with its facts, process 0 merges them
-    /// (in order of index) and everybody gets its answer, or its error.
+    /// Makes one decision for the cluster: every process calls this with its facts, process 0
+    /// merges them (in order of index) and everybody gets its answer, or its error.
     ///
-    /// # Errors
-    /// The error of `merge`, in every process; `PeerLost` when the cluster ends or `timeout` passes.
+    /// # Errors The error of `merge`, in every process; `PeerLost` when the cluster ends or
+    ///   `timeout` passes.
     pub fn agree(
         &self,
         facts: Vec<u8>,
@@ -187,7 +192,8 @@ impl Control {
         self.0.links.agree(facts, timeout, merge)
     }
 
-    /// Gives every process the facts of all, in order of index. Together they must stay below 64 KiB.
+    /// Gives every process the facts of all, in order of index. Together they must stay below 64
+    /// KiB.
     ///
     /// # Errors
     /// As [`Control::agree`].
@@ -197,8 +203,8 @@ impl Control {
             .ok_or_else(|| Error::new(ErrorKind::Failed, "process 0 sent malformed facts"))
     }
 
-    /// Tells every process that this one cannot go on; they end with `cause` and its name. An earlier
-    /// cause stands. Returns the cause that counts.
+    /// Tells every process that this one cannot go on; they end with `cause` and its name. An
+    /// earlier cause stands. Returns the cause that counts.
     pub fn fail(&self, cause: &str) -> Loss {
         let links = &self.0.links;
         let own = links.settings.process;
@@ -224,8 +230,8 @@ impl Control {
 
     /// Ends cleanly: says BYE, waits until the others did (at most `timeout`), closes the links.
     ///
-    /// Call it when this process's workers and timely's guard are joined: from here on the end of a link
-    /// is no loss.
+    /// Call it when this process's workers and timely's guard are joined: from here on the end of a
+    /// link is no loss.
     ///
     /// # Errors
     /// `PeerLost` when the cluster was over before.
@@ -241,6 +247,10 @@ impl Control {
         drop(waited);
         self.0.close();
         Ok(())
+    }
+
+    pub(super) fn links(&self) -> &Arc<Links> {
+        &self.0.links
     }
 
     fn check(&self) -> Result<()> {
@@ -314,7 +324,8 @@ impl Links {
         (0..self.lines.len()).filter(move |peer| *peer != own)
     }
 
-    /// Writes to a peer. A failure is kept for the reader of the link, which knows what came before it.
+    /// Writes to a peer. A failure is kept for the reader of the link, which knows what came before
+    /// it.
     pub(super) fn transmit(&self, to: usize, bytes: &[u8]) {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
@@ -394,7 +405,9 @@ impl Links {
         let mut beaten: Option<Instant> = None;
         loop {
             let interval = self.settings.heartbeat_interval;
-            if beaten.is_none_or(|at| at.elapsed() >= interval) {
+            // Half an interval: what arrives wakes this thread too, and just before the whole one
+            // has passed it would put the heartbeat off by another.
+            if beaten.is_none_or(|at| at.elapsed() >= interval / 2) {
                 beaten = Some(Instant::now());
                 self.transmit(from, &beat);
             }
@@ -462,6 +475,23 @@ impl Links {
             self.lose(self.seen(from, &cause));
         }
         self.changed.notify_all();
+    }
+
+    /// A data socket ended in the middle. Mostly that follows from a cause that this link's reader
+    /// is about to learn, so it gets a moment; but a data socket can also break alone.
+    pub(super) fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
+        let unexplained =
+            |state: &State| state.cause.is_none() && state.leaving.is_none() && !state.gone[peer];
+        let moment = self
+            .changed
+            .wait_timeout_while(self.state(), ECHO_TIME, |s| unexplained(s));
+        let (state, _) = moment.unwrap_or_else(PoisonError::into_inner);
+        let alone = unexplained(&state);
+        drop(state);
+        if alone {
+            let cause = cause_of(cause, self.settings.stall_timeout);
+            self.lose(self.seen(peer, &format!("on the data link, {cause}")));
+        }
     }
 
     fn seen(&self, process: usize, cause: &str) -> Loss {

@@ -1,13 +1,14 @@
 //! Timely's sockets, so wrapped that a lost peer is no panic.
 //!
-//! Timely 0.32 answers a broken socket with a panic in its receiving thread, which poisons the queues of
-//! every worker; a worker that meets one panics in turn, and when it then drops a second poisoned queue
-//! while unwinding, the program aborts. A survivor must instead end in order, with the cause in hand.
+//! Timely 0.32 answers a broken socket with a panic in its receiving thread, which poisons the
+//! queues of every worker; a worker that meets one panics in turn, and when it then drops a second
+//! poisoned queue while unwinding, the program aborts. A survivor must instead end in order, with
+//! the cause in hand.
 //!
-//! So timely never sees a broken link. A [`DataStream`] that ends in the middle simply gives no more
-//! bytes, and takes what is written without sending it: to timely that is a slow peer. The control link
-//! knows better, the job tells its workers, each worker calls [`abandon`] and returns; and when the last
-//! has, the guard lets the streams close as if the peer had closed them in order.
+//! So timely never sees a broken link. A [`DataStream`] that ends in the middle simply gives no
+//! more bytes, and takes what is written without sending it: to timely that is a slow peer. The
+//! control link knows better, the job tells its workers, each worker calls [`abandon`] and returns;
+//! and when the last has, the guard lets the streams close as if the peer had closed them in order.
 //!
 //! To know an orderly end from a broken one, the stream follows timely's framing: a header of six
 //! big-endian `u64`, the fifth of which is the length of what follows it; a length of 0 is the end.
@@ -27,26 +28,27 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
 use timely::worker::Worker;
 
+use super::control::{Control, Links};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Length of timely's message header, in bytes, and where its length field stands.
 const HEADER_BYTES: usize = 48;
 const LENGTH_AT: std::ops::Range<usize> = 32..40;
 
-/// What `timely::execute::execute_from` takes: one builder for each worker thread of this process, and a
-/// guard for the threads that move the data.
+/// What `timely::execute::execute_from` takes: one builder for each worker thread of this process,
+/// and a guard for the threads that move the data.
 pub type Allocators = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 
 /// Hands the data sockets to timely. No sockets: a process alone.
 ///
-/// The guard belongs into `execute_from`; joining the workers then also joins timely's send and receive
-/// threads, without which the last messages may be lost.
+/// The guard belongs into `execute_from`; joining the workers then also joins timely's send and
+/// receive threads, without which the last messages may be lost.
 ///
 /// # Errors
 /// `Failed` when a thread cannot be started or a socket cannot be cloned.
 pub fn allocators(
     data: Vec<Option<TcpStream>>,
-    process: usize,
+    control: &Control,
     threads: usize,
 ) -> Result<Allocators> {
     let hooks = Hooks::default();
@@ -61,8 +63,12 @@ pub fn allocators(
     }
     let local = local();
     let gate = Arc::new(Gate::default());
-    let wrap = |stream: TcpStream| DataStream::new(stream, Arc::clone(&gate));
-    let data = data.into_iter().map(|stream| stream.map(wrap)).collect();
+    let wrap = |(peer, stream): (usize, Option<TcpStream>)| {
+        let alarm = Some((Arc::clone(control.links()), peer));
+        stream.map(|stream| DataStream::new(stream, Arc::clone(&gate), alarm))
+    };
+    let data = data.into_iter().enumerate().map(wrap).collect();
+    let process = control.links().settings.process;
     let (builders, guard) = initialize_networking_from_sockets(
         local, data, process, threads, hooks,
     )
@@ -113,7 +119,8 @@ impl Drop for DataThreads {
     fn drop(&mut self) {
         self.gate.open();
         let guard = self.guard.take();
-        // It panics when one of its threads did, after a worker's own panic; that one is told elsewhere.
+        // It panics when one of its threads did, after a worker's own panic; that one is told
+        // elsewhere.
         if catch_unwind(AssertUnwindSafe(|| drop(guard))).is_err() {
             tracing::debug!("a data link ended by a panic");
         }
@@ -175,22 +182,25 @@ impl Framing {
 struct DataStream {
     stream: TcpStream,
     gate: Arc<Gate>,
+    /// Whom to tell that the link to this peer broke.
+    alarm: Option<(Arc<Links>, usize)>,
     framing: Framing,
     broken: bool,
 }
 
 impl DataStream {
-    fn new(stream: TcpStream, gate: Arc<Gate>) -> DataStream {
+    fn new(stream: TcpStream, gate: Arc<Gate>, alarm: Option<(Arc<Links>, usize)>) -> DataStream {
         DataStream {
             stream,
             gate,
+            alarm,
             framing: Framing::new(),
             broken: false,
         }
     }
 
-    /// Ends the stream as timely expects it: zeros complete what has begun, and 48 of them are the end.
-    /// No worker is left to take them for data.
+    /// Ends the stream as timely expects it: zeros complete what has begun, and 48 of them are the
+    /// end. No worker is left to take them for data.
     fn pad(&mut self, buffer: &mut [u8]) -> usize {
         if self.framing.ended {
             return 0;
@@ -215,7 +225,10 @@ impl Read for DataStream {
                     return Ok(read);
                 }
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                Ok(0) | Err(_) => {
+                ended => {
+                    if let Some((links, peer)) = &self.alarm {
+                        links.data_broke(*peer, ended.err().as_ref());
+                    }
                     self.gate.wait();
                     self.broken = true;
                 }
@@ -242,6 +255,7 @@ impl Stream for DataStream {
         Ok(DataStream::new(
             self.stream.try_clone()?,
             Arc::clone(&self.gate),
+            self.alarm.clone(),
         ))
     }
 
@@ -287,7 +301,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let gate = Arc::new(Gate::default());
-        let near = DataStream::new(listener.accept().unwrap().0, Arc::clone(&gate));
+        let near = DataStream::new(listener.accept().unwrap().0, Arc::clone(&gate), None);
         (far, near, gate)
     }
 
@@ -316,7 +330,7 @@ mod tests {
             far.write_all(&wire[..at.min(wire.len())]).unwrap();
             drop(far);
             let refill = Hooks::default().refill;
-            let reading = std::thread::spawn(move || recv_loop(near, vec![], 0, 0, 1, refill, None));
+            let reading = std::thread::spawn(|| recv_loop(near, vec![], 0, 0, 1, refill, None));
             gate.open();
             prop_assert!(reading.join().is_ok());
         }

@@ -1,8 +1,8 @@
 //! What travels on a control link: a length (`u32`, little endian), a kind, and few fields.
 //!
-//! A frame has at most [`FRAME_BYTES_MAX`] bytes after its length. A longer one, or one of a kind nobody
-//! knows, is an error of the peer that ends the link: both ends run the same version (the fingerprint
-//! of the handshake says so), hence there is nothing to skip politely.
+//! A frame has at most [`FRAME_BYTES_MAX`] bytes after its length. A longer one, or one of a kind
+//! nobody knows, is an error of the peer that ends the link: both ends run the same version (the
+//! fingerprint of the handshake says so), hence there is nothing to skip politely.
 
 use std::fmt;
 

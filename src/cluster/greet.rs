@@ -2,8 +2,8 @@
 //!
 //! A listener believes nothing before the proof, decides on the index under one lock, and tells the
 //! peer its verdict. A stranger costs one small task for at most the handshake timeout, and one log
-//! line at most; above `strangers_max` the oldest unfinished connection is closed for the newest, so
-//! that a crowd of silent connections cannot keep a peer out.
+//! line at most; above `strangers_max` the oldest unfinished connection is closed for the newest,
+//! so that a crowd of silent connections cannot keep a peer out.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -261,8 +261,8 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
     stream.read_exact(&mut proof).await?;
     let key = ground.settings.mesh_key.as_ref();
     let proved = connector_proof(key, &theirs_raw, &ours_raw) == blake3::Hash::from(proof);
-    // Room for the news before the peer is told: this task may be ended at any await, and an index that
-    // the peer believes to have must not get lost.
+    // Room for the news before the peer is told: this task may be ended at any await, and an index
+    // that the peer believes to have must not get lost.
     let Ok(news) = ground.events.reserve().await else {
         return Err(Failure::Refused("the start is over".into()));
     };
@@ -318,7 +318,8 @@ fn judge<'a>(
     if ours.mismatch(theirs).is_some() {
         return (Verdict::Mismatch, None);
     }
-    // Only higher indices connect here: one's own or a lower one is a second process with that index.
+    // Only higher indices connect here: one's own or a lower one is a second process with that
+    // index.
     if theirs.process <= ours.process {
         return (Verdict::Taken, None);
     }
@@ -408,7 +409,8 @@ async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Fa
     }
 }
 
-/// A connection to an address of `peer`. Names are resolved each time: a restarted host may have moved.
+/// A connection to an address of `peer`. Names are resolved each time: a restarted host may have
+/// moved.
 async fn reach(ground: &Ground, peer: usize) -> Result<TcpStream, Failure> {
     let mut last = Failure::Refused("its name has no address".into());
     for address in tokio::net::lookup_host(&ground.settings.addresses[peer]).await? {

@@ -1,15 +1,15 @@
 //! What two processes say to each other before either believes the other.
 //!
-//! Everything has a fixed length, so a stranger can make nobody wait for, or allocate, more than a few
-//! hundred bytes:
+//! Everything has a fixed length, so a stranger can make nobody wait for, or allocate, more than a
+//! few hundred bytes:
 //!
 //! 1. the one that connects sends its [`Hello`]; the one that listens answers with its own;
 //! 2. the one that connects proves that it knows the mesh key: a keyed hash over its role and both
 //!    hellos, whose nonces are fresh, so that an old proof proves nothing;
 //! 3. the one that listens answers with a [`Verdict`] and a proof of its own over it.
 //!
-//! Who connects proves first, so that a listener cannot be asked for proofs by strangers. Without a key
-//! (loopback only) a public constant stands in for it, and the proof is a mere checksum. This
+//! Who connects proves first, so that a listener cannot be asked for proofs by strangers. Without a
+//! key (loopback only) a public constant stands in for it, and the proof is a mere checksum. This
 //! authenticates the start of a connection; it neither encrypts nor signs what follows.
 
 use super::settings::{ClusterSettings, MeshKey};
@@ -47,7 +47,8 @@ pub(super) struct Hello {
     /// The index the sender believes the receiver to have.
     pub(super) target: u32,
     pub(super) generation: u64,
-    /// Drawn once by each run of a process: two connections with the same one come from one process.
+    /// Drawn once by each run of a process: two connections with the same one come from one
+    /// process.
     pub(super) incarnation: u64,
     pub(super) fingerprint: [u8; 32],
     pub(super) nonce: [u8; 32],
@@ -150,7 +151,8 @@ impl Hello {
         })
     }
 
-    /// How `theirs` differs from this process in what must be equal, in words; `None` if it does not.
+    /// How `theirs` differs from this process in what must be equal, in words; `None` if it does
+    /// not.
     pub(super) fn mismatch(&self, theirs: &Hello) -> Option<String> {
         if (self.processes, self.threads) != (theirs.processes, theirs.threads) {
             return Some(format!(
@@ -188,7 +190,8 @@ pub(super) fn connector_proof(
     proof(key, b"connector", connector, listener)
 }
 
-/// The proof of the one that listens, over its verdict too, so that nobody else can turn a peer away.
+/// The proof of the one that listens, over its verdict too, so that nobody else can turn a peer
+/// away.
 pub(super) fn listener_proof(
     key: Option<&MeshKey>,
     verdict: Verdict,

@@ -21,8 +21,8 @@ pub enum Event {
 
 /// Where the events of the control links arrive; from a thread or from a task.
 ///
-/// It holds `inbox_messages_max` messages. Not reading it is a failure of this process, which ends the
-/// cluster: a link that waited for its reader could not notice a loss.
+/// It holds `inbox_messages_max` messages. Not reading it is a failure of this process, which ends
+/// the cluster: a link that waited for its reader could not notice a loss.
 #[derive(Debug)]
 pub struct Inbox(mpsc::Receiver<Event>);
 

@@ -1,16 +1,17 @@
 //! A whole cluster on this machine: `-n N` without `-p` and addresses.
 //!
-//! The launcher does no work of the job itself, so that it outlives every process it started and can
-//! start them all again (`--restart`). It picks ports on loopback, gives the children one random mesh key
-//! through the environment (never the command line, which every user of the machine can read), and
-//! passes on what they write to stderr.
+//! The launcher does no work of the job itself, so that it outlives every process it started and
+//! can start them all again (`--restart`). It picks ports on loopback, gives the children one
+//! random mesh key through the environment (never the command line, which every user of the machine
+//! can read), and passes on what they write to stderr.
 //!
-//! It stops them without signals: process 0 inherits the reading end of a pipe, its *lifeline*. When the
-//! launcher closes the other end, or dies in any way, process 0 reads the end of the pipe and asks the
-//! cluster over the control links to stop. What still runs after a grace time is killed.
+//! It stops them without signals: process 0 inherits the reading end of a pipe, its *lifeline*.
+//! When the launcher closes the other end, or dies in any way, process 0 reads the end of the pipe
+//! and asks the cluster over the control links to stop. What still runs after a grace time is
+//! killed.
 //!
-//! The exit code is that of the first child that failed by itself: one that ends with 69 only tells that
-//! another was lost, and counts if there is no better answer. Death by a signal counts as 69.
+//! The exit code is that of the first child that failed by itself: one that ends with 69 only tells
+//! that another was lost, and counts if there is no better answer. Death by a signal counts as 69.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
@@ -56,8 +57,8 @@ pub struct LaunchSettings {
     pub restarts: u32,
     /// Wait before the first restart; it doubles.
     pub restart_wait_min: Duration,
-    /// Longest wait before a restart. A cluster that lived longer than twice this starts over with the
-    /// shortest.
+    /// Longest wait before a restart. A cluster that lived longer than twice this starts over with
+    /// the shortest.
     pub restart_wait_max: Duration,
     /// How long the others may take to end after one failed.
     pub grace_failed: Duration,
@@ -96,7 +97,8 @@ pub struct Inherited {
 }
 
 impl Inherited {
-    /// Reads it; `lookup` is `|name| std::env::var(name).ok()` outside tests. Nothing there: the default.
+    /// Reads it; `lookup` is `|name| std::env::var(name).ok()` outside tests. Nothing there: the
+    /// default.
     ///
     /// # Errors
     /// `Configuration` when a value is there but is not what a launcher writes.
@@ -174,7 +176,8 @@ struct Process {
 }
 
 impl Process {
-    /// Waits without reaping first, so that the process id stays the child's while `kill` may use it.
+    /// Waits without reaping first, so that the process id stays the child's while `kill` may use
+    /// it.
     fn wait(&self) -> io::Result<ExitStatus> {
         loop {
             match waitid(
@@ -216,8 +219,9 @@ impl Launcher {
         (launcher, stop)
     }
 
-    /// Runs the cluster to its end, with its restarts, and returns its exit code. `line` gets each line
-    /// the children write to stderr, with the child's index and without its end; from several threads.
+    /// Runs the cluster to its end, with its restarts, and returns its exit code. `line` gets each
+    /// line the children write to stderr, with the child's index and without its end; from several
+    /// threads.
     ///
     /// # Errors
     /// `Failed` when a child cannot be started.
@@ -404,8 +408,8 @@ impl<'a> Commands<'a> {
         if index > 0 {
             command.stdin(Stdio::null());
         }
-        // Ctrl-C at the terminal is for the launcher. But a process that reads the terminal must stay
-        // in its foreground group, or the kernel stops it.
+        // Ctrl-C at the terminal is for the launcher. But a process that reads the terminal must
+        // stay in its foreground group, or the kernel stops it.
         if index > 0 || !io::stdin().is_terminal() {
             command.process_group(0);
         }

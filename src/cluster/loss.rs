@@ -101,10 +101,10 @@ pub enum Consequence {
 
 /// What a panic message of timely 0.32 says about a lost peer; `None` for any other panic.
 ///
-/// The streams of [`allocators`](super::allocators) keep timely from such panics; one can still follow a
-/// panic of a worker of this process.
-/// After `Some`, the cause is the one that [`Control::cause_within`](super::Control::cause_within)
-/// gives in the next second; only if there is none, the message itself.
+/// The streams of [`allocators`](super::allocators) keep timely from such panics; one can still
+/// follow a panic of a worker of this process. After `Some`, the cause is the one that
+/// [`Control::cause_within`](super::Control::cause_within) gives in the next second; only if there
+/// is none, the message itself.
 pub fn classify_panic(message: &str) -> Option<Consequence> {
     const BROKEN: [&str; 2] = [
         "timely communication error:",

@@ -9,8 +9,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Loopback ports that nobody else gets while this lives, for processes that will listen on them.
 ///
-/// The sockets are bound and do not listen. The kernel lets another socket with `SO_REUSEADDR`, which
-/// every listener has, bind the same port and listen; but it gives the port to no one who asks for any.
+/// The sockets are bound and do not listen. The kernel lets another socket with `SO_REUSEADDR`,
+/// which every listener has, bind the same port and listen; but it gives the port to no one who
+/// asks for any.
 #[derive(Debug)]
 pub struct Ports {
     addresses: Vec<String>,

@@ -106,7 +106,7 @@ impl ClusterSettings {
         }
         if self.addresses.len() != self.processes {
             return usage(format!(
-                "{} addresses for -n/--processes {}; give one to each with --hostfile or --addresses",
+                "{} addresses for -n/--processes {}; give one to each (--hostfile, --addresses)",
                 self.addresses.len(),
                 self.processes
             ));
@@ -159,8 +159,8 @@ fn split_address(address: &str) -> Option<(&str, u16)> {
     ((bracketed || plain) && !host.is_empty()).then_some((host, port))
 }
 
-/// Reads the addresses of `processes` processes from a hostfile: one `HOST:PORT` a line, in order of
-/// index. Blank lines and text after `#` do not count; lines past the last process are not read.
+/// Reads the addresses of `processes` processes from a hostfile: one `HOST:PORT` a line, in order
+/// of index. Blank lines and text after `#` do not count; lines past the last process are not read.
 ///
 /// # Errors
 /// `Configuration` when the file cannot be read, is too short, or holds something else.
@@ -266,7 +266,8 @@ impl fmt::Debug for MeshKey {
 }
 
 impl MeshKey {
-    /// The key made from any secret text of at least 16 bytes; white space around it does not count.
+    /// The key made from any secret text of at least 16 bytes; white space around it does not
+    /// count.
     ///
     /// # Errors
     /// `Configuration` when the text is too short.
@@ -282,8 +283,8 @@ impl MeshKey {
 
     /// The key in the file of `--mesh-key-file`.
     ///
-    /// A group may read the file, because that is how Kubernetes hands a secret to a user that is not
-    /// root; others may not, and only the owner may write.
+    /// A group may read the file, because that is how Kubernetes hands a secret to a user that is
+    /// not root; others may not, and only the owner may write.
     ///
     /// # Errors
     /// `Configuration` when the file cannot be read, is open to others, or is no key.

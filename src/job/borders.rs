@@ -19,9 +19,11 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
+use crate::journal::Syncer;
 use crate::source::{Track, Watcher};
 
 /// What the thread that syncs is asked to do.
+#[derive(Clone, Copy)]
 enum Work {
     /// Make the mark of this epoch durable.
     Marked(Epoch),
@@ -190,48 +192,72 @@ impl Borders {
         self.crossing.feed.end();
     }
 
-    /// The life of the syncing thread.
+    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves all
+    /// marks that were appended before it.
     fn sync(&self, Inquiries(asked): Inquiries) {
         let syncers: Vec<_> = self.tracks.iter().filter_map(|track| track.syncer()).collect();
-        let mut next = None;
-        while let Some(work) = next.take().or_else(|| asked.recv().ok()) {
-            let done = match work {
-                Work::End => return,
-                Work::Marked(mut epoch) => {
-                    // One sync for all that were marked meanwhile.
-                    while let Ok(more) = asked.try_recv() {
-                        match more {
-                            Work::Marked(later) => epoch = epoch.max(later),
-                            other => {
-                                next = Some(other);
-                                break;
-                            }
-                        }
-                    }
-                    syncers.iter().try_for_each(|syncer| syncer.sync().map(drop)).and_then(|()| {
-                        self.crossing.update(|progress| {
-                            let marked = progress.pending.iter_mut().filter(|at| at.epoch <= epoch);
-                            marked.for_each(|border| border.durable = true);
-                        });
-                        syncers.iter().try_for_each(|syncer| syncer.tidy())
-                    })
-                }
-                Work::Committed(epoch) => {
-                    self.tracks.iter().try_for_each(|track| track.committed(epoch))
-                }
-                Work::Due => syncers
-                    .iter()
-                    .try_for_each(|syncer| syncer.sync().map(drop))
-                    .and_then(|()| self.tracks.iter().try_for_each(Track::note_synced)),
-                Work::Room => syncers
-                    .iter()
-                    .try_for_each(|syncer| syncer.sync().map(drop).and_then(|()| syncer.tidy())),
-            };
-            if let Err(error) = done {
+        let mut is_full = false;
+        while let Ok(first) = asked.recv() {
+            let mut errand = Errand { wants_room: is_full, ..Errand::default() };
+            for work in std::iter::once(first).chain(asked.try_iter()) {
+                errand.take_up(work);
+            }
+            if let Err(error) = self.run(&errand, &syncers) {
                 self.failure.fail(error);
                 return;
             }
+            if errand.ends {
+                return;
+            }
+            is_full = errand.wants_room && errand.committed.is_none();
         }
+    }
+
+    fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<()> {
+        if errand.syncs {
+            syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
+        }
+        if let Some(epoch) = errand.marked {
+            self.crossing.update(|progress| {
+                let marked = progress.pending.iter_mut().filter(|border| border.epoch <= epoch);
+                marked.for_each(|border| border.durable = true);
+            });
+        }
+        if errand.notes_sync {
+            self.tracks.iter().try_for_each(Track::note_synced)?;
+        }
+        if let Some(epoch) = errand.committed {
+            self.tracks.iter().try_for_each(|track| track.committed(epoch))?;
+            if errand.wants_room {
+                // Segments go when the note is on disk, and a reader waits for that.
+                syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
+            }
+        }
+        syncers.iter().try_for_each(Syncer::tidy)
+    }
+}
+
+/// What is to be done in one turn.
+#[derive(Default)]
+struct Errand {
+    syncs: bool,
+    notes_sync: bool,
+    marked: Option<Epoch>,
+    committed: Option<Epoch>,
+    wants_room: bool,
+    ends: bool,
+}
+
+impl Errand {
+    fn take_up(&mut self, work: Work) {
+        match work {
+            Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
+            Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
+            Work::Due => self.notes_sync = true,
+            Work::Room => self.wants_room = true,
+            Work::End => self.ends = true,
+        }
+        self.syncs |= matches!(work, Work::Marked(_) | Work::Due | Work::Room);
     }
 }
 

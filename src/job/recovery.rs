@@ -22,6 +22,8 @@ use crate::store::{Store, StoreErrorKind};
 
 /// What the name of every journal's folder begins with.
 const FOLDER: &str = "journal-";
+/// What the name of the note begins with that a journal exists.
+const NOTE: &str = "known-";
 /// Longest marker that is read.
 const MARKER_BYTES_MAX: u64 = 64 << 20;
 /// Journals of files hold marks only.
@@ -111,6 +113,39 @@ pub(super) fn find(state: &Path, own: &[String], all: Option<&[String]>) -> Resu
     Ok(found)
 }
 
+/// The note that a journal exists, so that its loss is noticed.
+fn note(state: &Path, id: &str) -> PathBuf {
+    state.join(format!("{NOTE}{id}"))
+}
+
+/// Refuses to start while a journal that is known is not among those `found`: bytes that were
+/// promised to be counted are in it. Those `abandoned` are forgotten.
+pub(super) fn miss_none(state: Option<&Path>, found: &[Found], abandoned: &[String]) -> Result<()> {
+    let Some(state) = state else { return Ok(()) };
+    let failed = |error: std::io::Error| {
+        let message = format!("cannot read the state in {}: {error}", state.display());
+        Error::new(ErrorKind::Disk, message).cause(error)
+    };
+    for entry in std::fs::read_dir(state).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(id) = name.strip_prefix(NOTE) else { continue };
+        if found.iter().any(|found| found.id == id) {
+            continue;
+        }
+        let source = std::fs::read_to_string(entry.path()).map_err(failed)?;
+        if abandoned.iter().any(|given| given == id) {
+            std::fs::remove_file(entry.path()).map_err(failed)?;
+            tracing::warn!("journal {id} of {source} is abandoned, with all that it held");
+            continue;
+        }
+        let message = format!("journal {id} of {source} is missing from {}", state.display());
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint(format!("bring it back, or give --abandon-journal {id} to lose what it held")));
+    }
+    Ok(())
+}
+
 /// Asks the store about every epoch that a journal has marked, and empties those not committed.
 pub(super) async fn judge(
     found: &[Found],
@@ -158,7 +193,14 @@ pub(super) struct Opened {
     pub(super) journal: Journal,
     pub(super) past: Past,
     /// Where it lies.
-    pub(super) folder: PathBuf,
+    pub(super) place: JournalPlace,
+}
+
+/// Where a journal lies, and the note that it exists.
+#[derive(Debug)]
+pub(super) struct JournalPlace {
+    folder: PathBuf,
+    note: PathBuf,
 }
 
 /// How journals are made.
@@ -182,6 +224,11 @@ impl JournalPlan<'_> {
         let facts =
             Facts { source: name.to_owned(), parts: self.parts, interval_ms: self.interval_ms };
         let (journal, recovery) = Journal::open(&folder, settings, facts)?;
+        let note = note(self.state, &format!("{:032x}", recovery.id));
+        std::fs::write(&note, name).map_err(|error| {
+            let message = format!("cannot write {}: {error}", note.display());
+            Error::new(ErrorKind::Disk, message).cause(error)
+        })?;
         let past = Past {
             resume: recovery.resume,
             borders: recovery.open_epochs.into_iter().map(|mark| (mark.epoch, mark.source)).collect(),
@@ -190,7 +237,7 @@ impl JournalPlan<'_> {
             file: recovery.last_done.and_then(|done| done.source),
             next_connection: recovery.next_connection,
         };
-        Ok(Opened { journal, past, folder })
+        Ok(Opened { journal, past, place: JournalPlace { folder, note } })
     }
 
     /// Opens the journals in which the bytes of sources stand that are not read any more.
@@ -225,7 +272,9 @@ pub(super) fn crossings<'a>(
 }
 
 /// Puts a journal away whose job has finished, so that the same command begins a new one.
-pub(super) fn close(folder: &Path, keep: bool) {
+pub(super) fn close(JournalPlace { folder, note }: &JournalPlace, keep: bool) {
+    // A note without a journal would stop the next start; a journal without a note is noted again.
+    std::fs::remove_file(note).unwrap_or_else(|error| tracing::debug!(%error, "no note to remove"));
     let put_away = |name: String| -> std::io::Result<PathBuf> {
         let aside = folder.with_file_name(name);
         std::fs::rename(folder, &aside)?;

@@ -15,7 +15,7 @@ use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
 use super::recovery::{self, Found, JournalPlan};
 use super::streams::{OwnSources, Streams, StreamsEnd};
-use super::{Job, JobBuilder, JobHandle, StatePlace, status};
+use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
 use crate::cluster::{self, ClusterSettings, Control};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,7 +27,7 @@ use crate::sink::format::Format;
 use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
 use crate::source::Source;
 use crate::state::{Identity, State};
-use crate::store::Target;
+use crate::store::{StoreSettings, Target};
 use crate::words::Split;
 use crate::worker::{self, Definition, ExplainPanic, Plan};
 
@@ -44,11 +44,16 @@ struct Order {
     identity: Identity,
     place: StatePlace,
     settings: Settings,
+    store: StoreSettings,
+    take_over: bool,
     journal: JournalSettings,
+    /// Ids of journals that are gone for good.
+    abandoned: Vec<String>,
     /// Names of all sources, by which journals are known.
     names: Vec<String>,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
+    on_long_line: LongLine,
 }
 
 /// What a process holds for as long as the job lives.
@@ -85,7 +90,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let failure = Failure::new();
     let streams = order.open_streams(sources, &agreed)?;
     let on_commit = note_commits(streams.crossing(), on_commit);
-    let (status, on_commit) = status::observe(agreed.open, Some(on_commit));
+    let (announce, first_commits) = commits::channel();
+    let announced = announce.downgrade();
+    let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
     status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
@@ -94,6 +101,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         feed: streams.feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
+        interval_ms: order.identity.interval_ms,
         words: order.settings.words.clone(),
         table_bytes_max: order.settings.table_bytes_max,
         publisher: Publisher::new(publication, store, runtime.handle().clone()),
@@ -125,12 +133,15 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         runtime.spawn(tell_failure(watched, links.clone()));
     }
     order.set_pace(&runtime, process, &agreed);
-    let handle = JobHandle { stop, status };
-    Ok(Job { handle, failure, workers, runtime, links, streams, _holdings: holdings })
+    let handle = JobHandle { stop, status, announced };
+    let first_commits = Some(first_commits);
+    let _holdings = holdings;
+    Ok(Job { handle, failure, workers, runtime, links, streams, first_commits, _holdings })
 }
 
 fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
-    let JobBuilder { definition, target, suffix, format, state, journal, clock, .. } = builder;
+    let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
+    let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
     if state != StatePlace::None {
         journal.validate()?;
@@ -147,6 +158,7 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
+    sources.iter().try_for_each(Source::check)?;
     if format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
@@ -166,20 +178,22 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let fingerprint = format!("{version} {} {}", identity.digest(), sources.len());
     cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
     let layout = Layout::new(target.prefix(), suffix);
-    let names = recovery::names(sources);
-    let place = state;
     Ok(Order {
         definition,
         target,
         layout,
         format,
         identity,
-        place,
+        place: state,
         settings,
+        store,
+        take_over,
         journal,
-        names,
+        abandoned: builder.abandoned,
+        names: recovery::names(sources),
         cluster,
         clock,
+        on_long_line,
     })
 }
 
@@ -192,7 +206,13 @@ impl Order {
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
-        let output = Output::open(&self.target)?;
+        let output = match Output::open(&self.target, &self.store) {
+            Ok(output) => output,
+            Err(error) => {
+                state.into_iter().for_each(State::discard_if_new);
+                return Err(error);
+            }
+        };
         Ok((parts, Holdings { _state: state, output }))
     }
 
@@ -207,10 +227,20 @@ impl Order {
         })?;
         let store = &*holdings.output.store;
         let publication = self.publication(*parts);
-        let judgement = runtime.block_on(recovery::judge(found, store, &publication))?;
-        let schedule = self.schedule(judgement.newest);
-        let newest = output::newest_from(store, &self.layout, schedule.open());
-        let newest = runtime.block_on(newest)?.max(judgement.newest);
+        let (judgement, newest) = runtime.block_on(async {
+            holdings.output.probe(&self.target).await?;
+            recovery::miss_none(self.state_dir().as_deref(), found, &self.abandoned)?;
+            let judgement = recovery::judge(found, store, &publication).await?;
+            let open = self.schedule(judgement.newest).open();
+            if matches!(self.target, Target::Oss { .. } | Target::S3 { .. }) && !self.take_over {
+                let recent = open.saturating_sub(4 * self.identity.interval_ms);
+                let job = &publication.job;
+                output::refuse_foreign(store, &self.layout, recent.max(1), job).await?;
+            }
+            let newest = output::newest_from(store, &self.layout, open).await?;
+            let newest = newest.max(judgement.newest);
+            Ok::<_, Error>((judgement, newest))
+        })?;
         let open = self.schedule(newest).open();
         Ok(Agreement { open, parts: *parts, judgement, lock_note: holdings.output.lock_note() })
     }
@@ -239,7 +269,7 @@ impl Order {
 
     fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
         let state = self.open_state(agreed.parts)?;
-        let output = Output::join(&self.target, agreed.lock_note.as_deref())?;
+        let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
         Ok(Holdings { _state: state, output })
     }
 
@@ -294,7 +324,7 @@ impl Order {
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
-            on_long_line: LongLine::CutAtSpace,
+            on_long_line: self.on_long_line,
         };
         streams.start(runtime, limits, &pool, self.settings.once, failure)
     }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use crate::epoch::Epoch;
 use crate::operators::Tally;
@@ -49,7 +49,11 @@ impl Status {
 }
 
 /// The status of a job whose first epoch is `open`, and the observer that keeps it.
-pub(super) fn observe(open: Epoch, then: Option<OnCommit>) -> (watch::Sender<Status>, OnCommit) {
+pub(super) fn observe(
+    open: Epoch,
+    announce: broadcast::Sender<Committed>,
+    then: Option<OnCommit>,
+) -> (watch::Sender<Status>, OnCommit) {
     let status = watch::Sender::new(Status { open, ..Status::default() });
     let keep = status.clone();
     let observer = move |committed: Committed| {
@@ -58,7 +62,13 @@ pub(super) fn observe(open: Epoch, then: Option<OnCommit>) -> (watch::Sender<Sta
             let words = committed.tally.oversized_words;
             tracing::warn!("{words} words longer than --max-word-bytes were not counted");
         }
+        if committed.tally.lines_without_key > 0 {
+            let lines = committed.tally.lines_without_key;
+            tracing::info!("{lines} lines had nothing to count and were skipped");
+        }
         keep.send_modify(|status| status.commit(committed.clone()));
+        // It fails when nobody listens, which is fine.
+        announce.send(committed.clone()).ok();
         if let Some(then) = &then {
             then(committed);
         }

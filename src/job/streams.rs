@@ -1,13 +1,12 @@
 //! The record streams of one process: a track for each of its sources, with or without a journal.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
 use super::borders::{Borders, Crossing, Inquiries, Syncing};
 use super::reading::Reading;
-use super::recovery::{self, JournalPlan, Judgement, Opened};
+use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -32,7 +31,7 @@ pub(super) struct Streams {
     pub(super) feed: Feed,
     /// Journals to be put away when the job has finished, and whether they are of no use after any
     /// clean end.
-    folders: Vec<(PathBuf, bool, Track)>,
+    places: Vec<(JournalPlace, bool, Track)>,
     keep: bool,
 }
 
@@ -52,7 +51,7 @@ impl Streams {
         open: Epoch,
         threads: usize,
     ) -> Result<Streams> {
-        let keepers = sources.own.iter().filter(|(_, source, _)| !is_file(source)).count();
+        let keepers = sources.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count();
         let plan = plan.map(|plan| {
             let mut plan = plan.clone();
             plan.settings.journal_bytes_max /= keepers.max(1) as u64;
@@ -65,7 +64,7 @@ impl Streams {
         };
         let mut index = sources.all.as_ref().map_or(0, |all| all.len() as u32);
         for (index, source, name) in sources.own {
-            let journal = plan.as_ref().map(|plan| plan.open(&name, is_file(&source), judged));
+            let journal = plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
             opened.push((Some(source), index, journal.transpose()?));
         }
         for orphan in orphans {
@@ -78,21 +77,21 @@ impl Streams {
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
         let (crossing, inquiries) = Crossing::new(feed.clone(), &recorded, open);
         let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
-        let (mut streams, mut folders) = (Vec::new(), Vec::new());
+        let (mut streams, mut places) = (Vec::new(), Vec::new());
         for (source, index, opened) in opened {
             let is_orphan = source.is_none();
-            let is_file = source.as_ref().is_some_and(is_file);
-            let (journal, past, folder) = match opened {
-                Some(Opened { journal, past, folder }) => (Some(journal), past, Some(folder)),
+            let is_file = source.as_ref().is_some_and(Source::can_be_read_again);
+            let (journal, past, place) = match opened {
+                Some(Opened { journal, past, place }) => (Some(journal), past, Some(place)),
                 None => (None, Past { is_file, ..Past::default() }, None),
             };
             let next_connection = past.next_connection;
             let watcher = Arc::clone(&crossing) as Arc<_>;
             let track = Track::new(journal, past, open, feed.clone(), watcher)?;
-            folders.extend(folder.map(|folder| (folder, is_orphan, track.clone())));
+            places.extend(place.map(|place| (place, is_orphan, track.clone())));
             streams.push(Stream { source, index, track, next_connection });
         }
-        Ok(Streams { streams, crossing, inquiries, feed, folders, keep })
+        Ok(Streams { streams, crossing, inquiries, feed, places, keep })
     }
 
     /// What is to be told of commits.
@@ -127,20 +126,16 @@ impl Streams {
         for orphan in orphans {
             tasks.spawn(source::replay(orphan));
         }
-        let end = StreamsEnd { _syncing: syncing, folders: self.folders, keep: self.keep };
+        let end = StreamsEnd { _syncing: syncing, places: self.places, keep: self.keep };
         Ok((borders, Reading::new(tasks, stop), end))
     }
-}
-
-fn is_file(source: &Source) -> bool {
-    matches!(source, Source::File(_))
 }
 
 /// What is left to do when a job has ended.
 #[derive(Debug)]
 pub(super) struct StreamsEnd {
     _syncing: Syncing,
-    folders: Vec<(PathBuf, bool, Track)>,
+    places: Vec<(JournalPlace, bool, Track)>,
     keep: bool,
 }
 
@@ -148,11 +143,11 @@ impl StreamsEnd {
     /// Puts the journals away of a job that committed everything: those of sources that are not read
     /// any more, and, if it `finished` and was not just stopped, all that can have no more to come.
     pub(super) fn close(self, finished: bool) {
-        let StreamsEnd { _syncing: syncing, folders, keep } = self;
+        let StreamsEnd { _syncing: syncing, places, keep } = self;
         drop(syncing);
-        for (folder, is_orphan, track) in folders {
+        for (place, is_orphan, track) in places {
             if is_orphan || finished && track.has_ended() {
-                recovery::close(&folder, keep);
+                recovery::close(&place, keep);
             }
         }
     }

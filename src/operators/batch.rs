@@ -6,7 +6,7 @@
 //! one epoch), the run's columns become the batch as they stand. The count of a word is the diff of
 //! its update: nothing is ever inserted count times.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use differential_dataflow::batcher::{Batcher, Extract};
@@ -30,17 +30,53 @@ pub type WordBatch = OrdKeyBatch<WordLayout>;
 pub type WordSpine = Spine<Rc<WordBatch>>;
 
 /// Collects runs by epoch; extracts them as batches.
+///
+/// With a window it takes back what it gave: the counts of an epoch are retracted one window later.
+/// The retractions are made here, at the words' owner, so they cost no traffic.
 #[derive(Debug)]
 pub struct RunBatcher {
     runs: BTreeMap<Epoch, Vec<Run>>,
+    window_ms: Option<u64>,
+    /// What will be taken back, by the time of that.
+    retractions: BTreeMap<Epoch, Run>,
     /// The least epoch still held, as the arrange operator wants to borrow it.
     least: Antichain<Epoch>,
 }
 
 impl RunBatcher {
-    /// An empty batcher.
+    /// An empty batcher that takes nothing back.
     pub fn new() -> Self {
-        RunBatcher { runs: BTreeMap::new(), least: Antichain::new() }
+        RunBatcher::over(None)
+    }
+
+    /// An empty batcher that takes counts back after `window_ms` milliseconds, where given.
+    pub fn over(window_ms: Option<u64>) -> Self {
+        let (runs, retractions) = (BTreeMap::new(), BTreeMap::new());
+        RunBatcher { runs, window_ms, retractions, least: Antichain::new() }
+    }
+
+    /// Adds up what is to be released, and schedules its retraction.
+    fn release(&mut self, ready: BTreeMap<Epoch, Vec<Run>>) -> BTreeMap<Epoch, Vec<Run>> {
+        let Some(window_ms) = self.window_ms else { return ready };
+        let mut released = BTreeMap::new();
+        for (epoch, runs) in ready {
+            let Some(run) = add_up(runs) else { continue };
+            self.retractions.insert(epoch + window_ms, run.negated_at(epoch + window_ms));
+            released.insert(epoch, vec![run]);
+        }
+        released
+    }
+
+    /// Adds the retractions that are due before `upper`. At the end of input all are: to hold on to
+    /// those of the future would keep the dataflow alive for ever, and nobody looks at their times.
+    fn retract(&mut self, upper: Option<&Epoch>, released: &mut BTreeMap<Epoch, Vec<Run>>) {
+        let kept = match upper {
+            Some(first_open) => self.retractions.split_off(first_open),
+            None => BTreeMap::new(),
+        };
+        for (epoch, run) in std::mem::replace(&mut self.retractions, kept) {
+            released.entry(epoch).or_default().push(run);
+        }
     }
 }
 
@@ -70,8 +106,11 @@ impl Extract for RunBatcher {
             None => BTreeMap::new(),
         };
         let ready = std::mem::replace(&mut self.runs, kept);
-        self.least = self.runs.keys().next().copied().into_iter().collect();
-        let by_epoch = ready.into_values().filter_map(add_up).collect();
+        let mut released = self.release(ready);
+        self.retract(upper.first(), &mut released);
+        let held = self.runs.keys().next().into_iter().chain(self.retractions.keys().next());
+        self.least = held.min().copied().into_iter().collect();
+        let by_epoch = released.into_values().filter_map(add_up).collect();
         (batch(by_epoch), self.least.borrow())
     }
 }
@@ -122,6 +161,18 @@ fn interleave(runs: &[Run]) -> WordBatch {
     }
     let updates = upds.diffs.len();
     WordBatch { storage: OrdKeyStorage { keys, upds }, updates, value: WordBatch::create_value() }
+}
+
+/// The times at which a batch has updates.
+pub(super) trait Epochs {
+    /// Each once, ascending.
+    fn epochs(&self) -> BTreeSet<Epoch>;
+}
+
+impl Epochs for WordBatch {
+    fn epochs(&self) -> BTreeSet<Epoch> {
+        self.storage.upds.times.spans().collect()
+    }
 }
 
 /// The updates of `batch` at `epoch`, ascending by (hash, word).
@@ -184,6 +235,22 @@ mod tests {
         assert_eq!(rows(&batch, 10), [("a".into(), 1), ("c".into(), 1)]);
         assert_eq!(rows(&batch, 20), [("a".into(), 5), ("b".into(), 2)]);
         assert_eq!((rows(&batch, 30), batch.updates), (vec![], 4));
+    }
+
+    #[test]
+    fn a_window_takes_counts_back_and_the_end_of_input_holds_nothing() {
+        let mut batcher = RunBatcher::over(Some(20));
+        batcher.insert(&mut run(10, &[(1, "a", 3)]));
+        batcher.insert(&mut run(30, &[(1, "a", 3), (2, "b", 1)]));
+        let (batch, least) = extract(&mut batcher, &[20]);
+        assert_eq!((rows(&batch.unwrap(), 10), least), (vec![("a".into(), 3)], vec![30]));
+        let (batch, least) = extract(&mut batcher, &[40]);
+        let batch = batch.unwrap();
+        assert_eq!(rows(&batch, 30), [("b".into(), 1)], "what cancels is no update");
+        assert_eq!(least, [50]);
+        let (batch, least) = extract(&mut batcher, &[]);
+        assert_eq!(rows(&batch.unwrap(), 50), [("a".into(), -3), ("b".into(), -1)]);
+        assert!(least.is_empty(), "a held time at the end of input would hang the dataflow");
     }
 
     #[test]

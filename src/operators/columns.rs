@@ -153,6 +153,14 @@ impl Times {
         self.spans.iter().map(|(epoch, _)| *epoch)
     }
 
+    /// The only time, if there is but one.
+    pub(super) fn only(&self) -> Option<Epoch> {
+        match self.spans.as_slice() {
+            [(epoch, _)] => Some(*epoch),
+            _ => None,
+        }
+    }
+
     fn push(&mut self, epoch: Epoch) {
         let end = self.len() + 1;
         match self.spans.last_mut() {
@@ -218,6 +226,11 @@ impl Offsets {
     /// The offsets 0, 1, … `count`: one update for each of `count` keys.
     pub fn one_each(count: usize) -> Self {
         Offsets { identity: count + 1, rest: Vec::new() }
+    }
+
+    /// Whether every key has one update.
+    pub(super) fn is_one_each(&self) -> bool {
+        self.rest.is_empty()
     }
 }
 

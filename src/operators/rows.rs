@@ -4,7 +4,6 @@
 //! an order that does not depend on how many workers there are. [`RowSet`] is that question, so a
 //! batch is read where it lies and nothing is copied to be published.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::rc::Rc;
 
@@ -14,8 +13,9 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::Context;
-use super::batch::{WordBatch, updates_at};
-use super::count::Batches;
+use super::batch::{Epochs, WordBatch, updates_at};
+use super::counts::Batches;
+use super::window::Grid;
 use crate::epoch::Epoch;
 
 /// One row of a result.
@@ -30,9 +30,23 @@ pub enum Row<'a> {
         /// How often it occurs.
         count: i64,
     },
+    /// A word and its count in a ranking: all in part 0, in the order in which they are shown.
+    Ranked {
+        /// The word.
+        word: &'a [u8],
+        /// How often it occurs.
+        count: i64,
+    },
+    /// A line as it is, without its end, in this part, in the order in which it is shown.
+    Line {
+        /// Its part.
+        part: u32,
+        /// Its bytes.
+        line: &'a [u8],
+    },
 }
 
-/// Rows of one epoch at one worker, ascending by (hash, word).
+/// Rows of one epoch at one worker, ascending by (hash, word) or in an order of their own.
 pub trait RowSet {
     /// Shows every row to `visit`.
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>));
@@ -58,6 +72,9 @@ pub struct Rows<'s> {
     pub(crate) stream: Stream<'s, Epoch, Vec<EpochRows>>,
     pub(crate) ticks: Stream<'s, Epoch, Vec<Epoch>>,
     pub(crate) context: Rc<Context>,
+    /// The epochs that publish a result. Every ticked epoch is committed all the same: the others
+    /// without a file.
+    pub(crate) grid: Grid,
 }
 
 impl fmt::Debug for Rows<'_> {
@@ -90,8 +107,7 @@ pub(super) fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<Epoc
                 input.for_each(|capability, spans| {
                     let capabilities = capability.retain_stamp(0);
                     for batch in spans.drain(..).filter_map(|span| span.inner) {
-                        let epochs: BTreeSet<Epoch> = batch.storage.upds.times.spans().collect();
-                        for epoch in epochs {
+                        for epoch in batch.epochs() {
                             let rows = Rc::new(BatchAt { batch: Rc::clone(&batch), epoch });
                             let capability = capabilities.delayed(&epoch);
                             output.session(&capability).give(EpochRows { epoch, rows });

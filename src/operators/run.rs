@@ -88,6 +88,13 @@ impl Run {
         merged
     }
 
+    /// The same words at `epoch`, taken back.
+    #[must_use]
+    pub fn negated_at(&self, epoch: Epoch) -> Run {
+        let counts = self.counts.iter().map(|count| -count).collect();
+        Run { epoch, worker: self.worker, words: self.words.clone(), counts }
+    }
+
     fn extend_from(&mut self, other: &Run, start: usize) {
         for index in start..other.len() {
             let word = other.words.index(index);

@@ -147,6 +147,7 @@ async fn finish(
     let mut tally = Tally::default();
     reports.iter().for_each(|report| tally.add(report.tally));
     let write_ms = reports.iter().map(|report| report.write_ms).max().unwrap_or(0);
+    let publishes = reports.iter().all(|report| report.publishes);
     let mut stored: BTreeMap<u32, PartReport> = reports
         .into_iter()
         .flat_map(|report| report.parts)
@@ -155,6 +156,10 @@ async fn finish(
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
     let empty = rows == 0;
+    if !publishes {
+        let upload_ms = started.elapsed().as_millis() as u64;
+        return Ok(Committed { epoch, tally, rows, bytes, upload_ms });
+    }
     if !empty || publication.empty_epochs == EmptyEpochs::Write {
         let missing = (0..parts).filter(|part| !stored.contains_key(part));
         let puts = missing.map(|part| put_empty(publisher, epoch, part));

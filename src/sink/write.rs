@@ -17,7 +17,7 @@ use super::publish::{Publication, Publisher};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::operators::{Context, EpochRows, Row, Rows, Tally};
+use crate::operators::{Context, EpochRows, Grid, Row, Rows, Tally};
 use crate::settings::RowOrder;
 use crate::store::Body;
 use crate::words;
@@ -34,6 +34,8 @@ pub struct Report {
     pub tally: Tally,
     /// The parts it stored: those it owns that have rows.
     pub parts: Vec<PartReport>,
+    /// Whether the epoch publishes a result: not if no window ends with it.
+    pub publishes: bool,
     /// From the completion of the epoch here until all parts were durable.
     pub write_ms: u64,
 }
@@ -67,7 +69,7 @@ pub fn write_parts<'s>(
     publisher: Publisher,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Report>> {
-    let Rows { stream, ticks, context } = rows;
+    let Rows { stream, ticks, context, grid } = rows;
     let scope = stream.scope();
     stream.binary_frontier::<_, CapacityContainerBuilder<Vec<Report>>, _, _, _, _>(
         ticks,
@@ -84,6 +86,7 @@ pub fn write_parts<'s>(
                 publisher,
                 failure,
                 context,
+                grid,
             };
             move |(rows, rows_frontier), (ticks, ticks_frontier), output| {
                 rows.for_each(|_, rows| {
@@ -126,6 +129,7 @@ struct Writer {
     publisher: Publisher,
     failure: Failure,
     context: Rc<Context>,
+    grid: Grid,
 }
 
 impl Writer {
@@ -142,11 +146,12 @@ impl Writer {
         let tally = self.context.tallies.take(epoch);
         let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
         let failure = self.failure.clone();
+        let publishes = self.grid.contains(epoch);
         self.publisher.runtime().spawn(async move {
             match store(&publisher, epoch, parts).await {
                 Ok(parts) => {
                     let write_ms = started.elapsed().as_millis() as u64;
-                    completions.complete(Report { epoch, tally, parts, write_ms });
+                    completions.complete(Report { epoch, tally, parts, publishes, write_ms });
                 }
                 Err(error) => failure.fail(error),
             }
@@ -194,15 +199,34 @@ struct OpenPart {
 
 impl Encoder<'_> {
     fn row(&mut self, row: Row<'_>, parts: u32) {
-        let Row::Count { hash, word, count } = row;
+        match row {
+            Row::Count { hash, word, count } => {
+                self.refuse_negative(word, count);
+                let publication = self.publication;
+                let open = self.open(words::part(hash, parts));
+                match publication.order {
+                    RowOrder::Hash => open.encode(word, count, publication),
+                    RowOrder::Word => open.unsorted.push((word.into(), count)),
+                }
+            }
+            Row::Ranked { word, count } => {
+                self.refuse_negative(word, count);
+                let publication = self.publication;
+                self.open(0).encode(word, count, publication);
+            }
+            Row::Line { part, line } => self.open(part).line(line),
+        }
+    }
+
+    fn open(&mut self, part: u32) -> &mut OpenPart {
+        let open = self.open.entry(part).or_default();
+        open.rows += 1;
+        open
+    }
+
+    fn refuse_negative(&mut self, word: &[u8], count: i64) {
         if count < 0 && self.error.is_none() {
             self.error = Some(negative(word, count));
-        }
-        let open = self.open.entry(words::part(hash, parts)).or_default();
-        open.rows += 1;
-        match self.publication.order {
-            RowOrder::Hash => open.encode(word, count, self.publication),
-            RowOrder::Word => open.unsorted.push((word.into(), count)),
         }
     }
 }
@@ -217,6 +241,17 @@ fn negative(word: &[u8], count: i64) -> Error {
 impl OpenPart {
     fn encode(&mut self, word: &[u8], count: i64, publication: &Publication) {
         publication.format.row(word, count, &mut self.chunk);
+        self.keep_chunks_small();
+    }
+
+    /// A line is raw bytes in every format.
+    fn line(&mut self, line: &[u8]) {
+        self.chunk.extend_from_slice(line);
+        self.chunk.push(b'\n');
+        self.keep_chunks_small();
+    }
+
+    fn keep_chunks_small(&mut self) {
         if self.chunk.len() >= CHUNK_BYTES {
             let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
             self.chunks.push(full.into());

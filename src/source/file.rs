@@ -4,7 +4,7 @@
 //! it was read at each border, and a restart reads on from there.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +27,15 @@ pub(super) async fn read(path: PathBuf, intake: Intake) -> Result<()> {
     read_blocking(file, path, intake).await
 }
 
+/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have only
+/// one reader, or nobody who writes yet.
+pub(super) fn check(path: &Path) -> Result<()> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
+        _ => open(path).map(drop),
+    }
+}
+
 /// Opens a file, or says why not in the words of the command line.
 pub(super) fn open(path: &Path) -> Result<File> {
     let refused = |why: String| {
@@ -45,12 +54,33 @@ pub(super) fn open(path: &Path) -> Result<File> {
 pub(super) async fn read_blocking(file: File, path: PathBuf, intake: Intake) -> Result<()> {
     let runtime = Handle::current();
     let read = tokio::task::spawn_blocking(move || {
+        if !intake.track.reads_again() {
+            return copy(file, &path, intake, &runtime);
+        }
         let mut reading = Reading::begin(file, path, intake, runtime)?;
         reading.run()
     });
     read.await.unwrap_or_else(|panicked| {
         Err(Error::new(ErrorKind::Panicked, "the reader of a file panicked").cause(panicked))
     })
+}
+
+/// Reads what can be read only once: a pipe under a file's name.
+fn copy(mut file: File, path: &Path, mut intake: Intake, runtime: &Handle) -> Result<()> {
+    runtime.block_on(intake.finish())?;
+    while !intake.stop().is_stopped() {
+        runtime.block_on(intake.ready_in_step())?;
+        match file.read(intake.spare()) {
+            Ok(0) => return intake.end(StreamEnd::Fin),
+            Ok(bytes) => {
+                intake.filled(bytes);
+                runtime.block_on(intake.hand_over())?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(path, error)),
+        }
+    }
+    intake.end(StreamEnd::Stop)
 }
 
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds the

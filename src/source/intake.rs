@@ -22,7 +22,7 @@ use crate::lines::{BlockPool, LineLimits, LineSplitter, LineStats, StreamEnd};
 
 /// How long the workers may have no room before the source reads into the journal only. Counting at
 /// full speed frees room many times in this time, and then reading back would be work for nothing.
-const PATIENCE: Duration = Duration::from_millis(20);
+const PATIENCE: Duration = Duration::from_millis(50);
 
 /// A read that only goes into the journal. A little less than a block, so that reading it back finds
 /// room in one beside an unfinished line.
@@ -31,8 +31,10 @@ const ASIDE_BYTES: usize = 192 << 10;
 /// What the journal must have room for before anything is read.
 const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 
-/// A long epoch gets a sync in between, after so long.
+/// A long epoch gets a sync in between, after so long or so many bytes: the disk works meanwhile, and
+/// the sync at the border, for which the epoch waits, has little left to do.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
+const SYNC_BYTES: usize = 16 << 20;
 
 /// How often a full disk is looked at again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
@@ -56,6 +58,7 @@ pub struct Intake {
     /// Borders that the splitter has settled for.
     pub(super) borders: u64,
     synced: Instant,
+    unsynced: usize,
 }
 
 impl Intake {
@@ -85,6 +88,7 @@ impl Intake {
             connection: next_connection,
             borders: 0,
             synced: Instant::now(),
+            unsynced: 0,
         }
     }
 
@@ -193,8 +197,11 @@ impl Intake {
             shared.push(block);
         }
         drop(shared);
-        if self.synced.elapsed() >= SYNC_AFTER {
-            self.synced = Instant::now();
+        self.unsynced += bytes;
+        if self.room.is_some()
+            && (self.unsynced >= SYNC_BYTES || self.synced.elapsed() >= SYNC_AFTER)
+        {
+            (self.synced, self.unsynced) = (Instant::now(), 0);
             track.watcher().sync_due();
         }
         Ok(None)

@@ -345,6 +345,11 @@ impl Track {
         self.lock().file.as_ref().map_or(0, |(_, offset)| *offset)
     }
 
+    /// Whether the source can be read again.
+    pub(super) fn reads_again(&self) -> bool {
+        self.lock().is_file
+    }
+
     /// Whether nothing more can come of it: a file was read to its end.
     pub fn has_ended(&self) -> bool {
         let shared = self.lock();

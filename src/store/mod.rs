@@ -24,7 +24,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use self::local::LocalStore;
+use self::local::{LocalStore, PrefixLock};
 use self::remote::RemoteStore;
 use crate::error::Result;
 
@@ -119,6 +119,17 @@ pub fn open(
             Some(Arc::new(store))
         }
     })
+}
+
+/// Locks a local target's prefix, as [`LocalStore::lock_prefix`] has it; other targets have no lock
+/// and give `None`.
+pub fn lock(target: &Target, note: &str) -> Result<Option<PrefixLock>> {
+    match target {
+        Target::Local { root, prefix } => {
+            LocalStore::open(root)?.lock_prefix(prefix, note).map(Some)
+        }
+        _ => Ok(None),
+    }
 }
 
 /// What a store says of an object it has stored.

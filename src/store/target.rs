@@ -283,7 +283,27 @@ fn check_prefix(prefix: &str) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::store::check_key;
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_gives_keys_inside_the_root(
+            to in r"(oss://demo/|s3://demo/|file:|oss://demo.oss-x.aliyuncs.com/)?[a./\\ é?@:-]{0,12}"
+        ) {
+            if let Ok(target) = Target::parse(&to)
+                && target != Target::Stdout
+            {
+                let key = format!("{}-1565869230000.txt/part-00000", target.prefix());
+                prop_assert!(check_key(&key).is_ok(), "{to:?} gives {key:?}");
+                // Clients of object stores trim keys.
+                let local = matches!(target, Target::Local { .. });
+                prop_assert!(local || key.trim_start() == key, "{to:?} gives {key:?}");
+            }
+        }
+    }
 
     fn parsed(to: &str) -> Target {
         Target::parse(to).unwrap_or_else(|error| panic!("{to}: {error}"))

@@ -144,7 +144,7 @@ mod tests {
             4 => b'a'..=b'z',
             1 => any::<u8>(),
         ];
-        prop::collection::vec(byte, 0..WINDOW_BYTES * WINDOWS_MAX)
+        prop::collection::vec(byte, 0..WINDOW_BYTES * 5)
     }
 
     proptest! {

@@ -322,6 +322,34 @@ mod tests {
     }
 
     #[test]
+    fn words_that_a_small_table_refused_stay_one_word_when_it_grows() {
+        let (mut table, mut expected) = (WordTable::new(1), Counts::new());
+        let same_home = |word: &String| hash(word.as_bytes()) >> 52 == 77;
+        let crowd: Vec<String> = (0..)
+            .map(|number: u32| number.to_string())
+            .filter(same_home)
+            .take(200)
+            .collect();
+        crowd
+            .iter()
+            .for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
+        assert!(table.side.len() > 100);
+        for number in 0..50_000 {
+            fill(
+                &mut table,
+                &mut expected,
+                format!("x{number}").as_bytes(),
+                1,
+            );
+        }
+        crowd
+            .iter()
+            .for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
+        assert_eq!(table.len(), expected.len());
+        assert_eq!(drained(&mut table), expected);
+    }
+
+    #[test]
     fn short_and_long_words_come_out_as_one_order() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         for number in 0..30_000_u64 {

@@ -9,6 +9,7 @@ use wordtide::store::{
     Addressing, Body, Environment, Store, StoreErrorKind, StoreSettings, Versioning, probe,
 };
 
+use super::oss_double::s3::{S3_HOST, S3_REGION};
 use super::oss_double::{BUCKET, DOMAIN, ENDPOINT, Fault, KEY_ID, OssDouble, SECRET, TOKEN};
 use super::{conformance, runtime};
 
@@ -182,6 +183,8 @@ fn refusals_say_what_to_do_and_nothing_secret() {
         assert_eq!(refused.kind, StoreErrorKind::Denied, "{refused}");
         let text = format!("{refused} {refused:?} {store:?} {environment:?}");
         assert!(text.contains(word), "{text}");
+        let asked = !text.contains("no usable");
+        assert_eq!(text.contains("HTTP 403"), asked, "{text}");
         for planted in ["planted", SECRET, KEY_ID, "quoted-by-the-server"] {
             assert!(!text.contains(planted), "{planted}: {text}");
         }
@@ -276,6 +279,54 @@ fn a_versioned_bucket_is_looked_at_before_a_create() {
         assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
     });
     assert_eq!(double.puts("e/_SUCCESS"), 1);
+}
+
+/// The S3 store at the double, by path or virtual-hosted.
+fn s3(double: &OssDouble, addressing: Addressing, secret: &str) -> RemoteStore {
+    let settings = StoreSettings {
+        s3_endpoint: Some(format!("http://{S3_HOST}:{}", double.address.port())),
+        s3_region: Some(S3_REGION.to_owned()),
+        s3_addressing: addressing,
+        resolve: vec![
+            (S3_HOST.to_owned(), double.address),
+            (format!("{BUCKET}.{S3_HOST}"), double.address),
+        ],
+        ..settings(double)
+    };
+    let vars = [
+        ("AWS_ACCESS_KEY_ID", KEY_ID),
+        ("AWS_SECRET_ACCESS_KEY", secret),
+    ];
+    RemoteStore::s3(BUCKET, &settings, &Environment::new(vars, None)).unwrap()
+}
+
+#[test]
+fn s3_keeps_the_promises_of_a_store_by_path_and_by_host() {
+    for addressing in [Addressing::Path, Addressing::VirtualHosted] {
+        let double = OssDouble::start();
+        let store = s3(&double, addressing, SECRET);
+        runtime().block_on(async {
+            conformance::check(&store).await;
+            let body = large();
+            store.put("e/big", body.clone()).await.unwrap();
+            assert_eq!(double.objects()["e/big"], body.chunks().concat());
+        });
+    }
+}
+
+#[test]
+fn s3_knows_its_own_object_and_refuses_wrong_secrets() {
+    let double = OssDouble::start();
+    double.fail_next(1, Fault::AnswerLost, "PUT", "_SUCCESS");
+    let store = s3(&double, Addressing::Path, SECRET);
+    runtime()
+        .block_on(store.put_new("e/_SUCCESS", "ours".into()))
+        .unwrap();
+    assert_eq!(double.puts("e/_SUCCESS"), 1);
+    let store = s3(&double, Addressing::Path, "planted");
+    let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Denied);
+    assert!(error.message.contains("SignatureDoesNotMatch"), "{error}");
 }
 
 #[test]

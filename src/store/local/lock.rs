@@ -35,30 +35,19 @@ impl PrefixLock {
     pub(super) fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
         let path = lock_path(root, prefix);
         let told = |error: io::Error| Error::from(failure("lock", &path, &error));
-        loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .open(&path)
-                .map_err(told)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => return Err(held(&path, &mut file)),
-                Err(TryLockError::Error(error)) => return Err(told(error)),
+        let mut file = loop {
+            let opened = open(&path).map_err(told)?;
+            if let Some(file) = hold(opened, &path)? {
+                break file;
             }
-            if !bears_name(&file, &path) {
-                // Given back between opening and locking; the name is free or another's now.
-                continue;
-            }
-            let text = format!("pid {}\n{}\n", std::process::id(), note.replace('\n', " "));
-            file.set_len(0)
-                .and_then(|()| file.rewind())
-                .and_then(|()| file.write_all(text.as_bytes()))
-                .map_err(told)?;
-            return Ok(PrefixLock { path, _file: file });
-        }
+            // Given back between opening and locking: the name is free or another's now.
+        };
+        let text = format!("pid {}\n{}\n", std::process::id(), note.replace('\n', " "));
+        file.set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| file.write_all(text.as_bytes()))
+            .map_err(told)?;
+        Ok(PrefixLock { path, _file: file })
     }
 
     /// The lock file.
@@ -71,6 +60,25 @@ impl Drop for PrefixLock {
     fn drop(&mut self) {
         // While the lock is still held. A file that stays behind locks nothing.
         fs::remove_file(&self.path).unwrap_or_default();
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+}
+
+/// Locks an opened lock file; `None` when it no longer bears the name, so that its lock is worth
+/// nothing.
+fn hold(mut file: File, path: &Path) -> Result<Option<File>> {
+    match file.try_lock() {
+        Ok(()) => Ok(bears_name(&file, path).then_some(file)),
+        Err(TryLockError::WouldBlock) => Err(held(path, &mut file)),
+        Err(TryLockError::Error(error)) => Err(failure("lock", path, &error).into()),
     }
 }
 
@@ -158,5 +166,16 @@ mod tests {
             Some("new")
         );
         assert!(lock.path().ends_with(".counts.wordtide.lock"));
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_was_given_back_counts_for_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = PrefixLock::take(dir.path(), "counts", "").unwrap();
+        let path = first.path().to_owned();
+        let opened = open(&path).unwrap();
+        drop(first);
+        let _second = PrefixLock::take(dir.path(), "counts", "").unwrap();
+        assert!(hold(opened, &path).unwrap().is_none());
     }
 }

@@ -37,8 +37,11 @@ impl LocalStore {
     /// The store below `root`, which is created, durably, if it is missing.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root: PathBuf = root.into();
-        files::create_root(&root)
-            .map_err(|error| Error::from(failure("create the directory", &root, &error)))?;
+        files::create_root(&root).map_err(|error| {
+            let mut refused = failure("create the directory", &root, &error);
+            refused.hint.get_or_insert_with(|| "check the path given to --to".to_owned());
+            Error::from(refused)
+        })?;
         Ok(LocalStore { root: root.into() })
     }
 

@@ -1,7 +1,7 @@
 //! OSS and S3 behind the trait, by way of opendal.
 //!
 //! Layers, from the outside in: a bound on uploads; opendal's retries, few and quick, with jitter;
-//! opendal's service, which builds requests and reads answers; the [`transport`], which signs, sets
+//! opendal's service, which builds requests and reads answers; the transport, which signs, sets
 //! deadlines and cleans errors. A failure that outlasts the quick tries comes back as a
 //! [`StoreError`] for the sink's own loop.
 

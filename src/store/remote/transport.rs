@@ -15,7 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, DATE, ETAG, HOST};
 use http::request::Parts;
-use http::{Method, Request, Response, StatusCode, Uri};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use opendal::raw::format_content_md5_iter;
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use opendal_http_transport_reqwest::ReqwestTransport;
@@ -25,6 +25,7 @@ use reqsign_core::time::Timestamp;
 use reqsign_core::{Context, Signer};
 
 use super::credentials::{Told, aliyun_chain, aws_chain};
+use super::upload::MD5_INLINE_BYTES_MAX;
 
 /// What the slowest link that is still worth waiting for moves in a second.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
@@ -191,11 +192,11 @@ impl Keys {
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
         let (mut parts, body) = request.into_parts();
-        if parts.method == Method::PUT && !body.is_empty() {
-            let md5 = format_content_md5_iter(body.clone());
-            if let Ok(md5) = md5.parse() {
-                parts.headers.insert("content-md5", md5);
-            }
+        if parts.method == Method::PUT
+            && !body.is_empty()
+            && let Some(md5) = content_md5(body.clone()).await
+        {
+            parts.headers.insert("content-md5", md5);
         }
         self.sign(&mut parts).await?;
 
@@ -247,6 +248,17 @@ async fn within<T>(allowed: Duration, work: impl Future<Output = Result<T>>) -> 
             let message = format!("no answer within {} s", allowed.as_secs());
             Err(Error::new(ErrorKind::Unexpected, message).set_temporary())
         })
+}
+
+/// Off the async threads, whose other requests would wait: a long body takes 2 ms a MiB.
+async fn content_md5(body: Buffer) -> Option<HeaderValue> {
+    let length = body.len();
+    let take = move || format_content_md5_iter(body).parse().ok();
+    if length <= MD5_INLINE_BYTES_MAX {
+        return take();
+    }
+    // None where the runtime goes down: the request is about to fail with it.
+    tokio::task::spawn_blocking(take).await.ok().flatten()
 }
 
 /// Whether the server says that the stored bytes are encrypted with a managed or a customer's key.

@@ -14,6 +14,9 @@ use super::transport::Service;
 /// What every object is: lines of text.
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
+/// MD5s of longer bodies are taken on the blocking pool.
+pub(super) const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
+
 /// Both services take at most so many parts an upload.
 const PARTS_MAX: u64 = 10_000;
 
@@ -22,6 +25,11 @@ impl RemoteStore {
         check_key(key)?;
         // Never closed, so always a permit.
         let _permit = self.uploads.acquire().await;
+        if body.bytes() > MD5_INLINE_BYTES_MAX as u64 {
+            let body = body.clone();
+            // Kept in the body; if it is lost with the runtime, it is taken again below.
+            tokio::task::spawn_blocking(move || body.md5()).await.ok();
+        }
         if new && self.forgets_to_forbid() && self.operator.exists(key).await.unwrap_or(false) {
             return match self.holds(key, body).await? {
                 true => Ok(Stored::of(body, None)),

@@ -1,10 +1,11 @@
-//! A small OSS server on a loopback port, that judges and misbehaves on order.
+//! A small OSS server on a loopback port, that judges and misbehaves on order. Speaks [S3](s3) too.
 //!
 //! It believes nothing: V4 signatures are computed [anew](signature), path-style requests and wrong
 //! Content-MD5s are refused, as the real service does. It knows the requests a sink makes and no
 //! others, counts the puts of each key, and injects each fault that a network has, by script.
 
-pub(crate) mod signature;
+pub(crate) mod s3;
+mod signature;
 mod wire;
 
 use std::collections::{BTreeMap, HashMap};
@@ -170,16 +171,16 @@ impl OssDouble {
     }
 
     fn judge(&self, request: &Request) -> Result<Answer, Answer> {
-        let host = request.header("host");
-        if !host.starts_with(&format!("{BUCKET}.")) && !host.starts_with(DOMAIN) {
-            let name = host.split('.').next().unwrap_or_default();
-            return Err(match name == "oss-cn-hangzhou" {
-                true => Answer::error(403, "SecondLevelDomainForbidden"),
-                false => Answer::error(404, "NoSuchBucket"),
-            });
-        }
-        let key = decode(request.path.trim_start_matches('/'));
-        check_signature(request, &key)?;
+        let authorization = request.header("authorization");
+        let key = match authorization.strip_prefix("AWS4-HMAC-SHA256 ") {
+            Some(fields) => s3::check(request, fields)?,
+            None => {
+                check_host(request.header("host"))?;
+                let key = decode(request.path.trim_start_matches('/'));
+                check_signature(request, &key)?;
+                key
+            }
+        };
         let md5 = request.header("content-md5");
         if !md5.is_empty() && md5 != base64(&Md5::digest(&request.body)) {
             return Err(Answer::error(400, "InvalidDigest"));
@@ -203,6 +204,16 @@ impl OssDouble {
             _ => Err(Answer::error(501, "NotImplemented")),
         }
     }
+}
+
+fn check_host(host: &str) -> Result<(), Answer> {
+    if host.starts_with(&format!("{BUCKET}.")) || host.starts_with(DOMAIN) {
+        return Ok(());
+    }
+    Err(match host.starts_with("oss-cn-hangzhou.") {
+        true => Answer::error(403, "SecondLevelDomainForbidden"),
+        false => Answer::error(404, "NoSuchBucket"),
+    })
 }
 
 fn check_signature(request: &Request, key: &str) -> Result<(), Answer> {
@@ -259,6 +270,9 @@ impl State {
         let forbid = request.header("x-oss-forbid-overwrite") == "true";
         if forbid && self.versioning.is_empty() && self.objects.contains_key(&key) {
             return Err(Answer::error(409, "FileAlreadyExists"));
+        }
+        if request.header("if-none-match") == "*" && self.objects.contains_key(&key) {
+            return Err(Answer::error(412, "PreconditionFailed"));
         }
         *self.puts.entry(key.clone()).or_default() += 1;
         let answer = Answer::new(200).etag(&body);

@@ -87,18 +87,18 @@ impl Signed<'_> {
     }
 }
 
-fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
+pub(crate) fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
     mac.update(text);
     mac.finalize().into_bytes().to_vec()
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// All but unreserved characters and `/`, as two hexadecimal digits a byte.
-fn encode(path: &str) -> String {
+pub(crate) fn encode(path: &str) -> String {
     path.bytes()
         .map(|byte| match byte {
             b'-' | b'.' | b'_' | b'~' | b'/' => char::from(byte).to_string(),

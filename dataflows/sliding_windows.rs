@@ -1,0 +1,79 @@
+//! The words of a sliding window, each time one ends.
+//!
+//! Equals `pairs.reduceByKeyAndWindow(add, None, window, slide)`, whose windows, too, end on
+//! multiples of the slide. Epochs at which no window ends publish nothing at all. A window that
+//! would end after the job did is not published.
+//!
+//! Keeps the distinct words of each epoch of the window twice, as what was counted and as what will
+//! be taken back: @@MEM_WINDOW@@
+//!
+//! ```text
+//! wordtide run sliding_windows --connect localhost:9999 --interval 10s --window 60s --slide 20s
+//! ```
+
+use std::time::Duration;
+
+use wordtide::operators::{Counts, Lines, Window};
+
+/// Counts over the last `window`, every `slide`: multiples of the interval, or the job ends with a
+/// `Usage` error (which [`Window::check`] foretells).
+pub fn dataflow(
+    window: Duration,
+    slide: Duration,
+) -> impl for<'s> Fn(Lines<'s>) -> Counts<'s> + Send + Sync + 'static {
+    move |lines| lines.words().sliding(Window::new(window, slide)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::dataflow;
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+    use wordtide::operators::Rows;
+    use wordtide::testing::{publish, run_on};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn a_word_counts_for_one_window_and_then_no_more() {
+        let definition = dataflow(2 * SECOND, SECOND);
+        let rows = run_on(2, definition, &[&["a"], &["a b"], &[], &[], &["a"]]);
+        let count = |word: &str, count| (word.to_owned(), count);
+        assert_eq!(rows[0], [count("a", 1)]);
+        assert_eq!(rows[1], [count("a", 2), count("b", 1)]);
+        assert_eq!(rows[2], [count("a", 1), count("b", 1)]);
+        assert_eq!(rows[3], []);
+        assert_eq!(rows[4], [count("a", 1)]);
+    }
+
+    #[test]
+    fn windows_end_on_the_grid_of_the_slide_and_skipped_epochs_still_expire() {
+        let definition = dataflow(4 * SECOND, 2 * SECOND);
+        let line = |text: &str| vec![text.as_bytes().to_vec()];
+        // The job was late at 4 s and 5 s: these times became no epochs.
+        let epochs = [(1_000, line("a")), (2_000, line("b")), (3_000, line("c")), (6_000, line("d"))];
+        let published = publish(2.into(), move |lines| Rows::from(definition(lines)), &epochs);
+        let words: BTreeMap<u64, Vec<String>> = published
+            .expect("windows fit the interval")
+            .into_iter()
+            .map(|(epoch, rows)| {
+                let mut words: Vec<String> =
+                    rows.iter().map(|row| String::from_utf8_lossy(&row.text).into_owned()).collect();
+                words.sort();
+                (epoch, words)
+            })
+            .collect();
+        let expected = [(2_000, vec!["a", "b"]), (6_000, vec!["c", "d"])];
+        let expected = expected.map(|(epoch, words)| (epoch, words.into_iter().map(str::to_owned).collect()));
+        assert_eq!(words, BTreeMap::from(expected));
+    }
+
+    #[test]
+    fn a_window_that_does_not_fit_the_interval_ends_the_job_and_names_the_flag() {
+        let definition = dataflow(3 * SECOND / 2, SECOND);
+        let epochs = [(1_000, Vec::new())];
+        let error = publish(2.into(), move |lines| Rows::from(definition(lines)), &epochs);
+        let error = error.expect_err("1.5 s is no multiple of 1 s");
+        assert!(error.to_string().contains("--window"), "{error}");
+    }
+}

@@ -1,0 +1,97 @@
+//! Committed epochs as a stream, for programs that go on with them.
+
+use std::fmt;
+
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::sink::Committed;
+
+/// Epochs that a slow reader may be behind.
+const KEPT: usize = 1024;
+
+/// Where commits are announced, and the first reader.
+pub(super) fn channel() -> (broadcast::Sender<Committed>, Commits) {
+    let (sender, receiver) = broadcast::channel(KEPT);
+    (sender, Commits { receiver, missed: 0 })
+}
+
+/// The epochs of a job in order, each when it is committed; ends when the job has.
+///
+/// A job never waits for its readers. One that falls more than 1024 epochs behind loses the oldest of
+/// them, and [`Commits::missed`] says how many; nothing is lost in the output itself.
+///
+/// In a task use [`Commits::next_commit`]; elsewhere it is an iterator, which blocks (and panics in
+/// a task).
+pub struct Commits {
+    receiver: broadcast::Receiver<Committed>,
+    missed: u64,
+}
+
+impl Commits {
+    pub(super) fn of(sender: Option<broadcast::Sender<Committed>>) -> Commits {
+        // Of a job that has ended nothing is to come: a channel without a sender.
+        let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());
+        Commits { receiver, missed: 0 }
+    }
+
+    /// The next committed epoch; none when the job has ended.
+    pub async fn next_commit(&mut self) -> Option<Committed> {
+        loop {
+            match self.receiver.recv().await {
+                Ok(committed) => return Some(committed),
+                Err(RecvError::Lagged(missed)) => self.missed += missed,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Epochs lost for reading too slowly.
+    pub fn missed(&self) -> u64 {
+        self.missed
+    }
+}
+
+impl Iterator for Commits {
+    type Item = Committed;
+
+    fn next(&mut self) -> Option<Committed> {
+        loop {
+            match self.receiver.blocking_recv() {
+                Ok(committed) => return Some(committed),
+                Err(RecvError::Lagged(missed)) => self.missed += missed,
+                Err(RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Commits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Commits").field("missed", &self.missed).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn committed(epoch: u64) -> Committed {
+        Committed { epoch, ..Committed::default() }
+    }
+
+    #[test]
+    fn a_slow_reader_loses_the_oldest_and_is_told() {
+        let (sender, mut commits) = channel();
+        let behind = 3;
+        (0..KEPT as u64 + behind).for_each(|epoch| drop(sender.send(committed(epoch))));
+        drop(sender);
+        assert_eq!(commits.next().map(|committed| committed.epoch), Some(behind));
+        assert_eq!(commits.missed(), behind);
+        assert_eq!(commits.count(), KEPT - 1);
+    }
+
+    #[test]
+    fn of_an_ended_job_nothing_comes() {
+        assert_eq!(Commits::of(None).count(), 0);
+    }
+}

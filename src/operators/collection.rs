@@ -1,0 +1,304 @@
+//! The way down to plain differential, and back up to rows.
+//!
+//! What enters differential here is a collection like any other: joins, `iterate` and own operators
+//! work on it. What comes back is any collection whose rows can be printed ([`Printable`]). A side
+//! input that never changes enters at time 0 and is done, so that it cannot hold anything back.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+
+use differential_dataflow::{ExchangeData, VecCollection};
+use timely::container::CapacityContainerBuilder;
+use timely::dataflow::Scope;
+use timely::dataflow::channels::pact::{Exchange, Pipeline};
+use timely::dataflow::operators::ToStream;
+use timely::dataflow::operators::generic::Operator;
+
+use super::archive::each_line;
+use super::batch::{Epochs, updates_at};
+use super::counts::{Batches, Change};
+use super::rows::{EpochRows, Row, RowSet, Rows};
+use super::ticks::{AtTicks, Stash, at_ticks};
+use super::window::Grid;
+use super::{Context, Lines};
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind};
+use crate::words::{self, decode};
+
+/// A row that can be published: a text and, where it has one, a count.
+///
+/// The text decides the part and the place in it. With a count it is printed as `--format` has it,
+/// without one as a line.
+pub trait Printable: ExchangeData {
+    /// The text of the row.
+    fn text(&self) -> Cow<'_, [u8]>;
+
+    /// Its count.
+    fn count(&self) -> Option<i64>;
+}
+
+macro_rules! printable_counts {
+    ($($count:ty),+) => {
+        $(impl Printable for (String, $count) {
+            fn text(&self) -> Cow<'_, [u8]> {
+                Cow::Borrowed(self.0.as_bytes())
+            }
+
+            fn count(&self) -> Option<i64> {
+                Some(self.1 as i64)
+            }
+        })+
+    };
+}
+
+printable_counts!(i64, isize, u64, usize, i32, u32);
+
+impl Printable for String {
+    fn text(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.as_bytes())
+    }
+
+    fn count(&self) -> Option<i64> {
+        None
+    }
+}
+
+impl Printable for Vec<u8> {
+    fn text(&self) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self)
+    }
+
+    fn count(&self) -> Option<i64> {
+        None
+    }
+}
+
+type Update<D> = (D, Epoch, isize);
+
+impl<'s> Lines<'s> {
+    /// The scope of the dataflow, for inputs and operators of one's own.
+    ///
+    /// An input of one's own that is left open holds the frontier, and with it every result, at its
+    /// epoch: see [`Lines::static_rows`] for one that never changes.
+    pub fn scope(&self) -> Scope<'s, Epoch> {
+        self.blocks.scope()
+    }
+
+    /// The lines as a plain differential collection that only grows: each line, as text, from its
+    /// epoch on, as often as it came.
+    pub fn as_collection(self) -> VecCollection<'s, Epoch, String, isize> {
+        let updates = self.blocks.unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+            Pipeline,
+            "Lines as a collection",
+            |_capability, _info| {
+                |input, output| {
+                    input.for_each(|capability, blocks| {
+                        let Some(capability) = capability.retain_least(0) else { return };
+                        let mut session = output.session(&capability);
+                        for block in blocks.drain(..) {
+                            each_line(block.text(), |line| {
+                                session.give((text(line), *capability.time(), 1));
+                            });
+                        }
+                    });
+                }
+            },
+        );
+        VecCollection::new(updates)
+    }
+
+    /// A collection that never changes, to be joined with: complete before the first epoch, so it
+    /// holds no result back.
+    ///
+    /// Every worker of every process calls the definition, so every one may make `rows`; those of
+    /// worker 0 are taken.
+    pub fn static_rows<D, I>(&self, rows: I) -> VecCollection<'s, Epoch, D, isize>
+    where
+        D: ExchangeData,
+        I: IntoIterator<Item = D, IntoIter: 'static>,
+    {
+        let taken = (self.context.index == 0).then(|| rows.into_iter());
+        let updates = taken.into_iter().flatten().map(|row| (row, 0, 1));
+        VecCollection::new(updates.to_stream(self.scope()))
+    }
+}
+
+/// Text of bytes, ill-formed ones replaced as words have it.
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&decode::java_lossy(bytes)).into_owned()
+}
+
+/// Each count in at its epoch and out right behind it: the next epoch, whichever it is, is without.
+pub(super) fn each_epoch_alone(
+    batches: Batches<'_>,
+) -> VecCollection<'_, Epoch, (String, i64), isize> {
+    let updates = batches.unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
+        Pipeline,
+        "Counts as a collection",
+        |_capability, _info| {
+            |input, output| {
+                input.for_each(|capability, spans| {
+                    let capabilities = capability.retain_stamp(0);
+                    for batch in spans.drain(..).filter_map(|span| span.inner) {
+                        for epoch in batch.epochs() {
+                            let capability = capabilities.delayed(&epoch);
+                            let mut session = output.session(&capability);
+                            for (key, count) in updates_at(&batch, epoch) {
+                                let row = (text(key.word), count);
+                                session.give((row.clone(), epoch, 1));
+                                session.give((row, epoch + 1, -1));
+                            }
+                        }
+                    }
+                });
+            }
+        },
+    );
+    VecCollection::new(updates)
+}
+
+/// Changed counts as updates.
+pub(super) fn to_updates(
+    epoch: Epoch,
+    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
+    send: &mut dyn FnMut(Update<(String, i64)>),
+) {
+    each(&mut |(key, old, new)| {
+        let word = text(key.word);
+        if old != 0 {
+            send(((word.clone(), old), epoch, -1));
+        }
+        if new != 0 {
+            send(((word, new), epoch, 1));
+        }
+    });
+}
+
+impl<'s> Rows<'s> {
+    /// The rows of any collection: at each epoch of `lines` all that it then contains, each row as
+    /// often as it occurs there.
+    ///
+    /// Keeps the contents, sorted, at the workers that own their parts; an epoch costs a merge of
+    /// them with what changed. A row that occurs a negative number of times ends the job with an
+    /// error that names it.
+    pub fn from_collection<D: Printable>(
+        lines: &Lines<'s>,
+        collection: VecCollection<'s, Epoch, D, isize>,
+    ) -> Rows<'s> {
+        let (ticks, context) = (lines.ticks.clone(), Rc::clone(&lines.context));
+        let by_text = Rc::clone(&context);
+        let to_owner = Exchange::new(move |(row, _, _): &Update<D>| {
+            by_text.owner(words::part(words::hash(&row.text()), by_text.parts)) as u64
+        });
+        let contents = Contents {
+            held: Rc::new(Vec::new()),
+            changes: Stash::new(),
+            context: Rc::clone(&context),
+        };
+        let name = "Rows of a collection";
+        let stream = at_ticks(collection.inner, to_owner, ticks.clone(), name, contents);
+        Rows { stream, ticks, context, grid: Grid::ALL }
+    }
+}
+
+/// A row with the hash of its text and its multiplicity.
+type Held<D> = (u64, D, isize);
+
+/// What a collection contains, ascending by (hash, row).
+struct Contents<D> {
+    held: Rc<Vec<Held<D>>>,
+    changes: Stash<Held<D>>,
+    context: Rc<Context>,
+}
+
+impl<D: Printable> AtTicks<Vec<Update<D>>> for Contents<D> {
+    type Out = EpochRows;
+
+    fn absorb(&mut self, updates: &mut Vec<Update<D>>) {
+        for (row, time, diff) in updates.drain(..) {
+            let hash = words::hash(&row.text());
+            self.changes.push(time, (hash, row, diff));
+        }
+    }
+
+    fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut(EpochRows)) {
+        let mut changes = self.changes.take_through(epoch);
+        if !changes.is_empty() {
+            changes.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
+            let held = std::mem::take(&mut self.held);
+            // A result still being published keeps its own.
+            let held = Rc::try_unwrap(held).unwrap_or_else(|held| (*held).clone());
+            self.held = Rc::new(add(held, changes));
+            if let Some(row) = self.held.iter().find(|(_, _, times)| *times < 0) {
+                return self.context.failure.fail(negative(row));
+            }
+        }
+        if !self.held.is_empty() {
+            let held = Rc::clone(&self.held);
+            let parts = self.context.parts;
+            send(EpochRows { epoch, rows: Rc::new(HeldRows { held, parts }) });
+        }
+    }
+}
+
+/// Adds up two sorted lists; leaves out what cancels.
+fn add<D: Ord>(left: Vec<Held<D>>, right: Vec<Held<D>>) -> Vec<Held<D>> {
+    let mut sum: Vec<Held<D>> = Vec::with_capacity(left.len() + right.len());
+    let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
+    loop {
+        let from_left = match (left.peek(), right.peek()) {
+            (Some(a), Some(b)) => (a.0, &a.1) <= (b.0, &b.1),
+            (left, _) => left.is_some(),
+        };
+        let Some(next) = (if from_left { left.next() } else { right.next() }) else { break };
+        match sum.last_mut() {
+            Some(last) if (last.0, &last.1) == (next.0, &next.1) => last.2 += next.2,
+            _ => {
+                sum.pop_if(|last| last.2 == 0);
+                sum.push(next);
+            }
+        }
+    }
+    sum.pop_if(|last| last.2 == 0);
+    sum
+}
+
+fn negative<D: Printable>((_, row, times): &Held<D>) -> Error {
+    let shown = String::from_utf8_lossy(&row.text()).into_owned();
+    let count = row.count().map(|count| format!(" with the count {count}")).unwrap_or_default();
+    let message = format!("the result holds the row {shown:?}{count} {times} times");
+    Error::new(ErrorKind::Failed, message)
+        .hint("the dataflow definition retracts what it never inserted: correct it")
+}
+
+struct HeldRows<D> {
+    held: Rc<Vec<Held<D>>>,
+    parts: u32,
+}
+
+impl<D: Printable> RowSet for HeldRows<D> {
+    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
+        for (hash, row, times) in self.held.iter() {
+            let text = row.text();
+            for _ in 0..*times {
+                visit(match row.count() {
+                    Some(count) => Row::Count { hash: *hash, word: &text, count },
+                    None => Row::Line { part: words::part(*hash, self.parts), line: &text },
+                });
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_add_up_in_order_and_what_cancels_is_gone() {
+        let left = vec![(1, "a", 1), (2, "b", 2), (2, "c", -1), (5, "z", 1)];
+        let right = vec![(1, "a", -1), (2, "c", -1), (2, "c", 2), (3, "d", 1), (5, "z", -2)];
+        assert_eq!(add(left, right), [(2, "b", 2), (3, "d", 1), (5, "z", -1)]);
+        assert_eq!(add(vec![(1, "a", 1)], vec![(1, "a", -1)]), []);
+    }
+}

@@ -1,0 +1,256 @@
+//! What batches hold up to an epoch: all totals, or those that changed.
+//!
+//! The batches of a trace are few (their sizes grow geometrically) and each is sorted by (hash, word),
+//! so all totals are one linear merge. A changed word is looked up by galloping forward from the
+//! place of the one before: words that are asked for in order lie ahead, near if there are many of
+//! them, so that a large change costs a merge and a small one a few steps for each word.
+
+use std::rc::Rc;
+
+use differential_dataflow::trace::implementations::BatchContainer;
+
+use super::batch::WordBatch;
+use super::columns::{WordColumn, WordRef};
+use super::rows::{Row, RowSet};
+use super::run::Run;
+use crate::epoch::Epoch;
+
+/// A batch to be read from front to back.
+struct Head<'a> {
+    batch: &'a WordBatch,
+    /// The time of all updates, where each key has one and they are at one time, as is usual.
+    only: Option<Epoch>,
+    key: usize,
+}
+
+impl<'a> Head<'a> {
+    fn new(batch: &'a WordBatch) -> Head<'a> {
+        let upds = &batch.storage.upds;
+        let only = upds.times.only().filter(|_| upds.offs.is_one_each());
+        Head { batch, only, key: 0 }
+    }
+
+    fn words(&self) -> &'a WordColumn {
+        &self.batch.storage.keys
+    }
+
+    /// The hash of the present word; none at the end.
+    fn hash(&self) -> Option<u64> {
+        self.words().hashes.get(self.key).copied()
+    }
+
+    /// The sum of the present word's updates up to each of two epochs.
+    #[inline]
+    fn sums(&self, before: Epoch, upto: Epoch) -> (i64, i64) {
+        let upds = &self.batch.storage.upds;
+        if let Some(time) = self.only {
+            let count = upds.diffs[self.key];
+            let at = |epoch| if time <= epoch { count } else { 0 };
+            return (at(before), at(upto));
+        }
+        let (start, end) = upds.bounds(self.key);
+        (start..end).fold((0, 0), |(old, new), update| {
+            let (time, count) = upds.get_abs(update);
+            let at = |epoch| if time <= epoch { *count } else { 0 };
+            (old + at(before), new + at(upto))
+        })
+    }
+
+    /// Moves to the first word that is not less than `word`, none of which lie behind.
+    fn seek(&mut self, word: WordRef<'_>) {
+        let (words, len) = (self.words(), self.words().len());
+        if self.key >= len || !less(words, self.key, word) {
+            return;
+        }
+        let (mut low, mut step) = (self.key, 1);
+        while low + step < len && less(words, low + step, word) {
+            low += step;
+            step *= 2;
+        }
+        let mut high = len.min(low + step);
+        low += 1;
+        while low < high {
+            let middle = low.midpoint(high);
+            if less(words, middle, word) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        self.key = low;
+    }
+}
+
+/// Compares hashes first: the bytes of a word lie elsewhere.
+#[inline]
+fn less(words: &WordColumn, index: usize, word: WordRef<'_>) -> bool {
+    let hash = words.hashes[index];
+    hash < word.hash || (hash == word.hash && words.index(index).word < word.word)
+}
+
+/// Shows every word of `batches` once, ascending, with the sums of its updates up to each of two
+/// epochs.
+fn merge(
+    batches: &[Rc<WordBatch>],
+    before: Epoch,
+    upto: Epoch,
+    visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
+) {
+    let mut heads: Vec<Head<'_>> = batches.iter().map(|batch| Head::new(batch)).collect();
+    loop {
+        heads.retain(|head| head.hash().is_some());
+        let hashes = || heads.iter().map(Head::hash);
+        let Some(least) = hashes().min().flatten() else { return };
+        // Few batches are left in long stretches: this inner loop is where the time goes.
+        if hashes().filter(|hash| *hash == Some(least)).count() == 1 {
+            let others = hashes().flatten().filter(|hash| *hash != least).min();
+            let Some(head) = heads.iter_mut().find(|head| head.hash() == Some(least)) else { return };
+            while head.hash().is_some_and(|hash| others.is_none_or(|other| hash < other)) {
+                let (old, new) = head.sums(before, upto);
+                visit(head.words().index(head.key), old, new);
+                head.key += 1;
+            }
+            continue;
+        }
+        let tied = || heads.iter().filter(|head| head.hash() == Some(least));
+        let Some(word) = tied().map(|head| head.words().index(head.key)).min() else { return };
+        let (mut old, mut new) = (0, 0);
+        for head in &mut heads {
+            if head.hash() == Some(least) && head.words().index(head.key) == word {
+                let sums = head.sums(before, upto);
+                (old, new) = (old + sums.0, new + sums.1);
+                head.key += 1;
+            }
+        }
+        visit(word, old, new);
+    }
+}
+
+/// Shows every word of `batches` whose updates up to `upto` do not cancel, with their sum.
+pub(super) fn for_each_total(
+    batches: &[Rc<WordBatch>],
+    upto: Epoch,
+    visit: &mut dyn FnMut(WordRef<'_>, i64),
+) {
+    merge(batches, 0, upto, &mut |word, _, total| {
+        if total != 0 {
+            visit(word, total);
+        }
+    });
+}
+
+/// Shows every word of `changed` whose total in `all` differs between two epochs, with both totals.
+pub(super) fn for_each_change(
+    changed: &[Rc<WordBatch>],
+    all: &[Rc<WordBatch>],
+    before: Epoch,
+    upto: Epoch,
+    visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
+) {
+    let mut heads: Vec<Head<'_>> = all.iter().map(|batch| Head::new(batch)).collect();
+    merge(changed, before, upto, &mut |word, _, _| {
+        let (mut old, mut new) = (0, 0);
+        for head in &mut heads {
+            head.seek(word);
+            if head.hash() == Some(word.hash) && head.words().index(head.key) == word {
+                let sums = head.sums(before, upto);
+                (old, new) = (old + sums.0, new + sums.1);
+            }
+        }
+        if old != new {
+            visit(word, old, new);
+        }
+    });
+}
+
+/// All totals at an epoch, read when they are published: the batches never change.
+pub(super) struct Snapshot {
+    pub(super) batches: Vec<Rc<WordBatch>>,
+    pub(super) epoch: Epoch,
+}
+
+impl RowSet for Snapshot {
+    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
+        for_each_total(&self.batches, self.epoch, &mut |key, count| {
+            visit(Row::Count { hash: key.hash, word: key.word, count });
+        });
+    }
+}
+
+impl RowSet for Run {
+    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
+        for (key, count) in self.words.iter().zip(&self.counts) {
+            visit(Row::Count { hash: key.hash, word: key.word, count: *count });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::RunBatcher;
+    use differential_dataflow::batcher::{Batcher, Extract};
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+    use timely::progress::Antichain;
+
+    type Update = (u8, Epoch, i64);
+
+    fn name(word: u8) -> (u64, Vec<u8>) {
+        // Few hashes for many words, so that ties are common.
+        (u64::from(word / 4), vec![b'a' + word])
+    }
+
+    fn batch(updates: &[Update]) -> Option<Rc<WordBatch>> {
+        let mut batcher = RunBatcher::new();
+        let mut sums: BTreeMap<(Epoch, u8), i64> = BTreeMap::new();
+        updates.iter().for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
+        for ((epoch, word), diff) in sums {
+            let mut run = Run { epoch, ..Run::default() };
+            let (hash, word) = name(word);
+            run.push(hash, &word, diff);
+            batcher.insert(&mut run);
+        }
+        batcher.extract(Antichain::new().borrow()).0.map(Rc::new)
+    }
+
+    fn sum(updates: &[Update], upto: Epoch) -> BTreeMap<(u64, Vec<u8>), i64> {
+        let mut sums = BTreeMap::new();
+        for (word, epoch, diff) in updates {
+            *sums.entry(name(*word)).or_default() += if *epoch <= upto { *diff } else { 0 };
+        }
+        sums.retain(|_, sum| *sum != 0);
+        sums
+    }
+
+    proptest! {
+        #[test]
+        fn totals_and_changes_are_those_of_a_map(
+            updates in prop::collection::vec(
+                prop::collection::vec((0u8..24, 1u64..6, -2i64..4), 0..40), 0..5),
+            before in 0u64..6,
+            more in 0u64..6,
+        ) {
+            let upto = before + more;
+            let batches: Vec<_> = updates.iter().filter_map(|updates| batch(updates)).collect();
+            let flat = updates.concat();
+            let (old, new) = (sum(&flat, before), sum(&flat, upto));
+
+            let mut totals = Vec::new();
+            for_each_total(&batches, upto, &mut |key, total| {
+                totals.push(((key.hash, key.word.to_vec()), total));
+            });
+            prop_assert_eq!(&totals, &new.clone().into_iter().collect::<Vec<_>>());
+
+            let mut expected: BTreeMap<_, (i64, i64)> = BTreeMap::new();
+            old.into_iter().for_each(|(key, total)| expected.entry(key).or_default().0 = total);
+            new.into_iter().for_each(|(key, total)| expected.entry(key).or_default().1 = total);
+            expected.retain(|_, (old, new)| old != new);
+            let mut changes = Vec::new();
+            for_each_change(&batches, &batches, before, upto, &mut |key, old, new| {
+                changes.push(((key.hash, key.word.to_vec()), (old, new)));
+            });
+            prop_assert_eq!(changes, expected.into_iter().collect::<Vec<_>>());
+        }
+    }
+}
