@@ -38,3 +38,5 @@ mod stop;
 mod store;
 /// The sources keep the rules that no compiler checks.
 mod tidy;
+/// Nothing is lost and nothing doubled, however often and wherever the program dies.
+mod torture;

@@ -21,7 +21,7 @@ use crate::source::Stop;
 
 /// What the pace of any process needs.
 pub(super) struct Process {
-    pub(super) borders: Borders,
+    pub(super) borders: Arc<Borders>,
     pub(super) reading: Reading,
     pub(super) control: Control,
     pub(super) inbox: Inbox,
@@ -45,6 +45,7 @@ impl Process {
 
     /// Notes that process 0 has committed `epoch` and all before it.
     fn committed(&self, epoch: Epoch) {
+        self.borders.committed(epoch);
         self.status.send_modify(|status| status.in_flight.retain(|open| *open > epoch));
     }
 
