@@ -24,7 +24,7 @@ use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
 
-pub use flags::{Cli, Command, JobFlags};
+pub use flags::{Cli, Command, JobFlags, JournalCommand};
 
 /// What the process ends with for an error of this kind.
 pub fn exit_code(kind: ErrorKind) -> u8 {
@@ -116,6 +116,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(dataflow, *flags),
         Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
+        Some(Command::Journal { look }) => journal(&look).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
@@ -139,6 +140,27 @@ fn dispatch(cli: Cli) -> Result<u8> {
             (None, _) => run::run(None, *cli.flags),
         },
     }
+}
+
+/// `wordtide journal check|dump`.
+fn journal(look: &JournalCommand) -> Result<()> {
+    let mut listing = Vec::new();
+    let verdict = match look {
+        JournalCommand::Check { dir } => crate::journal::check(dir, &mut listing),
+        JournalCommand::Dump { dir } => {
+            let mut stdout = io::BufWriter::new(io::stdout().lock());
+            let verdict = crate::journal::dump(dir, &mut stdout);
+            match stdout.flush() {
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+                _ => verdict,
+            }
+        }
+    };
+    print(&listing)?;
+    if verdict?.is_sound() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Disk, "the journal is damaged").hint("see the places named above"))
 }
 
 fn list() -> Vec<u8> {

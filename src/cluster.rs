@@ -11,6 +11,7 @@
 //!   itself is kept from noticing, since it would panic (`data`): the job hears of the loss, its
 //!   workers [`abandon`] their dataflows and return. A cluster shares its fate: there is no
 //!   rejoining, all processes end and all are started again.
+//! * [`BlockLink`] carries lines from a process that reads more than it can count (`ship`).
 //! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
 //!
 //! The sockets prove who is at the other end when they start. They do not encrypt, and do not
@@ -28,6 +29,7 @@ pub mod launch;
 mod loss;
 mod ports;
 mod settings;
+mod ship;
 
 use std::future::Future;
 use std::net::TcpStream;
@@ -42,12 +44,15 @@ pub use settings::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses, parse_hostfile,
     process_of_host, process_of_this_host, read_hostfile,
 };
+pub use ship::{BlockLink, Inbound, Outbound};
 
-/// A cluster that is complete: every process has a data socket and a control link to every other.
+/// A cluster that is complete: every process has three connections to every other.
 #[derive(Debug)]
 pub struct Mesh {
     /// Sockets for timely, in order of process; `None` for this one. Empty for a single process.
     pub data: Vec<Option<TcpStream>>,
+    /// Connections for blocks of lines, one to each other process.
+    pub blocks: Vec<BlockLink>,
     /// What processes tell each other beside the data.
     pub control: Control,
     /// Where that arrives. Must be read as long as the cluster lives.
@@ -91,7 +96,13 @@ pub fn connect_until(
         return Ok(None);
     };
     let (control, inbox) = Control::start(settings, &sockets)?;
-    Ok(Some(Mesh { data: sockets.data, control, inbox, threads: settings.threads }))
+    Ok(Some(Mesh {
+        data: sockets.data,
+        blocks: ship::links(sockets.blocks, &control),
+        control,
+        inbox,
+        threads: settings.threads,
+    }))
 }
 
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
@@ -106,7 +117,8 @@ fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl Mesh {
-    /// Splits the mesh into what timely needs and what the job keeps.
+    /// Splits the mesh into what timely needs and what the job keeps; the links for blocks, if they
+    /// are wanted, are to be taken before.
     ///
     /// # Errors
     /// As [`allocators`].

@@ -25,11 +25,15 @@ mod links;
 mod output;
 mod pace;
 mod reading;
+mod recovery;
+mod sharing;
 mod start;
 mod status;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -39,6 +43,7 @@ use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
@@ -51,6 +56,7 @@ use crate::worker::{Definition, Workers};
 pub use commits::Commits;
 use start::Holdings;
 pub use status::{Status, Summary};
+use streams::StreamsEnd;
 
 /// How long the processes wait for each other's good-bye when all is done.
 const BYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,6 +82,8 @@ pub struct JobBuilder {
     suffix: Option<String>,
     format: Format,
     state: StatePlace,
+    journal: JournalSettings,
+    abandoned: Vec<String>,
     settings: Settings,
     store: StoreSettings,
     take_over: bool,
@@ -163,6 +171,20 @@ impl JobBuilder {
     #[must_use]
     pub fn state(mut self, state: StatePlace) -> Self {
         self.state = state;
+        self
+    }
+
+    /// The limits and habits of the journals in the state.
+    #[must_use]
+    pub fn journal(mut self, journal: JournalSettings) -> Self {
+        self.journal = journal;
+        self
+    }
+
+    /// Starts though the journals with these ids are gone, and the lines in them with them.
+    #[must_use]
+    pub fn abandon(mut self, journals: Vec<String>) -> Self {
+        self.abandoned = journals;
         self
     }
 
@@ -265,6 +287,9 @@ pub struct Job {
     workers: Workers,
     runtime: Runtime,
     links: Control,
+    streams: StreamsEnd,
+    /// Ends when no block can come or go any more.
+    shipping: Receiver<()>,
     first_commits: Option<Commits>,
     _holdings: Holdings,
 }
@@ -285,6 +310,8 @@ impl Job {
             suffix: None,
             format: Format::default(),
             state: StatePlace::default(),
+            journal: JournalSettings::default(),
+            abandoned: Vec::new(),
             settings: Settings::default(),
             store: StoreSettings::default(),
             take_over: false,
@@ -323,12 +350,24 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, links, first_commits: _, _holdings } = self;
+        let Job {
+            handle,
+            failure,
+            workers,
+            runtime,
+            links,
+            streams,
+            shipping,
+            first_commits: _,
+            _holdings,
+        } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
             }
         }
+        // Nobody sends: it ends with the last task that ships or takes in, at once after a failure.
+        shipping.recv().unwrap_or_default();
         if !failure.is_failed()
             && let Err(lost) = links.finish(BYE_TIMEOUT)
         {
@@ -338,7 +377,10 @@ impl Job {
         runtime.shutdown_background();
         match failure.take_cause() {
             Some(cause) => Err(cause),
-            None => Ok(handle.status().summary()),
+            None => {
+                streams.close(!handle.stop.is_stopped());
+                Ok(handle.status().summary())
+            }
         }
     }
 }

@@ -43,3 +43,5 @@ mod store;
 mod store_program;
 /// The sources keep the rules that no compiler checks.
 mod tidy;
+/// Nothing is lost and nothing doubled, however often and wherever the program dies.
+mod torture;

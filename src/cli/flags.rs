@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::definitions::Dataflow;
 use super::values::{bytes, duration};
+use crate::journal::SyncPolicy;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
 use crate::store::Addressing;
@@ -77,6 +78,13 @@ pub enum Command {
         #[command(flatten)]
         flags: Box<JobFlags>,
     },
+    /// Look at a journal: the folder of one source in a state
+    #[command(disable_help_flag = true)]
+    Journal {
+        /// What to do
+        #[command(subcommand)]
+        look: JournalCommand,
+    },
     /// List the dataflows
     List,
     /// Print a completion script for a shell
@@ -88,8 +96,25 @@ pub enum Command {
     Man,
 }
 
-/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help
-/// flag off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
+/// How to look at a journal.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Verify every record; exit code 74 if any is damaged
+    #[command(disable_help_flag = true)]
+    Check {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+    /// Print every record, one a line
+    #[command(disable_help_flag = true)]
+    Dump {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+}
+
+/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
+/// off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {
@@ -322,9 +347,27 @@ pub struct StateFlags {
     #[arg(long, value_name = "DIR", env = "WORDTIDE_STATE", conflicts_with = "no_state")]
     pub state: Option<PathBuf>,
 
-    /// Keep no state
+    /// Keep no state: a crash loses what was read and not committed
     #[arg(long, env = "WORDTIDE_NO_STATE")]
     pub no_state: bool,
+
+    /// When the journal is forced to disk: epoch (before an epoch is published), always, never
+    #[arg(long, value_name = "WHEN", default_value = "epoch", value_parser = sync,
+        env = "WORDTIDE_SYNC")]
+    pub sync: SyncPolicy,
+
+    /// Most bytes of the journal; reading stops when it is full of lines not committed
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes,
+        env = "WORDTIDE_JOURNAL_MAX")]
+    pub journal_max: usize,
+
+    /// Keep what is done with in the journal, for `wordtide replay`
+    #[arg(long, env = "WORDTIDE_KEEP_JOURNAL")]
+    pub keep_journal: bool,
+
+    /// Start without a journal that is gone, and without the lines in it; may be repeated
+    #[arg(long, value_name = "ID", env = "WORDTIDE_ABANDON_JOURNAL", value_delimiter = ',')]
+    pub abandon_journal: Vec<String>,
 }
 
 /// How it ends.
@@ -348,6 +391,15 @@ pub struct WatchFlags {
     /// Say less: warnings only; twice for errors only
     #[arg(short = 'q', long, action = ArgAction::Count, env = "WORDTIDE_QUIET")]
     pub quiet: u8,
+}
+
+fn sync(name: &str) -> Result<SyncPolicy, String> {
+    match name {
+        "epoch" => Ok(SyncPolicy::Epoch),
+        "always" => Ok(SyncPolicy::Always),
+        "never" => Ok(SyncPolicy::Never),
+        _ => Err("give one of: epoch always never".to_owned()),
+    }
 }
 
 fn addressing(name: &str) -> Result<Addressing, String> {

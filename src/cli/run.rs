@@ -8,6 +8,7 @@ use super::signals::Supervisor;
 use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
+use crate::journal::JournalSettings;
 use crate::settings::Settings;
 use crate::source::{HostPort, Source};
 use crate::store::{StoreSettings, Target};
@@ -66,6 +67,8 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         .suffix(output.suffix.clone())
         .format(output.format)
         .state(state)
+        .journal(journal(&flags.state))
+        .abandon(flags.state.abandon_journal.clone())
         .store(store(&flags.store))
         .take_over(flags.store.take_over)
         .settings(settings(flags));
@@ -148,6 +151,15 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
         // What goes to a pipe is gone: there is nothing to go on from.
         None if flags.no_state || *target == Target::Stdout => StatePlace::None,
         None => StatePlace::Below(PathBuf::from(DEFAULT_STATE)),
+    }
+}
+
+fn journal(flags: &StateFlags) -> JournalSettings {
+    JournalSettings {
+        journal_bytes_max: flags.journal_max as u64,
+        sync: flags.sync,
+        keep_journal: flags.keep_journal,
+        ..JournalSettings::default()
     }
 }
 

@@ -60,7 +60,7 @@ struct Owner {
 pub(super) struct Links {
     pub(super) settings: ClusterSettings,
     lines: Vec<Option<Line>>,
-    /// Handles to timely's sockets, to shut them down.
+    /// Handles to timely's sockets and those for blocks, to shut them down.
     data: Vec<TcpStream>,
     state: Mutex<State>,
     changed: Condvar,
@@ -105,7 +105,7 @@ impl Control {
             gone[peer] = socket.is_none();
             lines.push(socket.as_ref().map(|s| open(settings, s)).transpose().map_err(io)?);
         }
-        let data = sockets.data.iter().flatten().map(TcpStream::try_clone);
+        let data = sockets.data.iter().chain(&sockets.blocks).flatten().map(TcpStream::try_clone);
         let state = State {
             cause: None,
             telling: false,

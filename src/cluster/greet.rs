@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::hello::{
-    FORMAT, HELLO_BYTES, Hello, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES, Verdict,
+    Each, FORMAT, HELLO_BYTES, Hello, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES, Verdict,
     connector_proof, listener_proof,
 };
 use super::settings::{ClusterSettings, random_bytes};
@@ -77,8 +77,8 @@ pub(super) struct Ground {
 #[derive(Debug, Default)]
 struct Board {
     serials: u64,
-    /// Who holds each index above this one: incarnation and serial, for data and control.
-    claims: Vec<[Option<(u64, u64)>; 2]>,
+    /// Who holds each index above this one: incarnation and serial, for each purpose.
+    claims: Vec<Each<Option<(u64, u64)>>>,
     /// Why the last attempt to reach each process failed.
     reasons: Vec<Option<String>>,
     refused: u64,
@@ -104,7 +104,7 @@ impl Drop for Claim<'_> {
 impl Ground {
     pub(super) fn new(settings: &ClusterSettings, events: mpsc::Sender<Event>) -> Result<Ground> {
         let board = Board {
-            claims: vec![[None; 2]; settings.processes],
+            claims: vec![Each::default(); settings.processes],
             reasons: vec![None; settings.processes],
             ..Board::default()
         };

@@ -25,16 +25,20 @@ pub(super) const VERDICT_BYTES: usize = 33;
 /// Length of a proof, in bytes.
 pub(super) const PROOF_BYTES: usize = 32;
 
-/// What a connection is for: timely's data, or the control link beside it.
+/// What a connection is for: timely's data, the control link beside it, or blocks of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Data = 0,
     Control = 1,
+    Blocks = 2,
 }
 
 impl Purpose {
-    pub(super) const ALL: [Purpose; 2] = [Purpose::Data, Purpose::Control];
+    pub(super) const ALL: [Purpose; 3] = [Purpose::Data, Purpose::Control, Purpose::Blocks];
 }
+
+/// One of something for each purpose.
+pub(super) type Each<T> = [T; Purpose::ALL.len()];
 
 /// Who a process is and which cluster it means to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +139,7 @@ impl Hello {
         let purpose = match bytes[10] {
             0 => Purpose::Data,
             1 => Purpose::Control,
+            2 => Purpose::Blocks,
             _ => return Err(NotHello::Purpose),
         };
         Ok(Hello {

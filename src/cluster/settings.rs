@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most processes of one cluster: each holds two sockets and three threads for every other.
+/// Most processes of one cluster: each holds three sockets and three threads for every other.
 pub const PROCESSES_MAX: usize = 1024;
 
 /// Shortest key file that is taken, in bytes after trimming: 16 random bytes cannot be guessed.

@@ -22,7 +22,7 @@ use crate::source::Stop;
 
 /// What the pace of any process needs.
 pub(super) struct Process {
-    pub(super) borders: Borders,
+    pub(super) borders: Arc<Borders>,
     pub(super) reading: Reading,
     pub(super) control: Control,
     pub(super) inbox: Inbox,
@@ -46,6 +46,7 @@ impl Process {
 
     /// Notes that process 0 has committed `epoch` and all before it.
     fn committed(&self, epoch: Epoch) {
+        self.borders.committed(epoch);
         self.status.send_modify(|status| status.in_flight.retain(|open| *open > epoch));
     }
 

@@ -84,6 +84,12 @@ impl Block {
         })
     }
 
+    /// What it is besides its bytes.
+    pub(super) fn place(&self) -> Place {
+        let Inner { source, offset, cuts, lines_owed, .. } = *self.inner;
+        Place { source, offset, cuts, lines_owed }
+    }
+
     /// Index of the source.
     pub fn source(&self) -> u32 {
         self.inner.source

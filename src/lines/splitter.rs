@@ -117,6 +117,16 @@ impl LineSplitter {
         }
     }
 
+    /// Forgets what only the way to this state has left behind, so that this splitter and one that
+    /// [resumes](LineSplitter::resume) here cut the same lines at the same places from now on.
+    ///
+    /// Called at a border between epochs: a replay from the border must agree about each over-long
+    /// line with the run that drew it. The resumed splitter is to be fed what is unfinished before
+    /// its first `take`.
+    pub fn settle(&mut self) {
+        self.cut_above = self.next_cut_above(0);
+    }
+
     /// What was discarded since this splitter was made.
     pub fn stats(&self) -> LineStats {
         self.stats

@@ -16,6 +16,7 @@ use super::layout::part_name;
 use super::marker::{MarkedPart, Marker};
 use super::publish::Publisher;
 use super::write::{PartReport, Report};
+use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -187,8 +188,11 @@ async fn put_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Res
     if !marker.parts.is_empty() {
         publisher.seal(&dir).await?;
     }
+    crash_point("sink.before_marker");
     publisher.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await?;
-    publisher.seal(&dir).await
+    publisher.seal(&dir).await?;
+    crash_point("sink.after_marker");
+    Ok(())
 }
 
 fn marked(part: PartReport) -> MarkedPart {
