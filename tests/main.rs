@@ -38,3 +38,5 @@ mod store;
 mod tidy;
 /// Nothing is lost and nothing doubled, however often and wherever the program dies.
 mod torture;
+/// A run with state: files, a full journal, a journal that is gone.
+mod durable;

@@ -93,6 +93,7 @@ fn send(run: &Run, feed: &Feed) {
     let mut splitter = LineSplitter::new(0, LineLimits::default(), pool);
     let last = run.epochs.len() - 1;
     for (index, pieces) in run.epochs.iter().enumerate() {
+        let open = (index as u64 + 1) * STEP;
         for piece in pieces {
             let mut rest = &piece[..];
             while !rest.is_empty() {
@@ -102,11 +103,11 @@ fn send(run: &Run, feed: &Feed) {
                 room[..bytes].copy_from_slice(&rest[..bytes]);
                 splitter.filled(bytes);
                 rest = &rest[bytes..];
-                splitter.take().into_iter().for_each(|block| _ = feed.push(block));
+                splitter.take().into_iter().for_each(|block| feed.push(open, block));
             }
         }
         if index == last {
-            splitter.end(StreamEnd::Fin).into_iter().for_each(|block| _ = feed.push(block));
+            splitter.end(StreamEnd::Fin).into_iter().for_each(|block| feed.push(open, block));
         }
         let epoch = feed.open_next((index as u64 + 2) * STEP);
         // A border may become final late, when blocks of the next epoch are on their way already.
