@@ -77,8 +77,14 @@ fn exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
 /// The commands, with what cannot be said where the flags are: the definitions' descriptions, and
 /// that the flags of a run may stand before and behind the definition's name.
 fn command() -> clap::Command {
-    Cli::command()
-        .mut_subcommand("run", |run| definitions::describe(run.mut_args(|flag| flag.global(true))))
+    let describe = |run: clap::Command| {
+        let global = |flag: clap::Arg| {
+            let is_flag = !flag.is_positional();
+            flag.global(is_flag)
+        };
+        definitions::describe(run.mut_args(global))
+    };
+    Cli::command().mut_subcommand("run", describe).mut_subcommand("replay", describe)
 }
 
 /// Parses the arguments; `WORDTIDE_DATAFLOW` names the definition of a run that does not name one.
@@ -115,6 +121,7 @@ fn arguments() -> Vec<OsString> {
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(dataflow, *flags),
+        Some(Command::Replay { dir, dataflow, flags }) => run::replay(dir, dataflow, *flags),
         Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
         Some(Command::Journal { look }) => journal(&look).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),

@@ -26,6 +26,7 @@ mod output;
 mod pace;
 mod reading;
 mod recovery;
+mod replay;
 mod sharing;
 mod start;
 mod status;
@@ -84,6 +85,7 @@ pub struct JobBuilder {
     state: StatePlace,
     journal: JournalSettings,
     abandoned: Vec<String>,
+    replay: Option<PathBuf>,
     settings: Settings,
     store: StoreSettings,
     take_over: bool,
@@ -185,6 +187,13 @@ impl JobBuilder {
     #[must_use]
     pub fn abandon(mut self, journals: Vec<String>) -> Self {
         self.abandoned = journals;
+        self
+    }
+
+    /// Runs a kept journal again instead of reading sources: the folder of one, or a state.
+    #[must_use]
+    pub fn replay(mut self, journal: PathBuf) -> Self {
+        self.replay = Some(journal);
         self
     }
 
@@ -312,6 +321,7 @@ impl Job {
             state: StatePlace::default(),
             journal: JournalSettings::default(),
             abandoned: Vec::new(),
+            replay: None,
             settings: Settings::default(),
             store: StoreSettings::default(),
             take_over: false,

@@ -15,6 +15,8 @@ mod cluster_program;
 mod cluster_strangers;
 /// Every definition is what a slow one says.
 mod definitions;
+/// A run with state: files, a full journal, a journal that is gone.
+mod durable;
 /// The library in somebody else's program.
 mod embedding;
 /// Memory stays bounded, whatever the line looks like.

@@ -71,6 +71,20 @@ pub enum Command {
         #[command(subcommand)]
         dataflow: Option<Dataflow>,
     },
+    /// Run a journal again that --keep-journal kept: the same epochs, the same bytes
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
+    Replay {
+        /// Folder of the journal, or the state that holds it
+        dir: PathBuf,
+
+        /// The flags of the run that made it, but for sources, state and output.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+
+        /// What is computed.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
+    },
     /// Check the output: put, read back and delete one object under the prefix, and tell how
     #[command(disable_help_flag = true)]
     Check {

@@ -62,6 +62,19 @@ impl Process {
         }
     }
 
+    /// Ends the job when all that a kept journal holds is handed over: there is nothing to cut.
+    pub(super) async fn replay(mut self) {
+        let failure = self.failure.clone();
+        let ended = tokio::select! {
+            ended = self.reading.ended() => ended,
+            () = failure.failed() => return,
+        };
+        match ended {
+            Ok(()) => self.borders.end(),
+            Err(error) => failure.fail(error),
+        }
+    }
+
     /// Listens on after the last cut: a peer may still be lost before all is committed.
     async fn listen(mut self) {
         loop {

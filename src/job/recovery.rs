@@ -40,6 +40,12 @@ pub(super) struct Found {
     last: Option<Epoch>,
 }
 
+impl Found {
+    pub(super) fn of(journal: &Journal, epochs: Vec<Epoch>, last: Option<Epoch>) -> Found {
+        Found { id: format!("{:032x}", journal.id()), source: String::new(), epochs, last }
+    }
+}
+
 /// What the store says of the epochs that journals have marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Judgement {
@@ -238,6 +244,7 @@ impl JournalPlan<'_> {
                 .map(|mark| (mark.epoch, mark.source))
                 .collect(),
             committed: judged.committed.clone(),
+            is_replay: false,
             is_file,
             file: recovery.last_done.and_then(|done| done.source),
             next_connection: recovery.next_connection,

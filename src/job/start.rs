@@ -3,6 +3,7 @@
 //! Process 0 opens state and output before it lets the others in, so that what is refused is
 //! refused at once; the others open theirs when they know what process 0 decided.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
 use super::recovery::{self, Found, JournalPlan};
+use super::replay;
 use super::sharing::{self, Readers, Sharing};
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
@@ -47,6 +49,8 @@ struct Order {
     store: StoreSettings,
     take_over: bool,
     journal: JournalSettings,
+    /// A kept journal to be run again.
+    replay: Option<PathBuf>,
     /// Ids of journals that are gone for good.
     abandoned: Vec<String>,
     readers: Readers,
@@ -163,7 +167,7 @@ fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     let missing = |what: &str, hint: &str| {
         Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
     };
-    if sources.is_empty() {
+    if sources.is_empty() && builder.replay.is_none() {
         return Err(missing("source", "give --connect, --file or --stdin"));
     }
     let (name, definition) =
@@ -203,6 +207,7 @@ fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
         journal,
         abandoned: builder.abandoned,
         readers,
+        replay: builder.replay,
         cluster,
         clock,
         on_long_line,
@@ -216,6 +221,10 @@ impl Order {
     fn open_first(&self) -> Result<(u32, Holdings)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
+        let recorded = match &self.replay {
+            Some(dir) => Some(self.replayed_parts(dir)?),
+            None => recorded,
+        };
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
@@ -227,6 +236,25 @@ impl Order {
             }
         };
         Ok((parts, Holdings { _state: state, output }))
+    }
+
+    /// The number of parts of a job that is run again, whose interval must be that of now.
+    fn replayed_parts(&self, dir: &Path) -> Result<u32> {
+        let interval_ms = self.identity.interval_ms;
+        let refused = |message: String, hint: String| {
+            Err(Error::new(ErrorKind::Configuration, message).hint(hint))
+        };
+        if self.cluster.processes > 1 {
+            return refused("a replay runs in one process".into(), "give -w instead of -n".into());
+        }
+        let glimpses = replay::glimpses(dir)?;
+        let Some((_, first)) = glimpses.first() else { return Ok(1) };
+        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
+        {
+            let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
+            return refused(message, format!("give --interval {}ms", other.interval_ms));
+        }
+        Ok(first.parts)
     }
 
     fn decide(
@@ -260,6 +288,13 @@ impl Order {
 
     /// The journals that this process finds.
     fn find(&self, sources: &OwnSources) -> Result<Vec<Found>> {
+        if let Some(dir) = &self.replay {
+            let mut found = Vec::new();
+            for (folder, glimpse) in replay::glimpses(dir)? {
+                found.push(replay::open(&folder, &glimpse)?.found());
+            }
+            return Ok(found);
+        }
         let Some(dir) = self.state_dir() else { return Ok(Vec::new()) };
         if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
             recovery::tell_of_others(&dir, self.definition_name());
@@ -269,6 +304,10 @@ impl Order {
     }
 
     fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
+        let threads = self.settings.threads;
+        if let Some(dir) = &self.replay {
+            return Streams::replay(dir, &agreed.judgement, agreed.open, threads);
+        }
         let dir = self.state_dir();
         let plan = dir.as_deref().map(|state| JournalPlan {
             state,
@@ -276,7 +315,6 @@ impl Order {
             parts: agreed.parts,
             interval_ms: self.identity.interval_ms,
         });
-        let threads = self.settings.threads;
         Streams::open(sources, plan.as_ref(), &agreed.judgement, agreed.open, threads)
     }
 
@@ -286,7 +324,7 @@ impl Order {
         Ok(Holdings { _state: state, output })
     }
 
-    fn state_dir(&self) -> Option<std::path::PathBuf> {
+    fn state_dir(&self) -> Option<PathBuf> {
         match &self.place {
             StatePlace::None => None,
             StatePlace::Dir(dir) => Some(dir.clone()),
@@ -298,7 +336,7 @@ impl Order {
 
     fn open_state(&self, parts: u32) -> Result<Option<State>> {
         let identity = Identity { parts, ..self.identity.clone() };
-        let open = |dir: std::path::PathBuf| State::open(&dir, &identity, self.cluster.process);
+        let open = |dir: PathBuf| State::open(&dir, &identity, self.cluster.process);
         self.state_dir().map(open).transpose()
     }
 
@@ -360,6 +398,10 @@ impl Order {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
         if index > 0 {
             runtime.spawn(Follower(process).run());
+            return;
+        }
+        if self.replay.is_some() {
+            runtime.spawn(process.replay());
             return;
         }
         let leader = Leader {

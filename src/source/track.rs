@@ -48,6 +48,8 @@ pub struct Past {
     pub committed: BTreeSet<Epoch>,
     /// The source is a file: its bytes do not go into the journal.
     pub is_file: bool,
+    /// A kept journal is run again: nothing is noted in it.
+    pub is_replay: bool,
     /// Where the file was when the last of the epochs before `borders` ended.
     pub file: Option<SourceOffset>,
     /// Least number for a new connection.
@@ -81,6 +83,7 @@ pub(super) struct Shared {
     to_note: Option<Epoch>,
     /// Counts the borders passed, so that the feeder notices those that were drawn under it.
     pub(super) borders: u64,
+    is_replay: bool,
     /// The source can be read again: its bytes do not go into the journal.
     is_file: bool,
     /// The file, and how far it was read.
@@ -294,6 +297,7 @@ impl Track {
             passed: None,
             to_note: None,
             borders: 0,
+            is_replay: past.is_replay,
             is_file: past.is_file,
             file: None,
             file_known,
@@ -384,6 +388,9 @@ impl Track {
             let (resume, next_epoch) = (Resume::at(cut), epoch + 1);
             let mark = Mark { epoch, next_epoch, cut, resume, source: None };
             journal.append_mark(&mark).map(drop)?;
+        }
+        if shared.is_replay {
+            return Ok(());
         }
         shared.to_note = shared.to_note.max(Some(epoch));
         shared.note_done()
