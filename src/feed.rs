@@ -1,14 +1,21 @@
 //! Where blocks wait for a worker, and where an epoch's end becomes known to the workers.
 //!
 //! The sources of a process push blocks in; the workers of that process take them out, whoever is
-//! idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that was
-//! open when it was pushed. [`Feed::open_next`] moves the border, [`Feed::complete`] tells the
-//! workers that everything before it is final: two steps, because a border must be durable before
-//! any worker may see the epoch close, while blocks of the next epoch need not wait for that.
+//! idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that its
+//! source's stream is in: a slow source may still be in an epoch that a fast one has left, so there
+//! is a queue for each epoch, and the lowest goes first. [`Feed::open_next`] makes a border known,
+//! [`Feed::complete`] tells the workers that everything before it is final: two steps, because a
+//! border must be durable, and passed by every source, before any worker may see the epoch close,
+//! while blocks of the next epoch need not wait for that.
+//!
+//! Blocks may also leave the process, and others may come from elsewhere: see [`shipping`].
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
-//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a completed
-//! epoch wakes all.
+//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
+//! completed epoch wakes all.
+
+mod queue;
+pub mod shipping;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,6 +23,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::epoch::Epoch;
 use crate::lines::Block;
+use queue::Queue;
+use shipping::Shipper;
 
 /// Wakes a worker; called without the feed's lock held.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -45,17 +54,23 @@ struct Border {
 }
 
 struct State {
-    /// The epoch that a pushed block belongs to.
+    /// The epoch behind the last border.
     open: Epoch,
-    blocks: VecDeque<(Epoch, Block)>,
+    /// Blocks of this process's sources.
+    own: Queue,
+    /// Blocks that came from other processes.
+    foreign: Queue,
     /// Borders between epochs not yet passed by every worker; those before `complete` are final.
     borders: VecDeque<Border>,
     /// Number of borders ever dropped from the front of `borders`.
     borders_gone: u64,
     /// Number of borders that are final, counted from the first ever.
     complete: u64,
+    /// Number of borders, counted alike, that all sources of this process have passed.
+    sealed: u64,
     ended: bool,
     readers: Vec<Reader>,
+    shippers: Vec<Shipper>,
 }
 
 struct Reader {
@@ -76,7 +91,7 @@ impl fmt::Debug for Feed {
         let state = self.lock();
         f.debug_struct("Feed")
             .field("open", &state.open)
-            .field("blocks", &state.blocks.len())
+            .field("blocks", &(state.own.len() + state.foreign.len()))
             .field("ended", &state.ended)
             .finish_non_exhaustive()
     }
@@ -88,33 +103,31 @@ impl Feed {
         let reader = || Reader { passed: 0, idle: false, wake: None };
         let state = State {
             open,
-            blocks: VecDeque::new(),
+            own: Queue::default(),
+            foreign: Queue::default(),
             borders: VecDeque::new(),
             borders_gone: 0,
             complete: 0,
+            sealed: 0,
             ended: false,
             readers: (0..workers).map(|_| reader()).collect(),
+            shippers: Vec::new(),
         };
         Feed { state: Arc::new(Mutex::new(state)) }
     }
 
-    /// Appends a block to the open epoch, which is returned.
-    pub fn push(&self, block: Block) -> Epoch {
+    /// Appends a block to `epoch`, which must not be complete.
+    pub fn push(&self, epoch: Epoch, block: Block) {
         let mut state = self.lock();
-        let epoch = state.open;
-        state.blocks.push_back((epoch, block));
-        let wake = state.readers.iter_mut().find(|reader| reader.idle).and_then(|reader| {
-            reader.idle = false;
-            reader.wake.clone()
-        });
+        debug_assert!(!state.is_complete(epoch), "a block for epoch {epoch}, which is complete");
+        state.own.push(epoch, block);
+        let wake = state.wake_reader();
+        let ship = if state.has_surplus() { state.wake_shipper() } else { None };
         drop(state);
-        if let Some(wake) = wake {
-            wake();
-        }
-        epoch
+        wake.into_iter().chain(ship).for_each(|wake| wake());
     }
 
-    /// Ends the open epoch for new blocks, which from now on belong to `next`; returns it.
+    /// Makes a border known between the open epoch, which is returned, and `next`, now the open one.
     pub fn open_next(&self, next: Epoch) -> Epoch {
         let mut state = self.lock();
         let epoch = state.open;
@@ -127,12 +140,13 @@ impl Feed {
     /// Declares every epoch up to and with `epoch` final: the workers may see it close.
     pub fn complete(&self, epoch: Epoch) {
         let mut state = self.lock();
-        let final_here = state.borders.iter().filter(|border| border.epoch <= epoch).count() as u64;
-        state.complete = state.complete.max(state.borders_gone + final_here);
+        state.complete = state.complete.max(state.borders_through(epoch));
+        state.sealed = state.sealed.max(state.complete);
         self.wake_all(state);
     }
 
-    /// Nothing comes after what was pushed and completed.
+    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all of
+    /// them are complete.
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
@@ -146,22 +160,25 @@ impl Feed {
 
     /// What worker `index` of this process does next.
     pub fn next(&self, index: usize) -> Next {
-        let mut state = self.lock();
-        let state = &mut *state;
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let passed = state.readers[index].passed;
         if passed < state.complete {
             let border = state.borders[(passed - state.borders_gone) as usize];
-            let taken = state.blocks.front().is_none_or(|(epoch, _)| *epoch > border.epoch);
-            if taken {
+            let lowest = state.own.lowest().into_iter().chain(state.foreign.lowest()).min();
+            if lowest.is_none_or(|epoch| epoch > border.epoch) {
                 state.readers[index].passed += 1;
                 state.drop_passed_borders();
                 return Next::Complete { epoch: border.epoch, next: border.next };
             }
         }
-        if let Some((epoch, block)) = state.blocks.pop_front() {
+        if let Some((epoch, block)) = state.pop() {
+            let wakes = state.wake_shippers_at_border();
+            drop(guard);
+            wakes.iter().for_each(|wake| wake());
             return Next::Block(epoch, block);
         }
-        if state.ended {
+        if state.ended && passed == state.borders_gone + state.borders.len() as u64 {
             return Next::End;
         }
         state.readers[index].idle = true;
@@ -169,7 +186,7 @@ impl Feed {
     }
 
     fn wake_all(&self, mut state: MutexGuard<'_, State>) {
-        let wakes: Vec<Wake> = state
+        let mut wakes: Vec<Wake> = state
             .readers
             .iter_mut()
             .filter_map(|reader| {
@@ -177,6 +194,7 @@ impl Feed {
                 reader.wake.clone()
             })
             .collect();
+        wakes.extend(state.wake_all_shippers());
         drop(state);
         wakes.iter().for_each(|wake| wake());
     }
@@ -188,8 +206,37 @@ impl Feed {
 }
 
 impl State {
+    /// The oldest block of the lowest epoch, of this process before those of others.
+    fn pop(&mut self) -> Option<(Epoch, Block)> {
+        match (self.own.lowest(), self.foreign.lowest()) {
+            (None, _) => self.foreign.pop(),
+            (Some(own), Some(foreign)) if foreign < own => self.foreign.pop(),
+            _ => self.own.pop(),
+        }
+    }
+
+    /// Marks one idle worker as woken; how to wake it.
+    fn wake_reader(&mut self) -> Option<Wake> {
+        let reader = self.readers.iter_mut().find(|reader| reader.idle)?;
+        reader.idle = false;
+        reader.wake.clone()
+    }
+
+    /// Number of borders ever known, up to that of `epoch`.
+    fn borders_through(&self, epoch: Epoch) -> u64 {
+        let here = self.borders.iter().filter(|border| border.epoch <= epoch).count();
+        self.borders_gone + here as u64
+    }
+
+    fn is_complete(&self, epoch: Epoch) -> bool {
+        let final_here = self.complete.saturating_sub(self.borders_gone) as usize;
+        self.borders.iter().take(final_here).any(|border| border.epoch >= epoch)
+    }
+
     fn drop_passed_borders(&mut self) {
-        let passed_by_all = self.readers.iter().map(|reader| reader.passed).min().unwrap_or(0);
+        let readers = self.readers.iter().map(|reader| reader.passed);
+        let all = readers.chain(self.shippers.iter().map(|shipper| shipper.passed));
+        let passed_by_all = all.min().unwrap_or(0);
         while self.borders_gone < passed_by_all {
             self.borders.pop_front();
             self.borders_gone += 1;
@@ -198,15 +245,15 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn block(text: &str) -> Block {
+    pub(super) fn block(text: &str) -> Block {
         Block::from_text(text.as_bytes())
     }
 
-    fn show(next: Next) -> String {
+    pub(super) fn show(next: Next) -> String {
         match next {
             Next::Block(epoch, block) => {
                 format!("{epoch}:{}", String::from_utf8_lossy(block.text()).trim_end())
@@ -218,21 +265,34 @@ mod tests {
     }
 
     #[test]
-    fn a_block_belongs_to_the_epoch_that_was_open_when_it_came() {
+    fn the_lowest_epoch_goes_first_whatever_came_first() {
         let feed = Feed::new(1, 10);
-        feed.push(block("a\n"));
         assert_eq!(feed.open_next(20), 10);
-        feed.push(block("b\n"));
+        feed.push(20, block("fast\n"));
+        feed.push(10, block("slow\n"));
+        assert_eq!(show(feed.next(0)), "10:slow");
+        feed.push(10, block("slower\n"));
         feed.complete(10);
         let seen: Vec<_> = (0..4).map(|_| show(feed.next(0))).collect();
-        assert_eq!(seen, ["10:a", "10->20", "20:b", "wait"]);
+        assert_eq!(seen, ["10:slower", "10->20", "20:fast", "wait"]);
+    }
+
+    #[test]
+    fn the_end_waits_for_the_last_border_to_be_final() {
+        let feed = Feed::new(1, 10);
+        feed.open_next(20);
+        feed.end();
+        assert_eq!(show(feed.next(0)), "wait", "the border is not durable yet");
+        feed.complete(10);
+        assert_eq!(show(feed.next(0)), "10->20");
+        assert_eq!(show(feed.next(0)), "end");
     }
 
     #[test]
     fn an_epoch_closes_for_the_workers_only_once_it_is_declared_final() {
         let feed = Feed::new(1, 10);
         feed.open_next(20);
-        feed.push(block("b\n"));
+        feed.push(20, block("b\n"));
         assert_eq!(show(feed.next(0)), "20:b", "later blocks need not wait for the border");
         assert_eq!(show(feed.next(0)), "wait");
         feed.complete(10);
@@ -242,7 +302,7 @@ mod tests {
     #[test]
     fn every_worker_passes_every_border_though_only_one_takes_the_block() {
         let feed = Feed::new(2, 10);
-        feed.push(block("a\n"));
+        feed.push(10, block("a\n"));
         feed.open_next(20);
         feed.complete(10);
         feed.end();
@@ -265,7 +325,7 @@ mod tests {
             feed.attach(index, Arc::new(wake));
             assert_eq!(show(feed.next(index)), "wait");
         }
-        feed.push(block("a\n"));
+        feed.push(10, block("a\n"));
         assert_eq!(woken.load(Ordering::Relaxed), 1);
         feed.end();
         assert_eq!(woken.load(Ordering::Relaxed), 3);

@@ -25,11 +25,16 @@ mod links;
 mod output;
 mod pace;
 mod reading;
+mod recovery;
+mod replay;
+mod sharing;
 mod start;
 mod status;
+mod streams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
@@ -39,18 +44,20 @@ use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
 use crate::settings::Settings;
-use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
+use crate::sink::{Committed, OnCommit};
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
 use crate::worker::{Definition, Workers};
 
-use start::Holdings;
 pub use commits::Commits;
+use start::Holdings;
 pub use status::{Status, Summary};
+use streams::StreamsEnd;
 
 /// How long the processes wait for each other's good-bye when all is done.
 const BYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,6 +83,9 @@ pub struct JobBuilder {
     suffix: Option<String>,
     format: Format,
     state: StatePlace,
+    journal: JournalSettings,
+    abandoned: Vec<String>,
+    replay: Option<PathBuf>,
     settings: Settings,
     store: StoreSettings,
     take_over: bool,
@@ -166,6 +176,27 @@ impl JobBuilder {
         self
     }
 
+    /// The limits and habits of the journals in the state.
+    #[must_use]
+    pub fn journal(mut self, journal: JournalSettings) -> Self {
+        self.journal = journal;
+        self
+    }
+
+    /// Starts though the journals with these ids are gone, and the lines in them with them.
+    #[must_use]
+    pub fn abandon(mut self, journals: Vec<String>) -> Self {
+        self.abandoned = journals;
+        self
+    }
+
+    /// Runs a kept journal again instead of reading sources: the folder of one, or a state.
+    #[must_use]
+    pub fn replay(mut self, journal: PathBuf) -> Self {
+        self.replay = Some(journal);
+        self
+    }
+
     /// Everything else.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -215,14 +246,14 @@ impl JobBuilder {
         self
     }
 
-    /// Starts the job: checks everything that can be checked, finds the other processes, then begins
-    /// to read.
+    /// Starts the job: checks everything that can be checked, finds the other processes, then
+    /// begins to read.
     ///
     /// # Errors
     ///
-    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an output
-    /// that cannot be written, a state of another job), `PeerLost` when processes of the cluster did
-    /// not come in time, `Disk` where the local disk fails.
+    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an
+    /// output that cannot be written, a state of another job), `PeerLost` when processes of the
+    /// cluster did not come in time, `Disk` where the local disk fails.
     pub fn start(self) -> Result<Job> {
         start::start(self)
     }
@@ -265,6 +296,9 @@ pub struct Job {
     workers: Workers,
     runtime: Runtime,
     links: Control,
+    streams: StreamsEnd,
+    /// Ends when no block can come or go any more.
+    shipping: Receiver<()>,
     first_commits: Option<Commits>,
     _holdings: Holdings,
 }
@@ -285,6 +319,9 @@ impl Job {
             suffix: None,
             format: Format::default(),
             state: StatePlace::default(),
+            journal: JournalSettings::default(),
+            abandoned: Vec::new(),
+            replay: None,
             settings: Settings::default(),
             store: StoreSettings::default(),
             take_over: false,
@@ -323,20 +360,37 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
-        let Job { handle, failure, workers, runtime, links, first_commits: _, _holdings } = self;
+        let Job {
+            handle,
+            failure,
+            workers,
+            runtime,
+            links,
+            streams,
+            shipping,
+            first_commits: _,
+            _holdings,
+        } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
             }
         }
-        if !failure.is_failed() && let Err(lost) = links.finish(BYE_TIMEOUT) {
+        // Nobody sends: it ends with the last task that ships or takes in, at once after a failure.
+        shipping.recv().unwrap_or_default();
+        if !failure.is_failed()
+            && let Err(lost) = links.finish(BYE_TIMEOUT)
+        {
             failure.fail(lost);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
         runtime.shutdown_background();
         match failure.take_cause() {
             Some(cause) => Err(cause),
-            None => Ok(handle.status().summary()),
+            None => {
+                streams.close(!handle.stop.is_stopped());
+                Ok(handle.status().summary())
+            }
         }
     }
 }

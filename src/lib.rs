@@ -6,11 +6,13 @@ extern crate self as wordtide;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod cluster;
+pub mod crash;
 pub mod epoch;
 pub mod error;
 pub mod failure;
 pub mod feed;
 pub mod job;
+pub mod journal;
 pub mod lines;
 pub mod operators;
 pub mod settings;

@@ -1,14 +1,19 @@
 //! Where lines come from: sockets, files, standard input.
 //!
-//! Every source is a task that reads bytes and puts them into an [`Intake`], which turns them into
-//! blocks for the workers. A source decides when a stream begins and how it ended; what a line is,
-//! and which epoch it belongs to, it does not know. Reading stops when the pool of blocks is
-//! exhausted, and the sender feels it: nothing is dropped and nothing queues without bound.
+//! Every source is a task that reads bytes and puts them into an [`Intake`], which keeps them in the
+//! journal and turns them into blocks for the workers. A source decides when a stream begins and how
+//! it ended; what a line is, and which epoch it belongs to, it does not know: that is decided on its
+//! [`Track`]. Reading stops when the journal is full (without one: when the pool of blocks is
+//! exhausted), and the sender feels it: nothing is dropped and nothing queues without bound.
 
+mod behind;
 mod connect;
 mod file;
+mod fingerprint;
 mod intake;
 mod stdin;
+mod stop;
+mod track;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -18,7 +23,9 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, ErrorKind, Result};
 
-pub use intake::{Intake, Stop};
+pub use intake::Intake;
+pub use stop::Stop;
+pub use track::{Past, Track, Watcher};
 
 /// A place that lines come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +52,11 @@ impl Source {
             Source::File(_) => "file",
             Source::Stdin => "stdin",
         }
+    }
+
+    /// Whether the same bytes can be read again after a restart: a pipe under a file's name cannot.
+    pub fn can_be_read_again(&self) -> bool {
+        matches!(self, Source::File(path) if path.is_file())
     }
 
     /// Refuses what can be known beforehand not to work: a file that cannot be opened.
@@ -99,6 +111,11 @@ impl FromStr for HostPort {
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?;
         if host.is_empty() { Err(bad()) } else { Ok(HostPort { host: host.to_owned(), port }) }
     }
+}
+
+/// Brings back what a former run has read from a source that this one has not.
+pub async fn replay(mut intake: Intake) -> Result<()> {
+    intake.finish().await
 }
 
 /// Starts reading `sources`, each into its own intake, on the current runtime. The set is done when

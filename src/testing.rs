@@ -21,9 +21,8 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
-use crate::lines::{BlockPool, LineLimits};
+use crate::lines::{BlockPool, LineLimits, LineSplitter};
 use crate::operators::{self, Captured, Context, Counts, Lines, Rows, Tallies};
-use crate::source::{Intake, Stop};
 use crate::words::WordOptions;
 use crate::worker;
 
@@ -110,7 +109,11 @@ fn text(row: &CapturedRow) -> String {
     String::from_utf8_lossy(&row.text).into_owned()
 }
 
-fn literal<F>(config: Config, definition: F, epochs: &[&[&str]]) -> BTreeMap<Epoch, Vec<CapturedRow>>
+fn literal<F>(
+    config: Config,
+    definition: F,
+    epochs: &[&[&str]],
+) -> BTreeMap<Epoch, Vec<CapturedRow>>
 where
     F: for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static,
 {
@@ -147,9 +150,9 @@ where
     let workers = start(&config, definition, feed.clone(), failure.clone(), Arc::clone(&captured))?;
 
     let limits = LineLimits::default();
-    let mut intake = Intake::new(0, limits, BlockPool::default(), feed.clone(), Stop::new());
+    let mut splitter = LineSplitter::new(0, limits, BlockPool::default());
     for (index, (epoch, lines)) in epochs.iter().enumerate() {
-        lines.iter().for_each(|line| give(&mut intake, line));
+        lines.iter().for_each(|line| give(&mut splitter, &feed, *epoch, line));
         let next = epochs.get(index + 1).map_or(epoch + 1, |(next, _)| *next);
         feed.open_next(next);
         feed.complete(*epoch);
@@ -166,17 +169,19 @@ where
     }
 }
 
-fn give(intake: &mut Intake, line: &[u8]) {
+fn give(splitter: &mut LineSplitter, feed: &Feed, epoch: Epoch, line: &[u8]) {
     let mut rest = &[line, b"\n"].concat()[..];
     while !rest.is_empty() {
-        intake.ready_blocking();
-        let spare = intake.spare();
+        splitter.ready_blocking();
+        let spare = splitter.spare();
         let taken = rest.len().min(spare.len());
         spare[..taken].copy_from_slice(&rest[..taken]);
-        intake.filled(taken);
+        splitter.filled(taken);
         rest = &rest[taken..];
     }
-    intake.hand_over();
+    if let Some(block) = splitter.take() {
+        feed.push(epoch, block);
+    }
 }
 
 fn start<F>(
@@ -195,6 +200,8 @@ where
         let context = std::rc::Rc::new(Context {
             index: worker.index(),
             peers: worker.peers(),
+            threads: worker.peers(),
+            owners: worker.peers(),
             parts: config.parts,
             interval_ms: config.interval.as_millis() as u64,
             words: config.words.clone(),

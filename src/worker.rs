@@ -35,6 +35,8 @@ pub struct Plan {
     pub threads: usize,
     /// Parts of a result.
     pub parts: u32,
+    /// Workers 0 to this, of all processes, own the parts.
+    pub owners: usize,
     /// Length of an epoch.
     pub interval_ms: u64,
     /// How lines become words.
@@ -119,7 +121,9 @@ fn build(worker: &mut Worker, plan: &Plan) {
     let context = Rc::new(Context {
         index,
         peers,
+        threads: plan.threads,
         parts: plan.parts,
+        owners: plan.owners,
         interval_ms: plan.interval_ms,
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,

@@ -76,12 +76,16 @@ pub(crate) fn numbered(source: usize, first: usize, lines: usize) -> Vec<u8> {
     (first..first + lines).flat_map(line).collect()
 }
 
-/// Sends the stream of `source` until the program closes the connection.
+/// Lines of a flood: more than a test needs, and not so many that it takes long to check them.
+const FLOOD_LINES: usize = 300_000;
+
+/// Sends the stream of `source`, then holds the connection, until the program closes it.
 pub(crate) fn flood(mut peer: Peer, source: usize) {
     let mut lines = 0;
-    while peer.try_send(&numbered(source, lines, 100)) {
+    while lines < FLOOD_LINES && peer.try_send(&numbered(source, lines, 100)) {
         lines += 100;
     }
+    peer.wait_until_closed();
 }
 
 /// Fails unless `counts` are those of a prefix of each source's stream; returns how many lines.

@@ -1,7 +1,7 @@
 //! Random lines, cuts, workers, parts and epochs: what is published is what the oracle counts.
 //!
-//! The real operators and workers run here in process, on literal epochs: the test owns the feed and
-//! says itself where an epoch ends, so no clock and no luck is involved.
+//! The real operators and workers run here in process, on literal epochs: the test owns the feed
+//! and says itself where an epoch ends, so no clock and no luck is involved.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +64,7 @@ fn publish(run: &Run) -> Published {
         feed: feed.clone(),
         threads: run.threads,
         parts: run.parts,
+        owners: run.threads,
         words: WordOptions { split: run.split, ..WordOptions::default() },
         table_bytes_max: run.table_bytes_max,
         publisher: Publisher::new(publication, Arc::new(store.clone()), runtime.handle().clone()),
@@ -93,6 +94,7 @@ fn send(run: &Run, feed: &Feed) {
     let mut splitter = LineSplitter::new(0, LineLimits::default(), pool);
     let last = run.epochs.len() - 1;
     for (index, pieces) in run.epochs.iter().enumerate() {
+        let open = (index as u64 + 1) * STEP;
         for piece in pieces {
             let mut rest = &piece[..];
             while !rest.is_empty() {
@@ -102,11 +104,11 @@ fn send(run: &Run, feed: &Feed) {
                 room[..bytes].copy_from_slice(&rest[..bytes]);
                 splitter.filled(bytes);
                 rest = &rest[bytes..];
-                splitter.take().into_iter().for_each(|block| _ = feed.push(block));
+                splitter.take().into_iter().for_each(|block| feed.push(open, block));
             }
         }
         if index == last {
-            splitter.end(StreamEnd::Fin).into_iter().for_each(|block| _ = feed.push(block));
+            splitter.end(StreamEnd::Fin).into_iter().for_each(|block| feed.push(open, block));
         }
         let epoch = feed.open_next((index as u64 + 2) * STEP);
         // A border may become final late, when blocks of the next epoch are on their way already.

@@ -227,6 +227,19 @@ impl Running {
         })
     }
 
+    /// Waits until so many epochs are told to be committed; false if the program ended before.
+    pub(crate) fn lives_until_commits(&self, epochs: usize) -> bool {
+        let told = |line: &&String| line.contains(" committed: ");
+        let enough = |said: &SaidState| said.stderr.iter().filter(told).count() >= epochs;
+        self.said.wait(|said| enough(said).then_some(())).is_some()
+    }
+
+    /// Waits for a line on stderr that holds `text`; false if the program ended before.
+    pub(crate) fn lives_until(&self, text: &str) -> bool {
+        let found = |said: &SaidState| said.stderr.iter().any(|line| line.contains(text));
+        self.said.wait(|said| found(said).then_some(())).is_some()
+    }
+
     /// Waits until so many lines in all are told to be committed.
     pub(crate) fn wait_for_lines(&self, lines: u64) {
         self.wait_until(&format!("{lines} lines committed"), |said| {

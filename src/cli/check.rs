@@ -56,12 +56,17 @@ fn report(target: &Target, place: &str, facts: &Facts) -> String {
     let skew = facts.skew_ms(SystemClock::new().wall());
     let skew = skew.map(|ms| format!("{:+.1} s against the store", ms as f64 / 1e3));
     tell("clock", skew.as_deref());
-    tell("versioning", match facts.versioning {
-        Versioning::Enabled => Some("enabled: every retry leaves an old version that is paid for"),
-        Versioning::Suspended => Some("suspended"),
-        Versioning::Off => Some("off"),
-        Versioning::Unknown => None,
-    });
+    tell(
+        "versioning",
+        match facts.versioning {
+            Versioning::Enabled => {
+                Some("enabled: every retry leaves an old version that is paid for")
+            }
+            Versioning::Suspended => Some("suspended"),
+            Versioning::Off => Some("off"),
+            Versioning::Unknown => None,
+        },
+    );
     lines.push(("result", "one object was put, listed, read back and deleted".to_owned()));
     lines.iter().map(|(name, fact)| format!("{name:12}{fact}\n")).collect()
 }

@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::definitions::Dataflow;
 use super::values::{bytes, duration};
+use crate::journal::SyncPolicy;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
 use crate::store::Addressing;
@@ -70,12 +71,33 @@ pub enum Command {
         #[command(subcommand)]
         dataflow: Option<Dataflow>,
     },
+    /// Run a journal again that --keep-journal kept: the same epochs, the same bytes
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
+    Replay {
+        /// Folder of the journal, or the state that holds it
+        dir: PathBuf,
+
+        /// The flags of the run that made it, but for sources, state and output.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+
+        /// What is computed.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
+    },
     /// Check the output: put, read back and delete one object under the prefix, and tell how
     #[command(disable_help_flag = true)]
     Check {
         /// The flags of a run.
         #[command(flatten)]
         flags: Box<JobFlags>,
+    },
+    /// Look at a journal: the folder of one source in a state
+    #[command(disable_help_flag = true)]
+    Journal {
+        /// What to do
+        #[command(subcommand)]
+        look: JournalCommand,
     },
     /// List the dataflows
     List,
@@ -86,6 +108,23 @@ pub enum Command {
     },
     /// Print the man page
     Man,
+}
+
+/// How to look at a journal.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Verify every record; exit code 74 if any is damaged
+    #[command(disable_help_flag = true)]
+    Check {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+    /// Print every record, one a line
+    #[command(disable_help_flag = true)]
+    Dump {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
 }
 
 /// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
@@ -134,8 +173,8 @@ impl JobFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceFlags {
-    /// Connect to HOST:PORT and read lines; may be repeated, and goes round over the processes unless
-    /// I= gives it to process I
+    /// Connect to HOST:PORT and read lines; may be repeated, and goes round over the processes
+    /// unless I= gives it to process I
     #[arg(long, value_name = "[I=]HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
     pub connect: Vec<String>,
 
@@ -263,8 +302,14 @@ pub struct StoreFlags {
 #[command(next_help_heading = "Workers")]
 pub struct WorkerFlags {
     /// Worker threads in each process
-    #[arg(short = 'w', long, visible_alias = "workers", value_name = "N", default_value_t = 1,
-        env = "WORDTIDE_THREADS")]
+    #[arg(
+        short = 'w',
+        long,
+        visible_alias = "workers",
+        value_name = "N",
+        default_value_t = 1,
+        env = "WORDTIDE_THREADS"
+    )]
     pub threads: usize,
 
     /// Processes of the cluster; without -p and addresses they are all started here
@@ -276,8 +321,13 @@ pub struct WorkerFlags {
     pub process: Option<String>,
 
     /// File with the address HOST:PORT of each process, one a line (help is --help or -?)
-    #[arg(short = 'h', long, value_name = "FILE", env = "WORDTIDE_HOSTFILE",
-        conflicts_with = "addresses")]
+    #[arg(
+        short = 'h',
+        long,
+        value_name = "FILE",
+        env = "WORDTIDE_HOSTFILE",
+        conflicts_with = "addresses"
+    )]
     pub hostfile: Option<PathBuf>,
 
     /// The same addresses as a list
@@ -311,9 +361,27 @@ pub struct StateFlags {
     #[arg(long, value_name = "DIR", env = "WORDTIDE_STATE", conflicts_with = "no_state")]
     pub state: Option<PathBuf>,
 
-    /// Keep no state
+    /// Keep no state: a crash loses what was read and not committed
     #[arg(long, env = "WORDTIDE_NO_STATE")]
     pub no_state: bool,
+
+    /// When the journal is forced to disk: epoch (before an epoch is published), always, never
+    #[arg(long, value_name = "WHEN", default_value = "epoch", value_parser = sync,
+        env = "WORDTIDE_SYNC")]
+    pub sync: SyncPolicy,
+
+    /// Most bytes of the journal; reading stops when it is full of lines not committed
+    #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes,
+        env = "WORDTIDE_JOURNAL_MAX")]
+    pub journal_max: usize,
+
+    /// Keep what is done with in the journal, for `wordtide replay`
+    #[arg(long, env = "WORDTIDE_KEEP_JOURNAL")]
+    pub keep_journal: bool,
+
+    /// Start without a journal that is gone, and without the lines in it; may be repeated
+    #[arg(long, value_name = "ID", env = "WORDTIDE_ABANDON_JOURNAL", value_delimiter = ',')]
+    pub abandon_journal: Vec<String>,
 }
 
 /// How it ends.
@@ -337,6 +405,15 @@ pub struct WatchFlags {
     /// Say less: warnings only; twice for errors only
     #[arg(short = 'q', long, action = ArgAction::Count, env = "WORDTIDE_QUIET")]
     pub quiet: u8,
+}
+
+fn sync(name: &str) -> Result<SyncPolicy, String> {
+    match name {
+        "epoch" => Ok(SyncPolicy::Epoch),
+        "always" => Ok(SyncPolicy::Always),
+        "never" => Ok(SyncPolicy::Never),
+        _ => Err("give one of: epoch always never".to_owned()),
+    }
 }
 
 fn addressing(name: &str) -> Result<Addressing, String> {

@@ -8,6 +8,7 @@ use super::signals::Supervisor;
 use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
+use crate::journal::JournalSettings;
 use crate::settings::Settings;
 use crate::source::{HostPort, Source};
 use crate::store::{StoreSettings, Target};
@@ -36,6 +37,13 @@ pub(super) fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     run_job(flags, |job| dataflow.define(job, interval))
 }
 
+/// `wordtide replay DIR`.
+pub(super) fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
+    let interval = flags.epochs.interval;
+    let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
+    run_job(flags, |job| Ok(dataflow.define(job, interval)?.state(StatePlace::None).replay(dir)))
+}
+
 /// Runs a job as one process of a cluster, or as the launcher of a whole one.
 pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
@@ -47,8 +55,8 @@ where
         return cluster::launch(&flags.workers, flags.stop.stop_timeout);
     }
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
-    cluster::announce(&settings);
     let supervisor = Supervisor::new(flags.stop.stop_timeout, keeps_state(&flags))?;
+    cluster::announce(&settings);
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }
@@ -66,6 +74,8 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         .suffix(output.suffix.clone())
         .format(output.format)
         .state(state)
+        .journal(journal(&flags.state))
+        .abandon(flags.state.abandon_journal.clone())
         .store(store(&flags.store))
         .take_over(flags.store.take_over)
         .settings(settings(flags));
@@ -133,8 +143,11 @@ fn connection(value: &str) -> Result<(Option<usize>, Source)> {
         None => (None, value),
     };
     let at = at.map(str::parse).transpose().map_err(|_| {
-        Error::new(ErrorKind::Usage, format!("{value:?} does not begin with the index of a process"))
-            .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
+        Error::new(
+            ErrorKind::Usage,
+            format!("{value:?} does not begin with the index of a process"),
+        )
+        .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
     })?;
     Ok((at, Source::Connect(address.parse()?)))
 }
@@ -145,6 +158,15 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
         // What goes to a pipe is gone: there is nothing to go on from.
         None if flags.no_state || *target == Target::Stdout => StatePlace::None,
         None => StatePlace::Below(PathBuf::from(DEFAULT_STATE)),
+    }
+}
+
+fn journal(flags: &StateFlags) -> JournalSettings {
+    JournalSettings {
+        journal_bytes_max: flags.journal_max as u64,
+        sync: flags.sync,
+        keep_journal: flags.keep_journal,
+        ..JournalSettings::default()
     }
 }
 

@@ -1,34 +1,307 @@
 //! The borders between epochs, in the streams of this process's sources.
 //!
 //! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of this
-//! process have read. A border is passed in two steps: first, lines that end from now on belong to
-//! the next epoch; then, when what lies before the border can no longer be lost, the workers may see
-//! the epoch close.
+//! process have read. The workers may see an epoch close when two things have happened: every source
+//! has passed the border, so that no line of the epoch can still come; and the mark of it is on disk
+//! in every journal, so that what is then published is a function of bytes that cannot be lost. Lines
+//! of the next epoch need not wait for either.
+//!
+//! Syncing has a thread of its own, since an `fdatasync` takes as long as it takes. It also notes in
+//! the journals what is committed, which is what lets old segments go.
 
+use std::collections::VecDeque;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
 use crate::feed::Feed;
+use crate::journal::Syncer;
+use crate::source::{Track, Watcher};
+
+/// What the thread that syncs is asked to do.
+#[derive(Clone, Copy)]
+enum Work {
+    /// Make the mark of this epoch durable.
+    Marked(Epoch),
+    /// Note that this epoch is committed.
+    Committed(Epoch),
+    /// Sync in the middle of a long epoch.
+    Due,
+    /// A journal is full.
+    Room,
+    /// Nothing comes any more.
+    End,
+}
+
+struct Pending {
+    epoch: Epoch,
+    /// Sources that have not passed the border.
+    behind: usize,
+    durable: bool,
+}
+
+/// The borders that are drawn and not complete, oldest first.
+#[derive(Default)]
+struct Progress {
+    open: Epoch,
+    pending: VecDeque<Pending>,
+    /// For each process that ships blocks to this one, the last epoch for which no more come.
+    arrived: Vec<Epoch>,
+}
+
+/// What sources and the syncing thread share.
+pub(super) struct Crossing {
+    feed: Feed,
+    progress: Mutex<Progress>,
+    work: Sender<Work>,
+}
+
+impl Crossing {
+    /// A crossing in what goes through `feed`. The borders of `recorded` epochs, each with the number
+    /// of tracks that will pass it, are drawn already; `open` is behind them.
+    pub(super) fn new(
+        feed: Feed,
+        recorded: &[(Epoch, usize)],
+        open: Epoch,
+    ) -> (Arc<Self>, Inquiries) {
+        let (work, asked) = channel();
+        let pending = recorded.iter().map(|(epoch, behind)| Pending {
+            epoch: *epoch,
+            behind: *behind,
+            durable: false,
+        });
+        let progress = Progress { open, pending: pending.collect(), arrived: Vec::new() };
+        let nexts = recorded.iter().skip(1).map(|(epoch, _)| *epoch).chain([open]);
+        nexts.take(recorded.len()).for_each(|next| {
+            feed.open_next(next);
+        });
+        let crossing = Crossing { feed, progress: Mutex::new(progress), work };
+        if let Some((newest, _)) = recorded.last() {
+            crossing.ask(Work::Marked(*newest));
+        }
+        (Arc::new(crossing), Inquiries(asked))
+    }
+
+    fn ask(&self, work: Work) {
+        // It fails only when the job is ending, and then nobody waits for an answer.
+        self.work.send(work).ok();
+    }
+
+    /// Notes that `epoch` and all before it are committed.
+    pub(super) fn committed(&self, epoch: Epoch) {
+        self.ask(Work::Committed(epoch));
+    }
+
+    /// Adds a process that ships blocks to this one, before any border is passed; returns its index.
+    pub(super) fn add_link(&self) -> usize {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.arrived.push(0);
+        progress.arrived.len() - 1
+    }
+
+    /// The process with this index ships no more blocks for `epoch`. The border may be unknown here
+    /// yet: it comes on another connection.
+    pub(super) fn arrived(&self, link: usize, epoch: Epoch) {
+        self.update(|progress| progress.arrived[link] = epoch);
+    }
+
+    /// Changes the borders, then closes what can be closed.
+    fn update(&self, change: impl FnOnce(&mut Progress)) {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut progress);
+        // The others need not wait for the disk: the epoch cannot close anywhere before it has here.
+        let sealed = progress.pending.iter().take_while(|border| border.behind == 0);
+        if let Some(border) = sealed.last() {
+            self.feed.seal(border.epoch);
+        }
+        let arrived = progress.arrived.iter().min().copied().unwrap_or(Epoch::MAX);
+        while let Some(first) = progress.pending.front() {
+            if first.behind > 0 || !first.durable || first.epoch > arrived {
+                break;
+            }
+            crash_point("border.before_complete");
+            self.feed.complete(first.epoch);
+            crash_point("border.after_complete");
+            if crash::is_mutant("done_before_marker") {
+                self.ask(Work::Committed(first.epoch));
+            }
+            progress.pending.pop_front();
+        }
+    }
+}
+
+impl Watcher for Crossing {
+    fn passed(&self, epoch: Epoch) {
+        let mut is_known = false;
+        self.update(|progress| {
+            if let Some(border) = progress.pending.iter_mut().find(|border| border.epoch == epoch) {
+                border.behind = border.behind.saturating_sub(1);
+                is_known = true;
+            }
+        });
+        if !is_known {
+            // The store had it already; now the journal may be told.
+            self.ask(Work::Committed(epoch));
+        }
+    }
+
+    fn sync_due(&self) {
+        self.ask(Work::Due);
+    }
+
+    fn room_wanted(&self) {
+        self.ask(Work::Room);
+    }
+}
+
+/// What is asked of the syncing thread.
+pub(super) struct Inquiries(Receiver<Work>);
 
 /// Cuts the streams of one process.
-#[derive(Clone, Debug)]
 pub(super) struct Borders {
-    feed: Feed,
+    crossing: Arc<Crossing>,
+    tracks: Vec<Track>,
+    failure: Failure,
 }
 
 impl Borders {
-    /// Borders in what goes through `feed`.
-    pub(super) fn new(feed: Feed) -> Self {
-        Borders { feed }
+    /// Borders in these tracks, which report to `crossing`, and the thread that syncs them.
+    pub(super) fn new(
+        crossing: Arc<Crossing>,
+        inquiries: Inquiries,
+        tracks: Vec<Track>,
+        failure: Failure,
+    ) -> Result<(Arc<Borders>, Syncing)> {
+        let borders = Arc::new(Borders { crossing, tracks, failure });
+        let thread = std::thread::Builder::new().name("wordtide-sync".to_owned()).spawn({
+            let borders = Arc::clone(&borders);
+            move || borders.sync(inquiries)
+        });
+        let thread = thread.map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot start a thread to sync the journal").cause(error)
+        })?;
+        let work = borders.crossing.work.clone();
+        Ok((borders, Syncing { work, thread: Some(thread) }))
     }
 
     /// Closes the open epoch of this process, which is returned, and opens `next`.
     pub(super) fn cut(&self, next: Epoch) -> Epoch {
-        let epoch = self.feed.open_next(next);
-        self.feed.complete(epoch);
+        let mut epoch = next;
+        self.crossing.update(|progress| {
+            epoch = std::mem::replace(&mut progress.open, next);
+            progress.pending.push_back(Pending {
+                epoch,
+                behind: self.tracks.len(),
+                durable: false,
+            });
+            self.crossing.feed.open_next(next);
+        });
+        for track in &self.tracks {
+            match track.cut(epoch, next) {
+                Ok(true) => self.crossing.passed(epoch),
+                Ok(false) => {}
+                Err(error) => self.failure.fail(error),
+            }
+        }
+        self.crossing.ask(Work::Marked(epoch));
         epoch
+    }
+
+    /// Notes that `epoch` and all before it are committed.
+    pub(super) fn committed(&self, epoch: Epoch) {
+        self.crossing.committed(epoch);
     }
 
     /// Says that nothing comes behind the last border: all sources have ended.
     pub(super) fn end(&self) {
-        self.feed.end();
+        self.crossing.feed.end();
+    }
+
+    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves all
+    /// marks that were appended before it.
+    fn sync(&self, Inquiries(asked): Inquiries) {
+        let syncers: Vec<_> = self.tracks.iter().filter_map(|track| track.syncer()).collect();
+        let mut is_full = false;
+        while let Ok(first) = asked.recv() {
+            let mut errand = Errand { wants_room: is_full, ..Errand::default() };
+            for work in std::iter::once(first).chain(asked.try_iter()) {
+                errand.take_up(work);
+            }
+            if let Err(error) = self.run(&errand, &syncers) {
+                self.failure.fail(error);
+                return;
+            }
+            if errand.ends {
+                return;
+            }
+            is_full = errand.wants_room && errand.committed.is_none();
+        }
+    }
+
+    fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<()> {
+        if errand.syncs {
+            syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
+        }
+        if let Some(epoch) = errand.marked {
+            self.crossing.update(|progress| {
+                let marked = progress.pending.iter_mut().filter(|border| border.epoch <= epoch);
+                marked.for_each(|border| border.durable = true);
+            });
+        }
+        if errand.notes_sync {
+            self.tracks.iter().try_for_each(Track::note_synced)?;
+        }
+        if let Some(epoch) = errand.committed {
+            self.tracks.iter().try_for_each(|track| track.committed(epoch))?;
+            if errand.wants_room {
+                // Segments go when the note is on disk, and a reader waits for that.
+                syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
+            }
+        }
+        syncers.iter().try_for_each(Syncer::tidy)
+    }
+}
+
+/// What is to be done in one turn.
+#[derive(Default)]
+struct Errand {
+    syncs: bool,
+    notes_sync: bool,
+    marked: Option<Epoch>,
+    committed: Option<Epoch>,
+    wants_room: bool,
+    ends: bool,
+}
+
+impl Errand {
+    fn take_up(&mut self, work: Work) {
+        match work {
+            Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
+            Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
+            Work::Due => self.notes_sync = true,
+            Work::Room => self.wants_room = true,
+            Work::End => self.ends = true,
+        }
+        self.syncs |= matches!(work, Work::Marked(_) | Work::Due | Work::Room);
+    }
+}
+
+/// The syncing thread, which ends with this when it has done what was asked before.
+#[derive(Debug)]
+pub(super) struct Syncing {
+    work: Sender<Work>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Syncing {
+    fn drop(&mut self) {
+        self.work.send(Work::End).ok();
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap_or_else(|_| tracing::error!("the syncing thread panicked"));
+        }
     }
 }

@@ -1,13 +1,14 @@
 //! What the processes of a job tell each other, and what they agree on before anything is read.
 //!
 //! Process 0 owns the clock and decides; the others apply. Beside the ticks of
-//! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is to
-//! stop, and that it has ended.
+//! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is
+//! to stop, and that it has ended.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::recovery::{Found, Judgement};
 use crate::cluster::{Control, Message};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,19 +41,28 @@ pub(super) struct Agreement {
     pub(super) open: Epoch,
     /// Parts of a result.
     pub(super) parts: u32,
+    /// What became of the epochs that journals have marked.
+    pub(super) judgement: Judgement,
     /// What process 0 wrote into the lock of a local output, for the others to find there.
     pub(super) lock_note: Option<String>,
 }
 
 impl Agreement {
-    /// Has process 0 decide; every process returns its decision.
+    /// Has process 0 decide, knowing the journals that all have `found`; every process returns its
+    /// decision.
     pub(super) fn reach(
         control: &Control,
+        found: &[Found],
         timeout: Duration,
-        decide: impl FnOnce() -> Result<Agreement>,
+        decide: impl FnOnce(&[Found]) -> Result<Agreement>,
     ) -> Result<Agreement> {
-        let answer = control.agree(Vec::new(), timeout, |_facts| {
-            Ok(serde_json::to_vec(&decide()?).unwrap_or_default())
+        let facts = serde_json::to_vec(found).unwrap_or_default();
+        let answer = control.agree(facts, timeout, |facts| {
+            let found: Vec<Found> = facts
+                .iter()
+                .flat_map(|facts| serde_json::from_slice::<Vec<Found>>(facts).unwrap_or_default())
+                .collect();
+            Ok(serde_json::to_vec(&decide(&found)?).unwrap_or_default())
         })?;
         serde_json::from_slice(&answer).map_err(|error| {
             Error::new(ErrorKind::Failed, "process 0 sent no agreement").cause(error)

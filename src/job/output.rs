@@ -13,8 +13,8 @@ use crate::sink::{Layout, MARKER, Marker};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{
-    self, Environment, Listing, Store, StoreErrorKind, StoreResult, StoreSettings, Target, Versioning,
-    probe,
+    self, Environment, Listing, Store, StoreErrorKind, StoreResult, StoreSettings, Target,
+    Versioning, probe,
 };
 
 /// How long a store may be out of reach when a job starts.
@@ -24,8 +24,8 @@ const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A marker of another program may be of any length; ours are shorter.
 const MARKER_BYTES_MAX: u64 = 16 << 20;
-/// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix may
-/// hold any number of epochs that are named after a clock which ran ahead.
+/// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
+/// may hold any number of epochs that are named after a clock which ran ahead.
 const MARKERS_MAX: usize = 16;
 const MARKERS_AT_A_TIME: usize = 8;
 
@@ -84,8 +84,8 @@ impl Output {
         patiently(|| probe(&*self.store, prefix)).await?;
         if self.store.facts().await.versioning == Versioning::Enabled {
             tracing::warn!(
-                "{target} is in a bucket with versioning: an object that is sent again after a fault \
-                 leaves an old version, which is paid for; add a lifecycle rule that expires \
+                "{target} is in a bucket with versioning: an object that is sent again after a \
+                 fault leaves an old version, which is paid for; add a lifecycle rule that expires \
                  noncurrent versions"
             );
         }
@@ -197,8 +197,7 @@ mod tests {
 
     async fn commit(store: &MemoryStore, layout: &Layout, epoch: Epoch, job: &str) {
         let (program, job) = ("wordtide".to_owned(), job.to_owned());
-        let marker =
-            Marker { program, job, epoch, lines: 0, words: 0, rows: 0, parts: Vec::new() };
+        let marker = Marker { program, job, epoch, lines: 0, words: 0, rows: 0, parts: Vec::new() };
         store.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await.unwrap();
     }
 
@@ -213,7 +212,10 @@ mod tests {
         let error = check(1_795_345_210_000).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
-        assert!(text.contains(&layout.marker(1_795_345_210_000)) && text.contains("--take-over"), "{text}");
+        assert!(
+            text.contains(&layout.marker(1_795_345_210_000)) && text.contains("--take-over"),
+            "{text}"
+        );
         store.put(&layout.marker(1_795_345_230_000), Body::from_chunks([])).await.unwrap();
         check(1_795_345_220_000).await.expect_err("Spark's empty marker is another's too");
     }

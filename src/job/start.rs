@@ -1,29 +1,33 @@
 //! Starting a job: check, find the others, agree, then start workers, sources and the pace.
 //!
-//! Process 0 opens state and output before it lets the others in, so that what is refused is refused
-//! at once; the others open theirs when they know what process 0 decided.
+//! Process 0 opens state and output before it lets the others in, so that what is refused is
+//! refused at once; the others open theirs when they know what process 0 decided.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::borders::Borders;
+use super::borders::{Borders, Crossing};
 use super::links::Agreement;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
+use super::recovery::{self, Found, JournalPlan};
+use super::replay;
+use super::sharing::{self, Readers, Sharing};
+use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
 use crate::cluster::{self, ClusterSettings, Control};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::feed::Feed;
+use crate::journal::JournalSettings;
 use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
 use crate::sink::format::Format;
-use crate::sink::{Layout, Publication, Publisher};
-use crate::source::{self, Intake, Source, Stop};
+use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
 use crate::state::{Identity, State};
 use crate::store::{StoreSettings, Target};
 use crate::words::Split;
@@ -44,11 +48,15 @@ struct Order {
     settings: Settings,
     store: StoreSettings,
     take_over: bool,
+    journal: JournalSettings,
+    /// A kept journal to be run again.
+    replay: Option<PathBuf>,
+    /// Ids of journals that are gone for good.
+    abandoned: Vec<String>,
+    readers: Readers,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     on_long_line: LongLine,
-    /// The sources of this process, each with its index among all.
-    sources: Vec<(Source, u32)>,
 }
 
 /// What a process holds for as long as the job lives.
@@ -61,19 +69,20 @@ pub(super) struct Holdings {
 pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
-    let mut order = check(builder)?;
-    let sources = std::mem::take(&mut order.sources);
+    let (order, sources) = check(builder)?;
     let runtime = runtime()?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
 
     let cancel = stop.clone();
     let mesh = cluster::connect_until(&order.cluster, async move { cancel.stopped().await })?;
-    let mesh = mesh.ok_or_else(|| {
+    let mut mesh = mesh.ok_or_else(|| {
         Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
     })?;
+    let block_links = std::mem::take(&mut mesh.blocks);
     let (allocators, control, inbox) = mesh.into_parts()?;
-    let agreed = Agreement::reach(&control, order.cluster.start_timeout, || {
-        order.decide(&runtime, own.as_ref())
+    let found = order.find(&sources)?;
+    let agreed = Agreement::reach(&control, &found, order.cluster.start_timeout, |found| {
+        order.decide(&runtime, own.as_ref(), found)
     })?;
     let holdings = match own {
         Some((_, holdings)) => holdings,
@@ -81,17 +90,20 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     };
 
     let failure = Failure::new();
-    let feed = Feed::new(order.settings.threads, agreed.open);
+    let streams = order.open_streams(sources, &agreed)?;
+    let on_commit = note_commits(Arc::clone(streams.crossing()), on_commit);
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
-    let (status, on_commit) = status::observe(agreed.open, announce, on_commit);
+    let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
+    status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
     let plan = Plan {
         definition: Arc::clone(&order.definition),
-        feed: feed.clone(),
+        feed: streams.feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
+        owners: order.owners(),
         interval_ms: order.identity.interval_ms,
         words: order.settings.words.clone(),
         table_bytes_max: order.settings.table_bytes_max,
@@ -101,6 +113,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         explain_panic: explain_panic(control.clone()),
     };
     let workers = worker::spawn(plan, allocators)?;
+    let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
 
     if let Some(gone) = holdings.output.reader_gone() {
         let stop = stop.clone();
@@ -109,8 +122,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
             stop.stop();
         });
     }
-    let reading = order.read(&runtime, sources, &feed, Stop::new());
-    let borders = Borders::new(feed);
+    let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
         borders,
@@ -127,28 +139,41 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     order.set_pace(&runtime, process, &agreed);
     let handle = JobHandle { stop, status, announced };
     let first_commits = Some(first_commits);
-    Ok(Job { handle, failure, workers, runtime, links, first_commits, _holdings: holdings })
+    let _holdings = holdings;
+    Ok(Job {
+        handle,
+        failure,
+        workers,
+        runtime,
+        links,
+        streams,
+        shipping,
+        first_commits,
+        _holdings,
+    })
 }
 
-fn check(builder: JobBuilder) -> Result<Order> {
-    let JobBuilder { definition, target, suffix, format, state, store, take_over, clock, .. } = builder;
+fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
+    let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
+    let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
     let sources = builder.sources;
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
-    let on_long_line = builder.on_long_line;
+    if state != StatePlace::None {
+        journal.validate()?;
+    }
     settings.validate()?;
     cluster.threads = settings.threads;
     cluster.validate()?;
     let missing = |what: &str, hint: &str| {
         Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
     };
-    if sources.is_empty() {
+    if sources.is_empty() && builder.replay.is_none() {
         return Err(missing("source", "give --connect, --file or --stdin"));
     }
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
-    let names: Vec<String> = sources.iter().map(|(source, _)| source.kind().to_owned()).collect();
-    let sources = own_sources(sources, &cluster)?;
+    let (sources, readers) = sharing::place(sources, cluster.processes)?;
     if format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
@@ -165,10 +190,11 @@ fn check(builder: JobBuilder) -> Result<Order> {
         suffix: suffix.clone(),
     };
     let version = env!("CARGO_PKG_VERSION");
-    let fingerprint = format!("{version} {} {}", identity.digest(), names.join(" "));
+    let fingerprint = format!("{version} {}{}", identity.digest(), readers.fingerprint(&sources));
     cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
     let layout = Layout::new(target.prefix(), suffix);
-    Ok(Order {
+    let sources = sharing::own(sources, &readers, &cluster)?;
+    let order = Order {
         definition,
         target,
         layout,
@@ -178,35 +204,15 @@ fn check(builder: JobBuilder) -> Result<Order> {
         settings,
         store,
         take_over,
+        journal,
+        abandoned: builder.abandoned,
+        readers,
+        replay: builder.replay,
         cluster,
         clock,
         on_long_line,
-        sources,
-    })
-}
-
-/// The sources that this process is to read, each with its index among all: source k of the list
-/// belongs to process k mod n unless it was given to one. What another process reads need not be
-/// there on this host.
-fn own_sources(
-    sources: Vec<(Source, Option<usize>)>,
-    cluster: &ClusterSettings,
-) -> Result<Vec<(Source, u32)>> {
-    let ClusterSettings { processes, process, .. } = *cluster;
-    let mut own = Vec::new();
-    for ((source, at), index) in sources.into_iter().zip(0u32..) {
-        let at = at.unwrap_or(index as usize % processes);
-        if at >= processes {
-            let message = format!("{source} is to be read by process {at}, but there are {processes}");
-            return Err(Error::new(ErrorKind::Usage, message)
-                .hint("give --connect I=HOST:PORT with I below -n/--processes"));
-        }
-        if at == process {
-            source.check()?;
-            own.push((source, index));
-        }
-    }
-    Ok(own)
+    };
+    Ok((order, sources))
 }
 
 impl Order {
@@ -215,6 +221,10 @@ impl Order {
     fn open_first(&self) -> Result<(u32, Holdings)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
+        let recorded = match &self.replay {
+            Some(dir) => Some(self.replayed_parts(dir)?),
+            None => recorded,
+        };
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
@@ -228,24 +238,84 @@ impl Order {
         Ok((parts, Holdings { _state: state, output }))
     }
 
-    fn decide(&self, runtime: &Runtime, own: Option<&(u32, Holdings)>) -> Result<Agreement> {
+    /// The number of parts of a job that is run again, whose interval must be that of now.
+    fn replayed_parts(&self, dir: &Path) -> Result<u32> {
+        let interval_ms = self.identity.interval_ms;
+        let refused = |message: String, hint: String| {
+            Err(Error::new(ErrorKind::Configuration, message).hint(hint))
+        };
+        if self.cluster.processes > 1 {
+            return refused("a replay runs in one process".into(), "give -w instead of -n".into());
+        }
+        let glimpses = replay::glimpses(dir)?;
+        let Some((_, first)) = glimpses.first() else { return Ok(1) };
+        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
+        {
+            let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
+            return refused(message, format!("give --interval {}ms", other.interval_ms));
+        }
+        Ok(first.parts)
+    }
+
+    fn decide(
+        &self,
+        runtime: &Runtime,
+        own: Option<&(u32, Holdings)>,
+        found: &[Found],
+    ) -> Result<Agreement> {
         let (parts, holdings) = own.ok_or_else(|| {
             Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
         })?;
-        let schedule = self.schedule(None);
         let store = &*holdings.output.store;
-        let open = schedule.open();
-        let newest = runtime.block_on(async {
+        let publication = self.publication(*parts);
+        let (judgement, newest) = runtime.block_on(async {
             holdings.output.probe(&self.target).await?;
+            recovery::miss_none(self.state_dir().as_deref(), found, &self.abandoned)?;
+            let judgement = recovery::judge(found, store, &publication).await?;
+            let open = self.schedule(judgement.newest).open();
             if matches!(self.target, Target::Oss { .. } | Target::S3 { .. }) && !self.take_over {
                 let recent = open.saturating_sub(4 * self.identity.interval_ms);
-                let job = self.publication(*parts).job;
-                output::refuse_foreign(store, &self.layout, recent.max(1), &job).await?;
+                let job = &publication.job;
+                output::refuse_foreign(store, &self.layout, recent.max(1), job).await?;
             }
-            output::newest_from(store, &self.layout, open).await
+            let newest = output::newest_from(store, &self.layout, open).await?;
+            let newest = newest.max(judgement.newest);
+            Ok::<_, Error>((judgement, newest))
         })?;
         let open = self.schedule(newest).open();
-        Ok(Agreement { open, parts: *parts, lock_note: holdings.output.lock_note() })
+        Ok(Agreement { open, parts: *parts, judgement, lock_note: holdings.output.lock_note() })
+    }
+
+    /// The journals that this process finds.
+    fn find(&self, sources: &OwnSources) -> Result<Vec<Found>> {
+        if let Some(dir) = &self.replay {
+            let mut found = Vec::new();
+            for (folder, glimpse) in replay::glimpses(dir)? {
+                found.push(replay::open(&folder, &glimpse)?.found());
+            }
+            return Ok(found);
+        }
+        let Some(dir) = self.state_dir() else { return Ok(Vec::new()) };
+        if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
+            recovery::tell_of_others(&dir, self.definition_name());
+        }
+        let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
+        recovery::find(&dir, &own, sources.all.as_deref())
+    }
+
+    fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
+        let threads = self.settings.threads;
+        if let Some(dir) = &self.replay {
+            return Streams::replay(dir, &agreed.judgement, agreed.open, threads);
+        }
+        let dir = self.state_dir();
+        let plan = dir.as_deref().map(|state| JournalPlan {
+            state,
+            settings: self.journal.clone(),
+            parts: agreed.parts,
+            interval_ms: self.identity.interval_ms,
+        });
+        Streams::open(sources, plan.as_ref(), &agreed.judgement, agreed.open, threads)
     }
 
     fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
@@ -254,20 +324,19 @@ impl Order {
         Ok(Holdings { _state: state, output })
     }
 
-    fn state_dir(&self) -> Option<std::path::PathBuf> {
+    fn state_dir(&self) -> Option<PathBuf> {
         match &self.place {
             StatePlace::None => None,
             StatePlace::Dir(dir) => Some(dir.clone()),
             StatePlace::Below(dir) => {
-                let name = self.identity.definition.split(' ').next().unwrap_or_default();
-                Some(dir.join(format!("{name}-{}", self.identity.digest())))
+                Some(dir.join(format!("{}-{}", self.definition_name(), self.identity.digest())))
             }
         }
     }
 
     fn open_state(&self, parts: u32) -> Result<Option<State>> {
         let identity = Identity { parts, ..self.identity.clone() };
-        let open = |dir: std::path::PathBuf| State::open(&dir, &identity, self.cluster.process);
+        let open = |dir: PathBuf| State::open(&dir, &identity, self.cluster.process);
         self.state_dir().map(open).transpose()
     }
 
@@ -287,32 +356,52 @@ impl Order {
         }
     }
 
-    /// Starts the sources of this process.
+    /// How many workers, from the first on, own parts: standard output is that of process 0 alone.
+    fn owners(&self) -> usize {
+        let writing = if self.target == Target::Stdout { 1 } else { self.cluster.processes };
+        writing * self.settings.threads
+    }
+
+    fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> Sharing<'a> {
+        Sharing {
+            process: self.cluster.process,
+            readers: &self.readers,
+            feed: &streams.feed,
+            crossing: streams.crossing(),
+            blocks_bytes_max: self.settings.blocks_bytes_max / 2,
+            // A line is cut soon after it has become too long: this is only a bound.
+            text_bytes_max: 4 * self.settings.line_bytes_max as u64 + (1 << 20),
+            failure,
+        }
+    }
+
     fn read(
         &self,
         runtime: &Runtime,
-        sources: Vec<(Source, u32)>,
-        feed: &Feed,
-        stop: Stop,
-    ) -> Reading {
+        streams: Streams,
+        failure: &Failure,
+    ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
             on_long_line: self.on_long_line,
         };
-        let own = sources.into_iter().map(|(source, index)| {
-            let intake = Intake::new(index, limits, pool.clone(), feed.clone(), stop.clone());
-            (source, intake)
-        });
-        let _entered = runtime.enter();
-        Reading::new(source::start(own.collect(), self.settings.once), stop.clone())
+        streams.start(runtime, limits, &pool, self.settings.once, failure)
+    }
+
+    fn definition_name(&self) -> &str {
+        self.identity.definition.split(' ').next().unwrap_or_default()
     }
 
     fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
         if index > 0 {
             runtime.spawn(Follower(process).run());
+            return;
+        }
+        if self.replay.is_some() {
+            runtime.spawn(process.replay());
             return;
         }
         let leader = Leader {
@@ -327,6 +416,16 @@ impl Order {
     }
 }
 
+/// Has the journals told of commits, too.
+fn note_commits(crossing: Arc<Crossing>, then: Option<OnCommit>) -> OnCommit {
+    Arc::new(move |committed: Committed| {
+        crossing.committed(committed.epoch);
+        if let Some(then) = &then {
+            then(committed);
+        }
+    })
+}
+
 /// Two threads: one may read a socket while the other signs or encrypts a request.
 fn runtime() -> Result<Runtime> {
     let built = tokio::runtime::Builder::new_multi_thread()
@@ -335,7 +434,8 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .build();
     built.map_err(|error| {
-        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests").cause(error)
+        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
+            .cause(error)
     })
 }
 

@@ -16,6 +16,7 @@ use super::layout::part_name;
 use super::marker::{MarkedPart, Marker};
 use super::publish::Publisher;
 use super::write::{PartReport, Report};
+use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -147,11 +148,8 @@ async fn finish(
     reports.iter().for_each(|report| tally.add(report.tally));
     let write_ms = reports.iter().map(|report| report.write_ms).max().unwrap_or(0);
     let publishes = reports.iter().all(|report| report.publishes);
-    let mut stored: BTreeMap<u32, PartReport> = reports
-        .into_iter()
-        .flat_map(|report| report.parts)
-        .map(|part| (part.part, part))
-        .collect();
+    let mut stored: BTreeMap<u32, PartReport> =
+        reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
     let empty = rows == 0;
@@ -190,8 +188,11 @@ async fn put_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Res
     if !marker.parts.is_empty() {
         publisher.seal(&dir).await?;
     }
+    crash_point("sink.before_marker");
     publisher.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await?;
-    publisher.seal(&dir).await
+    publisher.seal(&dir).await?;
+    crash_point("sink.after_marker");
+    Ok(())
 }
 
 fn marked(part: PartReport) -> MarkedPart {

@@ -1,8 +1,8 @@
 //! When to speak of a store that takes no objects.
 //!
 //! An operator wants a line when an outage begins, a reminder while it lasts, and a line when it is
-//! over; not one for each of a thousand tries, and none at all for a single request that failed while
-//! its neighbours got through. This is that rule, without clock and without store.
+//! over; not one for each of a thousand tries, and none at all for a single request that failed
+//! while its neighbours got through. This is that rule, without clock and without store.
 
 use std::time::{Duration, Instant};
 
@@ -69,7 +69,10 @@ mod tests {
     fn told(script: &[(u64, u64, Trouble)]) -> Vec<bool> {
         let (mut outage, start) = (Outage::default(), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
-        script.iter().map(|(began, now, trouble)| outage.met(*trouble, at(*began), at(*now))).collect()
+        script
+            .iter()
+            .map(|(began, now, trouble)| outage.met(*trouble, at(*began), at(*now)))
+            .collect()
     }
 
     #[test]

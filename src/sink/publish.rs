@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 use super::format::Format;
 use super::layout::Layout;
 use super::outage::{Outage, Trouble};
+use crate::crash::crash_point;
 use crate::error::Error;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::{Body, Store, StoreErrorKind, StoreResult, Stored};
@@ -65,7 +66,10 @@ impl Publisher {
 
     /// Stores `body` under `key`. An error is final.
     pub async fn put(&self, key: &str, body: Body) -> Result<Stored, Error> {
-        self.persist(key, || self.store.put(key, body.clone())).await
+        crash_point("sink.before_put");
+        let stored = self.persist(key, || self.store.put(key, body.clone())).await;
+        crash_point("sink.after_put");
+        stored
     }
 
     /// Makes the names in `dir` durable. An error is final.

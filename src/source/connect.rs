@@ -21,31 +21,40 @@ pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> R
     let stop = intake.stop().clone();
     let mut told = false;
     loop {
-        let connected = tokio::select! {
-            biased; // a connection that stands when the stop comes may hold lines already
-            connected = connect(&address, &mut told) => connected?,
-            () = stop.stopped() => return Ok(()),
+        let connecting = async {
+            tokio::select! {
+                biased; // a connection that stands when the stop comes may hold lines already
+                connected = connect(&address, &mut told) => connected.map(Some),
+                () = stop.stopped() => Ok(None),
+            }
         };
+        let Some(connected) = intake.alongside(connecting).await?? else { break };
         tracing::info!("connected to {address}");
         told = false;
-        let end = receive(&connected, &mut intake).await;
+        let end = receive(&connected, &mut intake).await?;
         drop(connected);
-        intake.end(end);
+        intake.end(end)?;
         match end {
-            StreamEnd::Stop => return Ok(()),
+            StreamEnd::Stop => break,
             StreamEnd::Reset => tracing::warn!("{address} reset the connection"),
             _ if once => tracing::info!("{address} closed the connection"),
             _ => tracing::info!("{address} closed the connection; connecting again"),
         }
         if once {
-            return Ok(());
+            break;
         }
         // Even a source that closes at once is asked only so often.
-        tokio::select! {
-            () = tokio::time::sleep(PAUSE_MIN) => {}
-            () = stop.stopped() => return Ok(()),
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(PAUSE_MIN) => false,
+                () = stop.stopped() => true,
+            }
+        };
+        if intake.alongside(pause).await? {
+            break;
         }
     }
+    intake.finish().await
 }
 
 /// Tries until it is connected; fails only when the name does not resolve.
@@ -80,7 +89,9 @@ async fn connect(address: &HostPort, told: &mut bool) -> Result<TcpStream> {
     }
 }
 
-async fn connect_any(addresses: impl Iterator<Item = std::net::SocketAddr>) -> io::Result<TcpStream> {
+async fn connect_any(
+    addresses: impl Iterator<Item = std::net::SocketAddr>,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect(address).await {
@@ -107,39 +118,48 @@ fn keep_alive(stream: &TcpStream) {
 
 /// Reads until the stream ends or a stop is asked for; then what had already arrived here is read
 /// too, so that a stop loses nothing that the sender saw accepted.
-async fn receive(stream: &TcpStream, intake: &mut Intake) -> StreamEnd {
+async fn receive(stream: &TcpStream, intake: &mut Intake) -> Result<StreamEnd> {
     let stop = intake.stop().clone();
     loop {
         // Room is taken only when there is something to read: quiet sources must not hold it all.
-        tokio::select! {
-            biased;
-            () = stop.stopped() => return drain(stream, intake).await,
-            readable = stream.readable() => if readable.is_err() { return StreamEnd::Reset },
+        let readable = async {
+            tokio::select! {
+                biased;
+                () = stop.stopped() => None,
+                readable = stream.readable() => Some(readable),
+            }
+        };
+        match intake.alongside(readable).await? {
+            None => return drain(stream, intake).await,
+            Some(Err(_)) => return Ok(StreamEnd::Reset),
+            Some(Ok(())) => intake.ready().await?,
         }
-        intake.ready().await;
+        if stop.is_stopped() {
+            continue; // it may have come while the journal was full
+        }
         let end = take_available(stream, intake, usize::MAX).1;
-        intake.hand_over();
+        intake.hand_over().await?;
         if let Some(end) = end {
-            return end;
+            return Ok(end);
         }
     }
 }
 
 /// Reads the bytes that the kernel holds at this moment, and no more: a sender that goes on sending
-/// must not put off the stop for ever.
-async fn drain(stream: &TcpStream, intake: &mut Intake) -> StreamEnd {
+/// must not put off the stop for ever. Where the journal is full, they stay unread.
+async fn drain(stream: &TcpStream, intake: &mut Intake) -> Result<StreamEnd> {
     let mut waiting = rustix::io::ioctl_fionread(stream).unwrap_or(0) as usize;
-    while waiting > 0 {
-        intake.ready().await;
+    while waiting > 0 && !intake.is_full() {
+        intake.ready().await?;
         let (read, end) = take_available(stream, intake, waiting);
-        intake.hand_over();
+        intake.hand_over().await?;
         match end {
-            Some(end) => return end,
+            Some(end) => return Ok(end),
             None if read == 0 => break,
             None => waiting -= read,
         }
     }
-    StreamEnd::Stop
+    Ok(StreamEnd::Stop)
 }
 
 /// Reads without waiting until the buffer is full, `most` bytes are read, or there is nothing more.

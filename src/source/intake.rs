@@ -1,60 +1,95 @@
-//! Between a source and the feed: bytes in, blocks out, and the word when to stop.
+//! Between a source and the workers: bytes in, blocks out, and the journal in between.
+//!
+//! A source reads into [`Intake::spare`] and hands over. The bytes go into the journal first, then
+//! through the splitter to the workers. When the workers have had no room for a moment, the intake
+//! goes *behind*: the source reads on, into the journal only, and [`Intake::catch_up`] brings the
+//! records back from there as room comes, until it is at the tail again. So a sender is held back
+//! only when the journal is full, and what the kernel has received is soon safe.
+//!
+//! One append is one `take` of the splitter, here and when it is read back: a replay must cut an
+//! over-long line at the same places.
 
-use tokio::sync::watch;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
-use crate::feed::Feed;
+use super::behind::Behind;
+use super::stop::Stop;
+use super::track::{Taken, Track};
+use crate::crash::crash_point;
+use crate::error::Result;
+use crate::journal::{DATA_BYTES_MAX, Full, FullCause, Room};
 use crate::lines::{BlockPool, LineLimits, LineSplitter, LineStats, StreamEnd};
 
-/// Tells sources to stop reading. Clones share it.
-#[derive(Clone, Debug)]
-pub struct Stop {
-    stopped: watch::Sender<bool>,
-}
+/// How long the workers may have no room before the source reads into the journal only. Counting at
+/// full speed frees room many times in this time, and then reading back would be work for nothing.
+const PATIENCE: Duration = Duration::from_millis(50);
 
-impl Stop {
-    /// Not stopped.
-    pub fn new() -> Self {
-        Stop { stopped: watch::Sender::new(false) }
-    }
+/// A read that only goes into the journal. A little less than a block, so that reading it back finds
+/// room in one beside an unfinished line.
+const ASIDE_BYTES: usize = 192 << 10;
 
-    /// Asks everyone who looks to stop; asking twice is the same.
-    pub fn stop(&self) {
-        self.stopped.send_replace(true);
-    }
+/// What the journal must have room for before anything is read.
+const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 
-    /// Whether it was asked for.
-    pub fn is_stopped(&self) -> bool {
-        *self.stopped.borrow()
-    }
+/// A long epoch gets a sync in between, after so long or so many bytes: the disk works meanwhile, and
+/// the sync at the border, for which the epoch waits, has little left to do.
+const SYNC_AFTER: Duration = Duration::from_secs(1);
+const SYNC_BYTES: usize = 16 << 20;
 
-    /// Resolves once it is asked for.
-    pub async fn stopped(&self) {
-        let mut stopped = self.stopped.subscribe();
-        // The sender lives as long as `self`: waiting cannot end without a stop.
-        stopped.wait_for(|stopped| *stopped).await.map(drop).unwrap_or_default();
-    }
-}
-
-impl Default for Stop {
-    fn default() -> Self {
-        Self::new()
-    }
-}
+/// How often a full disk is looked at again.
+const DISK_PAUSE: Duration = Duration::from_secs(1);
 
 /// Takes the bytes of one source and pushes them, as blocks of whole lines, into the feed.
 #[derive(Debug)]
 pub struct Intake {
-    splitter: LineSplitter,
-    feed: Feed,
+    pub(super) track: Track,
+    pub(super) splitter: LineSplitter,
     stop: Stop,
     told: LineStats,
+    room: Option<Room>,
+    /// An append waits for the disk.
+    syncs_always: bool,
+    behind: Option<Behind>,
+    /// Where to read while behind.
+    aside: Vec<u8>,
+    /// Bytes of the next record, read and not handed over.
+    pending: usize,
+    connection: u64,
+    /// Borders that the splitter has settled for.
+    pub(super) borders: u64,
+    synced: Instant,
+    unsynced: usize,
 }
 
 impl Intake {
-    /// The intake of the source with this index.
-    pub fn new(source: u32, limits: LineLimits, pool: BlockPool, feed: Feed, stop: Stop) -> Self {
-        let splitter = LineSplitter::new(source, limits, pool);
-        Intake { splitter, feed, stop, told: LineStats::default() }
+    /// The intake of the source with this index, which goes on where the track is.
+    pub fn new(
+        source: u32,
+        limits: LineLimits,
+        pool: BlockPool,
+        track: Track,
+        next_connection: u64,
+        stop: Stop,
+    ) -> Self {
+        let state = track.splitter_state();
+        let splitter = LineSplitter::resume(source, limits, pool, state);
+        let room = track.room();
+        let behind = room.as_ref().and_then(|_| Behind::at_start(&track, state));
+        Intake {
+            track,
+            splitter,
+            stop,
+            told: LineStats::default(),
+            syncs_always: room.as_ref().is_some_and(Room::syncs_always),
+            room,
+            behind,
+            aside: Vec::new(),
+            pending: 0,
+            connection: next_connection,
+            borders: 0,
+            synced: Instant::now(),
+            unsynced: 0,
+        }
     }
 
     /// The word when to stop.
@@ -62,44 +97,229 @@ impl Intake {
         &self.stop
     }
 
-    /// Waits until there is room for the next read: the back-pressure that a sender feels.
-    pub async fn ready(&mut self) {
-        self.splitter.ready().await;
+    /// Whether there are records that are not with the workers yet.
+    pub fn is_behind(&self) -> bool {
+        self.behind.is_some()
     }
 
-    /// The same for a thread that may block.
-    pub fn ready_blocking(&mut self) {
-        self.splitter.ready_blocking();
+    /// Waits until there is room for the next read: the back-pressure that a sender feels. With a
+    /// journal it is felt only when that is full. Safe to cancel.
+    pub async fn ready(&mut self) -> Result<()> {
+        self.journal_room().await?;
+        if self.behind.is_none() && !self.splitter.try_ready() {
+            if self.room.is_none() {
+                self.splitter.ready().await;
+            } else if tokio::time::timeout(PATIENCE, self.splitter.ready()).await.is_err() {
+                self.behind = Behind::from_here(&self.track);
+            }
+        }
+        if self.behind.is_some() {
+            self.aside.resize(ASIDE_BYTES, 0);
+        }
+        Ok(())
+    }
+
+    /// The same for a source that nothing is lost of while it waits: it never gets ahead of the workers.
+    pub async fn ready_in_step(&mut self) -> Result<()> {
+        self.finish().await?;
+        self.journal_room().await?;
+        self.splitter.ready().await;
+        Ok(())
+    }
+
+    /// Does `work`, and catches up meanwhile.
+    pub async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+        let mut work = pin!(work);
+        loop {
+            tokio::select! {
+                done = &mut work => return Ok(done),
+                caught_up = self.catch_up(), if self.is_behind() => caught_up?,
+            }
+        }
     }
 
     /// Where to read into.
     pub fn spare(&mut self) -> &mut [u8] {
-        self.splitter.spare()
+        let pending = self.pending;
+        let spare = if self.behind.is_some() { &mut self.aside } else { self.splitter.spare() };
+        let most = spare.len().min(DATA_BYTES_MAX);
+        &mut spare[pending..most]
     }
 
     /// Takes the first `bytes` bytes of [`Intake::spare`] as read.
     pub fn filled(&mut self, bytes: usize) {
-        self.splitter.filled(bytes);
+        self.pending += bytes;
+        crash_point("source.after_read");
     }
 
-    /// Hands the whole lines read so far to the workers.
-    pub fn hand_over(&mut self) {
-        if let Some(block) = self.splitter.take() {
-            self.feed.push(block);
+    /// Keeps what was read, and hands the whole lines of it to the workers unless they have no room.
+    pub async fn hand_over(&mut self) -> Result<()> {
+        loop {
+            let handed_over = if self.syncs_always {
+                tokio::task::block_in_place(|| self.try_hand_over())
+            } else {
+                self.try_hand_over()
+            };
+            match handed_over? {
+                None => break,
+                Some(full) => self.wait_for_room(full).await?,
+            }
         }
         self.tell();
+        Ok(())
+    }
+
+    fn try_hand_over(&mut self) -> Result<Option<Full>> {
+        let bytes = std::mem::take(&mut self.pending);
+        if bytes == 0 {
+            return Ok(None);
+        }
+        let track = self.track.clone();
+        let mut shared = track.lock();
+        let is_behind = self.behind.is_some();
+        let read = if is_behind { &self.aside[..bytes] } else { &self.splitter.spare()[..bytes] };
+        let at = match shared.append(self.connection, read)? {
+            Taken::At(position, next) => (position, next),
+            Taken::Full(full) => {
+                self.pending = bytes;
+                return Ok(Some(full));
+            }
+        };
+        if !is_behind {
+            if shared.borders != self.borders {
+                self.borders = shared.borders;
+                self.splitter.settle();
+            }
+            self.splitter.filled(bytes);
+            let block = self.splitter.take();
+            shared.place.advance(at, (0, bytes as u64), self.splitter.state());
+            crash_point("source.before_push");
+            shared.push(block);
+        }
+        drop(shared);
+        self.unsynced += bytes;
+        if self.room.is_some()
+            && (self.unsynced >= SYNC_BYTES || self.synced.elapsed() >= SYNC_AFTER)
+        {
+            (self.synced, self.unsynced) = (Instant::now(), 0);
+            track.watcher().sync_due();
+        }
+        Ok(None)
     }
 
     /// Ends the stream; the next one begins with a new line.
-    pub fn end(&mut self, end: StreamEnd) {
-        if let Some(block) = self.splitter.end(end) {
-            self.feed.push(block);
+    pub fn end(&mut self, end: StreamEnd) -> Result<()> {
+        let track = self.track.clone();
+        let mut shared = track.lock();
+        let at = match shared.append_end(self.connection, end)? {
+            Taken::At(position, next) => (position, next),
+            Taken::Full(_) => {
+                let message = "the journal has no room for the end of a connection";
+                return Err(crate::Error::new(crate::ErrorKind::Disk, message)
+                    .hint("free disk space or raise --journal-max"));
+            }
+        };
+        self.connection += 1;
+        if self.behind.is_none() {
+            let block = self.splitter.end(end);
+            shared.push(block);
+            shared.place.advance(at, (0, 0), self.splitter.state());
+        }
+        drop(shared);
+        self.tell();
+        Ok(())
+    }
+
+    /// Brings records back from the journal, as many as there is room for now, once there is room.
+    /// Does nothing unless behind. Safe to cancel.
+    pub async fn catch_up(&mut self) -> Result<()> {
+        if self.behind.is_none() {
+            return Ok(());
+        }
+        self.splitter.ready().await;
+        // Records that have left the page cache are read from the disk.
+        tokio::task::block_in_place(|| self.bring_back())
+    }
+
+    fn bring_back(&mut self) -> Result<()> {
+        let Some(behind) = &mut self.behind else { return Ok(()) };
+        let step = behind.step(&self.track, &mut self.splitter)?;
+        for epoch in &step.passed {
+            self.track.watcher().passed(*epoch);
+        }
+        if let Some(borders) = step.at_tail {
+            self.behind = None;
+            self.borders = borders;
         }
         self.tell();
+        Ok(())
+    }
+
+    /// Brings back everything that was read, for a source that has ended.
+    pub async fn finish(&mut self) -> Result<()> {
+        while self.is_behind() {
+            self.catch_up().await?;
+        }
+        Ok(())
+    }
+
+    /// Whether the journal can take no more: what is still in the sockets must then stay there.
+    pub fn is_full(&self) -> bool {
+        self.room.as_ref().is_some_and(|room| room.look(ROOM_BYTES).is_some())
+    }
+
+    async fn journal_room(&mut self) -> Result<()> {
+        let mut full = self.full();
+        if full.is_none() {
+            return Ok(());
+        }
+        let cause = full.map(|full| full.cause);
+        match cause {
+            Some(FullCause::Disk) => tracing::warn!(
+                "the disk of the journal is full: reading stops until there is room again"
+            ),
+            _ => tracing::warn!(
+                "the journal is full: reading stops until an epoch is committed; see --journal-max"
+            ),
+        }
+        while let Some(lacking) = full {
+            if self.stop.is_stopped() {
+                return Ok(());
+            }
+            self.wait_for_room(lacking).await?;
+            full = self.full();
+        }
+        tracing::info!("the journal has room again: reading goes on");
+        Ok(())
+    }
+
+    fn full(&self) -> Option<Full> {
+        self.room.as_ref().and_then(|room| room.look(ROOM_BYTES))
+    }
+
+    /// Waits until something has changed since the journal was found full; meanwhile catches up.
+    async fn wait_for_room(&mut self, full: Full) -> Result<()> {
+        let Some(room) = self.room.clone() else { return Ok(()) };
+        self.track.watcher().room_wanted();
+        let stop = self.stop.clone();
+        // There is no event for a disk that somebody has cleared.
+        let look_again = async {
+            match full.cause {
+                FullCause::Disk => tokio::time::sleep(DISK_PAUSE).await,
+                FullCause::Cap => std::future::pending().await,
+            }
+        };
+        let is_behind = self.behind.is_some() && self.pending == 0;
+        tokio::select! {
+            _ = room.wait_async(&full) => Ok(()),
+            () = look_again => Ok(()),
+            () = stop.stopped(), if self.pending == 0 => Ok(()),
+            caught_up = self.catch_up(), if is_behind => caught_up,
+        }
     }
 
     /// Says what the limits discarded, which nobody could otherwise see.
-    fn tell(&mut self) {
+    pub(super) fn tell(&mut self) {
         let (now, told) = (self.splitter.stats(), self.told);
         if now == told {
             return;
@@ -114,7 +334,9 @@ impl Intake {
         }
         if now.dropped_bytes > told.dropped_bytes {
             let bytes = now.dropped_bytes - told.dropped_bytes;
-            tracing::warn!("the connection was reset: {bytes} bytes of an unfinished line were dropped");
+            tracing::warn!(
+                "the connection was reset: {bytes} bytes of an unfinished line were dropped"
+            );
         }
         self.told = now;
     }

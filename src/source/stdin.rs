@@ -9,6 +9,7 @@ use std::io::{self, PipeReader};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use tokio::runtime::Handle;
 
 use super::intake::Intake;
 use crate::error::{Error, ErrorKind, Result};
@@ -18,7 +19,8 @@ use crate::lines::StreamEnd;
 pub(super) async fn read(intake: Intake) -> Result<()> {
     let (stop_reader, stop_writer) = io::pipe().map_err(failed)?;
     let stop = intake.stop().clone();
-    let reading = tokio::task::spawn_blocking(move || copy(&stop_reader, intake));
+    let runtime = Handle::current();
+    let reading = tokio::task::spawn_blocking(move || copy(&stop_reader, intake, &runtime));
     let closer = tokio::spawn(async move {
         stop.stopped().await;
         drop(stop_writer);
@@ -26,7 +28,8 @@ pub(super) async fn read(intake: Intake) -> Result<()> {
     let read = reading.await;
     closer.abort();
     read.unwrap_or_else(|panicked| {
-        Err(Error::new(ErrorKind::Panicked, "the reader of standard input panicked").cause(panicked))
+        Err(Error::new(ErrorKind::Panicked, "the reader of standard input panicked")
+            .cause(panicked))
     })
 }
 
@@ -34,22 +37,21 @@ fn failed(error: io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("cannot read standard input: {error}")).cause(error)
 }
 
-fn copy(stop: &PipeReader, mut intake: Intake) -> Result<()> {
+fn copy(stop: &PipeReader, mut intake: Intake, runtime: &Handle) -> Result<()> {
     let stdin = io::stdin();
+    runtime.block_on(intake.finish())?;
     loop {
         if !wait_for_input(&stdin, stop).map_err(failed)? {
-            intake.end(StreamEnd::Stop);
-            return Ok(());
+            return intake.end(StreamEnd::Stop);
         }
-        intake.ready_blocking();
+        runtime.block_on(intake.ready_in_step())?;
         match rustix::io::read(&stdin, intake.spare()) {
             Ok(0) => {
-                intake.end(StreamEnd::Fin);
-                return Ok(());
+                return intake.end(StreamEnd::Fin);
             }
             Ok(bytes) => {
                 intake.filled(bytes);
-                intake.hand_over();
+                runtime.block_on(intake.hand_over())?;
             }
             Err(Errno::AGAIN | Errno::INTR) => {}
             Err(error) => return Err(failed(error.into())),

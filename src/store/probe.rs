@@ -55,8 +55,8 @@ pub enum Versioning {
 /// How long removing an object may take that most likely is not there.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Puts, lists, reads back and deletes one object beside the results, in `_wordtide/`, which readers
-/// of results ignore. What fails here would fail at the first epoch.
+/// Puts, lists, reads back and deletes one object beside the results, in `_wordtide/`, which
+/// readers of results ignore. What fails here would fail at the first epoch.
 pub async fn probe(store: &dyn Store, prefix: &str) -> StoreResult<()> {
     let beside = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];
     // No other process may use the same name at the same time.
@@ -97,10 +97,7 @@ mod tests {
         let log = store.log();
         let kinds: Vec<_> = log.iter().map(|op| op.kind).collect();
         assert_eq!(kinds, [OpKind::Put, OpKind::List, OpKind::Get, OpKind::Delete]);
-        assert!(
-            log.iter()
-                .all(|op| op.key.starts_with("a/b/_wordtide/probe-"))
-        );
+        assert!(log.iter().all(|op| op.key.starts_with("a/b/_wordtide/probe-")));
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -126,10 +123,7 @@ mod tests {
     #[test]
     fn skew_has_a_sign() {
         let store = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let facts = Facts {
-            store_time: Some(store),
-            ..Facts::default()
-        };
+        let facts = Facts { store_time: Some(store), ..Facts::default() };
         assert_eq!(facts.skew_ms(store + Duration::from_secs(2)), Some(2000));
         assert_eq!(facts.skew_ms(store - Duration::from_secs(2)), Some(-2000));
         assert_eq!(Facts::default().skew_ms(store), None);

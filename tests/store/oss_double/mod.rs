@@ -66,10 +66,7 @@ pub(crate) struct OssDouble {
 impl OssDouble {
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let double = OssDouble {
-            address: listener.local_addr().unwrap(),
-            state: Arc::default(),
-        };
+        let double = OssDouble { address: listener.local_addr().unwrap(), state: Arc::default() };
         let server = double.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -230,11 +227,8 @@ fn check_signature(request: &Request, key: &str) -> Result<(), Answer> {
         found.unwrap_or_default()
     };
     let additional = field("AdditionalHeaders");
-    let additional: Vec<_> = additional
-        .split(';')
-        .filter(|name| !name.is_empty())
-        .map(str::to_owned)
-        .collect();
+    let additional: Vec<_> =
+        additional.split(';').filter(|name| !name.is_empty()).map(str::to_owned).collect();
     let signed = Signed {
         method: &request.method,
         bucket: BUCKET,

@@ -1,0 +1,207 @@
+//! Named places at which a test can end the process, and mistakes that it can have made on purpose.
+//! Compiled to nothing in a release build without the feature `crash-points`.
+//!
+//! Killing a process at random times almost never hits a window of microseconds between two steps
+//! whose order matters. So each such step has a name. With the feature `crash-points` on,
+//!
+//! ```text
+//! WORDTIDE_CRASH_POINT=journal.after_append      abort at the first pass
+//! WORDTIDE_CRASH_POINT=journal.after_append:7    abort at the seventh pass
+//! WORDTIDE_CRASH_MODE=hang                       stop there for ever, to be killed from outside
+//! ```
+//!
+//! The names stand in [`POINTS`], so that a runner can take them in turn.
+//!
+//! `WORDTIDE_MUTANT=name` has a rule broken that the tests must then see broken ([`MUTANTS`]): a test
+//! that passes with and without the rule tests nothing.
+
+/// Every crash point, in the order in which a byte meets them.
+///
+/// * `journal.before_append`, `journal.mid_record` (half of the record is written),
+///   `journal.after_append`: DATA; `journal.before_eos`, `journal.after_eos`.
+/// * `journal.before_roll`, `journal.roll_header` (the spare has its header but not its name),
+///   `journal.roll_renamed`, `journal.after_roll`; `journal.spare` (a spare was preallocated).
+/// * `journal.before_mark`, `journal.after_mark`; `journal.before_sync`, `journal.synced_segment`
+///   (the bytes are on disk, the folder is not), `journal.after_sync`; `journal.after_sync_record`.
+/// * `journal.before_done`, `journal.after_done`; `journal.before_delete`, `journal.mid_delete`
+///   (one segment of several is gone), `journal.after_delete`.
+/// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
+///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (EOS crash is written).
+/// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`,
+///   `border.before_late_mark` (of a mutant); `sink.before_put`, `sink.after_put` (a part, or a
+///   marker), `sink.before_marker`, `sink.after_marker`.
+/// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied.
+pub const POINTS: &[&str] = &[
+    "source.after_read",
+    "source.before_push",
+    "border.before_complete",
+    "border.after_complete",
+    "border.before_late_mark",
+    "sink.before_put",
+    "sink.after_put",
+    "sink.before_marker",
+    "sink.after_marker",
+    "recovery.before_clear",
+    "recovery.after_clear",
+    "journal.before_append",
+    "journal.mid_record",
+    "journal.after_append",
+    "journal.before_eos",
+    "journal.after_eos",
+    "journal.before_roll",
+    "journal.roll_header",
+    "journal.roll_renamed",
+    "journal.after_roll",
+    "journal.spare",
+    "journal.before_mark",
+    "journal.after_mark",
+    "journal.before_sync",
+    "journal.synced_segment",
+    "journal.after_sync",
+    "journal.after_sync_record",
+    "journal.before_done",
+    "journal.after_done",
+    "journal.before_delete",
+    "journal.mid_delete",
+    "journal.after_delete",
+    "journal.recovery_scanned",
+    "journal.recovery_removed",
+    "journal.recovery_truncated",
+    "journal.recovery_closed",
+];
+
+/// Rules that can be broken.
+///
+/// * `publish_before_mark`: an epoch is published before its border is in the journal.
+/// * `done_before_marker`: an epoch is noted as committed when it is only complete.
+/// * `skip_by_memory`: a restart asks the journal, not the store, what is committed.
+/// * `glue`: a connection that a crash cut off is not ended, so its last line runs into the next.
+/// * `drop_tail`: a restart forgets the bytes that no mark took.
+/// * `forget_open_line`: a replay begins at the cut, without the line that was open there.
+pub const MUTANTS: &[&str] = &[
+    "publish_before_mark",
+    "done_before_marker",
+    "skip_by_memory",
+    "glue",
+    "drop_tail",
+    "forget_open_line",
+];
+
+/// Whether the environment names this mistake.
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
+#[inline(always)]
+pub fn is_mutant(_name: &str) -> bool {
+    false
+}
+
+/// Ends the process here if the environment names this point.
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
+#[inline(always)]
+pub fn crash_point(_name: &str) {}
+
+/// Whether `name` is the point that the environment names, for a step that must be cut in two
+/// first.
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
+#[inline(always)]
+pub fn is_armed(_name: &str) -> bool {
+    false
+}
+
+#[cfg(any(feature = "crash-points", debug_assertions))]
+pub use armed::{crash_point, is_armed, is_mutant};
+
+#[cfg(any(feature = "crash-points", debug_assertions))]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    struct Armed {
+        name: String,
+        passes_left: AtomicU64,
+        hang: bool,
+    }
+
+    fn armed() -> Option<&'static Armed> {
+        static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
+        ARMED
+            .get_or_init(|| {
+                let spec = std::env::var("WORDTIDE_CRASH_POINT").ok()?;
+                let (name, passes) = parse(&spec);
+                Some(Armed {
+                    name,
+                    passes_left: AtomicU64::new(passes),
+                    hang: std::env::var("WORDTIDE_CRASH_MODE").is_ok_and(|mode| mode == "hang"),
+                })
+            })
+            .as_ref()
+    }
+
+    /// Whether the environment names this mistake.
+    pub fn is_mutant(name: &str) -> bool {
+        static MUTANT: OnceLock<Option<String>> = OnceLock::new();
+        debug_assert!(super::MUTANTS.contains(&name), "{name} is not in MUTANTS");
+        let mutant = MUTANT.get_or_init(|| std::env::var("WORDTIDE_MUTANT").ok());
+        mutant.as_deref() == Some(name)
+    }
+
+    /// `name[:count]`; a count that is not a number is taken as part of the name and never met.
+    pub(super) fn parse(spec: &str) -> (String, u64) {
+        match spec.split_once(':') {
+            Some((name, count)) => match count.parse() {
+                Ok(count) => (name.to_owned(), count),
+                Err(_) => (spec.to_owned(), 1),
+            },
+            None => (spec.to_owned(), 1),
+        }
+    }
+
+    /// Ends the process here if the environment names this point.
+    pub fn crash_point(name: &str) {
+        debug_assert!(super::POINTS.contains(&name), "{name} is not in POINTS");
+        let Some(armed) = armed().filter(|armed| armed.name == name) else {
+            return;
+        };
+        if armed.passes_left.fetch_sub(1, Ordering::SeqCst) != 1 {
+            return;
+        }
+        if armed.hang {
+            loop {
+                std::thread::park();
+            }
+        }
+        std::process::abort();
+    }
+
+    /// Whether `name` is the point that the environment names and this pass is the one to end at.
+    pub fn is_armed(name: &str) -> bool {
+        armed().is_some_and(|armed| {
+            armed.name == name && armed.passes_left.load(Ordering::SeqCst) == 1
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::POINTS;
+
+    #[test]
+    fn no_crash_point_is_listed_twice() {
+        let mut names = POINTS.to_vec();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), POINTS.len());
+    }
+
+    #[test]
+    fn a_point_that_is_not_named_lets_the_program_go_on() {
+        super::crash_point("journal.after_append");
+        assert!(!super::is_armed("journal.after_append"));
+    }
+
+    #[cfg(any(feature = "crash-points", debug_assertions))]
+    #[test]
+    fn a_count_behind_the_name_tells_the_pass() {
+        assert_eq!(super::armed::parse("a.b:7"), ("a.b".to_owned(), 7));
+        assert_eq!(super::armed::parse("a.b"), ("a.b".to_owned(), 1));
+    }
+}

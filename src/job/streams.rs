@@ -1,0 +1,192 @@
+//! The record streams of one process: a track for each of its sources, with or without a journal.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::borders::{Borders, Crossing, Inquiries, Syncing};
+use super::reading::Reading;
+use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
+use super::replay;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::failure::Failure;
+use crate::feed::Feed;
+use crate::journal::Journal;
+use crate::lines::{BlockPool, LineLimits};
+use crate::source::{self, Intake, Past, Source, Stop, Track};
+
+/// One stream, before anything is read.
+struct Stream {
+    /// None for bytes of a source that is not read any more.
+    source: Option<Source>,
+    index: u32,
+    track: Track,
+    next_connection: u64,
+}
+
+/// The streams of a process.
+pub(super) struct Streams {
+    streams: Vec<Stream>,
+    crossing: Arc<Crossing>,
+    inquiries: Inquiries,
+    pub(super) feed: Feed,
+    /// Journals to be put away when the job has finished, and whether they are of no use after any
+    /// clean end.
+    places: Vec<(JournalPlace, bool, Track)>,
+    keep: bool,
+}
+
+/// The sources of this process, each with its index and name among all.
+pub(super) struct OwnSources {
+    pub(super) own: Vec<(u32, Source, String)>,
+    /// The names of all, where this process sees to journals of none.
+    pub(super) all: Option<Vec<String>>,
+}
+
+impl Streams {
+    /// The streams of kept journals, to be run again.
+    pub(super) fn replay(
+        dir: &Path,
+        judged: &Judgement,
+        open: Epoch,
+        threads: usize,
+    ) -> Result<Streams> {
+        let mut kept = Vec::new();
+        for (folder, glimpse) in replay::glimpses(dir)? {
+            let journal = replay::open(&folder, &glimpse)?;
+            let past = journal.past(judged, open);
+            kept.push((None, kept.len() as u32, Some((journal.journal, past)), None));
+        }
+        Streams::gather(kept, judged, open, threads, true)
+    }
+
+    /// Opens the journals, if there is a `plan` for them, and begins each stream where it was left.
+    pub(super) fn open(
+        sources: OwnSources,
+        plan: Option<&JournalPlan<'_>>,
+        judged: &Judgement,
+        open: Epoch,
+        threads: usize,
+    ) -> Result<Streams> {
+        let keepers =
+            sources.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count();
+        let plan = plan.map(|plan| {
+            let mut plan = plan.clone();
+            plan.settings.journal_bytes_max /= keepers.max(1) as u64;
+            plan
+        });
+        let mut opened: Vec<(Option<Source>, u32, Option<Opened>)> = Vec::new();
+        let orphans = match (&plan, &sources.all) {
+            (Some(plan), Some(all)) => plan.open_orphans(all, judged)?,
+            _ => Vec::new(),
+        };
+        let mut index = sources.all.as_ref().map_or(0, |all| all.len() as u32);
+        for (index, source, name) in sources.own {
+            let journal =
+                plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
+            opened.push((Some(source), index, journal.transpose()?));
+        }
+        for orphan in orphans {
+            opened.push((None, index, Some(orphan)));
+            index += 1;
+        }
+
+        let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
+        let parted = opened.into_iter().map(|(source, index, opened)| match opened {
+            Some(Opened { journal, past, place }) => {
+                (source, index, Some((journal, past)), Some(place))
+            }
+            None => (source, index, None, None),
+        });
+        Streams::gather(parted.collect(), judged, open, threads, keep)
+    }
+
+    fn gather(
+        parted: Vec<(Option<Source>, u32, Option<(Journal, Past)>, Option<JournalPlace>)>,
+        judged: &Judgement,
+        open: Epoch,
+        threads: usize,
+        keep: bool,
+    ) -> Result<Streams> {
+        let pasts =
+            parted.iter().filter_map(|(_, _, opened, _)| opened.as_ref().map(|(_, past)| past));
+        let recorded = recovery::crossings(judged, pasts);
+        let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
+        let (crossing, inquiries) = Crossing::new(feed.clone(), &recorded, open);
+        let (mut streams, mut places) = (Vec::new(), Vec::new());
+        for (source, index, opened, place) in parted {
+            let is_orphan = source.is_none();
+            let is_file = source.as_ref().is_some_and(Source::can_be_read_again);
+            let (journal, past) = match opened {
+                Some((journal, past)) => (Some(journal), past),
+                None => (None, Past { is_file, ..Past::default() }),
+            };
+            let next_connection = past.next_connection;
+            let watcher = Arc::clone(&crossing) as Arc<_>;
+            let track = Track::new(journal, past, open, feed.clone(), watcher)?;
+            places.extend(place.map(|place| (place, is_orphan, track.clone())));
+            streams.push(Stream { source, index, track, next_connection });
+        }
+        Ok(Streams { streams, crossing, inquiries, feed, places, keep })
+    }
+
+    /// What is to be told of commits.
+    pub(super) fn crossing(&self) -> &Arc<Crossing> {
+        &self.crossing
+    }
+
+    /// Starts to read and to bring back.
+    pub(super) fn start(
+        self,
+        runtime: &Runtime,
+        limits: LineLimits,
+        pool: &BlockPool,
+        once: bool,
+        failure: &Failure,
+    ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
+        let stop = Stop::new();
+        let tracks = self.streams.iter().map(|stream| stream.track.clone()).collect();
+        let (borders, syncing) =
+            Borders::new(self.crossing, self.inquiries, tracks, failure.clone())?;
+        let (mut live, mut orphans) = (Vec::new(), Vec::new());
+        for Stream { source, index, track, next_connection } in self.streams {
+            let intake =
+                Intake::new(index, limits, pool.clone(), track, next_connection, stop.clone());
+            match source {
+                Some(source) => live.push((source, intake)),
+                None => orphans.push(intake),
+            }
+        }
+        let _entered = runtime.enter();
+        let mut tasks = source::start(live, once);
+        for orphan in orphans {
+            tasks.spawn(source::replay(orphan));
+        }
+        let end = StreamsEnd { _syncing: syncing, places: self.places, keep: self.keep };
+        Ok((borders, Reading::new(tasks, stop), end))
+    }
+}
+
+/// What is left to do when a job has ended.
+#[derive(Debug)]
+pub(super) struct StreamsEnd {
+    _syncing: Syncing,
+    places: Vec<(JournalPlace, bool, Track)>,
+    keep: bool,
+}
+
+impl StreamsEnd {
+    /// Puts the journals away of a job that committed everything: those of sources that are not read
+    /// any more, and, if it `finished` and was not just stopped, all that can have no more to come.
+    pub(super) fn close(self, finished: bool) {
+        let StreamsEnd { _syncing: syncing, places, keep } = self;
+        drop(syncing);
+        for (place, is_orphan, track) in places {
+            if is_orphan || finished && track.has_ended() {
+                recovery::close(&place, keep);
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! The local log that makes "every byte read is counted exactly once" true.
+//!
+//! A plain socket cannot be read twice. So a reader does nothing but carry bytes from the socket
+//! into this log, and everything behind it reads the log only: after a crash the replay is the same
+//! code as the normal path. An epoch is closed by a MARK whose *cut* is a position in the stream of
+//! records; no byte of an epoch may be published before the `fdatasync` that covers its MARK
+//! ([`Syncer::sync`]), and a DONE says that epochs are committed, so that whole segments below it
+//! can go.
+//!
+//! ```text
+//! STATE/<source id>/lock                        flock: one process owns a journal
+//!                   00000000000000000000.wtj    segments, named by their first position:
+//!                   00000000000067104768.wtj    header (4 KiB), then records, preallocated
+//!                   spare-2                     the reserve, so that a MARK can always be written
+//! ```
+//!
+//! **Order.** DATA and EOS as they come; MARK(e) → sync → the frontier may pass e; parts and marker
+//! of e stored → DONE(e) → sync → segments below the resume position of DONE are deleted. The
+//! resume position is what the owner gave with the MARK: the cut, or the start of a line that was
+//! open there.
+//!
+//! **Torn or damaged.** MARK, SYNC, DONE and the header of each segment say how far the log was on
+//! disk when they were written (`synced_through`). A bad record behind all of these is a torn tail,
+//! which a crash may leave: it is cut off. Below one of them it is damage: the disk lost what it
+//! had promised, and the journal refuses to open ([`ErrorKind::Disk`](crate::ErrorKind)) and names
+//! the place and the epochs.
+//!
+//! **A restart is fast whatever the log holds.** Headers tell how things stood where a segment
+//! begins, and MARKs are chained. So opening reads the header of the last segment, verifies every
+//! record from the segment in which `synced_through` lies (one or two segments), and walks the
+//! chain of the marks that are not done. The gigabytes between were synced once; they are verified
+//! when they are replayed.
+//!
+//! **Full** is an answer and no error: the reader stops reading and waits for [`Room`], while
+//! MARKs, SYNCs and DONEs go on into the reserve. An error of the disk is final: it is never tried
+//! again, since a second `fdatasync` may succeed without having written what the first one lost.
+
+mod append;
+mod disk;
+mod encoding;
+mod inspect;
+mod open;
+mod peek;
+mod read;
+mod record;
+mod recover;
+mod scan;
+mod segment;
+mod shared;
+mod sync;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod kill_tests;
+#[cfg(test)]
+mod model;
+#[cfg(test)]
+mod tests;
+
+use serde::{Deserialize, Serialize};
+
+pub use append::Journal;
+pub use disk::{Disk, File, LocalDisk};
+pub use inspect::{Verdict, check, dump};
+pub use peek::{Glimpse, peek};
+pub use read::Reader;
+pub use record::{
+    DATA_BYTES_MAX, Done, Entry, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX,
+    SourceOffset,
+};
+pub use recover::Recovery;
+pub use segment::{CONNECTIONS_MAX, Facts, SOURCE_ID_BYTES_MAX};
+pub use shared::Room;
+pub use sync::Syncer;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// When bytes are forced to disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncPolicy {
+    /// Once an epoch, before anything of it is published: power loss loses what came after.
+    #[default]
+    Epoch,
+    /// At every append: power loss loses nothing that was read.
+    Always,
+    /// When a segment is full only. A crash of the program still loses nothing; power loss may lose
+    /// an epoch that was published, which is then published twice under two names.
+    Never,
+}
+
+/// Limits and habits of a journal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JournalSettings {
+    /// Most bytes of files, the reserve among them; segments kept by `keep_journal` are not
+    /// counted. A line that is open at a cut is held as a whole: the cap has to be well above the
+    /// line limit.
+    pub journal_bytes_max: u64,
+    /// When bytes are forced to disk.
+    pub sync: SyncPolicy,
+    /// Keeps the segments that are done, for `wordtide replay`.
+    pub keep_journal: bool,
+    /// Most bytes of one append, at most [`DATA_BYTES_MAX`].
+    pub record_bytes_max: usize,
+}
+
+impl Default for JournalSettings {
+    fn default() -> Self {
+        JournalSettings {
+            journal_bytes_max: 4 << 30,
+            sync: SyncPolicy::Epoch,
+            keep_journal: false,
+            record_bytes_max: DATA_BYTES_MAX,
+        }
+    }
+}
+
+/// Longest segment file.
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
+/// Segments that the cap holds at least.
+const SEGMENTS_MIN: u64 = 8;
+
+impl JournalSettings {
+    /// Length of a new segment file.
+    pub fn segment_bytes(&self) -> u64 {
+        (self.journal_bytes_max / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX)
+    }
+
+    /// # Errors
+    /// `Usage` if a segment could not hold two of the longest records, or a record is beyond the
+    /// limit.
+    pub fn validate(&self) -> Result<()> {
+        if self.record_bytes_max == 0 || self.record_bytes_max > DATA_BYTES_MAX {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("journal records of {} bytes", self.record_bytes_max),
+            )
+            .hint(format!("give 1 to {DATA_BYTES_MAX}")));
+        }
+        let longest =
+            (encoding::FRAME + 8 + self.record_bytes_max).max(encoding::CONTROL_MAX) as u64;
+        let segment_bytes_min = segment::HEADER + 2 * longest;
+        if self.segment_bytes() < segment_bytes_min {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("a journal of {} bytes is too small", self.journal_bytes_max),
+            )
+            .hint(format!("give --journal-max at least {}", SEGMENTS_MIN * segment_bytes_min)));
+        }
+        Ok(())
+    }
+}
+
+/// What became of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a full journal has not taken the record"]
+pub enum Append {
+    /// The record is in the log, safe from a crash of the program.
+    Stored {
+        /// Its first byte.
+        position: Position,
+        /// The position of the next record.
+        end: Position,
+    },
+    /// Nothing was written: wait with [`Room::wait`] and append again.
+    Full(Full),
+}
+
+/// Why a journal took nothing, and the ticket to wait with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full {
+    /// Why.
+    pub cause: FullCause,
+    pub(crate) ticket: Ticket,
+}
+
+/// What a journal that is full lacks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FullCause {
+    /// `--journal-max` is reached: room comes when an epoch is committed.
+    Cap,
+    /// The disk is full: room comes when somebody frees it, or an epoch is committed.
+    Disk,
+}
+
+/// The moment at which a journal was full.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket(u64);

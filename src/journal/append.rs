@@ -1,0 +1,365 @@
+//! The writing end: one owner, who appends.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::disk::{self, File};
+use super::encoding::{self, FRAME};
+use super::read::Reader;
+use super::record::{Done, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX};
+use super::segment::{self, CONNECTIONS_MAX, Facts, Header, Standing};
+use super::shared::{Room, Segment, Shared};
+use super::sync::Syncer;
+use super::{Append, Full, FullCause, SyncPolicy};
+use crate::crash::{self, crash_point};
+use crate::error::{Error, ErrorKind, Result};
+
+/// The local log of one source, open for appending.
+///
+/// One value appends; [`Syncer`], [`Room`] and [`Reader`] are handles for other threads. The folder
+/// stays locked until all of them are gone.
+#[derive(Debug)]
+pub struct Journal {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: u128,
+    pub(super) facts: Facts,
+    pub(super) active: Active,
+    /// Where the next record goes.
+    pub(super) tail: u64,
+    /// As the next segment's header will tell it.
+    pub(super) standing: Standing,
+    pub(super) last_epoch: Option<u64>,
+    pub(super) last_cut: u64,
+    /// A DATA record must leave the reserve alone. Only this value takes a spare away, so `true`
+    /// holds until then; `false` is looked up again.
+    pub(super) has_reserve: bool,
+    pub(super) scratch: Vec<u8>,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+pub(super) struct Active {
+    pub(super) file: Arc<dyn File>,
+    pub(super) base: u64,
+    /// First position that is not in it.
+    pub(super) end: u64,
+}
+
+/// Whether a record may use the reserve.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Share {
+    Ordinary,
+    Reserve,
+}
+
+impl Journal {
+    /// Appends bytes of a connection as they were read: one write, no copy, no allocation, no sync
+    /// (but with [`SyncPolicy::Always`]).
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before; `Failed` for no bytes, more than the record limit,
+    /// or one connection more than [`CONNECTIONS_MAX`].
+    pub fn append_data(&mut self, connection: u64, bytes: &[u8]) -> Result<Append> {
+        let limit = self.shared.settings.record_bytes_max;
+        if bytes.is_empty() || bytes.len() > limit {
+            return Err(refused(format!(
+                "{} bytes in one journal record, whose limit is {limit}",
+                bytes.len()
+            )));
+        }
+        let known = self.standing.connections.contains(&connection);
+        if !known && self.standing.connections.len() == CONNECTIONS_MAX {
+            return Err(refused(format!(
+                "more than {CONNECTIONS_MAX} connections are open in one journal"
+            )));
+        }
+        crash_point("journal.before_append");
+        if let Some(full) = self.reserve(FRAME + 8 + bytes.len(), Share::Ordinary)? {
+            return Ok(Append::Full(full));
+        }
+        let head = encoding::data_head(self.shared.seed, self.tail, connection, bytes);
+        let appended = self.put([&head, bytes])?;
+        if let (Append::Stored { .. }, false) = (appended, known) {
+            self.standing.connections.push(connection);
+            let next = &mut self.standing.next_connection;
+            *next = (*next).max(connection.saturating_add(1));
+        }
+        crash_point("journal.after_append");
+        Ok(appended)
+    }
+
+    /// Appends the end of a connection.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before.
+    pub fn append_eos(&mut self, connection: u64, kind: EosKind) -> Result<Append> {
+        crash_point("journal.before_eos");
+        let appended = self.append_control(&Record::Eos { connection, kind })?;
+        if let Append::Stored { .. } = appended {
+            self.standing.connections.retain(|&open| open != connection);
+        }
+        crash_point("journal.after_eos");
+        Ok(appended)
+    }
+
+    /// Ends an epoch. Nothing of it may be published before a [`Syncer::sync`] that began after
+    /// this.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before; `Failed` if epochs or cuts would go backward, or
+    /// the cut or the resume position lies where it cannot.
+    pub fn append_mark(&mut self, mark: &Mark) -> Result<Append> {
+        self.check_mark(mark)?;
+        crash_point("journal.before_mark");
+        let appended = self.append_control(&Record::Mark {
+            mark: mark.clone(),
+            synced_through: self.synced(),
+            previous: self.standing.last_mark.map(Position),
+        })?;
+        if let Append::Stored { position, .. } = appended {
+            self.standing.last_mark = Some(position.0);
+            self.last_epoch = Some(mark.epoch);
+            self.last_cut = mark.cut.0;
+            self.shared.ledger().marks.push_back(mark.clone());
+        }
+        crash_point("journal.after_mark");
+        Ok(appended)
+    }
+
+    fn check_mark(&self, mark: &Mark) -> Result<()> {
+        let forward = self.last_epoch.is_none_or(|last| mark.epoch > last);
+        if !forward || mark.next_epoch <= mark.epoch {
+            return Err(refused(format!(
+                "epoch {} (next {}) cannot be marked after {:?}",
+                mark.epoch, mark.next_epoch, self.last_epoch
+            )));
+        }
+        let cut = mark.cut.0;
+        if cut < self.last_cut || cut > self.tail || mark.resume.position > mark.cut {
+            return Err(refused(format!(
+                "epoch {} cannot be cut at {cut}: the last cut is {}, the tail {}",
+                mark.epoch, self.last_cut, self.tail
+            )));
+        }
+        if mark.resume.splitter.len() > SPLITTER_BYTES_MAX {
+            return Err(refused(format!(
+                "{} bytes of splitter state, whose limit is {SPLITTER_BYTES_MAX}",
+                mark.resume.splitter.len()
+            )));
+        }
+        Ok(())
+    }
+
+    /// Notes in the log how far it is on disk: once a second in a long epoch, after a sync, so that
+    /// damage to what was synced can be told from a torn tail, and a restart verifies little.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before.
+    pub fn append_sync(&mut self) -> Result<Append> {
+        let synced_through = self.synced();
+        let appended = self.append_control(&Record::Sync { synced_through })?;
+        crash_point("journal.after_sync_record");
+        Ok(appended)
+    }
+
+    /// Replaces where the replay behind the mark of `epoch` begins, for the DONE that will tell it: when
+    /// the mark was appended, the lines before it may not all have been split yet. The cut is the latest that it can begin.
+    pub fn refine_mark(&mut self, epoch: u64, resume: &Resume) {
+        let mut ledger = self.shared.ledger();
+        if let Some(mark) = ledger.marks.iter_mut().find(|mark| mark.epoch == epoch) {
+            let position = resume.position.min(mark.cut);
+            mark.resume = Resume { position, ..resume.clone() };
+        }
+    }
+
+    /// Says that every marked epoch up to `epoch` is committed. The segments that are not needed
+    /// any more go when this is on disk, by [`Syncer::tidy`]. `None` if there is no such epoch: it
+    /// was said before.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before; `Failed` for an epoch behind the last mark.
+    pub fn append_done(&mut self, epoch: u64) -> Result<Option<Append>> {
+        if self.last_epoch.is_none_or(|last| epoch > last) {
+            return Err(refused(format!(
+                "epoch {epoch} cannot be done: the last mark is {:?}",
+                self.last_epoch
+            )));
+        }
+        let newest = {
+            let ledger = self.shared.ledger();
+            let behind = ledger.marks.partition_point(|mark| mark.epoch <= epoch);
+            behind.checked_sub(1).map(|at| ledger.marks[at].clone())
+        };
+        let Some(Mark { epoch, resume, source, .. }) = newest else {
+            return Ok(None);
+        };
+        let done = Done { epoch, resume, source };
+        crash_point("journal.before_done");
+        let appended = self
+            .append_control(&Record::Done { done: done.clone(), synced_through: self.synced() })?;
+        if let Append::Stored { position, end } = appended {
+            self.standing.last_done = Some(position.0);
+            let mut ledger = self.shared.ledger();
+            while ledger.marks.front().is_some_and(|mark| mark.epoch <= epoch) {
+                ledger.marks.pop_front();
+            }
+            ledger.done = Some((done, end.0));
+        }
+        crash_point("journal.after_done");
+        Ok(Some(appended))
+    }
+
+    /// The id that names this journal, minted when it was made.
+    pub fn id(&self) -> u128 {
+        self.id
+    }
+
+    /// The end of the last record: the cut that takes all that was appended.
+    pub fn tail(&self) -> Position {
+        Position(self.tail)
+    }
+
+    /// Bytes of files that count against the cap.
+    pub fn bytes_held(&self) -> u64 {
+        let ledger = self.shared.ledger();
+        ledger.bytes_held(&self.shared.settings)
+    }
+
+    /// A handle that makes the journal durable.
+    pub fn syncer(&self) -> Syncer {
+        Syncer { shared: Arc::clone(&self.shared) }
+    }
+
+    /// A handle that waits for room.
+    pub fn room(&self) -> Room {
+        Room { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Reads records from `from` on, which must be the position of a record.
+    pub fn reader(&self, from: Position) -> Reader {
+        Reader::new(Arc::clone(&self.shared), from)
+    }
+
+    fn synced(&self) -> Position {
+        Position(self.shared.synced.load(Ordering::Acquire))
+    }
+
+    fn append_control(&mut self, record: &Record<'_>) -> Result<Append> {
+        let mut whole = std::mem::take(&mut self.scratch);
+        encoding::encode_control(self.shared.seed, self.tail, record, &mut whole);
+        // A roll does not move the tail, so the encoding stays right.
+        let appended = match self.reserve(whole.len(), Share::Reserve) {
+            Ok(None) => self.put([&whole, &[]]),
+            Ok(Some(full)) => Ok(Append::Full(full)),
+            Err(error) => Err(error),
+        };
+        self.scratch = whole;
+        appended
+    }
+
+    /// Makes the active segment one that has room for a record of `bytes`.
+    fn reserve(&mut self, bytes: usize, share: Share) -> Result<Option<Full>> {
+        self.shared.check_poison()?;
+        let fits = self.tail + bytes as u64 <= self.active.end;
+        if fits && (share == Share::Reserve || self.has_reserve) {
+            return Ok(None);
+        }
+        let ticket = self.shared.room.ticket();
+        let cause = if fits { self.find_reserve()? } else { self.roll(share)? };
+        Ok(cause.map(|cause| self.shared.room.full(ticket, cause)))
+    }
+
+    fn find_reserve(&mut self) -> Result<Option<FullCause>> {
+        let mut ledger = self.shared.ledger();
+        let full = self.shared.stock(&mut ledger, 1)?;
+        self.has_reserve = full.is_none();
+        Ok(full)
+    }
+
+    /// Begins the next segment in the spare. Ordinary records roll only if a reserve remains
+    /// behind.
+    ///
+    /// Nothing is synced here: the reader waits for a roll. If a crash loses header or name,
+    /// everything in the new segment was unsynced too, and recovery takes it for the torn tail that
+    /// it is.
+    fn roll(&mut self, share: Share) -> Result<Option<FullCause>> {
+        let shared = Arc::clone(&self.shared);
+        let mut ledger = shared.ledger();
+        let short = shared.stock(&mut ledger, 2)?;
+        match short {
+            Some(cause) if share == Share::Ordinary || ledger.spares.is_empty() => {
+                self.has_reserve = !ledger.spares.is_empty();
+                return Ok(Some(cause));
+            }
+            _ => {}
+        }
+        crash_point("journal.before_roll");
+        let spare = ledger.spares.remove(0);
+        let base = self.tail;
+        self.standing.synced = shared.synced.load(Ordering::Acquire);
+        let header = Header {
+            id: self.id,
+            base,
+            facts: self.facts.clone(),
+            standing: self.standing.clone(),
+        };
+        if let Err(error) = spare.file.write_at(0, [&header.encode(), &[]]) {
+            if !disk::is_full(&error) {
+                return Err(shared.poison("writing", &spare.name, error));
+            }
+            ledger.spares.insert(0, spare);
+            ledger.disk_full = true;
+            return Ok(Some(FullCause::Disk));
+        }
+        crash_point("journal.roll_header");
+        let name = segment::name(base);
+        let renamed = shared.disk.rename(&spare.name, &name);
+        renamed.map_err(|error| shared.poison("renaming", &name, error))?;
+        crash_point("journal.roll_renamed");
+        let bytes = shared.settings.segment_bytes();
+        ledger.segments.push_back(Segment { base, bytes, file: Some(Arc::clone(&spare.file)) });
+        ledger.names_changed = true;
+        self.has_reserve = !ledger.spares.is_empty();
+        self.active = Active { file: spare.file, base, end: base + bytes - segment::HEADER };
+        crash_point("journal.after_roll");
+        Ok(None)
+    }
+
+    /// Writes a record for which there is room, and moves the tail behind it.
+    fn put(&mut self, parts: [&[u8]; 2]) -> Result<Append> {
+        let bytes = (parts[0].len() + parts[1].len()) as u64;
+        let offset = segment::HEADER + (self.tail - self.active.base);
+        if crash::is_armed("journal.mid_record") {
+            // If even this fails the process ends all the same.
+            let _torn =
+                (self.active.file).write_at(offset, [parts[0], &parts[1][..parts[1].len() / 2]]);
+        }
+        crash_point("journal.mid_record");
+        let ticket = self.shared.room.ticket();
+        if let Err(error) = self.active.file.write_at(offset, parts) {
+            if !disk::is_full(&error) {
+                let name = segment::name(self.active.base);
+                return Err(self.shared.poison("writing", &name, error));
+            }
+            // Half of the record may stand there: the next one is written over it.
+            self.shared.ledger().disk_full = true;
+            return Ok(Append::Full(self.shared.room.full(ticket, FullCause::Disk)));
+        }
+        let position = Position(self.tail);
+        self.tail += bytes;
+        self.shared.appended.store(self.tail, Ordering::Release);
+        if self.shared.settings.sync == SyncPolicy::Always {
+            self.shared.sync()?;
+        }
+        Ok(Append::Stored { position, end: Position(self.tail) })
+    }
+}
+
+fn refused(message: String) -> Error {
+    Error::new(ErrorKind::Failed, message)
+}
+
+/// A journal that holds nothing yet begins here.
+pub(super) fn beginning() -> Resume {
+    Resume::at(Position(0))
+}

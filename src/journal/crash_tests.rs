@@ -1,0 +1,391 @@
+//! Random histories on the model disk: whatever is lost, torn or flipped, recovery yields a prefix
+//! that holds everything synced. `WORDTIDE_JOURNAL_CASES` sets the number of cases.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::model::{Dice, End, ModelDisk};
+use super::*;
+use crate::journal::inspect::inspect;
+
+fn cases() -> u32 {
+    let given = std::env::var("WORDTIDE_JOURNAL_CASES").ok();
+    given.map_or(2_000, |cases| cases.parse().unwrap())
+}
+
+/// The main property has all the cases, the others a quarter of them.
+fn config(share: u32) -> ProptestConfig {
+    ProptestConfig {
+        cases: cases().div_ceil(share),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    }
+}
+
+fn settings(sync: SyncPolicy) -> JournalSettings {
+    JournalSettings {
+        journal_bytes_max: 8 * 8192,
+        sync,
+        keep_journal: false,
+        record_bytes_max: 700,
+    }
+}
+
+fn facts() -> Facts {
+    Facts { source: "model".to_owned(), parts: 2, interval_ms: 1000 }
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Data(u64, usize),
+    Eos(u64),
+    Mark,
+    Sync,
+    Tidy,
+    SyncRecord,
+    /// Commits this many of the open epochs.
+    Done(usize),
+    Crash(bool, u64),
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        10 => (0..3u64, 1..700usize).prop_map(|(c, n)| Action::Data(c, n)),
+        1 => (0..3u64).prop_map(Action::Eos),
+        3 => Just(Action::Mark),
+        3 => Just(Action::Sync),
+        3 => Just(Action::Tidy),
+        1 => Just(Action::SyncRecord),
+        2 => (1..3usize).prop_map(Action::Done),
+        1 => (any::<bool>(), any::<u64>()).prop_map(|(power, seed)| Action::Crash(power, seed)),
+    ]
+}
+
+/// A record as the oracle remembers it.
+#[derive(Clone, Debug, PartialEq)]
+enum Kept {
+    Data(u64, Vec<u8>),
+    Eos(u64, EosKind),
+    Mark(Mark),
+    Sync,
+    Done(Done),
+}
+
+fn keep(record: &Record<'_>) -> Kept {
+    match record {
+        Record::Data { connection, bytes } => Kept::Data(*connection, bytes.to_vec()),
+        Record::Eos { connection, kind } => Kept::Eos(*connection, *kind),
+        Record::Mark { mark, .. } => Kept::Mark(mark.clone()),
+        Record::Sync { .. } => Kept::Sync,
+        Record::Done { done, .. } => Kept::Done(done.clone()),
+    }
+}
+
+/// The journal under test and, beside it, a list of all that was ever appended.
+struct Run {
+    disk: ModelDisk,
+    sync: SyncPolicy,
+    journal: Option<Journal>,
+    log: Vec<(u64, u64, Kept)>,
+    tail: u64,
+    /// Told by `sync`.
+    synced: u64,
+    /// What records in the log tell, with the ends of these records: what recovery can know.
+    promises: Vec<(u64, u64)>,
+    epoch: u64,
+    fill: u8,
+}
+
+impl Run {
+    fn new(sync: SyncPolicy) -> Run {
+        let disk = ModelDisk::default();
+        let opened = Journal::open_on(Arc::new(disk.clone()), settings(sync), facts()).unwrap();
+        assert!(opened.1.created);
+        Run {
+            disk,
+            sync,
+            journal: Some(opened.0),
+            log: Vec::new(),
+            tail: 0,
+            synced: 0,
+            promises: Vec::new(),
+            epoch: 1000,
+            fill: 0,
+        }
+    }
+
+    fn note(&mut self, appended: Append, kept: Kept) {
+        if let Append::Stored { position, end } = appended {
+            assert_eq!(position.0, self.tail);
+            self.tail = end.0;
+            if matches!(kept, Kept::Mark(_) | Kept::Sync | Kept::Done(_)) {
+                // What this process knows, not what an earlier one was told.
+                let journal = self.journal.as_ref().unwrap();
+                let synced = journal.syncer().synced_through().0;
+                self.promises.push((end.0, synced));
+            }
+            self.log.push((position.0, end.0, kept));
+            if self.sync == SyncPolicy::Always {
+                self.synced = self.tail;
+            }
+        }
+    }
+
+    fn act(&mut self, action: &Action) {
+        let journal = self.journal.as_mut().unwrap();
+        match *action {
+            Action::Data(connection, bytes) => {
+                self.fill = self.fill.wrapping_add(1);
+                let bytes = vec![self.fill; bytes];
+                let appended = journal.append_data(connection, &bytes).unwrap();
+                self.note(appended, Kept::Data(connection, bytes));
+            }
+            Action::Eos(connection) => {
+                let appended = journal.append_eos(connection, EosKind::Fin).unwrap();
+                self.note(appended, Kept::Eos(connection, EosKind::Fin));
+            }
+            Action::Mark => {
+                let cut = journal.tail();
+                let mark = Mark {
+                    epoch: self.epoch,
+                    next_epoch: self.epoch + 1000,
+                    cut,
+                    resume: Resume::at(cut),
+                    source: None,
+                };
+                let appended = journal.append_mark(&mark).unwrap();
+                if let Append::Stored { .. } = appended {
+                    self.epoch += 1000;
+                }
+                self.note(appended, Kept::Mark(mark));
+            }
+            Action::Sync => {
+                let synced = journal.syncer().sync().unwrap().0;
+                assert!(self.sync == SyncPolicy::Never || synced == self.tail);
+                self.synced = synced;
+            }
+            Action::Tidy => journal.syncer().tidy().unwrap(),
+            Action::SyncRecord => {
+                let appended = journal.append_sync().unwrap();
+                self.note(appended, Kept::Sync);
+            }
+            Action::Done(count) => {
+                let open = open_epochs(&self.log);
+                if let Some(mark) = open.get(count.min(open.len()).wrapping_sub(1)) {
+                    let done =
+                        Done { epoch: mark.epoch, resume: mark.resume.clone(), source: None };
+                    let appended = journal.append_done(mark.epoch).unwrap().unwrap();
+                    self.note(appended, Kept::Done(done));
+                }
+            }
+            Action::Crash(power, seed) => {
+                let end = if power { End::PowerLoss } else { End::Kill };
+                self.crash(end, &mut Dice(seed));
+            }
+        }
+        assert!(self.disk.bytes_held() <= settings(self.sync).journal_bytes_max);
+    }
+
+    /// Ends the run and starts the next one, which must find a prefix with everything synced.
+    fn crash(&mut self, end: End, dice: &mut Dice) {
+        self.journal = None;
+        self.disk = self.disk.after(end, dice);
+        let disk = Arc::new(self.disk.clone());
+        let (journal, recovery) = Journal::open_on(disk, settings(self.sync), facts()).unwrap();
+        let tail = recovery.tail.0;
+        assert!(tail >= self.synced, "synced through {}, found {tail}", self.synced);
+        assert!(end == End::PowerLoss || tail == self.tail, "a kill lost something");
+        self.cut_oracle(&recovery);
+        self.check(&journal, &recovery);
+        for &connection in &recovery.crashed_connections {
+            let (position, eos) = (self.tail, Kept::Eos(connection, EosKind::Crash));
+            let end = position + 9 + 4 + 8 + 1;
+            self.log.push((position, end, eos));
+            self.tail = end;
+        }
+        assert_eq!(journal.tail().0, self.tail);
+        self.journal = Some(journal);
+    }
+
+    fn cut_oracle(&mut self, recovery: &Recovery) {
+        let tail = recovery.tail.0;
+        self.log.retain(|(_, end, _)| *end <= tail);
+        let boundary = self.log.last().map_or(0, |(_, end, _)| *end);
+        assert_eq!(boundary, tail, "the tail is not the end of a record");
+        self.tail = tail;
+        let last = self.log.iter().rev().find_map(|(_, _, kept)| match kept {
+            Kept::Mark(mark) => Some(mark.epoch),
+            _ => None,
+        });
+        self.epoch = last.unwrap_or(0) + 1000;
+        self.promises.retain(|(end, _)| *end <= tail);
+    }
+
+    /// Everything from the resume position on is what was appended, and the marks and DONE are
+    /// known.
+    fn check(&self, journal: &Journal, recovery: &Recovery) {
+        assert_eq!(recovery.open_epochs, open_epochs(&self.log));
+        assert_eq!(recovery.last_done, last_done(&self.log));
+        assert_eq!(recovery.crashed_connections, open_connections(&self.log));
+        let resume = recovery.resume.position.0;
+        let mut reader = journal.reader(recovery.resume.position);
+        for (position, end, kept) in self.log.iter().filter(|(p, ..)| *p >= resume) {
+            let entry = reader.next().unwrap().expect("a record that was appended");
+            assert_eq!((entry.position.0, entry.end.0), (*position, *end));
+            assert_eq!(keep(&entry.record), *kept);
+        }
+        for &connection in &recovery.crashed_connections {
+            let entry = reader.next().unwrap().unwrap();
+            assert_eq!(keep(&entry.record), Kept::Eos(connection, EosKind::Crash));
+        }
+        assert!(reader.next().unwrap().is_none());
+    }
+}
+
+fn last_done(log: &[(u64, u64, Kept)]) -> Option<Done> {
+    log.iter().rev().find_map(|(_, _, kept)| match kept {
+        Kept::Done(done) => Some(done.clone()),
+        _ => None,
+    })
+}
+
+fn open_epochs(log: &[(u64, u64, Kept)]) -> Vec<Mark> {
+    let done = last_done(log).map_or(0, |done| done.epoch);
+    let marks = log.iter().filter_map(|(_, _, kept)| match kept {
+        Kept::Mark(mark) if mark.epoch > done => Some(mark.clone()),
+        _ => None,
+    });
+    marks.collect()
+}
+
+fn open_connections(log: &[(u64, u64, Kept)]) -> Vec<u64> {
+    let mut open = Vec::new();
+    for (_, _, kept) in log {
+        match kept {
+            Kept::Data(connection, _) if !open.contains(connection) => open.push(*connection),
+            Kept::Eos(connection, _) => open.retain(|c| c != connection),
+            _ => {}
+        }
+    }
+    open
+}
+
+proptest! {
+    #![proptest_config(config(1))]
+
+    #[test]
+    fn after_any_crash_the_log_is_a_prefix_with_everything_synced(
+        always in any::<bool>(),
+        actions in prop::collection::vec(action(), 1..120),
+        seed in any::<u64>(),
+    ) {
+        let sync = if always { SyncPolicy::Always } else { SyncPolicy::Epoch };
+        let mut run = Run::new(sync);
+        for action in &actions {
+            run.act(action);
+        }
+        run.crash(End::PowerLoss, &mut Dice(seed));
+        run.crash(End::PowerLoss, &mut Dice(seed ^ 1));
+    }
+
+}
+
+proptest! {
+    #![proptest_config(config(4))]
+
+    #[test]
+    fn without_syncs_a_killed_process_still_loses_nothing(
+        actions in prop::collection::vec(action(), 1..120),
+    ) {
+        let mut run = Run::new(SyncPolicy::Never);
+        for action in &actions {
+            match action {
+                Action::Crash(_, seed) => run.crash(End::Kill, &mut Dice(*seed)),
+                other => run.act(other),
+            }
+        }
+        run.crash(End::Kill, &mut Dice(0));
+    }
+
+    #[test]
+    fn a_flipped_bit_is_never_taken_for_what_was_appended(
+        actions in prop::collection::vec(action(), 1..120),
+        seed in any::<u64>(),
+    ) {
+        let mut run = Run::new(SyncPolicy::Epoch);
+        for action in &actions {
+            run.act(action);
+        }
+        run.journal = None;
+        let mut dice = Dice(seed);
+        let disk = run.disk.after(End::Kill, &mut dice);
+        let names = disk.segment_names();
+        let name = &names[dice.below(names.len())];
+        disk.tamper(name, |bytes| {
+            let bit = dice.below(bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        });
+        inspect(&disk, true, &mut Vec::new()).ok();
+        let opened = Journal::open_on(Arc::new(disk), settings(SyncPolicy::Epoch), facts());
+        let (journal, recovery) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                prop_assert_eq!(error.kind(), ErrorKind::Disk);
+                return Ok(());
+            }
+        };
+        let promised = run.promises.iter().map(|(_, synced)| *synced).max().unwrap_or(0);
+        prop_assert!(recovery.tail.0 >= promised, "what was promised is gone, and nobody said so");
+        let mut reader = journal.reader(recovery.resume.position);
+        let from = recovery.resume.position.0;
+        let held = |at: &u64| (from..recovery.tail.0).contains(at);
+        for (position, _, kept) in run.log.iter().filter(|(at, ..)| held(at)) {
+            match reader.next() {
+                Ok(entry) => {
+                    let entry = entry.expect("a record below the tail");
+                    prop_assert_eq!(entry.position.0, *position);
+                    prop_assert_eq!(&keep(&entry.record), kept);
+                }
+                Err(error) => {
+                    prop_assert_eq!(error.kind(), ErrorKind::Disk);
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn no_hostile_file_makes_recovery_panic(
+        actions in prop::collection::vec(action(), 1..60),
+        garbage in prop::collection::vec(any::<u8>(), 0..3000),
+        at in any::<prop::sample::Index>(),
+        kind in 0..4u8,
+    ) {
+        let mut run = Run::new(SyncPolicy::Epoch);
+        for action in &actions {
+            run.act(action);
+        }
+        run.journal = None;
+        let disk = run.disk.after(End::Kill, &mut Dice(0));
+        let names = disk.segment_names();
+        disk.tamper(&names[at.index(names.len())], |bytes| {
+            let from = at.index(bytes.len());
+            match kind {
+                0 => bytes.truncate(from),
+                1 => bytes.fill(0),
+                2 => bytes.splice(..0, garbage.iter().copied()).for_each(drop),
+                _ => {
+                    let end = (from + garbage.len()).min(bytes.len());
+                    bytes[from..end].copy_from_slice(&garbage[..end - from]);
+                }
+            }
+        });
+        inspect(&disk, true, &mut Vec::new()).ok();
+        let opened = Journal::open_on(Arc::new(disk), settings(SyncPolicy::Epoch), facts());
+        if let Ok((journal, recovery)) = opened {
+            let mut reader = journal.reader(recovery.first);
+            while let Ok(Some(_)) = reader.next() {}
+        }
+    }
+}

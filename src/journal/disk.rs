@@ -1,0 +1,291 @@
+//! The disk as the journal sees it: one folder of files, behind a trait so that a model can stand
+//! in.
+//!
+//! What the journal relies on is little and is stated here, because the model disk of the tests
+//! breaks everything that is *not* stated: bytes written but not synced may be lost, torn or reach
+//! the disk in any order; names created, renamed or removed are not durable before the folder is
+//! synced.
+
+use std::fmt;
+use std::fs;
+use std::io::{self, IoSlice};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
+
+/// One open file.
+pub trait File: Send + Sync + fmt::Debug {
+    /// Writes all of `parts`, one behind the other, at `offset`: one system call where the kernel
+    /// takes it whole.
+    ///
+    /// # Errors
+    /// `StorageFull` if the disk is full. What was written before an error is undefined.
+    fn write_at(&self, offset: u64, parts: [&[u8]; 2]) -> io::Result<()>;
+
+    /// Reads at `offset` and returns how many bytes it got; 0 at the end of the file.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn bytes(&self) -> io::Result<u64>;
+
+    /// Makes all bytes written so far, and the length, durable.
+    ///
+    /// # Errors
+    /// Any error means that bytes may be lost for ever: a second call could succeed without having
+    /// written them. Never call again.
+    fn sync(&self) -> io::Result<()>;
+
+    /// Drops everything behind `bytes_kept`, then preallocates zeros up to `bytes`.
+    ///
+    /// # Errors
+    /// Those of the disk, `StorageFull` among them.
+    fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()>;
+}
+
+/// One folder of files.
+pub trait Disk: Send + Sync + fmt::Debug + 'static {
+    /// Makes a new file of `bytes` zeros whose blocks are allocated; leaves nothing behind on
+    /// error.
+    ///
+    /// # Errors
+    /// `StorageFull` if the disk has no room for it.
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>>;
+
+    /// Opens a file that exists.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of the disk.
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>>;
+
+    /// The names of all files, in any order.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Gives a file another name.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file; one that is gone already is no error.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes the names as they are now durable.
+    ///
+    /// # Errors
+    /// As [`File::sync`].
+    fn sync(&self) -> io::Result<()>;
+
+    /// `name` as a reader of a message can find it.
+    fn place(&self, name: &str) -> String;
+}
+
+/// Whether an error says that there is no room, which passes, and not that the disk is bad.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// A folder of the local file system, locked while this value lives unless opened to be read only.
+#[derive(Debug)]
+pub struct LocalDisk {
+    folder: PathBuf,
+    _lock: Option<fs::File>,
+}
+
+impl LocalDisk {
+    /// Makes the folder if need be and takes its `lock`; `None` if another process holds it.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub fn lock(folder: &Path) -> io::Result<Option<LocalDisk>> {
+        fs::create_dir_all(folder)?;
+        if let Some(parent) = folder.parent().filter(|p| !p.as_os_str().is_empty()) {
+            fs::File::open(parent)?.sync_all()?;
+        }
+        let lock = fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(folder.join(LOCK))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(LocalDisk { folder: folder.to_owned(), _lock: Some(lock) })),
+            Err(Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The folder without its lock, for those who only look.
+    pub fn read_only(folder: &Path) -> LocalDisk {
+        LocalDisk { folder: folder.to_owned(), _lock: None }
+    }
+}
+
+/// Name of the file that is locked while a journal is open.
+const LOCK: &str = "lock";
+
+impl Disk for LocalDisk {
+    fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
+        let path = self.folder.join(name);
+        let file = fs::OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
+        match allocate(&file, bytes) {
+            Ok(()) => Ok(Arc::new(LocalFile(file))),
+            Err(error) => {
+                fs::remove_file(&path)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn open(&self, name: &str) -> io::Result<Arc<dyn File>> {
+        let path = self.folder.join(name);
+        let file = match self._lock {
+            Some(_) => fs::OpenOptions::new().read(true).write(true).open(path)?,
+            None => fs::File::open(path)?,
+        };
+        Ok(Arc::new(LocalFile(file)))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.folder)? {
+            // A name that is not UTF-8 cannot be one of ours.
+            names.extend(entry?.file_name().into_string().ok());
+        }
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.folder.join(from), self.folder.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match fs::remove_file(self.folder.join(name)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fs::File::open(&self.folder)?.sync_all()
+    }
+
+    fn place(&self, name: &str) -> String {
+        self.folder.join(name).display().to_string()
+    }
+}
+
+/// Reserves the blocks; a file system that cannot gets the length alone, and `StorageFull` may then
+/// come from a write, which the journal takes as well.
+fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
+            Ok(()) => return Ok(()),
+            Err(Errno::INTR) => {}
+            Err(Errno::OPNOTSUPP) => return file.set_len(bytes),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+#[derive(Debug)]
+struct LocalFile(fs::File);
+
+impl File for LocalFile {
+    fn write_at(&self, offset: u64, parts: [&[u8]; 2]) -> io::Result<()> {
+        let whole = parts[0].len() + parts[1].len();
+        let slices = parts.map(IoSlice::new);
+        let done = match rustix::io::pwritev(&self.0, &slices, offset) {
+            Ok(done) if done == whole => return Ok(()),
+            Ok(done) => done,
+            Err(Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        // The kernel took only a part: the rest goes the slow way, which also tells the reason.
+        let mut skip = done;
+        let mut at = offset + done as u64;
+        for part in parts {
+            let rest = &part[skip.min(part.len())..];
+            skip = skip.saturating_sub(part.len());
+            self.0.write_all_at(rest, at)?;
+            at += rest.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.0.read_at(buffer, offset) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                other => return other,
+            }
+        }
+    }
+
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        // Not repeated on EINTR either: the kernel reports a lost page once.
+        Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes_kept)?;
+        allocate(&self.0, bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_locked_once_until_its_holder_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = LocalDisk::lock(folder.path()).unwrap();
+        assert!(first.is_some());
+        assert!(LocalDisk::lock(folder.path()).unwrap().is_none());
+        drop(first);
+        assert!(LocalDisk::lock(folder.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_new_file_has_its_whole_length_in_zeros_and_takes_two_parts_at_any_offset() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
+        let file = disk.create("a", 10_000).unwrap();
+        file.write_at(5_000, [b"ab", b"cde"]).unwrap();
+        let mut back = [1; 8];
+        assert_eq!(file.read_at(4_999, &mut back).unwrap(), 8);
+        assert_eq!(&back, b"\0abcde\0\0");
+        file.truncate(5_001, 9_000).unwrap();
+        assert_eq!(file.bytes().unwrap(), 9_000);
+        file.read_at(4_999, &mut back).unwrap();
+        assert_eq!(&back, b"\0a\0\0\0\0\0\0");
+    }
+
+    #[test]
+    fn a_disk_without_room_leaves_no_file_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
+        let error = disk.create("huge", 1 << 60).unwrap_err();
+        // ext4 answers ENOSPC, or EFBIG where one file cannot be that long.
+        assert!(is_full(&error) || error.kind() == io::ErrorKind::FileTooLarge, "{error}");
+        assert_eq!(disk.list().unwrap(), [LOCK]);
+    }
+}

@@ -1,0 +1,43 @@
+//! What a journal holds, for those who decide before they open it.
+
+use std::path::Path;
+
+use super::disk::LocalDisk;
+use super::recover::recover;
+use crate::error::Result;
+
+/// A journal as it stands, unopened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Glimpse {
+    /// The id that names it.
+    pub id: u128,
+    /// The source whose bytes it holds.
+    pub source: String,
+    /// Parts per epoch that it was made for.
+    pub parts: u32,
+    /// Batch interval in milliseconds that it was made for.
+    pub interval_ms: u64,
+    /// Epochs that are marked and not known to be committed, in order.
+    pub open_epochs: Vec<u64>,
+    /// The newest epoch that was marked.
+    pub last_epoch: Option<u64>,
+}
+
+/// Looks at the journal in `folder`, which nobody is writing to; `None` if there is none.
+///
+/// # Errors
+/// `Disk` if the disk fails or the log is damaged.
+pub fn peek(folder: &Path) -> Result<Option<Glimpse>> {
+    if !folder.is_dir() {
+        return Ok(None);
+    }
+    let found = recover(&LocalDisk::read_only(folder), false)?;
+    Ok(found.map(|found| Glimpse {
+        id: found.header.id,
+        source: found.header.facts.source.clone(),
+        parts: found.header.facts.parts,
+        interval_ms: found.header.facts.interval_ms,
+        open_epochs: found.marks.iter().map(|mark| mark.epoch).collect(),
+        last_epoch: found.last_mark.as_ref().map(|mark| mark.epoch),
+    }))
+}

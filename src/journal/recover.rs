@@ -1,0 +1,402 @@
+//! What a log holds after whatever happened to it. Reads only; [`open`](super::open) mends.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use super::disk::{Disk, File};
+use super::encoding::Fault;
+use super::read::damage_error;
+use super::record::{Done, Entry, Mark, Position, Record, Resume};
+use super::scan::{self, Cursor, Step, look_behind};
+use super::segment::{self, CONNECTIONS_MAX, HEADER, Header, Standing, read_header};
+use super::shared::{Segment, disk_error};
+use crate::error::Result;
+
+/// What a journal held when it was opened.
+#[derive(Clone, Debug)]
+pub struct Recovery {
+    /// The id that names the journal.
+    pub id: u128,
+    /// It was made just now.
+    pub created: bool,
+    /// The oldest record that is there.
+    pub first: Position,
+    /// Where a replay of what is not committed begins.
+    pub resume: Resume,
+    /// The newest mark, committed or not.
+    pub last_mark: Option<Mark>,
+    /// What is committed, as far as the journal knows: the truth is the store.
+    pub last_done: Option<Done>,
+    /// Epochs that are marked and not known to be committed, in order. Their marks may not be on
+    /// disk yet: [`Syncer::sync`](super::Syncer::sync) before anything of them is published.
+    pub open_epochs: Vec<Mark>,
+    /// Where the bytes begin that no mark took; they end at [`Recovery::tail`].
+    pub unmarked: Position,
+    /// The end of the log as it was found, before the EOS records of this start.
+    pub tail: Position,
+    /// Bytes of a torn tail that were cut off.
+    pub torn_bytes: u64,
+    /// Connections that were open: each was given an EOS crash.
+    pub crashed_connections: Vec<u64>,
+    /// The least connection id that was never used.
+    pub next_connection: u64,
+}
+
+/// A log as it was found.
+#[derive(Debug)]
+pub(super) struct Found {
+    pub(super) header: Header,
+    pub(super) segments: Vec<Segment>,
+    pub(super) tail: u64,
+    pub(super) standing: Standing,
+    pub(super) last_mark: Option<Mark>,
+    pub(super) marks: VecDeque<Mark>,
+    pub(super) done: Option<(Done, u64)>,
+    pub(super) torn_bytes: u64,
+    /// Something stands behind the tail and must go before anything is appended: an old record
+    /// could fit in with a new one and come back to life.
+    pub(super) dirty: bool,
+    /// Bases of the segments behind the tail.
+    pub(super) dropped: Vec<u64>,
+}
+
+impl Found {
+    pub(super) fn resume(&self) -> Resume {
+        match &self.done {
+            Some((done, _)) => done.resume.clone(),
+            None => Resume::at(Position(self.segments.first().map_or(0, |s| s.base))),
+        }
+    }
+}
+
+/// The segment files of a folder in order, opened when looked at.
+pub(super) struct Log<'d> {
+    pub(super) disk: &'d dyn Disk,
+    pub(super) bases: Vec<u64>,
+}
+
+impl<'d> Log<'d> {
+    pub(super) fn list(disk: &'d dyn Disk) -> Result<Log<'d>> {
+        let names = disk.list().map_err(|error| {
+            disk_error(format!("listing {} failed: {error}", disk.place("")), error)
+        })?;
+        let mut bases: Vec<u64> = names.iter().filter_map(|name| segment::base(name)).collect();
+        bases.sort_unstable();
+        Ok(Log { disk, bases })
+    }
+
+    pub(super) fn failed(&self, at: usize, error: std::io::Error) -> crate::Error {
+        let place = self.disk.place(&segment::name(self.bases[at]));
+        disk_error(format!("reading {place} failed: {error}"), error)
+    }
+
+    pub(super) fn open(&self, at: usize) -> Result<Arc<dyn File>> {
+        let name = segment::name(self.bases[at]);
+        self.disk.open(&name).map_err(|error| self.failed(at, error))
+    }
+
+    /// The segment's file, its length, and the first position that it cannot hold.
+    pub(super) fn extent(&self, at: usize) -> Result<(Arc<dyn File>, u64, u64)> {
+        let file = self.open(at)?;
+        let bytes = file.bytes().map_err(|error| self.failed(at, error))?;
+        let end = self.bases[at].saturating_add(bytes.saturating_sub(HEADER));
+        Ok((file, bytes, end))
+    }
+
+    /// The header of a segment, `None` if it cannot be trusted or is another journal's.
+    pub(super) fn header(&self, at: usize, id: Option<u128>) -> Result<Option<Header>> {
+        let file = self.open(at)?;
+        let header = read_header(&file, self.bases[at]).map_err(|e| self.failed(at, e))?;
+        Ok(header.filter(|header| id.is_none_or(|id| id == header.id)))
+    }
+
+    pub(super) fn next_base(&self, at: usize) -> Option<u64> {
+        self.bases.get(at + 1).copied()
+    }
+
+    pub(super) fn damage(
+        &self,
+        at: usize,
+        position: u64,
+        fault: Fault,
+        epochs: &str,
+    ) -> crate::Error {
+        let base = self.bases[at];
+        damage_error(&self.disk.place(&segment::name(base)), base, position, fault, epochs)
+    }
+
+    /// The record at a place that was told by another record.
+    fn record_at<T>(
+        &self,
+        seed: u32,
+        position: u64,
+        take: impl FnOnce(&Entry<'_>) -> Option<T>,
+    ) -> Result<T> {
+        let at = self.bases.partition_point(|&base| base <= position).saturating_sub(1);
+        let (file, _, end) = self.extent(at)?;
+        let limit = self.next_base(at).unwrap_or(u64::MAX).min(end);
+        let mut cursor = Cursor::for_control(file, seed, self.bases[at], position);
+        let fault = match cursor.next(limit).map_err(|error| self.failed(at, error))? {
+            Step::Entry(entry) => match take(&entry) {
+                Some(taken) => return Ok(taken),
+                None => Fault::Payload,
+            },
+            Step::Bad(fault) => fault,
+            Step::End => Fault::Missing,
+        };
+        Err(self.damage(at, position, fault, "those not committed"))
+    }
+}
+
+/// What the walk over the records has seen.
+struct Walk {
+    standing: Standing,
+    marks: VecDeque<Mark>,
+    done: Option<(Done, u64)>,
+}
+
+impl Walk {
+    fn take(&mut self, entry: &Entry<'_>) {
+        let standing = &mut self.standing;
+        if let Some(synced) = entry.record.synced_through() {
+            standing.synced = standing.synced.max(synced.0);
+        }
+        match &entry.record {
+            Record::Data { connection, .. } => {
+                let room = standing.connections.len() < CONNECTIONS_MAX;
+                if room && !standing.connections.contains(connection) {
+                    standing.connections.push(*connection);
+                }
+                let next = &mut standing.next_connection;
+                *next = (*next).max(connection.saturating_add(1));
+            }
+            Record::Eos { connection, .. } => {
+                standing.connections.retain(|open| open != connection)
+            }
+            Record::Mark { mark, .. } => {
+                standing.last_mark = Some(entry.position.0);
+                self.marks.push_back(mark.clone());
+            }
+            Record::Done { done, .. } => {
+                standing.last_done = Some(entry.position.0);
+                self.done = Some((done.clone(), entry.end.0));
+            }
+            Record::Sync { .. } => {}
+        }
+    }
+}
+
+/// Where the walk ended: in this segment, at this position, at this fault or at the end of the
+/// file.
+struct Stop {
+    at: usize,
+    position: u64,
+    fault: Option<Fault>,
+}
+
+/// Reads what a restart needs of a log; `None` if there is none. With `strict` a log that does not
+/// begin where its DONE says, or at 0, is damage.
+///
+/// # Errors
+/// `Disk` if the disk fails or the log is damaged.
+pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
+    let log = Log::list(disk)?;
+    if log.bases.is_empty() {
+        return Ok(None);
+    }
+    let header = newest_header(&log)?;
+    let (start, start_header) = first_to_verify(&log, &header)?;
+    let seed = Header::seed(header.id);
+    let mut walk =
+        Walk { standing: start_header.standing.clone(), marks: VecDeque::new(), done: None };
+    walk.standing.synced = walk.standing.synced.max(header.standing.synced);
+    let stop = walk_records(&log, start, header.id, &mut walk)?;
+    let mut found = Found {
+        header,
+        segments: Vec::new(),
+        tail: stop.position,
+        standing: Standing::default(),
+        last_mark: walk.marks.back().cloned(),
+        marks: VecDeque::new(),
+        done: None,
+        torn_bytes: 0,
+        dirty: false,
+        dropped: Vec::new(),
+    };
+    judge_end(&log, &walk, &stop, seed, &mut found)?;
+    complete_marks(&log, &start_header.standing, walk, seed, &mut found)?;
+    list_segments(&log, start, strict, &stop, &mut found)?;
+    Ok(Some(found))
+}
+
+fn newest_header(log: &Log<'_>) -> Result<Header> {
+    for at in (0..log.bases.len()).rev() {
+        if let Some(header) = log.header(at, None)? {
+            return Ok(header);
+        }
+    }
+    Err(log.damage(0, log.bases[0], Fault::Header, "all"))
+}
+
+/// The newest segment before which everything is known to be on disk: what lies below was verified
+/// by the disk's own promise and will be again when it is replayed.
+fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
+    let synced = newest.standing.synced;
+    let trusted = synced.min(newest.base);
+    let mut at = log.bases.partition_point(|&base| base <= trusted).saturating_sub(1);
+    loop {
+        if let Some(header) = log.header(at, Some(newest.id))? {
+            return Ok((at, header));
+        }
+        if at == 0 || log.bases[at] < synced {
+            return Err(log.damage(at, log.bases[at], Fault::Header, "unknown"));
+        }
+        at -= 1;
+    }
+}
+
+fn walk_records(log: &Log<'_>, start: usize, id: u128, walk: &mut Walk) -> Result<Stop> {
+    let seed = Header::seed(id);
+    let mut cursor: Option<Cursor> = None;
+    for at in start..log.bases.len() {
+        let base = log.bases[at];
+        let stop = |position, fault| Stop { at, position, fault };
+        if at > start && log.header(at, Some(id))?.is_none() {
+            return Ok(stop(base, Some(Fault::Header)));
+        }
+        let (file, _, end) = log.extent(at)?;
+        let next = log.next_base(at);
+        let limit = next.unwrap_or(u64::MAX).min(end);
+        let cursor = match &mut cursor {
+            Some(cursor) => {
+                cursor.enter(file, base, base);
+                cursor
+            }
+            None => cursor.insert(Cursor::new(file, seed, base, base)),
+        };
+        loop {
+            match cursor.next(limit).map_err(|error| log.failed(at, error))? {
+                Step::Entry(entry) => walk.take(&entry),
+                Step::End if next == Some(limit) => break,
+                Step::End if next.is_none() => return Ok(stop(limit, None)),
+                Step::End => return Ok(stop(limit, Some(Fault::Missing))),
+                Step::Bad(fault) => return Ok(stop(cursor.position(), Some(fault))),
+            }
+        }
+    }
+    // The last segment has none behind it, so the loop ends in one of its returns.
+    Ok(Stop {
+        at: log.bases.len() - 1,
+        position: cursor.map_or(0, |cursor| cursor.position()),
+        fault: None,
+    })
+}
+
+/// Torn or damaged: looks for a promise, made behind the bad place, that covers it.
+fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Found) -> Result<()> {
+    let mut promised = walk.standing.synced;
+    let mut marks: Vec<(u64, u64)> = walk.marks.iter().map(|m| (m.epoch, m.cut.0)).collect();
+    let mut next_whole = u64::MAX;
+    for at in stop.at..log.bases.len() {
+        let base = log.bases[at];
+        if at > stop.at {
+            let header = log.header(at, Some(found.header.id))?;
+            promised = promised.max(header.map_or(0, |header| header.standing.synced));
+        }
+        let (file, _, end) = log.extent(at)?;
+        let from = stop.position.max(base);
+        let used = look_behind(&*file, seed, base, from, end, |position, _, record| {
+            if let Some(synced) = record.synced_through() {
+                promised = promised.max(synced.0);
+            }
+            next_whole = next_whole.min(position);
+            if let Record::Mark { mark, .. } = record {
+                marks.push((mark.epoch, mark.cut.0));
+            }
+        });
+        let used = used.map_err(|error| log.failed(at, error))?;
+        found.torn_bytes += used - from;
+        let headless = at == stop.at && stop.fault == Some(Fault::Header);
+        if at > stop.at || headless {
+            found.dropped.push(base);
+        }
+    }
+    found.dirty = found.torn_bytes > 0 || !found.dropped.is_empty();
+    if promised <= stop.position {
+        return Ok(());
+    }
+    marks.sort_unstable();
+    marks.dedup();
+    let to = next_whole.min(promised).max(stop.position + 1);
+    let epochs = scan::name_epochs(scan::affected(&marks, stop.position, to));
+    let fault = stop.fault.unwrap_or(Fault::Missing);
+    Err(log.damage(stop.at, stop.position, fault, &epochs))
+}
+
+/// Adds to the marks of the walk those before it that are not done.
+fn complete_marks(
+    log: &Log<'_>,
+    before: &Standing,
+    walk: Walk,
+    seed: u32,
+    found: &mut Found,
+) -> Result<()> {
+    found.done = match (walk.done, before.last_done) {
+        (Some(done), _) => Some(done),
+        (None, Some(position)) if position >= log.bases[0] => {
+            Some(log.record_at(seed, position, |entry| match &entry.record {
+                Record::Done { done, .. } => Some((done.clone(), entry.end.0)),
+                _ => None,
+            })?)
+        }
+        (None, _) => None,
+    };
+    let done_epoch = found.done.as_ref().map(|(done, _)| done.epoch);
+    found.standing = walk.standing;
+    found.marks = walk.marks;
+    let mut previous = before.last_mark;
+    while let Some(position) = previous.filter(|&position| position >= log.bases[0]) {
+        let (mark, earlier) = log.record_at(seed, position, |entry| match &entry.record {
+            Record::Mark { mark, previous, .. } => Some((mark.clone(), *previous)),
+            _ => None,
+        })?;
+        found.last_mark.get_or_insert_with(|| mark.clone());
+        if done_epoch.is_some_and(|done| mark.epoch <= done) {
+            break;
+        }
+        // Positions only go down, or a record that lies would be followed for ever.
+        previous = earlier.map(|p| p.0).filter(|&p| p < position);
+        found.marks.push_front(mark);
+    }
+    found.marks.retain(|mark| done_epoch.is_none_or(|done| mark.epoch > done));
+    Ok(())
+}
+
+/// The segments that stay, without a hole between the resume position and the tail.
+fn list_segments(
+    log: &Log<'_>,
+    start: usize,
+    strict: bool,
+    stop: &Stop,
+    found: &mut Found,
+) -> Result<()> {
+    let kept = stop.at + usize::from(stop.fault != Some(Fault::Header));
+    let needed = match &found.done {
+        Some((done, _)) => done.resume.position.0,
+        None if strict => 0,
+        None => log.bases[0],
+    };
+    if needed < log.bases[0] {
+        return Err(log.damage(0, needed, Fault::Missing, "those not committed"));
+    }
+    for at in 0..kept {
+        let base = log.bases[at];
+        let (_, bytes, end) = log.extent(at)?;
+        found.segments.push(Segment { base, bytes, file: None });
+        let next = log.next_base(at).filter(|&next| at < start && next > needed);
+        if next.is_some_and(|next| next > end) {
+            return Err(log.damage(at, end, Fault::Missing, "those not committed"));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,251 @@
+//! Walks over the records of one segment, and looks for records behind a bad one.
+
+use std::io;
+use std::sync::Arc;
+
+use memchr::memmem;
+
+use super::disk::File;
+use super::encoding::{self, CONTROL_MAX, FRAME, Fault, PAYLOAD_MAX, TAG};
+use super::record::{Entry, Position, Record};
+use super::segment::{HEADER, read_full};
+
+/// Bytes read at a time; holds the longest record.
+const WINDOW: usize = 512 * 1024;
+const _: () = assert!(WINDOW >= FRAME + PAYLOAD_MAX);
+
+/// What stands at a place.
+#[derive(Debug)]
+pub(super) enum Step<'a> {
+    Entry(Entry<'a>),
+    /// The limit is reached.
+    End,
+    Bad(Fault),
+}
+
+/// Reads the records of one segment in order, each verified.
+#[derive(Debug)]
+pub(super) struct Cursor {
+    file: Arc<dyn File>,
+    seed: u32,
+    base: u64,
+    position: u64,
+    buffer: Vec<u8>,
+    /// The bytes from `position` on that are in `buffer`.
+    at: usize,
+    filled: usize,
+}
+
+impl Cursor {
+    pub(super) fn new(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
+        Cursor::with_window(file, seed, base, from, WINDOW)
+    }
+
+    /// For one record that is not DATA: reads no more than that.
+    pub(super) fn for_control(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
+        Cursor::with_window(file, seed, base, from, FRAME + CONTROL_MAX)
+    }
+
+    fn with_window(file: Arc<dyn File>, seed: u32, base: u64, from: u64, window: usize) -> Cursor {
+        Cursor { file, seed, base, position: from, buffer: vec![0; window], at: 0, filled: 0 }
+    }
+
+    /// Goes on in another segment, with the same buffer.
+    pub(super) fn enter(&mut self, file: Arc<dyn File>, base: u64, from: u64) {
+        self.file = file;
+        self.base = base;
+        self.position = from;
+        self.at = 0;
+        self.filled = 0;
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    pub(super) fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The record at the position, which must end at `limit` or before it. Stays where it is if
+    /// there is none.
+    pub(super) fn next(&mut self, limit: u64) -> io::Result<Step<'_>> {
+        let left = limit.saturating_sub(self.position);
+        if left == 0 {
+            return Ok(Step::End);
+        }
+        if left < FRAME as u64 {
+            // No record fits: the end of a segment, unless something stands there.
+            let whole = self.fill(left as usize, left)?;
+            let rest = &self.buffer[self.at..self.filled];
+            let clean = whole && rest.iter().all(|&b| b == 0);
+            return Ok(Step::Bad(if clean { Fault::Empty } else { Fault::Missing }));
+        }
+        if !self.fill(FRAME, left)? {
+            return Ok(Step::Bad(Fault::Missing));
+        }
+        let mut frame = [0; FRAME];
+        frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
+        let bytes = match encoding::measure(&frame, left) {
+            Ok(bytes) => bytes,
+            Err(fault) => return Ok(Step::Bad(fault)),
+        };
+        if bytes > self.buffer.len() || !self.fill(bytes, left)? {
+            return Ok(Step::Bad(Fault::Missing));
+        }
+        let whole = &self.buffer[self.at..self.at + bytes];
+        match encoding::decode(self.seed, self.position, whole) {
+            Ok(record) => {
+                let position = Position(self.position);
+                self.position += bytes as u64;
+                self.at += bytes;
+                Ok(Step::Entry(Entry { position, end: Position(self.position), record }))
+            }
+            Err(fault) => Ok(Step::Bad(fault)),
+        }
+    }
+
+    /// Brings `want` bytes from the position on into the buffer; `false` if the file ends before.
+    fn fill(&mut self, want: usize, left: u64) -> io::Result<bool> {
+        let have = self.filled - self.at;
+        if have >= want {
+            return Ok(true);
+        }
+        self.buffer.copy_within(self.at..self.filled, 0);
+        self.at = 0;
+        self.filled = have;
+        let end = self.buffer.len().min(left.min(WINDOW as u64) as usize);
+        let offset = HEADER + (self.position - self.base) + have as u64;
+        self.filled += read_full(&*self.file, offset, &mut self.buffer[have..end])?;
+        Ok(self.filled >= want)
+    }
+
+    /// Steps over a record whose frame can be followed though its payload is bad; `None` if the
+    /// next record does not follow it.
+    pub(super) fn hop(&mut self, limit: u64) -> io::Result<Option<u64>> {
+        let (position, left) = (self.position, limit.saturating_sub(self.position));
+        if left < FRAME as u64 || !self.fill(FRAME, left)? {
+            return Ok(None);
+        }
+        let mut frame = [0; FRAME];
+        frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
+        let Ok(bytes) = encoding::measure(&frame, left) else {
+            return Ok(None);
+        };
+        let next = position + bytes as u64;
+        let mut ahead = Cursor::new(Arc::clone(&self.file), self.seed, self.base, next);
+        let follows = next == limit || matches!(ahead.next(limit)?, Step::Entry(_));
+        Ok(follows.then_some(next))
+    }
+}
+
+/// Calls `found` with each MARK, SYNC, DONE and EOS that stands whole anywhere in `from..limit` of
+/// a segment, some of them twice, and returns the end of the last byte there that is not zero.
+///
+/// DATA is not looked for: at its lengths a hostile sender could make the search quadratic.
+pub(super) fn look_behind(
+    file: &dyn File,
+    seed: u32,
+    base: u64,
+    from: u64,
+    limit: u64,
+    mut found: impl FnMut(u64, u64, Record<'_>),
+) -> io::Result<u64> {
+    const OVERLAP: usize = FRAME + CONTROL_MAX;
+    let mut window = vec![0; WINDOW];
+    let (mut start, mut used) = (from, from);
+    while start < limit {
+        let want = (limit - start).min(WINDOW as u64) as usize;
+        let got = read_full(file, HEADER + (start - base), &mut window[..want])?;
+        let bytes = &window[..got];
+        if let Some(length) = length_without_zeros(bytes) {
+            used = used.max(start + length as u64);
+        }
+        for tag in memmem::find_iter(bytes, TAG) {
+            let Some(at) = tag.checked_sub(FRAME) else {
+                continue;
+            };
+            let mut frame = [0; FRAME];
+            frame.copy_from_slice(&bytes[at..tag]);
+            let Ok(length) = encoding::measure(&frame, limit - start - at as u64) else {
+                continue;
+            };
+            let position = start + at as u64;
+            let whole = bytes.get(at..at + length.min(OVERLAP));
+            if let Some(Ok(record)) = whole.map(|whole| encoding::decode(seed, position, whole)) {
+                found(position, position + length as u64, record);
+            }
+        }
+        if got < WINDOW || start + got as u64 == limit {
+            break;
+        }
+        start += (WINDOW - OVERLAP) as u64;
+    }
+    Ok(used)
+}
+
+/// Length up to the last byte that is not zero; whole blocks are compared, since most of a
+/// preallocated segment is zeros and a restart waits for this.
+fn length_without_zeros(bytes: &[u8]) -> Option<usize> {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    let mut end = bytes.len();
+    while end > 0 {
+        let start = end.saturating_sub(ZEROS.len());
+        let block = &bytes[start..end];
+        if *block != ZEROS[..block.len()] {
+            return block.iter().rposition(|&b| b != 0).map(|at| start + at + 1);
+        }
+        end = start;
+    }
+    None
+}
+
+/// The epochs to which bytes of `from..to` belong, by their marks `(epoch, cut)` in order of the
+/// cuts, and whether bytes behind the last mark are among them.
+pub(super) fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, bool) {
+    let mut start = 0;
+    let mut epochs = Vec::new();
+    for &(epoch, cut) in marks {
+        if start < to && from < cut && start < cut {
+            epochs.push(epoch);
+        }
+        start = cut;
+    }
+    (epochs, to > start)
+}
+
+/// As a reader of a message wants it.
+pub(super) fn name_epochs((epochs, open): (Vec<u64>, bool)) -> String {
+    let mut names: Vec<String> = epochs.iter().map(u64::to_string).collect();
+    if open {
+        names.push("the one not yet marked".to_owned());
+    }
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_bytes_are_laid_to_the_epochs_whose_cuts_enclose_them() {
+        let marks = [(10, 100), (20, 100), (30, 250)];
+        assert_eq!(affected(&marks, 0, 1), (vec![10], false));
+        assert_eq!(affected(&marks, 99, 101), (vec![10, 30], false));
+        assert_eq!(affected(&marks, 240, 300), (vec![30], true));
+        assert_eq!(affected(&[], 5, 6), (vec![], true));
+    }
+
+    #[test]
+    fn zeros_at_the_end_are_not_counted() {
+        let mut bytes = vec![0; 10_000];
+        assert_eq!(length_without_zeros(&bytes), None);
+        bytes[5_000] = 1;
+        assert_eq!(length_without_zeros(&bytes), Some(5_001));
+        bytes[9_999] = 1;
+        assert_eq!(length_without_zeros(&bytes), Some(10_000));
+    }
+}

@@ -1,0 +1,219 @@
+//! Segments: one file each, a header and then records until the next segment begins.
+//!
+//! The header tells whose journal it is and, beside that, how things stood when the segment began:
+//! how far the log was on disk, where the last MARK and DONE stand, which connections were open. So
+//! a restart reads the last segment or two and never the whole log.
+
+use std::io;
+use std::sync::Arc;
+
+use super::disk::File;
+use super::encoding::Fields;
+
+/// Bytes of a segment before its first record.
+pub(super) const HEADER: u64 = 4096;
+/// Most connections that may be open in one journal at a time: their ids must fit into a header.
+pub const CONNECTIONS_MAX: usize = 256;
+/// Longest id of a source in bytes.
+pub const SOURCE_ID_BYTES_MAX: usize = 256;
+
+const MAGIC: &[u8; 8] = b"wtj-log\n";
+const VERSION: u32 = 1;
+const NONE: u64 = u64::MAX;
+
+/// Whose journal this is. A restart must come with the same facts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Facts {
+    /// Name of the source: the journal's folder bears it too.
+    pub source: String,
+    /// P: parts per epoch, which belongs to the job's identity.
+    pub parts: u32,
+    /// Batch interval in milliseconds.
+    pub interval_ms: u64,
+}
+
+/// How things stood at a position.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Standing {
+    /// Everything before is on disk.
+    pub(super) synced: u64,
+    pub(super) last_mark: Option<u64>,
+    pub(super) last_done: Option<u64>,
+    /// Connections with DATA and without EOS.
+    pub(super) connections: Vec<u64>,
+    /// One more than the greatest connection id met.
+    pub(super) next_connection: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) id: u128,
+    pub(super) base: u64,
+    pub(super) facts: Facts,
+    pub(super) standing: Standing,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEADER as usize);
+        out.extend_from_slice(MAGIC);
+        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&self.id.to_le_bytes());
+        out.extend_from_slice(&self.facts.parts.to_le_bytes());
+        let standing = &self.standing;
+        for number in [
+            self.base,
+            self.facts.interval_ms,
+            standing.synced,
+            standing.last_mark.unwrap_or(NONE),
+            standing.last_done.unwrap_or(NONE),
+            standing.next_connection,
+        ] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        out.extend_from_slice(&(standing.connections.len() as u32).to_le_bytes());
+        for connection in &standing.connections {
+            out.extend_from_slice(&connection.to_le_bytes());
+        }
+        out.extend_from_slice(&(self.facts.source.len() as u32).to_le_bytes());
+        out.extend_from_slice(self.facts.source.as_bytes());
+        out.resize(HEADER as usize, 0);
+        let crc = crc32c::crc32c(&out[12..]);
+        out[8..12].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// `None` for anything that is not a header of this version for a segment that begins at
+    /// `base`.
+    pub(super) fn decode(bytes: &[u8], base: u64) -> Option<Header> {
+        let mut fields = Fields(bytes.get(..HEADER as usize)?);
+        if fields.take(8)? != MAGIC || fields.u32()? != crc32c::crc32c(&bytes[12..HEADER as usize])
+        {
+            return None;
+        }
+        if fields.u32()? != VERSION {
+            return None;
+        }
+        let id = u128::from_le_bytes(fields.take(16)?.try_into().ok()?);
+        let parts = fields.u32()?;
+        let own_base = fields.u64()?;
+        let interval_ms = fields.u64()?;
+        let synced = fields.u64()?;
+        let last_mark = Some(fields.u64()?).filter(|&p| p != NONE);
+        let last_done = Some(fields.u64()?).filter(|&p| p != NONE);
+        let next_connection = fields.u64()?;
+        let count = fields.u32()? as usize;
+        let mut connections = Vec::with_capacity(CONNECTIONS_MAX);
+        for _ in 0..count.min(CONNECTIONS_MAX) {
+            connections.push(fields.u64()?);
+        }
+        let source_bytes = fields.u32()? as usize;
+        let source = String::from_utf8(fields.take(source_bytes)?.to_vec()).ok()?;
+        let header = Header {
+            id,
+            base,
+            facts: Facts { source, parts, interval_ms },
+            standing: Standing { synced, last_mark, last_done, connections, next_connection },
+        };
+        (own_base == base).then_some(header)
+    }
+
+    /// The first of the checksum of every record of this journal.
+    pub(super) fn seed(id: u128) -> u32 {
+        crc32c::crc32c(&id.to_le_bytes())
+    }
+}
+
+/// Name of the segment whose first record stands at `base`.
+pub(super) fn name(base: u64) -> String {
+    format!("{base:020}.wtj")
+}
+
+/// The first position of the segment of that name, `None` if it is no segment's name.
+pub(super) fn base(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".wtj")?;
+    let all_digits = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
+    all_digits.then(|| digits.parse().ok()).flatten()
+}
+
+/// Name of a preallocated file that is no segment yet. A number is used once, so that a rename
+/// which was lost in a crash cannot hit the next spare.
+pub(super) fn spare_name(number: u64) -> String {
+    format!("spare-{number}")
+}
+
+/// The number of the spare of that name.
+pub(super) fn spare_number(name: &str) -> Option<u64> {
+    name.strip_prefix("spare-")?.parse().ok()
+}
+
+/// Reads until `buffer` is full or the file ends; returns how much it got.
+pub(super) fn read_full(file: &dyn File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < buffer.len() {
+        match file.read_at(offset + filled as u64, &mut buffer[filled..])? {
+            0 => break,
+            got => filled += got,
+        }
+    }
+    Ok(filled)
+}
+
+/// The header of a segment file, `None` if it cannot be trusted.
+pub(super) fn read_header(file: &Arc<dyn File>, base: u64) -> io::Result<Option<Header>> {
+    let mut bytes = vec![0; HEADER as usize];
+    let got = read_full(&**file, 0, &mut bytes)?;
+    Ok(Header::decode(&bytes[..got], base))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_comes_back_as_written_and_no_flipped_bit_passes() {
+        let header = Header {
+            id: 7 << 100,
+            base: 4711,
+            facts: Facts { source: "tcp-localhost-9999".to_owned(), parts: 3, interval_ms: 10_000 },
+            standing: Standing {
+                synced: 4000,
+                last_mark: Some(12),
+                last_done: None,
+                connections: vec![1, 5],
+                next_connection: 6,
+            },
+        };
+        let mut bytes = header.encode();
+        assert_eq!(bytes.len() as u64, HEADER);
+        assert_eq!(Header::decode(&bytes, 4711), Some(header));
+        assert_eq!(Header::decode(&bytes, 4712), None);
+        for at in 0..bytes.len() {
+            bytes[at] ^= 0x10;
+            assert_eq!(Header::decode(&bytes, 4711), None, "byte {at}");
+            bytes[at] ^= 0x10;
+        }
+        assert_eq!(Header::decode(&bytes[..4095], 4711), None);
+    }
+
+    #[test]
+    fn a_full_header_fits_into_its_place() {
+        let header = Header {
+            id: 1,
+            base: 0,
+            facts: Facts { source: "s".repeat(SOURCE_ID_BYTES_MAX), parts: 1, interval_ms: 1 },
+            standing: Standing { connections: vec![9; CONNECTIONS_MAX], ..Standing::default() },
+        };
+        assert_eq!(Header::decode(&header.encode(), 0), Some(header));
+    }
+
+    #[test]
+    fn only_names_of_twenty_digits_are_segments() {
+        assert_eq!(base(&name(42)), Some(42));
+        for other in ["lock", "42.wtj", "spare-1", "+0000000000000000042.wtj"] {
+            assert_eq!(base(other), None, "{other}");
+        }
+        assert_eq!(spare_number(&spare_name(3)), Some(3));
+    }
+}

@@ -1,0 +1,317 @@
+//! Torture: the real program is killed, again and again, at every step and at any moment; what it has
+//! published in the end is held against what its journal took, and that against what was sent.
+//!
+//! A chain is a directory, a source that sends numbered words for as long as anyone listens, and a
+//! number of lives of the program. All that is random comes from a seed, which a failure shows.
+//! `WORDTIDE_TORTURE=<chains>` runs more of them, `WORDTIDE_SEED=<seed>` begins with another.
+
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use rustix::process::Signal;
+use wordtide::crash::{MUTANTS, POINTS};
+use wordtide::journal::{Facts, Journal, JournalSettings, Record};
+
+use crate::oracle::{self, Counts};
+use crate::rig::{Output, Peer, Rig, Running, Server, random, side_by_side};
+
+const INTERVAL_MS: u64 = 60;
+const PARTS: u32 = 3;
+const JOURNAL_MAX: u64 = 6 << 20;
+
+/// How a life ends, and what is wrong with it.
+#[derive(Clone, Debug, Default)]
+struct Life {
+    /// `name:pass` of a crash point; killed from outside where none.
+    point: Option<String>,
+    mutant: Option<&'static str>,
+}
+
+/// A source that keeps no line it has sent.
+struct Sender {
+    server: Server,
+    seed: u64,
+    next: u64,
+    /// What was sent on each connection; of the last write perhaps not all arrived.
+    sent: Vec<Vec<u8>>,
+}
+
+impl Sender {
+    fn accept(&mut self) -> Peer {
+        self.sent.push(Vec::new());
+        self.server.accept()
+    }
+
+    /// Sends some lines, and the beginning of one more.
+    fn send(&mut self, peer: &mut Peer) -> bool {
+        let log = self.sent.last_mut().expect("connected");
+        let mut text = Vec::new();
+        if log.last().is_some_and(|byte| *byte != b'\n') {
+            // The rest of the line that was begun.
+            text.extend_from_slice(b"e\n");
+        }
+        for _ in 0..random(&mut self.seed) % 800 {
+            text.extend_from_slice(
+                format!("{:011} {:011}\n", self.next, self.next % 97).as_bytes(),
+            );
+            self.next += 1;
+        }
+        text.extend_from_slice(format!("{:011}begun", self.next).as_bytes());
+        self.next += 1;
+        log.extend_from_slice(&text);
+        peer.try_send(&text)
+    }
+}
+
+struct Chain {
+    rig: Rig,
+    sender: Sender,
+    threads: usize,
+    committed: BTreeMap<PathBuf, u64>,
+}
+
+impl Chain {
+    fn new(seed: u64) -> Chain {
+        let sender = Sender { server: Server::new(), seed, next: 0, sent: Vec::new() };
+        Chain { rig: Rig::new(), sender, threads: 1, committed: BTreeMap::new() }
+    }
+
+    fn start(&mut self, life: &Life) -> Running {
+        // Another number of workers at each start: the bytes must not depend on it.
+        self.threads = 1 + self.threads % 3;
+        let flags = format!(
+            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} --format tsv --to out/c --state state \
+             --keep-journal --journal-max {JOURNAL_MAX}",
+            self.threads
+        );
+        let run = format!("run {} {flags}", self.sender.server.flag());
+        let mut program = self.rig.wordtide(&run);
+        if let Some(point) = &life.point {
+            program = program.env("WORDTIDE_CRASH_POINT", point);
+        }
+        if let Some(mutant) = life.mutant {
+            program = program.env("WORDTIDE_MUTANT", mutant);
+        }
+        program.start()
+    }
+
+    /// One life that ends badly.
+    fn live(&mut self, life: &Life) -> Result<(), String> {
+        let program = self.start(life);
+        let rounds = 1 + random(&mut self.sender.seed) % 6;
+        // It may die before it connects.
+        if program.lives_until("connected to") {
+            let mut peer = self.sender.accept();
+            for round in 0..rounds {
+                let sent = self.sender.send(&mut peer);
+                let waits = random(&mut self.sender.seed) % 3 > 0;
+                if !sent || waits && !program.lives_until_commits(round as usize + 1) {
+                    break;
+                }
+            }
+        }
+        drop(program); // kills it
+        self.look()
+    }
+
+    /// The last life, which ends well.
+    fn finish(&mut self, life: &Life) -> Result<(), String> {
+        let program = self.start(life);
+        if !program.lives_until("connected to") {
+            return Err(format!("it did not start:\n{}", program.end()));
+        }
+        let mut peer = self.sender.accept();
+        self.sender.send(&mut peer);
+        if !program.lives_until_commits(2) {
+            return Err(format!("it ended too early:\n{}", program.end()));
+        }
+        program.signal(Signal::TERM);
+        let ended = program.end();
+        let text = ended.to_string();
+        if !text.contains("exit code Some(0)") {
+            return Err(format!("it ended badly: {text}"));
+        }
+        self.look()
+    }
+
+    /// Fails if anything that was committed has been touched since.
+    fn look(&mut self) -> Result<(), String> {
+        let found = committed_files(&self.rig.path("out"));
+        for (path, file) in &self.committed {
+            if found.get(path) != Some(file) {
+                return Err(format!("{} was committed and has changed", path.display()));
+            }
+        }
+        self.committed = found;
+        Ok(())
+    }
+
+    fn verify(&self) -> Result<(), String> {
+        let streams = self.journaled();
+        let mut sent = self.sender.sent.iter();
+        for stream in streams.values() {
+            if !sent.any(|sent| sent.starts_with(stream)) {
+                return Err(format!("{} bytes in the journal were not sent so", stream.len()));
+            }
+        }
+        let mut expected = Counts::new();
+        for stream in streams.values() {
+            for (word, count) in oracle::count(stream, oracle::words_python) {
+                *expected.entry(word).or_default() += count;
+            }
+        }
+        let output = self.rig.output("out/c");
+        let counts = output.counts();
+        if !output.uncommitted.is_empty() {
+            return Err(format!("epochs without a marker: {:?}", output.uncommitted));
+        }
+        let wrong = expected.iter().find(|(word, count)| counts.get(*word) != Some(count));
+        let alien = counts.keys().find(|word| !expected.contains_key(*word));
+        match (wrong, alien) {
+            (None, None) => Ok(()),
+            (Some((word, count)), _) => Err(format!(
+                "{:?} is {:?} in the output, {count} in the journal",
+                String::from_utf8_lossy(word),
+                counts.get(word)
+            )),
+            (_, Some(word)) => Err(format!("{:?} was never read", String::from_utf8_lossy(word))),
+        }
+    }
+
+    /// Runs the kept journal again: every epoch must come out byte for byte.
+    fn replay(&self) -> Result<(), String> {
+        let state = self.rig.path("state");
+        let flags = format!("--interval {INTERVAL_MS}ms -w 2 --format tsv --to again/c");
+        let ended = self.rig.run(&format!("replay {} {flags}", state.display()));
+        let (first, again) = (self.rig.output("out/c"), self.rig.output("again/c"));
+        let parts = |output: &Output| -> Vec<_> {
+            output.epochs.iter().map(|(epoch, of)| (*epoch, of.parts.clone())).collect()
+        };
+        if parts(&first) == parts(&again) {
+            Ok(())
+        } else {
+            Err(format!("replayed otherwise\n{ended}"))
+        }
+    }
+
+    /// What the journal took, by connection. Nothing of it was deleted.
+    fn journaled(&self) -> BTreeMap<u64, Vec<u8>> {
+        let state = std::fs::read_dir(self.rig.path("state")).expect("a state");
+        let folder = state
+            .map(|entry| entry.expect("an entry").path())
+            .find(|path| path.join("lock").exists())
+            .expect("a journal");
+        let facts = Facts {
+            source: format!("127.0.0.1:{}", self.sender.server.port()),
+            parts: PARTS,
+            interval_ms: INTERVAL_MS,
+        };
+        let settings = JournalSettings { keep_journal: true, ..JournalSettings::default() };
+        let (journal, found) = Journal::open(&folder, settings, facts).expect("a sound journal");
+        let mut reader = journal.reader(found.first);
+        let mut streams: BTreeMap<u64, Vec<u8>> = BTreeMap::new();
+        while let Some(entry) = reader.next().expect("a sound record") {
+            if let Record::Data { connection, bytes } = entry.record {
+                streams.entry(connection).or_default().extend_from_slice(bytes);
+            }
+        }
+        streams
+    }
+}
+
+/// The files of committed epochs; a file that was written again is another one.
+fn committed_files(out: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    let Ok(epochs) = std::fs::read_dir(out) else { return files };
+    for epoch in epochs.map(|entry| entry.expect("an entry").path()) {
+        if !epoch.join("_SUCCESS").exists() {
+            continue;
+        }
+        for file in std::fs::read_dir(epoch).expect("a directory") {
+            let file = file.expect("an entry");
+            files.insert(file.path(), file.metadata().expect("a file").ino());
+        }
+    }
+    files
+}
+
+/// Runs a chain of lives and then one that ends well; says what is wrong with what came of it.
+fn run(seed: u64, lives: &[Life], last: &Life) -> Result<(), String> {
+    let judged = catch_unwind(AssertUnwindSafe(|| {
+        let mut chain = Chain::new(seed);
+        lives.iter().try_for_each(|life| chain.live(life))?;
+        chain.finish(last)?;
+        chain.verify()?;
+        if last.mutant.is_none() { chain.replay() } else { Ok(()) }
+    }));
+    judged.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        Err(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned())
+    })
+}
+
+fn pass(seed: u64, lives: &[Life]) {
+    if let Err(wrong) = run(seed, lives, &Life::default()) {
+        panic!("WORDTIDE_SEED={seed}: {wrong}\nlives: {lives:#?}");
+    }
+}
+
+fn seed() -> u64 {
+    std::env::var("WORDTIDE_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1)
+}
+
+fn chains(short: u64) -> u64 {
+    std::env::var("WORDTIDE_TORTURE").ok().and_then(|chains| chains.parse().ok()).unwrap_or(short)
+}
+
+fn at(point: &str, pass: u64) -> Life {
+    Life { point: Some(format!("{point}:{pass}")), mutant: None }
+}
+
+#[test]
+fn killed_at_any_moment_nothing_is_lost_and_nothing_doubled() {
+    let seeds = (0..chains(6)).map(|chain| seed() + 1_000 * chain).collect();
+    side_by_side(seeds, |seed| pass(seed, &vec![Life::default(); 5]));
+}
+
+#[test]
+fn ended_at_every_step_and_again_while_it_recovers() {
+    let mut seed = seed();
+    let mut chains = Vec::new();
+    for points in POINTS.chunks(3) {
+        let mut lives = Vec::new();
+        for point in points {
+            lives.push(at(point, 1 + random(&mut seed) % 4));
+            let recovery = POINTS[random(&mut seed) as usize % POINTS.len()];
+            lives.push(at(recovery, 1));
+        }
+        chains.push((random(&mut seed), lives));
+    }
+    side_by_side(chains, |(seed, lives)| pass(seed, &lives));
+}
+
+/// The end that shows each mistake.
+fn revealing(mutant: &str) -> &'static str {
+    match mutant {
+        "publish_before_mark" => "border.before_late_mark:2",
+        "done_before_marker" => "sink.before_marker:2",
+        "skip_by_memory" => "sink.after_marker:2",
+        "drop_tail" => "journal.after_append:3",
+        _ => "border.after_complete:2",
+    }
+}
+
+#[test]
+fn every_rule_that_is_broken_on_purpose_is_caught() {
+    side_by_side(MUTANTS.to_vec(), |mutant| {
+        let life = Life { point: Some(revealing(mutant).to_owned()), mutant: Some(mutant) };
+        let last = Life { point: None, mutant: Some(mutant) };
+        let caught = (0..4).any(|turn| {
+            let lives = vec![life.clone(); 3];
+            run(seed() + turn, &lives, &last).is_err()
+        });
+        assert!(caught, "{mutant} passes for right");
+    });
+}
