@@ -1,5 +1,7 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+/// Blocks of lines from one process to another.
+mod cluster_blocks;
 /// Control links: the first cause reaches everyone.
 mod cluster_control;
 /// One command starts all processes of a machine.

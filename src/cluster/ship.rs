@@ -113,31 +113,38 @@ impl Outbound {
         let shipper = feed.add_shipper(Arc::new(move || wake.notify_one()));
         let Outbound { mut stream, end } = self;
         async move {
-            if let Err(cause) = ship_all(&mut stream, &feed, shipper, &notify).await {
-                end.broke(Some(cause)).await;
+            match ship_all(&mut stream, &feed, shipper, &notify).await {
+                Ok(blocks) => tracing::debug!("{blocks} blocks were shipped to process {}", end.peer),
+                Err(cause) => end.broke(Some(cause)).await,
             }
         }
     }
 }
 
+/// Ships until the feed ends; returns the number of blocks.
 async fn ship_all(
     stream: &mut OwnedWriteHalf,
     feed: &Feed,
     shipper: usize,
     notify: &Notify,
-) -> io::Result<()> {
+) -> io::Result<u64> {
+    let mut blocks = 0;
     loop {
         match feed.next_to_ship(shipper) {
             Next::Block(epoch, block) => {
                 let head = BlockHead::of(&block).encode();
                 stream.write_all(&frame(BLOCK, epoch, &head)).await?;
                 stream.write_all(block.text()).await?;
+                blocks += 1;
             }
             Next::Complete { epoch, .. } => {
                 stream.write_all(&frame(BORDER, epoch, &[0; BlockHead::BYTES])).await?;
             }
             Next::Wait => notify.notified().await,
-            Next::End => return stream.write_all(&frame(END, 0, &[0; BlockHead::BYTES])).await,
+            Next::End => {
+                stream.write_all(&frame(END, 0, &[0; BlockHead::BYTES])).await?;
+                return Ok(blocks);
+            }
         }
     }
 }
