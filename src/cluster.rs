@@ -40,11 +40,11 @@ pub use data::{Allocators, abandon, allocators};
 pub use frame::{FRAME_BYTES_MAX, Message};
 pub use inbox::{Event, Inbox};
 pub use loss::{Consequence, Loss, classify_panic};
-pub use ship::{BlockLink, Inbound, Outbound};
 pub use settings::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses, parse_hostfile,
     process_of_host, process_of_this_host, read_hostfile,
 };
+pub use ship::{BlockLink, Inbound, Outbound};
 
 /// A cluster that is complete: every process has three connections to every other.
 #[derive(Debug)]
@@ -88,10 +88,7 @@ pub fn connect_until(
         std::thread::scope(|scope| {
             let bring_up = scope.spawn(|| run(bringup::bring_up(settings, cancel)));
             bring_up.join().unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Panicked,
-                    "the bring-up of the cluster panicked",
-                ))
+                Err(Error::new(ErrorKind::Panicked, "the bring-up of the cluster panicked"))
             })
         })?
     };
@@ -109,15 +106,9 @@ pub fn connect_until(
 }
 
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|cause| {
-        Error::new(
-            ErrorKind::Failed,
-            "cannot start the runtime of the bring-up",
-        )
-        .cause(cause)
+        Error::new(ErrorKind::Failed, "cannot start the runtime of the bring-up").cause(cause)
     })?;
     let result = runtime.block_on(work);
     // A name that is still being resolved must not hold up the end.

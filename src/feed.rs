@@ -11,8 +11,8 @@
 //! Blocks may also leave the process, and others may come from elsewhere: see [`shipping`].
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
-//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a completed
-//! epoch wakes all.
+//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
+//! completed epoch wakes all.
 
 mod queue;
 pub mod shipping;

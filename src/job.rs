@@ -26,6 +26,7 @@ mod output;
 mod pace;
 mod reading;
 mod recovery;
+mod replay;
 mod sharing;
 mod start;
 mod status;
@@ -36,7 +37,6 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use timely::communication::WorkerGuards;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
@@ -44,20 +44,20 @@ use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
-use crate::journal::JournalSettings;
 use crate::settings::Settings;
-use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
+use crate::sink::{Committed, OnCommit};
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
-use crate::worker::Definition;
+use crate::worker::{Definition, Workers};
 
-use start::Holdings;
-use streams::StreamsEnd;
 pub use commits::Commits;
+use start::Holdings;
 pub use status::{Status, Summary};
+use streams::StreamsEnd;
 
 /// How long the processes wait for each other's good-bye when all is done.
 const BYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -85,6 +85,7 @@ pub struct JobBuilder {
     state: StatePlace,
     journal: JournalSettings,
     abandoned: Vec<String>,
+    replay: Option<PathBuf>,
     settings: Settings,
     store: StoreSettings,
     take_over: bool,
@@ -189,6 +190,13 @@ impl JobBuilder {
         self
     }
 
+    /// Runs a kept journal again instead of reading sources: the folder of one, or a state.
+    #[must_use]
+    pub fn replay(mut self, journal: PathBuf) -> Self {
+        self.replay = Some(journal);
+        self
+    }
+
     /// Everything else.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
@@ -238,14 +246,14 @@ impl JobBuilder {
         self
     }
 
-    /// Starts the job: checks everything that can be checked, finds the other processes, then begins
-    /// to read.
+    /// Starts the job: checks everything that can be checked, finds the other processes, then
+    /// begins to read.
     ///
     /// # Errors
     ///
-    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an output
-    /// that cannot be written, a state of another job), `PeerLost` when processes of the cluster did
-    /// not come in time, `Disk` where the local disk fails.
+    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an
+    /// output that cannot be written, a state of another job), `PeerLost` when processes of the
+    /// cluster did not come in time, `Disk` where the local disk fails.
     pub fn start(self) -> Result<Job> {
         start::start(self)
     }
@@ -285,7 +293,7 @@ impl JobHandle {
 pub struct Job {
     handle: JobHandle,
     failure: Failure,
-    workers: WorkerGuards<()>,
+    workers: Workers,
     runtime: Runtime,
     links: Control,
     streams: StreamsEnd,
@@ -313,6 +321,7 @@ impl Job {
             state: StatePlace::default(),
             journal: JournalSettings::default(),
             abandoned: Vec::new(),
+            replay: None,
             settings: Settings::default(),
             store: StoreSettings::default(),
             take_over: false,
@@ -352,7 +361,15 @@ impl Job {
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
         let Job {
-            handle, failure, workers, runtime, links, streams, shipping, first_commits: _, _holdings
+            handle,
+            failure,
+            workers,
+            runtime,
+            links,
+            streams,
+            shipping,
+            first_commits: _,
+            _holdings,
         } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
@@ -361,7 +378,9 @@ impl Job {
         }
         // Nobody sends: it ends with the last task that ships or takes in, at once after a failure.
         shipping.recv().unwrap_or_default();
-        if !failure.is_failed() && let Err(lost) = links.finish(BYE_TIMEOUT) {
+        if !failure.is_failed()
+            && let Err(lost) = links.finish(BYE_TIMEOUT)
+        {
             failure.fail(lost);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.

@@ -65,11 +65,14 @@ impl fmt::Debug for Plan {
     }
 }
 
+/// The running workers of a process; whoever lets go of them waits for their end.
+pub type Workers = WorkerGuards<()>;
+
 /// Starts the workers of this process; the guards join them.
 pub fn spawn(
     plan: Plan,
     (allocators, others): (Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>),
-) -> Result<WorkerGuards<()>> {
+) -> Result<Workers> {
     let run = move |worker: &mut Worker| run(worker, &plan);
     timely::execute::execute_from(allocators, others, WorkerConfig::default(), run)
         .map_err(|why| Error::new(ErrorKind::Failed, format!("cannot start the workers: {why}")))

@@ -26,11 +26,8 @@ fn surplus_blocks_arrive_in_order_and_borders_stand_between_them() {
     let [link, peer] = [0, 1].map(|k| meshes[k].blocks.pop().unwrap());
     assert_eq!((link.peer(), peer.peer()), (1, 0));
     let (here, there) = (Feed::new(1, 10), Feed::new(1, 10));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let entered = runtime.enter();
     for (epoch, texts) in [(10, ["a", "b", "c"]), (20, ["d", "e", "f"])] {
         let block = |text: &str| Block::from_text(format!("{text}\n").as_bytes());

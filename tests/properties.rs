@@ -1,7 +1,7 @@
 //! Random lines, cuts, workers, parts and epochs: what is published is what the oracle counts.
 //!
-//! The real operators and workers run here in process, on literal epochs: the test owns the feed and
-//! says itself where an epoch ends, so no clock and no luck is involved.
+//! The real operators and workers run here in process, on literal epochs: the test owns the feed
+//! and says itself where an epoch ends, so no clock and no luck is involved.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

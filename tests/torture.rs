@@ -15,7 +15,7 @@ use wordtide::crash::{MUTANTS, POINTS};
 use wordtide::journal::{Facts, Journal, JournalSettings, Record};
 
 use crate::oracle::{self, Counts};
-use crate::rig::{Peer, Rig, Running, Server, random, side_by_side};
+use crate::rig::{Output, Peer, Rig, Running, Server, random, side_by_side};
 
 const INTERVAL_MS: u64 = 60;
 const PARTS: u32 = 3;
@@ -53,7 +53,9 @@ impl Sender {
             text.extend_from_slice(b"e\n");
         }
         for _ in 0..random(&mut self.seed) % 800 {
-            text.extend_from_slice(format!("{:011} {:011}\n", self.next, self.next % 97).as_bytes());
+            text.extend_from_slice(
+                format!("{:011} {:011}\n", self.next, self.next % 97).as_bytes(),
+            );
             self.next += 1;
         }
         text.extend_from_slice(format!("{:011}begun", self.next).as_bytes());
@@ -178,6 +180,22 @@ impl Chain {
         }
     }
 
+    /// Runs the kept journal again: every epoch must come out byte for byte.
+    fn replay(&self) -> Result<(), String> {
+        let state = self.rig.path("state");
+        let flags = format!("--interval {INTERVAL_MS}ms -w 2 --format tsv --to again/c");
+        let ended = self.rig.run(&format!("replay {} {flags}", state.display()));
+        let (first, again) = (self.rig.output("out/c"), self.rig.output("again/c"));
+        let parts = |output: &Output| -> Vec<_> {
+            output.epochs.iter().map(|(epoch, of)| (*epoch, of.parts.clone())).collect()
+        };
+        if parts(&first) == parts(&again) {
+            Ok(())
+        } else {
+            Err(format!("replayed otherwise\n{ended}"))
+        }
+    }
+
     /// What the journal took, by connection. Nothing of it was deleted.
     fn journaled(&self) -> BTreeMap<u64, Vec<u8>> {
         let state = std::fs::read_dir(self.rig.path("state")).expect("a state");
@@ -225,7 +243,8 @@ fn run(seed: u64, lives: &[Life], last: &Life) -> Result<(), String> {
         let mut chain = Chain::new(seed);
         lives.iter().try_for_each(|life| chain.live(life))?;
         chain.finish(last)?;
-        chain.verify()
+        chain.verify()?;
+        if last.mutant.is_none() { chain.replay() } else { Ok(()) }
     }));
     judged.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
@@ -279,6 +298,7 @@ fn revealing(mutant: &str) -> &'static str {
         "publish_before_mark" => "border.before_late_mark:2",
         "done_before_marker" => "sink.before_marker:2",
         "skip_by_memory" => "sink.after_marker:2",
+        "drop_tail" => "journal.after_append:3",
         _ => "border.after_complete:2",
     }
 }

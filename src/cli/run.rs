@@ -37,6 +37,13 @@ pub(super) fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     run_job(flags, |job| dataflow.define(job, interval))
 }
 
+/// `wordtide replay DIR`.
+pub(super) fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
+    let interval = flags.epochs.interval;
+    let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
+    run_job(flags, |job| Ok(dataflow.define(job, interval)?.state(StatePlace::None).replay(dir)))
+}
+
 /// Runs a job as one process of a cluster, or as the launcher of a whole one.
 pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
@@ -136,8 +143,11 @@ fn connection(value: &str) -> Result<(Option<usize>, Source)> {
         None => (None, value),
     };
     let at = at.map(str::parse).transpose().map_err(|_| {
-        Error::new(ErrorKind::Usage, format!("{value:?} does not begin with the index of a process"))
-            .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
+        Error::new(
+            ErrorKind::Usage,
+            format!("{value:?} does not begin with the index of a process"),
+        )
+        .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
     })?;
     Ok((at, Source::Connect(address.parse()?)))
 }

@@ -156,9 +156,7 @@ fn cannot_listen(settings: &ClusterSettings, cause: std::io::Error) -> Error {
         _ => "see --hostfile and --addresses",
     };
     let message = format!("cannot listen on the address of {shown}: {cause}");
-    Error::new(ErrorKind::Configuration, message)
-        .hint(hint)
-        .cause(cause)
+    Error::new(ErrorKind::Configuration, message).hint(hint).cause(cause)
 }
 
 async fn collect(
@@ -203,32 +201,21 @@ async fn collect(
                 }
             }
             Some(Event::Ready(serial)) => {
-                let found = held
-                    .iter_mut()
-                    .flatten()
-                    .flatten()
-                    .find(|h| h.serial == serial);
+                let found = held.iter_mut().flatten().flatten().find(|h| h.serial == serial);
                 found.into_iter().for_each(|held| held.ready = true);
             }
         }
     }
     let (refused, unlogged) = ground.refusals();
     if unlogged > 0 {
-        tracing::warn!(
-            refused,
-            "refused connections to the cluster port during the start"
-        );
+        tracing::warn!(refused, "refused connections to the cluster port during the start");
     }
     tasks.shutdown().await;
     into_sockets(held).map_err(lost_socket)
 }
 
 fn lost_socket(cause: std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Failed,
-        format!("cannot set up a cluster socket: {cause}"),
-    )
-    .cause(cause)
+    Error::new(ErrorKind::Failed, format!("cannot set up a cluster socket: {cause}")).cause(cause)
 }
 
 /// Keeps a link and returns what is needed to watch it.
@@ -315,25 +302,15 @@ fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<Held>>]) -> boo
     if !peers(settings).all(|peer| is_up(&held[peer])) {
         return false;
     }
-    for link in held
-        .iter_mut()
-        .flatten()
-        .flatten()
-        .filter(|link| !link.told)
-    {
+    for link in held.iter_mut().flatten().flatten().filter(|link| !link.told) {
         // A failure shows as the end of the link, which is watched.
         link.told = (&link.stream).write(&[READY]).is_ok();
     }
-    held.iter()
-        .flatten()
-        .flatten()
-        .all(|link| link.ready && link.told)
+    held.iter().flatten().flatten().all(|link| link.ready && link.told)
 }
 
 fn missing(settings: &ClusterSettings, ground: &Ground, held: &[Each<Option<Held>>]) -> Error {
-    let absent: Vec<usize> = peers(settings)
-        .filter(|peer| !is_up(&held[*peer]))
-        .collect();
+    let absent: Vec<usize> = peers(settings).filter(|peer| !is_up(&held[*peer])).collect();
     let named = |peer: &usize| match ground.reason(*peer) {
         Some(why) => format!("{}: {why}", settings.shown(*peer)),
         None => settings.shown(*peer),
@@ -343,10 +320,7 @@ fn missing(settings: &ClusterSettings, ground: &Ground, held: &[Each<Option<Held
     let message = if absent.is_empty() {
         let unready = |peer: &usize| held[*peer].iter().flatten().any(|link| !link.ready);
         let waiting: Vec<usize> = peers(settings).filter(unready).collect();
-        format!(
-            "not complete after {after} s: still waiting for others: {}",
-            list(&waiting)
-        )
+        format!("not complete after {after} s: still waiting for others: {}", list(&waiting))
     } else {
         format!("missing after {after} s: {}", list(&absent))
     };
@@ -356,10 +330,7 @@ fn missing(settings: &ClusterSettings, ground: &Ground, held: &[Each<Option<Held
 fn into_sockets(held: Vec<Each<Option<Held>>>) -> std::io::Result<Sockets> {
     let mut sockets = Sockets::default();
     let blocking = |held: Option<Held>| match held {
-        Some(held) => held
-            .stream
-            .set_nonblocking(false)
-            .map(|()| Some(held.stream)),
+        Some(held) => held.stream.set_nonblocking(false).map(|()| Some(held.stream)),
         None => Ok(None),
     };
     for [data, control, blocks] in held {

@@ -251,46 +251,21 @@ mod tests {
 
     #[test]
     fn each_difference_that_matters_is_named() {
-        let ours = Hello {
-            process: 0,
-            ..hello()
-        };
-        let theirs = Hello {
-            target: 0,
-            ..hello()
-        };
+        let ours = Hello { process: 0, ..hello() };
+        let theirs = Hello { target: 0, ..hello() };
         assert_eq!(ours.mismatch(&theirs), None);
-        let other = Hello {
-            threads: 1,
-            ..theirs.clone()
-        };
-        assert_eq!(
-            ours.mismatch(&other).unwrap(),
-            "peer runs -n 3 -w 1, this process -n 3 -w 2"
-        );
-        let other = Hello {
-            fingerprint: [8; 32],
-            ..theirs.clone()
-        };
+        let other = Hello { threads: 1, ..theirs.clone() };
+        assert_eq!(ours.mismatch(&other).unwrap(), "peer runs -n 3 -w 1, this process -n 3 -w 2");
+        let other = Hello { fingerprint: [8; 32], ..theirs.clone() };
         assert!(ours.mismatch(&other).unwrap().contains("another job"));
-        let other = Hello {
-            target: 2,
-            ..theirs
-        };
+        let other = Hello { target: 2, ..theirs };
         assert!(ours.mismatch(&other).unwrap().contains("--hostfile"));
     }
 
     #[test]
     fn a_proof_depends_on_the_key_the_role_the_verdict_and_both_hellos() {
         let key = MeshKey::from_secret(b"0123456789abcdef").unwrap();
-        let (a, b) = (
-            hello().encode(),
-            Hello {
-                nonce: [6; 32],
-                ..hello()
-            }
-            .encode(),
-        );
+        let (a, b) = (hello().encode(), Hello { nonce: [6; 32], ..hello() }.encode());
         let all = [
             connector_proof(Some(&key), &a, &b),
             connector_proof(Some(&key), &b, &a),

@@ -6,10 +6,10 @@
 //! can read), and passes on what they write to stderr.
 //!
 //! It stops them without signals: all inherit the reading end of a pipe, their *lifeline*. When the
-//! launcher closes the other end, or dies in any way, they read the end of the pipe and stop, as one
-//! cluster or, before they have found each other, each for itself. The launcher closes it also when
-//! a child fails: who is already in the cluster knows better, and who is not would wait in vain.
-//! What still runs after a grace time is killed.
+//! launcher closes the other end, or dies in any way, they read the end of the pipe and stop, as
+//! one cluster or, before they have found each other, each for itself. The launcher closes it also
+//! when a child fails: who is already in the cluster knows better, and who is not would wait in
+//! vain. What still runs after a grace time is killed.
 //!
 //! The exit code is that of the first child that failed by itself: one that ends with 69 only tells
 //! that another was lost, and counts if there is no better answer. Death by a signal counts as 69.
@@ -112,10 +112,7 @@ impl Inherited {
         let generation = lookup(GENERATION_NAME).map(|text| text.parse());
         Ok(Inherited {
             mesh_key: mesh_key.transpose()?,
-            generation: generation
-                .transpose()
-                .map_err(|_| wrong(GENERATION_NAME))?
-                .unwrap_or(0),
+            generation: generation.transpose().map_err(|_| wrong(GENERATION_NAME))?.unwrap_or(0),
             lifeline: lookup(LIFELINE_NAME).map(|path| Lifeline(path.into())),
         })
     }
@@ -134,10 +131,7 @@ impl Lifeline {
         let mut byte = [0];
         let read = std::fs::File::open(&self.0).and_then(|mut pipe| pipe.read(&mut byte));
         read.map(|_| ()).map_err(|cause| {
-            let message = format!(
-                "cannot read the launcher's pipe {}: {cause}",
-                self.0.display()
-            );
+            let message = format!("cannot read the launcher's pipe {}: {cause}", self.0.display());
             Error::new(ErrorKind::Configuration, message).cause(cause)
         })
     }
@@ -181,23 +175,14 @@ impl Process {
     /// it.
     fn wait(&self) -> io::Result<ExitStatus> {
         loop {
-            match waitid(
-                WaitId::Pid(self.pid),
-                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-            ) {
+            match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(cause) => return Err(cause.into()),
             }
         }
-        let child = self
-            .child
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        child.map_or(Err(io::ErrorKind::NotFound.into()), |mut child| {
-            child.wait()
-        })
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner).take();
+        child.map_or(Err(io::ErrorKind::NotFound.into()), |mut child| child.wait())
     }
 
     fn kill(&self) {
@@ -212,11 +197,7 @@ impl Launcher {
     pub fn new(settings: LaunchSettings) -> (Launcher, Stop) {
         let (sender, happenings) = sync_channel(settings.processes + STOPS_MAX);
         let stop = Stop(sender.clone());
-        let launcher = Launcher {
-            settings,
-            happenings,
-            sender,
-        };
+        let launcher = Launcher { settings, happenings, sender };
         (launcher, stop)
     }
 
@@ -241,13 +222,7 @@ impl Launcher {
             }
             restarts += 1;
             let of = settings.restarts;
-            tracing::warn!(
-                code,
-                restarts,
-                of,
-                ?wait,
-                "the cluster ended; it is started again"
-            );
+            tracing::warn!(code, restarts, of, ?wait, "the cluster ended; it is started again");
             match self.happenings.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(code),
@@ -349,22 +324,14 @@ impl Launcher {
 /// The code that tells most, of the codes in order of time.
 fn first_failure(codes: &[i32]) -> i32 {
     let failed = |code: &&i32| **code != 0;
-    let own = codes
-        .iter()
-        .filter(failed)
-        .find(|code| **code != EXIT_PEER_LOST);
-    own.or_else(|| codes.iter().find(failed))
-        .copied()
-        .unwrap_or(0)
+    let own = codes.iter().filter(failed).find(|code| **code != EXIT_PEER_LOST);
+    own.or_else(|| codes.iter().find(failed)).copied().unwrap_or(0)
 }
 
 fn pass_on(output: impl Read, index: usize, line: &(dyn Fn(usize, &[u8]) + Sync)) {
     let mut output = BufReader::new(output);
     let mut bytes = Vec::new();
-    while let Ok(1..) = (&mut output)
-        .take(LINE_BYTES_MAX)
-        .read_until(b'\n', &mut bytes)
-    {
+    while let Ok(1..) = (&mut output).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
         line(index, bytes.trim_ascii_end());
         bytes.clear();
     }
@@ -384,10 +351,7 @@ impl<'a> Commands<'a> {
     fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
         rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
             .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
-        let key = random_bytes::<32>()?
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let key = random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Commands {
             settings,
             addresses: ports.addresses().join(","),
@@ -415,20 +379,14 @@ impl<'a> Commands<'a> {
         }
         let mut child = command.spawn()?;
         let output = child.stderr.take();
-        let process = Process {
-            pid: Pid::from_child(&child),
-            child: Mutex::new(Some(child)),
-        };
+        let process = Process { pid: Pid::from_child(&child), child: Mutex::new(Some(child)) };
         Ok((process, output))
     }
 
     /// The arguments of a child: what is added stands before `--`, behind which nothing is a flag.
     fn args(&self, index: usize) -> Vec<OsString> {
         let given = &self.settings.args;
-        let end = given
-            .iter()
-            .position(|arg| arg == "--")
-            .unwrap_or(given.len());
+        let end = given.iter().position(|arg| arg == "--").unwrap_or(given.len());
         let mut args = given[..end].to_vec();
         args.extend(["-p".into(), index.to_string().into()]);
         args.extend(["--addresses".into(), self.addresses.as_str().into()]);

@@ -114,7 +114,9 @@ impl Outbound {
         let Outbound { mut stream, end } = self;
         async move {
             match ship_all(&mut stream, &feed, shipper, &notify).await {
-                Ok(blocks) => tracing::debug!("{blocks} blocks were shipped to process {}", end.peer),
+                Ok(blocks) => {
+                    tracing::debug!("{blocks} blocks were shipped to process {}", end.peer)
+                }
                 Err(cause) => end.broke(Some(cause)).await,
             }
         }

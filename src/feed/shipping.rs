@@ -101,9 +101,8 @@ impl State {
 
     /// The same for those that wait for a border that a worker's taking of a block has opened.
     pub(super) fn wake_shippers_at_border(&mut self) -> Vec<Wake> {
-        let at_border = |state: &State, k: usize| {
-            state.shippers[k].idle && state.border_to_ship(k).is_some()
-        };
+        let at_border =
+            |state: &State, k: usize| state.shippers[k].idle && state.border_to_ship(k).is_some();
         let woken = (0..self.shippers.len()).filter(|k| at_border(self, *k)).collect::<Vec<_>>();
         woken.into_iter().map(|k| self.wake_at(k)).collect()
     }

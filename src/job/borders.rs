@@ -63,7 +63,11 @@ pub(super) struct Crossing {
 impl Crossing {
     /// A crossing in what goes through `feed`. The borders of `recorded` epochs, each with the number
     /// of tracks that will pass it, are drawn already; `open` is behind them.
-    pub(super) fn new(feed: Feed, recorded: &[(Epoch, usize)], open: Epoch) -> (Arc<Self>, Inquiries) {
+    pub(super) fn new(
+        feed: Feed,
+        recorded: &[(Epoch, usize)],
+        open: Epoch,
+    ) -> (Arc<Self>, Inquiries) {
         let (work, asked) = channel();
         let pending = recorded.iter().map(|(epoch, behind)| Pending {
             epoch: *epoch,
@@ -189,7 +193,11 @@ impl Borders {
         let mut epoch = next;
         self.crossing.update(|progress| {
             epoch = std::mem::replace(&mut progress.open, next);
-            progress.pending.push_back(Pending { epoch, behind: self.tracks.len(), durable: false });
+            progress.pending.push_back(Pending {
+                epoch,
+                behind: self.tracks.len(),
+                durable: false,
+            });
             self.crossing.feed.open_next(next);
         });
         for track in &self.tracks {

@@ -40,6 +40,12 @@ pub(super) struct Found {
     last: Option<Epoch>,
 }
 
+impl Found {
+    pub(super) fn of(journal: &Journal, epochs: Vec<Epoch>, last: Option<Epoch>) -> Found {
+        Found { id: format!("{:032x}", journal.id()), source: String::new(), epochs, last }
+    }
+}
+
 /// What the store says of the epochs that journals have marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Judgement {
@@ -183,7 +189,8 @@ async fn is_committed(store: &dyn Store, publication: &Publication, epoch: Epoch
     if Marker::parse(&bytes).is_some_and(|marker| marker.job == publication.job) {
         return Ok(true);
     }
-    let message = format!("{key} was written by another job, and this one has lines for that epoch");
+    let message =
+        format!("{key} was written by another job, and this one has lines for that epoch");
     Err(Error::new(ErrorKind::Configuration, message).hint("give another --to, or remove it"))
 }
 
@@ -231,8 +238,13 @@ impl JournalPlan<'_> {
         })?;
         let past = Past {
             resume: recovery.resume,
-            borders: recovery.open_epochs.into_iter().map(|mark| (mark.epoch, mark.source)).collect(),
+            borders: recovery
+                .open_epochs
+                .into_iter()
+                .map(|mark| (mark.epoch, mark.source))
+                .collect(),
             committed: judged.committed.clone(),
+            is_replay: false,
             is_file,
             file: recovery.last_done.and_then(|done| done.source),
             next_connection: recovery.next_connection,
@@ -251,7 +263,9 @@ impl JournalPlan<'_> {
             let is_file = glimpse.source.starts_with("file ");
             if is_file {
                 let source = &glimpse.source;
-                tracing::warn!("{source} was read before and is not given now: its rest is not read");
+                tracing::warn!(
+                    "{source} was read before and is not given now: its rest is not read"
+                );
                 continue;
             }
             opened.push(self.open(&glimpse.source, false, judged)?);

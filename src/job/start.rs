@@ -1,8 +1,9 @@
 //! Starting a job: check, find the others, agree, then start workers, sources and the pace.
 //!
-//! Process 0 opens state and output before it lets the others in, so that what is refused is refused
-//! at once; the others open theirs when they know what process 0 decided.
+//! Process 0 opens state and output before it lets the others in, so that what is refused is
+//! refused at once; the others open theirs when they know what process 0 decided.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use super::links::Agreement;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
-use super::sharing::{self, Readers, Sharing};
 use super::recovery::{self, Found, JournalPlan};
+use super::replay;
+use super::sharing::{self, Readers, Sharing};
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
 use crate::cluster::{self, ClusterSettings, Control};
@@ -26,6 +28,7 @@ use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
 use crate::sink::format::Format;
 use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
+use crate::source::Stop;
 use crate::state::{Identity, State};
 use crate::store::{StoreSettings, Target};
 use crate::words::Split;
@@ -47,6 +50,8 @@ struct Order {
     store: StoreSettings,
     take_over: bool,
     journal: JournalSettings,
+    /// A kept journal to be run again.
+    replay: Option<PathBuf>,
     /// Ids of journals that are gone for good.
     abandoned: Vec<String>,
     readers: Readers,
@@ -108,16 +113,10 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         failure: failure.clone(),
         explain_panic: explain_panic(control.clone()),
     };
-    let workers = worker::spawn(plan, allocators)?;
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
+    let workers = worker::spawn(plan, allocators)?;
 
-    if let Some(gone) = holdings.output.reader_gone() {
-        let stop = stop.clone();
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
-    }
+    stop_with_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
@@ -136,7 +135,17 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let handle = JobHandle { stop, status, announced };
     let first_commits = Some(first_commits);
     let _holdings = holdings;
-    Ok(Job { handle, failure, workers, runtime, links, streams, shipping, first_commits, _holdings })
+    Ok(Job {
+        handle,
+        failure,
+        workers,
+        runtime,
+        links,
+        streams,
+        shipping,
+        first_commits,
+        _holdings,
+    })
 }
 
 fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
@@ -153,7 +162,7 @@ fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     let missing = |what: &str, hint: &str| {
         Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
     };
-    if sources.is_empty() {
+    if sources.is_empty() && builder.replay.is_none() {
         return Err(missing("source", "give --connect, --file or --stdin"));
     }
     let (name, definition) =
@@ -193,6 +202,7 @@ fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
         journal,
         abandoned: builder.abandoned,
         readers,
+        replay: builder.replay,
         cluster,
         clock,
         on_long_line,
@@ -206,6 +216,10 @@ impl Order {
     fn open_first(&self) -> Result<(u32, Holdings)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
+        let recorded = match &self.replay {
+            Some(dir) => Some(self.replayed_parts(dir)?),
+            None => recorded,
+        };
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
@@ -217,6 +231,25 @@ impl Order {
             }
         };
         Ok((parts, Holdings { _state: state, output }))
+    }
+
+    /// The number of parts of a job that is run again, whose interval must be that of now.
+    fn replayed_parts(&self, dir: &Path) -> Result<u32> {
+        let interval_ms = self.identity.interval_ms;
+        let refused = |message: String, hint: String| {
+            Err(Error::new(ErrorKind::Configuration, message).hint(hint))
+        };
+        if self.cluster.processes > 1 {
+            return refused("a replay runs in one process".into(), "give -w instead of -n".into());
+        }
+        let glimpses = replay::glimpses(dir)?;
+        let Some((_, first)) = glimpses.first() else { return Ok(1) };
+        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
+        {
+            let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
+            return refused(message, format!("give --interval {}ms", other.interval_ms));
+        }
+        Ok(first.parts)
     }
 
     fn decide(
@@ -250,6 +283,13 @@ impl Order {
 
     /// The journals that this process finds.
     fn find(&self, sources: &OwnSources) -> Result<Vec<Found>> {
+        if let Some(dir) = &self.replay {
+            let mut found = Vec::new();
+            for (folder, glimpse) in replay::glimpses(dir)? {
+                found.push(replay::open(&folder, &glimpse)?.found());
+            }
+            return Ok(found);
+        }
         let Some(dir) = self.state_dir() else { return Ok(Vec::new()) };
         if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
             recovery::tell_of_others(&dir, self.definition_name());
@@ -259,6 +299,10 @@ impl Order {
     }
 
     fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
+        let threads = self.settings.threads;
+        if let Some(dir) = &self.replay {
+            return Streams::replay(dir, &agreed.judgement, agreed.open, threads);
+        }
         let dir = self.state_dir();
         let plan = dir.as_deref().map(|state| JournalPlan {
             state,
@@ -266,7 +310,6 @@ impl Order {
             parts: agreed.parts,
             interval_ms: self.identity.interval_ms,
         });
-        let threads = self.settings.threads;
         Streams::open(sources, plan.as_ref(), &agreed.judgement, agreed.open, threads)
     }
 
@@ -276,7 +319,7 @@ impl Order {
         Ok(Holdings { _state: state, output })
     }
 
-    fn state_dir(&self) -> Option<std::path::PathBuf> {
+    fn state_dir(&self) -> Option<PathBuf> {
         match &self.place {
             StatePlace::None => None,
             StatePlace::Dir(dir) => Some(dir.clone()),
@@ -288,7 +331,7 @@ impl Order {
 
     fn open_state(&self, parts: u32) -> Result<Option<State>> {
         let identity = Identity { parts, ..self.identity.clone() };
-        let open = |dir: std::path::PathBuf| State::open(&dir, &identity, self.cluster.process);
+        let open = |dir: PathBuf| State::open(&dir, &identity, self.cluster.process);
         self.state_dir().map(open).transpose()
     }
 
@@ -352,6 +395,10 @@ impl Order {
             runtime.spawn(Follower(process).run());
             return;
         }
+        if self.replay.is_some() {
+            runtime.spawn(process.replay());
+            return;
+        }
         let leader = Leader {
             process,
             processes,
@@ -361,6 +408,16 @@ impl Order {
             in_flight_max: self.settings.epochs_in_flight_max(),
         };
         runtime.spawn(leader.run());
+    }
+}
+
+/// Stops the job when whoever reads the output has gone.
+fn stop_with_reader(runtime: &Runtime, output: &Output, stop: Stop) {
+    if let Some(gone) = output.reader_gone() {
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
     }
 }
 
@@ -382,7 +439,8 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .build();
     built.map_err(|error| {
-        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests").cause(error)
+        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
+            .cause(error)
     })
 }
 

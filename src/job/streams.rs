@@ -1,5 +1,6 @@
 //! The record streams of one process: a track for each of its sources, with or without a journal.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
@@ -7,10 +8,12 @@ use tokio::runtime::Runtime;
 use super::borders::{Borders, Crossing, Inquiries, Syncing};
 use super::reading::Reading;
 use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
+use super::replay;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::feed::Feed;
+use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
 use crate::source::{self, Intake, Past, Source, Stop, Track};
 
@@ -43,6 +46,22 @@ pub(super) struct OwnSources {
 }
 
 impl Streams {
+    /// The streams of kept journals, to be run again.
+    pub(super) fn replay(
+        dir: &Path,
+        judged: &Judgement,
+        open: Epoch,
+        threads: usize,
+    ) -> Result<Streams> {
+        let mut kept = Vec::new();
+        for (folder, glimpse) in replay::glimpses(dir)? {
+            let journal = replay::open(&folder, &glimpse)?;
+            let past = journal.past(judged, open);
+            kept.push((None, kept.len() as u32, Some((journal.journal, past)), None));
+        }
+        Streams::gather(kept, judged, open, threads, true)
+    }
+
     /// Opens the journals, if there is a `plan` for them, and begins each stream where it was left.
     pub(super) fn open(
         sources: OwnSources,
@@ -51,7 +70,8 @@ impl Streams {
         open: Epoch,
         threads: usize,
     ) -> Result<Streams> {
-        let keepers = sources.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count();
+        let keepers =
+            sources.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count();
         let plan = plan.map(|plan| {
             let mut plan = plan.clone();
             plan.settings.journal_bytes_max /= keepers.max(1) as u64;
@@ -64,7 +84,8 @@ impl Streams {
         };
         let mut index = sources.all.as_ref().map_or(0, |all| all.len() as u32);
         for (index, source, name) in sources.own {
-            let journal = plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
+            let journal =
+                plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
             opened.push((Some(source), index, journal.transpose()?));
         }
         for orphan in orphans {
@@ -72,18 +93,35 @@ impl Streams {
             index += 1;
         }
 
-        let pasts = opened.iter().filter_map(|(_, _, opened)| opened.as_ref().map(|at| &at.past));
+        let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
+        let parted = opened.into_iter().map(|(source, index, opened)| match opened {
+            Some(Opened { journal, past, place }) => {
+                (source, index, Some((journal, past)), Some(place))
+            }
+            None => (source, index, None, None),
+        });
+        Streams::gather(parted.collect(), judged, open, threads, keep)
+    }
+
+    fn gather(
+        parted: Vec<(Option<Source>, u32, Option<(Journal, Past)>, Option<JournalPlace>)>,
+        judged: &Judgement,
+        open: Epoch,
+        threads: usize,
+        keep: bool,
+    ) -> Result<Streams> {
+        let pasts =
+            parted.iter().filter_map(|(_, _, opened, _)| opened.as_ref().map(|(_, past)| past));
         let recorded = recovery::crossings(judged, pasts);
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
         let (crossing, inquiries) = Crossing::new(feed.clone(), &recorded, open);
-        let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
         let (mut streams, mut places) = (Vec::new(), Vec::new());
-        for (source, index, opened) in opened {
+        for (source, index, opened, place) in parted {
             let is_orphan = source.is_none();
             let is_file = source.as_ref().is_some_and(Source::can_be_read_again);
-            let (journal, past, place) = match opened {
-                Some(Opened { journal, past, place }) => (Some(journal), past, Some(place)),
-                None => (None, Past { is_file, ..Past::default() }, None),
+            let (journal, past) = match opened {
+                Some((journal, past)) => (Some(journal), past),
+                None => (None, Past { is_file, ..Past::default() }),
             };
             let next_connection = past.next_connection;
             let watcher = Arc::clone(&crossing) as Arc<_>;

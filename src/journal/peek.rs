@@ -15,6 +15,8 @@ pub struct Glimpse {
     pub source: String,
     /// Parts per epoch that it was made for.
     pub parts: u32,
+    /// Batch interval in milliseconds that it was made for.
+    pub interval_ms: u64,
     /// Epochs that are marked and not known to be committed, in order.
     pub open_epochs: Vec<u64>,
     /// The newest epoch that was marked.
@@ -34,6 +36,7 @@ pub fn peek(folder: &Path) -> Result<Option<Glimpse>> {
         id: found.header.id,
         source: found.header.facts.source.clone(),
         parts: found.header.facts.parts,
+        interval_ms: found.header.facts.interval_ms,
         open_epochs: found.marks.iter().map(|mark| mark.epoch).collect(),
         last_epoch: found.last_mark.as_ref().map(|mark| mark.epoch),
     }))

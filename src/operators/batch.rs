@@ -12,19 +12,17 @@ use std::rc::Rc;
 use differential_dataflow::batcher::{Batcher, Extract};
 use differential_dataflow::trace::implementations::BatchContainer;
 use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
-use differential_dataflow::trace::implementations::ord_neu::{OrdKeyBatch, layers::Upds};
+use differential_dataflow::trace::implementations::ord_neu::layers::Upds;
 use differential_dataflow::trace::implementations::spine_fueled::Spine;
 use timely::progress::frontier::{Antichain, AntichainRef};
 
-use super::columns::{Offsets, Times, WordRef, WordColumn};
+use super::columns::{Offsets, Times, WordColumn, WordRef};
+use super::merger::WordBatch;
 use super::run::Run;
 use crate::epoch::Epoch;
 
 /// How a batch of words is laid out: words as keys, no values, counts as diffs.
 pub type WordLayout = (WordColumn, Vec<()>, Times, Vec<i64>, Offsets);
-
-/// An immutable, sorted set of updates `(word, epoch, count)`.
-pub type WordBatch = OrdKeyBatch<WordLayout>;
 
 /// A trace of word counts: the batches of all epochs, merged as they age.
 pub type WordSpine = Spine<Rc<WordBatch>>;
@@ -139,11 +137,7 @@ fn batch(mut runs: Vec<Run>) -> Option<WordBatch> {
         return Some(interleave(&runs));
     }
     let Run { epoch, words, counts, .. } = runs.pop()?;
-    let updates = counts.len();
-    let times = Times::repeat(epoch, updates);
-    let upds = Upds { offs: Offsets::one_each(updates), times, diffs: counts };
-    let value = WordBatch::create_value();
-    Some(WordBatch { storage: OrdKeyStorage { keys: words, upds }, updates, value })
+    Some(WordBatch::at(epoch, words, counts))
 }
 
 /// The frontier moved over several epochs at once (a worker was late): one batch holds them all,
@@ -166,8 +160,7 @@ fn interleave(runs: &[Run]) -> WordBatch {
         }
         upds.offs.push_ref(upds.diffs.len());
     }
-    let updates = upds.diffs.len();
-    WordBatch { storage: OrdKeyStorage { keys, upds }, updates, value: WordBatch::create_value() }
+    WordBatch::new(keys, upds)
 }
 
 /// The times at which a batch has updates.
@@ -268,7 +261,9 @@ mod tests {
         };
         // Sender k has the hashes that are k modulo 3; a piece holds ten of them.
         let pieces: Vec<(u64, u64)> = (0..3).flat_map(|k| [(k, 0), (k, 1), (k, 2)]).collect();
-        for order in [[0, 3, 6, 1, 4, 7, 2, 5, 8], [0, 1, 3, 2, 6, 4, 7, 8, 5], [6, 7, 8, 3, 4, 5, 0, 1, 2]] {
+        for order in
+            [[0, 3, 6, 1, 4, 7, 2, 5, 8], [0, 1, 3, 2, 6, 4, 7, 8, 5], [6, 7, 8, 3, 4, 5, 0, 1, 2]]
+        {
             let mut batcher = RunBatcher::new();
             for at in order {
                 let (sender, number) = pieces[at];

@@ -142,7 +142,7 @@ impl ContainerBytes for Run {
         let hashes = take_u64s(&mut rest, count);
         let counts = take_u64s(&mut rest, count).into_iter().map(|count| count as i64).collect();
         let carries = take_u64s(&mut rest, carries);
-        let low = rest[..4 * count].chunks_exact(4).map(|chunk| le_u32(chunk)).collect();
+        let low = rest[..4 * count].chunks_exact(4).map(le_u32).collect();
         let bytes = rest[padded(4 * count)..][..text].to_vec();
         let ends = super::columns::Ends { low, carries };
         Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }

@@ -27,8 +27,8 @@ pub(super) async fn read(path: PathBuf, intake: Intake) -> Result<()> {
     read_blocking(file, path, intake).await
 }
 
-/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have only
-/// one reader, or nobody who writes yet.
+/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have
+/// only one reader, or nobody who writes yet.
 pub(super) fn check(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
@@ -103,7 +103,9 @@ impl Reading {
         let known = intake.track.begin_file(&file);
         if let Some(known) = known {
             let there = Fingerprint::of(&file, known.offset & !ENDED);
-            if there.map_err(|error| unreadable(&path, error))? != Some(Fingerprint(known.fingerprint)) {
+            if there.map_err(|error| unreadable(&path, error))?
+                != Some(Fingerprint(known.fingerprint))
+            {
                 let message = format!("{} has changed since it was read last", path.display());
                 return Err(Error::new(ErrorKind::Configuration, message)
                     .hint("restore it, or give another --state to read it from its beginning"));
@@ -123,7 +125,11 @@ impl Reading {
             self.pass_borders(self.offset);
             if self.intake.stop().is_stopped() && self.intake.track.lock().at_tail {
                 // A stop is no end of the file: the open line goes on at the next start.
-                return if self.intake.track.is_kept() { Ok(()) } else { self.intake.end(StreamEnd::Stop) };
+                return if self.intake.track.is_kept() {
+                    Ok(())
+                } else {
+                    self.intake.end(StreamEnd::Stop)
+                };
             }
             let (most, is_last) = self.next_chunk();
             let read = self.fill(most)?;

@@ -334,7 +334,9 @@ impl Intake {
         }
         if now.dropped_bytes > told.dropped_bytes {
             let bytes = now.dropped_bytes - told.dropped_bytes;
-            tracing::warn!("the connection was reset: {bytes} bytes of an unfinished line were dropped");
+            tracing::warn!(
+                "the connection was reset: {bytes} bytes of an unfinished line were dropped"
+            );
         }
         self.told = now;
     }

@@ -48,6 +48,8 @@ pub struct Past {
     pub committed: BTreeSet<Epoch>,
     /// The source is a file: its bytes do not go into the journal.
     pub is_file: bool,
+    /// A kept journal is run again: nothing is noted in it.
+    pub is_replay: bool,
     /// Where the file was when the last of the epochs before `borders` ended.
     pub file: Option<SourceOffset>,
     /// Least number for a new connection.
@@ -81,6 +83,7 @@ pub(super) struct Shared {
     to_note: Option<Epoch>,
     /// Counts the borders passed, so that the feeder notices those that were drawn under it.
     pub(super) borders: u64,
+    is_replay: bool,
     /// The source can be read again: its bytes do not go into the journal.
     is_file: bool,
     /// The file, and how far it was read.
@@ -155,7 +158,9 @@ impl Place {
             return Resume::at(self.next);
         }
         let (position, skip) = match self.anchors.front() {
-            Some((offset, position)) => (*position, self.state.resume_offset.saturating_sub(*offset)),
+            Some((offset, position)) => {
+                (*position, self.state.resume_offset.saturating_sub(*offset))
+            }
             None => (self.next, 0),
         };
         let splitter = serde_json::to_vec(&self.state).unwrap_or_default();
@@ -223,7 +228,11 @@ impl Shared {
     /// Where a replay from here begins. The lines of a file do not stand in the journal.
     fn resume(&self) -> Resume {
         let resume = self.place.resume();
-        if self.is_file { Resume { position: Position(u64::MAX), skip: 0, ..resume } } else { resume }
+        if self.is_file {
+            Resume { position: Position(u64::MAX), skip: 0, ..resume }
+        } else {
+            resume
+        }
     }
 
     /// Notes how far the file was read.
@@ -274,8 +283,8 @@ impl Track {
         let place = Place::begin(&past.resume)?;
         let file_known = past.borders.iter().rev().find_map(|(_, at)| *at).or(past.file);
         let tail = journal.as_ref().map_or(Position(0), Journal::tail);
-        let at_tail =
-            past.borders.is_empty() && (journal.is_none() || past.is_file || past.resume.position == tail);
+        let at_tail = past.borders.is_empty()
+            && (journal.is_none() || past.is_file || past.resume.position == tail);
         let shared = Shared {
             journal,
             feed,
@@ -288,6 +297,7 @@ impl Track {
             passed: None,
             to_note: None,
             borders: 0,
+            is_replay: past.is_replay,
             is_file: past.is_file,
             file: None,
             file_known,
@@ -315,8 +325,11 @@ impl Track {
             resume.position = resume.position.min(cut);
             let mark = Mark { epoch, next_epoch: next, cut, resume, source };
             if let Append::Full(_) = journal.append_mark(&mark)? {
-                return Err(Error::new(ErrorKind::Disk, "the journal has no room for the end of an epoch")
-                    .hint("free disk space or raise --journal-max"));
+                return Err(Error::new(
+                    ErrorKind::Disk,
+                    "the journal has no room for the end of an epoch",
+                )
+                .hint("free disk space or raise --journal-max"));
             }
         }
         shared.open = next;
@@ -375,6 +388,9 @@ impl Track {
             let (resume, next_epoch) = (Resume::at(cut), epoch + 1);
             let mark = Mark { epoch, next_epoch, cut, resume, source: None };
             journal.append_mark(&mark).map(drop)?;
+        }
+        if shared.is_replay {
+            return Ok(());
         }
         shared.to_note = shared.to_note.max(Some(epoch));
         shared.note_done()

@@ -47,7 +47,10 @@ fn a_panic_of_a_worker_is_an_error_of_its_process_and_a_loss_to_the_others() {
         for error in [&errors[0], &errors[2]] {
             assert_eq!(error.kind(), ErrorKind::PeerLost, "{error}");
             let text = error.to_string();
-            assert!(text.starts_with("process 1 (") && text.contains("a camel breaks down"), "{text}");
+            assert!(
+                text.starts_with("process 1 (") && text.contains("a camel breaks down"),
+                "{text}"
+            );
         }
     });
     assert!(rig.output("out/c").epochs.is_empty());

@@ -34,11 +34,11 @@ fn a_hostfile_that_does_not_do_is_refused_with_its_name() {
 
 #[test]
 fn an_address_beyond_loopback_needs_a_key() {
-    refused("-n 2 -p 0 --addresses 127.0.0.1:1,192.0.2.1:2", 78, &[
-        "process 1 (192.0.2.1:2)",
-        "no mesh key",
-        "--mesh-key-file",
-    ]);
+    refused(
+        "-n 2 -p 0 --addresses 127.0.0.1:1,192.0.2.1:2",
+        78,
+        &["process 1 (192.0.2.1:2)", "no mesh key", "--mesh-key-file"],
+    );
 }
 
 #[test]
@@ -52,10 +52,11 @@ fn a_key_file_that_others_may_read_is_refused() {
 
 #[test]
 fn a_name_that_does_not_resolve_is_worth_another_try_later() {
-    refused("-n 2 -p 0 --addresses 127.0.0.1:1,no-such-host.invalid:2", 75, &[
-        "no-such-host.invalid:2 of process 1",
-        "--hostfile",
-    ]);
+    refused(
+        "-n 2 -p 0 --addresses 127.0.0.1:1,no-such-host.invalid:2",
+        75,
+        &["no-such-host.invalid:2 of process 1", "--hostfile"],
+    );
 }
 
 #[test]
@@ -76,7 +77,11 @@ fn a_process_that_never_comes_is_named() {
     for ended in end(vec![start(0), start(2)]) {
         let missing = format!("missing after 3 s: process 1 ({}", addresses.of(1));
         let ended = ended.expect(69).says(&[&missing, "--start-timeout"]);
-        assert_eq!(ended.stderr.iter().filter(|line| line.contains("error: ")).count(), 1, "{ended}");
+        assert_eq!(
+            ended.stderr.iter().filter(|line| line.contains("error: ")).count(),
+            1,
+            "{ended}"
+        );
     }
 }
 
@@ -84,9 +89,8 @@ fn a_process_that_never_comes_is_named() {
 #[track_caller]
 fn mismatched(flags: [&str; 2], texts: [&[&str]; 2]) {
     let (rig, addresses) = (Rig::new(), Addresses::new(2));
-    let start = |p: usize| {
-        rig.wordtide(&format!("{JOB} {} {}", addresses.flags(p), flags[p])).start()
-    };
+    let start =
+        |p: usize| rig.wordtide(&format!("{JOB} {} {}", addresses.flags(p), flags[p])).start();
     let running: Vec<Running> = vec![start(0), start(1)];
     for (ended, texts) in end(running).into_iter().zip(texts) {
         ended.expect(78).says(texts).says(&["same command line but for -p"]);
@@ -95,10 +99,13 @@ fn mismatched(flags: [&str; 2], texts: [&[&str]; 2]) {
 
 #[test]
 fn another_shape_of_the_cluster_is_named_on_both_sides() {
-    mismatched(["-w 1", "-w 2"], [
-        &["peer runs -n 2 -w 2, this process -n 2 -w 1"],
-        &["peer runs -n 2 -w 1, this process -n 2 -w 2"],
-    ]);
+    mismatched(
+        ["-w 1", "-w 2"],
+        [
+            &["peer runs -n 2 -w 2, this process -n 2 -w 1"],
+            &["peer runs -n 2 -w 1, this process -n 2 -w 2"],
+        ],
+    );
 }
 
 #[test]

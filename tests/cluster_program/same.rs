@@ -53,9 +53,8 @@ fn run_shape(rig: &Rig, shape: &str, arguments: &str) {
             let addresses = Addresses::new(processes);
             let lines: Vec<_> = (0..processes).map(|p| addresses.of(p).to_owned()).collect();
             rig.file("hosts.txt", format!("# all on loopback\n{}\n", lines.join("\n")));
-            let each = (0..processes).map(|p| {
-                rig.wordtide(&format!("{arguments} -n {n} -p {p} -h hosts.txt")).start()
-            });
+            let each = (0..processes)
+                .map(|p| rig.wordtide(&format!("{arguments} -n {n} -p {p} -h hosts.txt")).start());
             all_done(each.collect());
         }
         _ => panic!("no shape: {shape}"),

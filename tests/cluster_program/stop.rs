@@ -6,17 +6,20 @@ use crate::rig::{Rig, Server, side_by_side};
 
 #[test]
 fn a_stop_of_any_process_stops_all_and_commits_all_that_was_received() {
-    side_by_side(vec![(0, Signal::TERM), (1, Signal::INT), (2, Signal::TERM)], |(process, signal)| {
-        let rig = Rig::new();
-        let processes = three_under_load(&rig, "");
-        processes[process].signal(signal);
-        let ended = all_done(processes);
-        let output = rig.output("out/c");
-        let lines = check_prefixes(&output.counts(), 3) as u64;
-        assert_eq!(lines, output.total("lines"));
-        assert_eq!(lines, ended[0].committed_lines(), "{}", ended[0]);
-        assert!(output.uncommitted.is_empty(), "{:?}", output.uncommitted);
-    });
+    side_by_side(
+        vec![(0, Signal::TERM), (1, Signal::INT), (2, Signal::TERM)],
+        |(process, signal)| {
+            let rig = Rig::new();
+            let processes = three_under_load(&rig, "");
+            processes[process].signal(signal);
+            let ended = all_done(processes);
+            let output = rig.output("out/c");
+            let lines = check_prefixes(&output.counts(), 3) as u64;
+            assert_eq!(lines, output.total("lines"));
+            assert_eq!(lines, ended[0].committed_lines(), "{}", ended[0]);
+            assert!(output.uncommitted.is_empty(), "{:?}", output.uncommitted);
+        },
+    );
 }
 
 #[test]

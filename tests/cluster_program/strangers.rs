@@ -10,7 +10,8 @@ const MEMORY_KIB: u64 = 64 << 10;
 
 /// The most memory the process ever had, in KiB.
 fn most_memory_kib(process: &Running) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("it runs");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a line");
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
@@ -31,7 +32,8 @@ fn wait_until_it_listens(address: &str) {
 
 /// All kinds of strangers at once; those that say nothing are kept.
 fn bother(address: &str) -> Vec<TcpStream> {
-    let mut kept: Vec<_> = (0..10).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+    let mut kept: Vec<_> =
+        (0..10).map(|_| TcpStream::connect(address).expect("it listens")).collect();
     (0..100).for_each(|_| drop(TcpStream::connect(address)));
     say(address, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n");
     let mut index = TcpStream::connect(address).expect("it listens");

@@ -1,0 +1,105 @@
+//! A kept journal, run again: the same lines in the same epochs, so the same bytes.
+//!
+//! Nothing is read from a source and no clock is asked: the marks say which epochs there are. What no
+//! mark took belongs to no epoch and is left out.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use super::recovery::{Found, Judgement};
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{
+    Facts, Glimpse, Journal, JournalSettings, Position, Record, Resume, SyncPolicy, peek,
+};
+use crate::source::Past;
+
+/// The journals of a folder: the folder of one, or a state that holds some.
+pub(super) fn glimpses(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
+    let failed = |error: std::io::Error| {
+        let message = format!("cannot list {}: {error}", dir.display());
+        Error::new(ErrorKind::Configuration, message).cause(error)
+    };
+    let mut folders = vec![dir.to_owned()];
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        if path.is_dir() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    let mut found = Vec::new();
+    for folder in folders {
+        if let Some(glimpse) = peek(&folder)? {
+            found.push((folder, glimpse));
+        }
+    }
+    if found.is_empty() {
+        let message = format!("{} holds no journal", dir.display());
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint("give the folder of a journal that --keep-journal kept, or the state with it"));
+    }
+    Ok(found)
+}
+
+/// A journal that is open to be run again.
+pub(super) struct Kept {
+    pub(super) journal: Journal,
+    /// The ends of its epochs, in order.
+    borders: Vec<Epoch>,
+    first: Position,
+}
+
+/// Opens a kept journal and finds its marks.
+pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<Kept> {
+    if glimpse.source.starts_with("file ") {
+        let message =
+            format!("the journal of {} holds no bytes: a file is not copied", glimpse.source);
+        return Err(
+            Error::new(ErrorKind::Configuration, message).hint("run the file itself: --file")
+        );
+    }
+    // Nothing is added but the ends of connections that a crash left open.
+    let settings = JournalSettings {
+        journal_bytes_max: u64::MAX / 2,
+        sync: SyncPolicy::Never,
+        keep_journal: true,
+        ..JournalSettings::default()
+    };
+    let Glimpse { source, parts, interval_ms, .. } = glimpse.clone();
+    let (journal, recovery) =
+        Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
+    let mut reader = journal.reader(recovery.first);
+    let mut borders = Vec::new();
+    while let Some(entry) = reader.next()? {
+        if let Record::Mark { mark, .. } = entry.record {
+            borders.push(mark.epoch);
+        }
+    }
+    Ok(Kept { journal, borders, first: recovery.first })
+}
+
+impl Kept {
+    /// What process 0 judges by.
+    pub(super) fn found(&self) -> Found {
+        let last = self.borders.last().copied();
+        Found::of(&self.journal, self.borders.clone(), last)
+    }
+
+    /// What the feeder begins with; lines behind the last mark would belong to `open`.
+    pub(super) fn past(&self, judged: &Judgement, open: Epoch) -> Past {
+        let mut left_out: BTreeSet<Epoch> = judged.committed.clone();
+        left_out.insert(open);
+        if self.first != Position(0) {
+            // Its beginning is gone, so the first epoch would not be whole.
+            left_out.extend(self.borders.first());
+        }
+        Past {
+            resume: Resume::at(self.first),
+            borders: self.borders.iter().map(|epoch| (*epoch, None)).collect(),
+            committed: left_out,
+            is_replay: true,
+            ..Past::default()
+        }
+    }
+}
