@@ -53,8 +53,8 @@ fn surplus_blocks_arrive_in_order_and_borders_stand_between_them() {
             passed.send((epoch, arrived)).unwrap();
         }
     }));
-    // Five of six are too many for one worker; the last one is taken by the worker here, and lets the
-    // shipper pass the second border.
+    // Five of six are too many for one worker; the last one is taken by the worker here, and lets
+    // the shipper pass the second border.
     let (first, arrived) = borders.recv().unwrap();
     assert_eq!((first, arrived.concat()), (10, "10:a10:b10:c".into()));
     let mut taken = vec![show(here.next(0))];

@@ -1,12 +1,13 @@
 //! Blocks of lines between processes, so that one socket can keep the workers of all busy.
 //!
-//! Each pair of processes has a connection for blocks. A process that has sources sends what its own
-//! workers cannot take (see [`feed::shipping`](crate::feed::shipping)), and the other takes it in as
-//! from one more source: it reads when its pool of blocks has room. So the window of TCP is the
-//! credit, and nothing is kept beyond the pool and two small socket buffers.
+//! Each pair of processes has a connection for blocks. A process that has sources sends what its
+//! own workers cannot take (see [`feed::shipping`](crate::feed::shipping)), and the other takes it
+//! in as from one more source: it reads when its pool of blocks has room. So the window of TCP is
+//! the credit, and nothing is kept beyond the pool and two small socket buffers.
 //!
-//! The borders of epochs travel within the stream: an epoch is complete at a process only when every
-//! process that sends it blocks has said that no more come for it. After the last border, END.
+//! The borders of epochs travel within the stream: an epoch is complete at a process only when
+//! every process that sends it blocks has said that no more come for it. After the last border,
+//! END.
 //!
 //! A frame is a kind, an epoch and the head of a block, then its text. What breaks is told to the
 //! control links, which know the cause or find it.
