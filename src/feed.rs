@@ -9,8 +9,8 @@
 //! while blocks of the next epoch need not wait for that.
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
-//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a completed
-//! epoch wakes all.
+//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
+//! completed epoch wakes all.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -116,7 +116,8 @@ impl Feed {
         }
     }
 
-    /// Makes a border known between the open epoch, which is returned, and `next`, now the open one.
+    /// Makes a border known between the open epoch, which is returned, and `next`, now the open
+    /// one.
     pub fn open_next(&self, next: Epoch) -> Epoch {
         let mut state = self.lock();
         let epoch = state.open;
@@ -134,8 +135,8 @@ impl Feed {
         self.wake_all(state);
     }
 
-    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all of
-    /// them are complete.
+    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all
+    /// of them are complete.
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;

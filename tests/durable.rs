@@ -43,7 +43,8 @@ fn a_file_is_counted_exactly_once_wherever_its_reader_dies() {
         let run = format!("run --file {} --interval 20ms {STATE}", file.display());
         for _ in 0..5 {
             let end = ends[random(&mut seed) as usize % ends.len()];
-            // Where it gets through in time it has finished, and the next begins anew: no more lives.
+            // Where it gets through in time it has finished, and the next begins anew: no more
+            // lives.
             let ended = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", end).start().end();
             if ended.to_string().contains("exit code Some(0)") {
                 break;

@@ -1,5 +1,5 @@
-//! Torture: the real program is killed, again and again, at every step and at any moment; what it has
-//! published in the end is held against what its journal took, and that against what was sent.
+//! Torture: the real program is killed, again and again, at every step and at any moment; what it
+//! has published in the end is held against what its journal took, and that against what was sent.
 //!
 //! A chain is a directory, a source that sends numbered words for as long as anyone listens, and a
 //! number of lives of the program. All that is random comes from a seed, which a failure shows.
@@ -53,7 +53,9 @@ impl Sender {
             text.extend_from_slice(b"e\n");
         }
         for _ in 0..random(&mut self.seed) % 800 {
-            text.extend_from_slice(format!("{:011} {:011}\n", self.next, self.next % 97).as_bytes());
+            text.extend_from_slice(
+                format!("{:011} {:011}\n", self.next, self.next % 97).as_bytes(),
+            );
             self.next += 1;
         }
         text.extend_from_slice(format!("{:011}begun", self.next).as_bytes());
@@ -80,8 +82,8 @@ impl Chain {
         // Another number of workers at each start: the bytes must not depend on it.
         self.threads = 1 + self.threads % 3;
         let flags = format!(
-            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} --format tsv --to out/c --state state \
-             --keep-journal --journal-max {JOURNAL_MAX}",
+            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} --format tsv --to out/c \
+             --state state --keep-journal --journal-max {JOURNAL_MAX}",
             self.threads
         );
         let run = format!("run {} {flags}", self.sender.server.flag());
@@ -187,7 +189,11 @@ impl Chain {
         let parts = |output: &Output| -> Vec<_> {
             output.epochs.iter().map(|(epoch, of)| (*epoch, of.parts.clone())).collect()
         };
-        if parts(&first) == parts(&again) { Ok(()) } else { Err(format!("replayed otherwise\n{ended}")) }
+        if parts(&first) == parts(&again) {
+            Ok(())
+        } else {
+            Err(format!("replayed otherwise\n{ended}"))
+        }
     }
 
     /// What the journal took, by connection. Nothing of it was deleted.

@@ -1,13 +1,13 @@
 //! The borders between epochs, in the streams of this process's sources.
 //!
-//! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of this
-//! process have read. The workers may see an epoch close when two things have happened: every source
-//! has passed the border, so that no line of the epoch can still come; and the mark of it is on disk
-//! in every journal, so that what is then published is a function of bytes that cannot be lost. Lines
-//! of the next epoch need not wait for either.
+//! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of
+//! this process have read. The workers may see an epoch close when two things have happened: every
+//! source has passed the border, so that no line of the epoch can still come; and the mark of it is
+//! on disk in every journal, so that what is then published is a function of bytes that cannot be
+//! lost. Lines of the next epoch need not wait for either.
 //!
-//! Syncing has a thread of its own, since an `fdatasync` takes as long as it takes. It also notes in
-//! the journals what is committed, which is what lets old segments go.
+//! Syncing has a thread of its own, since an `fdatasync` takes as long as it takes. It also notes
+//! in the journals what is committed, which is what lets old segments go.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -59,9 +59,13 @@ pub(super) struct Crossing {
 }
 
 impl Crossing {
-    /// A crossing in what goes through `feed`. The borders of `recorded` epochs, each with the number
-    /// of tracks that will pass it, are drawn already; `open` is behind them.
-    pub(super) fn new(feed: Feed, recorded: &[(Epoch, usize)], open: Epoch) -> (Arc<Self>, Inquiries) {
+    /// A crossing in what goes through `feed`. The borders of `recorded` epochs, each with the
+    /// number of tracks that will pass it, are drawn already; `open` is behind them.
+    pub(super) fn new(
+        feed: Feed,
+        recorded: &[(Epoch, usize)],
+        open: Epoch,
+    ) -> (Arc<Self>, Inquiries) {
         let (work, asked) = channel();
         let pending = recorded.iter().map(|(epoch, behind)| Pending {
             epoch: *epoch,
@@ -168,7 +172,11 @@ impl Borders {
         let mut epoch = next;
         self.crossing.update(|progress| {
             epoch = std::mem::replace(&mut progress.open, next);
-            progress.pending.push_back(Pending { epoch, behind: self.tracks.len(), durable: false });
+            progress.pending.push_back(Pending {
+                epoch,
+                behind: self.tracks.len(),
+                durable: false,
+            });
             self.crossing.feed.open_next(next);
         });
         for track in &self.tracks {
@@ -192,8 +200,8 @@ impl Borders {
         self.crossing.feed.end();
     }
 
-    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves all
-    /// marks that were appended before it.
+    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves
+    /// all marks that were appended before it.
     fn sync(&self, Inquiries(asked): Inquiries) {
         let syncers: Vec<_> = self.tracks.iter().filter_map(|track| track.syncer()).collect();
         let mut is_full = false;

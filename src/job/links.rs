@@ -1,8 +1,8 @@
 //! What the processes of a job tell each other, and what they agree on before anything is read.
 //!
 //! Process 0 owns the clock and decides; the others apply. Beside the ticks of
-//! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is to
-//! stop, and that it has ended.
+//! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is
+//! to stop, and that it has ended.
 
 use std::time::Duration;
 

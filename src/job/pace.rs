@@ -1,9 +1,10 @@
 //! The pace of a job: when an epoch is cut, and how everything ends.
 //!
-//! One task in process 0 owns the clock. It cuts the open epoch when its time has come, here and, by
-//! a tick over the control links, in every other process. When too many epochs wait to be committed,
-//! it lets the open one grow longer instead, so that a slow store costs no memory and no line. To
-//! stop is to stop reading first, everywhere, and to cut then: what was read is in the last epoch.
+//! One task in process 0 owns the clock. It cuts the open epoch when its time has come, here and,
+//! by a tick over the control links, in every other process. When too many epochs wait to be
+//! committed, it lets the open one grow longer instead, so that a slow store costs no memory and no
+//! line. To stop is to stop reading first, everywhere, and to cut then: what was read is in the
+//! last epoch.
 
 use std::sync::Arc;
 

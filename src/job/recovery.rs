@@ -1,8 +1,8 @@
 //! What a former run left: found, judged by the store, and begun again.
 //!
 //! A start finds the journals first and says what it found ([`Found`]); process 0 gathers that from
-//! all, looks in the store which of the marked epochs are committed, and empties the others of what a
-//! crash left there ([`judge`]). The store is the truth: a journal may not have heard of the last
+//! all, looks in the store which of the marked epochs are committed, and empties the others of what
+//! a crash left there ([`judge`]). The store is the truth: a journal may not have heard of the last
 //! commits. Then each process opens its journals ([`open`]): lines of committed epochs are dropped
 //! when they come back, those of the others are handed over again, into the epochs that they were
 //! marked for, and bytes that no mark took belong to the first new epoch.
@@ -189,7 +189,8 @@ async fn is_committed(store: &dyn Store, publication: &Publication, epoch: Epoch
     if Marker::parse(&bytes).is_some_and(|marker| marker.job == publication.job) {
         return Ok(true);
     }
-    let message = format!("{key} was written by another job, and this one has lines for that epoch");
+    let message =
+        format!("{key} was written by another job, and this one has lines for that epoch");
     Err(Error::new(ErrorKind::Configuration, message).hint("give another --to, or remove it"))
 }
 
@@ -237,7 +238,11 @@ impl JournalPlan<'_> {
         })?;
         let past = Past {
             resume: recovery.resume,
-            borders: recovery.open_epochs.into_iter().map(|mark| (mark.epoch, mark.source)).collect(),
+            borders: recovery
+                .open_epochs
+                .into_iter()
+                .map(|mark| (mark.epoch, mark.source))
+                .collect(),
             committed: judged.committed.clone(),
             is_replay: false,
             is_file,
@@ -258,7 +263,9 @@ impl JournalPlan<'_> {
             let is_file = glimpse.source.starts_with("file ");
             if is_file {
                 let source = &glimpse.source;
-                tracing::warn!("{source} was read before and is not given now: its rest is not read");
+                tracing::warn!(
+                    "{source} was read before and is not given now: its rest is not read"
+                );
                 continue;
             }
             opened.push(self.open(&glimpse.source, false, judged)?);
@@ -317,8 +324,8 @@ pub(super) fn tell_of_others(state: &Path, definition: &str) {
             .collect();
         if !epochs.is_empty() {
             tracing::warn!(
-                "{} holds {} epochs not known to be committed, from {}: start with the flags of then \
-                 to finish them",
+                "{} holds {} epochs not known to be committed, from {}: start with the flags of \
+                 then to finish them",
                 sibling.path().display(),
                 epochs.len(),
                 epochs.first().copied().unwrap_or_default(),

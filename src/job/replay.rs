@@ -1,7 +1,7 @@
 //! A kept journal, run again: the same lines in the same epochs, so the same bytes.
 //!
-//! Nothing is read from a source and no clock is asked: the marks say which epochs there are. What no
-//! mark took belongs to no epoch and is left out.
+//! Nothing is read from a source and no clock is asked: the marks say which epochs there are. What
+//! no mark took belongs to no epoch and is left out.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -53,8 +53,11 @@ pub(super) struct Kept {
 /// Opens a kept journal and finds its marks.
 pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<Kept> {
     if glimpse.source.starts_with("file ") {
-        let message = format!("the journal of {} holds no bytes: a file is not copied", glimpse.source);
-        return Err(Error::new(ErrorKind::Configuration, message).hint("run the file itself: --file"));
+        let message =
+            format!("the journal of {} holds no bytes: a file is not copied", glimpse.source);
+        return Err(
+            Error::new(ErrorKind::Configuration, message).hint("run the file itself: --file")
+        );
     }
     // Nothing is added but the ends of connections that a crash left open.
     let settings = JournalSettings {
@@ -64,7 +67,8 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<Kept> {
         ..JournalSettings::default()
     };
     let Glimpse { source, parts, interval_ms, .. } = glimpse.clone();
-    let (journal, recovery) = Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
+    let (journal, recovery) =
+        Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
     let mut reader = journal.reader(recovery.first);
     let mut borders = Vec::new();
     while let Some(entry) = reader.next()? {

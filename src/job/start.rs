@@ -1,7 +1,7 @@
 //! Starting a job: check, find the others, agree, then start workers, sources and the pace.
 //!
-//! Process 0 opens state and output before it lets the others in, so that what is refused is refused
-//! at once; the others open theirs when they know what process 0 decided.
+//! Process 0 opens state and output before it lets the others in, so that what is refused is
+//! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,7 +27,7 @@ use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
 use crate::sink::format::Format;
 use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
-use crate::source::Source;
+use crate::source::{Source, Stop};
 use crate::state::{Identity, State};
 use crate::store::{StoreSettings, Target};
 use crate::words::Split;
@@ -115,13 +115,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     };
     let workers = worker::spawn(plan, allocators)?;
 
-    if let Some(gone) = holdings.output.reader_gone() {
-        let stop = stop.clone();
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
-    }
+    stop_without_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
@@ -236,7 +230,8 @@ impl Order {
         }
         let glimpses = replay::glimpses(dir)?;
         let Some((_, first)) = glimpses.first() else { return Ok(1) };
-        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms) {
+        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
+        {
             let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
             return refused(message, format!("give --interval {}ms", other.interval_ms));
         }
@@ -410,8 +405,19 @@ fn runtime() -> Result<Runtime> {
         .enable_all()
         .build();
     built.map_err(|error| {
-        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests").cause(error)
+        Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
+            .cause(error)
     })
+}
+
+/// Stops the job once whoever reads its output has gone.
+fn stop_without_reader(runtime: &Runtime, output: &Output, stop: Stop) {
+    if let Some(gone) = output.reader_gone() {
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
+    }
 }
 
 /// A panic in timely may only say that a peer is gone; then the control links know which and why.

@@ -42,7 +42,13 @@ impl Behind {
         }
         let reader = shared.reader()?;
         let unfinished = state.unfinished_bytes;
-        Some(Behind { reader, skip: u64::from(shared.begin_skip), unfinished, fed: 0, at_start: true })
+        Some(Behind {
+            reader,
+            skip: u64::from(shared.begin_skip),
+            unfinished,
+            fed: 0,
+            at_start: true,
+        })
     }
 
     /// From the tail on, where the feeder is now and will not be when the reader goes on.
@@ -119,7 +125,8 @@ fn pass(
     epoch
 }
 
-/// Feeds what is left of a record, of which `fed` bytes were fed before; `None` when there is no room.
+/// Feeds what is left of a record, of which `fed` bytes were fed before; `None` when there is no
+/// room.
 fn feed(bytes: &[u8], fed: &mut usize, splitter: &mut LineSplitter) -> Option<()> {
     while *fed < bytes.len() {
         if !splitter.try_ready() {

@@ -89,7 +89,9 @@ async fn connect(address: &HostPort, told: &mut bool) -> Result<TcpStream> {
     }
 }
 
-async fn connect_any(addresses: impl Iterator<Item = std::net::SocketAddr>) -> io::Result<TcpStream> {
+async fn connect_any(
+    addresses: impl Iterator<Item = std::net::SocketAddr>,
+) -> io::Result<TcpStream> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in addresses {
         match TcpStream::connect(address).await {

@@ -1,7 +1,7 @@
 //! A file as a source, read once on a thread that may block.
 //!
-//! A file can be read again, so nothing of it is copied into the journal: the marks there say how far
-//! it was read at each border, and a restart reads on from there.
+//! A file can be read again, so nothing of it is copied into the journal: the marks there say how
+//! far it was read at each border, and a restart reads on from there.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -27,8 +27,8 @@ pub(super) async fn read(path: PathBuf, intake: Intake) -> Result<()> {
     read_blocking(file, path, intake).await
 }
 
-/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have only
-/// one reader, or nobody who writes yet.
+/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have
+/// only one reader, or nobody who writes yet.
 pub(super) fn check(path: &Path) -> Result<()> {
     match std::fs::metadata(path) {
         Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
@@ -83,8 +83,8 @@ fn copy(mut file: File, path: &Path, mut intake: Intake, runtime: &Handle) -> Re
     intake.end(StreamEnd::Stop)
 }
 
-/// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds the
-/// splitter the same pieces.
+/// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
+/// the splitter the same pieces.
 struct Reading {
     file: Arc<File>,
     path: PathBuf,
@@ -103,7 +103,9 @@ impl Reading {
         let known = intake.track.begin_file(&file);
         if let Some(known) = known {
             let there = Fingerprint::of(&file, known.offset & !ENDED);
-            if there.map_err(|error| unreadable(&path, error))? != Some(Fingerprint(known.fingerprint)) {
+            if there.map_err(|error| unreadable(&path, error))?
+                != Some(Fingerprint(known.fingerprint))
+            {
                 let message = format!("{} has changed since it was read last", path.display());
                 return Err(Error::new(ErrorKind::Configuration, message)
                     .hint("restore it, or give another --state to read it from its beginning"));
@@ -123,7 +125,11 @@ impl Reading {
             self.pass_borders(self.offset);
             if self.intake.stop().is_stopped() && self.intake.track.lock().at_tail {
                 // A stop is no end of the file: the open line goes on at the next start.
-                return if self.intake.track.is_kept() { Ok(()) } else { self.intake.end(StreamEnd::Stop) };
+                return if self.intake.track.is_kept() {
+                    Ok(())
+                } else {
+                    self.intake.end(StreamEnd::Stop)
+                };
             }
             let (most, is_last) = self.next_chunk();
             let read = self.fill(most)?;

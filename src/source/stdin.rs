@@ -28,7 +28,8 @@ pub(super) async fn read(intake: Intake) -> Result<()> {
     let read = reading.await;
     closer.abort();
     read.unwrap_or_else(|panicked| {
-        Err(Error::new(ErrorKind::Panicked, "the reader of standard input panicked").cause(panicked))
+        Err(Error::new(ErrorKind::Panicked, "the reader of standard input panicked")
+            .cause(panicked))
     })
 }
 

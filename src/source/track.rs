@@ -3,8 +3,8 @@
 //! Two walk along it. The *reader* appends what it reads to the journal and never waits for anybody
 //! else; the *feeder* turns the records into blocks, each for the epoch that its line ends in. As a
 //! rule they are one: bytes go into the journal and, from the same buffer, to the workers. When the
-//! workers have no room, or at a start with records that are not committed, the feeder is behind and
-//! reads the records back.
+//! workers have no room, or at a start with records that are not committed, the feeder is behind
+//! and reads the records back.
 //!
 //! A border between epochs is a position in the stream. It is drawn where the reader is
 //! ([`Track::cut`]) and passed when the feeder gets there: at once if it is not behind. That both
@@ -124,8 +124,8 @@ impl Place {
         Ok(Place { state, fed, anchors: VecDeque::new(), next: resume.position })
     }
 
-    /// Notes that a record was fed, whose first `skipped` bytes had been before, and that it brought
-    /// the splitter to `state`.
+    /// Notes that a record was fed, whose first `skipped` bytes had been before, and that it
+    /// brought the splitter to `state`.
     pub(super) fn advance(
         &mut self,
         (position, next): (Position, Position),
@@ -158,7 +158,9 @@ impl Place {
             return Resume::at(self.next);
         }
         let (position, skip) = match self.anchors.front() {
-            Some((offset, position)) => (*position, self.state.resume_offset.saturating_sub(*offset)),
+            Some((offset, position)) => {
+                (*position, self.state.resume_offset.saturating_sub(*offset))
+            }
             None => (self.next, 0),
         };
         let splitter = serde_json::to_vec(&self.state).unwrap_or_default();
@@ -226,7 +228,11 @@ impl Shared {
     /// Where a replay from here begins. The lines of a file do not stand in the journal.
     fn resume(&self) -> Resume {
         let resume = self.place.resume();
-        if self.is_file { Resume { position: Position(u64::MAX), skip: 0, ..resume } } else { resume }
+        if self.is_file {
+            Resume { position: Position(u64::MAX), skip: 0, ..resume }
+        } else {
+            resume
+        }
     }
 
     /// Notes how far the file was read.
@@ -277,8 +283,8 @@ impl Track {
         let place = Place::begin(&past.resume)?;
         let file_known = past.borders.iter().rev().find_map(|(_, at)| *at).or(past.file);
         let tail = journal.as_ref().map_or(Position(0), Journal::tail);
-        let at_tail =
-            past.borders.is_empty() && (journal.is_none() || past.is_file || past.resume.position == tail);
+        let at_tail = past.borders.is_empty()
+            && (journal.is_none() || past.is_file || past.resume.position == tail);
         let shared = Shared {
             journal,
             feed,
@@ -319,8 +325,11 @@ impl Track {
             resume.position = resume.position.min(cut);
             let mark = Mark { epoch, next_epoch: next, cut, resume, source };
             if let Append::Full(_) = journal.append_mark(&mark)? {
-                return Err(Error::new(ErrorKind::Disk, "the journal has no room for the end of an epoch")
-                    .hint("free disk space or raise --journal-max"));
+                return Err(Error::new(
+                    ErrorKind::Disk,
+                    "the journal has no room for the end of an epoch",
+                )
+                .hint("free disk space or raise --journal-max"));
             }
         }
         shared.open = next;
@@ -426,8 +435,8 @@ impl Track {
 }
 
 impl Shared {
-    /// How far the file is read for the epoch that ends now: while recorded borders lie ahead, to the
-    /// last of them, since nothing behind it was taken yet.
+    /// How far the file is read for the epoch that ends now: while recorded borders lie ahead, to
+    /// the last of them, since nothing behind it was taken yet.
     fn cut_of_file(&self) -> Result<Option<SourceOffset>> {
         let Some((file, offset)) = self.file.as_ref().filter(|_| self.journal.is_some()) else {
             return Ok(self.file_known);
