@@ -299,6 +299,7 @@ fn revealing(mutant: &str) -> &'static str {
         "done_before_marker" => "sink.before_marker:2",
         "skip_by_memory" => "sink.after_marker:2",
         "drop_tail" => "journal.after_append:3",
+        "forget_open_line" => "journal.after_done:2",
         _ => "border.after_complete:2",
     }
 }
