@@ -12,8 +12,8 @@
 //!
 //! The names stand in [`POINTS`], so that a runner can take them in turn.
 //!
-//! `WORDTIDE_MUTANT=name` has a rule broken that the tests must then see broken ([`MUTANTS`]): a test
-//! that passes with and without the rule tests nothing.
+//! `WORDTIDE_MUTANT=name` has a rule broken that the tests must then see broken ([`MUTANTS`]): a
+//! test that passes with and without the rule tests nothing.
 
 /// Every crash point, in the order in which a byte meets them.
 ///

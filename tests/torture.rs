@@ -1,5 +1,5 @@
-//! Torture: the real program is killed, again and again, at every step and at any moment; what it has
-//! published in the end is held against what its journal took, and that against what was sent.
+//! Torture: the real program is killed, again and again, at every step and at any moment; what it
+//! has published in the end is held against what its journal took, and that against what was sent.
 //!
 //! A chain is a directory, a source that sends numbered words for as long as anyone listens, and a
 //! number of lives of the program. All that is random comes from a seed, which a failure shows.
@@ -82,8 +82,8 @@ impl Chain {
         // Another number of workers at each start: the bytes must not depend on it.
         self.threads = 1 + self.threads % 3;
         let flags = format!(
-            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} --format tsv --to out/c --state state \
-             --keep-journal --journal-max {JOURNAL_MAX}",
+            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} --format tsv --to out/c \
+             --state state --keep-journal --journal-max {JOURNAL_MAX}",
             self.threads
         );
         let run = format!("run {} {flags}", self.sender.server.flag());
@@ -299,6 +299,7 @@ fn revealing(mutant: &str) -> &'static str {
         "done_before_marker" => "sink.before_marker:2",
         "skip_by_memory" => "sink.after_marker:2",
         "drop_tail" => "journal.after_append:3",
+        "forget_open_line" => "journal.after_done:2",
         _ => "border.after_complete:2",
     }
 }

@@ -1,8 +1,8 @@
 //! What a former run left: found, judged by the store, and begun again.
 //!
 //! A start finds the journals first and says what it found ([`Found`]); process 0 gathers that from
-//! all, looks in the store which of the marked epochs are committed, and empties the others of what a
-//! crash left there ([`judge`]). The store is the truth: a journal may not have heard of the last
+//! all, looks in the store which of the marked epochs are committed, and empties the others of what
+//! a crash left there ([`judge`]). The store is the truth: a journal may not have heard of the last
 //! commits. Then each process opens its journals ([`open`]): lines of committed epochs are dropped
 //! when they come back, those of the others are handed over again, into the epochs that they were
 //! marked for, and bytes that no mark took belong to the first new epoch.
@@ -324,8 +324,8 @@ pub(super) fn tell_of_others(state: &Path, definition: &str) {
             .collect();
         if !epochs.is_empty() {
             tracing::warn!(
-                "{} holds {} epochs not known to be committed, from {}: start with the flags of then \
-                 to finish them",
+                "{} holds {} epochs not known to be committed, from {}: start with the flags of \
+                 then to finish them",
                 sibling.path().display(),
                 epochs.len(),
                 epochs.first().copied().unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! A kept journal, run again: the same lines in the same epochs, so the same bytes.
 //!
-//! Nothing is read from a source and no clock is asked: the marks say which epochs there are. What no
-//! mark took belongs to no epoch and is left out.
+//! Nothing is read from a source and no clock is asked: the marks say which epochs there are. What
+//! no mark took belongs to no epoch and is left out.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -116,7 +116,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, allocators)?;
 
-    stop_with_reader(&runtime, &holdings.output, stop.clone());
+    stop_without_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
@@ -411,16 +411,6 @@ impl Order {
     }
 }
 
-/// Stops the job when whoever reads the output has gone.
-fn stop_with_reader(runtime: &Runtime, output: &Output, stop: Stop) {
-    if let Some(gone) = output.reader_gone() {
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
-    }
-}
-
 /// Has the journals told of commits, too.
 fn note_commits(crossing: Arc<Crossing>, then: Option<OnCommit>) -> OnCommit {
     Arc::new(move |committed: Committed| {
@@ -442,6 +432,16 @@ fn runtime() -> Result<Runtime> {
         Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
             .cause(error)
     })
+}
+
+/// Stops the job once whoever reads its output has gone.
+fn stop_without_reader(runtime: &Runtime, output: &Output, stop: Stop) {
+    if let Some(gone) = output.reader_gone() {
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
+    }
 }
 
 /// A panic in timely may only say that a peer is gone; then the control links know which and why.

@@ -26,6 +26,24 @@ struct Stream {
     next_connection: u64,
 }
 
+/// A source, and what is known of its stream.
+struct Begun {
+    source: Option<Source>,
+    index: u32,
+    log: Option<(Journal, Past)>,
+    place: Option<JournalPlace>,
+}
+
+impl Begun {
+    fn new(source: Option<Source>, index: u32, opened: Option<Opened>) -> Begun {
+        let (log, place) = match opened {
+            Some(Opened { journal, past, place }) => (Some((journal, past)), Some(place)),
+            None => (None, None),
+        };
+        Begun { source, index, log, place }
+    }
+}
+
 /// The streams of a process.
 pub(super) struct Streams {
     streams: Vec<Stream>,
@@ -57,7 +75,9 @@ impl Streams {
         for (folder, glimpse) in replay::glimpses(dir)? {
             let journal = replay::open(&folder, &glimpse)?;
             let past = journal.past(judged, open);
-            kept.push((None, kept.len() as u32, Some((journal.journal, past)), None));
+            let index = kept.len() as u32;
+            let log = Some((journal.journal, past));
+            kept.push(Begun { source: None, index, log, place: None });
         }
         Streams::gather(kept, judged, open, threads, true)
     }
@@ -77,7 +97,7 @@ impl Streams {
             plan.settings.journal_bytes_max /= keepers.max(1) as u64;
             plan
         });
-        let mut opened: Vec<(Option<Source>, u32, Option<Opened>)> = Vec::new();
+        let mut begun = Vec::new();
         let orphans = match (&plan, &sources.all) {
             (Some(plan), Some(all)) => plan.open_orphans(all, judged)?,
             _ => Vec::new(),
@@ -86,40 +106,33 @@ impl Streams {
         for (index, source, name) in sources.own {
             let journal =
                 plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
-            opened.push((Some(source), index, journal.transpose()?));
+            begun.push(Begun::new(Some(source), index, journal.transpose()?));
         }
         for orphan in orphans {
-            opened.push((None, index, Some(orphan)));
+            begun.push(Begun::new(None, index, Some(orphan)));
             index += 1;
         }
 
         let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
-        let parted = opened.into_iter().map(|(source, index, opened)| match opened {
-            Some(Opened { journal, past, place }) => {
-                (source, index, Some((journal, past)), Some(place))
-            }
-            None => (source, index, None, None),
-        });
-        Streams::gather(parted.collect(), judged, open, threads, keep)
+        Streams::gather(begun, judged, open, threads, keep)
     }
 
     fn gather(
-        parted: Vec<(Option<Source>, u32, Option<(Journal, Past)>, Option<JournalPlace>)>,
+        begun: Vec<Begun>,
         judged: &Judgement,
         open: Epoch,
         threads: usize,
         keep: bool,
     ) -> Result<Streams> {
-        let pasts =
-            parted.iter().filter_map(|(_, _, opened, _)| opened.as_ref().map(|(_, past)| past));
+        let pasts = begun.iter().filter_map(|begun| begun.log.as_ref().map(|(_, past)| past));
         let recorded = recovery::crossings(judged, pasts);
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
         let (crossing, inquiries) = Crossing::new(feed.clone(), &recorded, open);
         let (mut streams, mut places) = (Vec::new(), Vec::new());
-        for (source, index, opened, place) in parted {
+        for Begun { source, index, log, place } in begun {
             let is_orphan = source.is_none();
             let is_file = source.as_ref().is_some_and(Source::can_be_read_again);
-            let (journal, past) = match opened {
+            let (journal, past) = match log {
                 Some((journal, past)) => (Some(journal), past),
                 None => (None, Past { is_file, ..Past::default() }),
             };
@@ -178,8 +191,9 @@ pub(super) struct StreamsEnd {
 }
 
 impl StreamsEnd {
-    /// Puts the journals away of a job that committed everything: those of sources that are not read
-    /// any more, and, if it `finished` and was not just stopped, all that can have no more to come.
+    /// Puts the journals away of a job that committed everything: those of sources that are not
+    /// read any more, and, if it `finished` and was not just stopped, all that can have no more to
+    /// come.
     pub(super) fn close(self, finished: bool) {
         let StreamsEnd { _syncing: syncing, places, keep } = self;
         drop(syncing);

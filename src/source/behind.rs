@@ -125,7 +125,8 @@ fn pass(
     epoch
 }
 
-/// Feeds what is left of a record, of which `fed` bytes were fed before; `None` when there is no room.
+/// Feeds what is left of a record, of which `fed` bytes were fed before; `None` when there is no
+/// room.
 fn feed(bytes: &[u8], fed: &mut usize, splitter: &mut LineSplitter) -> Option<()> {
     while *fed < bytes.len() {
         if !splitter.try_ready() {

@@ -1,7 +1,7 @@
 //! A file as a source, read once on a thread that may block.
 //!
-//! A file can be read again, so nothing of it is copied into the journal: the marks there say how far
-//! it was read at each border, and a restart reads on from there.
+//! A file can be read again, so nothing of it is copied into the journal: the marks there say how
+//! far it was read at each border, and a restart reads on from there.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -83,8 +83,8 @@ fn copy(mut file: File, path: &Path, mut intake: Intake, runtime: &Handle) -> Re
     intake.end(StreamEnd::Stop)
 }
 
-/// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds the
-/// splitter the same pieces.
+/// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
+/// the splitter the same pieces.
 struct Reading {
     file: Arc<File>,
     path: PathBuf,

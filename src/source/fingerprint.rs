@@ -1,8 +1,8 @@
 //! What a file is known by when it is read on after a restart.
 //!
-//! A hash of everything read so far would have to be computed again at each restart, over gigabytes.
-//! So it is of the two places that differ if the file was replaced, rotated or cut short: its first
-//! bytes, and the last ones before the offset.
+//! A hash of everything read so far would have to be computed again at each restart, over
+//! gigabytes. So it is of the two places that differ if the file was replaced, rotated or cut
+//! short: its first bytes, and the last ones before the offset.
 
 use std::fs::File;
 use std::io;

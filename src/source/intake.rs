@@ -24,15 +24,15 @@ use crate::lines::{BlockPool, LineLimits, LineSplitter, LineStats, StreamEnd};
 /// full speed frees room many times in this time, and then reading back would be work for nothing.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// A read that only goes into the journal. A little less than a block, so that reading it back finds
-/// room in one beside an unfinished line.
+/// A read that only goes into the journal. A little less than a block, so that reading it back
+/// finds room in one beside an unfinished line.
 const ASIDE_BYTES: usize = 192 << 10;
 
 /// What the journal must have room for before anything is read.
 const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 
-/// A long epoch gets a sync in between, after so long or so many bytes: the disk works meanwhile, and
-/// the sync at the border, for which the epoch waits, has little left to do.
+/// A long epoch gets a sync in between, after so long or so many bytes: the disk works meanwhile,
+/// and the sync at the border, for which the epoch waits, has little left to do.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 const SYNC_BYTES: usize = 16 << 20;
 
@@ -119,7 +119,8 @@ impl Intake {
         Ok(())
     }
 
-    /// The same for a source that nothing is lost of while it waits: it never gets ahead of the workers.
+    /// The same for a source that nothing is lost of while it waits: it never gets ahead of the
+    /// workers.
     pub async fn ready_in_step(&mut self) -> Result<()> {
         self.finish().await?;
         self.journal_room().await?;
@@ -152,7 +153,8 @@ impl Intake {
         crash_point("source.after_read");
     }
 
-    /// Keeps what was read, and hands the whole lines of it to the workers unless they have no room.
+    /// Keeps what was read, and hands the whole lines of it to the workers unless they have no
+    /// room.
     pub async fn hand_over(&mut self) -> Result<()> {
         loop {
             let handed_over = if self.syncs_always {

@@ -3,8 +3,8 @@
 //! Two walk along it. The *reader* appends what it reads to the journal and never waits for anybody
 //! else; the *feeder* turns the records into blocks, each for the epoch that its line ends in. As a
 //! rule they are one: bytes go into the journal and, from the same buffer, to the workers. When the
-//! workers have no room, or at a start with records that are not committed, the feeder is behind and
-//! reads the records back.
+//! workers have no room, or at a start with records that are not committed, the feeder is behind
+//! and reads the records back.
 //!
 //! A border between epochs is a position in the stream. It is drawn where the reader is
 //! ([`Track::cut`]) and passed when the feeder gets there: at once if it is not behind. That both
@@ -124,8 +124,8 @@ impl Place {
         Ok(Place { state, fed, anchors: VecDeque::new(), next: resume.position })
     }
 
-    /// Notes that a record was fed, whose first `skipped` bytes had been before, and that it brought
-    /// the splitter to `state`.
+    /// Notes that a record was fed, whose first `skipped` bytes had been before, and that it
+    /// brought the splitter to `state`.
     pub(super) fn advance(
         &mut self,
         (position, next): (Position, Position),
@@ -435,8 +435,8 @@ impl Track {
 }
 
 impl Shared {
-    /// How far the file is read for the epoch that ends now: while recorded borders lie ahead, to the
-    /// last of them, since nothing behind it was taken yet.
+    /// How far the file is read for the epoch that ends now: while recorded borders lie ahead, to
+    /// the last of them, since nothing behind it was taken yet.
     fn cut_of_file(&self) -> Result<Option<SourceOffset>> {
         let Some((file, offset)) = self.file.as_ref().filter(|_| self.journal.is_some()) else {
             return Ok(self.file_known);
