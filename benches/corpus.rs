@@ -5,7 +5,8 @@
 pub(crate) enum Corpus {
     /// Lines of English length over a small vocabulary whose short words are frequent: in cache.
     English,
-    /// Twelve words a line, by Zipf's law over a million: skewed, and out of the second-level cache.
+    /// Twelve words a line, by Zipf's law over a million: skewed, and out of the second-level
+    /// cache.
     Zipf,
     /// Twelve words a line, all of eight million as likely: nearly every probe misses the cache.
     Uniform,
@@ -88,7 +89,8 @@ impl Random {
         ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 
-    /// A rank from 0 whose probability falls as 1 / (rank + 1), nearly: the continuous law's inverse.
+    /// A rank from 0 whose probability falls as 1 / (rank + 1), nearly: the continuous law's
+    /// inverse.
     fn zipf(&mut self, ranks: u64) -> u64 {
         let uniform = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
         (((ranks as f64 + 1.0).powf(uniform)) as u64 - 1).min(ranks - 1)

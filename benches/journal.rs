@@ -28,28 +28,14 @@ fn main() {
 }
 
 fn open(folder: &Path, journal_bytes_max: u64, sync: SyncPolicy) -> (Journal, Recovery) {
-    let settings = JournalSettings {
-        journal_bytes_max,
-        sync,
-        ..JournalSettings::default()
-    };
-    let facts = Facts {
-        source: "bench".to_owned(),
-        parts: 2,
-        interval_ms: 1000,
-    };
+    let settings = JournalSettings { journal_bytes_max, sync, ..JournalSettings::default() };
+    let facts = Facts { source: "bench".to_owned(), parts: 2, interval_ms: 1000 };
     Journal::open(folder, settings, facts).expect("the journal opens")
 }
 
 fn mark(journal: &mut Journal, epoch: u64) {
     let cut = journal.tail();
-    let mark = Mark {
-        epoch,
-        next_epoch: epoch + 1,
-        cut,
-        resume: Resume::at(cut),
-        source: None,
-    };
+    let mark = Mark { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut), source: None };
     let taken = journal.append_mark(&mark).expect("a mark");
     assert!(matches!(taken, Append::Stored { .. }));
 }
@@ -71,10 +57,7 @@ fn append(folder: &Path, record_bytes: usize, sync_each: u64) {
     let (mut done, mut epoch, mut since) = (0, 0, 0);
     while done < total {
         let taken = journal.append_data(1, &bytes).expect("an append");
-        assert!(
-            matches!(taken, Append::Stored { .. }),
-            "the cap is large enough"
-        );
+        assert!(matches!(taken, Append::Stored { .. }), "the cap is large enough");
         done += record_bytes as u64;
         since += record_bytes as u64;
         if since >= sync_each {

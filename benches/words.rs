@@ -27,10 +27,7 @@ fn blocks(mut text: &[u8]) -> Vec<(Vec<u8>, usize)> {
 }
 
 fn words(criterion: &mut Criterion) {
-    let mib = std::env::var("MIB")
-        .ok()
-        .and_then(|mib| mib.parse().ok())
-        .unwrap_or(32_usize);
+    let mib = std::env::var("MIB").ok().and_then(|mib| mib.parse().ok()).unwrap_or(32_usize);
     let options = WordOptions::default();
     let mut group = criterion.benchmark_group("words");
     group.sample_size(10);

@@ -53,9 +53,7 @@ fn find(line: &[u8], delimiter: &[u8]) -> Option<usize> {
 }
 
 /// Counts the values of every epoch separately.
-pub fn dataflow(
-    field: Field,
-) -> impl for<'s> Fn(Lines<'s>) -> Counts<'s> + Send + Sync + 'static {
+pub fn dataflow(field: Field) -> impl for<'s> Fn(Lines<'s>) -> Counts<'s> + Send + Sync + 'static {
     move |lines| {
         let field = field.clone();
         lines.keys(move |line, emit| field.of(line).into_iter().for_each(emit)).per_epoch().count()

@@ -1,12 +1,12 @@
-//! The lines themselves, as raw bytes, in the order in which each source sent them; a source's lines
-//! are in one part.
+//! The lines themselves, as raw bytes, in the order in which each source sent them; a source's
+//! lines are in one part.
 //!
 //! Equals `lines.saveAsTextFiles(..)`, but for the order, which Spark does not keep, and the bytes,
 //! which Spark decodes. Rows are lines in every `--format`; a line above `--max-line-bytes` is
 //! dropped and told.
 //!
-//! Keeps the bytes of open epochs: an interval of the stream must fit into memory, twice while it is
-//! being written.
+//! Keeps the bytes of open epochs: an interval of the stream must fit into memory, twice while it
+//! is being written.
 //!
 //! ```text
 //! wordtide run line_archive --connect localhost:9999 --to oss://bucket/raw/ --interval 60s

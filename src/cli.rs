@@ -1,8 +1,8 @@
 //! The command line: flags to settings, errors to exit codes.
 //!
-//! Parsing has two steps. [`flags`] says what may be typed, with defaults and environment names, and
-//! nothing more; [`run`] turns it into the plain values that the library works on. `main` prints and
-//! exits; nothing below it does.
+//! Parsing has two steps. [`flags`] says what may be typed, with defaults and environment names,
+//! and nothing more; [`run`] turns it into the plain values that the library works on. `main`
+//! prints and exits; nothing below it does.
 
 mod check;
 mod cluster;
@@ -52,8 +52,8 @@ pub fn main() -> ExitCode {
     exit(|| dispatch(cli))
 }
 
-/// Runs a job of another program as `wordtide run` would: under signals, as one process of a cluster
-/// or the launcher of a whole one, with errors on stderr. Returns the exit code.
+/// Runs a job of another program as `wordtide run` would: under signals, as one process of a
+/// cluster or the launcher of a whole one, with errors on stderr. Returns the exit code.
 ///
 /// `define` gives the job what the flags do not: what it computes.
 pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -> ExitCode {
@@ -94,7 +94,8 @@ fn parse(mut arguments: Vec<OsString>) -> clap::error::Result<Cli> {
         Cli::from_arg_matches(&matches)
     };
     let cli = parse(&arguments);
-    let is_named = matches!(&cli, Ok(Cli { command: Some(Command::Run { dataflow: Some(_), .. }), .. }));
+    let is_named =
+        matches!(&cli, Ok(Cli { command: Some(Command::Run { dataflow: Some(_), .. }), .. }));
     let is_run = arguments.get(1).is_some_and(|command| command == "run");
     match std::env::var_os("WORDTIDE_DATAFLOW") {
         Some(name) if is_run && !is_named && !name.is_empty() => {
@@ -137,8 +138,11 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         None => match (cli.host, cli.port) {
             (Some(host), Some(port)) => run::spark(&host, &port, *cli.flags),
-            (Some(host), None) => Err(Error::new(ErrorKind::Usage, format!("{host:?} has no port"))
-                .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")),
+            (Some(host), None) => {
+                Err(Error::new(ErrorKind::Usage, format!("{host:?} has no port")).hint(
+                    "give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help",
+                ))
+            }
             (None, _) if cli.flags.is_default() => demo::run(&cli.flags).map(|()| 0),
             (None, _) => run::run(None, *cli.flags),
         },
@@ -168,7 +172,8 @@ fn journal(look: &JournalCommand) -> Result<()> {
 
 fn list() -> Vec<u8> {
     let width = dataflows::ALL.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
-    let lines = dataflows::ALL.iter().map(|Listed { name, gives }| format!("{name:width$}  {gives}\n"));
+    let lines =
+        dataflows::ALL.iter().map(|Listed { name, gives }| format!("{name:width$}  {gives}\n"));
     lines.collect::<String>().into_bytes()
 }
 

@@ -11,6 +11,7 @@
 //!   itself is kept from noticing, since it would panic (`data`): the job hears of the loss, its
 //!   workers [`abandon`] their dataflows and return. A cluster shares its fate: there is no
 //!   rejoining, all processes end and all are started again.
+//! * [`BlockLink`] carries lines from a process that reads more than it can count (`ship`).
 //! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
 //!
 //! The sockets prove who is at the other end when they start. They do not encrypt, and do not
@@ -28,6 +29,7 @@ pub mod launch;
 mod loss;
 mod ports;
 mod settings;
+mod ship;
 
 use std::future::Future;
 use std::net::TcpStream;
@@ -42,12 +44,15 @@ pub use settings::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses, parse_hostfile,
     process_of_host, process_of_this_host, read_hostfile,
 };
+pub use ship::{BlockLink, Inbound, Outbound};
 
-/// A cluster that is complete: every process has a data socket and a control link to every other.
+/// A cluster that is complete: every process has three connections to every other.
 #[derive(Debug)]
 pub struct Mesh {
     /// Sockets for timely, in order of process; `None` for this one. Empty for a single process.
     pub data: Vec<Option<TcpStream>>,
+    /// Connections for blocks of lines, one to each other process.
+    pub blocks: Vec<BlockLink>,
     /// What processes tell each other beside the data.
     pub control: Control,
     /// Where that arrives. Must be read as long as the cluster lives.
@@ -83,10 +88,7 @@ pub fn connect_until(
         std::thread::scope(|scope| {
             let bring_up = scope.spawn(|| run(bringup::bring_up(settings, cancel)));
             bring_up.join().unwrap_or_else(|_| {
-                Err(Error::new(
-                    ErrorKind::Panicked,
-                    "the bring-up of the cluster panicked",
-                ))
+                Err(Error::new(ErrorKind::Panicked, "the bring-up of the cluster panicked"))
             })
         })?
     };
@@ -96,6 +98,7 @@ pub fn connect_until(
     let (control, inbox) = Control::start(settings, &sockets)?;
     Ok(Some(Mesh {
         data: sockets.data,
+        blocks: ship::links(sockets.blocks, &control),
         control,
         inbox,
         threads: settings.threads,
@@ -103,15 +106,9 @@ pub fn connect_until(
 }
 
 fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|cause| {
-        Error::new(
-            ErrorKind::Failed,
-            "cannot start the runtime of the bring-up",
-        )
-        .cause(cause)
+        Error::new(ErrorKind::Failed, "cannot start the runtime of the bring-up").cause(cause)
     })?;
     let result = runtime.block_on(work);
     // A name that is still being resolved must not hold up the end.
@@ -120,7 +117,8 @@ fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl Mesh {
-    /// Splits the mesh into what timely needs and what the job keeps.
+    /// Splits the mesh into what timely needs and what the job keeps; the links for blocks, if they
+    /// are wanted, are to be taken before.
     ///
     /// # Errors
     /// As [`allocators`].

@@ -95,7 +95,12 @@ pub struct Schedule {
 impl Schedule {
     /// Opens the first epoch: the interval that holds `wall_ms`, or the one behind `after` (the
     /// newest epoch known to be committed) where that is later.
-    pub fn new(interval: Duration, wall_ms: u64, monotonic: Duration, after: Option<Epoch>) -> Self {
+    pub fn new(
+        interval: Duration,
+        wall_ms: u64,
+        monotonic: Duration,
+        after: Option<Epoch>,
+    ) -> Self {
         let interval_ms = interval.as_millis() as u64;
         let offset_ms = wall_ms as i64 - monotonic.as_millis() as i64;
         let mut open = next_multiple(wall_ms, interval_ms);
@@ -177,7 +182,8 @@ mod tests {
         let mut schedule = Schedule::new(SECOND, 10_500, at(0), None);
         for k in 1..5 {
             let late_ms = 3;
-            let jump = schedule.advance(10_000 + 1_000 * k + late_ms, at(1_000 * k - 500 + late_ms));
+            let jump =
+                schedule.advance(10_000 + 1_000 * k + late_ms, at(1_000 * k - 500 + late_ms));
             assert_eq!((jump, schedule.open()), (None, 11_000 + 1_000 * k));
             assert_eq!(schedule.deadline(), at(1_000 * k + 500));
         }

@@ -1,9 +1,9 @@
 //! One error for the whole crate, whose kind says what its reader must do.
 //!
 //! Causes are many and change; what an operator can do about them is a short list. So the public
-//! [`Error`] carries one of a few prescriptive [`ErrorKind`]s, a message that says what happened and
-//! where, and, where there is one, a hint that names the flag which mends it. `Display` prints the
-//! error itself and its hint; the chain of causes is reached through `source()`.
+//! [`Error`] carries one of a few prescriptive [`ErrorKind`]s, a message that says what happened
+//! and where, and, where there is one, a hint that names the flag which mends it. `Display` prints
+//! the error itself and its hint; the chain of causes is reached through `source()`.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -45,12 +45,7 @@ pub struct Error {
 impl Error {
     /// An error of `kind`; `message` is a lower-case sentence fragment that says what and where.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error {
-            kind,
-            message: message.into(),
-            hint: None,
-            source: None,
-        }
+        Error { kind, message: message.into(), hint: None, source: None }
     }
 
     /// Adds what to do about it, with the name of the flag.
@@ -85,9 +80,7 @@ impl fmt::Display for Error {
 
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source
-            .as_deref()
-            .map(|source| source as &(dyn StdError + 'static))
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
     }
 }
 
@@ -100,13 +93,7 @@ mod tests {
         let error = Error::new(ErrorKind::Usage, "interval is 0")
             .hint("give --interval at least 10ms")
             .cause(std::io::Error::other("never shown"));
-        assert_eq!(
-            error.to_string(),
-            "interval is 0; give --interval at least 10ms"
-        );
-        assert_eq!(
-            error.source().map(ToString::to_string).as_deref(),
-            Some("never shown")
-        );
+        assert_eq!(error.to_string(), "interval is 0; give --interval at least 10ms");
+        assert_eq!(error.source().map(ToString::to_string).as_deref(), Some("never shown"));
     }
 }

@@ -1,8 +1,8 @@
 //! The first error of a job, and the means to wake everyone who has to stop for it.
 //!
 //! A worker that panics, a disk that fails and a peer that is lost end the whole job: half a
-//! dataflow computes nothing. Whoever meets the error calls [`Failure::fail`]; the first one is kept
-//! as the cause, and all that were registered to be woken notice and leave.
+//! dataflow computes nothing. Whoever meets the error calls [`Failure::fail`]; the first one is
+//! kept as the cause, and all that were registered to be woken notice and leave.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

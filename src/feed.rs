@@ -8,16 +8,23 @@
 //! border must be durable, and passed by every source, before any worker may see the epoch close,
 //! while blocks of the next epoch need not wait for that.
 //!
+//! Blocks may also leave the process, and others may come from elsewhere: see [`shipping`].
+//!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
 //! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
 //! completed epoch wakes all.
 
-use std::collections::{BTreeMap, VecDeque};
+mod queue;
+pub mod shipping;
+
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::epoch::Epoch;
 use crate::lines::Block;
+use queue::Queue;
+use shipping::Shipper;
 
 /// Wakes a worker; called without the feed's lock held.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
@@ -49,16 +56,21 @@ struct Border {
 struct State {
     /// The epoch behind the last border.
     open: Epoch,
-    /// Blocks by epoch; no queue is empty.
-    blocks: BTreeMap<Epoch, VecDeque<Block>>,
+    /// Blocks of this process's sources.
+    own: Queue,
+    /// Blocks that came from other processes.
+    foreign: Queue,
     /// Borders between epochs not yet passed by every worker; those before `complete` are final.
     borders: VecDeque<Border>,
     /// Number of borders ever dropped from the front of `borders`.
     borders_gone: u64,
     /// Number of borders that are final, counted from the first ever.
     complete: u64,
+    /// Number of borders, counted alike, that all sources of this process have passed.
+    sealed: u64,
     ended: bool,
     readers: Vec<Reader>,
+    shippers: Vec<Shipper>,
 }
 
 struct Reader {
@@ -79,7 +91,7 @@ impl fmt::Debug for Feed {
         let state = self.lock();
         f.debug_struct("Feed")
             .field("open", &state.open)
-            .field("blocks", &state.blocks.values().map(VecDeque::len).sum::<usize>())
+            .field("blocks", &(state.own.len() + state.foreign.len()))
             .field("ended", &state.ended)
             .finish_non_exhaustive()
     }
@@ -91,12 +103,15 @@ impl Feed {
         let reader = || Reader { passed: 0, idle: false, wake: None };
         let state = State {
             open,
-            blocks: BTreeMap::new(),
+            own: Queue::default(),
+            foreign: Queue::default(),
             borders: VecDeque::new(),
             borders_gone: 0,
             complete: 0,
+            sealed: 0,
             ended: false,
             readers: (0..workers).map(|_| reader()).collect(),
+            shippers: Vec::new(),
         };
         Feed { state: Arc::new(Mutex::new(state)) }
     }
@@ -105,15 +120,11 @@ impl Feed {
     pub fn push(&self, epoch: Epoch, block: Block) {
         let mut state = self.lock();
         debug_assert!(!state.is_complete(epoch), "a block for epoch {epoch}, which is complete");
-        state.blocks.entry(epoch).or_default().push_back(block);
-        let wake = state.readers.iter_mut().find(|reader| reader.idle).and_then(|reader| {
-            reader.idle = false;
-            reader.wake.clone()
-        });
+        state.own.push(epoch, block);
+        let wake = state.wake_reader();
+        let ship = if state.has_surplus() { state.wake_shipper() } else { None };
         drop(state);
-        if let Some(wake) = wake {
-            wake();
-        }
+        wake.into_iter().chain(ship).for_each(|wake| wake());
     }
 
     /// Makes a border known between the open epoch, which is returned, and `next`, now the open
@@ -130,8 +141,8 @@ impl Feed {
     /// Declares every epoch up to and with `epoch` final: the workers may see it close.
     pub fn complete(&self, epoch: Epoch) {
         let mut state = self.lock();
-        let final_here = state.borders.iter().filter(|border| border.epoch <= epoch).count() as u64;
-        state.complete = state.complete.max(state.borders_gone + final_here);
+        state.complete = state.complete.max(state.borders_through(epoch));
+        state.sealed = state.sealed.max(state.complete);
         self.wake_all(state);
     }
 
@@ -150,19 +161,22 @@ impl Feed {
 
     /// What worker `index` of this process does next.
     pub fn next(&self, index: usize) -> Next {
-        let mut state = self.lock();
-        let state = &mut *state;
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let passed = state.readers[index].passed;
         if passed < state.complete {
             let border = state.borders[(passed - state.borders_gone) as usize];
-            let taken = state.blocks.keys().next().is_none_or(|epoch| *epoch > border.epoch);
-            if taken {
+            let lowest = state.own.lowest().into_iter().chain(state.foreign.lowest()).min();
+            if lowest.is_none_or(|epoch| epoch > border.epoch) {
                 state.readers[index].passed += 1;
                 state.drop_passed_borders();
                 return Next::Complete { epoch: border.epoch, next: border.next };
             }
         }
         if let Some((epoch, block)) = state.pop() {
+            let wakes = state.wake_shippers_at_border();
+            drop(guard);
+            wakes.iter().for_each(|wake| wake());
             return Next::Block(epoch, block);
         }
         if state.ended && passed == state.borders_gone + state.borders.len() as u64 {
@@ -173,7 +187,7 @@ impl Feed {
     }
 
     fn wake_all(&self, mut state: MutexGuard<'_, State>) {
-        let wakes: Vec<Wake> = state
+        let mut wakes: Vec<Wake> = state
             .readers
             .iter_mut()
             .filter_map(|reader| {
@@ -181,6 +195,7 @@ impl Feed {
                 reader.wake.clone()
             })
             .collect();
+        wakes.extend(state.wake_all_shippers());
         drop(state);
         wakes.iter().for_each(|wake| wake());
     }
@@ -192,14 +207,26 @@ impl Feed {
 }
 
 impl State {
-    /// The oldest block of the lowest epoch.
+    /// The oldest block of the lowest epoch, of this process before those of others.
     fn pop(&mut self) -> Option<(Epoch, Block)> {
-        let mut lowest = self.blocks.first_entry()?;
-        let (epoch, block) = (*lowest.key(), lowest.get_mut().pop_front()?);
-        if lowest.get().is_empty() {
-            lowest.remove();
+        match (self.own.lowest(), self.foreign.lowest()) {
+            (None, _) => self.foreign.pop(),
+            (Some(own), Some(foreign)) if foreign < own => self.foreign.pop(),
+            _ => self.own.pop(),
         }
-        Some((epoch, block))
+    }
+
+    /// Marks one idle worker as woken; how to wake it.
+    fn wake_reader(&mut self) -> Option<Wake> {
+        let reader = self.readers.iter_mut().find(|reader| reader.idle)?;
+        reader.idle = false;
+        reader.wake.clone()
+    }
+
+    /// Number of borders ever known, up to that of `epoch`.
+    fn borders_through(&self, epoch: Epoch) -> u64 {
+        let here = self.borders.iter().filter(|border| border.epoch <= epoch).count();
+        self.borders_gone + here as u64
     }
 
     fn is_complete(&self, epoch: Epoch) -> bool {
@@ -208,7 +235,9 @@ impl State {
     }
 
     fn drop_passed_borders(&mut self) {
-        let passed_by_all = self.readers.iter().map(|reader| reader.passed).min().unwrap_or(0);
+        let readers = self.readers.iter().map(|reader| reader.passed);
+        let all = readers.chain(self.shippers.iter().map(|shipper| shipper.passed));
+        let passed_by_all = all.min().unwrap_or(0);
         while self.borders_gone < passed_by_all {
             self.borders.pop_front();
             self.borders_gone += 1;
@@ -217,15 +246,15 @@ impl State {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    fn block(text: &str) -> Block {
+    pub(super) fn block(text: &str) -> Block {
         Block::from_text(text.as_bytes())
     }
 
-    fn show(next: Next) -> String {
+    pub(super) fn show(next: Next) -> String {
         match next {
             Next::Block(epoch, block) => {
                 format!("{epoch}:{}", String::from_utf8_lossy(block.text()).trim_end())

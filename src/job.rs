@@ -27,15 +27,16 @@ mod pace;
 mod reading;
 mod recovery;
 mod replay;
+mod sharing;
 mod start;
 mod status;
 mod streams;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use timely::communication::WorkerGuards;
 use tokio::runtime::Runtime;
 use tokio::sync::{broadcast, watch};
 
@@ -43,20 +44,20 @@ use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
-use crate::journal::JournalSettings;
 use crate::settings::Settings;
-use crate::sink::{Committed, OnCommit};
 use crate::sink::format::Format;
+use crate::sink::{Committed, OnCommit};
 use crate::source::{Source, Stop};
 use crate::store::{StoreSettings, Target};
-use crate::worker::Definition;
+use crate::worker::{Definition, Workers};
 
-use start::Holdings;
-use streams::StreamsEnd;
 pub use commits::Commits;
+use start::Holdings;
 pub use status::{Status, Summary};
+use streams::StreamsEnd;
 
 /// How long the processes wait for each other's good-bye when all is done.
 const BYE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -76,7 +77,7 @@ pub enum StatePlace {
 
 /// Gathers what a job is made of; [`JobBuilder::start`] starts it.
 pub struct JobBuilder {
-    sources: Vec<Source>,
+    sources: Vec<(Source, Option<usize>)>,
     definition: Option<(String, Definition)>,
     target: Option<Target>,
     suffix: Option<String>,
@@ -106,10 +107,17 @@ impl std::fmt::Debug for JobBuilder {
 }
 
 impl JobBuilder {
-    /// Adds a source of lines.
+    /// Adds a source of lines. Source k of all belongs to process k mod n.
     #[must_use]
     pub fn source(mut self, source: Source) -> Self {
-        self.sources.push(source);
+        self.sources.push((source, None));
+        self
+    }
+
+    /// Adds a source of lines that `process` reads, whatever its place among the sources.
+    #[must_use]
+    pub fn source_at(mut self, process: usize, source: Source) -> Self {
+        self.sources.push((source, Some(process)));
         self
     }
 
@@ -238,14 +246,14 @@ impl JobBuilder {
         self
     }
 
-    /// Starts the job: checks everything that can be checked, finds the other processes, then begins
-    /// to read.
+    /// Starts the job: checks everything that can be checked, finds the other processes, then
+    /// begins to read.
     ///
     /// # Errors
     ///
-    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an output
-    /// that cannot be written, a state of another job), `PeerLost` when processes of the cluster did
-    /// not come in time, `Disk` where the local disk fails.
+    /// `Usage` for settings that cannot run, `Configuration` for what the outside refuses (an
+    /// output that cannot be written, a state of another job), `PeerLost` when processes of the
+    /// cluster did not come in time, `Disk` where the local disk fails.
     pub fn start(self) -> Result<Job> {
         start::start(self)
     }
@@ -285,10 +293,12 @@ impl JobHandle {
 pub struct Job {
     handle: JobHandle,
     failure: Failure,
-    workers: WorkerGuards<()>,
+    workers: Workers,
     runtime: Runtime,
     links: Control,
     streams: StreamsEnd,
+    /// Ends when no block can come or go any more.
+    shipping: Receiver<()>,
     first_commits: Option<Commits>,
     _holdings: Holdings,
 }
@@ -351,14 +361,26 @@ impl Job {
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
         let Job {
-            handle, failure, workers, runtime, links, streams, first_commits: _, _holdings
+            handle,
+            failure,
+            workers,
+            runtime,
+            links,
+            streams,
+            shipping,
+            first_commits: _,
+            _holdings,
         } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
             }
         }
-        if !failure.is_failed() && let Err(lost) = links.finish(BYE_TIMEOUT) {
+        // Nobody sends: it ends with the last task that ships or takes in, at once after a failure.
+        shipping.recv().unwrap_or_default();
+        if !failure.is_failed()
+            && let Err(lost) = links.finish(BYE_TIMEOUT)
+        {
             failure.fail(lost);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.

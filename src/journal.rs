@@ -146,10 +146,7 @@ impl JournalSettings {
                 ErrorKind::Usage,
                 format!("a journal of {} bytes is too small", self.journal_bytes_max),
             )
-            .hint(format!(
-                "give --journal-max at least {}",
-                SEGMENTS_MIN * segment_bytes_min
-            )));
+            .hint(format!("give --journal-max at least {}", SEGMENTS_MIN * segment_bytes_min)));
         }
         Ok(())
     }

@@ -5,8 +5,8 @@ extern crate self as wordtide;
 
 #[cfg(feature = "cli")]
 pub mod cli;
-pub mod crash;
 pub mod cluster;
+pub mod crash;
 pub mod epoch;
 pub mod error;
 pub mod failure;

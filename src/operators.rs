@@ -20,6 +20,7 @@ mod capture;
 mod collection;
 mod columns;
 mod counts;
+mod merger;
 mod read;
 mod rows;
 mod run;
@@ -40,11 +41,12 @@ use crate::failure::Failure;
 use crate::lines::Block;
 use crate::words::WordOptions;
 
-pub use batch::{RunBatcher, WordBatch, WordLayout, WordSpine};
-pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
+pub use batch::{RunBatcher, WordLayout, WordSpine};
 pub use capture::{Captured, CapturedRow, capture};
 pub use collection::Printable;
+pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use counts::Counts;
+pub use merger::{WordBatch, WordMerger};
 pub use read::read;
 pub use rows::{EpochRows, Row, RowSet, Rows};
 pub use run::{Run, ToOwner};
@@ -60,8 +62,12 @@ pub struct Context {
     pub index: usize,
     /// Number of workers in the cluster.
     pub peers: usize,
+    /// Number of workers in each process.
+    pub threads: usize,
     /// Number of parts that a result is divided into.
     pub parts: u32,
+    /// Workers 0 to this own the parts: all, unless the output belongs to one process.
+    pub owners: usize,
     /// Length of an epoch.
     pub interval_ms: u64,
     /// How lines become words.
@@ -77,7 +83,12 @@ pub struct Context {
 impl Context {
     /// The worker that owns `part`.
     pub fn owner(&self, part: u32) -> usize {
-        part as usize % self.peers
+        part as usize % self.owners
+    }
+
+    /// Whether the worker with this index is one of this process.
+    pub fn is_local(&self, worker: usize) -> bool {
+        worker / self.threads == self.index / self.threads
     }
 }
 

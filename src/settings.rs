@@ -122,25 +122,35 @@ impl Settings {
     /// Refuses what cannot run, with the flag's name.
     pub fn validate(&self) -> Result<()> {
         let (least, most) = INTERVALS;
-        if self.interval < least || self.interval > most || self.interval.subsec_nanos() % 1_000_000 != 0
+        if self.interval < least
+            || self.interval > most
+            || !self.interval.subsec_nanos().is_multiple_of(1_000_000)
         {
-            return usage(format!("interval {:?} is out of range", self.interval),
-                "give --interval as whole milliseconds from 10ms to 24h");
+            return usage(
+                format!("interval {:?} is out of range", self.interval),
+                "give --interval as whole milliseconds from 10ms to 24h",
+            );
         }
         if self.epochs == Some(0) {
             return usage("no epochs to run".into(), "give --epochs at least 1");
         }
         if self.threads == 0 || self.threads > THREADS_MAX {
-            return usage(format!("{} worker threads are out of range", self.threads),
-                "give --threads from 1 to 1024");
+            return usage(
+                format!("{} worker threads are out of range", self.threads),
+                "give --threads from 1 to 1024",
+            );
         }
         if self.parts.is_some_and(|parts| parts == 0 || parts > PARTS_MAX) {
-            return usage("the number of parts is out of range".into(),
-                "give --parts from 1 to 100000");
+            return usage(
+                "the number of parts is out of range".into(),
+                "give --parts from 1 to 100000",
+            );
         }
         if self.words.word_bytes_max == 0 || self.line_bytes_max < self.words.word_bytes_max {
-            return usage("a line must have room for the longest word".into(),
-                "give --max-word-bytes at least 1 and --max-line-bytes at least as much");
+            return usage(
+                "a line must have room for the longest word".into(),
+                "give --max-word-bytes at least 1 and --max-line-bytes at least as much",
+            );
         }
         Ok(())
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! rows ──┐
 //!        ├─► [write parts] ──one report a worker an epoch══► [commit] ──► probe
-//! ticks ─┘    capability(e) held until its parts are durable   worker 0: _SUCCESS(e), in order of e
+//! ticks ─┘    capability(e) held until its parts are durable   worker 0: _SUCCESS(e), in order
 //! ```
 //!
 //! The frontier does the bookkeeping. The writer keeps the capability of an epoch until every part
@@ -17,6 +17,7 @@ mod commit;
 mod completions;
 mod layout;
 mod marker;
+mod outage;
 mod publish;
 mod write;
 

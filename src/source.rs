@@ -45,6 +45,15 @@ impl Source {
         !matches!(self, Source::Connect(_))
     }
 
+    /// What kind of source it is: which it is may differ between processes, as seen by each.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Source::Connect(_) => "connect",
+            Source::File(_) => "file",
+            Source::Stdin => "stdin",
+        }
+    }
+
     /// Whether the same bytes can be read again after a restart: a pipe under a file's name cannot.
     pub fn can_be_read_again(&self) -> bool {
         matches!(self, Source::File(path) if path.is_file())

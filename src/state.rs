@@ -1,8 +1,8 @@
 //! The state directory of a job: whose it is, and that only one process has it.
 //!
-//! A job's identity is all that shapes the bytes it publishes. It is written into the state when the
-//! job first starts; a later start under the same directory must agree with it, or the same names
-//! would get different bytes. The directory is locked for as long as the job lives.
+//! A job's identity is all that shapes the bytes it publishes. It is written into the state when
+//! the job first starts; a later start under the same directory must agree with it, or the same
+//! names would get different bytes. The directory is locked for as long as the job lives.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -84,7 +84,9 @@ impl State {
     pub fn open(dir: &Path, identity: &Identity, process: usize) -> Result<State> {
         let failed = |what: &str, error: io::Error| {
             let message = format!("cannot {what} the state in {}: {error}", dir.display());
-            Error::new(refusal(&error), message).cause(error).hint("see --state, or give --no-state")
+            Error::new(refusal(&error), message)
+                .cause(error)
+                .hint("see --state, or give --no-state")
         };
         std::fs::create_dir_all(dir).map_err(|error| failed("make", error))?;
         let lock = lock(dir, process)?;
@@ -101,8 +103,8 @@ impl State {
         Ok(State { dir: dir.to_owned(), lock_path, is_new, _lock: lock })
     }
 
-    /// Takes back what [`State::open`] made, for a job that was refused before it began. Directories
-    /// that hold anything else stay, and so does a state of earlier runs.
+    /// Takes back what [`State::open`] made, for a job that was refused before it began.
+    /// Directories that hold anything else stay, and so does a state of earlier runs.
     pub fn discard_if_new(self) {
         if !self.is_new {
             return;
@@ -128,7 +130,9 @@ impl State {
 
 /// Whether an error is the disk's or the configuration's.
 fn refusal(error: &io::Error) -> ErrorKind {
-    use io::ErrorKind::{AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
+    use io::ErrorKind::{
+        AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
+    };
     match error.kind() {
         AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
             ErrorKind::Configuration

@@ -109,7 +109,11 @@ fn text(row: &CapturedRow) -> String {
     String::from_utf8_lossy(&row.text).into_owned()
 }
 
-fn literal<F>(config: Config, definition: F, epochs: &[&[&str]]) -> BTreeMap<Epoch, Vec<CapturedRow>>
+fn literal<F>(
+    config: Config,
+    definition: F,
+    epochs: &[&[&str]],
+) -> BTreeMap<Epoch, Vec<CapturedRow>>
 where
     F: for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static,
 {
@@ -196,6 +200,8 @@ where
         let context = std::rc::Rc::new(Context {
             index: worker.index(),
             peers: worker.peers(),
+            threads: worker.peers(),
+            owners: worker.peers(),
             parts: config.parts,
             interval_ms: config.interval.as_millis() as u64,
             words: config.words.clone(),

@@ -1,9 +1,9 @@
 //! Bytes of a block of whole lines to counted words: the hot core.
 //!
-//! A word is its text. Which bytes that is, is settled before anything is derived from it: ill-formed
-//! UTF-8 is decoded ([`decode`]), then [`WordOptions::lowercase`] is applied, and only then are its
-//! [`hash`], its [`part`] and its place in the order taken, so that words which become equal are one
-//! word everywhere.
+//! A word is its text. Which bytes that is, is settled before anything is derived from it:
+//! ill-formed UTF-8 is decoded ([`decode`]), then [`WordOptions::lowercase`] is applied, and only
+//! then are its [`hash`], its [`part`] and its place in the order taken, so that words which become
+//! equal are one word everywhere.
 //!
 //! * `split` finds the words. For [`Split::Space`] it works on 64-bit masks of word ends, which
 //!   `simd` makes 64 bytes at a time; the other rules are rarer and simpler.
@@ -63,11 +63,7 @@ pub struct WordOptions {
 
 impl Default for WordOptions {
     fn default() -> Self {
-        WordOptions {
-            split: Split::Space,
-            lowercase: false,
-            word_bytes_max: 1 << 20,
-        }
+        WordOptions { split: Split::Space, lowercase: false, word_bytes_max: 1 << 20 }
     }
 }
 
@@ -117,11 +113,9 @@ mod tests {
         let white = |c: char| c.is_whitespace() || matches!(c, '\x1c'..='\x1f');
         let mut words: Vec<String> = match split {
             Split::Space | Split::SpaceScala => line.split(' ').map(String::from).collect(),
-            Split::Whitespace => line
-                .split(white)
-                .filter(|word| !word.is_empty())
-                .map(String::from)
-                .collect(),
+            Split::Whitespace => {
+                line.split(white).filter(|word| !word.is_empty()).map(String::from).collect()
+            }
             Split::UnicodeWords => line.unicode_words().map(String::from).collect(),
         };
         if split == Split::SpaceScala && !line.is_empty() {
@@ -132,15 +126,8 @@ mod tests {
 
     fn expected(text: &[u8], options: &WordOptions) -> (Counts, Counted) {
         let (mut counts, mut counted) = (Counts::new(), Counted::default());
-        for word in lines(text)
-            .iter()
-            .flat_map(|line| words(line, options.split))
-        {
-            let word = if options.lowercase {
-                word.to_lowercase()
-            } else {
-                word
-            };
+        for word in lines(text).iter().flat_map(|line| words(line, options.split)) {
+            let word = if options.lowercase { word.to_lowercase() } else { word };
             if word.len() > options.word_bytes_max {
                 counted.oversized_words += 1;
                 continue;
@@ -166,23 +153,11 @@ mod tests {
     }
 
     fn options() -> impl Strategy<Value = WordOptions> {
-        let splits = vec![
-            Split::Space,
-            Split::SpaceScala,
-            Split::Whitespace,
-            Split::UnicodeWords,
-        ];
+        let splits = vec![Split::Space, Split::SpaceScala, Split::Whitespace, Split::UnicodeWords];
         let bytes_max = vec![0, 1, 3, 14, 15, 16, 17, 40, 1 << 20];
-        let (splits, bytes_max) = (
-            prop::sample::select(splits),
-            prop::sample::select(bytes_max),
-        );
+        let (splits, bytes_max) = (prop::sample::select(splits), prop::sample::select(bytes_max));
         (splits, any::<bool>(), bytes_max).prop_map(|(split, lowercase, word_bytes_max)| {
-            WordOptions {
-                split,
-                lowercase,
-                word_bytes_max,
-            }
+            WordOptions { split, lowercase, word_bytes_max }
         })
     }
 
@@ -219,7 +194,8 @@ mod tests {
             text in "([a-e]{0,17}[ \n\r]){0,300}\n",
         ) {
             let options = WordOptions::default();
-            prop_assert_eq!(counted(text.as_bytes(), &options), expected(text.as_bytes(), &options));
+            let (text, options) = (text.as_bytes(), &options);
+            prop_assert_eq!(counted(text, options), expected(text, options));
         }
 
         #[test]
@@ -234,10 +210,7 @@ mod tests {
     }
 
     fn listed(text: &str, split: Split) -> Vec<String> {
-        let options = WordOptions {
-            split,
-            ..WordOptions::default()
-        };
+        let options = WordOptions { split, ..WordOptions::default() };
         let mut words = Vec::new();
         each_word(&padded(text.as_bytes()), text.len(), &options, |_, word| {
             words.push(String::from_utf8_lossy(word).into_owned());
@@ -254,11 +227,7 @@ mod tests {
             (" a b \n", &["", "a", "b", ""], &["", "a", "b"]),
             ("a\r\nb\rc\n", &["a", "b", "c"], &["a", "b", "c"]),
             ("\r\n\n\r", &["", "", ""], &["", "", ""]),
-            (
-                "a\tb\u{a0}c d\n",
-                &["a\tb\u{a0}c", "d"],
-                &["a\tb\u{a0}c", "d"],
-            ),
+            ("a\tb\u{a0}c d\n", &["a\tb\u{a0}c", "d"], &["a\tb\u{a0}c", "d"]),
         ];
         for (text, python, scala) in cases {
             assert_eq!(listed(text, Split::Space), python, "{text:?}");
@@ -271,14 +240,8 @@ mod tests {
         let white = "\t\n\x0b\x0c\r\x1c\x1d\x1e\x1f \u{85}\u{a0}\u{1680}\u{2000}\u{200a}\u{2028}\
                      \u{2029}\u{202f}\u{205f}\u{3000}";
         let text: String = white.chars().flat_map(|space| ['x', space]).collect();
-        assert_eq!(
-            listed(&text, Split::Whitespace),
-            vec!["x"; white.chars().count()]
-        );
-        assert_eq!(
-            listed("a\u{200b}b\u{feff}\u{180e}\n", Split::Whitespace).len(),
-            1
-        );
+        assert_eq!(listed(&text, Split::Whitespace), vec!["x"; white.chars().count()]);
+        assert_eq!(listed("a\u{200b}b\u{feff}\u{180e}\n", Split::Whitespace).len(), 1);
     }
 
     #[test]
@@ -300,10 +263,7 @@ mod tests {
     fn words_of_a_block_and_words_given_singly_are_the_same() {
         let (text, mut table) = (b"1 fifteen15151515 sixteen161616161 \n", WordTable::new(1));
         table.add_block(&padded(text), text.len(), &WordOptions::default());
-        let singly = text
-            .strip_suffix(b"\n")
-            .unwrap_or_default()
-            .split(|byte| *byte == b' ');
+        let singly = text.strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b' ');
         singly.for_each(|word| table.add_word(word, 2));
         assert_eq!(table.len(), 4);
         table.drain(|_, word, count| assert_eq!(count, 3, "{word:?}"));

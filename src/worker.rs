@@ -35,6 +35,8 @@ pub struct Plan {
     pub threads: usize,
     /// Parts of a result.
     pub parts: u32,
+    /// Workers 0 to this, of all processes, own the parts.
+    pub owners: usize,
     /// Length of an epoch.
     pub interval_ms: u64,
     /// How lines become words.
@@ -63,11 +65,14 @@ impl fmt::Debug for Plan {
     }
 }
 
+/// The running workers of a process; whoever lets go of them waits for their end.
+pub type Workers = WorkerGuards<()>;
+
 /// Starts the workers of this process; the guards join them.
 pub fn spawn(
     plan: Plan,
     (allocators, others): (Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>),
-) -> Result<WorkerGuards<()>> {
+) -> Result<Workers> {
     let run = move |worker: &mut Worker| run(worker, &plan);
     timely::execute::execute_from(allocators, others, WorkerConfig::default(), run)
         .map_err(|why| Error::new(ErrorKind::Failed, format!("cannot start the workers: {why}")))
@@ -116,7 +121,9 @@ fn build(worker: &mut Worker, plan: &Plan) {
     let context = Rc::new(Context {
         index,
         peers,
+        threads: plan.threads,
         parts: plan.parts,
+        owners: plan.owners,
         interval_ms: plan.interval_ms,
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,

@@ -1,9 +1,6 @@
 //! The control links of complete clusters on loopback: messages, decisions, and the first cause.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on panics, in its helpers too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,9 +27,7 @@ use crate::cluster_mesh::{cluster, connect_all, settings};
 const LONG: Duration = Duration::from_secs(60);
 
 fn links(n: usize) -> (Vec<Control>, Vec<Inbox>) {
-    let parts = cluster(n)
-        .into_iter()
-        .map(|mesh| (mesh.control, mesh.inbox));
+    let parts = cluster(n).into_iter().map(|mesh| (mesh.control, mesh.inbox));
     parts.unzip()
 }
 
@@ -40,12 +35,8 @@ fn on_all<T: Send>(all: &[Control], act: impl Fn(usize, &Control) -> T + Sync) -
     std::thread::scope(|scope| {
         let act = &act;
         let each = all.iter().enumerate();
-        let each: Vec<_> = each
-            .map(|(index, one)| scope.spawn(move || act(index, one)))
-            .collect();
-        each.into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        let each: Vec<_> = each.map(|(index, one)| scope.spawn(move || act(index, one))).collect();
+        each.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
 
@@ -62,46 +53,30 @@ fn losses(mut inbox: Inbox) -> Vec<String> {
 #[test]
 fn messages_arrive_in_order_with_their_sender() {
     let (controls, mut inboxes) = links(3);
-    let tick = |epoch| Message::Tick {
-        epoch,
-        next: epoch + 1,
-    };
+    let tick = |epoch| Message::Tick { epoch, next: epoch + 1 };
     controls[0].broadcast(tick(1)).unwrap();
     controls[0].broadcast(tick(2)).unwrap();
     for inbox in &mut inboxes[1..] {
         for epoch in [1, 2] {
             let message = tick(epoch);
-            assert_eq!(
-                inbox.recv_blocking(),
-                Some(Event::Received { from: 0, message })
-            );
+            assert_eq!(inbox.recv_blocking(), Some(Event::Received { from: 0, message }));
         }
     }
     for from in [2, 0] {
-        let message = Message::AskStop {
-            reason: "signal".into(),
-        };
+        let message = Message::AskStop { reason: "signal".into() };
         controls[from].send(0, message.clone()).unwrap();
-        assert_eq!(
-            inboxes[0].recv_blocking(),
-            Some(Event::Received { from, message })
-        );
+        assert_eq!(inboxes[0].recv_blocking(), Some(Event::Received { from, message }));
     }
 }
 
 #[test]
 fn a_message_above_the_limit_is_refused_and_harms_nobody() {
     let (controls, mut inboxes) = links(2);
-    let error = controls[0]
-        .broadcast(Message::Other(vec![0; 100_000]))
-        .unwrap_err();
+    let error = controls[0].broadcast(Message::Other(vec![0; 100_000])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Failed);
     let message = Message::Other(vec![1; 60_000]);
     controls[0].broadcast(message.clone()).unwrap();
-    assert_eq!(
-        inboxes[1].recv_blocking(),
-        Some(Event::Received { from: 0, message })
-    );
+    assert_eq!(inboxes[1].recv_blocking(), Some(Event::Received { from: 0, message }));
 }
 
 #[test]
@@ -123,9 +98,7 @@ fn everybody_gets_the_facts_of_all_in_order_round_after_round() {
 fn an_error_of_the_decision_reaches_everybody_with_its_kind() {
     let (controls, _inboxes) = links(3);
     let refuse = |_| Err(Error::new(ErrorKind::Configuration, "the states differ"));
-    let errors = on_all(&controls, |_, c| {
-        c.agree(Vec::new(), LONG, refuse).unwrap_err()
-    });
+    let errors = on_all(&controls, |_, c| c.agree(Vec::new(), LONG, refuse).unwrap_err());
     for error in errors {
         assert_eq!(error.kind(), ErrorKind::Configuration);
         assert_eq!(error.to_string(), "the states differ");
@@ -135,9 +108,7 @@ fn an_error_of_the_decision_reaches_everybody_with_its_kind() {
 #[test]
 fn a_decision_without_a_peer_ends_at_its_timeout() {
     let (controls, _inboxes) = links(2);
-    let error = controls[0]
-        .gather(Vec::new(), Duration::from_millis(50))
-        .unwrap_err();
+    let error = controls[0].gather(Vec::new(), Duration::from_millis(50)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerLost);
 }
 
@@ -164,10 +135,7 @@ fn a_process_that_ends_without_goodbye_is_named_by_all_others_once() {
     let causes = on_all(&controls, |_, control| control.cause_within(LONG).unwrap());
     for cause in &causes {
         assert_eq!(cause.process, 2);
-        assert!(
-            cause.to_string().starts_with("lost process 2 (127.0.0.1:"),
-            "{cause}"
-        );
+        assert!(cause.to_string().starts_with("lost process 2 (127.0.0.1:"), "{cause}");
     }
     // The second death is an echo, for all that is left.
     drop((controls.pop(), inboxes.pop()));
@@ -187,10 +155,7 @@ fn a_failure_is_told_with_its_cause_and_the_first_one_stands() {
     for control in [&controls[0], &controls[2]] {
         let cause = control.cause_within(LONG).unwrap().to_string();
         assert!(cause.starts_with("process 1 (127.0.0.1:"), "{cause}");
-        assert!(
-            cause.ends_with("failed: worker 1 panicked: index out of bounds"),
-            "{cause}"
-        );
+        assert!(cause.ends_with("failed: worker 1 panicked: index out of bounds"), "{cause}");
     }
     let later = controls[2].fail("something else");
     assert_eq!(later.process, 1);
@@ -209,27 +174,19 @@ fn a_silent_peer_whose_host_answers_is_lost_after_the_stall_timeout() {
         link_timeout: LONG,
         ..settings(&ports, 1)
     };
-    let meshes: Vec<Mesh> = connect_all(vec![patient, quiet])
-        .into_iter()
-        .map(Result::unwrap)
-        .collect();
+    let meshes: Vec<Mesh> =
+        connect_all(vec![patient, quiet]).into_iter().map(Result::unwrap).collect();
     let cause = meshes[0].control.cause_within(LONG).unwrap();
     assert_eq!(cause.process, 1);
     assert!(cause.cause.starts_with("silent for 0.3 s"), "{cause}");
     let told = meshes[1].control.cause_within(LONG).unwrap().to_string();
-    assert!(
-        told.contains("its connection") || told.contains("lost this process"),
-        "{told}"
-    );
+    assert!(told.contains("its connection") || told.contains("lost this process"), "{told}");
 }
 
 #[test]
 fn a_process_that_does_not_read_its_messages_ends_the_cluster_and_says_so() {
     let ports = Ports::reserve(2).unwrap();
-    let lazy = ClusterSettings {
-        inbox_messages_max: 4,
-        ..settings(&ports, 0)
-    };
+    let lazy = ClusterSettings { inbox_messages_max: 4, ..settings(&ports, 0) };
     let all = connect_all(vec![lazy, settings(&ports, 1)]);
     let meshes: Vec<Mesh> = all.into_iter().map(Result::unwrap).collect();
     for _ in 0..5 {
@@ -237,12 +194,7 @@ fn a_process_that_does_not_read_its_messages_ends_the_cluster_and_says_so() {
     }
     let cause = meshes[1].control.cause_within(LONG).unwrap();
     assert_eq!(cause.process, 0);
-    assert!(
-        cause
-            .to_string()
-            .contains("does not read its control messages"),
-        "{cause}"
-    );
+    assert!(cause.to_string().contains("does not read its control messages"), "{cause}");
 }
 
 /// Sums 0..100 of all processes over an exchange, in each process for its share.
@@ -290,13 +242,8 @@ fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
     let worker_config = timely::WorkerConfig::default();
     let guards = timely::execute::execute_from(builders, guard, worker_config, move |worker| {
         let mut input = InputHandle::<u64, CapacityContainerBuilder<Vec<u64>>>::new();
-        let probe = worker.dataflow(|scope| {
-            scope
-                .input_from(&mut input)
-                .exchange(|x: &u64| *x)
-                .probe()
-                .0
-        });
+        let probe =
+            worker.dataflow(|scope| scope.input_from(&mut input).exchange(|x: &u64| *x).probe().0);
         for epoch in 1.. {
             (0..5000).for_each(|x| input.send(x));
             input.advance_to(epoch);
@@ -311,10 +258,7 @@ fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
     let guards = guards.unwrap();
     while !matches!(inbox.recv_blocking(), Some(Event::Lost(_)) | None) {}
     over.store(true, Ordering::SeqCst);
-    guards
-        .guards()
-        .iter()
-        .for_each(|worker| worker.thread().unpark());
+    guards.guards().iter().for_each(|worker| worker.thread().unpark());
     let result = guards.join().remove(0);
     (control.cause().unwrap(), result)
 }
@@ -363,11 +307,7 @@ fn the_panics_of_this_version_of_timely_are_known() {
     let refill = Hooks::default().refill;
     let reading = std::thread::spawn(move || recv_loop(stream, vec![], 0, 0, 1, refill, None));
     let message = panic_message(reading.join().unwrap_err());
-    assert_eq!(
-        classify_panic(&message),
-        Some(Consequence::BrokenLink),
-        "{message}"
-    );
+    assert_eq!(classify_panic(&message), Some(Consequence::BrokenLink), "{message}");
 
     let (mut writer, reader) = MergeQueue::new_pair(Buzzer::default(), None, None);
     std::thread::spawn(move || {
@@ -380,9 +320,5 @@ fn the_panics_of_this_version_of_timely_are_known() {
     let message = panic_message(std::panic::catch_unwind(write).unwrap_err());
     // Its drop would panic once more.
     std::mem::forget(writer);
-    assert_eq!(
-        classify_panic(&message),
-        Some(Consequence::Echo),
-        "{message}"
-    );
+    assert_eq!(classify_panic(&message), Some(Consequence::Echo), "{message}");
 }

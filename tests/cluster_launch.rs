@@ -3,10 +3,7 @@
 //! The shell's `$2` is the index and `$4` the addresses, since the launcher adds `-p I --addresses
 //! …`.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on panics, in its helpers too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -48,10 +45,7 @@ fn each_child_gets_its_index_the_same_addresses_and_its_lines_come_with_the_inde
     let addresses = &lines[1].1;
     assert_eq!(addresses.split(',').count(), 3);
     for index in 0..3 {
-        let told = lines
-            .iter()
-            .filter(|(from, _)| *from == index)
-            .map(|(_, line)| line);
+        let told = lines.iter().filter(|(from, _)| *from == index).map(|(_, line)| line);
         let mut told: Vec<&String> = told.collect();
         told.sort();
         assert_eq!(told, [&format!("-p {index} --addresses"), addresses]);
@@ -91,10 +85,7 @@ fn the_code_is_that_of_the_child_that_failed_by_itself() {
 #[test]
 fn a_broken_cluster_is_started_again_as_a_whole_and_only_so_often() {
     let script = "echo $WORDTIDE_GENERATION >&2; exit 75";
-    let settings = LaunchSettings {
-        restarts: 3,
-        ..settings(2, script)
-    };
+    let settings = LaunchSettings { restarts: 3, ..settings(2, script) };
     let (code, lines) = run(Launcher::new(settings).0);
     assert_eq!(code, 75);
     assert_eq!(lines.len(), 8);
@@ -105,10 +96,8 @@ fn a_broken_cluster_is_started_again_as_a_whole_and_only_so_often() {
 #[test]
 fn what_a_restart_does_not_mend_is_not_started_again() {
     for end in [0, 2, 74, 78] {
-        let settings = LaunchSettings {
-            restarts: 3,
-            ..settings(1, &format!("echo x >&2; exit {end}"))
-        };
+        let settings =
+            LaunchSettings { restarts: 3, ..settings(1, &format!("echo x >&2; exit {end}")) };
         let (code, lines) = run(Launcher::new(settings).0);
         assert_eq!((code, lines.len()), (end, 1));
     }
@@ -119,10 +108,7 @@ fn a_stop_reaches_process_0_by_its_lifeline_and_no_signal_is_sent() {
     let script = "trap 'exit 9' TERM INT HUP
         [ $2 = 0 ] || exit 0
         echo up >&2; read x < $WORDTIDE_LIFELINE; echo stopped >&2";
-    let settings = LaunchSettings {
-        restarts: 5,
-        ..settings(2, script)
-    };
+    let settings = LaunchSettings { restarts: 5, ..settings(2, script) };
     let (launcher, stop) = Launcher::new(settings);
     let lines = Mutex::new(Vec::new());
     let code = launcher.run(&|index, line| {
@@ -154,13 +140,7 @@ fn a_second_stop_kills() {
 
 #[test]
 fn a_program_that_cannot_be_started_is_named() {
-    let settings = LaunchSettings {
-        exe: "/nonexistent/program".into(),
-        ..settings(2, "")
-    };
+    let settings = LaunchSettings { exe: "/nonexistent/program".into(), ..settings(2, "") };
     let error = Launcher::new(settings).0.run(&|_, _| {}).unwrap_err();
-    assert!(
-        error.to_string().contains("/nonexistent/program"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/nonexistent/program"), "{error}");
 }

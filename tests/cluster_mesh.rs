@@ -1,9 +1,6 @@
 //! The bring-up between real sockets on loopback; the "processes" are threads of the test.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on panics, in its helpers too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
 use std::time::Duration;
 
@@ -33,9 +30,7 @@ pub(crate) fn connect_all(all: Vec<ClusterSettings>) -> Vec<Result<Mesh, Error>>
     std::thread::scope(|scope| {
         let each = all.iter().map(|settings| scope.spawn(|| connect(settings)));
         let each: Vec<_> = each.collect();
-        each.into_iter()
-            .map(|thread| thread.join().unwrap())
-            .collect()
+        each.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
 }
 
@@ -63,10 +58,7 @@ fn every_process_gets_a_socket_to_every_other_in_order() {
 fn a_single_process_needs_no_sockets() {
     let mesh = connect(&ClusterSettings::default()).unwrap();
     assert!(mesh.data.is_empty());
-    assert_eq!(
-        mesh.control.gather(b"x".to_vec(), Duration::ZERO).unwrap(),
-        [b"x"]
-    );
+    assert_eq!(mesh.control.gather(b"x".to_vec(), Duration::ZERO).unwrap(), [b"x"]);
     mesh.control.finish(Duration::ZERO).unwrap();
 }
 
@@ -84,39 +76,20 @@ fn processes_with_one_key_join() {
 #[test]
 fn another_shape_of_the_cluster_is_named_on_both_sides() {
     let ports = Ports::reserve(2).unwrap();
-    let wide = ClusterSettings {
-        threads: 2,
-        ..settings(&ports, 1)
-    };
+    let wide = ClusterSettings { threads: 2, ..settings(&ports, 1) };
     let results = connect_all(vec![settings(&ports, 0), wide]);
     let errors: Vec<Error> = results.into_iter().map(Result::unwrap_err).collect();
-    assert!(
-        errors
-            .iter()
-            .all(|error| error.kind() == ErrorKind::Configuration)
-    );
+    assert!(errors.iter().all(|error| error.kind() == ErrorKind::Configuration));
     let (zero, one) = (errors[0].to_string(), errors[1].to_string());
-    assert!(
-        zero.contains("peer runs -n 2 -w 2, this process -n 2 -w 1"),
-        "{zero}"
-    );
-    assert!(
-        one.contains("peer runs -n 2 -w 1, this process -n 2 -w 2"),
-        "{one}"
-    );
-    assert!(
-        zero.contains(&format!("process 1 ({})", ports.addresses()[1])),
-        "{zero}"
-    );
+    assert!(zero.contains("peer runs -n 2 -w 2, this process -n 2 -w 1"), "{zero}");
+    assert!(one.contains("peer runs -n 2 -w 1, this process -n 2 -w 2"), "{one}");
+    assert!(zero.contains(&format!("process 1 ({})", ports.addresses()[1])), "{zero}");
 }
 
 #[test]
 fn another_job_is_named_on_both_sides() {
     let ports = Ports::reserve(2).unwrap();
-    let other = ClusterSettings {
-        fingerprint: [8; 32],
-        ..settings(&ports, 1)
-    };
+    let other = ClusterSettings { fingerprint: [8; 32], ..settings(&ports, 1) };
     for result in connect_all(vec![settings(&ports, 0), other]) {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
@@ -141,10 +114,7 @@ fn hostfiles_in_different_order_are_named_on_both_sides() {
 #[test]
 fn the_processes_that_are_missing_are_named_at_the_deadline() {
     let ports = Ports::reserve(4).unwrap();
-    let hurried = ClusterSettings {
-        start_timeout: Duration::from_secs(2),
-        ..settings(&ports, 1)
-    };
+    let hurried = ClusterSettings { start_timeout: Duration::from_secs(2), ..settings(&ports, 1) };
     let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
     let one = std::thread::scope(|scope| {
         let until = async { cancelled.await.unwrap_or_default() };
@@ -157,14 +127,8 @@ fn the_processes_that_are_missing_are_named_at_the_deadline() {
     let address = |index: usize| ports.addresses()[index].clone();
     let text = one.to_string();
     assert!(text.starts_with("missing after 2 s: process 0 ("), "{text}");
-    assert!(
-        text.contains(&format!("process 0 ({}): Connection refused", address(0))),
-        "{text}"
-    );
-    assert!(
-        text.contains(&format!("process 3 ({})", address(3))),
-        "{text}"
-    );
+    assert!(text.contains(&format!("process 0 ({}): Connection refused", address(0))), "{text}");
+    assert!(text.contains(&format!("process 3 ({})", address(3))), "{text}");
     assert!(!text.contains("process 2"), "{text}");
 }
 
@@ -185,10 +149,7 @@ fn an_address_of_another_host_is_told_at_once() {
     elsewhere.mesh_key = key("some secret of enough bytes");
     let error = connect(&elsewhere).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    assert!(
-        error.to_string().contains("does not have that address"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("does not have that address"), "{error}");
 }
 
 #[test]
@@ -211,10 +172,7 @@ fn a_name_that_does_not_resolve_is_temporary() {
     unknown.start_timeout = Duration::from_millis(300);
     let error = connect(&unknown).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Temporary);
-    assert!(
-        error.to_string().contains("nowhere.invalid:2101"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("nowhere.invalid:2101"), "{error}");
 }
 
 #[test]
@@ -225,25 +183,12 @@ fn a_wrong_key_keeps_a_process_out_and_is_named() {
         start_timeout: Duration::from_millis(500),
         ..settings(&ports, index)
     };
-    let all = vec![
-        with_key(0, "one secret of the two"),
-        with_key(1, "the other of the two"),
-    ];
+    let all = vec![with_key(0, "one secret of the two"), with_key(1, "the other of the two")];
     let mut results = connect_all(all);
     let one = results.remove(1).unwrap_err();
     assert_eq!(one.kind(), ErrorKind::PeerLost);
-    assert!(
-        one.to_string()
-            .contains("another mesh key; see --mesh-key-file"),
-        "{one}"
-    );
-    assert!(
-        results
-            .remove(0)
-            .unwrap_err()
-            .to_string()
-            .contains("missing")
-    );
+    assert!(one.to_string().contains("another mesh key; see --mesh-key-file"), "{one}");
+    assert!(results.remove(0).unwrap_err().to_string().contains("missing"));
 }
 
 #[test]
@@ -256,10 +201,7 @@ fn processes_of_different_starts_do_not_join() {
     };
     let mut results = connect_all(vec![of(0, 2), of(1, 1)]);
     let one = results.remove(1).unwrap_err();
-    assert!(
-        one.to_string().contains("another start of the cluster"),
-        "{one}"
-    );
+    assert!(one.to_string().contains("another start of the cluster"), "{one}");
 }
 
 #[test]
@@ -268,16 +210,9 @@ fn a_process_that_dies_during_the_start_may_come_again() {
     std::thread::scope(|scope| {
         let zero = scope.spawn(|| connect(&settings(&ports, 0)));
         // The first life of process 1 joins process 0, misses process 2 and ends.
-        let first = ClusterSettings {
-            start_timeout: Duration::from_millis(500),
-            ..settings(&ports, 1)
-        };
-        assert!(
-            connect(&first)
-                .unwrap_err()
-                .to_string()
-                .contains("process 2")
-        );
+        let first =
+            ClusterSettings { start_timeout: Duration::from_millis(500), ..settings(&ports, 1) };
+        assert!(connect(&first).unwrap_err().to_string().contains("process 2"));
         let one = scope.spawn(|| connect(&settings(&ports, 1)));
         connect(&settings(&ports, 2)).unwrap();
         one.join().unwrap().unwrap();

@@ -1,9 +1,6 @@
 //! Strangers on the cluster's port while it starts: none may stop, delay or join it.
 
-#![allow(
-    clippy::unwrap_used,
-    reason = "a test that cannot go on panics, in its helpers too"
-)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -72,16 +69,12 @@ fn more_silent_connections_than_are_questioned_at_once() {
 fn a_silent_connection_is_closed_at_its_deadline() {
     let ports = Ports::reserve(2).unwrap();
     let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
-    let short = ClusterSettings {
-        handshake_timeout: Duration::from_millis(50),
-        ..settings(&ports, 0)
-    };
+    let short =
+        ClusterSettings { handshake_timeout: Duration::from_millis(50), ..settings(&ports, 0) };
     std::thread::scope(|scope| {
         let until = async { cancelled.await.unwrap_or_default() };
         let zero = scope.spawn(|| connect_until(&short, until));
-        reach(&ports.addresses()[0])
-            .read_to_end(&mut Vec::new())
-            .unwrap();
+        reach(&ports.addresses()[0]).read_to_end(&mut Vec::new()).unwrap();
         cancel.send(()).unwrap();
         assert!(zero.join().unwrap().unwrap().is_none());
     });

@@ -74,7 +74,9 @@ fn counted(published: BTreeMap<u64, Vec<CapturedRow>>) -> Published {
 
 /// The words of lines, by splitting at each space.
 fn words(lines: &[Vec<u8>]) -> impl Iterator<Item = String> + '_ {
-    lines.iter().flat_map(|line| line.split(|byte| *byte == b' '))
+    lines
+        .iter()
+        .flat_map(|line| line.split(|byte| *byte == b' '))
         .map(|word| String::from_utf8_lossy(word).into_owned())
 }
 
@@ -129,7 +131,9 @@ proptest! {
         let (slide_ms, window_ms) = (slide * INTERVAL_MS, (slide + more) * INTERVAL_MS);
         let (window, every) = (Duration::from_millis(window_ms), Duration::from_millis(slide_ms));
         let rows = with_any_workers(
-            move |lines| Rows::from(sliding_windows::dataflow(window, every)(lines)), &epochs, parts)?;
+            move |lines| {
+                Rows::from(sliding_windows::dataflow(window, every)(lines))
+            }, &epochs, parts)?;
         let mut expected =
             at_each(&epochs, |epoch| count(&epochs, epoch.saturating_sub(window_ms), epoch));
         expected.retain(|epoch, _| epoch % slide_ms == 0);
@@ -137,7 +141,11 @@ proptest! {
     }
 
     #[test]
-    fn changes_of_windows_add_up_to_the_windows(epochs in epochs(), parts in 1u32..6, k in 1u64..5) {
+    fn changes_of_windows_add_up_to_the_windows(
+        epochs in epochs(),
+        parts in 1u32..6,
+        k in 1u64..5,
+    ) {
         let rows = with_any_workers(
             move |lines| lines.words().sliding(k).count().changes(), &epochs, parts)?;
         let mut contents: BTreeMap<String, i64> = BTreeMap::new();
@@ -153,17 +161,27 @@ proptest! {
     }
 
     #[test]
-    fn any_counts_come_back_from_a_plain_collection(epochs in epochs(), parts in 1u32..6, kind in 0..3) {
+    fn any_counts_come_back_from_a_plain_collection(
+        epochs in epochs(),
+        parts in 1u32..6,
+        kind in 0..3,
+    ) {
         let direct = with_any_workers(
             move |lines| Rows::from(counts_of(kind, lines)), &epochs, parts)?;
         let through = with_any_workers(
-            move |lines| Rows::from_collection(&lines, counts_of(kind, lines.clone()).as_collection()),
-            &epochs, parts)?;
+            move |lines| {
+                let counts = counts_of(kind, lines.clone());
+                Rows::from_collection(&lines, counts.as_collection())
+            }, &epochs, parts)?;
         prop_assert_eq!(direct, through);
     }
 
     #[test]
-    fn top_k_is_the_head_of_the_sorted_counts(epochs in epochs(), parts in 1u32..6, k in 0usize..4) {
+    fn top_k_is_the_head_of_the_sorted_counts(
+        epochs in epochs(),
+        parts in 1u32..6,
+        k in 0usize..4,
+    ) {
         let rows = with_any_workers(move |lines| top_k::dataflow(k)(lines), &epochs, parts)?;
         for (epoch, rows) in rows {
             let mut ranked: Vec<_> = count(&epochs, epoch - 1, epoch).into_iter().collect();
@@ -186,7 +204,11 @@ proptest! {
     }
 
     #[test]
-    fn field_count_is_the_count_of_a_column(epochs in epochs(), parts in 1u32..6, number in 1usize..4) {
+    fn field_count_is_the_count_of_a_column(
+        epochs in epochs(),
+        parts in 1u32..6,
+        number in 1usize..4,
+    ) {
         let field = field_count::Field::Number { number, delimiter: b" ".to_vec() };
         let rows = with_any_workers(
             move |lines| Rows::from(field_count::dataflow(field.clone())(lines)), &epochs, parts)?;
@@ -222,7 +244,11 @@ fn the_three_counts_mean_what_sparks_operations_of_the_same_purpose_do() {
         (4_000, vec![line("a")]),
     ];
     let run = |kind: i32| {
-        let rows = publish(config(2, 2, 1 << 30), move |lines| Rows::from(counts_of(kind, lines)), &epochs);
+        let rows = publish(
+            config(2, 2, 1 << 30),
+            move |lines| Rows::from(counts_of(kind, lines)),
+            &epochs,
+        );
         counted(rows.expect("a result")).into_values().collect::<Vec<_>>()
     };
     let row = |word: &str, count| (word.to_owned(), count);

@@ -15,8 +15,7 @@ use wordtide::{ErrorKind, Job, JobBuilder, Settings, Source, Target};
 fn job_on(dir: &Path, name: &str, text: &str) -> JobBuilder {
     let input = dir.join(format!("{name}.txt"));
     fs::write(&input, text).expect("a file in a directory of our own");
-    let settings =
-        Settings { interval: Duration::from_secs(1), threads: 2, ..Settings::default() };
+    let settings = Settings { interval: Duration::from_secs(1), threads: 2, ..Settings::default() };
     Job::builder()
         .source(Source::File(input))
         .to(Target::Local { root: dir.to_owned(), prefix: name.to_owned() })
@@ -50,7 +49,8 @@ fn two_jobs_run_in_one_process_at_the_same_time() {
 
     let last = |summary: &wordtide::job::Summary| summary.last.clone().expect("an epoch").epoch;
     assert_eq!(first.total.words, 3);
-    let counted: Vec<String> = (0..).map(|back| last(&first) - back * 1_000)
+    let counted: Vec<String> = (0..)
+        .map(|back| last(&first) - back * 1_000)
         .take(first.epochs as usize)
         .flat_map(|epoch| rows(dir, "first", epoch))
         .collect();
@@ -61,7 +61,8 @@ fn two_jobs_run_in_one_process_at_the_same_time() {
 #[test]
 fn committed_epochs_come_as_a_stream_from_the_first_to_the_end_of_the_job() {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let job = job_on(dir.path(), "counts", "a\nb\n").dataflow("counts", network_wordcount::dataflow);
+    let job =
+        job_on(dir.path(), "counts", "a\nb\n").dataflow("counts", network_wordcount::dataflow);
     let mut job = job.start().expect("a job");
     let commits = job.committed();
     let handle = job.handle();
@@ -78,7 +79,8 @@ fn by_category<'s>(lines: Lines<'s>) -> Rows<'s> {
     let table = table.map(|(word, category)| (word.to_owned(), category.to_owned()));
     let table = lines.static_rows(table);
     let counts = lines.clone().words().per_epoch().count().as_collection();
-    let joined = counts.join_map(table, |word, count, category| (format!("{category} {word}"), *count));
+    let joined =
+        counts.join_map(table, |word, count, category| (format!("{category} {word}"), *count));
     Rows::from_collection(&lines, joined)
 }
 
@@ -101,9 +103,10 @@ fn a_stream_joins_a_static_table_that_holds_nothing_back() {
 /// What can be reached from `start` over all edges so far, each a line `from to`.
 fn reachable<'s>(lines: Lines<'s>) -> Rows<'s> {
     let start = lines.static_rows(["start".to_owned()]);
-    let edges = lines.clone().as_collection().flat_map(|line| {
-        line.split_once(' ').map(|(from, to)| (from.to_owned(), to.to_owned()))
-    });
+    let edges = lines
+        .clone()
+        .as_collection()
+        .flat_map(|line| line.split_once(' ').map(|(from, to)| (from.to_owned(), to.to_owned())));
     let seeds = start.clone();
     let reached = start.iterate(move |scope, reached| {
         let (edges, seeds) = (edges.enter(scope), seeds.enter(scope));

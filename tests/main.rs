@@ -1,19 +1,28 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
+// A test fails by panicking, and says aloud what it skipped or measured.
+#![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
+
+/// Blocks of lines from one process to another.
+mod cluster_blocks;
 /// Control links: the first cause reaches everyone.
 mod cluster_control;
 /// One command starts all processes of a machine.
 mod cluster_launch;
 /// Processes find each other and count as one.
 mod cluster_mesh;
+/// Many processes of the real program as one, and what ends them.
+mod cluster_program;
 /// A stranger on a port neither stops nor joins a cluster.
 mod cluster_strangers;
-/// Memory stays bounded, whatever the line looks like.
-mod limits;
 /// Every definition is what a slow one says.
 mod definitions;
+/// A run with state: files, a full journal, a journal that is gone.
+mod durable;
 /// The library in somebody else's program.
 mod embedding;
+/// Memory stays bounded, whatever the line looks like.
+mod limits;
 /// What Spark would have written, computed slowly.
 mod oracle;
 /// What stands in the output, and what never does.
@@ -34,9 +43,9 @@ mod stdout;
 mod stop;
 /// A store keeps what it promises, whichever it is.
 mod store;
+/// The program against an object store that judges and misbehaves.
+mod store_program;
 /// The sources keep the rules that no compiler checks.
 mod tidy;
 /// Nothing is lost and nothing doubled, however often and wherever the program dies.
 mod torture;
-/// A run with state: files, a full journal, a journal that is gone.
-mod durable;

@@ -1,7 +1,7 @@
 //! Random lines, cuts, workers, parts and epochs: what is published is what the oracle counts.
 //!
-//! The real operators and workers run here in process, on literal epochs: the test owns the feed and
-//! says itself where an epoch ends, so no clock and no luck is involved.
+//! The real operators and workers run here in process, on literal epochs: the test owns the feed
+//! and says itself where an epoch ends, so no clock and no luck is involved.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,6 +64,7 @@ fn publish(run: &Run) -> Published {
         feed: feed.clone(),
         threads: run.threads,
         parts: run.parts,
+        owners: run.threads,
         words: WordOptions { split: run.split, ..WordOptions::default() },
         table_bytes_max: run.table_bytes_max,
         publisher: Publisher::new(publication, Arc::new(store.clone()), runtime.handle().clone()),

@@ -5,8 +5,8 @@ use rustix::process::Signal;
 use crate::rig::server::Closed;
 use crate::rig::{Rig, Server};
 
-/// Runs `arguments` in a directory that holds a file called `file`; expects this exit code, one line
-/// that holds all of `texts`, and nothing new in the directory.
+/// Runs `arguments` in a directory that holds a file called `file`; expects this exit code, one
+/// line that holds all of `texts`, and nothing new in the directory.
 #[track_caller]
 fn refused(arguments: &str, code: i32, texts: &[&str]) {
     let rig = Rig::new();

@@ -56,8 +56,15 @@ impl Rig {
 
     /// Prepares a run of the program with these arguments, parted at blanks.
     pub(crate) fn wordtide(&self, arguments: &str) -> Invocation {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_wordtide"));
-        command.args(arguments.split_whitespace()).current_dir(self.dir.path());
+        self.wordtide_by(&[], arguments)
+    }
+
+    /// The same, run by another program: `by` is its name and arguments, to which ours are added.
+    pub(crate) fn wordtide_by(&self, by: &[&str], arguments: &str) -> Invocation {
+        let words = by.iter().copied().chain([env!("CARGO_BIN_EXE_wordtide")]);
+        let mut words = words.chain(arguments.split_whitespace());
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for (name, _) in std::env::vars_os() {
             // The tests must not depend on how the shell that runs them is set up.
@@ -120,7 +127,7 @@ impl Invocation {
 }
 
 fn show(command: &Command) -> String {
-    let mut shown = "wordtide".to_owned();
+    let mut shown = command.get_program().to_string_lossy().into_owned();
     for argument in command.get_args() {
         shown.push(' ');
         shown.push_str(&argument.to_string_lossy());

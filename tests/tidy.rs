@@ -15,11 +15,14 @@ const LAYERS: &[&[&str]] = &[
     &["settings", "lines", "words", "metrics", "feed", "failure"],
     &["operators", "store", "source", "journal"],
     &["sink", "state"],
-    &["worker", "cluster"],
+    &["worker", "cluster", "testing"],
     &["job"],
     &["dataflows"],
     &["cli", "main"],
 ];
+
+/// Who may name the engine, whose interface breaks with each release.
+const ENGINE: &[&str] = &["operators", "sink", "worker", "cluster", "testing", "dataflows"];
 
 /// Who may name what. What is not listed here anybody may name.
 const FENCES: &[(&str, &[&str])] = &[
@@ -34,8 +37,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("reqsign_aliyun_oss", &["store"]),
     ("reqsign_aws_v4", &["store"]),
     ("reqsign_file_read_tokio", &["store"]),
-    ("timely", &["operators", "sink", "worker", "cluster", "dataflows"]),
-    ("differential_dataflow", &["operators", "sink", "worker", "cluster", "dataflows"]),
+    ("timely", ENGINE),
+    ("differential_dataflow", ENGINE),
 ];
 
 /// Calls that only one module may make. `std::process::exit` also has a lint, with its one reason.
@@ -58,8 +61,11 @@ impl Source {
 
     /// The module of the first level that the file belongs to; `lib` for the crate's root.
     fn module(&self) -> Option<&str> {
-        if self.path.starts_with("dataflows/") {
-            return Some("dataflows");
+        match self.path.strip_prefix("dataflows/") {
+            // A program of its own, which stands there to be copied: see Cargo.toml.
+            Some("custom.rs") => return Some("main"),
+            Some(_) => return Some("dataflows"),
+            None => {}
         }
         let inner = self.path.strip_prefix("src/")?;
         inner.split(['/', '.']).next()
@@ -226,7 +232,7 @@ fn length_faults(source: &Source) -> Vec<String> {
         faults.push(format!("{path}: {} lines", lines.len()));
     }
     for (number, line) in lines.iter().enumerate() {
-        if line.chars().count() > LINE_CHARS_MAX {
+        if without_string(line).chars().count() > LINE_CHARS_MAX {
             faults.push(format!("{path}:{}: a line of more than {LINE_CHARS_MAX}", number + 1));
         }
         let indent = line.len() - line.trim_start().len();
@@ -240,6 +246,17 @@ fn length_faults(source: &Source) -> Vec<String> {
         }
     }
     faults
+}
+
+/// A line without the text of its strings: a message may be long, so that it can be searched for.
+fn without_string(line: &str) -> String {
+    let is_comment = line.trim_start().starts_with("//");
+    match (line.find('"'), line.rfind('"')) {
+        (Some(first), Some(last)) if !is_comment => {
+            format!("{}{}", &line[..=first], &line[last..])
+        }
+        _ => line.to_owned(),
+    }
 }
 
 /// Whether a line begins a function with a body of more than this line.
@@ -332,6 +349,7 @@ fn each(sources: &[Source], check: impl Fn(&Source) -> Vec<String>) -> Vec<Strin
 }
 
 const CODE: &[&str] = &["src", "dataflows"];
+const PROGRAMS: &[&str] = &["src/lib.rs", "src/main.rs", "dataflows/custom.rs"];
 const ALL: &[&str] = &["src", "dataflows", "tests", "benches"];
 
 #[test]
@@ -364,7 +382,7 @@ fn nothing_unfinished_is_left() {
 
 #[test]
 fn every_file_is_compiled() {
-    none(unreachable_faults(&sources(CODE), &["src/lib.rs", "src/main.rs"]));
+    none(unreachable_faults(&sources(CODE), PROGRAMS));
     none(unreachable_faults(&sources(&["tests"]), &["tests/main.rs"]));
 }
 
@@ -419,6 +437,9 @@ mod planted {
         };
         assert_eq!((faults(&function(70)), faults(&function(71))), (0, 1));
         assert_eq!((faults(&"é".repeat(100)), faults(&"é".repeat(101))), (0, 1));
+        assert_eq!(faults(&format!("{:>99}\"{:>99}\",", "a", "a")), 1);
+        assert_eq!(faults(&format!("    \"{:>99}\",", "a")), 0);
+        assert_eq!(faults(&format!("    // \"{:>99}\",", "a")), 1);
         assert_eq!((faults(&"a\n".repeat(500)), faults(&"a\n".repeat(501))), (0, 1));
     }
 

@@ -9,7 +9,8 @@ use super::flags::WorkerFlags;
 use super::signals::Listener;
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
 use crate::cluster::{
-    ClusterSettings, MeshKey, default_addresses, parse_addresses, process_of_this_host, read_hostfile,
+    ClusterSettings, MeshKey, default_addresses, parse_addresses, process_of_this_host,
+    read_hostfile,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Stop;
@@ -33,8 +34,11 @@ pub(super) fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<L
                 .hint("give -p/--process a number from 0, or auto")
         })?,
         None if flags.processes > 1 => {
-            return Err(Error::new(ErrorKind::Usage, "addresses were given, but not which is ours")
-                .hint("give -p/--process the index of this process, or auto"));
+            return Err(Error::new(
+                ErrorKind::Usage,
+                "addresses were given, but not which is ours",
+            )
+            .hint("give -p/--process the index of this process, or auto"));
         }
         None => 0,
     };
@@ -83,7 +87,9 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> 
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (threads, processes) = (flags.threads, flags.processes);
     if threads * processes > cores {
-        tracing::warn!("-n {processes} -w {threads} is more than the {cores} cores of this machine");
+        tracing::warn!(
+            "-n {processes} -w {threads} is more than the {cores} cores of this machine"
+        );
     }
     let exe = std::env::current_exe()
         .map_err(|error| failed("cannot find this program to start it again", error))?;
@@ -118,5 +124,7 @@ pub(super) fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
         }
         stop.stop();
     });
-    spawned.map(drop).map_err(|error| failed("cannot start a thread for the launcher's pipe", error))
+    spawned
+        .map(drop)
+        .map_err(|error| failed("cannot start a thread for the launcher's pipe", error))
 }

@@ -130,9 +130,10 @@ impl Dataflow {
                 Emit::Complete => {
                     job.dataflow("running_totals emit=complete", running_totals::dataflow(max_keys))
                 }
-                Emit::Changes => {
-                    job.dataflow_rows("running_totals emit=changes", running_totals::changes(max_keys))
-                }
+                Emit::Changes => job.dataflow_rows(
+                    "running_totals emit=changes",
+                    running_totals::changes(max_keys),
+                ),
             },
             Dataflow::SlidingWindows(WindowFlags { window, slide }) => {
                 Window::new(window, slide).check(interval)?;
@@ -176,9 +177,69 @@ impl FieldFlags {
         }
         let delimiter = self.delimiter.replace("\\t", "\t");
         if delimiter.is_empty() {
-            return Err(usage("nothing parts the fields".to_owned(), "give --delimiter a character"));
+            return Err(usage(
+                "nothing parts the fields".to_owned(),
+                "give --delimiter a character",
+            ));
         }
         let name = format!("field_count field={number} delimiter={delimiter:?}");
         Ok((name, field_count::Field::Number { number, delimiter: delimiter.into_bytes() }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flags::{Cli, Command as Chosen};
+    use super::*;
+    use crate::job::Job;
+    use clap::FromArgMatches;
+
+    fn parse(arguments: &str) -> (Dataflow, Duration) {
+        let arguments = format!("wordtide run {arguments}");
+        let matches = super::super::command()
+            .try_get_matches_from(arguments.split(' '))
+            .expect("a valid command line");
+        match Cli::from_arg_matches(&matches).expect("a command").command {
+            Some(Chosen::Run { dataflow: Some(dataflow), flags }) => {
+                (dataflow, flags.epochs.interval)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn every_listed_definition_is_a_command_and_the_other_way_round() {
+        let run = super::super::command().find_subcommand("run").cloned().expect("a command");
+        let commands: Vec<_> = run.get_subcommands().map(|command| command.get_name()).collect();
+        let listed: Vec<_> = dataflows::ALL.iter().map(|listed| listed.name).collect();
+        assert_eq!(commands, listed);
+    }
+
+    #[test]
+    fn the_flags_of_a_run_may_stand_before_and_behind_the_name() {
+        for arguments in [
+            "--interval 2s sliding_windows --window 8s --slide 4s",
+            "sliding_windows --window 8s --slide 4s --interval 2s",
+        ] {
+            let (dataflow, interval) = parse(arguments);
+            assert_eq!(interval, Duration::from_secs(2), "{arguments}");
+            assert!(dataflow.define(Job::builder(), interval).is_ok(), "{arguments}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_run_is_wrong_usage_that_names_the_flag_or_the_definitions() {
+        for (arguments, names) in [
+            ("sliding_windows --window 15s", "--window"),
+            ("sliding_windows --slide 15s", "--slide"),
+            ("field_count --field 0", "--field"),
+            ("field_count --regex (", "--regex"),
+            ("wordcount --k 3", "network_wordcount running_totals"),
+        ] {
+            let (dataflow, interval) = parse(arguments);
+            let error = dataflow.define(Job::builder(), interval).expect_err(arguments);
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains(names), "{error}");
+        }
     }
 }

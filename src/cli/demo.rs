@@ -1,8 +1,8 @@
 //! The demo: `wordtide` without arguments.
 //!
 //! It runs the program's own road, a real socket included: a small text is served on a loopback
-//! port, five epochs of a second are counted and written, and the words seen most are read back from
-//! the files.
+//! port, five epochs of a second are counted and written, and the words seen most are read back
+//! from the files.
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -173,8 +173,9 @@ impl JobFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub struct SourceFlags {
-    /// Connect to HOST:PORT and read lines; may be repeated
-    #[arg(long, value_name = "HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
+    /// Connect to HOST:PORT and read lines; may be repeated, and goes round over the processes
+    /// unless I= gives it to process I
+    #[arg(long, value_name = "[I=]HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',')]
     pub connect: Vec<String>,
 
     /// Read a file once; may be repeated
@@ -301,8 +302,14 @@ pub struct StoreFlags {
 #[command(next_help_heading = "Workers")]
 pub struct WorkerFlags {
     /// Worker threads in each process
-    #[arg(short = 'w', long, visible_alias = "workers", value_name = "N", default_value_t = 1,
-        env = "WORDTIDE_THREADS")]
+    #[arg(
+        short = 'w',
+        long,
+        visible_alias = "workers",
+        value_name = "N",
+        default_value_t = 1,
+        env = "WORDTIDE_THREADS"
+    )]
     pub threads: usize,
 
     /// Processes of the cluster; without -p and addresses they are all started here
@@ -314,8 +321,13 @@ pub struct WorkerFlags {
     pub process: Option<String>,
 
     /// File with the address HOST:PORT of each process, one a line (help is --help or -?)
-    #[arg(short = 'h', long, value_name = "FILE", env = "WORDTIDE_HOSTFILE",
-        conflicts_with = "addresses")]
+    #[arg(
+        short = 'h',
+        long,
+        value_name = "FILE",
+        env = "WORDTIDE_HOSTFILE",
+        conflicts_with = "addresses"
+    )]
     pub hostfile: Option<PathBuf>,
 
     /// The same addresses as a list

@@ -1,10 +1,11 @@
 //! What the library has to say, as lines on standard error.
 
 use std::fmt;
+use std::io::{self, Write};
 
 use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::registry::LookupSpan;
 
 /// A line is its message; what is not mere progress says so in front.
@@ -33,6 +34,21 @@ where
     }
 }
 
+/// Standard error, on which nothing fails: a message that nobody can hear is no reason to panic, as
+/// when it is a pipe to a launcher that has died.
+struct StandardError;
+
+impl Write for StandardError {
+    fn write(&mut self, message: &[u8]) -> io::Result<usize> {
+        io::stderr().write_all(message).ok();
+        Ok(message.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// Sends the library's messages to standard error: progress and warnings, more with each `-v`, less
 /// with each `-q`.
 pub(super) fn install(verbose: u8, quiet: u8) {
@@ -45,7 +61,7 @@ pub(super) fn install(verbose: u8, quiet: u8) {
     };
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
-        .with_writer(std::io::stderr)
+        .with_writer(|| StandardError)
         .event_format(Lines)
         .finish();
     // It fails only if one is installed already, and then messages have their place.

@@ -55,8 +55,8 @@ where
         return cluster::launch(&flags.workers, flags.stop.stop_timeout);
     }
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
-    cluster::announce(&settings);
     let supervisor = Supervisor::new(flags.stop.stop_timeout, keeps_state(&flags))?;
+    cluster::announce(&settings);
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }
@@ -79,7 +79,10 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         .store(store(&flags.store))
         .take_over(flags.store.take_over)
         .settings(settings(flags));
-    Ok(sources(&flags.source)?.into_iter().fold(builder, JobBuilder::source))
+    Ok(sources(&flags.source)?.into_iter().fold(builder, |builder, (at, source)| match at {
+        Some(process) => builder.source_at(process, source),
+        None => builder.source(source),
+    }))
 }
 
 fn settings(flags: &JobFlags) -> Settings {
@@ -117,8 +120,9 @@ pub(super) fn store(flags: &StoreFlags) -> StoreSettings {
     }
 }
 
-/// Sources of one kind: mixing them is more likely a slip than a wish.
-fn sources(flags: &SourceFlags) -> Result<Vec<Source>> {
+/// Sources of one kind: mixing them is more likely a slip than a wish. Each with the process that
+/// reads it, where that was said.
+fn sources(flags: &SourceFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let SourceFlags { connect, file, stdin, .. } = flags;
     let kinds = [!connect.is_empty(), !file.is_empty(), *stdin];
     if kinds.iter().filter(|given| **given).count() > 1 {
@@ -126,11 +130,26 @@ fn sources(flags: &SourceFlags) -> Result<Vec<Source>> {
             .hint("give one kind: HOST PORT or --connect, --file, or --stdin"));
     }
     if *stdin {
-        return Ok(vec![Source::Stdin]);
+        return Ok(vec![(Some(0), Source::Stdin)]);
     }
-    let files = file.iter().cloned().map(|path| Ok(Source::File(path)));
-    let connections = connect.iter().map(|address| address.parse().map(Source::Connect));
-    files.chain(connections).collect()
+    let files = file.iter().cloned().map(|path| Ok((None, Source::File(path))));
+    files.chain(connect.iter().map(|value| connection(value))).collect()
+}
+
+/// `HOST:PORT`, or `I=HOST:PORT` for process I.
+fn connection(value: &str) -> Result<(Option<usize>, Source)> {
+    let (at, address) = match value.split_once('=') {
+        Some((at, address)) => (Some(at), address),
+        None => (None, value),
+    };
+    let at = at.map(str::parse).transpose().map_err(|_| {
+        Error::new(
+            ErrorKind::Usage,
+            format!("{value:?} does not begin with the index of a process"),
+        )
+        .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
+    })?;
+    Ok((at, Source::Connect(address.parse()?)))
 }
 
 fn state(flags: &StateFlags, target: &Target) -> StatePlace {

@@ -33,13 +33,7 @@ impl Links {
     ) -> Result<Vec<u8>> {
         let round = self.state().rounds.round;
         if self.settings.process != 0 {
-            self.transmit(
-                0,
-                &encode(&Frame::Facts {
-                    round,
-                    bytes: facts,
-                })?,
-            );
+            self.transmit(0, &encode(&Frame::Facts { round, bytes: facts })?);
             let answered =
                 |state: &State| matches!(&state.rounds.answer, Some((r, _)) if *r == round);
             return self.wait(timeout, answered, |state| {
@@ -78,9 +72,7 @@ impl Links {
         then: impl FnOnce(&mut State) -> T,
     ) -> Result<T> {
         let waiting = |state: &mut State| state.cause.is_none() && !ready(state);
-        let waited = self
-            .changed()
-            .wait_timeout_while(self.state(), timeout, waiting);
+        let waited = self.changed().wait_timeout_while(self.state(), timeout, waiting);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         if ready(&state) {
             return Ok(then(&mut state));
@@ -137,10 +129,7 @@ fn code_of(kind: ErrorKind) -> u8 {
 }
 
 fn kind_of(code: u8) -> ErrorKind {
-    KINDS
-        .get(usize::from(code))
-        .copied()
-        .unwrap_or(ErrorKind::Failed)
+    KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Failed)
 }
 
 /// Several byte strings as one: each with its length (`u32`, little endian) before it.

@@ -2,8 +2,8 @@
 //!
 //! Names are resolved and the own address is bound before anybody is called, so that a wrong
 //! address or a taken port is told at once and not after the others came. Then each process
-//! connects to the lower indices and accepts the higher ones, two connections for each pair, in any
-//! order.
+//! connects to the lower indices and accepts the higher ones, three connections for each pair, in
+//! any order.
 //!
 //! A process may die while others still come. So each connection is watched until the end: one that
 //! closes frees its index for the next try of that process. When a process has all its links it
@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::greet::{Event, Ground, Link, dial, listen};
-use super::hello::Purpose;
+use super::hello::{Each, Purpose};
 use super::loss::seconds;
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
@@ -41,6 +41,7 @@ const EVENTS_MAX: usize = 64;
 pub(super) struct Sockets {
     pub(super) data: Vec<Option<TcpStream>>,
     pub(super) control: Vec<Option<TcpStream>>,
+    pub(super) blocks: Vec<Option<TcpStream>>,
 }
 
 #[derive(Debug)]
@@ -155,9 +156,7 @@ fn cannot_listen(settings: &ClusterSettings, cause: std::io::Error) -> Error {
         _ => "see --hostfile and --addresses",
     };
     let message = format!("cannot listen on the address of {shown}: {cause}");
-    Error::new(ErrorKind::Configuration, message)
-        .hint(hint)
-        .cause(cause)
+    Error::new(ErrorKind::Configuration, message).hint(hint).cause(cause)
 }
 
 async fn collect(
@@ -177,7 +176,8 @@ async fn collect(
             tasks.spawn(dial(Arc::clone(&ground), peer, purpose));
         }
     }
-    let mut held: Vec<[Option<Held>; 2]> = (0..settings.processes).map(|_| [None, None]).collect();
+    let mut held: Vec<Each<Option<Held>>> =
+        (0..settings.processes).map(|_| Each::default()).collect();
     while !all_ready(settings, &mut held) {
         let event = tokio::select! {
             event = inbox.recv() => event,
@@ -201,39 +201,28 @@ async fn collect(
                 }
             }
             Some(Event::Ready(serial)) => {
-                let found = held
-                    .iter_mut()
-                    .flatten()
-                    .flatten()
-                    .find(|h| h.serial == serial);
+                let found = held.iter_mut().flatten().flatten().find(|h| h.serial == serial);
                 found.into_iter().for_each(|held| held.ready = true);
             }
         }
     }
     let (refused, unlogged) = ground.refusals();
     if unlogged > 0 {
-        tracing::warn!(
-            refused,
-            "refused connections to the cluster port during the start"
-        );
+        tracing::warn!(refused, "refused connections to the cluster port during the start");
     }
     tasks.shutdown().await;
     into_sockets(held).map_err(lost_socket)
 }
 
 fn lost_socket(cause: std::io::Error) -> Error {
-    Error::new(
-        ErrorKind::Failed,
-        format!("cannot set up a cluster socket: {cause}"),
-    )
-    .cause(cause)
+    Error::new(ErrorKind::Failed, format!("cannot set up a cluster socket: {cause}")).cause(cause)
 }
 
 /// Keeps a link and returns what is needed to watch it.
 fn hold(
     settings: &ClusterSettings,
     link: Link,
-    held: &mut [[Option<Held>; 2]],
+    held: &mut [Each<Option<Held>>],
 ) -> std::io::Result<(u64, Purpose, tokio::net::TcpStream)> {
     let stream = link.stream.into_std()?;
     tune(settings, link.purpose, &stream)?;
@@ -243,8 +232,8 @@ fn hold(
         stream,
         serial: link.serial,
         incarnation: link.incarnation,
-        ready: link.purpose == Purpose::Data,
-        told: link.purpose == Purpose::Data,
+        ready: link.purpose != Purpose::Control,
+        told: link.purpose != Purpose::Control,
     });
     Ok((link.serial, link.purpose, watched))
 }
@@ -258,14 +247,14 @@ fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std
     let unacknowledged = match purpose {
         Purpose::Control => settings.link_timeout,
         // A stopped peer's window closes under load, which the kernel counts as unacknowledged.
-        Purpose::Data => settings.stall_timeout,
+        Purpose::Data | Purpose::Blocks => settings.stall_timeout,
     };
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(unacknowledged))?;
     Ok(())
 }
 
-fn let_go(held: &mut [[Option<Held>; 2]], serial: u64) -> Option<(usize, Purpose)> {
+fn let_go(held: &mut [Each<Option<Held>>], serial: u64) -> Option<(usize, Purpose)> {
     for (peer, slots) in held.iter_mut().enumerate() {
         for (slot, purpose) in slots.iter_mut().zip(Purpose::ALL) {
             if slot.take_if(|held| held.serial == serial).is_some() {
@@ -302,37 +291,26 @@ fn peers(settings: &ClusterSettings) -> impl Iterator<Item = usize> {
     (0..settings.processes).filter(move |peer| *peer != own)
 }
 
-fn is_up(slots: &[Option<Held>; 2]) -> bool {
-    match slots {
-        [Some(data), Some(control)] => data.incarnation == control.incarnation,
-        _ => false,
-    }
+fn is_up(slots: &Each<Option<Held>>) -> bool {
+    let incarnation = |slot: &Option<Held>| slot.as_ref().map(|held| held.incarnation);
+    let of_data = incarnation(&slots[0]);
+    of_data.is_some() && slots.iter().all(|slot| incarnation(slot) == of_data)
 }
 
 /// Whether everybody has all links; tells the others once this process has.
-fn all_ready(settings: &ClusterSettings, held: &mut [[Option<Held>; 2]]) -> bool {
+fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<Held>>]) -> bool {
     if !peers(settings).all(|peer| is_up(&held[peer])) {
         return false;
     }
-    for link in held
-        .iter_mut()
-        .flatten()
-        .flatten()
-        .filter(|link| !link.told)
-    {
+    for link in held.iter_mut().flatten().flatten().filter(|link| !link.told) {
         // A failure shows as the end of the link, which is watched.
         link.told = (&link.stream).write(&[READY]).is_ok();
     }
-    held.iter()
-        .flatten()
-        .flatten()
-        .all(|link| link.ready && link.told)
+    held.iter().flatten().flatten().all(|link| link.ready && link.told)
 }
 
-fn missing(settings: &ClusterSettings, ground: &Ground, held: &[[Option<Held>; 2]]) -> Error {
-    let absent: Vec<usize> = peers(settings)
-        .filter(|peer| !is_up(&held[*peer]))
-        .collect();
+fn missing(settings: &ClusterSettings, ground: &Ground, held: &[Each<Option<Held>>]) -> Error {
+    let absent: Vec<usize> = peers(settings).filter(|peer| !is_up(&held[*peer])).collect();
     let named = |peer: &usize| match ground.reason(*peer) {
         Some(why) => format!("{}: {why}", settings.shown(*peer)),
         None => settings.shown(*peer),
@@ -342,28 +320,23 @@ fn missing(settings: &ClusterSettings, ground: &Ground, held: &[[Option<Held>; 2
     let message = if absent.is_empty() {
         let unready = |peer: &usize| held[*peer].iter().flatten().any(|link| !link.ready);
         let waiting: Vec<usize> = peers(settings).filter(unready).collect();
-        format!(
-            "not complete after {after} s: still waiting for others: {}",
-            list(&waiting)
-        )
+        format!("not complete after {after} s: still waiting for others: {}", list(&waiting))
     } else {
         format!("missing after {after} s: {}", list(&absent))
     };
     Error::new(ErrorKind::PeerLost, message).hint("see --start-timeout")
 }
 
-fn into_sockets(held: Vec<[Option<Held>; 2]>) -> std::io::Result<Sockets> {
+fn into_sockets(held: Vec<Each<Option<Held>>>) -> std::io::Result<Sockets> {
     let mut sockets = Sockets::default();
     let blocking = |held: Option<Held>| match held {
-        Some(held) => held
-            .stream
-            .set_nonblocking(false)
-            .map(|()| Some(held.stream)),
+        Some(held) => held.stream.set_nonblocking(false).map(|()| Some(held.stream)),
         None => Ok(None),
     };
-    for [data, control] in held {
+    for [data, control, blocks] in held {
         sockets.data.push(blocking(data)?);
         sockets.control.push(blocking(control)?);
+        sockets.blocks.push(blocking(blocks)?);
     }
     Ok(sockets)
 }

@@ -60,7 +60,7 @@ struct Owner {
 pub(super) struct Links {
     pub(super) settings: ClusterSettings,
     lines: Vec<Option<Line>>,
-    /// Handles to timely's sockets, to shut them down.
+    /// Handles to timely's sockets and those for blocks, to shut them down.
     data: Vec<TcpStream>,
     state: Mutex<State>,
     changed: Condvar,
@@ -94,11 +94,8 @@ impl Control {
     /// Starts one thread for each link.
     pub(super) fn start(settings: &ClusterSettings, sockets: &Sockets) -> Result<(Control, Inbox)> {
         let io = |cause: io::Error| {
-            Error::new(
-                ErrorKind::Failed,
-                format!("cannot start a control link: {cause}"),
-            )
-            .cause(cause)
+            Error::new(ErrorKind::Failed, format!("cannot start a control link: {cause}"))
+                .cause(cause)
         };
         let (events, inbox) = mpsc::channel(settings.inbox_messages_max + 1);
         let lost = events.clone().try_reserve_owned().ok();
@@ -106,15 +103,9 @@ impl Control {
         let mut lines = Vec::new();
         for (peer, socket) in sockets.control.iter().enumerate() {
             gone[peer] = socket.is_none();
-            lines.push(
-                socket
-                    .as_ref()
-                    .map(|s| open(settings, s))
-                    .transpose()
-                    .map_err(io)?,
-            );
+            lines.push(socket.as_ref().map(|s| open(settings, s)).transpose().map_err(io)?);
         }
-        let data = sockets.data.iter().flatten().map(TcpStream::try_clone);
+        let data = sockets.data.iter().chain(&sockets.blocks).flatten().map(TcpStream::try_clone);
         let state = State {
             cause: None,
             telling: false,
@@ -131,22 +122,15 @@ impl Control {
             state: Mutex::new(state),
             changed: Condvar::new(),
         });
-        let control = Control(Arc::new(Owner {
-            links: Arc::clone(&links),
-            threads: Mutex::default(),
-        }));
+        let control =
+            Control(Arc::new(Owner { links: Arc::clone(&links), threads: Mutex::default() }));
         for peer in links.peers() {
             let links = Arc::clone(&links);
             let thread = std::thread::Builder::new()
                 .name(format!("control-{peer}"))
                 .spawn(move || links.attend(peer))
                 .map_err(io)?;
-            control
-                .0
-                .threads
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(thread);
+            control.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok((control, Inbox::new(inbox)))
     }
@@ -221,9 +205,8 @@ impl Control {
     /// Waits for the first cause: a panic of timely may come a moment before it.
     pub fn cause_within(&self, timeout: Duration) -> Option<Loss> {
         let links = &self.0.links;
-        let waited = links
-            .changed
-            .wait_timeout_while(links.state(), timeout, |state| state.cause.is_none());
+        let waited =
+            links.changed.wait_timeout_while(links.state(), timeout, |state| state.cause.is_none());
         let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         state.cause.clone()
     }
@@ -294,19 +277,13 @@ impl Drop for Owner {
 fn open(settings: &ClusterSettings, stream: &TcpStream) -> io::Result<Line> {
     stream.set_read_timeout(Some(settings.heartbeat_interval))?;
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
-    Ok(Line {
-        stream: stream.try_clone()?,
-        write_error: Mutex::default(),
-    })
+    Ok(Line { stream: stream.try_clone()?, write_error: Mutex::default() })
 }
 
 pub(super) fn encode(frame: &Frame) -> Result<Vec<u8>> {
     frame.encode().ok_or_else(|| {
         let limit = super::frame::FRAME_BYTES_MAX;
-        Error::new(
-            ErrorKind::Failed,
-            format!("a control message is above {limit} bytes"),
-        )
+        Error::new(ErrorKind::Failed, format!("a control message is above {limit} bytes"))
     })
 }
 
@@ -330,10 +307,7 @@ impl Links {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
         };
-        let mut error = line
-            .write_error
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut error = line.write_error.lock().unwrap_or_else(PoisonError::into_inner);
         if error.is_some() {
             return;
         }
@@ -442,11 +416,7 @@ impl Links {
                 Frame::Message(message) => self.deliver(from, message),
                 Frame::Facts { round, bytes } => self.take_facts(from, round, bytes)?,
                 Frame::Answer { round, outcome } => self.take_answer(from, round, outcome)?,
-                Frame::Lost {
-                    process,
-                    reporter,
-                    cause,
-                } => {
+                Frame::Lost { process, reporter, cause } => {
                     let (process, reporter) = (process as usize, reporter as usize);
                     if process.max(reporter) >= self.settings.processes {
                         return Err("it reported a process that is none".to_owned());
@@ -466,10 +436,7 @@ impl Links {
 
     fn ended(&self, from: usize, line: &Line, cause: Option<io::Error>) {
         if !std::mem::replace(&mut self.state().gone[from], true) {
-            let kept = line
-                .write_error
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let kept = line.write_error.lock().unwrap_or_else(PoisonError::into_inner);
             let cause = cause_of(cause.as_ref().or(kept.as_ref()), self.settings.link_timeout);
             drop(kept);
             self.lose(self.seen(from, &cause));
@@ -482,9 +449,7 @@ impl Links {
     pub(super) fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
         let unexplained =
             |state: &State| state.cause.is_none() && state.leaving.is_none() && !state.gone[peer];
-        let moment = self
-            .changed
-            .wait_timeout_while(self.state(), ECHO_TIME, |s| unexplained(s));
+        let moment = self.changed.wait_timeout_while(self.state(), ECHO_TIME, |s| unexplained(s));
         let (state, _) = moment.unwrap_or_else(PoisonError::into_inner);
         let alone = unexplained(&state);
         drop(state);
@@ -500,9 +465,6 @@ impl Links {
 
     fn stalled(&self, process: usize) -> Loss {
         let after = seconds(self.settings.stall_timeout);
-        self.seen(
-            process,
-            &format!("silent for {after} s though its host answers (stopped?)"),
-        )
+        self.seen(process, &format!("silent for {after} s though its host answers (stopped?)"))
     }
 }

@@ -138,12 +138,7 @@ struct Framing {
 
 impl Framing {
     fn new() -> Framing {
-        Framing {
-            header: [0; HEADER_BYTES],
-            filled: 0,
-            payload_left: 0,
-            ended: false,
-        }
+        Framing { header: [0; HEADER_BYTES], filled: 0, payload_left: 0, ended: false }
     }
 
     fn advance(&mut self, mut bytes: &[u8]) {
@@ -190,13 +185,7 @@ struct DataStream {
 
 impl DataStream {
     fn new(stream: TcpStream, gate: Arc<Gate>, alarm: Option<(Arc<Links>, usize)>) -> DataStream {
-        DataStream {
-            stream,
-            gate,
-            alarm,
-            framing: Framing::new(),
-            broken: false,
-        }
+        DataStream { stream, gate, alarm, framing: Framing::new(), broken: false }
     }
 
     /// Ends the stream as timely expects it: zeros complete what has begun, and 48 of them are the
@@ -252,11 +241,7 @@ impl Write for DataStream {
 
 impl Stream for DataStream {
     fn try_clone(&self) -> io::Result<Self> {
-        Ok(DataStream::new(
-            self.stream.try_clone()?,
-            Arc::clone(&self.gate),
-            self.alarm.clone(),
-        ))
+        Ok(DataStream::new(self.stream.try_clone()?, Arc::clone(&self.gate), self.alarm.clone()))
     }
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
@@ -339,8 +324,7 @@ mod tests {
     #[test]
     fn an_orderly_end_needs_no_gate() {
         let (mut far, near, _closed) = pair();
-        far.write_all(&[messages(&[7]), header(0)].concat())
-            .unwrap();
+        far.write_all(&[messages(&[7]), header(0)].concat()).unwrap();
         drop(far);
         let refill = Hooks::default().refill;
         recv_loop(near, vec![], 0, 0, 1, refill, None);

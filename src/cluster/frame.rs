@@ -95,27 +95,13 @@ impl Frame {
             }
             Frame::Message(Message::Other(bytes)) => put(&mut out, 4, &[bytes]),
             Frame::Facts { round, bytes } => put(&mut out, 5, &[&round.to_le_bytes(), bytes]),
-            Frame::Answer {
-                round,
-                outcome: Ok(bytes),
-            } => {
+            Frame::Answer { round, outcome: Ok(bytes) } => {
                 put(&mut out, 6, &[&round.to_le_bytes(), bytes]);
             }
-            Frame::Answer {
-                round,
-                outcome: Err((kind, message)),
-            } => {
-                put(
-                    &mut out,
-                    7,
-                    &[&round.to_le_bytes(), &[*kind], message.as_bytes()],
-                );
+            Frame::Answer { round, outcome: Err((kind, message)) } => {
+                put(&mut out, 7, &[&round.to_le_bytes(), &[*kind], message.as_bytes()]);
             }
-            Frame::Lost {
-                process,
-                reporter,
-                cause,
-            } => {
+            Frame::Lost { process, reporter, cause } => {
                 let numbers = [process.to_le_bytes(), reporter.to_le_bytes()];
                 put(&mut out, 8, &[&numbers[0], &numbers[1], cause.as_bytes()]);
             }
@@ -138,18 +124,13 @@ impl Frame {
                 epoch: u64::from_le_bytes(rest.take()?),
                 next: u64::from_le_bytes(rest.take()?),
             }),
-            2 => Frame::Message(Message::AskStop {
-                reason: rest.text(),
-            }),
+            2 => Frame::Message(Message::AskStop { reason: rest.text() }),
             3 => Frame::Message(Message::Stop {
                 epoch: u64::from_le_bytes(rest.take()?),
                 reason: rest.text(),
             }),
             4 => Frame::Message(Message::Other(rest.0.to_vec())),
-            5 => Frame::Facts {
-                round: u32::from_le_bytes(rest.take()?),
-                bytes: rest.0.to_vec(),
-            },
+            5 => Frame::Facts { round: u32::from_le_bytes(rest.take()?), bytes: rest.0.to_vec() },
             6 => Frame::Answer {
                 round: u32::from_le_bytes(rest.take()?),
                 outcome: Ok(rest.0.to_vec()),
@@ -240,10 +221,8 @@ mod tests {
                 .prop_map(|(epoch, reason)| Frame::Message(Message::Stop { epoch, reason })),
             bytes().prop_map(|bytes| Frame::Message(Message::Other(bytes))),
             (any::<u32>(), bytes()).prop_map(|(round, bytes)| Frame::Facts { round, bytes }),
-            (any::<u32>(), bytes()).prop_map(|(round, bytes)| Frame::Answer {
-                round,
-                outcome: Ok(bytes)
-            }),
+            (any::<u32>(), bytes())
+                .prop_map(|(round, bytes)| Frame::Answer { round, outcome: Ok(bytes) }),
             any::<(u32, u8, String)>().prop_map(|(round, kind, message)| Frame::Answer {
                 round,
                 outcome: Err((kind, message))

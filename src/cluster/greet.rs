@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::hello::{
-    FORMAT, HELLO_BYTES, Hello, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES, Verdict,
+    Each, FORMAT, HELLO_BYTES, Hello, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES, Verdict,
     connector_proof, listener_proof,
 };
 use super::settings::{ClusterSettings, random_bytes};
@@ -77,8 +77,8 @@ pub(super) struct Ground {
 #[derive(Debug, Default)]
 struct Board {
     serials: u64,
-    /// Who holds each index above this one: incarnation and serial, for data and control.
-    claims: Vec<[Option<(u64, u64)>; 2]>,
+    /// Who holds each index above this one: incarnation and serial, for each purpose.
+    claims: Vec<Each<Option<(u64, u64)>>>,
     /// Why the last attempt to reach each process failed.
     reasons: Vec<Option<String>>,
     refused: u64,
@@ -104,7 +104,7 @@ impl Drop for Claim<'_> {
 impl Ground {
     pub(super) fn new(settings: &ClusterSettings, events: mpsc::Sender<Event>) -> Result<Ground> {
         let board = Board {
-            claims: vec![[None; 2]; settings.processes],
+            claims: vec![Each::default(); settings.processes],
             reasons: vec![None; settings.processes],
             ..Board::default()
         };
@@ -154,29 +154,20 @@ impl Ground {
         let mut board = self.board();
         let serial = board.serials + 1;
         let slots = board.claims.get_mut(theirs.process as usize)?;
-        let others = slots
-            .iter()
-            .flatten()
-            .any(|(held, _)| *held != theirs.incarnation);
+        let others = slots.iter().flatten().any(|(held, _)| *held != theirs.incarnation);
         let slot = &mut slots[theirs.purpose as usize];
         if others || slot.is_some() {
             return None;
         }
         *slot = Some((theirs.incarnation, serial));
         board.serials = serial;
-        Some(Claim {
-            ground: self,
-            serial,
-            kept: false,
-        })
+        Some(Claim { ground: self, serial, kept: false })
     }
 
     fn refuse(&self, from: SocketAddr, why: &str) {
         let mut board = self.board();
         board.refused += 1;
-        let quiet = board
-            .logged_at
-            .is_some_and(|at| at.elapsed() < Duration::from_secs(1));
+        let quiet = board.logged_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
         if board.refused > REFUSALS_LOGGED && quiet {
             board.unlogged += 1;
             return;
@@ -194,12 +185,7 @@ impl Ground {
 
     fn hello(&self, purpose: Purpose, peer: usize) -> std::io::Result<Hello> {
         let nonce = random_bytes().map_err(std::io::Error::other)?;
-        Ok(Hello::new(
-            &self.settings,
-            (purpose, peer),
-            self.incarnation,
-            nonce,
-        ))
+        Ok(Hello::new(&self.settings, (purpose, peer), self.incarnation, nonce))
     }
 }
 
@@ -247,9 +233,7 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
         Ok(theirs) => theirs,
         Err(NotHello::Format(format)) => {
             // Answer, so that the other end can name the difference too.
-            stream
-                .write_all(&ground.hello(Purpose::Data, 0)?.encode())
-                .await?;
+            stream.write_all(&ground.hello(Purpose::Data, 0)?.encode()).await?;
             return Err(Failure::Refused(format_differs(format)));
         }
         Err(_) => return Err(Failure::Refused("sent no hello of wordtide".into())),
@@ -296,9 +280,7 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
             "process {peer} belongs to generation {}, this is {}",
             theirs.generation, ground.settings.generation
         ))),
-        _ => Err(Failure::Refused(format!(
-            "index {peer} is taken or out of place"
-        ))),
+        _ => Err(Failure::Refused(format!("index {peer} is taken or out of place"))),
     }
 }
 
@@ -402,10 +384,9 @@ async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Fa
             };
             Err(Failure::Fatal(ground.mismatch(peer, &what)))
         }
-        Verdict::Taken | Verdict::Key => Err(Failure::Refused(format!(
-            "it says that index {} is taken",
-            ours.process
-        ))),
+        Verdict::Taken | Verdict::Key => {
+            Err(Failure::Refused(format!("it says that index {} is taken", ours.process)))
+        }
     }
 }
 

@@ -25,16 +25,20 @@ pub(super) const VERDICT_BYTES: usize = 33;
 /// Length of a proof, in bytes.
 pub(super) const PROOF_BYTES: usize = 32;
 
-/// What a connection is for: timely's data, or the control link beside it.
+/// What a connection is for: timely's data, the control link beside it, or blocks of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Data = 0,
     Control = 1,
+    Blocks = 2,
 }
 
 impl Purpose {
-    pub(super) const ALL: [Purpose; 2] = [Purpose::Data, Purpose::Control];
+    pub(super) const ALL: [Purpose; 3] = [Purpose::Data, Purpose::Control, Purpose::Blocks];
 }
+
+/// One of something for each purpose.
+pub(super) type Each<T> = [T; Purpose::ALL.len()];
 
 /// Who a process is and which cluster it means to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,6 +139,7 @@ impl Hello {
         let purpose = match bytes[10] {
             0 => Purpose::Data,
             1 => Purpose::Control,
+            2 => Purpose::Blocks,
             _ => return Err(NotHello::Purpose),
         };
         Ok(Hello {
@@ -246,46 +251,21 @@ mod tests {
 
     #[test]
     fn each_difference_that_matters_is_named() {
-        let ours = Hello {
-            process: 0,
-            ..hello()
-        };
-        let theirs = Hello {
-            target: 0,
-            ..hello()
-        };
+        let ours = Hello { process: 0, ..hello() };
+        let theirs = Hello { target: 0, ..hello() };
         assert_eq!(ours.mismatch(&theirs), None);
-        let other = Hello {
-            threads: 1,
-            ..theirs.clone()
-        };
-        assert_eq!(
-            ours.mismatch(&other).unwrap(),
-            "peer runs -n 3 -w 1, this process -n 3 -w 2"
-        );
-        let other = Hello {
-            fingerprint: [8; 32],
-            ..theirs.clone()
-        };
+        let other = Hello { threads: 1, ..theirs.clone() };
+        assert_eq!(ours.mismatch(&other).unwrap(), "peer runs -n 3 -w 1, this process -n 3 -w 2");
+        let other = Hello { fingerprint: [8; 32], ..theirs.clone() };
         assert!(ours.mismatch(&other).unwrap().contains("another job"));
-        let other = Hello {
-            target: 2,
-            ..theirs
-        };
+        let other = Hello { target: 2, ..theirs };
         assert!(ours.mismatch(&other).unwrap().contains("--hostfile"));
     }
 
     #[test]
     fn a_proof_depends_on_the_key_the_role_the_verdict_and_both_hellos() {
         let key = MeshKey::from_secret(b"0123456789abcdef").unwrap();
-        let (a, b) = (
-            hello().encode(),
-            Hello {
-                nonce: [6; 32],
-                ..hello()
-            }
-            .encode(),
-        );
+        let (a, b) = (hello().encode(), Hello { nonce: [6; 32], ..hello() }.encode());
         let all = [
             connector_proof(Some(&key), &a, &b),
             connector_proof(Some(&key), &b, &a),

@@ -5,10 +5,11 @@
 //! random mesh key through the environment (never the command line, which every user of the machine
 //! can read), and passes on what they write to stderr.
 //!
-//! It stops them without signals: process 0 inherits the reading end of a pipe, its *lifeline*.
-//! When the launcher closes the other end, or dies in any way, process 0 reads the end of the pipe
-//! and asks the cluster over the control links to stop. What still runs after a grace time is
-//! killed.
+//! It stops them without signals: all inherit the reading end of a pipe, their *lifeline*. When the
+//! launcher closes the other end, or dies in any way, they read the end of the pipe and stop, as
+//! one cluster or, before they have found each other, each for itself. The launcher closes it also
+//! when a child fails: who is already in the cluster knows better, and who is not would wait in
+//! vain. What still runs after a grace time is killed.
 //!
 //! The exit code is that of the first child that failed by itself: one that ends with 69 only tells
 //! that another was lost, and counts if there is no better answer. Death by a signal counts as 69.
@@ -92,7 +93,7 @@ pub struct Inherited {
     pub mesh_key: Option<MeshKey>,
     /// Which start of the cluster this is.
     pub generation: u64,
-    /// Ends when the launcher wants a stop or is gone. Process 0 only.
+    /// Ends when the launcher wants a stop or is gone.
     pub lifeline: Option<Lifeline>,
 }
 
@@ -111,16 +112,13 @@ impl Inherited {
         let generation = lookup(GENERATION_NAME).map(|text| text.parse());
         Ok(Inherited {
             mesh_key: mesh_key.transpose()?,
-            generation: generation
-                .transpose()
-                .map_err(|_| wrong(GENERATION_NAME))?
-                .unwrap_or(0),
+            generation: generation.transpose().map_err(|_| wrong(GENERATION_NAME))?.unwrap_or(0),
             lifeline: lookup(LIFELINE_NAME).map(|path| Lifeline(path.into())),
         })
     }
 }
 
-/// The pipe that tells process 0 that its launcher wants a stop or is gone.
+/// The pipe that tells a process that its launcher wants a stop or is gone.
 #[derive(Debug)]
 pub struct Lifeline(PathBuf);
 
@@ -133,10 +131,7 @@ impl Lifeline {
         let mut byte = [0];
         let read = std::fs::File::open(&self.0).and_then(|mut pipe| pipe.read(&mut byte));
         read.map(|_| ()).map_err(|cause| {
-            let message = format!(
-                "cannot read the launcher's pipe {}: {cause}",
-                self.0.display()
-            );
+            let message = format!("cannot read the launcher's pipe {}: {cause}", self.0.display());
             Error::new(ErrorKind::Configuration, message).cause(cause)
         })
     }
@@ -180,23 +175,14 @@ impl Process {
     /// it.
     fn wait(&self) -> io::Result<ExitStatus> {
         loop {
-            match waitid(
-                WaitId::Pid(self.pid),
-                WaitIdOptions::EXITED | WaitIdOptions::NOWAIT,
-            ) {
+            match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
                 Ok(_) => break,
                 Err(rustix::io::Errno::INTR) => {}
                 Err(cause) => return Err(cause.into()),
             }
         }
-        let child = self
-            .child
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        child.map_or(Err(io::ErrorKind::NotFound.into()), |mut child| {
-            child.wait()
-        })
+        let child = self.child.lock().unwrap_or_else(PoisonError::into_inner).take();
+        child.map_or(Err(io::ErrorKind::NotFound.into()), |mut child| child.wait())
     }
 
     fn kill(&self) {
@@ -211,11 +197,7 @@ impl Launcher {
     pub fn new(settings: LaunchSettings) -> (Launcher, Stop) {
         let (sender, happenings) = sync_channel(settings.processes + STOPS_MAX);
         let stop = Stop(sender.clone());
-        let launcher = Launcher {
-            settings,
-            happenings,
-            sender,
-        };
+        let launcher = Launcher { settings, happenings, sender };
         (launcher, stop)
     }
 
@@ -240,13 +222,7 @@ impl Launcher {
             }
             restarts += 1;
             let of = settings.restarts;
-            tracing::warn!(
-                code,
-                restarts,
-                of,
-                ?wait,
-                "the cluster ended; it is started again"
-            );
+            tracing::warn!(code, restarts, of, ?wait, "the cluster ended; it is started again");
             match self.happenings.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(code),
@@ -260,7 +236,7 @@ impl Launcher {
         let ports = Ports::reserve(self.settings.processes)?;
         let start = |cause| failed("cannot start a process of the cluster", cause);
         let (reader, lifeline) = io::pipe().map_err(start)?;
-        let mut command = Commands::new(&self.settings, &ports, reader)?;
+        let command = Commands::new(&self.settings, &ports, reader)?;
         let mut processes = Vec::new();
         let mut outputs = Vec::new();
         for index in 0..self.settings.processes {
@@ -279,6 +255,7 @@ impl Launcher {
                 }
             }
         }
+        drop(command);
         std::thread::scope(|scope| {
             for (index, output) in outputs.into_iter().enumerate() {
                 scope.spawn(move || output.into_iter().for_each(|o| pass_on(o, index, line)));
@@ -326,6 +303,7 @@ impl Launcher {
                     if code == 0 {
                         settings.grace_stopped
                     } else {
+                        drop(lifeline.take());
                         settings.grace_failed
                     }
                 }
@@ -346,22 +324,14 @@ impl Launcher {
 /// The code that tells most, of the codes in order of time.
 fn first_failure(codes: &[i32]) -> i32 {
     let failed = |code: &&i32| **code != 0;
-    let own = codes
-        .iter()
-        .filter(failed)
-        .find(|code| **code != EXIT_PEER_LOST);
-    own.or_else(|| codes.iter().find(failed))
-        .copied()
-        .unwrap_or(0)
+    let own = codes.iter().filter(failed).find(|code| **code != EXIT_PEER_LOST);
+    own.or_else(|| codes.iter().find(failed)).copied().unwrap_or(0)
 }
 
 fn pass_on(output: impl Read, index: usize, line: &(dyn Fn(usize, &[u8]) + Sync)) {
     let mut output = BufReader::new(output);
     let mut bytes = Vec::new();
-    while let Ok(1..) = (&mut output)
-        .take(LINE_BYTES_MAX)
-        .read_until(b'\n', &mut bytes)
-    {
+    while let Ok(1..) = (&mut output).take(LINE_BYTES_MAX).read_until(b'\n', &mut bytes) {
         line(index, bytes.trim_ascii_end());
         bytes.clear();
     }
@@ -373,38 +343,32 @@ struct Commands<'a> {
     addresses: String,
     key: String,
     generation: u64,
-    /// Passed to the first child, then closed here.
-    lifeline: Option<PipeReader>,
+    /// Passed to all children, then closed here.
+    lifeline: PipeReader,
 }
 
 impl<'a> Commands<'a> {
     fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
-        let key = random_bytes::<32>()?
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
+            .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
+        let key = random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(Commands {
             settings,
             addresses: ports.addresses().join(","),
             key,
             generation: u64::from_le_bytes(random_bytes()?),
-            lifeline: Some(lifeline),
+            lifeline,
         })
     }
 
-    fn start(&mut self, index: usize) -> io::Result<(Process, Option<std::process::ChildStderr>)> {
+    fn start(&self, index: usize) -> io::Result<(Process, Option<std::process::ChildStderr>)> {
         let mut command = Command::new(&self.settings.exe);
         command
             .args(self.args(index))
             .env(KEY_NAME, &self.key)
             .env(GENERATION_NAME, self.generation.to_string())
-            .env_remove(LIFELINE_NAME)
+            .env(LIFELINE_NAME, format!("/dev/fd/{}", self.lifeline.as_raw_fd()))
             .stderr(Stdio::piped());
-        let lifeline = self.lifeline.take().filter(|_| index == 0);
-        if let Some(lifeline) = &lifeline {
-            rustix::io::fcntl_setfd(lifeline, rustix::io::FdFlags::empty())?;
-            command.env(LIFELINE_NAME, format!("/dev/fd/{}", lifeline.as_raw_fd()));
-        }
         if index > 0 {
             command.stdin(Stdio::null());
         }
@@ -415,20 +379,14 @@ impl<'a> Commands<'a> {
         }
         let mut child = command.spawn()?;
         let output = child.stderr.take();
-        let process = Process {
-            pid: Pid::from_child(&child),
-            child: Mutex::new(Some(child)),
-        };
+        let process = Process { pid: Pid::from_child(&child), child: Mutex::new(Some(child)) };
         Ok((process, output))
     }
 
     /// The arguments of a child: what is added stands before `--`, behind which nothing is a flag.
     fn args(&self, index: usize) -> Vec<OsString> {
         let given = &self.settings.args;
-        let end = given
-            .iter()
-            .position(|arg| arg == "--")
-            .unwrap_or(given.len());
+        let end = given.iter().position(|arg| arg == "--").unwrap_or(given.len());
         let mut args = given[..end].to_vec();
         args.extend(["-p".into(), index.to_string().into()]);
         args.extend(["--addresses".into(), self.addresses.as_str().into()]);

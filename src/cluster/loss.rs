@@ -45,12 +45,7 @@ impl Loss {
         } else {
             format!("lost {shown}: {cause}, as process {reporter} saw")
         };
-        Loss {
-            process,
-            reporter,
-            cause,
-            message,
-        }
+        Loss { process, reporter, cause, message }
     }
 }
 
@@ -76,10 +71,7 @@ pub(super) fn cause_of(ended: Option<&io::Error>, link_timeout: Duration) -> Str
             BrokenPipe | ConnectionAborted | ConnectionReset => {
                 "its connection was reset".to_owned()
             }
-            TimedOut => format!(
-                "its host acknowledged nothing for {} s",
-                seconds(link_timeout)
-            ),
+            TimedOut => format!("its host acknowledged nothing for {} s", seconds(link_timeout)),
             WouldBlock => "it takes no more control messages".to_owned(),
             _ => cause.to_string(),
         },
@@ -106,10 +98,7 @@ pub enum Consequence {
 /// [`Control::cause_within`](super::Control::cause_within) gives in the next second; only if there
 /// is none, the message itself.
 pub fn classify_panic(message: &str) -> Option<Consequence> {
-    const BROKEN: [&str; 2] = [
-        "timely communication error:",
-        "Clean shutdown followed by data",
-    ];
+    const BROKEN: [&str; 2] = ["timely communication error:", "Clean shutdown followed by data"];
     const ECHO: [&str; 6] = [
         "MergeQueue ",
         "Failed to receive MergeQueue",
@@ -153,14 +142,8 @@ mod tests {
     fn panics_of_the_engine_about_sockets_are_consequences_and_others_are_not() {
         let socket = "timely communication error: reading data: socket closed";
         assert_eq!(classify_panic(socket), Some(Consequence::BrokenLink));
-        assert_eq!(
-            classify_panic("MergeQueue poisoned."),
-            Some(Consequence::Echo)
-        );
-        assert_eq!(
-            classify_panic("Recv thread panic: Any { .. }"),
-            Some(Consequence::Echo)
-        );
+        assert_eq!(classify_panic("MergeQueue poisoned."), Some(Consequence::Echo));
+        assert_eq!(classify_panic("Recv thread panic: Any { .. }"), Some(Consequence::Echo));
         assert_eq!(classify_panic("index out of bounds: the len is 3"), None);
         assert_eq!(classify_panic(""), None);
     }

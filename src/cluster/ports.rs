@@ -28,24 +28,16 @@ impl Ports {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
             socket.set_reuse_address(true)?;
             socket.bind(&SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0).into())?;
-            let address = socket
-                .local_addr()?
-                .as_socket()
-                .ok_or(io::ErrorKind::Unsupported)?;
+            let address = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::Unsupported)?;
             Ok((address.to_string(), socket))
         };
-        let all = (0..count)
-            .map(|_| reserve())
-            .collect::<io::Result<Vec<_>>>();
+        let all = (0..count).map(|_| reserve()).collect::<io::Result<Vec<_>>>();
         let all = all.map_err(|cause| {
             let message = format!("cannot reserve a loopback port: {cause}");
             Error::new(ErrorKind::Failed, message).cause(cause)
         })?;
         let (addresses, reserved) = all.into_iter().unzip();
-        Ok(Ports {
-            addresses,
-            _reserved: reserved,
-        })
+        Ok(Ports { addresses, _reserved: reserved })
     }
 
     /// `127.0.0.1:PORT` of each.
@@ -61,9 +53,7 @@ mod tests {
     #[test]
     fn a_reserved_port_can_be_listened_on_once() {
         let ports = Ports::reserve(2).unwrap();
-        let [one, other] = ports.addresses() else {
-            panic!("two ports")
-        };
+        let [one, other] = ports.addresses() else { panic!("two ports") };
         assert_ne!(one, other);
         let _listening = std::net::TcpListener::bind(one).unwrap();
         let again = std::net::TcpListener::bind(one).unwrap_err();

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most processes of one cluster: each holds two sockets and three threads for every other.
+/// Most processes of one cluster: each holds three sockets and three threads for every other.
 pub const PROCESSES_MAX: usize = 1024;
 
 /// Shortest key file that is taken, in bytes after trimming: 16 random bytes cannot be guessed.
@@ -89,9 +89,7 @@ impl ClusterSettings {
         }
         if self.processes == 0 || self.processes > PROCESSES_MAX {
             let n = self.processes;
-            return usage(format!(
-                "-n/--processes is {n}; it may be 1 to {PROCESSES_MAX}"
-            ));
+            return usage(format!("-n/--processes is {n}; it may be 1 to {PROCESSES_MAX}"));
         }
         if self.process >= self.processes {
             return usage(format!(
@@ -168,16 +166,11 @@ pub fn read_hostfile(path: &Path, processes: usize) -> Result<Vec<String>> {
     let name = path.display();
     let text = std::fs::read_to_string(path).map_err(|cause| {
         let message = format!("cannot read hostfile {name}: {cause}");
-        Error::new(ErrorKind::Configuration, message)
-            .hint("see -h/--hostfile")
-            .cause(cause)
+        Error::new(ErrorKind::Configuration, message).hint("see -h/--hostfile").cause(cause)
     })?;
     parse_hostfile(&text, processes).map_err(|error| {
-        Error::new(
-            ErrorKind::Configuration,
-            format!("hostfile {name}: {error}"),
-        )
-        .hint("see -h/--hostfile")
+        Error::new(ErrorKind::Configuration, format!("hostfile {name}: {error}"))
+            .hint("see -h/--hostfile")
     })
 }
 
@@ -226,9 +219,7 @@ pub fn parse_addresses(list: &str) -> Result<Vec<String>> {
 
 /// The addresses that timely assumes when none are given: `localhost:2101` and the ports after it.
 pub fn default_addresses(processes: usize) -> Vec<String> {
-    (0..processes)
-        .map(|index| format!("localhost:{}", PORT_BASE + index))
-        .collect()
+    (0..processes).map(|index| format!("localhost:{}", PORT_BASE + index)).collect()
 }
 
 /// The index that `-p auto` stands for: the number at the end of this host's name.
@@ -292,9 +283,7 @@ impl MeshKey {
         let name = path.display();
         let unreadable = |cause: std::io::Error| {
             let message = format!("cannot read mesh key file {name}: {cause}");
-            Error::new(ErrorKind::Configuration, message)
-                .hint("see --mesh-key-file")
-                .cause(cause)
+            Error::new(ErrorKind::Configuration, message).hint("see --mesh-key-file").cause(cause)
         };
         let file = File::open(path).map_err(unreadable)?;
         let metadata = file.metadata().map_err(unreadable)?;
@@ -305,9 +294,7 @@ impl MeshKey {
                 .hint("chmod 600 it; see --mesh-key-file"));
         }
         let mut secret = Vec::new();
-        file.take(KEY_BYTES_MAX + 1)
-            .read_to_end(&mut secret)
-            .map_err(unreadable)?;
+        file.take(KEY_BYTES_MAX + 1).read_to_end(&mut secret).map_err(unreadable)?;
         if secret.len() as u64 > KEY_BYTES_MAX {
             let message = format!("mesh key file {name} has more than {KEY_BYTES_MAX} bytes");
             return Err(Error::new(ErrorKind::Configuration, message).hint("see --mesh-key-file"));
@@ -366,10 +353,7 @@ mod tests {
     #[test]
     fn the_index_is_the_number_that_ends_the_host_name() {
         assert_eq!(process_of_host("wordtide-12").unwrap(), 12);
-        assert_eq!(
-            process_of_host("wt-0.wt.default.svc.cluster.local").unwrap(),
-            0
-        );
+        assert_eq!(process_of_host("wt-0.wt.default.svc.cluster.local").unwrap(), 0);
         for name in ["wordtide", "", "3a", "n99999999999999999999999"] {
             let error = process_of_host(name).unwrap_err();
             assert!(error.to_string().contains("-p"), "{name}");
@@ -396,22 +380,14 @@ mod tests {
         refused(|s| s.addresses.truncate(1), "--hostfile");
         refused(|s| s.addresses[1] = s.addresses[0].clone(), "same address");
         refused(|s| s.addresses[1] = "0.0.0.0:5".into(), "names no host");
-        refused(
-            |s| s.stall_timeout = Duration::from_secs(1),
-            "--stall-timeout",
-        );
+        refused(|s| s.stall_timeout = Duration::from_secs(1), "--stall-timeout");
     }
 
     fn key_file(mode: u32, text: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("key");
         let mut options = std::fs::OpenOptions::new();
-        let mut file = options
-            .create(true)
-            .write(true)
-            .mode(mode)
-            .open(&path)
-            .unwrap();
+        let mut file = options.create(true).write(true).mode(mode).open(&path).unwrap();
         std::io::Write::write_all(&mut file, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
         (dir, path)
@@ -422,10 +398,7 @@ mod tests {
         let secret = b"0123456789abcdef0123456789abcdef\n";
         let (_dir, path) = key_file(0o600, secret);
         let key = MeshKey::read(&path).unwrap();
-        assert_eq!(
-            key.bytes(),
-            MeshKey::from_secret(secret.trim_ascii()).unwrap().bytes()
-        );
+        assert_eq!(key.bytes(), MeshKey::from_secret(secret.trim_ascii()).unwrap().bytes());
         assert_eq!(format!("{key:?}"), "MeshKey(hidden)");
         for mode in [0o644, 0o660, 0o604] {
             let (_dir, path) = key_file(mode, secret);
@@ -434,18 +407,8 @@ mod tests {
             assert!(error.to_string().contains("chmod 600"), "{error}");
         }
         let (_dir, path) = key_file(0o600, b"too short");
-        assert!(
-            MeshKey::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("fewer than 16")
-        );
+        assert!(MeshKey::read(&path).unwrap_err().to_string().contains("fewer than 16"));
         let (_dir, path) = key_file(0o600, &[b'x'; 5000]);
-        assert!(
-            MeshKey::read(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("more than 4096")
-        );
+        assert!(MeshKey::read(&path).unwrap_err().to_string().contains("more than 4096"));
     }
 }

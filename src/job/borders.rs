@@ -49,6 +49,8 @@ struct Pending {
 struct Progress {
     open: Epoch,
     pending: VecDeque<Pending>,
+    /// For each process that ships blocks to this one, the last epoch for which no more come.
+    arrived: Vec<Epoch>,
 }
 
 /// What sources and the syncing thread share.
@@ -72,7 +74,7 @@ impl Crossing {
             behind: *behind,
             durable: false,
         });
-        let progress = Progress { open, pending: pending.collect() };
+        let progress = Progress { open, pending: pending.collect(), arrived: Vec::new() };
         let nexts = recorded.iter().skip(1).map(|(epoch, _)| *epoch).chain([open]);
         nexts.take(recorded.len()).for_each(|next| {
             feed.open_next(next);
@@ -94,12 +96,33 @@ impl Crossing {
         self.ask(Work::Committed(epoch));
     }
 
+    /// Adds a process that ships blocks to this one, before any border is passed; returns its
+    /// index.
+    pub(super) fn add_link(&self) -> usize {
+        let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
+        progress.arrived.push(0);
+        progress.arrived.len() - 1
+    }
+
+    /// The process with this index ships no more blocks for `epoch`. The border may be unknown here
+    /// yet: it comes on another connection.
+    pub(super) fn arrived(&self, link: usize, epoch: Epoch) {
+        self.update(|progress| progress.arrived[link] = epoch);
+    }
+
     /// Changes the borders, then closes what can be closed.
     fn update(&self, change: impl FnOnce(&mut Progress)) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut progress);
+        // The others need not wait for the disk: the epoch cannot close anywhere before it has
+        // here.
+        let sealed = progress.pending.iter().take_while(|border| border.behind == 0);
+        if let Some(border) = sealed.last() {
+            self.feed.seal(border.epoch);
+        }
+        let arrived = progress.arrived.iter().min().copied().unwrap_or(Epoch::MAX);
         while let Some(first) = progress.pending.front() {
-            if first.behind > 0 || !first.durable {
+            if first.behind > 0 || !first.durable || first.epoch > arrived {
                 break;
             }
             crash_point("border.before_complete");

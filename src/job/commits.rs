@@ -17,8 +17,8 @@ pub(super) fn channel() -> (broadcast::Sender<Committed>, Commits) {
 
 /// The epochs of a job in order, each when it is committed; ends when the job has.
 ///
-/// A job never waits for its readers. One that falls more than 1024 epochs behind loses the oldest of
-/// them, and [`Commits::missed`] says how many; nothing is lost in the output itself.
+/// A job never waits for its readers. One that falls more than 1024 epochs behind loses the oldest
+/// of them, and [`Commits::missed`] says how many; nothing is lost in the output itself.
 ///
 /// In a task use [`Commits::next_commit`]; elsewhere it is an iterator, which blocks (and panics in
 /// a task).

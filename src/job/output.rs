@@ -5,20 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::BoxFuture;
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{Layout, MARKER, Marker};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
-use crate::store::{self, Environment, Listing, Store, StoreResult, StoreSettings, Target, probe};
+use crate::store::{
+    self, Environment, Listing, Store, StoreErrorKind, StoreResult, StoreSettings, Target,
+    Versioning, probe,
+};
 
 /// How long a store may be out of reach when a job starts.
 const START_PATIENCE: Duration = Duration::from_secs(30);
-/// First pause between two tries at the start; it doubles.
+/// First pause between two tries at the start; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A marker of another program may be of any length; ours are shorter.
 const MARKER_BYTES_MAX: u64 = 16 << 20;
+/// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
+/// may hold any number of epochs that are named after a clock which ran ahead.
+const MARKERS_MAX: usize = 16;
+const MARKERS_AT_A_TIME: usize = 8;
 
 /// An opened output. A local one is locked by process 0 for as long as this lives.
 #[derive(Debug)]
@@ -69,12 +78,18 @@ impl Output {
 
     /// Makes sure that the store takes objects, before anything is read that it would refuse.
     pub(super) async fn probe(&self, target: &Target) -> Result<()> {
-        match target {
-            Target::Oss { prefix, .. } | Target::S3 { prefix, .. } => {
-                patiently(|| probe(&*self.store, prefix)).await
-            }
-            _ => Ok(()),
+        let (Target::Oss { prefix, .. } | Target::S3 { prefix, .. }) = target else {
+            return Ok(());
+        };
+        patiently(|| probe(&*self.store, prefix)).await?;
+        if self.store.facts().await.versioning == Versioning::Enabled {
+            tracing::warn!(
+                "{target} is in a bucket with versioning: an object that is sent again after a \
+                 fault leaves an old version, which is paid for; add a lifecycle rule that expires \
+                 noncurrent versions"
+            );
         }
+        Ok(())
     }
 
     /// Resolves once whoever reads the output has gone; `None` for an output that nobody can leave.
@@ -93,17 +108,21 @@ async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = StoreResult<T>>,
 {
-    let (clock, mut pause) = (SystemClock::new(), PAUSE_MIN);
+    let (clock, mut pause, mut told) = (SystemClock::new(), PAUSE_MIN, false);
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
             Err(error) if !error.is_transient() || clock.monotonic() > START_PATIENCE => {
                 return Err(error.into());
             }
-            Err(error) => tracing::debug!("the store is tried again: {error}"),
+            Err(error) if !std::mem::replace(&mut told, true) => {
+                let patience = START_PATIENCE.as_secs();
+                tracing::warn!("{error}; tried again for {patience} s before giving up");
+            }
+            Err(error) => tracing::debug!("tried again: {error}"),
         }
         tokio::time::sleep(pause).await;
-        pause *= 2;
+        pause = (2 * pause).min(PAUSE_MAX);
     }
 }
 
@@ -140,18 +159,76 @@ pub(super) async fn refuse_foreign(
     from: Epoch,
     job: &str,
 ) -> Result<()> {
-    for epoch in epochs_from(store, layout, from).await? {
-        let key = layout.marker(epoch);
-        if patiently(|| store.head(&key)).await?.is_none() {
-            continue;
+    let mut epochs = epochs_from(store, layout, from).await?;
+    epochs.sort_unstable_by(|a, b| b.cmp(a));
+    let newest = epochs.into_iter().take(MARKERS_MAX).map(|epoch| layout.marker(epoch));
+    stream::iter(newest)
+        .map(async |key| Ok(is_foreign(store, &key, job).await?.then_some(key)))
+        .buffered(MARKERS_AT_A_TIME)
+        .try_for_each(async |foreign| match foreign {
+            None => Ok(()),
+            Some(key) => {
+                let message = format!("{key} was committed by another job a short while ago");
+                Err(Error::new(ErrorKind::Configuration, message).hint(
+                    "give --to a prefix of its own, or --take-over if that job has ended for good",
+                ))
+            }
+        })
+        .await
+}
+
+/// Whether there is a marker under `key` that `job` did not write.
+async fn is_foreign(store: &dyn Store, key: &str, job: &str) -> Result<bool> {
+    let marker = patiently(|| async {
+        match store.get(key, MARKER_BYTES_MAX).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            found => found.map(Some),
         }
-        let bytes = patiently(|| store.get(&key, MARKER_BYTES_MAX)).await?;
-        if Marker::parse(&bytes).is_none_or(|marker| marker.job != job) {
-            let message = format!("{key} was committed by another job a short while ago");
-            return Err(Error::new(ErrorKind::Configuration, message).hint(
-                "give --to a prefix of its own, or --take-over if that job has ended for good",
-            ));
-        }
+    });
+    let marker = marker.await?;
+    Ok(marker.is_some_and(|bytes| Marker::parse(&bytes).is_none_or(|marker| marker.job != job)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Body;
+    use crate::store::memory::MemoryStore;
+
+    async fn commit(store: &MemoryStore, layout: &Layout, epoch: Epoch, job: &str) {
+        let (program, job) = ("wordtide".to_owned(), job.to_owned());
+        let marker = Marker { program, job, epoch, lines: 0, words: 0, rows: 0, parts: Vec::new() };
+        store.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await.unwrap();
     }
-    Ok(())
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn only_a_recent_marker_of_another_job_stops_the_start() {
+        let (store, layout) = (MemoryStore::new(), Layout::new("a/counts", Some("txt".into())));
+        commit(&store, &layout, 1_795_345_210_000, "theirs").await;
+        commit(&store, &layout, 1_795_345_220_000, "ours").await;
+        store.put(&layout.part(1_795_345_230_000, 0), "('x', 1)\n".into()).await.unwrap();
+        let check = async |from| refuse_foreign(&store, &layout, from, "ours").await;
+        check(1_795_345_220_000).await.unwrap();
+        let error = check(1_795_345_210_000).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(
+            text.contains(&layout.marker(1_795_345_210_000)) && text.contains("--take-over"),
+            "{text}"
+        );
+        store.put(&layout.marker(1_795_345_230_000), Body::from_chunks([])).await.unwrap();
+        check(1_795_345_220_000).await.expect_err("Spark's empty marker is another's too");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_long_future_costs_a_bounded_number_of_requests() {
+        let (store, layout) = (MemoryStore::new(), Layout::new("counts", None));
+        for epoch in 1_795_345_210_000..1_795_345_210_100 {
+            commit(&store, &layout, epoch, "ours").await;
+        }
+        let before = store.log().len();
+        refuse_foreign(&store, &layout, 1_795_345_210_000, "ours").await.unwrap();
+        let asked = store.log().len() - before;
+        assert_eq!(asked, 1 + MARKERS_MAX, "one listing and the newest markers");
+    }
 }

@@ -16,6 +16,7 @@ use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
 use super::recovery::{self, Found, JournalPlan};
 use super::replay;
+use super::sharing::{self, Readers, Sharing};
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
 use crate::cluster::{self, ClusterSettings, Control};
@@ -27,7 +28,7 @@ use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
 use crate::sink::format::Format;
 use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
-use crate::source::{Source, Stop};
+use crate::source::Stop;
 use crate::state::{Identity, State};
 use crate::store::{StoreSettings, Target};
 use crate::words::Split;
@@ -53,8 +54,7 @@ struct Order {
     replay: Option<PathBuf>,
     /// Ids of journals that are gone for good.
     abandoned: Vec<String>,
-    /// Names of all sources, by which journals are known.
-    names: Vec<String>,
+    readers: Readers,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     on_long_line: LongLine,
@@ -68,19 +68,18 @@ pub(super) struct Holdings {
 }
 
 pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
-    let sources = std::mem::take(&mut builder.sources);
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
-    let order = check(builder, &sources)?;
+    let (order, sources) = check(builder)?;
     let runtime = runtime()?;
-    let sources = order.own(sources);
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
 
     let cancel = stop.clone();
     let mesh = cluster::connect_until(&order.cluster, async move { cancel.stopped().await })?;
-    let mesh = mesh.ok_or_else(|| {
+    let mut mesh = mesh.ok_or_else(|| {
         Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
     })?;
+    let block_links = std::mem::take(&mut mesh.blocks);
     let (allocators, control, inbox) = mesh.into_parts()?;
     let found = order.find(&sources)?;
     let agreed = Agreement::reach(&control, &found, order.cluster.start_timeout, |found| {
@@ -93,7 +92,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 
     let failure = Failure::new();
     let streams = order.open_streams(sources, &agreed)?;
-    let on_commit = note_commits(streams.crossing(), on_commit);
+    let on_commit = note_commits(Arc::clone(streams.crossing()), on_commit);
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
@@ -105,6 +104,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         feed: streams.feed.clone(),
         threads: order.settings.threads,
         parts: agreed.parts,
+        owners: order.owners(),
         interval_ms: order.identity.interval_ms,
         words: order.settings.words.clone(),
         table_bytes_max: order.settings.table_bytes_max,
@@ -113,9 +113,10 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         failure: failure.clone(),
         explain_panic: explain_panic(control.clone()),
     };
+    let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, allocators)?;
 
-    stop_without_reader(&runtime, &holdings.output, stop.clone());
+    stop_with_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
@@ -134,12 +135,23 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let handle = JobHandle { stop, status, announced };
     let first_commits = Some(first_commits);
     let _holdings = holdings;
-    Ok(Job { handle, failure, workers, runtime, links, streams, first_commits, _holdings })
+    Ok(Job {
+        handle,
+        failure,
+        workers,
+        runtime,
+        links,
+        streams,
+        shipping,
+        first_commits,
+        _holdings,
+    })
 }
 
-fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
+fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
     let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
+    let sources = builder.sources;
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
     if state != StatePlace::None {
         journal.validate()?;
@@ -156,7 +168,7 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
-    sources.iter().try_for_each(Source::check)?;
+    let (sources, readers) = sharing::place(sources, cluster.processes)?;
     if format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
@@ -173,10 +185,11 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
         suffix: suffix.clone(),
     };
     let version = env!("CARGO_PKG_VERSION");
-    let fingerprint = format!("{version} {} {}", identity.digest(), sources.len());
+    let fingerprint = format!("{version} {}{}", identity.digest(), readers.fingerprint(&sources));
     cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
     let layout = Layout::new(target.prefix(), suffix);
-    Ok(Order {
+    let sources = sharing::own(sources, &readers, &cluster)?;
+    let order = Order {
         definition,
         target,
         layout,
@@ -188,12 +201,13 @@ fn check(builder: JobBuilder, sources: &[Source]) -> Result<Order> {
         take_over,
         journal,
         abandoned: builder.abandoned,
+        readers,
         replay: builder.replay,
-        names: recovery::names(sources),
         cluster,
         clock,
         on_long_line,
-    })
+    };
+    Ok((order, sources))
 }
 
 impl Order {
@@ -337,13 +351,23 @@ impl Order {
         }
     }
 
-    /// The sources of this process: source k of the list belongs to process k mod n.
-    fn own(&self, sources: Vec<Source>) -> OwnSources {
-        let ClusterSettings { processes, process, .. } = self.cluster;
-        let named = sources.into_iter().zip(&self.names).zip(0u32..);
-        let own = named.filter(|(_, k)| *k as usize % processes == process);
-        let own = own.map(|((source, name), k)| (k, source, name.clone())).collect();
-        OwnSources { own, all: (process == 0).then(|| self.names.clone()) }
+    /// How many workers, from the first on, own parts: standard output is that of process 0 alone.
+    fn owners(&self) -> usize {
+        let writing = if self.target == Target::Stdout { 1 } else { self.cluster.processes };
+        writing * self.settings.threads
+    }
+
+    fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> Sharing<'a> {
+        Sharing {
+            process: self.cluster.process,
+            readers: &self.readers,
+            feed: &streams.feed,
+            crossing: streams.crossing(),
+            blocks_bytes_max: self.settings.blocks_bytes_max / 2,
+            // A line is cut soon after it has become too long: this is only a bound.
+            text_bytes_max: 4 * self.settings.line_bytes_max as u64 + (1 << 20),
+            failure,
+        }
     }
 
     fn read(
@@ -387,6 +411,16 @@ impl Order {
     }
 }
 
+/// Stops the job when whoever reads the output has gone.
+fn stop_with_reader(runtime: &Runtime, output: &Output, stop: Stop) {
+    if let Some(gone) = output.reader_gone() {
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
+    }
+}
+
 /// Has the journals told of commits, too.
 fn note_commits(crossing: Arc<Crossing>, then: Option<OnCommit>) -> OnCommit {
     Arc::new(move |committed: Committed| {
@@ -408,16 +442,6 @@ fn runtime() -> Result<Runtime> {
         Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
             .cause(error)
     })
-}
-
-/// Stops the job once whoever reads its output has gone.
-fn stop_without_reader(runtime: &Runtime, output: &Output, stop: Stop) {
-    if let Some(gone) = output.reader_gone() {
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
-    }
 }
 
 /// A panic in timely may only say that a peer is gone; then the control links know which and why.

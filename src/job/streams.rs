@@ -146,8 +146,8 @@ impl Streams {
     }
 
     /// What is to be told of commits.
-    pub(super) fn crossing(&self) -> Arc<Crossing> {
-        Arc::clone(&self.crossing)
+    pub(super) fn crossing(&self) -> &Arc<Crossing> {
+        &self.crossing
     }
 
     /// Starts to read and to bring back.

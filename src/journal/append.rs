@@ -190,25 +190,13 @@ impl Journal {
             let behind = ledger.marks.partition_point(|mark| mark.epoch <= epoch);
             behind.checked_sub(1).map(|at| ledger.marks[at].clone())
         };
-        let Some(Mark {
-            epoch,
-            resume,
-            source,
-            ..
-        }) = newest
-        else {
+        let Some(Mark { epoch, resume, source, .. }) = newest else {
             return Ok(None);
         };
-        let done = Done {
-            epoch,
-            resume,
-            source,
-        };
+        let done = Done { epoch, resume, source };
         crash_point("journal.before_done");
-        let appended = self.append_control(&Record::Done {
-            done: done.clone(),
-            synced_through: self.synced(),
-        })?;
+        let appended = self
+            .append_control(&Record::Done { done: done.clone(), synced_through: self.synced() })?;
         if let Append::Stored { position, end } = appended {
             self.standing.last_done = Some(position.0);
             let mut ledger = self.shared.ledger();
@@ -239,16 +227,12 @@ impl Journal {
 
     /// A handle that makes the journal durable.
     pub fn syncer(&self) -> Syncer {
-        Syncer {
-            shared: Arc::clone(&self.shared),
-        }
+        Syncer { shared: Arc::clone(&self.shared) }
     }
 
     /// A handle that waits for room.
     pub fn room(&self) -> Room {
-        Room {
-            shared: Arc::clone(&self.shared),
-        }
+        Room { shared: Arc::clone(&self.shared) }
     }
 
     /// Reads records from `from` on, which must be the position of a record.
@@ -281,11 +265,7 @@ impl Journal {
             return Ok(None);
         }
         let ticket = self.shared.room.ticket();
-        let cause = if fits {
-            self.find_reserve()?
-        } else {
-            self.roll(share)?
-        };
+        let cause = if fits { self.find_reserve()? } else { self.roll(share)? };
         Ok(cause.map(|cause| self.shared.room.full(ticket, cause)))
     }
 
@@ -337,18 +317,10 @@ impl Journal {
         renamed.map_err(|error| shared.poison("renaming", &name, error))?;
         crash_point("journal.roll_renamed");
         let bytes = shared.settings.segment_bytes();
-        ledger.segments.push_back(Segment {
-            base,
-            bytes,
-            file: Some(Arc::clone(&spare.file)),
-        });
+        ledger.segments.push_back(Segment { base, bytes, file: Some(Arc::clone(&spare.file)) });
         ledger.names_changed = true;
         self.has_reserve = !ledger.spares.is_empty();
-        self.active = Active {
-            file: spare.file,
-            base,
-            end: base + bytes - segment::HEADER,
-        };
+        self.active = Active { file: spare.file, base, end: base + bytes - segment::HEADER };
         crash_point("journal.after_roll");
         Ok(None)
     }
@@ -379,10 +351,7 @@ impl Journal {
         if self.shared.settings.sync == SyncPolicy::Always {
             self.shared.sync()?;
         }
-        Ok(Append::Stored {
-            position,
-            end: Position(self.tail),
-        })
+        Ok(Append::Stored { position, end: Position(self.tail) })
     }
 }
 

@@ -33,11 +33,7 @@ fn settings(sync: SyncPolicy) -> JournalSettings {
 }
 
 fn facts() -> Facts {
-    Facts {
-        source: "model".to_owned(),
-        parts: 2,
-        interval_ms: 1000,
-    }
+    Facts { source: "model".to_owned(), parts: 2, interval_ms: 1000 }
 }
 
 #[derive(Clone, Debug)]
@@ -177,11 +173,8 @@ impl Run {
             Action::Done(count) => {
                 let open = open_epochs(&self.log);
                 if let Some(mark) = open.get(count.min(open.len()).wrapping_sub(1)) {
-                    let done = Done {
-                        epoch: mark.epoch,
-                        resume: mark.resume.clone(),
-                        source: None,
-                    };
+                    let done =
+                        Done { epoch: mark.epoch, resume: mark.resume.clone(), source: None };
                     let appended = journal.append_done(mark.epoch).unwrap().unwrap();
                     self.note(appended, Kept::Done(done));
                 }
@@ -201,15 +194,8 @@ impl Run {
         let disk = Arc::new(self.disk.clone());
         let (journal, recovery) = Journal::open_on(disk, settings(self.sync), facts()).unwrap();
         let tail = recovery.tail.0;
-        assert!(
-            tail >= self.synced,
-            "synced through {}, found {tail}",
-            self.synced
-        );
-        assert!(
-            end == End::PowerLoss || tail == self.tail,
-            "a kill lost something"
-        );
+        assert!(tail >= self.synced, "synced through {}, found {tail}", self.synced);
+        assert!(end == End::PowerLoss || tail == self.tail, "a kill lost something");
         self.cut_oracle(&recovery);
         self.check(&journal, &recovery);
         for &connection in &recovery.crashed_connections {

@@ -96,10 +96,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
 
 /// Whether an error says that there is no room, which passes, and not that the disk is bad.
 pub(super) fn is_full(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// A folder of the local file system, locked while this value lives unless opened to be read only.
@@ -125,10 +122,7 @@ impl LocalDisk {
             .write(true)
             .open(folder.join(LOCK))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(LocalDisk {
-                folder: folder.to_owned(),
-                _lock: Some(lock),
-            })),
+            Ok(()) => Ok(Some(LocalDisk { folder: folder.to_owned(), _lock: Some(lock) })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -136,10 +130,7 @@ impl LocalDisk {
 
     /// The folder without its lock, for those who only look.
     pub fn read_only(folder: &Path) -> LocalDisk {
-        LocalDisk {
-            folder: folder.to_owned(),
-            _lock: None,
-        }
+        LocalDisk { folder: folder.to_owned(), _lock: None }
     }
 }
 
@@ -149,11 +140,7 @@ const LOCK: &str = "lock";
 impl Disk for LocalDisk {
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
         let path = self.folder.join(name);
-        let file = fs::OpenOptions::new()
-            .create_new(true)
-            .read(true)
-            .write(true)
-            .open(&path)?;
+        let file = fs::OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
         match allocate(&file, bytes) {
             Ok(()) => Ok(Arc::new(LocalFile(file))),
             Err(error) => {
@@ -298,10 +285,7 @@ mod tests {
         let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
         let error = disk.create("huge", 1 << 60).unwrap_err();
         // ext4 answers ENOSPC, or EFBIG where one file cannot be that long.
-        assert!(
-            is_full(&error) || error.kind() == io::ErrorKind::FileTooLarge,
-            "{error}"
-        );
+        assert!(is_full(&error) || error.kind() == io::ErrorKind::FileTooLarge, "{error}");
         assert_eq!(disk.list().unwrap(), [LOCK]);
     }
 }

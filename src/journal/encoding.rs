@@ -83,11 +83,7 @@ pub(super) fn encode_control(seed: u32, position: u64, record: &Record<'_>, out:
             out.push(*kind as u8);
             EOS
         }
-        Record::Mark {
-            mark,
-            synced_through,
-            previous,
-        } => {
+        Record::Mark { mark, synced_through, previous } => {
             for number in [mark.epoch, mark.next_epoch, mark.cut.0, synced_through.0] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
@@ -99,10 +95,7 @@ pub(super) fn encode_control(seed: u32, position: u64, record: &Record<'_>, out:
             out.extend_from_slice(&synced_through.0.to_le_bytes());
             SYNC
         }
-        Record::Done {
-            done,
-            synced_through,
-        } => {
+        Record::Done { done, synced_through } => {
             out.extend_from_slice(&done.epoch.to_le_bytes());
             out.extend_from_slice(&synced_through.0.to_le_bytes());
             put_resume(&done.resume, done.source, out);
@@ -147,11 +140,7 @@ pub(super) fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
     if *frame == [0; FRAME] {
         return Err(Fault::Empty);
     }
-    let longest = if frame[4] == DATA {
-        PAYLOAD_MAX
-    } else {
-        CONTROL_MAX
-    };
+    let longest = if frame[4] == DATA { PAYLOAD_MAX } else { CONTROL_MAX };
     if len == 0 || len > longest || (FRAME + len) as u64 > left {
         return Err(Fault::Length);
     }
@@ -177,10 +166,7 @@ pub(super) fn decode(seed: u32, position: u64, whole: &[u8]) -> Result<Record<'_
 
 fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
     if kind == DATA {
-        return Some(Record::Data {
-            connection: fields.u64()?,
-            bytes: fields.0,
-        });
+        return Some(Record::Data { connection: fields.u64()?, bytes: fields.0 });
     }
     if fields.take(TAG.len())? != TAG {
         return None;
@@ -201,34 +187,15 @@ fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
             let (cut, synced_through) = (Position(fields.u64()?), Position(fields.u64()?));
             let previous = Some(Position(fields.u64()?)).filter(|p| p.0 != u64::MAX);
             let (resume, source) = fields.resume()?;
-            let mark = Mark {
-                epoch,
-                next_epoch,
-                cut,
-                resume,
-                source,
-            };
-            Record::Mark {
-                mark,
-                synced_through,
-                previous,
-            }
+            let mark = Mark { epoch, next_epoch, cut, resume, source };
+            Record::Mark { mark, synced_through, previous }
         }
-        SYNC => Record::Sync {
-            synced_through: Position(fields.u64()?),
-        },
+        SYNC => Record::Sync { synced_through: Position(fields.u64()?) },
         DONE => {
             let (epoch, synced_through) = (fields.u64()?, Position(fields.u64()?));
             let (resume, source) = fields.resume()?;
-            let done = Done {
-                epoch,
-                resume,
-                source,
-            };
-            Record::Done {
-                done,
-                synced_through,
-            }
+            let done = Done { epoch, resume, source };
+            Record::Done { done, synced_through }
         }
         _ => return None,
     };
@@ -266,18 +233,11 @@ impl<'a> Fields<'a> {
         let skip = self.u32()?;
         let source = match self.u8()? {
             0 => None,
-            _ => Some(SourceOffset {
-                offset: self.u64()?,
-                fingerprint: self.u64()?,
-            }),
+            _ => Some(SourceOffset { offset: self.u64()?, fingerprint: self.u64()? }),
         };
         let splitter_bytes = self.u32()? as usize;
         let splitter = self.take(splitter_bytes)?.to_vec();
-        let resume = Resume {
-            position,
-            skip,
-            splitter,
-        };
+        let resume = Resume { position, skip, splitter };
         Some((resume, source))
     }
 }
@@ -287,15 +247,8 @@ mod tests {
     use super::*;
 
     fn samples() -> Vec<Record<'static>> {
-        let resume = Resume {
-            position: Position(77),
-            skip: 3,
-            splitter: b"\x01cr".to_vec(),
-        };
-        let source = Some(SourceOffset {
-            offset: 1 << 40,
-            fingerprint: 9,
-        });
+        let resume = Resume { position: Position(77), skip: 3, splitter: b"\x01cr".to_vec() };
+        let source = Some(SourceOffset { offset: 1 << 40, fingerprint: 9 });
         let mark = Mark {
             epoch: 10_000,
             next_epoch: 20_000,
@@ -303,27 +256,13 @@ mod tests {
             resume: resume.clone(),
             source: None,
         };
-        let done = Done {
-            epoch: 10_000,
-            resume,
-            source,
-        };
+        let done = Done { epoch: 10_000, resume, source };
         let synced_through = Position(55);
         vec![
-            Record::Eos {
-                connection: 4,
-                kind: EosKind::Reset,
-            },
-            Record::Mark {
-                mark,
-                synced_through,
-                previous: Some(Position(12)),
-            },
+            Record::Eos { connection: 4, kind: EosKind::Reset },
+            Record::Mark { mark, synced_through, previous: Some(Position(12)) },
             Record::Sync { synced_through },
-            Record::Done {
-                done,
-                synced_through,
-            },
+            Record::Done { done, synced_through },
         ]
     }
 
@@ -341,10 +280,7 @@ mod tests {
         }
         let mut whole = data_head(7, 5, 42, b"text").to_vec();
         whole.extend_from_slice(b"text");
-        let data = Record::Data {
-            connection: 42,
-            bytes: b"text",
-        };
+        let data = Record::Data { connection: 42, bytes: b"text" };
         assert_eq!(decode(7, 5, &whole), Ok(data));
     }
 

@@ -117,13 +117,9 @@ impl Inspection<'_> {
         let limit = next.unwrap_or(u64::MAX).min(end);
         match log.header(at, Some(id))? {
             Some(header) => self.header(log, at, &header)?,
-            None => self.bad.push(BadPlace {
-                at,
-                from: base,
-                to: base,
-                used: 0,
-                fault: Fault::Header,
-            }),
+            None => {
+                self.bad.push(BadPlace { at, from: base, to: base, used: 0, fault: Fault::Header })
+            }
         }
         let seed = Header::seed(id);
         let mut cursor = Cursor::new(Arc::clone(&file), seed, base, base);
@@ -149,13 +145,7 @@ impl Inspection<'_> {
             }
             let to = to.unwrap_or(limit);
             if used > 0 || next.is_some() {
-                self.bad.push(BadPlace {
-                    at,
-                    from,
-                    to,
-                    used,
-                    fault,
-                });
+                self.bad.push(BadPlace { at, from, to, used, fault });
             }
             cursor.enter(Arc::clone(&file), base, to);
         }
@@ -191,9 +181,7 @@ impl Inspection<'_> {
 
     fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.verdict.records += 1;
-        self.promised = self
-            .promised
-            .max(entry.record.synced_through().map_or(0, |p| p.0));
+        self.promised = self.promised.max(entry.record.synced_through().map_or(0, |p| p.0));
         match &entry.record {
             Record::Data { bytes, .. } => self.verdict.data_bytes += bytes.len() as u64,
             Record::Mark { mark, .. } => {
@@ -250,11 +238,7 @@ impl Inspection<'_> {
             self.out,
             "{}: {} segments, {} records, {} bytes of data, {} marks, {} bytes torn, \
              {} places damaged",
-            if verdict.is_sound() {
-                "sound"
-            } else {
-                "damaged"
-            },
+            if verdict.is_sound() { "sound" } else { "damaged" },
             log.bases.len(),
             verdict.records,
             verdict.data_bytes,
@@ -271,21 +255,13 @@ fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
     let at = entry.position.0;
     match &entry.record {
         Record::Data { connection, bytes } => {
-            writeln!(
-                out,
-                "{at} DATA connection={connection} bytes={}",
-                bytes.len()
-            )
+            writeln!(out, "{at} DATA connection={connection} bytes={}", bytes.len())
         }
         Record::Eos { connection, kind } => {
             let kind = format!("{kind:?}").to_lowercase();
             writeln!(out, "{at} EOS connection={connection} kind={kind}")
         }
-        Record::Mark {
-            mark,
-            synced_through,
-            ..
-        } => writeln!(
+        Record::Mark { mark, synced_through, .. } => writeln!(
             out,
             "{at} MARK epoch={} next_epoch={} cut={} resume={}+{} synced_through={}",
             mark.epoch,
@@ -298,10 +274,7 @@ fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
         Record::Sync { synced_through } => {
             writeln!(out, "{at} SYNC synced_through={}", synced_through.0)
         }
-        Record::Done {
-            done,
-            synced_through,
-        } => writeln!(
+        Record::Done { done, synced_through } => writeln!(
             out,
             "{at} DONE epoch={} resume={}+{} synced_through={}",
             done.epoch, done.resume.position.0, done.resume.skip, synced_through.0

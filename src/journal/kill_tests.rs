@@ -21,11 +21,7 @@ fn open(folder: &Path) -> (Journal, Recovery) {
         record_bytes_max: 700,
         ..JournalSettings::default()
     };
-    let facts = Facts {
-        source: "kill".to_owned(),
-        parts: 1,
-        interval_ms: 1000,
-    };
+    let facts = Facts { source: "kill".to_owned(), parts: 1, interval_ms: 1000 };
     Journal::open(&folder.join("source"), settings, facts).unwrap()
 }
 
@@ -56,10 +52,7 @@ fn run(folder: &Path) {
     let found = numbers(&journal, recovery.first);
     let mut number = found.last().copied().unwrap_or(0).max(acknowledged(folder));
     let mut epoch = recovery.last_mark.map_or(0, |mark| mark.epoch);
-    let acks = fs::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(folder.join("acks"));
+    let acks = fs::OpenOptions::new().create(true).append(true).open(folder.join("acks"));
     let mut acks = acks.unwrap();
     for round in 0..10 {
         let connection = recovery.next_connection + round;
@@ -68,29 +61,15 @@ fn run(folder: &Path) {
             let mut bytes = vec![7; 400];
             bytes[..8].copy_from_slice(&number.to_le_bytes());
             let taken = journal.append_data(connection, &bytes).unwrap();
-            assert!(
-                matches!(taken, Append::Stored { .. }),
-                "the cap is large enough"
-            );
+            assert!(matches!(taken, Append::Stored { .. }), "the cap is large enough");
             acks.write_all(&number.to_le_bytes()).unwrap();
         }
-        assert!(matches!(
-            journal.append_eos(connection, EosKind::Fin),
-            Ok(Append::Stored { .. })
-        ));
+        assert!(matches!(journal.append_eos(connection, EosKind::Fin), Ok(Append::Stored { .. })));
         epoch += 1;
         let cut = journal.tail();
-        let mark = Mark {
-            epoch,
-            next_epoch: epoch + 1,
-            cut,
-            resume: Resume::at(cut),
-            source: None,
-        };
-        assert!(matches!(
-            journal.append_mark(&mark),
-            Ok(Append::Stored { .. })
-        ));
+        let mark =
+            Mark { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut), source: None };
+        assert!(matches!(journal.append_mark(&mark), Ok(Append::Stored { .. })));
         journal.syncer().sync().unwrap();
         assert!(matches!(journal.append_sync(), Ok(Append::Stored { .. })));
         if epoch > 1 {
@@ -104,9 +83,7 @@ fn run(folder: &Path) {
 #[test]
 #[ignore = "the child of the test below"]
 fn child() {
-    run(Path::new(
-        &std::env::var_os(CHILD).expect("started by the test below"),
-    ));
+    run(Path::new(&std::env::var_os(CHILD).expect("started by the test below")));
 }
 
 fn child_dies_at(folder: &Path, point: &str) -> bool {
@@ -129,18 +106,12 @@ fn a_process_that_dies_at_any_point_loses_and_doubles_nothing() {
             assert!(child_dies_at(folder.path(), first));
             let died = child_dies_at(folder.path(), &format!("{point}:{pass}"));
             // Only the first history has a torn tail, and recovery is passed once a life.
-            assert!(
-                died || pass == 2 && point.contains("recovery"),
-                "{point} was never passed"
-            );
+            assert!(died || pass == 2 && point.contains("recovery"), "{point} was never passed");
             let (journal, recovery) = open(folder.path());
             let numbers = numbers(&journal, recovery.first);
             let last = numbers.last().copied().unwrap_or(0);
             let acknowledged = acknowledged(folder.path());
-            assert!(
-                last == acknowledged || last == acknowledged + 1,
-                "{point}: {last}"
-            );
+            assert!(last == acknowledged || last == acknowledged + 1, "{point}: {last}");
             // What is not committed is all there: marks without a gap up to the last one.
             let done = recovery.last_done.map_or(0, |done| done.epoch);
             let open: Vec<u64> = recovery.open_epochs.iter().map(|mark| mark.epoch).collect();

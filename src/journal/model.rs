@@ -190,11 +190,7 @@ impl Inner {
         let in_order = dice.below(2) == 0;
         let up_to = dice.below(self.name_changes.len() + 1);
         for (at, change) in self.name_changes.iter().enumerate() {
-            let kept = if in_order {
-                at < up_to
-            } else {
-                dice.below(2) == 0
-            };
+            let kept = if in_order { at < up_to } else { dice.below(2) == 0 };
             if kept {
                 rename_in(&mut names, change);
             }

@@ -28,18 +28,12 @@ impl Journal {
     ) -> Result<(Journal, Recovery)> {
         settings.validate()?;
         let locked = LocalDisk::lock(folder).map_err(|error| {
-            disk_error(
-                format!("opening the journal {} failed: {error}", folder.display()),
-                error,
-            )
+            disk_error(format!("opening the journal {} failed: {error}", folder.display()), error)
         })?;
         let Some(disk) = locked else {
             return Err(Error::new(
                 ErrorKind::Configuration,
-                format!(
-                    "the journal {} is in use by another process",
-                    folder.display()
-                ),
+                format!("the journal {} is in use by another process", folder.display()),
             )
             .hint("stop that process or give another --state"));
         };
@@ -115,26 +109,13 @@ fn assemble(
         return Err(Error::new(ErrorKind::Disk, "the journal has no segment"));
     };
     let name = segment::name(last.base);
-    let file = disk
-        .open(&name)
-        .map_err(|error| failed("opening", &*disk, &name, error))?;
+    let file = disk.open(&name).map_err(|error| failed("opening", &*disk, &name, error))?;
     last.file = Some(Arc::clone(&file));
-    let active = Active {
-        file,
-        base: last.base,
-        end: last.base + last.bytes.saturating_sub(HEADER),
-    };
+    let active =
+        Active { file, base: last.base, end: last.base + last.bytes.saturating_sub(HEADER) };
     let needed = found.resume().position.0;
-    let below = found
-        .segments
-        .iter()
-        .skip(1)
-        .take_while(|next| next.base <= needed);
-    let kept = if settings.keep_journal {
-        below.count()
-    } else {
-        0
-    };
+    let below = found.segments.iter().skip(1).take_while(|next| next.base <= needed);
+    let kept = if settings.keep_journal { below.count() } else { 0 };
     let mut ledger = Ledger {
         segments: found.segments.into(),
         kept,
@@ -204,12 +185,7 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
 /// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
 /// bad header is never taken for one that was just being made.
 fn create(disk: &dyn Disk, settings: &JournalSettings, facts: Facts) -> Result<Found> {
-    let header = Header {
-        id: random_id()?,
-        base: 0,
-        facts,
-        standing: Standing::default(),
-    };
+    let header = Header { id: random_id()?, base: 0, facts, standing: Standing::default() };
     let (spare, name) = (segment::spare_name(0), segment::name(0));
     let bytes = settings.segment_bytes();
     (disk.create(&spare, bytes))
@@ -222,11 +198,7 @@ fn create(disk: &dyn Disk, settings: &JournalSettings, facts: Facts) -> Result<F
         .map_err(|error| failed("making", disk, &name, error))?;
     Ok(Found {
         header,
-        segments: vec![Segment {
-            base: 0,
-            bytes,
-            file: None,
-        }],
+        segments: vec![Segment { base: 0, bytes, file: None }],
         tail: beginning().position.0,
         standing: Standing::default(),
         last_mark: None,
@@ -246,12 +218,10 @@ fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
     }
     for &base in found.dropped.iter().rev() {
         let name = segment::name(base);
-        disk.remove(&name)
-            .map_err(|error| failed("removing", disk, &name, error))?;
+        disk.remove(&name).map_err(|error| failed("removing", disk, &name, error))?;
     }
     if !found.dropped.is_empty() {
-        disk.sync()
-            .map_err(|error| failed("syncing the folder of", disk, "", error))?;
+        disk.sync().map_err(|error| failed("syncing the folder of", disk, "", error))?;
     }
     crash_point("journal.recovery_removed");
     if let Some(last) = found.segments.last_mut() {
@@ -275,14 +245,11 @@ fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
 
 /// Spares of a former run may hold records, if a crash took their new name: they are made anew.
 fn remove_spares(disk: &dyn Disk) -> Result<u64> {
-    let names = disk
-        .list()
-        .map_err(|error| failed("listing", disk, "", error))?;
+    let names = disk.list().map_err(|error| failed("listing", disk, "", error))?;
     let mut next = 1;
     for name in names {
         if let Some(number) = segment::spare_number(&name) {
-            disk.remove(&name)
-                .map_err(|error| failed("removing", disk, &name, error))?;
+            disk.remove(&name).map_err(|error| failed("removing", disk, &name, error))?;
             next = next.max(number.saturating_add(1));
         }
     }
@@ -298,8 +265,5 @@ fn random_id() -> Result<u128> {
 }
 
 fn failed(doing: &str, disk: &dyn Disk, name: &str, error: std::io::Error) -> Error {
-    disk_error(
-        format!("{doing} {} failed: {error}", disk.place(name)),
-        error,
-    )
+    disk_error(format!("{doing} {} failed: {error}", disk.place(name)), error)
 }

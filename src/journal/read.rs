@@ -23,12 +23,7 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, from: Position) -> Reader {
-        Reader {
-            shared,
-            position: from.0,
-            limit: from.0,
-            cursor: None,
-        }
+        Reader { shared, position: from.0, limit: from.0, cursor: None }
     }
 
     /// The next record, `None` at the tail: there may be more later.
@@ -36,10 +31,7 @@ impl Reader {
     /// # Errors
     /// `Disk` if the disk failed or the record is damaged, naming the file, the offset in it and
     /// the epochs affected; `Failed` if the position lies in a segment that is deleted.
-    #[allow(
-        clippy::should_implement_trait,
-        reason = "an entry borrows the reader's buffer"
-    )]
+    #[allow(clippy::should_implement_trait, reason = "an entry borrows the reader's buffer")]
     pub fn next(&mut self) -> Result<Option<Entry<'_>>> {
         if self.position >= self.limit && !self.advance()? {
             return Ok(None);
@@ -84,11 +76,7 @@ impl Reader {
             ));
         };
         self.limit = appended.min(next.unwrap_or(u64::MAX));
-        if self
-            .cursor
-            .as_ref()
-            .is_some_and(|cursor| cursor.base() == found.base)
-        {
+        if self.cursor.as_ref().is_some_and(|cursor| cursor.base() == found.base) {
             return Ok(true);
         }
         let name = segment::name(found.base);
@@ -112,11 +100,7 @@ impl Reader {
 fn damage(shared: &Shared, base: u64, position: u64, fault: Fault) -> Error {
     let marks: Vec<(u64, u64)> = {
         let ledger = shared.ledger();
-        ledger
-            .marks
-            .iter()
-            .map(|mark| (mark.epoch, mark.cut.0))
-            .collect()
+        ledger.marks.iter().map(|mark| (mark.epoch, mark.cut.0)).collect()
     };
     let name = segment::name(base);
     let epochs = scan::name_epochs(scan::affected(&marks, position, position + 1));

@@ -41,10 +41,7 @@ pub struct Resume {
 impl Resume {
     /// Goes on exactly at `position`, with a fresh splitter.
     pub fn at(position: Position) -> Resume {
-        Resume {
-            position,
-            ..Resume::default()
-        }
+        Resume { position, ..Resume::default() }
     }
 }
 

@@ -80,10 +80,7 @@ impl<'d> Log<'d> {
         let names = disk.list().map_err(|error| {
             disk_error(format!("listing {} failed: {error}", disk.place("")), error)
         })?;
-        let mut bases: Vec<u64> = names
-            .iter()
-            .filter_map(|name| segment::base(name))
-            .collect();
+        let mut bases: Vec<u64> = names.iter().filter_map(|name| segment::base(name)).collect();
         bases.sort_unstable();
         Ok(Log { disk, bases })
     }
@@ -95,9 +92,7 @@ impl<'d> Log<'d> {
 
     pub(super) fn open(&self, at: usize) -> Result<Arc<dyn File>> {
         let name = segment::name(self.bases[at]);
-        self.disk
-            .open(&name)
-            .map_err(|error| self.failed(at, error))
+        self.disk.open(&name).map_err(|error| self.failed(at, error))
     }
 
     /// The segment's file, its length, and the first position that it cannot hold.
@@ -127,13 +122,7 @@ impl<'d> Log<'d> {
         epochs: &str,
     ) -> crate::Error {
         let base = self.bases[at];
-        damage_error(
-            &self.disk.place(&segment::name(base)),
-            base,
-            position,
-            fault,
-            epochs,
-        )
+        damage_error(&self.disk.place(&segment::name(base)), base, position, fault, epochs)
     }
 
     /// The record at a place that was told by another record.
@@ -143,10 +132,7 @@ impl<'d> Log<'d> {
         position: u64,
         take: impl FnOnce(&Entry<'_>) -> Option<T>,
     ) -> Result<T> {
-        let at = self
-            .bases
-            .partition_point(|&base| base <= position)
-            .saturating_sub(1);
+        let at = self.bases.partition_point(|&base| base <= position).saturating_sub(1);
         let (file, _, end) = self.extent(at)?;
         let limit = self.next_base(at).unwrap_or(u64::MAX).min(end);
         let mut cursor = Cursor::for_control(file, seed, self.bases[at], position);
@@ -221,11 +207,8 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
     let header = newest_header(&log)?;
     let (start, start_header) = first_to_verify(&log, &header)?;
     let seed = Header::seed(header.id);
-    let mut walk = Walk {
-        standing: start_header.standing.clone(),
-        marks: VecDeque::new(),
-        done: None,
-    };
+    let mut walk =
+        Walk { standing: start_header.standing.clone(), marks: VecDeque::new(), done: None };
     walk.standing.synced = walk.standing.synced.max(header.standing.synced);
     let stop = walk_records(&log, start, header.id, &mut walk)?;
     let mut found = Found {
@@ -260,10 +243,7 @@ fn newest_header(log: &Log<'_>) -> Result<Header> {
 fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
     let synced = newest.standing.synced;
     let trusted = synced.min(newest.base);
-    let mut at = log
-        .bases
-        .partition_point(|&base| base <= trusted)
-        .saturating_sub(1);
+    let mut at = log.bases.partition_point(|&base| base <= trusted).saturating_sub(1);
     loop {
         if let Some(header) = log.header(at, Some(newest.id))? {
             return Ok((at, header));
@@ -280,11 +260,7 @@ fn walk_records(log: &Log<'_>, start: usize, id: u128, walk: &mut Walk) -> Resul
     let mut cursor: Option<Cursor> = None;
     for at in start..log.bases.len() {
         let base = log.bases[at];
-        let stop = |position, fault| Stop {
-            at,
-            position,
-            fault,
-        };
+        let stop = |position, fault| Stop { at, position, fault };
         if at > start && log.header(at, Some(id))?.is_none() {
             return Ok(stop(base, Some(Fault::Header)));
         }
@@ -392,9 +368,7 @@ fn complete_marks(
         previous = earlier.map(|p| p.0).filter(|&p| p < position);
         found.marks.push_front(mark);
     }
-    found
-        .marks
-        .retain(|mark| done_epoch.is_none_or(|done| mark.epoch > done));
+    found.marks.retain(|mark| done_epoch.is_none_or(|done| mark.epoch > done));
     Ok(())
 }
 
@@ -418,14 +392,8 @@ fn list_segments(
     for at in 0..kept {
         let base = log.bases[at];
         let (_, bytes, end) = log.extent(at)?;
-        found.segments.push(Segment {
-            base,
-            bytes,
-            file: None,
-        });
-        let next = log
-            .next_base(at)
-            .filter(|&next| at < start && next > needed);
+        found.segments.push(Segment { base, bytes, file: None });
+        let next = log.next_base(at).filter(|&next| at < start && next > needed);
         if next.is_some_and(|next| next > end) {
             return Err(log.damage(at, end, Fault::Missing, "those not committed"));
         }

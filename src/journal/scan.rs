@@ -47,15 +47,7 @@ impl Cursor {
     }
 
     fn with_window(file: Arc<dyn File>, seed: u32, base: u64, from: u64, window: usize) -> Cursor {
-        Cursor {
-            file,
-            seed,
-            base,
-            position: from,
-            buffer: vec![0; window],
-            at: 0,
-            filled: 0,
-        }
+        Cursor { file, seed, base, position: from, buffer: vec![0; window], at: 0, filled: 0 }
     }
 
     /// Goes on in another segment, with the same buffer.
@@ -107,11 +99,7 @@ impl Cursor {
                 let position = Position(self.position);
                 self.position += bytes as u64;
                 self.at += bytes;
-                Ok(Step::Entry(Entry {
-                    position,
-                    end: Position(self.position),
-                    record,
-                }))
+                Ok(Step::Entry(Entry { position, end: Position(self.position), record }))
             }
             Err(fault) => Ok(Step::Bad(fault)),
         }

@@ -113,18 +113,8 @@ impl Header {
         let header = Header {
             id,
             base,
-            facts: Facts {
-                source,
-                parts,
-                interval_ms,
-            },
-            standing: Standing {
-                synced,
-                last_mark,
-                last_done,
-                connections,
-                next_connection,
-            },
+            facts: Facts { source, parts, interval_ms },
+            standing: Standing { synced, last_mark, last_done, connections, next_connection },
         };
         (own_base == base).then_some(header)
     }
@@ -186,11 +176,7 @@ mod tests {
         let header = Header {
             id: 7 << 100,
             base: 4711,
-            facts: Facts {
-                source: "tcp-localhost-9999".to_owned(),
-                parts: 3,
-                interval_ms: 10_000,
-            },
+            facts: Facts { source: "tcp-localhost-9999".to_owned(), parts: 3, interval_ms: 10_000 },
             standing: Standing {
                 synced: 4000,
                 last_mark: Some(12),
@@ -216,15 +202,8 @@ mod tests {
         let header = Header {
             id: 1,
             base: 0,
-            facts: Facts {
-                source: "s".repeat(SOURCE_ID_BYTES_MAX),
-                parts: 1,
-                interval_ms: 1,
-            },
-            standing: Standing {
-                connections: vec![9; CONNECTIONS_MAX],
-                ..Standing::default()
-            },
+            facts: Facts { source: "s".repeat(SOURCE_ID_BYTES_MAX), parts: 1, interval_ms: 1 },
+            standing: Standing { connections: vec![9; CONNECTIONS_MAX], ..Standing::default() },
         };
         assert_eq!(Header::decode(&header.encode(), 0), Some(header));
     }

@@ -263,10 +263,7 @@ impl Room {
         let gate = &self.shared.room;
         let mut state = gate.state();
         while !state.released && state.generation <= full.ticket.0 {
-            state = gate
-                .woken
-                .wait(state)
-                .unwrap_or_else(PoisonError::into_inner);
+            state = gate.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         !state.released
     }

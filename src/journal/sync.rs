@@ -68,8 +68,7 @@ impl Shared {
                 Some(file) => file,
                 None => (self.disk.open(&name)).map_err(|e| self.poison("opening", &name, e))?,
             };
-            file.sync()
-                .map_err(|error| self.poison("syncing", &name, error))?;
+            file.sync().map_err(|error| self.poison("syncing", &name, error))?;
         }
         crash_point("journal.synced_segment");
         if names_changed {
@@ -92,12 +91,7 @@ impl Shared {
         if self.settings.sync == SyncPolicy::Never {
             goal = active.max(synced);
         }
-        let ends = ledger
-            .segments
-            .iter()
-            .skip(1)
-            .map(|s| s.base)
-            .chain([u64::MAX]);
+        let ends = ledger.segments.iter().skip(1).map(|s| s.base).chain([u64::MAX]);
         let segments = (ledger.segments.iter().zip(ends))
             .filter(|(segment, end)| *end > synced && segment.base < goal)
             .map(|(segment, _)| segment.clone())

@@ -59,12 +59,7 @@ impl Block {
     /// A block of source 0 at offset 0 that holds `text` as it is, outside any pool: for tests and
     /// for definitions. The text should end with a line end.
     pub fn from_text(text: &[u8]) -> Block {
-        let place = Place {
-            source: 0,
-            offset: 0,
-            cuts: 0,
-            lines_owed: 0,
-        };
+        let place = Place { source: 0, offset: 0, cuts: 0, lines_owed: 0 };
         Block::new(Buffer::unpooled(text), 0, text.len(), place)
     }
 
@@ -89,6 +84,12 @@ impl Block {
         })
     }
 
+    /// What it is besides its bytes.
+    pub(super) fn place(&self) -> Place {
+        let Inner { source, offset, cuts, lines_owed, .. } = *self.inner;
+        Place { source, offset, cuts, lines_owed }
+    }
+
     /// Index of the source.
     pub fn source(&self) -> u32 {
         self.inner.source
@@ -110,7 +111,8 @@ impl fmt::Debug for Block {
     }
 }
 
-/// Line ends in the text of `padded`, with `\r\n` as one: each `\n`, and each `\r` before another byte.
+/// Line ends in the text of `padded`, with `\r\n` as one: each `\n`, and each `\r` before another
+/// byte.
 fn line_ends(padded: &[u8]) -> u64 {
     // Few enough that a byte can hold the count of a stretch, so that the loop becomes vectors.
     const STRETCH: usize = 192;

@@ -19,53 +19,38 @@ pub(super) struct Cut {
 ///
 /// Looks at the last word and the spaces around it only.
 pub(super) fn cut(line: &mut [u8], word_bytes_max: usize) -> Option<Cut> {
-    let last_word_end = line
-        .iter()
-        .rposition(|&byte| byte != b' ')
-        .map_or(0, |at| at + 1);
+    let last_word_end = line.iter().rposition(|&byte| byte != b' ').map_or(0, |at| at + 1);
     match line.len() - last_word_end {
         0 => cut_before_word(line, line.len(), word_bytes_max),
         // One space: the line may end behind it, so it must stay. Waiting for one more byte instead
         // would let a sender whose every packet ends in a space fill the memory.
         1 => cut_before_word(line, last_word_end, usize::MAX),
-        // Nothing but spaces: what follows decides whether Scala counts them, and cannot be awaited.
+        // Nothing but spaces: what follows decides whether Scala counts them, and cannot be
+        // awaited.
         spaces if last_word_end == 0 => {
             line[spaces - 2] = b'\n';
-            Some(Cut {
-                text_bytes: spaces - 1,
-                cuts: 1,
-                oversized: false,
-            })
+            Some(Cut { text_bytes: spaces - 1, cuts: 1, oversized: false })
         }
         // The word's separator; the other spaces stay for what follows to decide.
         _ => {
             line[last_word_end] = b'\n';
-            Some(Cut {
-                text_bytes: last_word_end + 1,
-                cuts: 1,
-                oversized: false,
-            })
+            Some(Cut { text_bytes: last_word_end + 1, cuts: 1, oversized: false })
         }
     }
 }
 
-/// Cuts before the word that ends at `word_end`: each space of the run before it becomes a line end.
+/// Cuts before the word that ends at `word_end`: each space of the run before it becomes a line
+/// end.
 fn cut_before_word(line: &mut [u8], word_end: usize, word_bytes_max: usize) -> Option<Cut> {
     let word_start = memrchr(b' ', &line[..word_end]).map_or(0, |at| at + 1);
     let oversized = word_end - word_start > word_bytes_max;
     if word_start == 0 && !oversized {
         return None;
     }
-    let run_start = line[..word_start]
-        .iter()
-        .rposition(|&byte| byte != b' ')
-        .map_or(0, |at| at + 1);
+    let run_start =
+        line[..word_start].iter().rposition(|&byte| byte != b' ').map_or(0, |at| at + 1);
     line[run_start..word_start].fill(b'\n');
-    Some(Cut {
-        text_bytes: word_start,
-        cuts: word_start - run_start,
-        oversized,
-    })
+    Some(Cut { text_bytes: word_start, cuts: word_start - run_start, oversized })
 }
 
 /// The position behind the line end at `at`; with it, whether a `\n` may still follow its `\r`.

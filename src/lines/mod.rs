@@ -42,12 +42,14 @@
 mod block;
 mod long;
 mod pool;
+mod shipped;
 mod splitter;
 #[cfg(test)]
 mod tests;
 
 pub use block::Block;
 pub use pool::BlockPool;
+pub use shipped::{Arrival, BlockHead};
 pub use splitter::LineSplitter;
 
 use serde::{Deserialize, Serialize};

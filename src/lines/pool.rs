@@ -146,11 +146,7 @@ impl Buffer {
         let mut bytes = Vec::with_capacity(text.len() + TAIL_BYTES);
         bytes.extend_from_slice(text);
         bytes.resize(text.len() + TAIL_BYTES, 0);
-        Buffer {
-            bytes,
-            permit: None,
-            pool: None,
-        }
+        Buffer { bytes, permit: None, pool: None }
     }
 
     /// Bytes of text that fit.

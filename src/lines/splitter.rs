@@ -25,7 +25,8 @@ const SPARE_BYTES_MIN: usize = 64 << 10;
 /// An unfinished line up to this length is put aside, so that a quiet source holds no buffer.
 const CARRY_BYTES_MAX: usize = 4 << 10;
 
-/// A line that was cut once is over the limit for good: more of it goes in pieces of about this size.
+/// A line that was cut once is over the limit for good: more of it goes in pieces of about this
+/// size.
 const PIECE_BYTES: usize = STANDARD_BYTES / 2;
 
 /// A block that fills less than one part in this many of its buffer is copied out of it, so that
@@ -193,10 +194,7 @@ impl LineSplitter {
     /// If that is more than there was room for.
     pub fn filled(&mut self, bytes: usize) {
         let capacity = self.buffer.as_ref().map_or(self.filled, Buffer::capacity);
-        assert!(
-            bytes <= capacity - self.filled,
-            "more bytes read than there was room for"
-        );
+        assert!(bytes <= capacity - self.filled, "more bytes read than there was room for");
         self.filled += bytes;
         if bytes > 0 && (self.pending_cr || self.is_skipping()) {
             self.skip();
@@ -236,18 +234,14 @@ impl LineSplitter {
                     long::unglue(&mut bytes[self.start..text_end], end - self.start);
                 }
             }
-            end = if self.is_skipping() {
-                self.filled
-            } else {
-                end + text_bytes
-            };
+            end = if self.is_skipping() { self.filled } else { end + text_bytes };
         }
         self.give(buffer, text_end, end, cuts)
     }
 
     /// Ends a connection of the source: what remains becomes a last line or is dropped, as `end`
-    /// says, and the next connection begins a new one. Never waits: a last line that the pool has no
-    /// room for is given beyond the bound.
+    /// says, and the next connection begins a new one. Never waits: a last line that the pool has
+    /// no room for is given beyond the bound.
     pub fn end(&mut self, end: StreamEnd) -> Option<Block> {
         let finish = end != StreamEnd::Reset && self.line_is_unfinished();
         if finish {
@@ -274,10 +268,7 @@ impl LineSplitter {
     }
 
     fn is_skipping(&self) -> bool {
-        matches!(
-            self.line_part,
-            LinePart::SkippedWord | LinePart::SkippedLine
-        )
+        matches!(self.line_part, LinePart::SkippedWord | LinePart::SkippedLine)
     }
 
     fn is_ready(&self) -> bool {
@@ -294,10 +285,7 @@ impl LineSplitter {
     }
 
     fn unfinished(&self) -> &[u8] {
-        let bytes = self
-            .buffer
-            .as_ref()
-            .map_or(&self.carry, |buffer| &buffer.bytes);
+        let bytes = self.buffer.as_ref().map_or(&self.carry, |buffer| &buffer.bytes);
         &bytes[self.start..self.filled]
     }
 
@@ -319,14 +307,10 @@ impl LineSplitter {
         if needed <= STANDARD_BYTES {
             return STANDARD_BYTES;
         }
-        // Twice as much, so that each byte is copied O(1) times, and the longest line's at once where
-        // that is not much more: the old and the new buffer are both in memory for a moment.
+        // Twice as much, so that each byte is copied O(1) times, and the longest line's at once
+        // where that is not much more: the old and the new buffer are both in memory for a moment.
         let longest = self.line_bytes_max().saturating_add(STANDARD_BYTES);
-        let grown = if held > longest / 4 {
-            longest
-        } else {
-            2 * held
-        };
+        let grown = if held > longest / 4 { longest } else { 2 * held };
         needed.max(grown)
     }
 
@@ -464,8 +448,7 @@ impl LineSplitter {
     /// Copies what is unfinished out of `buffer`, which goes elsewhere.
     fn put_aside(&mut self, buffer: &Buffer) {
         self.carry.clear();
-        self.carry
-            .extend_from_slice(&buffer.bytes[self.start..self.filled]);
+        self.carry.extend_from_slice(&buffer.bytes[self.start..self.filled]);
         self.start = 0;
         (self.scanned, self.filled) = (self.carry.len(), self.carry.len());
     }

@@ -38,8 +38,8 @@ struct Piece {
 }
 
 impl<'s> Lines<'s> {
-    /// The lines themselves, as raw bytes, each ended by one LF: by source (part = source modulo the
-    /// number of parts), then by their place in the source's stream.
+    /// The lines themselves, as raw bytes, each ended by one LF: by source (part = source modulo
+    /// the number of parts), then by their place in the source's stream.
     ///
     /// Keeps the bytes of open epochs.
     pub fn archive(self) -> Rows<'s> {

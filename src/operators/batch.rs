@@ -12,19 +12,17 @@ use std::rc::Rc;
 use differential_dataflow::batcher::{Batcher, Extract};
 use differential_dataflow::trace::implementations::BatchContainer;
 use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
-use differential_dataflow::trace::implementations::ord_neu::{OrdKeyBatch, layers::Upds};
+use differential_dataflow::trace::implementations::ord_neu::layers::Upds;
 use differential_dataflow::trace::implementations::spine_fueled::Spine;
 use timely::progress::frontier::{Antichain, AntichainRef};
 
-use super::columns::{Offsets, Times, WordRef, WordColumn};
+use super::columns::{Offsets, Times, WordColumn, WordRef};
+use super::merger::WordBatch;
 use super::run::Run;
 use crate::epoch::Epoch;
 
 /// How a batch of words is laid out: words as keys, no values, counts as diffs.
 pub type WordLayout = (WordColumn, Vec<()>, Times, Vec<i64>, Offsets);
-
-/// An immutable, sorted set of updates `(word, epoch, count)`.
-pub type WordBatch = OrdKeyBatch<WordLayout>;
 
 /// A trace of word counts: the batches of all epochs, merged as they age.
 pub type WordSpine = Spine<Rc<WordBatch>>;
@@ -89,7 +87,14 @@ impl Default for RunBatcher {
 impl Batcher<Run> for RunBatcher {
     fn insert(&mut self, run: &mut Run) {
         let run = std::mem::take(run);
-        self.runs.entry(run.epoch).or_default().push(run);
+        let runs = self.runs.entry(run.epoch).or_default();
+        let before = runs.iter_mut().filter(|before| before.precedes(&run));
+        match before.max_by(|a, b| a.last().cmp(&b.last())) {
+            // The next piece of what another process sends, whose pieces come in order. Of several
+            // that it fits behind, the one that reaches furthest is the sender's own, or as good.
+            Some(before) => before.append(&run),
+            None => runs.push(run),
+        }
     }
 }
 
@@ -132,11 +137,7 @@ fn batch(mut runs: Vec<Run>) -> Option<WordBatch> {
         return Some(interleave(&runs));
     }
     let Run { epoch, words, counts, .. } = runs.pop()?;
-    let updates = counts.len();
-    let times = Times::repeat(epoch, updates);
-    let upds = Upds { offs: Offsets::one_each(updates), times, diffs: counts };
-    let value = WordBatch::create_value();
-    Some(WordBatch { storage: OrdKeyStorage { keys: words, upds }, updates, value })
+    Some(WordBatch::at(epoch, words, counts))
 }
 
 /// The frontier moved over several epochs at once (a worker was late): one batch holds them all,
@@ -159,8 +160,7 @@ fn interleave(runs: &[Run]) -> WordBatch {
         }
         upds.offs.push_ref(upds.diffs.len());
     }
-    let updates = upds.diffs.len();
-    WordBatch { storage: OrdKeyStorage { keys, upds }, updates, value: WordBatch::create_value() }
+    WordBatch::new(keys, upds)
 }
 
 /// The times at which a batch has updates.
@@ -251,6 +251,28 @@ mod tests {
         let (batch, least) = extract(&mut batcher, &[]);
         assert_eq!(rows(&batch.unwrap(), 50), [("a".into(), -3), ("b".into(), -1)]);
         assert!(least.is_empty(), "a held time at the end of input would hang the dataflow");
+    }
+
+    #[test]
+    fn pieces_of_several_senders_become_as_many_runs() {
+        let piece = |from: u64| {
+            let words: Vec<_> = (0..10).map(|k| (from + 10 * k, "w", 1)).collect();
+            run(10, &words)
+        };
+        // Sender k has the hashes that are k modulo 3; a piece holds ten of them.
+        let pieces: Vec<(u64, u64)> = (0..3).flat_map(|k| [(k, 0), (k, 1), (k, 2)]).collect();
+        for order in
+            [[0, 3, 6, 1, 4, 7, 2, 5, 8], [0, 1, 3, 2, 6, 4, 7, 8, 5], [6, 7, 8, 3, 4, 5, 0, 1, 2]]
+        {
+            let mut batcher = RunBatcher::new();
+            for at in order {
+                let (sender, number) = pieces[at];
+                batcher.insert(&mut piece(sender + 100 * number));
+            }
+            assert!(batcher.runs[&10].len() <= 3, "{order:?}: {} runs", batcher.runs[&10].len());
+            let batch = extract(&mut batcher, &[20]).0.expect("words");
+            assert_eq!(rows(&batch, 10).len(), 90);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::archive::each_line;
 use super::batch::{Epochs, updates_at};
-use super::counts::{Batches, Change};
+use super::counts::{Batches, EachChange};
 use super::rows::{EpochRows, Row, RowSet, Rows};
 use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
@@ -160,7 +160,7 @@ pub(super) fn each_epoch_alone(
 /// Changed counts as updates.
 pub(super) fn to_updates(
     epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
+    each: &mut EachChange<'_>,
     send: &mut dyn FnMut(Update<(String, i64)>),
 ) {
     each(&mut |(key, old, new)| {

@@ -1,10 +1,11 @@
 //! The columns that sorted words, their times and their counts are kept in.
 //!
 //! Differential stores a batch as columns behind its `BatchContainer` trait: keys, offsets into a
-//! list of updates, and the times and diffs of those updates. Three shapes make a count cheap there:
-//! [`WordColumn`] holds (hash, word) keys as three flat vectors, so that a run of a drained table *is* a
-//! key column; [`Times`] holds equal neighbouring times once, since a batch usually has one; and
-//! [`Offsets`] holds the identity 0, 1, 2, … as a number, since a key usually has one update.
+//! list of updates, and the times and diffs of those updates. Three shapes make a count cheap
+//! there: [`WordColumn`] holds (hash, word) keys as three flat vectors, so that a run of a drained
+//! table *is* a key column; [`Times`] holds equal neighbouring times once, since a batch usually
+//! has one; and [`Offsets`] holds the identity 0, 1, 2, … as a number, since a key usually has one
+//! update.
 
 use differential_dataflow::trace::implementations::BatchContainer;
 
@@ -52,6 +53,23 @@ impl WordColumn {
     /// The words in order.
     pub fn iter(&self) -> impl Iterator<Item = WordRef<'_>> {
         (0..self.len()).map(|index| self.index(index))
+    }
+
+    /// Whether the word at `index` comes before `word`. Hashes first: the bytes lie elsewhere.
+    #[inline]
+    pub(super) fn is_less(&self, index: usize, word: WordRef<'_>) -> bool {
+        let hash = self.hashes[index];
+        hash < word.hash || (hash == word.hash && self.index(index).word < word.word)
+    }
+
+    /// Appends the words of `other` with these indexes.
+    pub fn append_range(&mut self, other: &WordColumn, keys: std::ops::Range<usize>) {
+        let from = if keys.start == 0 { 0 } else { other.ends.get(keys.start - 1) };
+        let to = if keys.is_empty() { from } else { other.ends.get(keys.end - 1) };
+        let base = self.bytes.len();
+        self.hashes.extend_from_slice(&other.hashes[keys.clone()]);
+        self.bytes.extend_from_slice(&other.bytes[from..to]);
+        keys.for_each(|key| self.ends.push(base + other.ends.get(key) - from));
     }
 
     /// Appends all words of `other`.

@@ -16,8 +16,9 @@ use timely::dataflow::channels::pact::{DistributorPact, Exchange, Pipeline};
 use timely::progress::Antichain;
 
 use super::Context;
-use super::batch::{RunBatcher, WordBatch, WordSpine};
+use super::batch::{RunBatcher, WordSpine};
 use super::columns::WordColumn;
+use super::merger::WordBatch;
 use super::rows::{EpochRows, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
 use super::ticks::{AtTicks, Ticks, at_ticks};
@@ -118,7 +119,9 @@ impl<'s> Counts<'s> {
                 (arranged, Grid::ALL)
             }
             Over::Window(window) => match window.resolve(context.interval_ms) {
-                Ok((length_ms, slide_ms)) => (arrange(runs, Some(length_ms)), Grid::every(slide_ms)),
+                Ok((length_ms, slide_ms)) => {
+                    (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
+                }
                 Err(error) => {
                     // Who can say so before the start does: see `Window::check`.
                     context.failure.fail(error);
@@ -130,10 +133,12 @@ impl<'s> Counts<'s> {
 }
 
 /// Sends runs to their owners and keeps them there, for `window_ms` where given.
-fn arrange<'s>(
-    runs: Stream<'s, Epoch, Run>,
-    window_ms: Option<u64>,
-) -> Arranged<'s, WordTrace> {
+///
+/// All memory of a definition comes through here, so this is where it would be made to survive: what
+/// an owner's batcher releases at an epoch is the change of its parts in that epoch, to be stored
+/// before the epoch is; and stored runs, sent into `runs` at their own (past) epochs by a source that
+/// then drops its capability, restore totals and windows alike, retractions included.
+fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,
         DistributorPact(|_peers| ToOwner),
@@ -184,8 +189,11 @@ impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
 /// A word whose count changed: its hash and bytes, what it was and what it is.
 pub(super) type Change<'a> = (super::WordRef<'a>, i64, i64);
 
-/// Makes something of all changes of an epoch, which it is handed one by one.
-pub(super) type Express<O> = fn(Epoch, &mut dyn FnMut(&mut dyn FnMut(Change<'_>)), &mut dyn FnMut(O));
+/// Shows every change of an epoch to the one it is given.
+pub(super) type EachChange<'a> = dyn FnMut(&mut dyn FnMut(Change<'_>)) + 'a;
+
+/// Makes something of all changes of an epoch.
+pub(super) type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
 
 /// Publishes what changed since the result before.
 struct Changes<O> {
@@ -226,9 +234,8 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
             (self.express)(epoch, &mut each, send);
         }
         // A batch may reach beyond: a frontier that jumped, or a retraction at the end of input.
-        let reaches_on = |batch: &Rc<WordBatch>| {
-            batch.storage.upds.times.spans().any(|time| time > epoch)
-        };
+        let reaches_on =
+            |batch: &Rc<WordBatch>| batch.storage.upds.times.spans().any(|time| time > epoch);
         self.changed.retain(reaches_on);
         self.since = epoch;
         compact(&mut self.trace, epoch);
@@ -236,11 +243,7 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
 }
 
 /// The changed words with their new counts, as rows.
-fn to_rows(
-    epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
-    send: &mut dyn FnMut(EpochRows),
-) {
+fn to_rows(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut(EpochRows)) {
     let mut run = Run::new(epoch, 0, WordColumn::default());
     each(&mut |(word, _, new)| run.push(word.hash, word.word, new));
     if !run.is_empty() {
@@ -249,11 +252,7 @@ fn to_rows(
 }
 
 /// By how many the distinct words of this worker grew.
-fn to_growth(
-    epoch: Epoch,
-    each: &mut dyn FnMut(&mut dyn FnMut(Change<'_>)),
-    send: &mut dyn FnMut((Epoch, i64)),
-) {
+fn to_growth(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut((Epoch, i64))) {
     let mut growth = 0;
     each(&mut |(_, old, new)| growth += i64::from(new != 0) - i64::from(old != 0));
     send((epoch, growth));

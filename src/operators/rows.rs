@@ -13,8 +13,9 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
 use super::Context;
-use super::batch::{Epochs, WordBatch, updates_at};
+use super::batch::{Epochs, updates_at};
 use super::counts::Batches;
+use super::merger::WordBatch;
 use super::window::Grid;
 use crate::epoch::Epoch;
 

@@ -14,7 +14,7 @@ use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::progress::Stamp;
 
-use super::columns::WordColumn;
+use super::columns::{WordColumn, WordRef};
 use crate::epoch::Epoch;
 
 /// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
@@ -52,6 +52,29 @@ impl Run {
     /// Whether there is no word.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
+    }
+
+    /// Bytes that the words and counts take.
+    pub fn bytes(&self) -> usize {
+        // A hash, a count and an end for each word.
+        20 * self.len() + self.words.bytes.len()
+    }
+
+    /// The last word.
+    pub fn last(&self) -> Option<WordRef<'_>> {
+        Some(self.words.index(self.len().checked_sub(1)?))
+    }
+
+    /// Whether every word of `other` comes behind all of this.
+    pub fn precedes(&self, other: &Run) -> bool {
+        other.is_empty() || self.last() < Some(other.words.index(0))
+    }
+
+    /// Appends a run that this one precedes.
+    pub fn append(&mut self, other: &Run) {
+        debug_assert!(self.epoch == other.epoch && self.precedes(other));
+        self.words.append(&other.words);
+        self.counts.extend_from_slice(&other.counts);
     }
 
     /// Adds up two runs of the same epoch and worker; words that cancel are left out, because an
@@ -119,7 +142,7 @@ impl ContainerBytes for Run {
         let hashes = take_u64s(&mut rest, count);
         let counts = take_u64s(&mut rest, count).into_iter().map(|count| count as i64).collect();
         let carries = take_u64s(&mut rest, carries);
-        let low = rest[..4 * count].chunks_exact(4).map(|chunk| le_u32(chunk)).collect();
+        let low = rest[..4 * count].chunks_exact(4).map(le_u32).collect();
         let bytes = rest[padded(4 * count)..][..text].to_vec();
         let ends = super::columns::Ends { low, carries };
         Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }

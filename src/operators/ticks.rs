@@ -2,8 +2,8 @@
 //!
 //! A result with memory has contents at an epoch to which no line came, and at a worker to which no
 //! word came. The tick of the epoch is the capability to publish them; the two frontiers say when
-//! nothing can change them any more. Between ticks nothing is ever published: a retraction at a time
-//! that became no epoch only shows in the contents of the next one.
+//! nothing can change them any more. Between ticks nothing is ever published: a retraction at a
+//! time that became no epoch only shows in the contents of the next one.
 
 use std::collections::BTreeMap;
 
@@ -55,7 +55,9 @@ where
                 arrived.for_each(|_, container| state.absorb(container));
                 ticks.for_each(|capability, ticks| {
                     let Some(capability) = capability.retain_least(0) else { return };
-                    ticks.drain(..).for_each(|epoch| drop(ticked.insert(epoch, capability.clone())));
+                    ticks
+                        .drain(..)
+                        .for_each(|epoch| drop(ticked.insert(epoch, capability.clone())));
                 });
                 while let Some(first) = ticked.first_entry() {
                     let epoch = *first.key();

@@ -9,8 +9,8 @@ use std::rc::Rc;
 
 use differential_dataflow::trace::implementations::BatchContainer;
 
-use super::batch::WordBatch;
 use super::columns::{WordColumn, WordRef};
+use super::merger::WordBatch;
 use super::rows::{Row, RowSet};
 use super::run::Run;
 use crate::epoch::Epoch;
@@ -21,22 +21,37 @@ struct Head<'a> {
     /// The time of all updates, where each key has one and they are at one time, as is usual.
     only: Option<Epoch>,
     key: usize,
+    /// The hash of the present word.
+    hash: u64,
 }
 
 impl<'a> Head<'a> {
-    fn new(batch: &'a WordBatch) -> Head<'a> {
-        let upds = &batch.storage.upds;
-        let only = upds.times.only().filter(|_| upds.offs.is_one_each());
-        Head { batch, only, key: 0 }
+    /// None for a batch without words.
+    fn new(batch: &'a Rc<WordBatch>) -> Option<Head<'a>> {
+        let only = batch.only_time();
+        let hash = *batch.storage.keys.hashes.first()?;
+        Some(Head { batch, only, key: 0, hash })
     }
 
     fn words(&self) -> &'a WordColumn {
         &self.batch.storage.keys
     }
 
-    /// The hash of the present word; none at the end.
-    fn hash(&self) -> Option<u64> {
-        self.words().hashes.get(self.key).copied()
+    fn word(&self) -> WordRef<'a> {
+        self.words().index(self.key)
+    }
+
+    /// Moves to `key`; whether there is such a word.
+    #[inline]
+    fn go_to(&mut self, key: usize) -> bool {
+        self.key = key;
+        match self.words().hashes.get(key) {
+            Some(hash) => {
+                self.hash = *hash;
+                true
+            }
+            None => false,
+        }
     }
 
     /// The sum of the present word's updates up to each of two epochs.
@@ -56,14 +71,15 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// Moves to the first word that is not less than `word`, none of which lie behind.
-    fn seek(&mut self, word: WordRef<'_>) {
+    /// Moves to the first word that is not less than `word`, none of which lie behind; whether there
+    /// is one.
+    fn seek(&mut self, word: WordRef<'_>) -> bool {
         let (words, len) = (self.words(), self.words().len());
-        if self.key >= len || !less(words, self.key, word) {
-            return;
+        if self.key >= len || !words.is_less(self.key, word) {
+            return self.key < len;
         }
         let (mut low, mut step) = (self.key, 1);
-        while low + step < len && less(words, low + step, word) {
+        while low + step < len && words.is_less(low + step, word) {
             low += step;
             step *= 2;
         }
@@ -71,21 +87,14 @@ impl<'a> Head<'a> {
         low += 1;
         while low < high {
             let middle = low.midpoint(high);
-            if less(words, middle, word) {
+            if words.is_less(middle, word) {
                 low = middle + 1;
             } else {
                 high = middle;
             }
         }
-        self.key = low;
+        self.go_to(low)
     }
-}
-
-/// Compares hashes first: the bytes of a word lie elsewhere.
-#[inline]
-fn less(words: &WordColumn, index: usize, word: WordRef<'_>) -> bool {
-    let hash = words.hashes[index];
-    hash < word.hash || (hash == word.hash && words.index(index).word < word.word)
 }
 
 /// Shows every word of `batches` once, ascending, with the sums of its updates up to each of two
@@ -96,34 +105,58 @@ fn merge(
     upto: Epoch,
     visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
 ) {
-    let mut heads: Vec<Head<'_>> = batches.iter().map(|batch| Head::new(batch)).collect();
-    loop {
-        heads.retain(|head| head.hash().is_some());
-        let hashes = || heads.iter().map(Head::hash);
-        let Some(least) = hashes().min().flatten() else { return };
-        // Few batches are left in long stretches: this inner loop is where the time goes.
-        if hashes().filter(|hash| *hash == Some(least)).count() == 1 {
-            let others = hashes().flatten().filter(|hash| *hash != least).min();
-            let Some(head) = heads.iter_mut().find(|head| head.hash() == Some(least)) else { return };
-            while head.hash().is_some_and(|hash| others.is_none_or(|other| hash < other)) {
-                let (old, new) = head.sums(before, upto);
-                visit(head.words().index(head.key), old, new);
-                head.key += 1;
+    let mut heads: Vec<Head<'_>> = batches.iter().filter_map(Head::new).collect();
+    while let Some(first) = heads.first() {
+        // The least hash and the one behind it, from another batch.
+        let (mut at, mut least, mut other) = (0, first.hash, u64::MAX);
+        for (index, head) in heads.iter().enumerate().skip(1) {
+            if head.hash < least {
+                (at, least, other) = (index, head.hash, least);
+            } else {
+                other = other.min(head.hash);
             }
+        }
+        if least == other {
+            merge_tied(&mut heads, least, before, upto, visit);
             continue;
         }
-        let tied = || heads.iter().filter(|head| head.hash() == Some(least));
-        let Some(word) = tied().map(|head| head.words().index(head.key)).min() else { return };
-        let (mut old, mut new) = (0, 0);
-        for head in &mut heads {
-            if head.hash() == Some(least) && head.words().index(head.key) == word {
-                let sums = head.sums(before, upto);
-                (old, new) = (old + sums.0, new + sums.1);
-                head.key += 1;
+        let head = &mut heads[at];
+        let is_left = loop {
+            let (old, new) = head.sums(before, upto);
+            visit(head.word(), old, new);
+            if !head.go_to(head.key + 1) {
+                break false;
             }
+            if head.hash >= other {
+                break true;
+            }
+        };
+        if !is_left {
+            heads.swap_remove(at);
         }
-        visit(word, old, new);
     }
+}
+
+/// Shows the least of the words with this hash, and moves on behind it.
+fn merge_tied(
+    heads: &mut Vec<Head<'_>>,
+    hash: u64,
+    before: Epoch,
+    upto: Epoch,
+    visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
+) {
+    let tied = heads.iter().filter(|head| head.hash == hash);
+    let Some(word) = tied.map(Head::word).min() else { return };
+    let (mut old, mut new) = (0, 0);
+    heads.retain_mut(|head| {
+        if head.hash != hash || head.word() != word {
+            return true;
+        }
+        let sums = head.sums(before, upto);
+        (old, new) = (old + sums.0, new + sums.1);
+        head.go_to(head.key + 1)
+    });
+    visit(word, old, new);
 }
 
 /// Shows every word of `batches` whose updates up to `upto` do not cancel, with their sum.
@@ -147,12 +180,11 @@ pub(super) fn for_each_change(
     upto: Epoch,
     visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
 ) {
-    let mut heads: Vec<Head<'_>> = all.iter().map(|batch| Head::new(batch)).collect();
+    let mut heads: Vec<Head<'_>> = all.iter().filter_map(Head::new).collect();
     merge(changed, before, upto, &mut |word, _, _| {
         let (mut old, mut new) = (0, 0);
         for head in &mut heads {
-            head.seek(word);
-            if head.hash() == Some(word.hash) && head.words().index(head.key) == word {
+            if head.seek(word) && head.hash == word.hash && head.word() == word {
                 let sums = head.sums(before, upto);
                 (old, new) = (old + sums.0, new + sums.1);
             }
@@ -204,7 +236,9 @@ mod tests {
     fn batch(updates: &[Update]) -> Option<Rc<WordBatch>> {
         let mut batcher = RunBatcher::new();
         let mut sums: BTreeMap<(Epoch, u8), i64> = BTreeMap::new();
-        updates.iter().for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
+        updates
+            .iter()
+            .for_each(|(word, epoch, diff)| *sums.entry((*epoch, *word)).or_default() += diff);
         for ((epoch, word), diff) in sums {
             let mut run = Run { epoch, ..Run::default() };
             let (hash, word) = name(word);

@@ -149,6 +149,10 @@ struct OpenEpoch {
     table: WordTable,
 }
 
+/// Bytes of a run at which one to another process is sent: a quarter of the buffers that timely
+/// begins with, so that several fill one.
+const REMOTE_RUN_BYTES: usize = 240 << 10;
+
 type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
 
 /// Counts the words of blocks; sends each distinct word of an epoch once, to its owner.
@@ -229,20 +233,29 @@ impl OpenEpoch {
         tally
     }
 
-    /// Sends what the table holds as one sorted run for each owner.
+    /// Sends what the table holds as one sorted run for each owner in this process, and in several,
+    /// one after the other, for each elsewhere: timely copies what goes into a socket into buffers
+    /// of the size of the largest message ever, and keeps them.
     fn drain(&mut self, context: &Context, output: &mut RunOutput<'_>) {
         if self.table.is_empty() {
             return;
         }
         let epoch = *self.capability.time();
-        let room = self.table.len() / context.peers;
-        let run = |owner| Run::new(epoch, owner, WordColumn::with_room(room, 8 * room));
-        let mut runs: Vec<Run> = (0..context.peers as u32).map(run).collect();
+        let room = self.table.len() / context.owners;
+        let run = |owner: u32| {
+            let local = context.is_local(owner as usize);
+            let room = if local { room } else { room.min(REMOTE_RUN_BYTES / 32) };
+            Run::new(epoch, owner, WordColumn::with_room(room, 8 * room))
+        };
+        let mut runs: Vec<Run> = (0..context.owners as u32).map(run).collect();
+        let mut session = output.session_with_builder(&self.capability);
         self.table.drain(&mut |hash, word: &[u8], count| {
             let owner = context.owner(words::part(hash, context.parts));
             runs[owner].push(hash, word, count as i64);
+            if runs[owner].bytes() >= REMOTE_RUN_BYTES && !context.is_local(owner) {
+                session.give_container(&mut std::mem::replace(&mut runs[owner], run(owner as u32)));
+            }
         });
-        let mut session = output.session_with_builder(&self.capability);
         runs.iter_mut().filter(|run| !run.is_empty()).for_each(|run| session.give_container(run));
     }
 }

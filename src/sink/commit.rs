@@ -148,11 +148,8 @@ async fn finish(
     reports.iter().for_each(|report| tally.add(report.tally));
     let write_ms = reports.iter().map(|report| report.write_ms).max().unwrap_or(0);
     let publishes = reports.iter().all(|report| report.publishes);
-    let mut stored: BTreeMap<u32, PartReport> = reports
-        .into_iter()
-        .flat_map(|report| report.parts)
-        .map(|part| (part.part, part))
-        .collect();
+    let mut stored: BTreeMap<u32, PartReport> =
+        reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
     let empty = rows == 0;

@@ -1,8 +1,8 @@
 //! How a finished request gets back into an operator.
 //!
 //! An operator starts requests on the runtime and returns at once; what comes of them is put here
-//! from outside, and the operator's worker is woken to take it out. The number of results waiting is
-//! bounded by the number of epochs in the dataflow.
+//! from outside, and the operator's worker is woken to take it out. The number of results waiting
+//! is bounded by the number of epochs in the dataflow.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

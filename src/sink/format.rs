@@ -41,13 +41,8 @@ pub enum Format {
 
 impl Format {
     /// Every format, in the order in which help lists them.
-    pub const ALL: [Format; 5] = [
-        Format::Python,
-        Format::Scala,
-        Format::Tsv,
-        Format::Csv,
-        Format::Jsonl,
-    ];
+    pub const ALL: [Format; 5] =
+        [Format::Python, Format::Scala, Format::Tsv, Format::Csv, Format::Jsonl];
 
     /// The name on the command line and in settings.
     pub fn name(self) -> &'static str {
@@ -105,10 +100,8 @@ impl FromStr for Format {
     fn from_str(name: &str) -> Result<Self, Error> {
         let known = Format::ALL.into_iter().find(|format| format.name() == name);
         known.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("format {name:?} is not known")).hint(format!(
-                "give --format one of {}",
-                Format::ALL.map(Format::name).join(", ")
-            ))
+            Error::new(ErrorKind::Usage, format!("format {name:?} is not known"))
+                .hint(format!("give --format one of {}", Format::ALL.map(Format::name).join(", ")))
         })
     }
 }
@@ -203,10 +196,7 @@ fn hexadecimal(code: u32, out: &mut Vec<u8>) {
 
 /// Appends `word`, between quotes if RFC 4180 asks for them.
 fn csv_field(word: &[u8], out: &mut Vec<u8>) {
-    if !word
-        .iter()
-        .any(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n'))
-    {
+    if !word.iter().any(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n')) {
         out.extend_from_slice(word);
         return;
     }

@@ -93,8 +93,13 @@ mod tests {
     #[test]
     fn directories_of_others_are_not_taken_for_ours() {
         let layout = layout("counts", Some("txt"));
-        let foreign =
-            ["counts-17000", "counts-17000.csv", "counts-x.txt", "counts2-17000.txt", "counts-+5.txt"];
+        let foreign = [
+            "counts-17000",
+            "counts-17000.csv",
+            "counts-x.txt",
+            "counts2-17000.txt",
+            "counts-+5.txt",
+        ];
         for dir in foreign {
             assert_eq!(layout.epoch_of(dir), None, "{dir}");
         }

@@ -1,8 +1,8 @@
 //! `_SUCCESS`: the object whose presence commits an epoch, and which says whose it is.
 //!
 //! Spark leaves the file empty; Hadoop's S3A committers put JSON into it, and so do we. The marker
-//! names every part with length and MD5, so a reader can check what it was promised, and the job, so
-//! a restart can tell its own epochs from a stranger's.
+//! names every part with length and MD5, so a reader can check what it was promised, and the job,
+//! so a restart can tell its own epochs from a stranger's.
 
 use serde::{Deserialize, Serialize};
 

@@ -3,17 +3,19 @@
 //! A store makes a few quick tries by itself. Above it stands this: an epoch that is closed stays
 //! until it is stored, however long the store is away, because the operator that asked still holds
 //! the epoch's capability. Only what trying again cannot mend (a failed disk, a wrong request) is
-//! given up, and then the job ends. What is said about an outage is said once, and once more when it
-//! is over.
+//! given up, and then the job ends. What is said about an [outage](super::outage) is said when it
+//! begins, every minute, and when it is over.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::hash::{BuildHasher, RandomState};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
 use super::format::Format;
 use super::layout::Layout;
+use super::outage::{Outage, Trouble};
 use crate::crash::crash_point;
 use crate::error::Error;
 use crate::settings::{EmptyEpochs, RowOrder};
@@ -22,6 +24,8 @@ use crate::store::{Body, Store, StoreErrorKind, StoreResult, Stored};
 /// First pause between two tries; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A store that has not answered for so long is told to be away, though its own tries go on.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// How the rows of a job become objects.
 #[derive(Clone, Debug)]
@@ -45,15 +49,14 @@ pub struct Publisher {
     pub publication: Arc<Publication>,
     store: Arc<dyn Store>,
     runtime: Handle,
-    /// Whether the store was last known to be out of reach, so that it is said once.
-    away: Arc<AtomicBool>,
+    /// What is known, and was said, of the store's being out of reach.
+    outage: Arc<Mutex<Outage>>,
 }
 
 impl Publisher {
     /// A publisher into `store`, whose requests run on `runtime`.
     pub fn new(publication: Publication, store: Arc<dyn Store>, runtime: Handle) -> Self {
-        let away = Arc::new(AtomicBool::new(false));
-        Publisher { publication: Arc::new(publication), store, runtime, away }
+        Publisher { publication: Arc::new(publication), store, runtime, outage: Arc::default() }
     }
 
     /// The runtime that requests run on; operators never block on them.
@@ -80,10 +83,12 @@ impl Publisher {
     {
         let mut pause = PAUSE_MIN;
         loop {
-            let error = match attempt().await {
+            let began = Instant::now();
+            let error = match self.answered(what, began, attempt()).await {
                 Ok(stored) => {
-                    if self.away.swap(false, Ordering::Relaxed) {
-                        tracing::info!("{} takes objects again", self.store.describe());
+                    if let Some(lasted) = self.outage().passed(Instant::now()) {
+                        let (store, lasted) = (self.store.describe(), lasted.as_secs());
+                        tracing::info!("{store} takes objects again, after {lasted} s");
                     }
                     return Ok(stored);
                 }
@@ -91,15 +96,68 @@ impl Publisher {
             };
             match error.kind {
                 // Credentials and rights get mended while we run: refused is not final here.
-                StoreErrorKind::Unavailable | StoreErrorKind::Denied | StoreErrorKind::NotFound => {}
+                StoreErrorKind::Denied | StoreErrorKind::NotFound => {
+                    self.tell(began, Trouble::Refused, &error);
+                }
+                StoreErrorKind::Unavailable => self.tell(began, Trouble::Away, &error),
                 _ => return Err(error.into()),
             }
-            if !self.away.swap(true, Ordering::Relaxed) {
-                let store = self.store.describe();
-                tracing::warn!("{store} does not take {what}: {error}; closed epochs are kept and retried");
-            }
-            tokio::time::sleep(pause).await;
+            tokio::time::sleep(jittered(pause)).await;
             pause = (2 * pause).min(PAUSE_MAX);
         }
+    }
+
+    /// Waits for the store's own tries; one that never answers is told of before they have failed.
+    async fn answered<T>(
+        &self,
+        what: &str,
+        began: Instant,
+        attempt: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        let mut attempt = pin!(attempt);
+        loop {
+            match tokio::time::timeout(SILENCE_MAX, &mut attempt).await {
+                Ok(done) => return done,
+                Err(_) => {
+                    let (store, silent) = (self.store.describe(), began.elapsed().as_secs());
+                    let silence = format!("{store} has not taken {what} for {silent} s");
+                    self.tell(began, Trouble::Away, &silence);
+                }
+            }
+        }
+    }
+
+    /// Says what keeps an object from being stored, if it is time to say so.
+    fn tell(&self, began: Instant, trouble: Trouble, error: &dyn std::fmt::Display) {
+        if !self.outage().met(trouble, began, Instant::now()) {
+            tracing::debug!("tried again: {error}");
+            return;
+        }
+        tracing::warn!(
+            "{error}; nothing is lost: closed epochs are kept and retried until they are stored"
+        );
+    }
+
+    fn outage(&self) -> MutexGuard<'_, Outage> {
+        // Plain values, each written at once: a panic elsewhere leaves nothing half-done.
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Between half of `pause` and all of it, so that all who met one failure do not come back at once.
+fn jittered(pause: Duration) -> Duration {
+    let random = RandomState::new().hash_one(()) as u32;
+    pause / 2 + (pause / 2).mul_f64(f64::from(random) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_is_never_longer_than_said_nor_shorter_than_half_of_it() {
+        let pauses: Vec<_> = (0..100).map(|_| jittered(PAUSE_MAX)).collect();
+        assert!(pauses.iter().all(|pause| (PAUSE_MAX / 2..=PAUSE_MAX).contains(pause)));
+        assert!(pauses.iter().any(|pause| *pause != pauses[0]), "no jitter: {pauses:?}");
     }
 }

@@ -160,7 +160,11 @@ impl Writer {
 }
 
 /// Stores parts side by side.
-async fn store(publisher: &Publisher, epoch: Epoch, parts: Vec<Encoded>) -> Result<Vec<PartReport>> {
+async fn store(
+    publisher: &Publisher,
+    epoch: Epoch,
+    parts: Vec<Encoded>,
+) -> Result<Vec<PartReport>> {
     let layout = &publisher.publication.layout;
     let puts = parts.into_iter().map(|Encoded { part, rows, body }| async move {
         let stored = publisher.put(&layout.part(epoch, part), body).await?;
@@ -177,7 +181,9 @@ fn encode(sets: &[EpochRows], publication: &Publication, parts: u32) -> Result<V
     }
     match encoder.error {
         Some(error) => Err(error),
-        None => Ok(encoder.open.into_iter().map(|(part, open)| open.close(part, publication)).collect()),
+        None => {
+            Ok(encoder.open.into_iter().map(|(part, open)| open.close(part, publication)).collect())
+        }
     }
 }
 

@@ -24,11 +24,7 @@ impl Body {
     pub fn from_chunks(chunks: impl IntoIterator<Item = Bytes>) -> Self {
         let chunks: Vec<Bytes> = chunks.into_iter().filter(|c| !c.is_empty()).collect();
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Body(Arc::new(Rope {
-            chunks,
-            bytes,
-            md5: OnceLock::new(),
-        }))
+        Body(Arc::new(Rope { chunks, bytes, md5: OnceLock::new() }))
     }
 
     /// The chunks in order, none of them empty.
@@ -62,10 +58,7 @@ impl Body {
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes
-        .iter()
-        .flat_map(|&byte| [digit(byte >> 4), digit(byte)])
-        .collect()
+    bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte)]).collect()
 }
 
 impl From<Bytes> for Body {

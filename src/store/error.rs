@@ -10,12 +10,13 @@ use crate::error::{Error, ErrorKind};
 pub enum StoreErrorKind {
     /// There is no such object. Trying again does not help.
     NotFound,
-    /// The store refuses: credentials, rights, bucket, addressing, signature. At start that ends the
-    /// run; later it is worth retrying slowly and loudly, since keys get rotated.
+    /// The store refuses: credentials, rights, bucket, addressing, signature. At start that ends
+    /// the run; later it is worth retrying slowly and loudly, since keys get rotated.
     Denied,
     /// Other bytes already stand under this key. Never overwritten by retrying.
     Exists,
-    /// Out of reach, overloaded, timed out or full for now: try again later, for as long as it takes.
+    /// Out of reach, overloaded, timed out or full for now: try again later, for as long as it
+    /// takes.
     Unavailable,
     /// The request itself is wrong, a key or a length: a defect or a setting. Do not retry.
     Invalid,
@@ -48,12 +49,7 @@ pub struct StoreError {
 impl StoreError {
     /// A failure that surely had no effect.
     pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
-        StoreError {
-            kind,
-            outcome: Outcome::Determinate,
-            message: message.into(),
-            hint: None,
-        }
+        StoreError { kind, outcome: Outcome::Determinate, message: message.into(), hint: None }
     }
 
     /// A request that is wrong in itself.
@@ -126,9 +122,6 @@ mod tests {
     #[test]
     fn the_hint_survives_the_conversion() {
         let error = StoreError::new(StoreErrorKind::Denied, "bucket is not there").hint("see --to");
-        assert_eq!(
-            Error::from(error).to_string(),
-            "bucket is not there; see --to"
-        );
+        assert_eq!(Error::from(error).to_string(), "bucket is not there; see --to");
     }
 }

@@ -176,11 +176,7 @@ impl MemoryStore {
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let inner = self.lock();
         let joined = |body: &Body| body.chunks().concat();
-        inner
-            .objects
-            .iter()
-            .map(|(key, body)| (key.clone(), joined(body)))
-            .collect()
+        inner.objects.iter().map(|(key, body)| (key.clone(), joined(body))).collect()
     }
 
     /// Every operation that got past the gate, in order.
@@ -198,12 +194,7 @@ impl MemoryStore {
         self.begun.send_modify(|(begun, _)| *begun += 1);
         self.pass_gate(kind).await;
         let mut inner = self.lock();
-        let op = Op {
-            kind,
-            key: key.to_owned(),
-            bytes,
-            fault: None,
-        };
+        let op = Op { kind, key: key.to_owned(), bytes, fault: None };
         let scripted = inner.script.as_mut().and_then(|script| script(&op));
         let fault = match inner.outage {
             true => Some(Fault::Refused(StoreErrorKind::Unavailable)),
@@ -214,10 +205,7 @@ impl MemoryStore {
             inner.log.pop_front();
         }
         let told = |kind_of_error| {
-            StoreError::new(
-                kind_of_error,
-                format!("scripted fault in {kind:?} of {key}"),
-            )
+            StoreError::new(kind_of_error, format!("scripted fault in {kind:?} of {key}"))
         };
         match fault {
             None => happen(&mut inner),
@@ -266,10 +254,7 @@ impl fmt::Debug for MemoryStore {
 }
 
 fn not_found(key: &str) -> StoreError {
-    StoreError::new(
-        StoreErrorKind::NotFound,
-        format!("no object {key} in memory"),
-    )
+    StoreError::new(StoreErrorKind::NotFound, format!("no object {key} in memory"))
 }
 
 impl Inner {
@@ -376,17 +361,11 @@ impl Store for MemoryStore {
     }
 
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
-        self.operate(OpKind::List, ask.prefix, 0, move |inner| {
-            Ok(inner.list(&ask))
-        })
-        .boxed()
+        self.operate(OpKind::List, ask.prefix, 0, move |inner| Ok(inner.list(&ask))).boxed()
     }
 
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
-        self.operate(OpKind::List, ask.prefix, 0, move |inner| {
-            Ok(inner.list_dirs(&ask))
-        })
-        .boxed()
+        self.operate(OpKind::List, ask.prefix, 0, move |inner| Ok(inner.list_dirs(&ask))).boxed()
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {

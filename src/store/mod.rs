@@ -6,9 +6,10 @@
 //!
 //! * **An object is atomic.** A reader sees all of it or nothing. Object stores give that for free;
 //!   [`local`] writes a temporary file beside the object, syncs it and renames it.
-//! * **A lost acknowledgement is harmless.** Writing the same bytes under the same key again changes
-//!   nothing, so an [indeterminate](Outcome) failure is simply tried again. Only [`Store::put_new`]
-//!   needs care: its second try meets its own first, so a conflict compares the content.
+//! * **A lost acknowledgement is harmless.** Writing the same bytes under the same key again
+//!   changes nothing, so an [indeterminate](Outcome) failure is simply tried again. Only
+//!   [`Store::put_new`] needs care: its second try meets its own first, so a conflict compares the
+//!   content.
 //!
 //! A [`StoreError`] says whether trying again can help ([`StoreErrorKind`]) and what to tell the
 //! operator. Retrying for long is not done here: a store makes a few quick tries, the sink above it
@@ -50,8 +51,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// A place for whole objects, each found under its key.
 ///
-/// Every future may be dropped at any time; what it had begun may then have happened or not, as with
-/// an indeterminate error. No method panics on what a server sends.
+/// Every future may be dropped at any time; what it had begun may then have happened or not, as
+/// with an indeterminate error. No method panics on what a server sends.
 pub trait Store: Send + Sync + Debug + 'static {
     /// Stores `body` under `key`, over whatever stood there. When it returns, the object is as
     /// durable as this kind of store makes it, but for the directory entry: see [`Store::seal`].
@@ -107,9 +108,7 @@ pub fn open(
     Ok(match target {
         Target::Stdout => None,
         Target::Local { root, .. } => Some(Arc::new(LocalStore::open(root)?)),
-        Target::Oss {
-            bucket, endpoint, ..
-        } => {
+        Target::Oss { bucket, endpoint, .. } => {
             let endpoint = endpoint.as_deref();
             let store = RemoteStore::oss(bucket, endpoint, settings, environment)?;
             Some(Arc::new(store))
@@ -146,11 +145,7 @@ pub struct Stored {
 impl Stored {
     /// What is known of `body` once it is stored.
     pub(crate) fn of(body: &Body, etag: Option<String>) -> Self {
-        Stored {
-            bytes: body.bytes(),
-            md5: body.md5_hex(),
-            etag,
-        }
+        Stored { bytes: body.bytes(), md5: body.md5_hex(), etag }
     }
 }
 
@@ -180,11 +175,7 @@ pub struct Listing<'a> {
 impl<'a> Listing<'a> {
     /// The first page of what begins with `prefix`, 1000 names long.
     pub fn new(prefix: &'a str) -> Self {
-        Listing {
-            prefix,
-            after: None,
-            limit: 1000,
-        }
+        Listing { prefix, after: None, limit: 1000 }
     }
 
     /// Only what comes behind `after`.
@@ -196,10 +187,7 @@ impl<'a> Listing<'a> {
     /// At most `limit` names a page.
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
-        Listing {
-            limit: limit.max(1),
-            ..self
-        }
+        Listing { limit: limit.max(1), ..self }
     }
 }
 
@@ -235,12 +223,7 @@ mod tests {
         for key in ["", "/a", "a/", "a//b", "..", "a/../b", "./a", "a\0b"] {
             assert!(check_key(key).is_err(), "{key:?}");
         }
-        for key in [
-            "a",
-            "-1565869230000.txt/part-00000",
-            "..a/b..",
-            "日/本 +=&?",
-        ] {
+        for key in ["a", "-1565869230000.txt/part-00000", "..a/b..", "日/本 +=&?"] {
             assert!(check_key(key).is_ok(), "{key:?}");
         }
     }

@@ -1,9 +1,9 @@
 //! Asking a store, before the first epoch, whether it will take one.
 
 use std::hash::{BuildHasher, RandomState};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use super::{Body, Store, StoreError, StoreErrorKind, StoreResult};
+use super::{Body, Listing, Outcome, Store, StoreError, StoreErrorKind, StoreResult};
 
 /// What a store knows of how it is reached. Nothing in it is secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +29,7 @@ impl Facts {
     /// refuse requests beyond 15 minutes.
     pub fn skew_ms(&self, now: SystemTime) -> Option<i64> {
         let store = self.store_time?;
-        let ms = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Some(match now.duration_since(store) {
             Ok(ahead) => ms(ahead),
             Err(behind) => -ms(behind.duration()),
@@ -52,16 +52,29 @@ pub enum Versioning {
     Unknown,
 }
 
-/// Puts, reads back and deletes one object beside the results, in `_wordtide/`, which readers of
-/// results ignore. What fails here would fail at the first epoch.
+/// How long removing an object may take that most likely is not there.
+const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Puts, lists, reads back and deletes one object beside the results, in `_wordtide/`, which
+/// readers of results ignore. What fails here would fail at the first epoch.
 pub async fn probe(store: &dyn Store, prefix: &str) -> StoreResult<()> {
     let beside = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];
     // No other process may use the same name at the same time.
     let nonce = RandomState::new().hash_one(std::process::id());
     let key = format!("{beside}_wordtide/probe-{nonce:016x}");
     let body = Body::from(format!("wordtide probe {nonce:016x}\n"));
-    store.put(&key, body.clone()).await?;
-    let read = store.get(&key, body.bytes()).await;
+    if let Err(error) = store.put(&key, body.clone()).await {
+        if error.outcome == Outcome::Indeterminate {
+            // Its answer may have been lost; a store that is away shall not be waited for twice.
+            tokio::time::timeout(TIDY_TIMEOUT, store.delete(&key)).await.ok();
+        }
+        return Err(error);
+    }
+    let read = async {
+        store.list(Listing::new(&key).limit(1)).await?;
+        store.get(&key, body.bytes()).await
+    };
+    let read = read.await;
     let deleted = store.delete(&key).await;
     if read? != body.chunks().concat() {
         let message = format!("{key} was read back with other content than it was stored with");
@@ -75,7 +88,6 @@ pub async fn probe(store: &dyn Store, prefix: &str) -> StoreResult<()> {
 mod tests {
     use super::super::memory::{Fault, MemoryStore, OpKind};
     use super::*;
-    use std::time::Duration;
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_probe_leaves_nothing_behind() {
@@ -84,16 +96,13 @@ mod tests {
         assert!(store.objects().is_empty());
         let log = store.log();
         let kinds: Vec<_> = log.iter().map(|op| op.kind).collect();
-        assert_eq!(kinds, [OpKind::Put, OpKind::Get, OpKind::Delete]);
-        assert!(
-            log.iter()
-                .all(|op| op.key.starts_with("a/b/_wordtide/probe-"))
-        );
+        assert_eq!(kinds, [OpKind::Put, OpKind::List, OpKind::Get, OpKind::Delete]);
+        assert!(log.iter().all(|op| op.key.starts_with("a/b/_wordtide/probe-")));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn whatever_is_refused_comes_back() {
-        for kind in [OpKind::Put, OpKind::Get, OpKind::Delete] {
+        for kind in [OpKind::Put, OpKind::List, OpKind::Get, OpKind::Delete] {
             let store = MemoryStore::new();
             let fault = Fault::Refused(StoreErrorKind::Denied);
             store.fail_next(1, fault, move |op| op.kind == kind);
@@ -102,13 +111,19 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_probe_whose_answer_was_lost_leaves_nothing_either() {
+        let store = MemoryStore::new();
+        let lost = Fault::AnswerLost(StoreErrorKind::Unavailable);
+        store.fail_next(1, lost, |op| op.kind == OpKind::Put);
+        probe(&store, "").await.unwrap_err();
+        assert!(store.objects().is_empty());
+    }
+
     #[test]
     fn skew_has_a_sign() {
         let store = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let facts = Facts {
-            store_time: Some(store),
-            ..Facts::default()
-        };
+        let facts = Facts { store_time: Some(store), ..Facts::default() };
         assert_eq!(facts.skew_ms(store + Duration::from_secs(2)), Some(2000));
         assert_eq!(facts.skew_ms(store - Duration::from_secs(2)), Some(-2000));
         assert_eq!(Facts::default().skew_ms(store), None);

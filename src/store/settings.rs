@@ -111,11 +111,7 @@ impl StoreSettings {
         if self.request_timeout.is_zero() || self.credentials_timeout.is_zero() {
             return wrong("request-timeout or credentials-timeout is 0");
         }
-        let counts = [
-            self.parts_in_flight_max,
-            self.uploads_in_flight_max,
-            self.attempts_max,
-        ];
+        let counts = [self.parts_in_flight_max, self.uploads_in_flight_max, self.attempts_max];
         if counts.contains(&0) {
             return wrong("parts-in-flight-max, uploads-in-flight-max or attempts-max is 0");
         }

@@ -46,8 +46,8 @@ pub enum Target {
 }
 
 impl Target {
-    /// Parses the value of `--to`. Every error is of kind `Usage` or `Configuration`, names the flag
-    /// and repeats no part of the value that may be a secret.
+    /// Parses the value of `--to`. Every error is of kind `Usage` or `Configuration`, names the
+    /// flag and repeats no part of the value that may be a secret.
     pub fn parse(to: &str) -> Result<Target> {
         if to == "-" {
             return Ok(Target::Stdout);
@@ -93,11 +93,9 @@ impl fmt::Display for Target {
         match self {
             Target::Stdout => f.write_str("-"),
             Target::Local { root, prefix } => write!(f, "{}", root.join(prefix).display()),
-            Target::Oss {
-                bucket,
-                endpoint: Some(endpoint),
-                prefix,
-            } => write!(f, "oss://{bucket}.{endpoint}/{prefix}"),
+            Target::Oss { bucket, endpoint: Some(endpoint), prefix } => {
+                write!(f, "oss://{bucket}.{endpoint}/{prefix}")
+            }
             Target::Oss { bucket, prefix, .. } => write!(f, "oss://{bucket}/{prefix}"),
             Target::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
@@ -110,9 +108,7 @@ fn usage(message: impl Into<String>, hint: &str) -> Error {
 
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
-        && text
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
 /// `file:/a`, `file:///a`, `file://localhost/a` and `file:a`, as Hadoop takes them.
@@ -134,20 +130,14 @@ fn file_url(rest: &str) -> Result<Target> {
 
 fn local(path: &str) -> Result<Target> {
     if path.is_empty() {
-        return Err(usage(
-            "the output's path is empty",
-            "give --to a path prefix",
-        ));
+        return Err(usage("the output's path is empty", "give --to a path prefix"));
     }
     let (root, prefix) = match path.rsplit_once('/') {
         Some(("", prefix)) => ("/", prefix),
         Some((root, prefix)) => (root, prefix),
         None => (".", path),
     };
-    Ok(Target::Local {
-        root: PathBuf::from(root),
-        prefix: prefix.to_owned(),
-    })
+    Ok(Target::Local { root: PathBuf::from(root), prefix: prefix.to_owned() })
 }
 
 fn oss(rest: &str) -> Result<Target> {
@@ -160,20 +150,13 @@ fn oss(rest: &str) -> Result<Target> {
     if let Some(endpoint) = &endpoint {
         check_oss_endpoint(endpoint, "--to")?;
     }
-    Ok(Target::Oss {
-        bucket: bucket.to_owned(),
-        endpoint,
-        prefix: check_prefix(prefix)?,
-    })
+    Ok(Target::Oss { bucket: bucket.to_owned(), endpoint, prefix: check_prefix(prefix)? })
 }
 
 fn s3(rest: &str) -> Result<Target> {
     let (authority, prefix) = split_authority(rest, "s3")?;
     check_bucket(authority, "s3", true)?;
-    Ok(Target::S3 {
-        bucket: authority.to_owned(),
-        prefix: check_prefix(prefix)?,
-    })
+    Ok(Target::S3 { bucket: authority.to_owned(), prefix: check_prefix(prefix)? })
 }
 
 /// The bucket part and the prefix. Secrets may stand in front of an `@` and may hold a `/`, so the
@@ -207,9 +190,7 @@ fn looks_signed(rest: &str) -> bool {
         return false;
     };
     let query = query.to_ascii_lowercase();
-    ["signature=", "credential=", "accesskey", "token="]
-        .iter()
-        .any(|name| query.contains(name))
+    ["signature=", "credential=", "accesskey", "token="].iter().any(|name| query.contains(name))
 }
 
 fn check_bucket(bucket: &str, scheme: &str, dots: bool) -> Result<()> {
@@ -243,9 +224,7 @@ pub(crate) fn check_oss_endpoint(endpoint: &str, flag: &str) -> Result<()> {
     }
     let ok = !host.is_empty()
         && host.split('.').all(|label| !label.is_empty())
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+        && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
     if ok {
         return Ok(());
     }
@@ -258,27 +237,24 @@ pub(crate) fn check_oss_endpoint(endpoint: &str, flag: &str) -> Result<()> {
 /// The prefix as the store will have it: runs of `/` count as one and a leading one is dropped, as
 /// Hadoop's `Path` does, since clients disagree about empty path segments.
 fn check_prefix(prefix: &str) -> Result<String> {
-    let fault = if prefix.split('/').any(|part| matches!(part, "." | "..")) {
+    let mut kept = String::with_capacity(prefix.len());
+    for c in prefix.chars() {
+        if c != '/' || !(kept.is_empty() || kept.ends_with('/')) {
+            kept.push(c);
+        }
+    }
+    let fault = if kept.split('/').any(|part| matches!(part, "." | "..")) {
         "has a `.` or `..` path segment"
-    } else if prefix.chars().any(char::is_control) {
+    } else if kept.chars().any(char::is_control) {
         "holds a control character"
-    } else if prefix.len() > PREFIX_BYTES_MAX {
+    } else if kept.len() > PREFIX_BYTES_MAX {
         "is longer than 900 bytes"
-    } else if prefix.trim_start() != prefix || prefix.starts_with('\\') {
+    } else if kept.trim_start() != kept || kept.starts_with('\\') {
         "begins with a blank or a backslash"
     } else {
-        let mut kept = String::with_capacity(prefix.len());
-        for c in prefix.chars() {
-            if c != '/' || !(kept.is_empty() || kept.ends_with('/')) {
-                kept.push(c);
-            }
-        }
         return Ok(kept);
     };
-    Err(usage(
-        format!("the output's prefix {fault}"),
-        "correct what follows the bucket in --to",
-    ))
+    Err(usage(format!("the output's prefix {fault}"), "correct what follows the bucket in --to"))
 }
 
 #[cfg(test)]
@@ -319,10 +295,7 @@ mod tests {
         let target = parsed(to);
         assert_eq!(target.prefix(), "nyc-taxi/yellow_tripdata/StreamingTest/");
         assert_eq!(target.to_string(), to);
-        assert_eq!(
-            parsed("s3://bucket/a b?c#d%20e+f&g").prefix(),
-            "a b?c#d%20e+f&g"
-        );
+        assert_eq!(parsed("s3://bucket/a b?c#d%20e+f&g").prefix(), "a b?c#d%20e+f&g");
         assert_eq!(parsed("oss://bucket/").prefix(), "");
         assert_eq!(parsed("oss://bucket//a//b").prefix(), "a/b");
     }
@@ -330,17 +303,11 @@ mod tests {
     #[test]
     fn an_endpoint_may_stand_behind_the_bucket() {
         let target = parsed("oss://demo.oss-cn-shanghai-internal.aliyuncs.com/dir");
-        let Target::Oss {
-            bucket, endpoint, ..
-        } = target
-        else {
+        let Target::Oss { bucket, endpoint, .. } = target else {
             panic!("{target:?}");
         };
         assert_eq!(bucket, "demo");
-        assert_eq!(
-            endpoint.as_deref(),
-            Some("oss-cn-shanghai-internal.aliyuncs.com")
-        );
+        assert_eq!(endpoint.as_deref(), Some("oss-cn-shanghai-internal.aliyuncs.com"));
     }
 
     #[test]

@@ -36,9 +36,8 @@ pub fn java_lossy(text: &[u8]) -> Cow<'_, [u8]> {
         let (valid, ill_formed) = rest.split_at(error.valid_up_to());
         decoded.extend_from_slice(valid);
         decoded.extend_from_slice(REPLACEMENT);
-        let replaced = encoded_surrogate(ill_formed)
-            .or(error.error_len())
-            .unwrap_or(ill_formed.len());
+        let replaced =
+            encoded_surrogate(ill_formed).or(error.error_len()).unwrap_or(ill_formed.len());
         rest = &ill_formed[replaced..];
         match std::str::from_utf8(rest) {
             Ok(_) => {
@@ -137,10 +136,7 @@ mod tests {
     fn well_formed_text_is_borrowed() {
         for valid in ["", "a", "a\u{fffd}b", "\u{e9}\u{4e2d}\u{1f600}\0"] {
             let bytes = valid.as_bytes();
-            assert!(
-                matches!(java_lossy(bytes), Cow::Borrowed(text) if text == bytes),
-                "{valid}"
-            );
+            assert!(matches!(java_lossy(bytes), Cow::Borrowed(text) if text == bytes), "{valid}");
         }
     }
 
@@ -150,22 +146,13 @@ mod tests {
         assert_eq!(text(b"\xc0\xaf"), "\u{fffd}\u{fffd}");
         assert_eq!(text(b"\xe0\x80\x80"), "\u{fffd}\u{fffd}\u{fffd}");
         assert_eq!(text(b"\xf0\x9f\x98x"), "\u{fffd}x");
-        assert_eq!(
-            text(b"\xf4\x90\x80\x80"),
-            "\u{fffd}\u{fffd}\u{fffd}\u{fffd}"
-        );
+        assert_eq!(text(b"\xf4\x90\x80\x80"), "\u{fffd}\u{fffd}\u{fffd}\u{fffd}");
         assert_eq!(text(b"\xe2\x82\xe2\x82\xac"), "\u{fffd}\u{20ac}");
     }
 
     #[test]
     fn a_sequence_cut_by_a_line_end_a_space_or_the_end_is_one_replacement() {
-        for cut in [
-            &b"\xc3"[..],
-            b"\xe2\x82",
-            b"\xf0\x9f",
-            b"\xf0\x9f\x98",
-            b"\xed\x9f",
-        ] {
+        for cut in [&b"\xc3"[..], b"\xe2\x82", b"\xf0\x9f", b"\xf0\x9f\x98", b"\xed\x9f"] {
             for end in ["", "\n", "\r", " "] {
                 let whole = [b"x", cut, end.as_bytes()].concat();
                 assert_eq!(text(&whole), format!("x\u{fffd}{end}"), "{whole:x?}");
@@ -179,10 +166,7 @@ mod tests {
         assert_eq!(text(b"\xed\xbf\xbf"), "\u{fffd}");
         assert_eq!(text(b"a\xed\xa0"), "a\u{fffd}");
         assert_eq!(text(b"\xed\xa0\n"), "\u{fffd}\n");
-        assert_eq!(
-            text(b"\xed\xa0\xed\xb0\x80\x80"),
-            "\u{fffd}\u{fffd}\u{fffd}"
-        );
+        assert_eq!(text(b"\xed\xa0\xed\xb0\x80\x80"), "\u{fffd}\u{fffd}\u{fffd}");
         assert_eq!(text(b"\xed\xa0\xbd\xed\xb8\x80"), "\u{fffd}\u{fffd}");
         assert_eq!(text(b"\xed\x9f\xbf\xee\x80\x80"), "\u{d7ff}\u{e000}");
     }

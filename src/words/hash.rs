@@ -1,16 +1,17 @@
 //! A word's 64-bit hash, and the 16-byte key of a short word that it is made of.
 //!
-//! The hash is part of what the program promises: it decides a word's part and the order of lines in
-//! an output file, so the same input gives the same bytes on every machine and in every release. It
-//! is frozen by the vectors below, has no seed, and reads bytes as little-endian everywhere.
+//! The hash is part of what the program promises: it decides a word's part and the order of lines
+//! in an output file, so the same input gives the same bytes on every machine and in every release.
+//! It is frozen by the vectors below, has no seed, and reads bytes as little-endian everywhere.
 //!
-//! Words of up to 15 bytes are one 16-byte key, and their hash is one folded multiply of its halves,
-//! times an odd number. The fold alone leaves a pattern in the top bits, which slots and parts are taken
-//! from: numbers in even steps, spelled out, then crowd (up to 9 probes a word where 1.9 are due).
-//! The known weakness of that construction is a factor that crafted input makes zero, after which the
-//! other half no longer matters. Here neither can be: the top byte of the first constant is 0xFF, which
-//! no UTF-8 text holds, and the top byte of the second is above every length. Collisions can be
-//! crafted nevertheless, as for any fixed hash; `slots` bounds what they cost.
+//! Words of up to 15 bytes are one 16-byte key, and their hash is one folded multiply of its
+//! halves, times an odd number. The fold alone leaves a pattern in the top bits, which slots and
+//! parts are taken from: numbers in even steps, spelled out, then crowd (up to 9 probes a word
+//! where 1.9 are due). The known weakness of that construction is a factor that crafted input makes
+//! zero, after which the other half no longer matters. Here neither can be: the top byte of the
+//! first constant is 0xFF, which no UTF-8 text holds, and the top byte of the second is above every
+//! length. Collisions can be crafted nevertheless, as for any fixed hash; `slots` bounds what they
+//! cost.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -49,18 +50,12 @@ impl Key {
         let mut bytes = [0; 16];
         bytes.copy_from_slice(&padded[at..at + 16]);
         let text = u128::from_le_bytes(bytes) & TEXT_MASKS[len & SHORT_BYTES_MAX];
-        Key {
-            lo: text as u64,
-            hi: (text >> 64) as u64 | (len as u64) << 56,
-        }
+        Key { lo: text as u64, hi: (text >> 64) as u64 | (len as u64) << 56 }
     }
 
     fn from_bytes(bytes: [u8; 16]) -> Key {
         let whole = u128::from_le_bytes(bytes);
-        Key {
-            lo: whole as u64,
-            hi: (whole >> 64) as u64,
-        }
+        Key { lo: whole as u64, hi: (whole >> 64) as u64 }
     }
 
     /// The 16 bytes: the word, zeros, its length.
@@ -151,11 +146,7 @@ mod tests {
     #[test]
     fn hashes_are_what_they_always_were() {
         for (word, expected) in FROZEN {
-            assert_eq!(
-                hash(word.as_bytes()),
-                expected,
-                "the hash of {word:?} changed"
-            );
+            assert_eq!(hash(word.as_bytes()), expected, "the hash of {word:?} changed");
         }
     }
 
@@ -165,9 +156,7 @@ mod tests {
             assert_eq!(part(0, parts), 0);
             assert_eq!(part(u64::MAX, parts), parts - 1);
         }
-        let cut = (0..=300_u64)
-            .map(|step| part(step << 55, 3))
-            .collect::<Vec<_>>();
+        let cut = (0..=300_u64).map(|step| part(step << 55, 3)).collect::<Vec<_>>();
         assert!(cut.is_sorted());
     }
 
@@ -188,10 +177,7 @@ mod tests {
             }
             // Thrown at random, the sum of squares is 2 a home, give or take 0.011.
             let squares: u32 = words.iter().map(|here| here * here).sum();
-            assert!(
-                squares.abs_diff(2 * HOMES as u32) < HOMES as u32 / 10,
-                "{step}: {squares}"
-            );
+            assert!(squares.abs_diff(2 * HOMES as u32) < HOMES as u32 / 10, "{step}: {squares}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! The words that do not fit a slot: those above 15 bytes, and those that crafted input piles up.
 //!
-//! Their bytes stand in one arena. They are found by a hash with a random seed, which nobody outside
-//! knows, so that words made to share a [`hash`] are as quick to find here as any others; order comes in
-//! only when the table is drained.
+//! Their bytes stand in one arena. They are found by a hash with a random seed, which nobody
+//! outside knows, so that words made to share a [`hash`] are as quick to find here as any others;
+//! order comes in only when the table is drained.
 
 use super::hash::{SHORT_BYTES_MAX, hash};
 use foldhash::quality::RandomState;
@@ -57,11 +57,7 @@ impl Side {
             entry.count += count;
             return;
         }
-        let entry = Entry {
-            start: arena.len(),
-            len: word.len(),
-            count,
-        };
+        let entry = Entry { start: arena.len(), len: word.len(), count };
         arena.extend_from_slice(word);
         index.insert_unique(place, entry, |entry| self::place(seed, entry.word(arena)));
     }
@@ -76,23 +72,15 @@ impl Side {
     pub(super) fn take_sorted(&mut self) -> Sorted {
         let arena = mem::take(&mut self.arena);
         let words = self.index.len();
-        let mut entries: Vec<(u64, Entry)> = self
-            .index
-            .drain()
-            .map(|entry| (hash(entry.word(&arena)), entry))
-            .collect();
+        let mut entries: Vec<(u64, Entry)> =
+            self.index.drain().map(|entry| (hash(entry.word(&arena)), entry)).collect();
         if !is_kept(self.index.capacity(), words) {
             self.index = HashTable::new();
         }
         entries.sort_unstable_by(|(hash, entry), (other_hash, other)| {
-            hash.cmp(other_hash)
-                .then_with(|| entry.word(&arena).cmp(other.word(&arena)))
+            hash.cmp(other_hash).then_with(|| entry.word(&arena).cmp(other.word(&arena)))
         });
-        Sorted {
-            entries,
-            next: 0,
-            arena,
-        }
+        Sorted { entries, next: 0, arena }
     }
 
     /// Takes the room of a drained side table back, if it is small.

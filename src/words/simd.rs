@@ -1,14 +1,15 @@
 //! Vector code: where words end, 64 bytes at a time, and the prefetch of a table's slots.
 //!
-//! This is the only module of the crate with `unsafe` code. Everything in it has a scalar twin, which is
-//! what runs on targets without vector code here, and which the tests hold the vector code against.
+//! This is the only module of the crate with `unsafe` code. Everything in it has a scalar twin,
+//! which is what runs on targets without vector code here, and which the tests hold the vector code
+//! against.
 #![allow(unsafe_code)]
 
 /// Bytes under one mask.
 pub(super) const WINDOW_BYTES: usize = 64;
 
-/// Windows that one call of [`scan`] looks at: few enough for the text to be still in the first-level
-/// cache when its words are taken from it.
+/// Windows that one call of [`scan`] looks at: few enough for the text to be still in the
+/// first-level cache when its words are taken from it.
 pub(super) const WINDOWS_MAX: usize = 32;
 
 /// What a scan met that needs more care than a plain word end.
@@ -20,8 +21,8 @@ pub(super) struct Seen {
     pub(super) high: bool,
 }
 
-/// Sets bit i of `ends[w]` where byte i of `windows[w]` is a space, a line feed or a carriage return,
-/// for up to [`WINDOWS_MAX`] windows.
+/// Sets bit i of `ends[w]` where byte i of `windows[w]` is a space, a line feed or a carriage
+/// return, for up to [`WINDOWS_MAX`] windows.
 #[inline]
 pub(super) fn scan(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
     #[cfg(target_arch = "x86_64")]
@@ -96,10 +97,7 @@ mod x86 {
                     any = _mm_or_si128(any, text);
                 }
             }
-            Seen {
-                cr: _mm_movemask_epi8(any_cr) != 0,
-                high: _mm_movemask_epi8(any) != 0,
-            }
+            Seen { cr: _mm_movemask_epi8(any_cr) != 0, high: _mm_movemask_epi8(any) != 0 }
         }
     }
 
@@ -125,10 +123,7 @@ mod x86 {
                 any = _mm256_or_si256(any, text);
             }
         }
-        Seen {
-            cr: _mm256_movemask_epi8(any_cr) != 0,
-            high: _mm256_movemask_epi8(any) != 0,
-        }
+        Seen { cr: _mm256_movemask_epi8(any_cr) != 0, high: _mm256_movemask_epi8(any) != 0 }
     }
 }
 

@@ -2,14 +2,15 @@
 //!
 //! A word's home is the top bits of its hash, and a word whose home is taken goes to the next free
 //! slot above it. So the slots between two free ones hold exactly the words whose homes lie there:
-//! walking the array and sorting each such cluster (a few slots) gives all words in hash order. Growth
-//! uses the order too: home h becomes 2h or 2h + 1, so the words move up in one pass from the top,
-//! inside the same allocation, and the peak is the new size, not the new plus the old.
+//! walking the array and sorting each such cluster (a few slots) gives all words in hash order.
+//! Growth uses the order too: home h becomes 2h or 2h + 1, so the words move up in one pass from
+//! the top, inside the same allocation, and the peak is the new size, not the new plus the old.
 //!
-//! There is no wrap: [`PROBES_MAX`] more slots stand behind the last home. They also bound the search.
-//! A word that finds no slot within that many is refused and belongs to the caller's side table, so
-//! words crafted to share a home cost a fixed number of probes each. No word ever leaves a slot, so a
-//! window that was full stays full, and a refused word is refused until the slots grow.
+//! There is no wrap: [`PROBES_MAX`] more slots stand behind the last home. They also bound the
+//! search. A word that finds no slot within that many is refused and belongs to the caller's side
+//! table, so words crafted to share a home cost a fixed number of probes each. No word ever leaves
+//! a slot, so a window that was full stays full, and a refused word is refused until the slots
+//! grow.
 
 use super::hash::Key;
 use super::simd;
@@ -57,10 +58,7 @@ impl Slots {
         Slots {
             slots: vec![FREE; capacity + PROBES_MAX],
             used: 0,
-            homes: Homes {
-                scale: u64::from(scale),
-                shift: u64::BITS - capacity.trailing_zeros(),
-            },
+            homes: Homes { scale: u64::from(scale), shift: u64::BITS - capacity.trailing_zeros() },
         }
     }
 
@@ -139,7 +137,8 @@ impl Slots {
                 refused(key, count);
             }
         };
-        // From here up, a word's new home is above its slot, whatever its way from its old home was.
+        // From here up, a word's new home is above its slot, whatever its way from its old home
+        // was.
         let bottom = old_len.min(2 * PROBES_MAX);
         for at in (bottom..old_len).rev() {
             let slot = mem::replace(&mut self.slots[at], FREE);
@@ -173,8 +172,7 @@ impl Slots {
 fn empty_in_order(cluster: &mut Vec<(u64, Key, u64)>, emit: &mut impl FnMut(u64, Key, u64)) {
     if cluster.len() > 1 {
         cluster.sort_unstable_by(|(hash, key, _), (other_hash, other, _)| {
-            hash.cmp(other_hash)
-                .then_with(|| key.rank().cmp(&other.rank()))
+            hash.cmp(other_hash).then_with(|| key.rank().cmp(&other.rank()))
         });
     }
     for (hash, key, count) in cluster.drain(..) {
@@ -191,10 +189,7 @@ mod tests {
     /// A word whose home is `home` of `CAPACITY_MIN`, told apart by `number`.
     fn key_at(home: usize, number: u64) -> Key {
         (0..)
-            .map(|salt: u64| Key {
-                lo: number << 32 | salt,
-                hi: 8 << 56,
-            })
+            .map(|salt: u64| Key { lo: number << 32 | salt, hi: 8 << 56 })
             .find(|key| key.hash() >> 52 == home as u64)
             .expect("some number has that hash")
     }
@@ -235,9 +230,7 @@ mod tests {
     #[test]
     fn growth_keeps_words_that_crowd_the_lowest_homes() {
         let mut slots = Slots::new(1, CAPACITY_MIN);
-        let keys: Vec<Key> = (0..180)
-            .map(|number| key_at(number as usize / 60, number))
-            .collect();
+        let keys: Vec<Key> = (0..180).map(|number| key_at(number as usize / 60, number)).collect();
         let mut kept = BTreeMap::new();
         for &key in &keys {
             if slots.add(slots.homes().of(key.hash()), key, 3) {
@@ -257,10 +250,7 @@ mod tests {
     fn the_words_of_one_part_spread_over_all_slots() {
         let parts = 16;
         let keys: Vec<Key> = (0..400_000)
-            .map(|number| Key {
-                lo: number,
-                hi: 8 << 56,
-            })
+            .map(|number| Key { lo: number, hi: 8 << 56 })
             .filter(|key| super::super::part(key.hash(), parts) == 5)
             .collect();
         let (mut slots, refused) = filled(parts, &keys);

@@ -1,10 +1,10 @@
 //! Text to words, by each [`Split`].
 //!
-//! [`Split::Space`] is the hot rule: word ends come as 64-bit masks, are collected, and go on in groups
-//! large enough for a table to have many cache misses under way at once. Both rare cases are noticed
-//! by the same scan and cost nothing until met: from the first carriage return on, the second byte of
-//! a CR LF is skipped; at the first byte above 0x7F the rest of the block is checked to be UTF-8, and
-//! if it is not, the rest is decoded, from the beginning of the word that is open.
+//! [`Split::Space`] is the hot rule: word ends come as 64-bit masks, are collected, and go on in
+//! groups large enough for a table to have many cache misses under way at once. Both rare cases are
+//! noticed by the same scan and cost nothing until met: from the first carriage return on, the
+//! second byte of a CR LF is skipped; at the first byte above 0x7F the rest of the block is checked
+//! to be UTF-8, and if it is not, the rest is decoded, from the beginning of the word that is open.
 //!
 //! The other rules go word by word over text that is known to be valid.
 
@@ -21,8 +21,8 @@ pub(super) const GROUP_MIN: usize = 32;
 /// Ends that are written at once.
 const STRIDE: usize = 8;
 
-/// Word ends in a group at most: a power of two that holds a nearly full group, the ends of one more
-/// window, and what a stride writes past them.
+/// Word ends in a group at most: a power of two that holds a nearly full group, the ends of one
+/// more window, and what a stride writes past them.
 pub(super) const GROUP_MAX: usize = 128;
 const _: () =
     assert!(GROUP_MAX.is_power_of_two() && GROUP_MAX >= GROUP_MIN + WINDOW_BYTES + STRIDE);
@@ -46,10 +46,7 @@ pub(super) fn words_into(
     options: &WordOptions,
     sink: &mut impl WordSink,
 ) {
-    assert!(
-        padded.len() >= text_len + PAD_BYTES,
-        "a block lacks its padding"
-    );
+    assert!(padded.len() >= text_len + PAD_BYTES, "a block lacks its padding");
     let text = &padded[..text_len];
     match (options.split, options.lowercase) {
         (Split::Space, false) => {
@@ -69,9 +66,7 @@ pub(super) fn words_into(
             .for_each(|word| sink.word(word.as_bytes())),
         // Lower case comes after the split: it looks at neighbours, which here may be no space.
         (Split::UnicodeWords, false) => {
-            plain(text, false)
-                .unicode_words()
-                .for_each(|word| sink.word(word.as_bytes()));
+            plain(text, false).unicode_words().for_each(|word| sink.word(word.as_bytes()));
         }
         (Split::UnicodeWords, true) => plain(text, false)
             .unicode_words()
@@ -87,11 +82,7 @@ pub fn each_word(
     options: &WordOptions,
     f: impl FnMut(u64, &[u8]),
 ) -> Counted {
-    let mut each = Each {
-        f,
-        word_bytes_max: options.word_bytes_max,
-        counted: Counted::default(),
-    };
+    let mut each = Each { f, word_bytes_max: options.word_bytes_max, counted: Counted::default() };
     words_into(padded, text_len, options, &mut each);
     each.counted
 }
@@ -158,12 +149,7 @@ fn spaced(
     sink: &mut impl WordSink,
 ) -> Option<usize> {
     let windows = &padded.as_chunks::<WINDOW_BYTES>().0[..text_len.div_ceil(WINDOW_BYTES)];
-    let mut group = Group {
-        ends: [0; GROUP_MAX],
-        len: 0,
-        start: 0,
-        cr: false,
-    };
+    let mut group = Group { ends: [0; GROUP_MAX], len: 0, start: 0, cr: false };
     let mut masks = [0; WINDOWS_MAX];
     for (chunk, windows) in windows.chunks(WINDOWS_MAX).enumerate() {
         let seen = simd::scan(windows, &mut masks);
@@ -253,9 +239,7 @@ fn spaced_scala(text: &[u8], sink: &mut impl WordSink) {
             }
             continue;
         };
-        line[..=last]
-            .split(|byte| *byte == b' ')
-            .for_each(|word| sink.word(word));
+        line[..=last].split(|byte| *byte == b' ').for_each(|word| sink.word(word));
     }
 }
 
@@ -264,8 +248,8 @@ fn whole(rest: &[u8]) -> Option<usize> {
     (!rest.is_empty()).then_some(rest.len())
 }
 
-/// `text` as valid text, perhaps in lower case. A space or line end is no letter and hides none from
-/// the other, so lower case by the block is lower case by the word.
+/// `text` as valid text, perhaps in lower case. A space or line end is no letter and hides none
+/// from the other, so lower case by the block is lower case by the word.
 fn plain(text: &[u8], lowercase: bool) -> Cow<'_, str> {
     let text = match java_lossy(text) {
         Cow::Borrowed(text) => String::from_utf8_lossy(text),

@@ -33,8 +33,8 @@ struct Probe {
 impl WordTable {
     /// An empty table. `scale` is 1 if it takes all words, and P if it takes only the words of one
     /// [`part`](super::part) of P, whose hashes share their top bits: without it they would crowd
-    /// into 1/P of the slots. With words of several parts in it, `scale` must be 1: the order of the
-    /// drain depends on it.
+    /// into 1/P of the slots. With words of several parts in it, `scale` must be 1: the order of
+    /// the drain depends on it.
     ///
     /// # Panics
     /// If `scale` is 0.
@@ -44,12 +44,7 @@ impl WordTable {
             scale,
             slots: Slots::new(scale, CAPACITY_MIN),
             side: Side::default(),
-            group: Box::new(
-                [Probe {
-                    key: Key::of(b""),
-                    home: 0,
-                }; GROUP_MAX],
-            ),
+            group: Box::new([Probe { key: Key::of(b""), home: 0 }; GROUP_MAX]),
         }
     }
 
@@ -87,10 +82,7 @@ impl WordTable {
         }
         self.make_room(1);
         let key = Key::of(word);
-        if !self
-            .slots
-            .add(self.slots.homes().of(key.hash()), key, count)
-        {
+        if !self.slots.add(self.slots.homes().of(key.hash()), key, count) {
             self.side.add(word, count);
         }
     }
@@ -176,9 +168,7 @@ fn add_group(slots: &mut Slots, side: &mut Side, group: &[Probe]) {
 
 /// The capacity for an epoch of `words` short words: what they would have grown the slots to.
 fn kept_capacity(words: usize) -> usize {
-    ((words * 8).div_ceil(5))
-        .next_power_of_two()
-        .clamp(CAPACITY_MIN, KEPT_CAPACITY_MAX)
+    ((words * 8).div_ceil(5)).next_power_of_two().clamp(CAPACITY_MIN, KEPT_CAPACITY_MAX)
 }
 
 /// Counts the words of one block.
@@ -194,9 +184,7 @@ struct Adder<'a> {
 impl Adder<'_> {
     /// Adds the words that wait.
     fn settle(&mut self) {
-        let WordTable {
-            slots, side, group, ..
-        } = &mut *self.table;
+        let WordTable { slots, side, group, .. } = &mut *self.table;
         add_group(slots, side, &group[..self.waiting]);
         self.waiting = 0;
     }
@@ -300,22 +288,13 @@ mod tests {
                 assert_eq!(hash(&word), 0);
                 fill(&mut table, &mut expected, &word, round);
             }
-            assert!(
-                table.slots.len() < 100,
-                "{} slots for one hash",
-                table.slots.len()
-            );
+            assert!(table.slots.len() < 100, "{} slots for one hash", table.slots.len());
             assert_eq!(table.len(), expected.len());
         }
         assert_eq!(table.slots.capacity(), CAPACITY_MIN);
         for number in 0..20_000_usize {
             fill(&mut table, &mut expected, number.to_string().as_bytes(), 1);
-            fill(
-                &mut table,
-                &mut expected,
-                &word_of_hash_zero(number % 5000),
-                1,
-            );
+            fill(&mut table, &mut expected, &word_of_hash_zero(number % 5000), 1);
         }
         assert_eq!(table.len(), expected.len());
         assert_eq!(drained(&mut table), expected);
@@ -325,26 +304,14 @@ mod tests {
     fn words_that_a_small_table_refused_stay_one_word_when_it_grows() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         let same_home = |word: &String| hash(word.as_bytes()) >> 52 == 77;
-        let crowd: Vec<String> = (0..)
-            .map(|number: u32| number.to_string())
-            .filter(same_home)
-            .take(200)
-            .collect();
-        crowd
-            .iter()
-            .for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
+        let crowd: Vec<String> =
+            (0..).map(|number: u32| number.to_string()).filter(same_home).take(200).collect();
+        crowd.iter().for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
         assert!(table.side.len() > 100);
         for number in 0..50_000 {
-            fill(
-                &mut table,
-                &mut expected,
-                format!("x{number}").as_bytes(),
-                1,
-            );
+            fill(&mut table, &mut expected, format!("x{number}").as_bytes(), 1);
         }
-        crowd
-            .iter()
-            .for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
+        crowd.iter().for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
         assert_eq!(table.len(), expected.len());
         assert_eq!(drained(&mut table), expected);
     }
@@ -391,10 +358,7 @@ mod tests {
             assert_eq!(drained(&mut table), expected);
             assert!(table.heap_bytes() <= filled_bytes);
         }
-        assert!(
-            table.heap_bytes() <= fresh_bytes + (1 << 16),
-            "room for 50,000 words was kept"
-        );
+        assert!(table.heap_bytes() <= fresh_bytes + (1 << 16), "room for 50,000 words was kept");
     }
 
     #[test]

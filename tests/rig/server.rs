@@ -1,6 +1,6 @@
 //! A line source: what `nc -lk` would be, led by the test.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -77,6 +77,11 @@ impl Peer {
     /// Sends what it can; false once the program has closed the connection.
     pub(crate) fn try_send(&mut self, text: &[u8]) -> bool {
         self.stream.write_all(text).is_ok()
+    }
+
+    /// Waits until the program has closed the connection, or has gone.
+    pub(crate) fn wait_until_closed(mut self) {
+        self.stream.read_to_end(&mut Vec::new()).ok();
     }
 
     /// Ends the stream in good order.

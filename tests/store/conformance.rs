@@ -47,10 +47,7 @@ async fn creating_never_overwrites(store: &dyn Store) {
     // A try whose answer was lost meets itself.
     store.put_new("e-2/_SUCCESS", "ours".into()).await.unwrap();
     for other in ["", "other", "OURS"] {
-        let error = store
-            .put_new("e-2/_SUCCESS", other.into())
-            .await
-            .unwrap_err();
+        let error = store.put_new("e-2/_SUCCESS", other.into()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
     }
     assert_eq!(store.get("e-2/_SUCCESS", 100).await.unwrap(), "ours");
@@ -65,10 +62,7 @@ async fn listings_are_ordered_and_paged(store: &dyn Store) {
     }
     store.put("l/c-file", "no directory".into()).await.unwrap();
 
-    assert_eq!(
-        all_dirs(store, "l/c-").await,
-        ["l/c-100/", "l/c-20/", "l/c-3/"]
-    );
+    assert_eq!(all_dirs(store, "l/c-").await, ["l/c-100/", "l/c-20/", "l/c-3/"]);
     assert_eq!(all_dirs(store, "l/c-2").await, ["l/c-20/"]);
     assert_eq!(all_dirs(store, "l/").await.len(), 4);
     assert!(all_dirs(store, "nowhere/").await.is_empty());

@@ -1,7 +1,7 @@
 //! Stores from outside: one suite of promises, held to every implementation.
 
 mod conformance;
-mod oss_double;
+pub(crate) mod oss_double;
 mod outside;
 mod remote;
 
@@ -9,10 +9,7 @@ use wordtide::store::local::LocalStore;
 use wordtide::store::memory::MemoryStore;
 
 fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
 #[test]

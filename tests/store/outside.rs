@@ -1,8 +1,8 @@
 //! The same promises held to a server of somebody else's, where one is at hand.
 //!
-//! Not run by default: set `WORDTIDE_TEST_TO` to a `--to` URL with a bucket of your own, left empty,
-//! `WORDTIDE_TEST_ENDPOINT` to the endpoint, `WORDTIDE_TEST_ADDRESSING` to `virtual-hosted` or
-//! `path` if need be, and credentials as always. Plain http is allowed here. With
+//! Not run by default: set `WORDTIDE_TEST_TO` to a `--to` URL with a bucket of your own, left
+//! empty, `WORDTIDE_TEST_ENDPOINT` to the endpoint, `WORDTIDE_TEST_ADDRESSING` to `virtual-hosted`
+//! or `path` if need be, and credentials as always. Plain http is allowed here. With
 //! `WORDTIDE_TEST_FAULTS` the server is taken to inject faults, and only what retries is run.
 
 use std::sync::Arc;

@@ -55,9 +55,7 @@ fn oss_keeps_the_promises_of_a_store() {
 #[test]
 fn a_put_is_one_request() {
     let (double, store) = started();
-    runtime()
-        .block_on(store.put("e/part-00000", "x".into()))
-        .unwrap();
+    runtime().block_on(store.put("e/part-00000", "x".into())).unwrap();
     assert_eq!(double.log().len(), 1, "{:?}", double.log());
 }
 
@@ -109,10 +107,7 @@ fn a_create_whose_answer_was_lost_knows_its_own_object() {
     double.fail_next(1, Fault::AnswerLost, "PUT", "_SUCCESS");
     runtime().block_on(async {
         store.put_new("e/_SUCCESS", "ours".into()).await.unwrap();
-        let error = store
-            .put_new("e/_SUCCESS", "xxxx".into())
-            .await
-            .unwrap_err();
+        let error = store.put_new("e/_SUCCESS", "xxxx".into()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
     });
     assert_eq!(double.objects()["e/_SUCCESS"], b"ours");
@@ -129,16 +124,12 @@ fn a_large_object_goes_in_parts_and_a_lost_completion_is_harmless() {
     let (double, store) = started();
     double.fail_next(1, Fault::AnswerLost, "POST", "uploadId");
     let body = large();
-    let stored = runtime()
-        .block_on(store.put("e/big", body.clone()))
-        .unwrap();
+    let stored = runtime().block_on(store.put("e/big", body.clone())).unwrap();
     assert_eq!((stored.bytes, stored.md5), (9 << 20, body.md5_hex()));
     assert_eq!(double.objects()["e/big"], body.chunks().concat());
     assert_eq!((double.puts("e/big"), double.open_uploads()), (1, 0));
     let parts = double.log();
-    let parts = parts
-        .iter()
-        .filter(|(_, path, _)| path.contains("partNumber"));
+    let parts = parts.iter().filter(|(_, path, _)| path.contains("partNumber"));
     assert_eq!(parts.count(), 2);
 }
 
@@ -172,10 +163,7 @@ fn refusals_say_what_to_do_and_nothing_secret() {
         (keys(KEY_ID, "planted-secret", ""), "secret"),
         (keys("planted-id", SECRET, ""), "access key"),
         (keys("", "", ""), "OSS_ACCESS_KEY_ID"),
-        (
-            keys(&format!("STS.{KEY_ID}"), SECRET, "planted-token"),
-            "token",
-        ),
+        (keys(&format!("STS.{KEY_ID}"), SECRET, "planted-token"), "token"),
     ];
     for (environment, word) in wrong {
         let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
@@ -197,20 +185,12 @@ fn refusals_say_what_to_do_and_nothing_secret() {
 #[test]
 fn a_missing_bucket_and_a_wrong_region_are_configuration() {
     let double = OssDouble::start();
-    let resolve = (
-        "nobody.oss-cn-hangzhou.aliyuncs.com".to_owned(),
-        double.address,
-    );
-    let elsewhere = StoreSettings {
-        resolve: vec![resolve],
-        ..settings(&double)
-    };
+    let resolve = ("nobody.oss-cn-hangzhou.aliyuncs.com".to_owned(), double.address);
+    let elsewhere = StoreSettings { resolve: vec![resolve], ..settings(&double) };
     let environment = keys(KEY_ID, SECRET, "");
     let missing = RemoteStore::oss("nobody", None, &elsewhere, &environment).unwrap();
-    let region = opened(&StoreSettings {
-        oss_region: Some("cn-beijing".to_owned()),
-        ..settings(&double)
-    });
+    let region =
+        opened(&StoreSettings { oss_region: Some("cn-beijing".to_owned()), ..settings(&double) });
     for (store, flag) in [(missing, "--to"), (region, "--oss-region")] {
         let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
@@ -258,10 +238,7 @@ fn a_bucket_that_is_not_in_the_host_name_is_refused() {
     });
     let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
     assert_eq!(error.kind, StoreErrorKind::Denied);
-    assert!(
-        error.message.contains("SecondLevelDomainForbidden"),
-        "{error}"
-    );
+    assert!(error.message.contains("SecondLevelDomainForbidden"), "{error}");
 }
 
 #[test]
@@ -272,10 +249,7 @@ fn a_versioned_bucket_is_looked_at_before_a_create() {
         store.facts().await;
         store.put_new("e/_SUCCESS", "ours".into()).await.unwrap();
         store.put_new("e/_SUCCESS", "ours".into()).await.unwrap();
-        let error = store
-            .put_new("e/_SUCCESS", "else".into())
-            .await
-            .unwrap_err();
+        let error = store.put_new("e/_SUCCESS", "else".into()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
     });
     assert_eq!(double.puts("e/_SUCCESS"), 1);
@@ -293,10 +267,7 @@ fn s3(double: &OssDouble, addressing: Addressing, secret: &str) -> RemoteStore {
         ],
         ..settings(double)
     };
-    let vars = [
-        ("AWS_ACCESS_KEY_ID", KEY_ID),
-        ("AWS_SECRET_ACCESS_KEY", secret),
-    ];
+    let vars = [("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", secret)];
     RemoteStore::s3(BUCKET, &settings, &Environment::new(vars, None)).unwrap()
 }
 
@@ -319,9 +290,7 @@ fn s3_knows_its_own_object_and_refuses_wrong_secrets() {
     let double = OssDouble::start();
     double.fail_next(1, Fault::AnswerLost, "PUT", "_SUCCESS");
     let store = s3(&double, Addressing::Path, SECRET);
-    runtime()
-        .block_on(store.put_new("e/_SUCCESS", "ours".into()))
-        .unwrap();
+    runtime().block_on(store.put_new("e/_SUCCESS", "ours".into())).unwrap();
     assert_eq!(double.puts("e/_SUCCESS"), 1);
     let store = s3(&double, Addressing::Path, "planted");
     let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();

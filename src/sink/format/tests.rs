@@ -76,14 +76,8 @@ fn python_escapes_backslash_tab_and_control_characters() {
 #[test]
 fn python_escapes_what_it_cannot_print_by_the_shortest_number() {
     assert_eq!(repr("\u{80}\u{a0}\u{ad}"), r"'\x80\xa0\xad'");
-    assert_eq!(
-        repr("\u{378}\u{200d}\u{3000}\u{feff}"),
-        r"'\u0378\u200d\u3000\ufeff'"
-    );
-    assert_eq!(
-        repr("\u{e000}\u{ffff}\u{e0001}\u{10ffff}"),
-        r"'\ue000\uffff\U000e0001\U0010ffff'"
-    );
+    assert_eq!(repr("\u{378}\u{200d}\u{3000}\u{feff}"), r"'\u0378\u200d\u3000\ufeff'");
+    assert_eq!(repr("\u{e000}\u{ffff}\u{e0001}\u{10ffff}"), r"'\ue000\uffff\U000e0001\U0010ffff'");
     assert_eq!(
         repr("caf\u{e9} e\u{301} \u{4e2d}\u{fffd}\u{1f600}"),
         "'caf\u{e9} e\u{301} \u{4e2d}\u{fffd}\u{1f600}'"
@@ -101,11 +95,7 @@ fn every_character_is_printed_or_escaped_as_python_does() {
     let mut escaped = escaped_by_python();
     assert_eq!(escaped.len(), 701, "ranges that Python 3.11 escapes");
     // Surrogates are no characters to Rust; the words never hold one.
-    assert!(
-        escaped
-            .iter()
-            .any(|&(first, last)| first <= 0xd800 && 0xdfff <= last)
-    );
+    assert!(escaped.iter().any(|&(first, last)| first <= 0xd800 && 0xdfff <= last));
     escaped.reverse();
     for character in '\0'..=char::MAX {
         let code = character as u32;
@@ -113,11 +103,7 @@ fn every_character_is_printed_or_escaped_as_python_does() {
             escaped.pop();
         }
         let is_escaped = escaped.last().is_some_and(|&(first, _)| first <= code);
-        assert_eq!(
-            printable::is_printable(character),
-            !is_escaped,
-            "U+{code:04X}"
-        );
+        assert_eq!(printable::is_printable(character), !is_escaped, "U+{code:04X}");
     }
 }
 
@@ -127,11 +113,7 @@ fn nothing_that_rust_calls_unprintable_is_printed() {
     for character in '\u{80}'..=char::MAX {
         let by_rust = format!("a{character}").escape_debug().to_string();
         if by_rust.contains('\\') {
-            assert!(
-                !printable::is_printable(character),
-                "U+{:04X}",
-                character as u32
-            );
+            assert!(!printable::is_printable(character), "U+{:04X}", character as u32);
         }
     }
 }
@@ -155,10 +137,7 @@ fn csv_quotes_only_what_the_rfc_says_must_be_quoted() {
 
 #[test]
 fn json_escapes_what_json_must() {
-    assert_eq!(
-        row(Format::Jsonl, "\"\\\t\u{1}", 1),
-        r#"{"word":"\"\\\t\u0001","count":1}"#
-    );
+    assert_eq!(row(Format::Jsonl, "\"\\\t\u{1}", 1), r#"{"word":"\"\\\t\u0001","count":1}"#);
     assert_eq!(
         row(Format::Jsonl, "\u{e9}\u{1f600}\u{2028}", 1),
         "{\"word\":\"\u{e9}\u{1f600}\u{2028}\",\"count\":1}"
@@ -173,10 +152,7 @@ fn a_word_that_is_not_text_is_replaced_or_passed_through_but_never_panics() {
         (Format::Scala, b"(a\xff\xc3,1)\n"),
         (Format::Tsv, b"a\xff\xc3\t1\n"),
         (Format::Csv, b"a\xff\xc3,1\n"),
-        (
-            Format::Jsonl,
-            "{\"word\":\"a\u{fffd}\u{fffd}\",\"count\":1}\n".as_bytes(),
-        ),
+        (Format::Jsonl, "{\"word\":\"a\u{fffd}\u{fffd}\",\"count\":1}\n".as_bytes()),
     ] {
         let mut out = Vec::new();
         format.row(word, 1, &mut out);

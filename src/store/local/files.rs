@@ -65,13 +65,7 @@ fn is_hidden(name: &str) -> bool {
 fn write(path: &Path, body: &Body, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let directory = path.parent().unwrap_or(Path::new("."));
     let temporary = temporary(path);
-    let open = || {
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&temporary)
-    };
+    let open = || OpenOptions::new().write(true).create(true).truncate(true).open(&temporary);
     let mut file = match open() {
         // The first part of an epoch makes its directory.
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -149,8 +143,7 @@ pub(super) fn get(path: &Path, bytes_max: u64) -> StoreResult<Bytes> {
     let read = || {
         let mut bytes = Vec::new();
         let file = File::open(path)?;
-        file.take(bytes_max.saturating_add(1))
-            .read_to_end(&mut bytes)?;
+        file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().map_err(|error| failure("read", path, &error))?;
@@ -174,18 +167,11 @@ pub(super) fn head(root: &Path, key: String) -> StoreResult<Option<Entry>> {
 }
 
 fn entry(key: String, metadata: &fs::Metadata) -> Entry {
-    Entry {
-        key,
-        bytes: metadata.len(),
-        modified: metadata.modified().ok(),
-    }
+    Entry { key, bytes: metadata.len(), modified: metadata.modified().ok() }
 }
 
 fn is_absence(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-    )
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 /// The `limit` smallest names that come behind `after`, and whether there are more: what a listing
@@ -200,13 +186,7 @@ struct Smallest<'a, T> {
 
 impl<'a, T> Smallest<'a, T> {
     fn new(prefix: &'a str, after: Option<&'a str>, limit: usize) -> Self {
-        Smallest {
-            found: BTreeMap::new(),
-            prefix,
-            after,
-            limit,
-            more: false,
-        }
+        Smallest { found: BTreeMap::new(), prefix, after, limit, more: false }
     }
 
     fn wants(&self, name: &str) -> bool {
@@ -225,11 +205,7 @@ impl<'a, T> Smallest<'a, T> {
         let last = self.found.last_key_value().map(|(name, _)| name.clone());
         Page {
             next: last.filter(|_| self.more),
-            items: self
-                .found
-                .into_iter()
-                .map(|(name, item)| make(name, item))
-                .collect(),
+            items: self.found.into_iter().map(|(name, item)| make(name, item)).collect(),
         }
     }
 }

@@ -64,12 +64,7 @@ impl Drop for PrefixLock {
 }
 
 fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// Locks an opened lock file; `None` when it no longer bears the name, so that its lock is worth
@@ -91,20 +86,13 @@ fn bears_name(file: &File, path: &Path) -> bool {
 
 fn held(path: &Path, file: &mut File) -> Error {
     let text = read_text(file).unwrap_or_default();
-    let holder = match text
-        .lines()
-        .next()
-        .and_then(|line| line.strip_prefix("pid "))
-    {
+    let holder = match text.lines().next().and_then(|line| line.strip_prefix("pid ")) {
         Some(pid) => format!("process {pid}"),
         None => "another process".to_owned(),
     };
     Error::new(
         ErrorKind::Configuration,
-        format!(
-            "{holder} is writing to the same output and holds {}",
-            path.display()
-        ),
+        format!("{holder} is writing to the same output and holds {}", path.display()),
     )
     .hint("stop it, or give --to another prefix")
 }
@@ -135,10 +123,7 @@ mod tests {
     fn a_second_holder_is_refused_by_the_firsts_pid_until_it_is_given_back() {
         let dir = tempfile::tempdir().unwrap();
         let first = PrefixLock::take(dir.path(), "counts", "run 1").unwrap();
-        assert_eq!(
-            read_note(dir.path(), "counts").unwrap().as_deref(),
-            Some("run 1")
-        );
+        assert_eq!(read_note(dir.path(), "counts").unwrap().as_deref(), Some("run 1"));
         let error = PrefixLock::take(dir.path(), "counts", "run 2").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let pid = format!("process {}", std::process::id());
@@ -155,16 +140,9 @@ mod tests {
     #[test]
     fn a_file_left_by_a_crash_locks_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(
-            lock_path(dir.path(), "counts"),
-            "pid 1\na much longer old note\n",
-        )
-        .unwrap();
+        fs::write(lock_path(dir.path(), "counts"), "pid 1\na much longer old note\n").unwrap();
         let lock = PrefixLock::take(dir.path(), "counts", "new").unwrap();
-        assert_eq!(
-            read_note(dir.path(), "counts").unwrap().as_deref(),
-            Some("new")
-        );
+        assert_eq!(read_note(dir.path(), "counts").unwrap().as_deref(), Some("new"));
         assert!(lock.path().ends_with(".counts.wordtide.lock"));
     }
 

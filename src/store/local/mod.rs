@@ -106,16 +106,12 @@ impl Store for LocalStore {
 
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
         let (prefix, after, limit) = owned(ask);
-        self.run(&[], move |root| {
-            files::list(root, &prefix, after.as_deref(), limit)
-        })
+        self.run(&[], move |root| files::list(root, &prefix, after.as_deref(), limit))
     }
 
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
         let (prefix, after, limit) = owned(ask);
-        self.run(&[], move |root| {
-            files::list_dirs(root, &prefix, after.as_deref(), limit)
-        })
+        self.run(&[], move |root| files::list_dirs(root, &prefix, after.as_deref(), limit))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
@@ -141,11 +137,7 @@ impl Store for LocalStore {
 }
 
 fn owned(ask: Listing<'_>) -> (String, Option<String>, usize) {
-    (
-        ask.prefix.to_owned(),
-        ask.after.map(str::to_owned),
-        ask.limit.max(1),
-    )
+    (ask.prefix.to_owned(), ask.after.map(str::to_owned), ask.limit.max(1))
 }
 
 /// What the operating system said, told by what to do about it.

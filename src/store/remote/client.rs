@@ -26,10 +26,7 @@ pub(super) fn client(settings: &StoreSettings, proxied: bool) -> Result<reqwest:
     }
     if let Some(path) = &settings.ca_file {
         let unusable = |error: &dyn fmt::Display| {
-            configuration(format!(
-                "--ca-file {} cannot be used: {error}",
-                path.display()
-            ))
+            configuration(format!("--ca-file {} cannot be used: {error}", path.display()))
         };
         let pem = std::fs::read(path).map_err(|error| unusable(&error))?;
         let certificates =
@@ -39,7 +36,5 @@ pub(super) fn client(settings: &StoreSettings, proxied: bool) -> Result<reqwest:
         }
         builder = builder.tls_certs_merge(certificates);
     }
-    builder
-        .build()
-        .map_err(|error| configuration(format!("HTTP client cannot be set up: {error}")))
+    builder.build().map_err(|error| configuration(format!("HTTP client cannot be set up: {error}")))
 }

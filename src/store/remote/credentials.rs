@@ -41,18 +41,12 @@ impl Environment {
         home: Option<PathBuf>,
     ) -> Self {
         let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Environment {
-            vars: Arc::new(vars.into_iter().map(own).collect()),
-            home,
-        }
+        Environment { vars: Arc::new(vars.into_iter().map(own).collect()), home }
     }
 
     /// The value of a variable that is set and not empty.
     pub(super) fn var(&self, name: &str) -> Option<String> {
-        self.vars
-            .get(name)
-            .filter(|value| !value.is_empty())
-            .cloned()
+        self.vars.get(name).filter(|value| !value.is_empty()).cloned()
     }
 
     /// The endpoint that `ossutil config` wrote down.
@@ -114,11 +108,7 @@ pub(super) struct Chain<K> {
 
 impl<K> Chain<K> {
     fn new(patience: Duration, told: Arc<Mutex<Told>>) -> Self {
-        Chain {
-            sources: Vec::new(),
-            patience,
-            told,
-        }
+        Chain { sources: Vec::new(), patience, told }
     }
 
     fn or(mut self, name: &'static str, provider: impl ProvideCredential<Credential = K>) -> Self {
@@ -179,50 +169,29 @@ pub(super) fn aliyun_chain(
             "RRSA by ALIBABA_CLOUD_OIDC_TOKEN_FILE",
             aliyun::AssumeRoleWithOidcCredentialProvider::new(),
         )
-        .or(
-            "~/.oss/credentials",
-            aliyun::OssProfileCredentialProvider::new(),
-        )
+        .or("~/.oss/credentials", aliyun::OssProfileCredentialProvider::new())
         .or(
             "~/.alibabacloud/credentials.ini or ~/.aliyun/credentials.ini",
             aliyun::CredentialsFileCredentialProvider::new(),
         )
-        .or(
-            "~/.aliyun/config.json",
-            aliyun::ConfigFileCredentialProvider::new(),
-        )
+        .or("~/.aliyun/config.json", aliyun::ConfigFileCredentialProvider::new())
         .or("~/.ossutilconfig", OssutilConfig)
-        .or(
-            "ALIBABA_CLOUD_CREDENTIALS_URI",
-            aliyun::CredentialsUriCredentialProvider::new(),
-        )
-        .or(
-            "ECS RAM role by metadata service",
-            aliyun::EcsRamRoleCredentialProvider::new(),
-        )
+        .or("ALIBABA_CLOUD_CREDENTIALS_URI", aliyun::CredentialsUriCredentialProvider::new())
+        .or("ECS RAM role by metadata service", aliyun::EcsRamRoleCredentialProvider::new())
 }
 
 /// The sources of AWS keys. `credential_process` is not run.
 pub(super) fn aws_chain(patience: Duration, told: &Arc<Mutex<Told>>) -> Chain<aws::Credential> {
     Chain::new(patience, Arc::clone(told))
-        .or(
-            "environment AWS_ACCESS_KEY_ID",
-            aws::EnvCredentialProvider::new(),
-        )
+        .or("environment AWS_ACCESS_KEY_ID", aws::EnvCredentialProvider::new())
         .or(
             "web identity by AWS_WEB_IDENTITY_TOKEN_FILE",
             aws::AssumeRoleWithWebIdentityCredentialProvider::default(),
         )
-        .or(
-            "~/.aws/credentials or ~/.aws/config",
-            aws::ProfileCredentialProvider::default(),
-        )
+        .or("~/.aws/credentials or ~/.aws/config", aws::ProfileCredentialProvider::default())
         .or("AWS SSO", aws::SSOCredentialProvider::default())
         .or("ECS container role", aws::ECSCredentialProvider::default())
-        .or(
-            "EC2 instance role by metadata service",
-            aws::IMDSv2CredentialProvider::default(),
-        )
+        .or("EC2 instance role by metadata service", aws::IMDSv2CredentialProvider::default())
 }
 
 /// `~/.ossutilconfig`, as `ossutil config` writes it, of version 1 (`[Credentials]`) and 2
@@ -277,10 +246,7 @@ fn ini_value(text: &str, names: &[&str]) -> Option<String> {
 
 /// What the sources read and ask with.
 pub(super) fn context(environment: &Environment, send: CredentialSend) -> Context {
-    Context::new()
-        .with_file_read(TokioFileRead)
-        .with_http_send(send)
-        .with_env(environment.clone())
+    Context::new().with_file_read(TokioFileRead).with_http_send(send).with_env(environment.clone())
 }
 
 /// HTTP for the sources that ask the network.
@@ -302,16 +268,8 @@ impl reqsign_core::HttpSend for CredentialSend {
         &self,
         request: http::Request<Bytes>,
     ) -> reqsign_core::Result<http::Response<Bytes>> {
-        let metadata = [
-            "100.100.100.200",
-            "169.254.169.254",
-            "169.254.170.2",
-            "127.0.0.1",
-        ];
-        let near = request
-            .uri()
-            .host()
-            .is_some_and(|host| metadata.contains(&host));
+        let metadata = ["100.100.100.200", "169.254.169.254", "169.254.170.2", "127.0.0.1"];
+        let near = request.uri().host().is_some_and(|host| metadata.contains(&host));
         let client = if near { &self.direct } else { &self.client };
         let failed = |error: reqwest::Error| {
             reqsign_core::Error::unexpected("credential source did not answer")
@@ -346,16 +304,10 @@ mod tests {
         let vars = vars.iter().copied().chain([off]);
         let environment = Environment::new(vars, Some(home.path().to_owned()));
         let client = reqwest::Client::new();
-        let send = CredentialSend {
-            direct: client.clone(),
-            client,
-        };
+        let send = CredentialSend { direct: client.clone(), client };
         let told = Arc::new(Mutex::new(Told::default()));
         let chain = aliyun_chain(Duration::from_secs(5), &told);
-        let found = chain
-            .provide_credential(&context(&environment, send))
-            .await
-            .unwrap();
+        let found = chain.provide_credential(&context(&environment, send)).await.unwrap();
         let told = told.lock().unwrap().clone();
         (found, told)
     }
@@ -374,10 +326,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn each_source_is_found_and_the_environment_comes_first() {
         let id = |found: &Option<aliyun::Credential>| found.clone().unwrap().access_key_id;
-        let env = [
-            ("OSS_ACCESS_KEY_ID", "env-id"),
-            ("OSS_ACCESS_KEY_SECRET", "s"),
-        ];
+        let env = [("OSS_ACCESS_KEY_ID", "env-id"), ("OSS_ACCESS_KEY_SECRET", "s")];
         let (found, told) = look(&env, &[CLI, OSSUTIL]).await;
         assert_eq!(id(&found), "env-id");
         assert!(told.used.unwrap().contains("environment"));
@@ -398,13 +347,7 @@ mod tests {
         let (found, told) = look(&[("OSS_ACCESS_KEY_ID", "planted")], &[]).await;
         assert!(found.is_none());
         assert_eq!(told.used, None);
-        for name in [
-            "environment",
-            "RRSA",
-            "config.json",
-            "ossutilconfig",
-            "ECS RAM role",
-        ] {
+        for name in ["environment", "RRSA", "config.json", "ossutilconfig", "ECS RAM role"] {
             assert!(told.tried.contains(name), "{name}: {}", told.tried);
         }
         assert!(!told.tried.contains("planted"), "{}", told.tried);

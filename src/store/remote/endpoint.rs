@@ -50,9 +50,7 @@ impl Endpoint {
             chosen(in_url, set)?,
             environment.var("OSS_ENDPOINT"),
             environment.ossutil_endpoint(),
-            region
-                .as_ref()
-                .map(|region| format!("oss-{region}.aliyuncs.com")),
+            region.as_ref().map(|region| format!("oss-{region}.aliyuncs.com")),
         ])
         .ok_or_else(|| {
             configuration("no OSS endpoint is known").hint(
@@ -62,10 +60,7 @@ impl Endpoint {
         })?;
         let (scheme, host) = split(&given, "--oss-endpoint")?;
         // A bucket's own domain, as the console shows it.
-        let host = match host
-            .strip_prefix(bucket)
-            .and_then(|rest| rest.strip_prefix('.'))
-        {
+        let host = match host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.')) {
             Some(endpoint) if endpoint.ends_with("aliyuncs.com") => endpoint,
             _ => host,
         };
@@ -75,10 +70,8 @@ impl Endpoint {
             return Err(configuration(format!("{host} is OSS's S3 face")).hint(hint));
         }
         let region = region.or_else(|| oss_region(host)).ok_or_else(|| {
-            configuration(format!(
-                "the region cannot be told from the OSS endpoint {host}"
-            ))
-            .hint("give --oss-region, for instance cn-hangzhou")
+            configuration(format!("the region cannot be told from the OSS endpoint {host}"))
+                .hint("give --oss-region, for instance cn-hangzhou")
         })?;
         let addressing = match settings.oss_addressing {
             Addressing::Auto if is_aliyun(host) => Addressing::VirtualHosted,
@@ -86,12 +79,7 @@ impl Endpoint {
             set => set,
         };
         let scheme = allowed(scheme, host, settings)?;
-        Ok(Endpoint {
-            scheme,
-            host: host.to_owned(),
-            region,
-            addressing,
-        })
+        Ok(Endpoint { scheme, host: host.to_owned(), region, addressing })
     }
 
     /// S3's, from the setting, the environment or the region, in this order.
@@ -144,11 +132,10 @@ fn first<const N: usize>(given: [Option<String>; N]) -> Option<String> {
 fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
     let bare = |text: &str| split(text, "--oss-endpoint").map(|(_, host)| host.to_owned());
     match (in_url, set) {
-        (Some(url), Some(set)) if bare(set)? != url => Err(Error::new(
-            ErrorKind::Usage,
-            "--oss-endpoint names another endpoint than --to",
-        )
-        .hint("give the endpoint once")),
+        (Some(url), Some(set)) if bare(set)? != url => {
+            Err(Error::new(ErrorKind::Usage, "--oss-endpoint names another endpoint than --to")
+                .hint("give the endpoint once"))
+        }
         (_, Some(set)) => Ok(Some(set.to_owned())),
         (url, None) => Ok(url.map(str::to_owned)),
     }
@@ -177,10 +164,8 @@ fn allowed(scheme: &'static str, host: &str, settings: &StoreSettings) -> Result
     if scheme == "https" || settings.allow_http || is_loopback(host) {
         return Ok(scheme);
     }
-    Err(configuration(format!(
-        "plain http to {host} sends the results unencrypted"
-    ))
-    .hint("write https:// in front of the endpoint, or give --allow-http"))
+    Err(configuration(format!("plain http to {host} sends the results unencrypted"))
+        .hint("write https:// in front of the endpoint, or give --allow-http"))
 }
 
 fn host_name(host: &str) -> &str {
@@ -207,10 +192,7 @@ fn oss_region(host: &str) -> Option<String> {
     let name = host_name(host).strip_suffix(".aliyuncs.com")?;
     let region = match name.strip_suffix(".oss") {
         Some(region) => region,
-        None => name
-            .strip_prefix("vpc100-")
-            .unwrap_or(name)
-            .strip_prefix("oss-")?,
+        None => name.strip_prefix("vpc100-").unwrap_or(name).strip_prefix("oss-")?,
     };
     let region = region.strip_suffix("-internal").unwrap_or(region);
     let named = !region.is_empty() && !region.starts_with("accelerate") && !region.contains('.');
@@ -226,10 +208,8 @@ mod tests {
     }
 
     fn oss(in_url: Option<&str>, set: Option<&str>) -> Result<Endpoint> {
-        let settings = StoreSettings {
-            oss_endpoint: set.map(str::to_owned),
-            ..StoreSettings::default()
-        };
+        let settings =
+            StoreSettings { oss_endpoint: set.map(str::to_owned), ..StoreSettings::default() };
         Endpoint::of_oss("demo", in_url, &settings, &nothing())
     }
 
@@ -285,15 +265,9 @@ mod tests {
         };
         let endpoint = Endpoint::of_oss("demo", None, &settings, &nothing()).unwrap();
         assert_eq!(endpoint.url(), far);
-        for near in [
-            "http://127.0.0.1:9000",
-            "http://localhost:9000",
-            "http://[::1]:9",
-        ] {
-            let settings = StoreSettings {
-                s3_endpoint: Some(near.to_owned()),
-                ..StoreSettings::default()
-            };
+        for near in ["http://127.0.0.1:9000", "http://localhost:9000", "http://[::1]:9"] {
+            let settings =
+                StoreSettings { s3_endpoint: Some(near.to_owned()), ..StoreSettings::default() };
             let endpoint = Endpoint::of_s3("demo", &settings, &nothing()).unwrap();
             assert_eq!(endpoint.bucket_url("demo"), format!("{near}/demo"));
         }
@@ -312,31 +286,20 @@ mod tests {
         }
         let error = oss(None, Some("id:sEcReT@oss-cn-hangzhou.aliyuncs.com")).unwrap_err();
         assert!(!format!("{error:?}").contains("sEcReT"), "{error:?}");
-        let error = oss(
-            Some("oss-cn-hangzhou.aliyuncs.com"),
-            Some("oss-cn-beijing.aliyuncs.com"),
-        );
+        let error = oss(Some("oss-cn-hangzhou.aliyuncs.com"), Some("oss-cn-beijing.aliyuncs.com"));
         assert_eq!(error.unwrap_err().kind(), ErrorKind::Usage);
     }
 
     #[test]
     fn the_environment_fills_what_no_flag_says() {
-        let environment = Environment::new(
-            [("OSS_REGION", "cn-beijing"), ("AWS_REGION", "eu-central-1")],
-            None,
-        );
+        let environment =
+            Environment::new([("OSS_REGION", "cn-beijing"), ("AWS_REGION", "eu-central-1")], None);
         let settings = StoreSettings::default();
         let oss = Endpoint::of_oss("demo", None, &settings, &environment).unwrap();
         assert_eq!(oss.url(), "https://oss-cn-beijing.aliyuncs.com");
         let s3 = Endpoint::of_s3("demo", &settings, &environment).unwrap();
-        assert_eq!(
-            s3.bucket_url("demo"),
-            "https://demo.s3.eu-central-1.amazonaws.com"
-        );
+        assert_eq!(s3.bucket_url("demo"), "https://demo.s3.eu-central-1.amazonaws.com");
         let s3 = Endpoint::of_s3("a.b", &settings, &environment).unwrap();
-        assert_eq!(
-            s3.bucket_url("a.b"),
-            "https://s3.eu-central-1.amazonaws.com/a.b"
-        );
+        assert_eq!(s3.bucket_url("a.b"), "https://s3.eu-central-1.amazonaws.com/a.b");
     }
 }

@@ -17,10 +17,7 @@ pub(super) fn told(service: Service, what: &str, error: &Error) -> StoreError {
         return denied(service, what, error);
     }
     if let Some(hint) = refusal_hint(service, code) {
-        let message = format!(
-            "cannot {what}: the store refuses with {code}{}",
-            status_of(error)
-        );
+        let message = format!("cannot {what}: the store refuses with {code}{}", status_of(error));
         return StoreError::new(StoreErrorKind::Denied, message).hint(hint);
     }
     let message = format!("cannot {what}: {}", reason(error, code));
@@ -141,17 +138,13 @@ fn refusal_hint(service: Service, code: &str) -> Option<&'static str> {
 /// `code: "X"` as opendal writes an error's body out.
 fn code_of(error: &Error) -> &str {
     let rest = error.message().split_once("code: \"");
-    rest.and_then(|(_, rest)| rest.split_once('"'))
-        .map(|(code, _)| code)
-        .unwrap_or_default()
+    rest.and_then(|(_, rest)| rest.split_once('"')).map(|(code, _)| code).unwrap_or_default()
 }
 
 fn status_of(error: &Error) -> String {
     let status = error.message().split_once("HTTP ");
     let status = status.and_then(|(_, rest)| rest.get(..3));
-    status
-        .map(|status| format!(" (HTTP {status})"))
-        .unwrap_or_default()
+    status.map(|status| format!(" (HTTP {status})")).unwrap_or_default()
 }
 
 fn reason(error: &Error, code: &str) -> String {
@@ -199,39 +192,21 @@ mod tests {
             "SecondLevelDomainForbidden",
             "SecurityTokenExpired",
         ] {
-            let error = told(
-                Service::Oss,
-                "put x",
-                &body(ErrorKind::PermissionDenied, code, 403),
-            );
+            let error = told(Service::Oss, "put x", &body(ErrorKind::PermissionDenied, code, 403));
             assert_eq!(error.kind, StoreErrorKind::Denied, "{code}");
-            assert!(
-                error.hint.is_some() && error.message.contains(code),
-                "{error}"
-            );
+            assert!(error.hint.is_some() && error.message.contains(code), "{error}");
         }
-        let error = told(
-            Service::Oss,
-            "put x",
-            &body(ErrorKind::NotFound, "NoSuchBucket", 404),
-        );
+        let error = told(Service::Oss, "put x", &body(ErrorKind::NotFound, "NoSuchBucket", 404));
         assert_eq!(error.kind, StoreErrorKind::Denied);
         assert!(error.to_string().contains("--to"), "{error}");
         let skewed = body(ErrorKind::PermissionDenied, "RequestTimeTooSkewed", 403);
-        assert!(
-            told(Service::Oss, "put x", &skewed)
-                .to_string()
-                .contains("clock")
-        );
+        assert!(told(Service::Oss, "put x", &skewed).to_string().contains("clock"));
     }
 
     #[test]
     fn what_passes_by_itself_is_tried_again() {
         for (error, expected) in [
-            (
-                body(ErrorKind::RateLimited, "", 429),
-                StoreErrorKind::Unavailable,
-            ),
+            (body(ErrorKind::RateLimited, "", 429), StoreErrorKind::Unavailable),
             (
                 body(ErrorKind::Unexpected, "ServiceUnavailable", 503).set_temporary(),
                 StoreErrorKind::Unavailable,
@@ -240,43 +215,24 @@ mod tests {
                 body(ErrorKind::Unexpected, "InternalError", 500).set_temporary(),
                 StoreErrorKind::Unavailable,
             ),
-            (
-                body(ErrorKind::Unexpected, "BadDigest", 400),
-                StoreErrorKind::Unavailable,
-            ),
+            (body(ErrorKind::Unexpected, "BadDigest", 400), StoreErrorKind::Unavailable),
             (
                 Error::new(ErrorKind::Unexpected, "no answer within 10 s").set_temporary(),
                 StoreErrorKind::Unavailable,
             ),
-            (
-                body(ErrorKind::NotFound, "NoSuchKey", 404),
-                StoreErrorKind::NotFound,
-            ),
-            (
-                body(ErrorKind::Conflict, "FileAlreadyExists", 409),
-                StoreErrorKind::Exists,
-            ),
-            (
-                body(ErrorKind::Unexpected, "EntityTooLarge", 400),
-                StoreErrorKind::Denied,
-            ),
+            (body(ErrorKind::NotFound, "NoSuchKey", 404), StoreErrorKind::NotFound),
+            (body(ErrorKind::Conflict, "FileAlreadyExists", 409), StoreErrorKind::Exists),
+            (body(ErrorKind::Unexpected, "EntityTooLarge", 400), StoreErrorKind::Denied),
         ] {
             assert_eq!(kind(&error), expected, "{error}");
         }
-        let lost = told(
-            Service::S3,
-            "put x",
-            &Error::new(ErrorKind::Unexpected, "gone"),
-        );
+        let lost = told(Service::S3, "put x", &Error::new(ErrorKind::Unexpected, "gone"));
         assert_eq!(lost.outcome, Outcome::Indeterminate);
     }
 
     #[test]
     fn missing_credentials_name_what_was_tried() {
-        let error = Error::new(
-            ErrorKind::PermissionDenied,
-            format!("{NO_CREDENTIALS}: a, b"),
-        );
+        let error = Error::new(ErrorKind::PermissionDenied, format!("{NO_CREDENTIALS}: a, b"));
         let text = told(Service::Oss, "put x", &error).to_string();
         assert!(text.contains("tried a, b"), "{text}");
         assert!(text.contains("OSS_ACCESS_KEY_ID"), "{text}");

@@ -72,14 +72,7 @@ impl RemoteStore {
             .addressing_style(style)
             .skip_signature();
         let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
-        Self::over(
-            operator,
-            Service::Oss,
-            bucket,
-            endpoint,
-            settings,
-            environment,
-        )
+        Self::over(operator, Service::Oss, bucket, endpoint, settings, environment)
     }
 
     /// The S3 bucket.
@@ -95,14 +88,7 @@ impl RemoteStore {
             builder = builder.enable_virtual_host_style();
         }
         let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
-        Self::over(
-            operator,
-            Service::S3,
-            bucket,
-            endpoint,
-            settings,
-            environment,
-        )
+        Self::over(operator, Service::S3, bucket, endpoint, settings, environment)
     }
 
     fn over(
@@ -137,9 +123,8 @@ impl RemoteStore {
                 let (kind, attempt) = (event.err.kind(), event.attempt);
                 tracing::debug!(%kind, attempt, "store request is tried again");
             });
-        let operator = operator
-            .with_context(OperationContext::new().with_http_transport(http))
-            .layer(retry);
+        let operator =
+            operator.with_context(OperationContext::new().with_http_transport(http)).layer(retry);
         Ok(RemoteStore {
             service,
             bucket: bucket.to_owned(),
@@ -218,18 +203,13 @@ impl RemoteStore {
 }
 
 fn misconfigured(error: &opendal::Error) -> Error {
-    Error::new(
-        ErrorKind::Configuration,
-        format!("store cannot be set up: {}", error.message()),
-    )
-    .hint("check --to and the endpoint")
+    Error::new(ErrorKind::Configuration, format!("store cannot be set up: {}", error.message()))
+        .hint("check --to and the endpoint")
 }
 
 impl fmt::Debug for RemoteStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("RemoteStore")
-            .field(&self.describe())
-            .finish()
+        f.debug_tuple("RemoteStore").field(&self.describe()).finish()
     }
 }
 
@@ -273,11 +253,7 @@ impl Store for RemoteStore {
             let is_object = found.metadata().mode() == EntryMode::FILE;
             is_object.then(|| entry(found.path().to_owned(), found.metadata()))
         };
-        async move {
-            self.names(ask, true, |entry: &Entry| entry.key.as_str(), take)
-                .await
-        }
-        .boxed()
+        async move { self.names(ask, true, |entry: &Entry| entry.key.as_str(), take).await }.boxed()
     }
 
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {

@@ -1,9 +1,9 @@
 //! The HTTP transport below opendal: signs, bounds and cleans every request.
 //!
-//! opendal's OSS service can only sign with V1, which new accounts and buckets refuse. So it is told
-//! to leave signing alone, and each request is signed here, V4, anew for each try. S3 goes the same
-//! way, so that both find their keys alike, name the source, and drop a cached key when the store
-//! refuses it: rotated keys are then read again without a restart.
+//! opendal's OSS service can only sign with V1, which new accounts and buckets refuse. So it is
+//! told to leave signing alone, and each request is signed here, V4, anew for each try. S3 goes the
+//! same way, so that both find their keys alike, name the source, and drop a cached key when the
+//! store refuses it: rotated keys are then read again without a restart.
 //!
 //! An error's body can quote the access key and the string that was signed. Only its code and
 //! request id get past this point, so no layer above can log more.
@@ -143,10 +143,7 @@ impl Transport {
         parts.uri = uri;
         signed.map_err(|_| {
             let tried = self.told().tried;
-            Error::new(
-                ErrorKind::PermissionDenied,
-                format!("{NO_CREDENTIALS}: {tried}"),
-            )
+            Error::new(ErrorKind::PermissionDenied, format!("{NO_CREDENTIALS}: {tried}"))
         })
     }
 
@@ -204,10 +201,7 @@ impl HttpTransport for Transport {
         let sent = self.0.http.fetch(Request::from_parts(parts, body));
         let response = within(allowed, sent).await?;
         self.note_time(&response);
-        if matches!(
-            response.status(),
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN
-        ) {
+        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             self.forget_keys();
         }
 
@@ -229,25 +223,20 @@ impl HttpTransport for Transport {
     }
 }
 
-/// The URI with the bucket in front of its host. OSS signatures name the bucket whatever the request
-/// does, and the signer takes it from there; host and authority themselves are not signed.
+/// The URI with the bucket in front of its host. OSS signatures name the bucket whatever the
+/// request does, and the signer takes it from there; host and authority themselves are not signed.
 fn with_bucket(bucket: &str, uri: &Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
-    let authority = parts
-        .authority
-        .as_ref()
-        .map(|host| format!("{bucket}.{host}"));
+    let authority = parts.authority.as_ref().map(|host| format!("{bucket}.{host}"));
     parts.authority = authority.and_then(|host| host.parse().ok());
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
 async fn within<T>(allowed: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
-    tokio::time::timeout(allowed, work)
-        .await
-        .unwrap_or_else(|_| {
-            let message = format!("no answer within {} s", allowed.as_secs());
-            Err(Error::new(ErrorKind::Unexpected, message).set_temporary())
-        })
+    tokio::time::timeout(allowed, work).await.unwrap_or_else(|_| {
+        let message = format!("no answer within {} s", allowed.as_secs());
+        Err(Error::new(ErrorKind::Unexpected, message).set_temporary())
+    })
 }
 
 /// Off the async threads, whose other requests would wait: a long body takes 2 ms a MiB.
@@ -288,14 +277,9 @@ pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
     let inner = start.and_then(|(_, rest)| rest.split_once('<'));
     let plain = |text: &&str| {
         text.len() <= 64
-            && text
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
+            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
     };
-    inner
-        .map(|(text, _)| text)
-        .filter(plain)
-        .unwrap_or_default()
+    inner.map(|(text, _)| text).filter(plain).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -47,9 +47,7 @@ impl RemoteStore {
             Ok(metadata) => metadata,
             Err(error) => return self.upload_failed(key, body, error).await,
         };
-        let etag = metadata
-            .etag()
-            .map(|etag| etag.trim_matches('"').to_owned());
+        let etag = metadata.etag().map(|etag| etag.trim_matches('"').to_owned());
         if let Some(etag) = etag.as_deref().filter(|etag| is_md5(etag))
             && !etag.eq_ignore_ascii_case(&body.md5_hex())
         {
@@ -74,10 +72,7 @@ impl RemoteStore {
     }
 
     async fn upload_parts(&self, key: &str, body: &Body, new: bool) -> opendal::Result<Metadata> {
-        let part_bytes = self
-            .settings
-            .part_bytes
-            .max(body.bytes().div_ceil(PARTS_MAX));
+        let part_bytes = self.settings.part_bytes.max(body.bytes().div_ceil(PARTS_MAX));
         let options = WriteOptions {
             chunk: usize::try_from(part_bytes).ok(),
             concurrent: self.settings.parts_in_flight_max,
@@ -116,10 +111,9 @@ impl RemoteStore {
         match conflict {
             true => Err(failed),
             // An upload in parts that is gone: the next try begins another.
-            false => Err(StoreError {
-                kind: StoreErrorKind::Unavailable,
-                ..failed.indeterminate()
-            }),
+            false => {
+                Err(StoreError { kind: StoreErrorKind::Unavailable, ..failed.indeterminate() })
+            }
         }
     }
 

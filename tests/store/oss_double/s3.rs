@@ -20,10 +20,8 @@ fn sign(request: &Request, signed: &str, region: &str, secret: &str) -> (String,
         })
         .collect();
     query.sort();
-    let headers: String = signed
-        .split(';')
-        .map(|name| format!("{name}:{}\n", request.header(name).trim()))
-        .collect();
+    let headers: String =
+        signed.split(';').map(|name| format!("{name}:{}\n", request.header(name).trim())).collect();
     let canonical = format!(
         "{}\n{}\n{}\n{headers}\n{signed}\n{}",
         request.method,
@@ -32,17 +30,12 @@ fn sign(request: &Request, signed: &str, region: &str, secret: &str) -> (String,
         request.header("x-amz-content-sha256"),
     );
     let date = request.header("x-amz-date");
-    let scope = format!(
-        "{}/{region}/s3/aws4_request",
-        date.get(..8).unwrap_or_default()
-    );
+    let scope = format!("{}/{region}/s3/aws4_request", date.get(..8).unwrap_or_default());
     let digest = hex(&Sha256::digest(canonical));
     let text = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{digest}");
     let key = scope
         .split('/')
-        .fold(format!("AWS4{secret}").into_bytes(), |key, step| {
-            hmac(&key, step.as_bytes())
-        });
+        .fold(format!("AWS4{secret}").into_bytes(), |key, step| hmac(&key, step.as_bytes()));
     let signature = hex(&hmac(&key, text.as_bytes()));
     (text, signature)
 }

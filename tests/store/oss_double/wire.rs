@@ -26,6 +26,12 @@ impl Request {
         }
         let mut words = line.split_whitespace().map(str::to_owned);
         let (method, target) = words.next().zip(words.next()).unwrap_or_default();
+        // As a client asks a proxy: with the scheme and the host that are in the Host header too.
+        let target = match target.strip_prefix("http://").map(|rest| rest.find('/')) {
+            Some(Some(slash)) => target["http://".len() + slash..].to_owned(),
+            Some(None) => "/".to_owned(),
+            None => target,
+        };
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
         let mut request = Request {
             method,
@@ -103,11 +109,7 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
-        Answer {
-            status,
-            etag: None,
-            body: Vec::new(),
-        }
+        Answer { status, etag: None, body: Vec::new() }
     }
 
     /// An error as OSS words it, with the things in it that must never be repeated.
@@ -137,10 +139,8 @@ impl Answer {
     pub(crate) fn write(&self, method: &str, mut stream: &TcpStream) -> Result<()> {
         let etag = self.etag.as_ref();
         let etag = etag.map_or(String::new(), |etag| format!("ETag: \"{etag}\"\r\n"));
-        let mut text = format!(
-            "HTTP/1.1 {} X\r\nDate: Sun, 22 Nov 2026 08:00:00 GMT\r\n{etag}",
-            self.status
-        );
+        let mut text =
+            format!("HTTP/1.1 {} X\r\nDate: Sun, 22 Nov 2026 08:00:00 GMT\r\n{etag}", self.status);
         if self.status != 204 {
             text += &format!("Content-Length: {}\r\n", self.body.len());
         }
@@ -159,9 +159,8 @@ fn percent_encoding_is_undone() {
     let mut head: &[u8] = b"PUT /k?a=1&b HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nxy";
     let mut request = Request::read_head(&mut head).unwrap().unwrap();
     request.read_body(&mut head.by_ref(), 1).unwrap();
-    assert_eq!(
-        (request.header("host"), &request.body[..]),
-        ("h", &b"xy"[..])
-    );
+    assert_eq!((request.header("host"), &request.body[..]), ("h", &b"xy"[..]));
     assert!(request.has("b") && request.value("a") == "1");
+    let mut head: &[u8] = b"GET http://demo.example.com/k HTTP/1.1\r\n\r\n";
+    assert_eq!(Request::read_head(&mut head).unwrap().unwrap().path, "/k");
 }

@@ -1,0 +1,192 @@
+//! Blocks that leave the process for workers elsewhere, and those that come.
+//!
+//! One socket may bring more than the workers of one process can count. So a *shipper*, one for
+//! each other process, takes blocks too, but only those that are too many for the workers at hand:
+//! when more wait than there are workers. It meets each border when no source of this process can
+//! push to the epoch any more ([`Feed::seal`]) and no block of it waits here; passing it on, it
+//! tells the other process that nothing more comes for the epoch. That must not wait for the epoch
+//! to be complete *here*: two processes that ship to each other would wait for each other for ever.
+//!
+//! A block that came from elsewhere is counted when there is none of this process's own in the same
+//! epoch, and is never shipped on: among processes that all have more than enough, blocks do not go
+//! round in circles, but fill the link and stay where they are.
+
+use super::{Feed, Next, State, Wake};
+use crate::epoch::Epoch;
+use crate::lines::Block;
+
+/// Who takes blocks to another process.
+pub(super) struct Shipper {
+    /// Number of borders it has passed.
+    pub(super) passed: u64,
+    idle: bool,
+    wake: Wake,
+}
+
+impl Feed {
+    /// Adds a shipper, which is to be woken by `wake`; returns its index. No border may have been
+    /// passed yet.
+    pub fn add_shipper(&self, wake: Wake) -> usize {
+        let mut state = self.lock();
+        assert_eq!(state.borders_gone, 0, "a shipper that comes late has missed borders");
+        state.shippers.push(Shipper { passed: 0, idle: false, wake });
+        state.shippers.len() - 1
+    }
+
+    /// Appends a block that came from another process to `epoch`, which must not be complete. The
+    /// border in front of it need not be known here yet.
+    pub fn push_foreign(&self, epoch: Epoch, block: Block) {
+        let mut state = self.lock();
+        state.foreign.push(epoch, block);
+        let wake = state.wake_reader();
+        drop(state);
+        wake.into_iter().for_each(|wake| wake());
+    }
+
+    /// Declares that no source of this process pushes to `epoch`, or one before it, any more.
+    pub fn seal(&self, epoch: Epoch) {
+        let mut state = self.lock();
+        state.sealed = state.sealed.max(state.borders_through(epoch));
+        let wakes = state.wake_all_shippers();
+        drop(state);
+        wakes.iter().for_each(|wake| wake());
+    }
+
+    /// What the shipper with this index does next.
+    pub fn next_to_ship(&self, index: usize) -> Next {
+        let mut state = self.lock();
+        let state = &mut *state;
+        if let Some(border) = state.border_to_ship(index) {
+            state.shippers[index].passed += 1;
+            let super::Border { epoch, next } = border;
+            state.drop_passed_borders();
+            return Next::Complete { epoch, next };
+        }
+        if state.has_surplus()
+            && let Some((epoch, block)) = state.own.pop()
+        {
+            return Next::Block(epoch, block);
+        }
+        let known = state.borders_gone + state.borders.len() as u64;
+        if state.ended && state.shippers[index].passed == known {
+            return Next::End;
+        }
+        state.shippers[index].idle = true;
+        Next::Wait
+    }
+}
+
+impl State {
+    /// Whether more wait than the workers of this process are about to take.
+    pub(super) fn has_surplus(&self) -> bool {
+        self.own.len() > self.readers.len()
+    }
+
+    /// The border that the shipper has come to, if it may pass it.
+    fn border_to_ship(&self, index: usize) -> Option<super::Border> {
+        let passed = self.shippers[index].passed;
+        if passed >= self.sealed {
+            return None;
+        }
+        let border = self.borders[(passed - self.borders_gone) as usize];
+        self.own.lowest().is_none_or(|epoch| epoch > border.epoch).then_some(border)
+    }
+
+    /// Marks one idle shipper as woken; how to wake it.
+    pub(super) fn wake_shipper(&mut self) -> Option<Wake> {
+        let shipper = self.shippers.iter_mut().find(|shipper| shipper.idle)?;
+        shipper.idle = false;
+        Some(shipper.wake.clone())
+    }
+
+    /// The same for those that wait for a border that a worker's taking of a block has opened.
+    pub(super) fn wake_shippers_at_border(&mut self) -> Vec<Wake> {
+        let at_border =
+            |state: &State, k: usize| state.shippers[k].idle && state.border_to_ship(k).is_some();
+        let woken = (0..self.shippers.len()).filter(|k| at_border(self, *k)).collect::<Vec<_>>();
+        woken.into_iter().map(|k| self.wake_at(k)).collect()
+    }
+
+    pub(super) fn wake_all_shippers(&mut self) -> Vec<Wake> {
+        (0..self.shippers.len()).map(|k| self.wake_at(k)).collect()
+    }
+
+    fn wake_at(&mut self, index: usize) -> Wake {
+        self.shippers[index].idle = false;
+        self.shippers[index].wake.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::super::tests::{block, show};
+    use super::*;
+
+    fn feed_with_shipper(workers: usize) -> (Feed, Arc<AtomicUsize>) {
+        let (feed, woken) = (Feed::new(workers, 10), Arc::new(AtomicUsize::new(0)));
+        let count = Arc::clone(&woken);
+        feed.add_shipper(Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        }));
+        (feed, woken)
+    }
+
+    #[test]
+    fn only_what_is_too_much_for_the_workers_is_shipped() {
+        let (feed, woken) = feed_with_shipper(2);
+        assert_eq!(show(feed.next_to_ship(0)), "wait");
+        feed.push(10, block("a\n"));
+        feed.push(10, block("b\n"));
+        assert_eq!(show(feed.next_to_ship(0)), "wait");
+        assert_eq!(woken.load(Ordering::Relaxed), 0);
+        feed.push(10, block("c\n"));
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        assert_eq!(show(feed.next_to_ship(0)), "10:a");
+        assert_eq!(show(feed.next_to_ship(0)), "wait");
+    }
+
+    #[test]
+    fn a_shipper_passes_a_border_before_the_epoch_is_complete_here() {
+        let (feed, woken) = feed_with_shipper(1);
+        feed.push(10, block("a\n"));
+        feed.open_next(20);
+        assert_eq!(show(feed.next_to_ship(0)), "wait");
+        feed.seal(10);
+        assert_eq!(show(feed.next_to_ship(0)), "wait", "a block of the epoch still waits here");
+        assert_eq!(show(feed.next(0)), "10:a");
+        assert_eq!(woken.load(Ordering::Relaxed), 2, "by the seal, and by the taking of the block");
+        assert_eq!(show(feed.next_to_ship(0)), "10->20");
+        assert_eq!(show(feed.next(0)), "wait", "what another process ships may still come");
+        feed.push_foreign(10, block("late\n"));
+        feed.complete(10);
+        assert_eq!(show(feed.next(0)), "10:late");
+        assert_eq!(show(feed.next(0)), "10->20");
+    }
+
+    #[test]
+    fn what_came_from_elsewhere_comes_after_the_own_and_is_not_shipped_on() {
+        let (feed, _) = feed_with_shipper(1);
+        for text in ["a\n", "b\n", "c\n"] {
+            feed.push_foreign(10, block(text));
+        }
+        assert_eq!(show(feed.next_to_ship(0)), "wait");
+        feed.push(10, block("own\n"));
+        feed.push(20, block("later\n"));
+        let seen: Vec<_> = (0..5).map(|_| show(feed.next(0))).collect();
+        assert_eq!(seen, ["10:own", "10:a", "10:b", "10:c", "20:later"]);
+    }
+
+    #[test]
+    fn a_shipper_ends_when_it_has_passed_the_last_border() {
+        let (feed, _) = feed_with_shipper(1);
+        feed.open_next(20);
+        feed.end();
+        assert_eq!(show(feed.next_to_ship(0)), "wait");
+        feed.seal(10);
+        assert_eq!(show(feed.next_to_ship(0)), "10->20");
+        assert_eq!(show(feed.next_to_ship(0)), "end");
+    }
+}

@@ -1,0 +1,149 @@
+//! Who reads what, and how the others come to have work: the sources of a job among its processes.
+//!
+//! Source k of the list belongs to process k mod n, unless it was given to one. All processes know
+//! the list, so each knows which of the others have sources: those ship blocks, the rest only takes
+//! them in. A process whose workers have enough to do never notices (see [`feed::shipping`]).
+//!
+//! [`feed::shipping`]: crate::feed::shipping
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use tokio::runtime::Runtime;
+
+use super::borders::Crossing;
+use super::recovery;
+use super::streams::OwnSources;
+use crate::cluster::{BlockLink, ClusterSettings};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::feed::Feed;
+use crate::lines::BlockPool;
+use crate::source::Source;
+
+/// The process that reads each source of the list.
+#[derive(Clone, Debug)]
+pub(super) struct Readers(Vec<usize>);
+
+impl Readers {
+    fn contains(&self, process: usize) -> bool {
+        self.0.contains(&process)
+    }
+
+    /// What must be the same in every process: kinds and places of the sources. Their names may
+    /// differ, as seen by each host.
+    pub(super) fn fingerprint(&self, sources: &[Source]) -> String {
+        let each = sources.iter().zip(&self.0);
+        each.map(|(source, process)| format!(" {process}={}", source.kind())).collect()
+    }
+}
+
+/// Finds out who reads which of `sources`, each with the process that it was given to.
+///
+/// # Errors
+/// `Usage` where a process is none.
+pub(super) fn place(
+    sources: Vec<(Source, Option<usize>)>,
+    processes: usize,
+) -> Result<(Vec<Source>, Readers)> {
+    let mut readers = Vec::new();
+    let mut list = Vec::new();
+    for (k, (source, given_to)) in sources.into_iter().enumerate() {
+        let process = given_to.unwrap_or(k % processes);
+        if process >= processes {
+            let message = format!("{source} is for process {process}, but there are {processes}");
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("give --connect I=HOST:PORT with I below -n/--processes"));
+        }
+        list.push(source);
+        readers.push(process);
+    }
+    Ok((list, Readers(readers)))
+}
+
+/// The sources of this process, which must be there; what another reads need not be on this host.
+pub(super) fn own(
+    sources: Vec<Source>,
+    readers: &Readers,
+    cluster: &ClusterSettings,
+) -> Result<OwnSources> {
+    let names = recovery::names(&sources);
+    let named = (0u32..).zip(sources).zip(&names).zip(&readers.0);
+    let own = named.filter(|(_, process)| **process == cluster.process);
+    let own: Vec<_> = own.map(|(((k, source), name), _)| (k, source, name.clone())).collect();
+    own.iter().try_for_each(|(_, source, _)| source.check())?;
+    Ok(OwnSources { own, all: (cluster.process == 0).then_some(names) })
+}
+
+/// What shipping needs to know of its process.
+pub(super) struct Sharing<'a> {
+    pub(super) process: usize,
+    pub(super) readers: &'a Readers,
+    pub(super) feed: &'a Feed,
+    pub(super) crossing: &'a Arc<Crossing>,
+    /// Bytes of blocks from elsewhere that may wait here.
+    pub(super) blocks_bytes_max: usize,
+    /// Longest text of a block that is believed.
+    pub(super) text_bytes_max: u64,
+    pub(super) failure: &'a Failure,
+}
+
+impl Sharing<'_> {
+    /// Ships blocks to the other processes if this one has sources, and takes in those of processes
+    /// that have. What it returns ends when nothing more can come or go.
+    pub(super) fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {
+        let (running, ended) = channel();
+        let pool = BlockPool::new(self.blocks_bytes_max);
+        let _entered = runtime.enter();
+        for link in links {
+            let peer = link.peer();
+            let (outbound, inbound) = link.split()?;
+            if self.readers.contains(self.process) {
+                let shipped = outbound.ship(self.feed.clone());
+                runtime.spawn(until_failed(shipped, self.failure.clone(), running.clone()));
+            }
+            if self.readers.contains(peer) {
+                let (index, crossing) = (self.crossing.add_link(), Arc::clone(self.crossing));
+                let passed = move |epoch| crossing.arrived(index, epoch);
+                let (feed, pool) = (self.feed.clone(), pool.clone());
+                let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
+                runtime.spawn(until_failed(received, self.failure.clone(), running.clone()));
+            }
+        }
+        Ok(ended)
+    }
+}
+
+/// Does it unless the job fails before; holds `_running` meanwhile.
+async fn until_failed(work: impl Future<Output = ()>, failure: Failure, _running: Sender<()>) {
+    tokio::select! {
+        () = work => {}
+        () = failure.failed() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn connect(port: u16) -> Source {
+        Source::Connect(format!("localhost:{port}").parse().expect("an address"))
+    }
+
+    #[test]
+    fn sources_go_round_but_for_those_that_were_given_away() {
+        let sources = vec![(connect(1), None), (connect(2), Some(0)), (connect(3), None)];
+        let (list, readers) = place(sources, 3).expect("three processes");
+        assert_eq!(readers.0, [0, 0, 2]);
+        let cluster = ClusterSettings { processes: 3, process: 2, ..ClusterSettings::default() };
+        let own = own(list, &readers, &cluster).expect("nothing to check");
+        let own: Vec<_> = own.own.iter().map(|(k, _, name)| (*k, name.as_str())).collect();
+        assert_eq!(own, [(2, "localhost:3")]);
+    }
+
+    #[test]
+    fn a_process_that_is_none_is_refused() {
+        let error = place(vec![(connect(1), Some(2))], 2).expect_err("two processes");
+        assert_eq!(error.kind(), ErrorKind::Usage);
+    }
+}

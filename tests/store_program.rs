@@ -1,0 +1,339 @@
+//! The real program against the double of an object store: what arrives, what is said, how it ends.
+//!
+//! The program takes the double for a proxy, so that hosts, requests and signatures are exactly those
+//! that the real service would see, and no name has to be resolved.
+
+use crate::oracle::{self, Counts};
+use crate::rig::{Ended, Invocation, Output, Rig, Server, random, side_by_side};
+use crate::store::oss_double::s3::S3_REGION;
+use crate::store::oss_double::{ENDPOINT, Fault, KEY_ID, OssDouble, REGION, SECRET, TOKEN};
+
+/// The seed's own shape: the prefix ends in a slash.
+const TO: &str = "--to oss://demo/nyc-taxi/StreamingTest/ --suffix txt";
+const PREFIX: &str = "nyc-taxi/StreamingTest/";
+/// Planted where nothing of it may ever come back.
+const PLANTED: &str = "pLaNtEd";
+
+/// A run with keys of the double's in the environment and nothing else that could be a key.
+fn program(rig: &Rig, arguments: &str) -> Invocation {
+    let nothing =
+        ["no_proxy", "NO_PROXY", "http_proxy", "OSS_ENDPOINT", "OSS_REGION", "OSS_SESSION_TOKEN"];
+    let aliases =
+        ["ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "AWS_SESSION_TOKEN"];
+    let mut program = rig.wordtide(arguments).env("HOME", &rig.path("").to_string_lossy());
+    for name in nothing.into_iter().chain(aliases) {
+        program = program.env(name, "");
+    }
+    program
+        .env("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")
+        .env("OSS_ACCESS_KEY_ID", KEY_ID)
+        .env("OSS_ACCESS_KEY_SECRET", SECRET)
+        .env("AWS_ACCESS_KEY_ID", KEY_ID)
+        .env("AWS_SECRET_ACCESS_KEY", SECRET)
+        .env("AWS_EC2_METADATA_DISABLED", "true")
+}
+
+/// The same with an OSS endpoint whose requests go to the double.
+fn oss(rig: &Rig, double: &OssDouble, arguments: &str) -> Invocation {
+    let endpoint = format!("--oss-endpoint http://{ENDPOINT} --allow-http");
+    let proxy = format!("http://{}", double.address);
+    program(rig, &format!("{arguments} {endpoint}")).env("http_proxy", &proxy)
+}
+
+/// What the bucket holds, read by the rules of the output's contract.
+fn stored(rig: &Rig, double: &OssDouble) -> Output {
+    for (key, body) in double.objects() {
+        let path = rig.path("bucket").join(key);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("room");
+        std::fs::write(path, body).expect("room");
+    }
+    Output::read(&rig.path("bucket"), PREFIX, Some("txt"))
+}
+
+/// Keys of the puts that were answered with success, in order.
+fn puts(double: &OssDouble) -> Vec<String> {
+    let log = double.log().into_iter();
+    let puts = log.filter(|(method, _, status)| method == "PUT" && *status == 200);
+    puts.map(|(_, path, _)| path.trim_matches(['/', '?']).to_owned()).collect()
+}
+
+fn text() -> String {
+    (0..2000).map(|n| format!("word{} the {} é\n", n % 700, n % 13)).collect()
+}
+
+#[test]
+fn a_bucket_gets_the_objects_of_a_local_run() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    rig.file("text", text());
+    let run = "run --file text --no-state --parts 3 -w 2";
+    oss(&rig, &double, &format!("{run} {TO}")).start().end().expect(0).says(&["2000 lines"]);
+    rig.run(&format!("{run} --to local/{PREFIX} --suffix txt")).expect(0);
+    let there = stored(&rig, &double);
+    let here = Output::read(&rig.path("local"), PREFIX, Some("txt"));
+    assert_eq!(there.only().parts, here.only().parts);
+    assert!(there.uncommitted.is_empty());
+    // Three parts in any order, then the marker, and the probe is gone.
+    assert_eq!(double.objects().len(), 4, "{:?}", double.objects().keys());
+    let puts = puts(&double);
+    assert_eq!(puts.len(), 5, "a probe, three parts and a marker: {puts:?}");
+    assert!(puts[4].ends_with("/_SUCCESS"), "{puts:?}");
+}
+
+#[test]
+fn s3_and_a_domain_of_the_buckets_own_get_the_same_objects() {
+    let rig = Rig::new();
+    rig.file("text", text());
+    let run = "run --file text --no-state --parts 2 --suffix txt";
+    rig.run(&format!("{run} --to local/{PREFIX}")).expect(0);
+    let local = Output::read(&rig.path("local"), PREFIX, Some("txt"));
+    for (scheme, flags) in [
+        ("s3", format!("--s3-region {S3_REGION} --s3-endpoint")),
+        ("oss", format!("--oss-region {REGION} --oss-endpoint")),
+    ] {
+        let (rig_of_bucket, double) = (Rig::new(), OssDouble::start());
+        let flags = format!("{flags} http://{} --to {scheme}://demo/{PREFIX}", double.address);
+        program(&rig, &format!("{run} {flags}")).start().end().expect(0);
+        let there = stored(&rig_of_bucket, &double);
+        assert_eq!(there.only().parts, local.only().parts, "{scheme}");
+    }
+}
+
+/// Sends lines epoch by epoch while requests meet `fault`; fails unless all arrives, once.
+fn survives(fault: Fault, percent: u64) {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let flags = "--interval 50ms --once --no-state --format tsv -w 2";
+    let program = oss(&rig, &double, &format!("run {} {flags} {TO}", server.flag())).start();
+    let mut peer = server.accept();
+    let mut seed = percent;
+    double.script(move |_, _| (random(&mut seed) % 100 < percent).then_some(fault));
+    let mut sent = String::new();
+    for round in 0..6 {
+        let lines: String = (0..100).map(|n| format!("a{round} b{n} c\n")).collect();
+        peer.send(&lines);
+        sent += &lines;
+        program.wait_for_lines(100 * (round + 1));
+    }
+    peer.fin();
+    let ended = program.end().expect(0);
+    let output = stored(&rig, &double);
+    let expected: Counts = oracle::count(sent.as_bytes(), oracle::words_python);
+    assert_eq!(output.counts(), expected, "{fault:?} {percent} %\n{ended}");
+    assert!(output.uncommitted.is_empty(), "{:?}\n{ended}", output.uncommitted);
+    let mut committed = Vec::new();
+    for key in puts(&double) {
+        let (dir, name) = key.rsplit_once('/').expect("a directory");
+        // A marker may be put again when its answer was lost; a part may not follow it.
+        assert!(
+            name == "_SUCCESS" || !committed.contains(&dir.to_owned()),
+            "{key} after its marker"
+        );
+        committed.extend((name == "_SUCCESS").then(|| dir.to_owned()));
+    }
+}
+
+#[test]
+fn faults_lose_nothing_and_double_nothing() {
+    let faults = [
+        Fault::Status(500),
+        Fault::Status(503),
+        Fault::Status(429),
+        Fault::ResetBefore,
+        Fault::ResetInside,
+        Fault::AnswerLost,
+    ];
+    let rates = faults.into_iter().flat_map(|fault| [(fault, 10), (fault, 50)]);
+    side_by_side(rates.collect(), |(fault, percent)| survives(fault, percent));
+}
+
+#[test]
+fn an_outage_is_told_at_both_ends_and_loses_nothing() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let flags = "--interval 50ms --no-state";
+    let program = oss(&rig, &double, &format!("run {} {flags} {TO}", server.flag())).start();
+    let mut peer = server.accept();
+    peer.send("before\n");
+    program.wait_for_lines(1);
+    double.outage(true);
+    peer.send("in between\n");
+    program.wait_for("nothing is lost");
+    peer.send("still\n");
+    double.outage(false);
+    program.wait_for_lines(3);
+    let ended = program.stop().expect(0).says(&["takes objects again"]);
+    let told = ended.stderr.iter().filter(|line| line.contains("nothing is lost")).count();
+    assert_eq!(told, 1, "{ended}");
+    assert_eq!(stored(&rig, &double).total("words"), 4);
+}
+
+#[test]
+fn a_refusal_later_is_loud_and_tried_again() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let run = format!("run {} --interval 50ms --no-state {TO}", server.flag());
+    let program = oss(&rig, &double, &run).start();
+    let mut peer = server.accept();
+    double.fail_next(3, Fault::Status(403), "PUT", "part-00000");
+    peer.send("word\n");
+    program.wait_for_lines(1);
+    let said = ["warning", "refuses (HTTP 403)", "check the credentials"];
+    program.stop().expect(0).says(&said).says(&["takes objects again"]);
+    assert_eq!(stored(&rig, &double).total("words"), 1);
+}
+
+#[test]
+fn a_stop_that_takes_too_long_names_what_is_left() {
+    for (state, code) in [("--no-state", 1), ("--state state", 75)] {
+        let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+        let flags = format!("--interval 50ms --stop-timeout 1s {state} {TO}");
+        let program = oss(&rig, &double, &format!("run {} {flags}", server.flag())).start();
+        let mut peer = server.accept();
+        program.wait_for("committed");
+        double.outage(true);
+        peer.send("word\n");
+        program.wait_for("nothing is lost");
+        let ended = program.stop().expect(code);
+        let ended = ended.says(&["--stop-timeout of 1s", "not committed: 1"]);
+        let left = stored(&rig, &double);
+        assert_eq!(left.total("words"), 0, "{ended}");
+    }
+}
+
+fn refused(arguments: &str, environment: &[(&str, &str)], texts: &[&str]) -> Vec<Ended> {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    rig.file("text", "a line\n");
+    let ended = ["run --file text --no-state", "check"].map(|command| {
+        let mut program = oss(&rig, &double, &format!("{command} {arguments}"));
+        for (name, value) in environment {
+            program = program.env(name, value);
+        }
+        program.start().end().expect(78).says(texts)
+    });
+    assert!(double.objects().is_empty(), "{arguments}");
+    ended.into()
+}
+
+#[test]
+fn what_the_store_refuses_at_the_start_is_configuration() {
+    refused(TO, &[("OSS_ACCESS_KEY_SECRET", PLANTED)], &["SignatureDoesNotMatch", "credentials"]);
+    refused(TO, &[("OSS_ACCESS_KEY_ID", PLANTED)], &["InvalidAccessKeyId", "credentials"]);
+    refused(TO, &[("OSS_ACCESS_KEY_ID", "")], &["no usable OSS credentials", "OSS_ACCESS_KEY_ID"]);
+    refused("--to oss://nobody/x", &[], &["NoSuchBucket", "--to"]);
+    refused(&format!("{TO} --oss-region cn-beijing"), &[], &["--oss-region"]);
+    let temporary = format!("STS.{KEY_ID}");
+    let expired = [("OSS_ACCESS_KEY_ID", &*temporary), ("OSS_SESSION_TOKEN", PLANTED)];
+    refused(TO, &expired, &["InvalidSecurityToken", "temporary credentials"]);
+    let dls = "--to oss://demo.cn-hangzhou.oss-dls.aliyuncs.com/x";
+    refused(dls, &[], &["OSS-HDFS"]);
+    refused(
+        &format!("--to oss://{KEY_ID}:{PLANTED}@demo/x"),
+        &[],
+        &["credentials", "process list"],
+    );
+}
+
+/// Fails if anything secret, or anything that the server quotes, is in what was said.
+#[track_caller]
+fn tells_no_secret(ended: &Ended) {
+    let said = format!("{}\n{}", ended.stderr.join("\n"), String::from_utf8_lossy(&ended.stdout));
+    for secret in [SECRET, KEY_ID, TOKEN, PLANTED, "quoted-by-the-server"] {
+        let line = said.lines().find(|line| line.contains(secret));
+        assert!(line.is_none(), "{secret} is in: {line:?}\n{ended}");
+    }
+}
+
+#[test]
+fn no_secret_is_ever_said_nor_stored() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    rig.file("text", text());
+    let mut n = 0;
+    double.script(move |_, _| {
+        n += 1;
+        [Some(Fault::Status(403)), Some(Fault::ResetBefore), None][(n % 3).min(n / 9)]
+    });
+    let id = format!("STS.{KEY_ID}");
+    let good = [("OSS_ACCESS_KEY_ID", &*id), ("OSS_SESSION_TOKEN", TOKEN)];
+    let wrong = [("OSS_ACCESS_KEY_SECRET", PLANTED), ("OSS_SESSION_TOKEN", PLANTED)];
+    for (command, environment) in
+        [("run --file text", good), ("check", good), ("run --file text", wrong), ("check", wrong)]
+    {
+        let program = oss(&rig, &double, &format!("{command} -vv {TO}"))
+            .env("RUST_LOG", "trace")
+            .env("RUST_BACKTRACE", "1");
+        let program =
+            environment.iter().fold(program, |program, (name, value)| program.env(name, value));
+        tells_no_secret(&program.start().end());
+    }
+    let s3 =
+        format!("--to s3://demo/x --s3-endpoint http://{} --s3-region {S3_REGION}", double.address);
+    for secret in [SECRET, PLANTED] {
+        let program = program(&rig, &format!("run --file text -vv {s3}"));
+        tells_no_secret(&program.env("AWS_SECRET_ACCESS_KEY", secret).start().end());
+    }
+    for (key, body) in double.objects() {
+        let body = String::from_utf8_lossy(&body).into_owned();
+        assert!(!body.contains(SECRET) && !body.contains(KEY_ID) && !body.contains(TOKEN), "{key}");
+    }
+}
+
+#[test]
+fn check_tells_how_a_store_is_reached_and_leaves_nothing() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    double.versioning("Enabled");
+    let ended = oss(&rig, &double, &format!("check {TO}")).start().end().expect(0);
+    let said = String::from_utf8(ended.stdout.clone()).expect("text");
+    for fact in [
+        format!("http://{ENDPOINT}"),
+        REGION.to_owned(),
+        "virtual-hosted".to_owned(),
+        "OSS V4".to_owned(),
+        "environment".to_owned(),
+        "against the store".to_owned(),
+        "enabled".to_owned(),
+    ] {
+        assert!(said.contains(&fact), "no {fact} in\n{said}\n{ended}");
+    }
+    tells_no_secret(&ended);
+    assert!(double.objects().is_empty());
+    let tree = rig.tree();
+    let ended = rig.run("check --to out/counts").expect(0);
+    assert!(String::from_utf8_lossy(&ended.stdout).contains("out"), "{ended}");
+    assert_eq!(rig.tree(), tree, "a check leaves nothing behind");
+    rig.run("check --to -").expect(0);
+}
+
+#[test]
+fn a_bucket_that_keeps_old_versions_is_told_of_at_the_start() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    rig.file("text", "a line\n");
+    double.versioning("Enabled");
+    let run = format!("run --file text --no-state {TO}");
+    oss(&rig, &double, &run).start().end().expect(0).says(&["warning", "versioning", "lifecycle"]);
+}
+
+#[test]
+fn another_jobs_fresh_epochs_are_taken_over_only_when_told_to() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    rig.file("text", "a line\n");
+    let run = |flags: &str| {
+        let run = format!("run --file text --no-state --interval 10m {flags} {TO}");
+        oss(&rig, &double, &run).start().end()
+    };
+    run("").expect(0);
+    run("").expect(0);
+    let before = double.objects();
+    run("--format tsv").expect(78).says(&["committed by another job", "--take-over"]);
+    assert_eq!(double.objects(), before);
+    run("--format tsv --take-over").expect(0);
+    assert_eq!(double.objects().len(), before.len() + 2, "an epoch of its own");
+}
+
+#[test]
+fn a_store_that_is_away_at_the_start_is_waited_for() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    rig.file("text", "a line\n");
+    double.outage(true);
+    let program = oss(&rig, &double, &format!("run --file text --no-state {TO}")).start();
+    program.wait_for("before giving up");
+    double.outage(false);
+    program.end().expect(0);
+    assert_eq!(stored(&rig, &double).total("lines"), 1);
+}
