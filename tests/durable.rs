@@ -73,17 +73,17 @@ fn words_of(counts: &Counts) -> u64 {
 fn a_file_that_changed_under_a_run_is_refused_and_one_that_grew_is_read_on() {
     let rig = Rig::new();
     // Long enough that it is not at its end when the first epoch is: an end that was met counts.
-    let file = rig.file("lines", repeating(1_500_000));
+    let file = rig.file("lines", repeating(600_000));
     let run = format!("run --file {} --interval 20ms {STATE}", file.display());
     let point = "border.after_complete:1";
     rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", point).start().end();
-    let mut changed = repeating(1_500_000);
+    let mut changed = repeating(600_000);
     changed[0] = b'x';
     fs::write(&file, &changed).expect("a file");
     rig.run(&run).expect(78).says(&["has changed", "--state"]);
-    fs::write(&file, repeating(1_600_000)).expect("a file");
+    fs::write(&file, repeating(650_000)).expect("a file");
     rig.run(&run).expect(0);
-    assert!(rig.output("out/c").counts() == words(&repeating(1_600_000)));
+    assert!(rig.output("out/c").counts() == words(&repeating(650_000)));
 }
 
 #[test]
@@ -103,10 +103,10 @@ fn a_full_journal_stops_the_reading_and_loses_nothing() {
     let run = format!("run {} --interval 300ms --journal-max 5MiB {STATE}", server.flag());
     let program = rig.wordtide(&run).start();
     let mut peer = server.accept();
-    let text = numbered(1_000_000);
+    let text = repeating(400_000);
     peer.send(&text);
     peer.fin();
-    program.wait_for_lines(1_000_000);
+    program.wait_for_lines(400_000);
     program.signal(Signal::TERM);
     let ended = program.end().expect(0).says(&["the journal is full", "--journal-max"]);
     ended.says(&["the journal has room again"]);

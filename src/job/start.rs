@@ -434,16 +434,6 @@ fn runtime() -> Result<Runtime> {
     })
 }
 
-/// Stops the job once whoever reads its output has gone.
-fn stop_without_reader(runtime: &Runtime, output: &Output, stop: Stop) {
-    if let Some(gone) = output.reader_gone() {
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
-    }
-}
-
 /// A panic in timely may only say that a peer is gone; then the control links know which and why.
 fn explain_panic(control: Control) -> ExplainPanic {
     Arc::new(move |text| {
