@@ -127,7 +127,8 @@ impl Feed {
         wake.into_iter().chain(ship).for_each(|wake| wake());
     }
 
-    /// Makes a border known between the open epoch, which is returned, and `next`, now the open one.
+    /// Makes a border known between the open epoch, which is returned, and `next`, now the open
+    /// one.
     pub fn open_next(&self, next: Epoch) -> Epoch {
         let mut state = self.lock();
         let epoch = state.open;
@@ -145,8 +146,8 @@ impl Feed {
         self.wake_all(state);
     }
 
-    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all of
-    /// them are complete.
+    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all
+    /// of them are complete.
     pub fn end(&self) {
         let mut state = self.lock();
         state.ended = true;

@@ -3,6 +3,8 @@
 // A test fails by panicking, and says aloud what it skipped or measured.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+/// Blocks of lines from one process to another.
+mod cluster_blocks;
 /// Control links: the first cause reaches everyone.
 mod cluster_control;
 /// One command starts all processes of a machine.

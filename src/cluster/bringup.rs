@@ -2,8 +2,8 @@
 //!
 //! Names are resolved and the own address is bound before anybody is called, so that a wrong
 //! address or a taken port is told at once and not after the others came. Then each process
-//! connects to the lower indices and accepts the higher ones, three connections for each pair, in any
-//! order.
+//! connects to the lower indices and accepts the higher ones, three connections for each pair, in
+//! any order.
 //!
 //! A process may die while others still come. So each connection is watched until the end: one that
 //! closes frees its index for the next try of that process. When a process has all its links it

@@ -1,12 +1,13 @@
 //! Blocks of lines between processes, so that one socket can keep the workers of all busy.
 //!
-//! Each pair of processes has a connection for blocks. A process that has sources sends what its own
-//! workers cannot take (see [`feed::shipping`](crate::feed::shipping)), and the other takes it in as
-//! from one more source: it reads when its pool of blocks has room. So the window of TCP is the
-//! credit, and nothing is kept beyond the pool and two small socket buffers.
+//! Each pair of processes has a connection for blocks. A process that has sources sends what its
+//! own workers cannot take (see [`feed::shipping`](crate::feed::shipping)), and the other takes it
+//! in as from one more source: it reads when its pool of blocks has room. So the window of TCP is
+//! the credit, and nothing is kept beyond the pool and two small socket buffers.
 //!
-//! The borders of epochs travel within the stream: an epoch is complete at a process only when every
-//! process that sends it blocks has said that no more come for it. After the last border, END.
+//! The borders of epochs travel within the stream: an epoch is complete at a process only when
+//! every process that sends it blocks has said that no more come for it. After the last border,
+//! END.
 //!
 //! A frame is a kind, an epoch and the head of a block, then its text. What breaks is told to the
 //! control links, which know the cause or find it.
@@ -113,31 +114,40 @@ impl Outbound {
         let shipper = feed.add_shipper(Arc::new(move || wake.notify_one()));
         let Outbound { mut stream, end } = self;
         async move {
-            if let Err(cause) = ship_all(&mut stream, &feed, shipper, &notify).await {
-                end.broke(Some(cause)).await;
+            match ship_all(&mut stream, &feed, shipper, &notify).await {
+                Ok(blocks) => {
+                    tracing::debug!("{blocks} blocks were shipped to process {}", end.peer)
+                }
+                Err(cause) => end.broke(Some(cause)).await,
             }
         }
     }
 }
 
+/// Ships until the feed ends; returns the number of blocks.
 async fn ship_all(
     stream: &mut OwnedWriteHalf,
     feed: &Feed,
     shipper: usize,
     notify: &Notify,
-) -> io::Result<()> {
+) -> io::Result<u64> {
+    let mut blocks = 0;
     loop {
         match feed.next_to_ship(shipper) {
             Next::Block(epoch, block) => {
                 let head = BlockHead::of(&block).encode();
                 stream.write_all(&frame(BLOCK, epoch, &head)).await?;
                 stream.write_all(block.text()).await?;
+                blocks += 1;
             }
             Next::Complete { epoch, .. } => {
                 stream.write_all(&frame(BORDER, epoch, &[0; BlockHead::BYTES])).await?;
             }
             Next::Wait => notify.notified().await,
-            Next::End => return stream.write_all(&frame(END, 0, &[0; BlockHead::BYTES])).await,
+            Next::End => {
+                stream.write_all(&frame(END, 0, &[0; BlockHead::BYTES])).await?;
+                return Ok(blocks);
+            }
         }
     }
 }

@@ -1,13 +1,13 @@
 //! The borders between epochs, in the streams of this process's sources.
 //!
-//! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of this
-//! process have read. The workers may see an epoch close when two things have happened: every source
-//! has passed the border, so that no line of the epoch can still come; and the mark of it is on disk
-//! in every journal, so that what is then published is a function of bytes that cannot be lost. Lines
-//! of the next epoch need not wait for either.
+//! Whoever owns the clock says *when* an epoch ends; this puts the end into what the sources of
+//! this process have read. The workers may see an epoch close when two things have happened: every
+//! source has passed the border, so that no line of the epoch can still come; and the mark of it is
+//! on disk in every journal, so that what is then published is a function of bytes that cannot be
+//! lost. Lines of the next epoch need not wait for either.
 //!
-//! Syncing has a thread of its own, since an `fdatasync` takes as long as it takes. It also notes in
-//! the journals what is committed, which is what lets old segments go.
+//! Syncing has a thread of its own, since an `fdatasync` takes as long as it takes. It also notes
+//! in the journals what is committed, which is what lets old segments go.
 
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -61,8 +61,8 @@ pub(super) struct Crossing {
 }
 
 impl Crossing {
-    /// A crossing in what goes through `feed`. The borders of `recorded` epochs, each with the number
-    /// of tracks that will pass it, are drawn already; `open` is behind them.
+    /// A crossing in what goes through `feed`. The borders of `recorded` epochs, each with the
+    /// number of tracks that will pass it, are drawn already; `open` is behind them.
     pub(super) fn new(
         feed: Feed,
         recorded: &[(Epoch, usize)],
@@ -96,7 +96,8 @@ impl Crossing {
         self.ask(Work::Committed(epoch));
     }
 
-    /// Adds a process that ships blocks to this one, before any border is passed; returns its index.
+    /// Adds a process that ships blocks to this one, before any border is passed; returns its
+    /// index.
     pub(super) fn add_link(&self) -> usize {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         progress.arrived.push(0);
@@ -113,7 +114,8 @@ impl Crossing {
     fn update(&self, change: impl FnOnce(&mut Progress)) {
         let mut progress = self.progress.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut progress);
-        // The others need not wait for the disk: the epoch cannot close anywhere before it has here.
+        // The others need not wait for the disk: the epoch cannot close anywhere before it has
+        // here.
         let sealed = progress.pending.iter().take_while(|border| border.behind == 0);
         if let Some(border) = sealed.last() {
             self.feed.seal(border.epoch);
@@ -221,8 +223,8 @@ impl Borders {
         self.crossing.feed.end();
     }
 
-    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves all
-    /// marks that were appended before it.
+    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves
+    /// all marks that were appended before it.
     fn sync(&self, Inquiries(asked): Inquiries) {
         let syncers: Vec<_> = self.tracks.iter().filter_map(|track| track.syncer()).collect();
         let mut is_full = false;

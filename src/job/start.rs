@@ -28,6 +28,7 @@ use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
 use crate::sink::format::Format;
 use crate::sink::{Committed, Layout, OnCommit, Publication, Publisher};
+use crate::source::Stop;
 use crate::state::{Identity, State};
 use crate::store::{StoreSettings, Target};
 use crate::words::Split;
@@ -112,16 +113,10 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         failure: failure.clone(),
         explain_panic: explain_panic(control.clone()),
     };
-    let workers = worker::spawn(plan, allocators)?;
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
+    let workers = worker::spawn(plan, allocators)?;
 
-    if let Some(gone) = holdings.output.reader_gone() {
-        let stop = stop.clone();
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
-    }
+    stop_with_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
@@ -413,6 +408,16 @@ impl Order {
             in_flight_max: self.settings.epochs_in_flight_max(),
         };
         runtime.spawn(leader.run());
+    }
+}
+
+/// Stops the job when whoever reads the output has gone.
+fn stop_with_reader(runtime: &Runtime, output: &Output, stop: Stop) {
+    if let Some(gone) = output.reader_gone() {
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
     }
 }
 

@@ -234,8 +234,8 @@ impl OpenEpoch {
     }
 
     /// Sends what the table holds as one sorted run for each owner in this process, and in several,
-    /// one after the other, for each elsewhere: timely copies what goes into a socket into buffers of
-    /// the size of the largest message ever, and keeps them.
+    /// one after the other, for each elsewhere: timely copies what goes into a socket into buffers
+    /// of the size of the largest message ever, and keeps them.
     fn drain(&mut self, context: &Context, output: &mut RunOutput<'_>) {
         if self.table.is_empty() {
             return;

@@ -81,6 +81,18 @@ fn any_number_of_threads_and_processes_gives_the_same_bytes() {
 }
 
 #[test]
+fn more_words_than_one_message_holds_reach_their_owners() {
+    // Each process owns 50,000 of them: several pieces of a run.
+    let input: Vec<u8> = (0..100_000).flat_map(|n| format!("{n:020}\n").into_bytes()).collect();
+    let rig = Rig::new();
+    rig.file("input", &input);
+    all_done(start(&rig, 2, &format!("run --file input --parts 2 {ONE_EPOCH}")));
+    let output = rig.output("out/c");
+    assert!(output.only().parts.iter().all(|part| part.len() > 1 << 20));
+    assert_eq!(output.counts(), oracle::count(&input, oracle::words_python));
+}
+
+#[test]
 fn a_shared_key_changes_nothing_and_is_never_shown() {
     let rig = Rig::new();
     rig.file("input", "a b\n");

@@ -111,7 +111,7 @@ fn standard_input_is_that_of_process_0() {
 #[test]
 fn one_flooded_socket_feeds_all_processes_and_loses_nothing() {
     let (rig, server) = (Rig::new(), Server::new());
-    let processes = start(&rig, 3, &format!("run {} {SHORT} --parts 5", server.flag()));
+    let processes = start(&rig, 3, &format!("run -v {} {SHORT} --parts 5", server.flag()));
     let peer = server.accept();
     let flooding = std::thread::spawn(move || flood(peer, 0));
     processes[0].wait_for_lines(200_000);
@@ -119,6 +119,50 @@ fn one_flooded_socket_feeds_all_processes_and_loses_nothing() {
     let ended = all_done(processes);
     flooding.join().expect("it ends with the connection");
     let output = rig.output("out/c");
+    let shipped = |line: &&String| line.contains(" blocks were shipped to process ");
+    let shipped = ended[0].stderr.iter().filter(shipped);
+    let none = |line: &String| line.contains(" 0 blocks");
+    assert!(shipped.clone().count() == 2 && !shipped.clone().all(none), "{}", ended[0]);
     let lines = check_prefixes(&output.counts(), 1) as u64;
     assert_eq!((lines, lines), (output.total("lines"), ended[0].committed_lines()));
+}
+
+#[test]
+fn two_processes_that_flood_each_other_do_not_wait_for_each_other() {
+    let rig = Rig::new();
+    let servers = [Server::new(), Server::new()];
+    let connect = servers.each_ref().map(Server::flag).join(" ");
+    let processes = start(&rig, 2, &format!("run {connect} {SHORT} --parts 5"));
+    for (source, server) in servers.iter().enumerate() {
+        let peer = server.accept();
+        std::thread::spawn(move || flood(peer, source));
+    }
+    processes[0].wait_for_lines(200_000);
+    processes[1].signal(rustix::process::Signal::TERM);
+    all_done(processes);
+    let output = rig.output("out/c");
+    assert_eq!(check_prefixes(&output.counts(), 2) as u64, output.total("lines"));
+}
+
+#[test]
+fn lines_that_were_shipped_and_not_committed_are_counted_again_after_a_crash() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = "--interval 100ms --format tsv --state state --parts 5 --to out/c";
+    let arguments = format!("run {} {flags}", server.flag());
+    let mut processes = start(&rig, 2, &arguments);
+    let peer = server.accept();
+    std::thread::spawn(move || flood(peer, 0));
+    processes[0].wait_for_lines(20_000);
+    processes[1].signal(rustix::process::Signal::KILL);
+    drop(processes.remove(1));
+    processes.remove(0).end().expect(69);
+    let processes = start(&rig, 2, &arguments);
+    drop(server.accept());
+    processes[0].wait_for("closed the connection");
+    processes[0].signal(rustix::process::Signal::TERM);
+    all_done(processes);
+    let output = rig.output("out/c");
+    // All of them are a prefix of what was sent: nothing that was read is lost or counted twice.
+    assert!(check_prefixes(&output.counts(), 1) >= 20_000);
+    assert_eq!(check_prefixes(&output.counts(), 1) as u64, output.total("lines"));
 }
