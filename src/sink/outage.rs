@@ -94,11 +94,11 @@ mod tests {
         let at = |s: u64| start + Duration::from_secs(s);
         assert_eq!(outage.passed(at(0)), None);
         assert!(outage.met(Trouble::Away, at(1), at(4)));
-        assert_eq!(outage.passed(at(31)), Some(Duration::from_secs(30)));
-        assert_eq!(outage.passed(at(32)), None);
-        assert!(!outage.met(Trouble::Away, at(33), at(10)), "it comes and goes");
-        assert_eq!(outage.passed(at(34)), None, "what was not told does not end");
-        assert!(outage.met(Trouble::Away, at(40), at(41)));
+        assert_eq!(outage.passed(at(6)), Some(Duration::from_secs(5)));
+        assert_eq!(outage.passed(at(7)), None);
+        assert!(!outage.met(Trouble::Away, at(8), at(9)), "it comes and goes");
+        assert_eq!(outage.passed(at(10)), None, "what was not told does not end");
+        assert!(outage.met(Trouble::Away, at(11), at(15)));
     }
 
     #[test]

@@ -84,6 +84,11 @@ fn transport_failure(service: Service, what: &str, error: &Error, message: Strin
     if text.contains("dns error") || cause.contains("lookup") {
         return failed.hint(format!("check the host in {endpoint} and the name server"));
     }
+    if code_of(error).is_empty() && status_of(error).is_empty() {
+        // It may be the wrong place that does not answer.
+        return failed
+            .hint(format!("check the network, {endpoint}, and a proxy in the environment"));
+    }
     failed
 }
 
@@ -228,6 +233,7 @@ mod tests {
         }
         let lost = told(Service::S3, "put x", &Error::new(ErrorKind::Unexpected, "gone"));
         assert_eq!(lost.outcome, Outcome::Indeterminate);
+        assert!(lost.to_string().contains("--s3-endpoint"), "{lost}");
     }
 
     #[test]
