@@ -11,6 +11,8 @@
 //! epoch, and is never shipped on: among processes that all have more than enough, blocks do not go
 //! round in circles, but fill the link and stay where they are.
 
+use std::sync::Arc;
+
 use super::{Feed, Next, State, Wake};
 use crate::epoch::Epoch;
 use crate::lines::Block;
@@ -96,7 +98,7 @@ impl State {
     pub(super) fn wake_shipper(&mut self) -> Option<Wake> {
         let shipper = self.shippers.iter_mut().find(|shipper| shipper.idle)?;
         shipper.idle = false;
-        Some(shipper.wake.clone())
+        Some(Arc::clone(&shipper.wake))
     }
 
     /// The same for those that wait for a border that a worker's taking of a block has opened.
@@ -113,13 +115,13 @@ impl State {
 
     fn wake_at(&mut self, index: usize) -> Wake {
         self.shippers[index].idle = false;
-        self.shippers[index].wake.clone()
+        Arc::clone(&self.shippers[index].wake)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::super::tests::{block, show};

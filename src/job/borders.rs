@@ -307,3 +307,26 @@ impl Drop for Syncing {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::feed::Next;
+
+    #[test]
+    fn an_epoch_is_complete_when_the_others_ship_nothing_more_for_it() {
+        let feed = Feed::new(1, 10);
+        let (crossing, inquiries) = Crossing::new(feed.clone(), &[], 10);
+        let links = [crossing.add_link(), crossing.add_link()];
+        let started = Borders::new(Arc::clone(&crossing), inquiries, Vec::new(), Failure::new());
+        let (borders, syncing) = started.expect("a thread");
+        // One of them is ahead: its border comes before the border is known here.
+        crossing.arrived(links[1], 10);
+        assert_eq!(borders.cut(20), 10);
+        // When the thread has ended, the border is durable.
+        drop(syncing);
+        assert!(matches!(feed.next(0), Next::Wait));
+        crossing.arrived(links[0], 10);
+        assert!(matches!(feed.next(0), Next::Complete { epoch: 10, next: 20 }));
+    }
+}
