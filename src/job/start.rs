@@ -451,3 +451,13 @@ async fn tell_failure(failure: Failure, links: Control) {
         tokio::task::spawn_blocking(move || drop(links.fail(&cause)));
     }
 }
+
+/// Stops the job when whoever reads its standard output has gone.
+fn stop_without_reader(runtime: &Runtime, output: &Output, stop: Stop) {
+    if let Some(gone) = output.reader_gone() {
+        runtime.spawn(async move {
+            gone.await;
+            stop.stop();
+        });
+    }
+}
