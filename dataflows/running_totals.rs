@@ -5,8 +5,8 @@
 //! restriction to the keys of the batch.
 //!
 //! Keeps every distinct word for ever: its bytes and, in the trace, 20 bytes beside them for each
-//! batch that has it, which is up to 100 bytes a word while batches are merged (measured: 1.1 GB for
-//! 8 million words, the tables of open epochs included). `--max-keys` bounds it.
+//! batch that has it, which is up to 100 bytes a word while batches are merged (measured: 1.1 GB
+//! for 8 million words, the tables of open epochs included). `--max-keys` bounds it.
 //!
 //! ```text
 //! wordtide run running_totals --connect localhost:9999 --emit changes --max-keys 100000000

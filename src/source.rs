@@ -1,10 +1,11 @@
 //! Where lines come from: sockets, files, standard input.
 //!
-//! Every source is a task that reads bytes and puts them into an [`Intake`], which keeps them in the
-//! journal and turns them into blocks for the workers. A source decides when a stream begins and how
-//! it ended; what a line is, and which epoch it belongs to, it does not know: that is decided on its
-//! [`Track`]. Reading stops when the journal is full (without one: when the pool of blocks is
-//! exhausted), and the sender feels it: nothing is dropped and nothing queues without bound.
+//! Every source is a task that reads bytes and puts them into an [`Intake`], which keeps them in
+//! the journal and turns them into blocks for the workers. A source decides when a stream begins
+//! and how it ended; what a line is, and which epoch it belongs to, it does not know: that is
+//! decided on its [`Track`]. Reading stops when the journal is full (without one: when the pool of
+//! blocks is exhausted), and the sender feels it: nothing is dropped and nothing queues without
+//! bound.
 
 mod behind;
 mod connect;

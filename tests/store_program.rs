@@ -1,7 +1,7 @@
 //! The real program against the double of an object store: what arrives, what is said, how it ends.
 //!
-//! The program takes the double for a proxy, so that hosts, requests and signatures are exactly those
-//! that the real service would see, and no name has to be resolved.
+//! The program takes the double for a proxy, so that hosts, requests and signatures are exactly
+//! those that the real service would see, and no name has to be resolved.
 
 use crate::oracle::{self, Counts};
 use crate::rig::{Ended, Invocation, Output, Rig, Server, random, side_by_side};

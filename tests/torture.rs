@@ -106,7 +106,7 @@ impl Chain {
             let mut peer = self.sender.accept();
             for round in 0..rounds {
                 let sent = self.sender.send(&mut peer);
-                let waits = random(&mut self.sender.seed) % 3 > 0;
+                let waits = !random(&mut self.sender.seed).is_multiple_of(3);
                 if !sent || waits && !program.lives_until_commits(round as usize + 1) {
                     break;
                 }

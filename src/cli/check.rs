@@ -8,7 +8,8 @@ use crate::epoch::SystemClock;
 use crate::error::Result;
 use crate::store::{Environment, Facts, Target, Versioning, open, probe};
 
-/// Puts, lists, reads back and deletes one object under the prefix; tells how the store was reached.
+/// Puts, lists, reads back and deletes one object under the prefix; tells how the store was
+/// reached.
 pub(super) fn run(flags: &JobFlags) -> Result<()> {
     log::install(flags.watch.verbose, flags.watch.quiet);
     let target: Target = flags.output.to.as_deref().unwrap_or(run::DEFAULT_TO).parse()?;

@@ -127,8 +127,8 @@ pub enum JournalCommand {
     },
 }
 
-/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help flag
-/// off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
+/// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help
+/// flag off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {

@@ -19,10 +19,11 @@ use super::replay;
 use super::sharing::{self, Readers, Sharing};
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{Job, JobBuilder, JobHandle, StatePlace, commits, status};
-use crate::cluster::{self, ClusterSettings, Control};
+use crate::cluster::{self, ClusterSettings, Control, Mesh};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::feed::Feed;
 use crate::journal::JournalSettings;
 use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::settings::Settings;
@@ -74,11 +75,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let runtime = runtime()?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
 
-    let cancel = stop.clone();
-    let mesh = cluster::connect_until(&order.cluster, async move { cancel.stopped().await })?;
-    let mut mesh = mesh.ok_or_else(|| {
-        Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
-    })?;
+    let mut mesh = find_others(&order, stop.clone())?;
     let block_links = std::mem::take(&mut mesh.blocks);
     let (allocators, control, inbox) = mesh.into_parts()?;
     let found = order.find(&sources)?;
@@ -99,20 +96,9 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
-    let plan = Plan {
-        definition: Arc::clone(&order.definition),
-        feed: streams.feed.clone(),
-        threads: order.settings.threads,
-        parts: agreed.parts,
-        owners: order.owners(),
-        interval_ms: order.identity.interval_ms,
-        words: order.settings.words.clone(),
-        table_bytes_max: order.settings.table_bytes_max,
-        publisher: Publisher::new(publication, store, runtime.handle().clone()),
-        on_commit,
-        failure: failure.clone(),
-        explain_panic: explain_panic(control.clone()),
-    };
+    let publisher = Publisher::new(publication, store, runtime.handle().clone());
+    let explain = explain_panic(control.clone());
+    let plan = order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, explain);
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, allocators)?;
 
@@ -145,6 +131,14 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
         shipping,
         first_commits,
         _holdings,
+    })
+}
+
+/// Waits for the other processes of the cluster, or for the wish to stop.
+fn find_others(order: &Order, stop: Stop) -> Result<Mesh> {
+    let mesh = cluster::connect_until(&order.cluster, async move { stop.stopped().await })?;
+    mesh.ok_or_else(|| {
+        Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
     })
 }
 
@@ -338,6 +332,32 @@ impl Order {
     fn schedule(&self, after: Option<u64>) -> Schedule {
         let (wall_ms, monotonic) = (self.clock.wall_ms(), self.clock.monotonic());
         Schedule::new(self.settings.interval, wall_ms, monotonic, after)
+    }
+
+    /// What every worker of this process is to do.
+    fn plan(
+        &self,
+        feed: Feed,
+        agreed: &Agreement,
+        publisher: Publisher,
+        on_commit: OnCommit,
+        failure: &Failure,
+        explain_panic: ExplainPanic,
+    ) -> Plan {
+        Plan {
+            definition: Arc::clone(&self.definition),
+            feed,
+            threads: self.settings.threads,
+            parts: agreed.parts,
+            owners: self.owners(),
+            interval_ms: self.identity.interval_ms,
+            words: self.settings.words.clone(),
+            table_bytes_max: self.settings.table_bytes_max,
+            publisher,
+            on_commit,
+            failure: failure.clone(),
+            explain_panic,
+        }
     }
 
     fn publication(&self, parts: u32) -> Publication {

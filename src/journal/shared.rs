@@ -245,8 +245,8 @@ impl Room {
         self.shared.settings.sync == SyncPolicy::Always
     }
 
-    /// Whether DATA of `bytes` bytes would find the journal full, to be asked before reading what could
-    /// then not be kept.
+    /// Whether DATA of `bytes` bytes would find the journal full, to be asked before reading what
+    /// could then not be kept.
     pub fn look(&self, bytes: u64) -> Option<Full> {
         let ticket = self.shared.room.ticket();
         if self.shared.bytes_free() >= bytes {

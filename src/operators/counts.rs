@@ -1,9 +1,10 @@
 //! Word counts, and what may be made of them.
 //!
-//! What a count *means* is one of three collections (see [`Words`](super::Words)); how it is computed is
-//! decided here, when it is known what is wanted of it. The counts of single epochs are the batches
-//! that differential's arrange operator produces, and nothing is kept. Totals and windows are the
-//! trace of those batches: contents at an epoch are the sums of all updates up to it.
+//! What a count *means* is one of three collections (see [`Words`](super::Words)); how it is
+//! computed is decided here, when it is known what is wanted of it. The counts of single epochs are
+//! the batches that differential's arrange operator produces, and nothing is kept. Totals and
+//! windows are the trace of those batches: contents at an epoch are the sums of all updates up to
+//! it.
 
 use std::rc::Rc;
 
@@ -83,7 +84,8 @@ impl<'s> Counts<'s> {
         Rows { stream, ticks, context, grid }
     }
 
-    /// The `k` words that occur most, by descending count, then by their bytes; all in `part-00000`.
+    /// The `k` words that occur most, by descending count, then by their bytes; all in
+    /// `part-00000`.
     ///
     /// Each worker ranks the words it owns and sends its first `k` to worker 0, once an epoch.
     pub fn top(self, k: usize) -> Rows<'s> {
@@ -134,10 +136,10 @@ impl<'s> Counts<'s> {
 
 /// Sends runs to their owners and keeps them there, for `window_ms` where given.
 ///
-/// All memory of a definition comes through here, so this is where it would be made to survive: what
-/// an owner's batcher releases at an epoch is the change of its parts in that epoch, to be stored
-/// before the epoch is; and stored runs, sent into `runs` at their own (past) epochs by a source that
-/// then drops its capability, restore totals and windows alike, retractions included.
+/// All memory of a definition comes through here, so this is where it would be made to survive:
+/// what an owner's batcher releases at an epoch is the change of its parts in that epoch, to be
+/// stored before the epoch is; and stored runs, sent into `runs` at their own (past) epochs by a
+/// source that then drops its capability, restore totals and windows alike, retractions included.
 fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,
@@ -153,8 +155,8 @@ fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
     batches
 }
 
-/// Lets the trace forget what tells times up to `epoch` apart, and merge its batches. Without it, at
-/// every tick, also one without lines, a trace would grow with time.
+/// Lets the trace forget what tells times up to `epoch` apart, and merge its batches. Without it,
+/// at every tick, also one without lines, a trace would grow with time.
 fn compact(trace: &mut WordTrace, epoch: Epoch) {
     trace.set_logical_compaction(Antichain::from_elem(epoch).borrow());
     let mut upper = Antichain::new();

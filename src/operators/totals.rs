@@ -1,9 +1,9 @@
 //! What batches hold up to an epoch: all totals, or those that changed.
 //!
-//! The batches of a trace are few (their sizes grow geometrically) and each is sorted by (hash, word),
-//! so all totals are one linear merge. A changed word is looked up by galloping forward from the
-//! place of the one before: words that are asked for in order lie ahead, near if there are many of
-//! them, so that a large change costs a merge and a small one a few steps for each word.
+//! The batches of a trace are few (their sizes grow geometrically) and each is sorted by (hash,
+//! word), so all totals are one linear merge. A changed word is looked up by galloping forward from
+//! the place of the one before: words that are asked for in order lie ahead, near if there are many
+//! of them, so that a large change costs a merge and a small one a few steps for each word.
 
 use std::rc::Rc;
 
@@ -71,8 +71,8 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// Moves to the first word that is not less than `word`, none of which lie behind; whether there
-    /// is one.
+    /// Moves to the first word that is not less than `word`, none of which lie behind; whether
+    /// there is one.
     fn seek(&mut self, word: WordRef<'_>) -> bool {
         let (words, len) = (self.words(), self.words().len());
         if self.key >= len || !words.is_less(self.key, word) {
