@@ -8,6 +8,8 @@
 //! batch that has it, which is up to 100 bytes a word while batches are merged (measured: 1.1 GB
 //! for 8 million words, the tables of open epochs included). `--max-keys` bounds it.
 //!
+//! With a state they go on after a crash or a stop: what each epoch adds is kept beside the output.
+//!
 //! ```text
 //! wordtide run running_totals --connect localhost:9999 --emit changes --max-keys 100000000
 //! ```

@@ -8,6 +8,9 @@
 //! be taken back: 20 bytes beside the word each (36 MB in all for 60,000 words and a window of 4
 //! epochs, 13 MB more than a count of single epochs).
 //!
+//! With a state windows go on after a crash or a stop: what each epoch adds is kept beside the
+//! output for as long as a window reaches back.
+//!
 //! ```text
 //! wordtide run sliding_windows --connect localhost:9999 --interval 10s --window 60s --slide 20s
 //! ```

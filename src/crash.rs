@@ -30,6 +30,8 @@
 /// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`,
 ///   `border.before_late_mark` (of a mutant); `sink.before_put`, `sink.after_put` (a part, or a
 ///   marker), `sink.before_marker`, `sink.after_marker`.
+/// * `memory.before_put`, `memory.after_put`: what counts with memory received in an epoch;
+///   `memory.before_base`, `memory.after_base`, `memory.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied.
 pub const POINTS: &[&str] = &[
     "source.after_read",
@@ -41,6 +43,11 @@ pub const POINTS: &[&str] = &[
     "sink.after_put",
     "sink.before_marker",
     "sink.after_marker",
+    "memory.before_put",
+    "memory.after_put",
+    "memory.before_base",
+    "memory.after_base",
+    "memory.before_forget",
     "recovery.before_clear",
     "recovery.after_clear",
     "journal.before_append",
@@ -78,6 +85,7 @@ pub const POINTS: &[&str] = &[
 /// * `glue`: a connection that a crash cut off is not ended, so its last line runs into the next.
 /// * `drop_tail`: a restart forgets the bytes that no mark took.
 /// * `forget_open_line`: a replay begins at the cut, without the line that was open there.
+/// * `remember_uncommitted`: a restart counts on what was kept of an epoch that it counts again.
 pub const MUTANTS: &[&str] = &[
     "publish_before_mark",
     "done_before_marker",
@@ -85,6 +93,7 @@ pub const MUTANTS: &[&str] = &[
     "glue",
     "drop_tail",
     "forget_open_line",
+    "remember_uncommitted",
 ];
 
 /// Whether the environment names this mistake.

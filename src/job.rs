@@ -22,6 +22,8 @@
 mod borders;
 mod commits;
 mod links;
+mod memory;
+mod order;
 mod output;
 mod pace;
 mod reading;
@@ -300,7 +302,7 @@ pub struct Job {
     /// Ends when no block can come or go any more.
     shipping: Receiver<()>,
     first_commits: Option<Commits>,
-    _holdings: Holdings,
+    holdings: Holdings,
 }
 
 impl std::fmt::Debug for Job {
@@ -369,7 +371,7 @@ impl Job {
             streams,
             shipping,
             first_commits: _,
-            _holdings,
+            holdings,
         } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
@@ -383,12 +385,16 @@ impl Job {
         {
             failure.fail(lost);
         }
+        let finished = !handle.stop.is_stopped();
+        if finished && !failure.is_failed() {
+            holdings.forget(&runtime);
+        }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
         runtime.shutdown_background();
         match failure.take_cause() {
             Some(cause) => Err(cause),
             None => {
-                streams.close(!handle.stop.is_stopped());
+                streams.close(finished);
                 Ok(handle.status().summary())
             }
         }

@@ -20,6 +20,7 @@ mod capture;
 mod collection;
 mod columns;
 mod counts;
+mod memory;
 mod merger;
 mod read;
 mod rows;
@@ -46,6 +47,7 @@ pub use capture::{Captured, CapturedRow, capture};
 pub use collection::Printable;
 pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use counts::Counts;
+pub use memory::{Change, Memory, Restored};
 pub use merger::{WordBatch, WordMerger};
 pub use read::read;
 pub use rows::{EpochRows, Row, RowSet, Rows};
@@ -76,6 +78,8 @@ pub struct Context {
     pub table_bytes_max: usize,
     /// Figures of open epochs at this worker.
     pub tallies: Tallies,
+    /// What counts with memory keep at this worker.
+    pub memory: Memory,
     /// The fate of the job.
     pub failure: Failure,
 }

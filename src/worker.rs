@@ -17,8 +17,8 @@ use timely::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
-use crate::operators::{self, Context, Lines, Rows, Tallies};
-use crate::sink::{self, OnCommit, Publisher};
+use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
+use crate::sink::{self, Keeper, OnCommit, Publisher};
 use crate::words::WordOptions;
 
 /// A dataflow definition: from the lines of all sources to the rows to publish.
@@ -43,6 +43,8 @@ pub struct Plan {
     pub words: WordOptions,
     /// A table larger than this is drained early.
     pub table_bytes_max: usize,
+    /// What former runs kept of counts with memory, and what keeps it; none where nothing survives.
+    pub memory: Option<(Restored, Keeper)>,
     /// Where results go.
     pub publisher: Publisher,
     /// Told of every committed epoch, on worker 0.
@@ -118,6 +120,7 @@ pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 
 fn build(worker: &mut Worker, plan: &Plan) {
     let (index, peers) = (worker.index(), worker.peers());
+    let owns = |part: u32| part as usize % plan.owners == index;
     let context = Rc::new(Context {
         index,
         peers,
@@ -128,13 +131,15 @@ fn build(worker: &mut Worker, plan: &Plan) {
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,
         tallies: Tallies::default(),
+        memory: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),
         failure: plan.failure.clone(),
     });
     worker.dataflow_named("wordtide", |scope| {
         let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);
         let rows = (plan.definition)(lines);
         let (publisher, failure) = (plan.publisher.clone(), plan.failure.clone());
-        let reports = sink::write_parts(rows, publisher.clone(), failure.clone());
+        let keeper = plan.memory.as_ref().map(|(_, keeper)| keeper.clone());
+        let reports = sink::write_parts(rows, publisher.clone(), keeper, failure.clone());
         let on_commit = Arc::clone(&plan.on_commit);
         sink::commit(reports, plan.parts, publisher, on_commit, failure).probe();
     });

@@ -23,6 +23,8 @@ mod durable;
 mod embedding;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
+/// Totals and windows go on where they were.
+mod memory;
 /// What Spark would have written, computed slowly.
 mod oracle;
 /// What stands in the output, and what never does.

@@ -74,6 +74,7 @@ fn publish(run: &Run) -> Published {
         failure: failure.clone(),
         explain_panic: Arc::new(|_| None),
         interval_ms: STEP,
+        memory: None,
     };
     let alone = ClusterSettings { threads: run.threads, ..ClusterSettings::default() };
     let mesh = cluster::connect(&alone).expect("a process alone");

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recovery::{Found, Judgement};
 use crate::cluster::{Control, Message};
+use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -34,6 +35,22 @@ impl Word {
     }
 }
 
+/// What a process found of former runs, or all of them together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Findings {
+    /// Journals.
+    pub(super) journals: Vec<Found>,
+    /// The first epoch that the job ever opened.
+    pub(super) begun: Option<Epoch>,
+}
+
+impl Findings {
+    fn add(&mut self, other: Findings) {
+        self.journals.extend(other.journals);
+        self.begun = self.begun.max(other.begun);
+    }
+}
+
 /// What all processes of a job have in common, as process 0 decided it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Agreement {
@@ -43,30 +60,43 @@ pub(super) struct Agreement {
     pub(super) parts: u32,
     /// What became of the epochs that journals have marked.
     pub(super) judgement: Judgement,
+    /// The first epoch that the job ever opened: what it remembers bears that number.
+    pub(super) begun: Epoch,
     /// What process 0 wrote into the lock of a local output, for the others to find there.
     pub(super) lock_note: Option<String>,
 }
 
 impl Agreement {
-    /// Has process 0 decide, knowing the journals that all have `found`; every process returns its
+    /// Has process 0 decide, knowing what all have `found`; every process returns its
     /// decision.
     pub(super) fn reach(
         control: &Control,
-        found: &[Found],
+        found: &Findings,
         timeout: Duration,
-        decide: impl FnOnce(&[Found]) -> Result<Agreement>,
+        decide: impl FnOnce(&Findings) -> Result<Agreement>,
     ) -> Result<Agreement> {
         let facts = serde_json::to_vec(found).unwrap_or_default();
         let answer = control.agree(facts, timeout, |facts| {
-            let found: Vec<Found> = facts
-                .iter()
-                .flat_map(|facts| serde_json::from_slice::<Vec<Found>>(facts).unwrap_or_default())
-                .collect();
+            let mut found = Findings::default();
+            let each = facts.iter().map(|facts| serde_json::from_slice::<Findings>(facts));
+            each.for_each(|of_one| found.add(of_one.unwrap_or_default()));
             Ok(serde_json::to_vec(&decide(&found)?).unwrap_or_default())
         })?;
         serde_json::from_slice(&answer).map_err(|error| {
             Error::new(ErrorKind::Failed, "process 0 sent no agreement").cause(error)
         })
+    }
+}
+
+impl Agreement {
+    /// The newest epoch of which all that came before and in it is committed.
+    pub(super) fn committed_through(&self) -> Epoch {
+        if crash::is_mutant("remember_uncommitted") {
+            return Epoch::MAX;
+        }
+        let Judgement { replay, newest, .. } = &self.judgement;
+        let before_replay = replay.first().map(|first| first - 1);
+        before_replay.or(*newest).unwrap_or(self.open - 1)
     }
 }
 

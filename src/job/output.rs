@@ -104,7 +104,7 @@ impl Output {
 }
 
 /// Tries again while the store is merely out of reach, but at a start not for ever.
-async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T>
+pub(super) async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = StoreResult<T>>,
 {

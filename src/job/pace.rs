@@ -18,6 +18,7 @@ use crate::cluster::{Control, Event, Inbox, Message};
 use crate::epoch::{Clock, Epoch, Schedule};
 use crate::error::Result;
 use crate::failure::Failure;
+use crate::sink::Keeper;
 use crate::source::Stop;
 
 /// What the pace of any process needs.
@@ -30,6 +31,8 @@ pub(super) struct Process {
     pub(super) stop: Stop,
     pub(super) status: watch::Sender<Status>,
     pub(super) failure: Failure,
+    /// What is to be told of commits, too.
+    pub(super) keeper: Option<Keeper>,
 }
 
 impl Process {
@@ -47,6 +50,9 @@ impl Process {
     /// Notes that process 0 has committed `epoch` and all before it.
     fn committed(&self, epoch: Epoch) {
         self.borders.committed(epoch);
+        if let Some(keeper) = &self.keeper {
+            keeper.committed(epoch);
+        }
         self.status.send_modify(|status| status.in_flight.retain(|open| *open > epoch));
     }
 
@@ -130,6 +136,8 @@ impl Leader {
                 (from, message) = Process::message(inbox, failure) => match message {
                     Message::AskStop { reason } => {
                         tracing::info!("stopping for process {from}: {reason}");
+                        // The job has not finished by itself: it remembers.
+                        stop.stop();
                         return self.stop_reading(reading).await;
                     }
                     message => note_ended(&mut reading, from, &message),
@@ -168,7 +176,9 @@ impl Leader {
         let next = self.schedule.open();
         let epoch = self.process.cut(next);
         self.process.control.broadcast(if last {
-            Message::Stop { epoch, reason: String::new() }
+            let was_told = self.process.stop.is_stopped();
+            let reason = if was_told { "process 0 was told to stop" } else { "" };
+            Message::Stop { epoch, reason: reason.to_owned() }
         } else {
             Message::Tick { epoch, next }
         })
@@ -245,7 +255,10 @@ impl Follower {
                 }
                 (_, message) = Process::message(inbox, failure) => match message {
                     Message::Tick { next, .. } => drop(self.0.cut(next)),
-                    Message::Stop { epoch, .. } => {
+                    Message::Stop { epoch, reason } => {
+                        if !reason.is_empty() {
+                            stop.stop();
+                        }
                         self.0.cut(epoch + 1);
                         self.0.borders.end();
                         return Ok(());

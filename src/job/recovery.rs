@@ -152,25 +152,30 @@ pub(super) fn miss_none(state: Option<&Path>, found: &[Found], abandoned: &[Stri
     Ok(())
 }
 
-/// Asks the store about every epoch that a journal has marked, and empties those not committed.
+/// Asks the store which of the epochs that journals have marked are committed, and empties the
+/// others. Epochs are committed in order: with one, all before it are, also those that had nothing
+/// to publish and so have no marker.
 pub(super) async fn judge(
     found: &[Found],
     store: &dyn Store,
     publication: &Publication,
 ) -> Result<Judgement> {
-    let epochs: BTreeSet<Epoch> = found.iter().flat_map(|found| found.epochs.clone()).collect();
+    let mut epochs: BTreeSet<Epoch> = found.iter().flat_map(|found| found.epochs.clone()).collect();
     let newest = found.iter().filter_map(|found| found.last).max();
-    let mut judgement = Judgement { newest, ..Judgement::default() };
-    for epoch in epochs {
-        let layout = &publication.layout;
+    let mut replay = Vec::new();
+    while let Some(epoch) = epochs.last().copied() {
         if !crash::is_mutant("skip_by_memory") && is_committed(store, publication, epoch).await? {
-            judgement.committed.insert(epoch);
-            continue;
+            break;
         }
+        replay.push(epoch);
+        epochs.pop_last();
+    }
+    replay.reverse();
+    let judgement = Judgement { replay, committed: epochs, newest };
+    for epoch in &judgement.replay {
         crash_point("recovery.before_clear");
-        store.clear(&layout.dir(epoch)).await?;
+        store.clear(&publication.layout.dir(*epoch)).await?;
         crash_point("recovery.after_clear");
-        judgement.replay.push(epoch);
     }
     if !judgement.replay.is_empty() {
         let epochs = judgement.replay.len();

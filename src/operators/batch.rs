@@ -6,7 +6,8 @@
 //! one epoch), the run's columns become the batch as they stand. The count of a word is the diff of
 //! its update: nothing is ever inserted count times.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use std::rc::Rc;
 
 use differential_dataflow::batcher::{Batcher, Extract};
@@ -33,7 +34,7 @@ pub type WordSpine = Spine<Rc<WordBatch>>;
 /// The retractions are made here, at the words' owner, so they cost no traffic.
 #[derive(Debug)]
 pub struct RunBatcher {
-    runs: BTreeMap<Epoch, Vec<Run>>,
+    runs: RunsByEpoch,
     window_ms: Option<u64>,
     /// What will be taken back, by the time of that.
     retractions: BTreeMap<Epoch, Run>,
@@ -49,7 +50,7 @@ impl RunBatcher {
 
     /// An empty batcher that takes counts back after `window_ms` milliseconds, where given.
     pub fn over(window_ms: Option<u64>) -> Self {
-        let (runs, retractions) = (BTreeMap::new(), BTreeMap::new());
+        let (runs, retractions) = (RunsByEpoch::default(), BTreeMap::new());
         RunBatcher { runs, window_ms, retractions, least: Antichain::new() }
     }
 
@@ -86,15 +87,7 @@ impl Default for RunBatcher {
 
 impl Batcher<Run> for RunBatcher {
     fn insert(&mut self, run: &mut Run) {
-        let run = std::mem::take(run);
-        let runs = self.runs.entry(run.epoch).or_default();
-        let before = runs.iter_mut().filter(|before| before.precedes(&run));
-        match before.max_by(|a, b| a.last().cmp(&b.last())) {
-            // The next piece of what another process sends, whose pieces come in order. Of several
-            // that it fits behind, the one that reaches furthest is the sender's own, or as good.
-            Some(before) => before.append(&run),
-            None => runs.push(run),
-        }
+        self.runs.insert(run);
     }
 }
 
@@ -106,25 +99,58 @@ impl Extract for RunBatcher {
         &'a mut self,
         upper: AntichainRef<'_, Epoch>,
     ) -> (Option<WordBatch>, AntichainRef<'a, Epoch>) {
-        let kept = match upper.first() {
-            Some(first_open) => self.runs.split_off(first_open),
-            None => BTreeMap::new(),
-        };
-        let ready = std::mem::replace(&mut self.runs, kept);
+        let ready = self.runs.split_before(upper.first());
         let mut released = self.release(ready);
         self.retract(upper.first(), &mut released);
-        let held = self.runs.keys().next().into_iter().chain(self.retractions.keys().next());
+        let held = self.runs.first().into_iter().chain(self.retractions.keys().next());
         self.least = held.min().copied().into_iter().collect();
         let by_epoch = released.into_values().filter_map(add_up).collect();
         (batch(by_epoch), self.least.borrow())
     }
 }
 
+/// Runs that wait for their epochs to be complete.
+#[derive(Debug, Default)]
+pub(super) struct RunsByEpoch {
+    epochs: BTreeMap<Epoch, Vec<Run>>,
+}
+
+impl RunsByEpoch {
+    /// Takes a run in.
+    pub(super) fn insert(&mut self, run: &mut Run) {
+        let run = std::mem::take(run);
+        let runs = self.epochs.entry(run.epoch).or_default();
+        let before = runs.iter_mut().filter(|before| before.precedes(&run));
+        match before.max_by(|a, b| a.last().cmp(&b.last())) {
+            // The next piece of what another process sends, whose pieces come in order. Of several
+            // that it fits behind, the one that reaches furthest is the sender's own, or as good.
+            Some(before) => before.append(&run),
+            None => runs.push(run),
+        }
+    }
+
+    /// Takes out what came in `epoch`, added up.
+    pub(super) fn add_up(&mut self, epoch: Epoch) -> Option<Run> {
+        self.epochs.remove(&epoch).and_then(add_up)
+    }
+
+    /// Takes out the epochs before `upper`; all, where there is no such bound.
+    fn split_before(&mut self, upper: Option<&Epoch>) -> BTreeMap<Epoch, Vec<Run>> {
+        let kept = upper.map_or_else(BTreeMap::new, |upper| self.epochs.split_off(upper));
+        std::mem::replace(&mut self.epochs, kept)
+    }
+
+    /// The least epoch of which runs are here.
+    fn first(&self) -> Option<&Epoch> {
+        self.epochs.keys().next()
+    }
+}
+
 /// Adds up the runs of one epoch, the two smallest first, so that no word is copied more often
 /// than the logarithm of their number.
-fn add_up(mut runs: Vec<Run>) -> Option<Run> {
+pub(super) fn add_up(mut runs: Vec<Run>) -> Option<Run> {
     while runs.len() > 1 {
-        runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.len()));
+        runs.sort_unstable_by_key(|run| Reverse(run.len()));
         let (a, b) = (runs.pop()?, runs.pop()?);
         runs.push(a.merge(&b));
     }
@@ -143,22 +169,21 @@ fn batch(mut runs: Vec<Run>) -> Option<WordBatch> {
 /// The frontier moved over several epochs at once (a worker was late): one batch holds them all,
 /// each word with an update for every epoch that has it.
 fn interleave(runs: &[Run]) -> WordBatch {
-    let mut at = vec![0; runs.len()];
     let mut keys = WordColumn::default();
     let mut upds = Upds::<Offsets, Times, Vec<i64>>::default();
-    let head = |at: &[usize], k: usize| -> Option<WordRef<'_>> {
-        (at[k] < runs[k].len()).then(|| runs[k].words.index(at[k]))
+    let head = |run: usize, at: usize| -> Option<Reverse<(WordRef<'_>, usize, usize)>> {
+        (at < runs[run].len()).then(|| Reverse((runs[run].words.index(at), run, at)))
     };
-    while let Some(least) = (0..runs.len()).filter_map(|k| head(&at, k)).min() {
-        keys.push_ref(least);
-        for (k, run) in runs.iter().enumerate() {
-            if head(&at, k) == Some(least) {
-                upds.times.push_ref(run.epoch);
-                upds.diffs.push(run.counts[at[k]]);
-                at[k] += 1;
-            }
+    // The next word of every run, the least of all on top; of equal ones the earlier epoch.
+    let mut heads: BinaryHeap<_> = (0..runs.len()).filter_map(|run| head(run, 0)).collect();
+    while let Some(Reverse((word, run, at))) = heads.pop() {
+        upds.times.push_ref(runs[run].epoch);
+        upds.diffs.push(runs[run].counts[at]);
+        heads.extend(head(run, at + 1));
+        if heads.peek().is_none_or(|Reverse((next, _, _))| *next != word) {
+            keys.push_ref(word);
+            upds.offs.push_ref(upds.diffs.len());
         }
-        upds.offs.push_ref(upds.diffs.len());
     }
     WordBatch::new(keys, upds)
 }
@@ -269,7 +294,11 @@ mod tests {
                 let (sender, number) = pieces[at];
                 batcher.insert(&mut piece(sender + 100 * number));
             }
-            assert!(batcher.runs[&10].len() <= 3, "{order:?}: {} runs", batcher.runs[&10].len());
+            assert!(
+                batcher.runs.epochs[&10].len() <= 3,
+                "{order:?}: {} runs",
+                batcher.runs.epochs[&10].len()
+            );
             let batch = extract(&mut batcher, &[20]).0.expect("words");
             assert_eq!(rows(&batch, 10).len(), 90);
         }

@@ -19,6 +19,7 @@ use timely::progress::Antichain;
 use super::Context;
 use super::batch::{RunBatcher, WordSpine};
 use super::columns::WordColumn;
+use super::memory::remember;
 use super::merger::WordBatch;
 use super::rows::{EpochRows, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
@@ -79,7 +80,8 @@ impl<'s> Counts<'s> {
     pub fn changes(self) -> Rows<'s> {
         let Counts { ticks, context, .. } = self.clone();
         let (arranged, grid) = self.arranged();
-        let changes = Changes::new(arranged.trace, grid, to_rows);
+        let mut changes = Changes::new(arranged.trace, grid, to_rows);
+        changes.since = grid.last(context.memory.through());
         let stream = at_ticks(arranged.stream, Pipeline, ticks.clone(), "Changes", changes);
         Rows { stream, ticks, context, grid }
     }
@@ -112,9 +114,13 @@ impl<'s> Counts<'s> {
         let Counts { runs, ticks, context, over } = self;
         match over {
             // What is inserted at an epoch and gone at the next is a window of one interval.
-            Over::Epoch => (arrange(runs, Some(context.interval_ms)), Grid::ALL),
+            Over::Epoch => {
+                let window_ms = context.interval_ms;
+                let runs = remember(runs, Some(2 * window_ms), &context);
+                (arrange(runs, Some(window_ms)), Grid::ALL)
+            }
             Over::Start { max_keys } => {
-                let arranged = arrange(runs, None);
+                let arranged = arrange(remember(runs, None, &context), None);
                 if let Some(max) = max_keys {
                     limit_keys(arranged.clone(), ticks, max, context);
                 }
@@ -122,6 +128,8 @@ impl<'s> Counts<'s> {
             }
             Over::Window(window) => match window.resolve(context.interval_ms) {
                 Ok((length_ms, slide_ms)) => {
+                    // What a window lets go of still differs from the result before.
+                    let runs = remember(runs, Some(length_ms + slide_ms), &context);
                     (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
                 }
                 Err(error) => {
@@ -135,11 +143,6 @@ impl<'s> Counts<'s> {
 }
 
 /// Sends runs to their owners and keeps them there, for `window_ms` where given.
-///
-/// All memory of a definition comes through here, so this is where it would be made to survive:
-/// what an owner's batcher releases at an epoch is the change of its parts in that epoch, to be
-/// stored before the epoch is; and stored runs, sent into `runs` at their own (past) epochs by a
-/// source that then drops its capability, restore totals and windows alike, retractions included.
 fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,

@@ -111,6 +111,43 @@ impl Run {
         merged
     }
 
+    /// Reads what [`ContainerBytes::into_bytes`] wrote.
+    pub(crate) fn read(mut rest: &[u8]) -> Run {
+        let mut number = || take_u64s(&mut rest, 1)[0];
+        let (epoch, worker) = (number(), number() as u32);
+        let (count, carries, text) = (number() as usize, number() as usize, number() as usize);
+        let hashes = take_u64s(&mut rest, count);
+        let counts = take_u64s(&mut rest, count).into_iter().map(|count| count as i64).collect();
+        let carries = take_u64s(&mut rest, carries);
+        let low = rest[..4 * count].chunks_exact(4).map(le_u32).collect();
+        let bytes = rest[padded(4 * count)..][..text].to_vec();
+        let ends = super::columns::Ends { low, carries };
+        Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }
+    }
+
+    /// Adds up runs of whatever epochs as one of `epoch`.
+    pub fn add_up(mut runs: Vec<Run>, epoch: Epoch) -> Run {
+        runs.iter_mut().for_each(|run| run.epoch = epoch);
+        super::batch::add_up(runs).unwrap_or_else(|| Run { epoch, ..Run::default() })
+    }
+
+    /// The words of each part, of which `part` tells the number, rising with the hash.
+    pub fn by_part(&self, part: impl Fn(u64) -> u32) -> Vec<(u32, Run)> {
+        let mut cut = Vec::new();
+        let mut rest = &self.words.hashes[..];
+        while let Some(first) = rest.first() {
+            let number = part(*first);
+            let start = self.len() - rest.len();
+            let end = start + rest.partition_point(|hash| part(*hash) <= number);
+            let mut run = Run::new(self.epoch, self.worker, WordColumn::default());
+            run.words.append_range(&self.words, start..end);
+            run.counts.extend_from_slice(&self.counts[start..end]);
+            cut.push((number, run));
+            rest = &self.words.hashes[end..];
+        }
+        cut
+    }
+
     /// The same words at `epoch`, taken back.
     #[must_use]
     pub fn negated_at(&self, epoch: Epoch) -> Run {
@@ -135,17 +172,7 @@ impl Accountable for Run {
 /// Five numbers, then the columns, each padded to eight bytes.
 impl ContainerBytes for Run {
     fn from_bytes(bytes: Bytes) -> Self {
-        let mut rest = &bytes[..];
-        let mut number = || take_u64s(&mut rest, 1)[0];
-        let (epoch, worker) = (number(), number() as u32);
-        let (count, carries, text) = (number() as usize, number() as usize, number() as usize);
-        let hashes = take_u64s(&mut rest, count);
-        let counts = take_u64s(&mut rest, count).into_iter().map(|count| count as i64).collect();
-        let carries = take_u64s(&mut rest, carries);
-        let low = rest[..4 * count].chunks_exact(4).map(le_u32).collect();
-        let bytes = rest[padded(4 * count)..][..text].to_vec();
-        let ends = super::columns::Ends { low, carries };
-        Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }
+        Run::read(&bytes)
     }
 
     fn length_in_bytes(&self) -> usize {

@@ -93,6 +93,11 @@ impl Grid {
         Grid { every_ms }
     }
 
+    /// The last time up to and with `epoch` that may publish a result.
+    pub(super) fn last(self, epoch: Epoch) -> Epoch {
+        epoch / self.every_ms * self.every_ms
+    }
+
     /// Whether `epoch` publishes a result.
     pub(crate) fn contains(self, epoch: Epoch) -> bool {
         epoch.is_multiple_of(self.every_ms)

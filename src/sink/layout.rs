@@ -36,6 +36,13 @@ impl Layout {
         }
     }
 
+    /// The directory of what the program keeps for itself, beside the results: those who read them
+    /// leave out names that begin with `_`.
+    pub fn own_dir(&self) -> String {
+        let beside = self.prefix.rfind('/').map_or("", |slash| &self.prefix[..=slash]);
+        format!("{beside}_wordtide")
+    }
+
     /// The key of one part.
     pub fn part(&self, epoch: Epoch, part: u32) -> String {
         format!("{}/{}", self.dir(epoch), part_name(part))
@@ -88,6 +95,13 @@ mod tests {
             assert_eq!(layout.part(17_000, 3), format!("{dir}/part-00003"));
             assert_eq!(layout.epoch_of(&format!("{dir}/")), Some(17_000));
         }
+    }
+
+    #[test]
+    fn what_is_not_a_result_lies_beside_the_results() {
+        let dirs =
+            ["a/b/", "a/b/counts", "counts", ""].map(|prefix| layout(prefix, None).own_dir());
+        assert_eq!(dirs, ["a/b/_wordtide", "a/b/_wordtide", "_wordtide", "_wordtide"]);
     }
 
     #[test]

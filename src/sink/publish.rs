@@ -59,9 +59,20 @@ impl Publisher {
         Publisher { publication: Arc::new(publication), store, runtime, outage: Arc::default() }
     }
 
+    /// The same into another store, whose outages are its own.
+    #[must_use]
+    pub fn into(&self, store: Arc<dyn Store>) -> Self {
+        Publisher { store, outage: Arc::default(), ..self.clone() }
+    }
+
     /// The runtime that requests run on; operators never block on them.
     pub fn runtime(&self) -> &Handle {
         &self.runtime
+    }
+
+    /// The store itself, for what need not succeed.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
     }
 
     /// Stores `body` under `key`. An error is final.

@@ -13,6 +13,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use super::completions::Completions;
+use super::memory::Keeper;
 use super::publish::{Publication, Publisher};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -60,13 +61,15 @@ struct Encoded {
     body: Body,
 }
 
-/// Stores the rows of every ticked epoch; reports what it stored once that is durable.
+/// Stores the rows of every ticked epoch, and beside them what counts with memory received in it;
+/// reports what it stored once that is durable.
 ///
 /// Only ticked epochs are written. Rows at other times (the retraction of a window that ends where
 /// no epoch ever began) are dropped with the time.
 pub fn write_parts<'s>(
     rows: Rows<'s>,
     publisher: Publisher,
+    keeper: Option<Keeper>,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Report>> {
     let Rows { stream, ticks, context, grid } = rows;
@@ -84,6 +87,7 @@ pub fn write_parts<'s>(
                 writing: BTreeMap::new(),
                 completions: Completions::new(activator),
                 publisher,
+                keeper,
                 failure,
                 context,
                 grid,
@@ -127,6 +131,8 @@ struct Writer {
     writing: BTreeMap<Epoch, Capability<Epoch>>,
     completions: Completions<Report>,
     publisher: Publisher,
+    /// Keeps what counts with memory received; none where nothing survives the run.
+    keeper: Option<Keeper>,
     failure: Failure,
     context: Rc<Context>,
     grid: Grid,
@@ -147,9 +153,16 @@ impl Writer {
         let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
         let failure = self.failure.clone();
         let publishes = self.grid.contains(epoch);
+        let (keeper, changes) = (self.keeper.clone(), self.context.memory.take(epoch));
+        let keep = async move {
+            match keeper {
+                Some(keeper) => keeper.keep(changes).await,
+                None => Ok(()),
+            }
+        };
         self.publisher.runtime().spawn(async move {
-            match store(&publisher, epoch, parts).await {
-                Ok(parts) => {
+            match futures::try_join!(store(&publisher, epoch, parts), keep) {
+                Ok((parts, ())) => {
                     let write_ms = started.elapsed().as_millis() as u64;
                     completions.complete(Report { epoch, tally, parts, publishes, write_ms });
                 }

@@ -90,6 +90,12 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// stores; a sync of the directories for a local one.
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>>;
 
+    /// Removes the temporaries in `dir` that a crash left there, while nothing is written into it.
+    /// Nothing to do for object stores.
+    fn sweep<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        ready(Ok(())).boxed()
+    }
+
     /// Where this is, for a log line. Holds no secret.
     fn describe(&self) -> String;
 

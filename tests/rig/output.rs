@@ -66,6 +66,12 @@ impl Output {
         self.epochs.values().map(|epoch| number(&epoch.marker[figure])).sum()
     }
 
+    /// The last epoch alone.
+    pub(crate) fn newest(mut self) -> Output {
+        let newest = self.epochs.pop_last();
+        Output { epochs: newest.into_iter().collect(), ..self }
+    }
+
     /// The one epoch there is.
     pub(crate) fn only(&self) -> &Epoch {
         assert_eq!(self.epochs.len(), 1, "epochs {:?}", self.epochs.keys());

@@ -317,6 +317,24 @@ pub(super) fn clear(path: &Path) -> StoreResult<u64> {
     Ok(removed)
 }
 
+/// Removes the temporaries in `path`; locks and directories stay.
+pub(super) fn sweep(path: &Path) -> StoreResult<()> {
+    let remove = || {
+        for entry in fs::read_dir(path)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.starts_with('.') && name.ends_with(".tmp") {
+                fs::remove_file(entry.path())?;
+            }
+        }
+        Ok(())
+    };
+    match remove() {
+        Err(error) if is_absence(&error) => Ok(()),
+        done => done.map_err(|error: io::Error| failure("sweep", path, &error)),
+    }
+}
+
 /// Syncs `dir` and every directory above it up to the root, the last included.
 pub(super) fn seal(root: &Path, dir: &str) -> StoreResult<()> {
     let mut dir = Some(dir);

@@ -125,6 +125,12 @@ impl Store for LocalStore {
         self.run(&[name], move |root| files::clear(&root.join(owned)))
     }
 
+    fn sweep<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
+        let name = dir.trim_end_matches('/');
+        let owned = name.to_owned();
+        self.run(&[name], move |root| files::sweep(&root.join(owned)))
+    }
+
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();

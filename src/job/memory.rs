@@ -1,0 +1,94 @@
+//! The memory of a job that was started before: whose it is, and how it gets back.
+//!
+//! Totals and windows survive in the store, but which ones are a job's own is known by its state: a
+//! job that begins notes the first epoch it ever opens, and what it keeps in the store bears that
+//! number. A new state, or a job that has finished, begins with nothing.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::output::patiently;
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::operators::Restored;
+use crate::sink::Keeper;
+
+/// The file of a state that tells the first epoch of its job.
+const BEGUN: &str = "begun";
+
+/// The first epoch of the job of this state; none where it has not begun.
+pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
+    let path = state.join(BEGUN);
+    let failed = |error: io::Error| {
+        let message = format!("cannot read {}: {error}", path.display());
+        Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+    };
+    match fs::read_to_string(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(failed(error)),
+        Ok(text) => match text.trim().parse() {
+            Ok(epoch) => Ok(Some(epoch)),
+            Err(_) => Err(failed(io::Error::from(io::ErrorKind::InvalidData))),
+        },
+    }
+}
+
+/// Notes durably that the job of this state began with `epoch`. Several processes may say so in one
+/// directory.
+pub(super) fn note_begun(state: &Path, epoch: Epoch, process: usize) -> Result<()> {
+    if begun(state)? == Some(epoch) {
+        return Ok(());
+    }
+    let temporary = state.join(format!(".{BEGUN}.{process}.tmp"));
+    let write = || {
+        fs::write(&temporary, format!("{epoch}\n"))?;
+        fs::File::open(&temporary)?.sync_all()?;
+        fs::rename(&temporary, state.join(BEGUN))?;
+        fs::File::open(state)?.sync_all()
+    };
+    write().map_err(|error| {
+        let message = format!("cannot note the job's beginning in {}: {error}", state.display());
+        Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+    })
+}
+
+/// Has the next start begin with nothing.
+pub(super) fn forget_begun(state: &Path) {
+    if let Err(error) = fs::remove_file(state.join(BEGUN))
+        && error.kind() != io::ErrorKind::NotFound
+    {
+        tracing::warn!("cannot end the memory of {}: {error}", state.display());
+    }
+}
+
+/// Brings back what was kept up to and with the committed epoch `through`.
+pub(super) async fn restore(
+    keeper: &Keeper,
+    owns: impl Fn(u32) -> bool,
+    through: Epoch,
+) -> Result<Restored> {
+    let changes = patiently(|| keeper.restore(&owns, through)).await?;
+    if !changes.is_empty() {
+        let counts: usize = changes.iter().map(|change| change.run.len()).sum();
+        tracing::info!("{counts} counts of epochs up to {through} are remembered");
+    }
+    Ok(Restored::new(changes, through))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_beginning_is_noted_once_and_can_be_forgotten() {
+        let state = tempfile::tempdir().expect("a directory");
+        assert_eq!(begun(state.path()).expect("no note"), None);
+        note_begun(state.path(), 1_795_345_210_000, 1).expect("a note");
+        assert_eq!(begun(state.path()).expect("a note"), Some(1_795_345_210_000));
+        forget_begun(state.path());
+        assert_eq!(begun(state.path()).expect("no note"), None);
+        fs::write(state.path().join(BEGUN), "what?").expect("a file");
+        assert_eq!(begun(state.path()).expect_err("no number").kind(), ErrorKind::Disk);
+    }
+}

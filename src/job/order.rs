@@ -1,0 +1,382 @@
+//! What was asked for, and what each process makes of it.
+//!
+//! An order is checked as far as that goes without touching anything; then process 0 opens state
+//! and output and decides with it, and all bring back what former runs left.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::runtime::Runtime;
+
+use super::borders::Borders;
+use super::links::{Agreement, Findings};
+use super::memory;
+use super::output::{self, Output};
+use super::pace::{Follower, Leader, Process};
+use super::reading::Reading;
+use super::recovery::{self, JournalPlan};
+use super::replay;
+use super::sharing::{self, Readers, Sharing};
+use super::start::Holdings;
+use super::streams::{OwnSources, Streams, StreamsEnd};
+use super::{JobBuilder, StatePlace};
+use crate::cluster::ClusterSettings;
+use crate::epoch::{Clock, Schedule};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::feed::Feed;
+use crate::journal::JournalSettings;
+use crate::lines::{BlockPool, LineLimits, LongLine};
+use crate::operators::Restored;
+use crate::settings::Settings;
+use crate::sink::format::Format;
+use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher};
+use crate::state::{Identity, State};
+use crate::store::local::LocalStore;
+use crate::store::{StoreSettings, Target};
+use crate::words::Split;
+use crate::worker::{Definition, ExplainPanic, Plan};
+
+/// What was asked for, checked as far as that goes without touching anything.
+pub(super) struct Order {
+    definition: Definition,
+    target: Target,
+    layout: Layout,
+    format: Format,
+    /// With the number of parts 0 where it is free to follow the number of workers.
+    identity: Identity,
+    place: StatePlace,
+    settings: Settings,
+    store: StoreSettings,
+    take_over: bool,
+    journal: JournalSettings,
+    /// A kept journal to be run again.
+    replay: Option<PathBuf>,
+    /// Ids of journals that are gone for good.
+    abandoned: Vec<String>,
+    readers: Readers,
+    pub(super) cluster: ClusterSettings,
+    clock: Arc<dyn Clock>,
+    on_long_line: LongLine,
+}
+
+pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
+    let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
+    let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
+    let sources = builder.sources;
+    let (mut settings, mut cluster) = (builder.settings, builder.cluster);
+    if state != StatePlace::None {
+        journal.validate()?;
+    }
+    settings.validate()?;
+    cluster.threads = settings.threads;
+    cluster.validate()?;
+    let missing = |what: &str, hint: &str| {
+        Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
+    };
+    if sources.is_empty() && builder.replay.is_none() {
+        return Err(missing("source", "give --connect, --file or --stdin"));
+    }
+    let (name, definition) =
+        definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
+    let target = target.ok_or_else(|| missing("output", "give --to"))?;
+    let (sources, readers) = sharing::place(sources, cluster.processes)?;
+    if format == Format::Scala && settings.words.split == Split::Space {
+        settings.words.split = Split::SpaceScala;
+    }
+    let identity = Identity {
+        definition: name,
+        interval_ms: settings.interval.as_millis() as u64,
+        parts: settings.parts.unwrap_or(0),
+        words: settings.words.clone(),
+        line_bytes_max: settings.line_bytes_max,
+        format,
+        order: settings.order,
+        empty_epochs: settings.empty_epochs,
+        output: target.to_string(),
+        suffix: suffix.clone(),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let fingerprint = format!("{version} {}{}", identity.digest(), readers.fingerprint(&sources));
+    cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
+    let layout = Layout::new(target.prefix(), suffix);
+    let sources = sharing::own(sources, &readers, &cluster)?;
+    let order = Order {
+        definition,
+        target,
+        layout,
+        format,
+        identity,
+        place: state,
+        settings,
+        store,
+        take_over,
+        journal,
+        abandoned: builder.abandoned,
+        readers,
+        replay: builder.replay,
+        cluster,
+        clock,
+        on_long_line,
+    };
+    Ok((order, sources))
+}
+
+impl Order {
+    /// Opens state and output as process 0, which decides the number of parts: that which the job
+    /// was begun with, else the number of workers now.
+    pub(super) fn open_first(&self) -> Result<(u32, Holdings)> {
+        let dir = self.state_dir();
+        let recorded = dir.as_deref().and_then(State::recorded_parts);
+        let recorded = match &self.replay {
+            Some(dir) => Some(self.replayed_parts(dir)?),
+            None => recorded,
+        };
+        let workers = (self.cluster.processes * self.settings.threads) as u32;
+        let parts = self.settings.parts.or(recorded).unwrap_or(workers);
+        let state = self.open_state(parts)?;
+        let output = match Output::open(&self.target, &self.store) {
+            Ok(output) => output,
+            Err(error) => {
+                state.into_iter().for_each(State::discard_if_new);
+                return Err(error);
+            }
+        };
+        Ok((parts, Holdings { state, output, keeper: None, is_first: true }))
+    }
+
+    /// The number of parts of a job that is run again, whose interval must be that of now.
+    fn replayed_parts(&self, dir: &Path) -> Result<u32> {
+        let interval_ms = self.identity.interval_ms;
+        let refused = |message: String, hint: String| {
+            Err(Error::new(ErrorKind::Configuration, message).hint(hint))
+        };
+        if self.cluster.processes > 1 {
+            return refused("a replay runs in one process".into(), "give -w instead of -n".into());
+        }
+        let glimpses = replay::glimpses(dir)?;
+        let Some((_, first)) = glimpses.first() else { return Ok(1) };
+        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
+        {
+            let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
+            return refused(message, format!("give --interval {}ms", other.interval_ms));
+        }
+        Ok(first.parts)
+    }
+
+    pub(super) fn decide(
+        &self,
+        runtime: &Runtime,
+        own: Option<&(u32, Holdings)>,
+        found: &Findings,
+    ) -> Result<Agreement> {
+        let (parts, holdings) = own.ok_or_else(|| {
+            Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
+        })?;
+        let store = &*holdings.output.store;
+        let publication = self.publication(*parts);
+        let (judgement, newest) = runtime.block_on(async {
+            holdings.output.probe(&self.target).await?;
+            let journals = &found.journals;
+            recovery::miss_none(self.state_dir().as_deref(), journals, &self.abandoned)?;
+            let judgement = recovery::judge(journals, store, &publication).await?;
+            let open = self.schedule(judgement.newest).open();
+            if matches!(self.target, Target::Oss { .. } | Target::S3 { .. }) && !self.take_over {
+                let recent = open.saturating_sub(4 * self.identity.interval_ms);
+                let job = &publication.job;
+                output::refuse_foreign(store, &self.layout, recent.max(1), job).await?;
+            }
+            let newest = output::newest_from(store, &self.layout, open).await?;
+            let newest = newest.max(judgement.newest);
+            Ok::<_, Error>((judgement, newest))
+        })?;
+        let open = self.schedule(newest).open();
+        let (begun, lock_note) = (found.begun.unwrap_or(open), holdings.output.lock_note());
+        Ok(Agreement { open, parts: *parts, judgement, begun, lock_note })
+    }
+
+    /// What this process finds of former runs.
+    pub(super) fn find(&self, sources: &OwnSources) -> Result<Findings> {
+        if let Some(dir) = &self.replay {
+            let mut found = Findings::default();
+            for (folder, glimpse) in replay::glimpses(dir)? {
+                found.journals.push(replay::open(&folder, &glimpse)?.found());
+            }
+            return Ok(found);
+        }
+        let Some(dir) = self.state_dir() else { return Ok(Findings::default()) };
+        if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
+            recovery::tell_of_others(&dir, self.definition_name());
+        }
+        let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
+        let journals = recovery::find(&dir, &own, sources.all.as_deref())?;
+        Ok(Findings { journals, begun: memory::begun(&dir)? })
+    }
+
+    /// Brings back what the job remembers, and opens what keeps it from now on; none for a job
+    /// without state.
+    pub(super) fn remember(
+        &self,
+        runtime: &Runtime,
+        holdings: &Holdings,
+        publisher: &Publisher,
+        agreed: &Agreement,
+    ) -> Result<Option<(Restored, Keeper)>> {
+        let Some(state) = holdings.state.as_ref().filter(|_| self.replay.is_none()) else {
+            return Ok(None);
+        };
+        memory::note_begun(state.dir(), agreed.begun, self.cluster.process)?;
+        let publisher = match self.target {
+            // What is printed cannot be read back: the state itself has to remember.
+            Target::Stdout => publisher.into(Arc::new(LocalStore::open(state.dir())?)),
+            _ => publisher.clone(),
+        };
+        let keeper = Keeper::new(publisher, agreed.begun);
+        let owners = self.owners();
+        let owns = |part: u32| {
+            let worker = part as usize % owners;
+            worker / self.settings.threads == self.cluster.process
+        };
+        let restored = memory::restore(&keeper, owns, agreed.committed_through());
+        Ok(Some((runtime.block_on(restored)?, keeper)))
+    }
+
+    pub(super) fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
+        let threads = self.settings.threads;
+        if let Some(dir) = &self.replay {
+            return Streams::replay(dir, &agreed.judgement, agreed.open, threads);
+        }
+        let dir = self.state_dir();
+        let plan = dir.as_deref().map(|state| JournalPlan {
+            state,
+            settings: self.journal.clone(),
+            parts: agreed.parts,
+            interval_ms: self.identity.interval_ms,
+        });
+        Streams::open(sources, plan.as_ref(), &agreed.judgement, agreed.open, threads)
+    }
+
+    pub(super) fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
+        let state = self.open_state(agreed.parts)?;
+        let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
+        Ok(Holdings { state, output, keeper: None, is_first: false })
+    }
+
+    fn state_dir(&self) -> Option<PathBuf> {
+        match &self.place {
+            StatePlace::None => None,
+            StatePlace::Dir(dir) => Some(dir.clone()),
+            StatePlace::Below(dir) => {
+                Some(dir.join(format!("{}-{}", self.definition_name(), self.identity.digest())))
+            }
+        }
+    }
+
+    fn open_state(&self, parts: u32) -> Result<Option<State>> {
+        let identity = Identity { parts, ..self.identity.clone() };
+        let open = |dir: PathBuf| State::open(&dir, &identity, self.cluster.process);
+        self.state_dir().map(open).transpose()
+    }
+
+    fn schedule(&self, after: Option<u64>) -> Schedule {
+        let (wall_ms, monotonic) = (self.clock.wall_ms(), self.clock.monotonic());
+        Schedule::new(self.settings.interval, wall_ms, monotonic, after)
+    }
+
+    /// What every worker of this process is to do.
+    pub(super) fn plan(
+        &self,
+        feed: Feed,
+        agreed: &Agreement,
+        publisher: Publisher,
+        on_commit: OnCommit,
+        failure: &Failure,
+        explain_panic: ExplainPanic,
+    ) -> Plan {
+        Plan {
+            definition: Arc::clone(&self.definition),
+            feed,
+            threads: self.settings.threads,
+            parts: agreed.parts,
+            owners: self.owners(),
+            interval_ms: self.identity.interval_ms,
+            words: self.settings.words.clone(),
+            table_bytes_max: self.settings.table_bytes_max,
+            memory: None,
+            publisher,
+            on_commit,
+            failure: failure.clone(),
+            explain_panic,
+        }
+    }
+
+    pub(super) fn publication(&self, parts: u32) -> Publication {
+        let identity = Identity { parts, ..self.identity.clone() };
+        Publication {
+            layout: self.layout.clone(),
+            format: self.format,
+            order: self.settings.order,
+            empty_epochs: self.settings.empty_epochs,
+            job: identity.digest(),
+        }
+    }
+
+    /// How many workers, from the first on, own parts: standard output is that of process 0 alone.
+    fn owners(&self) -> usize {
+        let writing = if self.target == Target::Stdout { 1 } else { self.cluster.processes };
+        writing * self.settings.threads
+    }
+
+    pub(super) fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> Sharing<'a> {
+        Sharing {
+            process: self.cluster.process,
+            readers: &self.readers,
+            feed: &streams.feed,
+            crossing: streams.crossing(),
+            blocks_bytes_max: self.settings.blocks_bytes_max / 2,
+            // A line is cut soon after it has become too long: this is only a bound.
+            text_bytes_max: 4 * self.settings.line_bytes_max as u64 + (1 << 20),
+            failure,
+        }
+    }
+
+    pub(super) fn read(
+        &self,
+        runtime: &Runtime,
+        streams: Streams,
+        failure: &Failure,
+    ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
+        let pool = BlockPool::new(self.settings.blocks_bytes_max);
+        let limits = LineLimits {
+            line_bytes_max: self.settings.line_bytes_max,
+            word_bytes_max: self.settings.words.word_bytes_max,
+            on_long_line: self.on_long_line,
+        };
+        streams.start(runtime, limits, &pool, self.settings.once, failure)
+    }
+
+    fn definition_name(&self) -> &str {
+        self.identity.definition.split(' ').next().unwrap_or_default()
+    }
+
+    pub(super) fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
+        let ClusterSettings { processes, process: index, .. } = self.cluster;
+        if index > 0 {
+            runtime.spawn(Follower(process).run());
+            return;
+        }
+        if self.replay.is_some() {
+            runtime.spawn(process.replay());
+            return;
+        }
+        let leader = Leader {
+            process,
+            processes,
+            clock: Arc::clone(&self.clock),
+            schedule: self.schedule(Some(agreed.open - self.identity.interval_ms)),
+            epochs: self.settings.epochs,
+            in_flight_max: self.settings.epochs_in_flight_max(),
+        };
+        runtime.spawn(leader.run());
+    }
+}
