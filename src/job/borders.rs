@@ -31,6 +31,8 @@ enum Work {
     Committed(Epoch),
     /// Sync in the middle of a long epoch.
     Due,
+    /// Begin to write what was appended.
+    Write,
     /// A journal is full.
     Room,
     /// Nothing comes any more.
@@ -155,6 +157,10 @@ impl Watcher for Crossing {
         self.ask(Work::Due);
     }
 
+    fn write_due(&self) {
+        self.ask(Work::Write);
+    }
+
     fn room_wanted(&self) {
         self.ask(Work::Room);
     }
@@ -245,6 +251,9 @@ impl Borders {
     }
 
     fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<()> {
+        if errand.writes {
+            syncers.iter().for_each(Syncer::begin);
+        }
         if errand.syncs {
             syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
         }
@@ -271,6 +280,7 @@ impl Borders {
 /// What is to be done in one turn.
 #[derive(Default)]
 struct Errand {
+    writes: bool,
     syncs: bool,
     notes_sync: bool,
     marked: Option<Epoch>,
@@ -284,6 +294,7 @@ impl Errand {
         match work {
             Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
             Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
+            Work::Write => self.writes = true,
             Work::Due => self.notes_sync = true,
             Work::Room => self.wants_room = true,
             Work::End => self.ends = true,

@@ -9,11 +9,12 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 /// One open file.
@@ -43,6 +44,10 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Any error means that bytes may be lost for ever: a second call could succeed without having
     /// written them. Never call again.
     fn sync(&self) -> io::Result<()>;
+
+    /// Has the disk begin to write `bytes` bytes at `offset`, and does not wait: a later
+    /// [`sync`](File::sync) then has little left to do. A hint, which promises nothing.
+    fn begin_to_sync(&self, offset: u64, bytes: u64);
 
     /// Drops everything behind `bytes_kept`, then preallocates zeros up to `bytes`.
     ///
@@ -242,6 +247,12 @@ impl File for LocalFile {
     fn sync(&self) -> io::Result<()> {
         // Not repeated on EINTR either: the kernel reports a lost page once.
         Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn begin_to_sync(&self, offset: u64, bytes: u64) {
+        // The advice starts the writing of dirty pages, and drops clean ones only. Unlike a sync it
+        // does not commit the file system's own journal, for which an append would have to wait.
+        rustix::fs::fadvise(&self.0, offset, NonZeroU64::new(bytes), Advice::DontNeed).ok();
     }
 
     fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()> {

@@ -327,6 +327,8 @@ impl File for ModelFile {
         Ok(self.0.0.lock().unwrap().files[self.1].now.len() as u64)
     }
 
+    fn begin_to_sync(&self, _offset: u64, _bytes: u64) {}
+
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.0.0.lock().unwrap();
         inner.counts.file_syncs += 1;

@@ -24,6 +24,8 @@ pub(super) struct Shared {
     pub(super) appended: AtomicU64,
     /// Everything before is on disk.
     pub(super) synced: AtomicU64,
+    /// The disk was asked to write everything before.
+    pub(super) begun: AtomicU64,
     pub(super) ledger: Mutex<Ledger>,
     /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
     /// covered.
@@ -76,6 +78,15 @@ impl Ledger {
         live + self.spares.len() as u64 * settings.segment_bytes()
     }
 
+    /// The segments with bytes from `from` on and before `to`.
+    pub(super) fn between(&self, from: u64, to: u64) -> Vec<Segment> {
+        let ends = self.segments.iter().skip(1).map(|s| s.base).chain([u64::MAX]);
+        (self.segments.iter().zip(ends))
+            .filter(|(segment, end)| *end > from && segment.base < to)
+            .map(|(segment, _)| segment.clone())
+            .collect()
+    }
+
     /// The segment that holds `position`, and where the next one begins.
     pub(super) fn segment_at(&self, position: u64) -> Option<(Segment, Option<u64>)> {
         let behind = self.segments.partition_point(|s| s.base <= position);
@@ -99,6 +110,7 @@ impl Shared {
             settings,
             appended: AtomicU64::new(appended),
             synced: AtomicU64::new(synced),
+            begun: AtomicU64::new(appended),
             ledger: Mutex::new(ledger),
             syncing: Mutex::new(()),
             room: Gate::default(),

@@ -45,6 +45,11 @@ impl Syncer {
         self.shared.restock()
     }
 
+    /// Has the disk begin to write what was appended, without waiting for it.
+    pub fn begin(&self) {
+        self.shared.begin_to_sync();
+    }
+
     /// How far the journal is on disk.
     pub fn synced_through(&self) -> Position {
         Position(self.shared.synced.load(Ordering::Acquire))
@@ -81,6 +86,21 @@ impl Shared {
         Ok(goal)
     }
 
+    fn begin_to_sync(&self) {
+        if self.settings.sync == SyncPolicy::Never {
+            return;
+        }
+        let goal = self.appended.load(Ordering::Acquire);
+        let begun =
+            self.begun.swap(goal, Ordering::AcqRel).max(self.synced.load(Ordering::Acquire));
+        let segments = self.ledger().between(begun, goal);
+        for Segment { base, file, .. } in segments {
+            let Some(file) = file else { continue };
+            let from = begun.max(base);
+            file.begin_to_sync(segment::HEADER + from - base, goal.saturating_sub(from));
+        }
+    }
+
     /// The segments with bytes behind `synced`, the position that syncing them reaches, and whether
     /// the folder has to be synced with them.
     fn unsynced(&self, synced: u64) -> (Vec<Segment>, u64, bool) {
@@ -91,11 +111,7 @@ impl Shared {
         if self.settings.sync == SyncPolicy::Never {
             goal = active.max(synced);
         }
-        let ends = ledger.segments.iter().skip(1).map(|s| s.base).chain([u64::MAX]);
-        let segments = (ledger.segments.iter().zip(ends))
-            .filter(|(segment, end)| *end > synced && segment.base < goal)
-            .map(|(segment, _)| segment.clone())
-            .collect();
+        let segments = ledger.between(synced, goal);
         (segments, goal, std::mem::take(&mut ledger.names_changed))
     }
 

@@ -31,10 +31,12 @@ const ASIDE_BYTES: usize = 192 << 10;
 /// What the journal must have room for before anything is read.
 const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 
-/// A long epoch gets a sync in between, after so long or so many bytes: the disk works meanwhile,
-/// and the sync at the border, for which the epoch waits, has little left to do.
+/// A long epoch gets a sync in between, so that a restart knows how far the journal was on disk.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
-const SYNC_BYTES: usize = 16 << 20;
+
+/// After so many bytes the disk is asked to begin writing them: the sync at the border, for which
+/// the epoch waits, then has little left to do. Full syncs so often would hold up the appends.
+const BEGIN_BYTES: usize = 4 << 20;
 
 /// How often a full disk is looked at again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
@@ -199,14 +201,25 @@ impl Intake {
             shared.push(block);
         }
         drop(shared);
-        self.unsynced += bytes;
-        if self.room.is_some()
-            && (self.unsynced >= SYNC_BYTES || self.synced.elapsed() >= SYNC_AFTER)
-        {
-            (self.synced, self.unsynced) = (Instant::now(), 0);
-            track.watcher().sync_due();
-        }
+        self.have_synced(bytes);
         Ok(None)
+    }
+
+    /// Asks for what makes `bytes` more bytes in the journal durable in time.
+    fn have_synced(&mut self, bytes: usize) {
+        if self.room.is_none() {
+            return;
+        }
+        self.unsynced += bytes;
+        if self.synced.elapsed() >= SYNC_AFTER {
+            self.synced = Instant::now();
+            self.track.watcher().sync_due();
+        } else if self.unsynced >= BEGIN_BYTES {
+            self.track.watcher().write_due();
+        } else {
+            return;
+        }
+        self.unsynced = 0;
     }
 
     /// Ends the stream; the next one begins with a new line.

@@ -33,6 +33,9 @@ pub trait Watcher: Send + Sync {
     /// Something was appended that nobody will sync soon.
     fn sync_due(&self);
 
+    /// So much was appended that the disk should begin to write it.
+    fn write_due(&self);
+
     /// The journal is full: what is done should go, and a full disk be looked at again.
     fn room_wanted(&self);
 }
