@@ -26,10 +26,11 @@
 //! the place and the epochs.
 //!
 //! **A restart is fast whatever the log holds.** Headers tell how things stood where a segment
-//! begins, and MARKs are chained. So opening reads the header of the last segment, verifies every
-//! record from the segment in which `synced_through` lies (one or two segments), and walks the
-//! chain of the marks that are not done. The gigabytes between were synced once; they are verified
-//! when they are replayed.
+//! begins, and MARKs are chained. So opening reads the header of the last segment, steps
+//! over the records from the segment in which its `synced_through` lies, verifies those behind the
+//! last `synced_through` among them (about a second of reading), and walks the chain of the marks
+//! that are not done. The gigabytes between were synced once; they are verified when they are
+//! replayed.
 //!
 //! **Full** is an answer and no error: the reader stops reading and waits for [`Room`], while
 //! MARKs, SYNCs and DONEs go on into the reserve. An error of the disk is final: it is never tried

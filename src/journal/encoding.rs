@@ -25,7 +25,7 @@ pub(super) const CONTROL_MAX: usize = SPLITTER_BYTES_MAX + 256;
 /// First bytes of the payload of every record that is not DATA: the encoding's version.
 pub(super) const TAG: &[u8; 4] = b"wtj1";
 
-const DATA: u8 = 1;
+pub(super) const DATA: u8 = 1;
 const EOS: u8 = 2;
 const MARK: u8 = 3;
 const SYNC: u8 = 4;

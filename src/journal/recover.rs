@@ -42,6 +42,9 @@ pub struct Recovery {
     pub next_connection: u64,
 }
 
+/// So much at the end is verified at a start in any case, which takes a few milliseconds.
+const VERIFIED_BYTES_MIN: u64 = if cfg!(test) { 16 << 10 } else { 32 << 20 };
+
 /// A log as it was found.
 #[derive(Debug)]
 pub(super) struct Found {
@@ -207,10 +210,20 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
     let header = newest_header(&log)?;
     let (start, start_header) = first_to_verify(&log, &header)?;
     let seed = Header::seed(header.id);
-    let mut walk =
-        Walk { standing: start_header.standing.clone(), marks: VecDeque::new(), done: None };
-    walk.standing.synced = walk.standing.synced.max(header.standing.synced);
-    let stop = walk_records(&log, start, header.id, &mut walk)?;
+    let begin = || {
+        let mut standing = start_header.standing.clone();
+        standing.synced = standing.synced.max(header.standing.synced);
+        Walk { standing, marks: VecDeque::new(), done: None }
+    };
+    let mut trusted = 0;
+    if log.extent(log.bases.len() - 1)?.2 - log.bases[start] > VERIFIED_BYTES_MIN {
+        // The first walk looks how far the log was on disk, the second at what is behind that.
+        let mut skimmed = begin();
+        let stop = walk_records(&log, start, header.id, u64::MAX, &mut skimmed)?;
+        trusted = skimmed.standing.synced.min(stop.position.saturating_sub(VERIFIED_BYTES_MIN));
+    }
+    let mut walk = begin();
+    let stop = walk_records(&log, start, header.id, trusted, &mut walk)?;
     let mut found = Found {
         header,
         segments: Vec::new(),
@@ -255,7 +268,14 @@ fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
     }
 }
 
-fn walk_records(log: &Log<'_>, start: usize, id: u128, walk: &mut Walk) -> Result<Stop> {
+/// Walks over the records from segment `start` on; DATA before `trusted` is stepped over.
+fn walk_records(
+    log: &Log<'_>,
+    start: usize,
+    id: u128,
+    trusted: u64,
+    walk: &mut Walk,
+) -> Result<Stop> {
     let seed = Header::seed(id);
     let mut cursor: Option<Cursor> = None;
     for at in start..log.bases.len() {
@@ -275,7 +295,7 @@ fn walk_records(log: &Log<'_>, start: usize, id: u128, walk: &mut Walk) -> Resul
             None => cursor.insert(Cursor::new(file, seed, base, base)),
         };
         loop {
-            match cursor.next(limit).map_err(|error| log.failed(at, error))? {
+            match cursor.skim(limit, trusted).map_err(|error| log.failed(at, error))? {
                 Step::Entry(entry) => walk.take(&entry),
                 Step::End if next == Some(limit) => break,
                 Step::End if next.is_none() => return Ok(stop(limit, None)),

@@ -6,13 +6,17 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use super::disk::File;
-use super::encoding::{self, CONTROL_MAX, FRAME, Fault, PAYLOAD_MAX, TAG};
+use super::encoding::{self, CONTROL_MAX, DATA, FRAME, Fault, PAYLOAD_MAX, TAG};
 use super::record::{Entry, Position, Record};
 use super::segment::{HEADER, read_full};
 
 /// Bytes read at a time; holds the longest record.
 const WINDOW: usize = 512 * 1024;
 const _: () = assert!(WINDOW >= FRAME + PAYLOAD_MAX);
+
+/// Bytes read at a time where most are stepped over; holds a frame with what follows it.
+const SKIM_WINDOW: usize = 4096;
+const _: () = assert!(SKIM_WINDOW >= FRAME + CONTROL_MAX);
 
 /// What stands at a place.
 #[derive(Debug)]
@@ -76,21 +80,19 @@ impl Cursor {
         }
         if left < FRAME as u64 {
             // No record fits: the end of a segment, unless something stands there.
-            let whole = self.fill(left as usize, left)?;
+            let whole = self.fill(left as usize, left, WINDOW)?;
             let rest = &self.buffer[self.at..self.filled];
             let clean = whole && rest.iter().all(|&b| b == 0);
             return Ok(Step::Bad(if clean { Fault::Empty } else { Fault::Missing }));
         }
-        if !self.fill(FRAME, left)? {
+        if !self.fill(FRAME, left, WINDOW)? {
             return Ok(Step::Bad(Fault::Missing));
         }
-        let mut frame = [0; FRAME];
-        frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
-        let bytes = match encoding::measure(&frame, left) {
+        let bytes = match encoding::measure(&self.frame(), left) {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Step::Bad(fault)),
         };
-        if bytes > self.buffer.len() || !self.fill(bytes, left)? {
+        if bytes > self.buffer.len() || !self.fill(bytes, left, WINDOW)? {
             return Ok(Step::Bad(Fault::Missing));
         }
         let whole = &self.buffer[self.at..self.at + bytes];
@@ -105,8 +107,44 @@ impl Cursor {
         }
     }
 
-    /// Brings `want` bytes from the position on into the buffer; `false` if the file ends before.
-    fn fill(&mut self, want: usize, left: u64) -> io::Result<bool> {
+    /// As [`next`](Cursor::next), but steps over the bytes of DATA without looking at them, where
+    /// the record ends before `trusted`.
+    pub(super) fn skim(&mut self, limit: u64, trusted: u64) -> io::Result<Step<'_>> {
+        const HEAD: usize = FRAME + 8;
+        let left = limit.saturating_sub(self.position);
+        if self.position >= trusted
+            || left < HEAD as u64
+            || !self.fill(HEAD, left, SKIM_WINDOW)?
+            || self.frame()[4] != DATA
+        {
+            return self.next(limit);
+        }
+        let bytes = match encoding::measure(&self.frame(), left) {
+            Ok(bytes) if bytes > HEAD && self.position + bytes as u64 <= trusted => bytes,
+            _ => return self.next(limit),
+        };
+        let mut connection = [0; 8];
+        connection.copy_from_slice(&self.buffer[self.at + FRAME..self.at + HEAD]);
+        let connection = u64::from_le_bytes(connection);
+        let position = Position(self.position);
+        self.position += bytes as u64;
+        self.at = (self.at + bytes).min(self.filled);
+        if self.at == self.filled {
+            (self.at, self.filled) = (0, 0);
+        }
+        let record = Record::Data { connection, bytes: &[] };
+        Ok(Step::Entry(Entry { position, end: Position(self.position), record }))
+    }
+
+    fn frame(&self) -> [u8; FRAME] {
+        let mut frame = [0; FRAME];
+        frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
+        frame
+    }
+
+    /// Brings `want` bytes from the position on into the buffer, reading up to `window` bytes;
+    /// `false` if the file ends before.
+    fn fill(&mut self, want: usize, left: u64, window: usize) -> io::Result<bool> {
         let have = self.filled - self.at;
         if have >= want {
             return Ok(true);
@@ -114,7 +152,7 @@ impl Cursor {
         self.buffer.copy_within(self.at..self.filled, 0);
         self.at = 0;
         self.filled = have;
-        let end = self.buffer.len().min(left.min(WINDOW as u64) as usize);
+        let end = self.buffer.len().min(left.min(window as u64) as usize);
         let offset = HEADER + (self.position - self.base) + have as u64;
         self.filled += read_full(&*self.file, offset, &mut self.buffer[have..end])?;
         Ok(self.filled >= want)
@@ -124,12 +162,10 @@ impl Cursor {
     /// next record does not follow it.
     pub(super) fn hop(&mut self, limit: u64) -> io::Result<Option<u64>> {
         let (position, left) = (self.position, limit.saturating_sub(self.position));
-        if left < FRAME as u64 || !self.fill(FRAME, left)? {
+        if left < FRAME as u64 || !self.fill(FRAME, left, WINDOW)? {
             return Ok(None);
         }
-        let mut frame = [0; FRAME];
-        frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
-        let Ok(bytes) = encoding::measure(&frame, left) else {
+        let Ok(bytes) = encoding::measure(&self.frame(), left) else {
             return Ok(None);
         };
         let next = position + bytes as u64;
