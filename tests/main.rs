@@ -3,6 +3,8 @@
 // A test fails by panicking, and says aloud what it skipped or measured.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
+/// A wall clock that jumps.
+mod clock;
 /// Blocks of lines from one process to another.
 mod cluster_blocks;
 /// Control links: the first cause reaches everyone.
