@@ -12,6 +12,8 @@
 //!
 //! The names stand in [`POINTS`], so that a runner can take them in turn.
 //!
+//! `WORDTIDE_FAULT=name=PATH` has the disk fail ([`FAULTS`]) for as long as a file is at PATH.
+//!
 //! `WORDTIDE_MUTANT=name` has a rule broken that the tests must then see broken ([`MUTANTS`]): a
 //! test that passes with and without the rule tests nothing.
 
@@ -32,7 +34,8 @@
 ///   marker), `sink.before_marker`, `sink.after_marker`.
 /// * `memory.before_put`, `memory.after_put`: what counts with memory received in an epoch;
 ///   `memory.before_base`, `memory.after_base`, `memory.before_forget`: a merge of it.
-/// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied.
+/// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
+///   `recovery.put_away`: the journal of a finished job has lost its name and is still there.
 pub const POINTS: &[&str] = &[
     "source.after_read",
     "source.before_push",
@@ -50,6 +53,7 @@ pub const POINTS: &[&str] = &[
     "memory.before_forget",
     "recovery.before_clear",
     "recovery.after_clear",
+    "recovery.put_away",
     "journal.before_append",
     "journal.mid_record",
     "journal.after_append",
@@ -96,6 +100,19 @@ pub const MUTANTS: &[&str] = &[
     "remember_uncommitted",
 ];
 
+/// Faults of the local disk.
+///
+/// * `disk.sync`: a sync fails with EIO.
+/// * `disk.full`: no file can be made or grow.
+pub const FAULTS: &[&str] = &["disk.sync", "disk.full"];
+
+/// Whether this fault happens now.
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
+#[inline(always)]
+pub fn has_fault(_name: &str) -> bool {
+    false
+}
+
 /// Whether the environment names this mistake.
 #[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
@@ -117,10 +134,11 @@ pub fn is_armed(_name: &str) -> bool {
 }
 
 #[cfg(any(feature = "crash-points", debug_assertions))]
-pub use armed::{crash_point, is_armed, is_mutant};
+pub use armed::{crash_point, has_fault, is_armed, is_mutant};
 
 #[cfg(any(feature = "crash-points", debug_assertions))]
 mod armed {
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -143,6 +161,18 @@ mod armed {
                 })
             })
             .as_ref()
+    }
+
+    /// Whether this fault happens now.
+    pub fn has_fault(name: &str) -> bool {
+        static FAULT: OnceLock<Option<(String, PathBuf)>> = OnceLock::new();
+        debug_assert!(super::FAULTS.contains(&name), "{name} is not in FAULTS");
+        let fault = FAULT.get_or_init(|| {
+            let spec = std::env::var("WORDTIDE_FAULT").ok()?;
+            let (name, path) = spec.split_once('=')?;
+            Some((name.to_owned(), path.into()))
+        });
+        fault.as_ref().is_some_and(|(fault, path)| fault == name && path.exists())
     }
 
     /// Whether the environment names this mistake.

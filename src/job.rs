@@ -21,6 +21,7 @@
 
 mod borders;
 mod commits;
+mod known;
 mod links;
 mod memory;
 mod order;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::recovery::{Found, Judgement};
+use super::known::Inventory;
+use super::recovery::Judgement;
 use crate::cluster::{Control, Message};
 use crate::crash;
 use crate::epoch::Epoch;
@@ -38,8 +39,8 @@ impl Word {
 /// What a process found of former runs, or all of them together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Findings {
-    /// Journals.
-    pub(super) journals: Vec<Found>,
+    /// The journals that each process sees, in order of the processes.
+    pub(super) journals: Vec<Inventory>,
     /// The first epoch that the job ever opened.
     pub(super) begun: Option<Epoch>,
 }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::borders::Borders;
+use super::known::{self, Inventory};
 use super::links::{Agreement, Findings};
 use super::memory;
 use super::output::{self, Output};
@@ -20,7 +21,7 @@ use super::sharing::{self, Readers, Sharing};
 use super::start::Holdings;
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
-use crate::cluster::ClusterSettings;
+use crate::cluster::{ClusterSettings, Control};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -80,7 +81,10 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
-    let (sources, readers) = sharing::place(sources, cluster.processes)?;
+    let (sources, readers) = match &builder.replay {
+        Some(_) => (Vec::new(), Readers::of_journal()),
+        None => sharing::place(sources, cluster.processes)?,
+    };
     if format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
@@ -148,18 +152,13 @@ impl Order {
     /// The number of parts of a job that is run again, whose interval must be that of now.
     fn replayed_parts(&self, dir: &Path) -> Result<u32> {
         let interval_ms = self.identity.interval_ms;
-        let refused = |message: String, hint: String| {
-            Err(Error::new(ErrorKind::Configuration, message).hint(hint))
-        };
-        if self.cluster.processes > 1 {
-            return refused("a replay runs in one process".into(), "give -w instead of -n".into());
-        }
         let glimpses = replay::glimpses(dir)?;
         let Some((_, first)) = glimpses.first() else { return Ok(1) };
         if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
         {
             let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
-            return refused(message, format!("give --interval {}ms", other.interval_ms));
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint(format!("give --interval {}ms", other.interval_ms)));
         }
         Ok(first.parts)
     }
@@ -178,8 +177,9 @@ impl Order {
         let (judgement, newest) = runtime.block_on(async {
             holdings.output.probe(&self.target).await?;
             let journals = &found.journals;
-            recovery::miss_none(self.state_dir().as_deref(), journals, &self.abandoned)?;
-            let judgement = recovery::judge(journals, store, &publication).await?;
+            known::miss_none(journals, &self.abandoned)?;
+            let mut judgement = recovery::judge(journals, store, &publication).await?;
+            judgement.abandoned = self.abandoned.clone();
             let open = self.schedule(judgement.newest).open();
             if matches!(self.target, Target::Oss { .. } | Target::S3 { .. }) && !self.take_over {
                 let recent = open.saturating_sub(4 * self.identity.interval_ms);
@@ -198,18 +198,22 @@ impl Order {
     /// What this process finds of former runs.
     pub(super) fn find(&self, sources: &OwnSources) -> Result<Findings> {
         if let Some(dir) = &self.replay {
-            let mut found = Findings::default();
-            for (folder, glimpse) in replay::glimpses(dir)? {
-                found.journals.push(replay::open(&folder, &glimpse)?.found());
+            let mut found = Inventory::default();
+            if self.cluster.process == 0 {
+                for (folder, glimpse) in replay::glimpses(dir)? {
+                    found.found.push(replay::open(&folder, &glimpse)?.found());
+                }
             }
-            return Ok(found);
+            return Ok(Findings { journals: vec![found], begun: None });
         }
-        let Some(dir) = self.state_dir() else { return Ok(Findings::default()) };
+        let Some(dir) = self.state_dir() else {
+            return Ok(Findings { journals: vec![Inventory::default()], begun: None });
+        };
         if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
             recovery::tell_of_others(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
-        let journals = recovery::find(&dir, &own, sources.all.as_deref())?;
+        let journals = vec![known::find(&dir, &own)?];
         Ok(Findings { journals, begun: memory::begun(&dir)? })
     }
 
@@ -241,10 +245,19 @@ impl Order {
         Ok(Some((runtime.block_on(restored)?, keeper)))
     }
 
-    pub(super) fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
-        let threads = self.settings.threads;
-        if let Some(dir) = &self.replay {
-            return Streams::replay(dir, &agreed.judgement, agreed.open, threads);
+    pub(super) fn open_streams(
+        &self,
+        sources: OwnSources,
+        agreed: &Agreement,
+        control: &Control,
+    ) -> Result<Streams> {
+        let (judged, threads) = (&agreed.judgement, self.settings.threads);
+        match &self.replay {
+            Some(dir) if self.cluster.process == 0 => {
+                return Streams::replay(dir, judged, agreed.open, threads);
+            }
+            Some(_) => return Streams::none(judged, agreed.open, threads),
+            None => {}
         }
         let dir = self.state_dir();
         let plan = dir.as_deref().map(|state| JournalPlan {
@@ -252,8 +265,12 @@ impl Order {
             settings: self.journal.clone(),
             parts: agreed.parts,
             interval_ms: self.identity.interval_ms,
+            process: self.cluster.process,
         });
-        Streams::open(sources, plan.as_ref(), &agreed.judgement, agreed.open, threads)
+        dir.iter().for_each(|dir| known::forget(dir, &judged.abandoned));
+        let mut streams = Streams::open(sources, plan.as_ref(), judged, agreed.open, threads)?;
+        streams.note_all(control, dir.as_deref(), self.cluster.start_timeout)?;
+        Ok(streams)
     }
 
     pub(super) fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
@@ -361,12 +378,12 @@ impl Order {
 
     pub(super) fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
-        if index > 0 {
-            runtime.spawn(Follower(process).run());
-            return;
-        }
         if self.replay.is_some() {
             runtime.spawn(process.replay());
+            return;
+        }
+        if index > 0 {
+            runtime.spawn(Follower(process).run());
             return;
         }
         let leader = Leader {

@@ -79,6 +79,7 @@ impl Process {
             Ok(()) => self.borders.end(),
             Err(error) => failure.fail(error),
         }
+        self.listen().await;
     }
 
     /// Listens on after the last cut: a peer may still be lost before all is committed.

@@ -1,17 +1,18 @@
 //! What a former run left: found, judged by the store, and begun again.
 //!
-//! A start finds the journals first and says what it found ([`Found`]); process 0 gathers that from
-//! all, looks in the store which of the marked epochs are committed, and empties the others of what
-//! a crash left there ([`judge`]). The store is the truth: a journal may not have heard of the last
-//! commits. Then each process opens its journals ([`open`]): lines of committed epochs are dropped
-//! when they come back, those of the others are handed over again, into the epochs that they were
-//! marked for, and bytes that no mark took belong to the first new epoch.
+//! A start finds the journals first and says what it found ([`Inventory`]); process 0 gathers that
+//! from all, looks in the store which of the marked epochs are committed, and empties the others of
+//! what a crash left there ([`judge`]). The store is the truth: a journal may not have heard of the
+//! last commits. Then each process opens its journals ([`JournalPlan::open`]): lines of committed
+//! epochs are dropped when they come back, those of the others are handed over again, into the
+//! epochs that they were marked for, and bytes that no mark took belong to the first new epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::known::{self, Inventory, Known, Orphan};
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,29 +23,11 @@ use crate::store::{Store, StoreErrorKind};
 
 /// What the name of every journal's folder begins with.
 const FOLDER: &str = "journal-";
-/// What the name of the note begins with that a journal exists.
-const NOTE: &str = "known-";
 /// Longest marker that is read.
 const MARKER_BYTES_MAX: u64 = 64 << 20;
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
 const FILE_RECORD_BYTES_MAX: usize = 4 << 10;
-
-/// A journal that was found.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Found {
-    /// Its id, in hexadecimal digits.
-    pub(super) id: String,
-    source: String,
-    epochs: Vec<Epoch>,
-    last: Option<Epoch>,
-}
-
-impl Found {
-    pub(super) fn of(journal: &Journal, epochs: Vec<Epoch>, last: Option<Epoch>) -> Found {
-        Found { id: format!("{:032x}", journal.id()), source: String::new(), epochs, last }
-    }
-}
 
 /// What the store says of the epochs that journals have marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,6 +38,10 @@ pub(super) struct Judgement {
     pub(super) committed: BTreeSet<Epoch>,
     /// The newest epoch that any journal knows.
     pub(super) newest: Option<Epoch>,
+    /// Journals whose source is not read where they lie, by id.
+    pub(super) orphans: BTreeMap<String, Orphan>,
+    /// Ids of journals that are given up.
+    pub(super) abandoned: Vec<String>,
 }
 
 /// The folder of a source's journal.
@@ -78,7 +65,7 @@ pub(super) fn names(sources: &[Source]) -> Vec<String> {
 }
 
 /// The folders of journals in a state.
-fn folders(state: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot list the state in {}: {error}", state.display());
         Error::new(ErrorKind::Disk, message).cause(error)
@@ -100,68 +87,17 @@ fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// The journals in a state that belong to the sources of `own`, and, with `all` names given, those
-/// that belong to none of them: process 0 sees to those.
-pub(super) fn find(state: &Path, own: &[String], all: Option<&[String]>) -> Result<Vec<Found>> {
-    let mut found = Vec::new();
-    for path in folders(state)? {
-        let Some(glimpse) = peek(&path)? else { continue };
-        let is_orphan = all.is_some_and(|all| !all.contains(&glimpse.source));
-        if own.contains(&glimpse.source) || is_orphan {
-            found.push(Found {
-                id: format!("{:032x}", glimpse.id),
-                source: glimpse.source,
-                epochs: glimpse.open_epochs,
-                last: glimpse.last_epoch,
-            });
-        }
-    }
-    Ok(found)
-}
-
-/// The note that a journal exists, so that its loss is noticed.
-fn note(state: &Path, id: &str) -> PathBuf {
-    state.join(format!("{NOTE}{id}"))
-}
-
-/// Refuses to start while a journal that is known is not among those `found`: bytes that were
-/// promised to be counted are in it. Those `abandoned` are forgotten.
-pub(super) fn miss_none(state: Option<&Path>, found: &[Found], abandoned: &[String]) -> Result<()> {
-    let Some(state) = state else { return Ok(()) };
-    let failed = |error: std::io::Error| {
-        let message = format!("cannot read the state in {}: {error}", state.display());
-        Error::new(ErrorKind::Disk, message).cause(error)
-    };
-    for entry in std::fs::read_dir(state).map_err(failed)? {
-        let entry = entry.map_err(failed)?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(id) = name.strip_prefix(NOTE) else { continue };
-        if found.iter().any(|found| found.id == id) {
-            continue;
-        }
-        let source = std::fs::read_to_string(entry.path()).map_err(failed)?;
-        if abandoned.iter().any(|given| given == id) {
-            std::fs::remove_file(entry.path()).map_err(failed)?;
-            tracing::warn!("journal {id} of {source} is abandoned, with all that it held");
-            continue;
-        }
-        let message = format!("journal {id} of {source} is missing from {}", state.display());
-        return Err(Error::new(ErrorKind::Configuration, message)
-            .hint(format!("bring it back, or give --abandon-journal {id} to lose what it held")));
-    }
-    Ok(())
-}
-
 /// Asks the store which of the epochs that journals have marked are committed, and empties the
 /// others. Epochs are committed in order: with one, all before it are, also those that had nothing
 /// to publish and so have no marker.
 pub(super) async fn judge(
-    found: &[Found],
+    inventories: &[Inventory],
     store: &dyn Store,
     publication: &Publication,
 ) -> Result<Judgement> {
-    let mut epochs: BTreeSet<Epoch> = found.iter().flat_map(|found| found.epochs.clone()).collect();
-    let newest = found.iter().filter_map(|found| found.last).max();
+    let found = inventories.iter().flat_map(|inventory| &inventory.found);
+    let mut epochs: BTreeSet<Epoch> = found.clone().flat_map(|f| f.epochs.clone()).collect();
+    let newest = found.filter_map(|found| found.last).max();
     let mut replay = Vec::new();
     while let Some(epoch) = epochs.last().copied() {
         if !crash::is_mutant("skip_by_memory") && is_committed(store, publication, epoch).await? {
@@ -171,7 +107,9 @@ pub(super) async fn judge(
         epochs.pop_last();
     }
     replay.reverse();
-    let judgement = Judgement { replay, committed: epochs, newest };
+    let orphans = known::orphans(inventories);
+    let abandoned = Vec::new();
+    let judgement = Judgement { replay, committed: epochs, newest, orphans, abandoned };
     for epoch in &judgement.replay {
         crash_point("recovery.before_clear");
         store.clear(&publication.layout.dir(*epoch)).await?;
@@ -208,11 +146,19 @@ pub(super) struct Opened {
     pub(super) place: JournalPlace,
 }
 
-/// Where a journal lies, and the note that it exists.
+/// Where a journal lies, and what it is known by.
 #[derive(Debug)]
 pub(super) struct JournalPlace {
     folder: PathBuf,
-    note: PathBuf,
+    state: PathBuf,
+    known: Known,
+}
+
+impl JournalPlace {
+    /// What the journal is known by.
+    pub(super) fn known(&self) -> Known {
+        self.known.clone()
+    }
 }
 
 /// How journals are made.
@@ -222,9 +168,23 @@ pub(super) struct JournalPlan<'a> {
     pub(super) settings: JournalSettings,
     pub(super) parts: u32,
     pub(super) interval_ms: u64,
+    /// This process.
+    pub(super) process: usize,
 }
 
 impl JournalPlan<'_> {
+    /// The same for each of so many journals, which share what a journal may hold.
+    pub(super) fn shared_by(&self, journals: usize) -> Result<Self> {
+        let mut plan = self.clone();
+        let share = self.settings.journal_bytes_max / journals.max(1) as u64;
+        plan.settings.journal_bytes_max = share;
+        plan.settings.validate().map_err(|error| {
+            let message = format!("{error} for each of the {journals} sources of a process");
+            Error::new(ErrorKind::Usage, message)
+        })?;
+        Ok(plan)
+    }
+
     /// Opens or makes the journal of a source.
     pub(super) fn open(&self, name: &str, is_file: bool, judged: &Judgement) -> Result<Opened> {
         let folder = folder(self.state, name);
@@ -236,11 +196,8 @@ impl JournalPlan<'_> {
         let facts =
             Facts { source: name.to_owned(), parts: self.parts, interval_ms: self.interval_ms };
         let (journal, recovery) = Journal::open(&folder, settings, facts)?;
-        let note = note(self.state, &format!("{:032x}", recovery.id));
-        std::fs::write(&note, name).map_err(|error| {
-            let message = format!("cannot write {}: {error}", note.display());
-            Error::new(ErrorKind::Disk, message).cause(error)
-        })?;
+        let known = Known::new(recovery.id, name);
+        known.note(self.state)?;
         let past = Past {
             resume: recovery.resume,
             borders: recovery
@@ -254,29 +211,52 @@ impl JournalPlan<'_> {
             file: recovery.last_done.and_then(|done| done.source),
             next_connection: recovery.next_connection,
         };
-        Ok(Opened { journal, past, place: JournalPlace { folder, note } })
+        let place = JournalPlace { folder, state: self.state.to_owned(), known };
+        Ok(Opened { journal, past, place })
     }
 
-    /// Opens the journals in which the bytes of sources stand that are not read any more.
-    pub(super) fn open_orphans(&self, names: &[String], judged: &Judgement) -> Result<Vec<Opened>> {
+    /// Opens the journals that this process brings back for nobody's source, each with its number
+    /// among all of that kind.
+    pub(super) fn open_orphans(&self, judged: &Judgement) -> Result<Vec<(u32, Opened)>> {
         let mut opened = Vec::new();
-        for path in folders(self.state)? {
+        // Only these are looked at: others may be open already, and being written to.
+        for (number, (id, orphan)) in (0..).zip(&judged.orphans) {
+            let path = self.state.join(&orphan.folder);
+            if orphan.process != self.process {
+                continue;
+            }
             let Some(glimpse) = peek(&path)? else { continue };
-            if names.contains(&glimpse.source) {
+            let known = Known::new(glimpse.id, &glimpse.source);
+            if known.id != *id {
                 continue;
             }
-            let is_file = glimpse.source.starts_with("file ");
-            if is_file {
-                let source = &glimpse.source;
-                tracing::warn!(
-                    "{source} was read before and is not given now: its rest is not read"
-                );
+            if !known.is_file() {
+                opened.push((number, self.open(&glimpse.source, false, judged)?));
                 continue;
             }
-            opened.push(self.open(&glimpse.source, false, judged)?);
+            let state = self.state.to_owned();
+            let lost = glimpse.open_epochs.iter().filter(|epoch| judged.replay.contains(epoch));
+            match lost.count() {
+                0 => tracing::warn!(
+                    "{} was read before and is not given now: its rest is not read",
+                    known.source
+                ),
+                _ if judged.abandoned.contains(&known.id) => {
+                    tracing::warn!("{} is abandoned, with what was read of it", known.source);
+                    close(&JournalPlace { folder: path, state, known }, false);
+                }
+                epochs => return Err(unfinished(&known, epochs)),
+            }
         }
         Ok(opened)
     }
+}
+
+/// Lines of a file were promised to be counted, and it is not given any more.
+fn unfinished(Known { id, source, .. }: &Known, epochs: usize) -> Error {
+    let message = format!("{epochs} epochs with lines of {source} are not committed");
+    Error::new(ErrorKind::Configuration, message)
+        .hint(format!("give it with --file again, or --abandon-journal {id} to lose these lines"))
 }
 
 /// How many of these pasts will pass the end of each epoch that is to be replayed.
@@ -291,9 +271,9 @@ pub(super) fn crossings<'a>(
 }
 
 /// Puts a journal away whose job has finished, so that the same command begins a new one.
-pub(super) fn close(JournalPlace { folder, note }: &JournalPlace, keep: bool) {
+pub(super) fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
     // A note without a journal would stop the next start; a journal without a note is noted again.
-    std::fs::remove_file(note).unwrap_or_else(|error| tracing::debug!(%error, "no note to remove"));
+    known.forget(state);
     let put_away = |name: String| -> std::io::Result<PathBuf> {
         let aside = folder.with_file_name(name);
         std::fs::rename(folder, &aside)?;
@@ -305,7 +285,12 @@ pub(super) fn close(JournalPlace { folder, note }: &JournalPlace, keep: bool) {
         let number = (1u32..).find(|n| !folder.with_file_name(format!("kept-{n}-{name}")).exists());
         put_away(format!("kept-{}-{name}", number.unwrap_or(0))).map(drop)
     } else {
-        put_away(format!("closed-{name}")).and_then(std::fs::remove_dir_all)
+        // What a crash left of an earlier one would be in the way.
+        std::fs::remove_dir_all(folder.with_file_name(format!("closed-{name}"))).ok();
+        put_away(format!("closed-{name}")).and_then(|aside| {
+            crash_point("recovery.put_away");
+            std::fs::remove_dir_all(aside)
+        })
     };
     if let Err(error) = closed {
         tracing::warn!("cannot put the journal {} away: {error}", folder.display());

@@ -26,6 +26,11 @@ use crate::source::Source;
 pub(super) struct Readers(Vec<usize>);
 
 impl Readers {
+    /// A kept journal is read by process 0.
+    pub(super) fn of_journal() -> Readers {
+        Readers(vec![0])
+    }
+
     fn contains(&self, process: usize) -> bool {
         self.0.contains(&process)
     }
@@ -67,12 +72,13 @@ pub(super) fn own(
     readers: &Readers,
     cluster: &ClusterSettings,
 ) -> Result<OwnSources> {
+    let count = sources.len() as u32;
     let names = recovery::names(&sources);
     let named = (0u32..).zip(sources).zip(&names).zip(&readers.0);
     let own = named.filter(|(_, process)| **process == cluster.process);
     let own: Vec<_> = own.map(|(((k, source), name), _)| (k, source, name.clone())).collect();
     own.iter().try_for_each(|(_, source, _)| source.check())?;
-    Ok(OwnSources { own, all: (cluster.process == 0).then_some(names) })
+    Ok(OwnSources { own, count })
 }
 
 /// What shipping needs to know of its process.

@@ -70,7 +70,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     };
 
     let failure = Failure::new();
-    let streams = order.open_streams(sources, &agreed)?;
+    let streams = order.open_streams(sources, &agreed, &control)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
     let publication = order.publication(agreed.parts);

@@ -1,14 +1,17 @@
 //! The record streams of one process: a track for each of its sources, with or without a journal.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
 use super::borders::{Borders, Crossing, Inquiries, Syncing};
+use super::known::{self, Known};
 use super::reading::Reading;
 use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
 use super::replay;
+use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -53,17 +56,39 @@ pub(super) struct Streams {
     /// Journals to be put away when the job has finished, and whether they are of no use after any
     /// clean end.
     places: Vec<(JournalPlace, bool, Track)>,
+    /// Notes of journals that other processes will put away.
+    elsewhere: Vec<(PathBuf, Known)>,
     keep: bool,
 }
 
 /// The sources of this process, each with its index and name among all.
 pub(super) struct OwnSources {
     pub(super) own: Vec<(u32, Source, String)>,
-    /// The names of all, where this process sees to journals of none.
-    pub(super) all: Option<Vec<String>>,
+    /// How many there are in all processes.
+    pub(super) count: u32,
 }
 
 impl Streams {
+    /// The streams of a process that reads none, for as long as the others have theirs.
+    pub(super) fn none(judged: &Judgement, open: Epoch, threads: usize) -> Result<Streams> {
+        Streams::gather(Vec::new(), judged, open, threads, true)
+    }
+
+    /// Has process 0 note the journals of all in its state.
+    pub(super) fn note_all(
+        &mut self,
+        control: &Control,
+        state: Option<&Path>,
+        timeout: Duration,
+    ) -> Result<()> {
+        let known = |place: &JournalPlace, is_orphan| Known { is_orphan, ..place.known() };
+        let own = self.places.iter().map(|(place, is_orphan, _)| known(place, *is_orphan));
+        let elsewhere = known::note_all(control, state, &own.collect::<Vec<_>>(), timeout)?;
+        let noted = elsewhere.into_iter().zip(std::iter::repeat(state));
+        self.elsewhere = noted.filter_map(|(known, at)| Some((at?.to_owned(), known))).collect();
+        Ok(())
+    }
+
     /// The streams of kept journals, to be run again.
     pub(super) fn replay(
         dir: &Path,
@@ -92,27 +117,20 @@ impl Streams {
     ) -> Result<Streams> {
         let keepers =
             sources.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count();
-        let plan = plan.map(|plan| {
-            let mut plan = plan.clone();
-            plan.settings.journal_bytes_max /= keepers.max(1) as u64;
-            plan
-        });
+        let plan = plan.map(|plan| plan.shared_by(keepers)).transpose()?;
         let mut begun = Vec::new();
-        let orphans = match (&plan, &sources.all) {
-            (Some(plan), Some(all)) => plan.open_orphans(all, judged)?,
-            _ => Vec::new(),
+        let orphans = match &plan {
+            Some(plan) => plan.open_orphans(judged)?,
+            None => Vec::new(),
         };
-        let mut index = sources.all.as_ref().map_or(0, |all| all.len() as u32);
         for (index, source, name) in sources.own {
             let journal =
                 plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
             begun.push(Begun::new(Some(source), index, journal.transpose()?));
         }
-        for orphan in orphans {
-            begun.push(Begun::new(None, index, Some(orphan)));
-            index += 1;
+        for (index, orphan) in orphans {
+            begun.push(Begun::new(None, sources.count + index, Some(orphan)));
         }
-
         let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
         Streams::gather(begun, judged, open, threads, keep)
     }
@@ -142,7 +160,8 @@ impl Streams {
             places.extend(place.map(|place| (place, is_orphan, track.clone())));
             streams.push(Stream { source, index, track, next_connection });
         }
-        Ok(Streams { streams, crossing, inquiries, feed, places, keep })
+        let elsewhere = Vec::new();
+        Ok(Streams { streams, crossing, inquiries, feed, places, elsewhere, keep })
     }
 
     /// What is to be told of commits.
@@ -177,7 +196,8 @@ impl Streams {
         for orphan in orphans {
             tasks.spawn(source::replay(orphan));
         }
-        let end = StreamsEnd { _syncing: syncing, places: self.places, keep: self.keep };
+        let (places, elsewhere, keep) = (self.places, self.elsewhere, self.keep);
+        let end = StreamsEnd { _syncing: syncing, places, elsewhere, keep };
         Ok((borders, Reading::new(tasks, stop), end))
     }
 }
@@ -187,6 +207,7 @@ impl Streams {
 pub(super) struct StreamsEnd {
     _syncing: Syncing,
     places: Vec<(JournalPlace, bool, Track)>,
+    elsewhere: Vec<(PathBuf, Known)>,
     keep: bool,
 }
 
@@ -195,11 +216,16 @@ impl StreamsEnd {
     /// read any more, and, if it `finished` and was not just stopped, all that can have no more to
     /// come.
     pub(super) fn close(self, finished: bool) {
-        let StreamsEnd { _syncing: syncing, places, keep } = self;
+        let StreamsEnd { _syncing: syncing, places, elsewhere, keep } = self;
         drop(syncing);
         for (place, is_orphan, track) in places {
             if is_orphan || finished && track.has_ended() {
                 recovery::close(&place, keep);
+            }
+        }
+        for (state, known) in elsewhere {
+            if known.is_orphan || finished {
+                known.forget(&state);
             }
         }
     }

@@ -17,6 +17,8 @@ use std::sync::Arc;
 use rustix::fs::{Advice, FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
+use crate::crash;
+
 /// One open file.
 pub trait File: Send + Sync + fmt::Debug {
     /// Writes all of `parts`, one behind the other, at `offset`: one system call where the kernel
@@ -196,6 +198,9 @@ impl Disk for LocalDisk {
 /// Reserves the blocks; a file system that cannot gets the length alone, and `StorageFull` may then
 /// come from a write, which the journal takes as well.
 fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
+    if crash::has_fault("disk.full") {
+        return Err(io::ErrorKind::StorageFull.into());
+    }
     loop {
         match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => return Ok(()),
@@ -245,6 +250,9 @@ impl File for LocalFile {
     }
 
     fn sync(&self) -> io::Result<()> {
+        if crash::has_fault("disk.sync") {
+            return Err(Errno::IO.into());
+        }
         // Not repeated on EINTR either: the kernel reports a lost page once.
         Ok(rustix::fs::fdatasync(&self.0)?)
     }

@@ -48,6 +48,8 @@ pub struct Intake {
     pub(super) splitter: LineSplitter,
     stop: Stop,
     told: LineStats,
+    /// It was said that the journal is full.
+    told_full: bool,
     room: Option<Room>,
     /// An append waits for the disk.
     syncs_always: bool,
@@ -82,6 +84,7 @@ impl Intake {
             splitter,
             stop,
             told: LineStats::default(),
+            told_full: false,
             syncs_always: room.as_ref().is_some_and(Room::syncs_always),
             room,
             behind,
@@ -166,7 +169,10 @@ impl Intake {
             };
             match handed_over? {
                 None => break,
-                Some(full) => self.wait_for_room(full).await?,
+                Some(full) => {
+                    self.tell_full(full.cause);
+                    self.wait_for_room(full).await?;
+                }
             }
         }
         self.tell();
@@ -284,28 +290,32 @@ impl Intake {
     }
 
     async fn journal_room(&mut self) -> Result<()> {
-        let mut full = self.full();
-        if full.is_none() {
-            return Ok(());
-        }
-        let cause = full.map(|full| full.cause);
-        match cause {
-            Some(FullCause::Disk) => tracing::warn!(
-                "the disk of the journal is full: reading stops until there is room again"
-            ),
-            _ => tracing::warn!(
-                "the journal is full: reading stops until an epoch is committed; see --journal-max"
-            ),
-        }
-        while let Some(lacking) = full {
+        while let Some(full) = self.full() {
+            self.tell_full(full.cause);
             if self.stop.is_stopped() {
                 return Ok(());
             }
-            self.wait_for_room(lacking).await?;
-            full = self.full();
+            self.wait_for_room(full).await?;
         }
-        tracing::info!("the journal has room again: reading goes on");
+        if std::mem::take(&mut self.told_full) {
+            tracing::info!("the journal has room again: reading goes on");
+        }
         Ok(())
+    }
+
+    /// Says once why reading stops.
+    fn tell_full(&mut self, cause: FullCause) {
+        if std::mem::replace(&mut self.told_full, true) {
+            return;
+        }
+        match cause {
+            FullCause::Disk => tracing::warn!(
+                "the disk of the journal is full: reading stops until there is room again"
+            ),
+            FullCause::Cap => tracing::warn!(
+                "the journal is full: reading stops until an epoch is committed; see --journal-max"
+            ),
+        }
     }
 
     fn full(&self) -> Option<Full> {

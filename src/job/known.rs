@@ -1,0 +1,244 @@
+//! Which journals a job has: known by their ids, wherever they lie.
+//!
+//! A journal belongs to a source and not to a process: a restart with another `-n`, or on hosts
+//! that each have a state of their own, may find it where its source is not read any more. So each
+//! process tells what it sees in its state. Process 0 gives every journal to one that sees it: to
+//! the reader of its source, else to the first, which brings back what is in it and reads nothing.
+//!
+//! That a journal exists is noted beside it and, for those of all processes, in the state of
+//! process 0. So a journal that is gone, with its host or without, is missed at the next start.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::recovery::folders;
+use crate::cluster::Control;
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::journal::{Journal, peek};
+
+/// What the name of the note begins with that a journal exists.
+const NOTE: &str = "known-";
+
+/// A journal that exists, or did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    /// In hexadecimal digits.
+    pub(super) id: String,
+    pub(super) source: String,
+    /// Nobody reads its source.
+    pub(super) is_orphan: bool,
+}
+
+impl Known {
+    pub(super) fn new(id: u128, source: &str) -> Known {
+        Known { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
+    }
+
+    /// Whether its source can be read again, so that its bytes are not in the journal.
+    pub(super) fn is_file(&self) -> bool {
+        self.source.starts_with("file ")
+    }
+
+    fn path(&self, state: &Path) -> PathBuf {
+        state.join(format!("{NOTE}{}", self.id))
+    }
+
+    /// Notes in `state` that the journal exists. A note that is there stays as it is: the disk may
+    /// be full.
+    pub(super) fn note(&self, state: &Path) -> Result<()> {
+        let path = self.path(state);
+        if path.exists() {
+            return Ok(());
+        }
+        fs::write(&path, &self.source).map_err(|error| {
+            let message = format!("cannot write {}: {error}", path.display());
+            Error::new(ErrorKind::Disk, message).cause(error)
+        })
+    }
+
+    /// Takes the note back.
+    pub(super) fn forget(&self, state: &Path) {
+        let removed = fs::remove_file(self.path(state));
+        removed.unwrap_or_else(|error| tracing::debug!(%error, "no note to remove"));
+    }
+}
+
+/// A journal that was found.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Found {
+    /// Its id, in hexadecimal digits.
+    pub(super) id: String,
+    /// Its folder in the state of the process that found it.
+    folder: String,
+    /// That process reads its source.
+    is_own: bool,
+    /// Epochs that are marked and not known to be committed.
+    pub(super) epochs: Vec<Epoch>,
+    /// The newest that was marked.
+    pub(super) last: Option<Epoch>,
+}
+
+impl Found {
+    pub(super) fn of(journal: &Journal, epochs: Vec<Epoch>, last: Option<Epoch>) -> Found {
+        let id = format!("{:032x}", journal.id());
+        Found { id, folder: String::new(), is_own: true, epochs, last }
+    }
+}
+
+/// A journal whose source nobody reads where it lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Orphan {
+    /// Who brings it back.
+    pub(super) process: usize,
+    /// Its folder there.
+    pub(super) folder: String,
+}
+
+/// What one process sees, and what it has heard of.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Inventory {
+    pub(super) found: Vec<Found>,
+    known: Vec<Known>,
+}
+
+impl Inventory {
+    pub(super) fn of(found: Vec<Found>) -> Inventory {
+        Inventory { found, known: Vec::new() }
+    }
+}
+
+fn unreadable(state: &Path, error: io::Error) -> Error {
+    let message = format!("cannot read the state in {}: {error}", state.display());
+    Error::new(ErrorKind::Disk, message).cause(error)
+}
+
+/// Looks into a state, as the process that reads the sources of `own`.
+pub(super) fn find(state: &Path, own: &[String]) -> Result<Inventory> {
+    let mut inventory = Inventory::default();
+    for path in folders(state)? {
+        let Some(glimpse) = peek(&path)? else { continue };
+        inventory.found.push(Found {
+            id: format!("{:032x}", glimpse.id),
+            folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+            is_own: own.contains(&glimpse.source),
+            epochs: glimpse.open_epochs,
+            last: glimpse.last_epoch,
+        });
+    }
+    let entries = match fs::read_dir(state) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inventory),
+        entries => entries.map_err(|error| unreadable(state, error))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(|error| unreadable(state, error))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let Some(id) = name.strip_prefix(NOTE) else { continue };
+        let source = fs::read_to_string(&path).map_err(|error| unreadable(state, error))?;
+        inventory.known.push(Known { id: id.to_owned(), source, is_orphan: false });
+    }
+    Ok(inventory)
+}
+
+/// Gives the journals whose source nobody reads where they lie to a process that sees them.
+pub(super) fn orphans(inventories: &[Inventory]) -> BTreeMap<String, Orphan> {
+    let mut orphans = BTreeMap::new();
+    for (process, inventory) in inventories.iter().enumerate() {
+        for found in &inventory.found {
+            let orphan = || Orphan { process, folder: found.folder.clone() };
+            orphans.entry(found.id.clone()).or_insert_with(orphan);
+        }
+    }
+    for own in inventories.iter().flat_map(|inventory| &inventory.found).filter(|f| f.is_own) {
+        orphans.remove(&own.id);
+    }
+    orphans
+}
+
+/// Refuses to start while a journal that is known was found by nobody: bytes that were promised to
+/// be counted are in it. Those `abandoned` are not missed.
+pub(super) fn miss_none(inventories: &[Inventory], abandoned: &[String]) -> Result<()> {
+    let found = |id: &String| {
+        inventories.iter().flat_map(|inventory| &inventory.found).any(|found| found.id == *id)
+    };
+    let known = inventories.iter().flat_map(|inventory| &inventory.known);
+    for Known { id, source, .. } in known.filter(|known| !found(&known.id)) {
+        if abandoned.contains(id) {
+            tracing::warn!("journal {id} of {source} is abandoned, with all that it held");
+            continue;
+        }
+        let message = format!("journal {id} of {source} is missing: no process finds it");
+        return Err(Error::new(ErrorKind::Configuration, message).hint(format!(
+            "bring it back to --state, or give --abandon-journal {id} to lose what it held"
+        )));
+    }
+    Ok(())
+}
+
+/// Forgets what was given up.
+pub(super) fn forget(state: &Path, abandoned: &[String]) {
+    for id in abandoned {
+        Known { id: id.clone(), ..Known::default() }.forget(state);
+    }
+}
+
+/// Has process 0 note the journals of all, before anything is read into them. It returns those of
+/// the others, to be forgotten when they have been put away.
+pub(super) fn note_all(
+    control: &Control,
+    state: Option<&Path>,
+    own: &[Known],
+    timeout: Duration,
+) -> Result<Vec<Known>> {
+    let facts = serde_json::to_vec(own).unwrap_or_default();
+    let mut elsewhere = Vec::new();
+    control.agree(facts, timeout, |facts| {
+        for facts in facts.iter().skip(1) {
+            elsewhere.extend(serde_json::from_slice::<Vec<Known>>(facts).unwrap_or_default());
+        }
+        if let Some(state) = state {
+            elsewhere.iter().try_for_each(|known| known.note(state))?;
+        }
+        Ok(Vec::new())
+    })?;
+    // Beside a state that all share, each forgets its own.
+    elsewhere.retain(|known| !own.contains(known));
+    Ok(elsewhere)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn found(id: &str, is_own: bool) -> Found {
+        let (id, folder) = (id.to_owned(), format!("journal-{id}"));
+        Found { id, folder, is_own, epochs: Vec::new(), last: None }
+    }
+
+    #[test]
+    fn a_journal_goes_to_the_reader_of_its_source_else_to_the_first_that_sees_it() {
+        let first = Inventory::of(vec![found("a", false), found("b", false)]);
+        let second = Inventory::of(vec![found("b", true), found("c", false)]);
+        let third = Inventory::of(vec![found("c", false)]);
+        let orphans = orphans(&[first, second, third]);
+        let orphans = orphans.iter().map(|(id, orphan)| (id.as_str(), orphan.process));
+        let orphans: Vec<_> = orphans.collect();
+        assert_eq!(orphans, [("a", 0), ("c", 1)]);
+    }
+
+    #[test]
+    fn a_journal_that_only_a_note_knows_is_missed_wherever_the_note_is() {
+        let (mut first, second) = (Inventory::default(), Inventory::of(vec![found("a", true)]));
+        first.known = vec![Known::new(0xa, "localhost:1"), Known::new(0xb, "localhost:2")];
+        first.known[0].id = "a".to_owned();
+        let id = first.known[1].id.clone();
+        let error = miss_none(&[first.clone(), second.clone()], &[]).expect_err("one is gone");
+        assert!(error.to_string().contains(&format!("--abandon-journal {id}")), "{error}");
+        miss_none(&[first, second], &[id]).expect("nothing else is missing");
+    }
+}
