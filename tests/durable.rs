@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
+use crate::cluster_program::Addresses;
 use crate::oracle::{self, Counts};
-use crate::rig::{Rig, Server, random, side_by_side};
+use crate::rig::{Rig, Running, Server, random, side_by_side};
 
 const STATE: &str = "--state state --format tsv --to out/c";
 
@@ -98,6 +99,78 @@ fn a_finished_job_begins_anew_and_a_stopped_one_goes_on() {
 }
 
 #[test]
+fn a_finished_job_begins_anew_even_where_it_died_putting_its_journal_away() {
+    let rig = Rig::new();
+    let file = rig.file("lines", "a b\n");
+    let run = format!("run --file {} --interval 20ms {STATE}", file.display());
+    let dies = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "recovery.put_away");
+    assert_eq!(dies.start().end().committed_lines(), 1);
+    rig.run(&run).expect(0);
+    rig.run(&run).expect(0);
+    assert_eq!(rig.output("out/c").counts(), words(b"a b\na b\na b\n"));
+}
+
+#[test]
+fn a_file_with_lines_that_are_not_committed_must_be_given_again_or_abandoned() {
+    let rig = Rig::new();
+    let (file, other) = (rig.file("lines", "a b\n"), rig.file("other", "c\n"));
+    let run = |file: &PathBuf| format!("run --file {} --interval 20ms {STATE}", file.display());
+    rig.wordtide(&run(&file)).env("WORDTIDE_CRASH_POINT", "border.after_complete").start().end();
+    let refused = rig.run(&run(&other)).expect(78);
+    let refused = refused.says(&["lines", "not committed", "--file", "--abandon-journal"]);
+    let text = refused.to_string();
+    let id = &text.rsplit_once("--abandon-journal ").expect("the way out").1[..32];
+    rig.run(&format!("{} --abandon-journal {id}", run(&other))).expect(0);
+    assert_eq!(rig.output("out/c").counts(), words(b"c\n"));
+    rig.run(&run(&file)).expect(0);
+    assert_eq!(rig.output("out/c").counts(), words(b"c\na b\n"), "it begins anew");
+}
+
+#[test]
+fn a_sync_that_fails_ends_the_run_at_once_and_nothing_is_published_after_it() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let run = format!("run {} --interval 50ms {STATE}", server.flag());
+    let fault = format!("disk.sync={}", rig.path("bad").display());
+    let program = rig.wordtide(&run).env("WORDTIDE_FAULT", &fault).start();
+    let mut peer = server.accept();
+    peer.send("a\n");
+    program.wait_for_lines(1);
+    rig.file("bad", "");
+    peer.send("b\n");
+    program.end().expect(74).says(&["syncing", ".wtj"]);
+    assert_eq!(rig.output("out/c").counts(), words(b"a\n"));
+    fs::remove_file(rig.path("bad")).expect("the fault");
+    let program = rig.wordtide(&run).start();
+    program.wait_for_lines(1);
+    program.stop().expect(0);
+    let counts = rig.output("out/c").counts();
+    // What the failed sync was for may or may not have reached the journal; never twice.
+    assert!(counts == words(b"a\n") || counts == words(b"a\nb\n"), "{counts:?}");
+}
+
+#[test]
+fn a_full_disk_stops_the_reading_and_goes_on_by_itself() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let run = format!("run {} --interval 50ms --journal-max 5MiB {STATE}", server.flag());
+    let fault = format!("disk.full={}", rig.path("full").display());
+    let program = rig.wordtide(&run).env("WORDTIDE_FAULT", &fault).start();
+    let mut peer = server.accept();
+    peer.send("a\n");
+    program.wait_for_lines(1);
+    rig.file("full", "");
+    let text = repeating(200_000);
+    std::thread::scope(|scope| {
+        scope.spawn(|| peer.send(&text));
+        program.wait_for("the disk of the journal is full");
+        fs::remove_file(rig.path("full")).expect("the fault");
+    });
+    program.wait_for_lines(200_001);
+    program.stop().expect(0).says(&["the journal has room again"]);
+    let expected = words(&[b"a\n", &text[..]].concat());
+    assert!(rig.output("out/c").counts() == expected);
+}
+
+#[test]
 fn a_full_journal_stops_the_reading_and_loses_nothing() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 300ms --journal-max 5MiB {STATE}", server.flag());
@@ -131,6 +204,47 @@ fn a_journal_that_is_gone_stops_the_start_until_it_is_abandoned() {
     program.wait_for_lines(1);
     program.stop().expect(0).says(&[&id, "is abandoned"]);
     assert_eq!(rig.output("out/c").counts(), words(b"a\nb\n"));
+}
+
+/// Two processes as if on two hosts, each with a state of its own; the first source belongs to the
+/// first of them, the second to the second.
+fn two_hosts(rig: &Rig, servers: [&Server; 2], states: [&str; 2]) -> [Running; 2] {
+    let addresses = Addresses::new(2);
+    let sources = servers.map(Server::flag).join(" ");
+    let run = format!("run {sources} --interval 50ms --parts 2 --format tsv --to out/c");
+    [0, 1].map(|process| {
+        let place = format!("{} --state {}", addresses.flags(process), states[process]);
+        rig.wordtide(&format!("{run} {place}")).start()
+    })
+}
+
+#[test]
+fn a_journal_is_brought_back_where_it_lies_and_missed_where_its_host_is_gone() {
+    let (rig, servers) = (Rig::new(), [Server::new(), Server::new()]);
+    let [a, b] = [&servers[0], &servers[1]];
+    let processes = two_hosts(&rig, [a, b], ["one", "two"]);
+    let (mut first, mut second) = (a.accept(), b.accept());
+    first.send("a\n");
+    second.send("b\n");
+    processes[0].wait_for_lines(2);
+    drop(processes);
+    // The sources have changed places: who finds a journal brings it back, and reads the other.
+    let processes = two_hosts(&rig, [b, a], ["one", "two"]);
+    a.accept().send("c\n");
+    b.accept().send("d\n");
+    processes[0].wait_for_lines(2);
+    drop(processes);
+    let [first, second] = two_hosts(&rig, [a, b], ["one", "gone"]);
+    let refused = first.end().expect(78);
+    refused.says(&["is missing", "--abandon-journal"]);
+    second.end().expect(78);
+    let [first, second] = two_hosts(&rig, [a, b], ["one", "two"]);
+    first.wait_for("connected to");
+    second.wait_for("connected to");
+    first.signal(Signal::TERM);
+    first.end().expect(0);
+    second.end().expect(0);
+    assert_eq!(rig.output("out/c").counts(), words(b"a\nb\nc\nd\n"));
 }
 
 #[test]

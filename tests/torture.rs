@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use wordtide::crash::{MUTANTS, POINTS};
 use wordtide::journal::{Facts, Journal, JournalSettings, Record};
 
+use crate::cluster_program::Addresses;
 use crate::oracle::{self, Counts};
 use crate::rig::{Output, Peer, Rig, Running, Server, random, side_by_side};
 
@@ -35,6 +36,8 @@ struct Life {
     /// `name:pass` of a crash point; killed from outside where none.
     point: Option<String>,
     mutant: Option<&'static str>,
+    /// How many processes live it; 0 is one.
+    processes: usize,
     /// Whether it sees many epochs.
     is_long: bool,
 }
@@ -89,7 +92,8 @@ impl Chain {
         Chain { definition, rig: Rig::new(), sender, threads: 1, committed: BTreeMap::new() }
     }
 
-    fn start(&mut self, life: &Life) -> Running {
+    /// Starts a life; the first process is the one that reads.
+    fn start(&mut self, life: &Life) -> Vec<Running> {
         // Another number of workers at each start: the bytes must not depend on it.
         self.threads = 1 + self.threads % 3;
         let flags = format!(
@@ -98,19 +102,26 @@ impl Chain {
             self.threads
         );
         let run = format!("run {} {} {flags}", self.definition, self.sender.server.flag());
-        let mut program = self.rig.wordtide(&run);
-        if let Some(point) = &life.point {
-            program = program.env("WORDTIDE_CRASH_POINT", point);
-        }
-        if let Some(mutant) = life.mutant {
-            program = program.env("WORDTIDE_MUTANT", mutant);
-        }
-        program.start()
+        let processes = life.processes.max(1);
+        let addresses = Addresses::new(processes);
+        let start = |process| {
+            let place = if processes > 1 { addresses.flags(process) } else { String::new() };
+            let mut program = self.rig.wordtide(&format!("{run} {place}"));
+            if let Some(point) = &life.point {
+                program = program.env("WORDTIDE_CRASH_POINT", point);
+            }
+            if let Some(mutant) = life.mutant {
+                program = program.env("WORDTIDE_MUTANT", mutant);
+            }
+            program.start()
+        };
+        (0..processes).map(start).collect()
     }
 
     /// One life that ends badly.
     fn live(&mut self, life: &Life) -> Result<(), String> {
-        let program = self.start(life);
+        let mut programs = self.start(life);
+        let program = &programs[0];
         let rounds = if life.is_long { 20 } else { 1 + random(&mut self.sender.seed) % 6 };
         // It may die before it connects.
         if program.lives_until("connected to") {
@@ -123,13 +134,17 @@ impl Chain {
                 }
             }
         }
-        drop(program); // kills it
+        let victim = random(&mut self.sender.seed) as usize % programs.len();
+        drop(programs.swap_remove(victim)); // kills it
+        for survivor in programs {
+            survivor.end(); // by itself
+        }
         self.look()
     }
 
     /// The last life, which ends well.
     fn finish(&mut self, life: &Life) -> Result<(), String> {
-        let program = self.start(life);
+        let program = self.start(life).swap_remove(0);
         if !program.lives_until("connected to") {
             return Err(format!("it did not start:\n{}", program.end()));
         }
@@ -204,7 +219,10 @@ impl Chain {
     /// Runs the kept journal again: every epoch must come out byte for byte.
     fn replay(&self) -> Result<(), String> {
         let state = self.rig.path("state");
-        let flags = format!("--interval {INTERVAL_MS}ms -w 2 --format tsv --to again/c");
+        // In one process and in two by turns, not as it was.
+        let processes = 1 + self.threads % 2;
+        let flags =
+            format!("--interval {INTERVAL_MS}ms -w 2 -n {processes} --format tsv --to again/c");
         let ended =
             self.rig.run(&format!("replay {} {} {flags}", state.display(), self.definition));
         let (first, again) = (self.rig.output("out/c"), self.rig.output("again/c"));
@@ -296,6 +314,13 @@ fn at(point: &str, pass: u64) -> Life {
 fn killed_at_any_moment_nothing_is_lost_and_nothing_doubled() {
     let seeds = (0..chains(6)).map(|chain| seed() + 1_000 * chain).collect();
     side_by_side(seeds, |seed| pass(seed, WORDCOUNT, &vec![Life::default(); 5]));
+}
+
+#[test]
+fn one_of_several_killed_ends_all_and_nothing_is_lost_and_nothing_doubled() {
+    let seeds = (0..chains(2)).map(|chain| seed() + 1_000 * chain).collect();
+    let lives = [3, 2, 1, 3].map(|processes| Life { processes, ..Life::default() });
+    side_by_side(seeds, |seed| pass(seed, WORDCOUNT, &lives));
 }
 
 #[test]
