@@ -86,11 +86,8 @@ impl Journal {
             next_connection: found.standing.next_connection,
         };
         if torn_bytes > 0 {
-            tracing::warn!(
-                journal = disk.place(""),
-                torn_bytes,
-                "a crash left a torn tail in the journal: cut off"
-            );
+            let place = disk.place("");
+            tracing::warn!("a crash left {torn_bytes} torn bytes at the end of {place}: cut off");
         }
         let mut journal = assemble(disk, settings, found, next_spare)?;
         recovery.crashed_connections = close_connections(&mut journal)?;
