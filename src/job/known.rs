@@ -107,12 +107,6 @@ pub(super) struct Inventory {
     known: Vec<Known>,
 }
 
-impl Inventory {
-    pub(super) fn of(found: Vec<Found>) -> Inventory {
-        Inventory { found, known: Vec::new() }
-    }
-}
-
 fn unreadable(state: &Path, error: io::Error) -> Error {
     let message = format!("cannot read the state in {}: {error}", state.display());
     Error::new(ErrorKind::Disk, message).cause(error)
@@ -220,11 +214,15 @@ mod tests {
         Found { id, folder, is_own, epochs: Vec::new(), last: None }
     }
 
+    fn of(found: Vec<Found>) -> Inventory {
+        Inventory { found, known: Vec::new() }
+    }
+
     #[test]
     fn a_journal_goes_to_the_reader_of_its_source_else_to_the_first_that_sees_it() {
-        let first = Inventory::of(vec![found("a", false), found("b", false)]);
-        let second = Inventory::of(vec![found("b", true), found("c", false)]);
-        let third = Inventory::of(vec![found("c", false)]);
+        let first = of(vec![found("a", false), found("b", false)]);
+        let second = of(vec![found("b", true), found("c", false)]);
+        let third = of(vec![found("c", false)]);
         let orphans = orphans(&[first, second, third]);
         let orphans = orphans.iter().map(|(id, orphan)| (id.as_str(), orphan.process));
         let orphans: Vec<_> = orphans.collect();
@@ -233,7 +231,7 @@ mod tests {
 
     #[test]
     fn a_journal_that_only_a_note_knows_is_missed_wherever_the_note_is() {
-        let (mut first, second) = (Inventory::default(), Inventory::of(vec![found("a", true)]));
+        let (mut first, second) = (Inventory::default(), of(vec![found("a", true)]));
         first.known = vec![Known::new(0xa, "localhost:1"), Known::new(0xb, "localhost:2")];
         first.known[0].id = "a".to_owned();
         let id = first.known[1].id.clone();
