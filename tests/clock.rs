@@ -64,7 +64,7 @@ fn start(dir: &Path, server: &Server, clock: &HandClock) -> Job {
     Job::builder()
         .source(Source::Connect(address.parse().expect("an address")))
         .dataflow("network_wordcount", network_wordcount::dataflow)
-        .to(Target::Local { root: dir.to_owned(), prefix: "out/c".to_owned() })
+        .to(Target::Local { root: dir.join("out"), prefix: "c".to_owned() })
         .format(Format::Tsv)
         .state(StatePlace::Dir(dir.join("state")))
         .settings(Settings { interval: SECOND, ..Settings::default() })
