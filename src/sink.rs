@@ -23,7 +23,7 @@ mod publish;
 mod write;
 
 pub use commit::{Committed, OnCommit, commit};
-pub use layout::{Layout, MARKER, part_name};
+pub use layout::{Layout, MARKER, check_suffix, part_name};
 pub use marker::{MarkedPart, Marker};
 pub use memory::Keeper;
 pub use publish::{Publication, Publisher};

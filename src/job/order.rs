@@ -31,7 +31,7 @@ use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::operators::Restored;
 use crate::settings::Settings;
 use crate::sink::format::Format;
-use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher};
+use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher, check_suffix};
 use crate::state::{Identity, State};
 use crate::store::local::LocalStore;
 use crate::store::{StoreSettings, Target};
@@ -81,6 +81,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = target.ok_or_else(|| missing("output", "give --to"))?;
+    check_suffix(suffix.as_deref())?;
     let (sources, readers) = match &builder.replay {
         Some(_) => (Vec::new(), Readers::of_journal()),
         None => sharing::place(sources, cluster.processes)?,

@@ -5,6 +5,7 @@
 //! `…/_SUCCESS`, where PREFIX is all that follows the bucket, as given.
 
 use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the marker that commits an epoch.
 pub const MARKER: &str = "_SUCCESS";
@@ -67,6 +68,21 @@ impl Layout {
     }
 }
 
+/// Refuses a suffix that would not stay within one name: an epoch below a directory of its own
+/// would not be found again.
+///
+/// # Errors
+///
+/// `Usage`, naming `--suffix`.
+pub fn check_suffix(suffix: Option<&str>) -> Result<()> {
+    if !suffix.is_some_and(|suffix| suffix.contains(|c: char| c == '/' || c.is_control())) {
+        return Ok(());
+    }
+    let message = format!("the suffix {:?} is no end of a name", suffix.unwrap_or_default());
+    Err(Error::new(ErrorKind::Usage, message)
+        .hint("give --suffix without a slash and control characters, as in --suffix txt"))
+}
+
 /// The name of a part within its epoch's directory.
 pub fn part_name(part: u32) -> String {
     format!("part-{part:05}")
@@ -102,6 +118,17 @@ mod tests {
         let dirs =
             ["a/b/", "a/b/counts", "counts", ""].map(|prefix| layout(prefix, None).own_dir());
         assert_eq!(dirs, ["a/b/_wordtide", "a/b/_wordtide", "_wordtide", "_wordtide"]);
+    }
+
+    #[test]
+    fn a_suffix_is_the_end_of_one_name() {
+        for suffix in [None, Some(""), Some("txt"), Some(".txt"), Some("é b")] {
+            assert!(check_suffix(suffix).is_ok(), "{suffix:?}");
+        }
+        for suffix in ["a/b", "txt/", "/", "a\nb", "\0"] {
+            let error = check_suffix(Some(suffix)).expect_err(suffix);
+            assert!(error.to_string().contains("--suffix"), "{error}");
+        }
     }
 
     #[test]
