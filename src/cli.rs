@@ -18,13 +18,19 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::builder::BoolishValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, CommandFactory, FromArgMatches};
 
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
 
+pub use clap;
 pub use flags::{Cli, Command, JobFlags, JournalCommand};
+
+/// The flags that a demo takes, too.
+const HOW_MUCH_IS_SAID: [&str; 3] = ["verbose", "quiet", "stop_timeout"];
 
 /// What the process ends with for an error of this kind.
 pub fn exit_code(kind: ErrorKind) -> u8 {
@@ -74,8 +80,8 @@ fn exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     }
 }
 
-/// The commands, with what cannot be said where the flags are: the definitions' descriptions, and
-/// that the flags of a run may stand before and behind the definition's name.
+/// The commands, with what cannot be said where the flags are: the definitions' descriptions, that
+/// the flags of a run may stand before and behind the definition's name, and what holds for all.
 fn command() -> clap::Command {
     let describe = |run: clap::Command| {
         let global = |flag: clap::Arg| {
@@ -84,14 +90,50 @@ fn command() -> clap::Command {
         };
         definitions::describe(run.mut_args(global))
     };
-    Cli::command().mut_subcommand("run", describe).mut_subcommand("replay", describe)
+    refine(Cli::command().mut_subcommand("run", describe).mut_subcommand("replay", describe), false)
+}
+
+/// Gives a command and those below it a help flag, unless they have one or inherit it.
+fn refine(command: clap::Command, inherits_help: bool) -> clap::Command {
+    let help = command.get_arguments().find(|argument| argument.get_id() == "help");
+    let has_help = inherits_help || help.is_some();
+    let hands_down = inherits_help || help.is_some_and(clap::Arg::is_global_set);
+    let below = |command| refine(command, hands_down);
+    let command = command.mut_args(lenient).mut_subcommands(below);
+    if has_help {
+        return command;
+    }
+    let help = clap::Arg::new("help").long("help").short('?').action(ArgAction::Help);
+    command.disable_help_flag(true).arg(help.help("Print help (also -?)"))
+}
+
+/// Has a number with a minus refused as a value of its flag, not as a flag that nobody knows; and
+/// lets a switch in the environment be 1 or yes, too.
+fn lenient(argument: clap::Arg) -> clap::Arg {
+    let is_number =
+        |name: &clap::builder::Str| ["N", "P", "I|auto", "TIME", "BYTES"].contains(&name.as_str());
+    match argument.get_action() {
+        ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
+        _ if argument.is_positional() => argument.allow_negative_numbers(true),
+        _ if argument.get_value_names().is_some_and(|names| names.iter().any(is_number)) => {
+            argument.allow_hyphen_values(true)
+        }
+        _ => argument,
+    }
 }
 
 /// Parses the arguments; `WORDTIDE_DATAFLOW` names the definition of a run that does not name one.
 fn parse(mut arguments: Vec<OsString>) -> clap::error::Result<Cli> {
     let parse = |arguments: &[OsString]| {
-        let matches = command().try_get_matches_from(arguments)?;
-        Cli::from_arg_matches(&matches)
+        let command = command();
+        let matches = command.clone().try_get_matches_from(arguments)?;
+        let is_said = |flag: &clap::Arg| {
+            let id = flag.get_id().as_str();
+            let is_typed = matches.value_source(id) == Some(ValueSource::CommandLine);
+            is_typed && !HOW_MUCH_IS_SAID.contains(&id)
+        };
+        let is_bare = !command.get_arguments().any(is_said);
+        Ok(Cli { is_bare, ..Cli::from_arg_matches(&matches)? })
     };
     let cli = parse(&arguments);
     let is_named =
@@ -143,7 +185,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
                     "give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help",
                 ))
             }
-            (None, _) if cli.flags.is_default() => demo::run(&cli.flags).map(|()| 0),
+            (None, _) if cli.is_bare && cli.flags.source.is_none() => {
+                demo::run(&cli.flags).map(|()| 0)
+            }
             (None, _) => run::run(None, *cli.flags),
         },
     }
@@ -197,7 +241,8 @@ fn report(error: &Error) {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
-        let because = error.to_string();
+        // Some explain themselves on several lines.
+        let because = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         if !text.contains(&because) {
             text = format!("{text} ({because})");
         }

@@ -43,6 +43,46 @@ fn values_out_of_range_are_refused_with_the_flag_named() {
     refused("localhost 9 --max-word-bytes 0", 2, &["--max-word-bytes"]);
     refused("localhost 9 --max-line-bytes 1KiB", 2, &["--max-line-bytes"]);
     refused("localhost 9 --stop-timeout soon", 2, &["--stop-timeout"]);
+    refused("run top_k --stdin --k 0", 2, &["--k"]);
+    refused("run running_totals --stdin --max-keys 0", 2, &["--max-keys"]);
+    refused("run sliding_windows --stdin --window 5000000000000h", 2, &["--window"]);
+}
+
+#[test]
+fn a_value_with_a_minus_is_refused_as_a_value_of_its_flag() {
+    refused("localhost -1", 2, &["\"-1\"", "HOST PORT"]);
+    for (value, flag) in [
+        ("-1", "-w"),
+        ("-1", "--parts"),
+        ("-1", "--epochs"),
+        ("-5s", "--interval"),
+        ("-1", "--max-line-bytes"),
+        ("-1", "--restart"),
+    ] {
+        let name = if flag == "-w" { "--threads" } else { flag };
+        refused(&format!("run --stdin {flag} {value}"), 2, &[value, name]);
+    }
+    refused("run top_k --stdin --k -1", 2, &["-1", "--k"]);
+    refused("run field_count --stdin --field -1", 2, &["-1", "--field"]);
+}
+
+#[test]
+fn a_suffix_that_is_more_than_the_end_of_a_name_is_refused() {
+    for suffix in ["a/b", "txt/", "/"] {
+        refused(&format!("run --stdin --suffix {suffix}"), 2, &[suffix, "--suffix"]);
+    }
+}
+
+#[test]
+fn a_flag_without_a_source_is_not_taken_for_the_demo() {
+    for flags in ["-w 2", "--interval 1s", "--format tsv", "--no-state", "--lowercase -v"] {
+        refused(flags, 2, &["--connect", "--file", "--stdin"]);
+    }
+}
+
+#[test]
+fn what_is_wrong_with_an_expression_is_told_on_one_line() {
+    refused("run field_count --stdin --regex (", 2, &["--regex", "unclosed group"]);
 }
 
 #[test]
@@ -147,6 +187,15 @@ fn help_and_the_lists_are_data_on_standard_output() {
         ("list", "network_wordcount"),
         ("completions bash", "wordtide"),
         ("man", ".TH wordtide"),
+        ("list --help", "List the dataflows"),
+        ("list -h", "List the dataflows"),
+        ("completions -?", "SHELL"),
+        ("man --help", "man page"),
+        ("journal -h", "check"),
+        ("journal check --help", "DIR"),
+        ("replay --help", "DIR"),
+        ("run top_k -h", "--k"),
+        ("run sliding_windows -?", "--slide"),
     ] {
         let ended = Rig::new().run(arguments).expect(0);
         let stdout = String::from_utf8_lossy(&ended.stdout).into_owned();

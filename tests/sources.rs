@@ -188,7 +188,7 @@ fn flags_may_come_from_the_environment() {
         .env("WORDTIDE_CONNECT", &format!("127.0.0.1:{}", server.port()))
         .env("WORDTIDE_FORMAT", "scala")
         .env("WORDTIDE_INTERVAL", "1h")
-        .env("WORDTIDE_LOWERCASE", "true");
+        .env("WORDTIDE_LOWERCASE", "1");
     let program = invocation.start();
     let mut peer = server.accept();
     peer.send("A a\n");

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::time::Duration;
 
 use clap::builder::PossibleValue;
-use clap::{Args, Command, Subcommand, ValueEnum};
+use clap::{Args, Command, Subcommand, ValueEnum, value_parser};
 
 use super::values::{duration, show};
 use crate::dataflows::{
@@ -43,7 +43,8 @@ pub struct TotalsFlags {
     pub emit: Emit,
 
     /// End with an error when there are more distinct words than this
-    #[arg(long, value_name = "N", env = "WORDTIDE_MAX_KEYS")]
+    #[arg(long, value_name = "N", env = "WORDTIDE_MAX_KEYS",
+        value_parser = value_parser!(u64).range(1..))]
     pub max_keys: Option<u64>,
 }
 
@@ -140,6 +141,10 @@ impl Dataflow {
                 let name = format!("sliding_windows window={} slide={}", show(window), show(slide));
                 job.dataflow(name, sliding_windows::dataflow(window, slide))
             }
+            Dataflow::TopK(TopFlags { k: 0 }) => {
+                let message = "a ranking of no words";
+                return Err(Error::new(ErrorKind::Usage, message).hint("give --k at least 1"));
+            }
             Dataflow::TopK(TopFlags { k }) => {
                 job.dataflow_rows(format!("top_k k={k}"), top_k::dataflow(k))
             }
@@ -232,6 +237,8 @@ mod tests {
         for (arguments, names) in [
             ("sliding_windows --window 15s", "--window"),
             ("sliding_windows --slide 15s", "--slide"),
+            ("sliding_windows --window 5000000000000h", "--window"),
+            ("top_k --k 0", "--k"),
             ("field_count --field 0", "--field"),
             ("field_count --regex (", "--regex"),
             ("wordcount --k 3", "network_wordcount running_totals"),

@@ -55,6 +55,10 @@ pub struct Cli {
     /// The flags of a run.
     #[command(flatten)]
     pub flags: Box<JobFlags>,
+
+    /// Nothing was typed that asks for a run of the user's own.
+    #[arg(skip)]
+    pub(super) is_bare: bool,
 }
 
 /// What to do.
@@ -130,6 +134,7 @@ pub enum JournalCommand {
 /// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help
 /// flag off (it would take `-h` from the hostfile), and run with [`run_job`](super::run_job).
 #[derive(Debug, Args)]
+#[command(about = None, long_about = None)] // this text is not for their users
 #[allow(missing_docs)] // each group is documented at its type
 pub struct JobFlags {
     #[command(flatten)]
@@ -153,20 +158,6 @@ pub struct JobFlags {
     /// Print help (also -?)
     #[arg(long, short = '?', action = ArgAction::Help)]
     pub help: Option<bool>,
-}
-
-impl JobFlags {
-    /// Whether nothing was said that means a run of the user's own.
-    pub(super) fn is_default(&self) -> bool {
-        let SourceFlags { connect, file, stdin, once, .. } = &self.source;
-        connect.is_empty()
-            && file.is_empty()
-            && !stdin
-            && !once
-            && self.output.to.is_none()
-            && self.epochs.epochs.is_none()
-            && self.state.state.is_none()
-    }
 }
 
 /// Where lines come from.
@@ -199,6 +190,13 @@ pub struct SourceFlags {
     #[arg(long, value_name = "BYTES", default_value = "1MiB", value_parser = bytes,
         env = "WORDTIDE_MAX_WORD_BYTES")]
     pub max_word_bytes: usize,
+}
+
+impl SourceFlags {
+    /// Whether no source was named.
+    pub(super) fn is_none(&self) -> bool {
+        self.connect.is_empty() && self.file.is_empty() && !self.stdin
+    }
 }
 
 /// When an epoch ends.
@@ -439,6 +437,29 @@ mod tests {
     #[test]
     fn the_flags_do_not_contradict_each_other() {
         super::super::command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_that_takes_the_flags_in_describes_itself() {
+        use clap::CommandFactory;
+
+        #[derive(clap::Parser)]
+        #[command(disable_help_flag = true)]
+        struct Silent {
+            #[command(flatten)]
+            _job: super::JobFlags,
+        }
+        assert!(Silent::command().get_about().is_none());
+
+        /// Counts sheep.
+        #[derive(clap::Parser)]
+        #[command(disable_help_flag = true)]
+        struct Described {
+            #[command(flatten)]
+            _job: super::JobFlags,
+        }
+        let about = Described::command().get_about().map(ToString::to_string);
+        assert_eq!(about.as_deref(), Some("Counts sheep"));
     }
 
     #[test]

@@ -64,12 +64,22 @@ impl From<u64> for Window {
     }
 }
 
+/// A century: what is retracted that far ahead still has a timestamp.
+const MS_MAX: u64 = 876_600 * 3_600_000;
+
 fn multiple(extent: Extent, interval_ms: u64, flag: &str) -> Result<u64> {
     let ms = match extent {
         Extent::Epochs(count) => count.saturating_mul(interval_ms),
-        Extent::Time(time) if time.subsec_nanos() % 1_000_000 == 0 => time.as_millis() as u64,
+        Extent::Time(time) if time.subsec_nanos() % 1_000_000 == 0 => {
+            u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+        }
         Extent::Time(_) => 0,
     };
+    if ms > MS_MAX {
+        let message = format!("{flag} is longer than a century");
+        return Err(Error::new(ErrorKind::Usage, message)
+            .hint(format!("give {flag} as at most 876600h, or count with running_totals")));
+    }
     if ms == 0 || !ms.is_multiple_of(interval_ms) {
         let message = format!("{flag} is not a multiple of the interval, {interval_ms} ms");
         return Err(Error::new(ErrorKind::Usage, message)
@@ -121,6 +131,8 @@ mod tests {
             ("--slide", Window::new(s(60), s(15))),
             ("--slide", Window::new(s(60), s(0))),
             ("--window", Window::epochs(0)),
+            ("--window", Window::epochs(u64::MAX)),
+            ("--slide", Window::new(s(60), s(u64::MAX))),
             ("--slide", Window::new(s(10), s(20))),
             ("--window", Window::new(Duration::from_micros(10_000_500), s(10))),
         ];
