@@ -8,7 +8,7 @@ use wordtide::Result;
 use wordtide::dataflows::{
     field_count, line_archive, network_wordcount, running_totals, sliding_windows, top_k,
 };
-use wordtide::operators::{Lines, Rows};
+use wordtide::operators::{Counts, Lines, Rows, Window, Words};
 use wordtide::testing::{CapturedRow, Config, publish};
 
 const INTERVAL_MS: u64 = 1_000;
@@ -223,7 +223,7 @@ proptest! {
 }
 
 /// Counts of one of the three kinds.
-fn counts_of<'s>(kind: i32, lines: Lines<'s>) -> wordtide::operators::Counts<'s> {
+fn counts_of<'s>(kind: i32, lines: Lines<'s>) -> Counts<'s> {
     match kind {
         0 => lines.words().per_epoch().count(),
         1 => lines.words().running().count(),
@@ -231,29 +231,58 @@ fn counts_of<'s>(kind: i32, lines: Lines<'s>) -> wordtide::operators::Counts<'s>
     }
 }
 
-/// What Spark Streaming gives for the same four batches: pairs of `(word, 1)` and, in this order,
-/// `reduceByKey(add)`, `updateStateByKey(lambda new, old: sum(new) + (old or 0))` and
-/// `reduceByKeyAndWindow(add, None, 2 * interval, interval)`.
+/// What Spark Streaming gave for the same batches: see `tests/data/spark-windows`.
 #[test]
-fn the_three_counts_mean_what_sparks_operations_of_the_same_purpose_do() {
-    let line = |text: &str| text.as_bytes().to_vec();
-    let epochs: Epochs = vec![
-        (1_000, vec![line("a b a")]),
-        (2_000, vec![line("b")]),
-        (3_000, Vec::new()),
-        (4_000, vec![line("a")]),
-    ];
-    let run = |kind: i32| {
-        let rows = publish(
-            config(2, 2, 1 << 30),
-            move |lines| Rows::from(counts_of(kind, lines)),
-            &epochs,
-        );
-        counted(rows.expect("a result")).into_values().collect::<Vec<_>>()
-    };
-    let row = |word: &str, count| (word.to_owned(), count);
-    let (a, b) = (|count| row("a", count), |count| row("b", count));
-    assert_eq!(run(0), [vec![a(2), b(1)], vec![b(1)], vec![], vec![a(1)]]);
-    assert_eq!(run(1), [vec![a(2), b(1)], vec![a(2), b(2)], vec![a(2), b(2)], vec![a(3), b(2)]]);
-    assert_eq!(run(2), [vec![a(2), b(1)], vec![a(2), b(2)], vec![b(1)], vec![a(1)]]);
+fn the_three_counts_are_what_sparks_operations_of_the_same_purpose_gave() {
+    let recorded = include_str!("data/spark-windows/recorded.json");
+    let recorded: serde_json::Value = serde_json::from_str(recorded).expect("JSON");
+    for run in recorded.as_array().expect("a list of runs") {
+        let (epochs, results) = (batches(&run["lines"]), run["results"].as_object());
+        for (operation, given) in results.expect("results by operation") {
+            let counts = like_spark(operation);
+            let published = publish(
+                config(2, 3, 1 << 30),
+                move |lines| Rows::from(counts(lines.words())),
+                &epochs,
+            );
+            let given = given.as_object().expect("rows by batch").iter();
+            let given =
+                given.map(|(batch, rows)| (name(batch.parse().expect("a number")), pairs(rows)));
+            assert_eq!(counted(published.expect("a result")), given.collect(), "{operation}");
+        }
+    }
+}
+
+/// The name of a batch: windows then end where Spark's do, which counts from its first batch.
+fn name(batch: u64) -> u64 {
+    (batch + 1) * INTERVAL_MS
+}
+
+fn batches(lines: &serde_json::Value) -> Epochs {
+    let text = |line: &serde_json::Value| line.as_str().expect("a line").as_bytes().to_vec();
+    let of_batch =
+        |lines: &serde_json::Value| lines.as_array().expect("lines").iter().map(text).collect();
+    let batches = lines.as_array().expect("a list of batches").iter();
+    batches.zip(0..).map(|(lines, batch)| (name(batch), of_batch(lines))).collect()
+}
+
+fn pairs(rows: &serde_json::Value) -> Vec<(String, i64)> {
+    serde_json::from_value(rows.clone()).expect("pairs of word and count")
+}
+
+type CountWords = Box<dyn for<'s> Fn(Words<'s>) -> Counts<'s> + Send + Sync>;
+
+/// What we have for an operation of Spark's.
+fn like_spark(operation: &str) -> CountWords {
+    let interval = Duration::from_millis(INTERVAL_MS);
+    match *operation.split(' ').collect::<Vec<_>>() {
+        ["reduceByKey"] => Box::new(|words| words.per_epoch().count()),
+        ["updateStateByKey"] => Box::new(|words| words.running().count()),
+        ["reduceByKeyAndWindow", length, slide] => {
+            let [length, slide] = [length, slide].map(|n| n.parse::<u32>().expect("a number"));
+            let window = Window::new(interval * length, interval * slide);
+            Box::new(move |words| words.sliding(window).count())
+        }
+        _ => panic!("no operation of ours: {operation}"),
+    }
 }
