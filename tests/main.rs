@@ -19,6 +19,8 @@ mod cluster_program;
 mod cluster_strangers;
 /// Every definition is what a slow one says.
 mod definitions;
+/// Every definition, in many processes, by the real program.
+mod definitions_program;
 /// A run with state: files, a full journal, a journal that is gone.
 mod durable;
 /// The library in somebody else's program.

@@ -211,7 +211,7 @@ pub(crate) fn sorted_lines(object: Vec<u8>) -> Vec<String> {
     lines
 }
 
-fn sorted(mut rows: Vec<String>) -> Vec<String> {
+pub(crate) fn sorted(mut rows: Vec<String>) -> Vec<String> {
     rows.sort();
     rows
 }
