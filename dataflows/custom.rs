@@ -6,7 +6,7 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use wordtide::cli::clap::{self, Parser};
 use wordtide::cli::{JobFlags, run_job};
 use wordtide::operators::{Counts, Lines};
 

