@@ -119,7 +119,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses what cannot run, with the flag's name.
+    /// Refuses what cannot run.
+    ///
+    /// # Errors
+    ///
+    /// `Usage`, naming the flag.
     pub fn validate(&self) -> Result<()> {
         let (least, most) = INTERVALS;
         if self.interval < least

@@ -60,7 +60,11 @@ impl Source {
         matches!(self, Source::File(path) if path.is_file())
     }
 
-    /// Refuses what can be known beforehand not to work: a file that cannot be opened.
+    /// Refuses what can be known beforehand not to work.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` for a file that cannot be opened, naming `--file`.
     pub fn check(&self) -> Result<()> {
         match self {
             Source::File(path) => file::check(path),
@@ -115,6 +119,10 @@ impl FromStr for HostPort {
 }
 
 /// Brings back what a former run has read from a source that this one has not.
+///
+/// # Errors
+///
+/// Those of the journal.
 pub async fn replay(mut intake: Intake) -> Result<()> {
     intake.finish().await
 }
