@@ -128,9 +128,11 @@ fn a_large_object_goes_in_parts_and_a_lost_completion_is_harmless() {
     assert_eq!((stored.bytes, stored.md5), (9 << 20, body.md5_hex()));
     assert_eq!(double.objects()["e/big"], body.chunks().concat());
     assert_eq!((double.puts("e/big"), double.open_uploads()), (1, 0));
-    let parts = double.log();
-    let parts = parts.iter().filter(|(_, path, _)| path.contains("partNumber"));
+    let log = double.log();
+    let parts = log.iter().filter(|(_, path, _)| path.contains("partNumber"));
     assert_eq!(parts.count(), 2);
+    let reads = log.iter().filter(|(method, _, _)| method == "GET");
+    assert_eq!(reads.count(), 9, "compared piece by piece, never held as a whole");
 }
 
 #[test]

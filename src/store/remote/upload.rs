@@ -4,7 +4,8 @@
 //! lost: "already exists" to a create, and "no such upload" to the end of a multipart upload. So
 //! either is believed only when the object that stands there is not the one that was sent.
 
-use opendal::options::WriteOptions;
+use md5::{Digest, Md5};
+use opendal::options::{ReadOptions, WriteOptions};
 use opendal::{Buffer, Metadata};
 
 use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key};
@@ -16,6 +17,9 @@ const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
 /// MD5s of longer bodies are taken on the blocking pool.
 pub(super) const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// So much of an object is read at a time when its content is compared.
+const PIECE_BYTES: u64 = 1 << 20;
 
 /// Both services take at most so many parts an upload.
 const PARTS_MAX: u64 = 10_000;
@@ -135,8 +139,23 @@ impl RemoteStore {
         if etag.is_some_and(|etag| etag.eq_ignore_ascii_case(&body.md5_hex())) {
             return Ok(true);
         }
-        let bytes = self.read(key).await?;
-        Ok(Body::from_chunks(bytes).md5() == body.md5())
+        Ok(self.md5_of(key, body.bytes()).await? == body.md5())
+    }
+
+    /// The MD5 of the object under `key`, read piece by piece: it may be longer than there is room.
+    async fn md5_of(&self, key: &str, bytes: u64) -> StoreResult<[u8; 16]> {
+        let mut hasher = Md5::new();
+        let mut from = 0;
+        while from < bytes {
+            let to = bytes.min(from + PIECE_BYTES);
+            let options = ReadOptions { range: (from..to).into(), ..ReadOptions::default() };
+            let piece = self.operator.read_options(key, options).await;
+            piece.map_err(|error| self.told("read", key, &error))?.for_each(|chunk| {
+                hasher.update(chunk);
+            });
+            from = to;
+        }
+        Ok(hasher.finalize().into())
     }
 }
 

@@ -8,7 +8,7 @@ pub(crate) mod s3;
 mod signature;
 mod wire;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
@@ -49,6 +49,8 @@ struct State {
     puts: HashMap<String, u32>,
     uploads: BTreeMap<String, BTreeMap<u32, Vec<u8>>>,
     uploads_begun: u32,
+    /// Keys of objects that were uploaded in parts.
+    in_parts: BTreeSet<String>,
     /// Method, decoded path with query, and status of each answered request.
     log: Vec<(String, String, u16)>,
     script: Option<Script>,
@@ -185,7 +187,7 @@ impl OssDouble {
         let mut state = self.lock();
         match (request.method.as_str(), key.as_str()) {
             ("GET", "") => state.about_the_bucket(request),
-            ("GET" | "HEAD", _) => state.read(&key),
+            ("GET" | "HEAD", _) => state.read(&key, request.header("range")),
             ("PUT", _) if request.has("uploadId") => state.part(request),
             ("PUT", _) => state.put(request, key),
             ("POST", _) if request.has("uploads") => Ok(state.begin_upload(&key)),
@@ -271,14 +273,19 @@ impl State {
         }
         *self.puts.entry(key.clone()).or_default() += 1;
         let answer = Answer::new(200).etag(&body);
+        self.in_parts.remove(&key);
         self.objects.insert(key, body);
         Ok(answer)
     }
 
-    fn read(&self, key: &str) -> Result<Answer, Answer> {
+    fn read(&self, key: &str, range: &str) -> Result<Answer, Answer> {
         let found = self.objects.get(key);
         let body = found.ok_or_else(|| Answer::error(404, "NoSuchKey"))?;
-        Ok(Answer::new(200).etag(body).body(body.clone()))
+        let answer = match self.in_parts.contains(key) {
+            true => Answer::new(200).etag_of_parts(),
+            false => Answer::new(200).etag(body),
+        };
+        Ok(answer.body(body.clone()).range(range))
     }
 
     fn begin_upload(&mut self, key: &str) -> Answer {
@@ -309,7 +316,8 @@ impl State {
              <ETag>&quot;0123-{}&quot;</ETag></CompleteMultipartUploadResult>",
             body.len()
         );
-        self.store(request, key, body)?;
+        self.store(request, key.clone(), body)?;
+        self.in_parts.insert(key);
         Ok(Answer::new(200).body(text.into_bytes()))
     }
 

@@ -104,12 +104,13 @@ pub(crate) fn decode(text: &str) -> String {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     etag: Option<String>,
+    range: Option<String>,
     body: Vec<u8>,
 }
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
-        Answer { status, etag: None, body: Vec::new() }
+        Answer { status, etag: None, range: None, body: Vec::new() }
     }
 
     /// An error as OSS words it, with the things in it that must never be repeated.
@@ -131,6 +132,25 @@ impl Answer {
         self
     }
 
+    /// The ETag of an upload in parts, which is no MD5 of the object.
+    pub(crate) fn etag_of_parts(mut self) -> Self {
+        self.etag = Some("0123-2".to_owned());
+        self
+    }
+
+    /// Of the body only what `bytes=FROM-TO` asks for, if it is asked.
+    pub(crate) fn range(mut self, asked: &str) -> Self {
+        let bounds = asked.strip_prefix("bytes=").and_then(|asked| asked.split_once('-'));
+        if let Some((from, to)) = bounds {
+            let (from, last) = (from.parse().unwrap_or(0), self.body.len() - 1);
+            let to = to.parse().unwrap_or(last).min(last);
+            self.range = Some(format!("bytes {from}-{to}/{}", self.body.len()));
+            self.body = self.body[from..=to].to_vec();
+            self.status = 206;
+        }
+        self
+    }
+
     pub(crate) fn body(mut self, body: Vec<u8>) -> Self {
         self.body = body;
         self
@@ -141,6 +161,9 @@ impl Answer {
         let etag = etag.map_or(String::new(), |etag| format!("ETag: \"{etag}\"\r\n"));
         let mut text =
             format!("HTTP/1.1 {} X\r\nDate: Sun, 22 Nov 2026 08:00:00 GMT\r\n{etag}", self.status);
+        if let Some(range) = &self.range {
+            text += &format!("Content-Range: {range}\r\n");
+        }
         if self.status != 204 {
             text += &format!("Content-Length: {}\r\n", self.body.len());
         }
