@@ -218,6 +218,30 @@ fn rotated_keys_are_read_again_after_a_refusal() {
 }
 
 #[test]
+fn a_clock_that_is_wrong_is_told_by_how_much() {
+    let (double, store) = started();
+    double.fail_next(1, Fault::Refused("RequestTimeTooSkewed"), "PUT", "k");
+    let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Denied);
+    let told = error.to_string();
+    assert!(told.contains("clock") && told.contains(" s against the store's"), "{told}");
+}
+
+#[test]
+fn an_answer_that_leads_elsewhere_is_refused_and_not_quoted() {
+    let (double, store) = started();
+    for status in [301, 302, 307] {
+        double.fail_next(1, Fault::Status(status), "PUT", "k");
+        let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
+        let told = format!("{error} {error:?}");
+        assert!(told.contains(&format!("HTTP {status}")), "{told}");
+        assert!(told.contains("--oss-endpoint"), "{told}");
+        assert!(!told.contains("quoted-by-the-server") && !told.contains(KEY_ID), "{told}");
+    }
+}
+
+#[test]
 fn a_custom_domain_is_signed_for_its_bucket() {
     let double = OssDouble::start();
     let store = opened(&StoreSettings {

@@ -36,6 +36,11 @@ pub(super) fn told(service: Service, what: &str, error: &Error) -> StoreError {
             StoreError::new(StoreErrorKind::Denied, message)
                 .hint("see the store's documentation for this code; check --to and the endpoint")
         }
+        _ if error.message().contains("HTTP 3") => {
+            let flag = service.endpoint_flag();
+            StoreError::new(StoreErrorKind::Denied, message)
+                .hint(format!("it leads elsewhere: check {flag}, and a proxy in the environment"))
+        }
         (ErrorKind::ConfigInvalid | ErrorKind::Unsupported, _) => {
             StoreError::new(StoreErrorKind::Denied, message)
         }
@@ -70,10 +75,7 @@ fn denied(service: Service, what: &str, error: &Error) -> StoreError {
 /// A request that got no answer, or one that says to come back later.
 fn transport_failure(service: Service, what: &str, error: &Error, message: String) -> StoreError {
     let text = error.to_string();
-    let endpoint = match service {
-        Service::Oss => "--oss-endpoint",
-        Service::S3 => "--s3-endpoint",
-    };
+    let endpoint = service.endpoint_flag();
     let cause = root_cause(error);
     if cause.contains("certificate") {
         let message = format!("cannot {what}: {cause}");
@@ -164,7 +166,10 @@ fn reason(error: &Error, code: &str) -> String {
 /// The innermost cause, which says most: "connection refused" rather than "error sending request".
 fn root_cause(error: &Error) -> String {
     let Some(mut cause) = error.source() else {
-        return error.message().to_owned();
+        return match error.message() {
+            "" => "the answer is not one of a store".to_owned(),
+            message => message.to_owned(),
+        };
     };
     while let Some(inner) = cause.source() {
         cause = inner;

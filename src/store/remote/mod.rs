@@ -23,6 +23,7 @@ use super::{
     Body, Entry, Facts, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
     Versioning, check_key,
 };
+use crate::epoch::SystemClock;
 use crate::error::{Error, ErrorKind, Result};
 
 mod client;
@@ -143,7 +144,17 @@ impl RemoteStore {
             Service::S3 => "s3",
         };
         let what = format!("{what} {scheme}://{}/{key}", self.bucket);
-        failure::told(self.service, &what, error)
+        let told = failure::told(self.service, &what, error);
+        let facts = Facts { store_time: self.transport.store_time(), ..Facts::default() };
+        match facts.skew_ms(SystemClock::new().wall()) {
+            Some(ms) if told.message.contains("RequestTimeTooSkewed") => {
+                let ahead_s = ms as f64 / 1e3;
+                told.hint(format!(
+                    "set this machine's clock: it is {ahead_s:+.0} s against the store's"
+                ))
+            }
+            _ => told,
+        }
     }
 
     async fn read(&self, key: &str) -> StoreResult<Buffer> {

@@ -5,8 +5,8 @@
 //! same way, so that both find their keys alike, name the source, and drop a cached key when the
 //! store refuses it: rotated keys are then read again without a restart.
 //!
-//! An error's body can quote the access key and the string that was signed. Only its code and
-//! request id get past this point, so no layer above can log more.
+//! The body of an answer that is no success can quote the access key and the string that was
+//! signed. Only its code and request id get past this point, so no layer above can log more.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -53,6 +53,14 @@ impl Service {
         match self {
             Service::Oss => "OSS V4",
             Service::S3 => "AWS SigV4",
+        }
+    }
+
+    /// The flag that says where the service is.
+    pub(super) fn endpoint_flag(self) -> &'static str {
+        match self {
+            Service::Oss => "--oss-endpoint",
+            Service::S3 => "--s3-endpoint",
         }
     }
 }
@@ -210,9 +218,9 @@ impl HttpTransport for Transport {
         let length = parts.headers.get(CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let body = within(self.allowed(length.unwrap_or(0)), body.to_buffer()).await?;
-        let body = match parts.status.is_client_error() || parts.status.is_server_error() {
-            true => Buffer::from(cleaned(parts.status, &body.to_bytes())),
-            false => body,
+        let body = match parts.status.is_success() {
+            true => body,
+            false => Buffer::from(cleaned(parts.status, &body.to_bytes())),
         };
         if is_encrypted_by_key(&parts.headers) {
             // No MD5 of the object then, though it looks like one.

@@ -31,6 +31,8 @@ pub(crate) const TOKEN: &str = "token-of-the-double==";
 pub(crate) enum Fault {
     /// This status, and no work.
     Status(u16),
+    /// 403 with this code, and no work.
+    Refused(&'static str),
     /// Closed before anything is read.
     ResetBefore,
     /// Closed in the middle of the body.
@@ -157,6 +159,7 @@ impl OssDouble {
             }
             let answer = match fault {
                 Some(Fault::Status(status)) => Answer::error(status, "ServiceUnavailable"),
+                Some(Fault::Refused(code)) => Answer::error(403, code),
                 _ => self.judge(&request).unwrap_or_else(|refusal| refusal),
             };
             let method = request.method.clone();
