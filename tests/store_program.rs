@@ -3,6 +3,8 @@
 //! The program takes the double for a proxy, so that hosts, requests and signatures are exactly
 //! those that the real service would see, and no name has to be resolved.
 
+use std::io::{BufRead, Write};
+
 use crate::oracle::{self, Counts};
 use crate::rig::{Ended, Invocation, Output, Rig, Server, random, side_by_side};
 use crate::store::oss_double::s3::S3_REGION;
@@ -180,6 +182,31 @@ fn a_refusal_later_is_loud_and_tried_again() {
 }
 
 #[test]
+fn credentials_of_this_machine_are_asked_for_without_a_proxy() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    let keys = format!(
+        r#"{{"Code": "Success", "AccessKeyId": "STS.{KEY_ID}", "AccessKeySecret": "{SECRET}",
+            "SecurityToken": "{TOKEN}", "Expiration": "2099-01-01T00:00:00Z"}}"#
+    );
+    let asked = std::thread::spawn(move || {
+        let (mut client, _) = listener.accept().expect("a client");
+        let mut lines = std::io::BufReader::new(client.try_clone().expect("a reader")).lines();
+        let first = lines.next().expect("a request").expect("text");
+        while lines.next().is_some_and(|line| line.is_ok_and(|line| !line.is_empty())) {}
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", keys.len());
+        client.write_all((head + &keys).as_bytes()).expect("an answer");
+        first
+    });
+    let program = oss(&rig, &double, &format!("check {TO}"))
+        .env("OSS_ACCESS_KEY_ID", "")
+        .env("ALIBABA_CLOUD_CREDENTIALS_URI", &format!("http://localhost:{port}/keys"));
+    tells_no_secret(&program.start().end().expect(0));
+    assert_eq!(asked.join().expect("an answer"), "GET /keys HTTP/1.1");
+}
+
+#[test]
 fn a_stop_that_takes_too_long_names_what_is_left() {
     for (state, code) in [("--no-state", 1), ("--state state", 75)] {
         let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
@@ -268,6 +295,13 @@ fn no_secret_is_ever_said_nor_stored() {
         let program = program(&rig, &format!("run --file text -vv {s3}"));
         tells_no_secret(&program.env("AWS_SECRET_ACCESS_KEY", secret).start().end());
     }
+    // In the addresses of a proxy and of a credential source, too.
+    let near = format!("http://user:{PLANTED}@{}", double.address);
+    let program = oss(&rig, &double, &format!("check -vv {TO}"))
+        .env("http_proxy", &near)
+        .env("OSS_ACCESS_KEY_ID", "")
+        .env("ALIBABA_CLOUD_CREDENTIALS_URI", &format!("{near}/?token={PLANTED}"));
+    tells_no_secret(&program.start().end().expect(78).says(&["ALIBABA_CLOUD_CREDENTIALS_URI"]));
     for (key, body) in double.objects() {
         let body = String::from_utf8_lossy(&body).into_owned();
         assert!(!body.contains(SECRET) && !body.contains(KEY_ID) && !body.contains(TOKEN), "{key}");

@@ -4,8 +4,10 @@ use std::fmt;
 use std::io::{self, Write};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::FmtContext;
 use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 /// A line is its message; what is not mere progress says so in front.
@@ -50,7 +52,8 @@ impl Write for StandardError {
 }
 
 /// Sends the library's messages to standard error: progress and warnings, more with each `-v`, less
-/// with each `-q`.
+/// with each `-q`. Its own only: an HTTP client's tell the addresses of proxies and credential
+/// sources, with the passwords in them.
 pub(super) fn install(verbose: u8, quiet: u8) {
     let level = match i16::from(verbose) - i16::from(quiet) {
         ..=-2 => Level::ERROR,
@@ -63,7 +66,8 @@ pub(super) fn install(verbose: u8, quiet: u8) {
         .with_max_level(level)
         .with_writer(|| StandardError)
         .event_format(Lines)
-        .finish();
+        .finish()
+        .with(Targets::new().with_target(env!("CARGO_PKG_NAME"), level));
     // It fails only if one is installed already, and then messages have their place.
     tracing::subscriber::set_global_default(subscriber).ok();
 }

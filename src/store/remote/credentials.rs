@@ -249,6 +249,17 @@ pub(super) fn context(environment: &Environment, send: CredentialSend) -> Contex
     Context::new().with_file_read(TokioFileRead).with_http_send(send).with_env(environment.clone())
 }
 
+/// Where metadata services answer: of ECS, of EC2, of containers, of this machine.
+const NEAR: [&str; 7] = [
+    "100.100.100.200",
+    "169.254.169.254",
+    "169.254.170.2",
+    "169.254.170.23",
+    "127.0.0.1",
+    "localhost",
+    "[::1]",
+];
+
 /// HTTP for the sources that ask the network.
 pub(super) struct CredentialSend {
     /// Through the proxy that the environment names.
@@ -268,8 +279,7 @@ impl reqsign_core::HttpSend for CredentialSend {
         &self,
         request: http::Request<Bytes>,
     ) -> reqsign_core::Result<http::Response<Bytes>> {
-        let metadata = ["100.100.100.200", "169.254.169.254", "169.254.170.2", "127.0.0.1"];
-        let near = request.uri().host().is_some_and(|host| metadata.contains(&host));
+        let near = request.uri().host().is_some_and(|host| NEAR.contains(&host));
         let client = if near { &self.direct } else { &self.client };
         let failed = |error: reqwest::Error| {
             reqsign_core::Error::unexpected("credential source did not answer")
