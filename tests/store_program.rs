@@ -5,6 +5,9 @@
 
 use std::io::{BufRead, Write};
 
+use rustix::process::Signal;
+
+use crate::cluster_program::Addresses;
 use crate::oracle::{self, Counts};
 use crate::rig::{Ended, Invocation, Output, Rig, Server, random, side_by_side};
 use crate::store::oss_double::s3::S3_REGION;
@@ -179,6 +182,57 @@ fn a_refusal_later_is_loud_and_tried_again() {
     let said = ["warning", "refuses (HTTP 403)", "check the credentials"];
     program.stop().expect(0).says(&said).says(&["takes objects again"]);
     assert_eq!(stored(&rig, &double).total("words"), 1);
+}
+
+#[test]
+fn a_start_with_epochs_left_over_waits_for_a_store_that_comes_and_goes() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let flags = format!("--interval 50ms --once --state state --parts 2 {TO}");
+    let run = format!("run {} {flags}", server.flag());
+    let program = oss(&rig, &double, &run).start();
+    let mut peer = server.accept();
+    program.wait_for("committed");
+    double.fail_next(u32::MAX, Fault::Status(503), "PUT", "_SUCCESS");
+    peer.send("left over\n");
+    program.wait_for("nothing is lost");
+    program.signal(Signal::KILL);
+    let ended = program.end();
+    drop(peer);
+    let left = stored(&rig, &double).uncommitted;
+    assert!(!left.is_empty(), "parts of an epoch without a marker: {ended}");
+
+    // More failures in a row than the store's own quick tries.
+    let asked = |method: &str, path: &str| match method {
+        "HEAD" => path.contains("_SUCCESS"),
+        "GET" => path.contains("list-type") && path.contains("-1"),
+        _ => false,
+    };
+    let mut failures = 12;
+    double.script(move |method, path| {
+        let hit = failures > 0 && asked(method, path);
+        failures -= u32::from(hit);
+        hit.then_some(Fault::Status(503))
+    });
+    let program = oss(&rig, &double, &run).start();
+    server.accept().send("and on\n");
+    program.end().expect(0).says(&["before giving up"]).says(&["counting them again"]);
+    let now = stored(&rig, &double);
+    assert_eq!(now.total("words"), 4);
+    assert!(now.uncommitted.is_empty(), "{:?}", now.uncommitted);
+}
+
+#[test]
+fn a_process_with_other_credentials_is_refused_at_the_start_too() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let addresses = Addresses::new(2);
+    let run = format!("run {} --no-state {TO}", server.flag());
+    let [first, second] = [SECRET, PLANTED].map(|secret| {
+        let process = if secret == SECRET { 0 } else { 1 };
+        let program = oss(&rig, &double, &format!("{run} {}", addresses.flags(process)));
+        program.env("OSS_ACCESS_KEY_SECRET", secret).start()
+    });
+    tells_no_secret(&second.end().expect(78).says(&["SignatureDoesNotMatch"]));
+    first.end().expect(69);
 }
 
 #[test]

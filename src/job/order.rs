@@ -177,6 +177,7 @@ impl Order {
         let publication = self.publication(*parts);
         let (judgement, newest) = runtime.block_on(async {
             holdings.output.probe(&self.target).await?;
+            holdings.output.warn_of_versions(&self.target).await;
             let journals = &found.journals;
             known::miss_none(journals, &self.abandoned)?;
             let mut judgement = recovery::judge(journals, store, &publication).await?;
@@ -274,9 +275,15 @@ impl Order {
         Ok(streams)
     }
 
-    pub(super) fn open_as_follower(&self, agreed: &Agreement) -> Result<Holdings> {
+    pub(super) fn open_as_follower(
+        &self,
+        runtime: &Runtime,
+        agreed: &Agreement,
+    ) -> Result<Holdings> {
         let state = self.open_state(agreed.parts)?;
         let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
+        // Its credentials and its way to the store are its own.
+        runtime.block_on(output.probe(&self.target))?;
         Ok(Holdings { state, output, keeper: None, is_first: false })
     }
 

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
@@ -23,7 +24,7 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A marker of another program may be of any length; ours are shorter.
-const MARKER_BYTES_MAX: u64 = 16 << 20;
+const MARKER_BYTES_MAX: u64 = 64 << 20;
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
 /// may hold any number of epochs that are named after a clock which ran ahead.
 const MARKERS_MAX: usize = 16;
@@ -81,7 +82,11 @@ impl Output {
         let (Target::Oss { prefix, .. } | Target::S3 { prefix, .. }) = target else {
             return Ok(());
         };
-        patiently(|| probe(&*self.store, prefix)).await?;
+        patiently(|| probe(&*self.store, prefix)).await
+    }
+
+    /// Tells of a bucket that keeps what is overwritten.
+    pub(super) async fn warn_of_versions(&self, target: &Target) {
         if self.store.facts().await.versioning == Versioning::Enabled {
             tracing::warn!(
                 "{target} is in a bucket with versioning: an object that is sent again after a \
@@ -89,7 +94,6 @@ impl Output {
                  noncurrent versions"
             );
         }
-        Ok(())
     }
 
     /// Resolves once whoever reads the output has gone; `None` for an output that nobody can leave.
@@ -177,15 +181,20 @@ pub(super) async fn refuse_foreign(
         .await
 }
 
-/// Whether there is a marker under `key` that `job` did not write.
-async fn is_foreign(store: &dyn Store, key: &str, job: &str) -> Result<bool> {
-    let marker = patiently(|| async {
+/// The bytes of the marker under `key`, if there is one.
+pub(super) async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    patiently(|| async {
         match store.get(key, MARKER_BYTES_MAX).await {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
             found => found.map(Some),
         }
-    });
-    let marker = marker.await?;
+    })
+    .await
+}
+
+/// Whether there is a marker under `key` that `job` did not write.
+async fn is_foreign(store: &dyn Store, key: &str, job: &str) -> Result<bool> {
+    let marker = find_marker(store, key).await?;
     Ok(marker.is_some_and(|bytes| Marker::parse(&bytes).is_none_or(|marker| marker.job != job)))
 }
 

@@ -13,18 +13,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::known::{self, Inventory, Known, Orphan};
+use super::output::{find_marker, patiently};
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Facts, Journal, JournalSettings, peek};
 use crate::sink::{Marker, Publication};
 use crate::source::{Past, Source};
-use crate::store::{Store, StoreErrorKind};
+use crate::store::Store;
 
 /// What the name of every journal's folder begins with.
 const FOLDER: &str = "journal-";
-/// Longest marker that is read.
-const MARKER_BYTES_MAX: u64 = 64 << 20;
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
 const FILE_RECORD_BYTES_MAX: usize = 4 << 10;
@@ -112,7 +111,8 @@ pub(super) async fn judge(
     let judgement = Judgement { replay, committed: epochs, newest, orphans, abandoned };
     for epoch in &judgement.replay {
         crash_point("recovery.before_clear");
-        store.clear(&publication.layout.dir(*epoch)).await?;
+        let dir = publication.layout.dir(*epoch);
+        patiently(|| store.clear(&dir)).await?;
         crash_point("recovery.after_clear");
     }
     if !judgement.replay.is_empty() {
@@ -124,11 +124,7 @@ pub(super) async fn judge(
 
 async fn is_committed(store: &dyn Store, publication: &Publication, epoch: Epoch) -> Result<bool> {
     let key = publication.layout.marker(epoch);
-    let bytes = match store.get(&key, MARKER_BYTES_MAX).await {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error.into()),
-    };
+    let Some(bytes) = find_marker(store, &key).await? else { return Ok(false) };
     if Marker::parse(&bytes).is_some_and(|marker| marker.job == publication.job) {
         return Ok(true);
     }

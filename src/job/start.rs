@@ -66,7 +66,7 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     })?;
     let mut holdings = match own {
         Some((_, holdings)) => holdings,
-        None => order.open_as_follower(&agreed)?,
+        None => order.open_as_follower(&runtime, &agreed)?,
     };
 
     let failure = Failure::new();
