@@ -228,9 +228,9 @@ fn a_clock_that_is_wrong_is_told_by_how_much() {
 }
 
 #[test]
-fn an_answer_that_leads_elsewhere_is_refused_and_not_quoted() {
+fn an_answer_of_something_else_is_refused_and_not_quoted() {
     let (double, store) = started();
-    for status in [301, 302, 307] {
+    for status in [301, 302, 307, 404] {
         double.fail_next(1, Fault::Status(status), "PUT", "k");
         let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");

@@ -112,13 +112,17 @@ impl RemoteStore {
         if self.holds(key, body).await? {
             return Ok(Stored::of(body, None));
         }
-        match conflict {
-            true => Err(failed),
-            // An upload in parts that is gone: the next try begins another.
-            false => {
-                Err(StoreError { kind: StoreErrorKind::Unavailable, ..failed.indeterminate() })
-            }
+        if conflict {
+            return Err(failed);
         }
+        if body.bytes() > self.settings.multipart_bytes_min {
+            // An upload in parts that is gone: the next try begins another.
+            return Err(StoreError { kind: StoreErrorKind::Unavailable, ..failed.indeterminate() });
+        }
+        // A store has no reason to say this of a whole object: something else has answered.
+        let flag = self.service.endpoint_flag();
+        let hint = format!("check {flag}, and a proxy in the environment");
+        Err(StoreError { kind: StoreErrorKind::Denied, ..failed }.hint(hint))
     }
 
     /// Whether the object under `key` is made of `body`'s bytes.
