@@ -1,6 +1,8 @@
 //! The flags of a cluster: which process this is, where the others are, and who starts them.
 
 use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -20,8 +22,9 @@ const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 /// Whether this process is to start the others and do no work itself.
 pub(super) fn is_launcher(flags: &WorkerFlags) -> bool {
-    let WorkerFlags { processes, process, hostfile, addresses, .. } = flags;
-    *processes > 1 && process.is_none() && hostfile.is_none() && addresses.is_none()
+    let WorkerFlags { processes, process, hostfile, addresses, restart, .. } = flags;
+    let elsewhere = process.is_some() || hostfile.is_some() || addresses.is_some();
+    (*processes > 1 || *processes == 1 && *restart > 0) && !elsewhere
 }
 
 /// The cluster that the flags describe, and the pipe to the launcher, if one started this process.
@@ -43,7 +46,7 @@ pub(super) fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<L
         None => 0,
     };
     let addresses = match (&flags.hostfile, &flags.addresses) {
-        _ if flags.processes == 1 => Vec::new(),
+        (Some(_) | None, None) if flags.processes == 1 => Vec::new(),
         (Some(file), _) => read_hostfile(file, flags.processes)?,
         (None, Some(list)) => parse_addresses(list)?,
         (None, None) => default_addresses(flags.processes),
@@ -64,6 +67,12 @@ pub(super) fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<L
         ..ClusterSettings::default()
     };
     settings.validate()?;
+    if flags.restart > 0 && inherited.lifeline.is_none() {
+        tracing::warn!(
+            "--restart does nothing here: it is for processes that one command starts, without \
+             -p, --addresses and --hostfile"
+        );
+    }
     Ok((settings, inherited.lifeline))
 }
 
@@ -101,8 +110,14 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> 
         grace_stopped: stop_timeout + STOP_MARGIN,
         ..LaunchSettings::default()
     });
-    Listener::new()?.on_signal(move |_number, _code| {
+    let second = Arc::new(AtomicU8::new(0));
+    let heard = Arc::clone(&second);
+    Listener::new()?.on_signal(move |number, code| {
         // The first asks for a clean stop, the second kills what still runs.
+        match number {
+            1 => tracing::info!("stopping all processes; a second signal kills them"),
+            _ => heard.store(code, Ordering::Relaxed),
+        }
         stop.stop();
         None
     })?;
@@ -113,7 +128,10 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> 
             .and_then(|()| stderr.write_all(b"\n"))
             .ok();
     })?;
-    Ok(u8::try_from(code).unwrap_or(1))
+    Ok(match (code, second.load(Ordering::Relaxed)) {
+        (0, _) | (_, 0) => u8::try_from(code).unwrap_or(1),
+        (_, killed) => killed,
+    })
 }
 
 /// Stops the job when the launcher asks for it, or is gone.

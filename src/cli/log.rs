@@ -65,6 +65,7 @@ pub(super) fn install(verbose: u8, quiet: u8) {
     let subscriber = tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(|| StandardError)
+        .with_ansi(false)
         .event_format(Lines)
         .finish()
         .with(Targets::new().with_target(env!("CARGO_PKG_NAME"), level));

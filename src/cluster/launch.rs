@@ -17,7 +17,7 @@
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
 use std::os::fd::AsRawFd;
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
+use super::loss::seconds;
 pub use super::ports::Ports;
 use super::settings::{MeshKey, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
@@ -221,8 +222,11 @@ impl Launcher {
                 wait = settings.restart_wait_min;
             }
             restarts += 1;
-            let of = settings.restarts;
-            tracing::warn!(code, restarts, of, ?wait, "the cluster ended; it is started again");
+            let (of, after) = (settings.restarts, seconds(wait));
+            tracing::warn!(
+                "the cluster ended with code {code}; it is started again in {after} s \
+                 (--restart: {restarts} of {of})"
+            );
             match self.happenings.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(code),
@@ -296,8 +300,9 @@ impl Launcher {
                 Some(Happening::Exited(index, status)) => {
                     running -= 1;
                     let code = status.code().unwrap_or(EXIT_PEER_LOST);
-                    if code != 0 && !killed {
-                        tracing::warn!(process = index, %status, "a process of the cluster failed");
+                    if let (Some(signal), false) = (status.signal(), killed) {
+                        // Who ends with a code has said why.
+                        tracing::warn!("process {index} was ended by signal {signal}");
                     }
                     codes.push(if killed { EXIT_FAILED } else { code });
                     if code == 0 {
@@ -307,9 +312,10 @@ impl Launcher {
                         settings.grace_failed
                     }
                 }
-                Some(Happening::Stop) | None => {
+                late => {
                     killed = true;
-                    tracing::warn!(running, "processes of the cluster are killed");
+                    let why = if late.is_some() { "a second signal" } else { "they took too long" };
+                    tracing::warn!("{why}: the processes that still run are killed ({running})");
                     kill_all();
                     continue;
                 }

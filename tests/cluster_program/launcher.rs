@@ -112,12 +112,41 @@ fn a_killed_child_ends_the_launcher_with_69() {
 }
 
 #[test]
+fn a_second_signal_kills_all_and_gives_its_own_code() {
+    for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+        let rig = Rig::new();
+        let (program, _servers) = two_under_load(&rig, "--no-state");
+        // Without it the last epoch cannot be committed.
+        kill_process(children(&program)[1], Signal::STOP).expect("it runs");
+        program.signal(Signal::TERM);
+        program.wait_for("stopping all processes; a second signal kills them");
+        program.signal(second);
+        program.end().expect(code).says(&["a second signal: the processes that still run"]);
+    }
+}
+
+#[test]
+fn one_process_alone_is_started_again_too() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = "--restart 1 --interval 50ms --no-state --to out/c";
+    let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
+    let peer = server.accept();
+    kill_process(children(&program)[0], Signal::KILL).expect("it runs");
+    program.wait_for("process 0 was ended by signal 9");
+    program.wait_for("is started again in 1 s (--restart: 1 of 1)");
+    drop(peer);
+    server.accept().send("a line\n");
+    program.wait_for_lines(1);
+    program.stop().expect(0);
+}
+
+#[test]
 fn after_a_loss_all_are_started_again_and_go_on() {
     let rig = Rig::new();
     let (program, servers) = two_under_load(&rig, "--restart 2 --no-state");
     let before = children(&program);
     kill_process(before[0], Signal::KILL).expect("it runs");
-    program.wait_for("the cluster ended; it is started again");
+    program.wait_for("the cluster ended with code 69; it is started again in 1 s");
     let closed = program.wait_until("a second start", |lines| {
         let started = lines.iter().filter(|line| line.contains("2 processes x 1 thread")).count();
         (started == 2).then_some(lines.len())
