@@ -41,8 +41,8 @@ pub use frame::{FRAME_BYTES_MAX, Message};
 pub use inbox::{Event, Inbox};
 pub use loss::{Consequence, Loss, classify_panic};
 pub use settings::{
-    ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses, parse_hostfile,
-    process_of_host, process_of_this_host, read_hostfile,
+    ClusterSettings, Fingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
+    parse_hostfile, process_of_host, process_of_this_host, read_hostfile,
 };
 pub use ship::{BlockLink, Inbound, Outbound};
 
@@ -117,13 +117,22 @@ fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl Mesh {
+    /// What timely needs; it takes the data sockets. Only to be asked for by who then starts the
+    /// workers: timely's threads panic if nobody does.
+    ///
+    /// # Errors
+    /// As [`allocators`].
+    pub fn allocators(&mut self) -> Result<Allocators> {
+        allocators(std::mem::take(&mut self.data), &self.control, self.threads)
+    }
+
     /// Splits the mesh into what timely needs and what the job keeps; the links for blocks, if they
     /// are wanted, are to be taken before.
     ///
     /// # Errors
     /// As [`allocators`].
-    pub fn into_parts(self) -> Result<(Allocators, Control, Inbox)> {
-        let allocators = allocators(self.data, &self.control, self.threads)?;
+    pub fn into_parts(mut self) -> Result<(Allocators, Control, Inbox)> {
+        let allocators = self.allocators()?;
         Ok((allocators, self.control, self.inbox))
     }
 }

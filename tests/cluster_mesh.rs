@@ -5,8 +5,13 @@
 use std::time::Duration;
 
 use wordtide::cluster::launch::Ports;
-use wordtide::cluster::{ClusterSettings, Mesh, MeshKey, connect, connect_until};
+use wordtide::cluster::{ClusterSettings, Fingerprint, Mesh, MeshKey, connect, connect_until};
 use wordtide::{Error, ErrorKind};
+
+/// The fingerprint of a job with this number.
+fn job(number: u32) -> Fingerprint {
+    Fingerprint::of([""; Fingerprint::THINGS].map(|_| ("its number", number.to_string())))
+}
 
 /// Settings of process `index` of a cluster on these ports, impatient enough for a test.
 pub(crate) fn settings(ports: &Ports, index: usize) -> ClusterSettings {
@@ -16,7 +21,7 @@ pub(crate) fn settings(ports: &Ports, index: usize) -> ClusterSettings {
         addresses: ports.addresses().to_vec(),
         start_timeout: Duration::from_secs(60),
         heartbeat_interval: Duration::from_millis(50),
-        fingerprint: [7; 32],
+        fingerprint: job(7),
         ..ClusterSettings::default()
     }
 }
@@ -89,7 +94,7 @@ fn another_shape_of_the_cluster_is_named_on_both_sides() {
 #[test]
 fn another_job_is_named_on_both_sides() {
     let ports = Ports::reserve(2).unwrap();
-    let other = ClusterSettings { fingerprint: [8; 32], ..settings(&ports, 1) };
+    let other = ClusterSettings { fingerprint: job(8), ..settings(&ports, 1) };
     for result in connect_all(vec![settings(&ports, 0), other]) {
         let error = result.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);

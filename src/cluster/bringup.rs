@@ -194,7 +194,7 @@ async fn collect(
             Some(Event::Down(serial)) => {
                 ground.release(serial);
                 if let Some((peer, purpose)) = let_go(&mut held, serial) {
-                    tracing::info!(peer, "a process went away before the cluster was complete");
+                    tracing::info!("process {peer} went away before the cluster was complete");
                     if peer < settings.process {
                         tasks.spawn(dial(Arc::clone(&ground), peer, purpose));
                     }
@@ -208,7 +208,7 @@ async fn collect(
     }
     let (refused, unlogged) = ground.refusals();
     if unlogged > 0 {
-        tracing::warn!(refused, "refused connections to the cluster port during the start");
+        tracing::warn!("connections to the cluster port refused during the start: {refused}");
     }
     tasks.shutdown().await;
     into_sockets(held).map_err(lost_socket)
@@ -247,7 +247,7 @@ fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std
     let unacknowledged = match purpose {
         Purpose::Control => settings.link_timeout,
         // A stopped peer's window closes under load, which the kernel counts as unacknowledged.
-        Purpose::Data | Purpose::Blocks => settings.stall_timeout,
+        Purpose::Data | Purpose::Blocks => settings.stall_timeout.max(settings.link_timeout),
     };
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(unacknowledged))?;

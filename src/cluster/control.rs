@@ -465,6 +465,11 @@ impl Links {
 
     fn stalled(&self, process: usize) -> Loss {
         let after = seconds(self.settings.stall_timeout);
-        self.seen(process, &format!("silent for {after} s though its host answers (stopped?)"))
+        let why = if self.settings.stall_timeout >= self.settings.link_timeout {
+            "though its host answers (stopped?)"
+        } else {
+            "(stopped, or out of reach)"
+        };
+        self.seen(process, &format!("silent for {after} s {why}"))
     }
 }

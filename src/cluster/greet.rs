@@ -6,7 +6,7 @@
 //! so that a crowd of silent connections cannot keep a peer out.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,10 @@ use super::hello::{
 use super::settings::{ClusterSettings, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 
-/// Refused connections that get a log line each; after them, at most one line a second.
-const REFUSALS_LOGGED: u64 = 10;
+/// Hosts, each with a reason, that are told at once when they are refused. A host that is refused
+/// again for the same reason, and any host above this many, is told only so often.
+const REFUSALS_TOLD: usize = 10;
+const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 /// First wait before another attempt to connect; it doubles up to [`DIAL_WAIT_MAX`].
 const DIAL_WAIT_MIN: Duration = Duration::from_millis(20);
 const DIAL_WAIT_MAX: Duration = Duration::from_millis(500);
@@ -84,6 +86,7 @@ struct Board {
     refused: u64,
     unlogged: u64,
     logged_at: Option<Instant>,
+    told: Vec<(IpAddr, String)>,
 }
 
 /// Frees a claimed index again unless the link came up: a task may be ended at any await.
@@ -123,6 +126,15 @@ impl Ground {
     /// Tells the bring-up; when it has ended, nobody needs to know.
     pub(super) async fn tell(&self, event: Event) {
         self.events.send(event).await.ok();
+    }
+
+    /// Notes why `peer` was not reached. What waiting will hardly mend is told at once.
+    fn missed(&self, peer: usize, why: String) {
+        tracing::debug!("process {peer} is not reached yet: {why}");
+        let before = self.board().reasons[peer].replace(why.clone());
+        if why.contains("--mesh-key-file") && before.is_none_or(|before| before != why) {
+            tracing::warn!("{} does not answer as it should: {why}", self.settings.shown(peer));
+        }
     }
 
     /// Why the last attempt to reach `process` failed, if there was one.
@@ -167,14 +179,21 @@ impl Ground {
     fn refuse(&self, from: SocketAddr, why: &str) {
         let mut board = self.board();
         board.refused += 1;
-        let quiet = board.logged_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1));
-        if board.refused > REFUSALS_LOGGED && quiet {
+        let is_told = board.told.iter().any(|(host, told)| *host == from.ip() && told == why);
+        let quiet = board.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_PAUSE);
+        if quiet && (is_told || board.told.len() >= REFUSALS_TOLD) {
             board.unlogged += 1;
             return;
         }
+        if !is_told && board.told.len() < REFUSALS_TOLD {
+            board.told.push((from.ip(), why.to_owned()));
+        }
         board.logged_at = Some(Instant::now());
-        let unlogged = std::mem::take(&mut board.unlogged);
-        tracing::warn!(%from, why, unlogged, "refused a connection to the cluster port");
+        let more = match std::mem::take(&mut board.unlogged) {
+            0 => String::new(),
+            unlogged => format!(" ({unlogged} more like it before)"),
+        };
+        tracing::warn!("refused a connection to the cluster port from {from}: {why}{more}");
     }
 
     fn mismatch(&self, peer: usize, what: &str) -> Error {
@@ -272,7 +291,7 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
             Ok(())
         }
         (Verdict::Mismatch, _) => {
-            let what = ours.mismatch(&theirs).unwrap_or_default();
+            let what = ours.mismatch(&ground.settings.fingerprint, &theirs).unwrap_or_default();
             Err(Failure::Fatal(ground.mismatch(peer, &what)))
         }
         (Verdict::Key, _) => Err(Failure::Refused("did not prove the mesh key".into())),
@@ -297,7 +316,7 @@ fn judge<'a>(
     if theirs.generation != ours.generation {
         return (Verdict::Generation, None);
     }
-    if ours.mismatch(theirs).is_some() {
+    if ours.mismatch(&ground.settings.fingerprint, theirs).is_some() {
         return (Verdict::Mismatch, None);
     }
     // Only higher indices connect here: one's own or a lower one is a second process with that
@@ -326,8 +345,7 @@ pub(super) async fn dial(ground: Arc<Ground>, peer: usize, purpose: Purpose) {
             Ok(Err(Failure::Refused(why))) => why,
             Err(_) => "no answer".into(),
         };
-        tracing::debug!(peer, why, "process not reached yet");
-        ground.board().reasons[peer] = Some(why);
+        ground.missed(peer, why);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(DIAL_WAIT_MAX);
     }
@@ -374,7 +392,7 @@ async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Fa
         Verdict::Generation => refused("it belongs to another start of the cluster"),
         Verdict::Mismatch => {
             let what = if theirs.process as usize == peer {
-                ours.mismatch(&theirs).unwrap_or_default()
+                ours.mismatch(&ground.settings.fingerprint, &theirs).unwrap_or_default()
             } else {
                 format!(
                     "this process takes its peer for process {peer}, but it is process {}: \

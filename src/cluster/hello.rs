@@ -12,7 +12,7 @@
 //! key (loopback only) a public constant stands in for it, and the proof is a mere checksum. This
 //! authenticates the start of a connection; it neither encrypts nor signs what follows.
 
-use super::settings::{ClusterSettings, MeshKey};
+use super::settings::{ClusterSettings, Fingerprint, MeshKey};
 
 /// The first bytes of each hello of every version.
 const MAGIC: [u8; 8] = *b"wordtide";
@@ -106,7 +106,7 @@ impl Hello {
             target: target as u32,
             generation: settings.generation,
             incarnation,
-            fingerprint: settings.fingerprint,
+            fingerprint: settings.fingerprint.digests(),
             nonce,
         }
     }
@@ -156,9 +156,9 @@ impl Hello {
         })
     }
 
-    /// How `theirs` differs from this process in what must be equal, in words; `None` if it does
-    /// not.
-    pub(super) fn mismatch(&self, theirs: &Hello) -> Option<String> {
+    /// How `theirs` differs from this process, which runs `job`, in what must be equal, in words;
+    /// `None` if it does not.
+    pub(super) fn mismatch(&self, job: &Fingerprint, theirs: &Hello) -> Option<String> {
         if (self.processes, self.threads) != (theirs.processes, theirs.threads) {
             return Some(format!(
                 "peer runs -n {} -w {}, this process -n {} -w {}",
@@ -172,11 +172,9 @@ impl Hello {
                 theirs.target, self.process
             ));
         }
-        (self.fingerprint != theirs.fingerprint).then(|| {
-            "peer runs another job: the definition, a flag that shapes the output, or the version \
-             differs"
-                .to_owned()
-        })
+        let differences = job.differences(&theirs.fingerprint);
+        (!differences.is_empty())
+            .then(|| format!("peer runs another job: it differs in {}", differences.join(", ")))
     }
 }
 
@@ -223,13 +221,21 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn job(interval: &str, digest: &str) -> Fingerprint {
+        let names = ["version", "definition", "--interval", "--to", "parts", "words", "sources"];
+        let mut things = [""; Fingerprint::THINGS].map(|_| ("all", digest.to_owned()));
+        things.iter_mut().zip(names).for_each(|(thing, name)| *thing = (name, String::new()));
+        things[2].1 = interval.to_owned();
+        Fingerprint::of(things)
+    }
+
     fn hello() -> Hello {
         let settings = ClusterSettings {
             threads: 2,
             processes: 3,
             process: 1,
             generation: 9,
-            fingerprint: [7; 32],
+            fingerprint: job("10s", "a digest"),
             ..ClusterSettings::default()
         };
         Hello::new(&settings, (Purpose::Control, 0), 77, [5; 32])
@@ -253,13 +259,19 @@ mod tests {
     fn each_difference_that_matters_is_named() {
         let ours = Hello { process: 0, ..hello() };
         let theirs = Hello { target: 0, ..hello() };
-        assert_eq!(ours.mismatch(&theirs), None);
+        let mismatch = |theirs: &Hello| ours.mismatch(&job("10s", "a digest"), theirs);
+        assert_eq!(mismatch(&theirs), None);
         let other = Hello { threads: 1, ..theirs.clone() };
-        assert_eq!(ours.mismatch(&other).unwrap(), "peer runs -n 3 -w 1, this process -n 3 -w 2");
-        let other = Hello { fingerprint: [8; 32], ..theirs.clone() };
-        assert!(ours.mismatch(&other).unwrap().contains("another job"));
+        assert_eq!(mismatch(&other).unwrap(), "peer runs -n 3 -w 1, this process -n 3 -w 2");
+        let runs = |interval, digest| {
+            let fingerprint = job(interval, digest).digests();
+            mismatch(&Hello { fingerprint, ..theirs.clone() }).unwrap()
+        };
+        let another = "peer runs another job: it differs in ";
+        assert_eq!(runs("5s", "another digest"), format!("{another}--interval"));
+        assert_eq!(runs("10s", "another digest"), format!("{another}all"));
         let other = Hello { target: 2, ..theirs };
-        assert!(ours.mismatch(&other).unwrap().contains("--hostfile"));
+        assert!(mismatch(&other).unwrap().contains("--hostfile"));
     }
 
     #[test]

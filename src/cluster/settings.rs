@@ -23,6 +23,48 @@ const KEY_BYTES_MAX: u64 = 4096;
 /// The first port of the addresses that are assumed when none are given, as timely has it.
 const PORT_BASE: usize = 2101;
 
+/// What the processes of a job must have in common, so told apart that they can name what differs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Fingerprint {
+    names: [&'static str; Fingerprint::THINGS],
+    digests: [u8; 32],
+}
+
+impl Fingerprint {
+    /// How many things are told apart.
+    pub const THINGS: usize = 8;
+
+    /// The fingerprint of these things, each with the name under which a difference is told. The
+    /// last is all that has no name of its own: it is told only where no other differs.
+    pub fn of(things: [(&'static str, String); Fingerprint::THINGS]) -> Fingerprint {
+        let mut fingerprint = Fingerprint::default();
+        let (digests, _) = fingerprint.digests.as_chunks_mut::<4>();
+        for ((name, digest), (thing, text)) in
+            fingerprint.names.iter_mut().zip(digests).zip(&things)
+        {
+            *name = thing;
+            digest.copy_from_slice(&blake3::hash(text.as_bytes()).as_bytes()[..4]);
+        }
+        fingerprint
+    }
+
+    pub(super) fn digests(&self) -> [u8; 32] {
+        self.digests
+    }
+
+    /// The names of the things in which a process with digests `theirs` differs.
+    pub(super) fn differences(&self, theirs: &[u8; 32]) -> Vec<&'static str> {
+        let (ours, theirs) = (self.digests.as_chunks::<4>().0, theirs.as_chunks::<4>().0);
+        let each = self.names.iter().zip(ours.iter().zip(theirs));
+        let mut names: Vec<_> =
+            each.filter(|(_, (ours, theirs))| ours != theirs).map(|(name, _)| *name).collect();
+        if names.len() > 1 && names.last() == self.names.last() {
+            names.pop();
+        }
+        names
+    }
+}
+
 /// Who takes part in a cluster, and how patient its processes are with each other.
 #[derive(Clone, Debug)]
 pub struct ClusterSettings {
@@ -52,8 +94,8 @@ pub struct ClusterSettings {
     pub inbox_messages_max: usize,
     /// Which start of the cluster this is; processes of different ones do not join.
     pub generation: u64,
-    /// Digest of the job: definition, identity, version. Processes that differ do not join.
-    pub fingerprint: [u8; 32],
+    /// What the job is. Processes that differ in it do not join.
+    pub fingerprint: Fingerprint,
 }
 
 impl Default for ClusterSettings {
@@ -72,7 +114,7 @@ impl Default for ClusterSettings {
             strangers_max: 64,
             inbox_messages_max: 1024,
             generation: 0,
-            fingerprint: [0; 32],
+            fingerprint: Fingerprint::default(),
         }
     }
 }
@@ -99,7 +141,7 @@ impl ClusterSettings {
                 self.processes - 1
             ));
         }
-        if self.processes == 1 {
+        if self.processes == 1 && self.addresses.len() < 2 {
             return Ok(());
         }
         if self.addresses.len() != self.processes {
@@ -112,10 +154,11 @@ impl ClusterSettings {
         if self.link_timeout < 2 * self.heartbeat_interval || self.heartbeat_interval.is_zero() {
             return usage("the link timeout must be at least two heartbeat intervals".into());
         }
-        if self.stall_timeout < self.link_timeout {
+        let stall_min = 2 * self.heartbeat_interval;
+        if self.stall_timeout < stall_min {
             return usage(format!(
-                "--stall-timeout is {:?}; it must be at least {:?}",
-                self.stall_timeout, self.link_timeout
+                "--stall-timeout is {:?}; it must be at least {stall_min:?}",
+                self.stall_timeout
             ));
         }
         check_addresses(&self.addresses)
@@ -196,7 +239,7 @@ pub fn parse_hostfile(text: &str, processes: usize) -> Result<Vec<String>> {
     }
     if addresses.len() < processes {
         let found = addresses.len();
-        let message = format!("{found} addresses, but -n/--processes is {processes}");
+        let message = format!("addresses: {found}, but -n/--processes is {processes}");
         return Err(Error::new(ErrorKind::Configuration, message));
     }
     Ok(addresses)
@@ -332,7 +375,7 @@ mod tests {
     fn a_bad_hostfile_is_refused_with_the_line_or_the_count() {
         let short = parse_hostfile("a:1\n", 2).unwrap_err();
         assert_eq!(short.kind(), ErrorKind::Configuration);
-        assert_eq!(short.to_string(), "1 addresses, but -n/--processes is 2");
+        assert_eq!(short.to_string(), "addresses: 1, but -n/--processes is 2");
         for bad in ["a", "a:", "a:0", "a:65536", ":1", "a b:1", "::1:5"] {
             let error = parse_hostfile(&format!("x:1\n{bad}\n"), 2).unwrap_err();
             assert!(error.to_string().starts_with("line 2: "), "{bad}: {error}");
@@ -380,7 +423,7 @@ mod tests {
         refused(|s| s.addresses.truncate(1), "--hostfile");
         refused(|s| s.addresses[1] = s.addresses[0].clone(), "same address");
         refused(|s| s.addresses[1] = "0.0.0.0:5".into(), "names no host");
-        refused(|s| s.stall_timeout = Duration::from_secs(1), "--stall-timeout");
+        refused(|s| s.stall_timeout = Duration::from_millis(900), "--stall-timeout");
     }
 
     fn key_file(mode: u32, text: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {

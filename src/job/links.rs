@@ -10,10 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::known::Inventory;
 use super::recovery::Judgement;
-use crate::cluster::{Control, Message};
+use crate::cluster::{Control, Fingerprint, Message};
 use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::state::Identity;
 
 /// What the job says beside ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,21 @@ impl Word {
     pub(super) fn parse(bytes: &[u8]) -> Option<Word> {
         serde_json::from_slice(bytes).ok()
     }
+}
+
+/// What all processes of a job must have in common, by the names of flags.
+pub(super) fn fingerprint(identity: &Identity, sources: String) -> Fingerprint {
+    let Identity { definition, interval_ms, parts, words, line_bytes_max, .. } = identity;
+    Fingerprint::of([
+        ("the version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("the definition or its parameters", definition.clone()),
+        ("--interval", interval_ms.to_string()),
+        ("--parts", parts.to_string()),
+        ("--to or --suffix", format!("{} {:?}", identity.output, identity.suffix)),
+        ("how lines are read and split", format!("{words:?} {line_bytes_max}")),
+        ("the number, kinds or places of sources", sources),
+        ("a flag that shapes the output", identity.digest()),
+    ])
 }
 
 /// What a process found of former runs, or all of them together.

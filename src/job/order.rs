@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::borders::Borders;
 use super::known::{self, Inventory};
-use super::links::{Agreement, Findings};
+use super::links::{Agreement, Findings, fingerprint};
 use super::memory;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
@@ -101,9 +101,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
         output: target.to_string(),
         suffix: suffix.clone(),
     };
-    let version = env!("CARGO_PKG_VERSION");
-    let fingerprint = format!("{version} {}{}", identity.digest(), readers.fingerprint(&sources));
-    cluster.fingerprint = *blake3::hash(fingerprint.as_bytes()).as_bytes();
+    cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
     let layout = Layout::new(target.prefix(), suffix);
     let sources = sharing::own(sources, &readers, &cluster)?;
     let order = Order {

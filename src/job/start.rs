@@ -13,6 +13,7 @@ use super::links::Agreement;
 use super::order::{self, Order};
 use super::output::Output;
 use super::pace::Process;
+use super::streams::OwnSources;
 use super::{Job, JobBuilder, JobHandle, commits, memory, status};
 use crate::cluster::{self, Control, Mesh};
 use crate::error::{Error, ErrorKind, Result};
@@ -56,12 +57,27 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let (order, sources) = order::check(builder)?;
     let runtime = runtime()?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
+    let mesh = find_others(&order, stop.clone())?;
+    let links = mesh.control.clone();
+    begin(order, sources, runtime, own, mesh, (stop, on_commit)).inspect_err(|error| {
+        // The others should not only see the connections close.
+        links.fail(&error.to_string());
+    })
+}
 
-    let mut mesh = find_others(&order, stop.clone())?;
+/// Starts the job among the processes that have found each other.
+fn begin(
+    order: Order,
+    sources: OwnSources,
+    runtime: Runtime,
+    own: Option<(u32, Holdings)>,
+    mut mesh: Mesh,
+    (stop, on_commit): (Stop, Option<OnCommit>),
+) -> Result<Job> {
     let block_links = std::mem::take(&mut mesh.blocks);
-    let (allocators, control, inbox) = mesh.into_parts()?;
     let found = order.find(&sources)?;
-    let agreed = Agreement::reach(&control, &found, order.cluster.start_timeout, |found| {
+    let timeout = order.cluster.start_timeout;
+    let agreed = Agreement::reach(&mesh.control, &found, timeout, |found| {
         order.decide(&runtime, own.as_ref(), found)
     })?;
     let mut holdings = match own {
@@ -82,15 +98,16 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
     let on_commit = note_commits(Arc::clone(streams.crossing()), keeper.clone(), on_commit);
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
     status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
-    let explain = explain_panic(control.clone());
+    let explain = explain_panic(mesh.control.clone());
     let mut plan =
         order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, explain);
     plan.memory = memory;
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
-    let workers = worker::spawn(plan, allocators)?;
+    let workers = worker::spawn(plan, mesh.allocators()?)?;
 
     stop_without_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
+    let Mesh { control, inbox, .. } = mesh;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {
         borders,
@@ -115,7 +132,10 @@ pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
 fn find_others(order: &Order, stop: Stop) -> Result<Mesh> {
     let mesh = cluster::connect_until(&order.cluster, async move { stop.stopped().await })?;
     mesh.ok_or_else(|| {
-        Error::new(ErrorKind::PeerLost, "stopped before all processes of the cluster had come")
+        Error::new(
+            ErrorKind::PeerLost,
+            "stopped before all processes of the cluster had come: nothing was read",
+        )
     })
 }
 

@@ -51,16 +51,20 @@ fn a_killed_process_ends_all_and_each_names_it_once() {
 
 #[test]
 fn a_stopped_process_is_told_from_a_busy_one_by_its_silence() {
-    let rig = Rig::new();
-    let mut processes = three_under_load(&rig, "--stall-timeout 7s");
-    processes[1].signal(Signal::STOP);
-    let stopped = processes.remove(1);
-    for ended in end(processes) {
-        told_once(ended, 1).says(&["silent for 7 s though its host answers"]);
-    }
-    stopped.signal(Signal::CONT);
-    let ended = stopped.end().expect(69);
-    ended.says(&["lost this process"]);
+    let timeouts =
+        [("5s", "silent for 5 s (stopped, or"), ("7s", "silent for 7 s though its host")];
+    side_by_side(timeouts.to_vec(), |(timeout, told)| {
+        let rig = Rig::new();
+        let mut processes = three_under_load(&rig, &format!("--stall-timeout {timeout}"));
+        processes[1].signal(Signal::STOP);
+        let stopped = processes.remove(1);
+        for ended in end(processes) {
+            told_once(ended, 1).says(&[told]);
+        }
+        stopped.signal(Signal::CONT);
+        let ended = stopped.end().expect(69);
+        ended.says(&["lost this process"]);
+    });
 }
 
 #[test]

@@ -22,13 +22,14 @@ fn numbers_that_cannot_be_are_refused_with_the_flag_named() {
     refused("-n 2 --addresses a:1,b:2", 2, &["-p/--process"]);
     refused("-n 2 -p 0 --addresses a:1,b", 2, &["--addresses", "\"b\""]);
     refused("-n 3 -p 0 --addresses a:1,b:2", 2, &["2 addresses", "-n/--processes 3"]);
-    refused("-n 2 -p 0 --stall-timeout 1s", 2, &["--stall-timeout"]);
+    refused("-p 0 --addresses a:1,b:2", 2, &["2 addresses", "-n/--processes 1"]);
+    refused("-n 2 -p 0 --stall-timeout 900ms", 2, &["--stall-timeout", "at least 1s"]);
     refused("-w 0 -n 2 -p 0", 2, &["--threads"]);
 }
 
 #[test]
 fn a_hostfile_that_does_not_do_is_refused_with_its_name() {
-    refused("-n 2 -p 0 -h hosts.txt", 78, &["hosts.txt", "1 addresses", "-n/--processes is 2"]);
+    refused("-n 2 -p 0 -h hosts.txt", 78, &["hosts.txt", "addresses: 1", "-n/--processes is 2"]);
     refused("-n 2 -p 0 -h absent.txt", 78, &["absent.txt", "--hostfile"]);
 }
 
@@ -57,6 +58,25 @@ fn a_name_that_does_not_resolve_is_worth_another_try_later() {
         75,
         &["no-such-host.invalid:2 of process 1", "--hostfile"],
     );
+}
+
+#[test]
+fn a_restart_that_nobody_would_make_is_told() {
+    let flags = "-n 2 -p 1 --start-timeout 300ms --restart 3 --addresses 127.0.0.1:1,";
+    let addresses = Addresses::new(1);
+    refused(&format!("{flags}{}", addresses.of(0)), 69, &["--restart does nothing here"]);
+}
+
+#[test]
+fn an_output_that_is_not_shared_is_refused_and_told_to_all() {
+    // Each runs in a directory of its own, so that the same path is another place.
+    let (rigs, addresses) = ([Rig::new(), Rig::new()], Addresses::new(2));
+    let start = |p: usize| rigs[p].wordtide(&format!("{JOB} {}", addresses.flags(p))).start();
+    let (zero, one) = (start(0), start(1));
+    let why = "out/c is not the directory that process 0 writes to";
+    let one = one.end().expect(78).says(&[why, "--to"]);
+    assert!(!one.stderr.iter().any(|line| line.contains("panicked")), "{one}");
+    zero.end().expect(69).says(&["process 1 (", "failed: ", why]);
 }
 
 #[test]
@@ -110,10 +130,17 @@ fn another_shape_of_the_cluster_is_named_on_both_sides() {
 
 #[test]
 fn another_job_is_named_on_both_sides() {
-    let job = ["peer runs another job"].as_slice();
-    mismatched(["--interval 1s", "--interval 2s"], [job, job]);
-    mismatched(["--lowercase", ""], [job, job]);
-    mismatched(["--connect 127.0.0.1:10", ""], [job, job]);
+    let differ = |flags, thing: &str| {
+        let told = format!("peer runs another job: it differs in {thing} (process ");
+        mismatched(flags, [&[&told], &[&told]]);
+    };
+    differ(["--interval 1s", "--interval 2s"], "--interval");
+    differ(["top_k --k 3", "top_k --k 4"], "the definition or its parameters");
+    differ(["--suffix a", "--suffix b"], "--to or --suffix");
+    differ(["--lowercase", ""], "how lines are read and split");
+    differ(["--connect 127.0.0.1:10", ""], "the number, kinds or places of sources");
+    differ(["--sort word", "--parts 7"], "--parts");
+    differ(["--sort word", ""], "a flag that shapes the output");
 }
 
 #[test]
