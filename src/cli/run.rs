@@ -60,8 +60,15 @@ where
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }
-    let job = job.cluster(settings).stop(supervisor.stop()).start()?;
-    supervisor.wait(job).map(|_| 0)
+    match job.cluster(settings).stop(supervisor.stop()).start() {
+        Ok(job) => supervisor.wait(job).map(|_| 0),
+        // Who waits for the others has read nothing: there is nothing that could not be committed.
+        Err(error) if supervisor.is_stopped() && error.kind() == ErrorKind::PeerLost => {
+            tracing::info!("{error}");
+            Ok(0)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// The job that the flags describe, but for what is computed.

@@ -108,6 +108,11 @@ impl Supervisor {
         self.stop.clone()
     }
 
+    /// Whether the job was told to stop.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stop.is_stopped()
+    }
+
     /// Waits for the job.
     pub(super) fn wait(&self, job: Job) -> Result<Summary> {
         lock(&self.watched).job = Some(job.handle());
