@@ -86,7 +86,7 @@ fn begin(
     };
 
     let failure = Failure::new();
-    let streams = order.open_streams(sources, &agreed, &control)?;
+    let streams = order.open_streams(sources, &agreed, &mesh.control)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
     let publication = order.publication(agreed.parts);
