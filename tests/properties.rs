@@ -46,7 +46,8 @@ struct Published {
 
 /// Runs real workers on literal epochs.
 fn publish(run: &Run) -> Published {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_time().build();
     let runtime = runtime.expect("a runtime");
     let (store, failure) = (MemoryStore::new(), Failure::new());
     let feed = Feed::new(run.threads, STEP);
