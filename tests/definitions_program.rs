@@ -44,7 +44,7 @@ fn run(definition: &str, shape: &str) -> (BTreeMap<u64, Vec<String>>, Epochs) {
     let mut peer = server.accept();
     let mut lines = 0;
     for group in groups() {
-        group.iter().for_each(|line| peer.send(&format!("{line}\n")));
+        group.iter().for_each(|line| peer.send(format!("{line}\n")));
         lines += group.len() as u64;
         program.wait_for_lines(lines);
     }
