@@ -94,15 +94,17 @@ fn a_process_that_never_comes_is_named() {
         let flags = addresses.flags(p);
         rig.wordtide(&format!("{JOB} {flags} --start-timeout 3s")).start()
     };
+    let missing = format!("process 1 ({}", addresses.of(1));
+    let mut named_alone = 0;
     for ended in end(vec![start(0), start(2)]) {
-        let missing = format!("missing after 3 s: process 1 ({}", addresses.of(1));
-        let ended = ended.expect(69).says(&[&missing, "--start-timeout"]);
-        assert_eq!(
-            ended.stderr.iter().filter(|line| line.contains("error: ")).count(),
-            1,
-            "{ended}"
-        );
+        // Whoever gives up last misses the one before it, too.
+        let ended = ended.expect(69).says(&["missing after 3 s: ", &missing, "--start-timeout"]);
+        let errors = ended.stderr.iter().filter(|line| line.contains("error: "));
+        assert_eq!(errors.count(), 1, "{ended}");
+        let alone = format!("missing after 3 s: {missing}");
+        named_alone += usize::from(ended.to_string().contains(&alone));
     }
+    assert!(named_alone > 0, "each of the two misses the other");
 }
 
 /// Starts process 0 and 1 with flags of their own and expects both to be refused.
