@@ -1,7 +1,7 @@
 //! The command line: flags to settings, errors to exit codes.
 //!
-//! Parsing has two steps. [`flags`] says what may be typed, with defaults and environment names,
-//! and nothing more; [`run`] turns it into the plain values that the library works on. `main`
+//! Parsing has two steps. `flags` says what may be typed, with defaults and environment names,
+//! and nothing more; `run` turns it into the plain values that the library works on. `main`
 //! prints and exits; nothing below it does.
 
 mod check;
