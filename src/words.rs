@@ -2,8 +2,8 @@
 //!
 //! A word is its text. Which bytes that is, is settled before anything is derived from it:
 //! ill-formed UTF-8 is decoded ([`decode`]), then [`WordOptions::lowercase`] is applied, and only
-//! then are its [`hash()`], its [`part`] and its place in the order taken, so that words which become
-//! equal are one word everywhere.
+//! then are its [`hash()`], its [`part`] and its place in the order taken, so that words which
+//! become equal are one word everywhere.
 //!
 //! * `split` finds the words. For [`Split::Space`] it works on 64-bit masks of word ends, which
 //!   `simd` makes 64 bytes at a time; the other rules are rarer and simpler.
