@@ -4,7 +4,11 @@
 //! slot above it. So the slots between two free ones hold exactly the words whose homes lie there:
 //! walking the array and sorting each such cluster (a few slots) gives all words in hash order.
 //! Growth uses the order too: home h becomes 2h or 2h + 1, so the words move up in one pass from
-//! the top, inside the same allocation, and the peak is the new size, not the new plus the old.
+//! the top, inside the same allocation. The peak is the new size, not the new plus the old, and no
+//! memory is touched for the first time twice, which is what growth would cost most.
+//!
+//! A table beyond the caches is read at random: nearly each word then costs a miss of the cache and
+//! one of the address translation, of which [`simd::advise_huge_pages`] takes the second away.
 //!
 //! There is no wrap: [`PROBES_MAX`] more slots stand behind the last home. They also bound the
 //! search. A word that finds no slot within that many is refused and belongs to the caller's side
@@ -15,12 +19,16 @@
 use super::hash::Key;
 use super::simd;
 use std::mem;
+use std::ops::Range;
 
 /// Slots that are looked at for one word.
 pub(super) const PROBES_MAX: usize = 96;
 
 /// Slots of an empty table.
 pub(super) const CAPACITY_MIN: usize = 1 << 12;
+
+/// Tables of this size and more ask for huge pages (of 2 MiB, where the system has them).
+const HUGE_BYTES_MIN: usize = 4 << 20;
 
 const FREE: Slot = [0; 3];
 
@@ -56,7 +64,7 @@ impl Slots {
     /// in order where the hashes are: 1, or P if all words are of one of P parts.
     pub(super) fn new(scale: u32, capacity: usize) -> Slots {
         Slots {
-            slots: vec![FREE; capacity + PROBES_MAX],
+            slots: free_slots(capacity),
             used: 0,
             homes: Homes { scale: u64::from(scale), shift: u64::BITS - capacity.trailing_zeros() },
         }
@@ -128,6 +136,9 @@ impl Slots {
         let old_len = self.slots.len();
         let len = self.capacity() * 2 + PROBES_MAX;
         self.slots.reserve_exact(len - old_len);
+        if len * size_of::<Slot>() >= HUGE_BYTES_MIN {
+            simd::advise_huge_pages(&self.slots);
+        }
         self.slots.resize(len, FREE);
         self.homes.shift -= 1;
         self.used = 0;
@@ -151,33 +162,49 @@ impl Slots {
         }
     }
 
-    /// Gives every word once, ascending by (hash, word), and frees its slot.
+    /// Gives every word once, ascending by (hash, word). Until they are [cleared](Self::clear), the
+    /// slots hold words that are not to be found.
     pub(super) fn drain(&mut self, mut emit: impl FnMut(u64, Key, u64)) {
-        let mut cluster: Vec<(u64, Key, u64)> = Vec::new();
-        self.used = 0;
-        for slot in &mut self.slots {
-            let [lo, hi, count] = *slot;
-            if count != 0 {
-                let key = Key { lo, hi };
-                cluster.push((key.hash(), key, count));
-                *slot = FREE;
-            } else if !cluster.is_empty() {
-                empty_in_order(&mut cluster, &mut emit);
+        let mut cluster = 0..0;
+        for at in 0..self.slots.len() {
+            if self.slots[at][2] == 0 {
+                self.give_in_order(cluster, &mut emit);
+                cluster = at + 1..at + 1;
+            } else {
+                cluster.end = at + 1;
             }
         }
-        empty_in_order(&mut cluster, &mut emit);
+        self.give_in_order(cluster, &mut emit);
+    }
+
+    fn give_in_order(&mut self, cluster: Range<usize>, emit: &mut impl FnMut(u64, Key, u64)) {
+        let cluster = &mut self.slots[cluster];
+        if cluster.len() > 1 {
+            cluster.sort_unstable_by(|&[lo, hi, _], &[other_lo, other_hi, _]| {
+                let (key, other) = (Key { lo, hi }, Key { lo: other_lo, hi: other_hi });
+                let by_word = || key.rank().cmp(&other.rank());
+                key.hash().cmp(&other.hash()).then_with(by_word)
+            });
+        }
+        for &[lo, hi, count] in &*cluster {
+            let key = Key { lo, hi };
+            emit(key.hash(), key, count);
+        }
+    }
+
+    /// Frees all slots.
+    pub(super) fn clear(&mut self) {
+        self.slots.fill(FREE);
+        self.used = 0;
     }
 }
 
-fn empty_in_order(cluster: &mut Vec<(u64, Key, u64)>, emit: &mut impl FnMut(u64, Key, u64)) {
-    if cluster.len() > 1 {
-        cluster.sort_unstable_by(|(hash, key, _), (other_hash, other, _)| {
-            hash.cmp(other_hash).then_with(|| key.rank().cmp(&other.rank()))
-        });
+fn free_slots(capacity: usize) -> Vec<Slot> {
+    let slots = vec![FREE; capacity + PROBES_MAX];
+    if size_of_val(&*slots) >= HUGE_BYTES_MIN {
+        simd::advise_huge_pages(&slots);
     }
-    for (hash, key, count) in cluster.drain(..) {
-        emit(hash, key, count);
-    }
+    slots
 }
 
 #[cfg(test)]

@@ -123,6 +123,7 @@ impl WordTable {
         longer.rest(&mut emit);
         self.side.reuse(longer);
         if capacity == slots.capacity() {
+            slots.clear();
             self.slots = slots;
         } else if capacity != CAPACITY_MIN {
             drop(slots);
