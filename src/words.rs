@@ -12,9 +12,11 @@
 //! * `slots` holds words of up to 15 bytes inside the 24-byte slot, in hash order; `side` holds the
 //!   longer ones, and those that crafted input would otherwise pile up.
 //! * [`WordTable`] puts them together: it counts blocks, and drains in ascending (hash, word).
+//! * [`Router`] sorts words by the table that they belong in, where each worker counts only some.
 
 pub mod decode;
 mod hash;
+mod route;
 mod side;
 mod simd;
 mod slots;
@@ -22,6 +24,7 @@ mod split;
 mod table;
 
 pub use hash::{hash, part};
+pub use route::{Router, ShortWords};
 pub use split::each_word;
 pub use table::WordTable;
 

@@ -1,40 +1,11 @@
-//! Counting words: a table for each open epoch, drained into runs for the words' owners.
-//!
-//! The table does the work of millions of updates a second; differential sees one update for each
-//! distinct word and epoch. A table is drained when its epoch's frontier has passed, or before when
-//! it has grown beyond its limit: an epoch may leave in several runs, which the owner adds up.
+//! What is counted, and over which epochs: the combinators between [`Lines`] and [`Counts`].
 
-use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use timely::container::NoopBuilder;
-use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::Pipeline;
-use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::Operator;
-use timely::dataflow::operators::generic::OutputBuilderSession;
-
-use super::archive::each_line;
-use super::columns::WordColumn;
+use super::Lines;
+use super::combine::{What, combine};
 use super::counts::{Counts, Over};
-use super::run::Run;
 use super::window::Window;
-use super::{Context, Lines, Tally};
-use crate::epoch::Epoch;
-use crate::lines::Block;
-use crate::words::{self, WordTable, decode};
-
-/// Takes the keys out of a line: is given the line and what to call for each key.
-type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
-
-/// What is counted.
-#[derive(Clone)]
-enum What {
-    /// The words of the lines, as `--split` has it.
-    Words,
-    /// What a definition takes out of each line.
-    Keys(Keys),
-}
 
 /// The words (or keys) of the lines, not yet counted.
 #[derive(Clone)]
@@ -140,122 +111,5 @@ impl<'s> Windowed<'s> {
         let Words { lines: Lines { blocks, ticks, context }, what } = self.words;
         let runs = combine(blocks, what, Rc::clone(&context));
         Counts { runs, ticks, context, over: self.over }
-    }
-}
-
-/// The words of one open epoch, with the right to send them.
-struct OpenEpoch {
-    capability: Capability<Epoch>,
-    table: WordTable,
-}
-
-/// Bytes of a run at which one to another process is sent: a quarter of the buffers that timely
-/// begins with, so that several fill one.
-const REMOTE_RUN_BYTES: usize = 240 << 10;
-
-type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
-
-/// Counts the words of blocks; sends each distinct word of an epoch once, to its owner.
-fn combine<'s>(
-    blocks: Stream<'s, Epoch, Vec<Block>>,
-    what: What,
-    context: Rc<Context>,
-) -> Stream<'s, Epoch, Run> {
-    blocks.unary_frontier::<NoopBuilder<Run>, _, _, _>(
-        Pipeline,
-        "Count words",
-        move |_capability, _info| {
-            let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
-            // A drained table, kept so that a steady stream of epochs allocates nothing.
-            let mut spare = None;
-            move |(input, frontier), output| {
-                input.for_each(|capability, blocks| {
-                    let Some(capability) = capability.retain_least(0) else { return };
-                    let at = open.entry(*capability.time()).or_insert_with(|| OpenEpoch {
-                        capability,
-                        table: spare.take().unwrap_or_else(|| WordTable::new(1)),
-                    });
-                    for block in blocks.drain(..) {
-                        at.absorb(&block, &what, &context);
-                        if at.table.heap_bytes() > context.table_bytes_max {
-                            at.drain(&context, output);
-                        }
-                    }
-                });
-                while let Some(first) = open.first_entry() {
-                    if frontier.less_equal(first.key()) {
-                        break;
-                    }
-                    let mut done = first.remove();
-                    done.drain(&context, output);
-                    spare = Some(done.table);
-                }
-            }
-        },
-    )
-}
-
-impl OpenEpoch {
-    fn absorb(&mut self, block: &Block, what: &What, context: &Context) {
-        let tally = match what {
-            What::Words => {
-                let text_len = block.text().len();
-                let counted = self.table.add_block(block.padded(), text_len, &context.words);
-                let (words, oversized_words) = (counted.words, counted.oversized_words);
-                Tally { words, oversized_words, ..Tally::default() }
-            }
-            What::Keys(keys) => self.absorb_keys(block, keys, context),
-        };
-        context.tallies.add(*self.capability.time(), tally);
-    }
-
-    fn absorb_keys(&mut self, block: &Block, keys: &Keys, context: &Context) -> Tally {
-        let mut tally = Tally::default();
-        let (table, options) = (&mut self.table, &context.words);
-        each_line(block.text(), |line| {
-            let mut has_key = false;
-            keys(line, &mut |key| {
-                has_key = true;
-                let mut key = decode::java_lossy(key);
-                if options.lowercase {
-                    let text = String::from_utf8_lossy(&key).to_lowercase();
-                    key = text.into_bytes().into();
-                }
-                if key.len() <= options.word_bytes_max {
-                    table.add_word(&key, 1);
-                    tally.words += 1;
-                } else {
-                    tally.oversized_words += 1;
-                }
-            });
-            tally.lines_without_key += u64::from(!has_key);
-        });
-        tally
-    }
-
-    /// Sends what the table holds as one sorted run for each owner in this process, and in several,
-    /// one after the other, for each elsewhere: timely copies what goes into a socket into buffers
-    /// of the size of the largest message ever, and keeps them.
-    fn drain(&mut self, context: &Context, output: &mut RunOutput<'_>) {
-        if self.table.is_empty() {
-            return;
-        }
-        let epoch = *self.capability.time();
-        let room = self.table.len() / context.owners;
-        let run = |owner: u32| {
-            let local = context.is_local(owner as usize);
-            let room = if local { room } else { room.min(REMOTE_RUN_BYTES / 32) };
-            Run::new(epoch, owner, WordColumn::with_room(room, 8 * room))
-        };
-        let mut runs: Vec<Run> = (0..context.owners as u32).map(run).collect();
-        let mut session = output.session_with_builder(&self.capability);
-        self.table.drain(&mut |hash, word: &[u8], count| {
-            let owner = context.owner(words::part(hash, context.parts));
-            runs[owner].push(hash, word, count as i64);
-            if runs[owner].bytes() >= REMOTE_RUN_BYTES && !context.is_local(owner) {
-                session.give_container(&mut std::mem::replace(&mut runs[owner], run(owner as u32)));
-            }
-        });
-        runs.iter_mut().filter(|run| !run.is_empty()).for_each(|run| session.give_container(run));
     }
 }

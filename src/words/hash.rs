@@ -53,7 +53,9 @@ impl Key {
         Key { lo: text as u64, hi: (text >> 64) as u64 | (len as u64) << 56 }
     }
 
-    fn from_bytes(bytes: [u8; 16]) -> Key {
+    /// The key of these bytes.
+    #[inline(always)]
+    pub(super) fn from_bytes(bytes: [u8; 16]) -> Key {
         let whole = u128::from_le_bytes(bytes);
         Key { lo: whole as u64, hi: (whole >> 64) as u64 }
     }

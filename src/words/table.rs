@@ -1,6 +1,7 @@
 //! The table of counted words.
 
 use super::hash::{Key, SHORT_BYTES_MAX};
+use super::route::ShortWords;
 use super::side::Side;
 use super::slots::{CAPACITY_MIN, Slots};
 use super::split::{GROUP_MAX, GROUP_MIN, WordSink, each_ended, words_into};
@@ -84,6 +85,20 @@ impl WordTable {
         let key = Key::of(word);
         if !self.slots.add(self.slots.homes().of(key.hash()), key, count) {
             self.side.add(word, count);
+        }
+    }
+
+    /// Adds 1 to each of `words`.
+    pub fn add_short(&mut self, words: &ShortWords) {
+        for keys in words.keys.chunks(2 * GROUP_MIN) {
+            self.make_room(keys.len());
+            let homes = self.slots.homes();
+            for (probe, &key) in self.group.iter_mut().zip(keys) {
+                let home = homes.of(key.hash());
+                self.slots.prefetch(home);
+                *probe = Probe { key, home };
+            }
+            add_group(&mut self.slots, &mut self.side, &self.group[..keys.len()]);
         }
     }
 
