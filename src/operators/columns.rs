@@ -52,7 +52,13 @@ impl WordColumn {
 
     /// The words in order.
     pub fn iter(&self) -> impl Iterator<Item = WordRef<'_>> {
-        (0..self.len()).map(|index| self.index(index))
+        let mut start = 0;
+        self.hashes.iter().enumerate().map(move |(index, &hash)| {
+            let end = self.ends.get(index);
+            let word = &self.bytes[start..end];
+            start = end;
+            WordRef { hash, word }
+        })
     }
 
     /// Whether the word at `index` comes before `word`. Hashes first: the bytes lie elsewhere.

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::rc::Rc;
 
+use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -14,6 +15,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::Context;
 use super::batch::{Epochs, updates_at};
+use super::columns::WordRef;
 use super::counts::Batches;
 use super::merger::WordBatch;
 use super::window::Grid;
@@ -92,8 +94,14 @@ struct BatchAt {
 
 impl RowSet for BatchAt {
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        for (key, count) in updates_at(&self.batch, self.epoch) {
+        let mut show = |key: WordRef<'_>, count| {
             visit(Row::Count { hash: key.hash, word: key.word, count });
+        };
+        if self.batch.only_time() == Some(self.epoch) {
+            let OrdKeyStorage { keys, upds } = &self.batch.storage;
+            keys.iter().zip(&upds.diffs).for_each(|(key, count)| show(key, *count));
+        } else {
+            updates_at(&self.batch, self.epoch).for_each(|(key, count)| show(key, count));
         }
     }
 }
