@@ -1,4 +1,6 @@
-//! Words a second of the tokenizer, and of the table with its drain, on three generated texts.
+//! Words a second of each part between the socket and the store, on three generated texts: lines
+//! out of bytes, words out of lines, the table with its drain, words sorted by table, two runs added
+//! up, rows out of a run.
 //!
 //! `cargo bench --bench words`; `MIB=64` sets the size of each text (the default is 32 MiB).
 
@@ -8,7 +10,10 @@ mod corpus;
 use corpus::Corpus;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use wordtide::words::{Counted, PAD_BYTES, WordOptions, WordTable, each_word};
+use wordtide::lines::{BlockPool, LineLimits, LineSplitter};
+use wordtide::operators::{Run, WordColumn};
+use wordtide::sink::format::Format;
+use wordtide::words::{Counted, PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word};
 
 /// The text of a block, at most.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -59,5 +64,71 @@ fn words(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, words);
+/// The counts of `blocks` as a run.
+fn run(blocks: &[(Vec<u8>, usize)]) -> Run {
+    let mut table = WordTable::new(1);
+    for (padded, text_len) in blocks {
+        table.add_block(padded, *text_len, &WordOptions::default());
+    }
+    let mut run = Run::new(1, 0, WordColumn::with_room(table.len(), 8 * table.len()));
+    table.drain(|hash, word, count| run.push(hash, word, count as i64));
+    run
+}
+
+fn parts(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("parts");
+    group.sample_size(10);
+    for corpus in Corpus::ALL {
+        let text = corpus.text(8 << 20, 1);
+        let (blocks, options) = (blocks(&text), WordOptions::default());
+        group.throughput(Throughput::Bytes(text.len() as u64));
+        group.bench_function(BenchmarkId::new("lines", corpus.name()), |b| b.iter(|| lines(&text)));
+        group.bench_function(BenchmarkId::new("route", corpus.name()), |b| {
+            b.iter(|| {
+                let mut table = WordTable::new(1);
+                for (padded, text_len) in &blocks {
+                    let mut lists = vec![ShortWords::with_room(text_len / 8); 2];
+                    let router = Router::new(&mut table, &mut lists, &options);
+                    router.add_block(padded, *text_len, &options);
+                    black_box(lists);
+                }
+            });
+        });
+        let (front, back) = blocks.split_at(blocks.len() / 2);
+        let (front, back) = (run(front), run(back));
+        group.throughput(Throughput::Elements((front.len() + back.len()) as u64));
+        group.bench_function(BenchmarkId::new("merge", corpus.name()), |b| {
+            b.iter(|| front.merge(&back));
+        });
+        group.throughput(Throughput::Elements(front.len() as u64));
+        group.bench_function(BenchmarkId::new("encode", corpus.name()), |b| {
+            b.iter(|| {
+                let mut rows = Vec::new();
+                for (word, count) in front.words.iter().zip(&front.counts) {
+                    Format::Python.row(word.word, *count, &mut rows);
+                }
+                rows
+            });
+        });
+    }
+    group.finish();
+}
+
+/// Bytes of blocks that a splitter makes of `text`.
+fn lines(mut text: &[u8]) -> usize {
+    let mut splitter = LineSplitter::new(0, LineLimits::default(), BlockPool::new(8 << 20));
+    let mut bytes = 0;
+    while !text.is_empty() {
+        splitter.ready_blocking();
+        let room = splitter.spare();
+        let some = room.len().min(text.len());
+        room[..some].copy_from_slice(&text[..some]);
+        splitter.filled(some);
+        text = &text[some..];
+        bytes += splitter.take().into_iter().map(|block| block.text().len()).sum::<usize>();
+    }
+    bytes
+}
+
+criterion_group!(benches, words, parts);
 criterion_main!(benches);

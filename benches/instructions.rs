@@ -1,0 +1,116 @@
+//! Instructions that the tokenizer and the table execute: a figure that does not depend on how busy
+//! the machine is, so that two builds can be compared to a fraction of a percent.
+//!
+//! ```console
+//! $ cargo bench --bench instructions        # prints the counts and keeps them
+//! $ cargo bench --bench instructions        # after a change: prints the difference as well
+//! ```
+//!
+//! Needs `valgrind`, whose callgrind counts; without it the bench says so and ends well. Counts are
+//! of the code alone: they know nothing of cache misses, which `cargo bench --bench words` times.
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+
+#[allow(dead_code, reason = "benches share it, and none uses all of it")]
+mod corpus;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::hint::black_box;
+use std::path::Path;
+use std::process::Command;
+
+use corpus::Corpus;
+use wordtide::words::{PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word};
+
+/// Bytes of each text.
+const TEXT_BYTES: usize = 1 << 20;
+
+/// Works on a padded text of this length.
+type Work = fn(&[u8], usize);
+
+/// What is counted, by name.
+const WORKS: [(&str, Work); 3] =
+    [("split", measured_split), ("count_and_drain", measured_count), ("route", measured_route)];
+
+#[inline(never)]
+fn measured_split(padded: &[u8], text_len: usize) {
+    each_word(padded, text_len, &WordOptions::default(), |hash, _| {
+        black_box(hash);
+    });
+}
+
+#[inline(never)]
+fn measured_count(padded: &[u8], text_len: usize) {
+    let mut table = WordTable::new(1);
+    table.add_block(padded, text_len, &WordOptions::default());
+    table.drain(|hash, _, count| {
+        black_box((hash, count));
+    });
+}
+
+#[inline(never)]
+fn measured_route(padded: &[u8], text_len: usize) {
+    let (mut table, mut lists) = (WordTable::new(1), vec![ShortWords::default(); 2]);
+    let options = WordOptions::default();
+    Router::new(&mut table, &mut lists, &options).add_block(padded, text_len, &options);
+    let mut owned = WordTable::new(2);
+    owned.add_short(&lists[1]);
+    black_box(owned.len());
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    if let [flag, work, corpus] = args.as_slice()
+        && flag == "--work"
+    {
+        return play(work, corpus);
+    }
+    if Command::new("valgrind").arg("--version").output().is_err() {
+        println!("valgrind is not installed: nothing was counted");
+        return Ok(());
+    }
+    let kept = Path::new(env!("CARGO_TARGET_TMPDIR")).join("instructions.json");
+    let before: BTreeMap<String, u64> = match std::fs::read(&kept) {
+        Ok(json) => serde_json::from_slice(&json)?,
+        Err(_) => BTreeMap::new(),
+    };
+    let mut counts = BTreeMap::new();
+    for (work, _) in WORKS {
+        for corpus in Corpus::ALL {
+            let name = format!("{work}/{}", corpus.name());
+            let count = counted(work, corpus.name())?;
+            let change = before.get(&name).map_or(String::new(), |before| {
+                format!(" {:+.2} %", (count as f64 / *before as f64 - 1.0) * 100.0)
+            });
+            println!("{name:32} {count:12} instructions{change}");
+            counts.insert(name, count);
+        }
+    }
+    std::fs::write(kept, serde_json::to_vec(&counts)?)?;
+    Ok(())
+}
+
+/// Does the work once, under valgrind.
+fn play(work: &str, corpus: &str) -> Result<(), Box<dyn Error>> {
+    let (_, work) = WORKS.into_iter().find(|(name, _)| *name == work).ok_or("no such work")?;
+    let corpus = Corpus::ALL.into_iter().find(|known| known.name() == corpus);
+    let mut padded = corpus.ok_or("no such text")?.text(TEXT_BYTES, 1);
+    let text_len = padded.len();
+    padded.resize(text_len + PAD_BYTES, 0);
+    work(&padded, text_len);
+    Ok(())
+}
+
+/// Instructions of one piece of work.
+fn counted(work: &str, corpus: &str) -> Result<u64, Box<dyn Error>> {
+    let output = Command::new("valgrind")
+        .args(["--tool=callgrind", "--callgrind-out-file=/dev/null"])
+        .arg("--toggle-collect=*measured_*")
+        .arg(std::env::current_exe()?)
+        .args(["--work", work, corpus])
+        .output()?;
+    let log = String::from_utf8_lossy(&output.stderr);
+    let collected = log.lines().find_map(|line| line.split_once("Collected : "));
+    let (_, count) = collected.ok_or_else(|| format!("callgrind counted nothing: {log}"))?;
+    Ok(count.trim().parse()?)
+}

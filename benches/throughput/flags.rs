@@ -1,0 +1,80 @@
+//! What the bench is told.
+
+use std::path::PathBuf;
+
+use super::Result;
+use super::corpus::Corpus;
+
+pub(crate) struct Flags {
+    /// Size of each text that is made.
+    pub(crate) mib: usize,
+    pub(crate) seed: u64,
+    /// Names of the texts to make.
+    pub(crate) corpora: Vec<String>,
+    /// A text of one's own instead.
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) threads: Vec<usize>,
+    pub(crate) processes: Vec<usize>,
+    /// How often each program is run; figures are medians.
+    pub(crate) rounds: usize,
+    /// `--interval` of the program.
+    pub(crate) interval: String,
+    /// How much of a text the naive program gets.
+    pub(crate) naive_mib: usize,
+    /// Words a second of an open-loop run, in place of all the rest.
+    pub(crate) rate: Option<f64>,
+    pub(crate) seconds: f64,
+    /// Where rows go.
+    pub(crate) out: PathBuf,
+    /// Further flags for the program.
+    pub(crate) extra: Vec<String>,
+}
+
+impl Flags {
+    pub(crate) fn parse(args: Vec<String>) -> Result<Flags> {
+        let mut flags = Flags {
+            mib: 4,
+            seed: 1,
+            corpora: Corpus::ALL.iter().map(|corpus| corpus.name().to_owned()).collect(),
+            file: None,
+            threads: vec![1, 2],
+            processes: vec![1],
+            rounds: 1,
+            interval: "1s".to_owned(),
+            naive_mib: 1,
+            rate: None,
+            seconds: 10.0,
+            out: PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("throughput"),
+            extra: Vec::new(),
+        };
+        let mut args = args.into_iter();
+        while let Some(flag) = args.next() {
+            // What cargo itself adds.
+            if flag == "--bench" || flag == "--test" {
+                continue;
+            }
+            let value = args.next().ok_or_else(|| format!("{flag} wants a value"))?;
+            match flag.as_str() {
+                "--mib" => flags.mib = value.parse()?,
+                "--seed" => flags.seed = value.parse()?,
+                "--corpora" => flags.corpora = value.split(',').map(str::to_owned).collect(),
+                "--file" => flags.file = Some(value.into()),
+                "--threads" => flags.threads = numbers(&value)?,
+                "--processes" => flags.processes = numbers(&value)?,
+                "--rounds" => flags.rounds = value.parse()?,
+                "--interval" => flags.interval = value,
+                "--naive-mib" => flags.naive_mib = value.parse()?,
+                "--rate" => flags.rate = Some(value.parse()?),
+                "--seconds" => flags.seconds = value.parse()?,
+                "--out" => flags.out = value.into(),
+                "--extra" => flags.extra = value.split_whitespace().map(str::to_owned).collect(),
+                _ => return Err(format!("unknown flag {flag}; see the top of the bench").into()),
+            }
+        }
+        Ok(flags)
+    }
+}
+
+fn numbers(list: &str) -> Result<Vec<usize>> {
+    Ok(list.split(',').map(str::parse).collect::<std::result::Result<_, _>>()?)
+}
