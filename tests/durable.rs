@@ -70,21 +70,35 @@ fn words_of(counts: &Counts) -> u64 {
     counts.values().sum()
 }
 
+/// A job over a file of at least so many lines that died in the middle: some are committed, and
+/// its end was not met.
+fn dead_in_the_middle(mut lines: u64) -> (Rig, PathBuf, String, u64) {
+    loop {
+        let rig = Rig::new();
+        let file = rig.file("lines", repeating(lines));
+        let run = format!("run --file {} --interval 20ms {STATE}", file.display());
+        // How much an epoch holds is the machine's affair: nothing at first, or even all of it.
+        while rig.output("out/c").counts().is_empty() {
+            rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "sink.after_marker").start().end();
+        }
+        if !dump(&rig).contains(" EOS ") {
+            return (rig, file, run, lines);
+        }
+        lines *= 2;
+    }
+}
+
 #[test]
 fn a_file_that_changed_under_a_run_is_refused_and_one_that_grew_is_read_on() {
-    let rig = Rig::new();
-    // Long enough that it is not at its end when the first epoch is: an end that was met counts.
-    let file = rig.file("lines", repeating(600_000));
-    let run = format!("run --file {} --interval 20ms {STATE}", file.display());
-    let point = "border.after_complete:1";
-    rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", point).start().end();
-    let mut changed = repeating(600_000);
+    let (rig, file, run, lines) = dead_in_the_middle(600_000);
+    let mut changed = repeating(lines);
     changed[0] = b'x';
     fs::write(&file, &changed).expect("a file");
     rig.run(&run).expect(78).says(&["has changed", "--state"]);
-    fs::write(&file, repeating(650_000)).expect("a file");
+    let grown = repeating(lines + 50_000);
+    fs::write(&file, &grown).expect("a file");
     rig.run(&run).expect(0);
-    assert!(rig.output("out/c").counts() == words(&repeating(650_000)));
+    assert!(rig.output("out/c").counts() == words(&grown));
 }
 
 #[test]
@@ -256,13 +270,16 @@ fn a_journal_can_be_looked_at() {
     peer.send("a\n");
     program.wait_for_lines(1);
     drop(program);
-    let dir = journal(&rig).display().to_string();
-    let dumped = rig.run(&format!("journal dump {dir}")).expect(0);
-    let dumped = String::from_utf8_lossy(&dumped.stdout).into_owned();
+    let (dir, dumped) = (journal(&rig).display().to_string(), dump(&rig));
     assert!(dumped.contains("DATA connection=0 bytes=2"), "{dumped}");
     assert!(dumped.contains("MARK epoch="), "{dumped}");
     let checked = rig.run(&format!("journal check {dir}")).expect(0);
     assert!(String::from_utf8_lossy(&checked.stdout).starts_with("sound: "));
+}
+
+fn dump(rig: &Rig) -> String {
+    let dumped = rig.run(&format!("journal dump {}", journal(rig).display())).expect(0);
+    String::from_utf8_lossy(&dumped.stdout).into_owned()
 }
 
 fn journal(rig: &Rig) -> PathBuf {

@@ -101,18 +101,14 @@ fn a_full_disk_behind_standard_output_is_told() {
 fn a_reader_who_does_not_read_holds_up_a_stop_until_its_timeout() {
     let rig = Rig::new();
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
-    let mut filler = writer.try_clone().expect("a second end");
-    rustix::io::ioctl_fionbio(&filler, true).expect("a pipe");
-    while filler.write(&[b' '; 4096]).is_ok() {}
-    rustix::io::ioctl_fionbio(&filler, false).expect("a pipe");
     let flags = "--to - --interval 50ms --stop-timeout 100ms";
     let server = Server::new();
     let program = rig.wordtide(&format!("run {} {flags}", server.flag())).stdout(writer).start();
     let mut peer = server.accept();
     program.wait_for("connected to");
-    peer.send("stuck\n");
+    // More than a pipe holds: once its row has begun to come, it is stuck.
+    peer.send(&format!("{}\n", "stuck".repeat(100_000)));
+    reader.read_exact(&mut [0]).expect("a pipe");
     // Without state nothing can be finished later: that is a failure, not a matter of a restart.
     program.stop().expect(1).says(&["--stop-timeout of 100ms", "not committed"]);
-    drop(filler);
-    std::io::copy(&mut reader, &mut std::io::sink()).expect("a pipe");
 }
