@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -20,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::{Context, EpochRows, Grid, Row, Rows, Tally};
 use crate::settings::RowOrder;
-use crate::store::Body;
+use crate::store::{Body, BodyWriter};
 use crate::words;
 
 /// Encoded rows are kept in chunks of this size, so that no part is ever one allocation.
@@ -145,7 +144,7 @@ impl Writer {
         let started = Instant::now();
         let later = self.open.split_off(&(epoch + 1));
         let rows = std::mem::replace(&mut self.open, later).remove(&epoch).unwrap_or_default();
-        let parts = match encode(&rows, &self.publisher.publication, self.context.parts) {
+        let parts = match encode(&rows, &self.publisher, self.context.parts) {
             Ok(parts) => parts,
             Err(error) => return self.failure.fail(error),
         };
@@ -187,29 +186,29 @@ async fn store(
 }
 
 /// The parts that have rows, ascending.
-fn encode(sets: &[EpochRows], publication: &Publication, parts: u32) -> Result<Vec<Encoded>> {
-    let mut encoder = Encoder { publication, open: BTreeMap::new(), error: None };
+fn encode(sets: &[EpochRows], publisher: &Publisher, parts: u32) -> Result<Vec<Encoded>> {
+    let mut encoder = Encoder { publisher, open: BTreeMap::new(), error: None };
     for set in sets {
         set.rows.for_each(&mut |row| encoder.row(row, parts));
     }
     match encoder.error {
         Some(error) => Err(error),
         None => {
+            let publication = &publisher.publication;
             Ok(encoder.open.into_iter().map(|(part, open)| open.close(part, publication)).collect())
         }
     }
 }
 
 struct Encoder<'a> {
-    publication: &'a Publication,
+    publisher: &'a Publisher,
     open: BTreeMap<u32, OpenPart>,
     error: Option<Error>,
 }
 
 /// A part whose rows are still coming.
-#[derive(Default)]
 struct OpenPart {
-    chunks: Vec<Bytes>,
+    body: BodyWriter,
     chunk: Vec<u8>,
     rows: u64,
     /// Rows that wait to be sorted by word.
@@ -221,7 +220,7 @@ impl Encoder<'_> {
         match row {
             Row::Count { hash, word, count } => {
                 self.refuse_negative(word, count);
-                let publication = self.publication;
+                let publication = &self.publisher.publication;
                 let open = self.open(words::part(hash, parts));
                 match publication.order {
                     RowOrder::Hash => open.encode(word, count, publication),
@@ -230,7 +229,7 @@ impl Encoder<'_> {
             }
             Row::Ranked { word, count } => {
                 self.refuse_negative(word, count);
-                let publication = self.publication;
+                let publication = &self.publisher.publication;
                 self.open(0).encode(word, count, publication);
             }
             Row::Line { part, line } => self.open(part).line(line),
@@ -238,7 +237,12 @@ impl Encoder<'_> {
     }
 
     fn open(&mut self, part: u32) -> &mut OpenPart {
-        let open = self.open.entry(part).or_default();
+        let open = self.open.entry(part).or_insert_with(|| OpenPart {
+            body: BodyWriter::new(self.publisher.runtime().clone()),
+            chunk: Vec::new(),
+            rows: 0,
+            unsorted: Vec::new(),
+        });
         open.rows += 1;
         open
     }
@@ -273,7 +277,7 @@ impl OpenPart {
     fn keep_chunks_small(&mut self) {
         if self.chunk.len() >= CHUNK_BYTES {
             let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
-            self.chunks.push(full.into());
+            self.body.push(full.into());
         }
     }
 
@@ -281,7 +285,7 @@ impl OpenPart {
         let mut unsorted = std::mem::take(&mut self.unsorted);
         unsorted.sort_unstable();
         unsorted.iter().for_each(|(word, count)| self.encode(word, *count, publication));
-        self.chunks.push(self.chunk.into());
-        Encoded { part, rows: self.rows, body: Body::from_chunks(self.chunks) }
+        self.body.push(self.chunk.into());
+        Encoded { part, rows: self.rows, body: self.body.finish() }
     }
 }

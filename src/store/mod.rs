@@ -39,7 +39,7 @@ mod settings;
 pub mod stdout;
 mod target;
 
-pub use body::Body;
+pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
 pub use probe::{Facts, Versioning, probe};
 pub use remote::Environment;
