@@ -1,6 +1,6 @@
 //! Words a second of each part between the socket and the store, on three generated texts: lines
-//! out of bytes, words out of lines, the table with its drain, words sorted by table, two runs added
-//! up, rows out of a run.
+//! out of bytes, words out of lines, the table with its drain, words sorted by table, two runs
+//! added up, rows out of a run.
 //!
 //! `cargo bench --bench words`; `MIB=64` sets the size of each text (the default is 32 MiB).
 

@@ -81,7 +81,7 @@ fn dead_in_the_middle(mut lines: u64) -> (Rig, PathBuf, String, u64) {
         while rig.output("out/c").counts().is_empty() {
             rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "sink.after_marker").start().end();
         }
-        if !dump(&rig).contains(" EOS ") {
+        if !dump(&rig).contains("file_ended=true") {
             return (rig, file, run, lines);
         }
         lines *= 2;

@@ -1,6 +1,6 @@
 //! `--to -`: stdout carries rows, whole epochs of them, and nothing else.
 
-use std::io::Write;
+use std::io::Read;
 use std::process::Stdio;
 
 use crate::oracle;
@@ -107,7 +107,7 @@ fn a_reader_who_does_not_read_holds_up_a_stop_until_its_timeout() {
     let mut peer = server.accept();
     program.wait_for("connected to");
     // More than a pipe holds: once its row has begun to come, it is stuck.
-    peer.send(&format!("{}\n", "stuck".repeat(100_000)));
+    peer.send(format!("{}\n", "stuck".repeat(100_000)));
     reader.read_exact(&mut [0]).expect("a pipe");
     // Without state nothing can be finished later: that is a failure, not a matter of a restart.
     program.stop().expect(1).says(&["--stop-timeout of 100ms", "not committed"]);

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, LocalDisk};
 use super::encoding::Fault;
-use super::record::{Entry, Record};
+use super::record::{Entry, Record, SourceOffset};
 use super::recover::Log;
 use super::scan::{self, Cursor, Step, look_behind};
 use super::segment::{self, Header};
@@ -263,23 +263,35 @@ fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
         }
         Record::Mark { mark, synced_through, .. } => writeln!(
             out,
-            "{at} MARK epoch={} next_epoch={} cut={} resume={}+{} synced_through={}",
+            "{at} MARK epoch={} next_epoch={} cut={} resume={}+{} synced_through={}{}",
             mark.epoch,
             mark.next_epoch,
             mark.cut.0,
             mark.resume.position.0,
             mark.resume.skip,
-            synced_through.0
+            synced_through.0,
+            show_source(mark.source)
         ),
         Record::Sync { synced_through } => {
             writeln!(out, "{at} SYNC synced_through={}", synced_through.0)
         }
         Record::Done { done, synced_through } => writeln!(
             out,
-            "{at} DONE epoch={} resume={}+{} synced_through={}",
-            done.epoch, done.resume.position.0, done.resume.skip, synced_through.0
+            "{at} DONE epoch={} resume={}+{} synced_through={}{}",
+            done.epoch,
+            done.resume.position.0,
+            done.resume.skip,
+            synced_through.0,
+            show_source(done.source)
         ),
     }
+}
+
+/// How far a file was read.
+fn show_source(source: Option<SourceOffset>) -> String {
+    source.map_or_else(String::new, |at| {
+        format!(" file_bytes={} file_ended={}", at.bytes(), at.is_end())
+    })
 }
 
 fn unwritable(error: std::io::Error) -> Error {

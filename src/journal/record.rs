@@ -48,10 +48,26 @@ impl Resume {
 /// How far a source that can be read again was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SourceOffset {
-    /// First byte that was not read.
+    /// First byte that was not read, with [`SourceOffset::ENDED`] if the source ended there.
     pub offset: u64,
     /// A hash of what lies before it, so that another file under the same name is noticed.
     pub fingerprint: u64,
+}
+
+impl SourceOffset {
+    /// Set in the offset of a source whose end was taken: its unfinished last line has become a
+    /// line.
+    pub const ENDED: u64 = 1 << 63;
+
+    /// Bytes that were read.
+    pub fn bytes(self) -> u64 {
+        self.offset & !Self::ENDED
+    }
+
+    /// Whether the source ended there.
+    pub fn is_end(self) -> bool {
+        self.offset & Self::ENDED != 0
+    }
 }
 
 /// The end of an epoch: everything before `cut` that no earlier mark took belongs to it.

@@ -3,10 +3,10 @@
 //! Several workers that each count what they read hold a word once each. Where words repeat that is
 //! cheap, since each worker sends on what it has counted, once. Where they hardly repeat, all
 //! tables hold nearly all words: as much memory and as many cache misses as workers, and then the
-//! runs are added up. So [`combine`](super::combine) watches how many words a distinct word stands for, and
-//! if they are few, sorts the words of the rest of the epoch by ranges of their hash, one range for
-//! each worker of the process, and this operator counts those of its worker's range. (With one part
-//! a worker, as is usual, that is the worker which owns them.)
+//! runs are added up. So [`combine`](super::combine) watches how many words a distinct word stands
+//! for, and if they are few, sorts the words of the rest of the epoch by ranges of their hash, one
+//! range for each worker of the process, and this operator counts those of its worker's range.
+//! (With one part a worker, as is usual, that is the worker which owns them.)
 //!
 //! Words never leave the process uncounted: the wire is dearer than memory, and nothing bounds what
 //! waits for it. Within the process the blocks do: each container of words holds the block that

@@ -13,9 +13,8 @@ use tokio::runtime::Handle;
 
 use super::fingerprint::Fingerprint;
 use super::intake::Intake;
-use super::track::ENDED;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::Position;
+use crate::journal::{Position, SourceOffset};
 use crate::lines::StreamEnd;
 
 /// A chunk: what is fed to the splitter between two looks for line ends.
@@ -102,7 +101,7 @@ impl Reading {
         let state = intake.track.splitter_state();
         let known = intake.track.begin_file(&file);
         if let Some(known) = known {
-            let there = Fingerprint::of(&file, known.offset & !ENDED);
+            let there = Fingerprint::of(&file, known.bytes());
             if there.map_err(|error| unreadable(&path, error))?
                 != Some(Fingerprint(known.fingerprint))
             {
@@ -117,7 +116,7 @@ impl Reading {
     }
 
     fn run(&mut self) -> Result<()> {
-        if self.intake.track.file_offset() & ENDED != 0 {
+        if self.intake.track.file_offset() & SourceOffset::ENDED != 0 {
             self.pass_borders(u64::MAX);
             return Ok(());
         }
@@ -136,7 +135,7 @@ impl Reading {
             self.hand_over(read);
             if read < most || is_last {
                 self.intake.end(StreamEnd::Fin)?;
-                self.intake.track.lock().set_file_offset(self.offset | ENDED);
+                self.intake.track.lock().set_file_offset(self.offset | SourceOffset::ENDED);
                 self.pass_borders(u64::MAX);
                 return Ok(());
             }
@@ -150,8 +149,8 @@ impl Reading {
             return (chunk.min(self.open_until - self.offset), false);
         }
         let border = self.intake.track.lock().next_border();
-        let end = border.and_then(|(_, at)| at).filter(|at| at.offset & ENDED != 0);
-        let left = end.map_or(u64::MAX, |end| (end.offset & !ENDED).saturating_sub(self.offset));
+        let end = border.and_then(|(_, at)| at).filter(|at| at.is_end());
+        let left = end.map_or(u64::MAX, |end| end.bytes().saturating_sub(self.offset));
         (chunk.min(left), left <= chunk)
     }
 

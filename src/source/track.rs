@@ -107,9 +107,6 @@ pub(super) struct Place {
     next: Position,
 }
 
-/// Set in the offset of a file whose end was taken: its unfinished last line has become a line.
-pub(super) const ENDED: u64 = 1 << 63;
-
 /// More anchors than that and every second one goes: a resume may begin somewhat early.
 const ANCHORS_MAX: usize = 1024;
 
@@ -369,7 +366,8 @@ impl Track {
     /// Whether nothing more can come of it: a file was read to its end.
     pub fn has_ended(&self) -> bool {
         let shared = self.lock();
-        !shared.is_file || shared.file.as_ref().is_some_and(|(_, offset)| offset & ENDED != 0)
+        !shared.is_file
+            || shared.file.as_ref().is_some_and(|(_, offset)| offset & SourceOffset::ENDED != 0)
     }
 
     /// Whether what is not committed can be read again.
@@ -447,7 +445,8 @@ impl Shared {
         if let Some((_, Some(recorded))) = self.ahead.back() {
             return Ok(Some(*recorded));
         }
-        let fingerprint = Fingerprint::of(file, offset & !ENDED).map_err(|error| {
+        let read = offset & !SourceOffset::ENDED;
+        let fingerprint = Fingerprint::of(file, read).map_err(|error| {
             Error::new(ErrorKind::Disk, format!("cannot read a file again: {error}")).cause(error)
         })?;
         Ok(fingerprint.map(|print| SourceOffset { offset: *offset, fingerprint: print.0 }))
