@@ -90,8 +90,10 @@ impl WordTable {
 
     /// Adds 1 to each of `words`.
     pub fn add_short(&mut self, words: &ShortWords) {
+        // For all at once: words in the order of their hashes, as another table drained them, would
+        // crowd a small table from one end, whatever its load.
+        self.make_room(words.keys.len());
         for keys in words.keys.chunks(2 * GROUP_MIN) {
-            self.make_room(keys.len());
             let homes = self.slots.homes();
             for (probe, &key) in self.group.iter_mut().zip(keys) {
                 let home = homes.of(key.hash());
@@ -330,6 +332,18 @@ mod tests {
         crowd.iter().for_each(|word| fill(&mut table, &mut expected, word.as_bytes(), 1));
         assert_eq!(table.len(), expected.len());
         assert_eq!(drained(&mut table), expected);
+    }
+
+    #[test]
+    fn words_in_the_order_of_their_hashes_find_slots() {
+        let mut table = WordTable::new(1);
+        (0..100_000).for_each(|number: u32| table.add_word(number.to_string().as_bytes(), 1));
+        let mut keys = Vec::new();
+        table.drain(|_, word, _| keys.push(Key::of(word)));
+        let mut table = WordTable::new(1);
+        table.add_short(&ShortWords { keys });
+        assert_eq!(table.slots.len(), 100_000);
+        assert_eq!(table.side.heap_bytes(), 0, "none was ever refused");
     }
 
     #[test]
