@@ -6,7 +6,7 @@
 //!
 //! Where the words of an epoch hardly repeat, the table of each worker would hold nearly all of
 //! them. When a table shows that, its words, and the rest of the epoch's, go to the one worker of
-//! the process that counts them: see [`routed`](super::routed). Both ways end in runs for
+//! the process that counts them: see [`routed`]. Both ways end in runs for
 //! the same owners, so each worker decides for itself, in each epoch anew.
 
 use std::collections::BTreeMap;

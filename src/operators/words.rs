@@ -30,7 +30,7 @@ impl<'s> Lines<'s> {
     /// without their end, and calls its second argument with each key, of any bytes.
     ///
     /// Keys are text: ill-formed UTF-8 is replaced and `--lowercase` applied as for words. Lines
-    /// without a key are skipped and counted ([`Tally::lines_without_key`]).
+    /// without a key are skipped and counted (`lines_without_key` of the tally).
     ///
     /// ```
     /// # use wordtide::operators::{Counts, Lines};
