@@ -6,8 +6,8 @@
 //!
 //! Where the words of an epoch hardly repeat, the table of each worker would hold nearly all of
 //! them. When a table shows that, its words, and the rest of the epoch's, go to the one worker of
-//! the process that counts them: see [`routed`]. Both ways end in runs for
-//! the same owners, so each worker decides for itself, in each epoch anew.
+//! the process that counts them: see [`routed`]. Both ways end in runs for the same owners, so each
+//! worker decides for itself, in each epoch anew.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -27,7 +27,7 @@ use super::run::Run;
 use super::{Context, Tally};
 use crate::epoch::Epoch;
 use crate::lines::Block;
-use crate::words::{self, Router, ShortWords, WordOptions, WordTable, decode};
+use crate::words::{self, Counted, Router, ShortWords, WordOptions, WordTable, decode};
 
 /// Takes the keys out of a line: is given the line and what to call for each key.
 pub(super) type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
@@ -131,11 +131,7 @@ impl OpenEpoch {
     fn absorb(&mut self, block: &Block, what: &What, context: &Context) {
         let (table, options) = (&mut self.counted.table, &context.words);
         let tally = match what {
-            What::Words => {
-                let counted = table.add_block(block.padded(), block.text().len(), options);
-                let (words, oversized_words) = (counted.words, counted.oversized_words);
-                Tally { words, oversized_words, ..Tally::default() }
-            }
+            What::Words => tally(table.add_block(block.padded(), block.text().len(), options)),
             What::Keys(keys) => each_key(block, keys, options, |key| table.add_word(key, 1)),
         };
         self.words += tally.words;
@@ -168,11 +164,7 @@ impl OpenEpoch {
             (0..context.threads).map(|_| tables.spares.take()).collect();
         let mut router = Router::new(table, &mut lists, options);
         let tally = match what {
-            What::Words => {
-                let counted = router.add_block(block.padded(), block.text().len(), options);
-                let (words, oversized_words) = (counted.words, counted.oversized_words);
-                Tally { words, oversized_words, ..Tally::default() }
-            }
+            What::Words => tally(router.add_block(block.padded(), block.text().len(), options)),
             What::Keys(keys) => each_key(block, keys, options, |key| router.add_word(key, 1)),
         };
         context.tallies.add(*self.to_tables.time(), tally);
@@ -206,6 +198,11 @@ impl Tables<'_> {
             session.give_container(&mut Routed { worker, words, block: block.cloned() });
         }
     }
+}
+
+/// What the words of a block add to the tally.
+fn tally(Counted { words, oversized_words }: Counted) -> Tally {
+    Tally { words, oversized_words, ..Tally::default() }
 }
 
 /// Gives each key of a block, as the text that it is taken for.
