@@ -6,7 +6,7 @@ use super::flags::JobFlags;
 use super::{failed, log, print, run};
 use crate::epoch::SystemClock;
 use crate::error::Result;
-use crate::store::{Environment, Facts, Target, Versioning, open, probe};
+use crate::store::{Environment, Facts, Probe, Target, Versioning, open};
 
 /// Puts, lists, reads back and deletes one object under the prefix; tells how the store was
 /// reached.
@@ -20,7 +20,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         return print(b"standard output: nothing to check\n");
     };
     let facts = runtime.block_on(async {
-        probe(&*store, target.prefix()).await?;
+        Probe::beside(target.prefix()).run(&*store).await?;
         Ok::<Facts, crate::Error>(store.facts().await)
     });
     tidy.after();

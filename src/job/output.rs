@@ -14,8 +14,8 @@ use crate::sink::{Layout, MARKER, Marker};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{
-    self, Environment, Listing, Store, StoreErrorKind, StoreResult, StoreSettings, Target,
-    Versioning, probe,
+    self, Environment, Listing, Probe, Store, StoreErrorKind, StoreResult, StoreSettings, Target,
+    Versioning,
 };
 
 /// How long a store may be out of reach when a job starts.
@@ -82,7 +82,8 @@ impl Output {
         let (Target::Oss { prefix, .. } | Target::S3 { prefix, .. }) = target else {
             return Ok(());
         };
-        patiently(|| probe(&*self.store, prefix)).await
+        let probe = Probe::beside(prefix);
+        patiently(|| probe.run(&*self.store)).await
     }
 
     /// Tells of a bucket that keeps what is overwritten.

@@ -41,7 +41,7 @@ mod target;
 
 pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
-pub use probe::{Facts, Versioning, probe};
+pub use probe::{Facts, Probe, Versioning};
 pub use remote::Environment;
 pub use settings::{Addressing, StoreSettings};
 pub use target::Target;

@@ -55,33 +55,54 @@ pub enum Versioning {
 /// How long removing an object may take that most likely is not there.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Puts, lists, reads back and deletes one object beside the results, in `_wordtide/`, which
-/// readers of results ignore. What fails here would fail at the first epoch.
-pub async fn probe(store: &dyn Store, prefix: &str) -> StoreResult<()> {
-    let beside = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];
-    // No other process may use the same name at the same time.
-    let nonce = RandomState::new().hash_one(std::process::id());
-    let key = format!("{beside}_wordtide/probe-{nonce:016x}");
-    let body = Body::from(format!("wordtide probe {nonce:016x}\n"));
-    if let Err(error) = store.put(&key, body.clone()).await {
-        if error.outcome == Outcome::Indeterminate {
-            // Its answer may have been lost; a store that is away shall not be waited for twice.
-            tokio::time::timeout(TIDY_TIMEOUT, store.delete(&key)).await.ok();
+/// One object that a store is tried with, beside the results in `_wordtide/`, which readers of
+/// results ignore.
+#[derive(Clone, Debug)]
+pub struct Probe {
+    key: String,
+    text: String,
+}
+
+impl Probe {
+    /// A probe beside the epochs of `prefix`, under a name that no other process uses.
+    pub fn beside(prefix: &str) -> Probe {
+        let beside = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];
+        let nonce = RandomState::new().hash_one(std::process::id());
+        Probe {
+            key: format!("{beside}_wordtide/probe-{nonce:016x}"),
+            text: format!("wordtide probe {nonce:016x}\n"),
         }
-        return Err(error);
     }
-    let read = async {
-        store.list(Listing::new(&key).limit(1)).await?;
-        store.get(&key, body.bytes()).await
-    };
-    let read = read.await;
-    let deleted = store.delete(&key).await;
-    if read? != body.chunks().concat() {
-        let message = format!("{key} was read back with other content than it was stored with");
-        return Err(StoreError::new(StoreErrorKind::Denied, message)
-            .hint("check what stands between this machine and the store in --to"));
+
+    /// Puts, lists, reads back and deletes the object: what fails here would fail at the first
+    /// epoch. Tried again, it is the same object, so the try that succeeds leaves nothing behind.
+    ///
+    /// # Errors
+    /// Those of the store; `Denied` if other bytes come back than were stored.
+    pub async fn run(&self, store: &dyn Store) -> StoreResult<()> {
+        let Probe { key, text } = self;
+        let body = Body::from(text.clone());
+        if let Err(error) = store.put(key, body.clone()).await {
+            if error.outcome == Outcome::Indeterminate {
+                // Its answer may have been lost; a store that is away shall not be waited for
+                // twice.
+                tokio::time::timeout(TIDY_TIMEOUT, store.delete(key)).await.ok();
+            }
+            return Err(error);
+        }
+        let read = async {
+            store.list(Listing::new(key).limit(1)).await?;
+            store.get(key, body.bytes()).await
+        };
+        let read = read.await;
+        let deleted = store.delete(key).await;
+        if read? != body.chunks().concat() {
+            let message = format!("{key} was read back with other content than it was stored with");
+            return Err(StoreError::new(StoreErrorKind::Denied, message)
+                .hint("check what stands between this machine and the store in --to"));
+        }
+        deleted
     }
-    deleted
 }
 
 #[cfg(test)]
@@ -92,7 +113,7 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_probe_leaves_nothing_behind() {
         let store = MemoryStore::new();
-        probe(&store, "a/b/counts").await.unwrap();
+        Probe::beside("a/b/counts").run(&store).await.unwrap();
         assert!(store.objects().is_empty());
         let log = store.log();
         let kinds: Vec<_> = log.iter().map(|op| op.kind).collect();
@@ -106,7 +127,7 @@ mod tests {
             let store = MemoryStore::new();
             let fault = Fault::Refused(StoreErrorKind::Denied);
             store.fail_next(1, fault, move |op| op.kind == kind);
-            let error = probe(&store, "").await.unwrap_err();
+            let error = Probe::beside("").run(&store).await.unwrap_err();
             assert_eq!(error.kind, StoreErrorKind::Denied, "{kind:?}");
         }
     }
@@ -116,7 +137,20 @@ mod tests {
         let store = MemoryStore::new();
         let lost = Fault::AnswerLost(StoreErrorKind::Unavailable);
         store.fail_next(1, lost, |op| op.kind == OpKind::Put);
-        probe(&store, "").await.unwrap_err();
+        Probe::beside("").run(&store).await.unwrap_err();
+        assert!(store.objects().is_empty());
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn a_probe_that_is_tried_again_takes_away_what_its_first_try_left() {
+        let store = MemoryStore::new();
+        store.fail_next(1, Fault::Refused(StoreErrorKind::Unavailable), |op| {
+            op.kind == OpKind::Delete
+        });
+        let probe = Probe::beside("");
+        probe.run(&store).await.unwrap_err();
+        assert_eq!(store.objects().len(), 1);
+        probe.run(&store).await.unwrap();
         assert!(store.objects().is_empty());
     }
 
