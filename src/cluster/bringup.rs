@@ -246,8 +246,7 @@ fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(probe).with_interval(probe))?;
     let unacknowledged = match purpose {
         Purpose::Control => settings.link_timeout,
-        // A stopped peer's window closes under load, which the kernel counts as unacknowledged.
-        Purpose::Data | Purpose::Blocks => settings.stall_timeout.max(settings.link_timeout),
+        Purpose::Data | Purpose::Blocks => settings.data_timeout(),
     };
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(unacknowledged))?;

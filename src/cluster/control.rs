@@ -454,7 +454,7 @@ impl Links {
         let alone = unexplained(&state);
         drop(state);
         if alone {
-            let cause = cause_of(cause, self.settings.stall_timeout);
+            let cause = cause_of(cause, self.settings.data_timeout());
             self.lose(self.seen(peer, &format!("on the data link, {cause}")));
         }
     }
