@@ -25,8 +25,9 @@
 ///   `journal.roll_renamed`, `journal.after_roll`; `journal.spare` (a spare was preallocated).
 /// * `journal.before_mark`, `journal.after_mark`; `journal.before_sync`, `journal.synced_segment`
 ///   (the bytes are on disk, the folder is not), `journal.after_sync`; `journal.after_sync_record`.
-/// * `journal.before_done`, `journal.after_done`; `journal.before_delete`, `journal.mid_delete`
-///   (one segment of several is gone), `journal.after_delete`.
+/// * `journal.before_done`, `journal.after_done`; `journal.before_delete`, `journal.recycled` (a
+///   segment that is done with has a spare's name and its records still), `journal.mid_delete` (one
+///   segment of several is gone), `journal.after_delete`.
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (EOS crash is written).
 /// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`,
@@ -73,6 +74,7 @@ pub const POINTS: &[&str] = &[
     "journal.before_done",
     "journal.after_done",
     "journal.before_delete",
+    "journal.recycled",
     "journal.mid_delete",
     "journal.after_delete",
     "journal.recovery_scanned",
@@ -90,6 +92,8 @@ pub const POINTS: &[&str] = &[
 /// * `drop_tail`: a restart forgets the bytes that no mark took.
 /// * `forget_open_line`: a replay begins at the cut, without the line that was open there.
 /// * `remember_uncommitted`: a restart counts on what was kept of an epoch that it counts again.
+/// * `publish_without_sync`: an epoch is published though its border is not on disk. A kill does
+///   not show it, since the kernel keeps what it was given: a disk that fails does.
 pub const MUTANTS: &[&str] = &[
     "publish_before_mark",
     "done_before_marker",
@@ -98,6 +102,7 @@ pub const MUTANTS: &[&str] = &[
     "drop_tail",
     "forget_open_line",
     "remember_uncommitted",
+    "publish_without_sync",
 ];
 
 /// Faults of the local disk.

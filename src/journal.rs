@@ -11,13 +11,14 @@
 //! STATE/<source id>/lock                        flock: one process owns a journal
 //!                   00000000000000000000.wtj    segments, named by their first position:
 //!                   00000000000067104768.wtj    header (4 KiB), then records, preallocated
-//!                   spare-2                     the reserve, so that a MARK can always be written
+//!                   spare-2                     the reserve, so that a MARK can always be written,
+//!                                               and files of segments that are done with
 //! ```
 //!
 //! **Order.** DATA and EOS as they come; MARK(e) → sync → the frontier may pass e; parts and marker
-//! of e stored → DONE(e) → sync → segments below the resume position of DONE are deleted. The
-//! resume position is what the owner gave with the MARK: the cut, or the start of a line that was
-//! open there.
+//! of e stored → DONE(e) → sync → segments below the resume position of DONE are emptied and become
+//! spares, or are deleted where there are enough. The resume position is what the owner gave with
+//! the MARK: the cut, or the start of a line that was open there.
 //!
 //! **Torn or damaged.** MARK, SYNC, DONE and the header of each segment say how far the log was on
 //! disk when they were written (`synced_through`). A bad record behind all of these is a torn tail,
@@ -42,6 +43,7 @@ mod encoding;
 mod inspect;
 mod open;
 mod peek;
+mod put_away;
 mod read;
 mod record;
 mod recover;
@@ -65,6 +67,7 @@ pub use append::Journal;
 pub use disk::{Disk, File, LocalDisk};
 pub use inspect::{Verdict, check, dump};
 pub use peek::{Glimpse, peek};
+pub use put_away::{put_away, take_room};
 pub use read::Reader;
 pub use record::{
     DATA_BYTES_MAX, Done, Entry, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX,

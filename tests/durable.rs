@@ -57,7 +57,9 @@ fn a_file_is_counted_exactly_once_wherever_its_reader_dies() {
             }
         }
         let output = rig.output("out/c");
-        if words_of(&output.counts()) < words_of(&expected) {
+        // The last life may have died behind the last word, in an epoch that nothing fell into.
+        let is_short = words_of(&output.counts()) < words_of(&expected);
+        if is_short || !output.uncommitted.is_empty() {
             rig.run(&run).expect(0);
         }
         let output = rig.output("out/c");
@@ -138,6 +140,23 @@ fn a_file_with_lines_that_are_not_committed_must_be_given_again_or_abandoned() {
     assert_eq!(rig.output("out/c").counts(), words(b"c\n"));
     rig.run(&run(&file)).expect(0);
     assert_eq!(rig.output("out/c").counts(), words(b"c\na b\n"), "it begins anew");
+}
+
+#[test]
+fn a_run_that_leaves_its_syncs_out_is_given_away_by_a_disk_that_fails() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let run = format!("run {} --interval 50ms {STATE}", server.flag());
+    let fault = format!("disk.sync={}", rig.path("bad").display());
+    let program = rig.wordtide(&run).env("WORDTIDE_MUTANT", "publish_without_sync");
+    let program = program.env("WORDTIDE_FAULT", &fault).start();
+    let mut peer = server.accept();
+    peer.send("a\n");
+    program.wait_for_lines(1);
+    rig.file("bad", "");
+    peer.send("b\n");
+    // Here the next test sees exit 74, and nothing of this line published.
+    program.wait_for_lines(2);
+    assert_eq!(rig.output("out/c").counts(), words(b"a\nb\n"));
 }
 
 #[test]

@@ -29,9 +29,9 @@ enum Work {
     Marked(Epoch),
     /// Note that this epoch is committed.
     Committed(Epoch),
-    /// Sync in the middle of a long epoch.
+    /// Sync in the middle of a long epoch, and note it.
     Due,
-    /// Begin to write what was appended.
+    /// Sync what was appended.
     Write,
     /// A journal is full.
     Room,
@@ -251,10 +251,7 @@ impl Borders {
     }
 
     fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<()> {
-        if errand.writes {
-            syncers.iter().for_each(Syncer::begin);
-        }
-        if errand.syncs {
+        if errand.syncs && !crash::is_mutant("publish_without_sync") {
             syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
         }
         if let Some(epoch) = errand.marked {
@@ -280,7 +277,6 @@ impl Borders {
 /// What is to be done in one turn.
 #[derive(Default)]
 struct Errand {
-    writes: bool,
     syncs: bool,
     notes_sync: bool,
     marked: Option<Epoch>,
@@ -294,7 +290,7 @@ impl Errand {
         match work {
             Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
             Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
-            Work::Write => self.writes = true,
+            Work::Write => self.syncs = true,
             Work::Due => self.notes_sync = true,
             Work::Room => self.wants_room = true,
             Work::End => self.ends = true,

@@ -17,7 +17,7 @@ use super::output::{find_marker, patiently};
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Facts, Journal, JournalSettings, peek};
+use crate::journal::{Facts, Journal, JournalSettings, peek, put_away, take_room};
 use crate::sink::{Marker, Publication};
 use crate::source::{Past, Source};
 use crate::store::Store;
@@ -191,6 +191,9 @@ impl JournalPlan<'_> {
         }
         let facts =
             Facts { source: name.to_owned(), parts: self.parts, interval_ms: self.interval_ms };
+        if let Err(error) = take_room(&folder) {
+            tracing::warn!("the room of an earlier journal in {}: {error}", self.state.display());
+        }
         let (journal, recovery) = Journal::open(&folder, settings, facts)?;
         let known = Known::new(recovery.id, name);
         known.note(self.state)?;
@@ -270,23 +273,14 @@ pub(super) fn crossings<'a>(
 pub(super) fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
     // A note without a journal would stop the next start; a journal without a note is noted again.
     known.forget(state);
-    let put_away = |name: String| -> std::io::Result<PathBuf> {
-        let aside = folder.with_file_name(name);
-        std::fs::rename(folder, &aside)?;
-        Ok(aside)
-    };
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
     // One rename, so that a crash leaves all of it or nothing.
     let closed = if keep {
-        let number = (1u32..).find(|n| !folder.with_file_name(format!("kept-{n}-{name}")).exists());
-        put_away(format!("kept-{}-{name}", number.unwrap_or(0))).map(drop)
+        let name = folder.file_name().unwrap_or_default().to_string_lossy();
+        let kept = |n: u32| folder.with_file_name(format!("kept-{n}-{name}"));
+        let number = (1u32..).find(|&n| !kept(n).exists());
+        std::fs::rename(folder, kept(number.unwrap_or(0)))
     } else {
-        // What a crash left of an earlier one would be in the way.
-        std::fs::remove_dir_all(folder.with_file_name(format!("closed-{name}"))).ok();
-        put_away(format!("closed-{name}")).and_then(|aside| {
-            crash_point("recovery.put_away");
-            std::fs::remove_dir_all(aside)
-        })
+        put_away(folder)
     };
     if let Err(error) = closed {
         tracing::warn!("cannot put the journal {} away: {error}", folder.display());

@@ -317,6 +317,11 @@ impl Journal {
         let renamed = shared.disk.rename(&spare.name, &name);
         renamed.map_err(|error| shared.poison("renaming", &name, error))?;
         crash_point("journal.roll_renamed");
+        if ledger.segments.back().is_some_and(|segment| segment.base == base) {
+            // It had room for no record, since a crash or a full disk left its header only: the new
+            // one has taken its name.
+            ledger.segments.pop_back();
+        }
         let bytes = shared.settings.segment_bytes();
         ledger.segments.push_back(Segment { base, bytes, file: Some(Arc::clone(&spare.file)) });
         ledger.names_changed = true;

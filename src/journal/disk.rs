@@ -9,12 +9,11 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
-use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation};
 use rustix::io::Errno;
 
 use crate::crash;
@@ -47,9 +46,11 @@ pub trait File: Send + Sync + fmt::Debug {
     /// written them. Never call again.
     fn sync(&self) -> io::Result<()>;
 
-    /// Has the disk begin to write `bytes` bytes at `offset`, and does not wait: a later
-    /// [`sync`](File::sync) then has little left to do. A hint, which promises nothing.
-    fn begin_to_sync(&self, offset: u64, bytes: u64);
+    /// Makes the first `bytes` bytes zeros, keeps their blocks, and syncs nothing.
+    ///
+    /// # Errors
+    /// Those of the disk, `Unsupported` among them: not every file system can.
+    fn zero(&self, bytes: u64) -> io::Result<()>;
 
     /// Drops everything behind `bytes_kept`, then preallocates zeros up to `bytes`.
     ///
@@ -257,10 +258,13 @@ impl File for LocalFile {
         Ok(rustix::fs::fdatasync(&self.0)?)
     }
 
-    fn begin_to_sync(&self, offset: u64, bytes: u64) {
-        // The advice starts the writing of dirty pages, and drops clean ones only. Unlike a sync it
-        // does not commit the file system's own journal, for which an append would have to wait.
-        rustix::fs::fadvise(&self.0, offset, NonZeroU64::new(bytes), Advice::DontNeed).ok();
+    fn zero(&self, bytes: u64) -> io::Result<()> {
+        loop {
+            match rustix::fs::fallocate(&self.0, FallocateFlags::ZERO_RANGE, 0, bytes) {
+                Err(Errno::INTR) => {}
+                other => return Ok(other?),
+            }
+        }
     }
 
     fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()> {

@@ -39,6 +39,7 @@ pub(super) struct Faults {
 pub(super) struct Counts {
     pub(super) file_syncs: u64,
     pub(super) bytes_read: u64,
+    pub(super) files_made: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -229,6 +230,7 @@ impl Disk for ModelDisk {
             return Err(io::ErrorKind::StorageFull.into());
         }
         assert!(!inner.names.contains_key(name), "{name} exists");
+        inner.counts.files_made += 1;
         let bytes = bytes as usize;
         let file = inner.files.len();
         inner.files.push(Contents {
@@ -327,7 +329,10 @@ impl File for ModelFile {
         Ok(self.0.0.lock().unwrap().files[self.1].now.len() as u64)
     }
 
-    fn begin_to_sync(&self, _offset: u64, _bytes: u64) {}
+    fn zero(&self, bytes: u64) -> io::Result<()> {
+        self.change(Change::Write(0, vec![0; bytes as usize]));
+        Ok(())
+    }
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.0.0.lock().unwrap();

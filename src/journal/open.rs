@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::append::{Active, Journal, beginning};
-use super::disk::{self, Disk, LocalDisk};
+use super::disk::{self, Disk, File, LocalDisk};
 use super::record::{EosKind, Position};
 use super::recover::{Found, Recovery, recover};
 use super::segment::{self, Facts, HEADER, Header, SOURCE_ID_BYTES_MAX, Standing};
-use super::shared::{Ledger, Segment, Shared, disk_error};
+use super::shared::{Ledger, SPARES_MAX, Segment, Shared, Spare, disk_error};
 use super::{Append, JournalSettings, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +59,7 @@ impl Journal {
                 ),
             ));
         }
-        let next_spare = remove_spares(&*disk)?;
+        let (mut spares, next_spare) = adopt_spares(&*disk, &settings)?;
         let found = recover(&*disk, settings.sync != SyncPolicy::Never)?;
         crash_point("journal.recovery_scanned");
         let created = found.is_none();
@@ -68,7 +68,7 @@ impl Journal {
                 check_facts(&found.header.facts, &facts, &*disk)?;
                 mend(&*disk, found)?
             }
-            None => create(&*disk, &settings, facts)?,
+            None => create(&*disk, &settings, facts, spares.pop())?,
         };
         let torn_bytes = found.torn_bytes;
         let mut recovery = Recovery {
@@ -89,7 +89,7 @@ impl Journal {
             let place = disk.place("");
             tracing::warn!("a crash left {torn_bytes} torn bytes at the end of {place}: cut off");
         }
-        let mut journal = assemble(disk, settings, found, next_spare)?;
+        let mut journal = assemble(disk, settings, found, (spares, next_spare))?;
         recovery.crashed_connections = close_connections(&mut journal)?;
         crash_point("journal.recovery_closed");
         Ok((journal, recovery))
@@ -100,7 +100,7 @@ fn assemble(
     disk: Arc<dyn Disk>,
     settings: JournalSettings,
     mut found: Found,
-    next_spare: u64,
+    (spares, next_spare): (Vec<Spare>, u64),
 ) -> Result<Journal> {
     let Some(last) = found.segments.last_mut() else {
         return Err(Error::new(ErrorKind::Disk, "the journal has no segment"));
@@ -116,6 +116,7 @@ fn assemble(
     let mut ledger = Ledger {
         segments: found.segments.into(),
         kept,
+        spares,
         next_spare,
         // Names that a crashed run made may not be on disk.
         names_changed: true,
@@ -181,15 +182,24 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
 
 /// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
 /// bad header is never taken for one that was just being made.
-fn create(disk: &dyn Disk, settings: &JournalSettings, facts: Facts) -> Result<Found> {
+fn create(
+    disk: &dyn Disk,
+    settings: &JournalSettings,
+    facts: Facts,
+    spare: Option<Spare>,
+) -> Result<Found> {
     let header = Header { id: random_id()?, base: 0, facts, standing: Standing::default() };
-    let (spare, name) = (segment::spare_name(0), segment::name(0));
+    let name = segment::name(0);
     let bytes = settings.segment_bytes();
-    (disk.create(&spare, bytes))
-        .and_then(|file| {
-            file.write_at(0, [&header.encode(), &[]])?;
-            file.sync()?;
-            disk.rename(&spare, &name)?;
+    let make = || {
+        let name = segment::spare_name(0);
+        disk.create(&name, bytes).map(|file| Spare { name, file })
+    };
+    (spare.map_or_else(make, Ok))
+        .and_then(|spare| {
+            spare.file.write_at(0, [&header.encode(), &[]])?;
+            spare.file.sync()?;
+            disk.rename(&spare.name, &name)?;
             disk.sync()
         })
         .map_err(|error| failed("making", disk, &name, error))?;
@@ -240,17 +250,40 @@ fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
     Ok(found)
 }
 
-/// Spares of a former run may hold records, if a crash took their new name: they are made anew.
-fn remove_spares(disk: &dyn Disk) -> Result<u64> {
+/// Takes over the spares of a former run, and tells the number of the next one. They may hold
+/// records, if a crash took their new name or what emptied them: these must go, durably, before a
+/// file has a place in the log again. What is not of use is removed.
+fn adopt_spares(disk: &dyn Disk, settings: &JournalSettings) -> Result<(Vec<Spare>, u64)> {
+    let bytes = settings.segment_bytes();
     let names = disk.list().map_err(|error| failed("listing", disk, "", error))?;
-    let mut next = 1;
+    let segments = names.iter().filter(|name| segment::base(name).is_some()).count() as u64;
+    let room = (settings.journal_bytes_max / bytes).saturating_sub(segments.max(1));
+    // Without a segment, one of them becomes the first.
+    let most = (SPARES_MAX + usize::from(segments == 0)).min(room as usize);
+    let (mut spares, mut next) = (Vec::new(), 1);
     for name in names {
-        if let Some(number) = segment::spare_number(&name) {
-            disk.remove(&name).map_err(|error| failed("removing", disk, &name, error))?;
-            next = next.max(number.saturating_add(1));
+        let Some(number) = segment::spare_number(&name) else { continue };
+        next = next.max(number.saturating_add(1));
+        match if spares.len() < most { empty(disk, &name, bytes)? } else { None } {
+            Some(file) => spares.push(Spare { name, file }),
+            None => (disk.remove(&name)).map_err(|e| failed("removing", disk, &name, e))?,
         }
     }
-    Ok(next)
+    Ok((spares, next))
+}
+
+/// The file of that name with nothing but zeros in it, on disk; `None` if it is of another length
+/// or the file system cannot.
+fn empty(disk: &dyn Disk, name: &str, bytes: u64) -> Result<Option<Arc<dyn File>>> {
+    let opened = disk.open(name).and_then(|file| {
+        let fits = file.bytes()? == bytes && file.zero(bytes).is_ok();
+        Ok(fits.then_some(file))
+    });
+    let Some(file) = opened.map_err(|error| failed("opening", disk, name, error))? else {
+        return Ok(None);
+    };
+    file.sync().map_err(|error| failed("syncing", disk, name, error))?;
+    Ok(Some(file))
 }
 
 fn random_id() -> Result<u128> {

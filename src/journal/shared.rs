@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use super::disk::{self, Disk, File};
 use super::record::{Done, Mark};
 use super::segment;
-use super::{Full, FullCause, JournalSettings, SyncPolicy, Ticket};
+use super::{Full, FullCause, JournalSettings, SEGMENTS_MIN, SyncPolicy, Ticket};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -24,8 +24,6 @@ pub(super) struct Shared {
     pub(super) appended: AtomicU64,
     /// Everything before is on disk.
     pub(super) synced: AtomicU64,
-    /// The disk was asked to write everything before.
-    pub(super) begun: AtomicU64,
     pub(super) ledger: Mutex<Ledger>,
     /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
     /// covered.
@@ -46,6 +44,11 @@ pub(super) struct Segment {
     pub(super) file: Option<Arc<dyn File>>,
 }
 
+/// Most spares that are kept of segments which are done with: half of the cap. Files are used
+/// again since making and removing them costs a disk more than filling them.
+pub(super) const SPARES_MAX: usize = (SEGMENTS_MIN / 2) as usize;
+
+/// A file of the length of a segment, all zeros, which is none yet.
 #[derive(Debug)]
 pub(super) struct Spare {
     pub(super) name: String,
@@ -58,7 +61,7 @@ pub(super) struct Ledger {
     pub(super) segments: VecDeque<Segment>,
     /// How many segments at the front are kept though all in them is done (`--keep-journal`).
     pub(super) kept: usize,
-    /// One at rest, so that a MARK can always be written; two while a roll is under way.
+    /// At least one at rest, so that a MARK can always be written; two while a roll is under way.
     pub(super) spares: Vec<Spare>,
     pub(super) next_spare: u64,
     /// Names were made or removed since the folder was last synced.
@@ -76,6 +79,13 @@ impl Ledger {
     pub(super) fn bytes_held(&self, settings: &JournalSettings) -> u64 {
         let live: u64 = self.segments.iter().skip(self.kept).map(|s| s.bytes).sum();
         live + self.spares.len() as u64 * settings.segment_bytes()
+    }
+
+    /// A name for one more spare. A number is used once.
+    pub(super) fn name_spare(&mut self) -> String {
+        let name = segment::spare_name(self.next_spare);
+        self.next_spare += 1;
+        name
     }
 
     /// The segments with bytes from `from` on and before `to`.
@@ -110,7 +120,6 @@ impl Shared {
             settings,
             appended: AtomicU64::new(appended),
             synced: AtomicU64::new(synced),
-            begun: AtomicU64::new(appended),
             ledger: Mutex::new(ledger),
             syncing: Mutex::new(()),
             room: Gate::default(),
@@ -149,10 +158,9 @@ impl Shared {
                 ledger.disk_full = false;
                 return Ok(Some(FullCause::Cap));
             }
-            let name = segment::spare_name(ledger.next_spare);
+            let name = ledger.name_spare();
             match self.disk.create(&name, bytes) {
                 Ok(file) => {
-                    ledger.next_spare += 1;
                     ledger.spares.push(Spare { name, file });
                     ledger.names_changed = true;
                     crash_point("journal.spare");

@@ -2,17 +2,16 @@
 //!
 //! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch
 //! waits. It also does the slow work that a sync allows, when those who waited for the sync have
-//! been told: it deletes the segments below the newest DONE that is itself on disk, and looks
-//! whether a full disk has room again.
+//! been told: it takes the segments out of the log below the newest DONE that is itself on disk,
+//! and looks whether a full disk has room again.
 
-use std::io;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::SyncPolicy;
 use super::record::Position;
 use super::segment;
-use super::shared::{Segment, Shared};
+use super::shared::{SPARES_MAX, Segment, Shared, Spare};
 use crate::crash::crash_point;
 use crate::error::Result;
 
@@ -32,7 +31,7 @@ impl Syncer {
         Ok(Position(self.shared.sync()?))
     }
 
-    /// Deletes what is done with, and wakes those who wait for room if there is some.
+    /// Takes out what is done with, and wakes those who wait for room if there is some.
     ///
     /// Call it after every sync, and at least once a second while the journal is full: it is what
     /// notices that a full disk has room again.
@@ -43,11 +42,6 @@ impl Syncer {
         self.shared.check_poison()?;
         self.shared.retire()?;
         self.shared.restock()
-    }
-
-    /// Has the disk begin to write what was appended, without waiting for it.
-    pub fn begin(&self) {
-        self.shared.begin_to_sync();
     }
 
     /// How far the journal is on disk.
@@ -86,21 +80,6 @@ impl Shared {
         Ok(goal)
     }
 
-    fn begin_to_sync(&self) {
-        if self.settings.sync == SyncPolicy::Never {
-            return;
-        }
-        let goal = self.appended.load(Ordering::Acquire);
-        let begun =
-            self.begun.swap(goal, Ordering::AcqRel).max(self.synced.load(Ordering::Acquire));
-        let segments = self.ledger().between(begun, goal);
-        for Segment { base, file, .. } in segments {
-            let Some(file) = file else { continue };
-            let from = begun.max(base);
-            file.begin_to_sync(segment::HEADER + from - base, goal.saturating_sub(from));
-        }
-    }
-
     /// The segments with bytes behind `synced`, the position that syncing them reaches, and whether
     /// the folder has to be synced with them.
     fn unsynced(&self, synced: u64) -> (Vec<Segment>, u64, bool) {
@@ -125,39 +104,79 @@ impl Shared {
         }
     }
 
-    /// Deletes the segments that the newest durable DONE does not need, or sets them aside.
+    /// Takes the segments out of the log that the newest durable DONE does not need, or sets them
+    /// aside.
     pub(super) fn retire(&self) -> Result<()> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.retired();
         if old.is_empty() {
             return Ok(());
         }
-        if !self.settings.keep_journal {
+        if self.settings.keep_journal {
+            self.ledger().kept += old.len();
+        } else {
             crash_point("journal.before_delete");
-            for old in &old {
-                let name = segment::name(old.base);
-                let removed: io::Result<()> = self.disk.remove(&name);
-                removed.map_err(|error| self.poison("removing", &name, error))?;
-                if self.settings.sync != SyncPolicy::Never {
-                    // One by one: a crash that took back an older removal but not a newer one would
-                    // leave a hole, and a hole is what damage looks like.
-                    let synced = self.disk.sync();
-                    synced.map_err(|error| self.poison("syncing the folder of", &name, error))?;
-                }
+            for segment in &old {
+                self.take_out(segment)?;
                 crash_point("journal.mid_delete");
             }
         }
-        let mut ledger = self.ledger();
-        if self.settings.keep_journal {
-            ledger.kept += old.len();
-        } else {
-            ledger.segments.drain(..old.len());
-            ledger.names_changed = true;
-        }
-        drop(ledger);
         crash_point("journal.after_delete");
         self.room.wake_all();
         Ok(())
+    }
+
+    /// Takes the first segment out of the log: it becomes a spare, or goes.
+    ///
+    /// The name goes first, and durably, one segment after the other: a crash that took back an
+    /// older removal but not a newer one would leave a hole, and a hole is what damage looks like.
+    fn take_out(&self, segment: &Segment) -> Result<()> {
+        let name = segment::name(segment.base);
+        let spare = self.spare_wanted(segment);
+        let (doing, done) = match &spare {
+            Some(spare) => ("renaming", self.disk.rename(&name, spare)),
+            None => ("removing", self.disk.remove(&name)),
+        };
+        done.map_err(|error| self.poison(doing, &name, error))?;
+        if self.settings.sync != SyncPolicy::Never {
+            let synced = self.disk.sync();
+            synced.map_err(|error| self.poison("syncing the folder of", &name, error))?;
+        }
+        let spare = match spare {
+            Some(name) => self.make_spare(name)?,
+            None => None,
+        };
+        let mut ledger = self.ledger();
+        ledger.segments.pop_front();
+        ledger.spares.extend(spare);
+        ledger.names_changed = true;
+        Ok(())
+    }
+
+    /// The name that a segment gets which is done with, if its file is of use again. Without syncs
+    /// a crash could take back the name but not that the file was emptied.
+    fn spare_wanted(&self, segment: &Segment) -> Option<String> {
+        let mut ledger = self.ledger();
+        let is_wanted = self.settings.sync != SyncPolicy::Never
+            && ledger.spares.len() < SPARES_MAX
+            && segment.bytes == self.settings.segment_bytes();
+        is_wanted.then(|| ledger.name_spare())
+    }
+
+    /// Empties a file for its next use; one that cannot be emptied is removed.
+    fn make_spare(&self, name: String) -> Result<Option<Spare>> {
+        crash_point("journal.recycled");
+        let file = self.disk.open(&name).and_then(|file| {
+            file.zero(self.settings.segment_bytes())?;
+            Ok(file)
+        });
+        match file {
+            Ok(file) => Ok(Some(Spare { name, file })),
+            Err(_) => {
+                let removed = self.disk.remove(&name);
+                removed.map_err(|error| self.poison("removing", &name, error)).map(|()| None)
+            }
+        }
     }
 
     /// The live segments wholly below the newest DONE that a crash cannot take back. Deleting for a

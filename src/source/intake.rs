@@ -34,9 +34,9 @@ const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 /// A long epoch gets a sync in between, so that a restart knows how far the journal was on disk.
 const SYNC_AFTER: Duration = Duration::from_secs(1);
 
-/// After so many bytes the disk is asked to begin writing them: the sync at the border, for which
-/// the epoch waits, then has little left to do. Full syncs so often would hold up the appends.
-const BEGIN_BYTES: usize = 4 << 20;
+/// So many bytes are synced without waiting for a border: the sync there, for which the epoch
+/// waits, then has little left to do.
+const SYNC_BYTES: usize = 8 << 20;
 
 /// How often a full disk is looked at again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
@@ -220,7 +220,7 @@ impl Intake {
         if self.synced.elapsed() >= SYNC_AFTER {
             self.synced = Instant::now();
             self.track.watcher().sync_due();
-        } else if self.unsynced >= BEGIN_BYTES {
+        } else if self.unsynced >= SYNC_BYTES {
             self.track.watcher().write_due();
         } else {
             return;

@@ -33,7 +33,7 @@ pub trait Watcher: Send + Sync {
     /// Something was appended that nobody will sync soon.
     fn sync_due(&self);
 
-    /// So much was appended that the disk should begin to write it.
+    /// So much was appended that the disk should have it.
     fn write_due(&self);
 
     /// The journal is full: what is done should go, and a full disk be looked at again.
