@@ -68,6 +68,9 @@ pub struct Context {
     pub peers: usize,
     /// Number of workers in each process.
     pub threads: usize,
+    /// Workers among which words may be routed before they are counted: those of a process, or all
+    /// where the processes share a host.
+    pub routing: usize,
     /// Number of parts that a result is divided into.
     pub parts: u32,
     /// Workers 0 to this own the parts: all, unless the output belongs to one process.
@@ -90,6 +93,11 @@ impl Context {
     /// The worker that owns `part`.
     pub fn owner(&self, part: u32) -> usize {
         part as usize % self.owners
+    }
+
+    /// The first of the workers among which this one routes words.
+    pub fn first_routed(&self) -> usize {
+        self.index - self.index % self.routing
     }
 
     /// Whether the worker with this index is one of this process.

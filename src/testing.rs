@@ -201,6 +201,7 @@ where
             index: worker.index(),
             peers: worker.peers(),
             threads: worker.peers(),
+            routing: worker.peers(),
             owners: worker.peers(),
             parts: config.parts,
             interval_ms: config.interval.as_millis() as u64,

@@ -33,6 +33,8 @@ pub struct Plan {
     pub feed: Feed,
     /// Workers in this process.
     pub threads: usize,
+    /// Whether all processes are on this host, so that words may go from one to another.
+    pub shares_host: bool,
     /// Parts of a result.
     pub parts: u32,
     /// Workers 0 to this, of all processes, own the parts.
@@ -125,6 +127,7 @@ fn build(worker: &mut Worker, plan: &Plan) {
         index,
         peers,
         threads: plan.threads,
+        routing: if plan.shares_host { peers } else { plan.threads },
         parts: plan.parts,
         owners: plan.owners,
         interval_ms: plan.interval_ms,

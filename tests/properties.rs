@@ -64,6 +64,7 @@ fn publish(run: &Run) -> Published {
         definition: Arc::new(|lines: Lines<'_>| Rows::from(network_wordcount::dataflow(lines))),
         feed: feed.clone(),
         threads: run.threads,
+        shares_host: true,
         parts: run.parts,
         owners: run.threads,
         words: WordOptions { split: run.split, ..WordOptions::default() },

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -162,6 +163,15 @@ impl ClusterSettings {
             ));
         }
         check_addresses(&self.addresses)
+    }
+
+    /// Whether all processes listen on loopback addresses, and so are on one host.
+    pub fn shares_host(&self) -> bool {
+        self.addresses.iter().all(|address| {
+            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
+            let host = host.trim_matches(['[', ']']);
+            host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
+        })
     }
 
     /// How long a data link may go without an acknowledgement. A stopped peer's window closes under

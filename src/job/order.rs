@@ -320,6 +320,7 @@ impl Order {
             definition: Arc::clone(&self.definition),
             feed,
             threads: self.settings.threads,
+            shares_host: self.cluster.shares_host(),
             parts: agreed.parts,
             owners: self.owners(),
             interval_ms: self.identity.interval_ms,

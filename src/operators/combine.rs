@@ -5,8 +5,8 @@
 //! it has grown beyond its limit: an epoch may leave in several runs, which the owner adds up.
 //!
 //! Where the words of an epoch hardly repeat, the table of each worker would hold nearly all of
-//! them. When a table shows that, its words, and the rest of the epoch's, go to the one worker of
-//! the process that counts them: see [`routed`]. Both ways end in runs for the same owners, so each
+//! them. When a table shows that, its words, and the rest of the epoch's, go to the one worker that
+//! counts them: see [`routed`]. Both ways end in runs for the same owners, so each
 //! worker decides for itself, in each epoch anew.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ use timely::dataflow::operators::{Capability, Concat};
 
 use super::archive::each_line;
 use super::columns::WordColumn;
-use super::routed::{self, Routed, Spares};
+use super::routed::{self, Away, Routed, Spares};
 use super::run::Run;
 use super::{Context, Tally};
 use crate::epoch::Epoch;
@@ -67,8 +67,8 @@ pub(super) fn combine<'s>(
     let (routed_output, routed) = builder.new_output();
     let mut run_output = OutputBuilder::<_, NoopBuilder<Run>>::from(run_output);
     let mut routed_output = OutputBuilder::<_, NoopBuilder<Routed>>::from(routed_output);
-    let spares = Spares::default();
-    let counted = routed::count(routed, spares.clone(), Rc::clone(&context));
+    let (spares, away) = (Spares::default(), Away::new(context.peers));
+    let counted = routed::count(routed, spares.clone(), away.clone(), Rc::clone(&context));
 
     builder.build(move |capabilities| {
         drop(capabilities);
@@ -77,7 +77,8 @@ pub(super) fn combine<'s>(
         let mut spare = None;
         move |frontiers| {
             let mut runs = run_output.activate();
-            let mut tables = Tables { output: routed_output.activate(), spares: &spares };
+            let output = routed_output.activate();
+            let mut tables = Tables { output, spares: &spares, away: &away };
             input.for_each(|capability, blocks| {
                 let Some(to_runs) = capability.retain_least(0) else { return };
                 let Some(to_tables) = capability.retain_least(1) else { return };
@@ -141,7 +142,7 @@ impl OpenEpoch {
     /// Whether the words of the epoch repeat too seldom to be counted here.
     fn should_route(&self, context: &Context) -> bool {
         let table = &self.counted.table;
-        context.threads > 1
+        context.routing > 1
             && table.heap_bytes() > ROUTE_TABLE_BYTES_MIN.min(context.table_bytes_max)
             && self.words < ROUTE_REPEATS_MIN * table.len() as u64
     }
@@ -151,7 +152,7 @@ impl OpenEpoch {
     fn start_routing(&mut self, context: &Context, tables: &mut Tables<'_>) {
         self.routes = true;
         let mut counted = mem::replace(&mut self.counted.table, WordTable::new(1));
-        let mut lists = vec![ShortWords::default(); context.threads];
+        let mut lists = vec![ShortWords::default(); context.routing];
         let mut router = Router::new(&mut self.counted.table, &mut lists, &context.words);
         counted.drain(|_, word, count| router.add_word(word, count));
         tables.send(&self.to_tables, context, lists, None);
@@ -161,7 +162,7 @@ impl OpenEpoch {
     fn route(&mut self, block: &Block, what: &What, context: &Context, tables: &mut Tables<'_>) {
         let (table, options) = (&mut self.counted.table, &context.words);
         let mut lists: Vec<ShortWords> =
-            (0..context.threads).map(|_| tables.spares.take()).collect();
+            (0..context.routing).map(|_| tables.spares.take()).collect();
         let mut router = Router::new(table, &mut lists, options);
         let tally = match what {
             What::Words => tally(router.add_block(block.padded(), block.text().len(), options)),
@@ -172,14 +173,16 @@ impl OpenEpoch {
     }
 }
 
-/// The way to the tables of the workers of this process.
+/// The way to the tables among which words are routed.
 struct Tables<'a> {
     output: OutputBuilderSession<'a, Epoch, NoopBuilder<Routed>>,
     spares: &'a Spares,
+    away: &'a Away,
 }
 
 impl Tables<'_> {
-    /// Sends each list to its worker.
+    /// Sends each list to its worker. The block of the words stays until all are counted: with the
+    /// list to a worker of this process, here while the list is away in another.
     fn send(
         &mut self,
         capability: &Capability<Epoch>,
@@ -187,15 +190,22 @@ impl Tables<'_> {
         lists: Vec<ShortWords>,
         block: Option<&Block>,
     ) {
-        let first_here = context.index - context.index % context.threads;
         let mut session = self.output.session_with_builder(capability);
-        for (index, words) in lists.into_iter().enumerate() {
+        for (worker, words) in (context.first_routed()..).zip(lists) {
             if words.is_empty() {
                 self.spares.give(words);
-                continue;
+            } else if context.is_local(worker) {
+                session.give_container(&mut Routed::within(worker, words, block));
+            } else {
+                let answer = block.map(|block| {
+                    self.away.keep(worker, block);
+                    context.index
+                });
+                for mut routed in Routed::across(worker, &words, answer) {
+                    session.give_container(&mut routed);
+                }
+                self.spares.give(words);
             }
-            let worker = (first_here + index) as u64;
-            session.give_container(&mut Routed { worker, words, block: block.cloned() });
         }
     }
 }

@@ -5,28 +5,32 @@
 //! tables hold nearly all words: as much memory and as many cache misses as workers, and then the
 //! runs are added up. So [`combine`](super::combine) watches how many words a distinct word stands
 //! for, and if they are few, sorts the words of the rest of the epoch by ranges of their hash, one
-//! range for each worker of the process, and this operator counts those of its worker's range.
-//! (With one part a worker, as is usual, that is the worker which owns them.)
+//! range for each worker, and this operator counts those of its worker's range. (With one part a
+//! worker, as is usual, that is the worker which owns them.)
 //!
-//! Words never leave the process uncounted: the wire is dearer than memory, and nothing bounds what
-//! waits for it. Within the process the blocks do: each container of words holds the block that
-//! they stood in, whose permit in the [`BlockPool`](crate::lines::BlockPool) is free again when all
-//! of its words are counted.
+//! Words never leave the host uncounted: the wire is dearer than memory.
+//!
+//! What is on its way is bounded by the blocks that the words stood in, each of which has a permit
+//! of the [`BlockPool`](crate::lines::BlockPool) until its last word is counted. Within a process
+//! the list of words holds the block. For a list that is away in another process the block waits
+//! with the worker that sent it ([`Away`]), and the worker that counts the words sends an answer:
+//! the lists between two workers keep their order, so it need not say for which.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::Write;
 use std::rc::Rc;
 
 use timely::Accountable;
 use timely::bytes::arc::Bytes;
 use timely::communication::Push;
-use timely::container::NoopBuilder;
+use timely::container::{CapacityContainerBuilder, NoopBuilder};
 use timely::dataflow::Stream;
-use timely::dataflow::channels::pact::DistributorPact;
+use timely::dataflow::channels::pact::{DistributorPact, Exchange};
 use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
-use timely::dataflow::operators::generic::Operator;
+use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
+use timely::dataflow::operators::generic::{Operator, OutputBuilder};
 use timely::progress::Stamp;
 
 use super::Context;
@@ -40,11 +44,61 @@ use crate::words::{ShortWords, WordTable};
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routed {
     /// Index of that worker among all.
-    pub(super) worker: u64,
-    pub(super) words: ShortWords,
+    worker: u64,
+    /// Index of the worker that waits to hear when these words are counted.
+    answer: Option<u64>,
+    words: ShortWords,
     /// Holds the place of the words in the bound on what is read and not yet counted.
-    pub(super) block: Option<Block>,
+    block: Option<Block>,
 }
+
+impl Routed {
+    /// Words of a message to another process: a quarter of the buffers that timely begins with.
+    const REMOTE_WORDS_MAX: usize = (240 << 10) / ShortWords::WORD_BYTES;
+    const NOBODY: u64 = u64::MAX;
+
+    /// For a worker of this process.
+    pub(super) fn within(worker: usize, words: ShortWords, block: Option<&Block>) -> Routed {
+        Routed { worker: worker as u64, answer: None, words, block: block.cloned() }
+    }
+
+    /// For a worker of another process, which is to tell `answer` when the last is counted.
+    pub(super) fn across(
+        worker: usize,
+        words: &ShortWords,
+        answer: Option<usize>,
+    ) -> impl Iterator<Item = Routed> {
+        let pieces = words.len().div_ceil(Routed::REMOTE_WORDS_MAX);
+        words.pieces(Routed::REMOTE_WORDS_MAX).enumerate().map(move |(at, words)| {
+            let answer = answer.filter(|_| at + 1 == pieces).map(|index| index as u64);
+            Routed { worker: worker as u64, answer, words, block: None }
+        })
+    }
+}
+
+/// Blocks of which words are away in other processes, by the worker that counts them.
+#[derive(Clone, Debug)]
+pub(super) struct Away(Rc<RefCell<Vec<VecDeque<Block>>>>);
+
+impl Away {
+    /// Nothing is away at any of `peers` workers.
+    pub(super) fn new(peers: usize) -> Away {
+        Away(Rc::new(RefCell::new(vec![VecDeque::new(); peers])))
+    }
+
+    /// Keeps a block until `worker` answers.
+    pub(super) fn keep(&self, worker: usize, block: &Block) {
+        self.0.borrow_mut()[worker].push_back(block.clone());
+    }
+
+    /// Lets the oldest block go of which `worker` had words.
+    fn let_go(&self, worker: usize) {
+        self.0.borrow_mut()[worker].pop_front();
+    }
+}
+
+/// That a list is counted: the index of the worker that waits for it, and of that which has.
+type Answer = (u64, u64);
 
 /// Emptied lists of one worker, to be filled again: a fresh one of that size costs a page fault
 /// every 4 KiB. What a worker sends and what it receives is about the same, so they do not run out.
@@ -76,17 +130,17 @@ impl Accountable for Routed {
     }
 }
 
-/// Timely asks for this of whatever could cross between processes; these words do not.
 impl ContainerBytes for Routed {
     fn from_bytes(bytes: Bytes) -> Self {
         let (numbers, _) = bytes.as_chunks::<8>();
-        let (words, _) = bytes[8..].as_chunks();
+        let (words, _) = bytes[16..].as_chunks();
         let words = ShortWords::from_bytes(words.iter().copied());
-        Routed { worker: u64::from_le_bytes(numbers[0]), words, block: None }
+        let answer = Some(u64::from_le_bytes(numbers[1])).filter(|&to| to != Routed::NOBODY);
+        Routed { worker: u64::from_le_bytes(numbers[0]), answer, words, block: None }
     }
 
     fn length_in_bytes(&self) -> usize {
-        8 + self.words.len() * ShortWords::WORD_BYTES
+        16 + self.words.len() * ShortWords::WORD_BYTES
     }
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
@@ -95,6 +149,7 @@ impl ContainerBytes for Routed {
             writer.write_all(bytes).expect("words fit into the length they announced");
         };
         put(&self.worker.to_le_bytes());
+        put(&self.answer.unwrap_or(Routed::NOBODY).to_le_bytes());
         self.words.to_bytes().for_each(|word| put(&word));
     }
 }
@@ -116,45 +171,69 @@ impl Distributor<Routed> for ToTable {
     fn flush<T: Clone, P: Push<Message<T, Routed>>>(&mut self, _: &Stamp<T>, _: &mut [P]) {}
 }
 
-/// Counts words that were sorted by ranges of the hash, those of this worker's range.
+/// Counts words that were sorted by ranges of the hash, those of this worker's range, and tells
+/// those who sent them.
 pub(super) fn count<'s>(
     routed: Stream<'s, Epoch, Routed>,
     spares: Spares,
+    away: Away,
     context: Rc<Context>,
 ) -> Stream<'s, Epoch, Run> {
-    routed.unary_frontier::<NoopBuilder<Run>, _, _, _>(
-        DistributorPact(|_peers| ToTable),
-        "Count routed words",
-        move |_capability, _info| {
-            let mut open: BTreeMap<Epoch, OpenTable> = BTreeMap::new();
-            let mut spare = None;
-            let ranges = context.threads as u32;
-            move |(input, frontier), output| {
-                input.for_each(|capability, routed| {
-                    let Some(capability) = capability.retain_least(0) else { return };
-                    let at = open.entry(*capability.time()).or_insert_with(|| OpenTable {
-                        capability,
-                        table: spare.take().unwrap_or_else(|| WordTable::new(ranges)),
-                    });
-                    let Routed { words, block, .. } = std::mem::take(routed);
-                    at.table.add_short(&words);
-                    if block.is_some() {
-                        spares.give(words);
-                    }
-                    drop(block);
-                    at.drain_if_large(&context, output);
+    let mut builder = OperatorBuilder::new("Count routed words".to_owned(), routed.scope());
+    let mut input = builder.new_input(routed, DistributorPact(|_peers| ToTable));
+    let (run_output, runs) = builder.new_output();
+    let (answer_output, answers) = builder.new_output();
+    let mut run_output = OutputBuilder::<_, NoopBuilder<Run>>::from(run_output);
+    let mut answer_output = OutputBuilder::<_, AnswerBuilder>::from(answer_output);
+    take_answers(answers, away);
+
+    builder.build(move |capabilities| {
+        drop(capabilities);
+        let mut open: BTreeMap<Epoch, OpenTable> = BTreeMap::new();
+        let mut spare = None;
+        let (ranges, own) = (context.routing as u32, context.index as u64);
+        move |frontiers| {
+            let (mut runs, mut answers) = (run_output.activate(), answer_output.activate());
+            input.for_each(|capability, routed| {
+                let Some(to_runs) = capability.retain_least(0) else { return };
+                let Routed { words, block, answer, .. } = std::mem::take(routed);
+                let at = open.entry(*to_runs.time()).or_insert_with(|| OpenTable {
+                    capability: to_runs,
+                    table: spare.take().unwrap_or_else(|| WordTable::new(ranges)),
                 });
-                while let Some(first) = open.first_entry() {
-                    if frontier.less_equal(first.key()) {
-                        break;
-                    }
-                    let mut done = first.remove();
-                    done.drain(&context, output);
-                    spare = Some(done.table);
+                at.table.add_short(&words);
+                if block.is_some() {
+                    spares.give(words);
                 }
+                drop(block);
+                if let (Some(to), Some(right)) = (answer, capability.retain_least(1)) {
+                    answers.session_with_builder(&right).give((to, own));
+                }
+                at.drain_if_large(&context, &mut runs);
+            });
+            while let Some(first) = open.first_entry() {
+                if frontiers[0].less_equal(first.key()) {
+                    break;
+                }
+                let mut done = first.remove();
+                done.drain(&context, &mut runs);
+                spare = Some(done.table);
             }
-        },
-    )
+        }
+    });
+    runs
+}
+
+type AnswerBuilder = CapacityContainerBuilder<Vec<Answer>>;
+
+/// Lets blocks go whose words were counted elsewhere.
+fn take_answers(answers: Stream<'_, Epoch, Vec<Answer>>, away: Away) {
+    let to_sender = Exchange::new(|(to, _): &Answer| *to);
+    answers.sink(to_sender, "Take answers", move |(input, _)| {
+        input.for_each(|_, answers| {
+            answers.drain(..).for_each(|(_, from)| away.let_go(from as usize));
+        });
+    });
 }
 
 #[cfg(test)]
@@ -166,14 +245,15 @@ mod tests {
         let words = [b"a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01", b"bcd\0\0\0\0\0\0\0\0\0\0\0\0\x03"];
         for len in 0..=2 {
             let words = ShortWords::from_bytes(words[..len].iter().map(|word| **word));
-            let routed = Routed { worker: 3, words, block: None };
+            let answer = [None, Some(7)][len % 2];
+            let routed = Routed { worker: 3, answer, words, block: None };
             let mut bytes = Vec::new();
             routed.into_bytes(&mut bytes);
             assert_eq!(bytes.len(), routed.length_in_bytes());
             let mut shared = timely::bytes::arc::BytesMut::from(bytes).freeze();
             let all = shared.len();
             let back = Routed::from_bytes(shared.extract_to(all));
-            assert_eq!(back.worker, 3);
+            assert_eq!((back.worker, back.answer), (3, answer));
             assert!(back.words.to_bytes().eq(routed.words.to_bytes()));
         }
     }

@@ -24,6 +24,11 @@ impl ShortWords {
         ShortWords { keys: Vec::with_capacity(words) }
     }
 
+    /// The words, at most `words` of them in each.
+    pub fn pieces(&self, words: usize) -> impl Iterator<Item = ShortWords> + '_ {
+        self.keys.chunks(words).map(|keys| ShortWords { keys: keys.to_vec() })
+    }
+
     /// Leaves no word, but the room for as many.
     pub fn clear(&mut self) {
         self.keys.clear();

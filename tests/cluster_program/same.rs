@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Addresses, all_done, start};
 use crate::oracle;
-use crate::rig::{Rig, random, side_by_side};
+use crate::rig::{Rig, Server, random, side_by_side};
 
 /// Epochs too long to end by themselves.
 pub(super) const ONE_EPOCH: &str = "--interval 24h --format tsv --no-state --to out/c";
@@ -90,6 +90,23 @@ fn more_words_than_one_message_holds_reach_their_owners() {
     let output = rig.output("out/c");
     assert!(output.only().parts.iter().all(|part| part.len() > 1 << 20));
     assert_eq!(output.counts(), oracle::count(&input, oracle::words_python));
+}
+
+#[test]
+fn words_that_hardly_repeat_are_each_counted_by_one_process() {
+    // Enough of them to outgrow the table at which words are routed; in a socket's bytes, so that
+    // one process has all of the text and the other takes part.
+    let lines = (0..1_600_000u64).map(|n| format!("w{:07} x\n", n * 7_919 % 800_000));
+    let input: Vec<u8> = lines.flat_map(String::into_bytes).collect();
+    let rig = Rig::new();
+    let server = Server::new();
+    let run = format!("run {} --once --parts 2 {ONE_EPOCH}", server.flag());
+    let processes = start(&rig, 2, &run);
+    let mut peer = server.accept();
+    peer.send(&input);
+    peer.fin();
+    all_done(processes);
+    assert!(rig.output("out/c").counts() == oracle::count(&input, oracle::words_python));
 }
 
 #[test]
