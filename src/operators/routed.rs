@@ -257,4 +257,16 @@ mod tests {
             assert!(back.words.to_bytes().eq(routed.words.to_bytes()));
         }
     }
+
+    #[test]
+    fn a_long_list_crosses_in_pieces_of_which_the_last_asks_for_an_answer() {
+        let words = ShortWords::from_bytes((0..40_000_u128).map(u128::to_le_bytes));
+        let pieces: Vec<_> = Routed::across(5, &words, Some(2)).collect();
+        assert!(pieces.iter().all(|piece| piece.length_in_bytes() <= 256 << 10));
+        let answers: Vec<_> = pieces.iter().map(|piece| piece.answer).collect();
+        assert_eq!(answers, [None, None, Some(2)]);
+        let crossed = pieces.iter().flat_map(|piece| piece.words.to_bytes());
+        assert!(crossed.eq(words.to_bytes()), "a word was lost between two pieces");
+        assert!(Routed::across(5, &words, None).all(|piece| piece.answer.is_none()));
+    }
 }
