@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
+use tokio::sync::Semaphore;
 
 use super::{
     Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
@@ -27,10 +28,16 @@ mod lock;
 
 pub use lock::PrefixLock;
 
+/// Files that are written or read at a time. Enough that one commit of the file system's journal
+/// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
+/// and what the allocator keeps for it.
+const FILES_MAX: usize = 32;
+
 /// Objects as files below a directory.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     root: Arc<Path>,
+    turns: Arc<Semaphore>,
 }
 
 impl LocalStore {
@@ -42,7 +49,7 @@ impl LocalStore {
             refused.hint.get_or_insert_with(|| "check the path given to --to".to_owned());
             Error::from(refused)
         })?;
-        Ok(LocalStore { root: root.into() })
+        Ok(LocalStore { root: root.into(), turns: Arc::new(Semaphore::new(FILES_MAX)) })
     }
 
     /// Locks the prefix for this process until the lock is dropped, so that no two jobs write the
@@ -67,9 +74,16 @@ impl LocalStore {
         if let Err(error) = keys.iter().try_for_each(|key| check_key(key)) {
             return futures::future::ready(Err(error)).boxed();
         }
-        let root = Arc::clone(&self.root);
+        let (root, turns) = (Arc::clone(&self.root), Arc::clone(&self.turns));
         async move {
-            match tokio::task::spawn_blocking(move || work(&root)).await {
+            // Nobody closes the semaphore. The turn lasts as long as the work, which goes on when
+            // this future is dropped.
+            let turn = turns.acquire_owned().await;
+            let work = move || {
+                let _turn = turn;
+                work(&root)
+            };
+            match tokio::task::spawn_blocking(work).await {
                 Ok(done) => done,
                 // The runtime is going down, or the closure panicked: nothing is known.
                 Err(lost) => Err(StoreError::new(
@@ -173,6 +187,9 @@ fn failure(what: &str, path: &Path, error: &io::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
     use crate::error::ErrorKind;
 
@@ -243,5 +260,25 @@ mod tests {
         let error = store.put("e/p", "x".into()).await.unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
         assert_eq!(std::fs::read_dir(dir.path().join("e")).unwrap().count(), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_more_files_are_worked_on_at_a_time_than_the_limit_and_all_get_their_turn() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let (at_work, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        // The first of them wait for each other: so many do run at once.
+        let gate = Arc::new(Barrier::new(FILES_MAX));
+        let works = (0..2 * FILES_MAX).map(|_| {
+            let (at_work, most, gate) = (at_work.clone(), most.clone(), gate.clone());
+            store.run(&["a/b"], move |_| {
+                most.fetch_max(at_work.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                gate.wait();
+                at_work.fetch_sub(1, Ordering::SeqCst);
+                Ok(())
+            })
+        });
+        assert!(futures::future::join_all(works).await.iter().all(Result::is_ok));
+        assert_eq!(most.load(Ordering::SeqCst), FILES_MAX);
     }
 }
