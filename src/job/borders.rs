@@ -290,12 +290,12 @@ impl Errand {
         match work {
             Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
             Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
-            Work::Write => self.syncs = true,
+            Work::Write => {}
             Work::Due => self.notes_sync = true,
             Work::Room => self.wants_room = true,
             Work::End => self.ends = true,
         }
-        self.syncs |= matches!(work, Work::Marked(_) | Work::Due | Work::Room);
+        self.syncs |= matches!(work, Work::Marked(_) | Work::Write | Work::Due | Work::Room);
     }
 }
 

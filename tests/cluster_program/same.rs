@@ -93,7 +93,7 @@ fn more_words_than_one_message_holds_reach_their_owners() {
 }
 
 #[test]
-fn words_that_hardly_repeat_are_each_counted_by_one_process() {
+fn words_that_hardly_repeat_cross_between_processes_and_none_is_lost() {
     // Enough of them to outgrow the table at which words are routed; in a socket's bytes, so that
     // one process has all of the text and the other takes part.
     let lines = (0..1_600_000u64).map(|n| format!("w{:07} x\n", n * 7_919 % 800_000));
