@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use tempfile::TempDir;
 
 pub(crate) use output::Output;
@@ -262,8 +262,19 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
-        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process");
-        kill_process(pid, signal).expect("the program runs");
+        kill_process(self.process(), signal).expect("the program runs");
+    }
+
+    /// Halts it and waits until none of its threads does anything more; false if it has ended.
+    pub(crate) fn halt(&self) -> bool {
+        // A child that has ended and was not waited for can still be sent signals.
+        self.signal(Signal::STOP);
+        let until = WaitIdOptions::STOPPED | WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(self.process()), until), Ok(Some(status)) if status.stopped())
+    }
+
+    fn process(&self) -> Pid {
+        i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).expect("a process")
     }
 
     /// Sends SIGTERM and waits for the end.
