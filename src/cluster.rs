@@ -26,6 +26,7 @@ mod greet;
 mod hello;
 mod inbox;
 pub mod launch;
+mod loans;
 mod loss;
 mod ports;
 mod settings;
@@ -42,7 +43,7 @@ pub use inbox::{Event, Inbox};
 pub use loss::{Consequence, Loss, classify_panic};
 pub use settings::{
     ClusterSettings, Fingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
-    parse_hostfile, process_of_host, process_of_this_host, read_hostfile,
+    parse_hostfile, process_of_host, process_of_this_host, random_bytes, read_hostfile,
 };
 pub use ship::{BlockLink, Inbound, Outbound};
 

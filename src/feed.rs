@@ -122,7 +122,7 @@ impl Feed {
         debug_assert!(!state.is_complete(epoch), "a block for epoch {epoch}, which is complete");
         state.own.push(epoch, block);
         let wake = state.wake_reader();
-        let ship = if state.has_surplus() { state.wake_shipper() } else { None };
+        let ship = if state.has_load() { state.wake_shipper() } else { None };
         drop(state);
         wake.into_iter().chain(ship).for_each(|wake| wake());
     }

@@ -368,7 +368,10 @@ impl MeshKey {
 }
 
 /// Bytes nobody can foretell, from the kernel.
-pub(super) fn random_bytes<const N: usize>() -> Result<[u8; N]> {
+///
+/// # Errors
+/// `Failed` where it has none.
+pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")
         .and_then(|mut source| source.read_exact(&mut bytes))

@@ -17,6 +17,10 @@ use super::{Feed, Next, State, Wake};
 use crate::epoch::Epoch;
 use crate::lines::Block;
 
+/// Surplus for which a shipper comes: a message, and waking a worker elsewhere for it, costs as
+/// much for several blocks as for one.
+const LOAD_BLOCKS: usize = 3;
+
 /// Who takes blocks to another process.
 pub(super) struct Shipper {
     /// Number of borders it has passed.
@@ -80,8 +84,13 @@ impl Feed {
 
 impl State {
     /// Whether more wait than the workers of this process are about to take.
-    pub(super) fn has_surplus(&self) -> bool {
+    fn has_surplus(&self) -> bool {
         self.own.len() > self.readers.len()
+    }
+
+    /// Whether so many more wait that a shipper should come for them.
+    pub(super) fn has_load(&self) -> bool {
+        self.own.len() >= self.readers.len() + LOAD_BLOCKS
     }
 
     /// The border that the shipper has come to, if it may pass it.
@@ -143,11 +152,13 @@ mod tests {
         feed.push(10, block("a\n"));
         feed.push(10, block("b\n"));
         assert_eq!(show(feed.next_to_ship(0)), "wait");
-        assert_eq!(woken.load(Ordering::Relaxed), 0);
-        feed.push(10, block("c\n"));
+        for text in ["c\n", "d\n", "e\n"] {
+            assert_eq!(woken.load(Ordering::Relaxed), 0, "it comes when there is a load for it");
+            feed.push(10, block(text));
+        }
         assert_eq!(woken.load(Ordering::Relaxed), 1);
-        assert_eq!(show(feed.next_to_ship(0)), "10:a");
-        assert_eq!(show(feed.next_to_ship(0)), "wait");
+        let shipped: Vec<_> = (0..4).map(|_| show(feed.next_to_ship(0))).collect();
+        assert_eq!(shipped, ["10:a", "10:b", "10:c", "wait"]);
     }
 
     #[test]

@@ -364,19 +364,24 @@ impl Order {
         }
     }
 
+    /// What bounds the blocks of this process's sources.
+    pub(super) fn pool(&self, sharing: &Sharing) -> Result<BlockPool> {
+        sharing.own_pool(self.settings.blocks_bytes_max, self.cluster.processes)
+    }
+
     pub(super) fn read(
         &self,
         runtime: &Runtime,
         streams: Streams,
+        pool: &BlockPool,
         failure: &Failure,
     ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
-        let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
             on_long_line: self.on_long_line,
         };
-        streams.start(runtime, limits, &pool, self.settings.once, failure)
+        streams.start(runtime, limits, pool, self.settings.once, failure)
     }
 
     fn definition_name(&self) -> &str {

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use super::borders::Crossing;
 use super::recovery;
 use super::streams::OwnSources;
-use crate::cluster::{BlockLink, ClusterSettings};
+use crate::cluster::{BlockLink, ClusterSettings, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
@@ -95,28 +95,49 @@ pub(super) struct Sharing<'a> {
 }
 
 impl Sharing<'_> {
-    /// Ships blocks to the other processes if this one has sources, and takes in those of processes
-    /// that have. What it returns ends when nothing more can come or go.
-    pub(super) fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {
+    /// Ships blocks, mostly of `own`, to the other processes if this one has sources, and takes in
+    /// those of processes that have. What it returns ends when nothing more can come or go.
+    pub(super) fn start(
+        &self,
+        runtime: &Runtime,
+        links: Vec<BlockLink>,
+        own: &BlockPool,
+    ) -> Result<Receiver<()>> {
         let (running, ended) = channel();
         let pool = BlockPool::new(self.blocks_bytes_max);
         let _entered = runtime.enter();
         for link in links {
-            let peer = link.peer();
+            let (reads, peer_reads) = (self.reads(self.process), self.reads(link.peer()));
+            if !reads && !peer_reads {
+                continue;
+            }
             let (outbound, inbound) = link.split()?;
-            if self.readers.contains(self.process) {
-                let shipped = outbound.ship(self.feed.clone());
-                runtime.spawn(until_failed(shipped, self.failure.clone(), running.clone()));
-            }
-            if self.readers.contains(peer) {
-                let (index, crossing) = (self.crossing.add_link(), Arc::clone(self.crossing));
-                let passed = move |epoch| crossing.arrived(index, epoch);
-                let (feed, pool) = (self.feed.clone(), pool.clone());
-                let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
-                runtime.spawn(until_failed(received, self.failure.clone(), running.clone()));
-            }
+            let shipped = outbound.ship(reads.then(|| self.feed.clone()), own);
+            runtime.spawn(until_failed(shipped, self.failure.clone(), running.clone()));
+            let crossing = Arc::clone(self.crossing);
+            let index = peer_reads.then(|| crossing.add_link());
+            let passed = move |epoch| index.into_iter().for_each(|k| crossing.arrived(k, epoch));
+            let (feed, pool) = (self.feed.clone(), pool.clone());
+            let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
+            runtime.spawn(until_failed(received, self.failure.clone(), running.clone()));
         }
         Ok(ended)
+    }
+
+    /// The pool for blocks of this process's sources: in memory that others can read, if there are
+    /// others.
+    pub(super) fn own_pool(&self, bytes_max: usize, processes: usize) -> Result<BlockPool> {
+        if processes > 1 && self.reads(self.process) {
+            match BlockPool::shared(bytes_max, random_bytes()?) {
+                Ok(pool) => return Ok(pool),
+                Err(cause) => tracing::debug!("blocks cannot be lent to other processes: {cause}"),
+            }
+        }
+        Ok(BlockPool::new(bytes_max))
+    }
+
+    fn reads(&self, process: usize) -> bool {
+        self.readers.contains(process)
     }
 }
 

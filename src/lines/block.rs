@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use super::memory::Lent;
 use super::pool::Buffer;
 
 /// A run of whole lines, each ended by `\n`, `\r` or `\r\n`. Immutable; a clone is a pointer.
@@ -15,9 +16,7 @@ pub struct Block {
 }
 
 struct Inner {
-    buffer: Buffer,
-    start: usize,
-    end: usize,
+    bytes: Bytes,
     source: u32,
     offset: u64,
     /// Line ends of the text that only cut a line.
@@ -25,6 +24,17 @@ struct Inner {
     /// Lines that ended in discarded bytes before the text.
     lines_owed: u64,
     lines: OnceLock<u64>,
+}
+
+/// The text of a block, and its pad behind it.
+enum Bytes {
+    Own {
+        buffer: Buffer,
+        start: usize,
+        end: usize,
+    },
+    /// In the memory of another process.
+    Lent(Lent),
 }
 
 /// What a block is besides its bytes.
@@ -42,18 +52,18 @@ impl Block {
     /// The block of `buffer[start..end]`. Clears the pad; what lay there is lost.
     pub(super) fn new(mut buffer: Buffer, start: usize, end: usize, place: Place) -> Block {
         buffer.bytes[end..end + Block::PAD].fill(0);
-        Block {
-            inner: Arc::new(Inner {
-                buffer,
-                start,
-                end,
-                source: place.source,
-                offset: place.offset,
-                cuts: place.cuts,
-                lines_owed: place.lines_owed,
-                lines: OnceLock::new(),
-            }),
-        }
+        Block::at(Bytes::Own { buffer, start, end }, place)
+    }
+
+    /// The block of lent text with its pad.
+    pub(super) fn lent(padded: Lent, place: Place) -> Block {
+        Block::at(Bytes::Lent(padded), place)
+    }
+
+    fn at(bytes: Bytes, place: Place) -> Block {
+        let Place { source, offset, cuts, lines_owed } = place;
+        let lines = OnceLock::new();
+        Block { inner: Arc::new(Inner { bytes, source, offset, cuts, lines_owed, lines }) }
     }
 
     /// A block of source 0 at offset 0 that holds `text` as it is, outside any pool: for tests and
@@ -65,12 +75,24 @@ impl Block {
 
     /// The lines, never empty but for [`Block::from_text`].
     pub fn text(&self) -> &[u8] {
-        &self.inner.buffer.bytes[self.inner.start..self.inner.end]
+        let padded = self.padded();
+        &padded[..padded.len() - Block::PAD]
     }
 
     /// The lines and [`Block::PAD`] zero bytes.
     pub fn padded(&self) -> &[u8] {
-        &self.inner.buffer.bytes[self.inner.start..self.inner.end + Block::PAD]
+        match &self.inner.bytes {
+            Bytes::Own { buffer, start, end } => &buffer.bytes[*start..*end + Block::PAD],
+            Bytes::Lent(padded) => padded,
+        }
+    }
+
+    /// Where the text lies in memory that its process shares: the slot, and the first byte in it.
+    pub fn slot(&self) -> Option<(u32, u32)> {
+        match &self.inner.bytes {
+            Bytes::Own { buffer, start, .. } => Some((buffer.bytes.slot()?, *start as u32)),
+            Bytes::Lent(_) => None,
+        }
     }
 
     /// Lines that end in this block: a line cut in pieces counts once, where its end stands.

@@ -41,6 +41,7 @@
 
 mod block;
 mod long;
+mod memory;
 mod pool;
 mod shipped;
 mod splitter;
@@ -48,6 +49,7 @@ mod splitter;
 mod tests;
 
 pub use block::Block;
+pub use memory::{LentMemory, Returns, SharedMemory, Tag};
 pub use pool::BlockPool;
 pub use shipped::{Arrival, BlockHead};
 pub use splitter::LineSplitter;

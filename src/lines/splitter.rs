@@ -285,7 +285,7 @@ impl LineSplitter {
     }
 
     fn unfinished(&self) -> &[u8] {
-        let bytes = self.buffer.as_ref().map_or(&self.carry, |buffer| &buffer.bytes);
+        let bytes: &[u8] = self.buffer.as_ref().map_or(&self.carry, |buffer| &buffer.bytes);
         &bytes[self.start..self.filled]
     }
 
