@@ -7,7 +7,7 @@
 //!
 //! A reference to mapped memory is sound only while nobody writes there. That hangs on four things:
 //! a slot is written by who holds it as a buffer, and a block makes it immutable; who lends a block
-//! holds a clone until the slot is given back ([`Returns`]); a borrower maps slots only to read; and
+//! holds a clone until the slot comes back ([`Returns`]); a borrower maps slots only to read; and
 //! the file is sealed, so that nobody else can write to it and nobody at all can shorten it, which
 //! the borrower checks before it believes the rest.
 
