@@ -91,10 +91,17 @@ pub(crate) fn flood(mut peer: Peer, source: usize) {
 /// Fails unless `counts` are those of a prefix of each source's stream; returns how many lines.
 #[track_caller]
 pub(crate) fn check_prefixes(counts: &Counts, sources: usize) -> usize {
-    let mut lines = 0;
-    for source in 0..sources {
-        let name = format!("{source:02}-").into_bytes();
-        let of_source = counts.iter().filter(|(word, _)| word.starts_with(&name));
+    let names: Vec<_> = (0..sources).map(|source| format!("{source:02}-").into_bytes()).collect();
+    // An unfinished line may be too short to tell its source: a line all the same.
+    let is_stump =
+        |word: &[u8]| !word.is_empty() && names.iter().any(|n| n.starts_with(word) && n != word);
+    let is_named = |word: &[u8]| names.iter().any(|name| word.starts_with(name));
+    let alien = counts.keys().find(|word| !is_stump(word) && !is_named(word));
+    assert_eq!(alien, None, "a word that no source sent");
+    let stumps = counts.iter().filter(|(word, _)| is_stump(word));
+    let mut lines = stumps.map(|(_, count)| *count as usize).sum();
+    for (source, name) in names.iter().enumerate() {
+        let of_source = counts.iter().filter(|(word, _)| word.starts_with(name));
         let counts: Counts = of_source.map(|(word, count)| (word.clone(), *count)).collect();
         let whole = counts.keys().filter(|word| word.len() == LINE_BYTES - 1).count();
         // A stop ends the unfinished line as a line.
