@@ -11,7 +11,6 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -82,24 +81,23 @@ impl Offer {
 #[derive(Debug)]
 pub(super) struct Loans {
     processes: usize,
-    /// What this process has lent.
-    given: Mutex<Given>,
-    /// What it has borrowed.
-    taken: Returns,
-    /// What is to be answered to the other's offer.
-    owed_answer: Mutex<Option<bool>>,
-    peer_ended: AtomicBool,
+    state: Mutex<State>,
+    /// What this process has borrowed.
+    borrowed: Returns,
     /// Wakes who writes to the link.
     notify: Arc<Notify>,
 }
 
 #[derive(Debug, Default)]
-struct Given {
+struct State {
     offer: Offered,
-    /// With its slot, each block that is lent.
-    blocks: Vec<(u32, Block)>,
+    /// With its slot, each block that this process has lent.
+    lent: Vec<(u32, Block)>,
     /// Most blocks that may be lent.
-    max: usize,
+    lent_max: usize,
+    /// What is to be answered to the other's offer.
+    owed_answer: Option<bool>,
+    peer_ended: bool,
 }
 
 /// What has become of this process's offer.
@@ -117,14 +115,8 @@ impl Loans {
     pub(super) fn new(processes: usize) -> Loans {
         let notify = Arc::new(Notify::new());
         let wake = Arc::clone(&notify);
-        Loans {
-            processes,
-            given: Mutex::default(),
-            taken: Returns::new(Arc::new(move || wake.notify_one())),
-            owed_answer: Mutex::default(),
-            peer_ended: AtomicBool::new(false),
-            notify,
-        }
+        let borrowed = Returns::new(Arc::new(move || wake.notify_one()));
+        Loans { processes, state: Mutex::default(), borrowed, notify }
     }
 
     /// Wakes who writes to the link.
@@ -139,75 +131,81 @@ impl Loans {
 
     /// Lends a block to the other process; none if it cannot read it where it lies.
     pub(super) fn lend(&self, block: &Block) -> Option<(u32, u32)> {
-        let mut given = self.given();
-        let place = block.slot().filter(|_| given.offer == Offered::Accepted)?;
-        given.blocks.push((place.0, block.clone()));
+        let mut state = self.lock();
+        let place = block.slot().filter(|_| state.offer == Offered::Accepted)?;
+        state.lent.push((place.0, block.clone()));
         Some(place)
     }
 
     /// Whether one more block may be sent, or lent.
     pub(super) fn has_room(&self) -> bool {
-        let given = self.given();
-        match given.offer {
+        let state = self.lock();
+        match state.offer {
             Offered::Refused => true,
             Offered::Unanswered => false,
-            Offered::Accepted => given.blocks.len() < given.max,
+            Offered::Accepted => state.lent.len() < state.lent_max,
         }
     }
 
     /// The other process has given a slot back.
     pub(super) fn returned(&self, slot: u32) {
-        let mut given = self.given();
-        let at = given.blocks.iter().position(|(lent, _)| *lent == slot);
-        let block = at.map(|at| given.blocks.swap_remove(at));
-        drop(given);
-        drop(block);
-        self.notify();
+        self.update(|state| {
+            let at = state.lent.iter().position(|(lent, _)| *lent == slot);
+            at.map(|at| state.lent.swap_remove(at))
+        });
     }
 
     /// This process offers its memory to the other.
     pub(super) fn offer(&self, offer: &Offer) {
-        let mut given = self.given();
-        given.offer = Offered::Unanswered;
-        given.max = (offer.slots as usize / self.processes).max(2);
+        let mut state = self.lock();
+        state.offer = Offered::Unanswered;
+        state.lent_max = (offer.slots as usize / self.processes).max(2);
     }
 
     /// The other process has tried to read it.
     pub(super) fn answered(&self, can_read: bool) {
-        self.given().offer = if can_read { Offered::Accepted } else { Offered::Refused };
-        self.notify();
+        let offer = if can_read { Offered::Accepted } else { Offered::Refused };
+        self.update(|state| state.offer = offer);
     }
 
     /// This process has tried to read the other's memory, and is to say so.
     pub(super) fn answer(&self, can_read: bool) {
-        *self.owed_answer.lock().unwrap_or_else(PoisonError::into_inner) = Some(can_read);
-        self.notify();
+        self.update(|state| state.owed_answer = Some(can_read));
     }
 
     /// That answer, if it is still to be given; it is from now on.
     pub(super) fn owed_answer(&self) -> Option<bool> {
-        self.owed_answer.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.lock().owed_answer.take()
     }
 
     /// What was borrowed and is to be given back.
     pub(super) fn returns(&self) -> &Returns {
-        &self.taken
+        &self.borrowed
     }
 
     /// The other process lends nothing more.
     pub(super) fn peer_ended(&self) {
-        self.peer_ended.store(true, Ordering::Release);
-        self.notify();
+        self.update(|state| state.peer_ended = true);
     }
 
     /// Whether nothing borrowed is still here, and nothing more can come.
     pub(super) fn is_settled(&self) -> bool {
-        self.peer_ended.load(Ordering::Acquire) && self.taken.is_settled()
+        self.lock().peer_ended && self.borrowed.is_settled()
     }
 
-    fn given(&self) -> MutexGuard<'_, Given> {
-        // A list of blocks is whole whatever its last user did.
-        self.given.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Changes the state and wakes who writes to the link. What `change` returns is dropped without
+    /// the lock.
+    fn update<T>(&self, change: impl FnOnce(&mut State) -> T) {
+        let mut state = self.lock();
+        let changed = change(&mut state);
+        drop(state);
+        drop(changed);
+        self.notify();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Every change is one step: the state is whole whatever its last user did.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

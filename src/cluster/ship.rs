@@ -211,25 +211,25 @@ async fn ship_all(
     let mut blocks = 0;
     // Frames that go together: each write may wake a thread at the other end.
     let mut frames = Vec::new();
-    let put = |frame: Frame, frames: &mut Vec<u8>| frames.extend(frame.encode());
     if let Some(offer) = offer {
         loans.offer(&offer);
-        put(Frame { head: offer.encode(), ..Frame::new(Kind::Offer) }, &mut frames);
+        frames.extend(Frame { head: offer.encode(), ..Frame::new(Kind::Offer) }.encode());
     }
     if feed.is_none() {
-        put(Frame::new(Kind::End), &mut frames);
+        frames.extend(Frame::new(Kind::End).encode());
     }
     loop {
         if let Some(can_read) = loans.owed_answer() {
-            put(Frame { place: (can_read.into(), 0), ..Frame::new(Kind::Answer) }, &mut frames);
+            frames
+                .extend(Frame { place: (can_read.into(), 0), ..Frame::new(Kind::Answer) }.encode());
         }
         for slot in loans.returns().take() {
-            put(Frame { place: (slot, 0), ..Frame::new(Kind::Return) }, &mut frames);
+            frames.extend(Frame { place: (slot, 0), ..Frame::new(Kind::Return) }.encode());
         }
         let next = match &feed {
             Some((feed, shipper)) if loans.has_room() => feed.next_to_ship(*shipper),
             None if loans.is_settled() => {
-                put(Frame::new(Kind::Bye), &mut frames);
+                frames.extend(Frame::new(Kind::Bye).encode());
                 stream.write_all(&frames).await?;
                 return Ok(blocks);
             }
@@ -240,7 +240,8 @@ async fn ship_all(
                 let head = BlockHead::of(&block).encode();
                 let place = loans.lend(&block);
                 let kind = if place.is_some() { Kind::Lent } else { Kind::Block };
-                put(Frame { kind, epoch, place: place.unwrap_or_default(), head }, &mut frames);
+                frames
+                    .extend(Frame { kind, epoch, place: place.unwrap_or_default(), head }.encode());
                 blocks += 1;
                 if kind == Kind::Block {
                     stream.write_all(&frames).await?;
@@ -249,7 +250,7 @@ async fn ship_all(
                 }
             }
             Next::Complete { epoch, .. } => {
-                put(Frame { epoch, ..Frame::new(Kind::Border) }, &mut frames);
+                frames.extend(Frame { epoch, ..Frame::new(Kind::Border) }.encode());
             }
             Next::Wait => {
                 stream.write_all(&frames).await?;
@@ -257,7 +258,7 @@ async fn ship_all(
                 loans.notified().await;
             }
             Next::End => {
-                put(Frame::new(Kind::End), &mut frames);
+                frames.extend(Frame::new(Kind::End).encode());
                 feed = None;
             }
         }

@@ -354,19 +354,15 @@ impl Order {
     pub(super) fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> Sharing<'a> {
         Sharing {
             process: self.cluster.process,
+            processes: self.cluster.processes,
             readers: &self.readers,
             feed: &streams.feed,
             crossing: streams.crossing(),
-            blocks_bytes_max: self.settings.blocks_bytes_max / 2,
+            blocks_bytes_max: self.settings.blocks_bytes_max,
             // A line is cut soon after it has become too long: this is only a bound.
             text_bytes_max: 4 * self.settings.line_bytes_max as u64 + (1 << 20),
             failure,
         }
-    }
-
-    /// What bounds the blocks of this process's sources.
-    pub(super) fn pool(&self, sharing: &Sharing) -> Result<BlockPool> {
-        sharing.own_pool(self.settings.blocks_bytes_max, self.cluster.processes)
     }
 
     pub(super) fn read(

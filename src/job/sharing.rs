@@ -87,7 +87,8 @@ pub(super) struct Sharing<'a> {
     pub(super) readers: &'a Readers,
     pub(super) feed: &'a Feed,
     pub(super) crossing: &'a Arc<Crossing>,
-    /// Bytes of blocks from elsewhere that may wait here.
+    pub(super) processes: usize,
+    /// Bytes of own blocks that may wait here; of blocks from elsewhere half as many.
     pub(super) blocks_bytes_max: usize,
     /// Longest text of a block that is believed.
     pub(super) text_bytes_max: u64,
@@ -104,7 +105,7 @@ impl Sharing<'_> {
         own: &BlockPool,
     ) -> Result<Receiver<()>> {
         let (running, ended) = channel();
-        let pool = BlockPool::new(self.blocks_bytes_max);
+        let pool = BlockPool::new(self.blocks_bytes_max / 2);
         let _entered = runtime.enter();
         for link in links {
             let (reads, peer_reads) = (self.reads(self.process), self.reads(link.peer()));
@@ -126,14 +127,14 @@ impl Sharing<'_> {
 
     /// The pool for blocks of this process's sources: in memory that others can read, if there are
     /// others.
-    pub(super) fn own_pool(&self, bytes_max: usize, processes: usize) -> Result<BlockPool> {
-        if processes > 1 && self.reads(self.process) {
-            match BlockPool::shared(bytes_max, random_bytes()?) {
+    pub(super) fn own_pool(&self) -> Result<BlockPool> {
+        if self.processes > 1 && self.reads(self.process) {
+            match BlockPool::shared(self.blocks_bytes_max, random_bytes()?) {
                 Ok(pool) => return Ok(pool),
                 Err(cause) => tracing::debug!("blocks cannot be lent to other processes: {cause}"),
             }
         }
-        Ok(BlockPool::new(bytes_max))
+        Ok(BlockPool::new(self.blocks_bytes_max))
     }
 
     fn reads(&self, process: usize) -> bool {

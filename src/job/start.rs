@@ -103,7 +103,7 @@ fn begin(
         order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, explain);
     plan.memory = memory;
     let sharing = order.sharing(&streams, &failure);
-    let pool = order.pool(&sharing)?;
+    let pool = sharing.own_pool()?;
     let shipping = sharing.start(&runtime, block_links, &pool)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 

@@ -1,4 +1,4 @@
-//! Bytes in any cut in, [`Block`]s of whole lines out. Nothing here does I/O.
+//! Bytes in any cut in, [`Block`]s of whole lines out. Nothing here does I/O; `memory` maps pages.
 //!
 //! A socket hands over bytes in pieces that have nothing to do with lines. Everything behind the
 //! journal wants whole lines, many at a time, without touching each of them: so a [`LineSplitter`]

@@ -12,8 +12,8 @@ use std::process::Command;
 use crate::rig::{Invocation, Rig, Running};
 
 const IMAGE: &str = "disk.img";
-/// Of what the copy lacks, the kernel must not write anything meanwhile. It waits for seconds
-/// before it does by itself; this is for slow machines.
+/// While a copy is taken the kernel must write nothing of what it holds back. By itself it waits
+/// some seconds before it does; with this the metadata waits longer than any test.
 const PATIENT: &str = "commit=300";
 /// Holds what the segments of a chain take, none of which is deleted.
 const IMAGE_BYTES: u64 = 160 << 20;
