@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::Result;
 use super::corpus::Corpus;
+use super::measure::Program;
 
 pub(crate) struct Flags {
     /// Size of each text that is made.
@@ -15,6 +16,8 @@ pub(crate) struct Flags {
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: Vec<usize>,
     pub(crate) processes: Vec<usize>,
+    /// Whether the program keeps a journal: without, with, or both in turn.
+    pub(crate) journal: Vec<bool>,
     /// How often each program is run; figures are medians.
     pub(crate) rounds: usize,
     /// `--interval` of the program.
@@ -39,6 +42,7 @@ impl Flags {
             file: None,
             threads: vec![1, 2],
             processes: vec![1],
+            journal: vec![false],
             rounds: 1,
             interval: "1s".to_owned(),
             naive_mib: 1,
@@ -61,6 +65,7 @@ impl Flags {
                 "--file" => flags.file = Some(value.into()),
                 "--threads" => flags.threads = numbers(&value)?,
                 "--processes" => flags.processes = numbers(&value)?,
+                "--journal" => flags.journal = answers(&value)?,
                 "--rounds" => flags.rounds = value.parse()?,
                 "--interval" => flags.interval = value,
                 "--naive-mib" => flags.naive_mib = value.parse()?,
@@ -73,6 +78,32 @@ impl Flags {
         }
         Ok(flags)
     }
+
+    /// The program in all the shapes that are asked for.
+    pub(crate) fn wordtides(&self) -> Vec<Program> {
+        let mut all = Vec::new();
+        for &processes in &self.processes {
+            for &threads in &self.threads {
+                let journals = self.journal.iter();
+                all.extend(journals.map(|&journal| Program::Wordtide {
+                    threads,
+                    processes,
+                    journal,
+                }));
+            }
+        }
+        all
+    }
+}
+
+/// `no`, `yes`, or both with a comma between.
+fn answers(list: &str) -> Result<Vec<bool>> {
+    let answer = |word| match word {
+        "no" => Ok(false),
+        "yes" => Ok(true),
+        _ => Err(format!("{word} is neither no nor yes")),
+    };
+    Ok(list.split(',').map(answer).collect::<std::result::Result<_, _>>()?)
 }
 
 fn numbers(list: &str) -> Result<Vec<usize>> {

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::Result;
 use super::flags::Flags;
-use super::measure::{self, Program};
+use super::measure;
 use super::rows::Report;
 use super::sender::Sender;
 use super::truth::Truth;
@@ -40,8 +40,7 @@ pub(crate) fn run(
     let lines = memchr::memchr_iter(b'\n', text).count() as f64;
     let bytes_per_second = words_per_second * text.len() as f64 / words;
     let lines_per_ms = words_per_second * lines / words / 1e3;
-    for &threads in &flags.threads {
-        let program = Program::Wordtide { threads, processes: 1 };
+    for program in flags.wordtides() {
         let dir = tempfile::tempdir()?;
         let out = dir.path().join("out");
         let sender = Sender::by_the_clock(Arc::clone(text), bytes_per_second, flags.seconds)?;

@@ -4,6 +4,7 @@
 //! $ cargo bench --bench throughput                                   # small: does it work?
 //! $ cargo bench --bench throughput -- --mib 256 --rounds 5           # figures
 //! $ cargo bench --bench throughput -- --file my.log --threads 1,2,4 --processes 1,2
+//! $ cargo bench --bench throughput -- --journal no,yes --threads 2   # what the journal costs
 //! $ cargo bench --bench throughput -- --rate 5000000 --seconds 20 --threads 2   # latency
 //! ```
 //!
@@ -88,13 +89,9 @@ fn throughput(flags: &Flags, name: &str, text: &Arc<Vec<u8>>, report: &mut Repor
         truth.words,
         truth.rows
     );
-    let mut programs = vec![Program::Reference];
-    for &processes in &flags.processes {
-        let threads = flags.threads.iter();
-        programs.extend(threads.map(|&threads| Program::Wordtide { threads, processes }));
-    }
+    let programs = [Program::Reference].into_iter().chain(flags.wordtides());
     let mut runs: Vec<(Program, Vec<Run>)> =
-        programs.into_iter().map(|program| (program, Vec::new())).collect();
+        programs.map(|program| (program, Vec::new())).collect();
     for _ in 0..flags.rounds {
         for (program, runs) in &mut runs {
             runs.push(measure::run(*program, text, &truth, flags)?);
@@ -110,6 +107,7 @@ fn throughput(flags: &Flags, name: &str, text: &Arc<Vec<u8>>, report: &mut Repor
         report.throughput(name, Program::Naive, flags, &truth, &[run])?;
     }
     cost(name, &runs);
+    journal(name, &runs);
     Ok(())
 }
 
@@ -129,11 +127,33 @@ fn cost(name: &str, runs: &[(Program, Vec<Run>)]) {
     };
     let to_beat = rate(reference);
     let beats = runs.iter().filter_map(|(program, runs)| match program {
-        Program::Wordtide { threads, processes: 1 } if rate(runs) >= to_beat => Some(*threads),
+        Program::Wordtide { threads, processes: 1, journal: false } if rate(runs) >= to_beat => {
+            Some(*threads)
+        }
         _ => None,
     });
     match beats.min() {
         Some(threads) => println!("COST of {name}: {threads}"),
         None => println!("COST of {name}: more than was tried"),
+    }
+}
+
+/// Prints what is left of the speed with a journal: the middle of the rounds, and their range.
+fn journal(name: &str, runs: &[(Program, Vec<Run>)]) {
+    for (program, with) in runs {
+        let Program::Wordtide { threads, processes, journal: true } = *program else { continue };
+        let bare = Program::Wordtide { threads, processes, journal: false };
+        let Some((_, without)) = runs.iter().find(|(program, _)| *program == bare) else {
+            continue;
+        };
+        let mut ratios: Vec<f64> = (with.iter().zip(without))
+            .map(|(with, without)| with.words_per_second() / without.words_per_second())
+            .collect();
+        ratios.sort_by(f64::total_cmp);
+        let [least, .., most] = ratios[..] else { continue };
+        println!(
+            "journal of {name}: {program} is {:.2} of {bare} ({least:.2} to {most:.2})",
+            rows::median(ratios.iter().copied()),
+        );
     }
 }

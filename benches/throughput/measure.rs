@@ -22,7 +22,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
-    Wordtide { threads: usize, processes: usize },
+    Wordtide { threads: usize, processes: usize, journal: bool },
     Reference,
     Naive,
 }
@@ -30,9 +30,12 @@ pub(crate) enum Program {
 impl fmt::Display for Program {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Program::Wordtide { threads, processes: 1 } => write!(f, "wordtide -w {threads}"),
-            Program::Wordtide { threads, processes } => {
-                write!(f, "wordtide -w {threads} -n {processes}")
+            Program::Wordtide { threads, processes, journal } => {
+                write!(f, "wordtide -w {threads}")?;
+                if *processes > 1 {
+                    write!(f, " -n {processes}")?;
+                }
+                f.write_str(if *journal { " --state" } else { "" })
             }
             Program::Reference => f.write_str("reference"),
             Program::Naive => f.write_str("naive"),
@@ -48,6 +51,8 @@ pub(crate) struct Run {
     /// From the start of the program to its end.
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
+    /// What the host took of this machine's processors meanwhile, for its part of disk and network.
+    pub(crate) stolen_seconds: f64,
     /// Of all its processes.
     pub(crate) peak_rss_kib: u64,
     /// From the end of each epoch to its marker, as the program logs it.
@@ -61,6 +66,10 @@ impl Run {
 
     pub(crate) fn cpu_ns_per_word(&self) -> f64 {
         self.cpu_seconds * 1e9 / self.words as f64
+    }
+
+    pub(crate) fn stolen_ns_per_word(&self) -> f64 {
+        self.stolen_seconds * 1e9 / self.words as f64
     }
 }
 
@@ -87,14 +96,19 @@ pub(crate) fn run(
 
 /// How `program` is started to count what comes from `port`.
 pub(crate) fn command(program: Program, port: u16, out: &Path, flags: &Flags) -> Result<Command> {
-    let Program::Wordtide { threads, processes } = program else {
+    let Program::Wordtide { threads, processes, journal } = program else {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(format!("--role={program}")).arg(port.to_string()).arg(out);
         return Ok(command);
     };
     fs::create_dir_all(out)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_wordtide"));
-    command.args(["127.0.0.1", &port.to_string(), "--once", "--no-state", "--format", "tsv"]);
+    command.args(["127.0.0.1", &port.to_string(), "--once", "--format", "tsv"]);
+    if journal {
+        command.arg("--state").arg(out.join("state"));
+    } else {
+        command.arg("--no-state");
+    }
     command.arg("--to").arg(out.join("counts")).args(["--interval", &flags.interval]);
     command.args(["-w", &threads.to_string()]).args(&flags.extra);
     if processes > 1 {
@@ -105,7 +119,8 @@ pub(crate) fn command(program: Program, port: u16, out: &Path, flags: &Flags) ->
 
 /// Runs a command to its end.
 pub(crate) fn watched(mut command: Command) -> Result<Run> {
-    let (began, cpu_before) = (Instant::now(), children_cpu_seconds()?);
+    let (cpu_before, stolen_before) = (children_cpu_seconds()?, stolen_seconds());
+    let began = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take();
     let (ended, log) = mpsc::channel();
@@ -126,6 +141,7 @@ pub(crate) fn watched(mut command: Command) -> Result<Run> {
     let status = child.wait()?;
     run.seconds = began.elapsed().as_secs_f64();
     run.cpu_seconds = children_cpu_seconds()? - cpu_before;
+    run.stolen_seconds = stolen_seconds() - stolen_before;
     if !status.success() {
         return Err(format!("{command:?} ended with {status}: {log}").into());
     }
@@ -151,6 +167,13 @@ fn children_cpu_seconds() -> Result<f64> {
         .map(str::parse)
         .collect::<std::result::Result<_, _>>()?;
     Ok(children.iter().sum::<f64>() / TICKS_PER_SECOND)
+}
+
+/// Processor time that the host gave to others, since this machine began; 0 where no host tells.
+fn stolen_seconds() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let stolen = stat.split_whitespace().nth(8).and_then(|ticks| ticks.parse::<f64>().ok());
+    stolen.unwrap_or_default() / TICKS_PER_SECOND
 }
 
 /// Peak memory of a process and all below it; 0 of one that has ended.

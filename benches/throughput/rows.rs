@@ -65,17 +65,20 @@ impl Report {
             "mwords_per_s": figure(&|run| run.words_per_second() / 1e6),
             "mb_per_s": figure(&|run| run.bytes as f64 / run.seconds / 1e6),
             "cpu_ns_per_word": figure(&Run::cpu_ns_per_word),
+            "stolen_ns_per_word": figure(&Run::stolen_ns_per_word),
             "peak_rss_mib": figure(&|run| run.peak_rss_kib as f64 / 1024.0),
             "commit_ms_p50": at(0.5),
             "commit_ms_p99": at(0.99),
             "commit_ms_max": at(1.0),
         });
         println!(
-            "{corpus:12} {program:24} {:7.2} M words/s {:7.1} MB/s {:7.1} CPU ns/word {:6.0} MiB  \
+            "{corpus:12} {program:24} {:7.2} M words/s {:7.1} MB/s {:7.1} CPU ns/word {:5.1} stolen \
+             {:6.0} MiB  \
              commit p50 {} p99 {} max {} ms",
             figure(&|run| run.words_per_second() / 1e6),
             figure(&|run| run.bytes as f64 / run.seconds / 1e6),
             figure(&Run::cpu_ns_per_word),
+            figure(&Run::stolen_ns_per_word),
             figure(&|run| run.peak_rss_kib as f64 / 1024.0),
             row["commit_ms_p50"],
             row["commit_ms_p99"],
