@@ -26,8 +26,8 @@
 /// * `journal.before_mark`, `journal.after_mark`; `journal.before_sync`, `journal.synced_segment`
 ///   (the bytes are on disk, the folder is not), `journal.after_sync`; `journal.after_sync_record`.
 /// * `journal.before_done`, `journal.after_done`; `journal.before_delete`, `journal.recycled` (a
-///   segment that is done with has a spare's name and its records still), `journal.mid_delete` (one
-///   segment of several is gone), `journal.after_delete`.
+///   segment that is done with has a spare's name and its records still), `journal.after_delete`
+///   (one segment is gone, perhaps of several).
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (EOS crash is written).
 /// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`,
@@ -75,7 +75,6 @@ pub const POINTS: &[&str] = &[
     "journal.after_done",
     "journal.before_delete",
     "journal.recycled",
-    "journal.mid_delete",
     "journal.after_delete",
     "journal.recovery_scanned",
     "journal.recovery_removed",

@@ -72,9 +72,8 @@ impl Report {
             "commit_ms_max": at(1.0),
         });
         println!(
-            "{corpus:12} {program:24} {:7.2} M words/s {:7.1} MB/s {:7.1} CPU ns/word {:5.1} stolen \
-             {:6.0} MiB  \
-             commit p50 {} p99 {} max {} ms",
+            "{corpus:12} {program:24} {:7.2} M words/s {:7.1} MB/s {:7.1} CPU ns/word \
+             {:5.1} stolen {:6.0} MiB  commit p50 {} p99 {} max {} ms",
             figure(&|run| run.words_per_second() / 1e6),
             figure(&|run| run.bytes as f64 / run.seconds / 1e6),
             figure(&Run::cpu_ns_per_word),

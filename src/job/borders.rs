@@ -10,7 +10,7 @@
 //! in the journals what is committed, which is what lets old segments go.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -234,19 +234,22 @@ impl Borders {
     fn sync(&self, Inquiries(asked): Inquiries) {
         let syncers: Vec<_> = self.tracks.iter().filter_map(|track| track.syncer()).collect();
         let mut is_full = false;
-        while let Ok(first) = asked.recv() {
+        let mut next = asked.recv().ok();
+        while let Some(first) = next {
             let mut errand = Errand { wants_room: is_full, ..Errand::default() };
             for work in std::iter::once(first).chain(asked.try_iter()) {
                 errand.take_up(work);
             }
-            if let Err(error) = self.run(&errand, &syncers) {
-                self.failure.fail(error);
-                return;
-            }
+            let ran = self.run(&errand, &syncers);
             if errand.ends {
+                ran.unwrap_or_else(|error| self.failure.fail(error));
                 return;
             }
             is_full = errand.wants_room && errand.committed.is_none();
+            next = match ran.and_then(|()| tidy_until_asked(&asked, &syncers)) {
+                Ok(work) => work,
+                Err(error) => return self.failure.fail(error),
+            };
         }
     }
 
@@ -270,7 +273,22 @@ impl Borders {
                 syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
             }
         }
-        syncers.iter().try_for_each(Syncer::tidy)
+        Ok(())
+    }
+}
+
+/// Gives room back until there is something else to do, which is returned; `None` at the end.
+fn tidy_until_asked(asked: &Receiver<Work>, syncers: &[Syncer]) -> Result<Option<Work>> {
+    loop {
+        let mut tidied = false;
+        for syncer in syncers {
+            tidied |= syncer.tidy()?;
+        }
+        match asked.try_recv() {
+            Ok(work) => return Ok(Some(work)),
+            Err(TryRecvError::Empty) if tidied => {}
+            Err(_) => return Ok(asked.recv().ok()),
+        }
     }
 }
 

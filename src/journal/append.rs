@@ -204,6 +204,7 @@ impl Journal {
             while ledger.marks.front().is_some_and(|mark| mark.epoch <= epoch) {
                 ledger.marks.pop_front();
             }
+            ledger.released_last = ledger.below(done.resume.position.0).count();
             ledger.done = Some((done, end.0));
         }
         crash_point("journal.after_done");

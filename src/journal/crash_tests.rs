@@ -165,7 +165,7 @@ impl Run {
                 assert!(self.sync == SyncPolicy::Never || synced == self.tail);
                 self.synced = synced;
             }
-            Action::Tidy => journal.syncer().tidy().unwrap(),
+            Action::Tidy => drop(journal.syncer().tidy().unwrap()),
             Action::SyncRecord => {
                 let appended = journal.append_sync().unwrap();
                 self.note(appended, Kept::Sync);

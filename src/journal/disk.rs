@@ -102,6 +102,34 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn place(&self, name: &str) -> String;
 }
 
+/// The file of that name with nothing but zeros in it; removed, and `None`, if it is not `bytes`
+/// long or the file system cannot.
+pub(super) fn emptied(
+    disk: &dyn Disk,
+    name: &str,
+    bytes: u64,
+) -> io::Result<Option<Arc<dyn File>>> {
+    let file = disk.open(name)?;
+    if file.bytes()? == bytes && file.zero(bytes).is_ok() {
+        return Ok(Some(file));
+    }
+    disk.remove(name)?;
+    Ok(None)
+}
+
+/// The same, on disk when it returns.
+pub(super) fn emptied_durably(
+    disk: &dyn Disk,
+    name: &str,
+    bytes: u64,
+) -> io::Result<Option<Arc<dyn File>>> {
+    let file = emptied(disk, name, bytes)?;
+    if let Some(file) = &file {
+        file.sync()?;
+    }
+    Ok(file)
+}
+
 /// Whether an error says that there is no room, which passes, and not that the disk is bad.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)

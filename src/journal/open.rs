@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::append::{Active, Journal, beginning};
-use super::disk::{self, Disk, File, LocalDisk};
+use super::disk::{self, Disk, LocalDisk};
 use super::record::{EosKind, Position};
 use super::recover::{Found, Recovery, recover};
 use super::segment::{self, Facts, HEADER, Header, SOURCE_ID_BYTES_MAX, Standing};
-use super::shared::{Ledger, SPARES_MAX, Segment, Shared, Spare, disk_error};
+use super::shared::{Ledger, Segment, Shared, Spare, disk_error};
 use super::{Append, JournalSettings, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
@@ -59,7 +59,7 @@ impl Journal {
                 ),
             ));
         }
-        let (mut spares, next_spare) = adopt_spares(&*disk, &settings)?;
+        let mut left = Left::find(&*disk)?;
         let found = recover(&*disk, settings.sync != SyncPolicy::Never)?;
         crash_point("journal.recovery_scanned");
         let created = found.is_none();
@@ -68,7 +68,10 @@ impl Journal {
                 check_facts(&found.header.facts, &facts, &*disk)?;
                 mend(&*disk, found)?
             }
-            None => create(&*disk, &settings, facts, spares.pop())?,
+            None => {
+                let spare = left.take_spare(&*disk, settings.segment_bytes())?;
+                create(&*disk, &settings, facts, spare)?
+            }
         };
         let torn_bytes = found.torn_bytes;
         let mut recovery = Recovery {
@@ -89,7 +92,7 @@ impl Journal {
             let place = disk.place("");
             tracing::warn!("a crash left {torn_bytes} torn bytes at the end of {place}: cut off");
         }
-        let mut journal = assemble(disk, settings, found, (spares, next_spare))?;
+        let mut journal = assemble(disk, settings, found, left)?;
         recovery.crashed_connections = close_connections(&mut journal)?;
         crash_point("journal.recovery_closed");
         Ok((journal, recovery))
@@ -100,7 +103,7 @@ fn assemble(
     disk: Arc<dyn Disk>,
     settings: JournalSettings,
     mut found: Found,
-    (spares, next_spare): (Vec<Spare>, u64),
+    mut left: Left,
 ) -> Result<Journal> {
     let Some(last) = found.segments.last_mut() else {
         return Err(Error::new(ErrorKind::Disk, "the journal has no segment"));
@@ -113,11 +116,14 @@ fn assemble(
     let needed = found.resume().position.0;
     let below = found.segments.iter().skip(1).take_while(|next| next.base <= needed);
     let kept = if settings.keep_journal { below.count() } else { 0 };
+    // The reserve; the others are emptied when there is time.
+    let spares = Vec::from_iter(left.take_spare(&*disk, settings.segment_bytes())?);
     let mut ledger = Ledger {
         segments: found.segments.into(),
         kept,
         spares,
-        next_spare,
+        next_spare: left.next_number,
+        unemptied: left.names,
         // Names that a crashed run made may not be on disk.
         names_changed: true,
         marks: found.marks,
@@ -250,40 +256,33 @@ fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
     Ok(found)
 }
 
-/// Takes over the spares of a former run, and tells the number of the next one. They may hold
-/// records, if a crash took their new name or what emptied them: these must go, durably, before a
-/// file has a place in the log again. What is not of use is removed.
-fn adopt_spares(disk: &dyn Disk, settings: &JournalSettings) -> Result<(Vec<Spare>, u64)> {
-    let bytes = settings.segment_bytes();
-    let names = disk.list().map_err(|error| failed("listing", disk, "", error))?;
-    let segments = names.iter().filter(|name| segment::base(name).is_some()).count() as u64;
-    let room = (settings.journal_bytes_max / bytes).saturating_sub(segments.max(1));
-    // Without a segment, one of them becomes the first.
-    let most = (SPARES_MAX + usize::from(segments == 0)).min(room as usize);
-    let (mut spares, mut next) = (Vec::new(), 1);
-    for name in names {
-        let Some(number) = segment::spare_number(&name) else { continue };
-        next = next.max(number.saturating_add(1));
-        match if spares.len() < most { empty(disk, &name, bytes)? } else { None } {
-            Some(file) => spares.push(Spare { name, file }),
-            None => (disk.remove(&name)).map_err(|e| failed("removing", disk, &name, e))?,
-        }
-    }
-    Ok((spares, next))
+/// The spares of a former run. They may hold records, if a crash took their new name or what
+/// emptied them: these must go, durably, before a file has a place in the log again.
+struct Left {
+    names: Vec<String>,
+    /// For the next spare that is made.
+    next_number: u64,
 }
 
-/// The file of that name with nothing but zeros in it, on disk; `None` if it is of another length
-/// or the file system cannot.
-fn empty(disk: &dyn Disk, name: &str, bytes: u64) -> Result<Option<Arc<dyn File>>> {
-    let opened = disk.open(name).and_then(|file| {
-        let fits = file.bytes()? == bytes && file.zero(bytes).is_ok();
-        Ok(fits.then_some(file))
-    });
-    let Some(file) = opened.map_err(|error| failed("opening", disk, name, error))? else {
-        return Ok(None);
-    };
-    file.sync().map_err(|error| failed("syncing", disk, name, error))?;
-    Ok(Some(file))
+impl Left {
+    fn find(disk: &dyn Disk) -> Result<Left> {
+        let mut names = disk.list().map_err(|error| failed("listing", disk, "", error))?;
+        names.retain(|name| segment::spare_number(name).is_some());
+        let last = names.iter().filter_map(|name| segment::spare_number(name)).max();
+        Ok(Left { names, next_number: last.map_or(1, |last| last.saturating_add(1)) })
+    }
+
+    /// One of them, emptied; those that are of no use are removed.
+    fn take_spare(&mut self, disk: &dyn Disk, bytes: u64) -> Result<Option<Spare>> {
+        while let Some(name) = self.names.pop() {
+            let file = disk::emptied_durably(disk, &name, bytes);
+            let file = file.map_err(|error| failed("emptying", disk, &name, error))?;
+            if let Some(file) = file {
+                return Ok(Some(Spare { name, file }));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn random_id() -> Result<u128> {

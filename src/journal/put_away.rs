@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, LocalDisk};
 use super::segment;
-use super::shared::SPARES_MAX;
+use super::shared::SPARES_MIN;
 use crate::crash::crash_point;
 
 /// Drops the journal in `folder`, which nobody has open. A crash leaves all of it or nothing.
@@ -70,7 +70,7 @@ fn drop_records(folder: &Path) -> io::Result<bool> {
     }
     let mut next = spares.iter().max().map_or(1, |last| last.saturating_add(1));
     // One of them becomes the first segment of the next journal.
-    let wanted = (SPARES_MAX + 1).saturating_sub(spares.len());
+    let wanted = (SPARES_MIN + 1).saturating_sub(spares.len());
     for (at, base) in segments.into_iter().enumerate() {
         let name = segment::name(base);
         if at < wanted {
@@ -117,12 +117,12 @@ mod tests {
         let path = |name: &str| state.path().join(name);
         fill(&path("journal-x"), 15);
         fill(&path("journal-y"), 15);
-        assert!(names(&path("journal-x")).len() > SPARES_MAX + 2);
+        assert!(names(&path("journal-x")).len() > SPARES_MIN + 2);
         put_away(&path("journal-x")).unwrap();
         put_away(&path("journal-y")).unwrap();
         assert_eq!(names(state.path()), ["room"], "one room is enough");
         let kept = names(&path("room"));
-        assert_eq!(kept.len(), 1 + SPARES_MAX + 1, "{kept:?}");
+        assert_eq!(kept.len(), 1 + SPARES_MIN + 1, "{kept:?}");
         assert!(kept.iter().all(|name| name == "lock" || name.starts_with("spare-")), "{kept:?}");
         take_room(&path("journal-z")).unwrap();
         assert_eq!(names(state.path()), ["journal-z"]);

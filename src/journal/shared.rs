@@ -44,9 +44,9 @@ pub(super) struct Segment {
     pub(super) file: Option<Arc<dyn File>>,
 }
 
-/// Most spares that are kept of segments which are done with: half of the cap. Files are used
+/// Spares that are kept of segments which are done with, however little is read. Files are used
 /// again since making and removing them costs a disk more than filling them.
-pub(super) const SPARES_MAX: usize = (SEGMENTS_MIN / 2) as usize;
+pub(super) const SPARES_MIN: usize = (SEGMENTS_MIN / 2) as usize;
 
 /// A file of the length of a segment, all zeros, which is none yet.
 #[derive(Debug)]
@@ -64,6 +64,12 @@ pub(super) struct Ledger {
     /// At least one at rest, so that a MARK can always be written; two while a roll is under way.
     pub(super) spares: Vec<Spare>,
     pub(super) next_spare: u64,
+    /// Names of spares of a former run, which may hold anything still.
+    pub(super) unemptied: Vec<String>,
+    /// How many of them are just being emptied.
+    pub(super) emptying: usize,
+    /// Segments that the last commit released: the next epoch will need as many.
+    pub(super) released_last: usize,
     /// Names were made or removed since the folder was last synced.
     pub(super) names_changed: bool,
     /// The last attempt to grow met a full disk.
@@ -78,7 +84,25 @@ impl Ledger {
     /// Bytes on disk that count against the cap.
     pub(super) fn bytes_held(&self, settings: &JournalSettings) -> u64 {
         let live: u64 = self.segments.iter().skip(self.kept).map(|s| s.bytes).sum();
-        live + self.spares.len() as u64 * settings.segment_bytes()
+        live + (self.spares.len() + self.spares_to_be()) as u64 * settings.segment_bytes()
+    }
+
+    /// Files that become spares when they are emptied.
+    fn spares_to_be(&self) -> usize {
+        self.unemptied.len() + self.emptying
+    }
+
+    /// Whether one more file is kept to be used again: beside the reserve, as many as the next
+    /// epoch is likely to fill.
+    pub(super) fn wants_spare(&self) -> bool {
+        self.spares.len() < (1 + self.released_last).max(SPARES_MIN)
+    }
+
+    /// The live segments that lie wholly before `position`.
+    pub(super) fn below(&self, position: u64) -> impl Iterator<Item = &Segment> {
+        let live = self.segments.iter().skip(self.kept);
+        let next = self.segments.iter().skip(self.kept + 1);
+        live.zip(next).take_while(move |(_, next)| next.base <= position).map(|(live, _)| live)
     }
 
     /// A name for one more spare. A number is used once.
@@ -154,6 +178,11 @@ impl Shared {
     pub(super) fn stock(&self, ledger: &mut Ledger, wanted: usize) -> Result<Option<FullCause>> {
         while ledger.spares.len() < wanted {
             let bytes = self.settings.segment_bytes();
+            if let Some(name) = ledger.unemptied.pop() {
+                ledger.spares.extend(self.emptied(name)?);
+                ledger.names_changed = true;
+                continue;
+            }
             if ledger.bytes_held(&self.settings) + bytes > self.settings.journal_bytes_max {
                 ledger.disk_full = false;
                 return Ok(Some(FullCause::Cap));
@@ -176,6 +205,13 @@ impl Shared {
         Ok(None)
     }
 
+    /// The file of that name, which a former run left, as a spare; `None` if it is of no use.
+    pub(super) fn emptied(&self, name: String) -> Result<Option<Spare>> {
+        let file = disk::emptied_durably(&*self.disk, &name, self.settings.segment_bytes());
+        let file = file.map_err(|error| self.poison("emptying", &name, error))?;
+        Ok(file.map(|file| Spare { name, file }))
+    }
+
     /// Bytes of records with DATA that still fit.
     pub(super) fn bytes_free(&self) -> u64 {
         let ledger = self.ledger();
@@ -191,7 +227,7 @@ impl Shared {
         let held = ledger.bytes_held(&self.settings);
         let more = self.settings.journal_bytes_max.saturating_sub(held) / bytes;
         // A spare that is more than the one in reserve may be filled too.
-        let more = more + ledger.spares.len() as u64 - 1;
+        let more = more + (ledger.spares.len() + ledger.spares_to_be()) as u64 - 1;
         here + more * (bytes - segment::HEADER)
     }
 }

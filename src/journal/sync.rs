@@ -1,17 +1,18 @@
 //! Group commit: one `fdatasync` makes everything durable that was appended before it began.
 //!
 //! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch
-//! waits. It also does the slow work that a sync allows, when those who waited for the sync have
-//! been told: it takes the segments out of the log below the newest DONE that is itself on disk,
-//! and looks whether a full disk has room again.
+//! waits. It also does the slow work that a sync allows, when nobody waits for one: it takes the
+//! segments out of the log below the newest DONE that is itself on disk, one at a time, and looks
+//! whether a full disk has room again.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use super::SyncPolicy;
+use super::disk;
 use super::record::Position;
 use super::segment;
-use super::shared::{SPARES_MAX, Segment, Shared, Spare};
+use super::shared::{Segment, Shared, Spare};
 use crate::crash::crash_point;
 use crate::error::Result;
 
@@ -31,17 +32,20 @@ impl Syncer {
         Ok(Position(self.shared.sync()?))
     }
 
-    /// Takes out what is done with, and wakes those who wait for room if there is some.
+    /// Takes out one segment that is done with, or empties one old file, and wakes those who wait
+    /// for room; `false` if nothing of that is left to do. A file takes tens of milliseconds, and
+    /// an epoch may leave dozens, so a sync that is asked for meanwhile goes first.
     ///
     /// Call it after every sync, and at least once a second while the journal is full: it is what
     /// notices that a full disk has room again.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
-    pub fn tidy(&self) -> Result<()> {
+    pub fn tidy(&self) -> Result<bool> {
         self.shared.check_poison()?;
-        self.shared.retire()?;
-        self.shared.restock()
+        let tidied = self.shared.retire()? || self.shared.adopt()?;
+        self.shared.restock()?;
+        Ok(tidied)
     }
 
     /// How far the journal is on disk.
@@ -104,26 +108,52 @@ impl Shared {
         }
     }
 
-    /// Takes the segments out of the log that the newest durable DONE does not need, or sets them
-    /// aside.
-    pub(super) fn retire(&self) -> Result<()> {
+    /// Takes the first segment out of the log that the newest durable DONE does not need, or sets
+    /// all of them aside; `false` if there is none.
+    pub(super) fn retire(&self) -> Result<bool> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let old = self.retired();
-        if old.is_empty() {
-            return Ok(());
-        }
+        let Some(first) = old.first() else {
+            return Ok(false);
+        };
         if self.settings.keep_journal {
             self.ledger().kept += old.len();
         } else {
             crash_point("journal.before_delete");
-            for segment in &old {
-                self.take_out(segment)?;
-                crash_point("journal.mid_delete");
-            }
+            self.take_out(first)?;
+            crash_point("journal.after_delete");
         }
-        crash_point("journal.after_delete");
         self.room.wake_all();
-        Ok(())
+        Ok(true)
+    }
+
+    /// Empties a file that a former run left, or removes it if it is one too many; `false` if there
+    /// is none.
+    fn adopt(&self) -> Result<bool> {
+        let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (name, is_wanted) = {
+            let mut ledger = self.ledger();
+            let fits = ledger.bytes_held(&self.settings) <= self.settings.journal_bytes_max;
+            let Some(name) = ledger.unemptied.pop() else {
+                return Ok(false);
+            };
+            ledger.emptying = 1;
+            (name, fits && ledger.wants_spare())
+        };
+        let spare = if is_wanted {
+            self.emptied(name)?
+        } else {
+            let removed = self.disk.remove(&name);
+            removed.map_err(|error| self.poison("removing", &name, error))?;
+            None
+        };
+        let mut ledger = self.ledger();
+        ledger.emptying = 0;
+        ledger.spares.extend(spare);
+        ledger.names_changed = true;
+        drop(ledger);
+        self.room.wake_all();
+        Ok(true)
     }
 
     /// Takes the first segment out of the log: it becomes a spare, or goes.
@@ -158,7 +188,7 @@ impl Shared {
     fn spare_wanted(&self, segment: &Segment) -> Option<String> {
         let mut ledger = self.ledger();
         let is_wanted = self.settings.sync != SyncPolicy::Never
-            && ledger.spares.len() < SPARES_MAX
+            && ledger.wants_spare()
             && segment.bytes == self.settings.segment_bytes();
         is_wanted.then(|| ledger.name_spare())
     }
@@ -166,12 +196,8 @@ impl Shared {
     /// Empties a file for its next use; one that cannot be emptied is removed.
     fn make_spare(&self, name: String) -> Result<Option<Spare>> {
         crash_point("journal.recycled");
-        let file = self.disk.open(&name).and_then(|file| {
-            file.zero(self.settings.segment_bytes())?;
-            Ok(file)
-        });
-        match file {
-            Ok(file) => Ok(Some(Spare { name, file })),
+        match disk::emptied(&*self.disk, &name, self.settings.segment_bytes()) {
+            Ok(file) => Ok(file.map(|file| Spare { name, file })),
             Err(_) => {
                 let removed = self.disk.remove(&name);
                 removed.map_err(|error| self.poison("removing", &name, error)).map(|()| None)
@@ -189,12 +215,7 @@ impl Shared {
         let Some((done, _)) = ledger.done.as_ref().filter(|(_, end)| durable(*end)) else {
             return Vec::new();
         };
-        let live = ledger.segments.iter().skip(ledger.kept);
-        let next = ledger.segments.iter().skip(ledger.kept + 1);
-        live.zip(next)
-            .take_while(|(_, next)| next.base <= done.resume.position.0)
-            .map(|(segment, _)| segment.clone())
-            .collect()
+        ledger.below(done.resume.position.0).cloned().collect()
     }
 
     /// Brings the reserve back, and tells those who wait when a disk that was full has room again.
