@@ -130,6 +130,12 @@ fn assemble(
         done: found.done,
         ..Ledger::default()
     };
+    // The cap may be lower than it was.
+    while ledger.bytes_held(&settings) > settings.journal_bytes_max
+        && let Some(name) = ledger.unemptied.pop()
+    {
+        disk.remove(&name).map_err(|error| failed("removing", &*disk, &name, error))?;
+    }
     let seed = Header::seed(found.header.id);
     let reach = (found.tail, found.standing.synced);
     let shared = Shared::new(disk, seed, settings, reach, Ledger::default());

@@ -133,12 +133,11 @@ impl Shared {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, is_wanted) = {
             let mut ledger = self.ledger();
-            let fits = ledger.bytes_held(&self.settings) <= self.settings.journal_bytes_max;
             let Some(name) = ledger.unemptied.pop() else {
                 return Ok(false);
             };
             ledger.emptying = 1;
-            (name, fits && ledger.wants_spare())
+            (name, ledger.wants_spare())
         };
         let spare = if is_wanted {
             self.emptied(name)?
