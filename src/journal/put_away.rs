@@ -10,9 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk::{Disk, LocalDisk};
-use super::segment;
-use super::shared::SPARES_MIN;
+use super::{SEGMENTS_MIN, segment};
 use crate::crash::crash_point;
+
+/// Most files that stay: half a gigabyte with the default cap, and never more than the cap.
+const ROOM_FILES: usize = SEGMENTS_MIN as usize;
 
 /// Drops the journal in `folder`, which nobody has open. A crash leaves all of it or nothing.
 ///
@@ -69,8 +71,10 @@ fn drop_records(folder: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     let mut next = spares.iter().max().map_or(1, |last| last.saturating_add(1));
-    // One of them becomes the first segment of the next journal.
-    let wanted = (SPARES_MIN + 1).saturating_sub(spares.len());
+    for &number in spares.iter().skip(ROOM_FILES) {
+        disk.remove(&segment::spare_name(number))?;
+    }
+    let wanted = ROOM_FILES.saturating_sub(spares.len());
     for (at, base) in segments.into_iter().enumerate() {
         let name = segment::name(base);
         if at < wanted {
@@ -113,21 +117,27 @@ mod tests {
 
     #[test]
     fn a_journal_put_away_leaves_its_room_for_the_next_and_no_record() {
-        let state = tempfile::tempdir().unwrap();
-        let path = |name: &str| state.path().join(name);
-        fill(&path("journal-x"), 15);
-        fill(&path("journal-y"), 15);
-        assert!(names(&path("journal-x")).len() > SPARES_MIN + 2);
-        put_away(&path("journal-x")).unwrap();
-        put_away(&path("journal-y")).unwrap();
-        assert_eq!(names(state.path()), ["room"], "one room is enough");
-        let kept = names(&path("room"));
-        assert_eq!(kept.len(), 1 + SPARES_MIN + 1, "{kept:?}");
-        assert!(kept.iter().all(|name| name == "lock" || name.starts_with("spare-")), "{kept:?}");
-        take_room(&path("journal-z")).unwrap();
-        assert_eq!(names(state.path()), ["journal-z"]);
-        fill(&path("journal-z"), 15);
-        take_room(&path("journal-z")).unwrap();
+        for spares in [6, 12] {
+            let state = tempfile::tempdir().unwrap();
+            let path = |name: &str| state.path().join(name);
+            fill(&path("journal-x"), 15);
+            fill(&path("journal-y"), 15);
+            let disk = LocalDisk::read_only(&path("journal-x"));
+            for number in 50..50 + spares {
+                disk.create(&segment::spare_name(number), 32 << 10).unwrap();
+            }
+            put_away(&path("journal-x")).unwrap();
+            put_away(&path("journal-y")).unwrap();
+            assert_eq!(names(state.path()), ["room"], "one room is enough");
+            let kept = names(&path("room"));
+            assert_eq!(kept.len(), 1 + ROOM_FILES, "{kept:?}");
+            let is_room = |name: &String| name == "lock" || name.starts_with("spare-");
+            assert!(kept.iter().all(is_room), "{kept:?}");
+            take_room(&path("journal-z")).unwrap();
+            assert_eq!(names(state.path()), ["journal-z"]);
+            fill(&path("journal-z"), 15);
+            take_room(&path("journal-z")).unwrap();
+        }
     }
 
     #[test]
