@@ -84,12 +84,9 @@ impl Flags {
         let mut all = Vec::new();
         for &processes in &self.processes {
             for &threads in &self.threads {
-                let journals = self.journal.iter();
-                all.extend(journals.map(|&journal| Program::Wordtide {
-                    threads,
-                    processes,
-                    journal,
-                }));
+                for &journal in &self.journal {
+                    all.push(Program::Wordtide { threads, processes, journal });
+                }
             }
         }
         all

@@ -150,7 +150,7 @@ fn journal(name: &str, runs: &[(Program, Vec<Run>)]) {
             .map(|(with, without)| with.words_per_second() / without.words_per_second())
             .collect();
         ratios.sort_by(f64::total_cmp);
-        let [least, .., most] = ratios[..] else { continue };
+        let (Some(least), Some(most)) = (ratios.first(), ratios.last()) else { continue };
         println!(
             "journal of {name}: {program} is {:.2} of {bare} ({least:.2} to {most:.2})",
             rows::median(ratios.iter().copied()),

@@ -240,13 +240,12 @@ impl Borders {
             for work in std::iter::once(first).chain(asked.try_iter()) {
                 errand.take_up(work);
             }
-            let ran = self.run(&errand, &syncers);
-            if errand.ends {
-                ran.unwrap_or_else(|error| self.failure.fail(error));
-                return;
-            }
             is_full = errand.wants_room && errand.committed.is_none();
-            next = match ran.and_then(|()| tidy_until_asked(&asked, &syncers)) {
+            let ran = self.run(&errand, &syncers).and_then(|()| match errand.ends {
+                true => Ok(None),
+                false => tidy_until_asked(&asked, &syncers),
+            });
+            next = match ran {
                 Ok(work) => work,
                 Err(error) => return self.failure.fail(error),
             };

@@ -67,7 +67,7 @@ fn drop_records(folder: &Path) -> io::Result<bool> {
     let mut segments: Vec<u64> = names.iter().filter_map(|name| segment::base(name)).collect();
     let spares: Vec<u64> = names.iter().filter_map(|name| segment::spare_number(name)).collect();
     segments.sort_unstable();
-    if segments.len() < 2 {
+    if segments.last().is_none_or(|&base| base == 0) {
         return Ok(false);
     }
     let mut next = spares.iter().max().map_or(1, |last| last.saturating_add(1));
@@ -138,6 +138,25 @@ mod tests {
             fill(&path("journal-z"), 15);
             take_room(&path("journal-z")).unwrap();
         }
+    }
+
+    #[test]
+    fn a_journal_whose_segments_were_all_used_again_leaves_its_room_too() {
+        let state = tempfile::tempdir().unwrap();
+        let folder = state.path().join("journal-x");
+        fill(&folder, 15);
+        for base in LocalDisk::read_only(&folder).list().unwrap() {
+            // All but the last are spares by now.
+            let base = segment::base(&base).filter(|base| *base < 96_000);
+            if let Some(base) = base {
+                let spare = folder.join(segment::spare_name(100 + base));
+                fs::rename(folder.join(segment::name(base)), spare).unwrap();
+            }
+        }
+        let files = names(&folder).len();
+        assert_eq!(names(&folder).iter().filter(|name| name.ends_with(".wtj")).count(), 1);
+        put_away(&folder).unwrap();
+        assert_eq!(names(&state.path().join("room")).len(), files);
     }
 
     #[test]

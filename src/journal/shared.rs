@@ -93,9 +93,9 @@ impl Ledger {
     }
 
     /// Whether one more file is kept to be used again: beside the reserve, as many as the next
-    /// epoch is likely to fill.
+    /// epoch is likely to fill, which is one more than the last if it begins later in its file.
     pub(super) fn wants_spare(&self) -> bool {
-        self.spares.len() < (1 + self.released_last).max(SPARES_MIN)
+        self.spares.len() < (2 + self.released_last).max(SPARES_MIN)
     }
 
     /// The live segments that lie wholly before `position`.

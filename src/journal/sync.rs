@@ -112,15 +112,14 @@ impl Shared {
     /// all of them aside; `false` if there is none.
     pub(super) fn retire(&self) -> Result<bool> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = self.retired();
-        let Some(first) = old.first() else {
+        let Some((first, count)) = self.retired() else {
             return Ok(false);
         };
         if self.settings.keep_journal {
-            self.ledger().kept += old.len();
+            self.ledger().kept += count;
         } else {
             crash_point("journal.before_delete");
-            self.take_out(first)?;
+            self.take_out(&first)?;
             crash_point("journal.after_delete");
         }
         self.room.wake_all();
@@ -130,13 +129,12 @@ impl Shared {
     /// Empties a file that a former run left, or removes it if it is one too many; `false` if there
     /// is none.
     fn adopt(&self) -> Result<bool> {
-        let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let (name, is_wanted) = {
             let mut ledger = self.ledger();
             let Some(name) = ledger.unemptied.pop() else {
                 return Ok(false);
             };
-            ledger.emptying = 1;
+            ledger.emptying += 1;
             (name, ledger.wants_spare())
         };
         let spare = if is_wanted {
@@ -147,7 +145,7 @@ impl Shared {
             None
         };
         let mut ledger = self.ledger();
-        ledger.emptying = 0;
+        ledger.emptying -= 1;
         ledger.spares.extend(spare);
         ledger.names_changed = true;
         drop(ledger);
@@ -204,17 +202,16 @@ impl Shared {
         }
     }
 
-    /// The live segments wholly below the newest DONE that a crash cannot take back. Deleting for a
-    /// DONE that is not on disk could leave a log that begins in the middle and nothing that says
-    /// why.
-    fn retired(&self) -> Vec<Segment> {
+    /// The first of the live segments wholly below the newest DONE that a crash cannot take back,
+    /// and how many they are. Deleting for a DONE that is not on disk could leave a log that begins
+    /// in the middle and nothing that says why.
+    fn retired(&self) -> Option<(Segment, usize)> {
         let ledger = self.ledger();
         let synced = self.synced.load(Ordering::Acquire);
         let durable = |end: u64| end <= synced || self.settings.sync == SyncPolicy::Never;
-        let Some((done, _)) = ledger.done.as_ref().filter(|(_, end)| durable(*end)) else {
-            return Vec::new();
-        };
-        ledger.below(done.resume.position.0).cloned().collect()
+        let (done, _) = ledger.done.as_ref().filter(|(_, end)| durable(*end))?;
+        let position = done.resume.position.0;
+        Some((ledger.below(position).next()?.clone(), ledger.below(position).count()))
     }
 
     /// Brings the reserve back, and tells those who wait when a disk that was full has room again.
