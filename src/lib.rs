@@ -100,7 +100,12 @@ pub use source::Source;
 pub use store::Target;
 pub use timely;
 
-/// The code in the README must compile, and run where it says what comes out.
+/// Compiles and runs the code blocks of the README.
 #[cfg(all(doctest, feature = "cli"))]
 #[doc = include_str!("../README.md")]
 struct ReadmeDoctests;
+
+/// Compiles and runs the code blocks of the page for embedders.
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../docs/embedding.md")]
+struct EmbeddingDoctests;
