@@ -26,7 +26,6 @@ mod greet;
 mod hello;
 mod inbox;
 pub mod launch;
-mod loans;
 mod loss;
 mod ports;
 mod settings;

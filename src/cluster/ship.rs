@@ -1,20 +1,16 @@
 //! Blocks of lines between processes, so that one socket can keep the workers of all busy.
 //!
-//! Each pair of processes has a connection for blocks. A process that has sources sends what its
-//! own workers cannot take (see [`feed::shipping`](crate::feed::shipping)), and the other takes it
-//! in as from one more source: it reads when its pool of blocks has room. So the window of TCP is
-//! the credit, and nothing is kept beyond the pool and two small socket buffers.
+//! Each pair of processes has a connection for blocks. A process that has sources sends the blocks
+//! that its own workers cannot take (see [`feed::shipping`](crate::feed::shipping)). The receiver
+//! takes them in as from one more source: it reads when its pool of blocks has room. So the window
+//! of TCP is the credit, and nothing is kept beyond the pool and two small socket buffers. Text
+//! takes this way within a host too: one host is better served by threads (`-w`).
 //!
-//! On one host the text need not travel at all. The sender offers the memory of its pool
-//! ([`loans`](super::loans)); if the other process can map it, a block is lent to it where it lies
-//! until it has been counted. Then the number of blocks that are lent is the bound.
+//! The ends of epochs travel within the stream: an epoch is complete at a process only when every
+//! process that sends it blocks has sent the epoch's end. After the last one comes END.
 //!
-//! The borders of epochs travel within the stream: an epoch is complete at a process only when
-//! every process that sends it blocks has said that no more come for it. After the last border END,
-//! and after the last block was given back BYE, each from both ends.
-//!
-//! A frame is a kind, an epoch, a place in lent memory and the head of a block, then its text. What
-//! breaks is told to the control links, which know the cause or find it.
+//! A frame is a kind, an epoch and the head of a block, then the block's text. A link that breaks is
+//! reported to the control links, which know the cause or find it.
 
 use std::io;
 use std::net::TcpStream;
@@ -23,9 +19,9 @@ use std::sync::Arc;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::Notify;
 
 use super::control::{Control, Links};
-use super::loans::{Loans, Offer};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::{Feed, Next};
@@ -61,7 +57,7 @@ impl BlockLink {
         self.peer
     }
 
-    /// Parts the link into its two directions. Within a runtime.
+    /// Separates the link into its two directions. Called within a runtime.
     ///
     /// # Errors
     /// `Failed` when the socket cannot be used.
@@ -79,14 +75,12 @@ impl BlockLink {
                 Error::new(ErrorKind::Failed, message).cause(cause)
             })?
             .into_split();
-        let loans = Arc::new(Loans::new(links.settings.processes));
-        let end = End { peer, links: Arc::clone(&links) };
-        let outbound = Outbound { stream: write, loans: Arc::clone(&loans), end };
-        Ok((outbound, Inbound { stream: read, loans, end: End { peer, links } }))
+        let outbound = Outbound { stream: write, end: End { peer, links: Arc::clone(&links) } };
+        Ok((outbound, Inbound { stream: read, end: End { peer, links } }))
     }
 }
 
-/// Whom to tell that a direction has broken.
+/// Reports that a direction has broken.
 #[derive(Debug)]
 struct End {
     peer: usize,
@@ -101,66 +95,49 @@ impl End {
     }
 }
 
-/// What a frame is.
+/// The kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A block, whose text follows.
+    /// A block of the frame's epoch. Its text follows.
     Block = 1,
-    /// A block whose text lies in the memory that the sender has offered.
-    Lent,
-    /// A slot of the receiver's memory is free again.
-    Return,
-    /// No more blocks for an epoch.
-    Border,
-    /// No more blocks.
+    /// The end of the frame's epoch: no more blocks for it, or for one before it.
+    EpochEnd,
+    /// The end of the stream.
     End,
-    /// Memory in which blocks may lie.
-    Offer,
-    /// Whether that memory can be read here: 1, else 0.
-    Answer,
-    /// Nothing more at all.
-    Bye,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Frame {
     kind: Kind,
     epoch: Epoch,
-    /// Slot, and first byte in it.
-    place: (u32, u32),
     head: [u8; BlockHead::BYTES],
 }
 
 impl Frame {
-    const BYTES: usize = 24 + BlockHead::BYTES;
+    const BYTES: usize = 16 + BlockHead::BYTES;
 
-    fn new(kind: Kind) -> Frame {
-        Frame { kind, epoch: 0, place: (0, 0), head: [0; BlockHead::BYTES] }
+    fn new(kind: Kind, epoch: Epoch) -> Frame {
+        Frame { kind, epoch, head: [0; BlockHead::BYTES] }
     }
 
     fn encode(&self) -> [u8; Frame::BYTES] {
         let mut bytes = [0; Frame::BYTES];
         bytes[..8].copy_from_slice(&(self.kind as u64).to_le_bytes());
         bytes[8..16].copy_from_slice(&self.epoch.to_le_bytes());
-        bytes[16..20].copy_from_slice(&self.place.0.to_le_bytes());
-        bytes[20..24].copy_from_slice(&self.place.1.to_le_bytes());
-        bytes[24..].copy_from_slice(&self.head);
+        bytes[16..].copy_from_slice(&self.head);
         bytes
     }
 
     fn decode(bytes: &[u8; Frame::BYTES]) -> io::Result<Frame> {
-        use Kind::{Answer, Block, Border, Bye, End, Lent, Offer, Return};
-        let (fields, head) = bytes.split_at(24);
+        use Kind::{Block, End, EpochEnd};
+        let (fields, head) = bytes.split_at(16);
         let (fields, _) = fields.as_chunks::<8>();
-        let kinds = [Block, Lent, Return, Border, End, Offer, Answer, Bye];
         let number = u64::from_le_bytes(fields[0]);
-        let kind = kinds.into_iter().find(|kind| *kind as u64 == number).ok_or_else(|| {
+        let known = [Block, EpochEnd, End].into_iter().find(|kind| *kind as u64 == number);
+        let kind = known.ok_or_else(|| {
             io::Error::other(format!("it sent a frame for blocks of kind {number}"))
         })?;
-        let place = u64::from_le_bytes(fields[2]);
-        let mut frame = Frame::new(kind);
-        frame.epoch = u64::from_le_bytes(fields[1]);
-        frame.place = (place as u32, (place >> 32) as u32);
+        let mut frame = Frame::new(kind, u64::from_le_bytes(fields[1]));
         frame.head.copy_from_slice(head);
         Ok(frame)
     }
@@ -170,28 +147,19 @@ impl Frame {
 #[derive(Debug)]
 pub struct Outbound {
     stream: OwnedWriteHalf,
-    loans: Arc<Loans>,
     end: End,
 }
 
 impl Outbound {
-    /// What it returns ships what is too much for `feed`, which has a shipper from now on, until
-    /// the feed ends or the link breaks; and it gives back what the other process has lent. Without
-    /// a feed it does only that. Blocks in the memory of `pool` are lent where that is possible.
-    pub fn ship(
-        self,
-        feed: Option<Feed>,
-        pool: &BlockPool,
-    ) -> impl Future<Output = ()> + Send + 'static {
-        let Outbound { mut stream, loans, end } = self;
-        let waker = Arc::clone(&loans);
-        let feed = feed.map(|feed| {
-            let shipper = feed.add_shipper(Arc::new(move || waker.notify()));
-            (feed, shipper)
-        });
-        let offer = feed.as_ref().and_then(|_| Offer::of(pool));
+    /// Returns a future that ships the surplus of `feed` until the feed ends or the link breaks.
+    /// The feed has a shipper from now on, also before the future is polled.
+    pub fn ship(self, feed: Feed) -> impl Future<Output = ()> + Send + 'static {
+        let Outbound { mut stream, end } = self;
+        let notify = Arc::new(Notify::new());
+        let waker = Arc::clone(&notify);
+        let shipper = feed.add_shipper(Arc::new(move || waker.notify_one()));
         async move {
-            match ship_all(&mut stream, feed, offer, &loans).await {
+            match ship_all(&mut stream, &feed, shipper, &notify).await {
                 Ok(blocks) => {
                     tracing::debug!("{blocks} blocks were shipped to process {}", end.peer)
                 }
@@ -201,65 +169,38 @@ impl Outbound {
     }
 }
 
-/// Ships until the feed has ended and all is given back; returns the number of blocks.
+/// Ships until the feed has ended; returns the number of blocks.
 async fn ship_all(
     stream: &mut OwnedWriteHalf,
-    mut feed: Option<(Feed, usize)>,
-    offer: Option<Offer>,
-    loans: &Loans,
+    feed: &Feed,
+    shipper: usize,
+    notify: &Notify,
 ) -> io::Result<u64> {
     let mut blocks = 0;
-    // Frames that go together: each write may wake a thread at the other end.
+    // Ends of epochs go with the next block: each write may wake a thread at the other end.
     let mut frames = Vec::new();
-    if let Some(offer) = offer {
-        loans.offer(&offer);
-        frames.extend(Frame { head: offer.encode(), ..Frame::new(Kind::Offer) }.encode());
-    }
-    if feed.is_none() {
-        frames.extend(Frame::new(Kind::End).encode());
-    }
     loop {
-        if let Some(can_read) = loans.owed_answer() {
-            frames
-                .extend(Frame { place: (can_read.into(), 0), ..Frame::new(Kind::Answer) }.encode());
-        }
-        for slot in loans.returns().take() {
-            frames.extend(Frame { place: (slot, 0), ..Frame::new(Kind::Return) }.encode());
-        }
-        let next = match &feed {
-            Some((feed, shipper)) if loans.has_room() => feed.next_to_ship(*shipper),
-            None if loans.is_settled() => {
-                frames.extend(Frame::new(Kind::Bye).encode());
-                stream.write_all(&frames).await?;
-                return Ok(blocks);
-            }
-            _ => Next::Wait,
-        };
-        match next {
+        match feed.next_to_ship(shipper) {
             Next::Block(epoch, block) => {
                 let head = BlockHead::of(&block).encode();
-                let place = loans.lend(&block);
-                let kind = if place.is_some() { Kind::Lent } else { Kind::Block };
-                frames
-                    .extend(Frame { kind, epoch, place: place.unwrap_or_default(), head }.encode());
+                frames.extend(Frame { head, ..Frame::new(Kind::Block, epoch) }.encode());
+                stream.write_all(&frames).await?;
+                stream.write_all(block.text()).await?;
+                frames.clear();
                 blocks += 1;
-                if kind == Kind::Block {
-                    stream.write_all(&frames).await?;
-                    stream.write_all(block.text()).await?;
-                    frames.clear();
-                }
             }
             Next::Complete { epoch, .. } => {
-                frames.extend(Frame { epoch, ..Frame::new(Kind::Border) }.encode());
+                frames.extend(Frame::new(Kind::EpochEnd, epoch).encode());
             }
             Next::Wait => {
                 stream.write_all(&frames).await?;
                 frames.clear();
-                loans.notified().await;
+                notify.notified().await;
             }
             Next::End => {
-                frames.extend(Frame::new(Kind::End).encode());
-                feed = None;
+                frames.extend(Frame::new(Kind::End, 0).encode());
+                stream.write_all(&frames).await?;
+                return Ok(blocks);
             }
         }
     }
@@ -269,13 +210,12 @@ async fn ship_all(
 #[derive(Debug)]
 pub struct Inbound {
     stream: OwnedReadHalf,
-    loans: Arc<Loans>,
     end: End,
 }
 
 impl Inbound {
     /// Takes in blocks of at most `text_bytes_max` bytes until the other process ends or the link
-    /// breaks. `passed` is told of each epoch for which no more come.
+    /// breaks. `passed` is called with each epoch for which no more come.
     pub async fn receive(
         self,
         feed: Feed,
@@ -283,8 +223,8 @@ impl Inbound {
         text_bytes_max: u64,
         passed: impl Fn(Epoch) + Send + 'static,
     ) {
-        let Inbound { mut stream, loans, end } = self;
-        let received = receive_all(&mut stream, &loans, &feed, &pool, text_bytes_max, passed).await;
+        let Inbound { mut stream, end } = self;
+        let received = receive_all(&mut stream, &feed, &pool, text_bytes_max, passed).await;
         if let Err(cause) = received {
             let closed = cause.kind() == io::ErrorKind::UnexpectedEof;
             end.broke((!closed).then_some(cause)).await;
@@ -294,18 +234,16 @@ impl Inbound {
 
 async fn receive_all(
     stream: &mut OwnedReadHalf,
-    loans: &Loans,
     feed: &Feed,
     pool: &BlockPool,
     text_bytes_max: u64,
     passed: impl Fn(Epoch),
 ) -> io::Result<()> {
     let mut stream = BufReader::with_capacity(FRAMES_BYTES, stream);
-    let mut lent = None;
     let mut bytes = [0; Frame::BYTES];
     loop {
         stream.read_exact(&mut bytes).await?;
-        let Frame { kind, epoch, place, head } = Frame::decode(&bytes)?;
+        let Frame { kind, epoch, head } = Frame::decode(&bytes)?;
         match kind {
             Kind::Block => {
                 let head = BlockHead::decode(&head);
@@ -317,21 +255,8 @@ async fn receive_all(
                 stream.read_exact(arrival.text()).await?;
                 feed.push_foreign(epoch, arrival.into_block());
             }
-            Kind::Offer => {
-                lent = Offer::decode(&head).open();
-                loans.answer(lent.is_some());
-            }
-            Kind::Lent => {
-                let memory = lent.as_mut();
-                let memory = memory.ok_or_else(|| io::Error::other("it lent what it never had"))?;
-                let block = memory.block(BlockHead::decode(&head), place, loans.returns())?;
-                feed.push_foreign(epoch, block);
-            }
-            Kind::Answer => loans.answered(place.0 == 1),
-            Kind::Return => loans.returned(place.0),
-            Kind::Border => passed(epoch),
-            Kind::End => loans.peer_ended(),
-            Kind::Bye => return Ok(()),
+            Kind::EpochEnd => passed(epoch),
+            Kind::End => return Ok(()),
         }
     }
 }
@@ -343,7 +268,7 @@ mod tests {
     #[test]
     fn frames_survive_the_wire_and_unknown_kinds_are_refused() {
         let head = std::array::from_fn(|at| at as u8);
-        let sent = Frame { kind: Kind::Lent, epoch: 7, place: (3, 9), head };
+        let sent = Frame { kind: Kind::Block, epoch: 7, head };
         let bytes = sent.encode();
         assert_eq!(Frame::decode(&bytes).expect("a frame"), sent);
         assert!(Frame::decode(&[9; Frame::BYTES]).is_err());

@@ -354,7 +354,6 @@ impl Order {
     pub(super) fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> Sharing<'a> {
         Sharing {
             process: self.cluster.process,
-            processes: self.cluster.processes,
             readers: &self.readers,
             feed: &streams.feed,
             crossing: streams.crossing(),
@@ -369,7 +368,6 @@ impl Order {
         &self,
         runtime: &Runtime,
         streams: Streams,
-        pool: &BlockPool,
         failure: &Failure,
     ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
         let limits = LineLimits {
@@ -377,7 +375,8 @@ impl Order {
             word_bytes_max: self.settings.words.word_bytes_max,
             on_long_line: self.on_long_line,
         };
-        streams.start(runtime, limits, pool, self.settings.once, failure)
+        let pool = BlockPool::new(self.settings.blocks_bytes_max);
+        streams.start(runtime, limits, &pool, self.settings.once, failure)
     }
 
     fn definition_name(&self) -> &str {

@@ -14,7 +14,7 @@ use tokio::runtime::Runtime;
 use super::borders::Crossing;
 use super::recovery;
 use super::streams::OwnSources;
-use crate::cluster::{BlockLink, ClusterSettings, random_bytes};
+use crate::cluster::{BlockLink, ClusterSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
@@ -87,8 +87,7 @@ pub(super) struct Sharing<'a> {
     pub(super) readers: &'a Readers,
     pub(super) feed: &'a Feed,
     pub(super) crossing: &'a Arc<Crossing>,
-    pub(super) processes: usize,
-    /// Bytes of own blocks that may wait here; of blocks from elsewhere half as many.
+    /// Limit on the bytes of this process's own blocks; those of others have half as many.
     pub(super) blocks_bytes_max: usize,
     /// Longest text of a block that is believed.
     pub(super) text_bytes_max: u64,
@@ -96,45 +95,29 @@ pub(super) struct Sharing<'a> {
 }
 
 impl Sharing<'_> {
-    /// Ships blocks, mostly of `own`, to the other processes if this one has sources, and takes in
-    /// those of processes that have. What it returns ends when nothing more can come or go.
-    pub(super) fn start(
-        &self,
-        runtime: &Runtime,
-        links: Vec<BlockLink>,
-        own: &BlockPool,
-    ) -> Result<Receiver<()>> {
+    /// Ships blocks to the other processes if this one has sources, and takes in those of processes
+    /// that have. The receiver that is returned ends when nothing more can come or go.
+    pub(super) fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {
         let (running, ended) = channel();
         let pool = BlockPool::new(self.blocks_bytes_max / 2);
         let _entered = runtime.enter();
         for link in links {
-            let (reads, peer_reads) = (self.reads(self.process), self.reads(link.peer()));
-            if !reads && !peer_reads {
-                continue;
-            }
+            let peer_reads = self.reads(link.peer());
             let (outbound, inbound) = link.split()?;
-            let shipped = outbound.ship(reads.then(|| self.feed.clone()), own);
-            runtime.spawn(until_failed(shipped, self.failure.clone(), running.clone()));
-            let crossing = Arc::clone(self.crossing);
-            let index = peer_reads.then(|| crossing.add_link());
-            let passed = move |epoch| index.into_iter().for_each(|k| crossing.arrived(k, epoch));
-            let (feed, pool) = (self.feed.clone(), pool.clone());
-            let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
-            runtime.spawn(until_failed(received, self.failure.clone(), running.clone()));
+            if self.reads(self.process) {
+                let shipped = outbound.ship(self.feed.clone());
+                runtime.spawn(until_failed(shipped, self.failure.clone(), running.clone()));
+            }
+            if peer_reads {
+                let crossing = Arc::clone(self.crossing);
+                let index = crossing.add_link();
+                let passed = move |epoch| crossing.arrived(index, epoch);
+                let (feed, pool) = (self.feed.clone(), pool.clone());
+                let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
+                runtime.spawn(until_failed(received, self.failure.clone(), running.clone()));
+            }
         }
         Ok(ended)
-    }
-
-    /// The pool for blocks of this process's sources: in memory that others can read, if there are
-    /// others.
-    pub(super) fn own_pool(&self) -> Result<BlockPool> {
-        if self.processes > 1 && self.reads(self.process) {
-            match BlockPool::shared(self.blocks_bytes_max, random_bytes()?) {
-                Ok(pool) => return Ok(pool),
-                Err(cause) => tracing::debug!("blocks cannot be lent to other processes: {cause}"),
-            }
-        }
-        Ok(BlockPool::new(self.blocks_bytes_max))
     }
 
     fn reads(&self, process: usize) -> bool {

@@ -102,13 +102,11 @@ fn begin(
     let mut plan =
         order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, explain);
     plan.memory = memory;
-    let sharing = order.sharing(&streams, &failure);
-    let pool = sharing.own_pool()?;
-    let shipping = sharing.start(&runtime, block_links, &pool)?;
+    let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 
     stop_without_reader(&runtime, &holdings.output, stop.clone());
-    let (borders, reading, streams) = order.read(&runtime, streams, &pool, &failure)?;
+    let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let Mesh { control, inbox, .. } = mesh;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {

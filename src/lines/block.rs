@@ -3,7 +3,6 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::memory::Lent;
 use super::pool::Buffer;
 
 /// A run of whole lines, each ended by `\n`, `\r` or `\r\n`. Immutable; a clone is a pointer.
@@ -16,7 +15,11 @@ pub struct Block {
 }
 
 struct Inner {
-    bytes: Bytes,
+    buffer: Buffer,
+    /// First byte of the text in the buffer.
+    start: usize,
+    /// End of the text, where its pad begins.
+    end: usize,
     source: u32,
     offset: u64,
     /// Line ends of the text that only cut a line.
@@ -26,18 +29,7 @@ struct Inner {
     lines: OnceLock<u64>,
 }
 
-/// The text of a block, and its pad behind it.
-enum Bytes {
-    Own {
-        buffer: Buffer,
-        start: usize,
-        end: usize,
-    },
-    /// In the memory of another process.
-    Lent(Lent),
-}
-
-/// What a block is besides its bytes.
+/// The fields of a block other than its bytes.
 pub(super) struct Place {
     pub(super) source: u32,
     pub(super) offset: u64,
@@ -52,18 +44,10 @@ impl Block {
     /// The block of `buffer[start..end]`. Clears the pad; what lay there is lost.
     pub(super) fn new(mut buffer: Buffer, start: usize, end: usize, place: Place) -> Block {
         buffer.bytes[end..end + Block::PAD].fill(0);
-        Block::at(Bytes::Own { buffer, start, end }, place)
-    }
-
-    /// The block of lent text with its pad.
-    pub(super) fn lent(padded: Lent, place: Place) -> Block {
-        Block::at(Bytes::Lent(padded), place)
-    }
-
-    fn at(bytes: Bytes, place: Place) -> Block {
         let Place { source, offset, cuts, lines_owed } = place;
         let lines = OnceLock::new();
-        Block { inner: Arc::new(Inner { bytes, source, offset, cuts, lines_owed, lines }) }
+        let inner = Inner { buffer, start, end, source, offset, cuts, lines_owed, lines };
+        Block { inner: Arc::new(inner) }
     }
 
     /// A block of source 0 at offset 0 that holds `text` as it is, outside any pool: for tests and
@@ -75,24 +59,14 @@ impl Block {
 
     /// The lines, never empty but for [`Block::from_text`].
     pub fn text(&self) -> &[u8] {
-        let padded = self.padded();
-        &padded[..padded.len() - Block::PAD]
+        let Inner { buffer, start, end, .. } = &*self.inner;
+        &buffer.bytes[*start..*end]
     }
 
     /// The lines and [`Block::PAD`] zero bytes.
     pub fn padded(&self) -> &[u8] {
-        match &self.inner.bytes {
-            Bytes::Own { buffer, start, end } => &buffer.bytes[*start..*end + Block::PAD],
-            Bytes::Lent(padded) => padded,
-        }
-    }
-
-    /// Where the text lies in memory that its process shares: the slot, and the first byte in it.
-    pub fn slot(&self) -> Option<(u32, u32)> {
-        match &self.inner.bytes {
-            Bytes::Own { buffer, start, .. } => Some((buffer.bytes.slot()?, *start as u32)),
-            Bytes::Lent(_) => None,
-        }
+        let Inner { buffer, start, end, .. } = &*self.inner;
+        &buffer.bytes[*start..*end + Block::PAD]
     }
 
     /// Lines that end in this block: a line cut in pieces counts once, where its end stands.
@@ -106,7 +80,7 @@ impl Block {
         })
     }
 
-    /// What it is besides its bytes.
+    /// Returns the fields other than the bytes.
     pub(super) fn place(&self) -> Place {
         let Inner { source, offset, cuts, lines_owed, .. } = *self.inner;
         Place { source, offset, cuts, lines_owed }

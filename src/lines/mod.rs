@@ -1,4 +1,4 @@
-//! Bytes in any cut in, [`Block`]s of whole lines out. Nothing here does I/O; `memory` maps pages.
+//! Bytes in any cut in, [`Block`]s of whole lines out. Nothing here does I/O.
 //!
 //! A socket hands over bytes in pieces that have nothing to do with lines. Everything behind the
 //! journal wants whole lines, many at a time, without touching each of them: so a [`LineSplitter`]
@@ -41,7 +41,6 @@
 
 mod block;
 mod long;
-mod memory;
 mod pool;
 mod shipped;
 mod splitter;
@@ -49,7 +48,6 @@ mod splitter;
 mod tests;
 
 pub use block::Block;
-pub use memory::{LentMemory, Returns, SharedMemory, Tag};
 pub use pool::BlockPool;
 pub use shipped::{Arrival, BlockHead};
 pub use splitter::LineSplitter;

@@ -6,22 +6,17 @@
 //! than the network.
 
 use std::fmt;
-use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Block;
-use super::memory::{Memory, SharedMemory, Tag};
 
 /// Text bytes that a buffer of the standard size holds.
 pub(super) const STANDARD_BYTES: usize = 256 << 10;
 
 /// Bytes behind a buffer's capacity: room for one line end that the stream lacks, and the pad.
 const TAIL_BYTES: usize = 1 + Block::PAD;
-
-/// Bytes of a buffer of the standard size.
-pub(super) const BUFFER_BYTES: usize = STANDARD_BYTES + TAIL_BYTES;
 
 /// Bytes that one permit stands for.
 const PERMIT_BYTES: usize = 1 << 10;
@@ -35,9 +30,8 @@ pub struct BlockPool {
 struct Shared {
     room: Arc<Semaphore>,
     permits_max: u32,
-    free: Mutex<Vec<Memory>>,
+    free: Mutex<Vec<Vec<u8>>>,
     free_max: usize,
-    memory: Option<SharedMemory>,
 }
 
 impl BlockPool {
@@ -49,37 +43,16 @@ impl BlockPool {
     /// A buffer that alone is larger, for a line longer than the pool, waits until it is the only
     /// one: the bound gives way to it rather than stop the stream for ever.
     pub fn new(bytes_max: usize) -> Self {
-        BlockPool::with(bytes_max, Vec::new(), None)
-    }
-
-    /// The same, with buffers that other processes of this host can read; `tag`, random, tells them
-    /// from any other memory.
-    ///
-    /// # Errors
-    /// Where the system has no such memory, or no more of it.
-    pub fn shared(bytes_max: usize, tag: Tag) -> io::Result<Self> {
-        let slots = u32::try_from((bytes_max / STANDARD_BYTES).max(1)).unwrap_or(u32::MAX);
-        let (memory, buffers) = SharedMemory::new(slots, tag)?;
-        Ok(BlockPool::with(bytes_max, buffers, Some(memory)))
-    }
-
-    fn with(bytes_max: usize, free: Vec<Memory>, memory: Option<SharedMemory>) -> Self {
         let permits = (bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
         let permits_max = u32::try_from(permits).unwrap_or(u32::MAX);
         BlockPool {
             shared: Arc::new(Shared {
                 room: Arc::new(Semaphore::new(permits_max as usize)),
                 permits_max,
-                free: Mutex::new(free),
+                free: Mutex::default(),
                 free_max: (bytes_max / STANDARD_BYTES).max(1),
-                memory,
             }),
         }
-    }
-
-    /// Where its buffers lie, if other processes can read them.
-    pub fn memory(&self) -> Option<&SharedMemory> {
-        self.shared.memory.as_ref()
     }
 
     /// Bytes now counted against the bound, in steps of 1 KiB; 0 when no block is alive.
@@ -117,12 +90,12 @@ impl BlockPool {
         } else {
             if capacity > STANDARD_BYTES {
                 // A line that long needs the memory more than a stack of idle buffers does.
-                self.shared.free().retain(|memory| memory.slot().is_some());
+                self.shared.free().clear();
             }
             None
         };
         Buffer {
-            bytes: used.unwrap_or_else(|| Memory::heap(capacity + TAIL_BYTES)),
+            bytes: used.unwrap_or_else(|| vec![0; capacity + TAIL_BYTES]),
             permit,
             pool: Some(self.clone()),
         }
@@ -152,7 +125,7 @@ impl fmt::Debug for BlockPool {
 }
 
 impl Shared {
-    fn free(&self) -> MutexGuard<'_, Vec<Memory>> {
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         // A stack of byte buffers is whole whatever its last user did.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -161,7 +134,7 @@ impl Shared {
 /// Bytes with their share of the bound. Dropping it gives both back.
 pub(super) struct Buffer {
     /// `capacity` bytes of text and the tail, all initialized.
-    pub(super) bytes: Memory,
+    pub(super) bytes: Vec<u8>,
     /// The share of the bound; none while a splitter keeps an unfinished line in it.
     pub(super) permit: Option<OwnedSemaphorePermit>,
     pool: Option<BlockPool>,
@@ -173,7 +146,7 @@ impl Buffer {
         let mut bytes = Vec::with_capacity(text.len() + TAIL_BYTES);
         bytes.extend_from_slice(text);
         bytes.resize(text.len() + TAIL_BYTES, 0);
-        Buffer { bytes: Memory::Heap(bytes), permit: None, pool: None }
+        Buffer { bytes, permit: None, pool: None }
     }
 
     /// Bytes of text that fit.
@@ -189,7 +162,7 @@ impl Drop for Buffer {
         let Some(pool) = &self.pool else { return };
         if self.capacity() == STANDARD_BYTES {
             let mut free = pool.shared.free();
-            if free.len() < pool.shared.free_max || self.bytes.slot().is_some() {
+            if free.len() < pool.shared.free_max {
                 free.push(std::mem::take(&mut self.bytes));
             }
         }

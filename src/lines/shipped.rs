@@ -1,11 +1,9 @@
 //! A block on its way to another process: a head of fixed length, then the text.
 
 use std::fmt;
-use std::io;
 
 use super::Block;
 use super::block::Place;
-use super::memory::{LentMemory, Returns};
 use super::pool::{BlockPool, Buffer, STANDARD_BYTES};
 
 /// What travels before the text of a block.
@@ -77,25 +75,6 @@ impl BlockPool {
         let capacity = (head.text_bytes as usize).max(STANDARD_BYTES);
         let permit = self.room(capacity).await;
         Arrival { head, buffer: self.buffer(capacity, permit) }
-    }
-}
-
-impl LentMemory {
-    /// The block that `head` announces, whose text begins at byte `start` of `slot`. When its last
-    /// clone is dropped, `returns` has the slot.
-    ///
-    /// # Errors
-    /// Where the memory has no such place.
-    pub fn block(
-        &mut self,
-        head: BlockHead,
-        (slot, start): (u32, u32),
-        returns: &Returns,
-    ) -> io::Result<Block> {
-        let BlockHead { source, offset, cuts, lines_owed, text_bytes } = head;
-        let bytes = (text_bytes as usize).saturating_add(Block::PAD);
-        let padded = self.borrow(slot, (start as usize, bytes), returns)?;
-        Ok(Block::lent(padded, Place { source, offset, cuts, lines_owed }))
     }
 }
 
