@@ -15,6 +15,18 @@ use futures::future::BoxFuture;
 /// Unix milliseconds of the end of a batch interval; the timestamp of the dataflow.
 pub type Epoch = u64;
 
+/// The last millisecond of the year 9999: the greatest time that a clock is believed to show.
+pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
+
+/// The furthest ahead of the clock that a name below the prefix may lie, to be taken for an epoch.
+pub const AHEAD_MAX_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Returns `true` if a name that bears `epoch`, met when the clock shows `wall_ms`, can be an epoch
+/// of a job: it is at most a day ahead and a time that a clock can show.
+pub fn is_plausible(epoch: Epoch, wall_ms: u64) -> bool {
+    epoch <= TIME_MAX_MS && epoch <= wall_ms.saturating_add(AHEAD_MAX_MS)
+}
+
 /// The two notions of time that the program needs, passed in so that tests own them.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
     /// Unix time in milliseconds; may jump either way.
@@ -93,20 +105,22 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Opens the first epoch: the interval that holds `wall_ms`, or the one behind `after` (the
+    /// Opens the first epoch: the interval that holds `wall_ms`, or the one after `after` (the
     /// newest epoch known to be committed) where that is later.
+    ///
+    /// Times above [`TIME_MAX_MS`] count as that time: no arithmetic on epochs can wrap.
     pub fn new(
         interval: Duration,
         wall_ms: u64,
         monotonic: Duration,
         after: Option<Epoch>,
     ) -> Self {
-        let interval_ms = interval.as_millis() as u64;
-        let offset_ms = wall_ms as i64 - monotonic.as_millis() as i64;
+        let interval_ms = (interval.as_millis() as u64).clamp(1, TIME_MAX_MS);
         let mut open = next_multiple(wall_ms, interval_ms);
         if let Some(after) = after {
             open = open.max(next_multiple(after, interval_ms));
         }
+        let offset_ms = offset(wall_ms, monotonic);
         let mut schedule = Schedule { interval_ms, offset_ms, open, deadline: monotonic };
         schedule.deadline = schedule.deadline_from(monotonic);
         schedule
@@ -128,19 +142,20 @@ impl Schedule {
     /// wall clock set forward makes the next name later, once; one set back changes no name: the
     /// epochs go on counting up at the pace of the monotonic clock.
     pub fn advance(&mut self, wall_ms: u64, monotonic: Duration) -> Option<Jump> {
-        let offset_ms = wall_ms as i64 - monotonic.as_millis() as i64;
-        let by_ms = offset_ms - self.offset_ms;
+        let offset_ms = offset(wall_ms, monotonic);
+        let by_ms = offset_ms.saturating_sub(self.offset_ms);
         self.offset_ms = offset_ms;
-        let behind = self.open + self.interval_ms;
-        self.open = behind.max(next_multiple(wall_ms, self.interval_ms));
+        // The names go on counting up even after the last year of the clock.
+        let following = self.open.saturating_add(self.interval_ms);
+        self.open = following.max(next_multiple(wall_ms, self.interval_ms));
         self.deadline = self.deadline_from(monotonic);
         // Below a second the clock is being disciplined (NTP), not set.
         (by_ms.unsigned_abs() >= 1_000.max(self.interval_ms / 2)).then_some(Jump { by_ms })
     }
 
     fn deadline_from(&self, monotonic: Duration) -> Duration {
-        let due_ms = (self.open as i64 - self.offset_ms).max(0) as u64;
-        let due = Duration::from_millis(due_ms);
+        let due_ms = signed(self.open).saturating_sub(self.offset_ms);
+        let due = Duration::from_millis(u64::try_from(due_ms).unwrap_or(0));
         // An epoch whose name lies further ahead than that is ahead because the wall clock went
         // back (or its predecessor was cut early by hours): it lasts one interval all the same.
         let interval = Duration::from_millis(self.interval_ms);
@@ -148,9 +163,22 @@ impl Schedule {
     }
 }
 
-/// The least multiple of `interval_ms` that is greater than `ms`.
+/// Returns the wall clock's time minus the monotonic time, in milliseconds.
+fn offset(wall_ms: u64, monotonic: Duration) -> i64 {
+    let monotonic_ms = i64::try_from(monotonic.as_millis()).unwrap_or(i64::MAX);
+    signed(wall_ms).saturating_sub(monotonic_ms)
+}
+
+/// Returns `ms` as a signed number; times that no clock shows count as [`TIME_MAX_MS`].
+fn signed(ms: u64) -> i64 {
+    ms.min(TIME_MAX_MS) as i64
+}
+
+/// Returns the least multiple of `interval_ms` that is greater than `ms`, or than [`TIME_MAX_MS`]
+/// where `ms` is later.
 fn next_multiple(ms: u64, interval_ms: u64) -> u64 {
-    (ms / interval_ms + 1) * interval_ms
+    // At most two times TIME_MAX_MS, since neither is greater than that.
+    (ms.min(TIME_MAX_MS) / interval_ms + 1) * interval_ms
 }
 
 #[cfg(test)]
@@ -214,5 +242,31 @@ mod tests {
         assert_eq!((schedule.open(), schedule.deadline()), (86_420_000, at(15_000)));
         assert_eq!(schedule.advance(86_420_000, at(15_000)), None);
         assert_eq!(schedule.open(), 86_430_000);
+    }
+
+    #[test]
+    fn times_at_the_range_end_never_wrap() {
+        for after in [TIME_MAX_MS, i64::MAX as u64, 9_300_000_000_000_000_000, u64::MAX] {
+            for wall_ms in [0, 1_565_869_223_456, u64::MAX] {
+                let mut schedule = Schedule::new(SECOND, wall_ms, at(7), Some(after));
+                for k in 1..4 {
+                    let before = schedule.open();
+                    schedule.advance(wall_ms, at(7 + 1_000 * k));
+                    assert!(schedule.open() > before, "{after} {wall_ms}");
+                    assert!(schedule.deadline() > at(7 + 1_000 * k), "{after} {wall_ms}");
+                }
+            }
+        }
+        Schedule::new(Duration::MAX, u64::MAX, Duration::MAX / 4, None).advance(0, at(0));
+    }
+
+    #[test]
+    fn plausible_epochs_are_a_day_ahead_at_most() {
+        let now = 1_565_869_223_456;
+        assert!(is_plausible(0, now) && is_plausible(now + AHEAD_MAX_MS, now));
+        for epoch in [now + AHEAD_MAX_MS + 1, 4_102_444_800_000, u64::MAX] {
+            assert!(!is_plausible(epoch, now), "{epoch}");
+        }
+        assert!(!is_plausible(u64::MAX, u64::MAX), "no clock shows it");
     }
 }

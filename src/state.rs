@@ -1,19 +1,27 @@
-//! The state directory of a job: whose it is, and that only one process has it.
+//! The state folder of a job: its identity, its state id, and the lock on it.
 //!
 //! A job's identity is all that shapes the bytes it publishes. It is written into the state when
 //! the job first starts; a later start under the same directory must agree with it, or the same
 //! names would get different bytes. The directory is locked for as long as the job lives.
+//!
+//! The *state id* is a random number of 128 bits. Two jobs with the same flags have the same
+//! identity and different state ids, so an epoch's marker tells whose epoch it is. All processes
+//! of a cluster agree on one id ([`Ids::agree`]) and note it in their folders, together with the
+//! ids that the folders had before: epochs published under those are the job's own, too.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::sink::format::Format;
+use crate::store::local::cannot_lock;
 use crate::words::WordOptions;
 
 /// All that shapes the bytes of a job, and so its identity. Where lines come from is not in it.
@@ -45,7 +53,7 @@ pub struct Identity {
 impl Identity {
     /// The identity as 16 hexadecimal digits.
     pub fn digest(&self) -> String {
-        let json = serde_json::to_vec(self).unwrap_or_default();
+        let json = serde_json::to_vec(self).expect("plain values have a JSON form");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&json))
     }
 
@@ -66,14 +74,110 @@ impl Identity {
 }
 
 const IDENTITY: &str = "identity.json";
+const IDS: &str = "state.json";
 const LOCK: &str = "lock";
+
+/// The version of the state folder's format that this release writes, and the newest it reads.
+const FORMAT: u32 = 1;
+
+/// The most former ids that are remembered; each failover between folders that were used apart
+/// adds one.
+const FORMER_MAX: usize = 16;
+
+/// The state ids that a state folder knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ids {
+    /// The id of the folder's job, 32 hexadecimal digits; none before the first start.
+    pub id: Option<String>,
+    /// The ids that were given up for it, newest first.
+    pub former: Vec<String>,
+}
+
+/// The content of the file that holds the ids.
+#[derive(Serialize, Deserialize)]
+struct IdsFile {
+    format: u32,
+    id: String,
+    #[serde(default)]
+    former: Vec<String>,
+}
+
+impl Ids {
+    /// Reads the ids of the state in `dir`; none where it is missing or of a release without ids.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` for a format of a later release, `Disk` where the file is damaged.
+    pub fn read(dir: &Path) -> Result<Ids> {
+        let path = dir.join(IDS);
+        let bytes = match fs::read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ids::default()),
+            read => read.map_err(|error| unreadable(&path, error))?,
+        };
+        // The number first: a later release may have changed all else.
+        let number = serde_json::from_slice::<serde_json::Value>(&bytes)
+            .ok()
+            .and_then(|value| value.get("format")?.as_u64());
+        if let Some(number) = number.filter(|number| *number > u64::from(FORMAT)) {
+            let message = format!(
+                "the state in {} has format {number}, and this release knows formats up to \
+                 {FORMAT}",
+                dir.display()
+            );
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint("run the release that wrote it or a later one, or give another --state"));
+        }
+        let file: IdsFile =
+            serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error.into()))?;
+        Ok(Ids { id: Some(file.id), former: file.former })
+    }
+
+    /// Decides on one id for the job whose processes found `each` in their folders, in order of
+    /// the processes: the first that exists, else a new one. The others become former ids.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` if the system gives no random bytes.
+    pub fn agree(each: &[Ids]) -> Result<Ids> {
+        let mut found = each.iter().filter_map(|ids| ids.id.clone());
+        let Some(id) = found.next() else {
+            return Ok(Ids { id: Some(random_id()?), former: Vec::new() });
+        };
+        let mut former: Vec<String> = Vec::new();
+        for other in found.chain(each.iter().flat_map(|ids| ids.former.clone())) {
+            if other != id && !former.contains(&other) {
+                former.push(other);
+            }
+        }
+        former.truncate(FORMER_MAX);
+        Ok(Ids { id: Some(id), former })
+    }
+
+    /// Returns `true` if `id` is or was the id of the job.
+    pub fn contains(&self, id: &str) -> bool {
+        self.id.iter().chain(&self.former).any(|own| own == id)
+    }
+}
+
+fn unreadable(path: &Path, error: io::Error) -> Error {
+    let message = format!("{} cannot be read: {error}", path.display());
+    Error::new(ErrorKind::Disk, message).cause(error).hint("give another --state")
+}
+
+/// Returns 128 random bits in hexadecimal digits.
+fn random_id() -> Result<String> {
+    let mut bytes = [0; 16];
+    let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
+    read.map_err(|cause| Error::new(ErrorKind::Failed, "cannot read /dev/urandom").cause(cause))?;
+    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
+}
 
 /// A locked state directory; the lock goes with the value.
 #[derive(Debug)]
 pub struct State {
     dir: PathBuf,
     lock_path: PathBuf,
-    /// Whether this value made it.
+    /// Set if this value made it.
     is_new: bool,
     _lock: File,
 }
@@ -88,13 +192,15 @@ impl State {
                 .cause(error)
                 .hint("see --state, or give --no-state")
         };
-        std::fs::create_dir_all(dir).map_err(|error| failed("make", error))?;
+        make_dir(dir).map_err(|error| failed("make", error))?;
         let lock = lock(dir, process)?;
         let path = dir.join(IDENTITY);
-        let is_new = match std::fs::read(&path) {
+        let is_new = match fs::read(&path) {
             Ok(bytes) => compare(dir, &bytes, identity).map(|()| false)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                write_durably(dir, identity, process).map_err(|error| failed("write", error))?;
+                let json = serde_json::to_vec_pretty(identity).map_err(io::Error::from);
+                let written = json.and_then(|json| write_durably(&path, &json));
+                written.map_err(|error| failed("write", error))?;
                 true
             }
             Err(error) => return Err(failed("read", error)),
@@ -103,36 +209,58 @@ impl State {
         Ok(State { dir: dir.to_owned(), lock_path, is_new, _lock: lock })
     }
 
+    /// Notes durably that the job in this folder goes by these ids.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if they cannot be written.
+    pub fn adopt(&self, ids: &Ids) -> Result<()> {
+        let Some(id) = &ids.id else { return Ok(()) };
+        if Ids::read(&self.dir)? == *ids {
+            return Ok(());
+        }
+        let file = IdsFile { format: FORMAT, id: id.clone(), former: ids.former.clone() };
+        let json = serde_json::to_vec(&file).map_err(io::Error::from);
+        json.and_then(|json| write_durably(&self.dir.join(IDS), &json)).map_err(|error| {
+            let message = format!("cannot note the state id in {}: {error}", self.dir.display());
+            Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+        })
+    }
+
     /// Takes back what [`State::open`] made, for a job that was refused before it began.
     /// Directories that hold anything else stay, and so does a state of earlier runs.
     pub fn discard_if_new(self) {
         if !self.is_new {
             return;
         }
-        // While the lock is held. What cannot be removed is an empty state, and harms nobody.
-        std::fs::remove_file(self.dir.join(IDENTITY)).ok();
-        std::fs::remove_file(&self.lock_path).ok();
-        let removed = std::fs::remove_dir(&self.dir);
-        removed.and_then(|()| self.dir.parent().map_or(Ok(()), std::fs::remove_dir)).ok();
+        // While the lock is held. An empty state that cannot be removed harms nobody.
+        for path in [self.dir.join(IDENTITY), self.dir.join(IDS), self.lock_path.clone()] {
+            drop(fs::remove_file(path));
+        }
+        let removed = fs::remove_dir(&self.dir);
+        drop(removed.and_then(|()| self.dir.parent().map_or(Ok(()), fs::remove_dir)));
     }
 
-    /// Where it is.
+    /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// The number of parts that the state in `dir` was begun with, if there is one.
     pub fn recorded_parts(dir: &Path) -> Option<u32> {
-        let bytes = std::fs::read(dir.join(IDENTITY)).ok()?;
+        let bytes = fs::read(dir.join(IDENTITY)).ok()?;
         serde_json::from_slice::<Identity>(&bytes).ok().map(|identity| identity.parts)
     }
 }
 
-/// Whether an error is the disk's or the configuration's.
+/// Returns the kind of an error of the disk or of the configuration.
 fn refusal(error: &io::Error) -> ErrorKind {
     use io::ErrorKind::{
         AlreadyExists, NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem,
     };
+    if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) {
+        return ErrorKind::Configuration; // a symbolic link, which is not followed
+    }
     match error.kind() {
         AlreadyExists | NotADirectory | NotFound | PermissionDenied | ReadOnlyFilesystem => {
             ErrorKind::Configuration
@@ -147,16 +275,25 @@ fn lock_path(dir: &Path, process: usize) -> PathBuf {
 
 fn lock(dir: &Path, process: usize) -> Result<File> {
     let path = lock_path(dir, process);
-    let open = OpenOptions::new().create(true).truncate(false).write(true).open(path);
-    let file = open.map_err(|error| {
+    let opened = private(OpenOptions::new().create(true).truncate(false).write(true))
+        .open(&path)
+        .and_then(|file| {
+            // A lock file of an older release: others could open it, and so lock it.
+            file.set_permissions(Permissions::from_mode(0o600)).map(|()| file)
+        });
+    let file = opened.map_err(|error| {
         let message = format!("cannot lock the state in {}: {error}", dir.display());
         Error::new(refusal(&error), message).cause(error).hint("see --state")
     })?;
-    flock(&file, FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-        let message = format!("another process runs on the state in {}", dir.display());
-        Error::new(ErrorKind::Configuration, message).hint("stop it, or give another --state")
-    })?;
-    Ok(file)
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            let message = format!("another process runs on the state in {}", dir.display());
+            Err(Error::new(ErrorKind::Configuration, message)
+                .hint("stop it, or give another --state"))
+        }
+        Err(errno) => Err(cannot_lock(&path, &errno.into(), "--state")),
+    }
 }
 
 fn compare(dir: &Path, recorded: &[u8], identity: &Identity) -> Result<()> {
@@ -173,13 +310,48 @@ fn compare(dir: &Path, recorded: &[u8], identity: &Identity) -> Result<()> {
         .hint("give the same flags as then, or another --state"))
 }
 
-fn write_durably(dir: &Path, identity: &Identity, process: usize) -> io::Result<()> {
-    let temporary = dir.join(format!(".identity.json.{process}.tmp"));
-    let mut file = File::create(&temporary)?;
-    file.write_all(&serde_json::to_vec_pretty(identity)?)?;
+/// Opens files that only their owner can read, and none that a symbolic link leads to.
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32)
+}
+
+/// Makes `dir` and all that leads to it, durably, for its owner only. Directories that exist stay
+/// as they are.
+fn make_dir(dir: &Path) -> io::Result<()> {
+    if dir.as_os_str().is_empty() || dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().unwrap_or(Path::new(""));
+    make_dir(parent)?;
+    match DirBuilder::new().mode(0o700).create(dir) {
+        // Another process of the cluster was quicker.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
+        made => made?,
+    }
+    sync_dir(parent)
+}
+
+/// Syncs the names in `dir`.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
+    match File::open(dir)?.sync_all() {
+        // Some file systems sync names with the files and have no such call for a directory.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        synced => synced,
+    }
+}
+
+/// Gives the file at `path`, which lies in a state folder, these bytes: a crash leaves it as it
+/// was or as it is to be.
+pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let mut options = OpenOptions::new();
+    let mut file = private(options.create(true).truncate(true).write(true)).open(&temporary)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
-    std::fs::rename(&temporary, dir.join(IDENTITY))?;
-    File::open(dir)?.sync_all()
+    fs::rename(&temporary, path)?;
+    sync_dir(path.parent().unwrap_or(Path::new("")))
 }
 
 #[cfg(test)]
@@ -233,5 +405,65 @@ mod tests {
         let text = error.to_string();
         assert!(text.contains("interval_ms is 10000 there, 1000 here"), "{text}");
         assert!(text.contains("--state"), "{text}");
+    }
+
+    #[test]
+    fn ids_are_agreed_on_and_found_again() {
+        let (dir, other) = (tempfile::tempdir().expect("room"), tempfile::tempdir().expect("room"));
+        let state = State::open(dir.path(), &identity(), 0).expect("a new state");
+        let none = Ids::read(dir.path()).expect("no file");
+        assert_eq!(none, Ids::default(), "as a state of a release without ids");
+        let first = Ids::agree(&[none.clone(), none.clone()]).expect("random bytes");
+        assert_ne!(first, Ids::agree(std::slice::from_ref(&none)).expect("random bytes"));
+        state.adopt(&first).expect("room");
+        // Process 0 has a new folder now: the job goes by the id that another process knows.
+        let moved = Ids::agree(&[none, Ids::read(dir.path()).expect("ids")]).expect("an id");
+        assert_eq!(moved, first);
+        // Two folders that were used apart: both know both ids from now on.
+        let apart = Ids { id: Some("b".repeat(32)), former: vec!["c".repeat(32)] };
+        let merged = Ids::agree(&[apart.clone(), first.clone()]).expect("an id");
+        assert_eq!(merged.id, apart.id);
+        assert!(merged.contains(first.id.as_deref().expect("an id")));
+        assert!(merged.contains(&"c".repeat(32)));
+        let state = State::open(other.path(), &identity(), 1).expect("a new state");
+        state.adopt(&merged).expect("room");
+        assert_eq!(Ids::read(other.path()).expect("ids"), merged);
+    }
+
+    #[test]
+    fn later_formats_are_refused_by_number() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join(IDS), r#"{"format":7,"key":"?"}"#).expect("room");
+        let error = Ids::read(dir.path()).expect_err("a later release's");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("format 7"), "{error}");
+        fs::write(dir.path().join(IDS), "{").expect("room");
+        assert_eq!(Ids::read(dir.path()).expect_err("damaged").kind(), ErrorKind::Disk);
+    }
+
+    #[test]
+    fn new_states_are_readable_by_their_owner_only() {
+        let root = tempfile::tempdir().expect("a directory");
+        let dir = root.path().join("a/b");
+        let state = State::open(&dir, &identity(), 0).expect("a new state");
+        state.adopt(&Ids::agree(&[]).expect("random bytes")).expect("room");
+        let mode =
+            |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
+        assert_eq!((mode(&dir), mode(&root.path().join("a"))), (0o700, 0o700));
+        for entry in fs::read_dir(&dir).expect("a directory") {
+            let path = entry.expect("an entry").path();
+            assert_eq!(mode(&path), 0o600, "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn lock_follows_no_link() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").expect("room");
+        std::os::unix::fs::symlink(&victim, dir.path().join("lock-0")).expect("a link");
+        let error = State::open(dir.path(), &identity(), 0).expect_err("a link");
+        assert!(!error.to_string().contains("another process"), "{error}");
+        assert_eq!(fs::read_to_string(&victim).expect("a file"), "precious");
     }
 }

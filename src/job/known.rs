@@ -21,6 +21,7 @@ use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, peek};
+use crate::state::write_durably;
 
 /// What the name of the note begins with that a journal exists.
 const NOTE: &str = "known-";
@@ -49,14 +50,14 @@ impl Known {
         state.join(format!("{NOTE}{}", self.id))
     }
 
-    /// Notes in `state` that the journal exists. A note that is there stays as it is: the disk may
-    /// be full.
+    /// Notes durably in `state` that the journal exists. A note that is there stays as it is: the
+    /// disk may be full.
     pub(super) fn note(&self, state: &Path) -> Result<()> {
         let path = self.path(state);
         if path.exists() {
             return Ok(());
         }
-        fs::write(&path, &self.source).map_err(|error| {
+        write_durably(&path, self.source.as_bytes()).map_err(|error| {
             let message = format!("cannot write {}: {error}", path.display());
             Error::new(ErrorKind::Disk, message).cause(error)
         })

@@ -2,29 +2,40 @@
 //!
 //! The kernel drops the lock with the process, so a crash leaves a file and no lock. The file is
 //! removed when the lock is given back; whoever takes it makes sure that the file it has locked is
-//! still the one that bears the name, or two processes could hold locks on two files.
+//! still the one that bears the name, or two processes could hold locks on two files. The holder
+//! makes the same check before it publishes ([`PrefixLock::check`]), since somebody may remove the
+//! file, or the whole output, under a running job.
+//!
+//! Only the file's owner can open it: a reader could lock it, too. It is never reached through a
+//! symbolic link and must have no other name, because it is emptied before it is written.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use super::super::StoreErrorKind;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+use super::super::{StoreError, StoreErrorKind, StoreResult};
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How every lock file's name ends; such files are no objects.
+/// The end of every lock file's name; such files are no objects.
 pub(super) const LOCK_SUFFIX: &str = ".wordtide.lock";
 
 /// More than any lock file holds.
 const NOTE_BYTES_MAX: u64 = 4096;
+
+/// Readable and writable by its owner only.
+const MODE: u32 = 0o600;
 
 /// A held lock on a prefix. Dropping it gives the prefix back.
 #[derive(Debug)]
 pub struct PrefixLock {
     path: PathBuf,
     // Holds the lock for as long as it is open.
-    _file: File,
+    file: File,
 }
 
 fn lock_path(root: &Path, prefix: &str) -> PathBuf {
@@ -34,37 +45,93 @@ fn lock_path(root: &Path, prefix: &str) -> PathBuf {
 impl PrefixLock {
     pub(super) fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
         let path = lock_path(root, prefix);
-        let told = |error: io::Error| Error::from(failure("lock", &path, &error));
+        let failed = |error: io::Error| Error::from(failure("lock", &path, &error));
         let mut file = loop {
-            let opened = open(&path).map_err(told)?;
+            let opened = open(&path)?;
             if let Some(file) = hold(opened, &path)? {
                 break file;
             }
             // Given back between opening and locking: the name is free or another's now.
         };
         let text = format!("pid {}\n{}\n", std::process::id(), note.replace('\n', " "));
-        file.set_len(0)
+        file.set_permissions(Permissions::from_mode(MODE))
+            .and_then(|()| file.set_len(0))
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
-            .map_err(told)?;
-        Ok(PrefixLock { path, _file: file })
+            .map_err(failed)?;
+        Ok(PrefixLock { path, file })
     }
 
     /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    /// Succeeds while the locked file bears its name.
+    ///
+    /// # Errors
+    ///
+    /// `Exists`, naming the process that holds the prefix now if there is one: the lock protects
+    /// nothing any more, and another job may be writing.
+    pub fn check(&self) -> StoreResult<()> {
+        if bears_name(&self.file, &self.path) {
+            return Ok(());
+        }
+        let path = self.path.display();
+        let message = match open_existing(&self.path).and_then(|mut file| read_text(&mut file)) {
+            Ok(text) => format!("{} has taken the output over and holds {path}", holder(&text)),
+            Err(_) => format!("{path}, the lock on the output, was removed or replaced"),
+        };
+        Err(StoreError::new(StoreErrorKind::Exists, message).hint(
+            "nothing of the open epochs was published; see that no other job writes to --to, \
+             then start again",
+        ))
+    }
 }
 
 impl Drop for PrefixLock {
     fn drop(&mut self) {
-        // While the lock is still held. A file that stays behind locks nothing.
-        fs::remove_file(&self.path).unwrap_or_default();
+        // While the lock is still held, and only if the name is not another's. A file that stays
+        // there locks nothing.
+        if bears_name(&self.file, &self.path) {
+            fs::remove_file(&self.path).unwrap_or_default();
+        }
     }
 }
 
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+fn open_existing(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}
+
+/// Opens or makes the lock file without touching its content.
+///
+/// # Errors
+///
+/// `Configuration` where it is a link, another kind of file, or has further names.
+fn open(path: &Path) -> Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(MODE).custom_flags(flags);
+    let refused = |what: &str| {
+        Error::new(ErrorKind::Configuration, format!("{} is {what}", path.display()))
+            .hint("it would be the lock on the output: remove it, or give another --to")
+    };
+    let file = match options.open(path) {
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {
+            return Err(refused("a symbolic link"));
+        }
+        opened => opened.map_err(|error| Error::from(failure("lock", path, &error)))?,
+    };
+    let metadata = file.metadata().map_err(|error| Error::from(failure("lock", path, &error)))?;
+    if !metadata.is_file() {
+        return Err(refused("no regular file"));
+    }
+    // Without any name it was given back just now, which is found out when it is locked.
+    if metadata.nlink() > 1 {
+        return Err(refused("a file with other names, too"));
+    }
+    Ok(file)
 }
 
 /// Locks an opened lock file; `None` when it no longer bears the name, so that its lock is worth
@@ -73,23 +140,40 @@ fn hold(mut file: File, path: &Path) -> Result<Option<File>> {
     match file.try_lock() {
         Ok(()) => Ok(bears_name(&file, path).then_some(file)),
         Err(TryLockError::WouldBlock) => Err(held(path, &mut file)),
-        Err(TryLockError::Error(error)) => Err(failure("lock", path, &error).into()),
+        Err(TryLockError::Error(error)) => Err(cannot_lock(path, &error, "--to")),
+    }
+}
+
+/// Returns the error of a file system that cannot lock `path`, which `flag` leads to.
+pub(crate) fn cannot_lock(path: &Path, error: &io::Error, flag: &str) -> Error {
+    let message = format!("cannot lock {}: {error}", path.display());
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::IO) => Error::new(ErrorKind::Disk, message)
+            .hint(format!("the disk below {flag} failed; look at it before a restart")),
+        _ => Error::new(ErrorKind::Configuration, message).hint(format!(
+            "the file system below {flag} has no locks: give {flag} a place on a local disk, or \
+             start the lock service of the network file system"
+        )),
     }
 }
 
 fn bears_name(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::metadata(path)) {
+    match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
         _ => false,
     }
 }
 
-fn held(path: &Path, file: &mut File) -> Error {
-    let text = read_text(file).unwrap_or_default();
-    let holder = match text.lines().next().and_then(|line| line.strip_prefix("pid ")) {
+/// Returns the words for the process that wrote `text` into a lock file.
+fn holder(text: &str) -> String {
+    match text.lines().next().and_then(|line| line.strip_prefix("pid ")) {
         Some(pid) => format!("process {pid}"),
         None => "another process".to_owned(),
-    };
+    }
+}
+
+fn held(path: &Path, file: &mut File) -> Error {
+    let holder = holder(&read_text(file).unwrap_or_default());
     Error::new(
         ErrorKind::Configuration,
         format!("{holder} is writing to the same output and holds {}", path.display()),
@@ -106,7 +190,7 @@ fn read_text(file: &mut File) -> io::Result<String> {
 
 pub(super) fn read_note(root: &Path, prefix: &str) -> Result<Option<String>> {
     let path = lock_path(root, prefix);
-    match File::open(&path).and_then(|mut file| read_text(&mut file)) {
+    match open_existing(&path).and_then(|mut file| read_text(&mut file)) {
         Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),
         Err(error) => match failure("read", &path, &error) {
             failed if failed.kind == StoreErrorKind::NotFound => Ok(None),
@@ -155,5 +239,61 @@ mod tests {
         drop(first);
         let _second = PrefixLock::take(dir.path(), "counts", "").unwrap();
         assert!(hold(opened, &path).unwrap().is_none());
+    }
+
+    #[test]
+    fn lock_without_its_name_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = PrefixLock::take(dir.path(), "counts", "run 1").unwrap();
+        first.check().unwrap();
+        fs::remove_file(first.path()).unwrap();
+        let error = first.check().unwrap_err();
+        assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
+        assert!(error.message.contains("was removed or replaced"), "{error}");
+        let second = PrefixLock::take(dir.path(), "counts", "run 2").unwrap();
+        let error = first.check().unwrap_err();
+        let pid = format!("process {}", std::process::id());
+        assert!(error.message.contains(&pid), "{error}");
+        drop(first);
+        second.check().expect("the first one leaves the name of the second alone");
+    }
+
+    #[test]
+    fn lock_file_is_private_and_no_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = lock_path(dir.path(), "counts");
+        fs::write(&path, "pid 1\nan older release\n").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        let lock = PrefixLock::take(dir.path(), "counts", "").unwrap();
+        assert_eq!(fs::metadata(lock.path()).unwrap().mode() & 0o777, 0o600);
+        drop(lock);
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let links: [fn(&Path, &Path) -> io::Result<()>; 2] =
+            [|from, to| std::os::unix::fs::symlink(from, to), |from, to| fs::hard_link(from, to)];
+        for link in links {
+            link(&victim, &path).unwrap();
+            let error = PrefixLock::take(dir.path(), "counts", "").unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+            assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
+            fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn missing_locks_are_not_another_process() {
+        for (errno, kind) in [
+            (Errno::NOLCK, ErrorKind::Configuration),
+            (Errno::NOSYS, ErrorKind::Configuration),
+            (Errno::OPNOTSUPP, ErrorKind::Configuration),
+            (Errno::IO, ErrorKind::Disk),
+        ] {
+            let error = cannot_lock(Path::new("/x/lock"), &errno.into(), "--to");
+            assert_eq!(error.kind(), kind);
+            let text = error.to_string();
+            let number = format!("os error {}", errno.raw_os_error());
+            assert!(text.contains(&number) && text.contains("--to"), "{text}");
+            assert!(!text.contains("process"), "{text}");
+        }
     }
 }

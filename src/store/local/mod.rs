@@ -27,6 +27,7 @@ mod files;
 mod lock;
 
 pub use lock::PrefixLock;
+pub(crate) use lock::cannot_lock;
 
 /// Files that are written or read at a time. Enough that one commit of the file system's journal
 /// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
