@@ -1,4 +1,7 @@
-//! The lines themselves, per epoch, in the order in which each source sent them.
+//! Archiving: publishes the lines of each epoch as they came.
+//!
+//! The lines of a source keep their order. A part holds the lines of the sources whose index is the
+//! part's, modulo the number of parts, so one worker sees all pieces of a source and can sort them.
 
 use std::rc::Rc;
 
@@ -7,29 +10,16 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
-use super::Lines;
+use super::lines::Lines;
 use super::rows::{EpochRows, Row, RowSet, Rows};
+use super::text::each_line;
 use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
 use crate::epoch::Epoch;
 
-/// Shows the lines of `text` without their ends: LF, CR or CR LF. What follows the last end is a
-/// line unless it is empty.
-pub(super) fn each_line<'a>(text: &'a [u8], mut line: impl FnMut(&'a [u8])) {
-    let mut start = 0;
-    for end in memchr::memchr2_iter(b'\n', b'\r', text) {
-        let is_lf_of_crlf = text[end] == b'\n' && end > 0 && text[end - 1] == b'\r';
-        if !is_lf_of_crlf {
-            line(&text[start..end]);
-        }
-        start = end + 1;
-    }
-    if start < text.len() {
-        line(&text[start..]);
-    }
-}
-
-/// A run of lines on its way to the owner of its part.
+/// Consecutive lines of one source, sent to the worker that owns their part.
+///
+/// Pieces sort by source, then by offset: the order in which the lines are published.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Piece {
     source: u32,
@@ -38,13 +28,14 @@ struct Piece {
 }
 
 impl<'s> Lines<'s> {
-    /// The lines themselves, as raw bytes, each ended by one LF: by source (part = source modulo
-    /// the number of parts), then by their place in the source's stream.
+    /// Returns the lines as rows of raw bytes, each ended by one LF.
     ///
-    /// Keeps the bytes of open epochs.
+    /// The rows are ordered by source, then by offset in the source's stream. Part `p` holds the
+    /// sources whose index modulo the number of parts is `p`. Memory: the bytes of open epochs.
     pub fn archive(self) -> Rows<'s> {
         let Lines { blocks, ticks, context } = self;
-        // A copy, because the bytes of blocks are bounded and an epoch's are not.
+        // The text is copied: a block holds a permit of the bounded block pool, and an epoch may be
+        // larger than the pool.
         let pieces = blocks.unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
             Pipeline,
             "Copy lines",
@@ -73,6 +64,7 @@ impl<'s> Lines<'s> {
     }
 }
 
+/// The operator state: pieces of open epochs.
 struct Archive {
     parts: u32,
     pieces: Stash<Piece>,
@@ -95,6 +87,7 @@ impl AtTicks<Vec<(Epoch, Piece)>> for Archive {
     }
 }
 
+/// The lines of one complete epoch at one worker, in order.
 struct Archived {
     parts: u32,
     pieces: Vec<Piece>,
@@ -106,17 +99,5 @@ impl RowSet for Archived {
             let part = source % self.parts;
             each_line(text, |line| visit(Row::Line { part, line }));
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_line_ends_at_lf_cr_or_crlf_and_keeps_every_other_byte() {
-        let mut lines: Vec<&[u8]> = Vec::new();
-        each_line(b"a\r\n\r\rb \xff\x00\n\nc", |line| lines.push(line));
-        assert_eq!(lines, [&b"a"[..], b"", b"", b"b \xff\x00", b"", b"c"]);
     }
 }

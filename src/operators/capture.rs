@@ -1,4 +1,4 @@
-//! Keeping what would be published: for tests of definitions.
+//! Captures published rows in memory, for tests of definitions.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,24 +15,25 @@ use crate::words;
 /// A row as it would be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CapturedRow {
-    /// The part it belongs to.
+    /// The part that the row belongs to.
     pub part: u32,
     /// The word or the line.
     pub text: Vec<u8>,
-    /// The count of a word; none for a line.
+    /// The count of a word; `None` for a line.
     pub count: Option<i64>,
 }
 
-/// The rows of every published epoch, of all workers: part by part in their order.
+/// The rows of every published epoch of all workers, part by part, in the order of the part.
 pub type Captured = Arc<Mutex<BTreeMap<Epoch, Vec<CapturedRow>>>>;
 
-/// Puts the rows of every epoch that publishes into `captured`, instead of a sink.
+/// Stores the rows of every epoch that publishes into `captured`, in place of a sink.
 pub fn capture<'s>(rows: Rows<'s>, captured: Captured) -> Stream<'s, Epoch, Vec<()>> {
     let Rows { stream, ticks, context, grid } = rows;
     let state = Capture { parts: context.parts, grid, rows: Stash::new(), captured };
     at_ticks(stream, Pipeline, ticks, "Capture", state)
 }
 
+/// The operator state: rows of open epochs.
 struct Capture {
     parts: u32,
     grid: Grid,
@@ -58,7 +59,7 @@ impl AtTicks<Vec<EpochRows>> for Capture {
         for set in sets {
             set.rows.for_each(&mut |row| all.push(owned(row, parts)));
         }
-        // A part is one worker's, whose order within it stays.
+        // One worker owns a part, and a stable sort keeps its order.
         all.sort_by_key(|row| row.part);
     }
 }

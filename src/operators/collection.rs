@@ -1,8 +1,8 @@
-//! The way down to plain differential, and back up to rows.
+//! Plain differential collections: lines and counts as collections, and any collection as rows.
 //!
-//! What enters differential here is a collection like any other: joins, `iterate` and own operators
-//! work on it. What comes back is any collection whose rows can be printed ([`Printable`]). A side
-//! input that never changes enters at time 0 and is done, so that it cannot hold anything back.
+//! The collections made here are like any other: joins, `iterate` and your own operators work on
+//! them. A collection whose rows are [`Printable`] can be published. A side input that never
+//! changes enters at time 0 and is complete, so it never holds a result back.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -14,26 +14,27 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::ToStream;
 use timely::dataflow::operators::generic::Operator;
 
-use super::archive::each_line;
-use super::batch::{Epochs, updates_at};
-use super::counts::{Batches, EachChange};
+use super::batcher::Batches;
+use super::changes::EachChange;
+use super::context::Context;
+use super::lines::Lines;
 use super::rows::{EpochRows, Row, RowSet, Rows};
+use super::text::{each_line, text};
 use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
-use super::{Context, Lines};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind};
-use crate::words::{self, decode};
+use crate::words;
 
-/// A row that can be published: a text and, where it has one, a count.
+/// A row that can be published: a text, and optionally a count.
 ///
-/// The text decides the part and the place in it. With a count it is printed as `--format` has it,
-/// without one as a line.
+/// The text decides the part and the place in the part. A row with a count is printed in the format
+/// of `--format`, a row without one as a line.
 pub trait Printable: ExchangeData {
-    /// The text of the row.
+    /// Returns the text of the row.
     fn text(&self) -> Cow<'_, [u8]>;
 
-    /// Its count.
+    /// Returns the count of the row, if it has one.
     fn count(&self) -> Option<i64>;
 }
 
@@ -76,16 +77,16 @@ impl Printable for Vec<u8> {
 type Update<D> = (D, Epoch, isize);
 
 impl<'s> Lines<'s> {
-    /// The scope of the dataflow, for inputs and operators of one's own.
+    /// Returns the scope of the dataflow, for your own inputs and operators.
     ///
-    /// An input of one's own that is left open holds the frontier, and with it every result, at its
-    /// epoch: see [`Lines::static_rows`] for one that never changes.
+    /// An input that is left open holds the frontier, and every result, at its epoch. Use
+    /// [`Lines::static_rows`] for an input that never changes.
     pub fn scope(&self) -> Scope<'s, Epoch> {
         self.blocks.scope()
     }
 
-    /// The lines as a plain differential collection that only grows: each line, as text, from its
-    /// epoch on, as often as it came.
+    /// Returns the lines as a plain differential collection that only grows: each line, as text,
+    /// from its epoch on, with its number of occurrences.
     pub fn as_collection(self) -> VecCollection<'s, Epoch, String, isize> {
         let updates = self.blocks.unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
             Pipeline,
@@ -107,11 +108,11 @@ impl<'s> Lines<'s> {
         VecCollection::new(updates)
     }
 
-    /// A collection that never changes, to be joined with: complete before the first epoch, so it
-    /// holds no result back.
+    /// Returns a collection that never changes, for joins. It is complete before the first epoch,
+    /// so it holds no result back.
     ///
-    /// Every worker of every process calls the definition, so every one may make `rows`; those of
-    /// worker 0 are taken.
+    /// Every worker of every process calls the definition and may make `rows`; only those of worker
+    /// 0 are used.
     pub fn static_rows<D, I>(&self, rows: I) -> VecCollection<'s, Epoch, D, isize>
     where
         D: ExchangeData,
@@ -123,12 +124,8 @@ impl<'s> Lines<'s> {
     }
 }
 
-/// Text of bytes, ill-formed ones replaced as words have it.
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(&decode::java_lossy(bytes)).into_owned()
-}
-
-/// Each count in at its epoch and out right behind it: the next epoch, whichever it is, is without.
+/// Returns each count as an update at its epoch, retracted 1 ms later: the next epoch, whichever it
+/// is, does not contain it.
 pub(super) fn each_epoch_alone(
     batches: Batches<'_>,
 ) -> VecCollection<'_, Epoch, (String, i64), isize> {
@@ -143,7 +140,7 @@ pub(super) fn each_epoch_alone(
                         for epoch in batch.epochs() {
                             let capability = capabilities.delayed(&epoch);
                             let mut session = output.session(&capability);
-                            for (key, count) in updates_at(&batch, epoch) {
+                            for (key, count) in batch.updates_at(epoch) {
                                 let row = (text(key.word), count);
                                 session.give((row.clone(), epoch, 1));
                                 session.give((row, epoch + 1, -1));
@@ -157,7 +154,7 @@ pub(super) fn each_epoch_alone(
     VecCollection::new(updates)
 }
 
-/// Changed counts as updates.
+/// Sends changed counts as updates: the old count is retracted, the new one inserted.
 pub(super) fn to_updates(
     epoch: Epoch,
     each: &mut EachChange<'_>,
@@ -175,12 +172,12 @@ pub(super) fn to_updates(
 }
 
 impl<'s> Rows<'s> {
-    /// The rows of any collection: at each epoch of `lines` all that it then contains, each row as
-    /// often as it occurs there.
+    /// Returns the contents of a collection at each epoch of `lines` as rows, each row with its
+    /// multiplicity.
     ///
-    /// Keeps the contents, sorted, at the workers that own their parts; an epoch costs a merge of
-    /// them with what changed. A row that occurs a negative number of times ends the job with an
-    /// error that names it.
+    /// The workers that own the parts keep the contents, sorted; an epoch costs a merge of the
+    /// contents with the changes. A negative multiplicity ends the job with an error that names the
+    /// row.
     pub fn from_collection<D: Printable>(
         lines: &Lines<'s>,
         collection: VecCollection<'s, Epoch, D, isize>,
@@ -202,12 +199,12 @@ impl<'s> Rows<'s> {
 }
 
 /// A row with the hash of its text and its multiplicity.
-type Held<D> = (u64, D, isize);
+type CountedRow<D> = (u64, D, isize);
 
-/// What a collection contains, ascending by (hash, row).
+/// The operator state: the contents of a collection, ascending by (hash, row).
 struct Contents<D> {
-    held: Rc<Vec<Held<D>>>,
-    changes: Stash<Held<D>>,
+    held: Rc<Vec<CountedRow<D>>>,
+    changes: Stash<CountedRow<D>>,
     context: Rc<Context>,
 }
 
@@ -226,7 +223,7 @@ impl<D: Printable> AtTicks<Vec<Update<D>>> for Contents<D> {
         if !changes.is_empty() {
             changes.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
             let held = std::mem::take(&mut self.held);
-            // A result still being published keeps its own.
+            // A result that is still being published keeps its list.
             let held = Rc::try_unwrap(held).unwrap_or_else(|held| (*held).clone());
             self.held = Rc::new(add(held, changes));
             if let Some(row) = self.held.iter().find(|(_, _, times)| *times < 0) {
@@ -236,14 +233,14 @@ impl<D: Printable> AtTicks<Vec<Update<D>>> for Contents<D> {
         if !self.held.is_empty() {
             let held = Rc::clone(&self.held);
             let parts = self.context.parts;
-            send(EpochRows { epoch, rows: Rc::new(HeldRows { held, parts }) });
+            send(EpochRows { epoch, rows: Rc::new(ContentRows { held, parts }) });
         }
     }
 }
 
-/// Adds up two sorted lists; leaves out what cancels.
-fn add<D: Ord>(left: Vec<Held<D>>, right: Vec<Held<D>>) -> Vec<Held<D>> {
-    let mut sum: Vec<Held<D>> = Vec::with_capacity(left.len() + right.len());
+/// Adds up two sorted lists. Rows that cancel are left out.
+fn add<D: Ord>(left: Vec<CountedRow<D>>, right: Vec<CountedRow<D>>) -> Vec<CountedRow<D>> {
+    let mut sum: Vec<CountedRow<D>> = Vec::with_capacity(left.len() + right.len());
     let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
     loop {
         let from_left = match (left.peek(), right.peek()) {
@@ -263,7 +260,8 @@ fn add<D: Ord>(left: Vec<Held<D>>, right: Vec<Held<D>>) -> Vec<Held<D>> {
     sum
 }
 
-fn negative<D: Printable>((_, row, times): &Held<D>) -> Error {
+/// Returns the error for a row with a negative multiplicity.
+fn negative<D: Printable>((_, row, times): &CountedRow<D>) -> Error {
     let shown = String::from_utf8_lossy(&row.text()).into_owned();
     let count = row.count().map(|count| format!(" with the count {count}")).unwrap_or_default();
     let message = format!("the result holds the row {shown:?}{count} {times} times");
@@ -271,12 +269,13 @@ fn negative<D: Printable>((_, row, times): &Held<D>) -> Error {
         .hint("the dataflow definition retracts what it never inserted: correct it")
 }
 
-struct HeldRows<D> {
-    held: Rc<Vec<Held<D>>>,
+/// The contents of a collection at one epoch, as rows.
+struct ContentRows<D> {
+    held: Rc<Vec<CountedRow<D>>>,
     parts: u32,
 }
 
-impl<D: Printable> RowSet for HeldRows<D> {
+impl<D: Printable> RowSet for ContentRows<D> {
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
         for (hash, row, times) in self.held.iter() {
             let text = row.text();
@@ -295,7 +294,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_add_up_in_order_and_what_cancels_is_gone() {
+    fn lists_add_up_without_rows_that_cancel() {
         let left = vec![(1, "a", 1), (2, "b", 2), (2, "c", -1), (5, "z", 1)];
         let right = vec![(1, "a", -1), (2, "c", -1), (2, "c", 2), (3, "d", 1), (5, "z", -2)];
         assert_eq!(add(left, right), [(2, "b", 2), (3, "d", 1), (5, "z", -1)]);

@@ -1,11 +1,11 @@
-//! The columns that sorted words, their times and their counts are kept in.
+//! Columns of sorted words, their times and their counts.
 //!
-//! Differential stores a batch as columns behind its `BatchContainer` trait: keys, offsets into a
-//! list of updates, and the times and diffs of those updates. Three shapes make a count cheap
-//! there: [`WordColumn`] holds (hash, word) keys as three flat vectors, so that a run of a drained
-//! table *is* a key column; [`Times`] holds equal neighbouring times once, since a batch usually
-//! has one; and [`Offsets`] holds the identity 0, 1, 2, … as a number, since a key usually has one
-//! update.
+//! Differential stores a batch as columns that implement its `BatchContainer` trait: keys, offsets
+//! into a list of updates, and the times and diffs of those updates. Three column types make counts
+//! cheap: [`WordColumn`] stores (hash, word) keys as three flat vectors, so that the drained run of
+//! a table *is* a key column; [`Times`] stores equal neighbouring times once, because a batch
+//! usually has one time; [`Offsets`] stores the identity 0, 1, 2, … as its length, because a key
+//! usually has one update.
 
 use differential_dataflow::trace::implementations::BatchContainer;
 
@@ -36,7 +36,7 @@ pub struct WordColumn {
 }
 
 impl WordColumn {
-    /// An empty column with room for `words` words of `bytes` bytes in all.
+    /// Makes an empty column with room for `words` words of `bytes` bytes in all.
     pub fn with_room(words: usize, bytes: usize) -> Self {
         let ends = Ends { low: Vec::with_capacity(words), carries: Vec::new() };
         WordColumn { hashes: Vec::with_capacity(words), ends, bytes: Vec::with_capacity(bytes) }
@@ -50,7 +50,7 @@ impl WordColumn {
         self.ends.push(self.bytes.len());
     }
 
-    /// The words in order.
+    /// Returns the words in order.
     pub fn iter(&self) -> impl Iterator<Item = WordRef<'_>> {
         let mut start = 0;
         self.hashes.iter().enumerate().map(move |(index, &hash)| {
@@ -61,14 +61,16 @@ impl WordColumn {
         })
     }
 
-    /// Whether the word at `index` comes before `word`. Hashes first: the bytes lie elsewhere.
+    /// Returns true if the word at `index` is less than `word`.
+    ///
+    /// Hashes are compared first: bytes are in another vector, and reading them is a cache miss.
     #[inline]
     pub(super) fn is_less(&self, index: usize, word: WordRef<'_>) -> bool {
         let hash = self.hashes[index];
         hash < word.hash || (hash == word.hash && self.index(index).word < word.word)
     }
 
-    /// Appends the words of `other` with these indexes.
+    /// Appends the words of `other` at the indexes `keys`.
     pub fn append_range(&mut self, other: &WordColumn, keys: std::ops::Range<usize>) {
         let from = if keys.start == 0 { 0 } else { other.ends.get(keys.start - 1) };
         let to = if keys.is_empty() { from } else { other.ends.get(keys.end - 1) };
@@ -87,7 +89,7 @@ impl WordColumn {
     }
 }
 
-/// Ascending offsets at four bytes each, that do not overflow at 4 GiB.
+/// Ascending offsets in four bytes each, without a limit at 4 GiB.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Ends {
     /// The low 32 bits of each offset.
@@ -162,22 +164,22 @@ impl BatchContainer for WordColumn {
 /// A column of times in which equal neighbours are stored once.
 #[derive(Clone, Debug, Default)]
 pub struct Times {
-    /// Each time with the index behind its last occurrence.
+    /// Each time with the index after its last occurrence.
     spans: Vec<(Epoch, usize)>,
 }
 
 impl Times {
-    /// `count` times `epoch`.
+    /// Makes a column that holds `epoch` `count` times.
     pub fn repeat(epoch: Epoch, count: usize) -> Self {
         Times { spans: if count == 0 { Vec::new() } else { vec![(epoch, count)] } }
     }
 
-    /// The times that occur, each once for every run of equal neighbours.
+    /// Returns the times that occur, one for every run of equal neighbours.
     pub fn spans(&self) -> impl Iterator<Item = Epoch> + '_ {
         self.spans.iter().map(|(epoch, _)| *epoch)
     }
 
-    /// The only time, if there is but one.
+    /// Returns the time of the column, if there is only one.
     pub(super) fn only(&self) -> Option<Epoch> {
         match self.spans.as_slice() {
             [(epoch, _)] => Some(*epoch),
@@ -239,7 +241,7 @@ impl BatchContainer for Times {
     }
 }
 
-/// A column of offsets whose beginning 0, 1, 2, … is stored as its length.
+/// A column of offsets that stores a leading 0, 1, 2, … as its length.
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
     identity: usize,
@@ -247,12 +249,12 @@ pub struct Offsets {
 }
 
 impl Offsets {
-    /// The offsets 0, 1, … `count`: one update for each of `count` keys.
+    /// Makes the offsets 0, 1, … `count`: one update for each of `count` keys.
     pub fn one_each(count: usize) -> Self {
         Offsets { identity: count + 1, rest: Vec::new() }
     }
 
-    /// Whether every key has one update.
+    /// Returns true if every key has one update.
     pub(super) fn is_one_each(&self) -> bool {
         self.rest.is_empty()
     }
@@ -309,7 +311,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_come_back_as_they_were_pushed_and_order_by_hash_first() {
+    fn words_are_ordered_by_hash_first() {
         let mut words = WordColumn::default();
         words.push(7, b"");
         words.push(7, b"ab");
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn offsets_hold_any_sequence_behind_the_identity() {
+    fn offsets_hold_any_sequence_after_the_identity() {
         let mut offsets = Offsets::default();
         let sequence = [0, 1, 2, 2, 3, 9];
         sequence.iter().for_each(|offset| offsets.push_ref(*offset));

@@ -1,13 +1,13 @@
-//! Counting words: a table for each open epoch, drained into runs for the words' owners.
+//! Counts words: one table per open epoch, drained into runs for the owners of the words.
 //!
-//! The table does the work of millions of updates a second; differential sees one update for each
-//! distinct word and epoch. A table is drained when its epoch's frontier has passed, or before when
-//! it has grown beyond its limit: an epoch may leave in several runs, which the owner adds up.
+//! The table takes millions of words a second; differential sees one update per distinct word and
+//! epoch. A table is drained when the frontier has passed its epoch, or earlier if it has grown
+//! beyond its limit. An epoch may therefore leave in several runs, which the owner adds up.
 //!
-//! Where the words of an epoch hardly repeat, the table of each worker would hold nearly all of
-//! them. When a table shows that, its words, and the rest of the epoch's, go to the one worker that
-//! counts them: see [`routed`]. Both ways end in runs for the same owners, so each
-//! worker decides for itself, in each epoch anew.
+//! If the words of an epoch hardly repeat, the tables of all workers would hold nearly all of them.
+//! When a table shows that, its words and the rest of the epoch's words are routed to one worker
+//! each, which counts them: see [`routed`]. Both ways end in runs for the same owners, so each
+//! worker decides for itself, in each epoch.
 
 use std::collections::BTreeMap;
 use std::mem;
@@ -20,45 +20,39 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 use timely::dataflow::operators::{Capability, Concat};
 
-use super::archive::each_line;
-use super::columns::WordColumn;
-use super::routed::{self, Away, Routed, Spares};
+use super::context::{Context, Tally};
+use super::open_table::OpenTable;
+use super::routed::{self, ListPool, Routed, SentBlocks};
 use super::run::Run;
-use super::{Context, Tally};
+use super::text::each_line;
 use crate::epoch::Epoch;
 use crate::lines::Block;
-use crate::words::{self, Counted, Router, ShortWords, WordOptions, WordTable, decode};
+use crate::words::{Counted, Router, ShortWords, WordOptions, WordTable, decode};
 
-/// Takes the keys out of a line: is given the line and what to call for each key.
+/// Extracts the keys of a line: calls its second argument with each key.
 pub(super) type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
 
-/// What is counted.
+/// The unit that is counted.
 #[derive(Clone)]
-pub(super) enum What {
-    /// The words of the lines, as `--split` has it.
+pub(super) enum Unit {
+    /// The words of the lines, by the rule of `--split`.
     Words,
-    /// What a definition takes out of each line.
+    /// The keys that a definition extracts from each line.
     Keys(Keys),
 }
 
-/// Bytes of a run at which one to another process is sent: a quarter of the buffers that timely
-/// begins with, so that several fill one.
-const REMOTE_RUN_BYTES: usize = 240 << 10;
-
-/// Size at which a table is asked whether its words repeat: where it has outgrown the caches that
-/// belong to a core, so that sorting words costs less than missing them.
+/// Table size in bytes from which words may be routed. Such a table has outgrown the caches of a
+/// core, so that sorting words by range costs less than the cache misses.
 const ROUTE_TABLE_BYTES_MIN: usize = 16 << 20;
 
-/// Words that a distinct word must stand for, if they are to be counted where they are read.
+/// Average number of occurrences of a distinct word below which words are routed.
 const ROUTE_REPEATS_MIN: u64 = 4;
 
-pub(super) type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
-
-/// Counts the words of blocks; sends each distinct word of an epoch to its owner, once, or a few
-/// times where a table grew too large.
+/// Counts the words of blocks, and sends each distinct word of an epoch to its owner: once, or a
+/// few times if a table grew too large.
 pub(super) fn combine<'s>(
     blocks: Stream<'s, Epoch, Vec<Block>>,
-    what: What,
+    unit: Unit,
     context: Rc<Context>,
 ) -> Stream<'s, Epoch, Run> {
     let mut builder = OperatorBuilder::new("Count words".to_owned(), blocks.scope());
@@ -67,18 +61,18 @@ pub(super) fn combine<'s>(
     let (routed_output, routed) = builder.new_output();
     let mut run_output = OutputBuilder::<_, NoopBuilder<Run>>::from(run_output);
     let mut routed_output = OutputBuilder::<_, NoopBuilder<Routed>>::from(routed_output);
-    let (spares, away) = (Spares::default(), Away::new(context.peers));
-    let counted = routed::count(routed, spares.clone(), away.clone(), Rc::clone(&context));
+    let (lists, sent) = (ListPool::default(), SentBlocks::new(context.peers));
+    let counted = routed::count(routed, lists.clone(), sent.clone(), Rc::clone(&context));
 
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
-        // A drained table, kept so that a steady stream of epochs allocates nothing.
+        // The last drained table is kept, so that a steady stream of epochs allocates nothing.
         let mut spare = None;
         move |frontiers| {
             let mut runs = run_output.activate();
             let output = routed_output.activate();
-            let mut tables = Tables { output, spares: &spares, away: &away };
+            let mut tables = TableSender { output, lists: &lists, sent: &sent };
             input.for_each(|capability, blocks| {
                 let Some(to_runs) = capability.retain_least(0) else { return };
                 let Some(to_tables) = capability.retain_least(1) else { return };
@@ -93,9 +87,9 @@ pub(super) fn combine<'s>(
                 });
                 for block in blocks.drain(..) {
                     if at.routes {
-                        at.route(&block, &what, &context, &mut tables);
+                        at.route(&block, &unit, &context, &mut tables);
                     } else {
-                        at.absorb(&block, &what, &context);
+                        at.absorb(&block, &unit, &context);
                         if at.should_route(&context) {
                             at.start_routing(&context, &mut tables);
                         }
@@ -119,27 +113,27 @@ pub(super) fn combine<'s>(
 /// The words of one open epoch.
 struct OpenEpoch {
     counted: OpenTable,
-    /// The right to send words to the tables of other workers.
+    /// The capability to send words to the tables of other workers.
     to_tables: Capability<Epoch>,
     /// Words in this epoch so far.
     words: u64,
-    /// Whether further words go to the tables that they belong in.
+    /// True once the words of this epoch are routed.
     routes: bool,
 }
 
 impl OpenEpoch {
-    /// Counts the words of a block here.
-    fn absorb(&mut self, block: &Block, what: &What, context: &Context) {
+    /// Counts the words of a block in this worker's table.
+    fn absorb(&mut self, block: &Block, unit: &Unit, context: &Context) {
         let (table, options) = (&mut self.counted.table, &context.words);
-        let tally = match what {
-            What::Words => tally(table.add_block(block.padded(), block.text().len(), options)),
-            What::Keys(keys) => each_key(block, keys, options, |key| table.add_word(key, 1)),
+        let tally = match unit {
+            Unit::Words => tally(table.add_block(block.padded(), block.text().len(), options)),
+            Unit::Keys(keys) => each_key(block, keys, options, |key| table.add_word(key, 1)),
         };
         self.words += tally.words;
         context.tallies.add(*self.to_tables.time(), tally);
     }
 
-    /// Whether the words of the epoch repeat too seldom to be counted here.
+    /// Returns true if the words of the epoch repeat too seldom to be counted here.
     fn should_route(&self, context: &Context) -> bool {
         let table = &self.counted.table;
         context.routing > 1
@@ -147,9 +141,11 @@ impl OpenEpoch {
             && self.words < ROUTE_REPEATS_MIN * table.len() as u64
     }
 
-    /// Sends what is counted to where it belongs, as words that are not: they are few for each
-    /// distinct one, and so no other run is to be added up with that of the table there.
-    fn start_routing(&mut self, context: &Context, tables: &mut Tables<'_>) {
+    /// Routes the words counted so far, one by one, and empties the table.
+    ///
+    /// They are sent as words and not as a run: each occurs only a few times, and the receiving
+    /// table then drains into one run, to which no other has to be added.
+    fn start_routing(&mut self, context: &Context, tables: &mut TableSender<'_>) {
         self.routes = true;
         let mut counted = mem::replace(&mut self.counted.table, WordTable::new(1));
         let mut lists = vec![ShortWords::default(); context.routing];
@@ -158,31 +154,40 @@ impl OpenEpoch {
         tables.send(&self.to_tables, context, lists, None);
     }
 
-    /// Sends the words of a block to where they are counted; this worker counts the long ones.
-    fn route(&mut self, block: &Block, what: &What, context: &Context, tables: &mut Tables<'_>) {
+    /// Routes the words of a block. Words too long for a list are counted in this worker's table.
+    fn route(
+        &mut self,
+        block: &Block,
+        unit: &Unit,
+        context: &Context,
+        tables: &mut TableSender<'_>,
+    ) {
         let (table, options) = (&mut self.counted.table, &context.words);
         let mut lists: Vec<ShortWords> =
-            (0..context.routing).map(|_| tables.spares.take()).collect();
+            (0..context.routing).map(|_| tables.lists.take()).collect();
         let mut router = Router::new(table, &mut lists, options);
-        let tally = match what {
-            What::Words => tally(router.add_block(block.padded(), block.text().len(), options)),
-            What::Keys(keys) => each_key(block, keys, options, |key| router.add_word(key, 1)),
+        let tally = match unit {
+            Unit::Words => tally(router.add_block(block.padded(), block.text().len(), options)),
+            Unit::Keys(keys) => each_key(block, keys, options, |key| router.add_word(key, 1)),
         };
         context.tallies.add(*self.to_tables.time(), tally);
         tables.send(&self.to_tables, context, lists, Some(block));
     }
 }
 
-/// The way to the tables among which words are routed.
-struct Tables<'a> {
+/// Sends lists of words to the tables that count them.
+struct TableSender<'a> {
     output: OutputBuilderSession<'a, Epoch, NoopBuilder<Routed>>,
-    spares: &'a Spares,
-    away: &'a Away,
+    lists: &'a ListPool,
+    sent: &'a SentBlocks,
 }
 
-impl Tables<'_> {
-    /// Sends each list to its worker. The block of the words stays until all are counted: with the
-    /// list to a worker of this process, here while the list is away in another.
+impl TableSender<'_> {
+    /// Sends each list to its worker.
+    ///
+    /// The block that the words came from keeps its permit until all are counted. A list to a
+    /// worker of this process carries the block; for a list to another process, `sent` keeps it
+    /// until the answer.
     fn send(
         &mut self,
         capability: &Capability<Epoch>,
@@ -193,29 +198,29 @@ impl Tables<'_> {
         let mut session = self.output.session_with_builder(capability);
         for (worker, words) in (context.first_routed()..).zip(lists) {
             if words.is_empty() {
-                self.spares.give(words);
+                self.lists.give(words);
             } else if context.is_local(worker) {
                 session.give_container(&mut Routed::within(worker, words, block));
             } else {
                 let answer = block.map(|block| {
-                    self.away.keep(worker, block);
+                    self.sent.keep(worker, block);
                     context.index
                 });
                 for mut routed in Routed::across(worker, &words, answer) {
                     session.give_container(&mut routed);
                 }
-                self.spares.give(words);
+                self.lists.give(words);
             }
         }
     }
 }
 
-/// What the words of a block add to the tally.
+/// Unit the words of a block add to the tally.
 fn tally(Counted { words, oversized_words }: Counted) -> Tally {
     Tally { words, oversized_words, ..Tally::default() }
 }
 
-/// Gives each key of a block, as the text that it is taken for.
+/// Calls `add` with each key of a block, decoded as words are, and returns the tally.
 fn each_key(
     block: &Block,
     keys: &Keys,
@@ -242,45 +247,4 @@ fn each_key(
         tally.lines_without_key += u64::from(!has_key);
     });
     tally
-}
-
-/// A table of one open epoch, with the right to send what it counts.
-pub(super) struct OpenTable {
-    pub(super) capability: Capability<Epoch>,
-    pub(super) table: WordTable,
-}
-
-impl OpenTable {
-    /// Bounds the memory of the table.
-    pub(super) fn drain_if_large(&mut self, context: &Context, output: &mut RunOutput<'_>) {
-        if self.table.heap_bytes() > context.table_bytes_max {
-            self.drain(context, output);
-        }
-    }
-
-    /// Sends what the table holds as one sorted run for each owner in this process, and in several,
-    /// one after the other, for each elsewhere: timely copies what goes into a socket into buffers
-    /// of the size of the largest message ever, and keeps them.
-    pub(super) fn drain(&mut self, context: &Context, output: &mut RunOutput<'_>) {
-        if self.table.is_empty() {
-            return;
-        }
-        let epoch = *self.capability.time();
-        let room = self.table.len() / context.owners;
-        let run = |owner: u32| {
-            let local = context.is_local(owner as usize);
-            let room = if local { room } else { room.min(REMOTE_RUN_BYTES / 32) };
-            Run::new(epoch, owner, WordColumn::with_room(room, 8 * room))
-        };
-        let mut runs: Vec<Run> = (0..context.owners as u32).map(run).collect();
-        let mut session = output.session_with_builder(&self.capability);
-        self.table.drain(&mut |hash, word: &[u8], count| {
-            let owner = context.owner(words::part(hash, context.parts));
-            runs[owner].push(hash, word, count as i64);
-            if runs[owner].bytes() >= REMOTE_RUN_BYTES && !context.is_local(owner) {
-                session.give_container(&mut mem::replace(&mut runs[owner], run(owner as u32)));
-            }
-        });
-        runs.iter_mut().filter(|run| !run.is_empty()).for_each(|run| session.give_container(run));
-    }
 }

@@ -1,49 +1,46 @@
-//! Word counts, and what may be made of them.
+//! Word counts, and the results that can be made of them.
 //!
-//! What a count *means* is one of three collections (see [`Words`](super::Words)); how it is
-//! computed is decided here, when it is known what is wanted of it. The counts of single epochs are
-//! the batches that differential's arrange operator produces, and nothing is kept. Totals and
-//! windows are the trace of those batches: contents at an epoch are the sums of all updates up to
-//! it.
+//! The meaning of a count is one of three collections (see [`Words`](super::Words)). How it is
+//! computed is decided here, when the definition asks for a result. The counts of single epochs are
+//! the batches that differential's arrange operator produces; nothing is kept. Totals and windows
+//! are the trace of those batches: the contents at an epoch are the sums of all updates up to it.
 
 use std::rc::Rc;
 
 use differential_dataflow::VecCollection;
+use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::operators::arrange::arrangement::arrange_core;
-use differential_dataflow::operators::arrange::{Arranged, TraceAgent};
-use differential_dataflow::trace::{Span, TraceReader};
+use differential_dataflow::trace::Span;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Exchange, Pipeline};
-use timely::progress::Antichain;
 
-use super::Context;
-use super::batch::{RunBatcher, WordSpine};
+use super::batch::WordBatch;
+use super::batcher::{RunBatcher, WordSpine};
+use super::changes::{Changes, EachChange, WordTrace, batches, compact};
 use super::columns::WordColumn;
+use super::context::Context;
 use super::memory::remember;
-use super::merger::WordBatch;
 use super::rows::{EpochRows, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
 use super::ticks::{AtTicks, Ticks, at_ticks};
-use super::totals::{Snapshot, for_each_change};
+use super::totals::Snapshot;
 use super::window::{Grid, Window};
 use super::{collection, top};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind};
 
-/// A stream of arranged batches, as differential's arrange operator produces it.
-pub(super) type Batches<'s> = Stream<'s, Epoch, Vec<Span<Epoch, Rc<WordBatch>>>>;
-
-type WordTrace = TraceAgent<WordSpine>;
-
-/// Over which epochs words count.
+/// The epochs that a count sums over.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Over {
+    /// Each epoch alone.
     Epoch,
+    /// All epochs since the start, with at most `max_keys` distinct words.
     Start { max_keys: Option<u64> },
+    /// The epochs of a sliding window.
     Window(Window),
 }
 
-/// Word counts by epoch. A clone is the same counts, computed once more.
+/// Word counts by epoch. A clone computes the same counts a second time.
 #[derive(Clone)]
 pub struct Counts<'s> {
     pub(super) runs: Stream<'s, Epoch, Run>,
@@ -59,11 +56,11 @@ impl std::fmt::Debug for Counts<'_> {
 }
 
 impl<'s> From<Counts<'s>> for Rows<'s> {
-    /// All words that occur, each with its count.
+    /// Returns all words that occur, each with its count.
     fn from(counts: Counts<'s>) -> Rows<'s> {
         let Counts { ticks, context, .. } = counts.clone();
         if let Over::Epoch = counts.over {
-            // Without a handle to it the trace keeps nothing: an epoch's counts are its batch.
+            // The trace is dropped, so it keeps nothing: the counts of an epoch are its batch.
             let batches = arrange(counts.runs, None).stream;
             return Rows { stream: per_epoch_rows(batches), ticks, context, grid: Grid::ALL };
         }
@@ -75,8 +72,8 @@ impl<'s> From<Counts<'s>> for Rows<'s> {
 }
 
 impl<'s> Counts<'s> {
-    /// The words whose count is not what it was in the result before, with their new count: 0 for a
-    /// word that is gone.
+    /// Returns the words whose count differs from the previous result, with their new count. The
+    /// count is 0 for a word that is gone.
     pub fn changes(self) -> Rows<'s> {
         let Counts { ticks, context, .. } = self.clone();
         let (arranged, grid) = self.arranged();
@@ -86,7 +83,7 @@ impl<'s> Counts<'s> {
         Rows { stream, ticks, context, grid }
     }
 
-    /// The `k` words that occur most, by descending count, then by their bytes; all in
+    /// Returns the `k` most frequent words, by descending count, then by their bytes; all in
     /// `part-00000`.
     ///
     /// Each worker ranks the words it owns and sends its first `k` to worker 0, once an epoch.
@@ -94,10 +91,10 @@ impl<'s> Counts<'s> {
         top::top(Rows::from(self), k)
     }
 
-    /// The counts as a plain differential collection of `(word, count)`, each row once.
+    /// Returns the counts as a plain differential collection of `(word, count)`, each row once.
     ///
-    /// Its contents at an epoch are the rows that would be published there; at an epoch that
-    /// publishes none (between the ends of windows) they stay what they were.
+    /// Its contents at an epoch are the rows that would be published there. At an epoch that
+    /// publishes none (between the ends of windows) they do not change.
     pub fn as_collection(self) -> VecCollection<'s, Epoch, (String, i64), isize> {
         if let Over::Epoch = self.over {
             return collection::each_epoch_alone(arrange(self.runs, None).stream);
@@ -109,11 +106,12 @@ impl<'s> Counts<'s> {
         VecCollection::new(stream)
     }
 
-    /// The trace of counts and the epochs that publish them.
+    /// Arranges the counts. Returns the arrangement and the epochs that publish a result.
     fn arranged(self) -> (Arranged<'s, WordTrace>, Grid) {
         let Counts { runs, ticks, context, over } = self;
         match over {
-            // What is inserted at an epoch and gone at the next is a window of one interval.
+            // A count that is inserted at an epoch and gone at the next is a window of one
+            // interval.
             Over::Epoch => {
                 let window_ms = context.interval_ms;
                 let runs = remember(runs, Some(2 * window_ms), &context);
@@ -128,12 +126,13 @@ impl<'s> Counts<'s> {
             }
             Over::Window(window) => match window.resolve(context.interval_ms) {
                 Ok((length_ms, slide_ms)) => {
-                    // What a window lets go of still differs from the result before.
+                    // A restart must also restore the last slide: its retraction is a change
+                    // against the previous result.
                     let runs = remember(runs, Some(length_ms + slide_ms), &context);
                     (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
                 }
                 Err(error) => {
-                    // Who can say so before the start does: see `Window::check`.
+                    // The command line refuses such a window earlier, with `Window::check`.
                     context.failure.fail(error);
                     (arrange(runs, None), Grid::ALL)
                 }
@@ -142,7 +141,8 @@ impl<'s> Counts<'s> {
     }
 }
 
-/// Sends runs to their owners and keeps them there, for `window_ms` where given.
+/// Sends runs to their owners and arranges them there. They are retracted after `window_ms`, if
+/// given.
 fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged<'s, WordTrace> {
     arrange_core::<_, _, _, WordSpine>(
         runs,
@@ -152,24 +152,7 @@ fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged
     )
 }
 
-fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
-    let mut batches = Vec::new();
-    trace.map_spans(|span| batches.extend(span.inner.clone()));
-    batches
-}
-
-/// Lets the trace forget what tells times up to `epoch` apart, and merge its batches. Without it,
-/// at every tick, also one without lines, a trace would grow with time.
-fn compact(trace: &mut WordTrace, epoch: Epoch) {
-    trace.set_logical_compaction(Antichain::from_elem(epoch).borrow());
-    let mut upper = Antichain::new();
-    trace.read_upper(&mut upper);
-    if !upper.is_empty() {
-        trace.set_physical_compaction(upper.borrow());
-    }
-}
-
-/// Publishes all totals.
+/// The operator state that publishes all totals.
 struct Totals {
     trace: WordTrace,
     grid: Grid,
@@ -191,63 +174,7 @@ impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
     }
 }
 
-/// A word whose count changed: its hash and bytes, what it was and what it is.
-pub(super) type Change<'a> = (super::WordRef<'a>, i64, i64);
-
-/// Shows every change of an epoch to the one it is given.
-pub(super) type EachChange<'a> = dyn FnMut(&mut dyn FnMut(Change<'_>)) + 'a;
-
-/// Makes something of all changes of an epoch.
-pub(super) type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
-
-/// Publishes what changed since the result before.
-struct Changes<O> {
-    trace: WordTrace,
-    grid: Grid,
-    /// Batches with updates behind `since`.
-    changed: Vec<Rc<WordBatch>>,
-    /// The newest result.
-    since: Epoch,
-    express: Express<O>,
-}
-
-impl<O> Changes<O> {
-    fn new(trace: WordTrace, grid: Grid, express: Express<O>) -> Self {
-        Changes { trace, grid, changed: Vec::new(), since: 0, express }
-    }
-}
-
-impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O> {
-    type Out = O;
-
-    fn absorb(&mut self, spans: &mut Vec<Span<Epoch, Rc<WordBatch>>>) {
-        self.changed.extend(spans.drain(..).filter_map(|span| span.inner));
-    }
-
-    fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut(O)) {
-        if !self.grid.contains(epoch) {
-            return;
-        }
-        if !self.changed.is_empty() {
-            let all = batches(&self.trace);
-            let (changed, since) = (&self.changed, self.since);
-            let mut each = |visit: &mut dyn FnMut(Change<'_>)| {
-                for_each_change(changed, &all, since, epoch, &mut |word, old, new| {
-                    visit((word, old, new));
-                });
-            };
-            (self.express)(epoch, &mut each, send);
-        }
-        // A batch may reach beyond: a frontier that jumped, or a retraction at the end of input.
-        let reaches_on =
-            |batch: &Rc<WordBatch>| batch.storage.upds.times.spans().any(|time| time > epoch);
-        self.changed.retain(reaches_on);
-        self.since = epoch;
-        compact(&mut self.trace, epoch);
-    }
-}
-
-/// The changed words with their new counts, as rows.
+/// Sends the changed words with their new counts, as rows.
 fn to_rows(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut(EpochRows)) {
     let mut run = Run::new(epoch, 0, WordColumn::default());
     each(&mut |(word, _, new)| run.push(word.hash, word.word, new));
@@ -256,14 +183,14 @@ fn to_rows(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut(EpochRo
     }
 }
 
-/// By how many the distinct words of this worker grew.
+/// Sends the growth of this worker's number of distinct words.
 fn to_growth(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut((Epoch, i64))) {
     let mut growth = 0;
     each(&mut |(_, old, new)| growth += i64::from(new != 0) - i64::from(old != 0));
     send((epoch, growth));
 }
 
-/// Ends the job when all workers together keep more than `max` distinct words.
+/// Ends the job if all workers together keep more than `max` distinct words.
 fn limit_keys<'s>(
     arranged: Arranged<'s, WordTrace>,
     ticks: Ticks<'s>,
@@ -277,6 +204,7 @@ fn limit_keys<'s>(
     at_ticks(grown, to_first, ticks, "Limit of distinct words", limit);
 }
 
+/// The number of distinct words of all workers, at worker 0.
 struct KeyLimit {
     keys: i64,
     max: u64,

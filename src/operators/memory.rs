@@ -21,8 +21,8 @@ use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
-use super::Context;
-use super::batch::RunsByEpoch;
+use super::batcher::RunsByEpoch;
+use super::context::Context;
 use super::run::{Run, ToOwner};
 use crate::epoch::Epoch;
 use crate::words;

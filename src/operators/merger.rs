@@ -1,67 +1,17 @@
-//! Merging the batches of a trace.
+//! The merger of a trace's batches.
 //!
-//! Differential's own merger weighs every update by itself, as it must for any times. Nearly all of
-//! ours have one update a word, all at one time, which the compaction frontier has passed: such
-//! batches are added up column by column, in stretches, several times as fast.
-
-use std::ops::Deref;
+//! Differential's own merger handles every update by itself, as arbitrary times require. Nearly all
+//! batches here have one update per word, all at one time that the compaction frontier has passed.
+//! Such batches are added up column by column, in stretches, which is several times as fast.
 
 use differential_dataflow::trace::implementations::BatchContainer;
-use differential_dataflow::trace::implementations::ord_neu::OrdKeyBatch;
-use differential_dataflow::trace::implementations::ord_neu::key_batch::{
-    OrdKeyMerger, OrdKeyStorage,
-};
-use differential_dataflow::trace::implementations::ord_neu::layers::Upds;
+use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyMerger;
 use differential_dataflow::trace::implementations::spine_fueled::{Merger, SpineBatch};
 use timely::progress::frontier::AntichainRef;
 
-use super::batch::WordLayout;
-use super::columns::{Offsets, Times, WordColumn};
+use super::batch::{WordBatch, WordLayout};
+use super::columns::WordColumn;
 use crate::epoch::Epoch;
-
-type Inner = OrdKeyBatch<WordLayout>;
-
-/// An immutable, sorted set of updates `(word, epoch, count)`.
-pub struct WordBatch(Inner);
-
-impl std::fmt::Debug for WordBatch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("WordBatch").field("updates", &self.updates).finish_non_exhaustive()
-    }
-}
-
-impl Deref for WordBatch {
-    type Target = Inner;
-
-    fn deref(&self) -> &Inner {
-        &self.0
-    }
-}
-
-impl WordBatch {
-    /// A batch of sorted words and their updates.
-    pub(super) fn new(keys: WordColumn, upds: Upds<Offsets, Times, Vec<i64>>) -> WordBatch {
-        let updates = upds.diffs.len();
-        WordBatch(Inner {
-            storage: OrdKeyStorage { keys, upds },
-            updates,
-            value: Inner::create_value(),
-        })
-    }
-
-    /// The time of all updates, where each word has one and they are at one time.
-    pub(super) fn only_time(&self) -> Option<Epoch> {
-        let upds = &self.storage.upds;
-        upds.times.only().filter(|_| upds.offs.is_one_each())
-    }
-
-    /// A batch of one update a word, all at `epoch`.
-    pub(super) fn at(epoch: Epoch, keys: WordColumn, counts: Vec<i64>) -> WordBatch {
-        let updates = counts.len();
-        let times = Times::repeat(epoch, updates);
-        WordBatch::new(keys, Upds { offs: Offsets::one_each(updates), times, diffs: counts })
-    }
-}
 
 impl SpineBatch for WordBatch {
     type Time = Epoch;
@@ -74,9 +24,9 @@ impl SpineBatch for WordBatch {
 
 /// A merge of two batches in progress.
 pub enum WordMerger {
-    /// Both have one update a word at one time that is past.
-    Columns(Columns),
-    /// Any updates.
+    /// Merges columns: both batches have one update per word, at one time that is past.
+    Columns(ColumnMerge),
+    /// Merges update by update.
     Updates(Box<OrdKeyMerger<WordLayout>>),
 }
 
@@ -86,13 +36,13 @@ impl std::fmt::Debug for WordMerger {
     }
 }
 
-/// The sum of two batches, as far as it has come.
+/// A merge of two batches column by column, and its result so far.
 #[derive(Debug)]
-pub struct Columns {
+pub struct ColumnMerge {
     epoch: Epoch,
     words: WordColumn,
     counts: Vec<i64>,
-    /// The next word of each source.
+    /// The index of the next word of the left and of the right batch.
     at: (usize, usize),
 }
 
@@ -100,7 +50,7 @@ impl Merger<WordBatch> for WordMerger {
     fn new(left: &WordBatch, right: &WordBatch, since: AntichainRef<'_, Epoch>) -> Self {
         match (left.only_time(), right.only_time(), since.first()) {
             (Some(a), Some(b), Some(since)) if a <= *since && b <= *since => {
-                WordMerger::Columns(Columns {
+                WordMerger::Columns(ColumnMerge {
                     epoch: *since,
                     words: WordColumn::merge_capacity(&left.storage.keys, &right.storage.keys),
                     counts: Vec::with_capacity(left.updates + right.updates),
@@ -120,7 +70,7 @@ impl Merger<WordBatch> for WordMerger {
 
     fn done(self) -> Option<WordBatch> {
         match self {
-            WordMerger::Columns(Columns { epoch, words, counts, .. }) => {
+            WordMerger::Columns(ColumnMerge { epoch, words, counts, .. }) => {
                 (!counts.is_empty()).then(|| WordBatch::at(epoch, words, counts))
             }
             WordMerger::Updates(merger) => merger.done().map(WordBatch),
@@ -128,7 +78,8 @@ impl Merger<WordBatch> for WordMerger {
     }
 }
 
-impl Columns {
+impl ColumnMerge {
+    /// Merges words until the fuel is used up or both batches are at their end.
     fn work(&mut self, left: &WordBatch, right: &WordBatch, fuel: &mut isize) {
         while *fuel > 0 {
             let (a, b) = self.at;
@@ -136,7 +87,7 @@ impl Columns {
             if a == a_end && b == b_end {
                 return;
             }
-            // No more at once than there is fuel for: a merge must not make anyone wait.
+            // No stretch is longer than the fuel allows, so that a merge never delays an epoch.
             let most = *fuel as usize;
             if a < a_end && b < b_end {
                 let stretch = |from: &WordBatch, start: usize, word| {
@@ -167,7 +118,7 @@ impl Columns {
         }
     }
 
-    /// Copies the next `words` words of a source.
+    /// Copies the next `words` words of one batch.
     fn copy(&mut self, from: &WordBatch, words: usize, is_left: bool, fuel: &mut isize) {
         let at = if is_left { &mut self.at.0 } else { &mut self.at.1 };
         let keys = *at..*at + words;
@@ -181,7 +132,6 @@ impl Columns {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::batch::updates_at;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
     use timely::progress::Antichain;
@@ -200,7 +150,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn merging_in_small_steps_adds_up_and_drops_what_cancels(
+        fn merge_in_small_steps_drops_words_that_cancel(
             left in words(), right in words(), since in 1u64..4, fuel in 1isize..9,
         ) {
             let (a, b) = (batch(1, &left), batch(2, &right));
@@ -223,7 +173,7 @@ mod tests {
             let merged = merger.done();
             let mut seen = BTreeMap::new();
             for epoch in 1..4 {
-                for (key, count) in merged.iter().flat_map(|batch| updates_at(batch, epoch)) {
+                for (key, count) in merged.iter().flat_map(|batch| batch.updates_at(epoch)) {
                     seen.insert((epoch, key.hash, key.word.to_vec()), count);
                 }
             }

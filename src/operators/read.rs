@@ -1,8 +1,8 @@
-//! The operator through which a worker takes blocks from its process's feed.
+//! The operator that takes blocks from the feed of the process.
 //!
-//! It holds the capability of the last epoch known to be final at this process and sends blocks of
-//! later epochs under a delayed one, so what it sends never runs ahead of what it lets go of. At
-//! each border it sends the tick of the epoch and steps down to the next.
+//! It holds a capability for the first epoch that is not complete at this process, and sends blocks
+//! of later epochs with a delayed one. When an epoch is complete, it sends the epoch's tick and
+//! downgrades its capability to the next epoch.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,16 +12,17 @@ use timely::dataflow::Scope;
 use timely::dataflow::operators::generic::OutputBuilder;
 use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
-use super::{Context, Lines, Tally};
+use super::context::{Context, Tally};
+use super::lines::Lines;
 use crate::epoch::Epoch;
 use crate::feed::{Feed, Next};
 use crate::lines::Block;
 
-/// Blocks that a worker takes before its other operators get a turn: few, so that workers share a
-/// burst evenly and what is taken is counted while it is still in the cache.
+/// Number of blocks that a worker takes before its other operators run. A small number spreads a
+/// burst evenly over workers, and the blocks are counted while they are still in the cache.
 const BLOCKS_A_TURN: usize = 2;
 
-/// Reads `feed` as the worker with index `local` of its process.
+/// Makes the operator that reads `feed` as worker `local` of this process.
 pub fn read<'s>(
     scope: Scope<'s, Epoch>,
     feed: Feed,
@@ -39,8 +40,8 @@ pub fn read<'s>(
 
     let from_outside = scope.worker().sync_activator_for(info.address.to_vec());
     let wake = move || {
-        // It fails only when the worker is gone, and then nobody is left to wake.
-        from_outside.activate().ok();
+        // Activation fails only if the worker has ended; then there is no operator to wake.
+        let _ = from_outside.activate();
     };
     feed.attach(local, Arc::new(wake));
     let again = scope.activator_for(Rc::clone(&info.address));

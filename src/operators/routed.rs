@@ -1,20 +1,20 @@
-//! Words that go to a table before they are counted.
+//! Routed words: words that are sent to a table before they are counted.
 //!
-//! Several workers that each count what they read hold a word once each. Where words repeat that is
-//! cheap, since each worker sends on what it has counted, once. Where they hardly repeat, all
-//! tables hold nearly all words: as much memory and as many cache misses as workers, and then the
-//! runs are added up. So [`combine`](super::combine) watches how many words a distinct word stands
-//! for, and if they are few, sorts the words of the rest of the epoch by ranges of their hash, one
-//! range for each worker, and this operator counts those of its worker's range. (With one part a
-//! worker, as is usual, that is the worker which owns them.)
+//! If several workers each count what they read, each holds a word once. Where words repeat that is
+//! cheap: each worker sends its counts on, once. Where words hardly repeat, every table holds
+//! nearly all words: as much memory and as many cache misses as there are workers, and then the
+//! runs have to be added up. So [`combine`](super::combine) compares the number of words with the
+//! number of distinct words. If they are close, it sorts the words of the rest of the epoch by
+//! ranges of their hash, one range per worker, and this operator counts the words of its worker's
+//! range. With one part per worker, as is usual, that is the worker that owns them.
 //!
-//! Words never leave the host uncounted: the wire is dearer than memory.
+//! Words never leave the host uncounted: the network costs more than memory.
 //!
-//! What is on its way is bounded by the blocks that the words stood in, each of which has a permit
-//! of the [`BlockPool`](crate::lines::BlockPool) until its last word is counted. Within a process
-//! the list of words holds the block. For a list that is away in another process the block waits
-//! with the worker that sent it ([`Away`]), and the worker that counts the words sends an answer:
-//! the lists between two workers keep their order, so it need not say for which.
+//! Blocks bound the words in flight: each block has a permit of the
+//! [`BlockPool`](crate::lines::BlockPool) until its last word is counted. Within a process the list
+//! of words carries its block. For a list that is sent to another process, the sending worker keeps
+//! the block ([`SentBlocks`]), and the worker that counts the words sends an answer. The lists
+//! between two workers keep their order, so an answer need not name its list.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -33,36 +33,38 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 use timely::dataflow::operators::generic::{Operator, OutputBuilder};
 use timely::progress::Stamp;
 
-use super::Context;
-use super::combine::OpenTable;
+use super::context::Context;
+use super::open_table::OpenTable;
 use super::run::Run;
 use crate::epoch::Epoch;
 use crate::lines::Block;
 use crate::words::{ShortWords, WordTable};
 
-/// Words of one block for the table of one worker.
+/// A list of words of one block, for the table of one worker.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Routed {
-    /// Index of that worker among all.
+    /// Index of the worker that counts the words.
     worker: u64,
-    /// Index of the worker that waits to hear when these words are counted.
+    /// Index of the worker that waits for an answer when these words are counted.
     answer: Option<u64>,
     words: ShortWords,
-    /// Holds the place of the words in the bound on what is read and not yet counted.
+    /// The block of the words. It keeps its permit of the block pool until the words are counted.
     block: Option<Block>,
 }
 
 impl Routed {
-    /// Words of a message to another process: a quarter of the buffers that timely begins with.
+    /// Words in a message to another process: they fill a quarter of timely's initial send buffer.
     const REMOTE_WORDS_MAX: usize = (240 << 10) / ShortWords::WORD_BYTES;
-    const NOBODY: u64 = u64::MAX;
+    /// Encodes an absent `answer`.
+    const NO_ANSWER: u64 = u64::MAX;
 
-    /// For a worker of this process.
+    /// Makes a list for a worker of this process.
     pub(super) fn within(worker: usize, words: ShortWords, block: Option<&Block>) -> Routed {
         Routed { worker: worker as u64, answer: None, words, block: block.cloned() }
     }
 
-    /// For a worker of another process, which is to tell `answer` when the last is counted.
+    /// Makes the messages for a worker of another process. The last one asks for an answer to
+    /// `answer`.
     pub(super) fn across(
         worker: usize,
         words: &ShortWords,
@@ -76,14 +78,15 @@ impl Routed {
     }
 }
 
-/// Blocks of which words are away in other processes, by the worker that counts them.
+/// Blocks whose words were sent to other processes, by the worker that counts them. Clones share
+/// them.
 #[derive(Clone, Debug)]
-pub(super) struct Away(Rc<RefCell<Vec<VecDeque<Block>>>>);
+pub(super) struct SentBlocks(Rc<RefCell<Vec<VecDeque<Block>>>>);
 
-impl Away {
-    /// Nothing is away at any of `peers` workers.
-    pub(super) fn new(peers: usize) -> Away {
-        Away(Rc::new(RefCell::new(vec![VecDeque::new(); peers])))
+impl SentBlocks {
+    /// Makes an empty list for each of `peers` workers.
+    pub(super) fn new(peers: usize) -> SentBlocks {
+        SentBlocks(Rc::new(RefCell::new(vec![VecDeque::new(); peers])))
     }
 
     /// Keeps a block until `worker` answers.
@@ -91,35 +94,37 @@ impl Away {
         self.0.borrow_mut()[worker].push_back(block.clone());
     }
 
-    /// Lets the oldest block go of which `worker` had words.
-    fn let_go(&self, worker: usize) {
+    /// Drops the oldest block whose words `worker` counts.
+    fn release(&self, worker: usize) {
         self.0.borrow_mut()[worker].pop_front();
     }
 }
 
-/// That a list is counted: the index of the worker that waits for it, and of that which has.
+/// The answer that a list is counted: the index of the waiting worker, and of the counting one.
 type Answer = (u64, u64);
 
-/// Emptied lists of one worker, to be filled again: a fresh one of that size costs a page fault
-/// every 4 KiB. What a worker sends and what it receives is about the same, so they do not run out.
+/// Emptied lists of one worker, to be filled again. Clones share them.
+///
+/// A fresh list costs a page fault for every 4 KiB. A worker sends about as many lists as it
+/// receives, so the pool does not run out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Spares(Rc<RefCell<Vec<ShortWords>>>);
+pub(super) struct ListPool(Rc<RefCell<Vec<ShortWords>>>);
 
-impl Spares {
-    /// Lists that are kept.
+impl ListPool {
+    /// Number of lists that the pool keeps.
     const KEPT: usize = 16;
 
-    /// An empty list.
+    /// Returns an empty list.
     pub(super) fn take(&self) -> ShortWords {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
-    /// Keeps an emptied list.
+    /// Empties a list and keeps it, if there is room.
     pub(super) fn give(&self, mut words: ShortWords) {
-        let mut spares = self.0.borrow_mut();
-        if spares.len() < Spares::KEPT {
+        let mut lists = self.0.borrow_mut();
+        if lists.len() < ListPool::KEPT {
             words.clear();
-            spares.push(words);
+            lists.push(words);
         }
     }
 }
@@ -135,7 +140,7 @@ impl ContainerBytes for Routed {
         let (numbers, _) = bytes.as_chunks::<8>();
         let (words, _) = bytes[16..].as_chunks();
         let words = ShortWords::from_bytes(words.iter().copied());
-        let answer = Some(u64::from_le_bytes(numbers[1])).filter(|&to| to != Routed::NOBODY);
+        let answer = Some(u64::from_le_bytes(numbers[1])).filter(|&to| to != Routed::NO_ANSWER);
         Routed { worker: u64::from_le_bytes(numbers[0]), answer, words, block: None }
     }
 
@@ -145,16 +150,16 @@ impl ContainerBytes for Routed {
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
         let mut put = |bytes: &[u8]| {
-            // Timely hands out a buffer of `length_in_bytes`: a short one is a defect of ours.
+            // Timely provides a buffer of `length_in_bytes`; it is too short only by a defect here.
             writer.write_all(bytes).expect("words fit into the length they announced");
         };
         put(&self.worker.to_le_bytes());
-        put(&self.answer.unwrap_or(Routed::NOBODY).to_le_bytes());
+        put(&self.answer.unwrap_or(Routed::NO_ANSWER).to_le_bytes());
         self.words.to_bytes().for_each(|word| put(&word));
     }
 }
 
-/// Sends words, whole, to the worker that they name.
+/// Sends each list, whole, to the worker that it names.
 struct ToTable;
 
 impl Distributor<Routed> for ToTable {
@@ -171,12 +176,11 @@ impl Distributor<Routed> for ToTable {
     fn flush<T: Clone, P: Push<Message<T, Routed>>>(&mut self, _: &Stamp<T>, _: &mut [P]) {}
 }
 
-/// Counts words that were sorted by ranges of the hash, those of this worker's range, and tells
-/// those who sent them.
+/// Counts the routed words of this worker's range, and answers the workers that sent them.
 pub(super) fn count<'s>(
     routed: Stream<'s, Epoch, Routed>,
-    spares: Spares,
-    away: Away,
+    lists: ListPool,
+    sent: SentBlocks,
     context: Rc<Context>,
 ) -> Stream<'s, Epoch, Run> {
     let mut builder = OperatorBuilder::new("Count routed words".to_owned(), routed.scope());
@@ -185,7 +189,7 @@ pub(super) fn count<'s>(
     let (answer_output, answers) = builder.new_output();
     let mut run_output = OutputBuilder::<_, NoopBuilder<Run>>::from(run_output);
     let mut answer_output = OutputBuilder::<_, AnswerBuilder>::from(answer_output);
-    take_answers(answers, away);
+    take_answers(answers, sent);
 
     builder.build(move |capabilities| {
         drop(capabilities);
@@ -203,7 +207,7 @@ pub(super) fn count<'s>(
                 });
                 at.table.add_short(&words);
                 if block.is_some() {
-                    spares.give(words);
+                    lists.give(words);
                 }
                 drop(block);
                 if let (Some(to), Some(right)) = (answer, capability.retain_least(1)) {
@@ -226,12 +230,12 @@ pub(super) fn count<'s>(
 
 type AnswerBuilder = CapacityContainerBuilder<Vec<Answer>>;
 
-/// Lets blocks go whose words were counted elsewhere.
-fn take_answers(answers: Stream<'_, Epoch, Vec<Answer>>, away: Away) {
+/// Releases the blocks whose words were counted in another process.
+fn take_answers(answers: Stream<'_, Epoch, Vec<Answer>>, sent: SentBlocks) {
     let to_sender = Exchange::new(|(to, _): &Answer| *to);
     answers.sink(to_sender, "Take answers", move |(input, _)| {
         input.for_each(|_, answers| {
-            answers.drain(..).for_each(|(_, from)| away.let_go(from as usize));
+            answers.drain(..).for_each(|(_, from)| sent.release(from as usize));
         });
     });
 }
@@ -241,7 +245,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn routed_words_survive_the_way_through_bytes() {
+    fn routed_list_round_trips_through_bytes() {
         let words = [b"a\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01", b"bcd\0\0\0\0\0\0\0\0\0\0\0\0\x03"];
         for len in 0..=2 {
             let words = ShortWords::from_bytes(words[..len].iter().map(|word| **word));
@@ -259,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_crosses_in_pieces_of_which_the_last_asks_for_an_answer() {
+    fn long_list_asks_for_one_answer() {
         let words = ShortWords::from_bytes((0..40_000_u128).map(u128::to_le_bytes));
         let pieces: Vec<_> = Routed::across(5, &words, Some(2)).collect();
         assert!(pieces.iter().all(|piece| piece.length_in_bytes() <= 256 << 10));

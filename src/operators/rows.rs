@@ -1,8 +1,8 @@
-//! What a definition returns: the rows to publish, by epoch.
+//! The result of a definition: the rows to publish, by epoch.
 //!
-//! The sink asks for two things only: which epochs there are (the ticks), and the rows of each, in
-//! an order that does not depend on how many workers there are. [`RowSet`] is that question, so a
-//! batch is read where it lies and nothing is copied to be published.
+//! The sink needs two things: which epochs there are (the ticks), and the rows of each epoch in an
+//! order that does not depend on the number of workers. A [`RowSet`] visits rows in place, so a
+//! batch is published without a copy.
 
 use std::fmt;
 use std::rc::Rc;
@@ -13,34 +13,36 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
-use super::Context;
-use super::batch::{Epochs, updates_at};
+use super::batch::WordBatch;
+use super::batcher::Batches;
 use super::columns::WordRef;
-use super::counts::Batches;
-use super::merger::WordBatch;
+use super::context::Context;
+use super::run::Run;
 use super::window::Grid;
 use crate::epoch::Epoch;
 
 /// One row of a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Row<'a> {
-    /// A word and how often it occurs.
+    /// A word and its count.
     Count {
-        /// [`hash`](crate::words::hash) of the word: decides its part and its place there.
+        /// [`hash`](crate::words::hash) of the word. It decides the part and the place in the part.
         hash: u64,
         /// The word.
         word: &'a [u8],
-        /// How often it occurs.
+        /// Its count.
         count: i64,
     },
-    /// A word and its count in a ranking: all in part 0, in the order in which they are shown.
+    /// A word and its count in a ranking. All are in part 0, in the order in which they are
+    /// visited.
     Ranked {
         /// The word.
         word: &'a [u8],
-        /// How often it occurs.
+        /// Its count.
         count: i64,
     },
-    /// A line as it is, without its end, in this part, in the order in which it is shown.
+    /// A line without its end. Lines of a part are published in the order in which they are
+    /// visited.
     Line {
         /// Its part.
         part: u32,
@@ -51,7 +53,7 @@ pub enum Row<'a> {
 
 /// Rows of one epoch at one worker, ascending by (hash, word) or in an order of their own.
 pub trait RowSet {
-    /// Shows every row to `visit`.
+    /// Calls `visit` with every row.
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>));
 }
 
@@ -75,8 +77,7 @@ pub struct Rows<'s> {
     pub(crate) stream: Stream<'s, Epoch, Vec<EpochRows>>,
     pub(crate) ticks: Stream<'s, Epoch, Vec<Epoch>>,
     pub(crate) context: Rc<Context>,
-    /// The epochs that publish a result. Every ticked epoch is committed all the same: the others
-    /// without a file.
+    /// The epochs that publish a result. Other epochs are committed too, without a file.
     pub(crate) grid: Grid,
 }
 
@@ -101,12 +102,14 @@ impl RowSet for BatchAt {
             let OrdKeyStorage { keys, upds } = &self.batch.storage;
             keys.iter().zip(&upds.diffs).for_each(|(key, count)| show(key, *count));
         } else {
-            updates_at(&self.batch, self.epoch).for_each(|(key, count)| show(key, count));
+            self.batch.updates_at(self.epoch).for_each(|(key, count)| show(key, count));
         }
     }
 }
 
-/// Each epoch's own updates. A batch may span several epochs, when a frontier jumped.
+/// Returns the updates of each epoch as its rows.
+///
+/// A batch may span several epochs, if the frontier moved over them at once.
 pub(super) fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<EpochRows>> {
     batches.unary::<CapacityContainerBuilder<Vec<EpochRows>>, _, _, _>(
         Pipeline,
@@ -126,4 +129,12 @@ pub(super) fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<Epoc
             }
         },
     )
+}
+
+impl RowSet for Run {
+    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
+        for (key, count) in self.words.iter().zip(&self.counts) {
+            visit(Row::Count { hash: key.hash, word: key.word, count: *count });
+        }
+    }
 }

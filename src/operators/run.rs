@@ -1,9 +1,10 @@
-//! A run: what one combiner has counted for one worker, as sorted columns.
+//! Runs: sorted columns of one drain of a worker's table.
 //!
-//! A run travels from the combiner to the worker that owns its words, once for each distinct word
-//! and epoch instead of once for each word. It is sorted by (hash, word), so the arrangement on the
-//! other side installs its columns as they are.
+//! A run travels from the worker that counted to the worker that owns the words: one entry per
+//! distinct word and epoch, not one per word. It is sorted by (hash, word), so the arrangement at
+//! the owner installs its columns as they are.
 
+use std::cmp::Reverse;
 use std::io::Write;
 
 use differential_dataflow::trace::implementations::BatchContainer;
@@ -49,23 +50,23 @@ impl Run {
         self.counts.len()
     }
 
-    /// Whether there is no word.
+    /// Returns true if the run has no words.
     pub fn is_empty(&self) -> bool {
         self.counts.is_empty()
     }
 
-    /// Bytes that the words and counts take.
+    /// Returns the memory that words and counts take, in bytes.
     pub fn bytes(&self) -> usize {
         // A hash, a count and an end for each word.
         20 * self.len() + self.words.bytes.len()
     }
 
-    /// The last word.
+    /// Returns the last word.
     pub fn last(&self) -> Option<WordRef<'_>> {
         Some(self.words.index(self.len().checked_sub(1)?))
     }
 
-    /// Whether every word of `other` comes behind all of this.
+    /// Returns true if every word of `other` is greater than all words of this run.
     pub fn precedes(&self, other: &Run) -> bool {
         other.is_empty() || self.last() < Some(other.words.index(0))
     }
@@ -77,8 +78,10 @@ impl Run {
         self.counts.extend_from_slice(&other.counts);
     }
 
-    /// Adds up two runs of the same epoch and worker; words that cancel are left out, because an
-    /// arrangement would read an empty list of updates as the previous key's.
+    /// Adds up two runs of the same epoch and worker.
+    ///
+    /// Words that cancel are left out: an arrangement would read an empty list of updates as the
+    /// previous key's.
     #[must_use]
     pub fn merge(&self, other: &Run) -> Run {
         debug_assert_eq!(self.epoch, other.epoch);
@@ -125,13 +128,26 @@ impl Run {
         Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }
     }
 
-    /// Adds up runs of whatever epochs as one of `epoch`.
+    /// Adds up runs of any epochs to one run of `epoch`.
     pub fn add_up(mut runs: Vec<Run>, epoch: Epoch) -> Run {
         runs.iter_mut().for_each(|run| run.epoch = epoch);
-        super::batch::add_up(runs).unwrap_or_else(|| Run { epoch, ..Run::default() })
+        Run::sum(runs).unwrap_or_else(|| Run { epoch, ..Run::default() })
     }
 
-    /// The words of each part, of which `part` tells the number, rising with the hash.
+    /// Adds up the runs of one epoch. Returns `None` if no word is left.
+    ///
+    /// The two smallest runs are added first, so that no word is copied more often than the
+    /// logarithm of the number of runs.
+    pub(super) fn sum(mut runs: Vec<Run>) -> Option<Run> {
+        while runs.len() > 1 {
+            runs.sort_unstable_by_key(|run| Reverse(run.len()));
+            let (a, b) = (runs.pop()?, runs.pop()?);
+            runs.push(a.merge(&b));
+        }
+        runs.pop().filter(|run| !run.is_empty())
+    }
+
+    /// Splits the run by part. `part` maps a hash to its part and grows with the hash.
     pub fn by_part(&self, part: impl Fn(u64) -> u32) -> Vec<(u32, Run)> {
         let mut cut = Vec::new();
         let mut rest = &self.words.hashes[..];
@@ -148,7 +164,7 @@ impl Run {
         cut
     }
 
-    /// The same words at `epoch`, taken back.
+    /// Returns the retraction of this run at `epoch`.
     #[must_use]
     pub fn negated_at(&self, epoch: Epoch) -> Run {
         let counts = self.counts.iter().map(|count| -count).collect();
@@ -251,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn merging_adds_equal_words_keeps_the_order_and_drops_what_cancels() {
+    fn merge_adds_equal_words_and_keeps_order() {
         let left = run(&[(1, "a", 1), (3, "b", 2), (3, "c", 5)]);
         let right = run(&[(2, "x", 7), (3, "b", 3), (3, "c", -5), (4, "d", 1)]);
         let expected = [(1, "a", 1), (2, "x", 7), (3, "b", 5), (4, "d", 1)];
@@ -260,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_survives_the_way_through_bytes() {
+    fn run_round_trips_through_bytes() {
         for words in [&[][..], &[(1, "", 1)], &[(1, "abc", 2), (u64::MAX, "de", -3), (4, "", 9)]] {
             let run = run(words);
             let mut bytes = Vec::new();

@@ -1,9 +1,9 @@
-//! What an operator does at the ticks: once for each epoch, in order, when it is complete.
+//! Operators that act at ticks: once per epoch, in order, when the epoch is complete.
 //!
-//! A result with memory has contents at an epoch to which no line came, and at a worker to which no
-//! word came. The tick of the epoch is the capability to publish them; the two frontiers say when
-//! nothing can change them any more. Between ticks nothing is ever published: a retraction at a
-//! time that became no epoch only shows in the contents of the next one.
+//! Totals and windows have contents at an epoch without lines, and at a worker without words. The
+//! tick of the epoch is the capability to publish them, and the two frontiers tell when they are
+//! final. Nothing is published between ticks: a retraction at a time that became no epoch shows in
+//! the next epoch.
 
 use std::collections::BTreeMap;
 
@@ -19,19 +19,19 @@ use crate::epoch::Epoch;
 /// The ticks of all epochs, at every worker.
 pub(super) type Ticks<'s> = Stream<'s, Epoch, Vec<Epoch>>;
 
-/// An operator's state and what becomes of it at a tick.
+/// The state of an operator that publishes at ticks.
 pub(super) trait AtTicks<C>: 'static {
-    /// What is sent on.
+    /// The records that the operator sends.
     type Out: Clone + 'static;
 
-    /// Takes in what arrived, of whatever epochs.
+    /// Takes records in, of any epochs.
     fn absorb(&mut self, arrived: &mut C);
 
-    /// All that belongs to `epoch` and before has been absorbed.
+    /// Publishes `epoch`. All records of `epoch` and of earlier times have been absorbed.
     fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut(Self::Out));
 }
 
-/// Runs `state` over `stream` at the `ticks`.
+/// Makes an operator that absorbs `stream` and publishes at `ticks`.
 pub(super) fn at_ticks<'s, C, P, S>(
     stream: Stream<'s, Epoch, C>,
     pact: P,
@@ -73,28 +73,31 @@ where
     )
 }
 
-/// What arrived ahead of its tick, by epoch.
+/// Records that arrived before their tick, by epoch.
 pub(super) struct Stash<T> {
     epochs: BTreeMap<Epoch, Vec<T>>,
 }
 
 impl<T> Stash<T> {
+    /// Makes an empty stash.
     pub(super) fn new() -> Self {
         Stash { epochs: BTreeMap::new() }
     }
 
+    /// Adds a record of `epoch`.
     pub(super) fn push(&mut self, epoch: Epoch, item: T) {
         self.epochs.entry(epoch).or_default().push(item);
     }
 
-    /// What belongs to `epoch`; what belongs to times before it, which were no epochs, is dropped.
+    /// Removes and returns the records of `epoch`. Records of earlier times, which were no epochs,
+    /// are dropped.
     pub(super) fn take(&mut self, epoch: Epoch) -> Vec<T> {
         let later = self.epochs.split_off(&(epoch + 1));
         let mut due = std::mem::replace(&mut self.epochs, later);
         due.remove(&epoch).unwrap_or_default()
     }
 
-    /// All of `epoch` and of the times before it, in order.
+    /// Removes and returns the records of `epoch` and of earlier times, in order.
     pub(super) fn take_through(&mut self, epoch: Epoch) -> Vec<T> {
         let later = self.epochs.split_off(&(epoch + 1));
         let due = std::mem::replace(&mut self.epochs, later);

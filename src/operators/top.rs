@@ -1,4 +1,4 @@
-//! The words that occur most.
+//! The most frequent words: each worker ranks its own, worker 0 merges the rankings.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -11,68 +11,69 @@ use super::rows::{EpochRows, Row, RowSet, Rows};
 use super::ticks::{AtTicks, Stash, at_ticks};
 use crate::epoch::Epoch;
 
-/// A word in a ranking: the better, the less.
+/// A word in a ranking. More frequent words compare as less.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Place {
+struct RankedWord {
     count: Reverse<i64>,
     word: Vec<u8>,
 }
 
-/// The first `k` rows by descending count, then by word.
+/// Returns the first `k` rows by descending count, then by word.
 pub(super) fn top<'s>(rows: Rows<'s>, k: usize) -> Rows<'s> {
     let Rows { stream, ticks, context, grid } = rows;
-    let local = Local { k, rows: Stash::new() };
+    let local = WorkerRanking { k, rows: Stash::new() };
     let places = at_ticks(stream, Pipeline, ticks.clone(), "Top of a worker", local);
-    let to_first = Exchange::new(|_: &(Epoch, Place)| 0);
-    let global = Global { k, places: Stash::new() };
+    let to_first = Exchange::new(|_: &(Epoch, RankedWord)| 0);
+    let global = JobRanking { k, places: Stash::new() };
     let stream = at_ticks(places, to_first, ticks.clone(), "Top of all", global);
     Rows { stream, ticks, context, grid }
 }
 
-/// The best `k` of the words that one worker owns.
-struct Local {
+/// The operator state that ranks the words of one worker.
+struct WorkerRanking {
     k: usize,
     rows: Stash<EpochRows>,
 }
 
-impl AtTicks<Vec<EpochRows>> for Local {
-    type Out = (Epoch, Place);
+impl AtTicks<Vec<EpochRows>> for WorkerRanking {
+    type Out = (Epoch, RankedWord);
 
     fn absorb(&mut self, rows: &mut Vec<EpochRows>) {
         rows.drain(..).for_each(|rows| self.rows.push(rows.epoch, rows));
     }
 
-    fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut((Epoch, Place))) {
-        // The worst of the best is on top, to be compared with and to be thrown out.
-        let mut best: BinaryHeap<Place> = BinaryHeap::new();
+    fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut((Epoch, RankedWord))) {
+        // The heap has the least frequent of the best words on top, to be compared and replaced.
+        let mut best: BinaryHeap<RankedWord> = BinaryHeap::new();
         for set in self.rows.take(epoch) {
             set.rows.for_each(&mut |row| {
                 let Row::Count { word, count, .. } = row else { return };
                 let count = Reverse(count);
                 if best.len() == self.k {
-                    let worse = |worst: &Place| (count, word) >= (worst.count, &worst.word[..]);
+                    let worse =
+                        |worst: &RankedWord| (count, word) >= (worst.count, &worst.word[..]);
                     if best.peek().is_none_or(worse) {
                         return;
                     }
                     best.pop();
                 }
-                best.push(Place { count, word: word.to_vec() });
+                best.push(RankedWord { count, word: word.to_vec() });
             });
         }
         best.into_iter().for_each(|place| send((epoch, place)));
     }
 }
 
-/// The best `k` of all, on worker 0.
-struct Global {
+/// The operator state that merges the rankings on worker 0.
+struct JobRanking {
     k: usize,
-    places: Stash<Place>,
+    places: Stash<RankedWord>,
 }
 
-impl AtTicks<Vec<(Epoch, Place)>> for Global {
+impl AtTicks<Vec<(Epoch, RankedWord)>> for JobRanking {
     type Out = EpochRows;
 
-    fn absorb(&mut self, places: &mut Vec<(Epoch, Place)>) {
+    fn absorb(&mut self, places: &mut Vec<(Epoch, RankedWord)>) {
         places.drain(..).for_each(|(epoch, place)| self.places.push(epoch, place));
     }
 
@@ -87,13 +88,14 @@ impl AtTicks<Vec<(Epoch, Place)>> for Global {
     }
 }
 
+/// The ranking of one epoch.
 struct Ranking {
-    places: Vec<Place>,
+    places: Vec<RankedWord>,
 }
 
 impl RowSet for Ranking {
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        for Place { count, word } in &self.places {
+        for RankedWord { count, word } in &self.places {
             visit(Row::Ranked { word, count: count.0 });
         }
     }

@@ -1,36 +1,35 @@
-//! What batches hold up to an epoch: all totals, or those that changed.
+//! Sums over the batches of a trace: all totals at an epoch, or those that changed.
 //!
-//! The batches of a trace are few (their sizes grow geometrically) and each is sorted by (hash,
-//! word), so all totals are one linear merge. A changed word is looked up by galloping forward from
-//! the place of the one before: words that are asked for in order lie ahead, near if there are many
-//! of them, so that a large change costs a merge and a small one a few steps for each word.
+//! The batches of a trace are few (their sizes grow geometrically), and each is sorted by (hash,
+//! word), so all totals are one linear merge. A changed word is looked up by a galloping search
+//! from the position of the previous one. Words are looked up in order, so a large change costs a
+//! merge, and a small one a few steps per word.
 
 use std::rc::Rc;
 
 use differential_dataflow::trace::implementations::BatchContainer;
 
+use super::batch::WordBatch;
 use super::columns::{WordColumn, WordRef};
-use super::merger::WordBatch;
 use super::rows::{Row, RowSet};
-use super::run::Run;
 use crate::epoch::Epoch;
 
-/// A batch to be read from front to back.
-struct Head<'a> {
+/// A cursor over a batch, from front to back.
+struct BatchCursor<'a> {
     batch: &'a WordBatch,
-    /// The time of all updates, where each key has one and they are at one time, as is usual.
+    /// The time of all updates, if each key has one update and all are at one time, as is usual.
     only: Option<Epoch>,
     key: usize,
-    /// The hash of the present word.
+    /// The hash of the current word.
     hash: u64,
 }
 
-impl<'a> Head<'a> {
-    /// None for a batch without words.
-    fn new(batch: &'a Rc<WordBatch>) -> Option<Head<'a>> {
+impl<'a> BatchCursor<'a> {
+    /// Returns a cursor at the first word, or `None` for a batch without words.
+    fn new(batch: &'a Rc<WordBatch>) -> Option<BatchCursor<'a>> {
         let only = batch.only_time();
         let hash = *batch.storage.keys.hashes.first()?;
-        Some(Head { batch, only, key: 0, hash })
+        Some(BatchCursor { batch, only, key: 0, hash })
     }
 
     fn words(&self) -> &'a WordColumn {
@@ -41,7 +40,7 @@ impl<'a> Head<'a> {
         self.words().index(self.key)
     }
 
-    /// Moves to `key`; whether there is such a word.
+    /// Moves to `key`. Returns true if there is such a word.
     #[inline]
     fn go_to(&mut self, key: usize) -> bool {
         self.key = key;
@@ -54,7 +53,7 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// The sum of the present word's updates up to each of two epochs.
+    /// Returns the sums of the current word's updates up to each of two epochs.
     #[inline]
     fn sums(&self, before: Epoch, upto: Epoch) -> (i64, i64) {
         let upds = &self.batch.storage.upds;
@@ -71,13 +70,13 @@ impl<'a> Head<'a> {
         })
     }
 
-    /// Moves to the first word that is not less than `word`, none of which lie behind; whether
-    /// there is one.
+    /// Moves forward to the first word that is not less than `word`. Returns true if there is one.
     fn seek(&mut self, word: WordRef<'_>) -> bool {
         let (words, len) = (self.words(), self.words().len());
         if self.key >= len || !words.is_less(self.key, word) {
             return self.key < len;
         }
+        // Gallop: double the step until a word is not less, then search between the last two steps.
         let (mut low, mut step) = (self.key, 1);
         while low + step < len && words.is_less(low + step, word) {
             low += step;
@@ -97,17 +96,18 @@ impl<'a> Head<'a> {
     }
 }
 
-/// Shows every word of `batches` once, ascending, with the sums of its updates up to each of two
-/// epochs.
+/// Calls `visit` with every word of `batches` once, ascending, and with the sums of its updates up
+/// to each of two epochs.
 fn merge(
     batches: &[Rc<WordBatch>],
     before: Epoch,
     upto: Epoch,
     visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
 ) {
-    let mut heads: Vec<Head<'_>> = batches.iter().filter_map(Head::new).collect();
+    let mut heads: Vec<BatchCursor<'_>> = batches.iter().filter_map(BatchCursor::new).collect();
     while let Some(first) = heads.first() {
-        // The least hash and the one behind it, from another batch.
+        // The least hash, and the least hash of the other batches. Up to the latter, words come
+        // from one batch and need no comparison.
         let (mut at, mut least, mut other) = (0, first.hash, u64::MAX);
         for (index, head) in heads.iter().enumerate().skip(1) {
             if head.hash < least {
@@ -137,16 +137,16 @@ fn merge(
     }
 }
 
-/// Shows the least of the words with this hash, and moves on behind it.
+/// Visits the least of the words with this hash, and moves the cursors after it.
 fn merge_tied(
-    heads: &mut Vec<Head<'_>>,
+    heads: &mut Vec<BatchCursor<'_>>,
     hash: u64,
     before: Epoch,
     upto: Epoch,
     visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
 ) {
     let tied = heads.iter().filter(|head| head.hash == hash);
-    let Some(word) = tied.map(Head::word).min() else { return };
+    let Some(word) = tied.map(BatchCursor::word).min() else { return };
     let (mut old, mut new) = (0, 0);
     heads.retain_mut(|head| {
         if head.hash != hash || head.word() != word {
@@ -159,7 +159,8 @@ fn merge_tied(
     visit(word, old, new);
 }
 
-/// Shows every word of `batches` whose updates up to `upto` do not cancel, with their sum.
+/// Calls `visit` with every word of `batches` whose updates up to `upto` do not cancel, and their
+/// sum.
 pub(super) fn for_each_total(
     batches: &[Rc<WordBatch>],
     upto: Epoch,
@@ -172,7 +173,8 @@ pub(super) fn for_each_total(
     });
 }
 
-/// Shows every word of `changed` whose total in `all` differs between two epochs, with both totals.
+/// Calls `visit` with every word of `changed` whose total in `all` differs between two epochs, and
+/// with both totals.
 pub(super) fn for_each_change(
     changed: &[Rc<WordBatch>],
     all: &[Rc<WordBatch>],
@@ -180,7 +182,7 @@ pub(super) fn for_each_change(
     upto: Epoch,
     visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
 ) {
-    let mut heads: Vec<Head<'_>> = all.iter().filter_map(Head::new).collect();
+    let mut heads: Vec<BatchCursor<'_>> = all.iter().filter_map(BatchCursor::new).collect();
     merge(changed, before, upto, &mut |word, _, _| {
         let (mut old, mut new) = (0, 0);
         for head in &mut heads {
@@ -195,7 +197,7 @@ pub(super) fn for_each_change(
     });
 }
 
-/// All totals at an epoch, read when they are published: the batches never change.
+/// All totals at an epoch. They are computed when they are published; the batches never change.
 pub(super) struct Snapshot {
     pub(super) batches: Vec<Rc<WordBatch>>,
     pub(super) epoch: Epoch,
@@ -209,18 +211,11 @@ impl RowSet for Snapshot {
     }
 }
 
-impl RowSet for Run {
-    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        for (key, count) in self.words.iter().zip(&self.counts) {
-            visit(Row::Count { hash: key.hash, word: key.word, count: *count });
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operators::RunBatcher;
+    use crate::operators::batcher::RunBatcher;
+    use crate::operators::run::Run;
     use differential_dataflow::batcher::{Batcher, Extract};
     use proptest::prelude::*;
     use std::collections::BTreeMap;

@@ -5,18 +5,18 @@ use std::time::Duration;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 
-/// A length of time, given in epochs or as such.
+/// A length of time, in epochs or as a duration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Extent {
     Epochs(u64),
     Time(Duration),
 }
 
-/// A sliding window: how far it reaches back, and how often one ends.
+/// A sliding window: its length, and how often one ends.
 ///
-/// The window that ends at epoch e holds what arrived in (e - length, e]. Windows end on the
-/// wall-aligned grid of the slide, as epochs do on that of the interval, whenever the job began.
-/// Both lengths must be multiples of the interval.
+/// The window that ends at epoch e holds the lines of (e - length, e]. Windows end at multiples of
+/// the slide by the wall clock, whenever the job began. Both lengths must be multiples of the
+/// interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     length: Extent,
@@ -24,13 +24,13 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window of `length` that ends every `slide`: Spark's `reduceByKeyAndWindow(.., length,
-    /// slide)`.
+    /// Makes a window of `length` that ends every `slide`: Spark's `reduceByKeyAndWindow(..,
+    /// length, slide)`.
     pub fn new(length: Duration, slide: Duration) -> Window {
         Window { length: Extent::Time(length), slide: Extent::Time(slide) }
     }
 
-    /// A window over the last `count` intervals that ends with every epoch.
+    /// Makes a window over the last `count` intervals that ends with every epoch.
     pub fn epochs(count: u64) -> Window {
         Window { length: Extent::Epochs(count), slide: Extent::Epochs(1) }
     }
@@ -45,7 +45,7 @@ impl Window {
         self.resolve(interval.as_millis() as u64).map(drop)
     }
 
-    /// Length and slide in milliseconds.
+    /// Returns length and slide in milliseconds.
     pub(super) fn resolve(&self, interval_ms: u64) -> Result<(u64, u64)> {
         let length_ms = multiple(self.length, interval_ms, "--window")?;
         let slide_ms = multiple(self.slide, interval_ms, "--slide")?;
@@ -64,9 +64,10 @@ impl From<u64> for Window {
     }
 }
 
-/// A century: what is retracted that far ahead still has a timestamp.
+/// The longest window: a century. Retractions that far ahead still fit a timestamp.
 const MS_MAX: u64 = 876_600 * 3_600_000;
 
+/// Returns `extent` in milliseconds. Fails with `Usage` unless it is a multiple of the interval.
 fn multiple(extent: Extent, interval_ms: u64, flag: &str) -> Result<u64> {
     let ms = match extent {
         Extent::Epochs(count) => count.saturating_mul(interval_ms),
@@ -88,7 +89,7 @@ fn multiple(extent: Extent, interval_ms: u64, flag: &str) -> Result<u64> {
     Ok(ms)
 }
 
-/// Which epochs publish a result: those that are multiples of a period.
+/// The epochs that publish a result: the multiples of a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
     every_ms: u64,
@@ -103,12 +104,12 @@ impl Grid {
         Grid { every_ms }
     }
 
-    /// The last time up to and with `epoch` that may publish a result.
+    /// Returns the last time not after `epoch` that may publish a result.
     pub(super) fn last(self, epoch: Epoch) -> Epoch {
         epoch / self.every_ms * self.every_ms
     }
 
-    /// Whether `epoch` publishes a result.
+    /// Returns true if `epoch` publishes a result.
     pub(crate) fn contains(self, epoch: Epoch) -> bool {
         epoch.is_multiple_of(self.every_ms)
     }

@@ -1,17 +1,17 @@
-//! What is counted, and over which epochs: the combinators between [`Lines`] and [`Counts`].
+//! The combinators between [`Lines`] and [`Counts`]: what is counted, and over which epochs.
 
 use std::rc::Rc;
 
-use super::Lines;
-use super::combine::{What, combine};
+use super::combine::{Unit, combine};
 use super::counts::{Counts, Over};
+use super::lines::Lines;
 use super::window::Window;
 
 /// The words (or keys) of the lines, not yet counted.
 #[derive(Clone)]
 pub struct Words<'s> {
     lines: Lines<'s>,
-    what: What,
+    unit: Unit,
 }
 
 impl std::fmt::Debug for Words<'_> {
@@ -21,20 +21,22 @@ impl std::fmt::Debug for Words<'_> {
 }
 
 impl<'s> Lines<'s> {
-    /// The words of the lines, as `--split` has it.
+    /// Returns the words of the lines, split by the rule of `--split`.
     pub fn words(self) -> Words<'s> {
-        Words { lines: self, what: What::Words }
+        Words { lines: self, unit: Unit::Words }
     }
 
-    /// What `keys` takes out of each line, to be counted as words are: it is given the line's bytes
-    /// without their end, and calls its second argument with each key, of any bytes.
+    /// Returns the keys that `keys` extracts from each line, to be counted as words are.
+    ///
+    /// `keys` is called with the bytes of a line without its end. It calls its second argument with
+    /// each key, of any bytes.
     ///
     /// Keys are text: ill-formed UTF-8 is replaced and `--lowercase` applied as for words. Lines
     /// without a key are skipped and counted (`lines_without_key` of the tally).
     ///
     /// ```
     /// # use wordtide::operators::{Counts, Lines};
-    /// /// How often each first letter occurs.
+    /// /// Counts the first letters of lines.
     /// fn initials<'s>(lines: Lines<'s>) -> Counts<'s> {
     ///     lines.keys(|line, emit| line.chunks(1).take(1).for_each(emit)).per_epoch().count()
     /// }
@@ -43,40 +45,41 @@ impl<'s> Lines<'s> {
     where
         F: Fn(&[u8], &mut dyn FnMut(&[u8])) + 'static,
     {
-        Words { lines: self, what: What::Keys(Rc::new(keys)) }
+        Words { lines: self, unit: Unit::Keys(Rc::new(keys)) }
     }
 }
 
 impl<'s> Words<'s> {
-    /// Each epoch on its own: what Spark's `reduceByKey` gives for a batch.
+    /// Counts each epoch on its own, as Spark's `reduceByKey` does for a batch.
     ///
-    /// As a collection: a word enters at its epoch and leaves at the next. Keeps the words of open
-    /// epochs only.
+    /// As a collection: a word enters at its epoch and leaves at the next. Memory: the words of
+    /// open epochs.
     pub fn per_epoch(self) -> Windowed<'s> {
         Windowed { words: self, over: Over::Epoch }
     }
 
-    /// All epochs up to each: what Spark's `updateStateByKey` gives, adding up.
+    /// Counts all epochs from the first, as Spark's `updateStateByKey` does with a sum.
     ///
-    /// As a collection: a word enters at its epoch and never leaves. Keeps every distinct word.
+    /// As a collection: a word enters at its epoch and never leaves. Memory: every distinct word.
     pub fn running(self) -> Running<'s> {
         Running { words: self, max_keys: None }
     }
 
-    /// The epochs of a sliding window, published when one ends: Spark's `reduceByKeyAndWindow`. A
-    /// number is so many intervals, one window ending with every epoch.
+    /// Counts the epochs of a sliding window and publishes when a window ends, as Spark's
+    /// `reduceByKeyAndWindow` does. A number stands for that many intervals, with a window that
+    /// ends at every epoch.
     ///
-    /// As a collection: a word enters at its epoch and leaves one window later. Keeps the distinct
-    /// words of each epoch of the window, twice. Epochs at which no window ends publish nothing,
-    /// not even a marker; a window's end that became no epoch (because the job was late, or was not
+    /// As a collection: a word enters at its epoch and leaves one window later. Memory: the
+    /// distinct words of each epoch of the window, twice. Epochs at which no window ends publish
+    /// nothing, not even a marker. A window whose end became no epoch (the job lagged, or was not
     /// running) is not published. A window that does not fit the interval ends the job with a
-    /// `Usage` error: [`Window::check`] says so before.
+    /// `Usage` error; [`Window::check`] finds it before the start.
     pub fn sliding(self, window: impl Into<Window>) -> Windowed<'s> {
         Windowed { words: self, over: Over::Window(window.into()) }
     }
 }
 
-/// Words that count from the start.
+/// Words to be counted from the first epoch on.
 #[derive(Clone, Debug)]
 pub struct Running<'s> {
     words: Words<'s>,
@@ -92,13 +95,13 @@ impl<'s> Running<'s> {
         self
     }
 
-    /// How often each word has occurred.
+    /// Returns the number of occurrences of each word since the first epoch.
     pub fn count(self) -> Counts<'s> {
         Windowed { words: self.words, over: Over::Start { max_keys: self.max_keys } }.count()
     }
 }
 
-/// Words with the epochs over which they count.
+/// Words with the epochs to count over.
 #[derive(Clone, Debug)]
 pub struct Windowed<'s> {
     words: Words<'s>,
@@ -106,10 +109,10 @@ pub struct Windowed<'s> {
 }
 
 impl<'s> Windowed<'s> {
-    /// How often each word occurs.
+    /// Returns the number of occurrences of each word.
     pub fn count(self) -> Counts<'s> {
-        let Words { lines: Lines { blocks, ticks, context }, what } = self.words;
-        let runs = combine(blocks, what, Rc::clone(&context));
+        let Words { lines: Lines { blocks, ticks, context }, unit } = self.words;
+        let runs = combine(blocks, unit, Rc::clone(&context));
         Counts { runs, ticks, context, over: self.over }
     }
 }

@@ -1,0 +1,104 @@
+//! The context of a worker's operators, and its tallies of open epochs.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use super::memory::Memory;
+use crate::epoch::Epoch;
+use crate::failure::Failure;
+use crate::words::WordOptions;
+
+/// Facts and figures that the operators of one worker share.
+#[derive(Debug)]
+pub struct Context {
+    /// Index of this worker among all workers of the cluster.
+    pub index: usize,
+    /// Number of workers in the cluster.
+    pub peers: usize,
+    /// Number of workers in each process.
+    pub threads: usize,
+    /// Number of workers among which words may be routed before they are counted: those of this
+    /// process, or all if the processes share a host.
+    pub routing: usize,
+    /// Number of parts that a result is divided into.
+    pub parts: u32,
+    /// Number of workers, from worker 0 on, that own parts. All workers do, unless the output
+    /// belongs to one process.
+    pub owners: usize,
+    /// Length of an epoch in milliseconds.
+    pub interval_ms: u64,
+    /// The rules by which lines become words.
+    pub words: WordOptions,
+    /// Table size in bytes above which a table is drained before its epoch ends.
+    pub table_bytes_max: usize,
+    /// Figures of open epochs at this worker.
+    pub tallies: Tallies,
+    /// Changes of totals and windows that this worker keeps.
+    pub memory: Memory,
+    /// Ends the job when an operator fails.
+    pub failure: Failure,
+}
+
+impl Context {
+    /// Returns the index of the worker that owns `part`.
+    pub fn owner(&self, part: u32) -> usize {
+        part as usize % self.owners
+    }
+
+    /// Returns the index of the first worker among those that this one routes words to.
+    pub fn first_routed(&self) -> usize {
+        self.index - self.index % self.routing
+    }
+
+    /// Returns true if `worker` is a worker of this process.
+    pub fn is_local(&self, worker: usize) -> bool {
+        worker / self.threads == self.index / self.threads
+    }
+}
+
+/// Numbers of lines, bytes and words that one worker read and counted in one epoch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Tally {
+    /// Lines that ended in the epoch.
+    pub lines: u64,
+    /// Bytes of those lines.
+    pub bytes: u64,
+    /// Words counted.
+    pub words: u64,
+    /// Words longer than `--max-word-bytes`, which are not counted.
+    pub oversized_words: u64,
+    /// Lines in which a definition on keys found no key.
+    #[serde(default)]
+    pub lines_without_key: u64,
+}
+
+impl Tally {
+    /// Adds `other` to this tally.
+    pub fn add(&mut self, other: Tally) {
+        self.lines += other.lines;
+        self.bytes += other.bytes;
+        self.words += other.words;
+        self.oversized_words += other.oversized_words;
+        self.lines_without_key += other.lines_without_key;
+    }
+}
+
+/// The tallies of the open epochs of one worker. Clones share them; a worker is one thread.
+#[derive(Clone, Debug, Default)]
+pub struct Tallies {
+    epochs: Rc<RefCell<BTreeMap<Epoch, Tally>>>,
+}
+
+impl Tallies {
+    /// Adds to the tally of `epoch`.
+    pub fn add(&self, epoch: Epoch, tally: Tally) {
+        self.epochs.borrow_mut().entry(epoch).or_default().add(tally);
+    }
+
+    /// Removes and returns the tally of `epoch`. It is complete once the frontier has passed
+    /// `epoch`.
+    pub fn take(&self, epoch: Epoch) -> Tally {
+        self.epochs.borrow_mut().remove(&epoch).unwrap_or_default()
+    }
+}
