@@ -17,29 +17,31 @@
 //! The sockets prove who is at the other end when they start. They do not encrypt, and do not
 //! protect against someone who can write into a TCP stream: that is what WireGuard is for.
 
+mod addresses;
 mod agree;
 mod bringup;
+mod cause;
 mod control;
 mod data;
 mod frame;
-mod greet;
+mod handshake;
 mod hello;
 mod inbox;
 pub mod launch;
-mod loss;
 mod ports;
 mod settings;
 mod ship;
+mod user_key;
 
 use std::future::Future;
 use std::net::TcpStream;
 
 use crate::error::{Error, ErrorKind, Result};
+pub use cause::{Consequence, Loss, classify_panic};
 pub use control::Control;
 pub use data::{Allocators, abandon, allocators};
 pub use frame::{FRAME_BYTES_MAX, Message};
 pub use inbox::{Event, Inbox};
-pub use loss::{Consequence, Loss, classify_panic};
 pub use settings::{
     ClusterSettings, Fingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
     parse_hostfile, process_of_host, process_of_this_host, random_bytes, read_hostfile,
@@ -57,6 +59,8 @@ pub struct Mesh {
     pub control: Control,
     /// Where that arrives. Must be read as long as the cluster lives.
     pub inbox: Inbox,
+    /// True if all processes run on one host; every process has the same answer.
+    pub is_one_host: bool,
     threads: usize,
 }
 
@@ -82,7 +86,7 @@ pub fn connect_until(
 ) -> Result<Option<Mesh>> {
     settings.validate()?;
     let sockets = if settings.processes == 1 {
-        Some(bringup::Sockets::default())
+        Some(bringup::Sockets::none())
     } else {
         // On a thread of its own: the caller may itself run within an async runtime.
         std::thread::scope(|scope| {
@@ -101,6 +105,7 @@ pub fn connect_until(
         blocks: ship::links(sockets.blocks, &control),
         control,
         inbox,
+        is_one_host: sockets.is_one_host,
         threads: settings.threads,
     }))
 }

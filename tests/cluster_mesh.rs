@@ -21,6 +21,7 @@ pub(crate) fn settings(ports: &Ports, index: usize) -> ClusterSettings {
         addresses: ports.addresses().to_vec(),
         start_timeout: Duration::from_secs(60),
         heartbeat_interval: Duration::from_millis(50),
+        mesh_key: key("the key of these tests"),
         fingerprint: job(7),
         ..ClusterSettings::default()
     }
@@ -54,6 +55,7 @@ fn every_process_gets_a_socket_to_every_other_in_order() {
         let expected: Vec<bool> = (0..3).map(|peer| peer != index).collect();
         assert_eq!(present, expected);
     }
+    assert!(meshes.iter().all(|mesh| mesh.is_one_host));
     let (there, here) = (&meshes[0].data[2], &meshes[2].data[0]);
     let far = there.as_ref().unwrap().peer_addr().unwrap();
     assert_eq!(far, here.as_ref().unwrap().local_addr().unwrap());
@@ -162,6 +164,7 @@ fn a_key_is_required_as_soon_as_one_address_is_not_loopback() {
     let ports = Ports::reserve(2).unwrap();
     let mut open = settings(&ports, 0);
     open.addresses[1] = "192.0.2.1:2101".into();
+    open.mesh_key = None;
     let error = connect(&open).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let text = error.to_string();
@@ -178,6 +181,7 @@ fn a_name_that_does_not_resolve_is_temporary() {
     let error = connect(&unknown).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Temporary);
     assert!(error.to_string().contains("nowhere.invalid:2101"), "{error}");
+    assert!(error.to_string().contains("--start-timeout"), "{error}");
 }
 
 #[test]

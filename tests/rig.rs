@@ -66,6 +66,8 @@ impl Rig {
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).current_dir(self.dir.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        // Where the user's mesh key is, the same for all: it is not to be made in a real home.
+        command.env("XDG_STATE_HOME", env!("CARGO_TARGET_TMPDIR"));
         for (name, _) in std::env::vars_os() {
             // The tests must not depend on how the shell that runs them is set up.
             if name.to_string_lossy().starts_with("WORDTIDE_") {

@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::PoisonError;
 use std::time::Duration;
 
+use super::cause::seconds;
 use super::control::{Links, State, encode};
 use super::frame::Frame;
-use super::loss::seconds;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What process 0 decided, or the kind and message of an error for all.

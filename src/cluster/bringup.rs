@@ -12,9 +12,9 @@
 
 use std::future::Future;
 use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::AsyncReadExt;
@@ -22,17 +22,15 @@ use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::greet::{Event, Ground, Link, dial, listen};
-use super::hello::{Each, Purpose};
-use super::loss::seconds;
+use super::addresses;
+use super::cause::seconds;
+use super::handshake::{Handshakes, ProvenLink, StartEvent, dial, listen};
+use super::hello::{Each, Incarnation, Purpose};
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a process says on a control link when it has all its links.
 const READY: u8 = b'R';
-/// Attempts to resolve a name, and the wait after the first; it doubles.
-const RESOLVE_ATTEMPTS: u32 = 5;
-const RESOLVE_WAIT_MIN: Duration = Duration::from_millis(250);
 /// Most events of the bring-up that wait for its loop.
 const EVENTS_MAX: usize = 64;
 
@@ -42,13 +40,23 @@ pub(super) struct Sockets {
     pub(super) data: Vec<Option<TcpStream>>,
     pub(super) control: Vec<Option<TcpStream>>,
     pub(super) blocks: Vec<Option<TcpStream>>,
+    /// True if all processes run on one host. Every process sees every other's host, so all find
+    /// the same.
+    pub(super) is_one_host: bool,
+}
+
+impl Sockets {
+    /// Returns those of a process alone.
+    pub(super) fn none() -> Sockets {
+        Sockets { is_one_host: true, ..Sockets::default() }
+    }
 }
 
 #[derive(Debug)]
-struct Held {
+struct LiveLink {
     stream: TcpStream,
     serial: u64,
-    incarnation: u64,
+    incarnation: Incarnation,
     ready: bool,
     told: bool,
 }
@@ -60,9 +68,7 @@ pub(super) async fn bring_up(
 ) -> Result<Option<Sockets>> {
     let deadline = tokio::time::Instant::now() + settings.start_timeout;
     let work = async {
-        let addresses = resolve_all(settings, deadline.into_std()).await?;
-        require_key(settings, &addresses)?;
-        let listeners = bind(settings, &addresses[settings.process])?;
+        let listeners = addresses::prepare(settings, deadline).await?;
         collect(settings, listeners, deadline).await
     };
     tokio::select! {
@@ -72,111 +78,24 @@ pub(super) async fn bring_up(
     }
 }
 
-async fn resolve_all(
-    settings: &ClusterSettings,
-    deadline: Instant,
-) -> Result<Vec<Vec<SocketAddr>>> {
-    let each = settings.addresses.iter().enumerate();
-    let tries = each.map(|(process, address)| resolve(process, address, deadline));
-    futures::future::try_join_all(tries).await
-}
-
-async fn resolve(process: usize, address: &str, deadline: Instant) -> Result<Vec<SocketAddr>> {
-    let mut wait = RESOLVE_WAIT_MIN;
-    let mut attempt = 1;
-    loop {
-        let why = match tokio::net::lookup_host(address).await {
-            Ok(found) => {
-                let found: Vec<_> = found.collect();
-                if !found.is_empty() {
-                    return Ok(found);
-                }
-                "it has no address".to_owned()
-            }
-            Err(cause) => cause.to_string(),
-        };
-        if attempt == RESOLVE_ATTEMPTS || Instant::now() + wait >= deadline {
-            let message = format!("cannot resolve {address} of process {process}: {why}");
-            return Err(
-                Error::new(ErrorKind::Temporary, message).hint("see --hostfile and --addresses")
-            );
-        }
-        tokio::time::sleep(wait).await;
-        wait *= 2;
-        attempt += 1;
-    }
-}
-
-fn require_key(settings: &ClusterSettings, addresses: &[Vec<SocketAddr>]) -> Result<()> {
-    let open = |found: &Vec<SocketAddr>| found.iter().any(|address| !address.ip().is_loopback());
-    match addresses.iter().position(open) {
-        Some(process) if settings.mesh_key.is_none() => {
-            let shown = settings.shown(process);
-            let message = format!("{shown} is not on loopback, and there is no mesh key");
-            Err(Error::new(ErrorKind::Configuration, message)
-                .hint("give every process the same secret with --mesh-key-file"))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Binds every address the own name has, and nothing else.
-fn bind(settings: &ClusterSettings, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
-    let mut listeners = Vec::new();
-    let mut failed = None;
-    for address in addresses {
-        let bound = std::net::TcpListener::bind(address).and_then(|listener| {
-            listener.set_nonblocking(true)?;
-            TcpListener::from_std(listener)
-        });
-        match bound {
-            Ok(listener) => listeners.push(listener),
-            // `localhost` names ::1 also where IPv6 is switched off.
-            Err(cause) if cause.kind() == std::io::ErrorKind::AddrNotAvailable => {
-                failed = Some(cause);
-            }
-            Err(cause) => return Err(cannot_listen(settings, cause)),
-        }
-    }
-    match failed {
-        Some(cause) if listeners.is_empty() => Err(cannot_listen(settings, cause)),
-        _ => Ok(listeners),
-    }
-}
-
-fn cannot_listen(settings: &ClusterSettings, cause: std::io::Error) -> Error {
-    let shown = settings.shown(settings.process);
-    let hint = match cause.kind() {
-        std::io::ErrorKind::AddrInUse => {
-            "another program, or a second process with this -p, has it"
-        }
-        std::io::ErrorKind::AddrNotAvailable => {
-            "this host does not have that address: see -p, --hostfile and --addresses"
-        }
-        _ => "see --hostfile and --addresses",
-    };
-    let message = format!("cannot listen on the address of {shown}: {cause}");
-    Error::new(ErrorKind::Configuration, message).hint(hint).cause(cause)
-}
-
 async fn collect(
     settings: &ClusterSettings,
     listeners: Vec<TcpListener>,
     deadline: tokio::time::Instant,
 ) -> Result<Sockets> {
     let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
-    let ground = Arc::new(Ground::new(settings, events)?);
+    let handshakes = Arc::new(Handshakes::new(settings, events)?);
     // Dropping the set at return ends every task in it, and closes the listeners.
     let mut tasks = JoinSet::new();
     for listener in listeners {
-        tasks.spawn(listen(Arc::clone(&ground), listener));
+        tasks.spawn(listen(Arc::clone(&handshakes), listener));
     }
     for peer in 0..settings.process {
         for purpose in Purpose::ALL {
-            tasks.spawn(dial(Arc::clone(&ground), peer, purpose));
+            tasks.spawn(dial(Arc::clone(&handshakes), peer, purpose));
         }
     }
-    let mut held: Vec<Each<Option<Held>>> =
+    let mut held: Vec<Each<Option<LiveLink>>> =
         (0..settings.processes).map(|_| Each::default()).collect();
     while !all_ready(settings, &mut held) {
         let event = tokio::select! {
@@ -184,34 +103,34 @@ async fn collect(
             () = tokio::time::sleep_until(deadline) => None,
         };
         match event {
-            None => return Err(missing(settings, &ground, &held)),
-            Some(Event::Fatal(error)) => return Err(error),
-            Some(Event::Up(link)) => {
+            None => return Err(missing(settings, &handshakes, &held)),
+            Some(StartEvent::Fatal(error)) => return Err(error),
+            Some(StartEvent::Up(link)) => {
                 let watched = hold(settings, *link, &mut held);
                 let (serial, purpose, stream) = watched.map_err(lost_socket)?;
-                tasks.spawn(watch(Arc::clone(&ground), serial, purpose, stream));
+                tasks.spawn(watch(Arc::clone(&handshakes), serial, purpose, stream));
             }
-            Some(Event::Down(serial)) => {
-                ground.release(serial);
+            Some(StartEvent::Down(serial)) => {
+                handshakes.release(serial);
                 if let Some((peer, purpose)) = let_go(&mut held, serial) {
                     tracing::info!("process {peer} went away before the cluster was complete");
                     if peer < settings.process {
-                        tasks.spawn(dial(Arc::clone(&ground), peer, purpose));
+                        tasks.spawn(dial(Arc::clone(&handshakes), peer, purpose));
                     }
                 }
             }
-            Some(Event::Ready(serial)) => {
+            Some(StartEvent::Ready(serial)) => {
                 let found = held.iter_mut().flatten().flatten().find(|h| h.serial == serial);
                 found.into_iter().for_each(|held| held.ready = true);
             }
         }
     }
-    let (refused, unlogged) = ground.refusals();
+    let (refused, unlogged) = handshakes.refusals();
     if unlogged > 0 {
         tracing::warn!("connections to the cluster port refused during the start: {refused}");
     }
     tasks.shutdown().await;
-    into_sockets(held).map_err(lost_socket)
+    into_sockets(held, handshakes.incarnation.host).map_err(lost_socket)
 }
 
 fn lost_socket(cause: std::io::Error) -> Error {
@@ -221,14 +140,14 @@ fn lost_socket(cause: std::io::Error) -> Error {
 /// Keeps a link and returns what is needed to watch it.
 fn hold(
     settings: &ClusterSettings,
-    link: Link,
-    held: &mut [Each<Option<Held>>],
+    link: ProvenLink,
+    held: &mut [Each<Option<LiveLink>>],
 ) -> std::io::Result<(u64, Purpose, tokio::net::TcpStream)> {
     let stream = link.stream.into_std()?;
     tune(settings, link.purpose, &stream)?;
     let watched = tokio::net::TcpStream::from_std(stream.try_clone()?)?;
     tracing::debug!(peer = link.peer, purpose = ?link.purpose, "link is up");
-    held[link.peer][link.purpose as usize] = Some(Held {
+    held[link.peer][link.purpose as usize] = Some(LiveLink {
         stream,
         serial: link.serial,
         incarnation: link.incarnation,
@@ -253,7 +172,7 @@ fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std
     Ok(())
 }
 
-fn let_go(held: &mut [Each<Option<Held>>], serial: u64) -> Option<(usize, Purpose)> {
+fn let_go(held: &mut [Each<Option<LiveLink>>], serial: u64) -> Option<(usize, Purpose)> {
     for (peer, slots) in held.iter_mut().enumerate() {
         for (slot, purpose) in slots.iter_mut().zip(Purpose::ALL) {
             if slot.take_if(|held| held.serial == serial).is_some() {
@@ -267,7 +186,7 @@ fn let_go(held: &mut [Each<Option<Held>>], serial: u64) -> Option<(usize, Purpos
 /// Reports the end of a link, and READY on a control link. What follows READY, and all that comes
 /// on a data link, belongs to others and is only looked at.
 async fn watch(
-    ground: Arc<Ground>,
+    handshakes: Arc<Handshakes>,
     serial: u64,
     purpose: Purpose,
     mut stream: tokio::net::TcpStream,
@@ -275,13 +194,13 @@ async fn watch(
     if purpose == Purpose::Control {
         let mut byte = [0];
         match stream.read_exact(&mut byte).await {
-            Ok(_) if byte == [READY] => ground.tell(Event::Ready(serial)).await,
-            _ => return ground.tell(Event::Down(serial)).await,
+            Ok(_) if byte == [READY] => handshakes.tell(StartEvent::Ready(serial)).await,
+            _ => return handshakes.tell(StartEvent::Down(serial)).await,
         }
     }
     match stream.peek(&mut [0]).await {
         Ok(1..) => {}
-        Ok(0) | Err(_) => ground.tell(Event::Down(serial)).await,
+        Ok(0) | Err(_) => handshakes.tell(StartEvent::Down(serial)).await,
     }
 }
 
@@ -290,14 +209,14 @@ fn peers(settings: &ClusterSettings) -> impl Iterator<Item = usize> {
     (0..settings.processes).filter(move |peer| *peer != own)
 }
 
-fn is_up(slots: &Each<Option<Held>>) -> bool {
-    let incarnation = |slot: &Option<Held>| slot.as_ref().map(|held| held.incarnation);
+fn is_up(slots: &Each<Option<LiveLink>>) -> bool {
+    let incarnation = |slot: &Option<LiveLink>| slot.as_ref().map(|held| held.incarnation);
     let of_data = incarnation(&slots[0]);
     of_data.is_some() && slots.iter().all(|slot| incarnation(slot) == of_data)
 }
 
 /// Whether everybody has all links; tells the others once this process has.
-fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<Held>>]) -> bool {
+fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<LiveLink>>]) -> bool {
     if !peers(settings).all(|peer| is_up(&held[peer])) {
         return false;
     }
@@ -308,9 +227,13 @@ fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<Held>>]) -> boo
     held.iter().flatten().flatten().all(|link| link.ready && link.told)
 }
 
-fn missing(settings: &ClusterSettings, ground: &Ground, held: &[Each<Option<Held>>]) -> Error {
+fn missing(
+    settings: &ClusterSettings,
+    handshakes: &Handshakes,
+    held: &[Each<Option<LiveLink>>],
+) -> Error {
     let absent: Vec<usize> = peers(settings).filter(|peer| !is_up(&held[*peer])).collect();
-    let named = |peer: &usize| match ground.reason(*peer) {
+    let named = |peer: &usize| match handshakes.reason(*peer) {
         Some(why) => format!("{}: {why}", settings.shown(*peer)),
         None => settings.shown(*peer),
     };
@@ -326,9 +249,11 @@ fn missing(settings: &ClusterSettings, ground: &Ground, held: &[Each<Option<Held
     Error::new(ErrorKind::PeerLost, message).hint("see --start-timeout")
 }
 
-fn into_sockets(held: Vec<Each<Option<Held>>>) -> std::io::Result<Sockets> {
-    let mut sockets = Sockets::default();
-    let blocking = |held: Option<Held>| match held {
+fn into_sockets(held: Vec<Each<Option<LiveLink>>>, host: [u8; 16]) -> std::io::Result<Sockets> {
+    let mut links = held.iter().flatten().flatten();
+    let is_one_host = links.all(|link| link.incarnation.host == host);
+    let mut sockets = Sockets { is_one_host, ..Sockets::default() };
+    let blocking = |held: Option<LiveLink>| match held {
         Some(held) => held.stream.set_nonblocking(false).map(|()| Some(held.stream)),
         None => Ok(None),
     };

@@ -32,9 +32,9 @@ use tokio::sync::mpsc;
 
 use super::agree::Rounds;
 use super::bringup::Sockets;
+use super::cause::{Loss, cause_of, seconds};
 use super::frame::{Frame, Frames, Message};
 use super::inbox::{Event, Inbox};
-use super::loss::{Loss, cause_of, seconds};
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 

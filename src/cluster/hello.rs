@@ -8,18 +8,19 @@
 //!    hellos, whose nonces are fresh, so that an old proof proves nothing;
 //! 3. the one that listens answers with a [`Verdict`] and a proof of its own over it.
 //!
-//! Who connects proves first, so that a listener cannot be asked for proofs by strangers. Without a
-//! key (loopback only) a public constant stands in for it, and the proof is a mere checksum. This
-//! authenticates the start of a connection; it neither encrypts nor signs what follows.
+//! Who connects proves first, so that a listener cannot be asked for proofs by strangers. On
+//! loopback the key of the user ([`user_key`](super::user_key)) stands in for one that is not given.
+//! This authenticates the start of a connection; it neither encrypts nor signs what follows.
 
-use super::settings::{ClusterSettings, Fingerprint, MeshKey};
+use super::settings::{ClusterSettings, Fingerprint, MeshKey, random_bytes};
+use crate::error::Result;
 
 /// The first bytes of each hello of every version.
 const MAGIC: [u8; 8] = *b"wordtide";
 /// The version of all that follows the magic, and of the control frames.
-pub(super) const FORMAT: u16 = 1;
+pub(super) const FORMAT: u16 = 2;
 /// Length of an encoded hello, in bytes.
-pub(super) const HELLO_BYTES: usize = 108;
+pub(super) const HELLO_BYTES: usize = 124;
 /// Length of a verdict with its proof, in bytes.
 pub(super) const VERDICT_BYTES: usize = 33;
 /// Length of a proof, in bytes.
@@ -40,6 +41,36 @@ impl Purpose {
 /// One of something for each purpose.
 pub(super) type Each<T> = [T; Purpose::ALL.len()];
 
+/// One run of a process: two connections with the same one come from one process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Incarnation {
+    /// Drawn once by each run.
+    pub(super) number: u64,
+    /// The host of the run, by its boot. A host that does not tell gets a random one, so that it is
+    /// taken for a host of its own.
+    pub(super) host: [u8; 16],
+}
+
+impl Incarnation {
+    /// Returns that of this process.
+    ///
+    /// Fails with `Failed` if the kernel has no random bytes.
+    pub(super) fn of_this_process() -> Result<Incarnation> {
+        let boot = std::fs::read("/proc/sys/kernel/random/boot_id");
+        let boot = boot.ok().filter(|boot| !boot.is_empty());
+        let host = match boot {
+            Some(boot) => {
+                let mut host = [0; 16];
+                let digest = blake3::derive_key("wordtide host 1", &boot);
+                host.copy_from_slice(&digest[..16]);
+                host
+            }
+            None => random_bytes()?,
+        };
+        Ok(Incarnation { number: u64::from_le_bytes(random_bytes()?), host })
+    }
+}
+
 /// Who a process is and which cluster it means to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
@@ -51,9 +82,7 @@ pub(super) struct Hello {
     /// The index the sender believes the receiver to have.
     pub(super) target: u32,
     pub(super) generation: u64,
-    /// Drawn once by each run of a process: two connections with the same one come from one
-    /// process.
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
     pub(super) fingerprint: [u8; 32],
     pub(super) nonce: [u8; 32],
 }
@@ -94,7 +123,7 @@ impl Hello {
     pub(super) fn new(
         settings: &ClusterSettings,
         (purpose, target): (Purpose, usize),
-        incarnation: u64,
+        incarnation: Incarnation,
         nonce: [u8; 32],
     ) -> Hello {
         Hello {
@@ -120,7 +149,8 @@ impl Hello {
             bytes.extend_from_slice(&number.to_le_bytes());
         }
         bytes.extend_from_slice(&self.generation.to_le_bytes());
-        bytes.extend_from_slice(&self.incarnation.to_le_bytes());
+        bytes.extend_from_slice(&self.incarnation.number.to_le_bytes());
+        bytes.extend_from_slice(&self.incarnation.host);
         bytes.extend_from_slice(&self.fingerprint);
         bytes.extend_from_slice(&self.nonce);
         let mut hello = [0; HELLO_BYTES];
@@ -128,7 +158,7 @@ impl Hello {
         hello
     }
 
-    pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Hello, NotHello> {
+    pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> std::result::Result<Hello, NotHello> {
         if bytes[..8] != MAGIC {
             return Err(NotHello::Magic);
         }
@@ -150,9 +180,12 @@ impl Hello {
             process: u32::from_le_bytes(field(bytes, 20)),
             target: u32::from_le_bytes(field(bytes, 24)),
             generation: u64::from_le_bytes(field(bytes, 28)),
-            incarnation: u64::from_le_bytes(field(bytes, 36)),
-            fingerprint: field(bytes, 44),
-            nonce: field(bytes, 76),
+            incarnation: Incarnation {
+                number: u64::from_le_bytes(field(bytes, 36)),
+                host: field(bytes, 44),
+            },
+            fingerprint: field(bytes, 60),
+            nonce: field(bytes, 92),
         })
     }
 
@@ -186,7 +219,7 @@ fn field<const N: usize>(bytes: &[u8; HELLO_BYTES], at: usize) -> [u8; N] {
 
 /// The proof of the one that connects.
 pub(super) fn connector_proof(
-    key: Option<&MeshKey>,
+    key: &MeshKey,
     connector: &[u8; HELLO_BYTES],
     listener: &[u8; HELLO_BYTES],
 ) -> blake3::Hash {
@@ -196,7 +229,7 @@ pub(super) fn connector_proof(
 /// The proof of the one that listens, over its verdict too, so that nobody else can turn a peer
 /// away.
 pub(super) fn listener_proof(
-    key: Option<&MeshKey>,
+    key: &MeshKey,
     verdict: Verdict,
     connector: &[u8; HELLO_BYTES],
     listener: &[u8; HELLO_BYTES],
@@ -205,13 +238,12 @@ pub(super) fn listener_proof(
 }
 
 fn proof(
-    key: Option<&MeshKey>,
+    key: &MeshKey,
     role: &[u8],
     connector: &[u8; HELLO_BYTES],
     listener: &[u8; HELLO_BYTES],
 ) -> blake3::Hash {
-    let key = key.map_or(&[0; 32], MeshKey::bytes);
-    let mut hasher = blake3::Hasher::new_keyed(key);
+    let mut hasher = blake3::Hasher::new_keyed(key.bytes());
     hasher.update(connector).update(listener).update(role);
     hasher.finalize()
 }
@@ -238,7 +270,8 @@ mod tests {
             fingerprint: job("10s", "a digest"),
             ..ClusterSettings::default()
         };
-        Hello::new(&settings, (Purpose::Control, 0), 77, [5; 32])
+        let incarnation = Incarnation { number: 77, host: [3; 16] };
+        Hello::new(&settings, (Purpose::Control, 0), incarnation, [5; 32])
     }
 
     #[test]
@@ -249,8 +282,8 @@ mod tests {
     #[test]
     fn another_format_is_named_before_anything_else_is_read() {
         let mut bytes = hello().encode();
-        bytes[8] = 2;
-        assert_eq!(Hello::decode(&bytes), Err(NotHello::Format(2)));
+        bytes[8] = 9;
+        assert_eq!(Hello::decode(&bytes), Err(NotHello::Format(9)));
         bytes[0] = b'G';
         assert_eq!(Hello::decode(&bytes), Err(NotHello::Magic));
     }
@@ -277,14 +310,15 @@ mod tests {
     #[test]
     fn a_proof_depends_on_the_key_the_role_the_verdict_and_both_hellos() {
         let key = MeshKey::from_secret(b"0123456789abcdef").unwrap();
+        let other = MeshKey::from_secret(b"another key of 16").unwrap();
         let (a, b) = (hello().encode(), Hello { nonce: [6; 32], ..hello() }.encode());
         let all = [
-            connector_proof(Some(&key), &a, &b),
-            connector_proof(Some(&key), &b, &a),
-            connector_proof(None, &a, &b),
-            listener_proof(Some(&key), Verdict::Accepted, &a, &b),
-            listener_proof(Some(&key), Verdict::Taken, &a, &b),
-            connector_proof(Some(&key), &a, &a),
+            connector_proof(&key, &a, &b),
+            connector_proof(&key, &b, &a),
+            connector_proof(&other, &a, &b),
+            listener_proof(&key, Verdict::Accepted, &a, &b),
+            listener_proof(&key, Verdict::Taken, &a, &b),
+            connector_proof(&key, &a, &a),
         ];
         for (i, one) in all.iter().enumerate() {
             assert!(all[..i].iter().all(|other| other != one));
@@ -296,7 +330,7 @@ mod tests {
         fn any_bytes_decode_to_themselves_or_are_refused(bytes: [u8; 32], rest: [u8; 32]) {
             let mut input = hello().encode();
             input[8..40].copy_from_slice(&bytes);
-            input[76..].copy_from_slice(&rest);
+            input[92..].copy_from_slice(&rest);
             if let Ok(hello) = Hello::decode(&input) {
                 input[11] = 0;
                 prop_assert_eq!(hello.encode(), input);

@@ -2,8 +2,8 @@
 
 use tokio::sync::mpsc;
 
+use super::cause::Loss;
 use super::frame::Message;
-use super::loss::Loss;
 
 /// What comes out of the control links.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use super::loss::seconds;
+use super::cause::seconds;
 pub use super::ports::Ports;
 use super::settings::{MeshKey, random_bytes};
 use crate::error::{Error, ErrorKind, Result};

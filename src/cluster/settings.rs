@@ -6,7 +6,6 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
-use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
@@ -165,15 +164,6 @@ impl ClusterSettings {
         check_addresses(&self.addresses)
     }
 
-    /// Whether all processes listen on loopback addresses, and so are on one host.
-    pub fn shares_host(&self) -> bool {
-        self.addresses.iter().all(|address| {
-            let host = address.rsplit_once(':').map_or(address.as_str(), |(host, _)| host);
-            let host = host.trim_matches(['[', ']']);
-            host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback())
-        })
-    }
-
     /// How long a data link may go without an acknowledgement. A stopped peer's window closes under
     /// load, which the kernel counts as such: the control link, which sees that the peer is silent,
     /// shall be the first to say so.
@@ -206,6 +196,12 @@ fn check_addresses(addresses: &[String]) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Returns the host of `HOST:PORT`, without brackets.
+pub(super) fn host_of(address: &str) -> &str {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host.trim_matches(['[', ']'])
 }
 
 /// Host and port of `HOST:PORT`; an IPv6 host stands in brackets.

@@ -4,17 +4,22 @@
 //! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is
 //! to stop, and that it has ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::known::Inventory;
 use super::recovery::Judgement;
-use crate::cluster::{Control, Fingerprint, Message};
+use crate::cluster::{self, Control, Fingerprint, Message};
 use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::Identity;
+use crate::worker::ExplainPanic;
+
+/// How long a panic that follows from a lost peer waits for the cause.
+const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// What the job says beside ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,6 +120,15 @@ impl Agreement {
         let before_replay = replay.first().map(|first| first - 1);
         before_replay.or(*newest).unwrap_or(self.open - 1)
     }
+}
+
+/// Returns what turns the message of a worker's panic into the cause of the job's end: a panic in
+/// timely may only follow from a lost peer, and then the control links know which and why.
+pub(super) fn explain_panic(control: Control) -> ExplainPanic {
+    Arc::new(move |text| {
+        cluster::classify_panic(text)?;
+        Some(control.cause_within(CAUSE_WAIT)?.into())
+    })
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::borders::Borders;
 use super::known::{self, Inventory};
-use super::links::{Agreement, Findings, fingerprint};
+use super::links::{Agreement, Findings, explain_panic, fingerprint};
 use super::memory;
 use super::output::{self, Output};
 use super::pace::{Follower, Leader, Process};
@@ -21,7 +21,7 @@ use super::sharing::{self, Readers, Sharing};
 use super::start::Holdings;
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
-use crate::cluster::{ClusterSettings, Control};
+use crate::cluster::{ClusterSettings, Control, Mesh};
 use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -36,7 +36,7 @@ use crate::state::{Identity, State};
 use crate::store::local::LocalStore;
 use crate::store::{StoreSettings, Target};
 use crate::words::Split;
-use crate::worker::{Definition, ExplainPanic, Plan};
+use crate::worker::{Definition, Plan};
 
 /// What was asked for, checked as far as that goes without touching anything.
 pub(super) struct Order {
@@ -314,13 +314,13 @@ impl Order {
         publisher: Publisher,
         on_commit: OnCommit,
         failure: &Failure,
-        explain_panic: ExplainPanic,
+        mesh: &Mesh,
     ) -> Plan {
         Plan {
             definition: Arc::clone(&self.definition),
             feed,
             threads: self.settings.threads,
-            shares_host: self.cluster.shares_host(),
+            shares_host: mesh.is_one_host,
             parts: agreed.parts,
             owners: self.owners(),
             interval_ms: self.identity.interval_ms,
@@ -330,7 +330,7 @@ impl Order {
             publisher,
             on_commit,
             failure: failure.clone(),
-            explain_panic,
+            explain_panic: explain_panic(mesh.control.clone()),
         }
     }
 

@@ -4,7 +4,6 @@
 //! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
@@ -21,10 +20,7 @@ use crate::failure::Failure;
 use crate::sink::{Committed, Keeper, OnCommit, Publisher};
 use crate::source::Stop;
 use crate::state::State;
-use crate::worker::{self, ExplainPanic};
-
-/// How long a panic that follows from a lost peer waits for the word that says which.
-const CAUSE_WAIT: Duration = Duration::from_secs(1);
+use crate::worker;
 
 /// What a process holds for as long as the job lives.
 #[derive(Debug)]
@@ -98,9 +94,7 @@ fn begin(
     let on_commit = note_commits(Arc::clone(streams.crossing()), keeper.clone(), on_commit);
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
     status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
-    let explain = explain_panic(mesh.control.clone());
-    let mut plan =
-        order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, explain);
+    let mut plan = order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, &mesh);
     plan.memory = memory;
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
@@ -166,14 +160,6 @@ fn runtime() -> Result<Runtime> {
     built.map_err(|error| {
         Error::new(ErrorKind::Failed, "cannot start the runtime for sockets and requests")
             .cause(error)
-    })
-}
-
-/// A panic in timely may only say that a peer is gone; then the control links know which and why.
-fn explain_panic(control: Control) -> ExplainPanic {
-    Arc::new(move |text| {
-        cluster::classify_panic(text)?;
-        Some(control.cause_within(CAUSE_WAIT)?.into())
     })
 }
 

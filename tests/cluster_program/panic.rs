@@ -1,6 +1,6 @@
 //! By the library, since the program has no definition that panics.
 
-use wordtide::cluster::ClusterSettings;
+use wordtide::cluster::{ClusterSettings, MeshKey};
 use wordtide::operators::{Counts, Lines};
 use wordtide::{ErrorKind, Job, Settings, Source};
 
@@ -24,6 +24,7 @@ fn a_panic_of_a_worker_is_an_error_of_its_process_and_a_loss_to_the_others() {
             processes: 3,
             process,
             addresses: (0..3).map(|p| addresses.of(p).to_owned()).collect(),
+            mesh_key: MeshKey::from_secret(b"the key of these three").ok(),
             ..ClusterSettings::default()
         };
         let source = format!("127.0.0.1:{}", server.port()).parse().expect("an address");

@@ -43,6 +43,18 @@ fn an_address_beyond_loopback_needs_a_key() {
 }
 
 #[test]
+fn loopback_that_others_cannot_reach_is_reported() {
+    let rig = Rig::new();
+    let key = rig.file("mesh.key", "0123456789abcdef");
+    std::fs::set_permissions(key, PermissionsExt::from_mode(0o600)).expect("our file");
+    let addresses = Addresses::new(1);
+    let own = addresses.of(0);
+    let flags = "--mesh-key-file mesh.key -n 2 -p 0 --start-timeout 300ms";
+    let ended = rig.run(&format!("{JOB} {flags} --addresses {own},192.0.2.1:2")).expect(69);
+    ended.says(&["listens on loopback (127.0.0.1)", "process 1 (192.0.2.1:2)", "cannot reach it"]);
+}
+
+#[test]
 fn a_key_file_that_others_may_read_is_refused() {
     let rig = Rig::new();
     let key = rig.file("mesh.key", "0123456789abcdef");
@@ -54,9 +66,9 @@ fn a_key_file_that_others_may_read_is_refused() {
 #[test]
 fn a_name_that_does_not_resolve_is_worth_another_try_later() {
     refused(
-        "-n 2 -p 0 --addresses 127.0.0.1:1,no-such-host.invalid:2",
+        "-n 2 -p 0 --start-timeout 600ms --addresses 127.0.0.1:1,no-such-host.invalid:2",
         75,
-        &["no-such-host.invalid:2 of process 1", "--hostfile"],
+        &["no-such-host.invalid:2 of process 1: ", "tried for 0.6 s", "--hostfile"],
     );
 }
 

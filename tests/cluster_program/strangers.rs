@@ -47,7 +47,7 @@ fn bother(address: &str) -> Vec<TcpStream> {
     for _ in 0..10_000 {
         let length = random(&mut state) as usize % 300;
         let mut bytes: Vec<u8> = (0..length).map(|_| random(&mut state) as u8).collect();
-        let known = [b"wordtide".as_slice(), b"wordtide\x01\0", b""][length % 3];
+        let known = [b"wordtide".as_slice(), b"wordtide\x02\0", b""][length % 3];
         let known = &known[..known.len().min(length)];
         bytes[..known.len()].copy_from_slice(known);
         say(address, &bytes);
@@ -80,4 +80,29 @@ fn no_stranger_keeps_the_processes_from_finding_each_other() {
     assert_eq!(rig.output("out/c").rows(), ["a\t1", "b\t1"]);
     let lines = ended[0].stderr.len();
     assert!(lines < 100, "{lines} lines about strangers\n{}", ended[0]);
+}
+
+/// Starts process 0 with the key of one user, lets process 1 of another user try, then the right
+/// one.
+#[test]
+fn another_users_process_is_kept_out_of_loopback() {
+    let (rig, addresses) = (Rig::new(), Addresses::new(2));
+    rig.file("input", "a b\n");
+    let homes = [rig.path("one"), rig.path("two")];
+    homes.iter().for_each(|home| std::fs::create_dir(home).expect("a folder"));
+    let job = "run --file input --interval 24h --format tsv --no-state --to out/c";
+    let start = |p: usize, home: usize, more: &str| {
+        let invocation = rig.wordtide(&format!("{job} {} {more}", addresses.flags(p)));
+        invocation.env("XDG_STATE_HOME", &homes[home].to_string_lossy()).start()
+    };
+    let zero = start(0, 0, "");
+    // Other flags too: unproven, they must not end the start as a mismatch would.
+    let stranger = start(1, 1, "-w 2 --start-timeout 1s").end().expect(69);
+    stranger.says(&["process 0", "another mesh key; see --mesh-key-file"]);
+    zero.wait_for("did not prove the mesh key");
+    let one = start(1, 0, "");
+    all_done(vec![zero, one]);
+    assert_eq!(rig.output("out/c").rows(), ["a\t1", "b\t1"]);
+    let key = homes[0].join("wordtide/mesh-key");
+    assert_eq!(key.metadata().expect("a key").permissions().mode() & 0o777, 0o600);
 }

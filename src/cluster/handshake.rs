@@ -15,10 +15,11 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::hello::{
-    Each, FORMAT, HELLO_BYTES, Hello, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES, Verdict,
-    connector_proof, listener_proof,
+    Each, FORMAT, HELLO_BYTES, Hello, Incarnation, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES,
+    Verdict, connector_proof, listener_proof,
 };
-use super::settings::{ClusterSettings, random_bytes};
+use super::settings::{ClusterSettings, MeshKey, random_bytes};
+use super::user_key::user_key;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Hosts, each with a reason, that are told at once when they are refused. A host that is refused
@@ -31,8 +32,8 @@ const DIAL_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// What a handshake tells the bring-up.
 #[derive(Debug)]
-pub(super) enum Event {
-    Up(Box<Link>),
+pub(super) enum StartEvent {
+    Up(Box<ProvenLink>),
     /// The link with this serial number ended before the cluster was complete.
     Down(u64),
     /// The peer at the other end of this control link has all its links.
@@ -42,45 +43,47 @@ pub(super) enum Event {
 
 /// One connection whose peer proved to be who it says.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct ProvenLink {
     pub(super) peer: usize,
     pub(super) purpose: Purpose,
     pub(super) serial: u64,
-    pub(super) incarnation: u64,
+    pub(super) incarnation: Incarnation,
     pub(super) stream: TcpStream,
 }
 
 /// Why a handshake came to nothing.
-enum Failure {
+enum Rejection {
     /// Worth another attempt, or another connection.
     Refused(String),
     /// The two processes can never join.
     Fatal(Error),
 }
 
-impl From<std::io::Error> for Failure {
+impl From<std::io::Error> for Rejection {
     fn from(cause: std::io::Error) -> Self {
         match cause.kind() {
-            std::io::ErrorKind::UnexpectedEof => Failure::Refused("closed the connection".into()),
-            _ => Failure::Refused(cause.to_string()),
+            std::io::ErrorKind::UnexpectedEof => Rejection::Refused("closed the connection".into()),
+            _ => Rejection::Refused(cause.to_string()),
         }
     }
 }
 
 /// What all handshakes of one bring-up share.
 #[derive(Debug)]
-pub(super) struct Ground {
+pub(super) struct Handshakes {
     pub(super) settings: ClusterSettings,
-    pub(super) incarnation: u64,
-    events: mpsc::Sender<Event>,
-    board: Mutex<Board>,
+    pub(super) incarnation: Incarnation,
+    /// The key that was given, else that of the user.
+    key: MeshKey,
+    events: mpsc::Sender<StartEvent>,
+    registry: Mutex<Registry>,
 }
 
 #[derive(Debug, Default)]
-struct Board {
+struct Registry {
     serials: u64,
     /// Who holds each index above this one: incarnation and serial, for each purpose.
-    claims: Vec<Each<Option<(u64, u64)>>>,
+    claims: Vec<Each<Option<(Incarnation, u64)>>>,
     /// Why the last attempt to reach each process failed.
     reasons: Vec<Option<String>>,
     refused: u64,
@@ -90,48 +93,55 @@ struct Board {
 }
 
 /// Frees a claimed index again unless the link came up: a task may be ended at any await.
-struct Claim<'a> {
-    ground: &'a Ground,
+struct IndexClaim<'a> {
+    handshakes: &'a Handshakes,
     serial: u64,
     kept: bool,
 }
 
-impl Drop for Claim<'_> {
+impl Drop for IndexClaim<'_> {
     fn drop(&mut self) {
         if !self.kept {
-            self.ground.release(self.serial);
+            self.handshakes.release(self.serial);
         }
     }
 }
 
-impl Ground {
-    pub(super) fn new(settings: &ClusterSettings, events: mpsc::Sender<Event>) -> Result<Ground> {
-        let board = Board {
+impl Handshakes {
+    pub(super) fn new(
+        settings: &ClusterSettings,
+        events: mpsc::Sender<StartEvent>,
+    ) -> Result<Handshakes> {
+        let registry = Registry {
             claims: vec![Each::default(); settings.processes],
             reasons: vec![None; settings.processes],
-            ..Board::default()
+            ..Registry::default()
         };
-        Ok(Ground {
+        Ok(Handshakes {
             settings: settings.clone(),
-            incarnation: u64::from_le_bytes(random_bytes()?),
+            incarnation: Incarnation::of_this_process()?,
+            key: match &settings.mesh_key {
+                Some(key) => key.clone(),
+                None => user_key()?,
+            },
             events,
-            board: Mutex::new(board),
+            registry: Mutex::new(registry),
         })
     }
 
-    fn board(&self) -> MutexGuard<'_, Board> {
-        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    fn registry(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tells the bring-up; when it has ended, nobody needs to know.
-    pub(super) async fn tell(&self, event: Event) {
+    pub(super) async fn tell(&self, event: StartEvent) {
         self.events.send(event).await.ok();
     }
 
     /// Notes why `peer` was not reached. What waiting will hardly mend is told at once.
     fn missed(&self, peer: usize, why: String) {
         tracing::debug!("process {peer} is not reached yet: {why}");
-        let before = self.board().reasons[peer].replace(why.clone());
+        let before = self.registry().reasons[peer].replace(why.clone());
         if why.contains("--mesh-key-file") && before.is_none_or(|before| before != why) {
             tracing::warn!("{} does not answer as it should: {why}", self.settings.shown(peer));
         }
@@ -139,57 +149,57 @@ impl Ground {
 
     /// Why the last attempt to reach `process` failed, if there was one.
     pub(super) fn reason(&self, process: usize) -> Option<String> {
-        self.board().reasons[process].clone()
+        self.registry().reasons[process].clone()
     }
 
     /// Connections refused, and how many of them have no log line.
     pub(super) fn refusals(&self) -> (u64, u64) {
-        let board = self.board();
-        (board.refused, board.unlogged)
+        let registry = self.registry();
+        (registry.refused, registry.unlogged)
     }
 
     /// Frees the index that the link with this serial held.
     pub(super) fn release(&self, serial: u64) {
-        for slot in self.board().claims.iter_mut().flatten() {
+        for slot in self.registry().claims.iter_mut().flatten() {
             slot.take_if(|(_, held)| *held == serial);
         }
     }
 
     fn next_serial(&self) -> u64 {
-        let mut board = self.board();
-        board.serials += 1;
-        board.serials
+        let mut registry = self.registry();
+        registry.serials += 1;
+        registry.serials
     }
 
     /// Gives the index to a peer, unless a living connection of another incarnation has it.
-    fn claim(&self, theirs: &Hello) -> Option<Claim<'_>> {
-        let mut board = self.board();
-        let serial = board.serials + 1;
-        let slots = board.claims.get_mut(theirs.process as usize)?;
+    fn claim(&self, theirs: &Hello) -> Option<IndexClaim<'_>> {
+        let mut registry = self.registry();
+        let serial = registry.serials + 1;
+        let slots = registry.claims.get_mut(theirs.process as usize)?;
         let others = slots.iter().flatten().any(|(held, _)| *held != theirs.incarnation);
         let slot = &mut slots[theirs.purpose as usize];
         if others || slot.is_some() {
             return None;
         }
         *slot = Some((theirs.incarnation, serial));
-        board.serials = serial;
-        Some(Claim { ground: self, serial, kept: false })
+        registry.serials = serial;
+        Some(IndexClaim { handshakes: self, serial, kept: false })
     }
 
     fn refuse(&self, from: SocketAddr, why: &str) {
-        let mut board = self.board();
-        board.refused += 1;
-        let is_told = board.told.iter().any(|(host, told)| *host == from.ip() && told == why);
-        let quiet = board.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_PAUSE);
-        if quiet && (is_told || board.told.len() >= REFUSALS_TOLD) {
-            board.unlogged += 1;
+        let mut registry = self.registry();
+        registry.refused += 1;
+        let is_told = registry.told.iter().any(|(host, told)| *host == from.ip() && told == why);
+        let quiet = registry.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_PAUSE);
+        if quiet && (is_told || registry.told.len() >= REFUSALS_TOLD) {
+            registry.unlogged += 1;
             return;
         }
-        if !is_told && board.told.len() < REFUSALS_TOLD {
-            board.told.push((from.ip(), why.to_owned()));
+        if !is_told && registry.told.len() < REFUSALS_TOLD {
+            registry.told.push((from.ip(), why.to_owned()));
         }
-        board.logged_at = Some(Instant::now());
-        let more = match std::mem::take(&mut board.unlogged) {
+        registry.logged_at = Some(Instant::now());
+        let more = match std::mem::take(&mut registry.unlogged) {
             0 => String::new(),
             unlogged => format!(" ({unlogged} more like it before)"),
         };
@@ -209,7 +219,7 @@ impl Ground {
 }
 
 /// Answers connections until the bring-up ends; see the module's words on strangers.
-pub(super) async fn listen(ground: Arc<Ground>, listener: TcpListener) {
+pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
@@ -224,27 +234,27 @@ pub(super) async fn listen(ground: Arc<Ground>, listener: TcpListener) {
         };
         while tasks.try_join_next().is_some() {}
         open.retain(|task| !task.is_finished());
-        if open.len() >= ground.settings.strangers_max.max(1)
+        if open.len() >= handshakes.settings.strangers_max.max(1)
             && let Some(oldest) = open.pop_front()
         {
             oldest.abort();
-            ground.refuse(from, "too many connections at once: the oldest was closed");
+            handshakes.refuse(from, "too many connections at once: the oldest was closed");
         }
-        open.push_back(tasks.spawn(greet(Arc::clone(&ground), stream, from)));
+        open.push_back(tasks.spawn(greet(Arc::clone(&handshakes), stream, from)));
     }
 }
 
-async fn greet(ground: Arc<Ground>, stream: TcpStream, from: SocketAddr) {
-    let limit = ground.settings.handshake_timeout;
-    match tokio::time::timeout(limit, answer(&ground, stream)).await {
+async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr) {
+    let limit = handshakes.settings.handshake_timeout;
+    match tokio::time::timeout(limit, answer(&handshakes, stream)).await {
         Ok(Ok(())) => {}
-        Ok(Err(Failure::Refused(why))) => ground.refuse(from, &why),
-        Ok(Err(Failure::Fatal(error))) => ground.tell(Event::Fatal(error)).await,
-        Err(_) => ground.refuse(from, "did not finish the handshake in time"),
+        Ok(Err(Rejection::Refused(why))) => handshakes.refuse(from, &why),
+        Ok(Err(Rejection::Fatal(error))) => handshakes.tell(StartEvent::Fatal(error)).await,
+        Err(_) => handshakes.refuse(from, "did not finish the handshake in time"),
     }
 }
 
-async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
+async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Rejection> {
     stream.set_nodelay(true)?;
     let mut theirs_raw = [0; HELLO_BYTES];
     stream.read_exact(&mut theirs_raw).await?;
@@ -252,24 +262,24 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
         Ok(theirs) => theirs,
         Err(NotHello::Format(format)) => {
             // Answer, so that the other end can name the difference too.
-            stream.write_all(&ground.hello(Purpose::Data, 0)?.encode()).await?;
-            return Err(Failure::Refused(format_differs(format)));
+            stream.write_all(&handshakes.hello(Purpose::Data, 0)?.encode()).await?;
+            return Err(Rejection::Refused(format_differs(format)));
         }
-        Err(_) => return Err(Failure::Refused("sent no hello of wordtide".into())),
+        Err(_) => return Err(Rejection::Refused("sent no hello of wordtide".into())),
     };
-    let ours = ground.hello(theirs.purpose, theirs.process as usize)?;
+    let ours = handshakes.hello(theirs.purpose, theirs.process as usize)?;
     let ours_raw = ours.encode();
     stream.write_all(&ours_raw).await?;
     let mut proof = [0; PROOF_BYTES];
     stream.read_exact(&mut proof).await?;
-    let key = ground.settings.mesh_key.as_ref();
+    let key = &handshakes.key;
     let proved = connector_proof(key, &theirs_raw, &ours_raw) == blake3::Hash::from(proof);
     // Room for the news before the peer is told: this task may be ended at any await, and an index
     // that the peer believes to have must not get lost.
-    let Ok(news) = ground.events.reserve().await else {
-        return Err(Failure::Refused("the start is over".into()));
+    let Ok(news) = handshakes.events.reserve().await else {
+        return Err(Rejection::Refused("the start is over".into()));
     };
-    let (verdict, claim) = judge(ground, &ours, &theirs, proved);
+    let (verdict, claim) = judge(handshakes, &ours, &theirs, proved);
     let mut reply = [0; VERDICT_BYTES];
     reply[0] = verdict as u8;
     if proved {
@@ -281,7 +291,7 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
     match (verdict, claim) {
         (Verdict::Accepted, Some(mut claim)) => {
             claim.kept = true;
-            news.send(Event::Up(Box::new(Link {
+            news.send(StartEvent::Up(Box::new(ProvenLink {
                 peer,
                 purpose: theirs.purpose,
                 serial: claim.serial,
@@ -291,24 +301,24 @@ async fn answer(ground: &Ground, mut stream: TcpStream) -> Result<(), Failure> {
             Ok(())
         }
         (Verdict::Mismatch, _) => {
-            let what = ours.mismatch(&ground.settings.fingerprint, &theirs).unwrap_or_default();
-            Err(Failure::Fatal(ground.mismatch(peer, &what)))
+            let what = ours.mismatch(&handshakes.settings.fingerprint, &theirs).unwrap_or_default();
+            Err(Rejection::Fatal(handshakes.mismatch(peer, &what)))
         }
-        (Verdict::Key, _) => Err(Failure::Refused("did not prove the mesh key".into())),
-        (Verdict::Generation, _) => Err(Failure::Refused(format!(
+        (Verdict::Key, _) => Err(Rejection::Refused("did not prove the mesh key".into())),
+        (Verdict::Generation, _) => Err(Rejection::Refused(format!(
             "process {peer} belongs to generation {}, this is {}",
-            theirs.generation, ground.settings.generation
+            theirs.generation, handshakes.settings.generation
         ))),
-        _ => Err(Failure::Refused(format!("index {peer} is taken or out of place"))),
+        _ => Err(Rejection::Refused(format!("index {peer} is taken or out of place"))),
     }
 }
 
 fn judge<'a>(
-    ground: &'a Ground,
+    handshakes: &'a Handshakes,
     ours: &Hello,
     theirs: &Hello,
     proved: bool,
-) -> (Verdict, Option<Claim<'a>>) {
+) -> (Verdict, Option<IndexClaim<'a>>) {
     if !proved {
         return (Verdict::Key, None);
     }
@@ -316,7 +326,7 @@ fn judge<'a>(
     if theirs.generation != ours.generation {
         return (Verdict::Generation, None);
     }
-    if ours.mismatch(&ground.settings.fingerprint, theirs).is_some() {
+    if ours.mismatch(&handshakes.settings.fingerprint, theirs).is_some() {
         return (Verdict::Mismatch, None);
     }
     // Only higher indices connect here: one's own or a lower one is a second process with that
@@ -324,7 +334,7 @@ fn judge<'a>(
     if theirs.process <= ours.process {
         return (Verdict::Taken, None);
     }
-    match ground.claim(theirs) {
+    match handshakes.claim(theirs) {
         Some(claim) => (Verdict::Accepted, Some(claim)),
         None => (Verdict::Taken, None),
     }
@@ -335,39 +345,45 @@ fn format_differs(format: u16) -> String {
 }
 
 /// Connects to a lower index until it accepts, or the bring-up ends.
-pub(super) async fn dial(ground: Arc<Ground>, peer: usize, purpose: Purpose) {
+pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
     let mut wait = DIAL_WAIT_MIN;
     loop {
-        let limit = ground.settings.handshake_timeout;
-        let why = match tokio::time::timeout(limit, call(&ground, peer, purpose)).await {
-            Ok(Ok(link)) => return ground.tell(Event::Up(Box::new(link))).await,
-            Ok(Err(Failure::Fatal(error))) => return ground.tell(Event::Fatal(error)).await,
-            Ok(Err(Failure::Refused(why))) => why,
+        let limit = handshakes.settings.handshake_timeout;
+        let why = match tokio::time::timeout(limit, call(&handshakes, peer, purpose)).await {
+            Ok(Ok(link)) => return handshakes.tell(StartEvent::Up(Box::new(link))).await,
+            Ok(Err(Rejection::Fatal(error))) => {
+                return handshakes.tell(StartEvent::Fatal(error)).await;
+            }
+            Ok(Err(Rejection::Refused(why))) => why,
             Err(_) => "no answer".into(),
         };
-        ground.missed(peer, why);
+        handshakes.missed(peer, why);
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(DIAL_WAIT_MAX);
     }
 }
 
-async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Failure> {
-    let refused = |why: &str| Err(Failure::Refused(why.to_owned()));
-    let mut stream = reach(ground, peer).await?;
+async fn call(
+    handshakes: &Handshakes,
+    peer: usize,
+    purpose: Purpose,
+) -> Result<ProvenLink, Rejection> {
+    let refused = |why: &str| Err(Rejection::Refused(why.to_owned()));
+    let mut stream = reach(handshakes, peer).await?;
     stream.set_nodelay(true)?;
-    let ours = ground.hello(purpose, peer)?;
+    let ours = handshakes.hello(purpose, peer)?;
     let ours_raw = ours.encode();
     stream.write_all(&ours_raw).await?;
     let mut theirs_raw = [0; HELLO_BYTES];
     stream.read_exact(&mut theirs_raw).await?;
     let theirs = match Hello::decode(&theirs_raw) {
-        Ok(theirs) if theirs.incarnation != ground.incarnation => theirs,
+        Ok(theirs) if theirs.incarnation != handshakes.incarnation => theirs,
         // A free port of this host can connect to itself.
         Ok(_) => return refused("reached itself"),
-        Err(NotHello::Format(format)) => return Err(Failure::Refused(format_differs(format))),
+        Err(NotHello::Format(format)) => return Err(Rejection::Refused(format_differs(format))),
         Err(_) => return refused("something else answers there"),
     };
-    let key = ground.settings.mesh_key.as_ref();
+    let key = &handshakes.key;
     let proof = connector_proof(key, &ours_raw, &theirs_raw);
     stream.write_all(proof.as_bytes()).await?;
     let mut reply = [0; VERDICT_BYTES];
@@ -382,17 +398,17 @@ async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Fa
         return refused("it did not prove the mesh key; see --mesh-key-file");
     }
     match verdict {
-        Verdict::Accepted => Ok(Link {
+        Verdict::Accepted => Ok(ProvenLink {
             peer,
             purpose,
-            serial: ground.next_serial(),
+            serial: handshakes.next_serial(),
             incarnation: theirs.incarnation,
             stream,
         }),
         Verdict::Generation => refused("it belongs to another start of the cluster"),
         Verdict::Mismatch => {
             let what = if theirs.process as usize == peer {
-                ours.mismatch(&ground.settings.fingerprint, &theirs).unwrap_or_default()
+                ours.mismatch(&handshakes.settings.fingerprint, &theirs).unwrap_or_default()
             } else {
                 format!(
                     "this process takes its peer for process {peer}, but it is process {}: \
@@ -400,21 +416,21 @@ async fn call(ground: &Ground, peer: usize, purpose: Purpose) -> Result<Link, Fa
                     theirs.process
                 )
             };
-            Err(Failure::Fatal(ground.mismatch(peer, &what)))
+            Err(Rejection::Fatal(handshakes.mismatch(peer, &what)))
         }
         Verdict::Taken | Verdict::Key => {
-            Err(Failure::Refused(format!("it says that index {} is taken", ours.process)))
+            Err(Rejection::Refused(format!("it says that index {} is taken", ours.process)))
         }
     }
 }
 
 /// A connection to an address of `peer`. Names are resolved each time: a restarted host may have
 /// moved.
-async fn reach(ground: &Ground, peer: usize) -> Result<TcpStream, Failure> {
-    let mut last = Failure::Refused("its name has no address".into());
-    for address in tokio::net::lookup_host(&ground.settings.addresses[peer]).await? {
-        if ground.settings.mesh_key.is_none() && !address.ip().is_loopback() {
-            last = Failure::Refused("not loopback, and no --mesh-key-file".into());
+async fn reach(handshakes: &Handshakes, peer: usize) -> Result<TcpStream, Rejection> {
+    let mut last = Rejection::Refused("its name has no address".into());
+    for address in tokio::net::lookup_host(&handshakes.settings.addresses[peer]).await? {
+        if handshakes.settings.mesh_key.is_none() && !address.ip().is_loopback() {
+            last = Rejection::Refused("not loopback, and no --mesh-key-file".into());
             continue;
         }
         match TcpStream::connect(address).await {
