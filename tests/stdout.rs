@@ -66,16 +66,40 @@ fn epochs_are_written_as_they_are_committed() {
 }
 
 #[test]
-fn a_reader_who_has_seen_enough_ends_the_run_quietly() {
+fn stdout_rows_without_reader_are_printed_again() {
     let (rig, server) = (Rig::new(), Server::new());
-    let (reader, writer) = std::io::pipe().expect("a pipe");
-    let flags = "--to - --interval 50ms";
-    let program = rig.wordtide(&format!("run {} {flags}", server.flag())).stdout(writer).start();
-    drop(reader);
+    let flags = "--to - --format tsv --state state --interval 50ms";
+    let run = || rig.wordtide(&format!("run {} {flags}", server.flag()));
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let program = run().stdout(writer).start();
     let mut peer = server.accept();
-    peer.send("nobody reads this\n");
-    let ended = program.end().expect(0);
-    assert!(!ended.stderr.iter().any(|line| line.contains("wordtide: ")), "{ended}");
+    peer.send("read\n");
+    let mut first = [0; "read\t1\n".len()];
+    reader.read_exact(&mut first).expect("the first epoch");
+    program.wait_for_lines(1);
+    drop(reader);
+    peer.send("unread\n");
+    let ended = program.end().expect(75).says(&["standard output", "--state"]);
+    assert_eq!(ended.committed_lines(), 1, "{ended}");
+
+    let program = run().start();
+    let _peer = server.accept();
+    program.wait_for_lines(1);
+    assert_eq!(program.stop().expect(0).stdout, b"unread\t1\n");
+}
+
+#[test]
+fn stdout_that_is_closed_is_refused() {
+    let rig = Rig::new();
+    rig.file("in.txt", "words\n");
+    for (redirection, reason) in [(">&-", "closed"), ("<in.txt", "reading only")] {
+        let script = format!("exec \"$0\" \"$@\" 1{redirection}");
+        let program = rig.wordtide_by(&["sh", "-c", &script], "run --file in.txt --to -");
+        let ended = program.start().end().expect(78).says(&["standard output", reason, "--to -"]);
+        assert_eq!(ended.committed_epochs(), 0, "{ended}");
+    }
+    let null = std::fs::OpenOptions::new().write(true).open("/dev/null").expect("a device");
+    rig.wordtide("run --file in.txt --to -").stdout(null).start().end().expect(0);
 }
 
 #[test]

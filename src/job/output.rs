@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
 use crate::epoch::{Clock, Epoch, SystemClock};
@@ -34,13 +33,15 @@ const MARKERS_AT_A_TIME: usize = 8;
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) store: Arc<dyn Store>,
-    stdout: Option<StdoutStore>,
     lock: Option<(PrefixLock, String)>,
 }
 
 impl Output {
     /// Opens the output as process 0.
     pub(super) fn open(target: &Target, settings: &StoreSettings) -> Result<Output> {
+        if *target == Target::Stdout {
+            StdoutStore::check()?;
+        }
         let mut output = Output::connect(target, settings)?;
         if let Target::Local { root, prefix } = target {
             let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
@@ -68,13 +69,9 @@ impl Output {
     }
 
     fn connect(target: &Target, settings: &StoreSettings) -> Result<Output> {
-        match store::open(target, settings, &Environment::of_process())? {
-            Some(store) => Ok(Output { store, stdout: None, lock: None }),
-            None => {
-                let stdout = StdoutStore::new(MARKER);
-                Ok(Output { store: Arc::new(stdout.clone()), stdout: Some(stdout), lock: None })
-            }
-        }
+        let store = store::open(target, settings, &Environment::of_process())?;
+        let store = store.unwrap_or_else(|| Arc::new(StdoutStore::new(MARKER)));
+        Ok(Output { store, lock: None })
     }
 
     /// Makes sure that the store takes objects, before anything is read that it would refuse.
@@ -95,11 +92,6 @@ impl Output {
                  noncurrent versions"
             );
         }
-    }
-
-    /// Resolves once whoever reads the output has gone; `None` for an output that nobody can leave.
-    pub(super) fn reader_gone(&self) -> Option<BoxFuture<'static, ()>> {
-        self.stdout.as_ref().map(StdoutStore::closed)
     }
 
     /// What the lock of a local output says.

@@ -99,7 +99,6 @@ fn begin(
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 
-    stop_without_reader(&runtime, &holdings.output, stop.clone());
     let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
     let Mesh { control, inbox, .. } = mesh;
     let (links, watched) = (control.clone(), failure.clone());
@@ -170,15 +169,5 @@ async fn tell_failure(failure: Failure, links: Control) {
         let cause = failure.cause_text().unwrap_or_else(|| "it failed".to_owned());
         // It waits for the others to be told, which a task must not.
         tokio::task::spawn_blocking(move || drop(links.fail(&cause)));
-    }
-}
-
-/// Stops the job when whoever reads its standard output has gone.
-fn stop_without_reader(runtime: &Runtime, output: &Output, stop: Stop) {
-    if let Some(gone) = output.reader_gone() {
-        runtime.spawn(async move {
-            gone.await;
-            stop.stop();
-        });
     }
 }

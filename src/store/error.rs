@@ -20,6 +20,9 @@ pub enum StoreErrorKind {
     Unavailable,
     /// The request itself is wrong, a key or a length: a defect or a setting. Do not retry.
     Invalid,
+    /// The reader of a stream has gone: what was written to it is lost. Do not retry; another start
+    /// with a reader helps.
+    Closed,
     /// The local disk failed: do not retry, what it says from here on proves nothing.
     Disk,
 }
@@ -95,7 +98,7 @@ impl From<StoreError> for Error {
             StoreErrorKind::Denied | StoreErrorKind::NotFound | StoreErrorKind::Exists => {
                 ErrorKind::Configuration
             }
-            StoreErrorKind::Unavailable => ErrorKind::Temporary,
+            StoreErrorKind::Unavailable | StoreErrorKind::Closed => ErrorKind::Temporary,
             StoreErrorKind::Invalid => ErrorKind::Failed,
             StoreErrorKind::Disk => ErrorKind::Disk,
         };

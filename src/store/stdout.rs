@@ -1,12 +1,15 @@
 //! Standard output as a store: whole epochs, in order, as one stream of rows.
 //!
-//! A pipe can neither be renamed into place nor written twice. So the parts of an epoch are kept
-//! until its marker is put, and then they are written, part after part; the marker itself is not.
-//! An epoch is written at most once: when that fails half-way, trying again would repeat rows.
+//! A pipe has neither names nor rename. The store therefore holds the parts of an epoch until its
+//! marker is put, and writes them then, part after part; the marker itself is not written. When
+//! the put of a marker returns, all rows of its epoch are written.
 //!
-//! A reader who has seen enough (`| head`) closes the pipe, and that is no failure: from then on
-//! rows are thrown away, and [`StdoutStore::closed`] lets the job end. Writing blocks while the
-//! reader is slow, so it is done on a thread that may.
+//! A write that fails is final. Nobody knows how many of the rows were read, and a second try would
+//! repeat them; so the epoch is not committed, the job ends, and no later epoch is written. A start
+//! with the same state writes the whole epoch again. That is also so for a reader that goes away:
+//! rows that are left in the pipe are rows that nobody has read.
+//!
+//! Writing blocks while the reader is slow, so it is done on a thread that may.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,21 +18,29 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
-use tokio::sync::watch;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
+use rustix::io::Errno;
 
 use super::{
     Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
 };
+use crate::error::{Error, ErrorKind, Result};
 
-/// Where parts become rows of a stream. Clones share it.
+/// Writes the rows of whole epochs to one stream. Clones share it.
 #[derive(Clone)]
 pub struct StdoutStore {
-    /// What the name of a marker ends in, its slash included.
+    /// The end of a marker's name, with its slash.
     marker: Arc<str>,
-    /// Parts whose marker has not come, by key.
+    /// Parts whose marker has not been put, by key.
     parts: Arc<Mutex<BTreeMap<String, Body>>>,
-    writer: Arc<Mutex<dyn Write + Send>>,
-    closed: watch::Sender<bool>,
+    stream: Arc<Mutex<Stream>>,
+}
+
+/// The stream, and the failure after which nothing more is written to it.
+struct Stream {
+    writer: Box<dyn Write + Send>,
+    failed: Option<StoreError>,
 }
 
 impl fmt::Debug for StdoutStore {
@@ -40,29 +51,46 @@ impl fmt::Debug for StdoutStore {
 }
 
 impl StdoutStore {
-    /// Epochs whose marker is the object called `marker` go to this process's standard output.
+    /// A store that writes to this process's standard output. The object called `marker` is the
+    /// marker of its directory's epoch.
     pub fn new(marker: &str) -> Self {
-        StdoutStore::to(marker, io::stdout())
+        StdoutStore::to(marker, RawStdout)
     }
 
     /// The same to any writer.
     pub fn to(marker: &str, writer: impl Write + Send + 'static) -> Self {
+        let stream = Stream { writer: Box::new(writer), failed: None };
         StdoutStore {
             marker: format!("/{marker}").into(),
             parts: Arc::default(),
-            writer: Arc::new(Mutex::new(writer)),
-            closed: watch::Sender::new(false),
+            stream: Arc::new(Mutex::new(stream)),
         }
     }
 
-    /// Resolves once the reader has closed its end.
-    pub fn closed(&self) -> BoxFuture<'static, ()> {
-        let closed = self.closed.clone();
-        let wait = async move {
-            // The sender is held here: waiting cannot end otherwise.
-            closed.subscribe().wait_for(|closed| *closed).await.map(drop).unwrap_or_default();
+    /// Checks that standard output can be written to.
+    ///
+    /// The runtime of the language opens `/dev/null` for reading and writing in place of a closed
+    /// descriptor, and writes to that succeed. A shell's `> /dev/null` opens it for writing only
+    /// and is accepted: there the user has chosen to discard the rows.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if standard output is closed or opened for reading; `Temporary` if it is a
+    /// pipe without a reader.
+    pub fn check() -> Result<()> {
+        let refused = |what: &str| {
+            Error::new(ErrorKind::Configuration, format!("standard output is {what}"))
+                .hint("give --to - an open standard output; > /dev/null discards the rows")
         };
-        wait.boxed()
+        let Ok(flags) = fcntl_getfl(rustix::stdio::stdout()) else {
+            return Err(refused("closed"));
+        };
+        match flags & OFlags::RWMODE {
+            OFlags::RDONLY => Err(refused("open for reading only")),
+            OFlags::RDWR if is_null_device() => Err(refused("closed")),
+            _ if events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR) => Err(left().into()),
+            _ => Ok(()),
+        }
     }
 
     fn parts(&self) -> MutexGuard<'_, BTreeMap<String, Body>> {
@@ -73,31 +101,23 @@ impl StdoutStore {
     fn take(&self, dir: &str) -> Vec<Body> {
         let mut parts = self.parts();
         let mut taken = parts.split_off(dir);
-        let behind = taken.keys().find(|key| !key.starts_with(dir)).cloned();
-        if let Some(behind) = behind {
-            parts.append(&mut taken.split_off(&behind));
+        let next_dir = taken.keys().find(|key| !key.starts_with(dir)).cloned();
+        if let Some(next_dir) = next_dir {
+            parts.append(&mut taken.split_off(&next_dir));
         }
         taken.into_values().collect()
     }
 
+    /// Writes the parts of one epoch. Fails for good once a write has failed.
     fn write(&self, parts: &[Body]) -> StoreResult<()> {
-        if *self.closed.borrow() {
-            return Ok(());
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(failed) = &stream.failed {
+            return Err(failed.clone());
         }
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let mut chunks = parts.iter().flat_map(Body::chunks);
-        match chunks.try_for_each(|chunk| writer.write_all(chunk)).and_then(|()| writer.flush()) {
-            Ok(()) => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
-                self.closed.send_replace(true);
-                Ok(())
-            }
-            Err(error) => {
-                let message = format!("cannot write to standard output: {error}");
-                let failed = StoreError::new(StoreErrorKind::Disk, message).indeterminate();
-                Err(failed.hint("see where --to - leads"))
-            }
-        }
+        let written = chunks.try_for_each(|chunk| stream.writer.write_all(chunk));
+        let written = written.and_then(|()| stream.writer.flush());
+        written.map_err(|error| stream.failed.insert(failure(&error)).clone())
     }
 
     async fn publish(&self, dir: &str) -> StoreResult<()> {
@@ -107,6 +127,77 @@ impl StdoutStore {
             let message = format!("a write to standard output was not finished: {lost}");
             Err(StoreError::new(StoreErrorKind::Disk, message).indeterminate())
         })
+    }
+}
+
+/// The failure of a write, by the system's error.
+fn failure(error: &io::Error) -> StoreError {
+    if error.kind() == io::ErrorKind::BrokenPipe {
+        return left().indeterminate();
+    }
+    let message = format!("cannot write to standard output: {error}; the epoch is not committed");
+    let failed = StoreError::new(StoreErrorKind::Disk, message).indeterminate();
+    failed.hint("see where --to - leads; the next start with the same --state writes it again")
+}
+
+/// The failure of a pipe without a reader.
+fn left() -> StoreError {
+    let message = "the reader of standard output has gone; rows that it has not read are not \
+                   committed";
+    StoreError::new(StoreErrorKind::Closed, message)
+        .hint("start again with a reader: with the same --state those rows are written again")
+}
+
+/// Standard output without the buffer and without the leniency of [`io::Stdout`], which takes a
+/// write to a closed descriptor for a success.
+struct RawStdout;
+
+impl Write for RawStdout {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match rustix::io::write(rustix::stdio::stdout(), bytes) {
+                // Another program that shares the terminal or pipe has made it non-blocking.
+                Err(Errno::AGAIN) => events(PollFlags::OUT, None),
+                written => return Ok(written?),
+            };
+        }
+    }
+
+    /// Fails if the reader of a pipe has gone and has left rows unread.
+    fn flush(&mut self) -> io::Result<()> {
+        let stdout = rustix::stdio::stdout();
+        let is_left = events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR);
+        let is_pipe = |kind: u32| FileType::from_raw_mode(kind) == FileType::Fifo;
+        if is_left
+            && fstat(stdout).is_ok_and(|stat| is_pipe(stat.st_mode))
+            && rustix::io::ioctl_fionread(stdout).is_ok_and(|unread| unread > 0)
+        {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        Ok(())
+    }
+}
+
+/// The events on standard output, after at most `seconds`; none for an error.
+fn events(wanted: PollFlags, seconds: Option<i64>) -> PollFlags {
+    let stdout = rustix::stdio::stdout();
+    let mut polled = [PollFd::new(&stdout, wanted)];
+    let timeout = seconds.map(|seconds| Timespec { tv_sec: seconds, tv_nsec: 0 });
+    match poll(&mut polled, timeout.as_ref()) {
+        Ok(_) => polled[0].revents(),
+        Err(_) => PollFlags::empty(),
+    }
+}
+
+/// Returns whether standard output is the device that discards what is written to it.
+fn is_null_device() -> bool {
+    let null = rustix::fs::stat("/dev/null");
+    match (fstat(rustix::stdio::stdout()), null) {
+        (Ok(stdout), Ok(null)) => {
+            FileType::from_raw_mode(stdout.st_mode) == FileType::CharacterDevice
+                && stdout.st_rdev == null.st_rdev
+        }
+        _ => false,
     }
 }
 
@@ -224,14 +315,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_reader_who_goes_away_closes_the_store_and_fails_nothing() {
+    async fn stdout_failed_write_ends_the_stream() {
         let pipe = Pipe::new(1);
         let store = StdoutStore::to("_SUCCESS", pipe.clone());
-        for dir in ["-10", "-20"] {
+        for dir in ["-10", "-20", "-10"] {
             put(&store, &format!("{dir}/part-00000"), "abc\n").await;
-            put(&store, &format!("{dir}/_SUCCESS"), "").await;
+            let marker = store.put(&format!("{dir}/_SUCCESS"), "".into()).await;
+            let failed = marker.expect_err("the reader has gone");
+            assert_eq!(failed.kind, StoreErrorKind::Closed, "{failed}");
         }
-        store.closed().await;
+        let marker = store.put("-30/_SUCCESS", "".into()).await;
+        marker.expect_err("nothing follows a gap, not even an epoch without rows");
         assert_eq!(pipe.text(), "a");
     }
 }
