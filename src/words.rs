@@ -1,22 +1,23 @@
-//! Bytes of a block of whole lines to counted words: the hot core.
+//! The hot core: splits blocks of whole lines into words, and counts them.
 //!
-//! A word is its text. Which bytes that is, is settled before anything is derived from it:
-//! ill-formed UTF-8 is decoded ([`decode`]), then [`WordOptions::lowercase`] is applied, and only
-//! then are its [`hash()`], its [`part`] and its place in the order taken, so that words which
-//! become equal are one word everywhere.
+//! A word is its text. The text is final before anything is derived from it: ill-formed UTF-8 is
+//! decoded ([`decode`]), then [`WordOptions::lowercase`] is applied, and only then are the
+//! [`hash()`], the [`part`] and the order taken. Words that become equal are therefore one word
+//! everywhere.
 //!
 //! * `split` finds the words. For [`Split::Space`] it works on 64-bit masks of word ends, which
 //!   `simd` makes 64 bytes at a time; the other rules are rarer and simpler.
-//! * `hash` turns a word into 64 bits, fixed for ever: parts, and the order of lines in an output
-//!   file, follow from it.
-//! * `slots` holds words of up to 15 bytes inside the 24-byte slot, in hash order; `side` holds the
-//!   longer ones, and those that crafted input would otherwise pile up.
-//! * [`WordTable`] puts them together: it counts blocks, and drains in ascending (hash, word).
-//! * [`Router`] sorts words by the table that they belong in, where each worker counts only some.
+//! * `hash` maps a word to 64 bits, and never changes: parts, and the order of rows in an output
+//!   file, depend on it.
+//! * `slots` stores words of up to 15 bytes inside 24-byte slots, in hash order; `side` stores
+//!   longer words, and words that were crafted to share a slot.
+//! * [`WordTable`] combines them: it counts blocks, and drains ascending by (hash, word).
+//! * [`Router`] sorts words by the table that counts them, if each worker counts a range of hashes.
 
 pub mod decode;
 mod hash;
 mod route;
+mod short;
 mod side;
 mod simd;
 mod slots;
@@ -24,17 +25,19 @@ mod split;
 mod table;
 
 pub use hash::{hash, part};
-pub use route::{Router, ShortWords};
+pub use route::Router;
+pub use short::ShortWords;
 pub use split::each_word;
 pub use table::WordTable;
 
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;
 
-/// Zero bytes that must be readable after the text of a block, so that vector loads may overrun it.
+/// Number of zero bytes that follow the text of a block, so that vector loads may read past the
+/// text.
 pub const PAD_BYTES: usize = 64;
 
-/// Where words begin and end.
+/// The rule that splits a line into words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Split {
@@ -48,17 +51,17 @@ pub enum Split {
     /// Python's `line.split()`: runs of Unicode white space (and U+001C to U+001F) split, and no
     /// word is empty.
     Whitespace,
-    /// The words of Unicode Standard Annex #29: what stands between word boundaries and holds a
+    /// The words of Unicode Standard Annex #29: the text between word boundaries, if it contains a
     /// letter or a number.
     UnicodeWords,
 }
 
-/// What a word is.
+/// The rules by which lines become words.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WordOptions {
-    /// Where words begin and end.
+    /// The rule that splits a line into words.
     pub split: Split,
-    /// Whether words are taken in lower case, as [`str::to_lowercase`] has it.
+    /// Converts words to lower case, as [`str::to_lowercase`] does.
     pub lowercase: bool,
     /// The longest word that is counted, in bytes of its text.
     pub word_bytes_max: usize,
@@ -70,12 +73,12 @@ impl Default for WordOptions {
     }
 }
 
-/// How many words a block held.
+/// Numbers of words in a block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counted {
-    /// Words that were counted.
+    /// Words counted.
     pub words: u64,
-    /// Words above [`WordOptions::word_bytes_max`]: counted nowhere else.
+    /// Words longer than [`WordOptions::word_bytes_max`], which are not counted.
     pub oversized_words: u64,
 }
 
@@ -193,7 +196,7 @@ mod tests {
         }
 
         #[test]
-        fn ascii_text_with_single_spaces_is_counted_as_the_book_says(
+        fn ascii_text_is_counted_as_the_book_says(
             text in "([a-e]{0,17}[ \n\r]){0,300}\n",
         ) {
             let options = WordOptions::default();
@@ -202,7 +205,7 @@ mod tests {
         }
 
         #[test]
-        fn each_word_gives_the_words_that_a_table_counts(text in text(), options in options()) {
+        fn each_word_gives_the_words_counted(text in text(), options in options()) {
             let mut counts = Counts::new();
             let counted = each_word(&padded(&text), text.len(), &options, |of, word| {
                 assert_eq!(of, hash(word));
@@ -254,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_line_end_across_a_border_before_text_to_decode_is_one() {
+    fn line_end_before_decoded_text_is_one() {
         for len in 2000..2100 {
             let text = [&vec![b'a'; len][..], b"\r\n\xff\n"].concat();
             let (_, counted) = counted(&text, &WordOptions::default());
@@ -263,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_a_block_and_words_given_singly_are_the_same() {
+    fn block_and_single_words_are_the_same() {
         let (text, mut table) = (b"1 fifteen15151515 sixteen161616161 \n", WordTable::new(1));
         table.add_block(&padded(text), text.len(), &WordOptions::default());
         let singly = text.strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b' ');

@@ -1,11 +1,10 @@
-//! Text out of bytes that may not be text, exactly as Spark's receiver makes it.
+//! Decodes bytes that may be ill-formed UTF-8, exactly as Spark's receiver does.
 //!
-//! Spark reads its socket through OpenJDK's UTF-8 decoder, which puts U+FFFD for what is
-//! ill-formed. How many U+FFFD decides which words are equal, so the rule has to be the same to the
-//! byte: one for each maximal part that could still have begun a well-formed sequence, as Unicode
-//! advises and as [`String::from_utf8_lossy`] does, with one exception. A surrogate encoded by
-//! itself, `ED A0..BF` with or without its third byte, is *one* U+FFFD to Java, but two or three to
-//! Rust and Python.
+//! Spark reads its socket through OpenJDK's UTF-8 decoder, which replaces ill-formed bytes by
+//! U+FFFD. The number of U+FFFD decides which words are equal, so the rule must be the same to the
+//! byte: one for each maximal prefix of a well-formed sequence, as Unicode advises and as
+//! [`String::from_utf8_lossy`] does, with one exception. A surrogate encoded by itself, `ED A0..BF`
+//! with or without its third byte, is *one* U+FFFD to Java, but two or three to Rust and Python.
 //!
 //! A sequence cut by a line's end, a space or the end of the input is one U+FFFD, and neither LF,
 //! CR nor a space ever continues one. So decoding a word, its line or the whole stream gives the
@@ -16,9 +15,9 @@ use std::borrow::Cow;
 /// The UTF-8 of U+FFFD, the replacement character.
 const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 
-/// `text` as OpenJDK's UTF-8 decoder reads it, again as UTF-8: always well-formed.
+/// Returns `text` as OpenJDK's UTF-8 decoder reads it, encoded as well-formed UTF-8.
 ///
-/// Well-formed text is borrowed. What is not takes at most three times the bytes of `text`.
+/// Well-formed text is borrowed. Ill-formed text grows to at most three times its size.
 ///
 /// ```
 /// use wordtide::words::decode::java_lossy;
@@ -49,7 +48,8 @@ pub fn java_lossy(text: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The bytes of the surrogate with which `text` begins, its third byte included if it is there.
+/// Returns the length of the encoded surrogate that `text` begins with, with or without its third
+/// byte.
 fn encoded_surrogate(text: &[u8]) -> Option<usize> {
     match text {
         [0xed, 0xa0..=0xbf, 0x80..=0xbf, ..] => Some(3),
@@ -151,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sequence_cut_by_a_line_end_a_space_or_the_end_is_one_replacement() {
+    fn cut_sequence_is_one_replacement() {
         for cut in [&b"\xc3"[..], b"\xe2\x82", b"\xf0\x9f", b"\xf0\x9f\x98", b"\xed\x9f"] {
             for end in ["", "\n", "\r", " "] {
                 let whole = [b"x", cut, end.as_bytes()].concat();
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn an_encoded_surrogate_is_one_replacement_even_without_its_third_byte() {
+    fn encoded_surrogate_is_one_replacement() {
         assert_eq!(text(b"\xed\xa0\x80"), "\u{fffd}");
         assert_eq!(text(b"\xed\xbf\xbf"), "\u{fffd}");
         assert_eq!(text(b"a\xed\xa0"), "a\u{fffd}");
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn every_string_of_three_bytes_with_a_high_first_is_decoded_by_the_rule() {
+    fn three_byte_strings_are_decoded_by_the_rule() {
         for first in 0xc0..=0xff {
             for second in 0x7f..=0xff {
                 for third in [0x0a, 0x7f, 0x80, 0xbf, 0xc0, 0xed] {
@@ -192,7 +192,7 @@ mod tests {
         }
 
         #[test]
-        fn decoding_words_apart_gives_what_decoding_the_whole_gives(bytes in bytes_near_borders()) {
+        fn words_decode_as_the_whole_does(bytes in bytes_near_borders()) {
             for separator in [b' ', b'\n'] {
                 let apart: Vec<_> = bytes.split(|&b| b == separator).map(java_lossy).collect();
                 prop_assert_eq!(&apart.join(&separator)[..], &java_lossy(&bytes)[..]);
@@ -200,7 +200,7 @@ mod tests {
         }
 
         #[test]
-        fn what_was_decoded_is_well_formed_and_at_most_three_times_as_long(
+        fn decoded_text_is_well_formed_and_bounded(
             bytes in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             let decoded = java_lossy(&bytes);

@@ -1,6 +1,6 @@
-//! A word's 64-bit hash, and the 16-byte key of a short word that it is made of.
+//! The 64-bit hash of a word, and the 16-byte key of a short word.
 //!
-//! The hash is part of what the program promises: it decides a word's part and the order of lines
+//! The hash is part of the program's promises: it decides the part of a word and the order of rows
 //! in an output file, so the same input gives the same bytes on every machine and in every release.
 //! It is frozen by the vectors below, has no seed, and reads bytes as little-endian everywhere.
 //!
@@ -18,10 +18,11 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 /// The longest word that is held as a [`Key`].
 pub(super) const SHORT_BYTES_MAX: usize = 15;
 
-/// What the two halves of a key are folded with: the multipliers of MurmurHash3's finalizer.
+/// The constants that the halves of a key are folded with: the multipliers of MurmurHash3's
+/// finalizer.
 const FOLD: [u64; 2] = [0xFF51_AFD7_ED55_8CCD, 0xC4CE_B9FE_1A85_EC53];
 
-/// What spreads the fold's bits to the top: 2^64 over the golden ratio, odd.
+/// The factor that spreads the fold's bits to the top: 2^64 over the golden ratio, odd.
 const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The seed of the hash of words above [`SHORT_BYTES_MAX`].
@@ -35,7 +36,7 @@ pub(super) struct Key {
 }
 
 impl Key {
-    /// The key of `word`, which has at most [`SHORT_BYTES_MAX`] bytes.
+    /// Returns the key of `word`, which has at most [`SHORT_BYTES_MAX`] bytes.
     pub(super) fn of(word: &[u8]) -> Key {
         let mut bytes = [0; 16];
         bytes[..word.len()].copy_from_slice(word);
@@ -43,8 +44,8 @@ impl Key {
         Key::from_bytes(bytes)
     }
 
-    /// The key of `padded[at..at + len]`, with one 16-byte load: `at + 16` must be in `padded`, and
-    /// `len` at most [`SHORT_BYTES_MAX`].
+    /// Returns the key of `padded[at..at + len]`, with one 16-byte load. `padded` must have `at +
+    /// 16` bytes, and `len` must be at most [`SHORT_BYTES_MAX`].
     #[inline(always)]
     pub(super) fn load(padded: &[u8], at: usize, len: usize) -> Key {
         let mut bytes = [0; 16];
@@ -53,34 +54,34 @@ impl Key {
         Key { lo: text as u64, hi: (text >> 64) as u64 | (len as u64) << 56 }
     }
 
-    /// The key of these bytes.
+    /// Returns the key with these bytes.
     #[inline(always)]
     pub(super) fn from_bytes(bytes: [u8; 16]) -> Key {
         let whole = u128::from_le_bytes(bytes);
         Key { lo: whole as u64, hi: (whole >> 64) as u64 }
     }
 
-    /// The 16 bytes: the word, zeros, its length.
+    /// Returns the 16 bytes: the word, zeros, its length.
     #[inline(always)]
     pub(super) fn to_bytes(self) -> [u8; 16] {
         (self.lo as u128 | (self.hi as u128) << 64).to_le_bytes()
     }
 
-    /// The word's length in bytes.
+    /// Returns the length of the word in bytes.
     #[inline(always)]
     pub(super) fn len(self) -> usize {
         (self.hi >> 56) as usize & SHORT_BYTES_MAX
     }
 
-    /// The word's [`hash`].
+    /// Returns the [`hash`] of the word.
     #[inline(always)]
     pub(super) fn hash(self) -> u64 {
         let product = (self.lo ^ FOLD[0]) as u128 * (self.hi ^ FOLD[1]) as u128;
         (product as u64 ^ (product >> 64) as u64).wrapping_mul(SPREAD)
     }
 
-    /// A number that orders keys as their words' bytes do: a word that is the beginning of another
-    /// is told apart by its length, which stands behind the zeros.
+    /// Returns a number that orders keys as the bytes of their words do. A word that is a prefix of
+    /// another is less, because its length follows the zeros.
     pub(super) fn rank(self) -> u128 {
         u128::from_be_bytes(self.to_bytes())
     }
@@ -97,8 +98,9 @@ const TEXT_MASKS: [u128; 16] = {
     masks
 };
 
-/// The word's hash: the same for ever and on every machine. It is not seeded and not
-/// cryptographic: equal hashes of different words exist and can be made.
+/// Returns the hash of a word. It is the same on every machine and in every release.
+///
+/// The hash has no seed and is not cryptographic: different words with equal hashes can be made.
 #[inline]
 pub fn hash(word: &[u8]) -> u64 {
     if word.len() <= SHORT_BYTES_MAX {
@@ -108,8 +110,9 @@ pub fn hash(word: &[u8]) -> u64 {
     }
 }
 
-/// The part of `parts` that a word of this hash belongs to: 0 to `parts - 1`, rising with the hash,
-/// so that a table drained in hash order is already cut by part.
+/// Returns the part, from 0 to `parts - 1`, of a word with this hash.
+///
+/// The part grows with the hash, so a table that drains in hash order visits the parts in order.
 #[inline]
 pub fn part(hash: u64, parts: u32) -> u32 {
     ((hash as u128 * parts as u128) >> 64) as u32
@@ -185,7 +188,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_loaded_in_place_is_the_key_of_the_word(
+        fn loaded_key_is_the_key_of_the_word(
             text in prop::collection::vec(any::<u8>(), 32),
             at in 0..=16_usize,
             len in 0..=SHORT_BYTES_MAX,

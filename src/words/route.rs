@@ -1,62 +1,17 @@
-//! Short words on their way to the table that counts them.
+//! The router: sorts words by the table that counts them.
 //!
-//! Where most words are new to a table, several workers that count the same words hold them all
-//! several times. Then each word goes first to the one worker whose table it belongs in: as its
-//! 16-byte key, which is all that the table wants to know.
+//! If most words are new to a table, several workers that count the same words hold each of them
+//! several times. The router sends each word to the one worker whose range of hashes it falls in,
+//! as the 16-byte key that the table needs.
 
 use super::hash::{Key, SHORT_BYTES_MAX, part};
+use super::short::ShortWords;
 use super::split::{WordSink, each_ended, words_into};
 use super::table::WordTable;
 use super::{Counted, WordOptions};
 
-/// Words of up to 15 bytes, in no order, each as often as it occurred.
-#[derive(Clone, Debug, Default)]
-pub struct ShortWords {
-    pub(super) keys: Vec<Key>,
-}
-
-impl ShortWords {
-    /// Bytes of a word here and in [`ShortWords::to_bytes`].
-    pub const WORD_BYTES: usize = 16;
-
-    /// No words, with room for `words`.
-    pub fn with_room(words: usize) -> ShortWords {
-        ShortWords { keys: Vec::with_capacity(words) }
-    }
-
-    /// The words, at most `words` of them in each.
-    pub fn pieces(&self, words: usize) -> impl Iterator<Item = ShortWords> + '_ {
-        self.keys.chunks(words).map(|keys| ShortWords { keys: keys.to_vec() })
-    }
-
-    /// Leaves no word, but the room for as many.
-    pub fn clear(&mut self) {
-        self.keys.clear();
-    }
-
-    /// Number of words.
-    pub fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
-    /// The words as bytes, [`ShortWords::WORD_BYTES`] each.
-    pub fn to_bytes(&self) -> impl Iterator<Item = [u8; ShortWords::WORD_BYTES]> + '_ {
-        self.keys.iter().map(|key| key.to_bytes())
-    }
-
-    /// The words that [`ShortWords::to_bytes`] gave.
-    pub fn from_bytes(words: impl Iterator<Item = [u8; ShortWords::WORD_BYTES]>) -> ShortWords {
-        ShortWords { keys: words.map(Key::from_bytes).collect() }
-    }
-}
-
-/// Sorts words by the part of the hashes that they are in: as many parts as there are lists. Words
-/// that are too long for a list go to the table.
+/// Sorts words into lists by ranges of their hash, one range per list. Words that are too long for
+/// a list are counted in the table.
 #[derive(Debug)]
 pub struct Router<'a> {
     table: &'a mut WordTable,
@@ -67,7 +22,7 @@ pub struct Router<'a> {
 }
 
 impl<'a> Router<'a> {
-    /// Of words up to `options.word_bytes_max` bytes.
+    /// Makes a router of words of up to `options.word_bytes_max` bytes.
     pub fn new(
         table: &'a mut WordTable,
         lists: &'a mut [ShortWords],
@@ -88,7 +43,7 @@ impl<'a> Router<'a> {
         self.counted
     }
 
-    /// Sorts a word, of any bytes, that occurred `count` times: a short one is listed as often.
+    /// Sorts a word of any bytes that occurred `count` times. A short word is listed `count` times.
     pub fn add_word(&mut self, word: &[u8], count: u64) {
         if word.len() > SHORT_BYTES_MAX {
             return self.table.add_word(word, count);
@@ -157,7 +112,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn words_counted_where_they_belong_are_those_of_one_table(
+        fn routed_words_are_those_of_one_table(
             text in "([a-c]{0,3}|[a-c]{14,17})( ([a-c]{0,3}|[a-c]{14,17})){0,400}\r?\n",
             lists in 1..5_usize,
             word_bytes_max in prop::sample::select(vec![2, 15, 16, 99]),
@@ -190,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn single_words_are_sorted_as_those_of_blocks() {
+    fn single_words_are_sorted_like_blocks() {
         let (mut table, mut lists) = (WordTable::new(1), vec![ShortWords::default(); 2]);
         let options = WordOptions { word_bytes_max: 20, ..WordOptions::default() };
         let mut router = Router::new(&mut table, &mut lists, &options);

@@ -1,8 +1,8 @@
-//! The words that do not fit a slot: those above 15 bytes, and those that crafted input piles up.
+//! The side table: words longer than 15 bytes, and words that were crafted to share a slot.
 //!
-//! Their bytes stand in one arena. They are found by a hash with a random seed, which nobody
-//! outside knows, so that words made to share a [`hash`] are as quick to find here as any others;
-//! order comes in only when the table is drained.
+//! Their bytes are stored in one arena. The index uses a hash with a random seed that is unknown
+//! outside, so words crafted to share a [`hash`] are found here as quickly as any others. Words are
+//! sorted only when the table is drained.
 
 use super::hash::{SHORT_BYTES_MAX, hash};
 use foldhash::quality::RandomState;
@@ -10,41 +10,43 @@ use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hasher};
 use std::mem;
 
-/// Bytes of text that an emptied arena keeps, and words that an emptied index keeps room for.
+/// Largest arena in bytes, and largest index in words, that are kept when the table is emptied.
 const KEPT_MAX: usize = 1 << 16;
 
-/// Whether room for `capacity` is worth keeping after `used` of it was.
+/// Returns true if an allocation of `capacity`, of which `used` was used, is worth keeping.
 fn is_kept(capacity: usize, used: usize) -> bool {
     capacity <= KEPT_MAX && capacity <= used.saturating_mul(8)
 }
 
+/// Words in an arena, found by a seeded hash.
 #[derive(Debug, Default)]
 pub(super) struct Side {
-    index: HashTable<Entry>,
+    index: HashTable<SideWord>,
     arena: Vec<u8>,
     seed: RandomState,
 }
 
+/// A word in the arena, and its count.
 #[derive(Clone, Copy, Debug)]
-struct Entry {
+struct SideWord {
     start: usize,
     len: usize,
     count: u64,
 }
 
-impl Entry {
+impl SideWord {
     fn word<'a>(&self, arena: &'a [u8]) -> &'a [u8] {
         &arena[self.start..self.start + self.len]
     }
 }
 
 impl Side {
-    /// Distinct words.
+    /// Returns the number of distinct words.
     pub(super) fn len(&self) -> usize {
         self.index.len()
     }
 
-    /// Bytes allocated.
+    /// Returns the allocated memory in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.index.allocation_size() + self.arena.capacity()
     }
@@ -52,27 +54,27 @@ impl Side {
     /// Adds `count` to `word`.
     pub(super) fn add(&mut self, word: &[u8], count: u64) {
         let Side { index, arena, seed } = self;
-        let place = place(seed, word);
+        let place = seeded_hash(seed, word);
         if let Some(entry) = index.find_mut(place, |entry| entry.word(arena) == word) {
             entry.count += count;
             return;
         }
-        let entry = Entry { start: arena.len(), len: word.len(), count };
+        let entry = SideWord { start: arena.len(), len: word.len(), count };
         arena.extend_from_slice(word);
-        index.insert_unique(place, entry, |entry| self::place(seed, entry.word(arena)));
+        index.insert_unique(place, entry, |entry| seeded_hash(seed, entry.word(arena)));
     }
 
-    /// Drops every short word that `take` accepts.
+    /// Removes every short word that `take` accepts.
     pub(super) fn give_back(&mut self, mut take: impl FnMut(&[u8], u64) -> bool) {
         let Side { index, arena, .. } = self;
         index.retain(|entry| entry.len > SHORT_BYTES_MAX || !take(entry.word(arena), entry.count));
     }
 
-    /// Takes all words out, ascending by (hash, word).
-    pub(super) fn take_sorted(&mut self) -> Sorted {
+    /// Removes and returns all words, ascending by (hash, word).
+    pub(super) fn take_sorted(&mut self) -> SortedWords {
         let arena = mem::take(&mut self.arena);
         let words = self.index.len();
-        let mut entries: Vec<(u64, Entry)> =
+        let mut entries: Vec<(u64, SideWord)> =
             self.index.drain().map(|entry| (hash(entry.word(&arena)), entry)).collect();
         if !is_kept(self.index.capacity(), words) {
             self.index = HashTable::new();
@@ -80,11 +82,11 @@ impl Side {
         entries.sort_unstable_by(|(hash, entry), (other_hash, other)| {
             hash.cmp(other_hash).then_with(|| entry.word(&arena).cmp(other.word(&arena)))
         });
-        Sorted { entries, next: 0, arena }
+        SortedWords { entries, next: 0, arena }
     }
 
-    /// Takes the room of a drained side table back, if it is small.
-    pub(super) fn reuse(&mut self, drained: Sorted) {
+    /// Keeps the arena of a drained side table, if it is small.
+    pub(super) fn reuse(&mut self, drained: SortedWords) {
         let mut arena = drained.arena;
         if is_kept(arena.capacity(), arena.len()) {
             arena.clear();
@@ -93,27 +95,28 @@ impl Side {
     }
 }
 
-fn place(seed: &RandomState, word: &[u8]) -> u64 {
+/// Returns the seeded hash of a word.
+fn seeded_hash(seed: &RandomState, word: &[u8]) -> u64 {
     let mut hasher = seed.build_hasher();
     hasher.write(word);
     hasher.finish()
 }
 
 /// A drained side table: words ascending by (hash, word).
-pub(super) struct Sorted {
-    entries: Vec<(u64, Entry)>,
+pub(super) struct SortedWords {
+    entries: Vec<(u64, SideWord)>,
     next: usize,
     arena: Vec<u8>,
 }
 
-impl Sorted {
-    /// The hash of the next word.
+impl SortedWords {
+    /// Returns the hash of the next word.
     #[inline(always)]
     pub(super) fn next_hash(&self) -> Option<u64> {
         self.entries.get(self.next).map(|(hash, _)| *hash)
     }
 
-    /// Gives the words that stand before (`hash`, `word`).
+    /// Calls `emit` with the words that are less than (`hash`, `word`).
     pub(super) fn before(
         &mut self,
         hash: u64,
@@ -130,7 +133,7 @@ impl Sorted {
         }
     }
 
-    /// Gives the words that are left.
+    /// Calls `emit` with the remaining words.
     pub(super) fn rest(&mut self, emit: &mut impl FnMut(u64, &[u8], u64)) {
         for (hash, entry) in &self.entries[self.next..] {
             emit(*hash, entry.word(&self.arena), entry.count);

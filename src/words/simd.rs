@@ -1,19 +1,18 @@
-//! Vector code: where words end, 64 bytes at a time; and two hints about a table's memory, its
-//! prefetch and its page size.
+//! Vector code that finds the ends of words, 64 bytes at a time, and two hints about a table's
+//! memory: prefetches and page size.
 //!
-//! This is the only module of the crate with `unsafe` code. What computes has a scalar twin, which
-//! is what runs on targets without vector code here, and which the tests hold the vector code
-//! against.
+//! This is the only module of the crate with `unsafe` code. The vector code has a scalar twin. The
+//! twin runs on targets without vector code, and a property test compares the two.
 #![allow(unsafe_code)]
 
-/// Bytes under one mask.
+/// Number of bytes that one mask covers.
 pub(super) const WINDOW_BYTES: usize = 64;
 
-/// Windows that one call of [`scan`] looks at: few enough for the text to be still in the
-/// first-level cache when its words are taken from it.
+/// Most windows per call of [`scan`]. The text is then still in the first-level cache when its
+/// words are read.
 pub(super) const WINDOWS_MAX: usize = 32;
 
-/// What a scan met that needs more care than a plain word end.
+/// Bytes that a scan found and that need more work than a plain word end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     /// A carriage return.
@@ -29,7 +28,7 @@ pub(super) fn scan(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx2") {
-            // SAFETY: the processor has AVX2, which the line above made sure of.
+            // SAFETY: the processor has AVX2: the line above checked it.
             unsafe { x86::scan_avx2(windows, ends) }
         } else {
             x86::scan_sse2(windows, ends)
@@ -39,7 +38,7 @@ pub(super) fn scan(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]
     scan_scalar(windows, ends)
 }
 
-/// [`scan`] in plain code.
+/// Does the same as [`scan`] in scalar code.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 fn scan_scalar(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
     let mut seen = Seen::default();
@@ -57,7 +56,7 @@ fn scan_scalar(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) ->
     seen
 }
 
-/// Asks for the cache line of `items[at]`, if there is one; changes nothing else.
+/// Prefetches the cache line of `items[at]`, if there is one. Nothing else changes.
 #[inline(always)]
 pub(super) fn prefetch<T>(items: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -71,9 +70,10 @@ pub(super) fn prefetch<T>(items: &[T], at: usize) {
     let _ = (items, at);
 }
 
-/// Asks for huge pages under the memory of `items`, where it is touched for the first time after
-/// this: a random read then misses the cache, but seldom the address translation. Without such
-/// pages, and on systems without this call, nothing changes.
+/// Advises the kernel to use huge pages for the memory of `items` that is not touched yet.
+///
+/// A random read then misses the cache, but seldom the address translation. On a system without
+/// huge pages or without this call, nothing changes.
 pub(super) fn advise_huge_pages<T>(items: &Vec<T>) {
     #[cfg(target_os = "linux")]
     {
@@ -87,8 +87,8 @@ pub(super) fn advise_huge_pages<T>(items: &Vec<T>) {
         // SAFETY: this advice changes neither the contents of memory nor what may be done with it,
         // so it harms nobody, not even what else lies in the first and the last page.
         let advised = unsafe { madvise(pages, end - start, Advice::LinuxHugepage) };
-        // A kernel without huge pages refuses: small ones do as well, if slower.
-        advised.unwrap_or_default();
+        // A kernel without huge pages refuses the advice. Small pages work as well, only slower.
+        let _ = advised;
     }
     #[cfg(not(target_os = "linux"))]
     let _ = items;
@@ -187,14 +187,14 @@ mod tests {
     }
 
     #[test]
-    fn a_prefetch_past_the_end_is_harmless() {
+    fn prefetch_past_the_end_is_harmless() {
         prefetch(&[1_u8, 2], 1);
         prefetch(&[1_u8, 2], 1 << 40);
         prefetch::<u64>(&[], 0);
     }
 
     #[test]
-    fn memory_with_advice_about_its_pages_keeps_its_contents() {
+    fn advised_memory_keeps_its_contents() {
         for len in [0, 1, 5_000, 3 << 20] {
             let items = vec![7_u64; len];
             advise_huge_pages(&items);

@@ -1,4 +1,4 @@
-//! Short words in slots that stand in hash order.
+//! Slots for short words, kept in hash order.
 //!
 //! A word's home is the top bits of its hash, and a word whose home is taken goes to the next free
 //! slot above it. So the slots between two free ones hold exactly the words whose homes lie there:
@@ -10,7 +10,7 @@
 //! A table beyond the caches is read at random: nearly each word then costs a miss of the cache and
 //! one of the address translation, of which [`simd::advise_huge_pages`] takes the second away.
 //!
-//! There is no wrap: [`PROBES_MAX`] more slots stand behind the last home. They also bound the
+//! There is no wrap-around: [`PROBES_MAX`] more slots follow the last home. They also bound the
 //! search. A word that finds no slot within that many is refused and belongs to the caller's side
 //! table, so words crafted to share a home cost a fixed number of probes each. No word ever leaves
 //! a slot, so a window that was full stays full, and a refused word is refused until the slots
@@ -21,13 +21,13 @@ use super::simd;
 use std::mem;
 use std::ops::Range;
 
-/// Slots that are looked at for one word.
+/// Most slots that are probed for one word.
 pub(super) const PROBES_MAX: usize = 96;
 
-/// Slots of an empty table.
+/// Number of homes of an empty table.
 pub(super) const CAPACITY_MIN: usize = 1 << 12;
 
-/// Tables of this size and more ask for huge pages (of 2 MiB, where the system has them).
+/// Size in bytes from which tables ask for huge pages (of 2 MiB, if the system has them).
 const HUGE_BYTES_MIN: usize = 4 << 20;
 
 const FREE: Slot = [0; 3];
@@ -44,7 +44,7 @@ pub(super) struct Slots {
     homes: Homes,
 }
 
-/// From hashes to homes.
+/// The mapping from hashes to homes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Homes {
     scale: u64,
@@ -52,7 +52,7 @@ pub(super) struct Homes {
 }
 
 impl Homes {
-    /// Where the search for a word of this hash begins.
+    /// Returns the home of a word with this hash: the slot at which its search begins.
     #[inline(always)]
     pub(super) fn of(self, hash: u64) -> usize {
         (hash.wrapping_mul(self.scale) >> self.shift) as usize
@@ -60,7 +60,7 @@ impl Homes {
 }
 
 impl Slots {
-    /// No words, with room for `capacity` homes, a power of two. All hashes times `scale` must be
+    /// Makes empty slots with `capacity` homes, a power of two. All hashes times `scale` must be
     /// in order where the hashes are: 1, or P if all words are of one of P parts.
     pub(super) fn new(scale: u32, capacity: usize) -> Slots {
         Slots {
@@ -70,42 +70,42 @@ impl Slots {
         }
     }
 
-    /// Distinct words.
+    /// Returns the number of distinct words.
     pub(super) fn len(&self) -> usize {
         self.used
     }
 
-    /// Homes.
+    /// Returns the number of homes.
     pub(super) fn capacity(&self) -> usize {
         self.slots.len() - PROBES_MAX
     }
 
-    /// Bytes allocated.
+    /// Returns the allocated memory in bytes.
     pub(super) fn heap_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
     }
 
-    /// Whether `more` new words would load the slots above 5/8 (beyond it, searches get long).
+    /// Returns true if `more` new words would load the slots above 5/8, where searches get long.
     #[inline(always)]
     pub(super) fn is_full_for(&self, more: usize) -> bool {
         (self.used + more) * 8 > self.capacity() * 5
     }
 
-    /// Where the search for a word begins, until the slots grow.
+    /// Returns the mapping from hashes to homes. It is valid until the slots grow.
     #[inline(always)]
     pub(super) fn homes(&self) -> Homes {
         self.homes
     }
 
-    /// Asks for the memory of the first two slots at `home`, where nearly every word is. More often
-    /// than not they lie in two lines of the cache, and a miss that was not asked for costs most.
+    /// Prefetches the first two slots at `home`, where nearly every word is. They usually lie in
+    /// two cache lines, and a miss without a prefetch costs most.
     #[inline(always)]
     pub(super) fn prefetch(&self, home: usize) {
         simd::prefetch(&self.slots, home);
         simd::prefetch(&self.slots, home + 2);
     }
 
-    /// Adds `count` (not 0) to the word at `home`; false if there is no slot for it.
+    /// Adds `count` (not 0) to the word at `home`. Returns false if there is no slot for it.
     #[inline(always)]
     pub(super) fn add(&mut self, home: usize, key: Key, count: u64) -> bool {
         let window = &mut self.slots[home..home + PROBES_MAX];
@@ -132,7 +132,7 @@ impl Slots {
         false
     }
 
-    /// Doubles the homes. `refused` takes the words that now find no slot.
+    /// Doubles the number of homes. `refused` is called with the words that find no slot then.
     #[cold]
     pub(super) fn grow(&mut self, mut refused: impl FnMut(Key, u64)) {
         let old_len = self.slots.len();
@@ -150,8 +150,8 @@ impl Slots {
                 refused(key, count);
             }
         };
-        // From here up, a word's new home is above its slot, whatever its way from its old home
-        // was.
+        // From here up, the new home of a word is above its slot, however far its slot is from its
+        // old home.
         let bottom = old_len.min(2 * PROBES_MAX);
         for at in (bottom..old_len).rev() {
             let slot = mem::replace(&mut self.slots[at], FREE);
@@ -164,8 +164,8 @@ impl Slots {
         }
     }
 
-    /// Gives every word once, ascending by (hash, word). Until they are [cleared](Self::clear), the
-    /// slots hold words that are not to be found.
+    /// Calls `emit` with every word once, ascending by (hash, word). Afterwards words cannot be
+    /// found until the slots are [cleared](Self::clear), because clusters are sorted in place.
     pub(super) fn drain(&mut self, mut emit: impl FnMut(u64, Key, u64)) {
         let mut cluster = 0..0;
         for at in 0..self.slots.len() {
@@ -179,6 +179,7 @@ impl Slots {
         self.give_in_order(cluster, &mut emit);
     }
 
+    /// Sorts a cluster and calls `emit` with its words.
     fn give_in_order(&mut self, cluster: Range<usize>, emit: &mut impl FnMut(u64, Key, u64)) {
         let cluster = &mut self.slots[cluster];
         if cluster.len() > 1 {
@@ -201,6 +202,7 @@ impl Slots {
     }
 }
 
+/// Allocates free slots for `capacity` homes.
 fn free_slots(capacity: usize) -> Vec<Slot> {
     let slots = vec![FREE; capacity + PROBES_MAX];
     if size_of_val(&*slots) >= HUGE_BYTES_MIN {
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_the_last_home_stay_behind_it() {
+    fn words_of_the_last_home_follow_it() {
         let last = CAPACITY_MIN - 1;
         let keys: Vec<Key> = (0..20).map(|number| key_at(last, number)).collect();
         let (mut slots, _) = filled(1, &keys);

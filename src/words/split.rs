@@ -1,4 +1,4 @@
-//! Text to words, by each [`Split`].
+//! Splits text into words, by each [`Split`] rule.
 //!
 //! [`Split::Space`] is the hot rule: word ends come as 64-bit masks, are collected, and go on in
 //! groups large enough for a table to have many cache misses under way at once. Both rare cases are
@@ -15,30 +15,30 @@ use super::{Counted, PAD_BYTES, Split, WordOptions};
 use std::borrow::Cow;
 use unicode_segmentation::UnicodeSegmentation;
 
-/// Word ends that make a group.
+/// Number of word ends from which a group is passed on.
 pub(super) const GROUP_MIN: usize = 32;
 
-/// Ends that are written at once.
+/// Number of ends that are written at once.
 const STRIDE: usize = 8;
 
-/// Word ends in a group at most: a power of two that holds a nearly full group, the ends of one
-/// more window, and what a stride writes past them.
+/// Most word ends in a group: a power of two that holds a nearly full group, the ends of one more
+/// window, and the ends that a stride writes past them.
 pub(super) const GROUP_MAX: usize = 128;
 const _: () =
     assert!(GROUP_MAX.is_power_of_two() && GROUP_MAX >= GROUP_MIN + WINDOW_BYTES + STRIDE);
 
-/// Takes the words of a text.
+/// Receives the words of a text.
 pub(super) trait WordSink {
-    /// Takes the words of `padded` that begin at `start` and end before each of `ends` (at most
-    /// [`GROUP_MAX`]) in turn; gives the beginning of the next. With `CR`, the end at a line feed
-    /// that follows a carriage return is none.
+    /// Receives the words of `padded` that begin at `start` and end before each of `ends` in turn
+    /// (at most [`GROUP_MAX`]). Returns the beginning of the next word. With `CR`, a line feed that
+    /// follows a carriage return ends no word.
     fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize;
 
-    /// Takes one word.
+    /// Receives one word.
     fn word(&mut self, word: &[u8]);
 }
 
-/// Gives the words of a block to `sink`. `padded` is the block's text, `text_len` bytes, and
+/// Passes the words of a block to `sink`. `padded` is the block's text, `text_len` bytes, and
 /// [`PAD_BYTES`] zeros or more.
 pub(super) fn words_into(
     padded: &[u8],
@@ -82,18 +82,20 @@ pub fn each_word(
     options: &WordOptions,
     f: impl FnMut(u64, &[u8]),
 ) -> Counted {
-    let mut each = Each { f, word_bytes_max: options.word_bytes_max, counted: Counted::default() };
+    let mut each =
+        EachWord { f, word_bytes_max: options.word_bytes_max, counted: Counted::default() };
     words_into(padded, text_len, options, &mut each);
     each.counted
 }
 
-struct Each<F> {
+/// The sink of [`each_word`].
+struct EachWord<F> {
     f: F,
     word_bytes_max: usize,
     counted: Counted,
 }
 
-impl<F: FnMut(u64, &[u8])> Each<F> {
+impl<F: FnMut(u64, &[u8])> EachWord<F> {
     #[inline(always)]
     fn take(&mut self, word: &[u8], hash: impl FnOnce() -> u64) {
         if word.len() <= self.word_bytes_max {
@@ -105,7 +107,7 @@ impl<F: FnMut(u64, &[u8])> Each<F> {
     }
 }
 
-impl<F: FnMut(u64, &[u8])> WordSink for Each<F> {
+impl<F: FnMut(u64, &[u8])> WordSink for EachWord<F> {
     fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
         each_ended::<CR>(padded, start, ends, |start, end| {
             let word = &padded[start..end];
@@ -140,8 +142,10 @@ pub(super) fn each_ended<const CR: bool>(
     start
 }
 
-/// The hot rule. Gives up at text that is not UTF-8, unless it is known to be: then the result is
-/// where the first word begins that was not given.
+/// Splits at spaces: the hot rule.
+///
+/// Stops at text that is not UTF-8, unless `is_utf8` is set, and then returns the beginning of the
+/// first word that was not passed on.
 fn spaced(
     padded: &[u8],
     text_len: usize,
@@ -156,7 +160,7 @@ fn spaced(
         if seen.high && !is_utf8 {
             group.give(padded, sink);
             if std::str::from_utf8(&padded[group.start..text_len]).is_err() {
-                return Some(group.start_behind_line_end(padded));
+                return Some(group.start_after_line_end(padded));
             }
             is_utf8 = true;
         }
@@ -177,13 +181,13 @@ fn spaced(
     None
 }
 
-/// Word ends on their way to the sink.
+/// Word ends that were found and not passed on.
 struct Group {
     ends: [usize; GROUP_MAX],
     len: usize,
-    /// Where the first word begins.
+    /// The beginning of the first word.
     start: usize,
-    /// Whether a carriage return may be among the ends.
+    /// True if a carriage return may be among the ends.
     cr: bool,
 }
 
@@ -214,9 +218,9 @@ impl Group {
         self.len = 0;
     }
 
-    /// Where the open word begins, if what came before is cut off: a line feed there may be the
-    /// second half of a line end whose first half is given.
-    fn start_behind_line_end(&self, padded: &[u8]) -> usize {
+    /// Returns the beginning of the open word. A line feed there may be the second half of a line
+    /// end whose first half was passed on; it is skipped.
+    fn start_after_line_end(&self, padded: &[u8]) -> usize {
         match self.start.checked_sub(1) {
             Some(before) if padded[before] == b'\r' && padded[self.start] == b'\n' => {
                 self.start + 1
@@ -226,7 +230,8 @@ impl Group {
     }
 }
 
-/// Scala's rule: as many spaces at the end of a line as there are, but for a line of nothing.
+/// Splits by Scala's rule: spaces at the end of a line are ignored; an empty line is one empty
+/// word.
 fn spaced_scala(text: &[u8], sink: &mut impl WordSink) {
     let mut rest = text;
     while let Some(end) = memchr::memchr2(b'\n', b'\r', rest).or_else(|| whole(rest)) {
@@ -243,13 +248,15 @@ fn spaced_scala(text: &[u8], sink: &mut impl WordSink) {
     }
 }
 
-/// The end of a last line that has none.
+/// Returns the end of a last line without a line end.
 fn whole(rest: &[u8]) -> Option<usize> {
     (!rest.is_empty()).then_some(rest.len())
 }
 
-/// `text` as valid text, perhaps in lower case. A space or line end is no letter and hides none
-/// from the other, so lower case by the block is lower case by the word.
+/// Returns `text` as valid text, in lower case if asked for.
+///
+/// Lower-casing a block equals lower-casing its words: spaces and line ends are not letters, and
+/// the rule looks at neighbouring letters only.
 fn plain(text: &[u8], lowercase: bool) -> Cow<'_, str> {
     let text = match java_lossy(text) {
         Cow::Borrowed(text) => String::from_utf8_lossy(text),
@@ -261,7 +268,7 @@ fn plain(text: &[u8], lowercase: bool) -> Cow<'_, str> {
     }
 }
 
-/// A copy of `text` with its padding.
+/// Returns a copy of `text` with its padding.
 fn repad(text: &[u8]) -> Vec<u8> {
     let mut padded = Vec::with_capacity(text.len() + PAD_BYTES);
     padded.extend_from_slice(text);

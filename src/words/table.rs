@@ -1,7 +1,10 @@
-//! The table of counted words.
+//! The word table: counts words in place and drains them in hash order.
+//!
+//! Words go through a small group of probes, whose slots are prefetched, so that the cache misses
+//! of a group overlap.
 
 use super::hash::{Key, SHORT_BYTES_MAX};
-use super::route::ShortWords;
+use super::short::ShortWords;
 use super::side::Side;
 use super::slots::{CAPACITY_MIN, Slots};
 use super::split::{GROUP_MAX, GROUP_MIN, WordSink, each_ended, words_into};
@@ -11,11 +14,11 @@ use std::mem;
 /// Homes that a drained table may keep (24 bytes each).
 const KEPT_CAPACITY_MAX: usize = 1 << 20;
 
-/// Words of an epoch with their counts, which come out ascending by (hash, word).
+/// The words of an epoch with their counts. They drain ascending by (hash, word).
 ///
 /// Small when empty (96 KiB), 24 bytes a slot for words of up to 15 bytes at a load of 5/16 to 5/8,
-/// and their text and about 50 bytes for longer ones. It has no limit of its own: whoever fills it
-/// watches [`heap_bytes`](WordTable::heap_bytes) and drains it early.
+/// and their text and about 50 bytes for longer ones. The table has no limit of its own: the caller
+/// compares [`heap_bytes`](WordTable::heap_bytes) with a limit and drains the table early.
 #[derive(Debug)]
 pub struct WordTable {
     scale: u32,
@@ -24,7 +27,7 @@ pub struct WordTable {
     group: Box<[Probe; GROUP_MAX]>,
 }
 
-/// A word on its way to its slot.
+/// A word whose slot was prefetched.
 #[derive(Clone, Copy, Debug)]
 struct Probe {
     key: Key,
@@ -32,10 +35,10 @@ struct Probe {
 }
 
 impl WordTable {
-    /// An empty table. `scale` is 1 if it takes all words, and P if it takes only the words of one
-    /// [`part`](super::part) of P, whose hashes share their top bits: without it they would crowd
-    /// into 1/P of the slots. With words of several parts in it, `scale` must be 1: the order of
-    /// the drain depends on it.
+    /// Makes an empty table. `scale` is 1 if it takes all words, and P if it takes only the words
+    /// of one [`part`](super::part) of P, whose hashes share their top bits: without it they would
+    /// crowd into 1/P of the slots. With words of several parts in it, `scale` must be 1: the order
+    /// of the drain depends on it.
     ///
     /// # Panics
     /// If `scale` is 0.
@@ -50,8 +53,8 @@ impl WordTable {
     }
 
     /// Counts the words of a block: `text_len` bytes of whole lines at the beginning of
-    /// `block_padded`, and behind them at least [`PAD_BYTES`](super::PAD_BYTES) zero bytes. A last
-    /// line without an end is a line too, unless it is empty.
+    /// `block_padded`, followed by at least [`PAD_BYTES`](super::PAD_BYTES) zero bytes. A last line
+    /// without an end is a line too, unless it is empty.
     ///
     /// # Panics
     /// If the padding is missing.
@@ -61,7 +64,7 @@ impl WordTable {
         text_len: usize,
         options: &WordOptions,
     ) -> Counted {
-        let mut adder = Adder {
+        let mut adder = BlockCounter {
             table: self,
             waiting: 0,
             short_bytes_max: options.word_bytes_max.min(SHORT_BYTES_MAX),
@@ -104,23 +107,23 @@ impl WordTable {
         }
     }
 
-    /// Distinct words.
+    /// Returns the number of distinct words.
     pub fn len(&self) -> usize {
         self.slots.len() + self.side.len()
     }
 
-    /// Whether there is no word.
+    /// Returns true if there are no words.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Bytes allocated, used or not.
+    /// Returns the allocated memory in bytes, used or not.
     pub fn heap_bytes(&self) -> usize {
         self.slots.heap_bytes() + self.side.heap_bytes() + size_of_val(&*self.group)
     }
 
-    /// Gives every word once, as `emit(hash, word, count)`, ascending by (hash, word), and leaves
-    /// the table empty. Room is kept for as many words again, but for at most about 600,000.
+    /// Calls `emit(hash, word, count)` with every word once, ascending by (hash, word), and empties
+    /// the table. Memory is kept for the same number of words, up to about 600,000.
     pub fn drain(&mut self, mut emit: impl FnMut(u64, &[u8], u64)) {
         if self.is_empty() {
             return;
@@ -160,7 +163,8 @@ impl WordTable {
     fn grow(&mut self, more: usize) {
         while self.slots.is_full_for(more) {
             let WordTable { slots, side, .. } = self;
-            // What the side table holds of short words was refused by the slots as they were.
+            // The side table holds short words that the smaller slots had refused. They are tried
+            // again.
             let mut refused: Vec<(Key, u64)> = Vec::new();
             slots.grow(|key, count| refused.push((key, count)));
             side.give_back(|word, count| {
@@ -184,23 +188,23 @@ fn add_group(slots: &mut Slots, side: &mut Side, group: &[Probe]) {
     }
 }
 
-/// The capacity for an epoch of `words` short words: what they would have grown the slots to.
+/// Returns the capacity to which `words` short words grow the slots.
 fn kept_capacity(words: usize) -> usize {
     ((words * 8).div_ceil(5)).next_power_of_two().clamp(CAPACITY_MIN, KEPT_CAPACITY_MAX)
 }
 
-/// Counts the words of one block.
-struct Adder<'a> {
+/// The sink that counts the words of one block.
+struct BlockCounter<'a> {
     table: &'a mut WordTable,
-    /// Words that wait in the table's group.
+    /// Number of words in the table's group.
     waiting: usize,
     short_bytes_max: usize,
     word_bytes_max: usize,
     counted: Counted,
 }
 
-impl Adder<'_> {
-    /// Adds the words that wait.
+impl BlockCounter<'_> {
+    /// Adds the words of the group to their slots.
     fn settle(&mut self) {
         let WordTable { slots, side, group, .. } = &mut *self.table;
         add_group(slots, side, &group[..self.waiting]);
@@ -218,7 +222,7 @@ impl Adder<'_> {
     }
 }
 
-impl WordSink for Adder<'_> {
+impl WordSink for BlockCounter<'_> {
     #[inline(always)]
     fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
         self.table.make_room(GROUP_MAX);
@@ -298,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_equal_hash_stay_apart_and_in_order_and_cost_no_slots() {
+    fn words_of_equal_hash_cost_no_slots() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         for round in 1..=2 {
             for number in (0..4000).rev() {
@@ -319,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn words_that_a_small_table_refused_stay_one_word_when_it_grows() {
+    fn refused_words_stay_one_word_after_growth() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         let same_home = |word: &String| hash(word.as_bytes()) >> 52 == 77;
         let crowd: Vec<String> =
@@ -347,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn short_and_long_words_come_out_as_one_order() {
+    fn drain_merges_short_and_long_words() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         for number in 0..30_000_u64 {
             let word = number.to_string().repeat(1 + number as usize % 5);
@@ -361,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_and_the_same_word_with_a_zero_byte_are_two() {
+    fn trailing_zero_byte_makes_another_word() {
         let (mut table, mut expected) = (WordTable::new(1), Counts::new());
         for word in [&b""[..], b"\0", b"\0\0", b"a", b"a\0", &[0; 15], &[0; 16]] {
             fill(&mut table, &mut expected, word, 2);
@@ -371,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_table_is_used_again_and_gives_room_back() {
+    fn drained_table_is_reused_and_shrinks() {
         let mut table = WordTable::new(1);
         let fresh_bytes = table.heap_bytes();
         let fill_all = |table: &mut WordTable, words: usize| {
