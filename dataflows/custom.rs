@@ -1,4 +1,4 @@
-//! A program of one's own: how often each length of a word occurs, with all the flags of a run.
+//! A program of your own: counts words by their length, with all the flags of `wordtide run`.
 //!
 //! ```text
 //! cargo run --example custom -- --file README.md --to - --format tsv --min 3 -w 2

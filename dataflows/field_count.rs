@@ -1,10 +1,11 @@
-//! How often each value of a field occurs in an epoch: the n-th field of a line, or what a regular
-//! expression finds there. Access logs by status code, CSV lines by a column.
+//! Counts the values of a field in each epoch: the n-th field of a line, or the match of a regular
+//! expression. Examples: access logs by status code, CSV lines by a column.
 //!
-//! Equals `lines.map(lambda l: (l.split(delimiter)[n - 1], 1)).reduceByKey(+)`; lines without the
-//! field are skipped and counted. Fields are split at every delimiter: quoted ones are not known.
+//! In Spark: `lines.map(lambda l: (l.split(delimiter)[n - 1], 1)).reduceByKey(+)`. Lines without
+//! the field are skipped, and their number is reported. Fields are split at every delimiter, also
+//! inside quotes.
 //!
-//! Keeps the values of open epochs only: 90 bytes for each distinct value, itself included
+//! Memory: the values of open epochs, 90 bytes for each distinct value, the value included
 //! (measured: 282 MB for an epoch with 3 million). An epoch costs one row for each distinct value.
 //!
 //! ```text
@@ -15,22 +16,22 @@
 use wordtide::operators::{Counts, Lines};
 use wordtide::regex::bytes::Regex;
 
-/// Where the value of a line stands.
+/// The place of the value in a line.
 #[derive(Clone, Debug)]
 pub enum Field {
-    /// The field with this number, from 1, of those that `delimiter` parts.
+    /// A field by its number, in a line whose fields `delimiter` separates.
     Number {
-        /// Which field.
+        /// The number of the field, from 1.
         number: usize,
-        /// What parts them: not empty.
+        /// The bytes between two fields. They must not be empty.
         delimiter: Vec<u8>,
     },
-    /// What group 1 of this matches first; the whole match where it has no group.
+    /// The first match of group 1 of an expression, or the first whole match if it has no group.
     Regex(Regex),
 }
 
 impl Field {
-    /// The value in `line`, if it has one.
+    /// Returns the value in `line`, if it has one.
     fn of<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
         match self {
             Field::Number { number, delimiter } => {
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_are_numbered_from_one_and_lines_without_the_field_are_skipped() {
+    fn lines_without_the_field_are_skipped() {
         let second = Field::Number { number: 2, delimiter: b", ".to_vec() };
         let lines = ["a, x, 1", "b, y", "c", "", "d, x", "e, "];
         assert_eq!(counts(second, &lines), rows(&[("", 1), ("x", 2), ("y", 1)]));
@@ -85,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_regex_gives_its_first_group_or_else_the_whole_match() {
+    fn regex_gives_group_or_whole_match() {
         let lines = ["GET /a 200", "GET /b 404", "PUT /a 200", "nonsense"];
         let regex = |regex: &str| Field::Regex(Regex::new(regex).expect("a valid expression"));
         assert_eq!(counts(regex(r" (\d+)$"), &lines), rows(&[("200", 2), ("404", 1)]));

@@ -1,15 +1,15 @@
 //! The dataflow definitions: plain functions from lines to counts or rows.
 //!
-//! Each file here is one definition and uses the library's public names only, so it can be copied
-//! into another program unchanged. A definition without parameters is a function; one with
-//! parameters is a function that returns it.
+//! Each file is one definition and uses only the public names of the library, so it can be copied
+//! into another program unchanged. A definition without parameters is a function; a definition with
+//! parameters is a function that returns one.
 //!
 //! * [`network_wordcount`] counts each epoch on its own.
-//! * [`running_totals`] counts from the start.
-//! * [`sliding_windows`] counts over the last so many epochs.
+//! * [`running_totals`] counts since the start.
+//! * [`sliding_windows`] counts over the last epochs.
 //! * [`top_k`] ranks the words of each epoch.
-//! * [`line_archive`] keeps the lines themselves.
-//! * [`field_count`] counts a field, or what a regular expression finds, in each line.
+//! * [`line_archive`] publishes the lines themselves.
+//! * [`field_count`] counts a field of each line, or the match of a regular expression.
 
 pub mod field_count;
 pub mod line_archive;
@@ -18,12 +18,12 @@ pub mod running_totals;
 pub mod sliding_windows;
 pub mod top_k;
 
-/// A definition as it is listed.
+/// A definition as `wordtide list` shows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Listed {
     /// Its name on the command line.
     pub name: &'static str,
-    /// What it gives for each epoch, in one line.
+    /// Its result for each epoch, in one line.
     pub gives: &'static str,
 }
 

@@ -1,14 +1,15 @@
-//! The words since the start: every word with its total ([`dataflow`]), or only the words of the
-//! epoch, with their new totals ([`changes`]). A result for every epoch, also one without lines.
+//! Counts the words since the start: every word with its total ([`dataflow`]), or only the words of
+//! the epoch with their new totals ([`changes`]). Every epoch has a result, also one without lines.
 //!
-//! Equals `pairs.updateStateByKey(lambda new, old: sum(new) + (old or 0))`; `changes` is its
+//! In Spark: `pairs.updateStateByKey(lambda new, old: sum(new) + (old or 0))`. `changes` is its
 //! restriction to the keys of the batch.
 //!
-//! Keeps every distinct word for ever: its bytes and, in the trace, 20 bytes beside them for each
-//! batch that has it, which is up to 100 bytes a word while batches are merged (measured: 1.1 GB
-//! for 8 million words, the tables of open epochs included). `--max-keys` bounds it.
+//! Memory: every distinct word, for ever. A word takes its bytes and 20 bytes in each batch of the
+//! trace that has it, which is up to 100 bytes a word while batches are merged (measured: 1.1 GB
+//! for 8 million words, the tables of open epochs included). `--max-keys` sets a limit.
 //!
-//! With a state they go on after a crash or a stop: what each epoch adds is kept beside the output.
+//! With state, totals go on after a crash or a stop: the changelog beside the output has what each
+//! epoch added.
 //!
 //! ```text
 //! wordtide run running_totals --connect localhost:9999 --emit changes --max-keys 100000000
@@ -16,14 +17,15 @@
 
 use wordtide::operators::{Counts, Lines, Rows};
 
-/// All totals. The job ends with an error when there are more than `max_keys` distinct words.
+/// Publishes all totals. The job ends with an error if there are more than `max_keys` distinct
+/// words.
 pub fn dataflow(
     max_keys: Option<u64>,
 ) -> impl for<'s> Fn(Lines<'s>) -> Counts<'s> + Send + Sync + 'static {
     move |lines| lines.words().running().max_keys(max_keys).count()
 }
 
-/// The words that changed, with their new totals. The same limit.
+/// Publishes the words that changed, with their new totals, under the same limit.
 pub fn changes(
     max_keys: Option<u64>,
 ) -> impl for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static {
@@ -39,7 +41,7 @@ mod tests {
     const EPOCHS: &[&[&str]] = &[&["b a", "a"], &[], &["a c"]];
 
     #[test]
-    fn totals_add_up_and_are_published_without_lines_too() {
+    fn totals_are_published_without_lines_too() {
         let rows = run_on(2, dataflow(None), EPOCHS);
         let count = |word: &str, count| (word.to_owned(), count);
         assert_eq!(rows[0], [count("a", 2), count("b", 1)]);
@@ -55,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn one_word_more_than_max_keys_ends_the_job_and_names_the_flag() {
+    fn exceeding_max_keys_ends_the_job() {
         let epochs = [(1_000, vec![b"a b".to_vec()]), (2_000, vec![b"b c a".to_vec()])];
         let run = |max| {
             let totals = dataflow(Some(max));

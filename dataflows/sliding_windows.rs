@@ -1,17 +1,16 @@
-//! The words of a sliding window, each time one ends.
+//! Counts the words of a sliding window, each time a window ends.
 //!
-//! Equals `pairs.reduceByKeyAndWindow(add, None, window, slide)`, but for where windows end: at the
-//! multiples of the slide on the wall clock, so that a restart does not move them, where Spark
-//! counts slides from its own start. Epochs at which no window ends publish nothing at all. A
-//! window that would end after the job did is not published.
+//! In Spark: `pairs.reduceByKeyAndWindow(add, None, window, slide)`, except for the ends of
+//! windows. They are the multiples of the slide on the wall clock, so a restart does not move them;
+//! Spark counts slides from its own start. Epochs at which no window ends publish nothing. A window
+//! that would end after the job is not published.
 //!
-//! Keeps the distinct words of each epoch of the window twice, as what was counted and as what will
-//! be taken back: 20 bytes beside the word each (measured: 36 MB in all for 60,000 words and a
-//! window of 4 epochs, 13 MB more than a count of single epochs; 1.0 GB for one epoch with 8
-//! million words).
+//! Memory: the distinct words of each epoch of the window, twice, as counts and as retractions: 20
+//! bytes each beside the word (measured: 36 MB in all for 60,000 words and a window of 4 epochs, 13
+//! MB more than a count of single epochs; 1.0 GB for one epoch with 8 million words).
 //!
-//! With a state windows go on after a crash or a stop: what each epoch adds is kept beside the
-//! output for as long as a window reaches back.
+//! With state, windows go on after a crash or a stop: the changelog beside the output has what each
+//! epoch added, for as long as a window reaches back.
 //!
 //! ```text
 //! wordtide run sliding_windows --connect localhost:9999 --interval 10s --window 60s --slide 20s
@@ -21,8 +20,10 @@ use std::time::Duration;
 
 use wordtide::operators::{Counts, Lines, Window};
 
-/// Counts over the last `window`, every `slide`: multiples of the interval, or the job ends with a
-/// `Usage` error (which [`Window::check`] foretells).
+/// Counts over the last `window`, every `slide`.
+///
+/// Both must be multiples of the interval, or the job ends with a `Usage` error. [`Window::check`]
+/// finds that before the start.
 pub fn dataflow(
     window: Duration,
     slide: Duration,
@@ -41,7 +42,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_word_counts_for_one_window_and_then_no_more() {
+    fn word_counts_for_one_window() {
         let definition = dataflow(2 * SECOND, SECOND);
         let rows = run_on(2, definition, &[&["a"], &["a b"], &[], &[], &["a"]]);
         let count = |word: &str, count| (word.to_owned(), count);
@@ -53,7 +54,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_end_on_the_grid_of_the_slide_and_skipped_epochs_still_expire() {
+    fn windows_end_at_multiples_of_the_slide() {
         let definition = dataflow(4 * SECOND, 2 * SECOND);
         let line = |text: &str| vec![text.as_bytes().to_vec()];
         // The job was late at 4 s and 5 s: these times became no epochs.
@@ -79,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn a_window_that_does_not_fit_the_interval_ends_the_job_and_names_the_flag() {
+    fn window_that_does_not_fit_ends_the_job() {
         let definition = dataflow(3 * SECOND / 2, SECOND);
         let epochs = [(1_000, Vec::new())];
         let error = publish(2.into(), move |lines| Rows::from(definition(lines)), &epochs);

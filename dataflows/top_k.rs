@@ -1,9 +1,10 @@
-//! The `k` most frequent words of each epoch, by descending count, then by their bytes, all in
-//! `part-00000`.
+//! Ranks the `k` most frequent words of each epoch, by descending count, then by their bytes, all
+//! in `part-00000`.
 //!
-//! Equals `SELECT word, count(*) AS n FROM batch GROUP BY word ORDER BY n DESC, word LIMIT k`.
-//! Keeps the words of open epochs only, as `network_wordcount` does (75 bytes for each distinct
-//! word, measured); each worker sends its own `k` best to worker 0 once an epoch.
+//! In SQL: `SELECT word, count(*) AS n FROM batch GROUP BY word ORDER BY n DESC, word LIMIT k`.
+//!
+//! Memory: the words of open epochs, as in `network_wordcount` (75 bytes for each distinct word,
+//! measured). Each worker sends its `k` most frequent words to worker 0 once an epoch.
 //!
 //! ```text
 //! wordtide run top_k --connect localhost:9999 --k 20 --to - --format tsv
@@ -11,8 +12,8 @@
 
 use wordtide::operators::{Lines, Rows};
 
-/// Ranks the words of every epoch separately. For a ranking of totals or windows put `running()` or
-/// `sliding(..)` in the place of `per_epoch()`.
+/// Ranks the words of every epoch separately. Replace `per_epoch()` by `running()` or `sliding(..)`
+/// to rank totals or windows.
 pub fn dataflow(k: usize) -> impl for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static {
     move |lines| lines.words().per_epoch().count().top(k)
 }
@@ -23,7 +24,7 @@ mod tests {
     use wordtide::testing::rows_on;
 
     #[test]
-    fn the_most_frequent_come_first_and_equals_by_their_bytes() {
+    fn ranking_orders_by_count_then_bytes() {
         let epochs: &[&[&str]] = &[&["d c b a", "c a d", "c"], &[], &["z"]];
         for threads in [1, 2, 4] {
             let rows = rows_on(threads, dataflow(3), epochs);

@@ -1,9 +1,9 @@
-//! One error for the whole crate, whose kind says what its reader must do.
+//! The error type of the crate.
 //!
-//! Causes are many and change; what an operator can do about them is a short list. So the public
-//! [`Error`] carries one of a few prescriptive [`ErrorKind`]s, a message that says what happened
-//! and where, and, where there is one, a hint that names the flag which mends it. `Display` prints
-//! the error itself and its hint; the chain of causes is reached through `source()`.
+//! Causes are many and change; the remedies are few. The public [`Error`] therefore has one of a
+//! few prescriptive [`ErrorKind`]s, a message that states what happened and where, and usually a
+//! hint that names the flag to change. `Display` prints the message and the hint; `source()`
+//! returns the chain of causes.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,13 +11,13 @@ use std::fmt;
 /// A `Result` whose error is the crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the reader of an [`Error`] must do.
+/// The remedy for an [`Error`]. The kind decides the exit code of the program.
 ///
 /// New kinds may come with any release: match with a wildcard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// The run failed in a way that no rule below describes: read the message.
+    /// The run failed for a reason that no other kind describes: read the message.
     Failed,
     /// A flag or a builder call is wrong: correct it. Nothing was started.
     Usage,
@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Configuration,
 }
 
-/// What went wrong, where, and what to do about it.
+/// An error: what happened, where, and what to do about it.
 #[derive(Debug)]
 pub struct Error {
     kind: ErrorKind,
@@ -43,12 +43,13 @@ pub struct Error {
 }
 
 impl Error {
-    /// An error of `kind`; `message` is a lower-case sentence fragment that says what and where.
+    /// Makes an error of `kind`. `message` is a lower-case sentence fragment that states what
+    /// happened and where.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Error { kind, message: message.into(), hint: None, source: None }
     }
 
-    /// Adds what to do about it, with the name of the flag.
+    /// Adds a hint: what to do about the error, with the name of the flag.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
@@ -62,7 +63,7 @@ impl Error {
         self
     }
 
-    /// What the reader must do.
+    /// Returns the kind, which states the remedy.
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
@@ -89,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_prints_itself_and_its_hint_but_not_its_cause() {
+    fn display_prints_message_and_hint() {
         let error = Error::new(ErrorKind::Usage, "interval is 0")
             .hint("give --interval at least 10ms")
             .cause(std::io::Error::other("never shown"));

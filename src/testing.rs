@@ -1,4 +1,4 @@
-//! Definitions on literal epochs: lines in, rows out, on real workers, without a store or a clock.
+//! Tests of definitions: lines in, rows out, on real workers, without a store or a clock.
 //!
 //! ```
 //! use wordtide::dataflows::running_totals;
@@ -10,8 +10,8 @@
 //! assert_eq!(rows[2], [("a".to_owned(), 2), ("b".to_owned(), 2)]);
 //! ```
 //!
-//! [`run_on`] and [`rows_on`] are for tests and panic where the job would fail; [`publish`] returns
-//! the error. All of them run the operators of a job behind the same queue that its sources fill.
+//! [`run_on`] and [`rows_on`] panic if the job would fail; [`publish`] returns the error. All of
+//! them run the operators of a job, fed by the same queue that the sources of a job fill.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,18 +28,18 @@ use crate::worker;
 
 pub use crate::operators::CapturedRow;
 
-/// How a definition is run. A number of threads is a configuration: `2.into()`.
+/// The settings of a test run. A number of threads converts into one: `2.into()`.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// Worker threads.
     pub threads: usize,
     /// Parts of a result.
     pub parts: u32,
-    /// Length of an epoch; [`run_on`] and [`rows_on`] name their epochs by its multiples, from one.
+    /// Length of an epoch. The epochs of [`run_on`] and [`rows_on`] are its multiples, from one.
     pub interval: Duration,
-    /// How lines become words.
+    /// The rules by which lines become words.
     pub words: WordOptions,
-    /// A word table larger than this is drained before its epoch ends.
+    /// Table size in bytes above which a table is drained before its epoch ends.
     pub table_bytes_max: usize,
 }
 
@@ -56,18 +56,18 @@ impl Default for Config {
 }
 
 impl From<usize> for Config {
-    /// So many threads, as many parts, and epochs of one second.
+    /// Makes settings with `threads` threads and as many parts, and epochs of one second.
     fn from(threads: usize) -> Config {
         Config { threads, parts: threads as u32, ..Config::default() }
     }
 }
 
-/// Runs a definition of counts over `epochs`, each a list of lines; returns the rows of each epoch
+/// Runs a definition of counts over `epochs`, each a list of lines. Returns the rows of each epoch
 /// that publishes a result, ascending by word.
 ///
 /// # Panics
 ///
-/// Where the job would have failed, with its error.
+/// Panics with the error of the job if the job fails.
 pub fn run_on<F>(
     config: impl Into<Config>,
     definition: F,
@@ -87,12 +87,12 @@ where
     published.into_values().map(sorted).collect()
 }
 
-/// The same for a definition of rows: each as text, `word TAB count` or a line, part by part in the
-/// order of publication.
+/// Runs a definition of rows over `epochs`, each a list of lines. Returns the rows of each epoch as
+/// text, `word TAB count` or a line, part by part in the order of publication.
 ///
 /// # Panics
 ///
-/// Where the job would have failed, with its error.
+/// Panics with the error of the job if the job fails.
 pub fn rows_on<F>(config: impl Into<Config>, definition: F, epochs: &[&[&str]]) -> Vec<Vec<String>>
 where
     F: for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static,
@@ -126,15 +126,15 @@ where
     }
 }
 
-/// Runs a definition over epochs that are named: each a time, ascending, and its lines, which must
-/// not hold line ends. Returns the rows of each epoch that publishes a result: part by part, in
-/// their order.
+/// Runs a definition over epochs with given times. Each epoch is a time, in ascending order, and
+/// its lines without line ends. Returns the rows of each epoch that publishes a result, part by
+/// part in their order.
 ///
-/// Lines come from source 0, each as a block of its own, so that all workers get some.
+/// All lines come from source 0, each in a block of its own, so that all workers get some.
 ///
 /// # Errors
 ///
-/// That for which the job would have ended.
+/// Returns the error with which the job would end.
 pub fn publish<F>(
     config: Config,
     definition: F,
@@ -169,6 +169,7 @@ where
     }
 }
 
+/// Pushes one line into the feed, as a block of its own.
 fn give(splitter: &mut LineSplitter, feed: &Feed, epoch: Epoch, line: &[u8]) {
     let mut rest = &[line, b"\n"].concat()[..];
     while !rest.is_empty() {
@@ -184,6 +185,7 @@ fn give(splitter: &mut LineSplitter, feed: &Feed, epoch: Epoch, line: &[u8]) {
     }
 }
 
+/// Starts workers that run the definition and capture its rows.
 fn start<F>(
     config: &Config,
     definition: F,

@@ -1,36 +1,38 @@
-//! A block: a run of whole lines in one immutable buffer.
+//! Blocks: whole lines in one immutable buffer.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use super::pool::Buffer;
 
-/// A run of whole lines, each ended by `\n`, `\r` or `\r\n`. Immutable; a clone is a pointer.
+/// Consecutive whole lines, each ended by `\n`, `\r` or `\r\n`. A block is immutable, and a clone
+/// is a pointer.
 ///
 /// When the last clone is dropped, the buffer and its share of the bound go back to the
 /// [`BlockPool`](super::BlockPool).
 #[derive(Clone)]
 pub struct Block {
-    inner: Arc<Inner>,
+    shared: Arc<SharedBlock>,
 }
 
-struct Inner {
+/// The buffer and the facts that the clones of a block share.
+struct SharedBlock {
     buffer: Buffer,
-    /// First byte of the text in the buffer.
+    /// Index of the first byte of the text in the buffer.
     start: usize,
-    /// End of the text, where its pad begins.
+    /// Index after the last byte of the text. The pad begins here.
     end: usize,
     source: u32,
     offset: u64,
-    /// Line ends of the text that only cut a line.
+    /// Number of line ends in the text that only cut a line.
     cuts: u64,
-    /// Lines that ended in discarded bytes before the text.
+    /// Number of lines that ended in discarded bytes before the text.
     lines_owed: u64,
     lines: OnceLock<u64>,
 }
 
-/// The fields of a block other than its bytes.
-pub(super) struct Place {
+/// The facts of a block other than its bytes.
+pub(super) struct BlockFacts {
     pub(super) source: u32,
     pub(super) offset: u64,
     pub(super) cuts: u64,
@@ -38,62 +40,62 @@ pub(super) struct Place {
 }
 
 impl Block {
-    /// Readable zero bytes behind the text, so that a vector load may overrun it.
+    /// Number of zero bytes that follow the text, so that a vector load may read past it.
     pub const PAD: usize = 64;
 
-    /// The block of `buffer[start..end]`. Clears the pad; what lay there is lost.
-    pub(super) fn new(mut buffer: Buffer, start: usize, end: usize, place: Place) -> Block {
+    /// Makes a block of `buffer[start..end]`. The bytes of the pad are overwritten with zeros.
+    pub(super) fn new(mut buffer: Buffer, start: usize, end: usize, facts: BlockFacts) -> Block {
         buffer.bytes[end..end + Block::PAD].fill(0);
-        let Place { source, offset, cuts, lines_owed } = place;
+        let BlockFacts { source, offset, cuts, lines_owed } = facts;
         let lines = OnceLock::new();
-        let inner = Inner { buffer, start, end, source, offset, cuts, lines_owed, lines };
-        Block { inner: Arc::new(inner) }
+        let shared = SharedBlock { buffer, start, end, source, offset, cuts, lines_owed, lines };
+        Block { shared: Arc::new(shared) }
     }
 
-    /// A block of source 0 at offset 0 that holds `text` as it is, outside any pool: for tests and
-    /// for definitions. The text should end with a line end.
+    /// Makes a block of source 0 at offset 0 with a copy of `text`, outside any pool, for tests.
+    /// The text should end with a line end.
     pub fn from_text(text: &[u8]) -> Block {
-        let place = Place { source: 0, offset: 0, cuts: 0, lines_owed: 0 };
-        Block::new(Buffer::unpooled(text), 0, text.len(), place)
+        let facts = BlockFacts { source: 0, offset: 0, cuts: 0, lines_owed: 0 };
+        Block::new(Buffer::unpooled(text), 0, text.len(), facts)
     }
 
-    /// The lines, never empty but for [`Block::from_text`].
+    /// Returns the text of the lines. It is empty only in a block of [`Block::from_text`].
     pub fn text(&self) -> &[u8] {
-        let Inner { buffer, start, end, .. } = &*self.inner;
+        let SharedBlock { buffer, start, end, .. } = &*self.shared;
         &buffer.bytes[*start..*end]
     }
 
-    /// The lines and [`Block::PAD`] zero bytes.
+    /// Returns the text followed by [`Block::PAD`] zero bytes.
     pub fn padded(&self) -> &[u8] {
-        let Inner { buffer, start, end, .. } = &*self.inner;
+        let SharedBlock { buffer, start, end, .. } = &*self.shared;
         &buffer.bytes[*start..*end + Block::PAD]
     }
 
-    /// Lines that end in this block: a line cut in pieces counts once, where its end stands.
+    /// Returns the number of lines that end in this block. A line that was cut counts once, where
+    /// it ends.
     ///
-    /// Counted on the first call, by one vector pass over the text, and kept. A caller that walks
-    /// the text anyway may count for itself, if cut lines do not matter to it.
+    /// The first call counts, in one vector pass over the text, and stores the result.
     pub fn lines(&self) -> u64 {
-        let inner = &*self.inner;
-        *inner.lines.get_or_init(|| {
-            (line_ends(self.padded()) + inner.lines_owed).saturating_sub(inner.cuts)
+        let shared = &*self.shared;
+        *shared.lines.get_or_init(|| {
+            (line_ends(self.padded()) + shared.lines_owed).saturating_sub(shared.cuts)
         })
     }
 
     /// Returns the fields other than the bytes.
-    pub(super) fn place(&self) -> Place {
-        let Inner { source, offset, cuts, lines_owed, .. } = *self.inner;
-        Place { source, offset, cuts, lines_owed }
+    pub(super) fn facts(&self) -> BlockFacts {
+        let SharedBlock { source, offset, cuts, lines_owed, .. } = *self.shared;
+        BlockFacts { source, offset, cuts, lines_owed }
     }
 
-    /// Index of the source.
+    /// Returns the index of the source.
     pub fn source(&self) -> u32 {
-        self.inner.source
+        self.shared.source
     }
 
-    /// Position of the first byte of the text in the source's stream.
+    /// Returns the offset of the first byte of the text in the source's stream.
     pub fn offset(&self) -> u64 {
-        self.inner.offset
+        self.shared.offset
     }
 }
 
@@ -107,10 +109,10 @@ impl fmt::Debug for Block {
     }
 }
 
-/// Line ends in the text of `padded`, with `\r\n` as one: each `\n`, and each `\r` before another
-/// byte.
+/// Returns the number of line ends in the text of `padded`: each `\n`, and each `\r` that no `\n`
+/// follows.
 fn line_ends(padded: &[u8]) -> u64 {
-    // Few enough that a byte can hold the count of a stretch, so that the loop becomes vectors.
+    // A stretch is so short that a byte holds its count, and the compiler uses vectors of bytes.
     const STRETCH: usize = 192;
     let text_bytes = padded.len() - Block::PAD;
     let texts = padded[..text_bytes].chunks(STRETCH);
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_block_of_text_is_padded_with_zeros() {
+    fn block_of_text_is_padded_with_zeros() {
         let block = Block::from_text(b"a b\n");
         assert_eq!(block.text(), b"a b\n");
         assert_eq!(block.padded().len(), 4 + Block::PAD);

@@ -1,37 +1,38 @@
-//! Where a line that is too long may be cut, and which lines go. Pure functions on slices.
+//! Cuts and drops lines that are too long. Pure functions on slices.
 
 use memchr::{memchr2, memrchr};
 
 /// A cut of an over-long line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cut {
-    /// Bytes from the front that are now whole lines; 0 if nothing precedes a discarded word.
+    /// Number of bytes from the front that are whole lines now; 0 if nothing precedes a discarded
+    /// word.
     pub(super) text_bytes: usize,
-    /// Line ends put into them, none of which ends the line itself.
+    /// Number of line ends put into them. None of them ends the line itself.
     pub(super) cuts: usize,
-    /// What follows is the beginning of a word that is already too long.
+    /// True if the rest is the beginning of a word that is already too long.
     pub(super) oversized: bool,
 }
 
 /// Cuts `line`, an over-long line (or the rest of one) without a line end so far, by turning spaces
-/// into line ends. What is left behind is never empty, so that a rest which turns out to be all of
-/// the line is not mistaken for an empty word. `None`: the next byte must be seen first.
+/// into line ends. Returns `None` if the next byte must be known first.
 ///
-/// Looks at the last word and the spaces around it only.
+/// The rest after the cut is never empty: a rest that turns out to be the end of the line would
+/// otherwise be taken for an empty word. Only the last word and the spaces around it are read.
 pub(super) fn cut(line: &mut [u8], word_bytes_max: usize) -> Option<Cut> {
     let last_word_end = line.iter().rposition(|&byte| byte != b' ').map_or(0, |at| at + 1);
     match line.len() - last_word_end {
         0 => cut_before_word(line, line.len(), word_bytes_max),
-        // One space: the line may end behind it, so it must stay. Waiting for one more byte instead
-        // would let a sender whose every packet ends in a space fill the memory.
+        // One space: the line may end after it, so it must stay. Waiting for the next byte instead
+        // would let a sender fill the memory with packets that each end in a space.
         1 => cut_before_word(line, last_word_end, usize::MAX),
-        // Nothing but spaces: what follows decides whether Scala counts them, and cannot be
-        // awaited.
+        // Nothing but spaces: the next word would decide whether Scala counts them, and the limit
+        // does not allow to wait for it.
         spaces if last_word_end == 0 => {
             line[spaces - 2] = b'\n';
             Some(Cut { text_bytes: spaces - 1, cuts: 1, oversized: false })
         }
-        // The word's separator; the other spaces stay for what follows to decide.
+        // The first space separates the word; the next word decides about the other spaces.
         _ => {
             line[last_word_end] = b'\n';
             Some(Cut { text_bytes: last_word_end + 1, cuts: 1, oversized: false })
@@ -53,7 +54,7 @@ fn cut_before_word(line: &mut [u8], word_end: usize, word_bytes_max: usize) -> O
     Some(Cut { text_bytes: word_start, cuts: word_start - run_start, oversized })
 }
 
-/// The position behind the line end at `at`; with it, whether a `\n` may still follow its `\r`.
+/// Returns the position after the line end at `at`, and whether a `\n` may still follow its `\r`.
 pub(super) fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
     match (text[at], text.get(at + 1)) {
         (b'\r', Some(b'\n')) => (at + 2, false),
@@ -62,8 +63,8 @@ pub(super) fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
     }
 }
 
-/// Keeps a `\r` that ends a line apart from a `\n` that has come to stand behind it at `at`, where
-/// the two would be read as one line end: it becomes a `\n` too, and so does each `\r` before it.
+/// Separates a `\r` that ends a line from a `\n` that was moved after it, to `at`. The two would be
+/// read as one line end, so the `\r` becomes a `\n`, and so does each `\r` before it.
 pub(super) fn unglue(text: &mut [u8], mut at: usize) {
     while at > 0 && text.get(at - 1..=at) == Some(b"\r\n") {
         at -= 1;
@@ -71,8 +72,8 @@ pub(super) fn unglue(text: &mut [u8], mut at: usize) {
     }
 }
 
-/// Moves the lines of `text` that are within `line_bytes_max` to its front. Returns how many bytes
-/// they take and how many lines are gone.
+/// Moves the lines of `text` that are within `line_bytes_max` to its front. Returns the number of
+/// bytes that they take, and the number of lines dropped.
 pub(super) fn drop_long_lines(text: &mut [u8], line_bytes_max: usize) -> (usize, u64) {
     let (mut read, mut kept, mut dropped) = (0, 0, 0);
     while let Some(length) = memchr2(b'\n', b'\r', &text[read..]) {
@@ -122,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_space_that_may_be_the_last_byte_of_the_line_stays() {
+    fn last_space_of_a_line_stays() {
         assert_eq!(cut_text("a b "), cut_into("a\n", "b ", 1, false));
         assert_eq!(cut_text("abcdefgh "), None);
         assert_eq!(cut_text("b  "), cut_into("b\n", " ", 1, false));
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_word_without_an_end_in_sight_is_oversized_only_above_the_limit() {
+    fn open_word_is_oversized_above_the_limit() {
         assert_eq!(cut_text("a 12345"), cut_into("a\n", "12345", 1, true));
         assert_eq!(cut_text("12345"), cut_into("", "12345", 0, true));
         assert_eq!(cut_text("1234"), None);

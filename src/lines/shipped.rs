@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::Block;
-use super::block::Place;
+use super::block::BlockFacts;
 use super::pool::{BlockPool, Buffer, STANDARD_BYTES};
 
 /// What travels before the text of a block.
@@ -22,7 +22,7 @@ impl BlockHead {
 
     /// The head of `block`.
     pub fn of(block: &Block) -> BlockHead {
-        let Place { source, offset, cuts, lines_owed } = block.place();
+        let BlockFacts { source, offset, cuts, lines_owed } = block.facts();
         BlockHead { source, offset, cuts, lines_owed, text_bytes: block.text().len() as u64 }
     }
 
@@ -87,7 +87,12 @@ impl Arrival {
     /// The block, once its text is there.
     pub fn into_block(self) -> Block {
         let BlockHead { source, offset, cuts, lines_owed, text_bytes } = self.head;
-        Block::new(self.buffer, 0, text_bytes as usize, Place { source, offset, cuts, lines_owed })
+        Block::new(
+            self.buffer,
+            0,
+            text_bytes as usize,
+            BlockFacts { source, offset, cuts, lines_owed },
+        )
     }
 }
 

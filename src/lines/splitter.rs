@@ -12,7 +12,7 @@ use std::thread::Thread;
 use memchr::{memchr2, memchr3, memrchr2};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::block::Place;
+use super::block::BlockFacts;
 use super::long;
 use super::pool::{Buffer, STANDARD_BYTES};
 use super::{
@@ -416,7 +416,7 @@ impl LineSplitter {
         cuts: usize,
     ) -> Option<Block> {
         let (start, text_bytes) = (self.start, text_end - self.start);
-        let place = Place {
+        let place = BlockFacts {
             source: self.source,
             offset: self.offset,
             cuts: cuts as u64,
