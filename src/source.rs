@@ -1,25 +1,34 @@
-//! Where lines come from: sockets, files, standard input.
+//! Where lines come from: sockets, files, pipes, standard input.
 //!
 //! Every source is a task that reads bytes and puts them into an [`Intake`], which keeps them in
 //! the journal and turns them into blocks for the workers. A source decides when a stream begins
-//! and how it ended; what a line is, and which epoch it belongs to, it does not know: that is
-//! decided on its [`Track`]. Reading stops when the journal is full (without one: when the pool of
-//! blocks is exhausted), and the sender feels it: nothing is dropped and nothing queues without
-//! bound.
+//! and how it ended; lines, and the epochs they belong to, are decided on its [`Track`]. Reading
+//! stops when the journal is full (without one: when the pool of blocks is exhausted), and the
+//! sender feels it: nothing is dropped and nothing queues without bound.
+//!
+//! | source | is read again after a crash | ends |
+//! | --- | --- | --- |
+//! | [`Source::Connect`] | from the journal | never, unless the job reads once |
+//! | [`Source::File`] | from the file, where the last cut was | at the end of the file |
+//! | [`Source::Pipe`], [`Source::Stdin`] | from the journal | when the last writer closes it |
 
 mod behind;
+mod compressed;
 mod connect;
 mod file;
 mod fingerprint;
 mod intake;
-mod stdin;
+mod path;
 mod stop;
+mod stream;
 mod track;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -34,41 +43,53 @@ pub use track::{Past, Track, Watcher};
 pub enum Source {
     /// A host to connect to, as `nc -lk` would serve it.
     Connect(HostPort),
-    /// A file, read once from its beginning.
+    /// A file, read once from its beginning. A path that names something else than a regular file
+    /// when the job starts becomes a [`Source::Pipe`].
     File(PathBuf),
+    /// A named pipe, a process substitution (`/dev/fd/63`), a terminal or another device under a
+    /// file's name. It cannot be read again, so its bytes go into the journal.
+    Pipe(PathBuf),
     /// Standard input.
     Stdin,
 }
 
 impl Source {
-    /// Whether the source ends by itself.
-    pub fn is_finite(&self) -> bool {
-        !matches!(self, Source::Connect(_))
-    }
-
-    /// What kind of source it is: which it is may differ between processes, as seen by each.
+    /// The kind of the source, as all processes of a cluster see it. The path of a file or pipe
+    /// need not exist where another process reads it.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Source::Connect(_) => "connect",
-            Source::File(_) => "file",
+            Source::File(_) | Source::Pipe(_) => "file",
             Source::Stdin => "stdin",
         }
     }
 
-    /// Whether the same bytes can be read again after a restart: a pipe under a file's name cannot.
-    pub fn can_be_read_again(&self) -> bool {
-        matches!(self, Source::File(path) if path.is_file())
+    /// Decides, once for the whole run, how a path is read: as a file, or as a pipe where it names
+    /// something that cannot be read again. A path that is not there stays a file.
+    pub(crate) fn resolve(self) -> Source {
+        match self {
+            Source::File(path) if path::is_stream(&path) => Source::Pipe(path),
+            source => source,
+        }
     }
 
-    /// Refuses what can be known beforehand not to work.
+    /// Returns true if the same bytes can be read again after a restart, so that the journal keeps
+    /// positions only. Correct for a source that was resolved.
+    pub(crate) fn can_be_read_again(&self) -> bool {
+        matches!(self, Source::File(_))
+    }
+
+    /// Refuses a path that cannot be read. Nothing is taken from a pipe.
     ///
     /// # Errors
     ///
-    /// `Configuration` for a file that cannot be opened, naming `--file`.
+    /// `Configuration` for a path that is missing, a directory, a socket, or not readable, naming
+    /// `--file`.
     pub fn check(&self) -> Result<()> {
         match self {
-            Source::File(path) => file::check(path),
-            _ => Ok(()),
+            Source::File(path) => path::check_file(path),
+            Source::Pipe(path) => path::check_stream(path),
+            Source::Connect(_) | Source::Stdin => Ok(()),
         }
     }
 }
@@ -78,6 +99,7 @@ impl fmt::Display for Source {
         match self {
             Source::Connect(address) => write!(f, "{address}"),
             Source::File(path) => write!(f, "file {}", path.display()),
+            Source::Pipe(path) => write!(f, "pipe {}", path.display()),
             Source::Stdin => f.write_str("standard input"),
         }
     }
@@ -118,7 +140,7 @@ impl FromStr for HostPort {
     }
 }
 
-/// Brings back what a former run has read from a source that this one has not.
+/// Feeds what a former run has read, from the journal of a source that this run does not read.
 ///
 /// # Errors
 ///
@@ -127,15 +149,24 @@ pub async fn replay(mut intake: Intake) -> Result<()> {
     intake.finish().await
 }
 
-/// Starts reading `sources`, each into its own intake, on the current runtime. The set is done when
-/// all have ended; an error ends the job.
+/// Starts to read `sources`, each into its own intake, on the current runtime. The set is done when
+/// all have ended. With `once`, a connection that ends ends its source.
+///
+/// An error of a task ends the job: `Temporary` for a name that does not resolve, `Configuration`
+/// for a path that cannot be opened or a file that has changed, `Disk` for the journal or a file
+/// that fails, `Failed` for a stream that fails.
 pub fn start(sources: Vec<(Source, Intake)>, once: bool) -> JoinSet<Result<()>> {
+    let turns = Arc::new(Semaphore::new(file::FILES_OPEN_MAX));
     let mut tasks = JoinSet::new();
     for (source, intake) in sources {
+        let name = source.to_string();
         match source {
             Source::Connect(address) => tasks.spawn(connect::read(address, once, intake)),
-            Source::File(path) => tasks.spawn(file::read(path, intake)),
-            Source::Stdin => tasks.spawn(stdin::read(intake)),
+            Source::File(path) => tasks.spawn(file::read(path, Arc::clone(&turns), intake)),
+            Source::Pipe(path) => {
+                tasks.spawn(stream::read(name, move || path::open_stream(&path), intake))
+            }
+            Source::Stdin => tasks.spawn(stream::read(name, stream::stdin, intake)),
         };
     }
     tasks

@@ -33,6 +33,8 @@ mod memory;
 mod oracle;
 /// What stands in the output, and what never does.
 mod output;
+/// Named pipes, and standard input under a file's name.
+mod pipes;
 /// Lines, cuts, workers, parts and epochs, at random, against the oracle.
 mod properties;
 /// What cannot run is refused, in words that help.

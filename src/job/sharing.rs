@@ -73,6 +73,7 @@ pub(super) fn own(
     cluster: &ClusterSettings,
 ) -> Result<OwnSources> {
     let count = sources.len() as u32;
+    let sources: Vec<_> = sources.into_iter().map(Source::resolve).collect();
     let names = recovery::names(&sources);
     let named = (0u32..).zip(sources).zip(&names).zip(&readers.0);
     let own = named.filter(|(_, process)| **process == cluster.process);

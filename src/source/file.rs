@@ -1,85 +1,56 @@
-//! A file as a source, read once on a thread that may block.
+//! A regular file as a source, read once on a thread that may block.
 //!
 //! A file can be read again, so nothing of it is copied into the journal: the marks there say how
-//! far it was read at each border, and a restart reads on from there.
+//! far it was read at each cut, and a restart reads on from there.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::fingerprint::Fingerprint;
 use super::intake::Intake;
+use super::{compressed, path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Position, SourceOffset};
 use crate::lines::StreamEnd;
 
+/// Most files of a process that are open at a time. The others wait for their turn, so the limit of
+/// open files and the runtime's threads do not bound how many files a job can have.
+pub(super) const FILES_OPEN_MAX: usize = 16;
+
 /// A chunk: what is fed to the splitter between two looks for line ends.
 const CHUNK_BYTES: u64 = 256 << 10;
 
-/// Reads the file at `path`.
-pub(super) async fn read(path: PathBuf, intake: Intake) -> Result<()> {
-    let file = open(&path)?;
-    read_blocking(file, path, intake).await
-}
-
-/// Refuses a path that cannot be read, without reading: what is no plain file (a pipe) may have
-/// only one reader, or nobody who writes yet.
-pub(super) fn check(path: &Path) -> Result<()> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => Ok(()),
-        _ => open(path).map(drop),
-    }
-}
-
-/// Opens a file, or says why not in the words of the command line.
-pub(super) fn open(path: &Path) -> Result<File> {
-    let refused = |why: String| {
-        Error::new(ErrorKind::Configuration, format!("cannot read {}: {why}", path.display()))
-            .hint("check the path given to --file")
+/// Reads the file at `path` when one of the `turns` is free.
+///
+/// # Errors
+///
+/// `Configuration` if the file cannot be opened or is not the one that was read before, `Disk` if
+/// reading it fails, those of the journal.
+pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, mut intake: Intake) -> Result<()> {
+    let stop = intake.stop().clone();
+    let _turn = tokio::select! {
+        biased;
+        turn = turns.acquire() => turn,
+        // A file with cuts of a former run must still be read up to the last of them.
+        () = stop.stopped(), if intake.track.lock().at_tail => {
+            return if intake.track.is_kept() { Ok(()) } else { intake.end(StreamEnd::Stop) };
+        }
     };
-    let file = File::open(path).map_err(|error| refused(error.to_string()))?;
-    match file.metadata() {
-        Ok(metadata) if metadata.is_dir() => Err(refused("it is a directory".to_owned())),
-        Ok(_) => Ok(file),
-        Err(error) => Err(refused(error.to_string())),
-    }
-}
-
-/// Reads `file` to its end on the runtime's pool of blocking threads.
-pub(super) async fn read_blocking(file: File, path: PathBuf, intake: Intake) -> Result<()> {
     let runtime = Handle::current();
     let read = tokio::task::spawn_blocking(move || {
-        if !intake.track.reads_again() {
-            return copy(file, &path, intake, &runtime);
-        }
-        let mut reading = Reading::begin(file, path, intake, runtime)?;
-        reading.run()
+        let file = path::open_file(&path)?;
+        compressed::warn_of_file(&path, &file);
+        Reading::begin(file, path, intake, runtime)?.run()
     });
     read.await.unwrap_or_else(|panicked| {
         Err(Error::new(ErrorKind::Panicked, "the reader of a file panicked").cause(panicked))
     })
-}
-
-/// Reads what can be read only once: a pipe under a file's name.
-fn copy(mut file: File, path: &Path, mut intake: Intake, runtime: &Handle) -> Result<()> {
-    runtime.block_on(intake.finish())?;
-    while !intake.stop().is_stopped() {
-        runtime.block_on(intake.ready_in_step())?;
-        match file.read(intake.spare()) {
-            Ok(0) => return intake.end(StreamEnd::Fin),
-            Ok(bytes) => {
-                intake.filled(bytes);
-                runtime.block_on(intake.hand_over())?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(unreadable(path, error)),
-        }
-    }
-    intake.end(StreamEnd::Stop)
 }
 
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
@@ -118,7 +89,7 @@ impl Reading {
     fn run(&mut self) -> Result<()> {
         if self.intake.track.file_offset() & SourceOffset::ENDED != 0 {
             self.pass_borders(u64::MAX);
-            return Ok(());
+            return self.intake.track.close_file();
         }
         loop {
             self.pass_borders(self.offset);
@@ -137,7 +108,8 @@ impl Reading {
                 self.intake.end(StreamEnd::Fin)?;
                 self.intake.track.lock().set_file_offset(self.offset | SourceOffset::ENDED);
                 self.pass_borders(u64::MAX);
-                return Ok(());
+                // The file is closed: the next one may need its descriptor.
+                return self.intake.track.close_file();
             }
         }
     }

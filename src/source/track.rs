@@ -89,9 +89,12 @@ pub(super) struct Shared {
     is_replay: bool,
     /// The source can be read again: its bytes do not go into the journal.
     is_file: bool,
-    /// The file, and how far it was read.
+    /// The file while it is open, and how far it was read.
     file: Option<(Arc<File>, u64)>,
-    /// The last border of a former run, where the file must be what it was.
+    /// The file was read to its end and is closed.
+    file_has_ended: bool,
+    /// The last border of a former run, where the file must be what it was; once the file is
+    /// closed, its end.
     file_known: Option<SourceOffset>,
 }
 
@@ -300,6 +303,7 @@ impl Track {
             is_replay: past.is_replay,
             is_file: past.is_file,
             file: None,
+            file_has_ended: false,
             file_known,
         };
         Ok(Track { shared: Arc::new(Mutex::new(shared)), watcher })
@@ -358,16 +362,20 @@ impl Track {
         self.lock().file.as_ref().map_or(0, |(_, offset)| *offset)
     }
 
-    /// Whether the source can be read again.
-    pub(super) fn reads_again(&self) -> bool {
-        self.lock().is_file
+    /// Closes a file that was read to its end; later cuts record that end.
+    pub(super) fn close_file(&self) -> Result<()> {
+        let mut shared = self.lock();
+        shared.file_known = shared.cut_of_file()?;
+        shared.file = None;
+        shared.file_has_ended = true;
+        Ok(())
     }
 
-    /// Whether nothing more can come of it: a file was read to its end.
+    /// Returns true if nothing more can come from the source, as of a file that was read to its
+    /// end.
     pub fn has_ended(&self) -> bool {
         let shared = self.lock();
-        !shared.is_file
-            || shared.file.as_ref().is_some_and(|(_, offset)| offset & SourceOffset::ENDED != 0)
+        !shared.is_file || shared.file_has_ended
     }
 
     /// Whether what is not committed can be read again.
