@@ -8,10 +8,12 @@ mod check;
 mod cluster;
 mod definitions;
 mod demo;
+mod exit;
 mod flags;
 mod log;
 mod run;
 mod signals;
+mod stderr;
 mod values;
 
 use std::ffi::OsString;
@@ -27,23 +29,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
 
 pub use clap;
+pub use exit::exit_code;
 pub use flags::{Cli, Command, JobFlags, JournalCommand};
 
 /// The flags that a demo takes, too.
 const HOW_MUCH_IS_SAID: [&str; 3] = ["verbose", "quiet", "stop_timeout"];
-
-/// What the process ends with for an error of this kind.
-pub fn exit_code(kind: ErrorKind) -> u8 {
-    match kind {
-        ErrorKind::Usage => 2,
-        ErrorKind::PeerLost => 69,
-        ErrorKind::Panicked => 70,
-        ErrorKind::Disk => 74,
-        ErrorKind::Temporary => 75,
-        ErrorKind::Configuration => 78,
-        ErrorKind::Failed => 1,
-    }
-}
 
 /// The whole program: parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
@@ -55,7 +45,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help_or_error.use_stderr() { 2 } else { 0 });
         }
     };
-    exit(|| dispatch(cli))
+    exit::run_to_exit(|| dispatch(cli))
 }
 
 /// Runs a job of another program as `wordtide run` would: under signals, as one process of a
@@ -63,21 +53,7 @@ pub fn main() -> ExitCode {
 ///
 /// `define` gives the job what the flags do not: what it computes.
 pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -> ExitCode {
-    exit(|| run::run_job(flags, |job| Ok(define(job))))
-}
-
-/// Does it, and makes an exit code of how it ended.
-fn exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
-    std::panic::set_hook(Box::new(|panic| {
-        writeln!(io::stderr(), "wordtide: {panic}").ok();
-    }));
-    match run() {
-        Ok(code) => ExitCode::from(code),
-        Err(error) => {
-            report(&error);
-            ExitCode::from(exit_code(error.kind()))
-        }
-    }
+    exit::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
 }
 
 /// The commands, with what cannot be said where the flags are: the definitions' descriptions, that
@@ -234,19 +210,4 @@ fn print(data: &[u8]) -> Result<()> {
 
 fn failed(what: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("{what}: {error}")).cause(error)
-}
-
-/// One line for the error, with causes that it does not already contain.
-fn report(error: &Error) {
-    let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        // Some explain themselves on several lines.
-        let because = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
-        if !text.contains(&because) {
-            text = format!("{text} ({because})");
-        }
-        cause = error.source();
-    }
-    writeln!(io::stderr(), "wordtide: error: {text}").ok();
 }

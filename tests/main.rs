@@ -45,6 +45,8 @@ mod rig;
 mod sources;
 /// What a real Spark wrote, case by case, by the real program.
 mod spark;
+/// Standard error that is not read, closed or broken holds up nothing.
+mod stderr;
 /// Whole epochs on standard output.
 mod stdout;
 /// A stop loses nothing.

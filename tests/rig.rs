@@ -115,12 +115,21 @@ impl Invocation {
         self
     }
 
+    /// Gives the program this for its standard error; what it writes there is not collected.
+    pub(crate) fn stderr(mut self, stderr: impl Into<Stdio>) -> Self {
+        self.command.stderr(stderr);
+        self
+    }
+
     pub(crate) fn start(mut self) -> Running {
         let shown = show(&self.command);
         let mut child = self.command.spawn().unwrap_or_else(|error| panic!("{shown}: {error}"));
+        // Its copies of the pipes that a test made must not keep them open.
+        drop(self.command);
         let said = Said::default();
-        let stderr = child.stderr.take().expect("a pipe");
-        said.collect_lines(BufReader::new(stderr));
+        if let Some(stderr) = child.stderr.take() {
+            said.collect_lines(BufReader::new(stderr));
+        }
         if let Some(stdout) = child.stdout.take() {
             said.collect_bytes(stdout);
         }
@@ -184,8 +193,17 @@ impl Said {
     }
 
     /// Waits until `found` gives something; `None` when it cannot any more or the deadline passed.
-    fn wait<T>(&self, mut found: impl FnMut(&SaidState) -> Option<T>) -> Option<T> {
-        let deadline = Instant::now() + DEADLINE;
+    fn wait<T>(&self, found: impl FnMut(&SaidState) -> Option<T>) -> Option<T> {
+        self.wait_for(DEADLINE, found)
+    }
+
+    /// The same, with a time limit of one's own.
+    fn wait_for<T>(
+        &self,
+        limit: Duration,
+        mut found: impl FnMut(&SaidState) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + limit;
         let mut state = self.state.0.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(found) = found(&state) {
@@ -265,6 +283,19 @@ impl Running {
 
     pub(crate) fn signal(&self, signal: Signal) {
         kill_process(self.process(), signal).expect("the program runs");
+    }
+
+    /// Sends the signal again and again until the program ends: the first ones may still count as
+    /// part of an earlier wish to stop.
+    pub(crate) fn insist(self, signal: Signal) -> Ended {
+        let again = Duration::from_millis(100);
+        let end = Instant::now() + DEADLINE;
+        while Instant::now() < end
+            && self.said.wait_for(again, |state| (state.open == 0).then_some(())).is_none()
+        {
+            self.signal(signal);
+        }
+        self.end()
     }
 
     /// Halts it and waits until none of its threads does anything more; false if it has ended.

@@ -63,7 +63,7 @@ fn a_stop_at_any_moment_commits_exactly_what_was_received() {
     let moments: Vec<_> = (0..20)
         .map(|n| {
             let bytes = random(&mut seed) as usize % (1 << (10 + n / 2));
-            let signal = if n % 3 == 0 { Signal::INT } else { Signal::TERM };
+            let signal = [Signal::INT, Signal::TERM, Signal::HUP][n % 3];
             (bytes, signal, [10, 50, 1_000, 3_600_000][n % 4], n % 3 + 1)
         })
         .collect();
@@ -120,14 +120,51 @@ fn stuck_epoch(program: &Running) -> String {
 
 #[test]
 fn a_second_signal_ends_at_once_and_names_what_is_not_committed() {
-    for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
+    for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 143)] {
         let (rig, server) = (Rig::new(), Server::new());
         let program = stuck(&rig, &server, "");
         program.signal(Signal::TERM);
         let epoch = stuck_epoch(&program);
-        program.signal(second);
-        program.end().expect(code).says(&["second signal", "not committed", &epoch]);
+        let ended = program.insist(second).expect(code);
+        ended.says(&["second signal", "not committed", &epoch]);
     }
+}
+
+#[test]
+fn signals_within_a_second_are_one_stop() {
+    let bursts = [
+        vec![Signal::TERM; 2],
+        vec![Signal::INT, Signal::TERM, Signal::HUP],
+        vec![Signal::HUP, Signal::HUP, Signal::INT, Signal::TERM, Signal::TERM, Signal::INT],
+    ];
+    side_by_side(bursts.to_vec(), |burst: Vec<Signal>| {
+        let (rig, server) = (Rig::new(), Server::new());
+        let flags = "--interval 100ms --format tsv --no-state --to out/c";
+        let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
+        let mut peer = server.accept();
+        let sent = numbered(0, 500);
+        peer.send(&sent[..LINE_BYTES]);
+        program.wait_for_lines(1);
+        peer.send(&sent[LINE_BYTES..]);
+        burst.into_iter().for_each(|signal| program.signal(signal));
+        let ended = program.end().expect(0);
+        assert_eq!(check_prefix(&rig.output("out/c").counts()), sent.len(), "{ended}");
+    });
+}
+
+#[test]
+fn hangup_ignored_at_the_start_stays_ignored() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = "--interval 50ms --to - --no-state";
+    let nohup = ["sh", "-c", "trap '' HUP; exec \"$0\" \"$@\""];
+    let program = rig.wordtide_by(&nohup, &format!("run {} {flags}", server.flag())).start();
+    let mut peer = server.accept();
+    program.wait_for("connected to");
+    program.signal(Signal::HUP);
+    peer.send("a line\n");
+    program.wait_for_lines(1);
+    let ended = program.stop().expect(0);
+    assert!(!ended.stdout.is_empty(), "{ended}");
 }
 
 #[test]

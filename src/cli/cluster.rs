@@ -1,14 +1,13 @@
 //! The flags of a cluster: which process this is, where the others are, and who starts them.
 
-use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use super::failed;
 use super::flags::WorkerFlags;
-use super::signals::Listener;
+use super::signals::{Listener, Wish};
+use super::{failed, stderr};
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
 use crate::cluster::{
     ClusterSettings, MeshKey, default_addresses, parse_addresses, process_of_this_host,
@@ -92,7 +91,7 @@ pub(super) fn announce(settings: &ClusterSettings) {
 }
 
 /// Starts all processes of the cluster on this machine and returns the exit code of the whole.
-pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> {
+pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) -> Result<u8> {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let (threads, processes) = (flags.threads, flags.processes);
     if threads * processes > cores {
@@ -112,21 +111,17 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration) -> Result<u8> 
     });
     let second = Arc::new(AtomicU8::new(0));
     let heard = Arc::clone(&second);
-    Listener::new()?.on_signal(move |number, code| {
-        // The first asks for a clean stop, the second kills what still runs.
-        match number {
-            1 => tracing::info!("stopping all processes; a second signal kills them"),
-            _ => heard.store(code, Ordering::Relaxed),
+    // The launcher has no patience of its own: its processes have, and it waits longer than they.
+    signals.on_wish(None, move |wish| {
+        match wish {
+            Wish::Stop => tracing::info!("stopping all processes; a second signal kills them"),
+            Wish::EndNow(code) => heard.store(code, Ordering::Relaxed),
+            Wish::Overdue => {}
         }
         stop.stop();
-        None
     })?;
     let code = launcher.run(&|index, line| {
-        let mut stderr = std::io::stderr().lock();
-        write!(stderr, "[{index}] ")
-            .and_then(|()| stderr.write_all(line))
-            .and_then(|()| stderr.write_all(b"\n"))
-            .ok();
+        stderr::line([format!("[{index}] ").as_bytes(), line].concat());
     })?;
     Ok(match (code, second.load(Ordering::Relaxed)) {
         (0, _) | (_, 0) => u8::try_from(code).unwrap_or(1),

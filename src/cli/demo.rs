@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,8 +14,8 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::flags::JobFlags;
-use super::signals::Supervisor;
-use super::{failed, log, print};
+use super::signals::{Listener, Supervisor};
+use super::{failed, log, print, stderr};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -56,7 +55,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         ..Settings::default()
     };
     let target = Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() };
-    let supervisor = Supervisor::new(flags.stop.stop_timeout, false)?;
+    let supervisor = Supervisor::new(Listener::new()?, flags.stop.stop_timeout, false)?;
     let job = Job::builder()
         .source(Source::Connect(HostPort { host: "127.0.0.1".to_owned(), port }))
         .dataflow("network_wordcount", network_wordcount::dataflow)
@@ -75,7 +74,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
     let counts = read_back(Path::new(ROOT), &epochs)
         .map_err(|error| failed("cannot read the demo's files back", error))?;
     print(table(counts).as_bytes())?;
-    writeln!(std::io::stderr(), "the counts of each epoch are in {ROOT}/{PREFIX}-*/part-*").ok();
+    stderr::line(format!("the counts of each epoch are in {ROOT}/{PREFIX}-*/part-*"));
     Ok(())
 }
 

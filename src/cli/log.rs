@@ -10,6 +10,8 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::stderr;
+
 /// A line is its message; what is not mere progress says so in front.
 struct Lines;
 
@@ -36,13 +38,14 @@ where
     }
 }
 
-/// Standard error, on which nothing fails: a message that nobody can hear is no reason to panic, as
-/// when it is a pipe to a launcher that has died.
+/// The queue of standard error as a writer. Nothing fails on it: a message that nobody can read is
+/// no reason to end, as when the launcher at the other end of the pipe has died.
 struct StandardError;
 
 impl Write for StandardError {
+    /// Takes the whole text of an event at once, its line end included.
     fn write(&mut self, message: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(message).ok();
+        stderr::line(message.strip_suffix(b"\n").unwrap_or(message));
         Ok(message.len())
     }
 

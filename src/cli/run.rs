@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
-use super::signals::Supervisor;
+use super::signals::{Listener, Supervisor};
 use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
@@ -50,12 +50,13 @@ where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
     log::install(flags.watch.verbose, flags.watch.quiet);
+    let signals = Listener::new()?;
     let job = define(builder(&flags)?)?;
     if cluster::is_launcher(&flags.workers) {
-        return cluster::launch(&flags.workers, flags.stop.stop_timeout);
+        return cluster::launch(&flags.workers, flags.stop.stop_timeout, signals);
     }
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
-    let supervisor = Supervisor::new(flags.stop.stop_timeout, keeps_state(&flags))?;
+    let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, keeps_state(&flags))?;
     cluster::announce(&settings);
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;

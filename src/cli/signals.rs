@@ -1,25 +1,46 @@
-//! Signals: the first stops the job, a second one ends the process at once.
+//! Signals: the first stops the job, a later one ends the process at once.
 //!
-//! They are listened to before the job starts: a signal that found nobody listening would end the
-//! process and lose what the job had begun to read.
+//! SIGINT, SIGTERM and SIGHUP are alike. `timeout`, a terminal, a service manager or a closing
+//! session often send several of them within moments, to the process and to its group; so those
+//! within [`ONE_WISH`] of the first count as one. A later one is somebody who does not want to wait.
+//!
+//! The process listens before the job starts: a signal that found nobody listening would end it and
+//! lose what the job had begun to read.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
 
-use super::{failed, values};
+use super::exit::{self, INTERRUPTED, TERMINATED};
+use super::{failed, stderr, values};
 use crate::error::Result;
 use crate::job::{Job, JobHandle, Summary};
 use crate::source::Stop;
 
-/// SIGINT and SIGTERM, each with the exit code that a second one gives.
+/// Signals that come within this time of the first are one wish to stop.
+const ONE_WISH: Duration = Duration::from_secs(1);
+
+/// What a signal, or the time since the first one, asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// The first signal: commit what was read, then end.
+    Stop,
+    /// A later signal: end at once, with this exit code.
+    EndNow(u8),
+    /// The stop has taken too long.
+    Overdue,
+}
+
+/// The signals that ask for a stop.
 pub(super) struct Listener {
     runtime: Runtime,
     interrupt: Signal,
     terminate: Signal,
+    /// `None` where SIGHUP was ignored at the start, as `nohup` has it: it stays so.
+    hangup: Option<Signal>,
 }
 
 impl Listener {
@@ -27,36 +48,53 @@ impl Listener {
     pub(super) fn new() -> Result<Listener> {
         let cannot = |error| failed("cannot listen for signals", error);
         let runtime = Builder::new_current_thread().enable_all().build().map_err(cannot)?;
-        let (interrupt, terminate) = {
+        let listener = {
             let _entered = runtime.enter();
-            (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+            let hangup = (!is_ignored(SignalKind::hangup())).then(|| signal(SignalKind::hangup()));
+            let interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+            let terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+            (interrupt, terminate, hangup.transpose().map_err(cannot)?)
         };
-        let (interrupt, terminate) = (interrupt.map_err(cannot)?, terminate.map_err(cannot)?);
-        Ok(Listener { runtime, interrupt, terminate })
+        let (interrupt, terminate, hangup) = listener;
+        Ok(Listener { runtime, interrupt, terminate, hangup })
     }
 
-    /// Waits on a thread of its own; `act` is called with the number of the signal, counted from 1,
-    /// and its exit code. What it returns is how long to wait for the next before it is called with
-    /// the number 0.
-    pub(super) fn on_signal(
+    /// Waits on a thread of its own and calls `act` for each wish; [`Wish::Overdue`] comes when a
+    /// stop has taken longer than `patience`.
+    pub(super) fn on_wish(
         self,
-        mut act: impl FnMut(u32, u8) -> Option<Duration> + Send + 'static,
+        patience: Option<Duration>,
+        mut act: impl FnMut(Wish) + Send + 'static,
     ) -> Result<()> {
-        let Listener { runtime, mut interrupt, mut terminate } = self;
+        let Listener { runtime, mut interrupt, mut terminate, mut hangup } = self;
         let listen = async move {
-            let mut patience = None;
-            for number in 1.. {
-                let late = async {
-                    match patience {
-                        Some(patience) => tokio::time::sleep(patience).await,
-                        None => std::future::pending().await,
+            let mut stopping: Option<Instant> = None;
+            let mut overdue: Option<Instant> = None;
+            loop {
+                let code = tokio::select! {
+                    _ = interrupt.recv() => INTERRUPTED,
+                    _ = terminate.recv() => TERMINATED,
+                    () = received(&mut hangup) => TERMINATED,
+                    () = reached(overdue) => {
+                        overdue = None;
+                        act(Wish::Overdue);
+                        continue;
                     }
                 };
-                patience = tokio::select! {
-                    _ = interrupt.recv() => act(number, 130),
-                    _ = terminate.recv() => act(number, 143),
-                    () = late => act(0, 0),
-                };
+                match stopping {
+                    None => {
+                        act(Wish::Stop);
+                        stopping = Some(Instant::now());
+                        overdue =
+                            patience.and_then(|patience| Instant::now().checked_add(patience));
+                    }
+                    Some(first) if first.elapsed() < ONE_WISH => {
+                        tracing::debug!(
+                            "another signal within a second of the first: the same stop"
+                        );
+                    }
+                    Some(_) => act(Wish::EndNow(code)),
+                }
             }
         };
         let thread = std::thread::Builder::new().name("wordtide-signals".to_owned());
@@ -65,7 +103,37 @@ impl Listener {
     }
 }
 
-/// What is known of the job by the thread that waits for signals.
+/// Completes with the next signal; never, where it is ignored.
+async fn received(signal: &mut Option<Signal>) {
+    match signal {
+        Some(signal) => drop(signal.recv().await),
+        None => std::future::pending().await,
+    }
+}
+
+/// Completes at this time; never, where there is none.
+async fn reached(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Returns true if the process was started with this signal ignored. There is no safe call that
+/// asks; where the system has no `/proc`, none counts as ignored.
+fn is_ignored(kind: SignalKind) -> bool {
+    std::fs::read_to_string("/proc/self/status")
+        .is_ok_and(|status| ignores(&status, kind.as_raw_value()))
+}
+
+/// Reads the set of ignored signals of a process's status: hexadecimal, bit 0 for signal 1.
+fn ignores(status: &str, signal: i32) -> bool {
+    let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let bits = set.and_then(|set| u128::from_str_radix(set.trim(), 16).ok());
+    bits.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
+}
+
+/// What the thread that waits for signals knows of the job.
 #[derive(Default)]
 struct Watched {
     job: Option<JobHandle>,
@@ -80,35 +148,37 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    /// Begins to listen. `keeps_state` says whether a next start can finish what this one leaves.
-    pub(super) fn new(stop_timeout: Duration, keeps_state: bool) -> Result<Supervisor> {
+    /// Begins to act on signals. `keeps_state` says that a next start can finish what this one
+    /// leaves.
+    pub(super) fn new(
+        signals: Listener,
+        stop_timeout: Duration,
+        keeps_state: bool,
+    ) -> Result<Supervisor> {
         let (stop, watched) = (Stop::new(), Arc::<Mutex<Watched>>::default());
         let supervisor = Supervisor { stop: stop.clone(), watched: Arc::clone(&watched) };
-        Listener::new()?.on_signal(move |number, code| {
-            match number {
-                1 => {
-                    tracing::info!(
-                        "stopping: the open epoch is cut and committed; a second signal ends at once"
-                    );
-                    stop.stop();
-                }
-                0 => {
-                    let why = format!("--stop-timeout of {}", values::show(stop_timeout));
-                    end(&watched, &why, if keeps_state { 75 } else { 1 });
-                }
-                _ => end(&watched, "a second signal", code),
+        signals.on_wish(Some(stop_timeout), move |wish| match wish {
+            Wish::Stop => {
+                tracing::info!(
+                    "stopping: the open epoch is cut and committed; a second signal ends at once"
+                );
+                stop.stop();
             }
-            Some(stop_timeout)
+            Wish::Overdue => {
+                let why = format!("--stop-timeout of {}", values::show(stop_timeout));
+                end(&watched, &why, if keeps_state { 75 } else { 1 });
+            }
+            Wish::EndNow(code) => end(&watched, "a second signal", code),
         })?;
         Ok(supervisor)
     }
 
-    /// What the first signal sets; the job is to be built with it.
+    /// Returns what the first signal sets; the job is to be built with it.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
-    /// Whether the job was told to stop.
+    /// Returns true once the job was told to stop.
     pub(super) fn is_stopped(&self) -> bool {
         self.stop.is_stopped()
     }
@@ -126,8 +196,7 @@ fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Ends the process without waiting for anything, and says what that leaves behind.
-#[allow(clippy::disallowed_methods)] // a hung job cannot be returned from
+/// Ends the process without waiting for the job, and names the epochs that are not committed.
 fn end(watched: &Mutex<Watched>, why: &str, code: u8) {
     let watched = lock(watched);
     if watched.ended {
@@ -136,6 +205,19 @@ fn end(watched: &Mutex<Watched>, why: &str, code: u8) {
     let status = watched.job.as_ref().map(JobHandle::status).unwrap_or_default();
     let epochs: Vec<String> = status.in_flight.iter().map(u64::to_string).collect();
     let left = if epochs.is_empty() { "the open epoch".to_owned() } else { epochs.join(", ") };
-    writeln!(std::io::stderr(), "wordtide: ended by {why}; not committed: {left}").ok();
-    std::process::exit(code.into());
+    stderr::line(format!("wordtide: ended by {why}; not committed: {left}"));
+    exit::at_once(code);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ignored_signals_are_read_from_the_status() {
+        let status = "Name:\tx\nSigBlk:\t0000000000000001\nSigIgn:\t0000000000001001\nSigCgt:\t0\n";
+        assert!(ignores(status, 1) && ignores(status, 13));
+        assert!(!ignores(status, 2) && !ignores(status, 15));
+        assert!(!ignores("SigIgn:\t0000000000001000\n", 1) && !ignores("", 1));
+    }
 }

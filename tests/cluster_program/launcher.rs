@@ -120,9 +120,26 @@ fn a_second_signal_kills_all_and_gives_its_own_code() {
         kill_process(children(&program)[1], Signal::STOP).expect("it runs");
         program.signal(Signal::TERM);
         program.wait_for("stopping all processes; a second signal kills them");
-        program.signal(second);
-        program.end().expect(code).says(&["a second signal: the processes that still run"]);
+        let ended = program.insist(second).expect(code);
+        ended.says(&["a second signal: the processes that still run"]);
     }
+}
+
+#[test]
+fn signals_to_all_at_once_are_one_stop() {
+    let rig = Rig::new();
+    let (program, _servers) = two_under_load(&rig, "--no-state");
+    // As a service manager does: the launcher and each child, and the launcher once more.
+    program.signal(Signal::TERM);
+    children(&program).iter().for_each(|child| {
+        kill_process(*child, Signal::TERM).expect("it runs");
+    });
+    program.signal(Signal::HUP);
+    program.signal(Signal::INT);
+    let ended = program.end().expect(0);
+    let output = rig.output("out/c");
+    assert_eq!(check_prefixes(&output.counts(), 2) as u64, output.total("lines"), "{ended}");
+    assert!(output.uncommitted.is_empty(), "{:?}", output.uncommitted);
 }
 
 #[test]

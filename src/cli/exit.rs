@@ -1,0 +1,75 @@
+//! How the process ends: exit codes, the error's line, panics.
+//!
+//! | code | meaning |
+//! | --- | --- |
+//! | 0 | done, or stopped with everything committed |
+//! | 1 | failed: the message says why |
+//! | 2 | a flag, a variable or a setting is wrong: nothing was started |
+//! | 69 | a process of the cluster was lost or never came: start all again |
+//! | 70 | something panicked: a defect |
+//! | 74 | the local disk failed or holds damaged state |
+//! | 75 | something outside was out of reach for too long: a restart helps |
+//! | 78 | a configuration or credential was refused: a restart does not help |
+//! | 130, 143 | ended at once by a second SIGINT, or by a second SIGTERM or SIGHUP |
+
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::process::ExitCode;
+
+use super::stderr;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Ended by a second SIGINT.
+pub(super) const INTERRUPTED: u8 = 130;
+/// Ended by a second SIGTERM or SIGHUP.
+pub(super) const TERMINATED: u8 = 143;
+
+/// Returns the exit code for an error of this kind.
+pub fn exit_code(kind: ErrorKind) -> u8 {
+    match kind {
+        ErrorKind::Usage => 2,
+        ErrorKind::PeerLost => 69,
+        ErrorKind::Panicked => 70,
+        ErrorKind::Disk => 74,
+        ErrorKind::Temporary => 75,
+        ErrorKind::Configuration => 78,
+        ErrorKind::Failed => 1,
+    }
+}
+
+/// Runs the program and returns its exit code, with an error or a panic reported on one line.
+pub(super) fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
+    set_hook(Box::new(|panic| stderr::line(format!("wordtide: {panic}"))));
+    // The hook has reported a panic; what it left half done is not looked at again.
+    let code = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            report(&error);
+            exit_code(error.kind())
+        }
+        Err(_) => exit_code(ErrorKind::Panicked),
+    };
+    stderr::flush();
+    ExitCode::from(code)
+}
+
+/// Ends the process without returning to the caller: its job may hang.
+#[allow(clippy::disallowed_methods)] // a hung job cannot be returned from
+pub(super) fn at_once(code: u8) -> ! {
+    stderr::flush();
+    std::process::exit(code.into())
+}
+
+/// Writes the error's line, with those causes that the message does not contain already.
+fn report(error: &Error) {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        // Some causes explain themselves on several lines.
+        let because = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !text.contains(&because) {
+            text = format!("{text} ({because})");
+        }
+        cause = error.source();
+    }
+    stderr::line(format!("wordtide: error: {text}"));
+}
