@@ -50,7 +50,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_the_words_of_the_epoch_with_their_totals() {
+    fn changes_are_words_of_the_epoch() {
         let mut rows = rows_on(2, changes(None), EPOCHS);
         rows.iter_mut().for_each(|rows| rows.sort());
         assert_eq!(rows, [vec!["a\t2", "b\t1"], vec![], vec!["a\t3", "c\t1"]]);

@@ -16,7 +16,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `context`, `lines`, `read`, `ticks`, `text` | facts, the input, the end of an epoch as a message |
+//! | `context`, `lines`, `read`, `ticks`, `text` | facts, the input, ends of epochs |
 //! | `columns`, `run`, `batch`, `merger`, `batcher` | sorted columns, and batches made of them |
 //! | `open_table`, `routed`, `combine`, `words` | counting words per epoch |
 //! | `memory`, `changes`, `totals`, `counts`, `window` | totals and windows over epochs |

@@ -9,8 +9,8 @@
 //! 3. the one that listens answers with a [`Verdict`] and a proof of its own over it.
 //!
 //! Who connects proves first, so that a listener cannot be asked for proofs by strangers. On
-//! loopback the key of the user ([`user_key`](super::user_key)) stands in for one that is not given.
-//! This authenticates the start of a connection; it neither encrypts nor signs what follows.
+//! loopback the key of the user ([`user_key`](super::user_key)) stands in for one that is not
+//! given. This authenticates the start of a connection; it neither encrypts nor signs what follows.
 
 use super::settings::{ClusterSettings, Fingerprint, MeshKey, random_bytes};
 use crate::error::Result;

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn each_space_before_a_word_becomes_an_empty_line() {
+    fn spaces_before_a_word_become_empty_lines() {
         assert_eq!(cut_text("a   b"), cut_into("a\n\n\n", "b", 3, false));
         assert_eq!(cut_text("  b"), cut_into("\n\n", "b", 2, false));
     }

@@ -1,35 +1,36 @@
-//! Bytes in any cut in, [`Block`]s of whole lines out. Nothing here does I/O.
+//! Splits bytes, in pieces of any size, into [`Block`]s of whole lines. Nothing here does I/O.
 //!
-//! A socket hands over bytes in pieces that have nothing to do with lines. Everything behind the
-//! journal wants whole lines, many at a time, without touching each of them: so a [`LineSplitter`]
-//! lets its reader read straight into a pooled buffer, looks *from the back* for the last line end
-//! in what is new, and gives the buffer itself away as a [`Block`]. Only the few bytes of the
-//! unfinished line are copied. What lies in a block is left to the tokenizer.
+//! A socket delivers bytes in pieces that have nothing to do with lines. The workers need whole
+//! lines, many at a time, without a look at each of them. A [`LineSplitter`] therefore lets its
+//! reader read straight into a pooled buffer, searches the new bytes *from the back* for the last
+//! line end, and passes the buffer itself on as a [`Block`]. Only the few bytes of the unfinished
+//! line are copied. The tokenizer reads the text of a block.
 //!
 //! # Line ends
 //!
-//! `\n`, `\r` and `\r\n`, exactly as Java's `BufferedReader.readLine` has them, since the lines
-//! must be those of the Spark program. A lone `\r` ends its line at once; a `\n` behind it is
-//! swallowed, even if it comes with the next read or after a restart.
+//! `\n`, `\r` and `\r\n` end a line, exactly as in Java's `BufferedReader.readLine`, because the
+//! lines must be those of the Spark program. A lone `\r` ends its line at once; a `\n` that follows
+//! it is ignored, even if it comes with the next read or after a restart.
 //!
 //! # Lines that do not end
 //!
-//! Memory has a bound, so a line has one too ([`LineLimits`]). For word counts an over-long line is
-//! *cut at spaces* ([`LongLine::CutAtSpace`]): a space that becomes a line end separates the same
-//! two words as before, so the counts stay those of the whole line, whatever the cut. To keep that
-//! true for Scala's `split(" ")` too, which drops trailing empty words, a run of spaces before a
-//! word becomes as many line ends (an empty line is an empty word to Python and to Scala), and a
+//! Memory is bounded, so a line is bounded too ([`LineLimits`]). For word counts an over-long line
+//! is *cut at spaces* ([`LongLine::CutAtSpace`]): a space that becomes a line end separates the
+//! same two words as before, so the counts stay those of the whole line, whatever the cut. To keep
+//! that true for Scala's `split(" ")` too, which drops trailing empty words, a run of spaces before
+//! a word becomes as many line ends (an empty line is an empty word to Python and to Scala), and a
 //! line is never cut before its very end. A word above `word_bytes_max` whose end is out of reach
-//! is discarded as it streams in, with the separator behind it; the words around it, empty ones
-//! too, are counted as if it had been counted and then taken away. Words that end in time are not
-//! judged here: the tokenizer has the same limit, so that it does not matter who meets the word.
+//! is discarded while it streams in, with the separator after it; the words around it, empty ones
+//! too, are counted as if it had been counted and then removed. Words that end in time are not
+//! checked here: the tokenizer has the same limit, so it does not matter which of the two meets the
+//! word.
 //!
-//! Two cases cannot be told to Scala's rule by text alone; both count for Python as they should.
+//! Two cases differ from Scala's rule; both count for Python as they should.
 //! In a line above `line_bytes_max`: a discarded word, one space, end of line, gives one empty word
 //! that Scala's program would have dropped; and a run of more than 128 KiB of spaces (more than
-//! `line_bytes_max`, if that is less) loses empty words that a word behind it would have saved.
-//! Words are parted by spaces only here: a line above the limit whose words are parted by tabs
-//! alone is one word.
+//! `line_bytes_max`, if that is less) loses empty words that a word after it would have saved.
+//! Only spaces separate words here: a line above the limit whose words are separated by tabs alone
+//! is one word.
 //!
 //! Definitions on whole lines choose [`LongLine::Drop`].
 //!
@@ -54,16 +55,17 @@ pub use splitter::LineSplitter;
 
 use serde::{Deserialize, Serialize};
 
-/// How long a line and a word may be, and what becomes of a line that is longer.
+/// The limits of lines and words, and the treatment of a line above its limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LineLimits {
     /// Longest line in bytes, its end not counted. With [`LongLine::CutAtSpace`] a value below
     /// `word_bytes_max` is read as `word_bytes_max`.
     pub line_bytes_max: usize,
-    /// Longest word in bytes. Only words that run out of an over-long line are held to it here.
+    /// Longest word in bytes. Only a word without an end in an over-long line is checked against it
+    /// here.
     pub word_bytes_max: usize,
-    /// What becomes of a longer line.
+    /// The treatment of a longer line.
     pub on_long_line: LongLine,
 }
 
@@ -77,65 +79,66 @@ impl Default for LineLimits {
     }
 }
 
-/// What becomes of a line longer than [`LineLimits::line_bytes_max`].
+/// The treatment of a line longer than [`LineLimits::line_bytes_max`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LongLine {
-    /// It is cut at spaces, so that its words are counted as ever.
+    /// The line is cut at spaces, so that its words are counted as usual.
     #[default]
     CutAtSpace,
-    /// It is discarded whole, and counted in [`LineStats::dropped_lines`].
+    /// The line is discarded whole, and counted in [`LineStats::dropped_lines`].
     Drop,
 }
 
-/// How a connection of a source ended.
+/// The end of a connection of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum StreamEnd {
-    /// The sender closed it: an unfinished line counts as a line.
+    /// The sender closed the connection. An unfinished line counts as a line.
     Fin,
-    /// This program was told to stop: as [`StreamEnd::Fin`].
+    /// The program was told to stop. An unfinished line counts as a line.
     Stop,
-    /// This program died while reading, and recovery says so: as [`StreamEnd::Fin`].
+    /// The program died while reading, and recovery found that. An unfinished line counts as a
+    /// line.
     Crash,
-    /// The connection broke: an unfinished line is dropped, as Spark does.
+    /// The connection was reset. An unfinished line is dropped, as Spark does.
     Reset,
 }
 
-/// What lies between the last block and the next byte.
+/// The part of a line that the next byte belongs to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum LinePart {
     /// The next byte begins a line.
     #[default]
     Start,
-    /// The next byte goes on with a line that was cut.
+    /// The next byte continues a line that was cut.
     Continued,
-    /// The next byte goes on with an oversized word, which is being discarded.
+    /// The next byte continues an oversized word, which is being discarded.
     SkippedWord,
-    /// The next byte goes on with an over-long line, which is being discarded.
+    /// The next byte continues an over-long line, which is being discarded.
     SkippedLine,
 }
 
-/// All that a splitter must know to go on at [`SplitterState::resume_offset`].
+/// The state from which a splitter resumes at [`SplitterState::resume_offset`].
 ///
-/// The bytes of an unfinished line are not in it: who resumes feeds them again.
+/// The bytes of an unfinished line are not part of it: they are fed again on resuming.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SplitterState {
-    /// Position in the source's stream of the first byte that is needed again: all before it is in
-    /// a block or discarded.
+    /// Offset in the source's stream of the first byte that is needed again. All bytes before it
+    /// are in blocks, or discarded.
     pub resume_offset: u64,
-    /// Bytes received from `resume_offset` on; they are to be fed again.
+    /// Number of bytes received from `resume_offset` on. They must be fed again.
     pub unfinished_bytes: u64,
-    /// A `\n` at `resume_offset` belongs to a `\r` before it.
+    /// True if a `\n` at `resume_offset` belongs to the `\r` before it.
     pub pending_cr: bool,
-    /// Where in its line the byte at `resume_offset` stands.
+    /// The part of a line that the byte at `resume_offset` belongs to.
     pub line_part: LinePart,
-    /// Lines that ended inside discarded bytes and are still to be counted in a block.
+    /// Number of lines that ended inside discarded bytes and are still to be counted in a block.
     pub lines_owed: u64,
 }
 
-/// What a splitter discarded since it was made.
+/// Numbers of bytes, words and lines that a splitter discarded since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineStats {
     /// Bytes of unfinished lines that a reset dropped.

@@ -1,4 +1,4 @@
-//! A block on its way to another process: a head of fixed length, then the text.
+//! The encoding of a block that is sent to another process: a head of fixed length, then the text.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use super::Block;
 use super::block::BlockFacts;
 use super::pool::{BlockPool, Buffer, STANDARD_BYTES};
 
-/// What travels before the text of a block.
+/// The head of a block, which is sent before its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHead {
     source: u32,
@@ -20,18 +20,18 @@ impl BlockHead {
     /// Length of an encoded head, in bytes.
     pub const BYTES: usize = 40;
 
-    /// The head of `block`.
+    /// Returns the head of `block`.
     pub fn of(block: &Block) -> BlockHead {
         let BlockFacts { source, offset, cuts, lines_owed } = block.facts();
         BlockHead { source, offset, cuts, lines_owed, text_bytes: block.text().len() as u64 }
     }
 
-    /// Bytes of text that follow.
+    /// Returns the number of bytes of text that follow.
     pub fn text_bytes(&self) -> u64 {
         self.text_bytes
     }
 
-    /// Five numbers, little endian.
+    /// Encodes the head as five little-endian numbers.
     pub fn encode(&self) -> [u8; BlockHead::BYTES] {
         let BlockHead { source, offset, cuts, lines_owed, text_bytes } = *self;
         let mut encoded = [0; BlockHead::BYTES];
@@ -42,7 +42,7 @@ impl BlockHead {
         encoded
     }
 
-    /// Reads it back.
+    /// Decodes a head.
     pub fn decode(encoded: &[u8; BlockHead::BYTES]) -> BlockHead {
         let (fields, _) = encoded.as_chunks::<8>();
         let number = |at: usize| u64::from_le_bytes(fields[at]);
@@ -56,7 +56,7 @@ impl BlockHead {
     }
 }
 
-/// Room for a block whose text is still to come.
+/// A block whose text is still to be received, with its room in the pool.
 pub struct Arrival {
     head: BlockHead,
     buffer: Buffer,
@@ -71,7 +71,7 @@ impl fmt::Debug for Arrival {
 impl BlockPool {
     /// Waits for room for the block that `head` announces.
     pub async fn arrival(&self, head: BlockHead) -> Arrival {
-        // Of the standard size where that will do, because those buffers are used again.
+        // A buffer of the standard size serves shorter texts too, because those are reused.
         let capacity = (head.text_bytes as usize).max(STANDARD_BYTES);
         let permit = self.room(capacity).await;
         Arrival { head, buffer: self.buffer(capacity, permit) }
@@ -79,12 +79,12 @@ impl BlockPool {
 }
 
 impl Arrival {
-    /// Where the text belongs: all of it is to be filled.
+    /// Returns the buffer for the text. The caller fills all of it.
     pub fn text(&mut self) -> &mut [u8] {
         &mut self.buffer.bytes[..self.head.text_bytes as usize]
     }
 
-    /// The block, once its text is there.
+    /// Returns the block. The text must have been received.
     pub fn into_block(self) -> Block {
         let BlockHead { source, offset, cuts, lines_owed, text_bytes } = self.head;
         Block::new(

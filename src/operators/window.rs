@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_grid_is_aligned_to_the_wall_clock_not_to_the_start() {
+    fn grid_is_aligned_to_the_wall_clock() {
         let grid = Grid::every(10_000);
         assert_eq!([10_000, 15_000, 20_000].map(|epoch| grid.contains(epoch)), [true, false, true]);
     }

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn words_of_one_home_stop_at_the_last_probe() {
+    fn words_of_one_home_stop_at_last_probe() {
         let keys: Vec<Key> = (0..300).map(|number| key_at(77, number)).collect();
         let (slots, refused) = filled(1, &keys);
         assert_eq!((slots.len(), refused), (PROBES_MAX, 300 - PROBES_MAX));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn the_words_of_one_part_spread_over_all_slots() {
+    fn words_of_one_part_spread_evenly() {
         let parts = 16;
         let keys: Vec<Key> = (0..400_000)
             .map(|number| Key { lo: number, hi: 8 << 56 })

@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn words_in_the_order_of_their_hashes_find_slots() {
+    fn words_in_hash_order_find_slots() {
         let mut table = WordTable::new(1);
         (0..100_000).for_each(|number: u32| table.add_word(number.to_string().as_bytes(), 1));
         let mut keys = Vec::new();

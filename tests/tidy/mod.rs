@@ -1,8 +1,12 @@
-//! Style that no compiler checks: layers, fences, lengths. See ARCHITECTURE.md for the reasons.
+//! Rules that no compiler checks: layers, fences, circles, lengths, words. ARCHITECTURE.md has the
+//! reasons.
 //!
-//! The checkers are plain functions from text to faults, and each is shown a planted fault first: a
-//! check that cannot fail would be worth nothing. They read code, not comments; what stands behind
-//! `#[cfg(test)]` may name anything.
+//! The checkers are plain functions from text to faults. Each has a test with a planted fault,
+//! because a check that cannot fail is worth nothing. Checks of code skip comments and items under
+//! `#[cfg(test)]`.
+
+mod circles;
+mod prose;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -12,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
     &["error", "epoch", "crash"],
-    &["settings", "lines", "words", "metrics", "feed", "failure"],
+    &["settings", "lines", "words", "feed", "failure"],
     &["operators", "store", "source", "journal"],
     &["sink", "state"],
     &["worker", "cluster", "testing"],
@@ -71,11 +75,31 @@ impl Source {
         inner.split(['/', '.']).next()
     }
 
-    /// Code without comments, up to the tests.
+    /// Returns the lines of code, without comments and without items under `#[cfg(test)]`.
     fn code(&self) -> impl Iterator<Item = &str> {
-        let lines = self.text.lines().take_while(|line| line.trim_end() != "#[cfg(test)]");
-        lines.map(without_comment)
+        let mut lines = self.text.lines();
+        std::iter::from_fn(move || {
+            let mut line = lines.next()?;
+            while line.trim() == "#[cfg(test)]" {
+                skip_item(&mut lines);
+                line = lines.next()?;
+            }
+            Some(without_comment(line))
+        })
     }
+}
+
+/// Skips the item that follows an attribute. In formatted code an item ends with `;` on its first
+/// line, or with a brace at the indentation of its first line.
+fn skip_item<'a>(lines: &mut impl Iterator<Item = &'a str>) {
+    let Some(first) = lines.find(|line| !line.trim_start().starts_with("#[")) else { return };
+    let first = without_comment(first).trim_end();
+    if first.ends_with(['}', ';']) {
+        return;
+    }
+    let indent = &first[..first.len() - first.trim_start().len()];
+    let closes = |line: &&str| matches!(line.strip_prefix(indent), Some("}" | ");" | "};"));
+    lines.find(closes);
 }
 
 /// A line up to `//`, be it in a string: a URL in a string is no name of a module.
@@ -105,7 +129,7 @@ fn sources(folders: &[&str]) -> Vec<Source> {
 }
 
 /// The identifiers that follow `before` in the text: `crate::a` and, in braces, `crate::{a, b::c}`.
-fn named_behind(code: &str, before: &str) -> BTreeSet<String> {
+fn named_after(code: &str, before: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (at, _) in code.match_indices(before) {
         let rest = &code[at + before.len()..];
@@ -148,8 +172,8 @@ fn layer(module: &str) -> Option<usize> {
 /// The modules of the first level that a file names, itself not among them.
 fn uses(source: &Source) -> BTreeSet<String> {
     let code = source.code().collect::<Vec<_>>().join("\n");
-    let mut names = named_behind(&code, "crate::");
-    names.extend(named_behind(&code, "wordtide::"));
+    let mut names = named_after(&code, "crate::");
+    names.extend(named_after(&code, "wordtide::"));
     names.retain(|name| layer(name).is_some() && Some(&name[..]) != source.module());
     names
 }
@@ -192,7 +216,7 @@ fn circles(graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     in_circles.map(|module| format!("{module} names itself through other modules")).collect()
 }
 
-/// Whether `name` stands in `code` as the beginning of a path: `name::`, but not `my_name::`.
+/// Returns true if a path in `code` begins with `name`: `name::`, but not `my_name::`.
 fn names_crate(code: &str, name: &str) -> bool {
     code.match_indices(&format!("{name}::")).any(|(at, _)| {
         let before = code[..at].chars().next_back();
@@ -216,7 +240,7 @@ fn fence_faults(source: &Source) -> Vec<String> {
     faults
 }
 
-/// A definition that reaches behind the public names could not be copied out.
+/// Uses of private names in a definition, which could then not be copied into another crate.
 fn definition_faults(source: &Source) -> Vec<String> {
     let reaches = |line: &&str| names_crate(line, "crate") || line.contains("super::super");
     let lines = source.text.lines().map(without_comment).filter(reaches);
@@ -259,7 +283,7 @@ fn without_string(line: &str) -> String {
     }
 }
 
-/// Whether a line begins a function with a body of more than this line.
+/// Returns true if a line begins a function whose body has more lines.
 fn is_function(line: &str) -> bool {
     let words: Vec<&str> = line.split_whitespace().take_while(|word| *word != "fn").collect();
     let qualifier = |word: &&str| {
@@ -353,12 +377,12 @@ const PROGRAMS: &[&str] = &["src/lib.rs", "src/main.rs", "dataflows/custom.rs"];
 const ALL: &[&str] = &["src", "dataflows", "tests", "benches"];
 
 #[test]
-fn every_module_names_only_modules_of_its_layer_and_below() {
+fn modules_name_only_their_layer_and_below() {
     none(layering_faults(&sources(CODE)));
 }
 
 #[test]
-fn foreign_crates_and_the_wall_clock_stay_behind_their_fences() {
+fn foreign_crates_stay_inside_their_fences() {
     none(each(&sources(CODE), fence_faults));
 }
 
@@ -400,6 +424,9 @@ mod planted {
         assert_eq!(names("src/sink.rs", "use crate::{\n    sink::a,\n    store::b,\n};"), 0);
         assert_eq!(names("src/words.rs", "/// [job](crate::job)\n// crate::job"), 0);
         assert_eq!(names("src/words.rs", "#[cfg(test)]\nmod tests { use crate::job; }"), 0);
+        let skipped = "#[cfg(test)]\nmod tests {\n    use crate::job;\n}\nuse crate::cli;";
+        assert_eq!(names("src/words.rs", skipped), 1, "code after an item of the tests");
+        assert_eq!(names("src/words.rs", "#[cfg(test)]\nmod tests;\nuse crate::cli;"), 1);
     }
 
     #[test]
@@ -430,7 +457,7 @@ mod planted {
     }
 
     #[test]
-    fn what_is_too_long_is_found() {
+    fn text_that_is_too_long_is_found() {
         let faults = |text: &str| length_faults(&Source::new("src/x.rs", text)).len();
         let function = |lines: usize| {
             format!("    pub(super) fn f() {{\n{}    }}\n", "a;\n".repeat(lines - 2))
