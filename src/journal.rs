@@ -61,6 +61,8 @@ mod model;
 #[cfg(test)]
 mod tests;
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 pub use append::Journal;
@@ -84,7 +86,8 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SyncPolicy {
-    /// Once an epoch, before anything of it is published: power loss loses what came after.
+    /// Before anything of an epoch is published, and every [`JournalSettings::sync_every`]: power
+    /// loss loses at most what arrived in that time.
     #[default]
     Epoch,
     /// At every append: power loss loses nothing that was read.
@@ -103,6 +106,8 @@ pub struct JournalSettings {
     pub journal_bytes_max: u64,
     /// When bytes are forced to disk.
     pub sync: SyncPolicy,
+    /// How long a byte that was read may wait to be on disk: `--sync-every`, from 10 ms to 1 h.
+    pub sync_every: Duration,
     /// Keeps the segments that are done, for `wordtide replay`.
     pub keep_journal: bool,
     /// Most bytes of one append, at most [`DATA_BYTES_MAX`].
@@ -114,12 +119,15 @@ impl Default for JournalSettings {
         JournalSettings {
             journal_bytes_max: 4 << 30,
             sync: SyncPolicy::Epoch,
+            sync_every: Duration::from_secs(1),
             keep_journal: false,
             record_bytes_max: DATA_BYTES_MAX,
         }
     }
 }
 
+/// Shortest and longest [`JournalSettings::sync_every`].
+const SYNC_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
 /// Longest segment file.
 const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Segments that the cap holds at least.
@@ -132,9 +140,17 @@ impl JournalSettings {
     }
 
     /// # Errors
-    /// `Usage` if a segment could not hold two of the longest records, or a record is beyond the
-    /// limit.
+    /// `Usage` if a segment could not hold two of the longest records, a record is beyond the
+    /// limit, or the time between syncs is.
     pub fn validate(&self) -> Result<()> {
+        let (least, most) = SYNC_EVERY;
+        if self.sync_every < least || self.sync_every > most {
+            return Err(Error::new(
+                ErrorKind::Usage,
+                format!("a sync every {:?} is out of range", self.sync_every),
+            )
+            .hint("give --sync-every from 10ms to 1h"));
+        }
         if self.record_bytes_max == 0 || self.record_bytes_max > DATA_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Usage,

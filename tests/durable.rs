@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -305,4 +306,46 @@ fn journal(rig: &Rig) -> PathBuf {
     let state = fs::read_dir(rig.path("state")).expect("a state");
     let paths = state.map(|entry| entry.expect("an entry").path());
     paths.filter(|path| path.is_dir()).min().expect("a journal")
+}
+
+/// Ends of the journal's last record of lines and of what a record states to be on disk.
+fn lines_and_stated(dumped: &str) -> (u64, u64) {
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let (mut lines, mut stated) = (0, 0);
+    for record in dumped.lines() {
+        let mut fields = record.split(' ');
+        let position = fields.next().unwrap_or_default();
+        if fields.next() == Some("DATA") {
+            let bytes = record.rsplit_once("bytes=").expect("a length").1;
+            lines = number(position) + 17 + number(bytes);
+        } else if let Some((_, synced)) = record.rsplit_once("synced_through=") {
+            stated = stated.max(number(synced.split(' ').next().unwrap_or_default()));
+        }
+    }
+    (lines, stated)
+}
+
+#[test]
+fn burst_then_silence_is_synced_and_stated() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let run = format!("run {} --interval 1h --sync-every 200ms {STATE}", server.flag());
+    let program = rig.wordtide(&run).start();
+    let mut peer = server.accept();
+    let text = numbered(50_000);
+    peer.send(&text);
+    program.wait_for("connected to");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        let (lines, stated) = lines_and_stated(&dump(&rig));
+        if lines > text.len() as u64 && stated >= lines {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{lines} bytes of records, {stated} stated");
+    }
+    drop(program);
+    let segment = journal(&rig).join("00000000000000000000.wtj");
+    let mut bytes = fs::read(&segment).expect("a segment");
+    bytes[4096 + text.len() / 2] ^= 1;
+    fs::write(&segment, bytes).expect("a segment");
+    rig.run(&run).expect(74).says(&["is damaged at byte", "00000000000000000000.wtj"]);
 }

@@ -363,10 +363,16 @@ pub struct StateFlags {
     #[arg(long, env = "WORDTIDE_NO_STATE")]
     pub no_state: bool,
 
-    /// When the journal is forced to disk: epoch (before an epoch is published), always, never
+    /// When the journal is forced to disk: epoch (before an epoch is published, and every
+    /// --sync-every), always, never
     #[arg(long, value_name = "WHEN", default_value = "epoch", value_parser = sync,
         env = "WORDTIDE_SYNC")]
     pub sync: SyncPolicy,
+
+    /// Longest time that a byte which was read is not on disk: what a power loss may lose
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration,
+        env = "WORDTIDE_SYNC_EVERY")]
+    pub sync_every: Duration,
 
     /// Most bytes of the journal; reading stops when it is full of lines not committed
     #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes,

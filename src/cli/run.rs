@@ -173,6 +173,7 @@ fn journal(flags: &StateFlags) -> JournalSettings {
     JournalSettings {
         journal_bytes_max: flags.journal_max as u64,
         sync: flags.sync,
+        sync_every: flags.sync_every,
         keep_journal: flags.keep_journal,
         ..JournalSettings::default()
     }

@@ -10,9 +10,12 @@
 //! in the journals what is committed, which is what lets old segments go.
 
 use std::collections::VecDeque;
-use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
@@ -21,6 +24,7 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Syncer;
 use crate::source::{Track, Watcher};
+use crate::worker::panic_text;
 
 /// What the thread that syncs is asked to do.
 #[derive(Clone, Copy)]
@@ -29,8 +33,8 @@ enum Work {
     Marked(Epoch),
     /// Note that this epoch is committed.
     Committed(Epoch),
-    /// Sync in the middle of a long epoch, and note it.
-    Due,
+    /// Lines were appended that no sync is due for.
+    Appended,
     /// Sync what was appended.
     Write,
     /// A journal is full.
@@ -60,6 +64,8 @@ pub(super) struct Crossing {
     feed: Feed,
     progress: Mutex<Progress>,
     work: Sender<Work>,
+    /// The syncing thread knows that lines were appended since its last sync.
+    sync_is_due: AtomicBool,
 }
 
 impl Crossing {
@@ -81,7 +87,8 @@ impl Crossing {
         nexts.take(recorded.len()).for_each(|next| {
             feed.open_next(next);
         });
-        let crossing = Crossing { feed, progress: Mutex::new(progress), work };
+        let progress = Mutex::new(progress);
+        let crossing = Crossing { feed, progress, work, sync_is_due: AtomicBool::new(false) };
         if let Some((newest, _)) = recorded.last() {
             crossing.ask(Work::Marked(*newest));
         }
@@ -153,8 +160,11 @@ impl Watcher for Crossing {
         }
     }
 
-    fn sync_due(&self) {
-        self.ask(Work::Due);
+    fn appended(&self) {
+        // The first append after a sync starts the timer; the others find it running.
+        if !self.sync_is_due.swap(true, Ordering::AcqRel) {
+            self.ask(Work::Appended);
+        }
     }
 
     fn write_due(&self) {
@@ -229,32 +239,78 @@ impl Borders {
         self.crossing.feed.end();
     }
 
-    /// The life of the syncing thread. What was asked meanwhile is done together: one sync serves
-    /// all marks that were appended before it.
+    /// The life of the syncing thread. A panic in it ends the job: nobody else could close an epoch.
     fn sync(&self, Inquiries(asked): Inquiries) {
+        let ended = catch_unwind(AssertUnwindSafe(|| self.serve(&asked)));
+        let cause = match ended {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => error,
+            Err(panic) => Error::new(
+                ErrorKind::Panicked,
+                format!("the thread that syncs the journal panicked: {}", panic_text(&*panic)),
+            ),
+        };
+        self.failure.fail(cause);
+    }
+
+    /// Does what is asked until the end. What was asked meanwhile is done together: one sync serves
+    /// all marks that were appended before it.
+    fn serve(&self, asked: &Receiver<Work>) -> Result<()> {
         let syncers: Vec<_> = self.tracks.iter().filter_map(|track| track.syncer()).collect();
-        let mut is_full = false;
-        let mut next = asked.recv().ok();
-        while let Some(first) = next {
+        let mut timer = SyncTimer::new(&syncers);
+        // A former run may have left bytes that are not on disk.
+        timer.start();
+        let (mut is_full, mut is_untidy) = (false, false);
+        loop {
+            let patience = if is_untidy { Some(Duration::ZERO) } else { timer.left() };
+            let first = match next_within(asked, patience) {
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => None,
+                Ok(work) => Some(work),
+            };
             let mut errand = Errand { wants_room: is_full, ..Errand::default() };
-            for work in std::iter::once(first).chain(asked.try_iter()) {
-                errand.take_up(work);
+            first.into_iter().chain(asked.try_iter()).for_each(|work| errand.take_up(work));
+            if errand.appended {
+                timer.start();
+            }
+            if timer.left() == Some(Duration::ZERO) {
+                timer.stop();
+                errand.is_due = true;
             }
             is_full = errand.wants_room && errand.committed.is_none();
-            let ran = self.run(&errand, &syncers).and_then(|()| match errand.ends {
-                true => Ok(None),
-                false => tidy_until_asked(&asked, &syncers),
-            });
-            next = match ran {
-                Ok(work) => work,
-                Err(error) => return self.failure.fail(error),
-            };
+            if errand.is_idle() {
+                // Giving room back is done one file at a time, so that a sync need not wait for it.
+                is_untidy = tidy(&syncers)?;
+                continue;
+            }
+            if self.run(&errand, &syncers)? {
+                timer.start();
+            }
+            is_untidy = true;
+            if errand.ends {
+                return Ok(());
+            }
         }
     }
 
-    fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<()> {
-        if errand.syncs && !crash::is_mutant("publish_without_sync") {
-            syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
+    /// Does one turn's work; returns whether records were appended that state what is on disk and
+    /// are not on disk themselves.
+    fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<bool> {
+        let mut states_more = false;
+        if errand.is_due {
+            // Before the sync: what is appended from now on starts the timer again.
+            self.crossing.sync_is_due.store(false, Ordering::SeqCst);
+        }
+        if errand.syncs() && !crash::is_mutant("publish_without_sync") {
+            sync_all(syncers)?;
+            for track in &self.tracks {
+                states_more |= track.state_synced()?;
+            }
+        }
+        if errand.is_due && states_more {
+            // The bytes are on disk; now the record that says so.
+            sync_all(syncers)?;
+            states_more = false;
         }
         if let Some(epoch) = errand.marked {
             self.crossing.update(|progress| {
@@ -262,40 +318,79 @@ impl Borders {
                 marked.for_each(|border| border.durable = true);
             });
         }
-        if errand.notes_sync {
-            self.tracks.iter().try_for_each(Track::note_synced)?;
-        }
         if let Some(epoch) = errand.committed {
             self.tracks.iter().try_for_each(|track| track.committed(epoch))?;
             if errand.wants_room {
                 // Segments go when the note is on disk, and a reader waits for that.
-                syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
+                sync_all(syncers)?;
             }
         }
-        Ok(())
+        Ok(states_more)
     }
 }
 
-/// Gives room back until there is something else to do, which is returned; `None` at the end.
-fn tidy_until_asked(asked: &Receiver<Work>, syncers: &[Syncer]) -> Result<Option<Work>> {
-    loop {
-        let mut tidied = false;
-        for syncer in syncers {
-            tidied |= syncer.tidy()?;
+fn sync_all(syncers: &[Syncer]) -> Result<()> {
+    syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))
+}
+
+/// Gives a little room back in each journal; returns whether there is more to give.
+fn tidy(syncers: &[Syncer]) -> Result<bool> {
+    let mut tidied = false;
+    for syncer in syncers {
+        tidied |= syncer.tidy()?;
+    }
+    Ok(tidied)
+}
+
+/// Waits for the next message, for ever without a `patience`.
+fn next_within(
+    asked: &Receiver<Work>,
+    patience: Option<Duration>,
+) -> std::result::Result<Work, RecvTimeoutError> {
+    match patience {
+        Some(patience) => asked.recv_timeout(patience),
+        None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
+}
+
+/// Runs from the first append after a sync, so that the next sync comes in time whether or not
+/// anything else is appended.
+struct SyncTimer {
+    /// How long it runs; never where no journal is synced by time.
+    runs: Option<Duration>,
+    ends: Option<Instant>,
+}
+
+impl SyncTimer {
+    fn new(syncers: &[Syncer]) -> SyncTimer {
+        let every = syncers.iter().filter_map(Syncer::sync_every).min();
+        // The other half of the time is the disk's.
+        SyncTimer { runs: every.map(|every| every / 2), ends: None }
+    }
+
+    /// Starts unless it runs.
+    fn start(&mut self) {
+        if let (None, Some(runs)) = (self.ends, self.runs) {
+            self.ends = Some(Instant::now() + runs);
         }
-        match asked.try_recv() {
-            Ok(work) => return Ok(Some(work)),
-            Err(TryRecvError::Empty) if tidied => {}
-            Err(_) => return Ok(asked.recv().ok()),
-        }
+    }
+
+    fn stop(&mut self) {
+        self.ends = None;
+    }
+
+    /// The time until its end; `None` unless it runs.
+    fn left(&self) -> Option<Duration> {
+        self.ends.map(|ends| ends.saturating_duration_since(Instant::now()))
     }
 }
 
 /// What is to be done in one turn.
 #[derive(Default)]
 struct Errand {
-    syncs: bool,
-    notes_sync: bool,
+    appended: bool,
+    writes: bool,
+    is_due: bool,
     marked: Option<Epoch>,
     committed: Option<Epoch>,
     wants_room: bool,
@@ -307,12 +402,22 @@ impl Errand {
         match work {
             Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
             Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
-            Work::Write => {}
-            Work::Due => self.notes_sync = true,
-            Work::Room => self.wants_room = true,
+            Work::Appended => self.appended = true,
+            Work::Write => self.writes = true,
+            Work::Room => {
+                self.writes = true;
+                self.wants_room = true;
+            }
             Work::End => self.ends = true,
         }
-        self.syncs |= matches!(work, Work::Marked(_) | Work::Write | Work::Due | Work::Room);
+    }
+
+    fn syncs(&self) -> bool {
+        self.writes || self.is_due || self.marked.is_some()
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.syncs() && self.committed.is_none() && !self.ends
     }
 }
 
@@ -352,5 +457,20 @@ mod tests {
         assert!(matches!(feed.next(0), Next::Wait));
         crossing.arrived(links[0], 10);
         assert!(matches!(feed.next(0), Next::Complete { epoch: 10, next: 20 }));
+    }
+
+    #[test]
+    fn sync_thread_that_panics_fails_the_job() {
+        let (feed, failure) = (Feed::new(1, 10), Failure::new());
+        let (crossing, inquiries) = Crossing::new(feed.clone(), &[], 10);
+        feed.attach(0, Arc::new(|| panic!("on purpose")));
+        assert!(matches!(feed.next(0), Next::Wait));
+        let started = Borders::new(crossing, inquiries, Vec::new(), failure.clone());
+        let (borders, syncing) = started.expect("a thread");
+        borders.cut(20);
+        drop(syncing);
+        let cause = failure.take_cause().expect("a cause");
+        assert_eq!(cause.kind(), ErrorKind::Panicked);
+        assert!(cause.to_string().contains("on purpose"), "{cause}");
     }
 }

@@ -99,7 +99,11 @@ fn begin(
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 
-    let (borders, reading, streams) = order.read(&runtime, streams, &failure)?;
+    let read = order.read(&runtime, streams, &failure).inspect_err(|error| {
+        // Workers that were not told would wait for lines, and their guards for them.
+        failure.fail(Error::new(error.kind(), error.to_string()));
+    });
+    let (borders, reading, streams) = read?;
     let Mesh { control, inbox, .. } = mesh;
     let (links, watched) = (control.clone(), failure.clone());
     let process = Process {

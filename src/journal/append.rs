@@ -33,6 +33,10 @@ pub struct Journal {
     /// A DATA record must leave the reserve alone. Only this value takes a spare away, so `true`
     /// holds until then; `false` is looked up again.
     pub(super) has_reserve: bool,
+    /// End of the last record that brought or ended lines.
+    pub(super) last_line_record: u64,
+    /// The greatest `synced_through` that a record or a header states.
+    pub(super) stated: u64,
     pub(super) scratch: Vec<u8>,
 }
 
@@ -79,6 +83,7 @@ impl Journal {
         }
         let head = encoding::data_head(self.shared.seed, self.tail, connection, bytes);
         let appended = self.put([&head, bytes])?;
+        self.note_lines(appended);
         if let (Append::Stored { .. }, false) = (appended, known) {
             self.standing.connections.push(connection);
             let next = &mut self.standing.next_connection;
@@ -95,6 +100,7 @@ impl Journal {
     pub fn append_eos(&mut self, connection: u64, kind: EosKind) -> Result<Append> {
         crash_point("journal.before_eos");
         let appended = self.append_control(&Record::Eos { connection, kind })?;
+        self.note_lines(appended);
         if let Append::Stored { .. } = appended {
             self.standing.connections.retain(|&open| open != connection);
         }
@@ -150,8 +156,21 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes in the log how far it is on disk: once a second in a long epoch, after a sync, so that
-    /// damage to what was synced can be told from a torn tail, and a restart verifies little.
+    /// Appends a record of how far the log is on disk if lines are on disk that no record states to
+    /// be; returns whether it did. Called after a sync. The record itself is on disk after the next.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before.
+    pub fn state_synced(&mut self) -> Result<bool> {
+        let states_more = self.stated < self.last_line_record && self.synced().0 > self.stated;
+        if states_more {
+            return Ok(matches!(self.append_sync()?, Append::Stored { .. }));
+        }
+        Ok(false)
+    }
+
+    /// Appends a record of how far the log is on disk, so that damage to what was synced can be
+    /// told from a torn tail, and a restart verifies little.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
@@ -242,6 +261,12 @@ impl Journal {
         Reader::new(Arc::clone(&self.shared), from)
     }
 
+    fn note_lines(&mut self, appended: Append) {
+        if let Append::Stored { end, .. } = appended {
+            self.last_line_record = end.0;
+        }
+    }
+
     fn synced(&self) -> Position {
         Position(self.shared.synced.load(Ordering::Acquire))
     }
@@ -256,6 +281,9 @@ impl Journal {
             Err(error) => Err(error),
         };
         self.scratch = whole;
+        if let (Ok(Append::Stored { .. }), Some(synced)) = (&appended, record.synced_through()) {
+            self.stated = self.stated.max(synced.0);
+        }
         appended
     }
 
@@ -299,6 +327,7 @@ impl Journal {
         let spare = ledger.spares.remove(0);
         let base = self.tail;
         self.standing.synced = shared.synced.load(Ordering::Acquire);
+        self.stated = self.stated.max(self.standing.synced);
         let header = Header {
             id: self.id,
             base,

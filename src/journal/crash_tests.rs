@@ -27,8 +27,8 @@ fn settings(sync: SyncPolicy) -> JournalSettings {
     JournalSettings {
         journal_bytes_max: 8 * 8192,
         sync,
-        keep_journal: false,
         record_bytes_max: 700,
+        ..JournalSettings::default()
     }
 }
 

@@ -148,6 +148,8 @@ fn assemble(
         facts: found.header.facts,
         active,
         tail: found.tail,
+        last_line_record: found.tail,
+        stated: found.standing.synced,
         standing: found.standing,
         last_epoch: found.last_mark.as_ref().map(|mark| mark.epoch),
         last_cut: found.last_mark.as_ref().map_or(0, |mark| mark.cut.0),

@@ -7,6 +7,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use super::SyncPolicy;
 use super::disk;
@@ -46,6 +47,12 @@ impl Syncer {
         let tidied = self.shared.retire()? || self.shared.adopt()?;
         self.shared.restock()?;
         Ok(tidied)
+    }
+
+    /// How long bytes may wait for a sync; `None` where syncs do not follow the time.
+    pub fn sync_every(&self) -> Option<Duration> {
+        let settings = &self.shared.settings;
+        (settings.sync != SyncPolicy::Never).then_some(settings.sync_every)
     }
 
     /// How far the journal is on disk.

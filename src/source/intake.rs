@@ -10,7 +10,7 @@
 //! over-long line at the same places.
 
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::behind::Behind;
 use super::stop::Stop;
@@ -30,9 +30,6 @@ const ASIDE_BYTES: usize = 192 << 10;
 
 /// What the journal must have room for before anything is read.
 const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
-
-/// A long epoch gets a sync in between, so that a restart knows how far the journal was on disk.
-const SYNC_AFTER: Duration = Duration::from_secs(1);
 
 /// So many bytes are synced without waiting for a border: the sync there, for which the epoch
 /// waits, then has little left to do.
@@ -61,7 +58,6 @@ pub struct Intake {
     connection: u64,
     /// Borders that the splitter has settled for.
     pub(super) borders: u64,
-    synced: Instant,
     unsynced: usize,
 }
 
@@ -92,7 +88,6 @@ impl Intake {
             pending: 0,
             connection: next_connection,
             borders: 0,
-            synced: Instant::now(),
             unsynced: 0,
         }
     }
@@ -216,16 +211,12 @@ impl Intake {
         if self.room.is_none() {
             return;
         }
+        self.track.watcher().appended();
         self.unsynced += bytes;
-        if self.synced.elapsed() >= SYNC_AFTER {
-            self.synced = Instant::now();
-            self.track.watcher().sync_due();
-        } else if self.unsynced >= SYNC_BYTES {
+        if self.unsynced >= SYNC_BYTES {
             self.track.watcher().write_due();
-        } else {
-            return;
+            self.unsynced = 0;
         }
-        self.unsynced = 0;
     }
 
     /// Ends the stream; the next one begins with a new line.
@@ -247,6 +238,7 @@ impl Intake {
             shared.place.advance(at, (0, 0), self.splitter.state());
         }
         drop(shared);
+        self.have_synced(0);
         self.tell();
         Ok(())
     }

@@ -30,8 +30,8 @@ pub trait Watcher: Send + Sync {
     /// The feeder has passed the end of `epoch`.
     fn passed(&self, epoch: Epoch);
 
-    /// Something was appended that nobody will sync soon.
-    fn sync_due(&self);
+    /// Lines were appended.
+    fn appended(&self);
 
     /// So much was appended that the disk should have it.
     fn write_due(&self);
@@ -405,14 +405,15 @@ impl Track {
         shared.note_done()
     }
 
-    /// Notes in the journal how far it is on disk.
+    /// States in the journal how far it is on disk, if that is farther than any record says;
+    /// returns whether it appended that.
     ///
     /// # Errors
     /// `Disk` if the journal fails.
-    pub fn note_synced(&self) -> Result<()> {
+    pub fn state_synced(&self) -> Result<bool> {
         match &mut self.lock().journal {
-            Some(journal) => journal.append_sync().map(drop),
-            None => Ok(()),
+            Some(journal) => journal.state_synced(),
+            None => Ok(false),
         }
     }
 
