@@ -18,7 +18,6 @@
 //! protect against someone who can write into a TCP stream: that is what WireGuard is for.
 
 mod addresses;
-mod agree;
 mod bringup;
 mod cause;
 mod control;
@@ -28,7 +27,9 @@ mod handshake;
 mod hello;
 mod inbox;
 pub mod launch;
+mod links;
 mod ports;
+mod rounds;
 mod settings;
 mod ship;
 mod user_key;
@@ -40,7 +41,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use cause::{Consequence, Loss, classify_panic};
 pub use control::Control;
 pub use data::{Allocators, abandon, allocators};
-pub use frame::{FRAME_BYTES_MAX, Message};
+pub use frame::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Message};
 pub use inbox::{Event, Inbox};
 pub use settings::{
     ClusterSettings, Fingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,

@@ -16,8 +16,8 @@ use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
 use wordtide::cluster::launch::Ports;
 use wordtide::cluster::{
-    ClusterSettings, Consequence, Control, Event, Inbox, Loss, Mesh, Message, abandon,
-    classify_panic,
+    ClusterSettings, Consequence, Control, Event, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh, Message,
+    abandon, classify_panic,
 };
 use wordtide::{Error, ErrorKind};
 
@@ -70,13 +70,78 @@ fn messages_arrive_in_order_with_their_sender() {
 }
 
 #[test]
-fn a_message_above_the_limit_is_refused_and_harms_nobody() {
+fn long_messages_arrive_whole_and_in_order() {
     let (controls, mut inboxes) = links(2);
-    let error = controls[0].broadcast(Message::Other(vec![0; 100_000])).unwrap_err();
+    for bytes in [60_000, 3_000_000, 1] {
+        let message = Message::Other((0..bytes).map(|at| at as u8).collect());
+        controls[0].broadcast(message.clone()).unwrap();
+        assert_eq!(inboxes[1].recv_blocking(), Some(Event::Received { from: 0, message }));
+    }
+}
+
+#[test]
+fn messages_above_the_limit_are_refused_and_harm_nobody() {
+    let (controls, mut inboxes) = links(2);
+    let error = controls[0].broadcast(Message::Other(vec![0; MESSAGE_BYTES_MAX])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Failed);
-    let message = Message::Other(vec![1; 60_000]);
+    let message = Message::Other(vec![1]);
     controls[0].broadcast(message.clone()).unwrap();
     assert_eq!(inboxes[1].recv_blocking(), Some(Event::Received { from: 0, message }));
+}
+
+#[test]
+fn decisions_on_large_facts_reach_everybody() {
+    let (controls, _inboxes) = links(3);
+    let facts = |index: usize| vec![index as u8; 700_000];
+    let gathered = on_all(&controls, |index, control| control.gather(facts(index), LONG).unwrap());
+    let expected: Vec<_> = (0..3).map(facts).collect();
+    assert!(gathered.iter().all(|all| *all == expected));
+}
+
+/// Writes until the receiver's window is closed.
+fn fill(mut stream: &std::net::TcpStream) {
+    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    let bytes = vec![0; 1 << 20];
+    while std::io::Write::write(&mut stream, &bytes).is_ok() {}
+}
+
+#[test]
+fn a_full_data_link_is_no_lost_peer() {
+    let ports = Ports::reserve(2).unwrap();
+    let hurried = |index| ClusterSettings {
+        stall_timeout: Duration::from_millis(200),
+        link_timeout: Duration::from_millis(200),
+        ..settings(&ports, index)
+    };
+    let all = connect_all(vec![hurried(0), hurried(1)]);
+    let mut meshes: Vec<Mesh> = all.into_iter().map(Result::unwrap).collect();
+    let full = meshes[0].data[1].take().unwrap();
+    fill(&full);
+    // Several times as long as a host may acknowledge nothing; this one acknowledges the probes.
+    assert_eq!(meshes[0].control.cause_within(Duration::from_secs(3)), None);
+    assert_eq!(full.take_error().unwrap().map(|cause| cause.kind()), None);
+}
+
+#[test]
+fn an_epoch_out_of_turn_is_a_lost_peer() {
+    let tick = |epoch, next| Message::Tick { epoch, next };
+    let wrong = [
+        (0, vec![tick(5, 5)]),
+        (0, vec![tick(5, 6), tick(5, 7)]),
+        (0, vec![tick(5, u64::MAX)]),
+        (0, vec![tick(5, 6), Message::Stop { epoch: u64::MAX, reason: String::new() }]),
+        (1, vec![tick(5, 6)]),
+        (1, vec![Message::Stop { epoch: 5, reason: String::new() }]),
+    ];
+    for (from, messages) in wrong {
+        let (controls, _inboxes) = links(2);
+        for message in messages {
+            controls[from].broadcast(message).unwrap();
+        }
+        let cause = controls[1 - from].cause_within(LONG).unwrap();
+        assert_eq!(cause.process, from);
+        assert!(cause.cause.contains("the end of"), "{cause}");
+    }
 }
 
 #[test]

@@ -31,6 +31,8 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What a process says on a control link when it has all its links.
 const READY: u8 = b'R';
+/// How long a data link may be idle before the kernel asks whether the peer is there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 /// Most events of the bring-up that wait for its loop.
 const EVENTS_MAX: usize = 64;
 
@@ -157,18 +159,21 @@ fn hold(
     Ok((link.serial, link.purpose, watched))
 }
 
-/// The kernel's part in finding a lost link; see the module `control` for the rule.
+/// Sets what the kernel does about a peer that is gone; see the module `links` for the rule.
 fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std::io::Result<()> {
-    let probe = settings.heartbeat_interval.max(Duration::from_secs(1));
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
+    if purpose != Purpose::Control {
+        // Only so that a firewall does not forget the connection: a slow peer, whose window is
+        // closed for hours, is none of the kernel's business, and a dead one is found by the
+        // control link.
+        let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
+        return socket.set_tcp_keepalive(&keepalive);
+    }
+    let probe = settings.heartbeat_interval.max(Duration::from_secs(1));
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(probe).with_interval(probe))?;
-    let unacknowledged = match purpose {
-        Purpose::Control => settings.link_timeout,
-        Purpose::Data | Purpose::Blocks => settings.data_timeout(),
-    };
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(unacknowledged))?;
+    socket.set_tcp_user_timeout(Some(settings.link_timeout))?;
     Ok(())
 }
 

@@ -28,7 +28,8 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
 use timely::worker::Worker;
 
-use super::control::{Control, Links};
+use super::control::Control;
+use super::links::ControlLinks;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Length of timely's message header, in bytes, and where its length field stands.
@@ -178,13 +179,17 @@ struct DataStream {
     stream: TcpStream,
     gate: Arc<Gate>,
     /// Whom to tell that the link to this peer broke.
-    alarm: Option<(Arc<Links>, usize)>,
+    alarm: Option<(Arc<ControlLinks>, usize)>,
     framing: Framing,
     broken: bool,
 }
 
 impl DataStream {
-    fn new(stream: TcpStream, gate: Arc<Gate>, alarm: Option<(Arc<Links>, usize)>) -> DataStream {
+    fn new(
+        stream: TcpStream,
+        gate: Arc<Gate>,
+        alarm: Option<(Arc<ControlLinks>, usize)>,
+    ) -> DataStream {
         DataStream { stream, gate, alarm, framing: Framing::new(), broken: false }
     }
 

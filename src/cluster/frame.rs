@@ -1,17 +1,29 @@
 //! What travels on a control link: a length (`u32`, little endian), a kind, and few fields.
 //!
-//! A frame has at most [`FRAME_BYTES_MAX`] bytes after its length. A longer one, or one of a kind
-//! nobody knows, is an error of the peer that ends the link: both ends run the same version (the
-//! fingerprint of the handshake says so), hence there is nothing to skip politely.
+//! A frame has at most [`FRAME_BYTES_MAX`] bytes after its length. A longer one, or one of an
+//! unknown kind, is an error of the peer that ends the link: both ends run the same version (the
+//! fingerprint of the handshake says so), so there is nothing to skip.
+//!
+//! A message that is longer than [`PIECE_BYTES`] travels in *pieces*, each a frame of its own, and
+//! [`Assembly`] joins them again. The receiver acknowledges each piece before the next is sent: so
+//! one piece at most waits in the kernel, and the window of a receiver that does not read for a
+//! while stays open. A closed window would be taken for a dead host. A message has at most
+//! [`MESSAGE_BYTES_MAX`] bytes.
 
 use std::fmt;
 
+use crate::error::{Error, ErrorKind};
+
 /// Most bytes of a frame after its length.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// Most bytes of a message that is sent as one frame, and of a piece of a longer one.
+pub(super) const PIECE_BYTES: usize = 32 * 1024;
+/// Most bytes of a message: what a start agrees on about a million epochs, and more.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Bytes of the length before each frame.
 const LENGTH_BYTES: usize = 4;
 
-/// What one process tells another while the job runs.
+/// A message between processes while the job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
     /// From process 0: the open epoch is cut as `epoch`, and the next one is to be called `next`.
@@ -60,6 +72,13 @@ pub(super) enum Frame {
     },
     /// A clean end.
     Bye,
+    /// A part of a message that is too long for one frame.
+    Piece {
+        is_last: bool,
+        bytes: Vec<u8>,
+    },
+    /// The receiver has taken a piece: the next may come.
+    PieceTaken,
 }
 
 /// Why bytes are not a frame.
@@ -68,6 +87,7 @@ pub(super) enum BadFrame {
     TooLong(u32),
     Kind(u8),
     Short,
+    TooManyPieces,
 }
 
 impl fmt::Display for BadFrame {
@@ -75,44 +95,59 @@ impl fmt::Display for BadFrame {
         match self {
             BadFrame::TooLong(bytes) => write!(f, "it sent a frame of {bytes} bytes"),
             BadFrame::Kind(kind) => write!(f, "it sent a frame of unknown kind {kind}"),
+            BadFrame::TooManyPieces => {
+                write!(f, "it sent a control message above {MESSAGE_BYTES_MAX} bytes")
+            }
             BadFrame::Short => f.write_str("it sent a frame that ends too early"),
         }
     }
 }
 
+/// Returns an error of this process, which was about to send a message above the limit.
+pub(super) fn too_long(bytes: usize) -> Error {
+    let message = format!("a control message has {bytes} bytes; at most {MESSAGE_BYTES_MAX} go");
+    Error::new(ErrorKind::Failed, message)
+}
+
+/// Returns the body of a frame with its length before it.
+pub(super) fn with_length(body: &[u8]) -> Vec<u8> {
+    debug_assert!(body.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", body.len());
+    [&(body.len() as u32).to_le_bytes(), body].concat()
+}
+
 impl Frame {
-    /// The frame with its length, or `None` if it would be above the limit.
-    pub(super) fn encode(&self) -> Option<Vec<u8>> {
-        let mut out = vec![0; LENGTH_BYTES];
+    /// Returns the frame with its length; only for frames that are short by nature.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        with_length(&self.body())
+    }
+
+    /// Returns the kind and the fields, of any length.
+    pub(super) fn body(&self) -> Vec<u8> {
         match self {
-            Frame::Heartbeat => out.push(0),
+            Frame::Heartbeat => vec![0],
             Frame::Message(Message::Tick { epoch, next }) => {
-                put(&mut out, 1, &[&epoch.to_le_bytes(), &next.to_le_bytes()]);
+                joined(1, &[&epoch.to_le_bytes(), &next.to_le_bytes()])
             }
-            Frame::Message(Message::AskStop { reason }) => put(&mut out, 2, &[reason.as_bytes()]),
+            Frame::Message(Message::AskStop { reason }) => joined(2, &[reason.as_bytes()]),
             Frame::Message(Message::Stop { epoch, reason }) => {
-                put(&mut out, 3, &[&epoch.to_le_bytes(), reason.as_bytes()]);
+                joined(3, &[&epoch.to_le_bytes(), reason.as_bytes()])
             }
-            Frame::Message(Message::Other(bytes)) => put(&mut out, 4, &[bytes]),
-            Frame::Facts { round, bytes } => put(&mut out, 5, &[&round.to_le_bytes(), bytes]),
+            Frame::Message(Message::Other(bytes)) => joined(4, &[bytes]),
+            Frame::Facts { round, bytes } => joined(5, &[&round.to_le_bytes(), bytes]),
             Frame::Answer { round, outcome: Ok(bytes) } => {
-                put(&mut out, 6, &[&round.to_le_bytes(), bytes]);
+                joined(6, &[&round.to_le_bytes(), bytes])
             }
             Frame::Answer { round, outcome: Err((kind, message)) } => {
-                put(&mut out, 7, &[&round.to_le_bytes(), &[*kind], message.as_bytes()]);
+                joined(7, &[&round.to_le_bytes(), &[*kind], message.as_bytes()])
             }
             Frame::Lost { process, reporter, cause } => {
                 let numbers = [process.to_le_bytes(), reporter.to_le_bytes()];
-                put(&mut out, 8, &[&numbers[0], &numbers[1], cause.as_bytes()]);
+                joined(8, &[&numbers[0], &numbers[1], cause.as_bytes()])
             }
-            Frame::Bye => out.push(9),
+            Frame::Bye => vec![9],
+            Frame::Piece { is_last, bytes } => joined(10, &[&[u8::from(*is_last)], bytes]),
+            Frame::PieceTaken => vec![11],
         }
-        let length = out.len() - LENGTH_BYTES;
-        if length > FRAME_BYTES_MAX {
-            return None;
-        }
-        out[..LENGTH_BYTES].copy_from_slice(&(length as u32).to_le_bytes());
-        Some(out)
     }
 
     fn decode(body: &[u8]) -> Result<Frame, BadFrame> {
@@ -145,15 +180,19 @@ impl Frame {
                 cause: rest.text(),
             },
             9 => Frame::Bye,
+            10 => Frame::Piece { is_last: rest.take()? != [0], bytes: rest.0.to_vec() },
+            11 => Frame::PieceTaken,
             other => return Err(BadFrame::Kind(other)),
         };
         Ok(frame)
     }
 }
 
-fn put(out: &mut Vec<u8>, kind: u8, fields: &[&[u8]]) {
-    out.push(kind);
-    fields.iter().for_each(|field| out.extend_from_slice(field));
+fn joined(kind: u8, fields: &[&[u8]]) -> Vec<u8> {
+    let mut body = Vec::with_capacity(1 + fields.iter().map(|field| field.len()).sum::<usize>());
+    body.push(kind);
+    fields.iter().for_each(|field| body.extend_from_slice(field));
+    body
 }
 
 /// What is left of a frame's body.
@@ -204,6 +243,38 @@ impl Frames {
     }
 }
 
+/// Joins the pieces of a message.
+#[derive(Debug)]
+pub(super) struct Assembly {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+}
+
+impl Default for Assembly {
+    fn default() -> Assembly {
+        Assembly { bytes: Vec::new(), bytes_max: MESSAGE_BYTES_MAX }
+    }
+}
+
+impl Assembly {
+    /// Adds a piece; returns the frame that the last one completes.
+    ///
+    /// Fails if the message is above the limit, or is no frame, or one that never has pieces.
+    pub(super) fn add(&mut self, is_last: bool, piece: &[u8]) -> Result<Option<Frame>, BadFrame> {
+        if self.bytes.len() + piece.len() > self.bytes_max {
+            return Err(BadFrame::TooManyPieces);
+        }
+        self.bytes.extend_from_slice(piece);
+        if !is_last {
+            return Ok(None);
+        }
+        match Frame::decode(&std::mem::take(&mut self.bytes))? {
+            Frame::Piece { .. } => Err(BadFrame::Kind(10)),
+            frame => Ok(Some(frame)),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +285,8 @@ mod tests {
         prop_oneof![
             Just(Frame::Heartbeat),
             Just(Frame::Bye),
+            Just(Frame::PieceTaken),
+            (any::<bool>(), bytes()).prop_map(|(is_last, bytes)| Frame::Piece { is_last, bytes }),
             any::<(u64, u64)>()
                 .prop_map(|(epoch, next)| Frame::Message(Message::Tick { epoch, next })),
             any::<String>().prop_map(|reason| Frame::Message(Message::AskStop { reason })),
@@ -241,7 +314,7 @@ mod tests {
             sent in proptest::collection::vec(any_frame(), 0..12),
             cut in 1usize..64,
         ) {
-            let wire: Vec<u8> = sent.iter().flat_map(|frame| frame.encode().unwrap()).collect();
+            let wire: Vec<u8> = sent.iter().flat_map(Frame::encode).collect();
             let mut frames = Frames::default();
             let mut got = Vec::new();
             for piece in wire.chunks(cut) {
@@ -257,18 +330,42 @@ mod tests {
         fn no_bytes_make_the_decoder_panic(wire in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut frames = Frames::default();
             frames.push(&wire);
-            while let Ok(Some(_)) = frames.next() {}
+            let mut assembly = Assembly { bytes_max: 100, ..Assembly::default() };
+            while let Ok(Some(frame)) = frames.next() {
+                if let Frame::Piece { is_last, bytes } = frame {
+                    assembly.add(is_last, &bytes).ok();
+                    prop_assert!(assembly.bytes.len() <= 100);
+                }
+            }
         }
     }
 
     #[test]
-    fn a_frame_above_the_limit_is_neither_sent_nor_waited_for() {
-        let largest = Message::Other(vec![1; FRAME_BYTES_MAX - 1]);
-        assert!(Frame::Message(largest).encode().is_some());
-        let larger = Message::Other(vec![1; FRAME_BYTES_MAX]);
-        assert_eq!(Frame::Message(larger).encode(), None);
+    fn frames_above_the_limit_are_not_awaited() {
         let mut frames = Frames::default();
         frames.push(&u32::MAX.to_le_bytes());
         assert_eq!(frames.next(), Err(BadFrame::TooLong(u32::MAX)));
+    }
+
+    #[test]
+    fn pieces_join_to_the_frame_that_was_cut() {
+        let sent = Frame::Facts { round: 3, bytes: vec![7; 100_000] };
+        let body = sent.body();
+        let mut assembly = Assembly::default();
+        let pieces: Vec<_> = body.chunks(PIECE_BYTES).collect();
+        let (last, others) = pieces.split_last().unwrap();
+        assert!(others.iter().all(|piece| assembly.add(false, piece) == Ok(None)));
+        assert_eq!(assembly.add(true, last), Ok(Some(sent)));
+        // It starts over, and a piece within pieces would never end.
+        assert_eq!(assembly.add(true, &[9]), Ok(Some(Frame::Bye)));
+        assert_eq!(assembly.add(true, &[10, 0]), Err(BadFrame::Kind(10)));
+        assert_eq!(assembly.add(true, &[]), Err(BadFrame::Short));
+    }
+
+    #[test]
+    fn assembly_refuses_more_than_its_limit() {
+        let mut assembly = Assembly { bytes_max: 10, ..Assembly::default() };
+        assert_eq!(assembly.add(false, &[1; 8]), Ok(None));
+        assert_eq!(assembly.add(false, &[1; 3]), Err(BadFrame::TooManyPieces));
     }
 }

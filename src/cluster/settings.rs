@@ -164,13 +164,6 @@ impl ClusterSettings {
         check_addresses(&self.addresses)
     }
 
-    /// How long a data link may go without an acknowledgement. A stopped peer's window closes under
-    /// load, which the kernel counts as such: the control link, which sees that the peer is silent,
-    /// shall be the first to say so.
-    pub(super) fn data_timeout(&self) -> Duration {
-        self.stall_timeout + self.link_timeout
-    }
-
     /// How the address of a process is shown in messages.
     pub(super) fn shown(&self, process: usize) -> String {
         let address = self.addresses.get(process).map_or("?", String::as_str);

@@ -21,7 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
-use super::control::{Control, Links};
+use super::control::Control;
+use super::links::ControlLinks;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::{Feed, Next};
@@ -39,7 +40,7 @@ const FRAMES_BYTES: usize = 2 << 10;
 pub struct BlockLink {
     peer: usize,
     stream: TcpStream,
-    links: Arc<Links>,
+    links: Arc<ControlLinks>,
 }
 
 /// The connections for blocks, as the bring-up made them.
@@ -84,7 +85,7 @@ impl BlockLink {
 #[derive(Debug)]
 struct End {
     peer: usize,
-    links: Arc<Links>,
+    links: Arc<ControlLinks>,
 }
 
 impl End {

@@ -16,7 +16,7 @@ use super::reading::Reading;
 use super::status::Status;
 use crate::cluster::{Control, Event, Inbox, Message};
 use crate::epoch::{Clock, Epoch, Schedule};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::sink::Keeper;
 use crate::source::Stop;
@@ -45,6 +45,26 @@ impl Process {
         });
         self.borders.cut(next);
         epoch
+    }
+
+    /// Fails with `PeerLost` unless `epoch`, which process 0 has ended, is open here.
+    fn check_end(&self, epoch: Epoch) -> Result<()> {
+        let open = self.status.borrow().open;
+        if epoch == open {
+            return Ok(());
+        }
+        let message = format!("process 0 ended epoch {epoch}, but epoch {open} is open here");
+        Err(Error::new(ErrorKind::PeerLost, message))
+    }
+
+    /// Fails with `PeerLost` if `epoch`, which process 0 has committed, is not closed here.
+    fn check_committed(&self, epoch: Epoch) -> Result<()> {
+        let open = self.status.borrow().open;
+        if epoch < open {
+            return Ok(());
+        }
+        let message = format!("process 0 committed epoch {epoch}, but epoch {open} is open here");
+        Err(Error::new(ErrorKind::PeerLost, message))
     }
 
     /// Notes that process 0 has committed `epoch` and all before it.
@@ -255,17 +275,24 @@ impl Follower {
                     control.send(0, Word::ReadingEnded.message())?;
                 }
                 (_, message) = Process::message(inbox, failure) => match message {
-                    Message::Tick { next, .. } => drop(self.0.cut(next)),
+                    Message::Tick { epoch, next } => {
+                        self.0.check_end(epoch)?;
+                        self.0.cut(next);
+                    }
                     Message::Stop { epoch, reason } => {
+                        self.0.check_end(epoch)?;
                         if !reason.is_empty() {
-                            stop.stop();
+                            self.0.stop.stop();
                         }
                         self.0.cut(epoch + 1);
                         self.0.borders.end();
                         return Ok(());
                     }
                     Message::Other(word) => match Word::parse(&word) {
-                        Some(Word::Committed(epoch)) => self.0.committed(epoch),
+                        Some(Word::Committed(epoch)) => {
+                            self.0.check_committed(epoch)?;
+                            self.0.committed(epoch);
+                        }
                         Some(Word::StopReading) if std::mem::take(&mut reading) => {
                             own.stop().await?;
                             control.send(0, Word::ReadingEnded.message())?;

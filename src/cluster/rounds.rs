@@ -1,0 +1,167 @@
+//! Rounds of common decisions: facts go to process 0, its answer goes to every process.
+//!
+//! Rounds are counted by each process for itself, since all of them make the same decisions in the
+//! same order. A peer can be at most one round ahead of process 0 and never ahead of the answers,
+//! which bounds what is kept. This module is the bookkeeping; the links carry the frames.
+
+use std::collections::BTreeMap;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// What process 0 decided, or the kind and message of an error for all.
+pub(super) type Outcome = std::result::Result<Vec<u8>, (u8, String)>;
+
+/// What has arrived for decisions that are open.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    /// The round that this process takes part in next.
+    pub(super) round: u32,
+    facts: BTreeMap<(u32, usize), Vec<u8>>,
+    answer: Option<Outcome>,
+}
+
+impl Rounds {
+    /// Keeps the facts of process `from`, as process 0 does.
+    ///
+    /// Fails if they are of no round that can be open.
+    pub(super) fn take_facts(
+        &mut self,
+        from: usize,
+        round: u32,
+        bytes: Vec<u8>,
+    ) -> std::result::Result<(), String> {
+        if round != self.round && Some(round) != self.round.checked_add(1) {
+            return Err(format!("it sent facts for round {round} out of turn"));
+        }
+        self.facts.insert((round, from), bytes);
+        Ok(())
+    }
+
+    /// Keeps the answer of process 0.
+    ///
+    /// Fails if it is not of the open round, or the second one.
+    pub(super) fn take_answer(
+        &mut self,
+        round: u32,
+        outcome: Outcome,
+    ) -> std::result::Result<(), String> {
+        if round != self.round || self.answer.is_some() {
+            return Err(format!("it sent an answer for round {round} out of turn"));
+        }
+        self.answer = Some(outcome);
+        Ok(())
+    }
+
+    /// Returns true once the answer of the open round is there.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answer.is_some()
+    }
+
+    /// Returns true once the facts of so many peers are there for the open round.
+    pub(super) fn has_facts_of(&self, peers: usize) -> bool {
+        self.facts.keys().filter(|(round, _)| *round == self.round).count() == peers
+    }
+
+    /// Ends the open round with the answer of process 0.
+    pub(super) fn end_with_answer(&mut self) -> Result<Vec<u8>> {
+        self.round += 1;
+        match self.answer.take() {
+            Some(Ok(bytes)) => Ok(bytes),
+            Some(Err((kind, message))) => Err(Error::new(kind_of(kind), message)),
+            None => Err(Error::new(ErrorKind::Failed, "process 0 has not answered")),
+        }
+    }
+
+    /// Ends the open round with the facts of all peers, in order of index.
+    pub(super) fn end_with_facts(&mut self) -> Vec<Vec<u8>> {
+        self.round += 1;
+        let later = self.facts.split_off(&(self.round, 0));
+        std::mem::replace(&mut self.facts, later).into_values().collect()
+    }
+}
+
+/// Returns the outcome as it travels.
+pub(super) fn outcome_of(decided: &Result<Vec<u8>>) -> Outcome {
+    match decided {
+        Ok(bytes) => Ok(bytes.clone()),
+        Err(error) => Err((code_of(error.kind()), error.to_string())),
+    }
+}
+
+/// The kinds that mean the same in every process.
+const KINDS: [ErrorKind; 7] = [
+    ErrorKind::Failed,
+    ErrorKind::Usage,
+    ErrorKind::PeerLost,
+    ErrorKind::Panicked,
+    ErrorKind::Disk,
+    ErrorKind::Temporary,
+    ErrorKind::Configuration,
+];
+
+fn code_of(kind: ErrorKind) -> u8 {
+    KINDS.iter().position(|one| *one == kind).unwrap_or(0) as u8
+}
+
+fn kind_of(code: u8) -> ErrorKind {
+    KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Failed)
+}
+
+/// Returns several byte strings as one: each with its length (`u64`, little endian) before it.
+pub(super) fn join(all: &[Vec<u8>]) -> Vec<u8> {
+    let mut joined = Vec::new();
+    for bytes in all {
+        joined.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+        joined.extend_from_slice(bytes);
+    }
+    joined
+}
+
+/// Returns the byte strings that [`join`] made one of; none if it made no such bytes.
+pub(super) fn split(mut joined: &[u8]) -> Option<Vec<Vec<u8>>> {
+    let mut all = Vec::new();
+    while !joined.is_empty() {
+        let (length, rest) = joined.split_first_chunk::<8>()?;
+        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+        let (bytes, rest) = rest.split_at_checked(length)?;
+        all.push(bytes.to_vec());
+        joined = rest;
+    }
+    Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_undoes_join_and_refuses_cut_bytes() {
+        let all = vec![b"a".to_vec(), Vec::new(), vec![7; 300]];
+        let joined = join(&all);
+        assert_eq!(split(&joined), Some(all));
+        assert_eq!(split(&joined[..joined.len() - 1]), None);
+    }
+
+    #[test]
+    fn error_kinds_survive_the_wire() {
+        for kind in KINDS {
+            assert_eq!(kind_of(code_of(kind)), kind);
+        }
+    }
+
+    #[test]
+    fn facts_and_answers_out_of_turn_are_refused() {
+        let mut rounds = Rounds::default();
+        rounds.take_facts(1, 0, b"now".to_vec()).unwrap();
+        rounds.take_facts(1, 1, b"next".to_vec()).unwrap();
+        assert!(rounds.take_facts(1, 2, Vec::new()).is_err());
+        assert!(rounds.take_facts(1, u32::MAX, Vec::new()).is_err());
+        assert!(rounds.has_facts_of(1));
+        assert_eq!(rounds.end_with_facts(), [b"now".to_vec()]);
+        assert!(rounds.take_facts(1, 0, Vec::new()).is_err());
+        assert!(rounds.take_answer(0, Ok(Vec::new())).is_err());
+        rounds.take_answer(1, Ok(b"yes".to_vec())).unwrap();
+        assert!(rounds.take_answer(1, Ok(b"no".to_vec())).is_err());
+        assert_eq!(rounds.end_with_answer().unwrap(), b"yes");
+    }
+}
