@@ -6,7 +6,7 @@ use super::flags::JobFlags;
 use super::{failed, log, print, run};
 use crate::epoch::SystemClock;
 use crate::error::Result;
-use crate::store::{Environment, Facts, Probe, Target, Versioning, open};
+use crate::store::{ConditionalPuts, Environment, Facts, Probe, Target, Versioning, open};
 
 /// Puts, lists, reads back and deletes one object under the prefix; tells how the store was
 /// reached.
@@ -20,8 +20,8 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         return print(b"standard output: nothing to check\n");
     };
     let facts = runtime.block_on(async {
-        Probe::beside(target.prefix()).run(&*store).await?;
-        Ok::<Facts, crate::Error>(store.facts().await)
+        let conditional_puts = Probe::beside(target.prefix()).run(&*store).await?;
+        Ok::<Facts, crate::Error>(Facts { conditional_puts, ..store.facts().await })
     });
     tidy.after();
     let facts = facts?;
@@ -66,6 +66,17 @@ fn report(target: &Target, place: &str, facts: &Facts) -> String {
             Versioning::Suspended => Some("suspended"),
             Versioning::Off => Some("off"),
             Versioning::Unknown => None,
+        },
+    );
+    tell(
+        "create",
+        match facts.conditional_puts {
+            ConditionalPuts::Honoured => Some("refused where an object exists"),
+            ConditionalPuts::Ignored => Some(
+                "not refused where an object exists: nothing but you keeps a second job from \
+                 overwriting this one's objects",
+            ),
+            ConditionalPuts::Unknown => None,
         },
     );
     lines.push(("result", "one object was put, listed, read back and deleted".to_owned()));

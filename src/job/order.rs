@@ -175,7 +175,7 @@ impl Order {
         let publication = self.publication(*parts);
         let (judgement, newest) = runtime.block_on(async {
             holdings.output.probe(&self.target).await?;
-            holdings.output.warn_of_versions(&self.target).await;
+            holdings.output.warn_of_limits(&self.target).await;
             let journals = &found.journals;
             known::miss_none(journals, &self.abandoned)?;
             let mut judgement = recovery::judge(journals, store, &publication).await?;

@@ -13,8 +13,8 @@ use crate::sink::{Layout, MARKER, Marker};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{
-    self, Environment, Listing, Probe, Store, StoreErrorKind, StoreResult, StoreSettings, Target,
-    Versioning,
+    self, ConditionalPuts, Environment, Listing, Probe, Store, StoreErrorKind, StoreResult,
+    StoreSettings, Target, Versioning,
 };
 
 /// How long a store may be out of reach when a job starts.
@@ -80,12 +80,20 @@ impl Output {
             return Ok(());
         };
         let probe = Probe::beside(prefix);
-        patiently(|| probe.run(&*self.store)).await
+        patiently(|| probe.run(&*self.store)).await.map(drop)
     }
 
-    /// Tells of a bucket that keeps what is overwritten.
-    pub(super) async fn warn_of_versions(&self, target: &Target) {
-        if self.store.facts().await.versioning == Versioning::Enabled {
+    /// Warns of a bucket with versioning, and of a store that ignores conditional requests.
+    pub(super) async fn warn_of_limits(&self, target: &Target) {
+        let facts = self.store.facts().await;
+        if facts.conditional_puts == ConditionalPuts::Ignored {
+            tracing::warn!(
+                "{target} is in a store that does not refuse to create an object which exists: it \
+                 cannot keep a second job from overwriting this one's objects; let no other job \
+                 write below the prefix"
+            );
+        }
+        if facts.versioning == Versioning::Enabled {
             tracing::warn!(
                 "{target} is in a bucket with versioning: an object that is sent again after a \
                  fault leaves an old version, which is paid for; add a lifecycle rule that expires \

@@ -30,8 +30,6 @@ pub enum OpKind {
     PutNew,
     /// `get`.
     Get,
-    /// `head`.
-    Head,
     /// `list` and `list_dirs`.
     List,
     /// `delete`.
@@ -349,17 +347,6 @@ impl Store for MemoryStore {
         .boxed()
     }
 
-    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>> {
-        self.operate(OpKind::Head, key, 0, move |inner| {
-            Ok(inner.objects.get(key).map(|body| Entry {
-                key: key.to_owned(),
-                bytes: body.bytes(),
-                modified: None,
-            }))
-        })
-        .boxed()
-    }
-
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
         self.operate(OpKind::List, ask.prefix, 0, move |inner| Ok(inner.list(&ask))).boxed()
     }
@@ -427,12 +414,11 @@ mod tests {
         let writer = store.clone();
         let put = tokio::spawn(async move { writer.put("k", "v".into()).await });
         store.waiting(1).await;
-        assert_eq!(store.head("k").await.unwrap(), None);
-        assert!(!put.is_finished());
+        assert!(!put.is_finished() && store.objects().is_empty());
         store.open_gate();
         put.await.unwrap().unwrap();
         let kinds: Vec<_> = store.log().iter().map(|op| op.kind).collect();
-        assert_eq!(kinds, [OpKind::Head, OpKind::Put]);
+        assert_eq!(kinds, [OpKind::Put]);
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -442,7 +428,7 @@ mod tests {
         let error = store.put("k", "v".into()).await.unwrap_err();
         assert!(error.is_transient());
         store.outage(false);
-        assert_eq!(store.head("k").await.unwrap(), None);
+        assert!(store.objects().is_empty());
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -25,7 +25,7 @@ use std::time::SystemTime;
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use self::local::{LocalStore, PrefixLock};
+use self::local::LocalStore;
 use self::remote::RemoteStore;
 use crate::error::Result;
 
@@ -41,7 +41,7 @@ mod target;
 
 pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
-pub use probe::{Facts, Probe, Versioning};
+pub use probe::{ConditionalPuts, Facts, Probe, Versioning};
 pub use remote::Environment;
 pub use settings::{Addressing, StoreSettings};
 pub use target::Target;
@@ -58,17 +58,44 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// durable as this kind of store makes it, but for the directory entry: see [`Store::seal`].
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>>;
 
-    /// Stores `body` under `key` if nothing stands there. Where the very same bytes stand there it
-    /// succeeds too, since they may be its own from a try whose answer was lost; other bytes are
-    /// [`StoreErrorKind::Exists`] and stay untouched.
+    /// Creates the object `key` from `body`; never replaces one.
+    ///
+    /// Succeeds if the object exists with exactly these bytes, because they may come from an
+    /// earlier attempt of the caller whose answer was lost. Of several concurrent calls with
+    /// different bytes, one succeeds.
+    ///
+    /// A store that ignores conditional requests is read first, which leaves a window for a
+    /// concurrent writer; [`Store::probe_put_new`] finds out.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Exists`] if the object exists with other bytes. They are not changed.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>>;
+
+    /// Creates the object `key` twice, from `first` and then from different bytes, and returns
+    /// whether the store refused the second. Remembers the answer for [`Store::put_new`] and
+    /// [`Store::facts`]. The object remains, with one content or the other.
+    fn probe_put_new<'a>(
+        &'a self,
+        key: &'a str,
+        first: Body,
+        second: Body,
+    ) -> BoxFuture<'a, StoreResult<ConditionalPuts>> {
+        async move {
+            self.put_new(key, first).await?;
+            match self.put_new(key, second).await {
+                Ok(_) => Ok(ConditionalPuts::Ignored),
+                Err(refused) if refused.kind == StoreErrorKind::Exists => {
+                    Ok(ConditionalPuts::Honoured)
+                }
+                Err(failed) => Err(failed),
+            }
+        }
+        .boxed()
+    }
 
     /// The bytes under `key`, at most `bytes_max` of them: a longer object is
     /// [`StoreErrorKind::Invalid`]. None is [`StoreErrorKind::NotFound`].
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>>;
-
-    /// What stands under `key`, or `None`.
-    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>>;
 
     /// Objects whose key begins with `ask.prefix`, at any depth, in the order of their keys' bytes.
     /// Temporaries of unfinished writes are not among them.
@@ -99,6 +126,12 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Where this is, for a log line. Holds no secret.
     fn describe(&self) -> String;
 
+    /// Returns the store's own clock, as of its last answer. `None` before the first answer, and
+    /// for a store whose clock is this machine's. [`Entry::modified`] is in terms of this clock.
+    fn time(&self) -> Option<SystemTime> {
+        None
+    }
+
     /// How this is reached, as far as it knows after the requests so far; may ask the store.
     fn facts(&self) -> BoxFuture<'_, Facts> {
         ready(Facts::default()).boxed()
@@ -126,17 +159,6 @@ pub fn open(
     })
 }
 
-/// Locks a local target's prefix, as [`LocalStore::lock_prefix`] has it; other targets have no lock
-/// and give `None`.
-pub fn lock(target: &Target, note: &str) -> Result<Option<PrefixLock>> {
-    match target {
-        Target::Local { root, prefix } => {
-            LocalStore::open(root)?.lock_prefix(prefix, note).map(Some)
-        }
-        _ => Ok(None),
-    }
-}
-
 /// What a store says of an object it has stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
@@ -155,14 +177,14 @@ impl Stored {
     }
 }
 
-/// One object as `head` and `list` know it.
+/// One object, as a listing describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its key, relative to the store's root.
     pub key: String,
     /// Its length.
     pub bytes: u64,
-    /// When it was last written, by the store's clock.
+    /// When it was last written, by the store's clock ([`Store::time`]).
     pub modified: Option<SystemTime>,
 }
 

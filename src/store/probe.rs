@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
+
 use super::{Body, Listing, Outcome, Store, StoreError, StoreErrorKind, StoreResult};
 
 /// What a store knows of how it is reached. Nothing in it is secret.
@@ -22,6 +24,8 @@ pub struct Facts {
     pub store_time: Option<SystemTime>,
     /// Whether old versions of objects are kept.
     pub versioning: Versioning,
+    /// Whether the store refuses to create an object that exists.
+    pub conditional_puts: ConditionalPuts,
 }
 
 impl Facts {
@@ -52,6 +56,21 @@ pub enum Versioning {
     Unknown,
 }
 
+/// A store's answer to a request that creates an object which exists.
+///
+/// OSS takes `x-oss-forbid-overwrite`, S3 takes `If-None-Match: *`. Not every compatible store
+/// knows them, and OSS itself ignores its header in a bucket with versioning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConditionalPuts {
+    /// The request is refused and the object stays as it is.
+    Honoured,
+    /// The object is replaced, or the store does not take such requests at all.
+    Ignored,
+    /// Not probed yet.
+    #[default]
+    Unknown,
+}
+
 /// How long removing an object may take that most likely is not there.
 const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -70,38 +89,55 @@ impl Probe {
         let nonce = RandomState::new().hash_one(std::process::id());
         Probe {
             key: format!("{beside}_wordtide/probe-{nonce:016x}"),
-            text: format!("wordtide probe {nonce:016x}\n"),
+            text: format!("wordtide probe {nonce:016x}"),
         }
     }
 
-    /// Puts, lists, reads back and deletes the object: what fails here would fail at the first
-    /// epoch. Tried again, it is the same object, so the try that succeeds leaves nothing behind.
+    /// Creates the object, tries to create it again with different bytes, lists, reads back and
+    /// deletes it. An operation that fails here would fail at the first epoch. The same probe can
+    /// be run again after a failure; a run that succeeds leaves nothing in the store.
+    ///
+    /// Returns whether the second creation was refused.
     ///
     /// # Errors
-    /// Those of the store; `Denied` if other bytes come back than were stored.
-    pub async fn run(&self, store: &dyn Store) -> StoreResult<()> {
+    /// Those of the store; `Denied` if other bytes are read than were stored.
+    pub async fn run(&self, store: &dyn Store) -> StoreResult<ConditionalPuts> {
         let Probe { key, text } = self;
-        let body = Body::from(text.clone());
-        if let Err(error) = store.put(key, body.clone()).await {
-            if error.outcome == Outcome::Indeterminate {
-                // Its answer may have been lost; a store that is away shall not be waited for
-                // twice.
-                tokio::time::timeout(TIDY_TIMEOUT, store.delete(key)).await.ok();
+        // Of equal length, so that a store which compares lengths only is found out too.
+        let [first, second] = ["first ", "second"].map(|try_| format!("{text} {try_}\n"));
+        let bytes_max = first.len() as u64;
+        let created =
+            store.probe_put_new(key, Body::from(first.clone()), Body::from(second.clone())).await;
+        let conditional_puts = match created {
+            Ok(conditional_puts) => conditional_puts,
+            Err(error) => {
+                if error.outcome == Outcome::Indeterminate {
+                    // The object may exist. A store that is away is not waited for twice, and one
+                    // that cannot delete has been reported by then.
+                    let tidied = tokio::time::timeout(TIDY_TIMEOUT, store.delete(key)).await;
+                    drop(tidied);
+                }
+                return Err(error);
             }
-            return Err(error);
-        }
-        let read = async {
-            store.list(Listing::new(key).limit(1)).await?;
-            store.get(key, body.bytes()).await
         };
-        let read = read.await;
+        let read = self.read_back(store, bytes_max).await;
         let deleted = store.delete(key).await;
-        if read? != body.chunks().concat() {
+        let expected = match conditional_puts {
+            ConditionalPuts::Ignored => second,
+            ConditionalPuts::Honoured | ConditionalPuts::Unknown => first,
+        };
+        if read? != expected {
             let message = format!("{key} was read back with other content than it was stored with");
             return Err(StoreError::new(StoreErrorKind::Denied, message)
                 .hint("check what stands between this machine and the store in --to"));
         }
-        deleted
+        deleted.map(|()| conditional_puts)
+    }
+
+    /// Lists the object and returns its bytes.
+    async fn read_back(&self, store: &dyn Store, bytes_max: u64) -> StoreResult<Bytes> {
+        store.list(Listing::new(&self.key).limit(1)).await?;
+        store.get(&self.key, bytes_max).await
     }
 }
 
@@ -113,17 +149,19 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn a_probe_leaves_nothing_behind() {
         let store = MemoryStore::new();
-        Probe::beside("a/b/counts").run(&store).await.unwrap();
+        let found = Probe::beside("a/b/counts").run(&store).await.unwrap();
+        assert_eq!(found, ConditionalPuts::Honoured);
         assert!(store.objects().is_empty());
         let log = store.log();
         let kinds: Vec<_> = log.iter().map(|op| op.kind).collect();
-        assert_eq!(kinds, [OpKind::Put, OpKind::List, OpKind::Get, OpKind::Delete]);
+        use OpKind::{Delete, Get, List, PutNew};
+        assert_eq!(kinds, [PutNew, PutNew, List, Get, Delete]);
         assert!(log.iter().all(|op| op.key.starts_with("a/b/_wordtide/probe-")));
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn whatever_is_refused_comes_back() {
-        for kind in [OpKind::Put, OpKind::List, OpKind::Get, OpKind::Delete] {
+        for kind in [OpKind::PutNew, OpKind::List, OpKind::Get, OpKind::Delete] {
             let store = MemoryStore::new();
             let fault = Fault::Refused(StoreErrorKind::Denied);
             store.fail_next(1, fault, move |op| op.kind == kind);
@@ -136,7 +174,7 @@ mod tests {
     async fn a_probe_whose_answer_was_lost_leaves_nothing_either() {
         let store = MemoryStore::new();
         let lost = Fault::AnswerLost(StoreErrorKind::Unavailable);
-        store.fail_next(1, lost, |op| op.kind == OpKind::Put);
+        store.fail_next(1, lost, |op| op.kind == OpKind::PutNew);
         Probe::beside("").run(&store).await.unwrap_err();
         assert!(store.objects().is_empty());
     }

@@ -224,10 +224,6 @@ impl Store for StdoutStore {
         ready(Err(StoreError::new(StoreErrorKind::NotFound, message))).boxed()
     }
 
-    fn head<'a>(&'a self, _key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>> {
-        ready(Ok(None)).boxed()
-    }
-
     fn list<'a>(&'a self, _ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
         ready(Ok(Page { items: Vec::new(), next: None })).boxed()
     }

@@ -1,7 +1,7 @@
 //! What every store promises, as one function.
 
 use bytes::Bytes;
-use wordtide::store::{Body, Listing, Store, StoreErrorKind};
+use wordtide::store::{Body, ConditionalPuts, Entry, Listing, Store, StoreErrorKind};
 
 /// Runs the whole suite over an empty store.
 pub(crate) async fn check(store: &dyn Store) {
@@ -16,7 +16,7 @@ pub(crate) async fn check(store: &dyn Store) {
 async fn objects_are_stored_whole(store: &dyn Store) {
     let missing = store.get("e-1.txt/part-00000", 100).await.unwrap_err();
     assert_eq!(missing.kind, StoreErrorKind::NotFound, "{missing}");
-    assert_eq!(store.head("e-1.txt/part-00000").await.unwrap(), None);
+    assert_eq!(entry(store, "e-1.txt/part-00000").await, None);
     store.delete("e-1.txt/part-00000").await.unwrap();
 
     let chunks = ["('hello', 1)\n", "", "('world', 2)\n"].map(Bytes::from);
@@ -29,7 +29,7 @@ async fn objects_are_stored_whole(store: &dyn Store) {
         }
         let text = store.get(key, 26).await.unwrap();
         assert_eq!(text, "('hello', 1)\n('world', 2)\n", "{key}");
-        let entry = store.head(key).await.unwrap().unwrap();
+        let entry = entry(store, key).await.unwrap();
         assert_eq!((entry.key.as_str(), entry.bytes), (key, 26));
     }
     let long = store.get("top", 25).await.unwrap_err();
@@ -38,8 +38,14 @@ async fn objects_are_stored_whole(store: &dyn Store) {
     store.put("top", "".into()).await.unwrap();
     assert_eq!(store.get("top", 0).await.unwrap(), "");
     store.delete("top").await.unwrap();
-    assert_eq!(store.head("top").await.unwrap(), None);
+    assert_eq!(entry(store, "top").await, None);
     store.seal("e-1.txt").await.unwrap();
+}
+
+/// The object under exactly this key, as a listing has it.
+async fn entry(store: &dyn Store, key: &str) -> Option<Entry> {
+    let page = store.list(Listing::new(key).limit(1)).await.unwrap();
+    page.items.into_iter().find(|entry| entry.key == key)
 }
 
 async fn creating_never_overwrites(store: &dyn Store) {
@@ -51,6 +57,11 @@ async fn creating_never_overwrites(store: &dyn Store) {
         assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
     }
     assert_eq!(store.get("e-2/_SUCCESS", 100).await.unwrap(), "ours");
+    for _ in 0..2 {
+        let found = store.probe_put_new("e-2/probe", "first".into(), "other".into()).await;
+        assert_eq!(found.unwrap(), ConditionalPuts::Honoured);
+    }
+    assert_eq!(store.get("e-2/probe", 100).await.unwrap(), "first");
 }
 
 async fn listings_are_ordered_and_paged(store: &dyn Store) {

@@ -1,5 +1,6 @@
 //! Stores from outside: one suite of promises, held to every implementation.
 
+mod conditional;
 mod conformance;
 pub(crate) mod oss_double;
 mod outside;

@@ -13,7 +13,7 @@ use super::oss_double::s3::{S3_HOST, S3_REGION};
 use super::oss_double::{BUCKET, DOMAIN, ENDPOINT, Fault, KEY_ID, OssDouble, SECRET, TOKEN};
 use super::{conformance, runtime};
 
-fn settings(double: &OssDouble) -> StoreSettings {
+pub(super) fn settings(double: &OssDouble) -> StoreSettings {
     let host = format!("{BUCKET}.{ENDPOINT}");
     StoreSettings {
         oss_endpoint: Some(format!("http://{ENDPOINT}:{}", double.address.port())),
@@ -24,7 +24,7 @@ fn settings(double: &OssDouble) -> StoreSettings {
     }
 }
 
-fn keys(id: &str, secret: &str, token: &str) -> Environment {
+pub(super) fn keys(id: &str, secret: &str, token: &str) -> Environment {
     let vars = [
         ("OSS_ACCESS_KEY_ID", id),
         ("OSS_ACCESS_KEY_SECRET", secret),
@@ -34,11 +34,11 @@ fn keys(id: &str, secret: &str, token: &str) -> Environment {
     Environment::new(vars, None)
 }
 
-fn opened(settings: &StoreSettings) -> RemoteStore {
+pub(super) fn opened(settings: &StoreSettings) -> RemoteStore {
     RemoteStore::oss(BUCKET, None, settings, &keys(KEY_ID, SECRET, "")).unwrap()
 }
 
-fn started() -> (OssDouble, RemoteStore) {
+pub(super) fn started() -> (OssDouble, RemoteStore) {
     let double = OssDouble::start();
     let store = opened(&settings(&double));
     (double, store)
@@ -114,7 +114,7 @@ fn a_create_whose_answer_was_lost_knows_its_own_object() {
     assert_eq!(double.puts("e/_SUCCESS"), 1);
 }
 
-fn large() -> Body {
+pub(super) fn large() -> Body {
     let chunk = |n: u8| bytes::Bytes::from(vec![n; 1 << 20]);
     Body::from_chunks((0..9).map(chunk))
 }
@@ -282,7 +282,7 @@ fn a_versioned_bucket_is_looked_at_before_a_create() {
 }
 
 /// The S3 store at the double, by path or virtual-hosted.
-fn s3(double: &OssDouble, addressing: Addressing, secret: &str) -> RemoteStore {
+pub(super) fn s3(double: &OssDouble, addressing: Addressing, secret: &str) -> RemoteStore {
     let settings = StoreSettings {
         s3_endpoint: Some(format!("http://{S3_HOST}:{}", double.address.port())),
         s3_region: Some(S3_REGION.to_owned()),

@@ -156,16 +156,6 @@ pub(super) fn get(path: &Path, bytes_max: u64) -> StoreResult<Bytes> {
     Ok(bytes.into())
 }
 
-pub(super) fn head(root: &Path, key: String) -> StoreResult<Option<Entry>> {
-    let path = root.join(&key);
-    match fs::metadata(&path) {
-        Ok(metadata) if metadata.is_file() => Ok(Some(entry(key, &metadata))),
-        Ok(_) => Ok(None),
-        Err(error) if is_absence(&error) => Ok(None),
-        Err(error) => Err(failure("look at", &path, &error)),
-    }
-}
-
 fn entry(key: String, metadata: &fs::Metadata) -> Entry {
     Entry { key, bytes: metadata.len(), modified: metadata.modified().ok() }
 }

@@ -114,11 +114,6 @@ impl Store for LocalStore {
         self.run(&[key], move |root| files::get(&root.join(name), bytes_max))
     }
 
-    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>> {
-        let name = key.to_owned();
-        self.run(&[key], move |root| files::head(root, name))
-    }
-
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
         let (prefix, after, limit) = owned(ask);
         self.run(&[], move |root| files::list(root, &prefix, after.as_deref(), limit))

@@ -28,7 +28,14 @@ pub(super) fn told(service: Service, what: &str, error: &Error) -> StoreError {
         }
         (ErrorKind::NotFound, _) => StoreError::new(StoreErrorKind::NotFound, message),
         (ErrorKind::PermissionDenied, _) => denied(service, what, error),
-        (_, "BadDigest" | "InvalidDigest" | "RequestTimeout" | "OperationAborted")
+        (
+            _,
+            "BadDigest"
+            | "InvalidDigest"
+            | "RequestTimeout"
+            | "OperationAborted"
+            | "ConditionalRequestConflict",
+        )
         | (ErrorKind::RateLimited | ErrorKind::Conflict, _) => {
             StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
         }

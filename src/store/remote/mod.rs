@@ -6,8 +6,8 @@
 //! [`StoreError`] for the sink's own loop.
 
 use std::fmt;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use super::settings::{Addressing, StoreSettings};
 use super::{
-    Body, Entry, Facts, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    Body, ConditionalPuts, Entry, Facts, Listing, Page, Store, StoreError, StoreResult, Stored,
     Versioning, check_key,
 };
 use crate::epoch::SystemClock;
@@ -52,6 +52,8 @@ pub struct RemoteStore {
     uploads: Semaphore,
     /// As the bucket told it, once it was asked.
     versioning: OnceLock<Versioning>,
+    /// As the newest probe found it.
+    conditional_puts: Mutex<ConditionalPuts>,
 }
 
 impl RemoteStore {
@@ -135,7 +137,13 @@ impl RemoteStore {
             settings: settings.clone(),
             uploads: Semaphore::new(settings.uploads_in_flight_max),
             versioning: OnceLock::new(),
+            conditional_puts: Mutex::default(),
         })
+    }
+
+    fn conditional_puts(&self) -> MutexGuard<'_, ConditionalPuts> {
+        // One plain value: a panic elsewhere leaves nothing half-done.
+        self.conditional_puts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn told(&self, what: &str, key: &str, error: &opendal::Error) -> StoreError {
@@ -226,11 +234,25 @@ impl fmt::Debug for RemoteStore {
 
 impl Store for RemoteStore {
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        async move { self.upload(key, &body, false).await }.boxed()
+        async move { self.replace(key, &body).await }.boxed()
     }
 
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        async move { self.upload(key, &body, true).await }.boxed()
+        async move { self.create(key, &body).await }.boxed()
+    }
+
+    fn probe_put_new<'a>(
+        &'a self,
+        key: &'a str,
+        first: Body,
+        second: Body,
+    ) -> BoxFuture<'a, StoreResult<ConditionalPuts>> {
+        async move {
+            let found = self.probe_create(key, &first, &second).await?;
+            *self.conditional_puts() = found;
+            Ok(found)
+        }
+        .boxed()
     }
 
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
@@ -242,19 +264,6 @@ impl Store for RemoteStore {
                 return Err(StoreError::invalid(told));
             }
             Ok(self.read(key).await?.to_bytes())
-        }
-        .boxed()
-    }
-
-    fn head<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<Option<Entry>>> {
-        async move {
-            match self.operator.stat(key).await {
-                Ok(metadata) => Ok(Some(entry(key.to_owned(), &metadata))),
-                Err(error) => match self.told("look at", key, &error) {
-                    gone if gone.kind == StoreErrorKind::NotFound => Ok(None),
-                    failed => Err(failed),
-                },
-            }
         }
         .boxed()
     }
@@ -314,6 +323,10 @@ impl Store for RemoteStore {
         futures::future::ready(Ok(())).boxed()
     }
 
+    fn time(&self) -> Option<SystemTime> {
+        self.transport.store_time()
+    }
+
     fn describe(&self) -> String {
         format!("bucket {} at {}", self.bucket, self.endpoint.url())
     }
@@ -336,6 +349,7 @@ impl Store for RemoteStore {
                 credentials: self.transport.told().used,
                 store_time: self.transport.store_time(),
                 versioning,
+                conditional_puts: *self.conditional_puts(),
             }
         }
         .boxed()

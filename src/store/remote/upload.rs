@@ -1,14 +1,16 @@
 //! Storing an object, in one request or in parts, and telling a lost answer from a failure.
 //!
-//! Two answers can be lies after a retry, both because the try before had worked and its answer was
-//! lost: "already exists" to a create, and "no such upload" to the end of a multipart upload. So
-//! either is believed only when the object that stands there is not the one that was sent.
+//! Two answers can be wrong after a retry, both because the earlier attempt worked and its answer
+//! was lost: "already exists" to a create, and "no such upload" to the end of an upload in parts.
+//! Either is therefore believed only if the object in the store is not the one that was sent.
 
 use md5::{Digest, Md5};
 use opendal::options::{ReadOptions, WriteOptions};
 use opendal::{Buffer, Metadata};
 
-use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key};
+use super::super::{
+    Body, ConditionalPuts, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key,
+};
 use super::RemoteStore;
 use super::transport::Service;
 
@@ -24,8 +26,81 @@ const PIECE_BYTES: u64 = 1 << 20;
 /// Both services take at most so many parts an upload.
 const PARTS_MAX: u64 = 10_000;
 
+/// Whether a request may replace an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    /// It may.
+    None,
+    /// The store refuses the request if the object exists.
+    IfAbsent,
+}
+
+/// The object under a key, compared with a body.
+enum Present {
+    /// There is none.
+    Absent,
+    /// It has the body's bytes.
+    Same,
+    /// It has other bytes.
+    Other,
+}
+
 impl RemoteStore {
-    pub(super) async fn upload(&self, key: &str, body: &Body, new: bool) -> StoreResult<Stored> {
+    /// Stores `body` under `key`, in place of an object that exists.
+    pub(super) async fn replace(&self, key: &str, body: &Body) -> StoreResult<Stored> {
+        self.upload(key, body, Condition::None).await
+    }
+
+    /// Stores `body` under `key` if no object exists there.
+    pub(super) async fn create(&self, key: &str, body: &Body) -> StoreResult<Stored> {
+        check_key(key)?;
+        if self.honours_conditions() {
+            return self.upload(key, body, Condition::IfAbsent).await;
+        }
+        match self.present(key, body).await? {
+            Present::Same => Ok(Stored::of(body, None)),
+            Present::Other => {
+                let message = format!("{key} already exists with other content");
+                Err(StoreError::new(StoreErrorKind::Exists, message))
+            }
+            Present::Absent => self.upload(key, body, Condition::None).await,
+        }
+    }
+
+    /// Whether the store refuses to create an object that exists, as far as it is known. OSS does
+    /// not in a bucket with versioning.
+    fn honours_conditions(&self) -> bool {
+        let kept = self.versioning.get();
+        let kept = matches!(kept, Some(Versioning::Enabled | Versioning::Suspended));
+        let ignores = kept && self.service == Service::Oss;
+        !ignores && *self.conditional_puts() != ConditionalPuts::Ignored
+    }
+
+    /// Creates `key` from `first` and then from `second`; see `Store::probe_put_new`. Sends the
+    /// condition whatever is known, so that a repeated probe finds the same.
+    pub(super) async fn probe_create(
+        &self,
+        key: &str,
+        first: &Body,
+        second: &Body,
+    ) -> StoreResult<ConditionalPuts> {
+        match self.upload(key, first, Condition::IfAbsent).await {
+            Ok(_) => {}
+            // A compatible store without such requests.
+            Err(refused) if refused.message.contains("NotImplemented") => {
+                self.upload(key, second, Condition::None).await?;
+                return Ok(ConditionalPuts::Ignored);
+            }
+            Err(failed) => return Err(failed),
+        }
+        match self.upload(key, second, Condition::IfAbsent).await {
+            Ok(_) => Ok(ConditionalPuts::Ignored),
+            Err(refused) if refused.kind == StoreErrorKind::Exists => Ok(ConditionalPuts::Honoured),
+            Err(failed) => Err(failed),
+        }
+    }
+
+    async fn upload(&self, key: &str, body: &Body, condition: Condition) -> StoreResult<Stored> {
         check_key(key)?;
         // Never closed, so always a permit.
         let _permit = self.uploads.acquire().await;
@@ -34,18 +109,9 @@ impl RemoteStore {
             // Kept in the body; if it is lost with the runtime, it is taken again below.
             tokio::task::spawn_blocking(move || body.md5()).await.ok();
         }
-        if new && self.forgets_to_forbid() && self.operator.exists(key).await.unwrap_or(false) {
-            return match self.holds(key, body).await? {
-                true => Ok(Stored::of(body, None)),
-                false => Err(StoreError::new(
-                    StoreErrorKind::Exists,
-                    format!("{key} already stands there with other content"),
-                )),
-            };
-        }
         let stored = match body.bytes() > self.settings.multipart_bytes_min {
-            true => self.upload_parts(key, body, new).await,
-            false => self.upload_whole(key, body, new).await,
+            true => self.upload_parts(key, body, condition).await,
+            false => self.upload_whole(key, body, condition).await,
         };
         let metadata = match stored {
             Ok(metadata) => metadata,
@@ -61,26 +127,29 @@ impl RemoteStore {
         Ok(Stored::of(body, etag))
     }
 
-    /// OSS admits any put to a bucket with versioning, even one that forbids overwriting; there it
-    /// is looked first, which excludes all but a race.
-    fn forgets_to_forbid(&self) -> bool {
-        let kept = self.versioning.get();
-        let kept = matches!(kept, Some(Versioning::Enabled | Versioning::Suspended));
-        kept && self.service == Service::Oss
-    }
-
-    async fn upload_whole(&self, key: &str, body: &Body, new: bool) -> opendal::Result<Metadata> {
+    async fn upload_whole(
+        &self,
+        key: &str,
+        body: &Body,
+        condition: Condition,
+    ) -> opendal::Result<Metadata> {
         let buffer = Buffer::from(body.chunks().to_vec());
-        let written = self.operator.write_options(key, buffer, options(new));
-        written.await
+        self.operator.write_options(key, buffer, options(condition)).await
     }
 
-    async fn upload_parts(&self, key: &str, body: &Body, new: bool) -> opendal::Result<Metadata> {
+    /// The last request of the upload carries the condition and decides. OSS gets it with the
+    /// first one, too.
+    async fn upload_parts(
+        &self,
+        key: &str,
+        body: &Body,
+        condition: Condition,
+    ) -> opendal::Result<Metadata> {
         let part_bytes = self.settings.part_bytes.max(body.bytes().div_ceil(PARTS_MAX));
         let options = WriteOptions {
             chunk: usize::try_from(part_bytes).ok(),
             concurrent: self.settings.parts_in_flight_max,
-            ..options(new)
+            ..options(condition)
         };
         let mut writer = self.operator.writer_options(key, options).await?;
         let written = async {
@@ -109,11 +178,14 @@ impl RemoteStore {
         if !conflict && failed.kind != StoreErrorKind::NotFound {
             return Err(failed);
         }
-        if self.holds(key, body).await? {
-            return Ok(Stored::of(body, None));
-        }
-        if conflict {
-            return Err(failed);
+        match self.present(key, body).await? {
+            Present::Same => return Ok(Stored::of(body, None)),
+            Present::Other if conflict => return Err(failed),
+            // It was removed since, so the next attempt can succeed.
+            Present::Absent if conflict => {
+                return Err(StoreError { kind: StoreErrorKind::Unavailable, ..failed });
+            }
+            Present::Absent | Present::Other => {}
         }
         if body.bytes() > self.settings.multipart_bytes_min {
             // An upload in parts that is gone: the next try begins another.
@@ -125,25 +197,29 @@ impl RemoteStore {
         Err(StoreError { kind: StoreErrorKind::Denied, ..failed }.hint(hint))
     }
 
-    /// Whether the object under `key` is made of `body`'s bytes.
-    async fn holds(&self, key: &str, body: &Body) -> StoreResult<bool> {
+    /// Compares the object under `key` with `body`: by length, then by the MD5 that the store
+    /// gives as ETag, else by reading it.
+    async fn present(&self, key: &str, body: &Body) -> StoreResult<Present> {
         let metadata = match self.operator.stat(key).await {
             Ok(metadata) => metadata,
             Err(error) => {
                 return match self.told("look at", key, &error) {
-                    gone if gone.kind == StoreErrorKind::NotFound => Ok(false),
+                    gone if gone.kind == StoreErrorKind::NotFound => Ok(Present::Absent),
                     failed => Err(failed),
                 };
             }
         };
         if metadata.content_length() != body.bytes() {
-            return Ok(false);
+            return Ok(Present::Other);
         }
         let etag = metadata.etag().map(|etag| etag.trim_matches('"'));
         if etag.is_some_and(|etag| etag.eq_ignore_ascii_case(&body.md5_hex())) {
-            return Ok(true);
+            return Ok(Present::Same);
         }
-        Ok(self.md5_of(key, body.bytes()).await? == body.md5())
+        match self.md5_of(key, body.bytes()).await? == body.md5() {
+            true => Ok(Present::Same),
+            false => Ok(Present::Other),
+        }
     }
 
     /// The MD5 of the object under `key`, read piece by piece: it may be longer than there is room.
@@ -163,10 +239,10 @@ impl RemoteStore {
     }
 }
 
-fn options(new: bool) -> WriteOptions {
+fn options(condition: Condition) -> WriteOptions {
     WriteOptions {
         content_type: Some(CONTENT_TYPE.to_owned()),
-        if_not_exists: new,
+        if_not_exists: condition == Condition::IfAbsent,
         ..WriteOptions::default()
     }
 }

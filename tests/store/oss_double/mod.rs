@@ -6,6 +6,7 @@
 
 pub(crate) mod s3;
 mod signature;
+mod time;
 mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -16,6 +17,7 @@ use std::thread;
 use md5::{Digest, Md5};
 use signature::Signed;
 use wire::{Answer, Request, decode};
+use wordtide::epoch::{Clock, SystemClock};
 
 pub(crate) const BUCKET: &str = "demo";
 pub(crate) const ENDPOINT: &str = "oss-cn-hangzhou.aliyuncs.com";
@@ -33,6 +35,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// 403 with this code, and no work.
     Refused(&'static str),
+    /// This status with this code, and no work.
+    Code(u16, &'static str),
     /// Closed before anything is read.
     ResetBefore,
     /// Closed in the middle of the body.
@@ -45,9 +49,26 @@ pub(crate) enum Fault {
 
 type Script = Box<dyn FnMut(&str, &str) -> Option<Fault> + Send>;
 
+/// How the double treats a request that creates an object which exists.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Conditions {
+    /// It refuses it, as OSS and S3 do.
+    #[default]
+    Honour,
+    /// It does not see the header and replaces the object.
+    Ignore,
+    /// It answers 501 to every request with such a header.
+    Lack,
+}
+
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
+    /// When each object was stored, in seconds since 1970 by the double's clock.
+    modified: HashMap<String, u64>,
+    conditions: Conditions,
+    /// Seconds that the double's clock is ahead of this machine's.
+    ahead_s: i64,
     puts: HashMap<String, u32>,
     uploads: BTreeMap<String, BTreeMap<u32, Vec<u8>>>,
     uploads_begun: u32,
@@ -115,6 +136,23 @@ impl OssDouble {
         self.lock().versioning = state;
     }
 
+    pub(crate) fn conditions(&self, conditions: Conditions) {
+        self.lock().conditions = conditions;
+    }
+
+    /// Stores an object as another client would.
+    pub(crate) fn plant(&self, key: &str, body: &[u8]) {
+        let mut state = self.lock();
+        let now_s = state.now_s();
+        state.modified.insert(key.to_owned(), now_s);
+        state.objects.insert(key.to_owned(), body.to_vec());
+    }
+
+    /// Sets the double's clock so many seconds ahead of this machine's.
+    pub(crate) fn clock_ahead(&self, ahead_s: i64) {
+        self.lock().ahead_s = ahead_s;
+    }
+
     pub(crate) fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         self.lock().objects.clone()
     }
@@ -137,13 +175,8 @@ impl OssDouble {
         let mut reader = std::io::BufReader::new(stream.try_clone()?);
         while let Some(mut request) = Request::read_head(&mut reader)? {
             let path = format!("{}?{}", decode(&request.path), request.query);
-            let fault = {
-                let mut state = self.lock();
-                if state.outage {
-                    return Ok(());
-                }
-                let script = state.script.as_mut();
-                script.and_then(|script| script(&request.method, &path))
+            let Some(fault) = self.next_fault(&request.method, &path) else {
+                return Ok(());
             };
             match fault {
                 Some(Fault::ResetBefore) => return Ok(()),
@@ -160,6 +193,7 @@ impl OssDouble {
             let answer = match fault {
                 Some(Fault::Status(status)) => Answer::error(status, "ServiceUnavailable"),
                 Some(Fault::Refused(code)) => Answer::error(403, code),
+                Some(Fault::Code(status, code)) => Answer::error(status, code),
                 _ => self.judge(&request).unwrap_or_else(|refusal| refusal),
             };
             let method = request.method.clone();
@@ -167,9 +201,27 @@ impl OssDouble {
             if fault == Some(Fault::AnswerLost) {
                 return Ok(());
             }
-            answer.write(&request.method, &stream)?;
+            let now_s = self.lock().now_s();
+            answer.write(&request.method, now_s, &stream)?;
         }
         Ok(())
+    }
+
+    /// The script's word on a request; `None` in an outage.
+    fn next_fault(&self, method: &str, path: &str) -> Option<Option<Fault>> {
+        let mut state = self.lock();
+        if state.outage {
+            return None;
+        }
+        let mut script = state.script.take();
+        // A script may plant objects, so it runs without the lock.
+        drop(state);
+        let fault = script.as_mut().and_then(|script| script(method, path));
+        let mut state = self.lock();
+        if state.script.is_none() {
+            state.script = script;
+        }
+        Some(fault)
     }
 
     fn judge(&self, request: &Request) -> Result<Answer, Answer> {
@@ -193,7 +245,10 @@ impl OssDouble {
             ("GET" | "HEAD", _) => state.read(&key, request.header("range")),
             ("PUT", _) if request.has("uploadId") => state.part(request),
             ("PUT", _) => state.put(request, key),
-            ("POST", _) if request.has("uploads") => Ok(state.begin_upload(&key)),
+            ("POST", _) if request.has("uploads") => {
+                state.check_conditions(request, &key)?;
+                Ok(state.begin_upload(&key))
+            }
             ("POST", _) if request.has("uploadId") => state.end_upload(request, key),
             ("DELETE", _) if request.has("uploadId") => {
                 state.uploads.remove(&request.value("uploadId"));
@@ -266,19 +321,34 @@ impl State {
     }
 
     fn store(&mut self, request: &Request, key: String, body: Vec<u8>) -> Result<Answer, Answer> {
-        // No effect in a versioned bucket, as with the real one.
-        let forbid = request.header("x-oss-forbid-overwrite") == "true";
-        if forbid && self.versioning.is_empty() && self.objects.contains_key(&key) {
-            return Err(Answer::error(409, "FileAlreadyExists"));
-        }
-        if request.header("if-none-match") == "*" && self.objects.contains_key(&key) {
-            return Err(Answer::error(412, "PreconditionFailed"));
-        }
+        self.check_conditions(request, &key)?;
         *self.puts.entry(key.clone()).or_default() += 1;
         let answer = Answer::new(200).etag(&body);
         self.in_parts.remove(&key);
+        self.modified.insert(key.clone(), self.now_s());
         self.objects.insert(key, body);
         Ok(answer)
+    }
+
+    /// Judges a request by its condition, whose header depends on the dialect.
+    fn check_conditions(&self, request: &Request, key: &str) -> Result<(), Answer> {
+        let forbid = request.header("x-oss-forbid-overwrite") == "true";
+        let if_absent = request.header("if-none-match") == "*";
+        let exists = self.objects.contains_key(key);
+        match self.conditions {
+            Conditions::Ignore => Ok(()),
+            Conditions::Lack if forbid || if_absent => Err(Answer::error(501, "NotImplemented")),
+            // No effect in a versioned bucket, as with the real one.
+            _ if forbid && exists && self.versioning.is_empty() => {
+                Err(Answer::error(409, "FileAlreadyExists"))
+            }
+            _ if if_absent && exists => Err(Answer::error(412, "PreconditionFailed")),
+            _ => Ok(()),
+        }
+    }
+
+    fn now_s(&self) -> u64 {
+        (SystemClock::new().wall_ms() / 1000).saturating_add_signed(self.ahead_s)
     }
 
     fn read(&self, key: &str, range: &str) -> Result<Answer, Answer> {
@@ -288,7 +358,8 @@ impl State {
             true => Answer::new(200).etag_of_parts(),
             false => Answer::new(200).etag(body),
         };
-        Ok(answer.body(body.clone()).range(range))
+        let modified = self.modified.get(key).copied().unwrap_or_default();
+        Ok(answer.body(body.clone()).modified(modified).range(range))
     }
 
     fn begin_upload(&mut self, key: &str) -> Answer {
@@ -371,14 +442,17 @@ impl State {
             let token = format!("{last}\u{1}").replace('\u{1}', "&#1;");
             text += &format!("<NextContinuationToken>{token}</NextContinuationToken>");
         }
-        for (name, bytes) in page {
-            let name = name.replace('&', "&amp;").replace('<', "&lt;");
+        for (key, bytes) in page {
+            let name = key.replace('&', "&amp;").replace('<', "&lt;");
             text += &match bytes {
                 None => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
-                Some(bytes) => format!(
-                    "<Contents><Key>{name}</Key><LastModified>2026-11-22T08:00:00.000Z\
-                     </LastModified><ETag>\"x\"</ETag><Size>{bytes}</Size></Contents>"
-                ),
+                Some(bytes) => {
+                    let modified = time::iso(self.modified.get(&key).copied().unwrap_or_default());
+                    format!(
+                        "<Contents><Key>{name}</Key><LastModified>{modified}</LastModified>\
+                         <ETag>\"x\"</ETag><Size>{bytes}</Size></Contents>"
+                    )
+                }
             };
         }
         text += "</ListBucketResult>";

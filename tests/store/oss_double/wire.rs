@@ -5,6 +5,8 @@ use std::net::TcpStream;
 
 use md5::{Digest, Md5};
 
+use super::time;
+
 /// One request.
 pub(crate) struct Request {
     pub(crate) method: String,
@@ -104,13 +106,14 @@ pub(crate) fn decode(text: &str) -> String {
 pub(crate) struct Answer {
     pub(crate) status: u16,
     etag: Option<String>,
+    modified_s: Option<u64>,
     range: Option<String>,
     body: Vec<u8>,
 }
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
-        Answer { status, etag: None, range: None, body: Vec::new() }
+        Answer { status, etag: None, modified_s: None, range: None, body: Vec::new() }
     }
 
     /// An error as OSS words it, with the things in it that must never be repeated.
@@ -138,6 +141,11 @@ impl Answer {
         self
     }
 
+    pub(crate) fn modified(mut self, modified_s: u64) -> Self {
+        self.modified_s = Some(modified_s);
+        self
+    }
+
     /// Of the body only what `bytes=FROM-TO` asks for, if it is asked.
     pub(crate) fn range(mut self, asked: &str) -> Self {
         let bounds = asked.strip_prefix("bytes=").and_then(|asked| asked.split_once('-'));
@@ -156,18 +164,21 @@ impl Answer {
         self
     }
 
-    pub(crate) fn write(&self, method: &str, mut stream: &TcpStream) -> Result<()> {
+    pub(crate) fn write(&self, method: &str, now_s: u64, mut stream: &TcpStream) -> Result<()> {
         let etag = self.etag.as_ref();
         let etag = etag.map_or(String::new(), |etag| format!("ETag: \"{etag}\"\r\n"));
         let mut text =
-            format!("HTTP/1.1 {} X\r\nDate: Sun, 22 Nov 2026 08:00:00 GMT\r\n{etag}", self.status);
+            format!("HTTP/1.1 {} X\r\nDate: {}\r\n{etag}", self.status, time::http(now_s));
         if let Some(range) = &self.range {
             text += &format!("Content-Range: {range}\r\n");
         }
         if self.status != 204 {
             text += &format!("Content-Length: {}\r\n", self.body.len());
         }
-        text += "Last-Modified: Sun, 22 Nov 2026 08:00:00 GMT\r\n\r\n";
+        if let Some(modified_s) = self.modified_s {
+            text += &format!("Last-Modified: {}\r\n", time::http(modified_s));
+        }
+        text += "\r\n";
         let mut bytes = text.into_bytes();
         if method != "HEAD" {
             bytes.extend_from_slice(&self.body);
