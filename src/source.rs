@@ -15,24 +15,27 @@
 mod behind;
 mod compressed;
 mod connect;
+mod dial;
 mod file;
 mod fingerprint;
+mod host;
 mod intake;
 mod path;
+mod retry;
 mod stop;
 mod stream;
 mod track;
 
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 
+pub use host::HostPort;
 pub use intake::Intake;
 pub use stop::Stop;
 pub use track::{Past, Track, Watcher};
@@ -105,41 +108,6 @@ impl fmt::Display for Source {
     }
 }
 
-/// A host name or address, and a port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostPort {
-    /// The host, without brackets.
-    pub host: String,
-    /// The port.
-    pub port: u16,
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let HostPort { host, port } = self;
-        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
-    }
-}
-
-impl FromStr for HostPort {
-    type Err = Error;
-
-    fn from_str(text: &str) -> Result<Self> {
-        let bad = || {
-            Error::new(ErrorKind::Usage, format!("{text:?} is not a host and port"))
-                .hint("give --connect as HOST:PORT, for example localhost:9999 or [::1]:9999")
-        };
-        let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-        let host = match host.strip_prefix('[').map(|rest| rest.strip_suffix(']')) {
-            Some(inner) => inner.ok_or_else(bad)?,
-            None if host.contains(':') => return Err(bad()),
-            None => host,
-        };
-        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(bad)?;
-        if host.is_empty() { Err(bad()) } else { Ok(HostPort { host: host.to_owned(), port }) }
-    }
-}
-
 /// Feeds what a former run has read, from the journal of a source that this run does not read.
 ///
 /// # Errors
@@ -170,24 +138,4 @@ pub fn start(sources: Vec<(Source, Intake)>, once: bool) -> JoinSet<Result<()>> 
         };
     }
     tasks
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn addresses_read_back_as_they_were_given() {
-        for text in ["localhost:9999", "10.0.0.1:1", "[::1]:65535"] {
-            assert_eq!(text.parse::<HostPort>().expect(text).to_string(), text);
-        }
-    }
-
-    #[test]
-    fn what_is_no_address_is_refused_with_the_flag_named() {
-        for text in ["", "localhost", ":9999", "a:0", "a:65536", "::1:9999", "[::1:9", "a:b"] {
-            let error = text.parse::<HostPort>().expect_err(text);
-            assert!(error.to_string().contains("--connect"), "{error}");
-        }
-    }
 }

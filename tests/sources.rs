@@ -196,3 +196,50 @@ fn flags_may_come_from_the_environment() {
     program.end().expect(0);
     assert_eq!(rig.output("out/c").rows(), ["(a,2)"]);
 }
+
+#[test]
+fn source_that_closes_at_once_is_reported_once() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let program = rig.wordtide(&format!("run {} {SHORT}", server.flag())).start();
+    for _ in 0..5 {
+        server.accept().fin();
+    }
+    let mut peer = server.accept();
+    peer.send("at last\n");
+    program.wait_for_lines(1);
+    let ended = program.stop().expect(0);
+    let count = |text: &str| ended.stderr.iter().filter(|line| line.contains(text)).count();
+    assert_eq!(count("closed the connection"), 1, "{ended}");
+    assert_eq!(count("accepts connections and ends them at once"), 1, "{ended}");
+    assert_eq!(count("after 5 connections that ended at once"), 1, "{ended}");
+    assert_eq!(count("connected to"), 2, "{ended}");
+    assert_eq!(rig.output("out/c").counts(), counts_of("at last"));
+}
+
+#[test]
+fn host_in_brackets_is_connected_to() {
+    let rig = Rig::new();
+    let port = Closed::new().port();
+    // No server is needed, and perhaps there is no IPv6: it resolves, and that is all.
+    let program = rig.wordtide(&format!("[::1] {port} {LONG}")).start();
+    program.wait_for(&format!("cannot connect to [::1]:{port}"));
+    program.stop().expect(0);
+}
+
+#[test]
+fn text_that_is_no_host_is_refused() {
+    for (arguments, text) in [
+        ("localhost:9999 9999", "contains a port"),
+        ("http://localhost 9999", "scheme"),
+        ("[::1 9999", "brackets"),
+        ("run --connect http://localhost:9999", "--connect"),
+        ("run --connect [localhost]:9999", "--connect"),
+    ] {
+        let rig = Rig::new();
+        rig.run(arguments).expect(2).says(&["host", text]);
+        assert!(rig.tree().is_empty(), "{arguments}");
+    }
+    let rig = Rig::new();
+    rig.wordtide("").arg("").arg("9999").start().end().expect(2).says(&["it is empty"]);
+    rig.wordtide("").arg("local host").arg("9999").start().end().expect(2).says(&["blank"]);
+}

@@ -25,7 +25,7 @@ pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
         Error::new(ErrorKind::Usage, format!("{port:?} is not a port"))
             .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")
     })?;
-    let address = HostPort { host: host.to_owned(), port };
+    let address = HostPort::new(host, port)?;
     flags.source.connect.insert(0, address.to_string());
     run(Some(Dataflow::NetworkWordcount), flags)
 }

@@ -1,52 +1,49 @@
-//! A TCP source: connect, read until it ends, connect again.
+//! A TCP source: connect, read until the connection ends, connect again.
 
 use std::io;
-use std::time::Duration;
 
 use tokio::net::TcpStream;
 
-use super::HostPort;
+use super::dial::Dialer;
+use super::host::HostPort;
 use super::intake::Intake;
-use crate::error::{Error, ErrorKind, Result};
+use super::retry::Retry;
+use crate::error::Result;
 use crate::lines::StreamEnd;
 
-/// First pause between two tries to connect; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A name that does not resolve is most likely misspelt: after so many tries the run ends.
-const RESOLVE_TRIES: u32 = 4;
-
-/// Reads from `address`: once, or again and again until told to stop.
+/// Reads from `address`: one connection with `once`, else one after the other until a stop.
+///
+/// # Errors
+///
+/// `Temporary` if the name does not resolve and never has, those of the journal.
 pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> Result<()> {
     let stop = intake.stop().clone();
-    let mut told = false;
+    let mut retry = Retry::new(address.to_string());
+    let mut dialer = Dialer::new(address);
     loop {
         let connecting = async {
             tokio::select! {
                 biased; // a connection that stands when the stop comes may hold lines already
-                connected = connect(&address, &mut told) => connected.map(Some),
+                connected = dialer.connect(&mut retry) => connected.map(Some),
                 () = stop.stopped() => Ok(None),
             }
         };
         let Some(connected) = intake.alongside(connecting).await?? else { break };
-        tracing::info!("connected to {address}");
-        told = false;
-        let end = receive(&connected, &mut intake).await?;
+        retry.opened();
+        let end = receive(&connected, &mut intake, &mut retry).await?;
         drop(connected);
         intake.end(end)?;
-        match end {
-            StreamEnd::Stop => break,
-            StreamEnd::Reset => tracing::warn!("{address} reset the connection"),
-            _ if once => tracing::info!("{address} closed the connection"),
-            _ => tracing::info!("{address} closed the connection; connecting again"),
+        if end == StreamEnd::Stop {
+            break;
         }
+        retry.ended(end, once);
         if once {
             break;
         }
-        // Even a source that closes at once is asked only so often.
+        // A source that closed is not asked again at once: it may do nothing else.
         let pause = async {
             tokio::select! {
-                () = tokio::time::sleep(PAUSE_MIN) => false,
+                () = tokio::time::sleep(retry.next_pause()) => false,
                 () = stop.stopped() => true,
             }
         };
@@ -57,87 +54,44 @@ pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> R
     intake.finish().await
 }
 
-/// Tries until it is connected; fails only when the name does not resolve.
-async fn connect(address: &HostPort, told: &mut bool) -> Result<TcpStream> {
-    let mut pause = PAUSE_MIN;
-    let mut unresolved = 0;
-    loop {
-        let HostPort { host, port } = address;
-        match tokio::net::lookup_host((host.as_str(), *port)).await {
-            Err(cause) => {
-                unresolved += 1;
-                if unresolved == RESOLVE_TRIES {
-                    let message = format!("host {host:?} does not resolve: {cause}");
-                    let hint = "check the name given to --connect";
-                    return Err(Error::new(ErrorKind::Temporary, message).hint(hint));
-                }
-            }
-            Ok(addresses) => match connect_any(addresses).await {
-                Ok(stream) => return Ok(stream),
-                Err(cause) => {
-                    if !std::mem::replace(told, true) {
-                        tracing::warn!(
-                            "cannot connect to {address}: {cause}; trying until it answers \
-                             (to serve lines there: nc -lk {port})"
-                        );
-                    }
-                }
-            },
-        }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(PAUSE_MAX);
-    }
-}
-
-async fn connect_any(
-    addresses: impl Iterator<Item = std::net::SocketAddr>,
-) -> io::Result<TcpStream> {
-    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match TcpStream::connect(address).await {
-            Ok(stream) => {
-                keep_alive(&stream);
-                return Ok(stream);
-            }
-            Err(error) => last = error,
-        }
-    }
-    Err(last)
-}
-
-/// A source whose host is gone without a word is noticed in a minute.
-fn keep_alive(stream: &TcpStream) {
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(Duration::from_secs(30))
-        .with_interval(Duration::from_secs(10))
-        .with_retries(3);
-    if let Err(error) = socket2::SockRef::from(stream).set_tcp_keepalive(&keepalive) {
-        tracing::debug!(%error, "no keepalive on the source's socket");
-    }
+/// What a connection is woken by.
+enum Wake {
+    Stop,
+    Readable(io::Result<()>),
+    /// It has stood for long enough.
+    Lasting,
 }
 
 /// Reads until the stream ends or a stop is asked for; then what had already arrived here is read
 /// too, so that a stop loses nothing that the sender saw accepted.
-async fn receive(stream: &TcpStream, intake: &mut Intake) -> Result<StreamEnd> {
+async fn receive(stream: &TcpStream, intake: &mut Intake, retry: &mut Retry) -> Result<StreamEnd> {
     let stop = intake.stop().clone();
     loop {
         // Room is taken only when there is something to read: quiet sources must not hold it all.
         let readable = async {
             tokio::select! {
                 biased;
-                () = stop.stopped() => None,
-                readable = stream.readable() => Some(readable),
+                () = stop.stopped() => Wake::Stop,
+                readable = stream.readable() => Wake::Readable(readable),
+                () = retry.lasting() => Wake::Lasting,
             }
         };
         match intake.alongside(readable).await? {
-            None => return drain(stream, intake).await,
-            Some(Err(_)) => return Ok(StreamEnd::Reset),
-            Some(Ok(())) => intake.ready().await?,
+            Wake::Stop => return drain(stream, intake).await,
+            Wake::Readable(Err(_)) => return Ok(StreamEnd::Reset),
+            Wake::Readable(Ok(())) => intake.ready().await?,
+            Wake::Lasting => {
+                retry.proven();
+                continue;
+            }
         }
         if stop.is_stopped() {
             continue; // it may have come while the journal was full
         }
-        let end = take_available(stream, intake, usize::MAX).1;
+        let (bytes, end) = take_available(stream, intake, usize::MAX);
+        if bytes > 0 {
+            retry.proven();
+        }
         intake.hand_over().await?;
         if let Some(end) = end {
             return Ok(end);

@@ -1,0 +1,167 @@
+//! How often a source is tried again, and how much of that is logged.
+//!
+//! A connection is *proven* by its first bytes, or by lasting for [`LASTING`]. Until one is proven,
+//! pauses grow and each kind of trouble is logged once: a server that is down, or that accepts and
+//! closes at once, costs a few lines however long that lasts.
+
+use std::time::{Duration, Instant};
+
+use crate::lines::StreamEnd;
+
+/// First pause between two tries; it doubles up to [`PAUSE_MAX`].
+const PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// A connection that lasts so long is proven without bytes.
+const LASTING: Duration = Duration::from_secs(5);
+
+/// A kind of trouble in making a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// The name does not resolve any more.
+    Resolve,
+    /// No address answers.
+    Connect,
+}
+
+/// The pauses and the log lines of one source.
+#[derive(Debug)]
+pub(super) struct Retry {
+    address: String,
+    pauses: (Duration, Duration),
+    next: Duration,
+    /// Kinds of trouble that were logged since a connection was proven.
+    logged: Vec<Trouble>,
+    /// Connections in a row that ended before they were proven.
+    unproven: u64,
+    opened: Instant,
+    is_proven: bool,
+}
+
+impl Retry {
+    /// Nothing was tried yet.
+    pub(super) fn new(address: String) -> Retry {
+        Retry::with_pauses(address, PAUSE_MIN, PAUSE_MAX)
+    }
+
+    /// The same with pauses from `min` to `max`.
+    pub(super) fn with_pauses(address: String, min: Duration, max: Duration) -> Retry {
+        Retry {
+            address,
+            pauses: (min, max),
+            next: min,
+            logged: Vec::new(),
+            unproven: 0,
+            opened: Instant::now(),
+            is_proven: false,
+        }
+    }
+
+    /// Returns the pause before the next try, and doubles the one after it.
+    pub(super) fn next_pause(&mut self) -> Duration {
+        let (_, max) = self.pauses;
+        let pause = self.next;
+        self.next = (2 * pause).min(max);
+        pause
+    }
+
+    /// Called when a try has failed; logs the first failure of a kind.
+    pub(super) fn failed(&mut self, trouble: Trouble, message: impl FnOnce() -> String) {
+        let message = message();
+        if self.logged.contains(&trouble) {
+            tracing::debug!("{message}");
+        } else {
+            self.logged.push(trouble);
+            tracing::warn!("{message}");
+        }
+    }
+
+    /// Called when a connection stands. After one that came to nothing, it must first be proven.
+    pub(super) fn opened(&mut self) {
+        self.opened = Instant::now();
+        self.is_proven = false;
+        if self.unproven == 0 {
+            tracing::info!("connected to {}", self.address);
+        }
+    }
+
+    /// Resolves when the connection has lasted long enough to be proven; never if it is.
+    pub(super) async fn lasting(&self) {
+        if self.is_proven {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep(LASTING.saturating_sub(self.opened.elapsed())).await;
+    }
+
+    /// Called when the connection has given bytes or has lasted: whatever was wrong has passed.
+    pub(super) fn proven(&mut self) {
+        if std::mem::replace(&mut self.is_proven, true) {
+            return;
+        }
+        if self.unproven > 0 {
+            let Retry { address, unproven, .. } = self;
+            tracing::info!(
+                "connected to {address}, after {unproven} connections that ended at once"
+            );
+        }
+        self.unproven = 0;
+        self.logged.clear();
+        (self.next, _) = self.pauses;
+    }
+
+    /// Called when the source has ended the connection; `is_last` if there will be no other.
+    pub(super) fn ended(&mut self, end: StreamEnd, is_last: bool) {
+        if !self.is_proven {
+            self.unproven += 1;
+        }
+        let (address, has_reset) = (&self.address, end == StreamEnd::Reset);
+        match self.unproven {
+            0 | 1 if has_reset => tracing::warn!("{address} reset the connection"),
+            0 | 1 if is_last => tracing::info!("{address} closed the connection"),
+            0 | 1 => tracing::info!("{address} closed the connection; connecting again"),
+            2 => tracing::warn!(
+                "{address} accepts connections and ends them at once, without a line: trying less \
+                 often until lines come; is it the right port?"
+            ),
+            _ => tracing::debug!("{address} ended the connection at once"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retry() -> Retry {
+        Retry::new("feed:9999".to_owned())
+    }
+
+    #[test]
+    fn pauses_grow_until_connection_is_proven() {
+        let mut retry = retry();
+        let mut pauses = Vec::new();
+        for _ in 0..10 {
+            retry.opened();
+            retry.ended(StreamEnd::Fin, false);
+            pauses.push(retry.next_pause());
+        }
+        assert!(pauses.is_sorted());
+        assert_eq!((pauses[0], pauses[9]), (PAUSE_MIN, PAUSE_MAX));
+        retry.opened();
+        retry.proven();
+        retry.ended(StreamEnd::Fin, false);
+        assert_eq!(retry.next_pause(), PAUSE_MIN);
+    }
+
+    #[test]
+    fn trouble_is_logged_anew_after_proven_connection() {
+        let mut retry = retry();
+        retry.failed(Trouble::Connect, String::new);
+        retry.failed(Trouble::Connect, String::new);
+        retry.failed(Trouble::Resolve, String::new);
+        assert_eq!(retry.logged, [Trouble::Connect, Trouble::Resolve]);
+        retry.opened();
+        retry.proven();
+        assert!(retry.logged.is_empty());
+    }
+}
