@@ -38,6 +38,7 @@ use std::future::Future;
 use std::net::TcpStream;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::supervise;
 pub use cause::{Consequence, Loss, classify_panic};
 pub use control::Control;
 pub use data::{Allocators, abandon, allocators};
@@ -91,9 +92,17 @@ pub fn connect_until(
     } else {
         // On a thread of its own: the caller may itself run within an async runtime.
         std::thread::scope(|scope| {
-            let bring_up = scope.spawn(|| run(bringup::bring_up(settings, cancel)));
-            bring_up.join().unwrap_or_else(|_| {
-                Err(Error::new(ErrorKind::Panicked, "the bring-up of the cluster panicked"))
+            let (result, come) = std::sync::mpsc::sync_channel(1);
+            let failed = result.clone();
+            // Whoever waits has one message and then the end; the channel has room for both.
+            let give = move |done| drop(result.try_send(done));
+            let fail = move |error| drop(failed.try_send(Err(error)));
+            supervise::scoped(scope, "bring up", fail, move || {
+                give(run(bringup::bring_up(settings, cancel)));
+                Ok(())
+            });
+            come.recv().unwrap_or_else(|_| {
+                Err(Error::new(ErrorKind::Panicked, "the bring-up of the cluster has no result"))
             })
         })?
     };

@@ -8,6 +8,7 @@
 //! WORDTIDE_CRASH_POINT=journal.after_append      abort at the first pass
 //! WORDTIDE_CRASH_POINT=journal.after_append:7    abort at the seventh pass
 //! WORDTIDE_CRASH_MODE=hang                       stop there for ever, to be killed from outside
+//! WORDTIDE_CRASH_MODE=panic                      panic there
 //! ```
 //!
 //! The names stand in [`POINTS`], so that a runner can take them in turn.
@@ -82,6 +83,22 @@ pub const POINTS: &[&str] = &[
     "journal.recovery_closed",
 ];
 
+/// The tasks and threads that can be made to panic as they start, by
+/// `WORDTIDE_CRASH_POINT=task.NAME` with `WORDTIDE_CRASH_MODE=panic`.
+pub const TASKS: &[&str] = &[
+    "leader",
+    "follower",
+    "replay",
+    "report commits",
+    "report failure",
+    "write",
+    "commit",
+    "compact",
+    "ship",
+    "receive",
+    "sync",
+];
+
 /// Rules that can be broken.
 ///
 /// * `publish_before_mark`: an epoch is published before its border is in the journal.
@@ -129,6 +146,11 @@ pub fn is_mutant(_name: &str) -> bool {
 #[inline(always)]
 pub fn crash_point(_name: &str) {}
 
+/// Panics if the environment names this task; see [`TASKS`].
+#[cfg(not(any(feature = "crash-points", debug_assertions)))]
+#[inline(always)]
+pub fn task_point(_name: &str) {}
+
 /// Whether `name` is the point that the environment names, for a step that must be cut in two
 /// first.
 #[cfg(not(any(feature = "crash-points", debug_assertions)))]
@@ -138,7 +160,7 @@ pub fn is_armed(_name: &str) -> bool {
 }
 
 #[cfg(any(feature = "crash-points", debug_assertions))]
-pub use armed::{crash_point, has_fault, is_armed, is_mutant};
+pub use armed::{crash_point, has_fault, is_armed, is_mutant, task_point};
 
 #[cfg(any(feature = "crash-points", debug_assertions))]
 mod armed {
@@ -149,7 +171,14 @@ mod armed {
     struct Armed {
         name: String,
         passes_left: AtomicU64,
-        hang: bool,
+        mode: Mode,
+    }
+
+    /// What happens at the point.
+    enum Mode {
+        Abort,
+        Hang,
+        Panic,
     }
 
     fn armed() -> Option<&'static Armed> {
@@ -161,7 +190,11 @@ mod armed {
                 Some(Armed {
                     name,
                     passes_left: AtomicU64::new(passes),
-                    hang: std::env::var("WORDTIDE_CRASH_MODE").is_ok_and(|mode| mode == "hang"),
+                    mode: match std::env::var("WORDTIDE_CRASH_MODE").as_deref() {
+                        Ok("hang") => Mode::Hang,
+                        Ok("panic") => Mode::Panic,
+                        _ => Mode::Abort,
+                    },
                 })
             })
             .as_ref()
@@ -201,18 +234,28 @@ mod armed {
     /// Ends the process here if the environment names this point.
     pub fn crash_point(name: &str) {
         debug_assert!(super::POINTS.contains(&name), "{name} is not in POINTS");
+        pass(name);
+    }
+
+    /// Panics if the environment names this task.
+    pub fn task_point(name: &str) {
+        pass(&format!("task.{name}"));
+    }
+
+    fn pass(name: &str) {
         let Some(armed) = armed().filter(|armed| armed.name == name) else {
             return;
         };
         if armed.passes_left.fetch_sub(1, Ordering::SeqCst) != 1 {
             return;
         }
-        if armed.hang {
-            loop {
+        match armed.mode {
+            Mode::Abort => std::process::abort(),
+            Mode::Panic => panic!("on purpose, at {name}"),
+            Mode::Hang => loop {
                 std::thread::park();
-            }
+            },
         }
-        std::process::abort();
     }
 
     /// Whether `name` is the point that the environment names and this pass is the one to end at.

@@ -84,6 +84,7 @@ pub mod sink;
 pub mod source;
 pub mod state;
 pub mod store;
+pub mod supervise;
 pub mod testing;
 pub mod words;
 pub mod worker;

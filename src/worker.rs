@@ -19,6 +19,7 @@ use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
 use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
 use crate::sink::{self, Keeper, OnCommit, Publisher};
+use crate::supervise::panic_text;
 use crate::words::WordOptions;
 
 /// A dataflow definition: from the lines of all sources to the rows to publish.
@@ -112,12 +113,6 @@ pub(crate) fn live(
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
-}
-
-/// What a panic said.
-pub fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic.downcast_ref::<&str>().copied();
-    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
 }
 
 fn build(worker: &mut Worker, plan: &Plan) {

@@ -55,6 +55,8 @@ mod stop;
 mod store;
 /// The program against an object store that judges and misbehaves.
 mod store_program;
+/// A panic of any task ends the run.
+mod supervision;
 /// The sources keep the rules that no compiler checks.
 mod tidy;
 /// Nothing is lost and nothing doubled, however often and wherever the program dies.

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::thread;
 use std::time::Duration;
 
 use super::flags::WorkerFlags;
@@ -15,6 +14,7 @@ use crate::cluster::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Stop;
+use crate::supervise;
 
 /// How much longer than the processes' own stop the launcher waits for them.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
@@ -84,7 +84,7 @@ pub(super) fn announce(settings: &ClusterSettings) {
         let s = if threads == 1 { "" } else { "s" };
         tracing::info!("{processes} process{es} x {threads} thread{s} = {workers} workers");
     }
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     if threads > cores {
         tracing::warn!("-w {threads} is more than the {cores} cores of this machine");
     }
@@ -92,7 +92,7 @@ pub(super) fn announce(settings: &ClusterSettings) {
 
 /// Starts all processes of the cluster on this machine and returns the exit code of the whole.
 pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) -> Result<u8> {
-    let cores = thread::available_parallelism().map_or(1, usize::from);
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (threads, processes) = (flags.threads, flags.processes);
     if threads * processes > cores {
         tracing::warn!(
@@ -131,13 +131,16 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
 
 /// Stops the job when the launcher asks for it, or is gone.
 pub(super) fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
-    let spawned = thread::Builder::new().name("wordtide-lifeline".to_owned()).spawn(move || {
-        if let Err(error) = lifeline.wait() {
-            tracing::warn!("{error}");
-        }
+    let blind = stop.clone();
+    let wait = move || {
+        lifeline.wait()?;
         stop.stop();
-    });
-    spawned
-        .map(drop)
-        .map_err(|error| failed("cannot start a thread for the launcher's pipe", error))
+        Ok(())
+    };
+    let fail = move |error: Error| {
+        // Whether the launcher lives cannot be seen any more.
+        tracing::warn!("{error}");
+        blind.stop();
+    };
+    supervise::thread("lifeline", fail, wait).map(drop)
 }

@@ -19,11 +19,13 @@ use super::{failed, log, print, stderr};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
+use crate::failure::Failure;
 use crate::job::{Job, StatePlace};
 use crate::settings::Settings;
 use crate::sink::Layout;
 use crate::source::{HostPort, Source};
 use crate::store::Target;
+use crate::supervise::supervise;
 
 const ROOT: &str = "wordtide-out";
 const PREFIX: &str = "demo";
@@ -43,7 +45,13 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         .local_addr()
         .map_err(|error| failed("the demo's source has no address", error))?
         .port();
-    runtime.spawn(serve(listener));
+    let serving = async {
+        serve(listener).await;
+        Ok(())
+    };
+    // The demo ends after its epochs, with its source or without.
+    let source = Failure::new();
+    supervise(&source, runtime.handle(), "demo source", serving);
 
     tracing::info!("demo: {EPOCHS} epochs of 1 s from a line source at 127.0.0.1:{port}");
     let committed: Arc<Mutex<Vec<Epoch>>> = Arc::default();

@@ -16,9 +16,10 @@ use tokio::time::{Instant, sleep_until};
 
 use super::exit::{self, INTERRUPTED, TERMINATED};
 use super::{failed, stderr, values};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::job::{Job, JobHandle, Summary};
 use crate::source::Stop;
+use crate::supervise;
 
 /// Signals that come within this time of the first are one wish to stop.
 const ONE_WISH: Duration = Duration::from_secs(1);
@@ -97,10 +98,18 @@ impl Listener {
                 }
             }
         };
-        let thread = std::thread::Builder::new().name("wordtide-signals".to_owned());
-        let spawned = thread.spawn(move || runtime.block_on(listen));
-        spawned.map(drop).map_err(|error| failed("cannot start a thread for signals", error))
+        let listen = move || {
+            runtime.block_on(listen);
+            Ok(())
+        };
+        supervise::thread("signals", end_deaf, listen).map(drop)
     }
+}
+
+/// Ends the process: without this thread nobody could stop it.
+fn end_deaf(error: Error) {
+    stderr::line(format!("wordtide: error: {error}"));
+    exit::at_once(exit::exit_code(error.kind()));
 }
 
 /// Completes with the next signal; never, where it is ignored.

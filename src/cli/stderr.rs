@@ -14,11 +14,14 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
+
+use super::exit;
+use crate::error::ErrorKind;
+use crate::supervise;
 
 /// Most bytes of lines that wait to be written.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -56,8 +59,10 @@ pub(super) fn flush() {
 fn start() -> Option<Arc<LineQueue>> {
     let queue = Arc::<LineQueue>::default();
     let lines = Arc::clone(&queue);
-    let thread = thread::Builder::new().name("wordtide-stderr".to_owned());
-    thread.spawn(move || lines.write_forever(write_all)).ok().map(|_| queue)
+    let work = move || lines.write_forever(write_all);
+    // There is no other way to say that lines are not written any more than to end.
+    let fail = |_| exit::at_once(exit::exit_code(ErrorKind::Panicked));
+    supervise::thread("stderr", fail, work).ok().map(|_| queue)
 }
 
 /// Writes all of `bytes`, waiting as long as that takes.
@@ -218,13 +223,13 @@ mod tests {
         let (pace, paced) = channel::<io::Result<()>>();
         let (written, lines) = channel();
         let writer = Arc::clone(&queue);
-        thread::spawn(move || {
+        std::thread::spawn(move || {
             writer.write_forever(|line| {
                 match paced.recv() {
                     Ok(result) => result?,
                     // The test is over.
                     Err(_) => loop {
-                        thread::park();
+                        std::thread::park();
                     },
                 }
                 written.send(String::from_utf8_lossy(line).into_owned()).map_err(io::Error::other)

@@ -13,6 +13,7 @@ use super::links::{ControlLinks, LinkState, SEND_TIMEOUT};
 use super::rounds::{join, outcome_of, split};
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
+use crate::supervise;
 
 /// The control links of this process. Clones are the same links; the last one closes them, which
 /// may take two heartbeat intervals.
@@ -38,11 +39,19 @@ impl Control {
         let control =
             Control(Arc::new(LinkThreads { links: Arc::clone(&links), threads: Mutex::default() }));
         for peer in links.peers() {
-            let links = Arc::clone(&links);
-            let thread = std::thread::Builder::new()
-                .name(format!("control-{peer}"))
-                .spawn(move || links.attend(peer))
-                .map_err(io)?;
+            let (attending, losing) = (Arc::clone(&links), Arc::clone(&links));
+            let work = move || {
+                attending.attend(peer);
+                Ok(())
+            };
+            let thread = supervise::thread(
+                &format!("control-{peer}"),
+                move |error| {
+                    let own = losing.settings.process;
+                    losing.lose(Loss::new(&losing.settings, own, own, &error.to_string()));
+                },
+                work,
+            )?;
             control.0.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
         }
         Ok((control, inbox))

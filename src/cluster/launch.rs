@@ -30,6 +30,7 @@ use super::cause::seconds;
 pub use super::ports::Ports;
 use super::settings::{MeshKey, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
+use crate::supervise;
 
 /// Environment names by which a launcher speaks to its children.
 const KEY_NAME: &str = "WORDTIDE_MESH_KEY";
@@ -137,6 +138,9 @@ impl Lifeline {
         })
     }
 }
+
+/// The exit code of a process whose end could not be seen: that of a defect.
+const PANICKED: i32 = 70;
 
 #[derive(Debug)]
 enum Happening {
@@ -262,14 +266,25 @@ impl Launcher {
         drop(command);
         std::thread::scope(|scope| {
             for (index, output) in outputs.into_iter().enumerate() {
-                scope.spawn(move || output.into_iter().for_each(|o| pass_on(o, index, line)));
+                let work = move || {
+                    output.into_iter().for_each(|output| pass_on(output, index, line));
+                    Ok(())
+                };
+                // Its lines are lost then, and nothing else.
+                supervise::scoped(scope, "pass on", |error| tracing::error!("{error}"), work);
             }
             for (index, process) in processes.iter().enumerate() {
-                let sender = self.sender.clone();
-                scope.spawn(move || {
-                    let status = process.wait().unwrap_or_default();
-                    sender.send(Happening::Exited(index, status)).ok();
-                });
+                let (exited, lost) = (self.sender.clone(), self.sender.clone());
+                let work = move || {
+                    let status = process.wait().map_err(|cause| failed("cannot wait", cause))?;
+                    exited.send(Happening::Exited(index, status)).ok();
+                    Ok(())
+                };
+                let fail = move |error| {
+                    tracing::error!("process {index}: {error}");
+                    lost.send(Happening::Exited(index, ExitStatus::from_raw(PANICKED << 8))).ok();
+                };
+                supervise::scoped(scope, "wait", fail, work);
             }
             Ok(self.oversee(&processes, lifeline))
         })

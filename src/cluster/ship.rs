@@ -27,6 +27,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::{Feed, Next};
 use crate::lines::{BlockHead, BlockPool};
+use crate::supervise;
 
 /// Bytes of the kernel's buffers at each end: enough for a few blocks, so that a worker which has
 /// nothing to do does not wait for the next, and few enough not to pile up work behind a border.
@@ -92,7 +93,7 @@ impl End {
     async fn broke(self, cause: Option<io::Error>) {
         let told = move || self.links.data_broke(self.peer, cause.as_ref());
         // It waits a moment for the true cause, which a task must not.
-        tokio::task::spawn_blocking(told).await.unwrap_or_default();
+        supervise::blocking(told).await;
     }
 }
 

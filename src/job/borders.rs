@@ -10,7 +10,6 @@
 //! in the journals what is committed, which is what lets old segments go.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +18,12 @@ use std::time::{Duration, Instant};
 
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Syncer;
 use crate::source::{Track, Watcher};
-use crate::worker::panic_text;
+use crate::supervise;
 
 /// What the thread that syncs is asked to do.
 #[derive(Clone, Copy)]
@@ -195,13 +194,10 @@ impl Borders {
         failure: Failure,
     ) -> Result<(Arc<Borders>, Syncing)> {
         let borders = Arc::new(Borders { crossing, tracks, failure });
-        let thread = std::thread::Builder::new().name("wordtide-sync".to_owned()).spawn({
-            let borders = Arc::clone(&borders);
-            move || borders.sync(inquiries)
-        });
-        let thread = thread.map_err(|error| {
-            Error::new(ErrorKind::Failed, "cannot start a thread to sync the journal").cause(error)
-        })?;
+        let (failure, syncing) = (borders.failure.clone(), Arc::clone(&borders));
+        let fail = move |error| failure.fail(error);
+        let Inquiries(asked) = inquiries;
+        let thread = supervise::thread("sync", fail, move || syncing.serve(&asked))?;
         let work = borders.crossing.work.clone();
         Ok((borders, Syncing { work, thread: Some(thread) }))
     }
@@ -237,20 +233,6 @@ impl Borders {
     /// Says that nothing comes behind the last border: all sources have ended.
     pub(super) fn end(&self) {
         self.crossing.feed.end();
-    }
-
-    /// The life of the syncing thread. A panic in it ends the job: nobody else could close an epoch.
-    fn sync(&self, Inquiries(asked): Inquiries) {
-        let ended = catch_unwind(AssertUnwindSafe(|| self.serve(&asked)));
-        let cause = match ended {
-            Ok(Ok(())) => return,
-            Ok(Err(error)) => error,
-            Err(panic) => Error::new(
-                ErrorKind::Panicked,
-                format!("the thread that syncs the journal panicked: {}", panic_text(&*panic)),
-            ),
-        };
-        self.failure.fail(cause);
     }
 
     /// Does what is asked until the end. What was asked meanwhile is done together: one sync serves
@@ -440,6 +422,7 @@ impl Drop for Syncing {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::feed::Next;
 
     #[test]

@@ -35,6 +35,7 @@ use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher, check_suffix
 use crate::state::{Identity, State};
 use crate::store::local::LocalStore;
 use crate::store::{StoreSettings, Target};
+use crate::supervise::supervise;
 use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
@@ -225,6 +226,7 @@ impl Order {
         holdings: &Holdings,
         publisher: &Publisher,
         agreed: &Agreement,
+        failure: &Failure,
     ) -> Result<Option<(Restored, Keeper)>> {
         let Some(state) = holdings.state.as_ref().filter(|_| self.replay.is_none()) else {
             return Ok(None);
@@ -235,7 +237,7 @@ impl Order {
             Target::Stdout => publisher.into(Arc::new(LocalStore::open(state.dir())?)),
             _ => publisher.clone(),
         };
-        let keeper = Keeper::new(publisher, agreed.begun);
+        let keeper = Keeper::new(publisher, agreed.begun, failure.clone());
         let owners = self.owners();
         let owns = |part: u32| {
             let worker = part as usize % owners;
@@ -386,13 +388,15 @@ impl Order {
     pub(super) fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
         if self.replay.is_some() {
-            runtime.spawn(process.replay());
+            supervise(&process.failure.clone(), runtime.handle(), "replay", process.replay());
             return;
         }
         if index > 0 {
-            runtime.spawn(Follower(process).run());
+            let failure = process.failure.clone();
+            supervise(&failure, runtime.handle(), "follower", Follower(process).run());
             return;
         }
+        let failure = process.failure.clone();
         let leader = Leader {
             process,
             processes,
@@ -401,6 +405,6 @@ impl Order {
             epochs: self.settings.epochs,
             in_flight_max: self.settings.epochs_in_flight_max(),
         };
-        runtime.spawn(leader.run());
+        supervise(&failure, runtime.handle(), "leader", leader.run());
     }
 }

@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::sink::Keeper;
 use crate::source::Stop;
+use crate::supervise::supervise;
 
 /// What the pace of any process needs.
 pub(super) struct Process {
@@ -89,21 +90,19 @@ impl Process {
     }
 
     /// Ends the job when all that a kept journal holds is handed over: there is nothing to cut.
-    pub(super) async fn replay(mut self) {
+    pub(super) async fn replay(mut self) -> Result<()> {
         let failure = self.failure.clone();
         let ended = tokio::select! {
             ended = self.reading.ended() => ended,
-            () = failure.failed() => return,
+            () = failure.failed() => return Ok(()),
         };
-        match ended {
-            Ok(()) => self.borders.end(),
-            Err(error) => failure.fail(error),
-        }
-        self.listen().await;
+        ended?;
+        self.borders.end();
+        self.listen().await
     }
 
     /// Listens on after the last cut: a peer may still be lost before all is committed.
-    async fn listen(mut self) {
+    async fn listen(mut self) -> Result<()> {
         loop {
             Self::message(&mut self.inbox, &self.failure).await;
         }
@@ -122,22 +121,21 @@ pub(super) struct Leader {
 
 impl Leader {
     /// Runs until the job is to end, then ends it.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self) -> Result<()> {
         let failure = self.process.failure.clone();
         if self.processes > 1 {
             let (status, control) = (self.process.status.subscribe(), self.process.control.clone());
-            tokio::spawn(tell_commits(status, control));
+            let runtime = tokio::runtime::Handle::current();
+            supervise(&failure, &runtime, "report commits", tell_commits(status, control));
         }
         let ended = tokio::select! {
             ended = self.pace() => ended,
             // The sources go with `self`; the workers have been woken to leave.
-            () = failure.failed() => return,
+            () = failure.failed() => return Ok(()),
         };
-        match ended.and_then(|()| self.cut(true)) {
-            Ok(()) => self.process.borders.end(),
-            Err(error) => failure.fail(error),
-        }
-        self.process.listen().await;
+        ended.and_then(|()| self.cut(true))?;
+        self.process.borders.end();
+        self.process.listen().await
     }
 
     /// Cuts epoch after epoch; returns when reading has ended everywhere and the last cut is due.
@@ -216,16 +214,18 @@ fn note_ended(reading: &mut [bool], from: usize, message: &Message) {
 }
 
 /// Tells the other processes what is committed.
-async fn tell_commits(mut status: watch::Receiver<Status>, control: Control) {
+async fn tell_commits(mut status: watch::Receiver<Status>, control: Control) -> Result<()> {
     let mut told = 0;
     let newest = |status: &Status| status.last.as_ref().map_or(0, |last| last.epoch);
     while let Ok(committed) = status.wait_for(|status| newest(status) > told).await {
         told = newest(&committed);
         drop(committed);
+        // It fails when a peer is lost, which the inbox reports.
         if control.broadcast(Word::Committed(told).message()).is_err() {
-            return;
+            break;
         }
     }
+    Ok(())
 }
 
 /// Resolves when the open epoch is due and there is room for it in the dataflow.
@@ -246,16 +246,14 @@ pub(super) struct Follower(pub(super) Process);
 
 impl Follower {
     /// Runs until process 0 has ended the job.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(mut self) -> Result<()> {
         let failure = self.0.failure.clone();
         let ended = tokio::select! {
             ended = self.follow() => ended,
-            () = failure.failed() => return,
+            () = failure.failed() => return Ok(()),
         };
-        if let Err(error) = ended {
-            failure.fail(error);
-        }
-        self.0.listen().await;
+        ended?;
+        self.0.listen().await
     }
 
     async fn follow(&mut self) -> Result<()> {

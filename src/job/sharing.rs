@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::BlockPool;
 use crate::source::Source;
+use crate::supervise::supervise;
 
 /// The process that reads each source of the list.
 #[derive(Clone, Debug)]
@@ -107,7 +108,8 @@ impl Sharing<'_> {
             let (outbound, inbound) = link.split()?;
             if self.reads(self.process) {
                 let shipped = outbound.ship(self.feed.clone());
-                runtime.spawn(until_failed(shipped, self.failure.clone(), running.clone()));
+                let shipped = until_failed(shipped, self.failure.clone(), running.clone());
+                supervise(self.failure, runtime.handle(), "ship", shipped);
             }
             if peer_reads {
                 let crossing = Arc::clone(self.crossing);
@@ -115,7 +117,8 @@ impl Sharing<'_> {
                 let passed = move |epoch| crossing.arrived(index, epoch);
                 let (feed, pool) = (self.feed.clone(), pool.clone());
                 let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
-                runtime.spawn(until_failed(received, self.failure.clone(), running.clone()));
+                let received = until_failed(received, self.failure.clone(), running.clone());
+                supervise(self.failure, runtime.handle(), "receive", received);
             }
         }
         Ok(ended)
@@ -127,11 +130,16 @@ impl Sharing<'_> {
 }
 
 /// Does it unless the job fails before; holds `_running` meanwhile.
-async fn until_failed(work: impl Future<Output = ()>, failure: Failure, _running: Sender<()>) {
+async fn until_failed(
+    work: impl Future<Output = ()>,
+    failure: Failure,
+    _running: Sender<()>,
+) -> Result<()> {
     tokio::select! {
         () = work => {}
         () = failure.failed() => {}
     }
+    Ok(())
 }
 
 #[cfg(test)]

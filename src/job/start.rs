@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::sink::{Committed, Keeper, OnCommit, Publisher};
 use crate::source::Stop;
 use crate::state::State;
+use crate::supervise::{self, supervise};
 use crate::worker;
 
 /// What a process holds for as long as the job lives.
@@ -88,7 +89,7 @@ fn begin(
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
     let publisher = Publisher::new(publication, store, runtime.handle().clone());
-    let memory = order.remember(&runtime, &holdings, &publisher, &agreed)?;
+    let memory = order.remember(&runtime, &holdings, &publisher, &agreed, &failure)?;
     holdings.keeper = memory.as_ref().map(|(_, keeper)| keeper.clone());
     let keeper = holdings.keeper.clone();
     let on_commit = note_commits(Arc::clone(streams.crossing()), keeper.clone(), on_commit);
@@ -117,7 +118,8 @@ fn begin(
         keeper,
     };
     if order.cluster.processes > 1 {
-        runtime.spawn(tell_failure(watched, links.clone()));
+        let telling = tell_failure(watched, links.clone());
+        supervise(&failure, runtime.handle(), "report failure", telling);
     }
     order.set_pace(&runtime, process, &agreed);
     let handle = JobHandle { stop, status, announced };
@@ -167,11 +169,12 @@ fn runtime() -> Result<Runtime> {
 }
 
 /// Tells the other processes why this one ends: they share its fate and should name the cause.
-async fn tell_failure(failure: Failure, links: Control) {
+async fn tell_failure(failure: Failure, links: Control) -> Result<()> {
     failure.failed().await;
     if links.cause().is_none() {
         let cause = failure.cause_text().unwrap_or_else(|| "it failed".to_owned());
         // It waits for the others to be told, which a task must not.
-        tokio::task::spawn_blocking(move || drop(links.fail(&cause)));
+        supervise::blocking(move || drop(links.fail(&cause))).await;
     }
+    Ok(())
 }

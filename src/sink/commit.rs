@@ -23,6 +23,7 @@ use crate::failure::Failure;
 use crate::operators::Tally;
 use crate::settings::EmptyEpochs;
 use crate::store::Body;
+use crate::supervise::supervise;
 
 /// A committed epoch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,13 +126,12 @@ impl Committer {
         let epoch = *capability.time();
         self.committing = Some(capability);
         let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
-        let (failure, parts) = (self.failure.clone(), self.parts);
-        self.publisher.runtime().spawn(async move {
-            match finish(&publisher, epoch, reports, parts).await {
-                Ok(committed) => completions.complete(committed),
-                Err(error) => failure.fail(error),
-            }
-        });
+        let parts = self.parts;
+        let commit = async move {
+            completions.complete(finish(&publisher, epoch, reports, parts).await?);
+            Ok(())
+        };
+        supervise(&self.failure, self.publisher.runtime(), "commit", commit);
     }
 }
 

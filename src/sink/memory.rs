@@ -28,8 +28,10 @@ use super::publish::Publisher;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
+use crate::failure::Failure;
 use crate::operators::{Change, Run};
 use crate::store::{Body, Listing, StoreResult};
+use crate::supervise::{self, supervise};
 use pieces::{Piece, Pieces, Place};
 
 /// Objects that are read at a time.
@@ -45,15 +47,17 @@ pub struct Keeper {
     places: Arc<Mutex<BTreeMap<Place, Pieces>>>,
     /// A merge needs room for all that it merges: one at a time.
     merges: Arc<Semaphore>,
+    failure: Failure,
 }
 
 impl Keeper {
     /// A keeper of the job whose first epoch ever was `begun`, with objects beside those that
-    /// `publisher` publishes.
-    pub fn new(publisher: Publisher, begun: Epoch) -> Keeper {
+    /// `publisher` publishes. A panic in its background work ends the job by `failure`.
+    pub fn new(publisher: Publisher, begun: Epoch, failure: Failure) -> Keeper {
         let publication = &publisher.publication;
         let dir = format!("{}/{}-{begun}", publication.layout.own_dir(), publication.job);
-        Keeper { publisher, dir, places: Arc::default(), merges: Arc::new(Semaphore::new(1)) }
+        let merges = Arc::new(Semaphore::new(1));
+        Keeper { publisher, dir, places: Arc::default(), merges, failure }
     }
 
     /// What was kept, up to and with the committed epoch `through`, of the parts that this process
@@ -112,7 +116,7 @@ impl Keeper {
                 continue;
             }
             let (keeper, place) = (self.clone(), *place);
-            self.publisher.runtime().spawn(async move {
+            let tidy = async move {
                 let tidied = match keeper.remove(place, expired).await {
                     Ok(()) if !due.is_empty() => keeper.merge(place, due).await,
                     removed => removed.map_err(Into::into),
@@ -120,7 +124,9 @@ impl Keeper {
                 if let Err(error) = tidied {
                     tracing::warn!("{error}; the memory in {} grows meanwhile", keeper.dir);
                 }
-            });
+                Ok(())
+            };
+            supervise(&self.failure, self.publisher.runtime(), "compact", tidy);
         }
     }
 
@@ -154,7 +160,7 @@ impl Keeper {
             let run = Run::add_up(runs, base.epoch);
             object::encode(&Change { counts: place.counts, part: place.part, lasts_ms: None, run })
         };
-        let encoded = tokio::task::spawn_blocking(add_up).await.unwrap_or_default();
+        let encoded = supervise::blocking(add_up).await;
         crash_point("memory.before_base");
         let base = self.put(place, base, encoded).await?;
         crash_point("memory.after_base");

@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::operators::{Context, EpochRows, Grid, Row, Rows, Tally};
 use crate::settings::RowOrder;
 use crate::store::{Body, BodyWriter};
+use crate::supervise::supervise;
 use crate::words;
 
 /// Encoded rows are kept in chunks of this size, so that no part is ever one allocation.
@@ -150,7 +151,6 @@ impl Writer {
         };
         let tally = self.context.tallies.take(epoch);
         let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
-        let failure = self.failure.clone();
         let publishes = self.grid.contains(epoch);
         let (keeper, changes) = (self.keeper.clone(), self.context.memory.take(epoch));
         let keep = async move {
@@ -159,15 +159,13 @@ impl Writer {
                 None => Ok(()),
             }
         };
-        self.publisher.runtime().spawn(async move {
-            match futures::try_join!(store(&publisher, epoch, parts), keep) {
-                Ok((parts, ())) => {
-                    let write_ms = started.elapsed().as_millis() as u64;
-                    completions.complete(Report { epoch, tally, parts, publishes, write_ms });
-                }
-                Err(error) => failure.fail(error),
-            }
-        });
+        let write = async move {
+            let (parts, ()) = futures::try_join!(store(&publisher, epoch, parts), keep)?;
+            let write_ms = started.elapsed().as_millis() as u64;
+            completions.complete(Report { epoch, tally, parts, publishes, write_ms });
+            Ok(())
+        };
+        supervise(&self.failure, self.publisher.runtime(), "write", write);
     }
 }
 

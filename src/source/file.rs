@@ -18,6 +18,7 @@ use super::{compressed, path};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Position, SourceOffset};
 use crate::lines::StreamEnd;
+use crate::supervise;
 
 /// Most files of a process that are open at a time. The others wait for their turn, so the limit of
 /// open files and the runtime's threads do not bound how many files a job can have.
@@ -43,14 +44,12 @@ pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, mut intake: Intak
         }
     };
     let runtime = Handle::current();
-    let read = tokio::task::spawn_blocking(move || {
+    supervise::blocking(move || {
         let file = path::open_file(&path)?;
         compressed::warn_of_file(&path, &file);
         Reading::begin(file, path, intake, runtime)?.run()
-    });
-    read.await.unwrap_or_else(|panicked| {
-        Err(Error::new(ErrorKind::Panicked, "the reader of a file panicked").cause(panicked))
     })
+    .await
 }
 
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds

@@ -22,6 +22,7 @@ use super::intake::Intake;
 use super::path::StreamInput;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lines::StreamEnd;
+use crate::supervise;
 
 /// Reads the stream called `name`, which `open` opens, to its end or until a stop is asked for.
 ///
@@ -46,9 +47,10 @@ pub(super) async fn read(
         });
         // It fails if the job has failed and its task is gone: nobody asks how this ended.
         drop(done.send(copied));
+        Ok(())
     };
-    let thread = std::thread::Builder::new().name("wordtide-stream".to_owned());
-    thread.spawn(run).map_err(cannot)?;
+    // A panic drops the sender, which is seen below.
+    supervise::thread("stream", |error| tracing::debug!("{error}"), run)?;
     let copied = tokio::select! {
         copied = &mut ended => copied,
         () = stop.stopped() => {

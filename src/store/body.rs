@@ -8,6 +8,8 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use tokio::runtime::Handle;
 
+use crate::supervise;
+
 /// The bytes of one object, in chunks as they were encoded, never joined into one allocation.
 ///
 /// A clone shares the bytes, so that a retry costs nothing. Length and MD5 are taken once; the MD5
@@ -106,7 +108,7 @@ impl BodyWriter {
         let (hasher, chunks) = mpsc::channel();
         let (result, coming) = mpsc::sync_channel(1);
         let first = self.chunks.clone();
-        self.runtime.spawn_blocking(move || {
+        supervise::aside(&self.runtime, move || {
             // Nobody asks for the MD5 of a body that was given up.
             result.send(md5(first.into_iter().chain(chunks))).unwrap_or_default();
         });

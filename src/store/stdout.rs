@@ -26,6 +26,7 @@ use super::{
     Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
 };
 use crate::error::{Error, ErrorKind, Result};
+use crate::supervise;
 
 /// Writes the rows of whole epochs to one stream. Clones share it.
 #[derive(Clone)]
@@ -122,11 +123,7 @@ impl StdoutStore {
 
     async fn publish(&self, dir: &str) -> StoreResult<()> {
         let (store, parts) = (self.clone(), self.take(dir));
-        let written = tokio::task::spawn_blocking(move || store.write(&parts)).await;
-        written.unwrap_or_else(|lost| {
-            let message = format!("a write to standard output was not finished: {lost}");
-            Err(StoreError::new(StoreErrorKind::Disk, message).indeterminate())
-        })
+        supervise::blocking(move || store.write(&parts)).await
     }
 }
 

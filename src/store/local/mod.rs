@@ -22,6 +22,7 @@ use super::{
     Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
 };
 use crate::error::{Error, Result};
+use crate::supervise;
 
 mod files;
 mod lock;
@@ -84,15 +85,7 @@ impl LocalStore {
                 let _turn = turn;
                 work(&root)
             };
-            match tokio::task::spawn_blocking(work).await {
-                Ok(done) => done,
-                // The runtime is going down, or the closure panicked: nothing is known.
-                Err(lost) => Err(StoreError::new(
-                    StoreErrorKind::Unavailable,
-                    format!("local write was not finished: {lost}"),
-                )
-                .indeterminate()),
-            }
+            supervise::blocking(work).await
         }
         .boxed()
     }

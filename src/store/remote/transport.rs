@@ -26,6 +26,7 @@ use reqsign_core::{Context, Signer};
 
 use super::credentials::{Told, aliyun_chain, aws_chain};
 use super::upload::MD5_INLINE_BYTES_MAX;
+use crate::supervise;
 
 /// What the slowest link that is still worth waiting for moves in a second.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
@@ -254,8 +255,7 @@ async fn content_md5(body: Buffer) -> Option<HeaderValue> {
     if length <= MD5_INLINE_BYTES_MAX {
         return take();
     }
-    // None where the runtime goes down: the request is about to fail with it.
-    tokio::task::spawn_blocking(take).await.ok().flatten()
+    supervise::blocking(take).await
 }
 
 /// Whether the server says that the stored bytes are encrypted with a managed or a customer's key.

@@ -13,6 +13,7 @@ use super::super::{
 };
 use super::RemoteStore;
 use super::transport::Service;
+use crate::supervise;
 
 /// What every object is: lines of text.
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
@@ -106,8 +107,8 @@ impl RemoteStore {
         let _permit = self.uploads.acquire().await;
         if body.bytes() > MD5_INLINE_BYTES_MAX as u64 {
             let body = body.clone();
-            // Kept in the body; if it is lost with the runtime, it is taken again below.
-            tokio::task::spawn_blocking(move || body.md5()).await.ok();
+            // The body keeps it for the request.
+            supervise::blocking(move || body.md5()).await;
         }
         let stored = match body.bytes() > self.settings.multipart_bytes_min {
             true => self.upload_parts(key, body, condition).await,
