@@ -107,6 +107,15 @@ impl Ends {
         self.low.push(end as u32);
     }
 
+    /// Returns whether these offsets never fall and the last of them is `bytes`.
+    pub(super) fn are_offsets_into(&self, bytes: usize) -> bool {
+        let words = self.low.len();
+        let carries_stand = self.carries.is_sorted()
+            && self.carries.last().is_none_or(|carry| *carry < words as u64);
+        let last = words.checked_sub(1).map_or(0, |last| self.get(last));
+        carries_stand && last == bytes && (0..words).is_sorted_by_key(|at| self.get(at))
+    }
+
     #[inline]
     fn get(&self, index: usize) -> usize {
         let low = self.low[index] as usize;

@@ -41,9 +41,10 @@ pub struct Change {
 }
 
 impl Change {
-    /// Whether no result behind `epoch` shows it, nor the difference of one to that of `epoch`.
+    /// Returns whether no result after `epoch` shows it, nor the difference of one to that of
+    /// `epoch`.
     pub fn is_past(&self, epoch: Epoch) -> bool {
-        self.lasts_ms.is_some_and(|lasts_ms| self.run.epoch + lasts_ms <= epoch)
+        self.lasts_ms.is_some_and(|lasts_ms| self.run.epoch.saturating_add(lasts_ms) <= epoch)
     }
 }
 

@@ -15,7 +15,7 @@ use timely::dataflow::channels::pushers::exchange::Distributor;
 use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::progress::Stamp;
 
-use super::columns::{WordColumn, WordRef};
+use super::columns::{Ends, WordColumn, WordRef};
 use crate::epoch::Epoch;
 
 /// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
@@ -114,18 +114,42 @@ impl Run {
         merged
     }
 
-    /// Reads what [`ContainerBytes::into_bytes`] wrote.
-    pub(crate) fn read(mut rest: &[u8]) -> Run {
-        let mut number = || take_u64s(&mut rest, 1)[0];
-        let (epoch, worker) = (number(), number() as u32);
-        let (count, carries, text) = (number() as usize, number() as usize, number() as usize);
+    /// Reads what [`ContainerBytes::into_bytes`] wrote, from bytes that anyone may have written.
+    ///
+    /// Every size is compared with the bytes that are there before anything is allocated, so a run
+    /// never takes more memory than twice its bytes.
+    ///
+    /// # Errors
+    ///
+    /// The rule that the bytes break, as a fragment of a sentence.
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Run, &'static str> {
+        let (head, mut rest) = bytes.split_at_checked(8 * HEAD_NUMBERS).ok_or("it is too short")?;
+        let head = take_u64s(&mut &head[..], HEAD_NUMBERS);
+        let worker = u32::try_from(head[1]).map_err(|_| "its worker is out of range")?;
+        let [count, carries, text] = [head[2], head[3], head[4]].map(usize::try_from);
+        let (Ok(count), Ok(carries), Ok(text)) = (count, carries, text) else {
+            return Err("a size is out of range");
+        };
+        if columns_bytes(count, carries, text) != Some(rest.len()) {
+            return Err("its sizes do not add up to its length");
+        }
         let hashes = take_u64s(&mut rest, count);
-        let counts = take_u64s(&mut rest, count).into_iter().map(|count| count as i64).collect();
+        let counts: Vec<i64> = take_u64s(&mut rest, count).into_iter().map(|n| n as i64).collect();
         let carries = take_u64s(&mut rest, carries);
         let low = rest[..4 * count].chunks_exact(4).map(le_u32).collect();
         let bytes = rest[padded(4 * count)..][..text].to_vec();
-        let ends = super::columns::Ends { low, carries };
-        Run { epoch, worker, words: WordColumn { hashes, ends, bytes }, counts }
+        let ends = Ends { low, carries };
+        if !ends.are_offsets_into(text) {
+            return Err("the end of a word is out of range");
+        }
+        if counts.iter().any(|count| *count == 0 || count.unsigned_abs() > COUNT_MAX) {
+            return Err("a count is out of range");
+        }
+        let words = WordColumn { hashes, ends, bytes };
+        if !words.iter().is_sorted_by(|word, next| word < next) {
+            return Err("its words are out of order");
+        }
+        Ok(Run { epoch: head[0], worker, words, counts })
     }
 
     /// Adds up runs of any epochs to one run of `epoch`.
@@ -188,12 +212,14 @@ impl Accountable for Run {
 /// Five numbers, then the columns, each padded to eight bytes.
 impl ContainerBytes for Run {
     fn from_bytes(bytes: Bytes) -> Self {
-        Run::read(&bytes)
+        // The link it came by is authenticated: other bytes are a defect of ours.
+        Run::parse(&bytes).expect("a run is read as it was written")
     }
 
     fn length_in_bytes(&self) -> usize {
         let (count, carries) = (self.len(), self.words.ends.carries.len());
-        8 * (5 + 2 * count + carries) + padded(4 * count) + padded(self.words.bytes.len())
+        let text = self.words.bytes.len();
+        8 * (HEAD_NUMBERS + 2 * count + carries) + padded(4 * count) + padded(text)
     }
 
     fn into_bytes<W: Write>(&self, writer: &mut W) {
@@ -212,6 +238,20 @@ impl ContainerBytes for Run {
         put(bytes);
         put(&[0; 8][..padded(bytes.len()) - bytes.len()]);
     }
+}
+
+/// Numbers before the columns: epoch, worker, words, carries, bytes of text.
+const HEAD_NUMBERS: usize = 5;
+
+/// Greatest count that is believed: sums of many of them do not overflow, and no stream holds so
+/// many words.
+const COUNT_MAX: u64 = 1 << 48;
+
+/// Returns the bytes that columns of these sizes take, or `None` if no memory could hold them.
+fn columns_bytes(count: usize, carries: usize, text: usize) -> Option<usize> {
+    let ends = count.checked_mul(4)?.checked_next_multiple_of(8)?;
+    let numbers = count.checked_mul(16)?.checked_add(carries.checked_mul(8)?)?;
+    numbers.checked_add(ends)?.checked_add(text.checked_next_multiple_of(8)?)
 }
 
 fn padded(length: usize) -> usize {
@@ -275,9 +315,61 @@ mod tests {
         assert_eq!(rows(&left.merge(&right)), expected);
     }
 
+    fn bytes_of(run: &Run) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        run.into_bytes(&mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn run_of_crafted_bytes_is_refused() {
+        let good = bytes_of(&run(&[(1, "abc", 2), (3, "de", -3), (3, "f", 9)]));
+        assert!(Run::parse(&good).is_ok());
+        let number = |at: usize, value: u64| (8 * at..8 * at + 8, value.to_le_bytes());
+        let crafted = [
+            number(1, 1 << 32),       // worker
+            number(2, 4),             // count
+            number(2, u64::MAX / 16), // count, whose columns overflow
+            number(3, 1 << 61),       // carries
+            number(4, u64::MAX),      // text
+            number(5, 9),             // order of hashes
+            number(8, 0),             // a count of nothing
+            number(9, i64::MIN as u64),
+            number(11, u64::from(u32::MAX)), // first end
+        ];
+        for (place, value) in crafted {
+            let mut bytes = good.clone();
+            bytes[place.clone()].copy_from_slice(&value);
+            assert!(Run::parse(&bytes).is_err(), "{place:?}");
+        }
+    }
+
+    #[test]
+    fn run_of_any_bytes_never_panics() {
+        use proptest::collection::vec;
+        use proptest::num::u8::ANY;
+        let good = bytes_of(&run(&[(1, "abc", 2), (3, "de", -3), (3, "f", 9), (7, "", 1)]));
+        proptest::proptest!(|(
+            changes in vec((0..good.len(), ANY), 0..4),
+            length in 0..=good.len(),
+            noise in vec(ANY, 0..200),
+        )| {
+            let mut mutated = good.clone();
+            changes.into_iter().for_each(|(at, byte)| mutated[at] = byte);
+            for bytes in [&mutated[..], &mutated[..length], &noise[..]] {
+                if let Ok(run) = Run::parse(bytes) {
+                    // It is as a run of ours would be: written again, it is the same.
+                    let again = Run::parse(&bytes_of(&run)).expect("a run");
+                    assert_eq!(rows(&again), rows(&run));
+                    drop(run.merge(&again));
+                }
+            }
+        });
+    }
+
     #[test]
     fn run_round_trips_through_bytes() {
-        for words in [&[][..], &[(1, "", 1)], &[(1, "abc", 2), (u64::MAX, "de", -3), (4, "", 9)]] {
+        for words in [&[][..], &[(1, "", 1)], &[(1, "abc", 2), (4, "", 9), (u64::MAX, "de", -3)]] {
             let run = run(words);
             let mut bytes = Vec::new();
             run.into_bytes(&mut bytes);

@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use super::publish::Publisher;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::{Change, Run};
 use crate::store::{Body, Listing, StoreResult};
@@ -36,8 +36,9 @@ use pieces::{Piece, Pieces, Place};
 
 /// Objects that are read at a time.
 const READS_AT_A_TIME: usize = 16;
-/// Longest object that is read: far above what a part with its words in memory can be.
-const OBJECT_BYTES_MAX: u64 = 64 << 30;
+/// Longest object that is written, and read: far above what a part with its words in memory is. A
+/// base that would be longer is not made.
+const OBJECT_BYTES_MAX: u64 = 8 << 30;
 
 /// Keeps the changes of counts with memory. Clones keep the same.
 #[derive(Clone, Debug)]
@@ -153,6 +154,12 @@ impl Keeper {
     }
 
     async fn merged(&self, place: Place, due: &[Piece]) -> Result<Piece> {
+        if due.iter().map(|piece| piece.bytes).sum::<u64>() > OBJECT_BYTES_MAX {
+            let dir = self.place_dir(place);
+            let message =
+                format!("the base of {dir} would be longer than {OBJECT_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorKind::Failed, message).hint("give more --parts"));
+        }
         let changes = self.read(place, due).await?;
         let base = Piece::base(due.last().map_or(0, |piece| piece.epoch));
         let add_up = move || {
@@ -194,10 +201,18 @@ impl Keeper {
         stream::iter(reads).buffered(READS_AT_A_TIME).try_collect().await
     }
 
+    /// Reads an object and checks that it is the one which its name says.
     async fn read_one(&self, place: Place, piece: Piece) -> StoreResult<Change> {
         let key = self.key(place, piece);
-        let bytes = self.publisher.store().get(&key, OBJECT_BYTES_MAX).await?;
-        object::decode(&bytes).ok_or_else(|| object::damaged(&key))
+        if piece.bytes > OBJECT_BYTES_MAX {
+            return Err(object::damaged(&key, "it is longer than any object of a changelog"));
+        }
+        let bytes = self.publisher.store().get(&key, piece.bytes).await?;
+        let change = object::decode(&bytes).map_err(|reason| object::damaged(&key, reason))?;
+        if Place::of(&change) != place || change.run.epoch != piece.epoch {
+            return Err(object::damaged(&key, "it is of another part or epoch"));
+        }
+        Ok(change)
     }
 
     /// Stores an object, durably.

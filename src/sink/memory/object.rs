@@ -5,6 +5,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use crate::operators::{Change, Run};
 use crate::store::{StoreError, StoreErrorKind};
+use crate::words;
 
 /// What every object begins with; the last byte is the version.
 const MAGIC: [u8; 8] = *b"wordrun\x01";
@@ -25,22 +26,36 @@ pub(super) fn encode(change: &Change) -> Vec<u8> {
     bytes
 }
 
-/// The change, or `None` of bytes that are not what was written.
-pub(super) fn decode(bytes: &[u8]) -> Option<Change> {
-    let (content, sum) = bytes.split_at_checked(bytes.len().checked_sub(SUM_BYTES)?)?;
-    if sum != xxh3_64(content).to_le_bytes() || !content.starts_with(&MAGIC) {
-        return None;
+/// Reads a change from bytes that anyone may have written.
+///
+/// # Errors
+///
+/// The rule that the bytes break, as a fragment of a sentence.
+pub(super) fn decode(bytes: &[u8]) -> Result<Change, &'static str> {
+    let sum_at = bytes.len().checked_sub(SUM_BYTES).ok_or("it is too short")?;
+    let (content, sum) = bytes.split_at(sum_at);
+    if !content.starts_with(&MAGIC) {
+        return Err("it does not begin as a change does");
     }
-    let (head, run) = content.split_at_checked(HEAD_BYTES)?;
+    if sum != xxh3_64(content).to_le_bytes() {
+        return Err("its checksum is wrong");
+    }
+    let (head, run) = content.split_at_checked(HEAD_BYTES).ok_or("it is too short")?;
     let number =
         |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let lasts_ms = u64::from(number(16)) | u64::from(number(20)) << 32;
     let lasts_ms = (lasts_ms > 0).then_some(lasts_ms);
-    Some(Change { counts: number(8), part: number(12), lasts_ms, run: Run::read(run) })
+    let run = Run::parse(run)?;
+    // The checksum is no secret, and the hash decides to which part and worker a word belongs.
+    if run.words.iter().any(|word| word.hash != words::hash(word.word)) {
+        return Err("the hash of a word is wrong");
+    }
+    Ok(Change { counts: number(8), part: number(12), lasts_ms, run })
 }
 
-pub(super) fn damaged(key: &str) -> StoreError {
-    let message = format!("{key} is damaged: it is not what was stored there");
+/// The error of an object that is not what was stored under its key.
+pub(super) fn damaged(key: &str, reason: &str) -> StoreError {
+    let message = format!("{key} is damaged: {reason}");
     StoreError::new(StoreErrorKind::Disk, message).hint(
         "bring it back from a copy, or give another --state to begin the totals or windows anew",
     )
@@ -52,9 +67,10 @@ mod tests {
 
     fn change() -> Change {
         let mut run = Run { epoch: 10, ..Run::default() };
-        for (hash, word, count) in [(1, "a", 3), (2, "", -1), (9, "zebra", 1 << 40)] {
-            run.push(hash, word.as_bytes(), count);
-        }
+        let words = [("a", 3), ("", -1), ("zebra", 1 << 40)];
+        let mut hashed = words.map(|(word, count)| (words::hash(word.as_bytes()), word, count));
+        hashed.sort_unstable();
+        hashed.iter().for_each(|(hash, word, count)| run.push(*hash, word.as_bytes(), *count));
         Change { counts: 1, part: 2, lasts_ms: Some(1 << 33), run }
     }
 
@@ -73,8 +89,30 @@ mod tests {
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1;
-            assert!(decode(&flipped).is_none(), "byte {at}");
-            assert!(decode(&bytes[..at]).is_none(), "{at} bytes");
+            assert!(decode(&flipped).is_err(), "byte {at}");
+            assert!(decode(&bytes[..at]).is_err(), "{at} bytes");
         }
+    }
+
+    #[test]
+    fn change_with_forged_checksum_never_panics() {
+        use proptest::collection::vec;
+        use proptest::num::u8::ANY;
+        let good = encode(&change());
+        let content = good.len() - SUM_BYTES;
+        proptest::proptest!(|(
+            changes in vec((0..content, ANY), 1..4),
+            length in 0..=content,
+            is_whole in proptest::bool::ANY,
+        )| {
+            let mut forged = good[..content].to_vec();
+            changes.into_iter().for_each(|(at, byte)| forged[at] = byte);
+            forged.truncate(if is_whole { content } else { length });
+            let sum = xxh3_64(&forged);
+            forged.extend_from_slice(&sum.to_le_bytes());
+            if let Ok(change) = decode(&forged) {
+                assert_eq!(decode(&encode(&change)).map(|again| again.part), Ok(change.part));
+            }
+        });
     }
 }

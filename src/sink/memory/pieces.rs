@@ -35,7 +35,7 @@ pub(super) struct Piece {
     pub(super) epoch: Epoch,
     /// Whether it holds all up to its epoch, or only what came in it.
     is_base: bool,
-    bytes: u64,
+    pub(super) bytes: u64,
 }
 
 impl Piece {
@@ -60,7 +60,7 @@ impl fmt::Display for Piece {
     }
 }
 
-/// Reads a name below the job's directory.
+/// Reads a name below the job's directory; `None` for a name that is not exactly as written here.
 pub(super) fn parse(name: &str, bytes: u64) -> Option<(Place, Piece)> {
     let (place, piece) = name.split_once('/')?;
     let (counts, part) = place.split_once('-')?;
@@ -72,7 +72,8 @@ pub(super) fn parse(name: &str, bytes: u64) -> Option<(Place, Piece)> {
         "change" => Piece::change(epoch),
         _ => return None,
     };
-    Some((place, piece.of(bytes)))
+    // `+5` and `7` parse as numbers and would be looked for under another name.
+    (format!("{place}/{piece}") == name).then(|| (place, piece.of(bytes)))
 }
 
 /// The objects of one place: at most one base, then changes, ascending by epoch.
@@ -120,7 +121,7 @@ impl Pieces {
     /// Takes out what no result behind the committed `epoch` shows.
     pub(super) fn expire(&mut self, epoch: Epoch) -> Vec<Piece> {
         let Some(lasts_ms) = self.lasts_ms else { return Vec::new() };
-        self.stored.extract_if(.., |piece| piece.epoch + lasts_ms <= epoch).collect()
+        self.stored.extract_if(.., |piece| piece.epoch.saturating_add(lasts_ms) <= epoch).collect()
     }
 
     /// The pieces up to the committed `epoch` if they are to become one base. They stay until that
@@ -175,7 +176,9 @@ mod tests {
             assert_eq!(parse(&format!("{place}/{piece}"), piece.bytes), Some((place, piece)));
         }
         assert!(change(9_000, 0).to_string() < change(10_000, 0).to_string());
-        for name in ["1-00007", "1-00007/x.base", "1-00007/20.tmp", "x-1/20.base", ""] {
+        for name in
+            ["1-00007", "1-00007/x.base", "1-00007/20.tmp", "x-1/20.base", "", "1-00007/20.base"]
+        {
             assert_eq!(parse(name, 0), None, "{name}");
         }
     }

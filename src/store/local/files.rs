@@ -1,13 +1,19 @@
 //! The file system calls behind [`LocalStore`](super::LocalStore), all of them blocking.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::{self, File};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
+use rustix::fs::{
+    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, renameat, renameat_with,
+    unlinkat,
+};
+use rustix::io::Errno;
 
 use super::super::{Body, Entry, Page, StoreError, StoreErrorKind, StoreResult, Stored};
 use super::failure;
@@ -41,96 +47,164 @@ pub(super) fn create_root(root: &Path) -> io::Result<()> {
         match sync_dir(parent) {
             // A directory above that may be passed but not read was not made by us.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
-            synced => synced?,
+            synced => drop(synced?),
         }
     }
     Ok(())
 }
 
-/// The name of a temporary beside `path` that no other write uses.
-fn temporary(path: &Path) -> PathBuf {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.{}-{count}.tmp", std::process::id()))
+/// The directory that the program's own objects are in. Those in a directory below it hold words,
+/// so only their owner may read them; the results have the permissions of the umask.
+const OWN_DIR: &str = "_wordtide";
+
+/// Tries of a name for a temporary. One is enough unless somebody guesses 64 random bits.
+const NAMES_MAX: u64 = 4;
+
+/// Returns a name for a temporary of the object `name` that no other write uses and nobody can
+/// guess.
+fn temporary(name: &str, attempt: u64) -> String {
+    let random = RandomState::new().hash_one(attempt);
+    format!(".{name}.{random:016x}.tmp")
 }
 
-/// Whether a file is a temporary or a lock, which is no object.
+/// Returns whether a file is a temporary or a lock, which is no object.
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(super::lock::LOCK_SUFFIX))
 }
 
-/// Writes `body` to a synced temporary beside `path`, lets `place` give it its name, and leaves no
-/// temporary behind.
-fn write(path: &Path, body: &Body, place: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let temporary = temporary(path);
-    let open = || OpenOptions::new().write(true).create(true).truncate(true).open(&temporary);
-    let mut file = match open() {
-        // The first part of an epoch makes its directory.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            fs::create_dir_all(directory)?;
-            open()?
+/// Splits a key into its directory and its name.
+fn split(key: &str) -> (&str, &str) {
+    key.rsplit_once('/').unwrap_or(("", key))
+}
+
+/// Returns whether what is in the directory `dir` of a store is for its owner only.
+fn is_private(dir: &str) -> bool {
+    dir.split('/').skip_while(|name| *name != OWN_DIR).count() > 1
+}
+
+/// Opens the directory `dir` below `root` one name at a time and follows no symbolic link. With
+/// `creates`, makes what is missing.
+fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut folder = openat(CWD, root, flags, Mode::empty())?;
+    let names = dir.split('/').filter(|name| !name.is_empty());
+    let mut path = String::new();
+    for name in names {
+        path = if path.is_empty() { name.to_owned() } else { format!("{path}/{name}") };
+        let open = || openat(&folder, name, flags | OFlags::NOFOLLOW, Mode::empty());
+        folder = match open() {
+            Err(Errno::NOENT) if creates => {
+                let mode = if is_private(&path) { 0o700 } else { 0o777 };
+                match mkdirat(&folder, name, Mode::from_raw_mode(mode)) {
+                    // Another part of the epoch has made it.
+                    Ok(()) | Err(Errno::EXIST) => open()?,
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            opened => opened?,
+        };
+    }
+    Ok(folder)
+}
+
+/// Opens the regular file `key` to read it. A symbolic link is not followed, and a pipe that stands
+/// there does not block.
+fn open_file(root: &Path, key: &str) -> io::Result<File> {
+    let (dir, name) = split(key);
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = File::from(openat(open_dir(root, dir, false)?, name, flags, Mode::empty())?);
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+    }
+    Ok(file)
+}
+
+/// Creates a temporary for the object `name` in `folder`.
+fn create_temporary(folder: &OwnedFd, name: &str, mode: u32) -> io::Result<(String, File)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut attempt = 0;
+    loop {
+        let temporary = temporary(name, attempt);
+        attempt += 1;
+        match openat(folder, &temporary, flags, Mode::from_raw_mode(mode)) {
+            Ok(file) => return Ok((temporary, file.into())),
+            Err(Errno::EXIST) if attempt < NAMES_MAX => {}
+            // Not `AlreadyExists`, which a caller would take for the object's.
+            Err(Errno::EXIST) => return Err(io::Error::other("names of temporaries are taken")),
+            Err(error) => return Err(error.into()),
         }
-        opened => opened?,
-    };
+    }
+}
+
+/// Writes `body` to a synced temporary beside the object `key` and lets `place` rename or link it.
+/// Leaves no temporary after a failure.
+fn write(
+    root: &Path,
+    key: &str,
+    body: &Body,
+    place: impl FnOnce(&OwnedFd, &str, &str) -> io::Result<()>,
+) -> io::Result<()> {
+    let (dir, name) = split(key);
+    // The first part of an epoch makes its directory.
+    let folder = open_dir(root, dir, true)?;
+    let mode = if is_private(dir) { 0o600 } else { 0o666 };
+    let (temporary, mut file) = create_temporary(&folder, name, mode)?;
     let written = body
         .chunks()
         .iter()
         .try_for_each(|chunk| file.write_all(chunk))
         .and_then(|()| file.sync_all())
-        .and_then(|()| place(&temporary));
+        .and_then(|()| place(&folder, &temporary, name));
     if written.is_err() {
-        // The first error is the one to tell; a leftover is removed by `clear`.
-        fs::remove_file(&temporary).unwrap_or_default();
+        // The first error is the one to report; a leftover is removed by `clear`.
+        let _ = unlinkat(&folder, &temporary, AtFlags::empty());
     }
     written
 }
 
-pub(super) fn put(path: &Path, body: &Body) -> StoreResult<Stored> {
-    write(path, body, |temporary| fs::rename(temporary, path))
-        .map_err(|error| failure("write", path, &error))?;
+/// Stores `body` as the object `key`, in place of one that is there.
+pub(super) fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
+    let rename = |folder: &OwnedFd, temporary: &str, name: &str| {
+        Ok(renameat(folder, temporary, folder, name)?)
+    };
+    write(root, key, body, rename).map_err(|error| failure("write", &root.join(key), &error))?;
     Ok(Stored::of(body, None))
 }
 
-pub(super) fn put_new(path: &Path, body: &Body) -> StoreResult<Stored> {
-    let linked = write(path, body, |temporary| {
-        link_new(temporary, path)?;
-        // Already without a temporary when it was renamed.
-        fs::remove_file(temporary).unwrap_or_default();
+/// Creates the object `key` from `body`, unless it exists with other bytes.
+pub(super) fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
+    let linked = write(root, key, body, |folder, temporary, name| {
+        link_new(folder, temporary, name)?;
+        // Gone already if it was renamed; a leftover is removed by `clear`.
+        let _ = unlinkat(folder, temporary, AtFlags::empty());
         Ok(())
     });
+    let path = root.join(key);
     match linked {
         Ok(()) => Ok(Stored::of(body, None)),
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if same_content(path, body).map_err(|error| failure("read", path, &error))? {
+            if same_content(root, key, body).map_err(|error| failure("read", &path, &error))? {
                 return Ok(Stored::of(body, None));
             }
-            Err(StoreError::new(
-                StoreErrorKind::Exists,
-                format!("{} already stands there with other content", path.display()),
-            ))
+            let message = format!("{} exists with other content", path.display());
+            Err(StoreError::new(StoreErrorKind::Exists, message))
         }
-        Err(error) => Err(failure("write", path, &error)),
+        Err(error) => Err(failure("write", &path, &error)),
     }
 }
 
-/// Names the file at `temporary` `path`, unless that name is taken.
-fn link_new(temporary: &Path, path: &Path) -> io::Result<()> {
-    match fs::hard_link(temporary, path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(error),
-        // File systems without hard links: vfat, some network and user-space ones.
-        Err(_) => {
-            use rustix::fs::{CWD, RenameFlags, renameat_with};
-            renameat_with(CWD, temporary, CWD, path, RenameFlags::NOREPLACE)?;
-            Ok(())
-        }
+/// Gives the file at `temporary` the name `name`, unless that name is taken.
+fn link_new(folder: &OwnedFd, temporary: &str, name: &str) -> io::Result<()> {
+    match linkat(folder, temporary, folder, name, AtFlags::empty()) {
         Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(Errno::EXIST.into()),
+        // File systems without hard links: vfat, some network and user-space ones.
+        Err(_) => Ok(renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE)?),
     }
 }
 
-fn same_content(path: &Path, body: &Body) -> io::Result<bool> {
-    let mut file = File::open(path)?;
+fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
+    let mut file = open_file(root, key)?;
     if file.metadata()?.len() != body.bytes() {
         return Ok(false);
     }
@@ -139,19 +213,22 @@ fn same_content(path: &Path, body: &Body) -> io::Result<bool> {
     Ok(<[u8; 16]>::from(hasher.finalize()) == body.md5())
 }
 
-pub(super) fn get(path: &Path, bytes_max: u64) -> StoreResult<Bytes> {
+/// Reads the object `key`, if it is at most `bytes_max` bytes long.
+pub(super) fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> {
+    let path = root.join(key);
     let read = || {
         let mut bytes = Vec::new();
-        let file = File::open(path)?;
-        file.take(bytes_max.saturating_add(1)).read_to_end(&mut bytes)?;
-        Ok(bytes)
+        let file = open_file(root, key)?;
+        // A longer file is not read at all, unless it grows meanwhile.
+        let is_longer = file.metadata()?.len() > bytes_max;
+        let most = if is_longer { 0 } else { bytes_max.saturating_add(1) };
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok((bytes, is_longer))
     };
-    let bytes = read().map_err(|error| failure("read", path, &error))?;
-    if bytes.len() as u64 > bytes_max {
-        return Err(StoreError::invalid(format!(
-            "{} is longer than the {bytes_max} bytes asked for",
-            path.display()
-        )));
+    let (bytes, is_longer) = read().map_err(|error| failure("read", &path, &error))?;
+    if is_longer || bytes.len() as u64 > bytes_max {
+        let message = format!("{} is longer than the {bytes_max} bytes asked for", path.display());
+        return Err(StoreError::invalid(message));
     }
     Ok(bytes.into())
 }
@@ -164,52 +241,84 @@ fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// The `limit` smallest names that come behind `after`, and whether there are more: what a listing
-/// keeps in memory, however many files there are.
-struct Smallest<'a, T> {
-    found: BTreeMap<String, T>,
-    prefix: &'a str,
-    after: Option<&'a str>,
-    limit: usize,
-    more: bool,
+/// Names of one directory listing, sorted. Pages are taken from its front, so that a listing of any
+/// length reads each directory once for every [`NAMES_KEPT_MAX`] names.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// The last name of the page before; this scan answers only the page that follows it.
+    after: Option<String>,
+    prefix: String,
+    /// Names after `after`, ascending.
+    names: VecDeque<String>,
+    /// Whether there are names after the last of `names`.
+    has_more: bool,
 }
 
-impl<'a, T> Smallest<'a, T> {
-    fn new(prefix: &'a str, after: Option<&'a str>, limit: usize) -> Self {
-        Smallest { found: BTreeMap::new(), prefix, after, limit, more: false }
+/// Names that a scan keeps: a few megabytes.
+const NAMES_KEPT_MAX: usize = 128 << 10;
+
+impl Scan {
+    /// Whether the page of `prefix` after `after` is the next one of this scan.
+    pub(super) fn answers(&self, prefix: &str, after: Option<&str>) -> bool {
+        self.prefix == prefix && self.after.as_deref() == after && !self.names.is_empty()
     }
 
-    fn wants(&self, name: &str) -> bool {
-        name.starts_with(self.prefix) && self.after.is_none_or(|after| name > after)
+    /// Takes out the next page of at most `limit` names. `make` returns `None` for a name that is
+    /// gone.
+    pub(super) fn page<T>(
+        &mut self,
+        limit: usize,
+        mut make: impl FnMut(String) -> Option<T>,
+    ) -> Page<T> {
+        let count = limit.min(self.names.len());
+        self.after = count.checked_sub(1).map(|last| self.names[last].clone());
+        let items = self.names.drain(..count).filter_map(&mut make).collect();
+        let more = self.has_more || !self.names.is_empty();
+        Page { items, next: self.after.clone().filter(|_| more) }
+    }
+}
+
+/// The smallest names after `after`, as many as a scan keeps, however many files there are.
+struct Smallest<'a> {
+    found: BTreeSet<String>,
+    prefix: &'a str,
+    after: Option<&'a str>,
+    has_more: bool,
+}
+
+impl<'a> Smallest<'a> {
+    fn new(prefix: &'a str, after: Option<&'a str>) -> Self {
+        Smallest { found: BTreeSet::new(), prefix, after, has_more: false }
     }
 
-    fn add(&mut self, name: String, item: T) {
-        self.found.insert(name, item);
-        if self.found.len() > self.limit {
+    fn add(&mut self, name: String) {
+        if !name.starts_with(self.prefix) || self.after.is_some_and(|after| *name <= *after) {
+            return;
+        }
+        self.found.insert(name);
+        if self.found.len() > NAMES_KEPT_MAX {
             self.found.pop_last();
-            self.more = true;
+            self.has_more = true;
         }
     }
 
-    fn page<U>(self, make: impl Fn(String, T) -> U) -> Page<U> {
-        let last = self.found.last_key_value().map(|(name, _)| name.clone());
-        Page {
-            next: last.filter(|_| self.more),
-            items: self.found.into_iter().map(|(name, item)| make(name, item)).collect(),
+    fn finish(self) -> Scan {
+        Scan {
+            after: self.after.map(str::to_owned),
+            prefix: self.prefix.to_owned(),
+            names: self.found.into_iter().collect(),
+            has_more: self.has_more,
         }
     }
 }
 
 /// Visits the entries of a directory whose names are text; a directory that is not there has none.
-fn visit(
-    path: &Path,
-    mut each: impl FnMut(&str, &fs::DirEntry, fs::FileType) -> io::Result<()>,
-) -> StoreResult<()> {
+fn visit(path: &Path, mut each: impl FnMut(&str, fs::FileType)) -> StoreResult<()> {
     let mut read = || {
         for entry in fs::read_dir(path)? {
             let entry = entry?;
             if let Some(name) = entry.file_name().to_str() {
-                each(name, &entry, entry.file_type()?)?;
+                each(name, entry.file_type()?);
             }
         }
         Ok(())
@@ -225,112 +334,111 @@ fn directory_of(prefix: &str) -> &str {
     &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)]
 }
 
-pub(super) fn list(
-    root: &Path,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> StoreResult<Page<Entry>> {
-    let mut smallest = Smallest::new(prefix, after, limit);
+/// Finds the keys of all files below `prefix` that come after `after`. Files are not looked at yet.
+pub(super) fn scan(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
+    let mut smallest = Smallest::new(prefix, after);
     let mut directories = vec![directory_of(prefix).to_owned()];
     while let Some(directory) = directories.pop() {
-        visit(&root.join(&directory), |name, file, kind| {
+        visit(&root.join(&directory), |name, kind| {
             let key = format!("{directory}{name}");
             if kind.is_dir() {
                 let inner = format!("{key}/");
-                if inner.starts_with(prefix) || prefix.starts_with(&inner) {
+                let is_past =
+                    after.is_some_and(|after| *inner < *after && !after.starts_with(&inner));
+                if !is_past && (inner.starts_with(prefix) || prefix.starts_with(&inner)) {
                     directories.push(inner);
                 }
-            } else if !is_hidden(name) && smallest.wants(&key) {
-                match fs::metadata(file.path()) {
-                    Ok(metadata) if metadata.is_file() => {
-                        smallest.add(key, metadata);
-                    }
-                    // Removed since it was read, or a link to nowhere.
-                    _ => {}
-                }
+            } else if kind.is_file() && !is_hidden(name) {
+                smallest.add(key);
             }
-            Ok(())
         })?;
     }
-    Ok(smallest.page(|key, metadata| entry(key, &metadata)))
+    Ok(smallest.finish())
 }
 
-pub(super) fn list_dirs(
-    root: &Path,
-    prefix: &str,
-    after: Option<&str>,
-    limit: usize,
-) -> StoreResult<Page<String>> {
-    let mut smallest = Smallest::new(prefix, after, limit);
+/// Describes the file `key`; `None` if it was removed since it was listed.
+pub(super) fn describe(root: &Path, key: String) -> Option<Entry> {
+    let metadata = fs::symlink_metadata(root.join(&key)).ok()?;
+    metadata.is_file().then(|| entry(key, &metadata))
+}
+
+/// Finds the directories that begin with `prefix` and come after `after`.
+pub(super) fn scan_dirs(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
+    let mut smallest = Smallest::new(prefix, after);
     let directory = directory_of(prefix);
-    visit(&root.join(directory), |name, _, kind| {
-        let name = format!("{directory}{name}/");
-        if kind.is_dir() && smallest.wants(&name) {
-            smallest.add(name, ());
+    visit(&root.join(directory), |name, kind| {
+        if kind.is_dir() {
+            smallest.add(format!("{directory}{name}/"));
         }
-        Ok(())
     })?;
-    Ok(smallest.page(|name, ()| name))
+    Ok(smallest.finish())
 }
 
-pub(super) fn delete(path: &Path) -> StoreResult<()> {
-    match fs::remove_file(path) {
-        Err(error) if !is_absence(&error) => Err(failure("remove", path, &error)),
+/// Removes the object `key`; one that is not there is a success.
+pub(super) fn delete(root: &Path, key: &str) -> StoreResult<()> {
+    let (dir, name) = split(key);
+    let remove = || Ok(unlinkat(open_dir(root, dir, false)?, name, AtFlags::empty())?);
+    match remove() {
+        Err(error) if !is_absence(&error) => Err(failure("remove", &root.join(key), &error)),
         _ => Ok(()),
     }
 }
 
-pub(super) fn clear(path: &Path) -> StoreResult<u64> {
-    let mut removed = 0;
-    let mut inner = Vec::new();
-    let remove = |removed: &mut u64, inner: &mut Vec<PathBuf>| {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                inner.push(entry.path());
-            } else {
-                fs::remove_file(entry.path())?;
-                *removed += 1;
-            }
-        }
-        Ok(())
-    };
-    match remove(&mut removed, &mut inner) {
-        Err(error) if is_absence(&error) => {}
-        done => done.map_err(|error: io::Error| failure("empty", path, &error))?,
+/// Removes everything in the directory `dir`, however deep. Returns the number of files removed.
+pub(super) fn clear(root: &Path, dir: &str) -> StoreResult<u64> {
+    let cleared = open_dir(root, dir, false).and_then(|folder| empty(&folder, &|_| true));
+    match cleared {
+        Err(error) if is_absence(&error) => Ok(0),
+        cleared => cleared.map_err(|error| failure("empty", &root.join(dir), &error)),
     }
-    for path in inner {
-        removed += clear(&path)?;
-        fs::remove_dir(&path).map_err(|error| failure("remove", &path, &error))?;
+}
+
+/// Removes the temporaries in the directory `dir`; locks and directories stay.
+pub(super) fn sweep(root: &Path, dir: &str) -> StoreResult<()> {
+    let is_temporary = |name: &str| name.starts_with('.') && name.ends_with(".tmp");
+    let swept = open_dir(root, dir, false).and_then(|folder| empty(&folder, &is_temporary));
+    match swept {
+        Err(error) if is_absence(&error) => Ok(()),
+        swept => swept.map(drop).map_err(|error| failure("sweep", &root.join(dir), &error)),
+    }
+}
+
+/// Removes the files in `folder` whose name `is_due`, and the directories, with all in them. A
+/// symbolic link is removed and not followed.
+fn empty(folder: &OwnedFd, is_due: &dyn Fn(&str) -> bool) -> io::Result<u64> {
+    let mut removed = 0;
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let text = name.to_string_lossy();
+        if matches!(&*text, "." | "..") || !is_due(&text) {
+            continue;
+        }
+        match unlinkat(folder, name, AtFlags::empty()) {
+            Ok(()) => removed += 1,
+            Err(Errno::NOENT) => {}
+            Err(Errno::ISDIR | Errno::PERM) => {
+                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                removed += empty(&openat(folder, name, flags, Mode::empty())?, &|_| true)?;
+                unlinkat(folder, name, AtFlags::REMOVEDIR)?;
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
     Ok(removed)
 }
 
-/// Removes the temporaries in `path`; locks and directories stay.
-pub(super) fn sweep(path: &Path) -> StoreResult<()> {
-    let remove = || {
-        for entry in fs::read_dir(path)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if name.starts_with('.') && name.ends_with(".tmp") {
-                fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(())
-    };
-    match remove() {
-        Err(error) if is_absence(&error) => Ok(()),
-        done => done.map_err(|error: io::Error| failure("sweep", path, &error)),
-    }
-}
-
-/// Syncs `dir` and every directory above it up to the root, the last included.
-pub(super) fn seal(root: &Path, dir: &str) -> StoreResult<()> {
+/// Syncs the directory `dir` and every directory above it up to the root, the last included.
+/// Returns false if the file system has no sync of directories.
+pub(super) fn seal(root: &Path, dir: &str) -> StoreResult<bool> {
     let mut dir = Some(dir);
+    let mut has_sync = true;
     loop {
-        let path = dir.map_or_else(|| root.to_owned(), |dir| root.join(dir));
-        sync_dir(&path).map_err(|error| {
+        let inner = dir.unwrap_or_default();
+        let path = root.join(inner);
+        let opened = open_dir(root, inner, false);
+        let opened = opened.map_err(|error| failure("open", &path, &error))?;
+        has_sync &= sync(&File::from(opened)).map_err(|error| {
             // A sync that failed once proves nothing when it succeeds later.
             let mut failed = failure("sync", &path, &error);
             if failed.kind == StoreErrorKind::Unavailable {
@@ -339,12 +447,44 @@ pub(super) fn seal(root: &Path, dir: &str) -> StoreResult<()> {
             failed
         })?;
         match dir {
-            None => return Ok(()),
+            None => return Ok(has_sync),
             Some(inner) => dir = inner.rsplit_once('/').map(|(outer, _)| outer),
         }
     }
 }
 
-fn sync_dir(path: &Path) -> io::Result<()> {
-    File::open(path)?.sync_all()
+/// Syncs a directory. Returns false if its file system has no sync of directories, as some network
+/// and user-space file systems: names are then as durable as the file system makes them by itself.
+///
+/// A file system that has become read-only (`EROFS`) is not among them: it has met an error.
+fn sync(directory: &File) -> io::Result<bool> {
+    match directory.sync_all() {
+        Ok(()) => Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+fn sync_dir(path: &Path) -> io::Result<bool> {
+    sync(&File::open(path)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_without_sync_is_no_failure() {
+        // The kernel's own file system answers EINVAL.
+        assert!(!sync_dir(Path::new("/proc")).expect("no sync, and no failure"));
+        assert!(sync_dir(tempfile::tempdir().expect("a directory").path()).expect("a sync"));
+    }
+
+    #[test]
+    fn objects_with_words_are_private() {
+        let dirs = ["a/_wordtide/job-1/0-00000", "_wordtide/job-1", "_wordtide", "a/-1", ""];
+        assert_eq!(dirs.map(is_private), [true, true, false, false, false]);
+    }
 }

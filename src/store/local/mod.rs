@@ -5,14 +5,16 @@
 //! directory, which the committer does once an epoch instead of once an object. Creating without
 //! overwriting is a hard link, the one call that is both atomic and refuses.
 //!
-//! A temporary's name begins with a dot and ends in `.tmp`, bears the process and a number, and is
-//! never used twice: a write whose caller gave up may still be running on the blocking pool, and
-//! must not get into the file of the next try. A crash can leave some; listings do not show them
-//! and [`Store::clear`] removes them.
+//! A temporary's name begins with a dot and ends in `.tmp`. It is random, and the file is created
+//! exclusively: a write whose caller gave up may still be running on the blocking pool and must not
+//! get into the file of the next try, and another user of a shared directory cannot plant the name.
+//! Below the root no symbolic link is followed, neither to write nor to read nor to remove. A crash
+//! can leave temporaries; listings do not show them and [`Store::clear`] removes them.
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
@@ -27,6 +29,7 @@ use crate::supervise;
 mod files;
 mod lock;
 
+use files::Scan;
 pub use lock::PrefixLock;
 pub(crate) use lock::cannot_lock;
 
@@ -40,6 +43,10 @@ const FILES_MAX: usize = 32;
 pub struct LocalStore {
     root: Arc<Path>,
     turns: Arc<Semaphore>,
+    /// What is left of the last scan of keys, and of the last scan of directories.
+    scans: [Arc<Mutex<Option<Scan>>>; 2],
+    /// Whether it was reported that directories cannot be synced.
+    reported: Arc<AtomicBool>,
 }
 
 impl LocalStore {
@@ -51,7 +58,12 @@ impl LocalStore {
             refused.hint.get_or_insert_with(|| "check the path given to --to".to_owned());
             Error::from(refused)
         })?;
-        Ok(LocalStore { root: root.into(), turns: Arc::new(Semaphore::new(FILES_MAX)) })
+        Ok(LocalStore {
+            root: root.into(),
+            turns: Arc::new(Semaphore::new(FILES_MAX)),
+            scans: Default::default(),
+            reported: Arc::default(),
+        })
     }
 
     /// Locks the prefix for this process until the lock is dropped, so that no two jobs write the
@@ -65,6 +77,29 @@ impl LocalStore {
     /// two processes look at the same directory. `None` where no lock file is to be seen.
     pub fn lock_note(&self, prefix: &str) -> Result<Option<String>> {
         lock::read_note(&self.root, prefix)
+    }
+
+    /// Returns a page of a listing: from what is left of the scan before, if this page is the next
+    /// one of it, else from a new scan.
+    fn page<'a, T: Send + 'static>(
+        &'a self,
+        kept: &Arc<Mutex<Option<Scan>>>,
+        ask: Listing<'a>,
+        scan: impl FnOnce(&Path, &str, Option<&str>) -> StoreResult<Scan> + Send + 'static,
+        describe: impl Fn(&Path, String) -> Option<T> + Send + 'static,
+    ) -> BoxFuture<'a, StoreResult<Page<T>>> {
+        let (prefix, after) = (ask.prefix.to_owned(), ask.after.map(str::to_owned));
+        let (kept, limit) = (Arc::clone(kept), ask.limit.max(1));
+        self.run(&[], move |root| {
+            let lock = || kept.lock().unwrap_or_else(PoisonError::into_inner);
+            let after = after.as_deref();
+            // Taken out: a second listing at the same time makes a scan of its own.
+            let left = lock().take_if(|scan| scan.answers(&prefix, after));
+            let mut scan = left.map_or_else(|| scan(root, &prefix, after), Ok)?;
+            let page = scan.page(limit, |name| describe(root, name));
+            *lock() = page.next.is_some().then_some(scan);
+            Ok(page)
+        })
     }
 
     /// Runs `work` on the blocking pool.
@@ -94,50 +129,58 @@ impl LocalStore {
 impl Store for LocalStore {
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::put(&root.join(name), &body))
+        self.run(&[key], move |root| files::put(root, &name, &body))
     }
 
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::put_new(&root.join(name), &body))
+        self.run(&[key], move |root| files::put_new(root, &name, &body))
     }
 
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::get(&root.join(name), bytes_max))
+        self.run(&[key], move |root| files::get(root, &name, bytes_max))
     }
 
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
-        let (prefix, after, limit) = owned(ask);
-        self.run(&[], move |root| files::list(root, &prefix, after.as_deref(), limit))
+        self.page(&self.scans[0], ask, files::scan, files::describe)
     }
 
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
-        let (prefix, after, limit) = owned(ask);
-        self.run(&[], move |root| files::list_dirs(root, &prefix, after.as_deref(), limit))
+        self.page(&self.scans[1], ask, files::scan_dirs, |_, dir| Some(dir))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::delete(&root.join(name)))
+        self.run(&[key], move |root| files::delete(root, &name))
     }
 
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
-        self.run(&[name], move |root| files::clear(&root.join(owned)))
+        self.run(&[name], move |root| files::clear(root, &owned))
     }
 
     fn sweep<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
-        self.run(&[name], move |root| files::sweep(&root.join(owned)))
+        self.run(&[name], move |root| files::sweep(root, &owned))
     }
 
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
-        self.run(&[name], move |root| files::seal(root, &owned))
+        let reported = Arc::clone(&self.reported);
+        self.run(&[name], move |root| {
+            if !files::seal(root, &owned)? && !reported.swap(true, Ordering::Relaxed) {
+                let root = root.display();
+                tracing::warn!(
+                    "the file system of {root} cannot sync a directory: after a power loss a \
+                     committed epoch may be missing there"
+                );
+            }
+            Ok(())
+        })
     }
 
     fn describe(&self) -> String {
@@ -145,18 +188,20 @@ impl Store for LocalStore {
     }
 }
 
-fn owned(ask: Listing<'_>) -> (String, Option<String>, usize) {
-    (ask.prefix.to_owned(), ask.after.map(str::to_owned), ask.limit.max(1))
-}
-
 /// What the operating system said, told by what to do about it.
 fn failure(what: &str, path: &Path, error: &io::Error) -> StoreError {
     use io::ErrorKind as Io;
     const EIO: i32 = 5;
+    /// A symbolic link where none is followed.
+    const ELOOP: i32 = 40;
     let message = format!("cannot {what} {}: {error}", path.display());
     match error.kind() {
         _ if error.raw_os_error() == Some(EIO) => StoreError::new(StoreErrorKind::Disk, message)
             .hint("the disk below --to failed; look at it before a restart"),
+        _ if error.raw_os_error() == Some(ELOOP) => {
+            StoreError::new(StoreErrorKind::Denied, message)
+                .hint("a symbolic link stands there, which is not followed: remove it")
+        }
         Io::NotFound => StoreError::new(StoreErrorKind::NotFound, message),
         Io::StorageFull | Io::QuotaExceeded => {
             StoreError::new(StoreErrorKind::Unavailable, message)
@@ -221,6 +266,72 @@ mod tests {
         assert_eq!(store.clear("e-1/").await.unwrap(), 3);
         assert_eq!(std::fs::read_dir(&epoch).unwrap().count(), 0);
         assert_eq!(store.clear("e-2").await.unwrap(), 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn store_follows_no_planted_link() {
+        use std::os::unix::fs::symlink;
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = other.path().join("target");
+        std::fs::write(&target, "theirs").unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        // A link in place of an epoch, and links in place of objects.
+        symlink(other.path(), dir.path().join("e-1")).unwrap();
+        std::fs::create_dir(dir.path().join("e-2")).unwrap();
+        symlink(&target, dir.path().join("e-2/part")).unwrap();
+        symlink(&target, dir.path().join("e-2/marker")).unwrap();
+
+        store.put("e-1/part", "ours".into()).await.expect_err("a link");
+        store.clear("e-1").await.expect("nothing is there");
+        store.sweep("e-1").await.expect("nothing is there");
+        store.get("e-2/part", 100).await.expect_err("a link");
+        store.put_new("e-2/marker", "theirs".into()).await.expect_err("a link");
+        store.put("e-2/part", "ours".into()).await.expect("the link itself is replaced");
+        assert_eq!(store.get("e-2/part", 100).await.unwrap(), "ours");
+        store.clear("e-2").await.unwrap();
+        assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1);
+        assert_eq!(std::fs::read(&target).unwrap(), b"theirs");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn objects_have_the_permissions_of_their_kind() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let mode = |name: &str| {
+            std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777
+        };
+        std::fs::write(dir.path().join("umask"), "").unwrap();
+        store.put("e-1/part", "x".into()).await.unwrap();
+        assert_eq!(mode("e-1/part"), mode("umask"));
+        store.put("_wordtide/job/0-00000/1.change", "x".into()).await.unwrap();
+        assert_eq!(mode("_wordtide/job/0-00000/1.change"), 0o600 & mode("umask"));
+        assert_eq!(mode("_wordtide/job") & 0o077, 0);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn long_listing_scans_its_directory_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        for epoch in 1000..1050 {
+            store.put(&format!("e-{epoch}/part"), "x".into()).await.unwrap();
+        }
+        let (mut seen, mut files, mut after) = (Vec::new(), 0, None::<String>);
+        loop {
+            let ask = Listing::new("e-").after(after.as_deref()).limit(7);
+            let page = store.list_dirs(ask).await.unwrap();
+            // The scan is not repeated: a later directory does not get into the listing.
+            std::fs::create_dir_all(dir.path().join("e-9999")).unwrap();
+            seen.extend(page.items);
+            files += store.list(Listing::new(seen.last().unwrap())).await.unwrap().items.len();
+            match page.next {
+                Some(next) => after = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!((seen.len(), files), (50, 8));
+        assert!(seen.is_sorted(), "{seen:?}");
+        assert_eq!(store.list_dirs(Listing::new("e-")).await.unwrap().items.len(), 51);
     }
 
     #[tokio::test(flavor = "current_thread")]
