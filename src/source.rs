@@ -15,6 +15,7 @@
 mod behind;
 mod compressed;
 mod connect;
+pub(crate) mod descriptors;
 mod dial;
 mod file;
 mod fingerprint;

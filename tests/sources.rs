@@ -243,3 +243,36 @@ fn text_that_is_no_host_is_refused() {
     rig.wordtide("").arg("").arg("9999").start().end().expect(2).says(&["it is empty"]);
     rig.wordtide("").arg("local host").arg("9999").start().end().expect(2).says(&["blank"]);
 }
+
+/// Runs `arguments` on 100 files under the limit of open files that `ulimit` sets.
+fn run_on_many_files(ulimit: &str, arguments: &str) -> (Rig, crate::rig::Ended) {
+    let rig = Rig::new();
+    let file = |n: usize| {
+        rig.file(&format!("file{n}"), format!("line {n}\n"));
+        format!("--file file{n}")
+    };
+    let files: Vec<_> = (0..100).map(file).collect();
+    let shell = format!("ulimit {ulimit}; exec \"$0\" \"$@\"");
+    let arguments = format!("run {} --interval 24h {arguments}", files.join(" "));
+    let ended = rig.wordtide_by(&["sh", "-c", &shell], &arguments).start().end();
+    (rig, ended)
+}
+
+#[test]
+fn many_files_need_few_descriptors() {
+    let (_rig, ended) = run_on_many_files("-n 120", "--no-state --to out/c");
+    assert_eq!(ended.expect(0).committed_lines(), 100);
+}
+
+#[test]
+fn soft_limit_of_open_files_is_raised() {
+    let (_rig, ended) = run_on_many_files("-S -n 64", "--state s --to out/c");
+    assert_eq!(ended.expect(0).committed_lines(), 100);
+}
+
+#[test]
+fn limit_of_open_files_is_named_before_anything_is_written() {
+    let (rig, ended) = run_on_many_files("-n 256", "--state s --to out/c");
+    ended.expect(78).says(&["100 sources", "ulimit -n", "256"]);
+    assert!(!rig.path("s").exists() && !rig.path("out").exists(), "{:?}", rig.tree());
+}

@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
 use crate::settings::Settings;
-use crate::source::{HostPort, Source};
+use crate::source::{HostPort, Source, descriptors};
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
@@ -50,6 +50,7 @@ where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
     log::install(flags.watch.verbose, flags.watch.quiet);
+    descriptors::raise_limit();
     let signals = Listener::new()?;
     let job = define(builder(&flags)?)?;
     if cluster::is_launcher(&flags.workers) {

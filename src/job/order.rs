@@ -104,7 +104,8 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     };
     cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
     let layout = Layout::new(target.prefix(), suffix);
-    let sources = sharing::own(sources, &readers, &cluster)?;
+    let have_journals = state != StatePlace::None;
+    let sources = sharing::own(sources, &readers, &cluster, have_journals)?;
     let order = Order {
         definition,
         target,

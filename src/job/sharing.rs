@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::BlockPool;
-use crate::source::Source;
+use crate::source::{Source, descriptors};
 use crate::supervise::supervise;
 
 /// The process that reads each source of the list.
@@ -72,6 +72,7 @@ pub(super) fn own(
     sources: Vec<Source>,
     readers: &Readers,
     cluster: &ClusterSettings,
+    have_journals: bool,
 ) -> Result<OwnSources> {
     let count = sources.len() as u32;
     let sources: Vec<_> = sources.into_iter().map(Source::resolve).collect();
@@ -80,6 +81,7 @@ pub(super) fn own(
     let own = named.filter(|(_, process)| **process == cluster.process);
     let own: Vec<_> = own.map(|(((k, source), name), _)| (k, source, name.clone())).collect();
     own.iter().try_for_each(|(_, source, _)| source.check())?;
+    descriptors::check(own.iter().map(|(_, source, _)| source), have_journals)?;
     Ok(OwnSources { own, count })
 }
 
@@ -156,7 +158,7 @@ mod tests {
         let (list, readers) = place(sources, 3).expect("three processes");
         assert_eq!(readers.0, [0, 0, 2]);
         let cluster = ClusterSettings { processes: 3, process: 2, ..ClusterSettings::default() };
-        let own = own(list, &readers, &cluster).expect("nothing to check");
+        let own = own(list, &readers, &cluster, false).expect("nothing to check");
         let own: Vec<_> = own.own.iter().map(|(k, _, name)| (*k, name.as_str())).collect();
         assert_eq!(own, [(2, "localhost:3")]);
     }
