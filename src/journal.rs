@@ -38,8 +38,10 @@
 //! again, since a second `fdatasync` may succeed without having written what the first one lost.
 
 mod append;
+mod budget;
 mod disk;
 mod encoding;
+mod gate;
 mod inspect;
 mod open;
 mod peek;
@@ -66,10 +68,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use append::Journal;
+pub use budget::Budget;
 pub use disk::{Disk, File, LocalDisk};
 pub use inspect::{Verdict, check, dump};
 pub use peek::{Glimpse, peek};
-pub use put_away::{put_away, take_room};
+pub use put_away::put_away;
 pub use read::Reader;
 pub use record::{
     DATA_BYTES_MAX, Done, Entry, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX,
@@ -128,17 +131,10 @@ impl Default for JournalSettings {
 
 /// Shortest and longest [`JournalSettings::sync_every`].
 const SYNC_EVERY: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3600));
-/// Longest segment file.
-const SEGMENT_BYTES_MAX: u64 = 64 << 20;
-/// Segments that the cap holds at least.
+/// Segments that a journal's share of the limit holds at least.
 const SEGMENTS_MIN: u64 = 8;
 
 impl JournalSettings {
-    /// Length of a new segment file.
-    pub fn segment_bytes(&self) -> u64 {
-        (self.journal_bytes_max / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX)
-    }
-
     /// # Errors
     /// `Usage` if a segment could not hold two of the longest records, a record is beyond the
     /// limit, or the time between syncs is.
@@ -158,17 +154,7 @@ impl JournalSettings {
             )
             .hint(format!("give 1 to {DATA_BYTES_MAX}")));
         }
-        let longest =
-            (encoding::FRAME + 8 + self.record_bytes_max).max(encoding::CONTROL_MAX) as u64;
-        let segment_bytes_min = segment::HEADER + 2 * longest;
-        if self.segment_bytes() < segment_bytes_min {
-            return Err(Error::new(
-                ErrorKind::Usage,
-                format!("a journal of {} bytes is too small", self.journal_bytes_max),
-            )
-            .hint(format!("give --journal-max at least {}", SEGMENTS_MIN * segment_bytes_min)));
-        }
-        Ok(())
+        Budget::new(self, 1).map(drop)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A run with state: files that are read on, a journal that is full, a journal that is gone.
 
 use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -348,4 +349,54 @@ fn burst_then_silence_is_synced_and_stated() {
     bytes[4096 + text.len() / 2] ^= 1;
     fs::write(&segment, bytes).expect("a segment");
     rig.run(&run).expect(74).says(&["is damaged at byte", "00000000000000000000.wtj"]);
+}
+
+/// Bytes of the files in the journal's folder, and the access that others than the owner have.
+fn size_and_access(rig: &Rig) -> (u64, u32) {
+    let folder = journal(rig);
+    let access = |path: &PathBuf| fs::metadata(path).expect("it is there").mode() & 0o077;
+    let (mut bytes, mut others) = (0, access(&folder));
+    for entry in fs::read_dir(folder).expect("a journal") {
+        let path = entry.expect("an entry").path();
+        others |= access(&path);
+        bytes += fs::metadata(path).expect("a file").len();
+    }
+    (bytes, others)
+}
+
+#[test]
+fn journal_of_quiet_source_is_small_and_private() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let run = format!("run {} --interval 50ms {STATE}", server.flag());
+    let program = rig.wordtide(&run).start();
+    server.accept().send("a\n");
+    program.wait_for_lines(1);
+    assert!(size_and_access(&rig).0 <= 4 << 20, "{} bytes", size_and_access(&rig).0);
+    assert_eq!(size_and_access(&rig).1, 0);
+    program.stop().expect(0);
+    // An older release made them readable by all.
+    for entry in fs::read_dir(journal(&rig)).expect("a journal") {
+        let path = entry.expect("an entry").path();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("its owner");
+    }
+    fs::set_permissions(journal(&rig), fs::Permissions::from_mode(0o755)).expect("its owner");
+    let program = rig.wordtide(&run).start();
+    program.wait_for("connected to");
+    assert_eq!(size_and_access(&rig).1, 0);
+    program.stop().expect(0);
+}
+
+#[test]
+fn line_longer_than_journal_is_counted_exactly() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = "--interval 100ms --journal-max 5MiB";
+    let program = rig.wordtide(&format!("run {} {flags} {STATE}", server.flag())).start();
+    let mut peer = server.accept();
+    let text: Vec<u8> = repeating(600_000).iter().map(|byte| b" "[0].max(*byte)).collect();
+    peer.send(&text);
+    peer.send("end\nnext\n");
+    program.wait_for_lines(2);
+    program.stop().expect(0).says(&["--journal-max", "cut"]);
+    let expected = words(&[&text[..], b"end\nnext\n"].concat());
+    assert!(rig.output("out/c").counts() == expected);
 }

@@ -374,7 +374,8 @@ pub struct StateFlags {
         env = "WORDTIDE_SYNC_EVERY")]
     pub sync_every: Duration,
 
-    /// Most bytes of the journal; reading stops when it is full of lines not committed
+    /// Most bytes of the journal; reading stops when it is full of lines not committed. A line
+    /// that takes half of its source's share is cut at a space
     #[arg(long, value_name = "BYTES", default_value = "4GiB", value_parser = bytes,
         env = "WORDTIDE_JOURNAL_MAX")]
     pub journal_max: usize,

@@ -26,7 +26,7 @@ use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
-use crate::journal::JournalSettings;
+use crate::journal::{Budget, JournalSettings};
 use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::operators::Restored;
 use crate::settings::Settings;
@@ -263,9 +263,11 @@ impl Order {
             None => {}
         }
         let dir = self.state_dir();
+        let budget = Budget::new(&self.journal, sources.journalled())?;
         let plan = dir.as_deref().map(|state| JournalPlan {
             state,
             settings: self.journal.clone(),
+            budget,
             parts: agreed.parts,
             interval_ms: self.identity.interval_ms,
             process: self.cluster.process,

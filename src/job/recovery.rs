@@ -17,7 +17,7 @@ use super::output::{find_marker, patiently};
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Facts, Journal, JournalSettings, peek, put_away, take_room};
+use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
 use crate::sink::{Marker, Publication};
 use crate::source::{Past, Source};
 use crate::store::Store;
@@ -162,6 +162,8 @@ impl JournalPlace {
 pub(super) struct JournalPlan<'a> {
     pub(super) state: &'a Path,
     pub(super) settings: JournalSettings,
+    /// Shared by the journals of all sources of this process that cannot be read again.
+    pub(super) budget: Budget,
     pub(super) parts: u32,
     pub(super) interval_ms: u64,
     /// This process.
@@ -169,32 +171,18 @@ pub(super) struct JournalPlan<'a> {
 }
 
 impl JournalPlan<'_> {
-    /// The same for each of so many journals, which share what a journal may hold.
-    pub(super) fn shared_by(&self, journals: usize) -> Result<Self> {
-        let mut plan = self.clone();
-        let share = self.settings.journal_bytes_max / journals.max(1) as u64;
-        plan.settings.journal_bytes_max = share;
-        plan.settings.validate().map_err(|error| {
-            let message = format!("{error} for each of the {journals} sources of a process");
-            Error::new(ErrorKind::Usage, message)
-        })?;
-        Ok(plan)
-    }
-
     /// Opens or makes the journal of a source.
     pub(super) fn open(&self, name: &str, is_file: bool, judged: &Judgement) -> Result<Opened> {
         let folder = folder(self.state, name);
-        let mut settings = self.settings.clone();
+        let (mut settings, mut budget) = (self.settings.clone(), self.budget.clone());
         if is_file {
             settings.journal_bytes_max = FILE_JOURNAL_BYTES_MAX;
             settings.record_bytes_max = FILE_RECORD_BYTES_MAX;
+            budget = Budget::new(&settings, 1)?;
         }
         let facts =
             Facts { source: name.to_owned(), parts: self.parts, interval_ms: self.interval_ms };
-        if let Err(error) = take_room(&folder) {
-            tracing::warn!("the room of an earlier journal in {}: {error}", self.state.display());
-        }
-        let (journal, recovery) = Journal::open(&folder, settings, facts)?;
+        let (journal, recovery) = Journal::open_within(&folder, settings, facts, &budget)?;
         let known = Known::new(recovery.id, name);
         known.note(self.state)?;
         let past = Past {

@@ -68,6 +68,13 @@ pub(super) struct OwnSources {
     pub(super) count: u32,
 }
 
+impl OwnSources {
+    /// How many of them cannot be read again, so that their bytes go into a journal.
+    pub(super) fn journalled(&self) -> usize {
+        self.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count()
+    }
+}
+
 impl Streams {
     /// The streams of a process that reads none, for as long as the others have theirs.
     pub(super) fn none(judged: &Judgement, open: Epoch, threads: usize) -> Result<Streams> {
@@ -115,11 +122,8 @@ impl Streams {
         open: Epoch,
         threads: usize,
     ) -> Result<Streams> {
-        let keepers =
-            sources.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count();
-        let plan = plan.map(|plan| plan.shared_by(keepers)).transpose()?;
         let mut begun = Vec::new();
-        let orphans = match &plan {
+        let orphans = match plan {
             Some(plan) => plan.open_orphans(judged)?,
             None => Vec::new(),
         };

@@ -108,6 +108,17 @@ impl Journal {
         Ok(appended)
     }
 
+    /// Appends that the unfinished line of a connection is cut here, so that a replay cuts it at the
+    /// same place.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before.
+    pub fn append_line_cut(&mut self, connection: u64) -> Result<Append> {
+        let appended = self.append_control(&Record::LineCut { connection })?;
+        self.note_lines(appended);
+        Ok(appended)
+    }
+
     /// Ends an epoch. Nothing of it may be published before a [`Syncer::sync`] that began after
     /// this.
     ///
@@ -240,10 +251,9 @@ impl Journal {
         Position(self.tail)
     }
 
-    /// Bytes of files that count against the cap.
+    /// Bytes of files that count against the limit.
     pub fn bytes_held(&self) -> u64 {
-        let ledger = self.shared.ledger();
-        ledger.bytes_held(&self.shared.settings)
+        self.shared.ledger().bytes_held()
     }
 
     /// A handle that makes the journal durable.
@@ -294,20 +304,19 @@ impl Journal {
         if fits && (share == Share::Reserve || self.has_reserve) {
             return Ok(None);
         }
-        let ticket = self.shared.room.ticket();
+        let ticket = self.shared.room().ticket();
         let cause = if fits { self.find_reserve()? } else { self.roll(share)? };
-        Ok(cause.map(|cause| self.shared.room.full(ticket, cause)))
+        Ok(cause.map(|cause| self.shared.room().full(ticket, cause)))
     }
 
     fn find_reserve(&mut self) -> Result<Option<FullCause>> {
         let mut ledger = self.shared.ledger();
-        let full = self.shared.stock(&mut ledger, 1)?;
+        let full = self.shared.stock_reserve(&mut ledger)?;
         self.has_reserve = full.is_none();
         Ok(full)
     }
 
-    /// Begins the next segment in the spare. Ordinary records roll only if a reserve remains
-    /// behind.
+    /// Begins the next segment. Ordinary records roll only if the reserve remains.
     ///
     /// Nothing is synced here: the reader waits for a roll. If a crash loses header or name,
     /// everything in the new segment was unsynced too, and recovery takes it for the torn tail that
@@ -315,16 +324,23 @@ impl Journal {
     fn roll(&mut self, share: Share) -> Result<Option<FullCause>> {
         let shared = Arc::clone(&self.shared);
         let mut ledger = shared.ledger();
-        let short = shared.stock(&mut ledger, 2)?;
-        match short {
-            Some(cause) if share == Share::Ordinary || ledger.spares.is_empty() => {
-                self.has_reserve = !ledger.spares.is_empty();
-                return Ok(Some(cause));
-            }
-            _ => {}
+        if share == Share::Ordinary
+            && let Some(cause) = shared.stock_reserve(&mut ledger)?
+        {
+            self.has_reserve = false;
+            return Ok(Some(cause));
         }
+        let found = shared.next_file(&mut ledger)?;
+        self.has_reserve = ledger.reserve.is_some();
+        let spare = match found {
+            Ok(spare) => spare,
+            Err(cause) if share == Share::Ordinary => return Ok(Some(cause)),
+            Err(cause) => match ledger.reserve.take() {
+                Some(reserve) => reserve,
+                None => return Ok(Some(cause)),
+            },
+        };
         crash_point("journal.before_roll");
-        let spare = ledger.spares.remove(0);
         let base = self.tail;
         self.standing.synced = shared.synced.load(Ordering::Acquire);
         self.stated = self.stated.max(self.standing.synced);
@@ -338,7 +354,7 @@ impl Journal {
             if !disk::is_full(&error) {
                 return Err(shared.poison("writing", &spare.name, error));
             }
-            ledger.spares.insert(0, spare);
+            ledger.spares.push(spare);
             ledger.disk_full = true;
             return Ok(Some(FullCause::Disk));
         }
@@ -352,10 +368,12 @@ impl Journal {
             // one has taken its name.
             ledger.segments.pop_back();
         }
-        let bytes = shared.settings.segment_bytes();
+        let bytes = spare.bytes;
         ledger.segments.push_back(Segment { base, bytes, file: Some(Arc::clone(&spare.file)) });
+        ledger.next_bytes = (2 * bytes).clamp(ledger.next_bytes, shared.budget.segment_bytes_max());
         ledger.names_changed = true;
-        self.has_reserve = !ledger.spares.is_empty();
+        ledger.settle();
+        self.has_reserve = ledger.reserve.is_some();
         self.active = Active { file: spare.file, base, end: base + bytes - segment::HEADER };
         crash_point("journal.after_roll");
         Ok(None)
@@ -371,7 +389,7 @@ impl Journal {
                 (self.active.file).write_at(offset, [parts[0], &parts[1][..parts[1].len() / 2]]);
         }
         crash_point("journal.mid_record");
-        let ticket = self.shared.room.ticket();
+        let ticket = self.shared.room().ticket();
         if let Err(error) = self.active.file.write_at(offset, parts) {
             if !disk::is_full(&error) {
                 let name = segment::name(self.active.base);
@@ -379,7 +397,7 @@ impl Journal {
             }
             // Half of the record may stand there: the next one is written over it.
             self.shared.ledger().disk_full = true;
-            return Ok(Append::Full(self.shared.room.full(ticket, FullCause::Disk)));
+            return Ok(Append::Full(self.shared.room().full(ticket, FullCause::Disk)));
         }
         let position = Position(self.tail);
         self.tail += bytes;

@@ -32,6 +32,11 @@ fn settings(sync: SyncPolicy) -> JournalSettings {
     }
 }
 
+fn open(disk: Arc<ModelDisk>, sync: SyncPolicy) -> Result<(Journal, Recovery)> {
+    let budget = Budget::new(&settings(sync), 1)?;
+    Journal::open_on(disk, settings(sync), facts(), &budget)
+}
+
 fn facts() -> Facts {
     Facts { source: "model".to_owned(), parts: 2, interval_ms: 1000 }
 }
@@ -40,6 +45,7 @@ fn facts() -> Facts {
 enum Action {
     Data(u64, usize),
     Eos(u64),
+    LineCut(u64),
     Mark,
     Sync,
     Tidy,
@@ -53,6 +59,7 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         10 => (0..3u64, 1..700usize).prop_map(|(c, n)| Action::Data(c, n)),
         1 => (0..3u64).prop_map(Action::Eos),
+        1 => (0..3u64).prop_map(Action::LineCut),
         3 => Just(Action::Mark),
         3 => Just(Action::Sync),
         3 => Just(Action::Tidy),
@@ -67,6 +74,7 @@ fn action() -> impl Strategy<Value = Action> {
 enum Kept {
     Data(u64, Vec<u8>),
     Eos(u64, EosKind),
+    LineCut(u64),
     Mark(Mark),
     Sync,
     Done(Done),
@@ -76,6 +84,7 @@ fn keep(record: &Record<'_>) -> Kept {
     match record {
         Record::Data { connection, bytes } => Kept::Data(*connection, bytes.to_vec()),
         Record::Eos { connection, kind } => Kept::Eos(*connection, *kind),
+        Record::LineCut { connection } => Kept::LineCut(*connection),
         Record::Mark { mark, .. } => Kept::Mark(mark.clone()),
         Record::Sync { .. } => Kept::Sync,
         Record::Done { done, .. } => Kept::Done(done.clone()),
@@ -100,7 +109,7 @@ struct Run {
 impl Run {
     fn new(sync: SyncPolicy) -> Run {
         let disk = ModelDisk::default();
-        let opened = Journal::open_on(Arc::new(disk.clone()), settings(sync), facts()).unwrap();
+        let opened = open(Arc::new(disk.clone()), sync).unwrap();
         assert!(opened.1.created);
         Run {
             disk,
@@ -144,6 +153,10 @@ impl Run {
             Action::Eos(connection) => {
                 let appended = journal.append_eos(connection, EosKind::Fin).unwrap();
                 self.note(appended, Kept::Eos(connection, EosKind::Fin));
+            }
+            Action::LineCut(connection) => {
+                let appended = journal.append_line_cut(connection).unwrap();
+                self.note(appended, Kept::LineCut(connection));
             }
             Action::Mark => {
                 let cut = journal.tail();
@@ -192,7 +205,7 @@ impl Run {
         self.journal = None;
         self.disk = self.disk.after(end, dice);
         let disk = Arc::new(self.disk.clone());
-        let (journal, recovery) = Journal::open_on(disk, settings(self.sync), facts()).unwrap();
+        let (journal, recovery) = open(disk, self.sync).unwrap();
         let tail = recovery.tail.0;
         assert!(tail >= self.synced, "synced through {}, found {tail}", self.synced);
         assert!(end == End::PowerLoss || tail == self.tail, "a kill lost something");
@@ -327,7 +340,7 @@ proptest! {
             bytes[bit / 8] ^= 1 << (bit % 8);
         });
         inspect(&disk, true, &mut Vec::new()).ok();
-        let opened = Journal::open_on(Arc::new(disk), settings(SyncPolicy::Epoch), facts());
+        let opened = open(Arc::new(disk), SyncPolicy::Epoch);
         let (journal, recovery) = match opened {
             Ok(opened) => opened,
             Err(error) => {
@@ -382,7 +395,7 @@ proptest! {
             }
         });
         inspect(&disk, true, &mut Vec::new()).ok();
-        let opened = Journal::open_on(Arc::new(disk), settings(SyncPolicy::Epoch), facts());
+        let opened = open(Arc::new(disk), SyncPolicy::Epoch);
         if let Ok((journal, recovery)) = opened {
             let mut reader = journal.reader(recovery.first);
             while let Ok(Some(_)) = reader.next() {}

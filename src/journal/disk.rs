@@ -9,11 +9,11 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
 use rustix::io::Errno;
 
 use crate::crash;
@@ -143,22 +143,24 @@ pub struct LocalDisk {
 }
 
 impl LocalDisk {
-    /// Makes the folder if need be and takes its `lock`; `None` if another process holds it.
+    /// Makes the folder if need be and takes its `lock`; `None` if another process holds it. The
+    /// folder and the files in it are their owner's only, also those of an older release.
     ///
     /// # Errors
     /// Those of the disk.
     pub fn lock(folder: &Path) -> io::Result<Option<LocalDisk>> {
-        fs::create_dir_all(folder)?;
-        if let Some(parent) = folder.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::File::open(parent)?.sync_all()?;
-        }
-        let lock = fs::OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(folder.join(LOCK))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+        sync_folder(folder.parent().unwrap_or(Path::new("")))?;
+        keep_private(folder, 0o700)?;
+        let lock = private().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
         match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(LocalDisk { folder: folder.to_owned(), _lock: Some(lock) })),
+            Ok(()) => {
+                let disk = LocalDisk { folder: folder.to_owned(), _lock: Some(lock) };
+                for name in disk.list()? {
+                    keep_private(&folder.join(name), 0o600)?;
+                }
+                Ok(Some(disk))
+            }
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(error) => Err(error.into()),
         }
@@ -170,13 +172,39 @@ impl LocalDisk {
     }
 }
 
+/// Options for files that only their owner can read, and none that a symbolic link leads to.
+fn private() -> fs::OpenOptions {
+    let mut options = fs::OpenOptions::new();
+    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    options
+}
+
+/// Takes away what group and others may do with a file or folder.
+fn keep_private(path: &Path, mode: u32) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() || metadata.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// Syncs the names in a folder.
+pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
+    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    match fs::File::open(folder)?.sync_all() {
+        // Some file systems sync names with the files and have no such call for a folder.
+        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
+        synced => synced,
+    }
+}
+
 /// Name of the file that is locked while a journal is open.
 const LOCK: &str = "lock";
 
 impl Disk for LocalDisk {
     fn create(&self, name: &str, bytes: u64) -> io::Result<Arc<dyn File>> {
         let path = self.folder.join(name);
-        let file = fs::OpenOptions::new().create_new(true).read(true).write(true).open(&path)?;
+        let file = private().create_new(true).read(true).write(true).open(&path)?;
         match allocate(&file, bytes) {
             Ok(()) => Ok(Arc::new(LocalFile(file))),
             Err(error) => {
@@ -216,7 +244,7 @@ impl Disk for LocalDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        fs::File::open(&self.folder)?.sync_all()
+        sync_folder(&self.folder)
     }
 
     fn place(&self, name: &str) -> String {

@@ -30,6 +30,7 @@ const EOS: u8 = 2;
 const MARK: u8 = 3;
 const SYNC: u8 = 4;
 const DONE: u8 = 5;
+const LINE_CUT: u8 = 6;
 
 /// What is wrong with the bytes at a place where a record should stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,10 @@ pub(super) fn encode_control(seed: u32, position: u64, record: &Record<'_>, out:
             out.extend_from_slice(&connection.to_le_bytes());
             out.push(*kind as u8);
             EOS
+        }
+        Record::LineCut { connection } => {
+            out.extend_from_slice(&connection.to_le_bytes());
+            LINE_CUT
         }
         Record::Mark { mark, synced_through, previous } => {
             for number in [mark.epoch, mark.next_epoch, mark.cut.0, synced_through.0] {
@@ -182,6 +187,7 @@ fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
                 _ => return None,
             },
         },
+        LINE_CUT => Record::LineCut { connection: fields.u64()? },
         MARK => {
             let (epoch, next_epoch) = (fields.u64()?, fields.u64()?);
             let (cut, synced_through) = (Position(fields.u64()?), Position(fields.u64()?));
@@ -260,6 +266,7 @@ mod tests {
         let synced_through = Position(55);
         vec![
             Record::Eos { connection: 4, kind: EosKind::Reset },
+            Record::LineCut { connection: 4 },
             Record::Mark { mark, synced_through, previous: Some(Position(12)) },
             Record::Sync { synced_through },
             Record::Done { done, synced_through },

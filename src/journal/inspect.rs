@@ -261,6 +261,7 @@ fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
             let kind = format!("{kind:?}").to_lowercase();
             writeln!(out, "{at} EOS connection={connection} kind={kind}")
         }
+        Record::LineCut { connection } => writeln!(out, "{at} LINECUT connection={connection}"),
         Record::Mark { mark, synced_through, .. } => writeln!(
             out,
             "{at} MARK epoch={} next_epoch={} cut={} resume={}+{} synced_through={}{}",

@@ -5,11 +5,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::append::{Active, Journal, beginning};
+use super::budget::Budget;
 use super::disk::{self, Disk, LocalDisk};
+use super::encoding::Fault;
 use super::record::{EosKind, Position};
 use super::recover::{Found, Recovery, recover};
 use super::segment::{self, Facts, HEADER, Header, SOURCE_ID_BYTES_MAX, Standing};
-use super::shared::{Ledger, Segment, Shared, Spare, disk_error};
+use super::shared::{Leftover, Segment, Shared, Spare, disk_error};
 use super::{Append, JournalSettings, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,6 +28,20 @@ impl Journal {
         settings: JournalSettings,
         facts: Facts,
     ) -> Result<(Journal, Recovery)> {
+        let budget = Budget::new(&settings, 1)?;
+        Journal::open_within(folder, settings, facts, &budget)
+    }
+
+    /// As [`open`](Journal::open), with a part of a budget that several journals share.
+    ///
+    /// # Errors
+    /// As [`open`](Journal::open).
+    pub fn open_within(
+        folder: &Path,
+        settings: JournalSettings,
+        facts: Facts,
+        budget: &Budget,
+    ) -> Result<(Journal, Recovery)> {
         settings.validate()?;
         let locked = LocalDisk::lock(folder).map_err(|error| {
             disk_error(format!("opening the journal {} failed: {error}", folder.display()), error)
@@ -37,7 +53,7 @@ impl Journal {
             )
             .hint("stop that process or give another --state"));
         };
-        Journal::open_on(Arc::new(disk), settings, facts)
+        Journal::open_on(Arc::new(disk), settings, facts, budget)
     }
 
     /// As [`open`](Journal::open), on any disk; the caller has locked it.
@@ -46,10 +62,12 @@ impl Journal {
     /// As [`open`](Journal::open).
     pub fn open_on(
         disk: Arc<dyn Disk>,
-        settings: JournalSettings,
+        mut settings: JournalSettings,
         facts: Facts,
+        budget: &Budget,
     ) -> Result<(Journal, Recovery)> {
         settings.validate()?;
+        settings.record_bytes_max = settings.record_bytes_max.min(budget.record_bytes_max());
         if facts.source.len() > SOURCE_ID_BYTES_MAX {
             return Err(Error::new(
                 ErrorKind::Usage,
@@ -69,8 +87,9 @@ impl Journal {
                 mend(&*disk, found)?
             }
             None => {
-                let spare = left.take_spare(&*disk, settings.segment_bytes())?;
-                create(&*disk, &settings, facts, spare)?
+                left.drop_short(&*disk, budget.segment_bytes_min())?;
+                let spare = left.take_spare(&*disk)?;
+                create(&*disk, budget.segment_bytes_min(), facts, spare)?
             }
         };
         let torn_bytes = found.torn_bytes;
@@ -89,19 +108,31 @@ impl Journal {
             next_connection: found.standing.next_connection,
         };
         if torn_bytes > 0 {
-            let place = disk.place("");
-            tracing::warn!("a crash left {torn_bytes} torn bytes at the end of {place}: cut off");
+            warn_of_torn(&*disk, &found);
         }
-        let mut journal = assemble(disk, settings, found, left)?;
+        let mut journal = assemble(disk, (settings, budget), found, left)?;
         recovery.crashed_connections = close_connections(&mut journal)?;
         crash_point("journal.recovery_closed");
         Ok((journal, recovery))
     }
 }
 
+/// Reports what is lost with a torn tail.
+fn warn_of_torn(disk: &dyn Disk, found: &Found) {
+    let Found { torn_bytes, sound_bytes, tail, .. } = found;
+    let base = found.segments.last().map_or(0, |segment| segment.base);
+    let (place, at) = (disk.place(&segment::name(base)), HEADER + tail.saturating_sub(base));
+    let fault = found.fault.map_or("", Fault::as_str);
+    tracing::warn!(
+        "journal {place} is cut at byte {at}, at {fault}: no record states that the {torn_bytes} \
+         bytes from there on were on disk when the last run died; {sound_bytes} of them are whole \
+         records after a bad one"
+    );
+}
+
 fn assemble(
     disk: Arc<dyn Disk>,
-    settings: JournalSettings,
+    (settings, budget): (JournalSettings, &Budget),
     mut found: Found,
     mut left: Left,
 ) -> Result<Journal> {
@@ -111,37 +142,44 @@ fn assemble(
     let name = segment::name(last.base);
     let file = disk.open(&name).map_err(|error| failed("opening", &*disk, &name, error))?;
     last.file = Some(Arc::clone(&file));
+    let last_bytes = last.bytes;
     let active =
         Active { file, base: last.base, end: last.base + last.bytes.saturating_sub(HEADER) };
     let needed = found.resume().position.0;
     let below = found.segments.iter().skip(1).take_while(|next| next.base <= needed);
     let kept = if settings.keep_journal { below.count() } else { 0 };
-    // The reserve; the others are emptied when there is time.
-    let spares = Vec::from_iter(left.take_spare(&*disk, settings.segment_bytes())?);
-    let mut ledger = Ledger {
-        segments: found.segments.into(),
-        kept,
-        spares,
-        next_spare: left.next_number,
-        unemptied: left.names,
-        // Names that a crashed run made may not be on disk.
-        names_changed: true,
-        marks: found.marks,
-        done: found.done,
-        ..Ledger::default()
-    };
-    // The cap may be lower than it was.
-    while ledger.bytes_held(&settings) > settings.journal_bytes_max
-        && let Some(name) = ledger.unemptied.pop()
-    {
-        disk.remove(&name).map_err(|error| failed("removing", &*disk, &name, error))?;
-    }
+    left.drop_short(&*disk, budget.segment_bytes_min())?;
     let seed = Header::seed(found.header.id);
     let reach = (found.tail, found.standing.synced);
-    let shared = Shared::new(disk, seed, settings, reach, Ledger::default());
+    let shared = Shared::new(disk, seed, settings, budget.clone(), reach);
+    let mut ledger = shared.ledger();
+    ledger.segments = found.segments.into();
+    ledger.kept = kept;
+    ledger.next_spare = left.next_number;
+    // They are emptied when there is time.
+    ledger.leftovers = left.files;
+    let (least, most) = (budget.segment_bytes_min(), budget.segment_bytes_max());
+    ledger.next_bytes = (2 * last_bytes).clamp(least, most);
+    // Names that a crashed run made may not be on disk.
+    ledger.names_changed = true;
+    ledger.marks = found.marks;
+    ledger.done = found.done;
+    ledger.settle();
+    // The limit may be lower than it was, and the reserve comes first.
+    while ledger.account.left(ledger.bytes_held()) < least
+        && let Some(Leftover { name, .. }) = ledger.leftovers.pop()
+    {
+        let removed = shared.disk.remove(&name);
+        removed.map_err(|error| failed("removing", &*shared.disk, &name, error))?;
+        ledger.settle();
+    }
+    if let Some(at) = ledger.leftovers.iter().position(|leftover| leftover.bytes == least) {
+        let leftover = ledger.leftovers.swap_remove(at);
+        ledger.reserve = shared.emptied(leftover)?;
+    }
     // A journal that is full opens without a reserve: what is in it must come out.
-    let has_reserve = shared.stock(&mut ledger, 1)?.is_none();
-    *shared.ledger() = ledger;
+    let has_reserve = shared.stock_reserve(&mut ledger)?.is_none();
+    drop(ledger);
     Ok(Journal {
         shared: Arc::new(shared),
         id: found.header.id,
@@ -196,25 +234,20 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
 
 /// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
 /// bad header is never taken for one that was just being made.
-fn create(
-    disk: &dyn Disk,
-    settings: &JournalSettings,
-    facts: Facts,
-    spare: Option<Spare>,
-) -> Result<Found> {
+fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Result<Found> {
     let header = Header { id: random_id()?, base: 0, facts, standing: Standing::default() };
     let name = segment::name(0);
-    let bytes = settings.segment_bytes();
     let make = || {
         let name = segment::spare_name(0);
-        disk.create(&name, bytes).map(|file| Spare { name, file })
+        disk.create(&name, bytes).map(|file| Spare { name, bytes, file })
     };
-    (spare.map_or_else(make, Ok))
+    let bytes = (spare.map_or_else(make, Ok))
         .and_then(|spare| {
             spare.file.write_at(0, [&header.encode(), &[]])?;
             spare.file.sync()?;
             disk.rename(&spare.name, &name)?;
-            disk.sync()
+            disk.sync()?;
+            Ok(spare.bytes)
         })
         .map_err(|error| failed("making", disk, &name, error))?;
     Ok(Found {
@@ -226,6 +259,8 @@ fn create(
         marks: Default::default(),
         done: None,
         torn_bytes: 0,
+        sound_bytes: 0,
+        fault: None,
         dirty: false,
         dropped: Vec::new(),
     })
@@ -267,7 +302,7 @@ fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
 /// The spares of a former run. They may hold records, if a crash took their new name or what
 /// emptied them: these must go, durably, before a file has a place in the log again.
 struct Left {
-    names: Vec<String>,
+    files: Vec<Leftover>,
     /// For the next spare that is made.
     next_number: u64,
 }
@@ -277,16 +312,34 @@ impl Left {
         let mut names = disk.list().map_err(|error| failed("listing", disk, "", error))?;
         names.retain(|name| segment::spare_number(name).is_some());
         let last = names.iter().filter_map(|name| segment::spare_number(name)).max();
-        Ok(Left { names, next_number: last.map_or(1, |last| last.saturating_add(1)) })
+        let mut files = Vec::new();
+        for name in names {
+            let bytes = disk.open(&name).and_then(|file| file.bytes());
+            let bytes = bytes.map_err(|error| failed("opening", disk, &name, error))?;
+            files.push(Leftover { name, bytes });
+        }
+        Ok(Left { files, next_number: last.map_or(1, |last| last.saturating_add(1)) })
+    }
+
+    /// Removes those that are too short for a segment.
+    fn drop_short(&mut self, disk: &dyn Disk, least: u64) -> Result<()> {
+        let (kept, short) = std::mem::take(&mut self.files)
+            .into_iter()
+            .partition(|leftover| leftover.bytes >= least);
+        self.files = kept;
+        let short: Vec<Leftover> = short;
+        short.iter().try_for_each(|Leftover { name, .. }| {
+            disk.remove(name).map_err(|error| failed("removing", disk, name, error))
+        })
     }
 
     /// One of them, emptied; those that are of no use are removed.
-    fn take_spare(&mut self, disk: &dyn Disk, bytes: u64) -> Result<Option<Spare>> {
-        while let Some(name) = self.names.pop() {
+    fn take_spare(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
+        while let Some(Leftover { name, bytes }) = self.files.pop() {
             let file = disk::emptied_durably(disk, &name, bytes);
             let file = file.map_err(|error| failed("emptying", disk, &name, error))?;
             if let Some(file) = file {
-                return Ok(Some(Spare { name, file }));
+                return Ok(Some(Spare { name, bytes, file }));
             }
         }
         Ok(None)

@@ -113,6 +113,11 @@ pub enum Record<'a> {
         /// Why.
         kind: EosKind,
     },
+    /// The unfinished line of a connection kept so many bytes that it was cut there.
+    LineCut {
+        /// The connection whose line it is.
+        connection: u64,
+    },
     /// An epoch ends.
     Mark {
         /// What it says.
@@ -143,7 +148,7 @@ impl Record<'_> {
             Record::Mark { synced_through, .. }
             | Record::Sync { synced_through }
             | Record::Done { synced_through, .. } => Some(*synced_through),
-            Record::Data { .. } | Record::Eos { .. } => None,
+            Record::Data { .. } | Record::Eos { .. } | Record::LineCut { .. } => None,
         }
     }
 }

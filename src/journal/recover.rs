@@ -56,6 +56,10 @@ pub(super) struct Found {
     pub(super) marks: VecDeque<Mark>,
     pub(super) done: Option<(Done, u64)>,
     pub(super) torn_bytes: u64,
+    /// Bytes of whole records among them, as far as they follow the first bad one.
+    pub(super) sound_bytes: u64,
+    /// What is wrong at the tail.
+    pub(super) fault: Option<Fault>,
     /// Something stands behind the tail and must go before anything is appended: an old record
     /// could fit in with a new one and come back to life.
     pub(super) dirty: bool,
@@ -184,7 +188,7 @@ impl Walk {
                 standing.last_done = Some(entry.position.0);
                 self.done = Some((done.clone(), entry.end.0));
             }
-            Record::Sync { .. } => {}
+            Record::Sync { .. } | Record::LineCut { .. } => {}
         }
     }
 }
@@ -233,6 +237,8 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
         marks: VecDeque::new(),
         done: None,
         torn_bytes: 0,
+        sound_bytes: 0,
+        fault: stop.fault,
         dirty: false,
         dropped: Vec::new(),
     };
@@ -341,6 +347,9 @@ fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Fou
             found.dropped.push(base);
         }
     }
+    if found.torn_bytes > 0 {
+        found.sound_bytes = sound_bytes(log, stop, seed)?;
+    }
     found.dirty = found.torn_bytes > 0 || !found.dropped.is_empty();
     if promised <= stop.position {
         return Ok(());
@@ -351,6 +360,18 @@ fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Fou
     let epochs = scan::name_epochs(scan::affected(&marks, stop.position, to));
     let fault = stop.fault.unwrap_or(Fault::Missing);
     Err(log.damage(stop.at, stop.position, fault, &epochs))
+}
+
+/// Bytes of the whole records that follow the bad one in its segment.
+fn sound_bytes(log: &Log<'_>, stop: &Stop, seed: u32) -> Result<u64> {
+    let (file, _, end) = log.extent(stop.at)?;
+    let base = log.bases[stop.at];
+    let failed = |error| log.failed(stop.at, error);
+    let mut cursor = Cursor::new(Arc::clone(&file), seed, base, stop.position);
+    let Some(next) = cursor.hop(end).map_err(failed)? else { return Ok(0) };
+    cursor.enter(file, base, next);
+    while let Step::Entry(_) = cursor.next(end).map_err(failed)? {}
+    Ok(cursor.position() - next)
 }
 
 /// Adds to the marks of the walk those before it that are not done.

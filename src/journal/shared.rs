@@ -4,14 +4,14 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tokio::sync::Notify;
-
+use super::budget::{Account, Budget};
 use super::disk::{self, Disk, File};
+use super::gate::Gate;
 use super::record::{Done, Mark};
 use super::segment;
-use super::{Full, FullCause, JournalSettings, SEGMENTS_MIN, SyncPolicy, Ticket};
+use super::{Full, FullCause, JournalSettings, SEGMENTS_MIN, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,6 +20,7 @@ pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
     pub(super) seed: u32,
     pub(super) settings: JournalSettings,
+    pub(super) budget: Budget,
     /// End of the last whole record. Stored after the bytes are written: readers go up to here.
     pub(super) appended: AtomicU64,
     /// Everything before is on disk.
@@ -28,7 +29,6 @@ pub(super) struct Shared {
     /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
     /// covered.
     pub(super) syncing: Mutex<()>,
-    pub(super) room: Gate,
     /// The disk error that ended this journal.
     poison: OnceLock<String>,
 }
@@ -46,28 +46,39 @@ pub(super) struct Segment {
 
 /// Spares that are kept of segments which are done with, however little is read. Files are used
 /// again since making and removing them costs a disk more than filling them.
-pub(super) const SPARES_MIN: usize = (SEGMENTS_MIN / 2) as usize;
+const SPARES_MIN: usize = (SEGMENTS_MIN / 2 - 1) as usize;
 
-/// A file of the length of a segment, all zeros, which is none yet.
+/// A file of zeros that is no segment yet.
 #[derive(Debug)]
 pub(super) struct Spare {
     pub(super) name: String,
+    pub(super) bytes: u64,
     pub(super) file: Arc<dyn File>,
 }
 
-#[derive(Debug, Default)]
+/// A spare of a former run, which may hold anything still.
+#[derive(Clone, Debug)]
+pub(super) struct Leftover {
+    pub(super) name: String,
+    pub(super) bytes: u64,
+}
+
+/// The files of one journal.
+#[derive(Debug)]
 pub(super) struct Ledger {
     /// In order; the last one is written to.
     pub(super) segments: VecDeque<Segment>,
     /// How many segments at the front are kept though all in them is done (`--keep-journal`).
     pub(super) kept: usize,
-    /// At least one at rest, so that a MARK can always be written; two while a roll is under way.
+    /// A short file for the records that must always be written: ends of epochs and of connections.
+    pub(super) reserve: Option<Spare>,
     pub(super) spares: Vec<Spare>,
     pub(super) next_spare: u64,
-    /// Names of spares of a former run, which may hold anything still.
-    pub(super) unemptied: Vec<String>,
-    /// How many of them are just being emptied.
-    pub(super) emptying: usize,
+    pub(super) leftovers: Vec<Leftover>,
+    /// Bytes of the leftover that is just being emptied.
+    pub(super) emptying: u64,
+    /// Length of the next segment file: they grow, so that a quiet source takes little.
+    pub(super) next_bytes: u64,
     /// Segments that the last commit released: the next epoch will need as many.
     pub(super) released_last: usize,
     /// Names were made or removed since the folder was last synced.
@@ -78,24 +89,49 @@ pub(super) struct Ledger {
     pub(super) marks: VecDeque<Mark>,
     /// The newest DONE and the end of its record.
     pub(super) done: Option<(Done, u64)>,
+    pub(super) account: Account,
 }
 
 impl Ledger {
-    /// Bytes on disk that count against the cap.
-    pub(super) fn bytes_held(&self, settings: &JournalSettings) -> u64 {
+    /// A journal without files.
+    pub(super) fn new(budget: &Budget) -> Ledger {
+        Ledger {
+            segments: VecDeque::new(),
+            kept: 0,
+            reserve: None,
+            spares: Vec::new(),
+            next_spare: 0,
+            leftovers: Vec::new(),
+            emptying: 0,
+            next_bytes: budget.segment_bytes_min(),
+            released_last: 0,
+            names_changed: false,
+            disk_full: false,
+            marks: VecDeque::new(),
+            done: None,
+            account: budget.account(),
+        }
+    }
+
+    /// Bytes on disk that count against the limit.
+    pub(super) fn bytes_held(&self) -> u64 {
         let live: u64 = self.segments.iter().skip(self.kept).map(|s| s.bytes).sum();
-        live + (self.spares.len() + self.spares_to_be()) as u64 * settings.segment_bytes()
+        let spares: u64 = self.spares.iter().chain(&self.reserve).map(|spare| spare.bytes).sum();
+        let leftovers: u64 = self.leftovers.iter().map(|leftover| leftover.bytes).sum();
+        live + spares + leftovers + self.emptying
     }
 
-    /// Files that become spares when they are emptied.
-    fn spares_to_be(&self) -> usize {
-        self.unemptied.len() + self.emptying
+    /// Tells the budget what the journal holds now.
+    pub(super) fn settle(&mut self) {
+        let held = self.bytes_held();
+        self.account.settle(held);
     }
 
-    /// Whether one more file is kept to be used again: beside the reserve, as many as the next
-    /// epoch is likely to fill, which is one more than the last if it begins later in its file.
-    pub(super) fn wants_spare(&self) -> bool {
-        self.spares.len() < (2 + self.released_last).max(SPARES_MIN)
+    /// Whether one more file of this length is kept to be used again: as many as the next epoch is
+    /// likely to fill, which is one more than the last if it begins later in its file. Short ones
+    /// of the beginning are not.
+    pub(super) fn wants_spare(&self, bytes: u64) -> bool {
+        bytes >= self.next_bytes && self.spares.len() < (1 + self.released_last).max(SPARES_MIN)
     }
 
     /// The live segments that lie wholly before `position`.
@@ -135,20 +171,26 @@ impl Shared {
         disk: Arc<dyn Disk>,
         seed: u32,
         settings: JournalSettings,
+        budget: Budget,
         (appended, synced): (u64, u64),
-        ledger: Ledger,
     ) -> Shared {
+        let ledger = Mutex::new(Ledger::new(&budget));
         Shared {
             disk,
             seed,
             settings,
+            budget,
             appended: AtomicU64::new(appended),
             synced: AtomicU64::new(synced),
-            ledger: Mutex::new(ledger),
+            ledger,
             syncing: Mutex::new(()),
-            room: Gate::default(),
             poison: OnceLock::new(),
         }
+    }
+
+    /// Where those wait who found the journal full.
+    pub(super) fn room(&self) -> &Gate {
+        self.budget.gate()
     }
 
     pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -160,7 +202,7 @@ impl Shared {
         let message = format!("{doing} {} failed: {cause}", self.disk.place(name));
         // A second error changes nothing: the first one names the cause.
         self.poison.get_or_init(|| message.clone());
-        self.room.wake_all();
+        self.room().wake_all();
         disk_error(message, cause)
     }
 
@@ -174,114 +216,121 @@ impl Shared {
         }
     }
 
-    /// Has `wanted` spares at hand if cap and disk allow it, and says what does not.
-    pub(super) fn stock(&self, ledger: &mut Ledger, wanted: usize) -> Result<Option<FullCause>> {
-        while ledger.spares.len() < wanted {
-            let bytes = self.settings.segment_bytes();
-            if let Some(name) = ledger.unemptied.pop() {
-                ledger.spares.extend(self.emptied(name)?);
-                ledger.names_changed = true;
-                continue;
-            }
-            if ledger.bytes_held(&self.settings) + bytes > self.settings.journal_bytes_max {
-                ledger.disk_full = false;
-                return Ok(Some(FullCause::Cap));
-            }
-            let name = ledger.name_spare();
-            match self.disk.create(&name, bytes) {
-                Ok(file) => {
-                    ledger.spares.push(Spare { name, file });
-                    ledger.names_changed = true;
-                    crash_point("journal.spare");
-                }
-                Err(error) if disk::is_full(&error) => {
-                    ledger.disk_full = true;
-                    return Ok(Some(FullCause::Disk));
-                }
-                Err(error) => return Err(self.poison("making", &name, error)),
+    /// Has a reserve at hand if limit and disk allow it, and says what does not.
+    pub(super) fn stock_reserve(&self, ledger: &mut Ledger) -> Result<Option<FullCause>> {
+        if ledger.reserve.is_none() {
+            match self.make_file(ledger, self.budget.segment_bytes_min())? {
+                Ok(made) => ledger.reserve = Some(made),
+                // A longer file will do as well.
+                Err(cause) => match self.spare_at_hand(ledger)? {
+                    Some(spare) => ledger.reserve = Some(spare),
+                    None => return Ok(Some(cause)),
+                },
             }
         }
-        ledger.disk_full = false;
         Ok(None)
     }
 
-    /// The file of that name, which a former run left, as a spare; `None` if it is of no use.
-    pub(super) fn emptied(&self, name: String) -> Result<Option<Spare>> {
-        let file = disk::emptied_durably(&*self.disk, &name, self.settings.segment_bytes());
-        let file = file.map_err(|error| self.poison("emptying", &name, error))?;
-        Ok(file.map(|file| Spare { name, file }))
+    /// The file for the next segment: one that was used before, or a new one, which is shorter
+    /// where limit or disk have no more room.
+    pub(super) fn next_file(&self, ledger: &mut Ledger) -> Result<Result<Spare, FullCause>> {
+        if let Some(spare) = self.spare_at_hand(ledger)? {
+            ledger.disk_full = false;
+            return Ok(Ok(spare));
+        }
+        let least = self.budget.segment_bytes_min();
+        let mut bytes = ledger.next_bytes;
+        loop {
+            match self.make_file(ledger, bytes)? {
+                Err(_) if bytes > least => bytes = (bytes / 2).max(least),
+                made => return Ok(made),
+            }
+        }
     }
 
-    /// Bytes of records with DATA that still fit.
-    pub(super) fn bytes_free(&self) -> u64 {
+    fn spare_at_hand(&self, ledger: &mut Ledger) -> Result<Option<Spare>> {
+        while ledger.spares.is_empty()
+            && let Some(leftover) = ledger.leftovers.pop()
+        {
+            ledger.spares.extend(self.emptied(leftover)?);
+            ledger.names_changed = true;
+            ledger.settle();
+        }
+        Ok(ledger.spares.pop())
+    }
+
+    /// Makes a file, whose bytes are then taken from the budget.
+    fn make_file(&self, ledger: &mut Ledger, bytes: u64) -> Result<Result<Spare, FullCause>> {
+        let held = ledger.bytes_held();
+        if !ledger.account.take(held, bytes) {
+            ledger.disk_full = false;
+            return Ok(Err(FullCause::Cap));
+        }
+        let name = ledger.name_spare();
+        match self.disk.create(&name, bytes) {
+            Ok(file) => {
+                ledger.names_changed = true;
+                ledger.disk_full = false;
+                crash_point("journal.spare");
+                Ok(Ok(Spare { name, bytes, file }))
+            }
+            Err(error) => {
+                ledger.account.settle(held);
+                if !disk::is_full(&error) {
+                    return Err(self.poison("making", &name, error));
+                }
+                ledger.disk_full = true;
+                Ok(Err(FullCause::Disk))
+            }
+        }
+    }
+
+    /// The file that a former run left, as a spare; `None` if it is of no use.
+    pub(super) fn emptied(&self, Leftover { name, bytes }: Leftover) -> Result<Option<Spare>> {
+        let file = disk::emptied_durably(&*self.disk, &name, bytes);
+        let file = file.map_err(|error| self.poison("emptying", &name, error))?;
+        Ok(file.map(|file| Spare { name, bytes, file }))
+    }
+
+    /// Bytes of records with DATA that still fit, counted up to `enough`.
+    pub(super) fn bytes_free(&self, enough: u64) -> u64 {
         let ledger = self.ledger();
-        let (Some(active), false) = (ledger.segments.back(), ledger.spares.is_empty()) else {
+        let (Some(active), true) = (ledger.segments.back(), ledger.reserve.is_some()) else {
             return 0;
         };
         let end = active.base + active.bytes - segment::HEADER;
-        let here = end.saturating_sub(self.appended.load(Ordering::Acquire));
+        let mut free = end.saturating_sub(self.appended.load(Ordering::Acquire));
         if ledger.disk_full {
-            return here;
+            return free;
         }
-        let bytes = self.settings.segment_bytes();
-        let held = ledger.bytes_held(&self.settings);
-        let more = self.settings.journal_bytes_max.saturating_sub(held) / bytes;
-        // A spare that is more than the one in reserve may be filled too.
-        let more = more + (ledger.spares.len() + ledger.spares_to_be()) as u64 - 1;
-        here + more * (bytes - segment::HEADER)
+        let at_hand = ledger.spares.iter().map(|spare| spare.bytes);
+        let at_hand = at_hand.chain(ledger.leftovers.iter().map(|leftover| leftover.bytes));
+        free += at_hand.map(|bytes| bytes - segment::HEADER).sum::<u64>();
+        // New files, as `next_file` would make them.
+        let mut left = ledger.account.left(ledger.bytes_held());
+        let (least, most) = (self.budget.segment_bytes_min(), self.budget.segment_bytes_max());
+        let mut bytes = ledger.next_bytes;
+        while free < enough && left >= least {
+            while bytes > left {
+                bytes = (bytes / 2).max(least);
+            }
+            free += bytes - segment::HEADER;
+            left -= bytes;
+            bytes = (2 * bytes).min(most);
+        }
+        free
     }
 }
 
 /// An error of the disk with its cause.
 pub(super) fn disk_error(message: String, cause: io::Error) -> Error {
-    Error::new(ErrorKind::Disk, message).cause(cause)
-}
-
-/// Where a full journal's readers wait, in a thread or in a task.
-#[derive(Debug, Default)]
-pub(super) struct Gate {
-    state: Mutex<GateState>,
-    woken: Condvar,
-    notify: Notify,
-}
-
-#[derive(Debug, Default)]
-struct GateState {
-    /// Counts the times that room came.
-    generation: u64,
-    released: bool,
-}
-
-impl Gate {
-    fn state(&self) -> MutexGuard<'_, GateState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    let error = Error::new(ErrorKind::Disk, message);
+    let is_full = disk::is_full(&cause);
+    let error = error.cause(cause);
+    if is_full {
+        return error.hint("free space on the disk of --state, or give a smaller --journal-max");
     }
-
-    /// To be taken *before* looking for room, so that room that comes in between is not missed.
-    pub(super) fn ticket(&self) -> Ticket {
-        Ticket(self.state().generation)
-    }
-
-    pub(super) fn full(&self, ticket: Ticket, cause: FullCause) -> Full {
-        Full { cause, ticket }
-    }
-
-    pub(super) fn wake_all(&self) {
-        self.state().generation += 1;
-        self.woken.notify_all();
-        self.notify.notify_waiters();
-    }
-
-    fn release(&self) {
-        self.state().released = true;
-        self.wake_all();
-    }
-
-    /// `None` while there is nothing new; else whether to go on.
-    fn answer(&self, ticket: Ticket) -> Option<bool> {
-        let state = self.state();
-        (state.released || state.generation > ticket.0).then_some(!state.released)
-    }
+    error
 }
 
 /// Tells how much room is left and waits for more: an event, no polling.
@@ -293,7 +342,17 @@ pub struct Room {
 impl Room {
     /// Bytes of records with DATA that fit before the journal is full.
     pub fn bytes(&self) -> u64 {
-        self.shared.bytes_free()
+        self.shared.bytes_free(u64::MAX)
+    }
+
+    /// Most bytes of one append.
+    pub fn record_bytes_max(&self) -> usize {
+        self.shared.settings.record_bytes_max
+    }
+
+    /// Most bytes of records that an unfinished line may keep in the journal.
+    pub fn line_bytes_max(&self) -> u64 {
+        self.shared.budget.line_bytes_max()
     }
 
     /// Whether every append waits for the disk.
@@ -304,19 +363,19 @@ impl Room {
     /// Whether DATA of `bytes` bytes would find the journal full, to be asked before reading what
     /// could then not be kept.
     pub fn look(&self, bytes: u64) -> Option<Full> {
-        let ticket = self.shared.room.ticket();
-        if self.shared.bytes_free() >= bytes {
+        let ticket = self.shared.room().ticket();
+        if self.shared.bytes_free(bytes) >= bytes {
             return None;
         }
         let full = if self.shared.ledger().disk_full { FullCause::Disk } else { FullCause::Cap };
-        Some(self.shared.room.full(ticket, full))
+        Some(self.shared.room().full(ticket, full))
     }
 
     /// Blocks until something changed since the append that answered `full`: room came, or the
     /// journal failed (the next append says so). `false` after [`release`](Room::release).
     #[must_use]
     pub fn wait(&self, full: &Full) -> bool {
-        let gate = &self.shared.room;
+        let gate = self.shared.room();
         let mut state = gate.state();
         while !state.released && state.generation <= full.ticket.0 {
             state = gate.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -326,7 +385,7 @@ impl Room {
 
     /// As [`wait`](Room::wait), for a task.
     pub async fn wait_async(&self, full: &Full) -> bool {
-        let gate = &self.shared.room;
+        let gate = self.shared.room();
         loop {
             // Made before the look: it hears every call from its making on.
             let notified = gate.notify.notified();
@@ -339,6 +398,6 @@ impl Room {
 
     /// Lets everyone go who waits or will wait: the program stops.
     pub fn release(&self) {
-        self.shared.room.release();
+        self.shared.room().release();
     }
 }

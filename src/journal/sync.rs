@@ -9,11 +9,11 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use super::SyncPolicy;
 use super::disk;
 use super::record::Position;
 use super::segment;
 use super::shared::{Segment, Shared, Spare};
+use super::{FullCause, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::Result;
 
@@ -123,40 +123,44 @@ impl Shared {
             return Ok(false);
         };
         if self.settings.keep_journal {
-            self.ledger().kept += count;
+            let mut ledger = self.ledger();
+            ledger.kept += count;
+            ledger.settle();
         } else {
             crash_point("journal.before_delete");
             self.take_out(&first)?;
             crash_point("journal.after_delete");
         }
-        self.room.wake_all();
+        self.room().wake_all();
         Ok(true)
     }
 
     /// Empties a file that a former run left, or removes it if it is one too many; `false` if there
     /// is none.
     fn adopt(&self) -> Result<bool> {
-        let (name, is_wanted) = {
+        let (leftover, is_wanted) = {
             let mut ledger = self.ledger();
-            let Some(name) = ledger.unemptied.pop() else {
+            let Some(leftover) = ledger.leftovers.pop() else {
                 return Ok(false);
             };
-            ledger.emptying += 1;
-            (name, ledger.wants_spare())
+            ledger.emptying = leftover.bytes;
+            let is_wanted = ledger.wants_spare(leftover.bytes);
+            (leftover, is_wanted)
         };
         let spare = if is_wanted {
-            self.emptied(name)?
+            self.emptied(leftover)?
         } else {
-            let removed = self.disk.remove(&name);
-            removed.map_err(|error| self.poison("removing", &name, error))?;
+            let removed = self.disk.remove(&leftover.name);
+            removed.map_err(|error| self.poison("removing", &leftover.name, error))?;
             None
         };
         let mut ledger = self.ledger();
-        ledger.emptying -= 1;
+        ledger.emptying = 0;
         ledger.spares.extend(spare);
         ledger.names_changed = true;
+        ledger.settle();
         drop(ledger);
-        self.room.wake_all();
+        self.room().wake_all();
         Ok(true)
     }
 
@@ -177,13 +181,14 @@ impl Shared {
             synced.map_err(|error| self.poison("syncing the folder of", &name, error))?;
         }
         let spare = match spare {
-            Some(name) => self.make_spare(name)?,
+            Some(name) => self.make_spare(name, segment.bytes)?,
             None => None,
         };
         let mut ledger = self.ledger();
         ledger.segments.pop_front();
         ledger.spares.extend(spare);
         ledger.names_changed = true;
+        ledger.settle();
         Ok(())
     }
 
@@ -191,17 +196,16 @@ impl Shared {
     /// a crash could take back the name but not that the file was emptied.
     fn spare_wanted(&self, segment: &Segment) -> Option<String> {
         let mut ledger = self.ledger();
-        let is_wanted = self.settings.sync != SyncPolicy::Never
-            && ledger.wants_spare()
-            && segment.bytes == self.settings.segment_bytes();
+        let is_wanted =
+            self.settings.sync != SyncPolicy::Never && ledger.wants_spare(segment.bytes);
         is_wanted.then(|| ledger.name_spare())
     }
 
     /// Empties a file for its next use; one that cannot be emptied is removed.
-    fn make_spare(&self, name: String) -> Result<Option<Spare>> {
+    fn make_spare(&self, name: String, bytes: u64) -> Result<Option<Spare>> {
         crash_point("journal.recycled");
-        match disk::emptied(&*self.disk, &name, self.settings.segment_bytes()) {
-            Ok(file) => Ok(file.map(|file| Spare { name, file })),
+        match disk::emptied(&*self.disk, &name, bytes) {
+            Ok(file) => Ok(file.map(|file| Spare { name, bytes, file })),
             Err(_) => {
                 let removed = self.disk.remove(&name);
                 removed.map_err(|error| self.poison("removing", &name, error)).map(|()| None)
@@ -221,20 +225,26 @@ impl Shared {
         Some((ledger.below(position).next()?.clone(), ledger.below(position).count()))
     }
 
-    /// Brings the reserve back, and tells those who wait when a disk that was full has room again.
+    /// Brings the reserve back, and wakes those who wait when a disk that was full has room again.
     fn restock(&self) -> Result<()> {
         let mut ledger = self.ledger();
-        let wanted = if ledger.disk_full { 2 } else { 1 };
-        if !ledger.disk_full && ledger.spares.len() >= wanted {
+        let was_full = ledger.disk_full;
+        if !was_full && ledger.reserve.is_some() {
             return Ok(());
         }
-        let full = self.stock(&mut ledger, wanted)?;
-        let has_reserve = !ledger.spares.is_empty();
+        let mut lacks = self.stock_reserve(&mut ledger)?;
+        if was_full && lacks.is_none() {
+            match self.next_file(&mut ledger)? {
+                Ok(spare) => ledger.spares.push(spare),
+                Err(cause) => lacks = Some(cause),
+            }
+        }
+        let has_reserve = ledger.reserve.is_some();
         drop(ledger);
-        // The cap may forbid a second spare while the disk has room: that is no reason to go on
+        // The limit may forbid another file while the disk has room: that is no reason to go on
         // waiting for the disk, and the next append tells which it is.
-        if full.is_none() && has_reserve {
-            self.room.wake_all();
+        if lacks != Some(FullCause::Disk) && has_reserve {
+            self.room().wake_all();
         }
         Ok(())
     }

@@ -3,6 +3,8 @@
 //! Each byte is looked at once for a line end, from the back of what is new. Only a line above the
 //! limit is looked at again, near its last word.
 
+mod overlong;
+
 use std::fmt;
 use std::pin::pin;
 use std::sync::Arc;
@@ -376,37 +378,6 @@ impl LineSplitter {
         self.scanned = self.start;
     }
 
-    /// Deals with an unfinished line above the limit: returns how many of its bytes are now whole
-    /// lines, and the line ends put into them.
-    fn shorten(&mut self, line: &mut [u8]) -> (usize, usize) {
-        if self.limits.on_long_line == LongLine::Drop {
-            self.stats.dropped_lines += 1;
-            self.line_part = LinePart::SkippedLine;
-            return (0, 0);
-        }
-        let Some(cut) = long::cut(line, self.limits.word_bytes_max) else {
-            // A long word may go on for many short reads: look again when there is twice as much.
-            self.cut_above = (2 * line.len()).min(self.line_bytes_max());
-            return (0, 0);
-        };
-        self.line_part = LinePart::Continued;
-        if cut.oversized {
-            self.stats.oversized_words += 1;
-            self.line_part = LinePart::SkippedWord;
-        }
-        self.cut_above = self.next_cut_above(line.len() - cut.text_bytes);
-        (cut.text_bytes, cut.cuts)
-    }
-
-    /// From which length on an unfinished line, of which `rest` bytes are there, is to be cut.
-    fn next_cut_above(&self, rest: usize) -> usize {
-        match (self.line_part, self.limits.on_long_line) {
-            (LinePart::Start, _) | (_, LongLine::Drop) => self.line_bytes_max(),
-            // Twice the rest, so that short reads do not have it searched again and again.
-            _ => PIECE_BYTES.max(2 * rest).min(self.line_bytes_max()),
-        }
-    }
-
     /// Gives `start..text_end` away as a block and goes on at `end`.
     fn give(
         &mut self,
@@ -462,21 +433,24 @@ impl LineSplitter {
 
     /// Ends the unfinished line as if the stream had done so.
     fn append_line_end(&mut self) {
-        if self.buffer.is_none() {
-            let capacity = self.unfinished().len();
-            let mut buffer = self.pool.buffer(capacity, None);
-            buffer.bytes[..capacity].copy_from_slice(self.unfinished());
-            self.buffer = Some(buffer);
-        }
-        let Some(buffer) = &mut self.buffer else {
-            return;
-        };
+        let mut buffer = self.unfinished_in_buffer();
         if buffer.permit.is_none() {
             buffer.permit = self.pool.try_room(buffer.capacity());
         }
         // Every buffer has a byte for this behind its capacity.
         buffer.bytes[self.filled] = b'\n';
+        self.buffer = Some(buffer);
         self.filled += 1;
+    }
+
+    /// Takes the buffer with the unfinished line in it, making one if the line was put aside.
+    fn unfinished_in_buffer(&mut self) -> Buffer {
+        self.buffer.take().unwrap_or_else(|| {
+            let capacity = self.unfinished().len();
+            let mut buffer = self.pool.buffer(capacity, None);
+            buffer.bytes[..capacity].copy_from_slice(self.unfinished());
+            buffer
+        })
     }
 }
 

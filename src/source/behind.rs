@@ -97,6 +97,11 @@ impl Behind {
                     shared.push(block);
                     shared.place.advance((position, end), (0, 0), splitter.state());
                 }
+                Record::LineCut { .. } => {
+                    let block = splitter.cut_open_line();
+                    shared.push(block);
+                    shared.place.advance((position, end), (0, 0), splitter.state());
+                }
                 Record::Mark { mark, .. } => {
                     // A mark that was passed before may stand behind the beginning of an open line.
                     if shared.next_border().is_some_and(|(epoch, _)| epoch == mark.epoch) {

@@ -47,7 +47,11 @@ pub struct Intake {
     told: LineStats,
     /// It was said that the journal is full.
     told_full: bool,
+    /// It was said that a line was cut for the journal's sake.
+    told_cut: bool,
     room: Option<Room>,
+    /// Most bytes of a read.
+    record_bytes_max: usize,
     /// An append waits for the disk.
     syncs_always: bool,
     behind: Option<Behind>,
@@ -81,7 +85,9 @@ impl Intake {
             stop,
             told: LineStats::default(),
             told_full: false,
+            told_cut: false,
             syncs_always: room.as_ref().is_some_and(Room::syncs_always),
+            record_bytes_max: room.as_ref().map_or(DATA_BYTES_MAX, Room::record_bytes_max),
             room,
             behind,
             aside: Vec::new(),
@@ -143,7 +149,7 @@ impl Intake {
     pub fn spare(&mut self) -> &mut [u8] {
         let pending = self.pending;
         let spare = if self.behind.is_some() { &mut self.aside } else { self.splitter.spare() };
-        let most = spare.len().min(DATA_BYTES_MAX);
+        let most = spare.len().min(self.record_bytes_max);
         &mut spare[pending..most]
     }
 
@@ -203,7 +209,37 @@ impl Intake {
         }
         drop(shared);
         self.have_synced(bytes);
+        self.cut_long_line()?;
         Ok(None)
+    }
+
+    /// Cuts the unfinished line if its records keep more of the journal than a line may: the
+    /// journal could not let go of them before the line ends, and might be full before.
+    fn cut_long_line(&mut self) -> Result<()> {
+        let Some(most) = self.room.as_ref().map(Room::line_bytes_max) else { return Ok(()) };
+        let track = self.track.clone();
+        let mut shared = track.lock();
+        while self.behind.is_none() && shared.place.line_record_bytes() > most {
+            let at = match shared.append_line_cut(self.connection)? {
+                Taken::At(position, next) => (position, next),
+                // Ends of epochs need what room is left; it is cut when there is more.
+                Taken::Full(_) => break,
+            };
+            if shared.borders != self.borders {
+                self.borders = shared.borders;
+                self.splitter.settle();
+            }
+            let block = self.splitter.cut_open_line();
+            shared.place.advance(at, (0, 0), self.splitter.state());
+            shared.push(block);
+            if !std::mem::replace(&mut self.told_cut, true) {
+                tracing::warn!(
+                    "a line takes more than {most} bytes of the journal: it is cut at a space, as \
+                     one above --max-line-bytes is; see --journal-max"
+                );
+            }
+        }
+        Ok(())
     }
 
     /// Asks for what makes `bytes` more bytes in the journal durable in time.
@@ -263,6 +299,7 @@ impl Intake {
         if let Some(borders) = step.at_tail {
             self.behind = None;
             self.borders = borders;
+            self.cut_long_line()?;
         }
         self.tell();
         Ok(())

@@ -156,6 +156,11 @@ impl Place {
         }
     }
 
+    /// Bytes of the records that the unfinished line keeps.
+    pub(super) fn line_record_bytes(&self) -> u64 {
+        self.anchors.front().map_or(0, |(_, position)| self.next.0 - position.0)
+    }
+
     fn resume(&self) -> Resume {
         if crash::is_mutant("forget_open_line") {
             return Resume::at(self.next);
@@ -196,6 +201,14 @@ impl Shared {
             return Ok(Taken::At(Position(0), Position(0)));
         };
         taken(journal.append_data(connection, bytes)?)
+    }
+
+    /// Appends that the unfinished line is cut here.
+    pub(super) fn append_line_cut(&mut self, connection: u64) -> Result<Taken> {
+        let Some(journal) = self.journal.as_mut().filter(|_| !self.is_file) else {
+            return Ok(Taken::At(Position(0), Position(0)));
+        };
+        taken(journal.append_line_cut(connection)?)
     }
 
     pub(super) fn append_end(&mut self, connection: u64, end: StreamEnd) -> Result<Taken> {

@@ -1,0 +1,54 @@
+//! Waiting for room, without polling.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::{Full, FullCause, Ticket};
+
+/// The waiting place of readers whose journal is full, for threads and tasks.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    state: Mutex<GateState>,
+    pub(super) woken: Condvar,
+    pub(super) notify: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct GateState {
+    /// Counts the times that room came.
+    pub(super) generation: u64,
+    pub(super) released: bool,
+}
+
+impl Gate {
+    pub(super) fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be taken *before* looking for room, so that room that comes in between is not missed.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket(self.state().generation)
+    }
+
+    pub(super) fn full(&self, ticket: Ticket, cause: FullCause) -> Full {
+        Full { cause, ticket }
+    }
+
+    pub(super) fn wake_all(&self) {
+        self.state().generation += 1;
+        self.woken.notify_all();
+        self.notify.notify_waiters();
+    }
+
+    pub(super) fn release(&self) {
+        self.state().released = true;
+        self.wake_all();
+    }
+
+    /// `None` while there is nothing new; else whether to go on.
+    pub(super) fn answer(&self, ticket: Ticket) -> Option<bool> {
+        let state = self.state();
+        (state.released || state.generation > ticket.0).then_some(!state.released)
+    }
+}
