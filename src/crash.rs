@@ -97,6 +97,7 @@ pub const TASKS: &[&str] = &[
     "ship",
     "receive",
     "sync",
+    "results",
 ];
 
 /// Rules that can be broken.

@@ -88,6 +88,9 @@ pub struct Settings {
     pub stop_timeout: Duration,
     /// Bytes of text that are read but not yet counted.
     pub blocks_bytes_max: usize,
+    /// Bytes of results that wait in memory to be stored, above which they go to disk, or, without
+    /// state, reading stops: `--results-memory`.
+    pub results_bytes_max: usize,
     /// A word table larger than this is drained before its epoch ends.
     pub table_bytes_max: usize,
 }
@@ -113,6 +116,7 @@ impl Default for Settings {
             order: RowOrder::default(),
             stop_timeout: Duration::from_secs(60),
             blocks_bytes_max: 8 << 20,
+            results_bytes_max: 32 << 20,
             table_bytes_max: 1 << 30,
         }
     }

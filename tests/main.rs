@@ -39,6 +39,8 @@ mod pipes;
 mod properties;
 /// What cannot run is refused, in words that help.
 mod refusals;
+/// Results wait on disk while the store is away.
+mod results;
 /// Runs the real program.
 mod rig;
 /// Connections that come, go and break; files; standard input.

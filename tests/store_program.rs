@@ -14,7 +14,7 @@ use crate::store::oss_double::s3::S3_REGION;
 use crate::store::oss_double::{ENDPOINT, Fault, KEY_ID, OssDouble, REGION, SECRET, TOKEN};
 
 /// The seed's own shape: the prefix ends in a slash.
-const TO: &str = "--to oss://demo/nyc-taxi/StreamingTest/ --suffix txt";
+pub(crate) const TO: &str = "--to oss://demo/nyc-taxi/StreamingTest/ --suffix txt";
 const PREFIX: &str = "nyc-taxi/StreamingTest/";
 /// Planted where nothing of it may ever come back.
 const PLANTED: &str = "pLaNtEd";
@@ -39,14 +39,14 @@ fn program(rig: &Rig, arguments: &str) -> Invocation {
 }
 
 /// The same with an OSS endpoint whose requests go to the double.
-fn oss(rig: &Rig, double: &OssDouble, arguments: &str) -> Invocation {
+pub(crate) fn oss(rig: &Rig, double: &OssDouble, arguments: &str) -> Invocation {
     let endpoint = format!("--oss-endpoint http://{ENDPOINT} --allow-http");
     let proxy = format!("http://{}", double.address);
     program(rig, &format!("{arguments} {endpoint}")).env("http_proxy", &proxy)
 }
 
 /// What the bucket holds, read by the rules of the output's contract.
-fn stored(rig: &Rig, double: &OssDouble) -> Output {
+pub(crate) fn stored(rig: &Rig, double: &OssDouble) -> Output {
     for (key, body) in double.objects() {
         let path = rig.path("bucket").join(key);
         std::fs::create_dir_all(path.parent().expect("a directory")).expect("room");

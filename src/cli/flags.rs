@@ -380,6 +380,12 @@ pub struct StateFlags {
         env = "WORDTIDE_JOURNAL_MAX")]
     pub journal_max: usize,
 
+    /// Most memory for results that wait for a store that is away or slow: what is above goes to
+    /// files in the state, as much as --journal-max; without state, reading stops instead
+    #[arg(long, value_name = "BYTES", default_value = "32MiB", value_parser = bytes,
+        env = "WORDTIDE_RESULTS_MEMORY")]
+    pub results_memory: usize,
+
     /// Keep what is done with in the journal, for `wordtide replay`
     #[arg(long, env = "WORDTIDE_KEEP_JOURNAL")]
     pub keep_journal: bool,

@@ -111,6 +111,7 @@ fn settings(flags: &JobFlags) -> Settings {
         empty_epochs: flags.output.empty_epochs,
         order: flags.output.sort,
         stop_timeout: flags.stop.stop_timeout,
+        results_bytes_max: flags.state.results_memory,
         ..Settings::default()
     }
 }

@@ -34,7 +34,7 @@ use crate::sink::format::Format;
 use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher, check_suffix};
 use crate::state::{Identity, State};
 use crate::store::local::LocalStore;
-use crate::store::{StoreSettings, Target};
+use crate::store::{Results, ResultsLimits, StoreSettings, Target};
 use crate::supervise::supervise;
 use crate::words::Split;
 use crate::worker::{Definition, Plan};
@@ -248,6 +248,24 @@ impl Order {
         Ok(Some((runtime.block_on(restored)?, keeper)))
     }
 
+    /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
+    /// removed.
+    pub(super) fn results(&self, holdings: &Holdings) -> Result<Results> {
+        let state = holdings.state.as_ref().map(State::dir);
+        let folder = state.map(|dir| dir.join(format!("results-{}", self.cluster.process)));
+        if let Some(folder) = &folder {
+            Results::sweep(folder).map_err(|error| {
+                let message = format!("cannot empty {}: {error}", folder.display());
+                Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+            })?;
+        }
+        Ok(Results::new(ResultsLimits {
+            memory_bytes_max: self.settings.results_bytes_max as u64,
+            disk_bytes_max: self.journal.journal_bytes_max,
+            folder,
+        }))
+    }
+
     pub(super) fn open_streams(
         &self,
         sources: OwnSources,
@@ -373,6 +391,7 @@ impl Order {
         &self,
         runtime: &Runtime,
         streams: Streams,
+        publisher: &Publisher,
         failure: &Failure,
     ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
         let limits = LineLimits {
@@ -381,6 +400,8 @@ impl Order {
             on_long_line: self.on_long_line,
         };
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
+        let bound = publisher.clone().bound_results(pool.clone());
+        supervise(failure, runtime.handle(), "results", bound);
         streams.start(runtime, limits, &pool, self.settings.once, failure)
     }
 

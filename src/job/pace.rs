@@ -20,6 +20,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::sink::Keeper;
 use crate::source::Stop;
+use crate::store::{Level, Results};
 use crate::supervise::supervise;
 
 /// What the pace of any process needs.
@@ -32,6 +33,8 @@ pub(super) struct Process {
     pub(super) stop: Stop,
     pub(super) status: watch::Sender<Status>,
     pub(super) failure: Failure,
+    /// The results that wait to be stored.
+    pub(super) results: Results,
     /// What is to be told of commits, too.
     pub(super) keeper: Option<Keeper>,
 }
@@ -143,8 +146,9 @@ impl Leader {
         let mut cuts = 0;
         let mut reading = vec![true; self.processes];
         while reading.contains(&true) {
-            let Process { inbox, failure, stop, status, reading: own, .. } = &mut self.process;
-            let due = due(&*self.clock, &self.schedule, status, self.in_flight_max);
+            let Process { inbox, failure, stop, status, results, reading: own, .. } =
+                &mut self.process;
+            let due = due(&*self.clock, &self.schedule, status, results, self.in_flight_max);
             tokio::select! {
                 biased;
                 () = stop.stopped() => return self.stop_reading(reading).await,
@@ -233,12 +237,33 @@ async fn due(
     clock: &dyn Clock,
     schedule: &Schedule,
     status: &watch::Sender<Status>,
+    results: &Results,
     in_flight_max: usize,
 ) {
     clock.wait_until(schedule.deadline()).await;
-    let has_room = |status: &Status| status.in_flight.len() < in_flight_max;
-    // The sender is ours, so waiting ends with room only.
-    status.subscribe().wait_for(has_room).await.map(drop).unwrap_or_default();
+    let (mut status, mut level) = (status.subscribe(), results.level());
+    while !has_room(&status.borrow_and_update(), &level.borrow_and_update(), in_flight_max) {
+        // Both senders are ours, so there is a change whenever this goes on.
+        tokio::select! {
+            _ = status.changed() => {}
+            _ = level.changed() => {}
+        }
+    }
+}
+
+/// Epochs that may be in flight while the store is away.
+const AWAY_MAX: usize = 1024;
+
+/// Returns whether one more epoch may be in flight.
+///
+/// While the store takes objects, a small number may, and the open epoch grows if commits are
+/// slow. While it is away, epochs whose results are encoded only wait, at the cost of a file each,
+/// and an open epoch that grew for all that time could take any amount of memory.
+fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
+    let in_flight = status.in_flight.len();
+    let counted = status.in_flight.iter().filter(|epoch| **epoch > level.encoded).count();
+    in_flight < in_flight_max
+        || level.is_away && level.has_room && in_flight < AWAY_MAX && counted < in_flight_max
 }
 
 /// Applies what process 0 decides: the part of every other process.

@@ -88,19 +88,22 @@ fn begin(
     let announced = announce.downgrade();
     let publication = order.publication(agreed.parts);
     let store = Arc::clone(&holdings.output.store);
+    let results = order.results(&holdings)?;
     let publisher = Publisher::new(publication, store, runtime.handle().clone());
+    let publisher = publisher.bounded_by(results.clone());
     let memory = order.remember(&runtime, &holdings, &publisher, &agreed, &failure)?;
     holdings.keeper = memory.as_ref().map(|(_, keeper)| keeper.clone());
     let keeper = holdings.keeper.clone();
     let on_commit = note_commits(Arc::clone(streams.crossing()), keeper.clone(), on_commit);
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
     status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
+    let bounded = publisher.clone();
     let mut plan = order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, &mesh);
     plan.memory = memory;
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 
-    let read = order.read(&runtime, streams, &failure).inspect_err(|error| {
+    let read = order.read(&runtime, streams, &bounded, &failure).inspect_err(|error| {
         // Workers that were not told would wait for lines, and their guards for them.
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
@@ -115,6 +118,7 @@ fn begin(
         stop: stop.clone(),
         status: status.clone(),
         failure: failure.clone(),
+        results,
         keeper,
     };
     if order.cluster.processes > 1 {

@@ -68,6 +68,12 @@ impl BlockPool {
         room.acquire_many_owned(self.permits(capacity)).await.ok()
     }
 
+    /// Takes all room, so that nothing is read until what is returned is dropped. In order of
+    /// asking; meanwhile nobody else gets any.
+    pub async fn pause(&self) -> Option<OwnedSemaphorePermit> {
+        self.room(usize::MAX).await
+    }
+
     /// Room for a buffer of `capacity` bytes if there is some now.
     pub(super) fn try_room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
         let room = Arc::clone(&self.shared.room);

@@ -92,17 +92,20 @@ impl Keeper {
     ///
     /// Those that trying again does not mend.
     pub async fn keep(&self, changes: Vec<Change>) -> Result<()> {
-        try_join_all(changes.iter().map(|change| self.keep_one(change))).await.map(drop)
+        try_join_all(changes.into_iter().map(|change| self.keep_one(change))).await.map(drop)
     }
 
-    async fn keep_one(&self, change: &Change) -> Result<()> {
-        let (place, piece) = (Place::of(change), Piece::change(change.run.epoch));
+    async fn keep_one(&self, change: Change) -> Result<()> {
+        let (place, piece) = (Place::of(&change), Piece::change(change.run.epoch));
+        let (lasts_ms, encoded) = (change.lasts_ms, object::encode(&change));
+        // The store may be away for long: the run is not kept beside its bytes.
+        drop(change);
         crash_point("memory.before_put");
-        let piece = self.put(place, piece, object::encode(change)).await?;
+        let piece = self.put(place, piece, encoded).await?;
         crash_point("memory.after_put");
         let mut places = self.places();
         let pieces = places.entry(place).or_default();
-        pieces.lasts_ms = change.lasts_ms;
+        pieces.lasts_ms = lasts_ms;
         pieces.add(piece);
         Ok(())
     }

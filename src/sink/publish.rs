@@ -18,8 +18,9 @@ use super::layout::Layout;
 use super::outage::{Outage, Trouble};
 use crate::crash::crash_point;
 use crate::error::Error;
+use crate::lines::BlockPool;
 use crate::settings::{EmptyEpochs, RowOrder};
-use crate::store::{Body, Store, StoreErrorKind, StoreResult, Stored};
+use crate::store::{Body, Results, Store, StoreErrorKind, StoreResult, Stored};
 
 /// First pause between two tries; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -51,12 +52,21 @@ pub struct Publisher {
     runtime: Handle,
     /// What is known, and was said, of the store's being out of reach.
     outage: Arc<Mutex<Outage>>,
+    /// What waits to be stored.
+    results: Results,
 }
 
 impl Publisher {
     /// A publisher into `store`, whose requests run on `runtime`.
     pub fn new(publication: Publication, store: Arc<dyn Store>, runtime: Handle) -> Self {
-        Publisher { publication: Arc::new(publication), store, runtime, outage: Arc::default() }
+        let (publication, outage) = (Arc::new(publication), Arc::default());
+        Publisher { publication, store, runtime, outage, results: Results::unlimited() }
+    }
+
+    /// The same; what it is given to store is counted by `results`.
+    #[must_use]
+    pub fn bounded_by(self, results: Results) -> Self {
+        Publisher { results, ..self }
     }
 
     /// The same into another store, whose outages are its own.
@@ -70,6 +80,32 @@ impl Publisher {
         &self.runtime
     }
 
+    /// What waits to be stored.
+    pub fn results(&self) -> &Results {
+        &self.results
+    }
+
+    /// Keeps the limits of the results that wait: takes the room of `pool`, so that reading stops,
+    /// while there is none for more results. Never returns.
+    pub async fn bound_results(self, pool: BlockPool) -> Result<(), Error> {
+        loop {
+            self.results.watch().await;
+            tracing::warn!(
+                "results wait for the store and there is no room for more: reading stops until \
+                 they are stored; see --results-memory and --journal-max"
+            );
+            let paused = async {
+                let _room = pool.pause().await;
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = self.results.until_room() => {}
+                () = paused => {}
+            }
+            tracing::info!("there is room for results again: reading goes on");
+        }
+    }
+
     /// The store itself, for what need not succeed.
     pub fn store(&self) -> &dyn Store {
         &*self.store
@@ -78,7 +114,13 @@ impl Publisher {
     /// Stores `body` under `key`. An error is final.
     pub async fn put(&self, key: &str, body: Body) -> Result<Stored, Error> {
         crash_point("sink.before_put");
-        let stored = self.persist(key, || self.store.put(key, body.clone())).await;
+        self.results.admit(&body);
+        let put = || async {
+            // What has gone to disk takes turns to come back.
+            let _room = self.results.room_to_read(&body).await;
+            self.store.put(key, body.clone()).await
+        };
+        let stored = self.persist(key, put).await;
         crash_point("sink.after_put");
         stored
     }
@@ -98,6 +140,7 @@ impl Publisher {
             let error = match self.answered(what, began, attempt()).await {
                 Ok(stored) => {
                     if let Some(lasted) = self.outage().passed(Instant::now()) {
+                        self.results.set_away(false);
                         let (store, lasted) = (self.store.describe(), lasted.as_secs());
                         tracing::info!("{store} takes objects again, after {lasted} s");
                     }
@@ -144,6 +187,7 @@ impl Publisher {
             tracing::debug!("tried again: {error}");
             return;
         }
+        self.results.set_away(true);
         tracing::warn!(
             "{error}; nothing is lost: closed epochs are kept and retried until they are stored"
         );

@@ -149,6 +149,7 @@ impl Writer {
             Ok(parts) => parts,
             Err(error) => return self.failure.fail(error),
         };
+        self.publisher.results().encoded(epoch, self.context.threads);
         let tally = self.context.tallies.take(epoch);
         let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
         let publishes = self.grid.contains(epoch);

@@ -1,8 +1,12 @@
-//! What is stored: a rope of byte chunks.
+//! What is stored: a rope of byte chunks, in memory or in a file.
 
 use std::fmt;
+use std::fs::File;
+use std::io;
 use std::mem;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak, mpsc};
 
 use bytes::Bytes;
 use md5::{Digest, Md5};
@@ -12,19 +16,78 @@ use crate::supervise;
 
 /// The bytes of one object, in chunks as they were encoded, never joined into one allocation.
 ///
-/// A clone shares the bytes, so that a retry costs nothing. Length and MD5 are taken once; the MD5
-/// when it is first asked for (2 ms for a MiB, so ask where there is time for it), unless a
-/// [`BodyWriter`] has begun before.
+/// A clone shares the bytes, so that a retry costs nothing. A body that waits for long may
+/// [move to a file](super::Results); whoever reads it does not see where it is. Length and MD5 are
+/// taken once; the MD5 when it is first asked for (2 ms for a MiB, so ask where there is time for
+/// it), unless a [`BodyWriter`] has begun before.
 #[derive(Clone)]
 pub struct Body(Arc<Rope>);
 
 struct Rope {
-    chunks: Vec<Bytes>,
+    held: Mutex<Held>,
     bytes: u64,
     md5: OnceLock<[u8; 16]>,
-    /// Whence the MD5 comes, if it is being taken.
+    /// Where the MD5 comes from, if it is being taken.
     coming: Mutex<Option<mpsc::Receiver<[u8; 16]>>>,
 }
+
+struct Held {
+    content: Content,
+    /// Dropped after the content, so that what is counted was there.
+    account: Option<Box<dyn Account>>,
+}
+
+/// Counts the bytes of a body. Dropped with the last clone of it.
+pub(super) trait Account: Send {
+    /// Called when the bytes have moved from memory to a file.
+    fn moved_to_disk(&mut self);
+}
+
+#[derive(Clone)]
+enum Content {
+    /// Chunks, none of them empty.
+    Memory(Arc<[Bytes]>),
+    File(Arc<BodyFile>),
+}
+
+/// A file that holds a body, and is removed with this value.
+pub(super) struct BodyFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl BodyFile {
+    pub(super) fn new(file: File, path: PathBuf) -> BodyFile {
+        BodyFile { file, path }
+    }
+
+    pub(super) fn file(&self) -> &File {
+        &self.file
+    }
+}
+
+impl Drop for BodyFile {
+    fn drop(&mut self) {
+        // The next start removes what stays behind.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// A body that does not keep its bytes alive.
+pub(super) struct WeakBody(Weak<Rope>);
+
+impl WeakBody {
+    pub(super) fn is_alive(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    pub(super) fn upgrade(&self) -> Option<Body> {
+        self.0.upgrade().map(Body)
+    }
+}
+
+/// Bytes that are read from a file at a time.
+const PIECE_BYTES: u64 = 256 << 10;
 
 impl Body {
     /// The chunks one after the other; empty ones are left out.
@@ -34,12 +97,41 @@ impl Body {
 
     fn new(chunks: Vec<Bytes>, coming: Option<mpsc::Receiver<[u8; 16]>>) -> Self {
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        Body(Arc::new(Rope { chunks, bytes, md5: OnceLock::new(), coming: Mutex::new(coming) }))
+        let held = Held { content: Content::Memory(chunks.into()), account: None };
+        let (held, coming) = (Mutex::new(held), Mutex::new(coming));
+        Body(Arc::new(Rope { held, bytes, md5: OnceLock::new(), coming }))
     }
 
-    /// The chunks in order, none of them empty.
-    pub fn chunks(&self) -> &[Bytes] {
-        &self.0.chunks
+    /// Returns the bytes in pieces of moderate size, none of them empty. A piece is an error if the
+    /// file that holds the body cannot be read. Reading a file blocks, but not for long: it is not
+    /// synced and mostly in the page cache.
+    pub fn pieces(&self) -> impl Iterator<Item = io::Result<Bytes>> + Send + use<> {
+        let content = self.held().content.clone();
+        let bytes = self.0.bytes;
+        let mut at = 0_u64;
+        let mut index = 0;
+        std::iter::from_fn(move || match &content {
+            Content::Memory(chunks) => {
+                index += 1;
+                chunks.get(index - 1).cloned().map(Ok)
+            }
+            Content::File(held) => {
+                let length = PIECE_BYTES.min(bytes - at) as usize;
+                let mut piece = vec![0; length];
+                let read = (length > 0).then(|| held.file.read_exact_at(&mut piece, at))?;
+                at += length as u64;
+                Some(read.map(|()| piece.into()))
+            }
+        })
+    }
+
+    /// Returns all pieces at once.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading the file that holds the body.
+    pub fn load(&self) -> io::Result<Vec<Bytes>> {
+        self.pieces().collect()
     }
 
     /// The length of all chunks.
@@ -53,13 +145,47 @@ impl Body {
             let coming = self.0.coming.lock().unwrap_or_else(PoisonError::into_inner).take();
             // A runtime that goes down never runs what it was given.
             let taken = coming.and_then(|coming| coming.recv().ok());
-            taken.unwrap_or_else(|| md5(self.chunks()))
+            // A body goes to a file only once its MD5 is known, so its chunks are in memory.
+            taken.unwrap_or_else(|| md5(self.pieces().filter_map(io::Result::ok)))
         })
     }
 
     /// The MD5 in 32 lower-case hexadecimal digits.
     pub fn md5_hex(&self) -> String {
         hex(&self.md5())
+    }
+
+    /// Has `account` dropped with the bytes. Returns false if the body has one already.
+    pub(super) fn count(&self, account: Box<dyn Account>) -> bool {
+        let mut held = self.held();
+        let is_new = held.account.is_none();
+        let refused = if is_new { held.account.replace(account) } else { Some(account) };
+        // Not under the lock: an account has one of its own.
+        drop(held);
+        drop(refused);
+        is_new
+    }
+
+    pub(super) fn downgrade(&self) -> WeakBody {
+        WeakBody(Arc::downgrade(&self.0))
+    }
+
+    /// Returns whether the bytes are in a file.
+    pub fn is_on_disk(&self) -> bool {
+        matches!(self.held().content, Content::File(_))
+    }
+
+    /// Replaces the chunks in memory by `file`, which holds the same bytes. Readers that have begun
+    /// go on with the chunks.
+    pub(super) fn move_to(&self, file: BodyFile) {
+        let mut held = self.held();
+        held.content = Content::File(Arc::new(file));
+        held.account.iter_mut().for_each(|account| account.moved_to_disk());
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Replaced whole: a panic elsewhere leaves nothing half-done.
+        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -156,10 +282,7 @@ impl From<&'static str> for Body {
 impl fmt::Debug for Body {
     /// Shape only: words of a user's text do not belong in a log.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Body")
-            .field("bytes", &self.bytes())
-            .field("chunks", &self.chunks().len())
-            .finish()
+        f.debug_struct("Body").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
 
@@ -171,7 +294,7 @@ mod tests {
     fn length_and_md5_do_not_depend_on_the_chunks() {
         let one = Body::from("hello world\n");
         let many = Body::from_chunks(["hello", "", " world", "\n"].map(Bytes::from));
-        assert_eq!(many.chunks().len(), 3);
+        assert_eq!(many.pieces().count(), 3);
         assert_eq!(one.bytes(), many.bytes());
         assert_eq!(one.md5(), many.md5());
         assert_eq!(one.md5_hex(), "6f5902ac237024bdd0c176cb93063dc4");
@@ -186,7 +309,7 @@ mod tests {
             let chunk = |number: usize| Bytes::from(format!("{number},").repeat(1 + number % 3));
             (0..chunks).for_each(|number| writer.push(chunk(number)));
             let body = writer.finish();
-            assert_eq!(body.chunks().len(), chunks);
+            assert_eq!(body.pieces().count(), chunks);
             assert_eq!(body.md5(), Body::from_chunks((0..chunks).map(chunk)).md5());
         }
     }

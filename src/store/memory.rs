@@ -173,7 +173,7 @@ impl MemoryStore {
     /// All objects, by key.
     pub fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         let inner = self.lock();
-        let joined = |body: &Body| body.chunks().concat();
+        let joined = |body: &Body| body.load().unwrap_or_default().concat();
         inner.objects.iter().map(|(key, body)| (key.clone(), joined(body))).collect()
     }
 
@@ -342,7 +342,8 @@ impl Store for MemoryStore {
                 let told = format!("{key} is longer than the {bytes_max} bytes asked for");
                 return Err(StoreError::invalid(told));
             }
-            Ok(body.chunks().concat().into())
+            let read = |error| StoreError::invalid(format!("cannot read {key}: {error}"));
+            Ok(body.load().map_err(read)?.concat().into())
         })
         .boxed()
     }

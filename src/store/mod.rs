@@ -35,6 +35,7 @@ pub mod local;
 pub mod memory;
 mod probe;
 pub mod remote;
+mod results;
 mod settings;
 pub mod stdout;
 mod target;
@@ -43,6 +44,7 @@ pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
 pub use probe::{ConditionalPuts, Facts, Probe, Versioning};
 pub use remote::Environment;
+pub use results::{Level, Results, ResultsLimits};
 pub use settings::{Addressing, StoreSettings};
 pub use target::Target;
 

@@ -115,8 +115,8 @@ impl StdoutStore {
         if let Some(failed) = &stream.failed {
             return Err(failed.clone());
         }
-        let mut chunks = parts.iter().flat_map(Body::chunks);
-        let written = chunks.try_for_each(|chunk| stream.writer.write_all(chunk));
+        let mut pieces = parts.iter().flat_map(Body::pieces);
+        let written = pieces.try_for_each(|piece| stream.writer.write_all(&piece?));
         let written = written.and_then(|()| stream.writer.flush());
         written.map_err(|error| stream.failed.insert(failure(&error)).clone())
     }

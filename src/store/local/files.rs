@@ -150,9 +150,8 @@ fn write(
     let mode = if is_private(dir) { 0o600 } else { 0o666 };
     let (temporary, mut file) = create_temporary(&folder, name, mode)?;
     let written = body
-        .chunks()
-        .iter()
-        .try_for_each(|chunk| file.write_all(chunk))
+        .pieces()
+        .try_for_each(|piece| file.write_all(&piece?))
         .and_then(|()| file.sync_all())
         .and_then(|()| place(&folder, &temporary, name));
     if written.is_err() {

@@ -4,6 +4,8 @@
 //! was lost: "already exists" to a create, and "no such upload" to the end of an upload in parts.
 //! Either is therefore believed only if the object in the store is not the one that was sent.
 
+use std::io;
+
 use md5::{Digest, Md5};
 use opendal::options::{ReadOptions, WriteOptions};
 use opendal::{Buffer, Metadata};
@@ -134,7 +136,14 @@ impl RemoteStore {
         body: &Body,
         condition: Condition,
     ) -> opendal::Result<Metadata> {
-        let buffer = Buffer::from(body.chunks().to_vec());
+        let chunks = match body.is_on_disk() {
+            true => {
+                let body = body.clone();
+                supervise::blocking(move || body.load()).await
+            }
+            false => body.load(),
+        };
+        let buffer = Buffer::from(chunks.map_err(unreadable)?);
         self.operator.write_options(key, buffer, options(condition)).await
     }
 
@@ -154,7 +163,9 @@ impl RemoteStore {
         };
         let mut writer = self.operator.writer_options(key, options).await?;
         let written = async {
-            writer.write(Buffer::from(body.chunks().to_vec())).await?;
+            for piece in body.pieces() {
+                writer.write(piece.map_err(unreadable)?).await?;
+            }
             writer.close().await
         };
         let written = written.await;
@@ -238,6 +249,12 @@ impl RemoteStore {
         }
         Ok(hasher.finalize().into())
     }
+}
+
+/// The error of a body whose file cannot be read.
+fn unreadable(error: io::Error) -> opendal::Error {
+    let message = "cannot read back a result that waits on disk";
+    opendal::Error::new(opendal::ErrorKind::Unexpected, message).set_source(error)
 }
 
 fn options(condition: Condition) -> WriteOptions {

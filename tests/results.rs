@@ -1,0 +1,56 @@
+//! Results of closed epochs that wait for a store which is away.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::rig::{Rig, Server};
+use crate::store::oss_double::OssDouble;
+use crate::store_program::{TO, oss, stored};
+
+/// The files of results that wait in the state.
+fn waiting(rig: &Rig) -> Vec<PathBuf> {
+    let files = fs::read_dir(rig.path("state/results-0")).into_iter().flatten();
+    files.map(|file| file.expect("a file").path()).collect()
+}
+
+#[test]
+fn results_of_an_outage_wait_on_disk() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let flags = "--interval 50ms --state state --results-memory 1KiB";
+    let program = oss(&rig, &double, &format!("run {} {flags} {TO}", server.flag())).start();
+    let mut peer = server.accept();
+    peer.send("before\n");
+    program.wait_for_lines(1);
+    double.outage(true);
+    let mut lines = 1;
+    // More epochs than are in flight otherwise: each has words that no other has.
+    while waiting(&rig).len() < 50 {
+        peer.send(format!("{lines}{}\n", "x".repeat(100)));
+        lines += 1;
+        std::thread::yield_now();
+    }
+    let mode = |path: &PathBuf| fs::metadata(path).expect("a file").permissions().mode() & 0o777;
+    assert!(waiting(&rig).iter().all(|path| mode(path) == 0o600));
+    double.outage(false);
+    program.wait_for_lines(lines);
+    program.stop().expect(0).says(&["results that wait", "state/results-0"]);
+    assert_eq!(stored(&rig, &double).total("words"), lines);
+    assert_eq!(waiting(&rig), Vec::<PathBuf>::new(), "removed when they are stored");
+}
+
+#[test]
+fn results_without_state_stop_reading() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let flags = "--interval 50ms --no-state --results-memory 1KiB";
+    let program = oss(&rig, &double, &format!("run {} {flags} {TO}", server.flag())).start();
+    let mut peer = server.accept();
+    double.outage(true);
+    peer.send((0..2000).map(|n| format!("word{n}\n")).collect::<String>());
+    program.wait_for("reading stops");
+    peer.send("later\n");
+    double.outage(false);
+    program.wait_for_lines(2001);
+    program.stop().expect(0).says(&["reading goes on"]);
+    assert_eq!(stored(&rig, &double).total("words"), 2001);
+}
