@@ -7,7 +7,7 @@
 use std::process::ExitCode;
 
 use wordtide::cli::clap::{self, Parser};
-use wordtide::cli::{JobFlags, run_job};
+use wordtide::cli::{JobFlags, parse, run_job};
 use wordtide::operators::{Counts, Lines};
 
 /// Counts words by their length, per batch interval.
@@ -32,6 +32,6 @@ fn word_lengths(min: usize) -> impl for<'s> Fn(Lines<'s>) -> Counts<'s> + Send +
 }
 
 fn main() -> ExitCode {
-    let Flags { min, job } = Flags::parse();
+    let Flags { min, job }: Flags = parse();
     run_job(job, |job| job.dataflow(format!("word_lengths min={min}"), word_lengths(min)))
 }

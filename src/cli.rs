@@ -1,15 +1,18 @@
 //! The command line: flags to settings, errors to exit codes.
 //!
-//! Parsing has two steps. `flags` says what may be typed, with defaults and environment names,
-//! and nothing more; `run` turns it into the plain values that the library works on. `main`
-//! prints and exits; nothing below it does.
+//! `flags` and `commands` declare what can be typed, `layers` adds what the environment says, and
+//! `run` turns the result into the plain values that the library works on. `exit` has the exit
+//! codes. Only this module prints and ends the process.
 
 mod check;
 mod cluster;
+mod commands;
 mod definitions;
 mod demo;
+mod environment;
 mod exit;
 mod flags;
+mod layers;
 mod log;
 mod run;
 mod signals;
@@ -20,32 +23,35 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use clap::builder::BoolishValueParser;
-use clap::parser::ValueSource;
-use clap::{ArgAction, CommandFactory, FromArgMatches};
+use clap::Parser;
 
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
 
 pub use clap;
+pub use commands::{Cli, Command, JournalCommand};
 pub use exit::exit_code;
-pub use flags::{Cli, Command, JobFlags, JournalCommand};
-
-/// The flags that a demo takes, too.
-const HOW_MUCH_IS_SAID: [&str; 3] = ["verbose", "quiet", "stop_timeout"];
+pub use flags::JobFlags;
 
 /// The whole program: parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = match parse(arguments()) {
-        Ok(cli) => cli,
-        Err(help_or_error) => {
-            // Clap prints help to stdout and mistakes to stderr; a closed pipe is no failure.
-            help_or_error.print().ok();
-            return ExitCode::from(if help_or_error.use_stderr() { 2 } else { 0 });
-        }
-    };
-    exit::run_to_exit(|| dispatch(cli))
+    match commands::parse(arguments(), |name| std::env::var_os(name)) {
+        Ok(cli) => exit::run_to_exit(|| dispatch(cli)),
+        Err(refusal) => ExitCode::from(exit::refused(refusal)),
+    }
+}
+
+/// Parses the arguments of another program that takes [`JobFlags`], as `wordtide` parses its own:
+/// the environment counts where the command line is silent, an empty variable is unset, and an
+/// error names the variable. Ends the process after `--help` and after a mistake.
+pub fn parse<P: Parser>() -> P {
+    let command = commands::refine(P::command(), false);
+    let parsed = layers::parse(&command, &arguments(), |flag| {
+        environment::find(flag, |name| std::env::var_os(name))
+    });
+    let parsed = parsed.and_then(|parsed| Ok(P::from_arg_matches(&parsed.matches)?));
+    parsed.unwrap_or_else(|refusal| exit::at_once(exit::refused(refusal)))
 }
 
 /// Runs a job of another program as `wordtide run` would: under signals, as one process of a
@@ -54,75 +60,6 @@ pub fn main() -> ExitCode {
 /// `define` gives the job what the flags do not: what it computes.
 pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -> ExitCode {
     exit::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
-}
-
-/// The commands, with what cannot be said where the flags are: the definitions' descriptions, that
-/// the flags of a run may stand before and behind the definition's name, and what holds for all.
-fn command() -> clap::Command {
-    let describe = |run: clap::Command| {
-        let global = |flag: clap::Arg| {
-            let is_flag = !flag.is_positional();
-            flag.global(is_flag)
-        };
-        definitions::describe(run.mut_args(global))
-    };
-    refine(Cli::command().mut_subcommand("run", describe).mut_subcommand("replay", describe), false)
-}
-
-/// Gives a command and those below it a help flag, unless they have one or inherit it.
-fn refine(command: clap::Command, inherits_help: bool) -> clap::Command {
-    let help = command.get_arguments().find(|argument| argument.get_id() == "help");
-    let has_help = inherits_help || help.is_some();
-    let hands_down = inherits_help || help.is_some_and(clap::Arg::is_global_set);
-    let below = |command| refine(command, hands_down);
-    let command = command.mut_args(lenient).mut_subcommands(below);
-    if has_help {
-        return command;
-    }
-    let help = clap::Arg::new("help").long("help").short('?').action(ArgAction::Help);
-    command.disable_help_flag(true).arg(help.help("Print help (also -?)"))
-}
-
-/// Has a number with a minus refused as a value of its flag, not as a flag that nobody knows; and
-/// lets a switch in the environment be 1 or yes, too.
-fn lenient(argument: clap::Arg) -> clap::Arg {
-    let is_number =
-        |name: &clap::builder::Str| ["N", "P", "I|auto", "TIME", "BYTES"].contains(&name.as_str());
-    match argument.get_action() {
-        ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
-        _ if argument.is_positional() => argument.allow_negative_numbers(true),
-        _ if argument.get_value_names().is_some_and(|names| names.iter().any(is_number)) => {
-            argument.allow_hyphen_values(true)
-        }
-        _ => argument,
-    }
-}
-
-/// Parses the arguments; `WORDTIDE_DATAFLOW` names the definition of a run that does not name one.
-fn parse(mut arguments: Vec<OsString>) -> clap::error::Result<Cli> {
-    let parse = |arguments: &[OsString]| {
-        let command = command();
-        let matches = command.clone().try_get_matches_from(arguments)?;
-        let is_said = |flag: &clap::Arg| {
-            let id = flag.get_id().as_str();
-            let is_typed = matches.value_source(id) == Some(ValueSource::CommandLine);
-            is_typed && !HOW_MUCH_IS_SAID.contains(&id)
-        };
-        let is_bare = !command.get_arguments().any(is_said);
-        Ok(Cli { is_bare, ..Cli::from_arg_matches(&matches)? })
-    };
-    let cli = parse(&arguments);
-    let is_named =
-        matches!(&cli, Ok(Cli { command: Some(Command::Run { dataflow: Some(_), .. }), .. }));
-    let is_run = arguments.get(1).is_some_and(|command| command == "run");
-    match std::env::var_os("WORDTIDE_DATAFLOW") {
-        Some(name) if is_run && !is_named && !name.is_empty() => {
-            // Not only where that parsed: the flags may be the definition's own.
-            arguments.insert(2, name);
-            parse(&arguments)
-        }
-        _ => cli,
-    }
 }
 
 /// The arguments as given, but for a bare `-h` at the end: there it can only mean help, though
@@ -145,22 +82,18 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut command(), "wordtide", &mut script);
+            clap_complete::generate(shell, &mut commands::completed(), "wordtide", &mut script);
             print(&script).map(|()| 0)
         }
         Some(Command::Man) => {
             let mut page = Vec::new();
-            let rendered = clap_mangen::Man::new(command()).render(&mut page);
+            let rendered = clap_mangen::Man::new(commands::command()).render(&mut page);
             rendered.map_err(|error| failed("cannot render the man page", error))?;
             print(&page).map(|()| 0)
         }
         None => match (cli.host, cli.port) {
             (Some(host), Some(port)) => run::spark(&host, &port, *cli.flags),
-            (Some(host), None) => {
-                Err(Error::new(ErrorKind::Usage, format!("{host:?} has no port")).hint(
-                    "give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help",
-                ))
-            }
+            (Some(host), None) => Err(without_port(&host)),
             (None, _) if cli.is_bare && cli.flags.source.is_none() => {
                 demo::run(&cli.flags).map(|()| 0)
             }
@@ -169,8 +102,25 @@ fn dispatch(cli: Cli) -> Result<u8> {
     }
 }
 
+/// The error for one word that is neither a command nor followed by a port.
+fn without_port(host: &str) -> Error {
+    let command = commands::command();
+    let names = command.get_subcommands().map(clap::Command::get_name);
+    let meant = values::nearest(host, names);
+    let meant = meant.map(|meant| format!("did you mean `wordtide {meant}`? ")).unwrap_or_default();
+    Error::new(ErrorKind::Usage, format!("{host:?} has no port and is no command")).hint(format!(
+        "{meant}give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help"
+    ))
+}
+
 /// `wordtide journal check|dump`.
 fn journal(look: &JournalCommand) -> Result<()> {
+    let (JournalCommand::Check { dir } | JournalCommand::Dump { dir }) = look;
+    if !dir.is_dir() {
+        let message = format!("{} is not a folder", dir.display());
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint("give the folder of a journal, STATE/journal-…"));
+    }
     let mut listing = Vec::new();
     let verdict = match look {
         JournalCommand::Check { dir } => crate::journal::check(dir, &mut listing),

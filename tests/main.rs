@@ -43,6 +43,8 @@ mod refusals;
 mod results;
 /// Runs the real program.
 mod rig;
+/// Mistakes in settings, by flag and by variable, are refused in words that help.
+mod settings;
 /// Connections that come, go and break; files; standard input.
 mod sources;
 /// What a real Spark wrote, case by case, by the real program.

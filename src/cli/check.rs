@@ -11,7 +11,7 @@ use crate::store::{ConditionalPuts, Environment, Facts, Probe, Target, Versionin
 /// Puts, lists, reads back and deletes one object under the prefix; tells how the store was
 /// reached.
 pub(super) fn run(flags: &JobFlags) -> Result<()> {
-    log::install(flags.watch.verbose, flags.watch.quiet);
+    log::install(&flags.watch);
     let target: Target = flags.output.to.as_deref().unwrap_or(run::DEFAULT_TO).parse()?;
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the runtime for requests", error))?;

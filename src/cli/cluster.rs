@@ -9,8 +9,8 @@ use super::signals::{Listener, Wish};
 use super::{failed, stderr};
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
 use crate::cluster::{
-    ClusterSettings, MeshKey, default_addresses, parse_addresses, process_of_this_host,
-    read_hostfile,
+    ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
+    process_of_this_host, read_hostfile,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::source::Stop;
@@ -94,7 +94,11 @@ pub(super) fn announce(settings: &ClusterSettings) {
 pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) -> Result<u8> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (threads, processes) = (flags.threads, flags.processes);
-    if threads * processes > cores {
+    if processes > PROCESSES_MAX {
+        return Err(Error::new(ErrorKind::Usage, format!("-n/--processes is {processes}"))
+            .hint(format!("give -n at most {PROCESSES_MAX}")));
+    }
+    if threads.saturating_mul(processes) > cores {
         tracing::warn!(
             "-n {processes} -w {threads} is more than the {cores} cores of this machine"
         );

@@ -6,10 +6,10 @@
 use std::ffi::OsString;
 use std::time::Duration;
 
-use clap::builder::PossibleValue;
-use clap::{Args, Command, Subcommand, ValueEnum, value_parser};
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
+use clap::{Args, Command, Subcommand, value_parser};
 
-use super::values::{duration, show};
+use super::values::{choice, duration, nearest, show};
 use crate::dataflows::{
     self, field_count, line_archive, network_wordcount, running_totals, sliding_windows, top_k,
 };
@@ -38,11 +38,12 @@ pub enum Dataflow {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Results")]
 pub struct TotalsFlags {
-    /// Which totals each epoch publishes
-    #[arg(long, value_name = "WHAT", default_value = "complete", env = "WORDTIDE_EMIT")]
+    /// Which totals an epoch publishes: those of all words, or of the words in it
+    #[arg(long, value_name = "WHAT", default_value = "complete", value_parser = emit(),
+        env = "WORDTIDE_EMIT")]
     pub emit: Emit,
 
-    /// End with an error when there are more distinct words than this
+    /// Fail when there are more distinct words than this
     #[arg(long, value_name = "N", env = "WORDTIDE_MAX_KEYS",
         value_parser = value_parser!(u64).range(1..))]
     pub max_keys: Option<u64>,
@@ -57,29 +58,21 @@ pub enum Emit {
     Changes,
 }
 
-impl ValueEnum for Emit {
-    fn value_variants<'a>() -> &'a [Self] {
-        &[Emit::Complete, Emit::Changes]
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self {
-            Emit::Complete => PossibleValue::new("complete").help("every word since the start"),
-            Emit::Changes => PossibleValue::new("changes").help("the words of the epoch alone"),
-        })
-    }
+fn emit() -> impl TypedValueParser<Value = Emit> {
+    choice(&[("complete", Emit::Complete), ("changes", Emit::Changes)])
 }
 
 /// The flags of `sliding_windows`.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Results")]
 pub struct WindowFlags {
-    /// How far a window reaches back: a multiple of the interval
+    /// Length of a window: a multiple of the interval
     #[arg(long, value_name = "TIME", default_value = "60s", value_parser = duration,
         env = "WORDTIDE_WINDOW")]
     pub window: Duration,
 
-    /// How often a window ends: a multiple of the interval; epochs in between publish nothing
+    /// Time from the end of a window to the next: a multiple of the interval; epochs in between
+    /// publish nothing
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration,
         env = "WORDTIDE_SLIDE")]
     pub slide: Duration,
@@ -89,7 +82,7 @@ pub struct WindowFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Results")]
 pub struct TopFlags {
-    /// How many words
+    /// Number of words in the ranking
     #[arg(long, value_name = "N", default_value_t = 20, env = "WORDTIDE_K")]
     pub k: usize,
 }
@@ -99,16 +92,36 @@ pub struct TopFlags {
 #[command(next_help_heading = "Results")]
 pub struct FieldFlags {
     /// Count the values of this field, from 1
-    #[arg(long, value_name = "N", env = "WORDTIDE_FIELD", required_unless_present = "regex")]
+    #[arg(long, value_name = "N", env = "WORDTIDE_FIELD")]
     pub field: Option<usize>,
 
-    /// What parts fields: one or more characters, \t for a tabulator
+    /// What separates fields: one or more characters; \t is a tab
     #[arg(long, value_name = "C", env = "WORDTIDE_DELIMITER", default_value = " ")]
     pub delimiter: String,
 
-    /// Count what this finds first in a line: group 1, or else the whole match
-    #[arg(long, value_name = "RE", env = "WORDTIDE_REGEX", conflicts_with = "field")]
+    /// Count the first match of this regular expression in each line: group 1 if there is one, else
+    /// the whole match
+    #[arg(long, value_name = "RE", env = "WORDTIDE_REGEX", conflicts_with = "field",
+        value_parser = NonEmptyStringValueParser::new())]
     pub regex: Option<String>,
+}
+
+/// Refuses a name that is no definition's; `place` says where it stands, if that is not the command
+/// line.
+///
+/// # Errors
+///
+/// `Usage`, with the names that there are and the one that was meant.
+pub(super) fn check(name: &str, place: &str) -> Result<()> {
+    let known = || dataflows::ALL.iter().map(|listed| listed.name);
+    if known().any(|known| known == name) {
+        return Ok(());
+    }
+    let meant = nearest(name, known());
+    let meant = meant.map(|meant| format!("did you mean {meant}? ")).unwrap_or_default();
+    let names = known().collect::<Vec<_>>().join(" ");
+    Err(Error::new(ErrorKind::Usage, format!("{place}there is no dataflow {name:?}"))
+        .hint(format!("{meant}give one of: {names}; see `wordtide list`")))
 }
 
 /// Gives the definitions the descriptions they are listed with.
@@ -157,10 +170,8 @@ impl Dataflow {
             }
             Dataflow::Other(arguments) => {
                 let name = arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default();
-                let known: Vec<&str> = dataflows::ALL.iter().map(|listed| listed.name).collect();
-                let message = format!("there is no dataflow {name:?}");
-                return Err(Error::new(ErrorKind::Usage, message)
-                    .hint(format!("give one of: {}; see `wordtide list`", known.join(" "))));
+                check(&name, "")?;
+                job
             }
         })
     }
@@ -176,14 +187,19 @@ impl FieldFlags {
             })?;
             return Ok((format!("field_count regex={text:?}"), field_count::Field::Regex(regex)));
         }
-        let number = self.field.unwrap_or_default();
+        let Some(number) = self.field else {
+            return Err(usage(
+                "field_count was not given a field".to_owned(),
+                "give --field N or --regex RE",
+            ));
+        };
         if number == 0 {
             return Err(usage("fields are numbered from 1".to_owned(), "give --field at least 1"));
         }
         let delimiter = self.delimiter.replace("\\t", "\t");
         if delimiter.is_empty() {
             return Err(usage(
-                "nothing parts the fields".to_owned(),
+                "nothing separates the fields".to_owned(),
                 "give --delimiter a character",
             ));
         }
@@ -194,16 +210,15 @@ impl FieldFlags {
 
 #[cfg(test)]
 mod tests {
-    use super::super::flags::{Cli, Command as Chosen};
+    use super::super::commands::{Cli, Command as Chosen, command};
     use super::*;
     use crate::job::Job;
     use clap::FromArgMatches;
 
     fn parse(arguments: &str) -> (Dataflow, Duration) {
         let arguments = format!("wordtide run {arguments}");
-        let matches = super::super::command()
-            .try_get_matches_from(arguments.split(' '))
-            .expect("a valid command line");
+        let matches =
+            command().try_get_matches_from(arguments.split(' ')).expect("a valid command line");
         match Cli::from_arg_matches(&matches).expect("a command").command {
             Some(Chosen::Run { dataflow: Some(dataflow), flags }) => {
                 (dataflow, flags.epochs.interval)
@@ -214,7 +229,7 @@ mod tests {
 
     #[test]
     fn every_listed_definition_is_a_command_and_the_other_way_round() {
-        let run = super::super::command().find_subcommand("run").cloned().expect("a command");
+        let run = command().find_subcommand("run").cloned().expect("a command");
         let commands: Vec<_> = run.get_subcommands().map(|command| command.get_name()).collect();
         let listed: Vec<_> = dataflows::ALL.iter().map(|listed| listed.name).collect();
         assert_eq!(commands, listed);

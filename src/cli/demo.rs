@@ -35,7 +35,7 @@ const TEXT: &str = include_str!("demo.txt");
 
 /// Runs the demo.
 pub(super) fn run(flags: &JobFlags) -> Result<()> {
-    log::install(flags.watch.verbose, flags.watch.quiet);
+    log::install(&flags.watch);
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the demo's source", error))?;
     let listener = runtime

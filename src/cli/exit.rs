@@ -12,9 +12,11 @@
 //! | 78 | a configuration or credential was refused: a restart does not help |
 //! | 130, 143 | ended at once by a second SIGINT, or by a second SIGTERM or SIGHUP |
 
+use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::process::ExitCode;
 
+use super::layers::{self, Refusal};
 use super::stderr;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -38,6 +40,10 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 
 /// Runs the program and returns its exit code, with an error or a panic reported on one line.
 pub(super) fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
+    ExitCode::from(code_of(run))
+}
+
+fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
     set_hook(Box::new(|panic| stderr::line(format!("wordtide: {panic}"))));
     // The hook has reported a panic; what it left half done is not looked at again.
     let code = match catch_unwind(AssertUnwindSafe(run)) {
@@ -49,7 +55,28 @@ pub(super) fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
         Err(_) => exit_code(ErrorKind::Panicked),
     };
     stderr::flush();
-    ExitCode::from(code)
+    code
+}
+
+/// Reports why the arguments cannot be used, or prints the help that was asked for, and returns the
+/// exit code.
+pub(super) fn refused(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Setting(error) => code_of(|| Err(error)),
+        Refusal::Clap(help) if !help.use_stderr() => {
+            // A reader who has closed the pipe has seen enough.
+            drop(help.print());
+            0
+        }
+        Refusal::Clap(error) => {
+            let text = error.render();
+            let is_plain = !io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+            let text = if is_plain { text.to_string() } else { text.ansi().to_string() };
+            stderr::line(text.trim_end());
+            stderr::flush();
+            exit_code(ErrorKind::Usage)
+        }
+    }
 }
 
 /// Ends the process without returning to the caller: its job may hang.
@@ -70,6 +97,9 @@ fn report(error: &Error) {
             text = format!("{text} ({because})");
         }
         cause = error.source();
+    }
+    if let Some(places) = layers::note(&text) {
+        text = format!("{text} ({places})");
     }
     stderr::line(format!("wordtide: error: {text}"));
 }

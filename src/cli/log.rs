@@ -10,7 +10,8 @@ use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::stderr;
+use super::flags::WatchFlags;
+use super::{commands, environment, stderr};
 
 /// A line is its message; what is not mere progress says so in front.
 struct Lines;
@@ -55,10 +56,10 @@ impl Write for StandardError {
 }
 
 /// Sends the library's messages to standard error: progress and warnings, more with each `-v`, less
-/// with each `-q`. Its own only: an HTTP client's tell the addresses of proxies and credential
-/// sources, with the passwords in them.
-pub(super) fn install(verbose: u8, quiet: u8) {
-    let level = match i16::from(verbose) - i16::from(quiet) {
+/// with each `-q`. Only its own: those of an HTTP client name proxies and credential sources, with
+/// the passwords in their addresses. Then warns of environment variables that are not known.
+pub(super) fn install(flags: &WatchFlags) {
+    let level = match i16::from(flags.verbose) - i16::from(flags.quiet) {
         ..=-2 => Level::ERROR,
         -1 => Level::WARN,
         0 => Level::INFO,
@@ -73,5 +74,6 @@ pub(super) fn install(verbose: u8, quiet: u8) {
         .finish()
         .with(Targets::new().with_target(env!("CARGO_PKG_NAME"), level));
     // It fails only if one is installed already, and then messages have their place.
-    tracing::subscriber::set_global_default(subscriber).ok();
+    drop(tracing::subscriber::set_global_default(subscriber));
+    environment::warn_of_unknown(&commands::command(), std::env::vars_os());
 }

@@ -49,7 +49,7 @@ pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
-    log::install(flags.watch.verbose, flags.watch.quiet);
+    log::install(&flags.watch);
     descriptors::raise_limit();
     let signals = Listener::new()?;
     let job = define(builder(&flags)?)?;

@@ -2,7 +2,8 @@
 //!
 //! SIGINT, SIGTERM and SIGHUP are alike. `timeout`, a terminal, a service manager or a closing
 //! session often send several of them within moments, to the process and to its group; so those
-//! within [`ONE_WISH`] of the first count as one. A later one is somebody who does not want to wait.
+//! within [`ONE_WISH`] of the first count as one. A later one is from somebody who does not want to
+//! wait.
 //!
 //! The process listens before the job starts: a signal that found nobody listening would end it and
 //! lose what the job had begun to read.

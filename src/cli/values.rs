@@ -1,6 +1,36 @@
-//! Values as people type them: durations and sizes with units.
+//! Values as people type them: durations and sizes with units, names of choices.
 
+use std::convert::Infallible;
 use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
+/// Names that are less alike than this are not offered for one another.
+const LIKENESS_MIN: f64 = 0.6;
+
+/// Returns the parser of a flag that takes one of these names.
+pub(super) fn choice<T>(choices: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T>
+where
+    T: Copy + Send + Sync + 'static,
+{
+    let names = PossibleValuesParser::new(choices.iter().map(|(name, _)| *name));
+    names.try_map(|name| {
+        let known = choices.iter().find(|(known, _)| *known == name);
+        known.map(|(_, value)| *value).ok_or("not one of the names above")
+    })
+}
+
+/// Parses an element of a list: blanks around it do not count.
+pub(super) fn trimmed(text: &str) -> Result<String, Infallible> {
+    Ok(text.trim().to_owned())
+}
+
+/// Returns the known name that is most like `name`, if one is like it.
+pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let likeness = |known: &'a str| (strsim::normalized_damerau_levenshtein(name, known), known);
+    let alike = known.into_iter().map(likeness).filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
+    alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
+}
 
 /// Parses `500ms`, `10s`, `5m`, `24h`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
@@ -62,6 +92,15 @@ mod tests {
         }
         for text in ["", "MiB", "1.5MiB", "-1", "1XB", "99999999999999999999"] {
             assert!(bytes(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn nearest_name_is_like_it_or_none() {
+        let known = ["run", "replay", "check", "completions"];
+        let cases = [("rnu", Some("run")), ("chekc", Some("check")), ("localhost", None)];
+        for (name, expected) in cases {
+            assert_eq!(nearest(name, known), expected, "{name}");
         }
     }
 

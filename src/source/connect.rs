@@ -105,6 +105,10 @@ async fn drain(stream: &TcpStream, intake: &mut Intake) -> Result<StreamEnd> {
     let mut waiting = rustix::io::ioctl_fionread(stream).unwrap_or(0) as usize;
     while waiting > 0 && !intake.is_full() {
         intake.ready().await?;
+        // The runtime may not have learned yet that there are bytes: it would report none.
+        if stream.readable().await.is_err() {
+            return Ok(StreamEnd::Reset);
+        }
         let (read, end) = take_available(stream, intake, waiting);
         intake.hand_over().await?;
         match end {

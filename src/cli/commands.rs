@@ -1,0 +1,257 @@
+//! The commands, and how arguments become one of them.
+
+use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
+
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap_complete::Shell;
+
+use super::definitions::{self, Dataflow};
+use super::environment;
+use super::flags::JobFlags;
+use super::layers::{self, Parsed, Refusal};
+
+const EXAMPLES: &str = "\
+Examples:
+  wordtide                                    a demo that needs nothing
+  nc -lk 9999                                 then, in a second terminal:
+  wordtide localhost 9999                     counts of every 10 s in ./wordtide-out/
+  wordtide localhost 9999 --interval 1s -w 2 --to out/counts --suffix txt
+  wordtide run --file big.txt --to - --format tsv | sort -k2nr | head
+";
+
+/// Flags that do not make a run of the demo.
+const FLAGS_OF_THE_DEMO: [&str; 3] = ["verbose", "quiet", "stop_timeout"];
+
+/// Counts the words of a line stream per batch interval and publishes each epoch exactly once.
+///
+/// Lines come from a socket (as `nc -lk` serves it), from files or from standard input. Every batch
+/// interval, their words are counted on timely and differential dataflow and written as text files,
+/// byte for byte those of Spark Streaming's network_wordcount. Without arguments it runs a demo.
+///
+/// Each flag can also be given by the environment variable that its help names. A flag on the
+/// command line wins; an empty variable is unset; a switch is true, 1, yes, or false, 0, no.
+#[derive(Debug, Parser)]
+#[command(
+    name = "wordtide",
+    version,
+    after_help = EXAMPLES,
+    disable_help_flag = true,
+    disable_help_subcommand = true,
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// The command; a run of network_wordcount if none is given.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
+    /// Host to read lines from, as in Spark's program
+    #[arg(value_name = "HOST")]
+    pub host: Option<String>,
+
+    /// Port of the host
+    #[arg(value_name = "PORT")]
+    pub port: Option<String>,
+
+    /// The flags of a run.
+    #[command(flatten)]
+    pub flags: Box<JobFlags>,
+
+    /// Nothing was typed that asks for a run of the user's own.
+    #[arg(skip)]
+    pub(super) is_bare: bool,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a dataflow: network_wordcount if none is named
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
+    Run {
+        /// The flags of a run.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+
+        /// The definition.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
+    },
+    /// Run the lines of a journal again that --keep-journal kept: the same epochs, the same bytes
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
+    Replay {
+        /// Folder of the journal, or the state folder that holds it
+        dir: PathBuf,
+
+        /// The flags of the run that wrote it, except for sources, state and output.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+
+        /// The definition.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
+    },
+    /// Check the output: put, list, read back and delete one object under the prefix
+    #[command(disable_help_flag = true)]
+    Check {
+        /// The flags of a run.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+    },
+    /// Inspect a journal: the folder of one source in a state folder
+    #[command(disable_help_flag = true)]
+    Journal {
+        /// How to inspect it.
+        #[command(subcommand)]
+        look: JournalCommand,
+    },
+    /// List the dataflows
+    List,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+    /// Print the man page
+    Man,
+}
+
+/// How to inspect a journal.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Verify every record; exit code 74 if any is damaged
+    #[command(disable_help_flag = true)]
+    Check {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+    /// Print every record, one a line
+    #[command(disable_help_flag = true)]
+    Dump {
+        /// Folder of the journal: STATE/journal-…
+        dir: PathBuf,
+    },
+}
+
+/// Returns the commands with all that cannot be declared where the flags are: the descriptions of
+/// the definitions, flags that may stand before and after a definition's name, help everywhere.
+pub(super) fn command() -> clap::Command {
+    let describe = |run: clap::Command| {
+        let global = |flag: clap::Arg| {
+            let is_flag = !flag.is_positional();
+            flag.global(is_flag)
+        };
+        definitions::describe(run.mut_args(global))
+    };
+    refine(Cli::command().mut_subcommand("run", describe).mut_subcommand("replay", describe), false)
+}
+
+/// Returns the commands as completions need them: without `-?`, which shells take for a pattern.
+pub(super) fn completed() -> clap::Command {
+    fn without_question_mark(command: clap::Command) -> clap::Command {
+        let strip = |argument: clap::Arg| match argument.get_short() {
+            Some('?') => {
+                let none: Option<char> = None;
+                argument.short(none).help("Print help")
+            }
+            _ => argument,
+        };
+        command.mut_args(strip).mut_subcommands(without_question_mark)
+    }
+    without_question_mark(command())
+}
+
+/// Gives a command and those below it a help flag, unless they have one or inherit it.
+pub(super) fn refine(command: clap::Command, inherits_help: bool) -> clap::Command {
+    let help = command.get_arguments().find(|argument| argument.get_id() == "help");
+    let has_help = inherits_help || help.is_some();
+    let hands_down = inherits_help || help.is_some_and(clap::Arg::is_global_set);
+    let below = |command| refine(command, hands_down);
+    let command = command.mut_args(lenient).mut_subcommands(below);
+    if has_help {
+        return command;
+    }
+    let help = clap::Arg::new("help").long("help").short('?').action(ArgAction::Help);
+    command.disable_help_flag(true).arg(help.help("Print help (also -?)"))
+}
+
+/// Has a number with a minus refused as a value of its flag, not as an unknown flag; and keeps the
+/// values of variables, which may be secrets, out of help.
+fn lenient(argument: clap::Arg) -> clap::Arg {
+    let is_number =
+        |name: &clap::builder::Str| ["N", "P", "I|auto", "TIME", "BYTES"].contains(&name.as_str());
+    let argument = argument.hide_env_values(true);
+    match argument.get_action() {
+        ArgAction::SetTrue | ArgAction::Count | ArgAction::Help | ArgAction::Version => argument,
+        _ if argument.is_positional() => argument.allow_negative_numbers(true),
+        _ if argument.get_value_names().is_some_and(|names| names.iter().any(is_number)) => {
+            argument.allow_hyphen_values(true)
+        }
+        _ => argument,
+    }
+}
+
+/// Parses the arguments of the program, with the environment where the command line is silent.
+pub(super) fn parse(
+    mut arguments: Vec<OsString>,
+    lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
+) -> Result<Cli, Refusal> {
+    let command = command();
+    let is_run = arguments.get(1).is_some_and(|command| command == "run");
+    if let Some(name) = lookup(OsStr::new(environment::DATAFLOW)).filter(|name| !name.is_empty())
+        && is_run
+        && !names_dataflow(&command, &arguments)
+    {
+        definitions::check(&name.to_string_lossy(), "WORDTIDE_DATAFLOW: ")?;
+        // Also where the line without it does not parse: its flags may be the definition's own.
+        arguments.insert(2, name);
+    }
+    let Parsed { matches, typed } =
+        layers::parse(&command, &arguments, |flag| environment::find(flag, lookup))?;
+    let is_bare = matches.subcommand().is_none()
+        && typed.iter().all(|id| FLAGS_OF_THE_DEMO.contains(&id.as_str()));
+    Ok(Cli { is_bare, ..Cli::from_arg_matches(&matches)? })
+}
+
+fn names_dataflow(command: &clap::Command, arguments: &[OsString]) -> bool {
+    layers::parse_typed(command, arguments).is_ok_and(|matches| {
+        matches.subcommand_matches("run").is_some_and(|run| run.subcommand().is_some())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commands_do_not_contradict_each_other() {
+        command().debug_assert();
+        completed().debug_assert();
+    }
+
+    #[test]
+    fn run_flags_have_a_variable_and_a_heading() {
+        let cli = command();
+        let run = cli.find_subcommand("run").expect("a run command");
+        for flag in run.get_arguments().filter(|flag| flag.get_id() != "help") {
+            let name = flag.get_id().as_str().to_uppercase();
+            let env = flag.get_env().map(|env| env.to_string_lossy().into_owned());
+            assert_eq!(env, Some(format!("WORDTIDE_{name}")));
+            assert!(flag.is_positional() || flag.get_help_heading().is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn completions_hold_no_pattern() {
+        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut completed(), "wordtide", &mut script);
+            let script = String::from_utf8(script).expect("text");
+            assert!(script.contains("hostfile"), "{shell}");
+            let found =
+                [" -s ?", "?/help", "'-?", "\"-?"].into_iter().find(|it| script.contains(it));
+            assert_eq!(found, None, "{shell}");
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! Flags of the output: where results go, and as what bytes.
+
+use clap::Args;
+use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
+
+use super::super::values::choice;
+use crate::settings::{EmptyEpochs, RowOrder};
+use crate::sink::format::Format;
+
+/// Where results go, and as what bytes.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Output")]
+pub struct OutputFlags {
+    /// oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, a path prefix, or - for standard output
+    /// [default: wordtide-out/counts]
+    #[arg(long, value_name = "PREFIX", env = "WORDTIDE_TO")]
+    pub to: Option<String>,
+
+    /// End of the names of the epochs' folders, after a dot
+    #[arg(long, value_name = "SUFFIX", env = "WORDTIDE_SUFFIX",
+        value_parser = NonEmptyStringValueParser::new())]
+    pub suffix: Option<String>,
+
+    /// Format of a row
+    #[arg(long, value_name = "FORMAT", default_value = "python", value_parser = format(),
+        env = "WORDTIDE_FORMAT")]
+    pub format: Format,
+
+    /// Number of parts of a result [default: the number of workers at the first start]
+    #[arg(long, value_name = "P", env = "WORDTIDE_PARTS")]
+    pub parts: Option<u32>,
+
+    /// Files of an epoch without rows: _SUCCESS alone, none, or empty parts and _SUCCESS
+    #[arg(long, value_name = "WHAT", default_value = "marker", value_parser = empty_epochs(),
+        env = "WORDTIDE_EMPTY_EPOCHS")]
+    pub empty_epochs: EmptyEpochs,
+
+    /// Order of the rows in a part: by hash, which costs nothing, or by word
+    #[arg(long, value_name = "ORDER", default_value = "hash", value_parser = order(),
+        env = "WORDTIDE_SORT")]
+    pub sort: RowOrder,
+}
+
+fn format() -> impl TypedValueParser<Value = Format> {
+    choice(&[
+        ("python", Format::Python),
+        ("scala", Format::Scala),
+        ("tsv", Format::Tsv),
+        ("csv", Format::Csv),
+        ("jsonl", Format::Jsonl),
+    ])
+}
+
+fn empty_epochs() -> impl TypedValueParser<Value = EmptyEpochs> {
+    choice(&[
+        ("marker", EmptyEpochs::Marker),
+        ("skip", EmptyEpochs::Skip),
+        ("write", EmptyEpochs::Write),
+    ])
+}
+
+fn order() -> impl TypedValueParser<Value = RowOrder> {
+    choice(&[("hash", RowOrder::Hash), ("word", RowOrder::Word)])
+}

@@ -1,0 +1,229 @@
+//! Mistakes in settings, and odd ones that are none: what is said, and that nothing was made.
+
+use crate::rig::{Rig, side_by_side};
+
+/// What is expected of a run.
+#[derive(Clone, Copy)]
+enum Expect {
+    /// It ends with this code, says all of these texts and leaves nothing behind.
+    Refused(i32, &'static [&'static str]),
+    /// It ends with this code and says all of these texts.
+    Ends(i32, &'static [&'static str]),
+}
+
+use Expect::{Ends, Refused};
+
+/// Variables, `NAME=value` and separated by `;`, arguments separated by `|`, and what is expected.
+type Case = (&'static str, &'static str, Expect);
+
+/// Runs each case in a directory of its own that holds a file, an empty folder, and a file of lines.
+fn check(cases: &[Case]) {
+    side_by_side(cases.to_vec(), |(variables, arguments, expected)| {
+        let rig = Rig::new();
+        rig.file("file", "a line\n");
+        std::fs::create_dir(rig.path("folder")).expect("a folder");
+        let before = rig.tree();
+        let mut run = rig.wordtide("");
+        for argument in arguments.split('|').filter(|argument| !argument.is_empty()) {
+            // `""` stands for an empty argument.
+            run = run.arg(argument.trim_matches('"'));
+        }
+        for (name, value) in variables.split(';').filter_map(|set| set.split_once('=')) {
+            run = run.env(name, value);
+        }
+        let ended = run.start().end();
+        let (code, texts) = match expected {
+            Refused(code, texts) | Ends(code, texts) => (code, texts),
+        };
+        let ended = ended.expect(code);
+        let said = ended.stderr.join("\n");
+        let missing = texts.iter().find(|text| !said.contains(*text));
+        assert_eq!(missing, None, "\n{variables} wordtide {arguments}\n{said}");
+        if matches!(expected, Refused(..)) {
+            assert_eq!(rig.tree(), before, "left behind by {variables} wordtide {arguments}");
+        }
+    });
+}
+
+#[test]
+fn numbers_and_units_out_of_range_are_refused() {
+    check(&[
+        ("", "run|--stdin|--interval|10", Refused(2, &["--interval", "unit"])),
+        ("", "run|--stdin|--interval|1.5s", Refused(2, &["--interval", "1.5s"])),
+        ("", "run|--stdin|--interval|9ms", Refused(2, &["--interval", "10ms to 24h"])),
+        ("", "run|--stdin|--interval|86401s", Refused(2, &["--interval", "10ms to 24h"])),
+        ("", "run|--stdin|--interval|99999999999999999999h", Refused(2, &["--interval"])),
+        ("", "run|--stdin|--interval|NaN", Refused(2, &["--interval", "NaN"])),
+        ("", "run|--stdin|--interval|10 s", Refused(2, &["--interval"])),
+        ("", "run|--stdin|--interval|\"\"", Refused(2, &["--interval"])),
+        ("", "run|--stdin|--interval|1s|--interval|2s", Refused(2, &["--interval", "multiple"])),
+        ("", "run|--stdin|--interval", Refused(2, &["--interval"])),
+        ("", "run|--stdin|--stop-timeout|60", Refused(2, &["--stop-timeout", "unit"])),
+        ("", "run|--stdin|--max-line-bytes|16M", Refused(2, &["--max-line-bytes", "16MiB"])),
+        ("", "run|--stdin|--max-line-bytes|0", Refused(2, &["--max-line-bytes"])),
+        ("", "run|--stdin|--max-line-bytes|1KiB", Refused(2, &["--max-line-bytes"])),
+        ("", "run|--stdin|--journal-max|-1", Refused(2, &["--journal-max"])),
+        ("", "run|--stdin|--journal-max|0", Refused(2, &["--journal-max"])),
+        ("", "run|--stdin|--journal-max|99999999TiB", Refused(2, &["--journal-max"])),
+        ("", "run|--stdin|--parts|0", Refused(2, &["--parts", "100000"])),
+        ("", "run|--stdin|--parts|100001", Refused(2, &["--parts", "100000"])),
+        ("", "run|--stdin|--parts|two", Refused(2, &["--parts", "two"])),
+        ("", "run|--stdin|--epochs|0", Refused(2, &["--epochs"])),
+        ("", "run|--stdin|--epochs|1e3", Refused(2, &["--epochs", "1e3"])),
+        ("", "run|--stdin|-w|0", Refused(2, &["--threads"])),
+        ("", "run|--stdin|-w|1025", Refused(2, &["--threads"])),
+        ("", "run|--stdin|-w|99999999999999999999", Refused(2, &["--threads"])),
+        ("", "run|--stdin|-n|0", Refused(2, &["--processes"])),
+        ("", "run|--stdin|-n|100000", Refused(2, &["--processes"])),
+        ("", "run|--stdin|--restart|-1", Refused(2, &["--restart"])),
+        ("", "run|top_k|--stdin|--k|0", Refused(2, &["--k"])),
+        ("", "run|running_totals|--stdin|--max-keys|0", Refused(2, &["--max-keys"])),
+        ("", "run|sliding_windows|--stdin|--window|15s", Refused(2, &["--window"])),
+        ("", "run|sliding_windows|--stdin|--slide|0s", Refused(2, &["--slide"])),
+        ("", "run|field_count|--stdin|--field|0", Refused(2, &["--field"])),
+        ("", "run|--stdin|--to|-|--stop-timeout|0s", Ends(0, &[])),
+        ("", "run|--stdin|--to|-|--stop-timeout|5000000000000h", Ends(0, &[])),
+        ("", "run|top_k|--stdin|--to|-|--k|18446744073709551615", Ends(0, &[])),
+    ]);
+}
+
+#[test]
+fn names_that_are_unknown_get_the_nearest() {
+    check(&[
+        ("", "run|--stdin|--intervall|1s", Refused(2, &["--intervall", "'--interval'"])),
+        ("", "run|--stdin|--format|pyhton", Refused(2, &["--format", "'python'"])),
+        ("", "run|--stdin|--sync|epochs", Refused(2, &["--sync", "'epoch'"])),
+        ("", "run|--stdin|--sort|words", Refused(2, &["--sort", "'word'"])),
+        ("", "run|--stdin|--split|unicode_words", Refused(2, &["--split", "'unicode-words'"])),
+        ("", "run|--stdin|--empty-epochs|skp", Refused(2, &["--empty-epochs", "'skip'"])),
+        ("", "run|--stdin|--s3-addressing|paths", Refused(2, &["--s3-addressing", "'path'"])),
+        ("", "run|top-k|--stdin", Refused(2, &["\"top-k\"", "did you mean top_k?"])),
+        ("", "replay|folder|topk", Refused(2, &["\"topk\"", "did you mean top_k?"])),
+        ("", "chekc", Refused(2, &["chekc", "did you mean `wordtide check`?"])),
+        ("", "list|extra", Refused(2, &["extra"])),
+        ("WORDTIDE_DATAFLOW=topk", "run|--stdin", Refused(2, &["WORDTIDE_DATAFLOW", "top_k"])),
+    ]);
+}
+
+#[test]
+fn texts_that_mean_nothing_are_refused() {
+    check(&[
+        ("", "run|--stdin|--to|\"\"", Refused(2, &["--to"])),
+        ("", "run|--stdin|--to|hdfs://name/path", Refused(2, &["hdfs", "--to"])),
+        ("", "run|--stdin|--to|oss://", Refused(2, &["--to"])),
+        ("", "run|--stdin|--to|s3:///prefix", Refused(2, &["--to"])),
+        ("", "run|--stdin|--to|file://host/path", Refused(2, &["--to", "file:"])),
+        ("", "run|--stdin|--suffix|a/b", Refused(2, &["--suffix"])),
+        ("", "run|--stdin|--suffix|\"\"", Refused(2, &["--suffix"])),
+        ("", "run|--stdin|--oss-endpoint|\"\"", Refused(2, &["--oss-endpoint"])),
+        ("", "run|--stdin|--state|\"\"", Refused(2, &["--state"])),
+        ("", "run|--file|\"\"", Refused(2, &["--file"])),
+        ("", "run|field_count|--stdin", Refused(2, &["--field", "--regex"])),
+        ("", "run|field_count|--stdin|--field|1|--delimiter|\"\"", Refused(2, &["--delimiter"])),
+        ("", "run|field_count|--stdin|--regex|\"\"", Refused(2, &["--regex"])),
+        ("", "run|field_count|--stdin|--regex|(", Refused(2, &["--regex", "unclosed"])),
+        ("", "run|field_count|--stdin|--field|1|--regex|a", Refused(2, &["--regex", "--field"])),
+    ]);
+}
+
+#[test]
+fn hosts_and_ports_are_checked() {
+    check(&[
+        ("", "localhost|65536", Refused(2, &["65536", "HOST PORT"])),
+        ("", "localhost|0", Refused(2, &["localhost:0"])),
+        ("", "localhost|http", Refused(2, &["http", "HOST PORT"])),
+        ("", "localhost", Refused(2, &["localhost", "HOST PORT"])),
+        ("", "localhost|1|2", Refused(2, &["2"])),
+        ("", "[::1|9999", Refused(2, &["[::1", "HOST:PORT"])),
+        ("", "\"\"|9999", Refused(2, &["HOST:PORT"])),
+        ("", "run|--connect|::1:9999", Refused(2, &["--connect"])),
+        ("", "run|--connect|localhost:99999", Refused(2, &["--connect"])),
+        ("", "run|--connect|x=localhost:1", Refused(2, &["--connect", "index"])),
+        ("", "run|--connect|7=localhost:1", Refused(2, &["--connect"])),
+        ("", "run|--connect|a:1,", Refused(2, &["--connect"])),
+    ]);
+}
+
+#[test]
+fn flags_that_exclude_each_other_are_refused() {
+    check(&[
+        ("", "run|--stdin|--state|there|--no-state", Refused(2, &["--state", "--no-state"])),
+        ("", "run|--stdin|-n|2|-h|file|--addresses|a:1,b:2", Refused(2, &["--addresses"])),
+        ("", "run|--stdin|-n|2|-p|2|--addresses|127.0.0.1:1,127.0.0.1:2", Refused(2, &["-p"])),
+        ("", "run|--stdin|-n|2|-p|x", Refused(2, &["\"x\"", "-p"])),
+        ("", "run|--stdin|-n|2|--addresses|127.0.0.1:1,127.0.0.1:2", Refused(2, &["-p"])),
+        ("", "run|--stdin|-n|3|-p|0|--addresses|127.0.0.1:1,127.0.0.1:2", Refused(2, &["3"])),
+        ("", "run|--stdin|-p|1", Refused(2, &["-p"])),
+        ("", "run|--stdin|-n|2|-p|0|-h|absent", Refused(78, &["absent"])),
+        ("", "run|--stdin|--no-state=true", Refused(2, &["--no-state"])),
+        ("", "run", Refused(2, &["--connect", "--file", "--stdin"])),
+        ("", "--interval|1s|run|--stdin", Refused(2, &["run"])),
+    ]);
+}
+
+#[test]
+fn paths_that_cannot_be_used_are_refused() {
+    check(&[
+        ("", "run|--file|absent", Refused(78, &["absent", "--file"])),
+        ("", "run|--file|folder", Refused(78, &["folder", "--file"])),
+        ("", "run|--file|file/below", Refused(78, &["file/below", "--file"])),
+        ("", "run|--stdin|--state|file", Refused(78, &["file", "--state"])),
+        ("", "run|--stdin|--to|file/below/counts", Refused(78, &["file", "--to"])),
+        (
+            "",
+            "run|--stdin|--to|s3://bucket/p|--s3-region|r|--ca-file|absent",
+            Refused(78, &["absent", "--ca-file"]),
+        ),
+        ("", "run|--stdin|-n|2|-p|0|--mesh-key-file|absent", Refused(78, &["absent"])),
+        ("", "replay|absent", Refused(78, &["absent"])),
+        ("", "replay|file", Refused(78, &["file"])),
+        ("", "journal|check|absent", Refused(78, &["absent"])),
+    ]);
+}
+
+#[test]
+fn variables_count_where_the_line_is_silent() {
+    check(&[
+        ("WORDTIDE_INTERVAL=10", "run|--stdin", Refused(2, &["WORDTIDE_INTERVAL", "unit"])),
+        ("WORDTIDE_EPOCHS=0", "run|--stdin", Refused(2, &["WORDTIDE_EPOCHS", "--epochs"])),
+        ("WORDTIDE_FORMAT=xml", "run|--stdin", Refused(2, &["WORDTIDE_FORMAT", "python"])),
+        ("WORDTIDE_STDIN=maybe", "run", Refused(2, &["WORDTIDE_STDIN", "true, 1, yes"])),
+        ("WORDTIDE_FILE=absent", "run", Refused(78, &["WORDTIDE_FILE", "absent"])),
+        ("WORDTIDE_TO=hdfs://x", "run|--stdin", Refused(2, &["WORDTIDE_TO", "hdfs"])),
+        ("WORDTIDE_SUFFIX=a/b", "run|--stdin", Refused(2, &["WORDTIDE_SUFFIX"])),
+        ("WORDTIDE_PROCESS=x", "run|--stdin|-n|2", Refused(2, &["WORDTIDE_PROCESS"])),
+        (
+            "WORDTIDE_STATE=a;WORDTIDE_NO_STATE=1",
+            "run|--stdin",
+            Refused(2, &["WORDTIDE_STATE", "WORDTIDE_NO_STATE"]),
+        ),
+        (
+            "WORDTIDE_STDIN=1;WORDTIDE_FILE=file",
+            "run",
+            Refused(2, &["WORDTIDE_STDIN", "WORDTIDE_FILE"]),
+        ),
+        ("WORDTIDE_EPOCHS=;WORDTIDE_SORT=", "list", Refused(0, &[])),
+        ("WORDTIDE_EPOCHS=x", "list", Refused(0, &[])),
+        ("WORDTIDE_SUFFIX=;WORDTIDE_PARTS=;WORDTIDE_TO=", "run|--stdin|--to|-", Ends(0, &[])),
+        ("WORDTIDE_NO_STATE=False", "run|--stdin|--state|there|--to|-", Ends(0, &[])),
+        ("WORDTIDE_NO_STATE=true", "run|--stdin|--state|there|--to|-", Ends(0, &[])),
+        ("WORDTIDE_STATE=file", "run|--stdin|--no-state|--to|-", Ends(0, &[])),
+        ("WORDTIDE_CONNECT=x", "run|--stdin|--to|-", Ends(0, &[])),
+        ("WORDTIDE_STDIN=1", "run|--file|file|--to|-", Ends(0, &["1 lines, 2 words"])),
+        ("WORDTIDE_CONNECT=x:y;WORDTIDE_FILE=absent", "run|--stdin|--to|-", Ends(0, &[])),
+        ("WORDTIDE_VERBOSE=2", "run|--stdin|--to|-|-qq", Refused(0, &[])),
+        (
+            "WORDTIDE_FIELD=2",
+            "run|field_count|--regex|l.|--file|file|--to|-",
+            Ends(0, &["1 words"]),
+        ),
+        ("WORDTIDE_REGEX=(", "run|field_count|--field|2|--file|file|--to|-", Ends(0, &["1 words"])),
+        ("WORDTIDE_FIELD=2", "run|field_count|--file|file|--to|-", Ends(0, &["1 words"])),
+        ("WORDTIDE_STDIN=yes;WORDTIDE_TO=-", "run", Ends(0, &[])),
+        (
+            "WORDTIDE_INTERVALL=1s",
+            "run|--stdin|--to|-",
+            Ends(0, &["WORDTIDE_INTERVALL is not known", "did you mean WORDTIDE_INTERVAL?"]),
+        ),
+    ]);
+}
