@@ -59,6 +59,8 @@ mod stop;
 mod store;
 /// The program against an object store that judges and misbehaves.
 mod store_program;
+/// The program with odd settings of an object store.
+mod store_settings;
 /// A panic of any task ends the run.
 mod supervision;
 /// The sources keep the rules that no compiler checks.

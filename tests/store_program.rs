@@ -20,7 +20,7 @@ const PREFIX: &str = "nyc-taxi/StreamingTest/";
 const PLANTED: &str = "pLaNtEd";
 
 /// A run with keys of the double's in the environment and nothing else that could be a key.
-fn program(rig: &Rig, arguments: &str) -> Invocation {
+pub(crate) fn program(rig: &Rig, arguments: &str) -> Invocation {
     let nothing =
         ["no_proxy", "NO_PROXY", "http_proxy", "OSS_ENDPOINT", "OSS_REGION", "OSS_SESSION_TOKEN"];
     let aliases =
@@ -313,7 +313,7 @@ fn what_the_store_refuses_at_the_start_is_configuration() {
 
 /// Fails if anything secret, or anything that the server quotes, is in what was said.
 #[track_caller]
-fn tells_no_secret(ended: &Ended) {
+pub(crate) fn tells_no_secret(ended: &Ended) {
     let said = format!("{}\n{}", ended.stderr.join("\n"), String::from_utf8_lossy(&ended.stdout));
     for secret in [SECRET, KEY_ID, TOKEN, PLANTED, "quoted-by-the-server"] {
         let line = said.lines().find(|line| line.contains(secret));

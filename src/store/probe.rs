@@ -126,7 +126,13 @@ impl Probe {
             ConditionalPuts::Ignored => second,
             ConditionalPuts::Honoured | ConditionalPuts::Unknown => first,
         };
-        if read? != expected {
+        let matches = match read {
+            Ok(bytes) => bytes == expected,
+            // It is longer than what was stored.
+            Err(error) if error.kind == StoreErrorKind::Invalid => false,
+            Err(error) => return Err(error),
+        };
+        if !matches {
             let message = format!("{key} was read back with other content than it was stored with");
             return Err(StoreError::new(StoreErrorKind::Denied, message)
                 .hint("check what stands between this machine and the store in --to"));

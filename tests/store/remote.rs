@@ -340,3 +340,21 @@ fn facts_name_endpoint_signature_source_and_versioning() {
     assert!(facts.store_time.is_some());
     assert!(double.objects().is_empty());
 }
+
+#[test]
+fn buckets_named_like_their_endpoint_keep_its_host() {
+    let double = OssDouble::start();
+    let host = format!("{BUCKET}.files.example");
+    // No other host resolves.
+    let settings = StoreSettings {
+        s3_endpoint: Some(format!("http://{host}:{}", double.address.port())),
+        s3_region: Some(S3_REGION.to_owned()),
+        resolve: vec![(host, double.address)],
+        ..settings(&double)
+    };
+    let vars = [("AWS_ACCESS_KEY_ID", KEY_ID), ("AWS_SECRET_ACCESS_KEY", SECRET)];
+    let store = RemoteStore::s3(BUCKET, &settings, &Environment::new(vars, None)).unwrap();
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+    // The double sees the bucket in the host, and the path as it was sent.
+    assert_eq!(double.objects()[&format!("{BUCKET}/k")], b"v");
+}

@@ -4,9 +4,7 @@
 //! that asks the network gets a bounded time, since on a machine outside the cloud the metadata
 //! address leads nowhere and would hang.
 
-use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,75 +12,10 @@ use bytes::Bytes;
 use reqsign_aliyun_oss as aliyun;
 use reqsign_aws_v4 as aws;
 use reqsign_core::time::Timestamp;
-use reqsign_core::{Context, Env, ProvideCredential, ProvideCredentialDyn, SigningCredential};
+use reqsign_core::{Context, FileRead, ProvideCredential, ProvideCredentialDyn, SigningCredential};
 use reqsign_file_read_tokio::TokioFileRead;
 
-/// The environment variables and the home directory that credentials are looked for in.
-///
-/// A component, passed in so that tests have their own. `Debug` shows no value.
-#[derive(Clone, Default)]
-pub struct Environment {
-    vars: Arc<HashMap<String, String>>,
-    home: Option<PathBuf>,
-}
-
-impl Environment {
-    /// The process's own.
-    pub fn of_process() -> Self {
-        Environment {
-            vars: Arc::new(std::env::vars_os().filter_map(text_pair).collect()),
-            home: std::env::home_dir(),
-        }
-    }
-
-    /// Exactly these variables and this home directory.
-    pub fn new<'a>(
-        vars: impl IntoIterator<Item = (&'a str, &'a str)>,
-        home: Option<PathBuf>,
-    ) -> Self {
-        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
-        Environment { vars: Arc::new(vars.into_iter().map(own).collect()), home }
-    }
-
-    /// The value of a variable that is set and not empty.
-    pub(super) fn var(&self, name: &str) -> Option<String> {
-        self.vars.get(name).filter(|value| !value.is_empty()).cloned()
-    }
-
-    /// The endpoint that `ossutil config` wrote down.
-    pub(super) fn ossutil_endpoint(&self) -> Option<String> {
-        let path = self.home.as_ref()?.join(".ossutilconfig");
-        let text = std::fs::read_to_string(path).ok()?;
-        ini_value(&text, &["endpoint"])
-    }
-}
-
-fn text_pair((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
-    Some((name.into_string().ok()?, value.into_string().ok()?))
-}
-
-impl fmt::Debug for Environment {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Environment").finish_non_exhaustive()
-    }
-}
-
-impl Env for Environment {
-    fn var(&self, key: &str) -> Option<String> {
-        Environment::var(self, key)
-    }
-
-    fn vars(&self) -> HashMap<String, String> {
-        // A variable that is set to nothing is as good as none.
-        let mut vars = (*self.vars).clone();
-        vars.retain(|_, value| !value.is_empty());
-        vars
-    }
-
-    fn home_dir(&self) -> Option<PathBuf> {
-        self.home.clone()
-    }
-}
+use super::environment::{Environment, OSSUTIL_SECTIONS, ini_value};
 
 /// One place to look.
 struct Source<K> {
@@ -125,7 +58,38 @@ impl<K> fmt::Debug for Chain<K> {
     }
 }
 
-impl<K: SigningCredential> ProvideCredential for Chain<K> {
+/// A key whose values can be cleaned.
+pub(super) trait Clean {
+    /// Removes blanks and line breaks around each value; an empty token becomes none. Returns
+    /// whether every value can stand in a request's header.
+    fn clean(&mut self) -> bool;
+}
+
+fn clean(values: [&mut String; 2], token: &mut Option<String>) -> bool {
+    *token = token.take().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
+    let [id, secret] = values;
+    for value in [&mut *id, &mut *secret] {
+        *value = value.trim().to_owned();
+    }
+    [Some(&*id), Some(&*secret), token.as_ref()]
+        .into_iter()
+        .flatten()
+        .all(|value| value.chars().all(|c| c.is_ascii_graphic()))
+}
+
+impl Clean for aliyun::Credential {
+    fn clean(&mut self) -> bool {
+        clean([&mut self.access_key_id, &mut self.access_key_secret], &mut self.security_token)
+    }
+}
+
+impl Clean for aws::Credential {
+    fn clean(&mut self) -> bool {
+        clean([&mut self.access_key_id, &mut self.secret_access_key], &mut self.session_token)
+    }
+}
+
+impl<K: SigningCredential + Clean> ProvideCredential for Chain<K> {
     type Credential = K;
 
     async fn provide_credential(&self, ctx: &Context) -> reqsign_core::Result<Option<K>> {
@@ -135,11 +99,14 @@ impl<K: SigningCredential> ProvideCredential for Chain<K> {
             let asked = provider.provide_credential_dyn(ctx);
             // What a provider says may quote an answer or a URL with a token: only its kind counts.
             let why = match tokio::time::timeout(self.patience, asked).await {
-                Ok(Ok(Some(key))) if key.is_valid_at(Timestamp::now()) => {
-                    found = Some((*name, key));
-                    break;
-                }
-                Ok(Ok(Some(_))) => " (incomplete or expired)",
+                Ok(Ok(Some(mut key))) => match key.clean() {
+                    true if key.is_valid_at(Timestamp::now()) => {
+                        found = Some((*name, key));
+                        break;
+                    }
+                    true => " (incomplete or expired)",
+                    false => " (with a blank or a control character in it)",
+                },
                 Ok(Ok(None)) => "",
                 Ok(Err(_)) => " (failed)",
                 Err(_) => " (no answer)",
@@ -212,41 +179,52 @@ impl ProvideCredential for OssutilConfig {
         let Ok(text) = ctx.file_read_as_string(&path).await else {
             return Ok(None);
         };
-        let id = ini_value(&text, &["accesskeyid"]);
-        let secret = ini_value(&text, &["accesskeysecret"]);
+        let value = |names: &[&str]| ini_value(&text, &OSSUTIL_SECTIONS, names);
+        let (id, secret) = (value(&["accesskeyid"]), value(&["accesskeysecret"]));
         Ok(id.zip(secret).map(|(id, secret)| aliyun::Credential {
             access_key_id: id,
             access_key_secret: secret,
-            security_token: ini_value(&text, &["ststoken", "securitytoken"]),
+            security_token: value(&["ststoken", "securitytoken"]),
             expires_in: None,
         }))
     }
 }
 
-/// The first value of one of `names` (in lower case, without separators) in the sections that
-/// ossutil reads without being told a profile.
-fn ini_value(text: &str, names: &[&str]) -> Option<String> {
-    let mut ours = true;
-    for line in text.lines().map(str::trim) {
-        if let Some(section) = line.strip_prefix('[') {
-            let section = section.trim_end_matches(']').trim().to_ascii_lowercase();
-            ours = matches!(section.as_str(), "credentials" | "default");
-        } else if ours && !line.starts_with(['#', ';']) {
-            let Some((name, value)) = line.split_once('=') else {
-                continue;
-            };
-            let name = name.trim().to_ascii_lowercase().replace(['-', '_'], "");
-            if names.contains(&name.as_str()) && !value.trim().is_empty() {
-                return Some(value.trim().to_owned());
-            }
-        }
+/// Files as the sources shall see them.
+///
+/// The sources' parser of INI files takes quotes and backslashes for its own, though no tool that
+/// writes these files does; so they are escaped before it reads. A token's file often ends in a
+/// line break that is not part of the token.
+#[derive(Debug)]
+struct LiteralFiles;
+
+impl FileRead for LiteralFiles {
+    async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
+        let bytes = TokioFileRead.file_read(path).await?;
+        Ok(literal(&bytes))
     }
-    None
+}
+
+fn literal(bytes: &[u8]) -> Vec<u8> {
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
+    let is_ini = text.split(|&byte| byte == b'\n').any(|line| line.trim_ascii().starts_with(b"["))
+        && !text.starts_with(b"{");
+    if !is_ini {
+        return text.to_vec();
+    }
+    let mut escaped = Vec::with_capacity(text.len() + 16);
+    for &byte in text {
+        if matches!(byte, b'\\' | b'"' | b'\'') {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
 }
 
 /// What the sources read and ask with.
 pub(super) fn context(environment: &Environment, send: CredentialSend) -> Context {
-    Context::new().with_file_read(TokioFileRead).with_http_send(send).with_env(environment.clone())
+    Context::new().with_file_read(LiteralFiles).with_http_send(send).with_env(environment.clone())
 }
 
 /// Where metadata services answer: of ECS, of EC2, of containers, of this machine.
@@ -259,6 +237,9 @@ const NEAR: [&str; 7] = [
     "localhost",
     "[::1]",
 ];
+
+/// The longest answer of a credential source.
+const KEYS_BYTES_MAX: usize = 64 << 10;
 
 /// HTTP for the sources that ask the network.
 pub(super) struct CredentialSend {
@@ -286,11 +267,19 @@ impl reqsign_core::HttpSend for CredentialSend {
                 .with_source(error.without_url())
         };
         let request = reqwest::Request::try_from(request).map_err(failed)?;
-        let response = client.execute(request).await.map_err(failed)?;
+        let mut response = client.execute(request).await.map_err(failed)?;
         let mut answer = http::Response::new(Bytes::new());
         *answer.status_mut() = response.status();
         *answer.headers_mut() = response.headers().clone();
-        *answer.body_mut() = response.bytes().await.map_err(failed)?;
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(failed)? {
+            if body.len() + chunk.len() > KEYS_BYTES_MAX {
+                let message = "credential source answers with more than 64 KiB";
+                return Err(reqsign_core::Error::unexpected(message));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        *answer.body_mut() = body.into();
         Ok(answer)
     }
 }
@@ -363,18 +352,68 @@ mod tests {
         assert!(!told.tried.contains("planted"), "{}", told.tried);
     }
 
-    #[test]
-    fn an_environment_shows_no_value() {
-        let environment = Environment::new([("OSS_ACCESS_KEY_SECRET", "planted")], None);
-        assert!(!format!("{environment:?}").contains("planted"));
+    #[tokio::test(flavor = "current_thread")]
+    async fn values_are_cleaned_whatever_their_source() {
+        let env = [
+            ("OSS_ACCESS_KEY_ID", " id\n"),
+            ("OSS_ACCESS_KEY_SECRET", "secret\r\n"),
+            ("OSS_SESSION_TOKEN", " "),
+        ];
+        let cli = CLI.1.replace("cli-secret", "cli-secret\\n").replace("cli-id", " cli-id ");
+        let util = OSSUTIL.1.replace("util-token", "");
+        let profile = "[default]\naccess_key_id =  prof-id \naccess_key_secret=a\\b\"c'd\n\
+                       type = access_key\nenable = true\n";
+        for (vars, file, id, secret) in [
+            (&env[..], CLI, "id", "secret"),
+            (&[], (CLI.0, &*cli), "cli-id", "cli-secret"),
+            (&[], (OSSUTIL.0, &*util), "util-id", "util=secret"),
+            (&[], (".alibabacloud/credentials.ini", profile), "prof-id", "a\\b\"c'd"),
+        ] {
+            let (found, told) = look(vars, &[file]).await;
+            let found = found.unwrap_or_else(|| panic!("{file:?}: {told:?}"));
+            assert_eq!((&*found.access_key_id, &*found.access_key_secret), (id, secret));
+            assert_eq!(found.security_token, None, "{file:?}");
+        }
     }
 
-    #[test]
-    fn ini_values_are_read_from_the_sections_of_both_ossutil_versions() {
-        let text =
-            "[default]\n accessKeyID = a \n# region=no\nregion=cn-x\n[profile dev]\nendpoint=y";
-        assert_eq!(ini_value(text, &["accesskeyid"]).as_deref(), Some("a"));
-        assert_eq!(ini_value(text, &["region"]).as_deref(), Some("cn-x"));
-        assert_eq!(ini_value(text, &["endpoint"]), None);
+    #[tokio::test(flavor = "current_thread")]
+    async fn keys_with_blanks_inside_name_their_source() {
+        let env = [("OSS_ACCESS_KEY_ID", "a\nb"), ("OSS_ACCESS_KEY_SECRET", "s")];
+        let (found, told) = look(&env, &[]).await;
+        assert!(found.is_none());
+        assert!(told.tried.contains("OSS_ACCESS_KEY_ID (with a blank"), "{}", told.tried);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn aws_files_are_read_literally() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".aws")).unwrap();
+        let write = |name, text| std::fs::write(home.path().join(".aws").join(name), text).unwrap();
+        write(
+            "credentials",
+            "[default]\naws_access_key_id = id\naws_secret_access_key = \"a\\/b'c\"\n\
+             aws_session_token =\n[work]\naws_access_key_id = work\naws_secret_access_key=w\n",
+        );
+        write(
+            "config",
+            "[default]\nregion = eu-west-1\n[profile work]\nregion= us-east-2 \n\
+             endpoint_url = http://127.0.0.1:9\n",
+        );
+        let off = ("AWS_EC2_METADATA_DISABLED", "true");
+        for (profile, id, secret, region) in
+            [("", "id", "\"a\\/b'c\"", "eu-west-1"), ("work", "work", "w", "us-east-2")]
+        {
+            let vars = [off, ("AWS_PROFILE", profile)];
+            let environment = Environment::new(vars, Some(home.path().to_owned()));
+            let client = reqwest::Client::new();
+            let send = CredentialSend { direct: client.clone(), client };
+            let chain = aws_chain(Duration::from_secs(5), &Arc::default());
+            let found = chain.provide_credential(&context(&environment, send)).await.unwrap();
+            let found = found.unwrap();
+            assert_eq!((&*found.access_key_id, &*found.secret_access_key), (id, secret));
+            assert_eq!(found.session_token, None);
+            assert_eq!(environment.aws_value("region").as_deref(), Some(region));
+            assert_eq!(environment.aws_value("endpoint_url").is_some(), profile == "work");
+        }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::net::IpAddr;
 
+use http::uri::Authority;
+
 use super::super::settings::{Addressing, StoreSettings};
 use super::super::target::check_oss_endpoint;
-use super::credentials::Environment;
+use super::environment::Environment;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A resolved endpoint.
@@ -14,6 +16,8 @@ pub(super) struct Endpoint {
     pub(super) scheme: &'static str,
     /// Host, and port where one was given.
     pub(super) host: String,
+    /// Empty, or begins with `/` and does not end so: where a gateway has its S3.
+    pub(super) path: String,
     /// The region that signatures name.
     pub(super) region: String,
     /// Never `Auto`.
@@ -21,17 +25,26 @@ pub(super) struct Endpoint {
 }
 
 impl Endpoint {
-    /// Scheme and host.
+    /// Scheme, host and path.
     pub(super) fn url(&self) -> String {
-        format!("{}://{}", self.scheme, self.host)
+        format!("{}://{}{}", self.scheme, self.host, self.path)
+    }
+
+    /// Host and port of every request for `bucket`.
+    pub(super) fn authority(&self, bucket: &str) -> Result<Authority> {
+        let host = match self.addressing {
+            Addressing::VirtualHosted | Addressing::Auto => format!("{bucket}.{}", self.host),
+            Addressing::Path | Addressing::CustomDomain => self.host.clone(),
+        };
+        host.parse().map_err(|_| configuration(format!("{} is not a host name", self.host)))
     }
 
     /// The URL of the bucket itself, without a `/` at its end.
     pub(super) fn bucket_url(&self, bucket: &str) -> String {
-        let Endpoint { scheme, host, .. } = self;
+        let Endpoint { scheme, host, path, .. } = self;
         match self.addressing {
             Addressing::VirtualHosted | Addressing::Auto => format!("{scheme}://{bucket}.{host}"),
-            Addressing::Path => format!("{scheme}://{host}/{bucket}"),
+            Addressing::Path => format!("{scheme}://{host}{path}/{bucket}"),
             Addressing::CustomDomain => format!("{scheme}://{host}"),
         }
     }
@@ -43,13 +56,17 @@ impl Endpoint {
         settings: &StoreSettings,
         environment: &Environment,
     ) -> Result<Endpoint> {
-        let region = first([settings.oss_region.clone(), environment.var("OSS_REGION")])
-            .map(|region| region.trim_start_matches("oss-").to_owned());
+        let region = first([
+            settings.oss_region.clone(),
+            environment.var("OSS_REGION"),
+            environment.ossutil_value("region"),
+        ])
+        .map(|region| region.trim_start_matches("oss-").to_owned());
         let set = settings.oss_endpoint.as_deref();
         let given = first([
             chosen(in_url, set)?,
             environment.var("OSS_ENDPOINT"),
-            environment.ossutil_endpoint(),
+            environment.ossutil_value("endpoint"),
             region.as_ref().map(|region| format!("oss-{region}.aliyuncs.com")),
         ])
         .ok_or_else(|| {
@@ -58,10 +75,16 @@ impl Endpoint {
                  from inside Alibaba Cloud, or --to oss://BUCKET.ENDPOINT/PREFIX",
             )
         })?;
-        let (scheme, host) = split(&given, "--oss-endpoint")?;
+        let (scheme, host, path) = split(&given, "--oss-endpoint")?;
+        if !path.is_empty() {
+            return Err(no_path("--oss-endpoint"));
+        }
         // A bucket's own domain, as the console shows it.
         let host = match host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.')) {
-            Some(endpoint) if endpoint.ends_with("aliyuncs.com") => endpoint,
+            // A bucket can be named like the first label of the endpoint itself.
+            Some(endpoint) if oss_region(endpoint).is_some() || is_accelerated(endpoint) => {
+                endpoint
+            }
             _ => host,
         };
         check_oss_endpoint(host, "--oss-endpoint")?;
@@ -79,7 +102,7 @@ impl Endpoint {
             set => set,
         };
         let scheme = allowed(scheme, host, settings)?;
-        Ok(Endpoint { scheme, host: host.to_owned(), region, addressing })
+        Ok(Endpoint { scheme, host: host.to_owned(), path: String::new(), region, addressing })
     }
 
     /// S3's, from the setting, the environment or the region, in this order.
@@ -92,28 +115,46 @@ impl Endpoint {
             settings.s3_endpoint.clone(),
             environment.var("AWS_ENDPOINT_URL_S3"),
             environment.var("AWS_ENDPOINT_URL"),
+            environment.aws_value("endpoint_url"),
         ]);
         let region = first([
             settings.s3_region.clone(),
             environment.var("AWS_REGION"),
             environment.var("AWS_DEFAULT_REGION"),
+            environment.aws_value("region"),
             given.as_ref().map(|_| "us-east-1".to_owned()),
         ])
         .ok_or_else(|| {
-            configuration("no S3 region is known").hint("give --s3-region, or --s3-endpoint")
+            configuration("no S3 region is known")
+                .hint("give --s3-region or --s3-endpoint, or run `aws configure`")
         })?;
         let own = given.is_none();
         let given = given.unwrap_or_else(|| format!("s3.{region}.amazonaws.com"));
-        let (scheme, host) = split(&given, "--s3-endpoint")?;
+        let (scheme, host, path) = split(&given, "--s3-endpoint")?;
+        // A bucket's own URL, as a console shows it: by host, or by path.
+        let in_host = host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.'));
+        let in_host = in_host.filter(|rest| rest.starts_with("s3.") || rest.starts_with("s3-"));
+        if path.rsplit('/').next() == Some(bucket) {
+            let message = "--s3-endpoint ends in the bucket's name, which --to gives already";
+            return Err(
+                Error::new(ErrorKind::Usage, message).hint("give --s3-endpoint without the bucket")
+            );
+        }
+        let host = in_host.unwrap_or(host);
+        let own = own || in_host.is_some();
         let addressing = match settings.s3_addressing {
             // No certificate covers a bucket with dots in front of the host.
             Addressing::Auto if own && !bucket.contains('.') => Addressing::VirtualHosted,
             Addressing::Auto => Addressing::Path,
             set => set,
         };
+        if !path.is_empty() && addressing == Addressing::VirtualHosted {
+            return Err(no_path("--s3-endpoint with --s3-addressing virtual-hosted"));
+        }
         Ok(Endpoint {
             scheme: allowed(scheme, host, settings)?,
             host: host.to_owned(),
+            path: path.to_owned(),
             region,
             addressing,
         })
@@ -125,12 +166,14 @@ fn configuration(message: impl Into<String>) -> Error {
 }
 
 fn first<const N: usize>(given: [Option<String>; N]) -> Option<String> {
-    given.into_iter().flatten().find(|text| !text.is_empty())
+    let trimmed = given.into_iter().flatten().map(|text| text.trim().to_owned());
+    trimmed.into_iter().find(|text| !text.is_empty())
 }
 
 /// The URL's endpoint; the setting's where it is the same host, since it may hold the scheme.
 fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
-    let bare = |text: &str| split(text, "--oss-endpoint").map(|(_, host)| host.to_owned());
+    let set = set.map(str::trim).filter(|set| !set.is_empty());
+    let bare = |text: &str| split(text, "--oss-endpoint").map(|(_, host, _)| host.to_owned());
     match (in_url, set) {
         (Some(url), Some(set)) if bare(set)? != url => {
             Err(Error::new(ErrorKind::Usage, "--oss-endpoint names another endpoint than --to")
@@ -141,22 +184,40 @@ fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
     }
 }
 
-/// Scheme and host of an endpoint as users write them.
-fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str)> {
-    let (scheme, host) = match endpoint.split_once("://") {
+/// Scheme, host and path of an endpoint as users write them. The path has no `/` at its end.
+fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str, &'a str)> {
+    let (scheme, rest) = match endpoint.split_once("://") {
         None => ("https", endpoint),
-        Some(("https", host)) => ("https", host),
-        Some(("http", host)) => ("http", host),
+        Some((name, rest)) if name.eq_ignore_ascii_case("https") => ("https", rest),
+        Some((name, rest)) if name.eq_ignore_ascii_case("http") => ("http", rest),
         Some(_) => ("", ""),
     };
-    let host = host.trim_end_matches('/');
+    let rest = rest.trim_end_matches('/');
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
+    let is_path = path.chars().all(is_plain) && !path.contains("//") && !path.contains("/.");
     // An `@` would be followed by a host and preceded by a secret.
-    if host.is_empty() || host.contains(['/', '@', '?', '#', ' ']) {
+    if host.is_empty() || host.contains(['@', '?', '#', '%', '\\']) || !is_path {
         let message = format!("{flag} is not a host name");
-        let hint = "give a host, with https:// or http:// in front if need be, and nothing behind";
+        let hint = "give a host, with https:// or http:// in front if need be, and nothing after";
         return Err(Error::new(ErrorKind::Usage, message).hint(hint));
     }
-    Ok((scheme, host))
+    if host.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        let message = format!("{flag} holds a blank or a control character");
+        return Err(Error::new(ErrorKind::Usage, message).hint("give a host"));
+    }
+    Ok((scheme, host, path))
+}
+
+fn no_path(flag: &str) -> Error {
+    Error::new(ErrorKind::Usage, format!("{flag} has a path"))
+        .hint("give a host and nothing after it; the bucket and the prefix are in --to")
+}
+
+/// An endpoint that serves every region.
+fn is_accelerated(host: &str) -> bool {
+    let name = host_name(host).strip_suffix(".aliyuncs.com");
+    name.is_some_and(|name| matches!(name, "oss-accelerate" | "oss-accelerate-overseas"))
 }
 
 /// Plain http carries the users' text in the clear: only to this machine, or where it is wanted.
@@ -279,6 +340,7 @@ mod tests {
             "cn-hangzhou.oss-dls.aliyuncs.com",
             "s3.oss-cn-hangzhou.aliyuncs.com",
             "https://oss-cn-hangzhou.aliyuncs.com/bucket",
+            "https://files.example.com/gateway",
             "ftp://oss-cn-hangzhou.aliyuncs.com",
         ] {
             let error = oss(None, Some(host)).unwrap_err();
@@ -301,5 +363,45 @@ mod tests {
         assert_eq!(s3.bucket_url("demo"), "https://demo.s3.eu-central-1.amazonaws.com");
         let s3 = Endpoint::of_s3("a.b", &settings, &environment).unwrap();
         assert_eq!(s3.bucket_url("a.b"), "https://s3.eu-central-1.amazonaws.com/a.b");
+    }
+
+    #[test]
+    fn buckets_may_be_named_like_their_endpoint() {
+        for (bucket, host) in [
+            ("oss-cn-hangzhou", "oss-cn-hangzhou.aliyuncs.com"),
+            ("vpc100-oss-cn-beijing", "vpc100-oss-cn-beijing.aliyuncs.com"),
+            ("cn-hongkong", "cn-hongkong.oss.aliyuncs.com"),
+        ] {
+            let settings =
+                StoreSettings { oss_endpoint: Some(host.to_owned()), ..StoreSettings::default() };
+            let endpoint = Endpoint::of_oss(bucket, None, &settings, &nothing()).unwrap();
+            assert_eq!(endpoint.authority(bucket).unwrap(), format!("{bucket}.{host}").as_str());
+            let own = StoreSettings {
+                oss_endpoint: Some(format!("{bucket}.{host}")),
+                ..StoreSettings::default()
+            };
+            assert_eq!(Endpoint::of_oss(bucket, None, &own, &nothing()).unwrap(), endpoint);
+        }
+    }
+
+    fn s3(bucket: &str, endpoint: &str) -> Result<Endpoint> {
+        let settings =
+            StoreSettings { s3_endpoint: Some(endpoint.to_owned()), ..StoreSettings::default() };
+        Endpoint::of_s3(bucket, &settings, &nothing())
+    }
+
+    #[test]
+    fn s3_endpoints_may_have_a_path() {
+        let endpoint = s3("demo", " https://files.example.com/storage/v1/s3/\n").unwrap();
+        assert_eq!(endpoint.bucket_url("demo"), "https://files.example.com/storage/v1/s3/demo");
+        let error = s3("demo", "https://files.example.com/demo").unwrap_err();
+        assert!(error.to_string().contains("--s3-endpoint"), "{error}");
+        for wrong in ["https://h/a?b", "https://h/a/../b", "https://h//a", "ftp://h", "h /a"] {
+            assert_eq!(s3("demo", wrong).unwrap_err().kind(), ErrorKind::Usage, "{wrong}");
+        }
+        let own = s3("demo", "https://demo.s3.eu-central-1.amazonaws.com").unwrap();
+        assert_eq!(own.bucket_url("demo"), "https://demo.s3.eu-central-1.amazonaws.com");
+        let alike = s3("minio", "https://minio.example.com").unwrap();
+        assert_eq!(alike.bucket_url("minio"), "https://minio.example.com/minio");
     }
 }

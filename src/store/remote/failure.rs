@@ -1,107 +1,113 @@
-//! What a store or the network said, told by what to do about it.
+//! A failed request as a [`StoreError`]: what to do about it, and a hint for the operator.
 //!
-//! The codes are those of OSS and S3; both speak the same dialect. Server text other than the code
-//! was dropped by the [transport](super::transport) already.
+//! The codes are those of OSS and S3, which are alike. They come as typed values from
+//! [`answer`](super::answer); no text is searched.
 
 use std::error::Error as _;
+use std::fmt;
 
 use opendal::{Error, ErrorKind};
 
 use super::super::{StoreError, StoreErrorKind};
-use super::transport::{NO_CREDENTIALS, Service};
+use super::answer::{NoCredentials, NotAStore, Refusal, cause};
+use super::client::LookupFailed;
+use super::sign::Service;
 
-/// Tells an opendal error; `what` is what was tried, with its place.
-pub(super) fn told(service: Service, what: &str, error: &Error) -> StoreError {
-    let code = code_of(error);
-    if error.message().starts_with(NO_CREDENTIALS) {
-        return denied(service, what, error);
+/// Describes an error of opendal; `what` is what was tried, with its place.
+pub(super) fn describe(service: Service, what: &str, error: &Error) -> StoreError {
+    if let Some(missing) = cause::<NoCredentials>(error) {
+        return no_credentials(service, what, missing);
     }
-    if let Some(hint) = refusal_hint(service, code) {
-        let message = format!("cannot {what}: the store refuses with {code}{}", status_of(error));
-        return StoreError::new(StoreErrorKind::Denied, message).hint(hint);
+    if let Some(refusal) = cause::<Refusal>(error) {
+        return refused(service, what, refusal);
     }
-    let message = format!("cannot {what}: {}", reason(error, code));
-    match (error.kind(), code) {
-        (_, "FileAlreadyExists" | "FileImmutable" | "PreconditionFailed")
-        | (ErrorKind::ConditionNotMatch | ErrorKind::AlreadyExists, _) => {
-            StoreError::new(StoreErrorKind::Exists, message)
+    if let Some(answer) = cause::<NotAStore>(error) {
+        return elsewhere(service, what, answer);
+    }
+    match error.kind() {
+        ErrorKind::NotFound => {
+            StoreError::new(StoreErrorKind::NotFound, format!("cannot {what}: there is none"))
         }
-        (ErrorKind::NotFound, _) => StoreError::new(StoreErrorKind::NotFound, message),
-        (ErrorKind::PermissionDenied, _) => denied(service, what, error),
-        (
-            _,
-            "BadDigest"
-            | "InvalidDigest"
-            | "RequestTimeout"
-            | "OperationAborted"
-            | "ConditionalRequestConflict",
-        )
-        | (ErrorKind::RateLimited | ErrorKind::Conflict, _) => {
-            StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
-        }
-        _ if error.message().contains("HTTP 4") && !error.is_temporary() => {
-            StoreError::new(StoreErrorKind::Denied, message)
-                .hint("see the store's documentation for this code; check --to and the endpoint")
-        }
-        _ if error.message().contains("HTTP 3") => {
-            let flag = service.endpoint_flag();
-            StoreError::new(StoreErrorKind::Denied, message)
-                .hint(format!("it leads elsewhere: check {flag}, and a proxy in the environment"))
-        }
-        (ErrorKind::ConfigInvalid | ErrorKind::Unsupported, _) => {
+        ErrorKind::ConfigInvalid | ErrorKind::Unsupported => {
+            let message = format!("cannot {what}: {}", error.message());
             StoreError::new(StoreErrorKind::Denied, message)
         }
-        _ => transport_failure(service, what, error, message),
+        _ => unanswered(service, what, error),
     }
 }
 
-fn denied(service: Service, what: &str, error: &Error) -> StoreError {
-    let (message, hint) = match (error.message().strip_prefix(NO_CREDENTIALS), service) {
-        (Some(tried), Service::Oss) => (
-            format!(
-                "cannot {what}: no usable OSS credentials; tried{}",
-                &tried[1.min(tried.len())..]
-            ),
-            "set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET (and OSS_SESSION_TOKEN for STS), or run `aliyun configure`",
+/// Describes an answer that refuses.
+fn refused(service: Service, what: &str, refusal: &Refusal) -> StoreError {
+    let code = refusal.code.as_str();
+    if let Some(hint) = refusal_hint(service, code) {
+        let message = format!("cannot {what}: the store refuses with {refusal}");
+        return StoreError::new(StoreErrorKind::Denied, message).hint(hint);
+    }
+    let message = format!("cannot {what}: the store answers {refusal}");
+    let of = |kind| StoreError::new(kind, message.clone());
+    match (refusal.status.as_u16(), code) {
+        (_, "FileAlreadyExists" | "FileImmutable" | "PreconditionFailed") => {
+            of(StoreErrorKind::Exists)
+        }
+        _ if refusal.is_passing() => of(StoreErrorKind::Unavailable).indeterminate(),
+        // Only creating an object is conditional.
+        (412, _) => of(StoreErrorKind::Exists),
+        (404, _) => of(StoreErrorKind::NotFound),
+        (401 | 403, "") => {
+            let message = format!("cannot {what}: the store refuses ({refusal})");
+            StoreError::new(StoreErrorKind::Denied, message)
+                .hint("check the credentials, their policy, and the bucket's name in --to")
+        }
+        (300..=399, _) => elsewhere(service, what, &format!("the store answers {refusal}")),
+        (400..=499 | 501, _) => of(StoreErrorKind::Denied)
+            .hint("see the store's documentation for this code; check --to and the endpoint"),
+        _ => of(StoreErrorKind::Unavailable).indeterminate(),
+    }
+}
+
+/// Describes an answer of something that is not the store.
+fn elsewhere(service: Service, what: &str, answer: &dyn fmt::Display) -> StoreError {
+    let flag = service.endpoint_flag();
+    StoreError::new(StoreErrorKind::Denied, format!("cannot {what}: {answer}"))
+        .hint(format!("it leads elsewhere: check {flag}, and a proxy in the environment"))
+}
+
+fn no_credentials(service: Service, what: &str, missing: &NoCredentials) -> StoreError {
+    let (name, hint) = match service {
+        Service::Oss => (
+            "OSS",
+            "set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET (and OSS_SESSION_TOKEN for STS), or \
+             run `aliyun configure`",
         ),
-        (Some(tried), Service::S3) => (
-            format!(
-                "cannot {what}: no usable AWS credentials; tried{}",
-                &tried[1.min(tried.len())..]
-            ),
-            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or run `aws configure`",
-        ),
-        (None, _) => (
-            format!("cannot {what}: the store refuses{}", status_of(error)),
-            "check the credentials, their policy, and the bucket's name in --to",
+        Service::S3 => (
+            "AWS",
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or run \
+             `aws configure`",
         ),
     };
+    let message = format!("cannot {what}: no usable {name} credentials; tried {}", missing.tried);
     StoreError::new(StoreErrorKind::Denied, message).hint(hint)
 }
 
-/// A request that got no answer, or one that says to come back later.
-fn transport_failure(service: Service, what: &str, error: &Error, message: String) -> StoreError {
-    let text = error.to_string();
+/// Describes a request that got no answer.
+fn unanswered(service: Service, what: &str, error: &Error) -> StoreError {
     let endpoint = service.endpoint_flag();
-    let cause = root_cause(error);
-    if cause.contains("certificate") {
-        let message = format!("cannot {what}: {cause}");
+    let message = format!("cannot {what}: {}", root_cause(error));
+    if let Some(rustls::Error::InvalidCertificate(_)) = cause(error) {
         return StoreError::new(StoreErrorKind::Denied, message)
             .hint("give --ca-file the certificate of whoever signed the store's");
     }
     let failed = StoreError::new(StoreErrorKind::Unavailable, message).indeterminate();
-    if text.contains("dns error") || cause.contains("lookup") {
-        return failed.hint(format!("check the host in {endpoint} and the name server"));
-    }
-    if code_of(error).is_empty() && status_of(error).is_empty() {
+    match cause::<LookupFailed>(error) {
+        Some(_) => failed.hint(format!("check the host in {endpoint} and the name server")),
         // It may be the wrong place that does not answer.
-        return failed
-            .hint(format!("check the network, {endpoint}, and a proxy in the environment"));
+        None => {
+            failed.hint(format!("check the network, {endpoint}, and a proxy in the environment"))
+        }
     }
-    failed
 }
 
-/// What to do about a code that trying again does not mend.
+/// The way out of a refusal that trying again does not mend, by its code.
 fn refusal_hint(service: Service, code: &str) -> Option<&'static str> {
     let oss = service == Service::Oss;
     Some(match code {
@@ -149,27 +155,6 @@ fn refusal_hint(service: Service, code: &str) -> Option<&'static str> {
     })
 }
 
-/// `code: "X"` as opendal writes an error's body out.
-fn code_of(error: &Error) -> &str {
-    let rest = error.message().split_once("code: \"");
-    rest.and_then(|(_, rest)| rest.split_once('"')).map(|(code, _)| code).unwrap_or_default()
-}
-
-fn status_of(error: &Error) -> String {
-    let status = error.message().split_once("HTTP ");
-    let status = status.and_then(|(_, rest)| rest.get(..3));
-    status.map(|status| format!(" (HTTP {status})")).unwrap_or_default()
-}
-
-fn reason(error: &Error, code: &str) -> String {
-    let status = status_of(error);
-    match (code, status.as_str()) {
-        ("", "") => root_cause(error),
-        ("", status) => format!("the store answers{status}"),
-        (code, status) => format!("the store answers {code}{status}"),
-    }
-}
-
 /// The innermost cause, which says most: "connection refused" rather than "error sending request".
 fn root_cause(error: &Error) -> String {
     let Some(mut cause) = error.source() else {
@@ -186,22 +171,18 @@ fn root_cause(error: &Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::StatusCode;
+
     use super::*;
     use crate::store::Outcome;
 
-    fn body(kind: ErrorKind, code: &str, status: u16) -> Error {
-        let text = format!(
-            "OssError {{ code: \"{code}\", message: \"HTTP {status}\", request_id: \"\" }}"
-        );
-        Error::new(kind, text)
-    }
-
-    fn kind(error: &Error) -> StoreErrorKind {
-        told(Service::Oss, "put x", error).kind
+    fn refusal(code: &str, status: u16) -> Error {
+        let status = StatusCode::from_u16(status).unwrap();
+        Refusal { status, code: code.to_owned() }.into_error()
     }
 
     #[test]
-    fn what_keys_and_buckets_are_refused_for_is_configuration_with_a_way_out() {
+    fn refusals_of_keys_and_buckets_have_hints() {
         for code in [
             "SignatureDoesNotMatch",
             "InvalidAccessKeyId",
@@ -209,58 +190,63 @@ mod tests {
             "SecondLevelDomainForbidden",
             "SecurityTokenExpired",
         ] {
-            let error = told(Service::Oss, "put x", &body(ErrorKind::PermissionDenied, code, 403));
+            let error = describe(Service::Oss, "put x", &refusal(code, 403));
             assert_eq!(error.kind, StoreErrorKind::Denied, "{code}");
             assert!(error.hint.is_some() && error.message.contains(code), "{error}");
+            assert!(error.message.contains("HTTP 403"), "{error}");
         }
-        let error = told(Service::Oss, "put x", &body(ErrorKind::NotFound, "NoSuchBucket", 404));
+        let error = describe(Service::Oss, "put x", &refusal("NoSuchBucket", 404));
         assert_eq!(error.kind, StoreErrorKind::Denied);
         assert!(error.to_string().contains("--to"), "{error}");
-        let skewed = body(ErrorKind::PermissionDenied, "RequestTimeTooSkewed", 403);
-        assert!(told(Service::Oss, "put x", &skewed).to_string().contains("clock"));
+        let skewed = refusal("RequestTimeTooSkewed", 403);
+        assert!(describe(Service::Oss, "put x", &skewed).to_string().contains("clock"));
     }
 
     #[test]
-    fn what_passes_by_itself_is_tried_again() {
-        for (error, expected) in [
-            (body(ErrorKind::RateLimited, "", 429), StoreErrorKind::Unavailable),
-            (
-                body(ErrorKind::Unexpected, "ServiceUnavailable", 503).set_temporary(),
-                StoreErrorKind::Unavailable,
-            ),
-            (
-                body(ErrorKind::Unexpected, "InternalError", 500).set_temporary(),
-                StoreErrorKind::Unavailable,
-            ),
-            (body(ErrorKind::Unexpected, "BadDigest", 400), StoreErrorKind::Unavailable),
-            (
-                Error::new(ErrorKind::Unexpected, "no answer within 10 s").set_temporary(),
-                StoreErrorKind::Unavailable,
-            ),
-            (body(ErrorKind::NotFound, "NoSuchKey", 404), StoreErrorKind::NotFound),
-            (body(ErrorKind::Conflict, "FileAlreadyExists", 409), StoreErrorKind::Exists),
-            (body(ErrorKind::Unexpected, "EntityTooLarge", 400), StoreErrorKind::Denied),
+    fn passing_causes_are_transient() {
+        use StoreErrorKind::{Denied, Exists, NotFound, Unavailable};
+        for (code, status, expected) in [
+            ("", 429, Unavailable),
+            ("ServiceUnavailable", 503, Unavailable),
+            ("InternalError", 500, Unavailable),
+            ("", 599, Unavailable),
+            ("BadDigest", 400, Unavailable),
+            ("ConditionalRequestConflict", 409, Unavailable),
+            ("OperationAborted", 409, Unavailable),
+            ("NoSuchKey", 404, NotFound),
+            ("FileAlreadyExists", 409, Exists),
+            ("PreconditionFailed", 412, Exists),
+            ("", 412, Exists),
+            ("EntityTooLarge", 400, Denied),
+            ("", 403, Denied),
+            ("", 302, Denied),
         ] {
-            assert_eq!(kind(&error), expected, "{error}");
+            let error = describe(Service::Oss, "put x", &refusal(code, status));
+            assert_eq!(error.kind, expected, "{error}");
         }
-        let lost = told(Service::S3, "put x", &Error::new(ErrorKind::Unexpected, "gone"));
+        let late = Error::new(ErrorKind::Unexpected, "no answer within 10 s").set_temporary();
+        assert!(describe(Service::S3, "put x", &late).is_transient());
+        let lost = describe(Service::S3, "put x", &Error::new(ErrorKind::Unexpected, "gone"));
         assert_eq!(lost.outcome, Outcome::Indeterminate);
         assert!(lost.to_string().contains("--s3-endpoint"), "{lost}");
     }
 
     #[test]
     fn missing_credentials_name_what_was_tried() {
-        let error = Error::new(ErrorKind::PermissionDenied, format!("{NO_CREDENTIALS}: a, b"));
-        let text = told(Service::Oss, "put x", &error).to_string();
+        let missing = NoCredentials { tried: "a, b".to_owned() };
+        let error = Error::new(ErrorKind::PermissionDenied, "x").set_source(missing);
+        let text = describe(Service::Oss, "put x", &error).to_string();
         assert!(text.contains("tried a, b"), "{text}");
         assert!(text.contains("OSS_ACCESS_KEY_ID"), "{text}");
     }
 
     #[test]
-    fn an_untrusted_certificate_names_the_flag() {
-        let cause = std::io::Error::other("invalid peer certificate: UnknownIssuer");
+    fn untrusted_certificates_name_the_flag() {
+        // As the TLS stream hands it up: inside of an I/O error.
+        let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let cause = std::io::Error::other(std::io::Error::other(unknown));
         let error = Error::new(ErrorKind::Unexpected, "send http request").set_source(cause);
-        let error = told(Service::Oss, "put x", &error.set_temporary());
+        let error = describe(Service::Oss, "put x", &error.set_temporary());
         assert_eq!(error.kind, StoreErrorKind::Denied);
         assert!(error.to_string().contains("--ca-file"), "{error}");
     }

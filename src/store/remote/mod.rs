@@ -1,4 +1,4 @@
-//! OSS and S3 behind the trait, by way of opendal.
+//! OSS and S3 by way of opendal.
 //!
 //! Layers, from the outside in: a bound on uploads; opendal's retries, few and quick, with jitter;
 //! opendal's service, which builds requests and reads answers; the transport, which signs, sets
@@ -13,30 +13,33 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use opendal::layers::{RetryEvent, RetryLayer};
-use opendal::options::ListOptions;
+use opendal::options::{ListOptions, ReadOptions};
 use opendal::services::{Oss, S3};
 use opendal::{Buffer, EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
 use tokio::sync::Semaphore;
 
 use super::settings::{Addressing, StoreSettings};
 use super::{
-    Body, ConditionalPuts, Entry, Facts, Listing, Page, Store, StoreError, StoreResult, Stored,
-    Versioning, check_key,
+    Body, ConditionalPuts, Entry, Facts, Listing, Page, Store, StoreError, StoreErrorKind,
+    StoreResult, Stored, Versioning, check_key,
 };
 use crate::epoch::SystemClock;
 use crate::error::{Error, ErrorKind, Result};
 
+mod answer;
 mod client;
 mod credentials;
 mod endpoint;
+mod environment;
 mod failure;
-mod transport;
-mod upload;
+mod put;
+mod sign;
 
-use client::client;
-pub use credentials::Environment;
+use answer::{Refusal, element};
+use client::Clients;
 use endpoint::Endpoint;
-use transport::{Keys, Service, Transport, element};
+pub use environment::Environment;
+use sign::{Keys, Service, Transport};
 
 /// Deletes under way at a time when a directory is emptied.
 const DELETES_IN_FLIGHT_MAX: usize = 8;
@@ -103,19 +106,20 @@ impl RemoteStore {
         environment: &Environment,
     ) -> Result<Self> {
         settings.validate()?;
-        let send = credentials::CredentialSend {
-            client: client(settings, true)?,
-            direct: client(settings, false)?,
-        };
+        let is_plain = endpoint.scheme == "http";
+        let clients = Clients { settings, environment, is_plain };
+        let send =
+            credentials::CredentialSend { client: clients.proxied()?, direct: clients.direct()? };
         let keys = Keys {
             service,
             bucket: bucket.to_owned(),
+            authority: endpoint.authority(bucket)?,
             custom_domain: endpoint.addressing == Addressing::CustomDomain,
             region: endpoint.region.clone(),
             context: credentials::context(environment, send),
             patience: settings.credentials_timeout,
         };
-        let transport = Transport::new(client(settings, true)?, keys, settings.request_timeout);
+        let transport = Transport::new(clients.proxied()?, keys, settings.request_timeout);
         let http = HttpTransporter::new(transport.clone());
         let retry = RetryLayer::new()
             .with_max_times(settings.attempts_max - 1)
@@ -152,10 +156,12 @@ impl RemoteStore {
             Service::S3 => "s3",
         };
         let what = format!("{what} {scheme}://{}/{key}", self.bucket);
-        let told = failure::told(self.service, &what, error);
+        let told = failure::describe(self.service, &what, error);
+        let refusal = answer::cause::<Refusal>(error);
+        let is_skew = refusal.is_some_and(|refusal| refusal.code == "RequestTimeTooSkewed");
         let facts = Facts { store_time: self.transport.store_time(), ..Facts::default() };
         match facts.skew_ms(SystemClock::new().wall()) {
-            Some(ms) if told.message.contains("RequestTimeTooSkewed") => {
+            Some(ms) if is_skew => {
                 let ahead_s = ms as f64 / 1e3;
                 told.hint(format!(
                     "set this machine's clock: it is {ahead_s:+.0} s against the store's"
@@ -165,8 +171,11 @@ impl RemoteStore {
         }
     }
 
-    async fn read(&self, key: &str) -> StoreResult<Buffer> {
-        let read = self.operator.read(key).await;
+    /// Reads the first `bytes` of an object, which are asked for as a range: the answer to a range
+    /// is bounded by it, whatever the server sends.
+    async fn read(&self, key: &str, bytes: u64) -> StoreResult<Buffer> {
+        let options = ReadOptions { range: (0..bytes).into(), ..ReadOptions::default() };
+        let read = self.operator.read_options(key, options).await;
         read.map_err(|error| self.told("read", key, &error))
     }
 
@@ -263,7 +272,10 @@ impl Store for RemoteStore {
                 let told = format!("{key} is longer than the {bytes_max} bytes asked for");
                 return Err(StoreError::invalid(told));
             }
-            Ok(self.read(key).await?.to_bytes())
+            match metadata.content_length() {
+                0 => Ok(Bytes::new()),
+                bytes => Ok(self.read(key, bytes).await?.to_bytes()),
+            }
         }
         .boxed()
     }
@@ -288,7 +300,10 @@ impl Store for RemoteStore {
         async move {
             check_key(key)?;
             let deleted = self.operator.delete(key).await;
-            deleted.map_err(|error| self.told("remove", key, &error))
+            match deleted.map_err(|error| self.told("remove", key, &error)) {
+                Err(gone) if gone.kind == StoreErrorKind::NotFound => Ok(()),
+                deleted => deleted,
+            }
         }
         .boxed()
     }

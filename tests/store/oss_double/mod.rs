@@ -37,6 +37,8 @@ pub(crate) enum Fault {
     Refused(&'static str),
     /// This status with this code, and no work.
     Code(u16, &'static str),
+    /// A web page and no work.
+    Page,
     /// Closed before anything is read.
     ResetBefore,
     /// Closed in the middle of the body.
@@ -193,6 +195,7 @@ impl OssDouble {
             let answer = match fault {
                 Some(Fault::Status(status)) => Answer::error(status, "ServiceUnavailable"),
                 Some(Fault::Refused(code)) => Answer::error(403, code),
+                Some(Fault::Page) => Answer::page(),
                 Some(Fault::Code(status, code)) => Answer::error(status, code),
                 _ => self.judge(&request).unwrap_or_else(|refusal| refusal),
             };

@@ -8,6 +8,8 @@ use super::{BUCKET, KEY_ID, SECRET};
 
 pub(crate) const S3_REGION: &str = "eu-central-1";
 pub(crate) const S3_HOST: &str = "s3.example.com";
+/// A path below which the double has its buckets, too.
+pub(crate) const S3_PATH: &str = "storage/v1/s3";
 
 /// The string to sign and the signature of a request whose Authorization names these headers.
 fn sign(request: &Request, signed: &str, region: &str, secret: &str) -> (String, String) {
@@ -66,6 +68,7 @@ pub(crate) fn check(request: &Request, fields: &str) -> Result<String, Answer> {
     if request.header("host").starts_with(&format!("{BUCKET}.")) {
         return Ok(path);
     }
+    let path = path.strip_prefix(S3_PATH).map_or(&*path, |path| path.trim_start_matches('/'));
     match path.strip_prefix(BUCKET) {
         Some(key) if key.is_empty() || key.starts_with('/') => {
             Ok(key.trim_start_matches('/').to_owned())

@@ -107,13 +107,21 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     etag: Option<String>,
     modified_s: Option<u64>,
+    is_page: bool,
     range: Option<String>,
     body: Vec<u8>,
 }
 
 impl Answer {
     pub(crate) fn new(status: u16) -> Self {
-        Answer { status, etag: None, modified_s: None, range: None, body: Vec::new() }
+        Answer {
+            status,
+            etag: None,
+            modified_s: None,
+            is_page: false,
+            range: None,
+            body: Vec::new(),
+        }
     }
 
     /// An error as OSS words it, with the things in it that must never be repeated.
@@ -133,6 +141,12 @@ impl Answer {
         let digits: String = md5.iter().map(|byte| format!("{byte:02X}")).collect();
         self.etag = Some(digits);
         self
+    }
+
+    /// What a captive portal or a web server with one page answers to everything.
+    pub(crate) fn page() -> Self {
+        let page = "<!DOCTYPE html><html><body>quoted-by-the-server</body></html>";
+        Answer { is_page: true, ..Answer::new(200).body(page.as_bytes().to_vec()) }
     }
 
     /// The ETag of an upload in parts, which is no MD5 of the object.
@@ -174,6 +188,9 @@ impl Answer {
         }
         if self.status != 204 {
             text += &format!("Content-Length: {}\r\n", self.body.len());
+        }
+        if self.is_page {
+            text += "Content-Type: text/html\r\n";
         }
         if let Some(modified_s) = self.modified_s {
             text += &format!("Last-Modified: {}\r\n", time::http(modified_s));

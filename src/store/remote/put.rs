@@ -14,7 +14,8 @@ use super::super::{
     Body, ConditionalPuts, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key,
 };
 use super::RemoteStore;
-use super::transport::Service;
+use super::answer::{Refusal, cause};
+use super::sign::Service;
 use crate::supervise;
 
 /// What every object is: lines of text.
@@ -87,15 +88,15 @@ impl RemoteStore {
         first: &Body,
         second: &Body,
     ) -> StoreResult<ConditionalPuts> {
-        match self.upload(key, first, Condition::IfAbsent).await {
-            Ok(_) => {}
+        check_key(key)?;
+        match self.send(key, first, Condition::IfAbsent).await {
             // A compatible store without such requests.
-            Err(refused) if refused.message.contains("NotImplemented") => {
+            Err(error) if cause::<Refusal>(&error).is_some_and(Refusal::is_unsupported) => {
                 self.upload(key, second, Condition::None).await?;
                 return Ok(ConditionalPuts::Ignored);
             }
-            Err(failed) => return Err(failed),
-        }
+            sent => self.settle(key, first, sent).await?,
+        };
         match self.upload(key, second, Condition::IfAbsent).await {
             Ok(_) => Ok(ConditionalPuts::Ignored),
             Err(refused) if refused.kind == StoreErrorKind::Exists => Ok(ConditionalPuts::Honoured),
@@ -105,6 +106,17 @@ impl RemoteStore {
 
     async fn upload(&self, key: &str, body: &Body, condition: Condition) -> StoreResult<Stored> {
         check_key(key)?;
+        let sent = self.send(key, body, condition).await;
+        self.settle(key, body, sent).await
+    }
+
+    /// Sends the object, in one request or in parts.
+    async fn send(
+        &self,
+        key: &str,
+        body: &Body,
+        condition: Condition,
+    ) -> opendal::Result<Metadata> {
         // Never closed, so always a permit.
         let _permit = self.uploads.acquire().await;
         if body.bytes() > MD5_INLINE_BYTES_MAX as u64 {
@@ -112,11 +124,20 @@ impl RemoteStore {
             // The body keeps it for the request.
             supervise::blocking(move || body.md5()).await;
         }
-        let stored = match body.bytes() > self.settings.multipart_bytes_min {
+        match body.bytes() > self.settings.multipart_bytes_min {
             true => self.upload_parts(key, body, condition).await,
             false => self.upload_whole(key, body, condition).await,
-        };
-        let metadata = match stored {
+        }
+    }
+
+    /// Decides by the store's answer whether the object is stored.
+    async fn settle(
+        &self,
+        key: &str,
+        body: &Body,
+        sent: opendal::Result<Metadata>,
+    ) -> StoreResult<Stored> {
+        let metadata = match sent {
             Ok(metadata) => metadata,
             Err(error) => return self.upload_failed(key, body, error).await,
         };

@@ -1,20 +1,20 @@
-//! The HTTP transport below opendal: signs, bounds and cleans every request.
+//! Signing: the HTTP transport below opendal, which signs, addresses and bounds every request.
 //!
-//! opendal's OSS service can only sign with V1, which new accounts and buckets refuse. So it is
-//! told to leave signing alone, and each request is signed here, V4, anew for each try. S3 goes the
-//! same way, so that both find their keys alike, name the source, and drop a cached key when the
-//! store refuses it: rotated keys are then read again without a restart.
+//! opendal's OSS service signs with V1 only, which new accounts and buckets refuse. It is therefore
+//! configured not to sign, and each attempt is signed here, with V4. S3 requests are signed here
+//! too, so that both services find their keys alike, name the source, and drop a cached key when
+//! the store refuses it: rotated keys are read again without a restart.
 //!
-//! The body of an answer that is no success can quote the access key and the string that was
-//! signed. Only its code and request id get past this point, so no layer above can log more.
+//! [`super::answer`] judges what comes back.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, DATE, ETAG, HOST};
+use http::header::{DATE, ETAG, HOST};
 use http::request::Parts;
+use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use opendal::raw::format_content_md5_iter;
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
@@ -24,15 +24,13 @@ use reqsign_aws_v4 as aws;
 use reqsign_core::time::Timestamp;
 use reqsign_core::{Context, Signer};
 
+use super::answer::{Asked, NoCredentials};
 use super::credentials::{Told, aliyun_chain, aws_chain};
-use super::upload::MD5_INLINE_BYTES_MAX;
+use super::put::MD5_INLINE_BYTES_MAX;
 use crate::supervise;
 
 /// What the slowest link that is still worth waiting for moves in a second.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
-
-/// The context key under which a refusal to sign names itself; see [`super::failure`].
-pub(super) const NO_CREDENTIALS: &str = "no credentials";
 
 /// Signs as one of the two services wants it.
 #[derive(Clone)]
@@ -70,6 +68,8 @@ impl Service {
 pub(super) struct Keys {
     pub(super) service: Service,
     pub(super) bucket: String,
+    /// Host and port of every request.
+    pub(super) authority: Authority,
     /// Whether the bucket is named neither in host nor path.
     pub(super) custom_domain: bool,
     pub(super) region: String,
@@ -151,8 +151,13 @@ impl Transport {
         parts.headers.remove(HOST);
         parts.uri = uri;
         signed.map_err(|_| {
-            let tried = self.told().tried;
-            Error::new(ErrorKind::PermissionDenied, format!("{NO_CREDENTIALS}: {tried}"))
+            // The signer's own words may quote a key.
+            let told = self.told();
+            let missing = match told.used {
+                None => NoCredentials { tried: told.tried },
+                Some(used) => NoCredentials { tried: format!("{used} (cannot be signed with)") },
+            };
+            Error::new(ErrorKind::PermissionDenied, missing.to_string()).set_source(missing)
         })
     }
 
@@ -204,8 +209,11 @@ impl HttpTransport for Transport {
         {
             parts.headers.insert("content-md5", md5);
         }
+        // opendal drops a host's first label where it equals the bucket's name.
+        parts.uri = with_authority(&self.0.keys.authority, &parts.uri);
         self.sign(&mut parts).await?;
 
+        let asked = Asked::of(&parts);
         let allowed = self.allowed(body.len() as u64);
         let sent = self.0.http.fetch(Request::from_parts(parts, body));
         let response = within(allowed, sent).await?;
@@ -214,15 +222,12 @@ impl HttpTransport for Transport {
             self.forget_keys();
         }
 
-        // Taken in whole, within a deadline of its own: a body that stalls is a failed request.
-        let (mut parts, mut body) = response.into_parts();
-        let length = parts.headers.get(CONTENT_LENGTH);
-        let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-        let body = within(self.allowed(length.unwrap_or(0)), body.to_buffer()).await?;
-        let body = match parts.status.is_success() {
-            true => body,
-            false => Buffer::from(cleaned(parts.status, &body.to_bytes())),
-        };
+        // Read as a whole, within a deadline of its own: a body that stalls is a failed request.
+        let (mut parts, body) = response.into_parts();
+        let allowed = self.allowed(asked.body_bytes(&parts)?);
+        let mut body = asked.bounded(parts.status, body);
+        let body = within(allowed, body.to_buffer()).await?;
+        let body = asked.checked(&parts, body)?;
         if is_encrypted_by_key(&parts.headers) {
             // No MD5 of the object then, though it looks like one.
             parts.headers.remove(ETAG);
@@ -235,9 +240,17 @@ impl HttpTransport for Transport {
 /// The URI with the bucket in front of its host. OSS signatures name the bucket whatever the
 /// request does, and the signer takes it from there; host and authority themselves are not signed.
 fn with_bucket(bucket: &str, uri: &Uri) -> Uri {
+    let authority = uri.authority().map(|host| format!("{bucket}.{host}"));
+    match authority.and_then(|host| host.parse().ok()) {
+        Some(authority) => with_authority(&authority, uri),
+        None => uri.clone(),
+    }
+}
+
+/// The URI at another host.
+fn with_authority(authority: &Authority, uri: &Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
-    let authority = parts.authority.as_ref().map(|host| format!("{bucket}.{host}"));
-    parts.authority = authority.and_then(|host| host.parse().ok());
+    parts.authority = Some(authority.clone());
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
@@ -265,46 +278,4 @@ fn is_encrypted_by_key(headers: &http::HeaderMap) -> bool {
     named("x-oss-server-side-encryption").is_some_and(by_kms)
         || named("x-amz-server-side-encryption").is_some_and(by_kms)
         || headers.contains_key("x-amz-server-side-encryption-customer-algorithm")
-}
-
-/// An error's body with nothing in it but the status, the code and the request id.
-fn cleaned(status: StatusCode, body: &[u8]) -> String {
-    let text = String::from_utf8_lossy(&body[..body.len().min(64 << 10)]);
-    let code = element(&text, "Code");
-    let request = element(&text, "RequestId");
-    format!(
-        "<Error><Code>{code}</Code><Message>HTTP {}</Message><RequestId>{request}</RequestId>\
-         <HostId></HostId><Resource></Resource></Error>",
-        status.as_u16()
-    )
-}
-
-/// The text of the first such element, if it is a plain name.
-pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
-    let start = xml.split_once(&format!("<{name}>"));
-    let inner = start.and_then(|(_, rest)| rest.split_once('<'));
-    let plain = |text: &&str| {
-        text.len() <= 64
-            && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'))
-    };
-    inner.map(|(text, _)| text).filter(plain).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_error_keeps_its_code_and_loses_what_it_quotes() {
-        let body = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code>\
-            <Message>planted</Message><RequestId>5C3D-1</RequestId>\
-            <OSSAccessKeyId>planted</OSSAccessKeyId><StringToSign>planted</StringToSign></Error>";
-        let text = cleaned(StatusCode::FORBIDDEN, body.as_bytes());
-        assert!(text.contains("<Code>SignatureDoesNotMatch</Code>"));
-        assert!(text.contains("HTTP 403") && text.contains("5C3D-1"));
-        assert!(!text.contains("planted"), "{text}");
-        let text = cleaned(StatusCode::BAD_GATEWAY, b"<html>planted");
-        assert!(text.contains("<Code></Code>") && !text.contains("planted"));
-        assert_eq!(element("<Code>a b</Code>", "Code"), "");
-    }
 }

@@ -1,0 +1,160 @@
+//! The environment of a process: variables, and the settings that other tools keep in the home
+//! directory.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use reqsign_core::Env;
+
+/// The environment variables and the home directory that credentials are looked for in.
+///
+/// A component, passed in so that tests have their own. `Debug` shows no value.
+#[derive(Clone, Default)]
+pub struct Environment {
+    vars: Arc<HashMap<String, String>>,
+    home: Option<PathBuf>,
+}
+
+impl Environment {
+    /// The process's own.
+    pub fn of_process() -> Self {
+        Environment {
+            vars: Arc::new(std::env::vars_os().filter_map(text_pair).collect()),
+            home: std::env::home_dir(),
+        }
+    }
+
+    /// Exactly these variables and this home directory.
+    pub fn new<'a>(
+        vars: impl IntoIterator<Item = (&'a str, &'a str)>,
+        home: Option<PathBuf>,
+    ) -> Self {
+        let own = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+        Environment { vars: Arc::new(vars.into_iter().map(own).collect()), home }
+    }
+
+    /// The value of a variable, without blanks and line breaks around it. An empty one is none.
+    pub(super) fn var(&self, name: &str) -> Option<String> {
+        let value = self.vars.get(name)?.trim();
+        (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    /// A value that `ossutil config` has stored.
+    pub(super) fn ossutil_value(&self, name: &str) -> Option<String> {
+        let path = self.home.as_ref()?.join(".ossutilconfig");
+        let text = std::fs::read_to_string(path).ok()?;
+        ini_value(&text, &OSSUTIL_SECTIONS, &[name])
+    }
+
+    /// A value of the chosen profile that `aws configure` has stored.
+    pub(super) fn aws_value(&self, name: &str) -> Option<String> {
+        let path = match self.var("AWS_CONFIG_FILE") {
+            Some(path) => PathBuf::from(path),
+            None => self.home.as_ref()?.join(".aws/config"),
+        };
+        let text = std::fs::read_to_string(path).ok()?;
+        let profile = self.var("AWS_PROFILE").or_else(|| self.var("AWS_DEFAULT_PROFILE"));
+        let profile = profile.unwrap_or_else(|| "default".to_owned());
+        let section = format!("profile {profile}");
+        match profile.as_str() {
+            "default" => ini_value(&text, &["default", &section], &[&name.replace('_', "")]),
+            _ => ini_value(&text, &[&section], &[&name.replace('_', "")]),
+        }
+    }
+
+    /// Whether the environment exempts every host from its proxies.
+    pub(super) fn has_no_proxy(&self) -> bool {
+        self.no_proxy().split([',', ' ']).any(|entry| entry == "*")
+    }
+
+    /// The hosts that the environment exempts from its proxies, separated by commas.
+    pub(super) fn no_proxy(&self) -> String {
+        self.var("no_proxy").or_else(|| self.var("NO_PROXY")).unwrap_or_default()
+    }
+}
+
+fn text_pair((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
+    Some((name.into_string().ok()?, value.into_string().ok()?))
+}
+
+impl fmt::Debug for Environment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Environment").finish_non_exhaustive()
+    }
+}
+
+impl Env for Environment {
+    fn var(&self, key: &str) -> Option<String> {
+        Environment::var(self, key)
+    }
+
+    fn vars(&self) -> HashMap<String, String> {
+        let names = self.vars.keys();
+        names.filter_map(|name| Some((name.clone(), Environment::var(self, name)?))).collect()
+    }
+
+    fn home_dir(&self) -> Option<PathBuf> {
+        self.home.clone()
+    }
+}
+
+/// The sections that ossutil reads if no profile is given: of its version 1, and of version 2.
+pub(super) const OSSUTIL_SECTIONS: [&str; 2] = ["credentials", "default"];
+
+/// The first value of one of `names` (in lower case, without separators) before the first section
+/// or in one of `sections` (in lower case). A value is taken as it stands: in these files quotes
+/// and backslashes mean themselves.
+pub(super) fn ini_value(text: &str, sections: &[&str], names: &[&str]) -> Option<String> {
+    let mut ours = true;
+    for line in text.lines().map(str::trim) {
+        if let Some(section) = line.strip_prefix('[') {
+            let section = section.split(']').next().unwrap_or_default();
+            let section = section.split_whitespace().collect::<Vec<_>>().join(" ");
+            ours = sections.iter().any(|ours| ours.eq_ignore_ascii_case(&section));
+        } else if ours && !line.starts_with(['#', ';']) {
+            let Some((name, value)) = line.split_once('=') else {
+                continue;
+            };
+            let name = name.trim().to_ascii_lowercase().replace(['-', '_'], "");
+            if names.contains(&name.as_str()) && !value.trim().is_empty() {
+                return Some(value.trim().to_owned());
+            }
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_exempts_every_host() {
+        for (value, exempts) in
+            [("*", true), ("a, *", true), (" * ", true), ("", false), ("*.example.com", false)]
+        {
+            for name in ["NO_PROXY", "no_proxy"] {
+                let environment = Environment::new([(name, value)], None);
+                assert_eq!(environment.has_no_proxy(), exempts, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_environment_shows_no_value() {
+        let environment = Environment::new([("OSS_ACCESS_KEY_SECRET", "planted")], None);
+        assert!(!format!("{environment:?}").contains("planted"));
+    }
+
+    #[test]
+    fn ini_values_are_read_from_the_sections_of_both_ossutil_versions() {
+        let text =
+            "[default]\n accessKeyID = a \n# region=no\nregion=cn-x\n[profile dev]\nendpoint=y";
+        let value = |name| ini_value(text, &OSSUTIL_SECTIONS, &[name]);
+        assert_eq!(value("accesskeyid").as_deref(), Some("a"));
+        assert_eq!(value("region").as_deref(), Some("cn-x"));
+        assert_eq!(value("endpoint"), None);
+    }
+}
