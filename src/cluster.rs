@@ -9,7 +9,7 @@
 //! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ticks, stops and
 //!   decisions, and finds the *first* cause when the cluster breaks (`control`, `loss`). Timely
 //!   itself is kept from noticing, since it would panic (`data`): the job hears of the loss, its
-//!   workers [`abandon`] their dataflows and return. A cluster shares its fate: there is no
+//!   workers drop their dataflows and return. A cluster shares its fate: there is no
 //!   rejoining, all processes end and all are started again.
 //! * [`BlockLink`] carries lines from a process that reads more than it can count (`ship`).
 //! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
@@ -23,6 +23,7 @@ mod cause;
 mod control;
 mod data;
 mod frame;
+mod framing;
 mod handshake;
 mod hello;
 mod inbox;
@@ -39,9 +40,9 @@ use std::net::TcpStream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
-pub use cause::{Consequence, Loss, classify_panic};
+pub use cause::{Loss, follows_a_loss, is_of_malformed_data};
 pub use control::Control;
-pub use data::{Allocators, abandon, allocators};
+pub use data::{Allocators, allocators};
 pub use frame::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Message};
 pub use inbox::{Event, Inbox};
 pub use settings::{

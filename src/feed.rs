@@ -21,6 +21,8 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::Notify;
+
 use crate::epoch::Epoch;
 use crate::lines::Block;
 use queue::Queue;
@@ -84,6 +86,8 @@ struct Reader {
 #[derive(Clone)]
 pub struct Feed {
     state: Arc<Mutex<State>>,
+    /// Notified when an epoch is opened.
+    opened: Arc<Notify>,
 }
 
 impl fmt::Debug for Feed {
@@ -113,7 +117,7 @@ impl Feed {
             readers: (0..workers).map(|_| reader()).collect(),
             shippers: Vec::new(),
         };
-        Feed { state: Arc::new(Mutex::new(state)) }
+        Feed { state: Arc::new(Mutex::new(state)), opened: Arc::default() }
     }
 
     /// Appends a block to `epoch`, which must not be complete.
@@ -135,6 +139,8 @@ impl Feed {
         assert!(next > epoch, "epochs only grow: {next} after {epoch}");
         state.open = next;
         state.borders.push_back(Border { epoch, next });
+        drop(state);
+        self.opened.notify_waiters();
         epoch
     }
 

@@ -101,6 +101,9 @@ pub(crate) fn live(
         build(worker);
         while worker.has_dataflows() && !failure.is_failed() {
             worker.step_or_park(None);
+            if let Some(what) = operators::take_malformed() {
+                failure.fail(malformed(what));
+            }
         }
     }));
     if let Err(panic) = lived {
@@ -113,6 +116,12 @@ pub(crate) fn live(
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
+}
+
+/// Returns the error of a job to which a peer has sent data that cannot be read.
+fn malformed(what: &str) -> Error {
+    let message = format!("another process of the cluster sent {what} that cannot be read");
+    Error::new(ErrorKind::PeerLost, message).hint("run one version everywhere")
 }
 
 fn build(worker: &mut Worker, plan: &Plan) {

@@ -85,6 +85,7 @@ fn surplus_blocks_arrive_in_order_and_borders_stand_between_them() {
                 next => arrived.push(show(next)),
             }
         }
+        arriving.open_next(epoch + 10);
         passed.send((epoch, arrived)).unwrap();
     });
     // Five of six are too many for one worker; the last one is taken by the worker here, and lets

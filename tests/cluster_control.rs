@@ -16,8 +16,7 @@ use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
 use wordtide::cluster::launch::Ports;
 use wordtide::cluster::{
-    ClusterSettings, Consequence, Control, Event, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh, Message,
-    abandon, classify_panic,
+    ClusterSettings, Control, Event, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh, Message, follows_a_loss,
 };
 use wordtide::{Error, ErrorKind};
 
@@ -315,7 +314,9 @@ fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
             let waits = || probe.less_than(&epoch) && !seen.load(Ordering::SeqCst);
             worker.step_or_park_while(None, waits);
             if seen.load(Ordering::SeqCst) {
-                abandon(worker);
+                for dataflow in worker.installed_dataflows() {
+                    worker.drop_dataflow(dataflow);
+                }
                 return;
             }
         }
@@ -372,7 +373,7 @@ fn the_panics_of_this_version_of_timely_are_known() {
     let refill = Hooks::default().refill;
     let reading = std::thread::spawn(move || recv_loop(stream, vec![], 0, 0, 1, refill, None));
     let message = panic_message(reading.join().unwrap_err());
-    assert_eq!(classify_panic(&message), Some(Consequence::BrokenLink), "{message}");
+    assert!(follows_a_loss(&message), "{message}");
 
     let (mut writer, reader) = MergeQueue::new_pair(Buzzer::default(), None, None);
     std::thread::spawn(move || {
@@ -385,5 +386,5 @@ fn the_panics_of_this_version_of_timely_are_known() {
     let message = panic_message(std::panic::catch_unwind(write).unwrap_err());
     // Its drop would panic once more.
     std::mem::forget(writer);
-    assert_eq!(classify_panic(&message), Some(Consequence::Echo), "{message}");
+    assert!(follows_a_loss(&message), "{message}");
 }

@@ -82,24 +82,17 @@ pub(super) fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-/// A panic of timely that follows from a lost peer, and is not its cause.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Consequence {
-    /// A thread of timely found its socket broken.
-    BrokenLink,
-    /// A worker, or a thread that joined one, met what that thread left behind.
-    Echo,
-}
-
-/// What a panic message of timely 0.32 says about a lost peer; `None` for any other panic.
+/// Returns true if a panic with this message is the engine's answer to a lost peer, and not a
+/// cause.
 ///
-/// The streams of [`allocators`](super::allocators) keep timely from such panics; one can still
-/// follow a panic of a worker of this process. After `Some`, the cause is the one that
+/// The streams of [`allocators`](super::allocators) keep timely 0.32 from such panics; one can
+/// still follow a panic of a worker of this process. The cause is the one that
 /// [`Control::cause_within`](super::Control::cause_within) gives in the next second; only if there
 /// is none, the message itself.
-pub fn classify_panic(message: &str) -> Option<Consequence> {
-    const BROKEN: [&str; 2] = ["timely communication error:", "Clean shutdown followed by data"];
-    const ECHO: [&str; 6] = [
+pub fn follows_a_loss(message: &str) -> bool {
+    const STARTS: [&str; 8] = [
+        "timely communication error:",
+        "Clean shutdown followed by data",
         "MergeQueue ",
         "Failed to receive MergeQueue",
         "Failed to receive push queue",
@@ -107,14 +100,13 @@ pub fn classify_panic(message: &str) -> Option<Consequence> {
         "Recv thread panic",
         "Worker panic",
     ];
-    let starts = |prefix: &&str| message.starts_with(*prefix);
-    if BROKEN.iter().any(starts) {
-        Some(Consequence::BrokenLink)
-    } else if ECHO.iter().any(starts) {
-        Some(Consequence::Echo)
-    } else {
-        None
-    }
+    STARTS.iter().any(|start| message.starts_with(start))
+}
+
+/// Returns true if a panic with this message is timely's way to say that a peer has sent a message
+/// which cannot be read.
+pub fn is_of_malformed_data(message: &str) -> bool {
+    message.starts_with("bincode::deserialize() failed")
 }
 
 #[cfg(test)]
@@ -139,12 +131,12 @@ mod tests {
     }
 
     #[test]
-    fn panics_of_the_engine_about_sockets_are_consequences_and_others_are_not() {
+    fn panics_of_the_engine_are_told_from_others() {
         let socket = "timely communication error: reading data: socket closed";
-        assert_eq!(classify_panic(socket), Some(Consequence::BrokenLink));
-        assert_eq!(classify_panic("MergeQueue poisoned."), Some(Consequence::Echo));
-        assert_eq!(classify_panic("Recv thread panic: Any { .. }"), Some(Consequence::Echo));
-        assert_eq!(classify_panic("index out of bounds: the len is 3"), None);
-        assert_eq!(classify_panic(""), None);
+        for text in [socket, "MergeQueue poisoned.", "Recv thread panic: Any { .. }"] {
+            assert!(follows_a_loss(text), "{text}");
+        }
+        assert!(!follows_a_loss("index out of bounds: the len is 3") && !follows_a_loss(""));
+        assert!(is_of_malformed_data("bincode::deserialize() failed: Io(Kind(UnexpectedEof))"));
     }
 }

@@ -57,8 +57,9 @@ impl Control {
         Ok((control, inbox))
     }
 
-    /// Sends a message to one process; one to this process arrives in its own inbox. A message above
-    /// 32 KiB goes in pieces, and the call waits until the other has taken them: not for async code.
+    /// Sends a message to one process; one to this process arrives in its own inbox. A message
+    /// above 32 KiB goes in pieces, and the call waits until the other has taken them: not for
+    /// async code.
     ///
     /// # Errors
     ///

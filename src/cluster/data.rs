@@ -7,11 +7,14 @@
 //!
 //! So timely never sees a broken link. A [`DataStream`] that ends in the middle simply gives no
 //! more bytes, and takes what is written without sending it: to timely that is a slow peer. The
-//! control link knows better, the job tells its workers, each worker calls [`abandon`] and returns;
-//! and when the last has, the guard lets the streams close as if the peer had closed them in order.
+//! control link knows better, the job wakes its workers, each drops its dataflows and returns; and
+//! when the last has, the guard lets the streams close as if the peer had closed them in order.
 //!
 //! To know an orderly end from a broken one, the stream follows timely's framing: a header of six
-//! big-endian `u64`, the fifth of which is the length of what follows it; a length of 0 is the end.
+//! big-endian `u64` (channel, source, first target, end of targets, length, number), then as many
+//! bytes as its length; a length of 0 is the end. Timely uses these numbers as indexes and sizes
+//! without a check. So a header is held back until it is whole, and one that names workers which
+//! are not at the two ends, or a length above [`MESSAGE_BYTES_MAX`], ends the link as a lost peer.
 
 use std::any::Any;
 use std::io::{self, Read, Write};
@@ -26,15 +29,11 @@ use timely::communication::allocator::zero_copy::initialize::{
 use timely::communication::allocator::zero_copy::stream::Stream;
 use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
-use timely::worker::Worker;
 
 use super::control::Control;
+use super::framing::{Framing, HEADER_BYTES, LinkWorkers};
 use super::links::ControlLinks;
 use crate::error::{Error, ErrorKind, Result};
-
-/// Length of timely's message header, in bytes, and where its length field stands.
-const HEADER_BYTES: usize = 48;
-const LENGTH_AT: std::ops::Range<usize> = 32..40;
 
 /// What `timely::execute::execute_from` takes: one builder for each worker thread of this process,
 /// and a guard for the threads that move the data.
@@ -66,7 +65,8 @@ pub fn allocators(
     let gate = Arc::new(Gate::default());
     let wrap = |(peer, stream): (usize, Option<TcpStream>)| {
         let alarm = Some((Arc::clone(control.links()), peer));
-        stream.map(|stream| DataStream::new(stream, Arc::clone(&gate), alarm))
+        let ends = LinkWorkers::between(peer, control.links().settings.process, threads);
+        stream.map(|stream| DataStream::new(stream, Arc::clone(&gate), alarm, ends))
     };
     let data = data.into_iter().enumerate().map(wrap).collect();
     let process = control.links().settings.process;
@@ -80,15 +80,6 @@ pub fn allocators(
     let builders = builders.into_iter().map(AllocatorBuilder::Tcp).collect();
     let guard = Some(guard);
     Ok((builders, Box::new(DataThreads { gate, guard })))
-}
-
-/// Drops every dataflow of a worker, so that it can return although they are not complete.
-///
-/// Call it between steps. What it held is gone; only a job that is over may do this.
-pub fn abandon(worker: &mut Worker) {
-    for dataflow in worker.installed_dataflows() {
-        worker.drop_dataflow(dataflow);
-    }
 }
 
 /// Closed as long as workers may take what timely's threads give them.
@@ -128,51 +119,6 @@ impl Drop for DataThreads {
     }
 }
 
-/// Where a stream of timely's messages stands.
-#[derive(Clone, Debug)]
-struct Framing {
-    header: [u8; HEADER_BYTES],
-    filled: usize,
-    payload_left: u64,
-    ended: bool,
-}
-
-impl Framing {
-    fn new() -> Framing {
-        Framing { header: [0; HEADER_BYTES], filled: 0, payload_left: 0, ended: false }
-    }
-
-    fn advance(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.ended {
-            if self.payload_left > 0 {
-                let skipped = self.wanted().min(bytes.len());
-                self.payload_left -= skipped as u64;
-                bytes = &bytes[skipped..];
-                continue;
-            }
-            let taken = self.wanted().min(bytes.len());
-            self.header[self.filled..self.filled + taken].copy_from_slice(&bytes[..taken]);
-            self.filled += taken;
-            bytes = &bytes[taken..];
-            if self.filled == HEADER_BYTES {
-                let mut length = [0; 8];
-                length.copy_from_slice(&self.header[LENGTH_AT]);
-                self.payload_left = u64::from_be_bytes(length);
-                self.ended = self.payload_left == 0;
-                self.filled = 0;
-            }
-        }
-    }
-
-    /// Bytes to the end of what has begun: a payload, or a header.
-    fn wanted(&self) -> usize {
-        match self.payload_left {
-            0 => HEADER_BYTES - self.filled,
-            left => usize::try_from(left).unwrap_or(usize::MAX),
-        }
-    }
-}
-
 /// A data socket that never breaks, see the module.
 #[derive(Debug)]
 struct DataStream {
@@ -180,6 +126,7 @@ struct DataStream {
     gate: Arc<Gate>,
     /// Whom to tell that the link to this peer broke.
     alarm: Option<(Arc<ControlLinks>, usize)>,
+    ends: LinkWorkers,
     framing: Framing,
     broken: bool,
 }
@@ -189,20 +136,43 @@ impl DataStream {
         stream: TcpStream,
         gate: Arc<Gate>,
         alarm: Option<(Arc<ControlLinks>, usize)>,
+        ends: LinkWorkers,
     ) -> DataStream {
-        DataStream { stream, gate, alarm, framing: Framing::new(), broken: false }
+        DataStream { stream, gate, alarm, ends, framing: Framing::new(), broken: false }
     }
 
-    /// Ends the stream as timely expects it: zeros complete what has begun, and 48 of them are the
-    /// end. No worker is left to take them for data.
-    fn pad(&mut self, buffer: &mut [u8]) -> usize {
-        if self.framing.ended {
-            return 0;
+    /// Reads bytes that timely can take; none at the end.
+    fn read_sound(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            if self.framing.handed_on < HEADER_BYTES {
+                return Ok(self.framing.hand_on(buffer));
+            }
+            let held = self.framing.filled;
+            if held > 0 {
+                // The rest of a header that was cut by the last read.
+                let mut rest = [0; HEADER_BYTES];
+                let read = self.stream.read(&mut rest[held..])?;
+                if read == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+                self.framing.advance(&rest[held..held + read], &self.ends)?;
+                if self.framing.filled == 0 {
+                    self.framing.handed_on = 0;
+                }
+                continue;
+            }
+            let read = self.stream.read(buffer)?;
+            let sound = self.framing.advance(&buffer[..read], &self.ends)?;
+            if sound > 0 {
+                return Ok(sound);
+            }
+            if read == 0 {
+                return match self.framing.ended {
+                    true => Ok(0),
+                    false => Err(io::ErrorKind::UnexpectedEof.into()),
+                };
+            }
         }
-        let padded = self.framing.wanted().min(buffer.len());
-        buffer[..padded].fill(0);
-        self.framing.advance(&buffer[..padded]);
-        padded
     }
 }
 
@@ -210,20 +180,22 @@ impl Read for DataStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.broken {
-                return Ok(self.pad(buffer));
+                // No worker is left to take the zeros for data.
+                return Ok(if self.framing.ended { 0 } else { self.framing.pad(buffer) });
             }
-            match self.stream.read(buffer) {
-                Ok(0) if self.framing.ended => return Ok(0),
-                Ok(read @ 1..) => {
-                    self.framing.advance(&buffer[..read]);
-                    return Ok(read);
-                }
+            let before = (self.framing.payload_left, self.framing.ended);
+            match self.read_sound(buffer) {
+                Ok(read) => return Ok(read),
                 Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
-                ended => {
+                Err(cause) => {
                     if let Some((links, peer)) = &self.alarm {
-                        links.data_broke(*peer, ended.err().as_ref());
+                        let closed = cause.kind() == io::ErrorKind::UnexpectedEof;
+                        links.data_broke(*peer, (!closed).then_some(&cause));
                     }
                     self.gate.wait();
+                    // Nothing of the last read was handed on.
+                    (self.framing.payload_left, self.framing.ended) = before;
+                    self.framing.filled = 0;
                     self.broken = true;
                 }
             }
@@ -246,7 +218,8 @@ impl Write for DataStream {
 
 impl Stream for DataStream {
     fn try_clone(&self) -> io::Result<Self> {
-        Ok(DataStream::new(self.stream.try_clone()?, Arc::clone(&self.gate), self.alarm.clone()))
+        let (gate, ends) = (Arc::clone(&self.gate), self.ends.clone());
+        Ok(DataStream::new(self.stream.try_clone()?, gate, self.alarm.clone(), ends))
     }
 
     fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
@@ -254,8 +227,7 @@ impl Stream for DataStream {
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        // Of a broken link there is nothing left to shut down.
-        self.stream.shutdown(how).ok();
+        let _ = self.stream.shutdown(how); // a broken link has nothing left to shut down
         Ok(())
     }
 }
@@ -264,7 +236,9 @@ impl Stream for DataStream {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use timely::communication::allocator::zero_copy::bytes_exchange::MergeQueue;
     use timely::communication::allocator::zero_copy::tcp::recv_loop;
+    use timely::communication::buzzer::Buzzer;
     use timely::communication::networking::MessageHeader;
 
     fn header(length: usize) -> Vec<u8> {
@@ -272,7 +246,7 @@ mod tests {
             channel: 3,
             source: 1,
             target_lower: 0,
-            target_upper: 0,
+            target_upper: 1,
             length,
             seqno: 5,
         };
@@ -286,28 +260,66 @@ mod tests {
         lengths.iter().flat_map(message).collect()
     }
 
+    /// Workers 1 of process 1, and 0 of process 0.
+    fn workers() -> LinkWorkers {
+        LinkWorkers::between(1, 0, 1)
+    }
+
     /// Both ends of a connection, one of them wrapped.
     fn pair() -> (TcpStream, DataStream, Arc<Gate>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let gate = Arc::new(Gate::default());
-        let near = DataStream::new(listener.accept().unwrap().0, Arc::clone(&gate), None);
-        (far, near, gate)
+        let accepted = listener.accept().unwrap().0;
+        (far, DataStream::new(accepted, Arc::clone(&gate), None, workers()), gate)
+    }
+
+    /// The life of timely's receiving thread, for one worker.
+    fn receive(near: DataStream) {
+        let refill = Hooks::default().refill;
+        let (to_loop, queues) = std::sync::mpsc::channel();
+        to_loop.send(MergeQueue::new_pair(Buzzer::default(), None, None).0).unwrap();
+        recv_loop(near, vec![queues], 0, 0, 1, refill, None);
     }
 
     proptest! {
         #[test]
-        fn the_framing_of_timely_is_followed_in_any_cut(
+        fn framing_hands_on_whole_headers_only(
             lengths in proptest::collection::vec(1usize..300, 0..8),
             cut in 1usize..100,
         ) {
-            let mut wire = messages(&lengths);
+            let wire = [messages(&lengths), header(0)].concat();
             let mut framing = Framing::new();
-            wire.chunks(cut).for_each(|piece| framing.advance(piece));
-            prop_assert!(!framing.ended);
-            wire = header(0);
-            wire.chunks(cut).for_each(|piece| framing.advance(piece));
+            for piece in wire.chunks(cut) {
+                let sound = framing.advance(piece, &workers()).unwrap();
+                prop_assert!(sound == piece.len() || framing.filled > 0);
+            }
             prop_assert!(framing.ended);
+            prop_assert!(framing.advance(&[0], &workers()).is_err());
+        }
+
+        #[test]
+        fn bytes_arrive_unchanged_in_any_cut(
+            lengths in proptest::collection::vec(1usize..300, 0..8),
+            cut in 1usize..100,
+            room in 1usize..400,
+        ) {
+            let wire = [messages(&lengths), header(0)].concat();
+            let (mut far, mut near, _gate) = pair();
+            let sent = wire.clone();
+            let writing = std::thread::spawn(move || {
+                far.set_nodelay(true).unwrap();
+                sent.chunks(cut).for_each(|piece| far.write_all(piece).unwrap());
+            });
+            let (mut got, mut buffer) = (Vec::new(), vec![0; room]);
+            loop {
+                match near.read(&mut buffer).unwrap() {
+                    0 => break,
+                    read => got.extend_from_slice(&buffer[..read]),
+                }
+            }
+            writing.join().unwrap();
+            prop_assert_eq!(got, wire);
         }
 
         #[test]
@@ -319,24 +331,41 @@ mod tests {
             let (mut far, near, gate) = pair();
             far.write_all(&wire[..at.min(wire.len())]).unwrap();
             drop(far);
-            let refill = Hooks::default().refill;
-            let reading = std::thread::spawn(|| recv_loop(near, vec![], 0, 0, 1, refill, None));
+            let reading = std::thread::spawn(|| receive(near));
+            gate.open();
+            prop_assert!(reading.join().is_ok());
+        }
+
+        #[test]
+        fn timely_survives_any_bytes_of_a_peer(
+            lengths in proptest::collection::vec(1usize..300, 0..3),
+            fields: [u64; 6],
+            chosen in proptest::collection::vec(0u64..4, 6),
+            mixed: u8,
+        ) {
+            // Numbers near the right ones pass some of the checks.
+            let pick = |at: usize| if mixed >> at & 1 == 0 { chosen[at] } else { fields[at] };
+            let wrong = (0..6).flat_map(|at| pick(at).to_be_bytes());
+            let wire = [messages(&lengths), wrong.collect()].concat();
+            let (mut far, near, gate) = pair();
+            far.write_all(&wire).unwrap();
+            drop(far);
+            let reading = std::thread::spawn(|| receive(near));
             gate.open();
             prop_assert!(reading.join().is_ok());
         }
     }
 
     #[test]
-    fn an_orderly_end_needs_no_gate() {
+    fn orderly_end_needs_no_gate() {
         let (mut far, near, _closed) = pair();
         far.write_all(&[messages(&[7]), header(0)].concat()).unwrap();
         drop(far);
-        let refill = Hooks::default().refill;
-        recv_loop(near, vec![], 0, 0, 1, refill, None);
+        receive(near);
     }
 
     #[test]
-    fn a_write_to_a_broken_link_is_taken() {
+    fn write_to_a_broken_link_is_taken() {
         let (far, mut near, _gate) = pair();
         near.stream.shutdown(Shutdown::Both).unwrap();
         drop(far);

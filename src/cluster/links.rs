@@ -1,4 +1,5 @@
-//! The control links: one quiet connection for each pair of processes, and who notices a loss first.
+//! The control links: one quiet connection for each pair of processes, and who notices a loss
+//! first.
 //!
 //! Timely's own sockets know a lost peer only as a panic, late or never. So each pair of processes
 //! has a second, quiet connection, and this rule says when a peer is lost:
@@ -13,14 +14,15 @@
 //! * **It is silent for `stall_timeout`** (60 s) though its host acknowledges: the process is
 //!   stopped (`SIGSTOP`, debugger, paused machine). A stopped process's kernel still acknowledges,
 //!   so missing heartbeats alone must not end a run after 7 s. Control frames are too small to
-//!   close the window of a process that does not read, and long messages wait for it piece by piece.
+//!   close the window of a process that does not read, and long messages wait for it piece by
+//!   piece.
 //!
 //! The data sockets are no judges. Under load the window of a slow peer closes for as long as it
 //! takes (a store outage lasts hours), which the kernel would count as a peer that acknowledges
 //! nothing. So they have no `TCP_USER_TIMEOUT`.
 //!
-//! * **Another process reports it.** The first cause is passed to everybody before this process acts
-//!   on it, on a connection that keeps order: nobody sees the echo (the closing of a survivor)
+//! * **Another process reports it.** The first cause is passed to everybody before this process
+//!   acts on it, on a connection that keeps order: nobody sees the echo (the closing of a survivor)
 //!   before the cause. Later causes are never reported.
 //!
 //! With a cause, the data sockets are shut down, so that no thread of timely waits for a lost peer
@@ -163,8 +165,8 @@ impl ControlLinks {
         (0..self.lines.len()).filter(move |peer| *peer != own)
     }
 
-    /// Sends a frame of any length to each of `peers`. A long one waits until they have taken it, or
-    /// until it no longer matters.
+    /// Sends a frame of any length to each of `peers`. A long one waits until they have taken it,
+    /// or until it no longer matters.
     ///
     /// Fails with `Failed` if the message is above the limit.
     pub(super) fn send(

@@ -9,8 +9,8 @@
 //! The ends of epochs travel within the stream: an epoch is complete at a process only when every
 //! process that sends it blocks has sent the epoch's end. After the last one comes END.
 //!
-//! A frame is a kind, an epoch and the head of a block, then the block's text. A link that breaks is
-//! reported to the control links, which know the cause or find it.
+//! A frame is a kind, an epoch and the head of a block, then the block's text. A link that breaks
+//! is reported to the control links, which know the cause or find it.
 
 use std::io;
 use std::net::TcpStream;
@@ -243,21 +243,33 @@ async fn receive_all(
 ) -> io::Result<()> {
     let mut stream = BufReader::with_capacity(FRAMES_BYTES, stream);
     let mut bytes = [0; Frame::BYTES];
+    let mut ended = None;
     loop {
         stream.read_exact(&mut bytes).await?;
         let Frame { kind, epoch, head } = Frame::decode(&bytes)?;
+        if kind != Kind::End && Some(epoch) <= ended {
+            return Err(io::Error::other(format!("it sent more for epoch {epoch} after its end")));
+        }
         match kind {
             Kind::Block => {
-                let head = BlockHead::decode(&head);
+                let wrong = || io::Error::other("it sent a block of impossible size");
+                let head = BlockHead::decode(&head).ok_or_else(wrong)?;
                 if head.text_bytes() > text_bytes_max {
                     let bytes = head.text_bytes();
                     return Err(io::Error::other(format!("it sent a block of {bytes} bytes")));
+                }
+                if !feed.admits(epoch).await {
+                    let what = format!("it sent a block for {epoch}, which is no epoch now");
+                    return Err(io::Error::other(what));
                 }
                 let mut arrival = pool.arrival(head).await;
                 stream.read_exact(arrival.text()).await?;
                 feed.push_foreign(epoch, arrival.into_block());
             }
-            Kind::EpochEnd => passed(epoch),
+            Kind::EpochEnd => {
+                ended = Some(epoch);
+                passed(epoch);
+            }
             Kind::End => return Ok(()),
         }
     }

@@ -3,8 +3,8 @@
 //! Every user of a host can connect to a loopback port. So processes that are started by hand
 //! without `--mesh-key-file` prove to each other that they run as one user, by a key that only this
 //! user can read. It is made on first use, in the first of these folders that the user owns and can
-//! write to: `$XDG_STATE_HOME/wordtide`, `~/.local/state/wordtide`, `$XDG_RUNTIME_DIR/wordtide`, and
-//! `wordtide-UID` in the folder for temporary files.
+//! write to: `$XDG_STATE_HOME/wordtide`, `~/.local/state/wordtide`, `$XDG_RUNTIME_DIR/wordtide`,
+//! and `wordtide-UID` in the folder for temporary files.
 //!
 //! The folder is opened without following a link, must belong to the user and must not be writable
 //! for others; the file is opened within the open folder and held to the same. The file appears

@@ -39,8 +39,30 @@ impl Feed {
         state.shippers.len() - 1
     }
 
-    /// Appends a block that came from another process to `epoch`, which must not be complete. The
-    /// border in front of it need not be known here yet.
+    /// Returns `true` if blocks of other processes may come for `epoch`: it is open here, or has
+    /// ended and is not complete. Returns `false` for any other time up to the open epoch.
+    ///
+    /// Waits as long as `epoch` is after the open one: another process may learn first that an
+    /// epoch was opened. A time that is no epoch is never admitted, so no worker counts for it.
+    pub async fn admits(&self, epoch: Epoch) -> bool {
+        loop {
+            let mut opened = std::pin::pin!(self.opened.notified());
+            // From here on an opening is not missed.
+            opened.as_mut().enable();
+            let (open, is_incomplete) = {
+                let state = self.lock();
+                let first = state.complete.saturating_sub(state.borders_gone) as usize;
+                let mut incomplete = state.borders.iter().skip(first);
+                (state.open, incomplete.any(|border| border.epoch == epoch))
+            };
+            if epoch <= open {
+                return epoch == open || is_incomplete;
+            }
+            opened.await;
+        }
+    }
+
+    /// Appends a block that came from another process to `epoch`, which must have been admitted.
     pub fn push_foreign(&self, epoch: Epoch, block: Block) {
         let mut state = self.lock();
         state.foreign.push(epoch, block);
@@ -190,6 +212,23 @@ mod tests {
         feed.push(20, block("later\n"));
         let seen: Vec<_> = (0..5).map(|_| show(feed.next(0))).collect();
         assert_eq!(seen, ["10:own", "10:a", "10:b", "10:c", "20:later"]);
+    }
+
+    #[tokio::test]
+    async fn only_epochs_that_are_not_complete_are_admitted() {
+        let (feed, _) = feed_with_shipper(1);
+        for next in [20, 30] {
+            feed.open_next(next);
+        }
+        feed.complete(10);
+        let times = [5, 10, 15, 20, 25, 30];
+        let mut admitted = Vec::new();
+        for epoch in times {
+            admitted.push(feed.admits(epoch).await);
+        }
+        assert_eq!(admitted, [false, false, false, true, false, true]);
+        let later = tokio::join!(feed.admits(40), feed.admits(35), async { feed.open_next(40) });
+        assert_eq!(later, (true, false, 30));
     }
 
     #[test]

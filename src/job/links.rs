@@ -126,7 +126,13 @@ impl Agreement {
 /// timely may only follow from a lost peer, and then the control links know which and why.
 pub(super) fn explain_panic(control: Control) -> ExplainPanic {
     Arc::new(move |text| {
-        cluster::classify_panic(text)?;
+        if cluster::is_of_malformed_data(text) {
+            let message = format!("another process of the cluster sent malformed data: {text}");
+            return Some(Error::new(ErrorKind::PeerLost, message));
+        }
+        if !cluster::follows_a_loss(text) {
+            return None;
+        }
         Some(control.cause_within(CAUSE_WAIT)?.into())
     })
 }

@@ -6,6 +6,9 @@ use super::Block;
 use super::block::BlockFacts;
 use super::pool::{BlockPool, Buffer, STANDARD_BYTES};
 
+/// Greatest offset in a stream and number of lines that is believed.
+const SIZE_MAX: u64 = 1 << 60;
+
 /// The head of a block, which is sent before its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHead {
@@ -42,17 +45,20 @@ impl BlockHead {
         encoded
     }
 
-    /// Decodes a head.
-    pub fn decode(encoded: &[u8; BlockHead::BYTES]) -> BlockHead {
+    /// Reads it back. Returns `None` for numbers that no block can have, so that no arithmetic on
+    /// them overflows.
+    pub fn decode(encoded: &[u8; BlockHead::BYTES]) -> Option<BlockHead> {
         let (fields, _) = encoded.as_chunks::<8>();
         let number = |at: usize| u64::from_le_bytes(fields[at]);
-        BlockHead {
-            source: number(0) as u32,
+        let head = BlockHead {
+            source: u32::try_from(number(0)).ok()?,
             offset: number(1),
             cuts: number(2),
             lines_owed: number(3),
             text_bytes: number(4),
-        }
+        };
+        let sizes = [head.offset, head.cuts, head.lines_owed, head.text_bytes];
+        sizes.into_iter().all(|size| size <= SIZE_MAX).then_some(head)
     }
 }
 
@@ -117,7 +123,7 @@ mod tests {
         sent.extend(splitter.end(StreamEnd::Fin));
         assert!(sent.len() > 1);
         for block in sent {
-            let head = BlockHead::decode(&BlockHead::of(&block).encode());
+            let head = BlockHead::decode(&BlockHead::of(&block).encode()).expect("a head");
             let mut arrival = pool.arrival(head).await;
             arrival.text().copy_from_slice(block.text());
             let arrived = arrival.into_block();

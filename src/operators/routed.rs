@@ -35,6 +35,7 @@ use timely::progress::Stamp;
 
 use super::context::Context;
 use super::open_table::OpenTable;
+use super::received::malformed;
 use super::run::Run;
 use crate::epoch::Epoch;
 use crate::lines::Block;
@@ -57,6 +58,18 @@ impl Routed {
     const REMOTE_WORDS_MAX: usize = (240 << 10) / ShortWords::WORD_BYTES;
     /// Encodes an absent `answer`.
     const NO_ANSWER: u64 = u64::MAX;
+
+    /// Reads what [`ContainerBytes::into_bytes`] wrote. Returns `None` for other bytes.
+    fn read(bytes: &[u8]) -> Option<Routed> {
+        let (numbers, words) = bytes.split_at_checked(16)?;
+        let (numbers, _) = numbers.as_chunks::<8>();
+        let (words, rest) = words.as_chunks();
+        let words = ShortWords::from_bytes(words.iter().copied());
+        let answer = Some(u64::from_le_bytes(numbers[1])).filter(|&to| to != Routed::NO_ANSWER);
+        let is_whole = rest.is_empty() && words.is_sound();
+        let worker = u64::from_le_bytes(numbers[0]);
+        is_whole.then_some(Routed { worker, answer, words, block: None })
+    }
 
     /// Makes a list for a worker of this process.
     pub(super) fn within(worker: usize, words: ShortWords, block: Option<&Block>) -> Routed {
@@ -95,8 +108,12 @@ impl SentBlocks {
     }
 
     /// Drops the oldest block whose words `worker` counts.
-    fn release(&self, worker: usize) {
-        self.0.borrow_mut()[worker].pop_front();
+    fn release(&self, worker: u64) {
+        let mut sent = self.0.borrow_mut();
+        match usize::try_from(worker).ok().and_then(|worker| sent.get_mut(worker)) {
+            Some(blocks) => drop(blocks.pop_front()),
+            None => malformed("an answer of a worker"),
+        }
     }
 }
 
@@ -137,11 +154,7 @@ impl Accountable for Routed {
 
 impl ContainerBytes for Routed {
     fn from_bytes(bytes: Bytes) -> Self {
-        let (numbers, _) = bytes.as_chunks::<8>();
-        let (words, _) = bytes[16..].as_chunks();
-        let words = ShortWords::from_bytes(words.iter().copied());
-        let answer = Some(u64::from_le_bytes(numbers[1])).filter(|&to| to != Routed::NO_ANSWER);
-        Routed { worker: u64::from_le_bytes(numbers[0]), answer, words, block: None }
+        Routed::read(&bytes).unwrap_or_else(|| malformed("a list of words"))
     }
 
     fn length_in_bytes(&self) -> usize {
@@ -235,7 +248,7 @@ fn take_answers(answers: Stream<'_, Epoch, Vec<Answer>>, sent: SentBlocks) {
     let to_sender = Exchange::new(|(to, _): &Answer| *to);
     answers.sink(to_sender, "Take answers", move |(input, _)| {
         input.for_each(|_, answers| {
-            answers.drain(..).for_each(|(_, from)| sent.release(from as usize));
+            answers.drain(..).for_each(|(_, from)| sent.release(from));
         });
     });
 }
@@ -272,5 +285,17 @@ mod tests {
         let crossed = pieces.iter().flat_map(|piece| piece.words.to_bytes());
         assert!(crossed.eq(words.to_bytes()), "a word was lost between two pieces");
         assert!(Routed::across(5, &words, None).all(|piece| piece.answer.is_none()));
+    }
+
+    #[test]
+    fn lists_that_nobody_wrote_are_refused() {
+        let word = |length: u8| [&[b'a'; 15][..], &[length]].concat();
+        let list = |words: &[u8]| [&[0; 16][..], words].concat();
+        assert!(Routed::read(&list(&word(15))).is_some());
+        for bytes in [list(&word(16)), list(&word(255)), list(&[1; 15]), vec![0; 15]] {
+            assert!(Routed::read(&bytes).is_none(), "{bytes:?}");
+        }
+        SentBlocks::new(2).release(2);
+        assert!(super::super::take_malformed().is_some());
     }
 }

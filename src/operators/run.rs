@@ -16,6 +16,7 @@ use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::progress::Stamp;
 
 use super::columns::{Ends, WordColumn, WordRef};
+use super::received::malformed;
 use crate::epoch::Epoch;
 
 /// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
@@ -212,8 +213,7 @@ impl Accountable for Run {
 /// Five numbers, then the columns, each padded to eight bytes.
 impl ContainerBytes for Run {
     fn from_bytes(bytes: Bytes) -> Self {
-        // The link it came by is authenticated: other bytes are a defect of ours.
-        Run::parse(&bytes).expect("a run is read as it was written")
+        Run::parse(&bytes).unwrap_or_else(|_| malformed("a run of words"))
     }
 
     fn length_in_bytes(&self) -> usize {

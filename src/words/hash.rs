@@ -36,6 +36,11 @@ pub(super) struct Key {
 }
 
 impl Key {
+    /// Returns true if the length within the key is one that a short word can have.
+    pub(super) fn is_sound(self) -> bool {
+        (self.hi >> 56) as usize <= SHORT_BYTES_MAX
+    }
+
     /// Returns the key of `word`, which has at most [`SHORT_BYTES_MAX`] bytes.
     pub(super) fn of(word: &[u8]) -> Key {
         let mut bytes = [0; 16];

@@ -27,6 +27,12 @@ impl ShortWords {
         self.keys.clear();
     }
 
+    /// Returns true if each word has a length that a short word can have: false only for a list
+    /// that was read from bytes which nobody wrote.
+    pub fn is_sound(&self) -> bool {
+        self.keys.iter().all(|key| key.is_sound())
+    }
+
     /// Returns the number of words.
     pub fn len(&self) -> usize {
         self.keys.len()

@@ -1,0 +1,134 @@
+//! The framing of timely's data streams, followed byte by byte.
+//!
+//! A message is a header of six big-endian `u64` and as many bytes as its length; see `data` for
+//! the reason to look.
+
+use std::io;
+use std::ops::Range;
+
+/// Length of timely's message header, in bytes.
+pub(super) const HEADER_BYTES: usize = 48;
+/// Most bytes of one message: a run of words is cut far below, a single key may be long.
+const MESSAGE_BYTES_MAX: u64 = 1 << 30;
+/// Greatest identifier of a channel that is believed: a dataflow has some dozens.
+const CHANNEL_MAX: u64 = 1 << 20;
+
+/// The workers at the two ends of a link.
+#[derive(Clone, Debug)]
+pub(super) struct LinkWorkers {
+    sources: Range<u64>,
+    targets: Range<u64>,
+}
+
+impl LinkWorkers {
+    pub(super) fn between(peer: usize, own: usize, threads: usize) -> LinkWorkers {
+        let of = |process: usize| (process * threads) as u64..((process + 1) * threads) as u64;
+        LinkWorkers { sources: of(peer), targets: of(own) }
+    }
+
+    /// Returns the length in a header.
+    ///
+    /// Fails if timely could not take the header.
+    pub(super) fn check(&self, header: &[u8; HEADER_BYTES]) -> io::Result<u64> {
+        let (fields, _) = header.as_chunks::<8>();
+        let [channel, source, first, end, length, _] =
+            std::array::from_fn(|at| u64::from_be_bytes(fields[at]));
+        if length == 0 {
+            return Ok(0);
+        }
+        let is_sound = channel <= CHANNEL_MAX
+            && self.sources.contains(&source)
+            && first < end
+            && self.targets.contains(&first)
+            && end <= self.targets.end
+            && length <= MESSAGE_BYTES_MAX;
+        if is_sound {
+            return Ok(length);
+        }
+        Err(io::Error::other(format!(
+            "it sent a message of {length} bytes from worker {source} to workers {first}..{end} on \
+             channel {channel}"
+        )))
+    }
+}
+
+/// Position in a stream of timely's messages.
+#[derive(Clone, Debug)]
+pub(super) struct Framing {
+    /// A header that is not whole yet, or whole and not handed on yet.
+    pub(super) header: [u8; HEADER_BYTES],
+    pub(super) filled: usize,
+    /// Bytes of a whole header that are handed on; all of them if there is none.
+    pub(super) handed_on: usize,
+    pub(super) payload_left: u64,
+    pub(super) ended: bool,
+}
+
+impl Framing {
+    pub(super) fn new() -> Framing {
+        Framing {
+            header: [0; HEADER_BYTES],
+            filled: 0,
+            handed_on: HEADER_BYTES,
+            payload_left: 0,
+            ended: false,
+        }
+    }
+
+    /// Adds bytes that follow the last ones. Returns how many of them may be handed on: all but a
+    /// header at the end that is not whole.
+    ///
+    /// Fails if a header cannot be one of timely's, or if something follows the end.
+    pub(super) fn advance(&mut self, bytes: &[u8], ends: &LinkWorkers) -> io::Result<usize> {
+        let mut at = 0;
+        while at < bytes.len() {
+            if self.ended {
+                return Err(io::Error::other("it sent data after its end"));
+            }
+            let rest = &bytes[at..];
+            if self.payload_left > 0 {
+                let skipped = usize::try_from(self.payload_left).unwrap_or(usize::MAX);
+                let skipped = skipped.min(rest.len());
+                self.payload_left -= skipped as u64;
+                at += skipped;
+                continue;
+            }
+            let taken = (HEADER_BYTES - self.filled).min(rest.len());
+            self.header[self.filled..self.filled + taken].copy_from_slice(&rest[..taken]);
+            self.filled += taken;
+            if self.filled < HEADER_BYTES {
+                return Ok(at);
+            }
+            self.filled = 0;
+            self.payload_left = ends.check(&self.header)?;
+            self.ended = self.payload_left == 0;
+            at += taken;
+        }
+        Ok(at)
+    }
+
+    /// Hands on what is left of a header that was held back; returns the number of bytes.
+    pub(super) fn hand_on(&mut self, buffer: &mut [u8]) -> usize {
+        let rest = &self.header[self.handed_on..];
+        let taken = rest.len().min(buffer.len());
+        buffer[..taken].copy_from_slice(&rest[..taken]);
+        self.handed_on += taken;
+        taken
+    }
+
+    /// Completes what has been handed on with zeros, and then 48 of them, which are the end.
+    pub(super) fn pad(&mut self, buffer: &mut [u8]) -> usize {
+        let wanted = match self.payload_left {
+            0 => HEADER_BYTES - self.filled,
+            left => usize::try_from(left).unwrap_or(usize::MAX),
+        };
+        let padded = wanted.min(buffer.len());
+        buffer[..padded].fill(0);
+        match self.payload_left {
+            0 => self.filled += padded,
+            _ => self.payload_left -= padded as u64,
+        }
+        self.ended = self.filled == HEADER_BYTES;
+        padded
+    }
+}
