@@ -16,11 +16,11 @@ use wordtide::operators::{Lines, Rows};
 use wordtide::settings::{EmptyEpochs, RowOrder};
 use wordtide::sink::format::Format;
 use wordtide::sink::{Committed, Layout, Publication, Publisher};
-use wordtide::store::memory::MemoryStore;
 use wordtide::words::{Split, WordOptions};
 use wordtide::worker::{self, Plan};
 
 use crate::oracle::{self, Counts};
+use crate::store::memory::MemoryStore;
 
 /// Names of epochs in these tests: 10, 20, 30, …
 const STEP: u64 = 10;

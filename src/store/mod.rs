@@ -1,4 +1,4 @@
-//! Where objects go: Alibaba Cloud OSS, S3, a local directory, or memory, behind one narrow trait.
+//! Where objects go: Alibaba Cloud OSS, S3 or a local directory, behind one narrow trait.
 //!
 //! An epoch is published as a few whole objects under names that are a function of prefix, epoch
 //! and part only, with bytes that are a function of the input only. Two things follow, and the
@@ -32,6 +32,8 @@ use crate::error::Result;
 mod body;
 mod error;
 pub mod local;
+#[cfg(test)]
+#[path = "../../tests/store/memory.rs"]
 pub mod memory;
 mod probe;
 pub mod remote;

@@ -2,12 +2,13 @@
 
 mod conditional;
 mod conformance;
+pub(crate) mod memory;
 pub(crate) mod oss_double;
 mod outside;
 mod remote;
 
+use memory::MemoryStore;
 use wordtide::store::local::LocalStore;
-use wordtide::store::memory::MemoryStore;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()

@@ -5,6 +5,9 @@
 //! "happened, not reported". Delays are [gates](MemoryStore::close_gate) that the test opens,
 //! never times. Every operation is logged in order.
 
+// Included by the unit tests of the crate, too: neither side uses all of it.
+#![allow(dead_code, unreachable_pub)]
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Bound;
@@ -14,8 +17,8 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
-use super::{
-    Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
+use wordtide::store::{
+    Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
 };
 
 /// The log forgets its oldest operations beyond so many.
@@ -251,6 +254,20 @@ impl fmt::Debug for MemoryStore {
     }
 }
 
+fn stored(body: &Body) -> Stored {
+    Stored { bytes: body.bytes(), md5: body.md5_hex(), etag: None }
+}
+
+fn invalid(message: String) -> StoreError {
+    StoreError::new(StoreErrorKind::Invalid, message)
+}
+
+/// Refuses keys that could leave the root of a store.
+fn check_key(key: &str) -> StoreResult<()> {
+    let is_segment = |name: &str| !matches!(name, "" | "." | "..") && !name.contains('\0');
+    if key.split('/').all(is_segment) { Ok(()) } else { Err(invalid(format!("key {key:?}"))) }
+}
+
 fn not_found(key: &str) -> StoreError {
     StoreError::new(StoreErrorKind::NotFound, format!("no object {key} in memory"))
 }
@@ -307,7 +324,7 @@ impl Store for MemoryStore {
             check_key(key)?;
             self.operate(OpKind::Put, key, body.bytes(), |inner| {
                 inner.objects.insert(key.to_owned(), body.clone());
-                Ok(Stored::of(&body, None))
+                Ok(stored(&body))
             })
             .await
         }
@@ -328,7 +345,7 @@ impl Store for MemoryStore {
                         inner.objects.insert(key.to_owned(), body.clone());
                     }
                 }
-                Ok(Stored::of(&body, None))
+                Ok(stored(&body))
             })
             .await
         }
@@ -340,9 +357,9 @@ impl Store for MemoryStore {
             let body = inner.objects.get(key).ok_or_else(|| not_found(key))?;
             if body.bytes() > bytes_max {
                 let told = format!("{key} is longer than the {bytes_max} bytes asked for");
-                return Err(StoreError::invalid(told));
+                return Err(invalid(told));
             }
-            let read = |error| StoreError::invalid(format!("cannot read {key}: {error}"));
+            let read = |error| invalid(format!("cannot read {key}: {error}"));
             Ok(body.load().map_err(read)?.concat().into())
         })
         .boxed()
@@ -384,8 +401,9 @@ impl Store for MemoryStore {
 }
 #[cfg(test)]
 mod tests {
+    use wordtide::store::Outcome;
+
     use super::*;
-    use crate::store::Outcome;
 
     #[tokio::test(flavor = "current_thread")]
     async fn happened_and_reported_are_two_dials() {
