@@ -4,12 +4,12 @@
 //! deadline and knows a lost peer only as a panic. So this module owns the sockets:
 //!
 //! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process known, its key proved,
-//!   its settings compared, within one bounded time; no stranger can stop it (`greet`, `hello`,
+//!   its settings compared, within one bounded time; no stranger can stop it (`handshake`, `hello`,
 //!   `bringup`).
-//! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ticks, stops and
-//!   decisions, and finds the *first* cause when the cluster breaks (`control`, `loss`). Timely
-//!   itself is kept from noticing, since it would panic (`data`): the job hears of the loss, its
-//!   workers drop their dataflows and return. A cluster shares its fate: there is no
+//! * [`Mesh::data`] goes to timely through [`allocators`]; [`Control`] carries ends of epochs,
+//!   stops and decisions, and finds the *first* cause when the cluster breaks (`links`, `cause`).
+//!   Timely itself is kept from noticing, since it would panic (`data`): the job hears of the
+//!   loss, its workers drop their dataflows and return. A cluster shares its fate: there is no
 //!   rejoining, all processes end and all are started again.
 //! * [`BlockLink`] carries lines from a process that reads more than it can count (`ship`).
 //! * [`launch`] runs a whole cluster on this machine, and runs it again when it breaks.
@@ -58,9 +58,9 @@ pub struct Mesh {
     pub data: Vec<Option<TcpStream>>,
     /// Connections for blocks of lines, one to each other process.
     pub blocks: Vec<BlockLink>,
-    /// What processes tell each other beside the data.
+    /// The control links.
     pub control: Control,
-    /// Where that arrives. Must be read as long as the cluster lives.
+    /// Where their messages arrive. Must be read as long as the cluster lives.
     pub inbox: Inbox,
     /// True if all processes run on one host; every process has the same answer.
     pub is_one_host: bool,
@@ -70,9 +70,11 @@ pub struct Mesh {
 /// Brings the cluster up and returns when all processes have each other. A single one needs no
 /// sockets.
 ///
-/// # Errors `Usage` and `Configuration` for what a restart does not mend: flags, a taken port, a
-///   missing key, peers with other settings. `Temporary` when a name cannot be resolved. `PeerLost`
-///   when processes are missing at the end of `start_timeout`; the message names them.
+/// # Errors
+///
+/// `Usage` and `Configuration` for what a restart does not mend: flags, a taken port, a missing
+/// key, peers with other settings. `Temporary` if a name cannot be resolved within `start_timeout`.
+/// `PeerLost` if processes are missing at its end; the message names them.
 pub fn connect(settings: &ClusterSettings) -> Result<Mesh> {
     let mesh = connect_until(settings, std::future::pending())?;
     mesh.ok_or_else(|| Error::new(ErrorKind::Failed, "the start was cancelled"))
@@ -133,22 +135,12 @@ fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
 }
 
 impl Mesh {
-    /// What timely needs; it takes the data sockets. Only to be asked for by who then starts the
-    /// workers: timely's threads panic if nobody does.
+    /// Takes the data sockets and returns what timely needs. The caller must start the workers:
+    /// timely's threads panic if nobody does.
     ///
     /// # Errors
     /// As [`allocators`].
     pub fn allocators(&mut self) -> Result<Allocators> {
         allocators(std::mem::take(&mut self.data), &self.control, self.threads)
-    }
-
-    /// Splits the mesh into what timely needs and what the job keeps; the links for blocks, if they
-    /// are wanted, are to be taken before.
-    ///
-    /// # Errors
-    /// As [`allocators`].
-    pub fn into_parts(mut self) -> Result<(Allocators, Control, Inbox)> {
-        let allocators = self.allocators()?;
-        Ok((allocators, self.control, self.inbox))
     }
 }

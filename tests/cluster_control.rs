@@ -16,7 +16,8 @@ use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
 use wordtide::cluster::launch::Ports;
 use wordtide::cluster::{
-    ClusterSettings, Control, Event, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh, Message, follows_a_loss,
+    Allocators, ClusterSettings, Control, Event, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh, Message,
+    follows_a_loss,
 };
 use wordtide::{Error, ErrorKind};
 
@@ -39,9 +40,21 @@ fn on_all<T: Send>(all: &[Control], act: impl Fn(usize, &Control) -> T + Sync) -
     })
 }
 
+/// Waits for the next event.
+fn next(inbox: &mut Inbox) -> Option<Event> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(inbox.recv())
+}
+
+/// What timely needs, and what a job keeps.
+fn parts(mut mesh: Mesh) -> (Allocators, Control, Inbox) {
+    let allocators = mesh.allocators().unwrap();
+    (allocators, mesh.control, mesh.inbox)
+}
+
 fn losses(mut inbox: Inbox) -> Vec<String> {
     let mut found = Vec::new();
-    while let Some(event) = inbox.recv_blocking() {
+    while let Some(event) = next(&mut inbox) {
         if let Event::Lost(loss) = event {
             found.push(loss.to_string());
         }
@@ -58,13 +71,13 @@ fn messages_arrive_in_order_with_their_sender() {
     for inbox in &mut inboxes[1..] {
         for epoch in [1, 2] {
             let message = tick(epoch);
-            assert_eq!(inbox.recv_blocking(), Some(Event::Received { from: 0, message }));
+            assert_eq!(next(inbox), Some(Event::Received { from: 0, message }));
         }
     }
     for from in [2, 0] {
         let message = Message::AskStop { reason: "signal".into() };
         controls[from].send(0, message.clone()).unwrap();
-        assert_eq!(inboxes[0].recv_blocking(), Some(Event::Received { from, message }));
+        assert_eq!(next(&mut inboxes[0]), Some(Event::Received { from, message }));
     }
 }
 
@@ -74,7 +87,7 @@ fn long_messages_arrive_whole_and_in_order() {
     for bytes in [60_000, 3_000_000, 1] {
         let message = Message::Other((0..bytes).map(|at| at as u8).collect());
         controls[0].broadcast(message.clone()).unwrap();
-        assert_eq!(inboxes[1].recv_blocking(), Some(Event::Received { from: 0, message }));
+        assert_eq!(next(&mut inboxes[1]), Some(Event::Received { from: 0, message }));
     }
 }
 
@@ -85,7 +98,7 @@ fn messages_above_the_limit_are_refused_and_harm_nobody() {
     assert_eq!(error.kind(), ErrorKind::Failed);
     let message = Message::Other(vec![1]);
     controls[0].broadcast(message.clone()).unwrap();
-    assert_eq!(inboxes[1].recv_blocking(), Some(Event::Received { from: 0, message }));
+    assert_eq!(next(&mut inboxes[1]), Some(Event::Received { from: 0, message }));
 }
 
 #[test]
@@ -263,7 +276,7 @@ fn a_process_that_does_not_read_its_messages_ends_the_cluster_and_says_so() {
 
 /// Sums 0..100 of all processes over an exchange, in each process for its share.
 fn sum(mesh: Mesh) -> (Control, Inbox, Result<u64, String>) {
-    let ((builders, guard), control, inbox) = mesh.into_parts().unwrap();
+    let ((builders, guard), control, inbox) = parts(mesh);
     let worker_config = timely::WorkerConfig::default();
     let guards = timely::execute::execute_from(builders, guard, worker_config, move |worker| {
         let total = std::rc::Rc::new(std::cell::Cell::new(0));
@@ -300,7 +313,7 @@ fn timely_runs_over_the_mesh_and_all_end_cleanly() {
 
 /// Exchanges data for ever; when the cluster is over, leaves the dataflow as a job must.
 fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
-    let ((builders, guard), control, mut inbox) = mesh.into_parts().unwrap();
+    let ((builders, guard), control, mut inbox) = parts(mesh);
     let over = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&over);
     let worker_config = timely::WorkerConfig::default();
@@ -322,7 +335,7 @@ fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
         }
     });
     let guards = guards.unwrap();
-    while !matches!(inbox.recv_blocking(), Some(Event::Lost(_)) | None) {}
+    while !matches!(next(&mut inbox), Some(Event::Lost(_)) | None) {}
     over.store(true, Ordering::SeqCst);
     guards.guards().iter().for_each(|worker| worker.thread().unpark());
     let result = guards.join().remove(0);

@@ -79,8 +79,8 @@ fn publish(run: &Run) -> Published {
         memory: None,
     };
     let alone = ClusterSettings { threads: run.threads, ..ClusterSettings::default() };
-    let mesh = cluster::connect(&alone).expect("a process alone");
-    let (channels, _control, _inbox) = mesh.into_parts().expect("channels");
+    let mut mesh = cluster::connect(&alone).expect("a process alone");
+    let channels = mesh.allocators().expect("channels");
     let workers = worker::spawn(plan, channels).expect("workers");
     send(run, &feed);
     for joined in workers.join() {

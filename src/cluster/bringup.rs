@@ -29,7 +29,7 @@ use super::hello::{Each, Incarnation, Purpose};
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a process says on a control link when it has all its links.
+/// The byte that a process sends on a control link when it has all its links.
 const READY: u8 = b'R';
 /// How long a data link may be idle before the kernel asks whether the peer is there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
@@ -60,10 +60,11 @@ struct LiveLink {
     serial: u64,
     incarnation: Incarnation,
     ready: bool,
-    told: bool,
+    /// READY was sent on this control link.
+    is_announced: bool,
 }
 
-/// Brings the cluster up, or says what is wrong; `None` when `cancel` came first.
+/// Brings the cluster up; returns `None` if `cancel` completes first.
 pub(super) async fn bring_up(
     settings: &ClusterSettings,
     cancel: impl Future<Output = ()>,
@@ -154,7 +155,7 @@ fn hold(
         serial: link.serial,
         incarnation: link.incarnation,
         ready: link.purpose != Purpose::Control,
-        told: link.purpose != Purpose::Control,
+        is_announced: link.purpose != Purpose::Control,
     });
     Ok((link.serial, link.purpose, watched))
 }
@@ -199,13 +200,13 @@ async fn watch(
     if purpose == Purpose::Control {
         let mut byte = [0];
         match stream.read_exact(&mut byte).await {
-            Ok(_) if byte == [READY] => handshakes.tell(StartEvent::Ready(serial)).await,
-            _ => return handshakes.tell(StartEvent::Down(serial)).await,
+            Ok(_) if byte == [READY] => handshakes.report(StartEvent::Ready(serial)).await,
+            _ => return handshakes.report(StartEvent::Down(serial)).await,
         }
     }
     match stream.peek(&mut [0]).await {
         Ok(1..) => {}
-        Ok(0) | Err(_) => handshakes.tell(StartEvent::Down(serial)).await,
+        Ok(0) | Err(_) => handshakes.report(StartEvent::Down(serial)).await,
     }
 }
 
@@ -220,16 +221,16 @@ fn is_up(slots: &Each<Option<LiveLink>>) -> bool {
     of_data.is_some() && slots.iter().all(|slot| incarnation(slot) == of_data)
 }
 
-/// Whether everybody has all links; tells the others once this process has.
+/// Returns true once every process has all links; sends READY to the others once this one has.
 fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<LiveLink>>]) -> bool {
     if !peers(settings).all(|peer| is_up(&held[peer])) {
         return false;
     }
-    for link in held.iter_mut().flatten().flatten().filter(|link| !link.told) {
+    for link in held.iter_mut().flatten().flatten().filter(|link| !link.is_announced) {
         // A failure shows as the end of the link, which is watched.
-        link.told = (&link.stream).write(&[READY]).is_ok();
+        link.is_announced = (&link.stream).write(&[READY]).is_ok();
     }
-    held.iter().flatten().flatten().all(|link| link.ready && link.told)
+    held.iter().flatten().flatten().all(|link| link.ready && link.is_announced)
 }
 
 fn missing(

@@ -22,15 +22,15 @@ use super::settings::{ClusterSettings, MeshKey, random_bytes};
 use super::user_key::user_key;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Hosts, each with a reason, that are told at once when they are refused. A host that is refused
-/// again for the same reason, and any host above this many, is told only so often.
+/// Hosts, each with a reason, whose refusal is reported at once. A host that is refused again for
+/// the same reason, and any host above this many, is reported once in [`REFUSALS_PAUSE`].
 const REFUSALS_TOLD: usize = 10;
 const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 /// First wait before another attempt to connect; it doubles up to [`DIAL_WAIT_MAX`].
 const DIAL_WAIT_MIN: Duration = Duration::from_millis(20);
 const DIAL_WAIT_MAX: Duration = Duration::from_millis(500);
 
-/// What a handshake tells the bring-up.
+/// An event that a handshake or a link reports to the bring-up.
 #[derive(Debug)]
 pub(super) enum StartEvent {
     Up(Box<ProvenLink>),
@@ -68,7 +68,7 @@ impl From<std::io::Error> for Rejection {
     }
 }
 
-/// What all handshakes of one bring-up share.
+/// State that all handshakes of one bring-up share.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     pub(super) settings: ClusterSettings,
@@ -89,7 +89,7 @@ struct Registry {
     refused: u64,
     unlogged: u64,
     logged_at: Option<Instant>,
-    told: Vec<(IpAddr, String)>,
+    reported: Vec<(IpAddr, String)>,
 }
 
 /// Frees a claimed index again unless the link came up: a task may be ended at any await.
@@ -133,12 +133,13 @@ impl Handshakes {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the bring-up; when it has ended, nobody needs to know.
-    pub(super) async fn tell(&self, event: StartEvent) {
-        self.events.send(event).await.ok();
+    /// Reports to the bring-up.
+    pub(super) async fn report(&self, event: StartEvent) {
+        let _ = self.events.send(event).await; // the bring-up may have ended
     }
 
-    /// Notes why `peer` was not reached. What waiting will hardly mend is told at once.
+    /// Notes why `peer` was not reached. A reason that waiting will hardly mend is reported at
+    /// once.
     fn missed(&self, peer: usize, why: String) {
         tracing::debug!("process {peer} is not reached yet: {why}");
         let before = self.registry().reasons[peer].replace(why.clone());
@@ -189,14 +190,15 @@ impl Handshakes {
     fn refuse(&self, from: SocketAddr, why: &str) {
         let mut registry = self.registry();
         registry.refused += 1;
-        let is_told = registry.told.iter().any(|(host, told)| *host == from.ip() && told == why);
+        let is_reported =
+            registry.reported.iter().any(|(host, reason)| *host == from.ip() && reason == why);
         let quiet = registry.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_PAUSE);
-        if quiet && (is_told || registry.told.len() >= REFUSALS_TOLD) {
+        if quiet && (is_reported || registry.reported.len() >= REFUSALS_TOLD) {
             registry.unlogged += 1;
             return;
         }
-        if !is_told && registry.told.len() < REFUSALS_TOLD {
-            registry.told.push((from.ip(), why.to_owned()));
+        if !is_reported && registry.reported.len() < REFUSALS_TOLD {
+            registry.reported.push((from.ip(), why.to_owned()));
         }
         registry.logged_at = Some(Instant::now());
         let more = match std::mem::take(&mut registry.unlogged) {
@@ -218,7 +220,7 @@ impl Handshakes {
     }
 }
 
-/// Answers connections until the bring-up ends; see the module's words on strangers.
+/// Answers connections until the bring-up ends; see the module about strangers.
 pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
     let mut tasks = tokio::task::JoinSet::new();
@@ -249,7 +251,7 @@ async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr)
     match tokio::time::timeout(limit, answer(&handshakes, stream)).await {
         Ok(Ok(())) => {}
         Ok(Err(Rejection::Refused(why))) => handshakes.refuse(from, &why),
-        Ok(Err(Rejection::Fatal(error))) => handshakes.tell(StartEvent::Fatal(error)).await,
+        Ok(Err(Rejection::Fatal(error))) => handshakes.report(StartEvent::Fatal(error)).await,
         Err(_) => handshakes.refuse(from, "did not finish the handshake in time"),
     }
 }
@@ -350,9 +352,9 @@ pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purp
     loop {
         let limit = handshakes.settings.handshake_timeout;
         let why = match tokio::time::timeout(limit, call(&handshakes, peer, purpose)).await {
-            Ok(Ok(link)) => return handshakes.tell(StartEvent::Up(Box::new(link))).await,
+            Ok(Ok(link)) => return handshakes.report(StartEvent::Up(Box::new(link))).await,
             Ok(Err(Rejection::Fatal(error))) => {
-                return handshakes.tell(StartEvent::Fatal(error)).await;
+                return handshakes.report(StartEvent::Fatal(error)).await;
             }
             Ok(Err(Rejection::Refused(why))) => why,
             Err(_) => "no answer".into(),

@@ -1,21 +1,21 @@
-//! Where the control links' messages, and the end of the cluster, arrive.
+//! The inbox of a process: messages of the control links, and the end of the cluster.
 
 use tokio::sync::mpsc;
 
 use super::cause::Loss;
 use super::frame::Message;
 
-/// What comes out of the control links.
+/// An event of the control links.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A message, from another process or from this one to itself.
     Received {
         /// Index of the process that sent it.
         from: usize,
-        /// What it says.
+        /// The message.
         message: Message,
     },
-    /// The cluster is over. Comes once, and nothing that comes later counts.
+    /// The cluster is over. Comes once, and events after it do not count.
     Lost(Loss),
 }
 
@@ -29,11 +29,6 @@ pub struct Inbox(mpsc::Receiver<Event>);
 impl Inbox {
     pub(super) fn new(events: mpsc::Receiver<Event>) -> Inbox {
         Inbox(events)
-    }
-
-    /// Waits for the next event; `None` once the control links are closed. Not within async code.
-    pub fn recv_blocking(&mut self) -> Option<Event> {
-        self.0.blocking_recv()
     }
 
     /// Waits for the next event; `None` once the control links are closed.

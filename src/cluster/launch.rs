@@ -143,20 +143,20 @@ impl Lifeline {
 const PANICKED: i32 = 70;
 
 #[derive(Debug)]
-enum Happening {
+enum LauncherEvent {
     Stop,
     Exited(usize, ExitStatus),
 }
 
 /// Ends a launched cluster from another thread.
 #[derive(Clone, Debug)]
-pub struct Stop(SyncSender<Happening>);
+pub struct Stop(SyncSender<LauncherEvent>);
 
 impl Stop {
     /// Asks for a clean stop; a second call kills what still runs.
     pub fn stop(&self) {
         // Full of stops: it knows.
-        self.0.try_send(Happening::Stop).ok();
+        self.0.try_send(LauncherEvent::Stop).ok();
     }
 }
 
@@ -164,18 +164,18 @@ impl Stop {
 #[derive(Debug)]
 pub struct Launcher {
     settings: LaunchSettings,
-    happenings: Receiver<Happening>,
-    sender: SyncSender<Happening>,
+    events: Receiver<LauncherEvent>,
+    sender: SyncSender<LauncherEvent>,
 }
 
 /// One child, which is waited for in one thread and may be killed from another.
 #[derive(Debug)]
-struct Process {
+struct ChildProcess {
     pid: Pid,
     child: Mutex<Option<Child>>,
 }
 
-impl Process {
+impl ChildProcess {
     /// Waits without reaping first, so that the process id stays the child's while `kill` may use
     /// it.
     fn wait(&self) -> io::Result<ExitStatus> {
@@ -200,9 +200,9 @@ impl Process {
 impl Launcher {
     /// Prepares; nothing is started before [`Launcher::run`].
     pub fn new(settings: LaunchSettings) -> (Launcher, Stop) {
-        let (sender, happenings) = sync_channel(settings.processes + STOPS_MAX);
+        let (sender, events) = sync_channel(settings.processes + STOPS_MAX);
         let stop = Stop(sender.clone());
-        let launcher = Launcher { settings, happenings, sender };
+        let launcher = Launcher { settings, events, sender };
         (launcher, stop)
     }
 
@@ -231,7 +231,7 @@ impl Launcher {
                 "the cluster ended with code {code}; it is started again in {after} s \
                  (--restart: {restarts} of {of})"
             );
-            match self.happenings.recv_timeout(wait) {
+            match self.events.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(code),
             }
@@ -244,7 +244,7 @@ impl Launcher {
         let ports = Ports::reserve(self.settings.processes)?;
         let start = |cause| failed("cannot start a process of the cluster", cause);
         let (reader, lifeline) = io::pipe().map_err(start)?;
-        let command = Commands::new(&self.settings, &ports, reader)?;
+        let command = ChildCommands::new(&self.settings, &ports, reader)?;
         let mut processes = Vec::new();
         let mut outputs = Vec::new();
         for index in 0..self.settings.processes {
@@ -277,12 +277,13 @@ impl Launcher {
                 let (exited, lost) = (self.sender.clone(), self.sender.clone());
                 let work = move || {
                     let status = process.wait().map_err(|cause| failed("cannot wait", cause))?;
-                    exited.send(Happening::Exited(index, status)).ok();
+                    exited.send(LauncherEvent::Exited(index, status)).ok();
                     Ok(())
                 };
                 let fail = move |error| {
                     tracing::error!("process {index}: {error}");
-                    lost.send(Happening::Exited(index, ExitStatus::from_raw(PANICKED << 8))).ok();
+                    lost.send(LauncherEvent::Exited(index, ExitStatus::from_raw(PANICKED << 8)))
+                        .ok();
                 };
                 supervise::scoped(scope, "wait", fail, work);
             }
@@ -290,29 +291,29 @@ impl Launcher {
         })
     }
 
-    fn oversee(&self, processes: &[Process], lifeline: PipeWriter) -> (i32, bool) {
+    fn oversee(&self, processes: &[ChildProcess], lifeline: PipeWriter) -> (i32, bool) {
         let settings = &self.settings;
         let mut lifeline = Some(lifeline);
         let mut running = processes.len();
         let mut deadline: Option<Instant> = None;
         let mut codes = Vec::new();
         let (mut stopped, mut killed) = (false, false);
-        let kill_all = || processes.iter().for_each(Process::kill);
+        let kill_all = || processes.iter().for_each(ChildProcess::kill);
         while running > 0 {
-            let happening = match deadline.filter(|_| !killed) {
+            let event = match deadline.filter(|_| !killed) {
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
-                    self.happenings.recv_timeout(left).ok()
+                    self.events.recv_timeout(left).ok()
                 }
-                None => self.happenings.recv().ok(),
+                None => self.events.recv().ok(),
             };
-            let grace = match happening {
-                Some(Happening::Stop) if !stopped => {
+            let grace = match event {
+                Some(LauncherEvent::Stop) if !stopped => {
                     stopped = true;
                     drop(lifeline.take());
                     settings.grace_stopped
                 }
-                Some(Happening::Exited(index, status)) => {
+                Some(LauncherEvent::Exited(index, status)) => {
                     running -= 1;
                     let code = status.code().unwrap_or(EXIT_PEER_LOST);
                     if let (Some(signal), false) = (status.signal(), killed) {
@@ -359,7 +360,7 @@ fn pass_on(output: impl Read, index: usize, line: &(dyn Fn(usize, &[u8]) + Sync)
 }
 
 /// Makes the children of one generation.
-struct Commands<'a> {
+struct ChildCommands<'a> {
     settings: &'a LaunchSettings,
     addresses: String,
     key: String,
@@ -368,12 +369,12 @@ struct Commands<'a> {
     lifeline: PipeReader,
 }
 
-impl<'a> Commands<'a> {
+impl<'a> ChildCommands<'a> {
     fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
         rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
             .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
         let key = random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(Commands {
+        Ok(ChildCommands {
             settings,
             addresses: ports.addresses().join(","),
             key,
@@ -382,7 +383,7 @@ impl<'a> Commands<'a> {
         })
     }
 
-    fn start(&self, index: usize) -> io::Result<(Process, Option<std::process::ChildStderr>)> {
+    fn start(&self, index: usize) -> io::Result<(ChildProcess, Option<std::process::ChildStderr>)> {
         let mut command = Command::new(&self.settings.exe);
         command
             .args(self.args(index))
@@ -400,7 +401,7 @@ impl<'a> Commands<'a> {
         }
         let mut child = command.spawn()?;
         let output = child.stderr.take();
-        let process = Process { pid: Pid::from_child(&child), child: Mutex::new(Some(child)) };
+        let process = ChildProcess { pid: Pid::from_child(&child), child: Mutex::new(Some(child)) };
         Ok((process, output))
     }
 

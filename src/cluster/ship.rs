@@ -77,19 +77,20 @@ impl BlockLink {
                 Error::new(ErrorKind::Failed, message).cause(cause)
             })?
             .into_split();
-        let outbound = Outbound { stream: write, end: End { peer, links: Arc::clone(&links) } };
-        Ok((outbound, Inbound { stream: read, end: End { peer, links } }))
+        let outbound =
+            Outbound { stream: write, report: LinkReport { peer, links: Arc::clone(&links) } };
+        Ok((outbound, Inbound { stream: read, report: LinkReport { peer, links } }))
     }
 }
 
 /// Reports that a direction has broken.
 #[derive(Debug)]
-struct End {
+struct LinkReport {
     peer: usize,
     links: Arc<ControlLinks>,
 }
 
-impl End {
+impl LinkReport {
     async fn broke(self, cause: Option<io::Error>) {
         let told = move || self.links.data_broke(self.peer, cause.as_ref());
         // It waits a moment for the true cause, which a task must not.
@@ -99,7 +100,7 @@ impl End {
 
 /// The kinds of frames.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum BlockFrameKind {
     /// A block of the frame's epoch. Its text follows.
     Block = 1,
     /// The end of the frame's epoch: no more blocks for it, or for one before it.
@@ -109,29 +110,29 @@ enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Frame {
-    kind: Kind,
+struct BlockFrame {
+    kind: BlockFrameKind,
     epoch: Epoch,
     head: [u8; BlockHead::BYTES],
 }
 
-impl Frame {
+impl BlockFrame {
     const BYTES: usize = 16 + BlockHead::BYTES;
 
-    fn new(kind: Kind, epoch: Epoch) -> Frame {
-        Frame { kind, epoch, head: [0; BlockHead::BYTES] }
+    fn new(kind: BlockFrameKind, epoch: Epoch) -> BlockFrame {
+        BlockFrame { kind, epoch, head: [0; BlockHead::BYTES] }
     }
 
-    fn encode(&self) -> [u8; Frame::BYTES] {
-        let mut bytes = [0; Frame::BYTES];
+    fn encode(&self) -> [u8; BlockFrame::BYTES] {
+        let mut bytes = [0; BlockFrame::BYTES];
         bytes[..8].copy_from_slice(&(self.kind as u64).to_le_bytes());
         bytes[8..16].copy_from_slice(&self.epoch.to_le_bytes());
         bytes[16..].copy_from_slice(&self.head);
         bytes
     }
 
-    fn decode(bytes: &[u8; Frame::BYTES]) -> io::Result<Frame> {
-        use Kind::{Block, End, EpochEnd};
+    fn decode(bytes: &[u8; BlockFrame::BYTES]) -> io::Result<BlockFrame> {
+        use BlockFrameKind::{Block, End, EpochEnd};
         let (fields, head) = bytes.split_at(16);
         let (fields, _) = fields.as_chunks::<8>();
         let number = u64::from_le_bytes(fields[0]);
@@ -139,7 +140,7 @@ impl Frame {
         let kind = known.ok_or_else(|| {
             io::Error::other(format!("it sent a frame for blocks of kind {number}"))
         })?;
-        let mut frame = Frame::new(kind, u64::from_le_bytes(fields[1]));
+        let mut frame = BlockFrame::new(kind, u64::from_le_bytes(fields[1]));
         frame.head.copy_from_slice(head);
         Ok(frame)
     }
@@ -149,23 +150,23 @@ impl Frame {
 #[derive(Debug)]
 pub struct Outbound {
     stream: OwnedWriteHalf,
-    end: End,
+    report: LinkReport,
 }
 
 impl Outbound {
     /// Returns a future that ships the surplus of `feed` until the feed ends or the link breaks.
     /// The feed has a shipper from now on, also before the future is polled.
     pub fn ship(self, feed: Feed) -> impl Future<Output = ()> + Send + 'static {
-        let Outbound { mut stream, end } = self;
+        let Outbound { mut stream, report } = self;
         let notify = Arc::new(Notify::new());
         let waker = Arc::clone(&notify);
         let shipper = feed.add_shipper(Arc::new(move || waker.notify_one()));
         async move {
             match ship_all(&mut stream, &feed, shipper, &notify).await {
                 Ok(blocks) => {
-                    tracing::debug!("{blocks} blocks were shipped to process {}", end.peer)
+                    tracing::debug!("{blocks} blocks were shipped to process {}", report.peer)
                 }
-                Err(cause) => end.broke(Some(cause)).await,
+                Err(cause) => report.broke(Some(cause)).await,
             }
         }
     }
@@ -185,14 +186,16 @@ async fn ship_all(
         match feed.next_to_ship(shipper) {
             Next::Block(epoch, block) => {
                 let head = BlockHead::of(&block).encode();
-                frames.extend(Frame { head, ..Frame::new(Kind::Block, epoch) }.encode());
+                frames.extend(
+                    BlockFrame { head, ..BlockFrame::new(BlockFrameKind::Block, epoch) }.encode(),
+                );
                 stream.write_all(&frames).await?;
                 stream.write_all(block.text()).await?;
                 frames.clear();
                 blocks += 1;
             }
             Next::Complete { epoch, .. } => {
-                frames.extend(Frame::new(Kind::EpochEnd, epoch).encode());
+                frames.extend(BlockFrame::new(BlockFrameKind::EpochEnd, epoch).encode());
             }
             Next::Wait => {
                 stream.write_all(&frames).await?;
@@ -200,7 +203,7 @@ async fn ship_all(
                 notify.notified().await;
             }
             Next::End => {
-                frames.extend(Frame::new(Kind::End, 0).encode());
+                frames.extend(BlockFrame::new(BlockFrameKind::End, 0).encode());
                 stream.write_all(&frames).await?;
                 return Ok(blocks);
             }
@@ -212,7 +215,7 @@ async fn ship_all(
 #[derive(Debug)]
 pub struct Inbound {
     stream: OwnedReadHalf,
-    end: End,
+    report: LinkReport,
 }
 
 impl Inbound {
@@ -225,11 +228,11 @@ impl Inbound {
         text_bytes_max: u64,
         passed: impl Fn(Epoch) + Send + 'static,
     ) {
-        let Inbound { mut stream, end } = self;
+        let Inbound { mut stream, report } = self;
         let received = receive_all(&mut stream, &feed, &pool, text_bytes_max, passed).await;
         if let Err(cause) = received {
             let closed = cause.kind() == io::ErrorKind::UnexpectedEof;
-            end.broke((!closed).then_some(cause)).await;
+            report.broke((!closed).then_some(cause)).await;
         }
     }
 }
@@ -242,16 +245,16 @@ async fn receive_all(
     passed: impl Fn(Epoch),
 ) -> io::Result<()> {
     let mut stream = BufReader::with_capacity(FRAMES_BYTES, stream);
-    let mut bytes = [0; Frame::BYTES];
+    let mut bytes = [0; BlockFrame::BYTES];
     let mut ended = None;
     loop {
         stream.read_exact(&mut bytes).await?;
-        let Frame { kind, epoch, head } = Frame::decode(&bytes)?;
-        if kind != Kind::End && Some(epoch) <= ended {
+        let BlockFrame { kind, epoch, head } = BlockFrame::decode(&bytes)?;
+        if kind != BlockFrameKind::End && Some(epoch) <= ended {
             return Err(io::Error::other(format!("it sent more for epoch {epoch} after its end")));
         }
         match kind {
-            Kind::Block => {
+            BlockFrameKind::Block => {
                 let wrong = || io::Error::other("it sent a block of impossible size");
                 let head = BlockHead::decode(&head).ok_or_else(wrong)?;
                 if head.text_bytes() > text_bytes_max {
@@ -266,11 +269,11 @@ async fn receive_all(
                 stream.read_exact(arrival.text()).await?;
                 feed.push_foreign(epoch, arrival.into_block());
             }
-            Kind::EpochEnd => {
+            BlockFrameKind::EpochEnd => {
                 ended = Some(epoch);
                 passed(epoch);
             }
-            Kind::End => return Ok(()),
+            BlockFrameKind::End => return Ok(()),
         }
     }
 }
@@ -282,9 +285,9 @@ mod tests {
     #[test]
     fn frames_survive_the_wire_and_unknown_kinds_are_refused() {
         let head = std::array::from_fn(|at| at as u8);
-        let sent = Frame { kind: Kind::Block, epoch: 7, head };
+        let sent = BlockFrame { kind: BlockFrameKind::Block, epoch: 7, head };
         let bytes = sent.encode();
-        assert_eq!(Frame::decode(&bytes).expect("a frame"), sent);
-        assert!(Frame::decode(&[9; Frame::BYTES]).is_err());
+        assert_eq!(BlockFrame::decode(&bytes).expect("a frame"), sent);
+        assert!(BlockFrame::decode(&[9; BlockFrame::BYTES]).is_err());
     }
 }
