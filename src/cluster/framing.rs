@@ -46,8 +46,8 @@ impl LinkWorkers {
             return Ok(length);
         }
         Err(io::Error::other(format!(
-            "it sent a message of {length} bytes from worker {source} to workers {first}..{end} on \
-             channel {channel}"
+            "it sent a message of {length} bytes from worker {source} to workers {first}..{end} \
+             on channel {channel}"
         )))
     }
 }
