@@ -11,19 +11,23 @@ mod definitions;
 mod demo;
 mod environment;
 mod exit;
+mod file;
 mod flags;
 mod layers;
+mod listing;
 mod log;
 mod run;
 mod signals;
 mod stderr;
 mod values;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+
+use layers::Refusal;
 
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
@@ -47,10 +51,13 @@ pub fn main() -> ExitCode {
 /// error names the variable. Ends the process after `--help` and after a mistake.
 pub fn parse<P: Parser>() -> P {
     let command = commands::refine(P::command(), false);
-    let parsed = layers::parse(&command, &arguments(), |flag| {
-        environment::find(flag, |name| std::env::var_os(name))
+    let (arguments, lookup) = (arguments(), |name: &OsStr| std::env::var_os(name));
+    let parsed = file::SettingsFile::of(&command, &arguments, lookup).map_err(Refusal::from);
+    let parsed = parsed.and_then(|file| {
+        let find = |flag: &clap::Arg| commands::find(flag, file.as_ref(), lookup);
+        let parsed = layers::parse(&command, &arguments, find)?;
+        Ok(P::from_arg_matches(&parsed.matches)?)
     });
-    let parsed = parsed.and_then(|parsed| Ok(P::from_arg_matches(&parsed.matches)?));
     parsed.unwrap_or_else(|refusal| exit::at_once(exit::refused(refusal)))
 }
 
@@ -79,6 +86,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::Replay { dir, dataflow, flags }) => run::replay(dir, dataflow, *flags),
         Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
         Some(Command::Journal { look }) => journal(&look).map(|()| 0),
+        Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

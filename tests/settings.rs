@@ -227,3 +227,78 @@ fn variables_count_where_the_line_is_silent() {
         ),
     ]);
 }
+
+const JOB: &str = "dataflow = \"top_k\"\nk = 3\nstdin = true\nto = \"-\"\nformat = \"tsv\"\nonce = false\n\
+                   connect = []\nsuffix = \"007\"\n";
+
+#[test]
+fn settings_file_stands_for_the_command_line() {
+    let rig = Rig::new();
+    rig.file("job.toml", JOB);
+    rig.file("lines", "a a b\n");
+    let lines = || std::fs::File::open(rig.path("lines")).expect("lines");
+    for run in ["--config job.toml", "run --config=job.toml", "run top_k --config job.toml"] {
+        let ended = rig.wordtide(run).stdin(lines()).start().end().expect(0);
+        assert_eq!(String::from_utf8_lossy(&ended.stdout), "a\t2\nb\t1\n", "{ended}");
+    }
+    // Each place wins over the ones after it: line, environment, file.
+    let run = rig.wordtide("run --config job.toml").env("WORDTIDE_K", "1").stdin(lines());
+    let ended = run.start().end().expect(0);
+    assert_eq!(ended.stdout, b"a\t2\n");
+    let run = rig.wordtide("--format csv").env("WORDTIDE_CONFIG", "job.toml").stdin(lines());
+    let ended = run.start().end().expect(0);
+    assert_eq!(ended.stdout, b"a,2\nb,1\n");
+}
+
+#[test]
+fn printed_settings_work_again_as_a_file() {
+    let rig = Rig::new();
+    rig.file("job.toml", JOB);
+    let run = rig.wordtide("config --config job.toml -w 2 -v").env("WORDTIDE_SORT", "word");
+    let printed = String::from_utf8(run.start().end().expect(0).stdout).expect("text");
+    for line in [
+        "dataflow = \"top_k\"  # file job.toml",
+        "k = 3  # file job.toml",
+        "suffix = \"007\"  # file job.toml",
+        "once = false  # file job.toml",
+        "threads = 2  # flag",
+        "verbose = 1  # flag",
+        "sort = \"word\"  # env WORDTIDE_SORT",
+        "interval = \"10s\"  # default",
+        "# parts =  # default",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+    }
+    rig.file("again.toml", &printed);
+    let again = rig.run("config --config again.toml").expect(0).stdout;
+    let values = |text: &str| {
+        let values = text.lines().map(|line| line.split("  # ").next().map(str::to_owned));
+        values.collect::<Vec<_>>()
+    };
+    assert_eq!(values(&String::from_utf8(again).expect("text")), values(&printed));
+}
+
+#[test]
+fn mistakes_in_a_settings_file_are_refused() {
+    for (text, code, expected) in [
+        ("intervall = \"1s\"", 2, ["\"intervall\"", "did you mean interval?"]),
+        ("interval = 10", 2, ["--interval", "job.toml"]),
+        ("interval = 1.5", 2, ["interval", "job.toml"]),
+        ("interval = [\"1s\"]", 2, ["interval", "one value"]),
+        ("once = \"maybe\"", 2, ["once", "true, 1, yes"]),
+        ("interval = ", 2, ["job.toml line 1", "not TOML"]),
+        ("[sources]\nfile = \"x\"", 2, ["\"sources\"", "job.toml"]),
+        ("dataflow = \"topk\"", 2, ["job.toml", "did you mean top_k?"]),
+        ("epochs = 0", 2, ["--epochs", "job.toml"]),
+        ("file = [\"absent\"]", 78, ["absent", "job.toml"]),
+        ("state = \"a\"\nno-state = true", 2, ["--no-state", "job.toml"]),
+        ("config = \"job.toml\"", 2, ["\"config\"", "job.toml"]),
+    ] {
+        let rig = Rig::new();
+        rig.file("job.toml", text);
+        let ended = rig.run("run --config job.toml").expect(code).says(&expected);
+        assert_eq!(rig.tree(), ["job.toml"], "{ended}");
+    }
+    Rig::new().run("run --config absent").expect(78).says(&["absent", "--config"]);
+    Rig::new().run("config top-k").expect(2).says(&["did you mean top_k?"]);
+}

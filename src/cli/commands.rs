@@ -8,8 +8,11 @@ use clap_complete::Shell;
 
 use super::definitions::{self, Dataflow};
 use super::environment;
+use super::file::SettingsFile;
 use super::flags::JobFlags;
-use super::layers::{self, Parsed, Refusal};
+use super::layers::{self, Found, Parsed, Place, Refusal};
+use super::listing;
+use crate::error::Error;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -62,6 +65,10 @@ pub struct Cli {
     /// Nothing was typed that asks for a run of the user's own.
     #[arg(skip)]
     pub(super) is_bare: bool,
+
+    /// The settings in force, for `wordtide config`.
+    #[arg(skip)]
+    pub(super) settings: String,
 }
 
 /// What to do.
@@ -85,6 +92,17 @@ pub enum Command {
         dir: PathBuf,
 
         /// The flags of the run that wrote it, except for sources, state and output.
+        #[command(flatten)]
+        flags: Box<JobFlags>,
+
+        /// The definition.
+        #[command(subcommand)]
+        dataflow: Option<Dataflow>,
+    },
+    /// Print every setting in force, and where it comes from, as a file for --config
+    #[command(disable_help_flag = true, disable_help_subcommand = true)]
+    Config {
+        /// The flags of a run.
         #[command(flatten)]
         flags: Box<JobFlags>,
 
@@ -144,7 +162,9 @@ pub(super) fn command() -> clap::Command {
         };
         definitions::describe(run.mut_args(global))
     };
-    refine(Cli::command().mut_subcommand("run", describe).mut_subcommand("replay", describe), false)
+    let runs = ["run", "replay", "config"];
+    let command = Cli::command();
+    refine(runs.into_iter().fold(command, |all, run| all.mut_subcommand(run, describe)), false)
 }
 
 /// Returns the commands as completions need them: without `-?`, which shells take for a pattern.
@@ -198,25 +218,68 @@ pub(super) fn parse(
     lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
 ) -> Result<Cli, Refusal> {
     let command = command();
-    let is_run = arguments.get(1).is_some_and(|command| command == "run");
-    if let Some(name) = lookup(OsStr::new(environment::DATAFLOW)).filter(|name| !name.is_empty())
-        && is_run
-        && !names_dataflow(&command, &arguments)
-    {
-        definitions::check(&name.to_string_lossy(), "WORDTIDE_DATAFLOW: ")?;
-        // Also where the line without it does not parse: its flags may be the definition's own.
-        arguments.insert(2, name);
-    }
-    let Parsed { matches, typed } =
-        layers::parse(&command, &arguments, |flag| environment::find(flag, lookup))?;
+    let file = SettingsFile::of(&command, &arguments, lookup)?;
+    let dataflow = name_dataflow(&command, &mut arguments, file.as_ref(), lookup)?;
+    let parsed = layers::parse(&command, &arguments, |flag| find(flag, file.as_ref(), lookup))?;
+    let Parsed { matches, typed, .. } = &parsed;
     let is_bare = matches.subcommand().is_none()
         && typed.iter().all(|id| FLAGS_OF_THE_DEMO.contains(&id.as_str()));
-    Ok(Cli { is_bare, ..Cli::from_arg_matches(&matches)? })
+    let settings = match matches.subcommand() {
+        Some(("config", run)) => {
+            if let Some((name, _)) = run.subcommand() {
+                definitions::check(name, "")?;
+            }
+            listing::of(&command, &parsed, dataflow.as_ref())
+        }
+        _ => String::new(),
+    };
+    Ok(Cli { is_bare, settings, ..Cli::from_arg_matches(matches)? })
+}
+
+/// Looks a flag up where it can stand beside the command line, the strongest place first.
+pub(super) fn find(
+    flag: &clap::Arg,
+    file: Option<&SettingsFile>,
+    lookup: impl Fn(&OsStr) -> Option<OsString>,
+) -> Result<Option<Found>, Error> {
+    match (environment::find(flag, lookup)?, file) {
+        (None, Some(file)) => file.find(flag),
+        (found, _) => Ok(found),
+    }
+}
+
+/// Adds the definition that the environment or the file names, if a run does not name one; returns
+/// where it stands.
+fn name_dataflow(
+    command: &clap::Command,
+    arguments: &mut Vec<OsString>,
+    file: Option<&SettingsFile>,
+    lookup: impl Fn(&OsStr) -> Option<OsString>,
+) -> Result<Option<Place>, Error> {
+    let variable = lookup(OsStr::new(environment::DATAFLOW)).filter(|name| !name.is_empty());
+    let in_file = || file.and_then(|file| Some((file.dataflow()?.into(), file.place())));
+    let variable = variable.map(|name| (name, Place::Variable(environment::DATAFLOW.to_owned())));
+    let Some((name, place)) = variable.or_else(in_file) else { return Ok(None) };
+    let is_run = arguments.get(1).is_some_and(|it| *it == "run" || *it == "config");
+    // A file that names a definition can stand for the whole command.
+    let is_whole = matches!(place, Place::File(_))
+        && layers::parse_typed(command, arguments)
+            .is_ok_and(|matches| matches.subcommand().is_none() && !matches.contains_id("host"));
+    if !is_whole && (!is_run || names_dataflow(command, arguments)) {
+        return Ok(None);
+    }
+    definitions::check(&name.to_string_lossy(), &format!("{place}: "))?;
+    if is_whole {
+        arguments.insert(1, OsString::from("run"));
+    }
+    // Also where the line without it does not parse: its flags may be the definition's own.
+    arguments.insert(2, name);
+    Ok(Some(place))
 }
 
 fn names_dataflow(command: &clap::Command, arguments: &[OsString]) -> bool {
     layers::parse_typed(command, arguments).is_ok_and(|matches| {
-        matches.subcommand_matches("run").is_some_and(|run| run.subcommand().is_some())
+        matches.subcommand().is_some_and(|(_, run)| run.subcommand().is_some())
     })
 }
 

@@ -40,12 +40,12 @@ pub(super) fn find(
         Error::new(ErrorKind::Usage, format!("{place} is {value:?}"))
             .hint(format!("--{long} takes {takes}"))
     })?;
-    Ok((!arguments.is_empty()).then_some(Found { place, arguments }))
+    Ok(Some(Found { place, arguments }))
 }
 
 /// The arguments that give a flag this value; none for a switch that is off or an empty list. Fails
 /// with what the flag takes.
-fn arguments(flag: &Arg, value: &OsStr) -> Result<Vec<OsString>, &'static str> {
+pub(super) fn arguments(flag: &Arg, value: &OsStr) -> Result<Vec<OsString>, &'static str> {
     let long = flag.get_long().unwrap_or_default();
     let given = |value: &OsStr| {
         let mut argument = OsString::from(format!("--{long}="));

@@ -7,6 +7,7 @@ mod stores;
 mod words;
 mod workers;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgAction, Args};
@@ -45,6 +46,8 @@ pub struct JobFlags {
     pub stop: StopFlags,
     #[command(flatten)]
     pub watch: WatchFlags,
+    #[command(flatten)]
+    pub file: FileFlags,
     /// Print help (also -?)
     #[arg(long, short = '?', action = ArgAction::Help)]
     pub help: Option<bool>,
@@ -85,6 +88,16 @@ pub struct WatchFlags {
     /// Log warnings only; twice for errors only
     #[arg(short = 'q', long, action = ArgAction::Count, env = "WORDTIDE_QUIET")]
     pub quiet: u8,
+}
+
+/// Where other flags can stand.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
+pub struct FileFlags {
+    /// Settings file: TOML whose keys are the long names of flags. The command line and the
+    /// environment win over it; `wordtide config` prints one
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_CONFIG")]
+    pub config: Option<PathBuf>,
 }
 
 #[cfg(test)]

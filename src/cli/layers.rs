@@ -1,4 +1,5 @@
-//! Where settings come from: the command line, the environment, the default, in this order.
+//! Where settings come from: the command line, the environment, a settings file, the default, in
+//! this order.
 //!
 //! clap can read variables itself, but it takes an empty one for a value and a switch that is
 //! `false` for a conflict, lets a variable of one kind clash with a flag of another, and does not
@@ -7,9 +8,10 @@
 //! added for each variable that nothing typed decides. What clap refuses in the second parse came
 //! from a variable, and the message says from which.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use clap::error::{ContextKind, ContextValue, Error as ClapError};
@@ -26,6 +28,8 @@ const RIVALS: [&[&str]; 2] = [&["host", "connect", "file", "stdin"], &["verbose"
 /// A place, other than the command line, in which a setting was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Place {
+    /// The settings file at this path.
+    File(PathBuf),
     /// The environment variable of this name.
     Variable(String),
 }
@@ -33,12 +37,14 @@ pub(super) enum Place {
 impl fmt::Display for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Place::File(path) => write!(f, "{}", path.display()),
             Place::Variable(name) => f.write_str(name),
         }
     }
 }
 
-/// A flag that was not typed but found in another place, as the arguments that would give it.
+/// A flag that was not typed but found in another place, as the arguments that would give it: none
+/// for a switch that is off, which also hides what a weaker place says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub place: Place,
@@ -72,6 +78,8 @@ pub(super) struct Parsed {
     pub matches: ArgMatches,
     /// Ids of the arguments that were typed.
     pub typed: BTreeSet<String>,
+    /// The places of those that were not, by their ids.
+    pub places: BTreeMap<String, Place>,
 }
 
 /// Long flags that were found in other places than the command line, for messages: errors arise
@@ -116,11 +124,15 @@ pub(super) fn parse(
     let loses = |(flag, it): &(&Arg, Found)| {
         let beaten_by_typed = typed.iter().any(|id| in_force.are_rivals(flag, id));
         let beaten = |(other, its): &(&Arg, Found)| {
-            its.place.rank() > it.place.rank() && in_force.are_rivals(flag, other.get_id().as_str())
+            its.place.rank() > it.place.rank()
+                && !its.arguments.is_empty()
+                && in_force.are_rivals(flag, other.get_id().as_str())
         };
         beaten_by_typed || found.iter().any(beaten)
     };
     let kept: Vec<_> = found.iter().filter(|one| !loses(one)).cloned().collect();
+    let by_id = |(flag, it): &(&Arg, Found)| (flag.get_id().to_string(), it.place.clone());
+    let ids = kept.iter().map(by_id).collect();
     let names = |(flag, it): &(&Arg, Found)| Some((flag.get_long()?.to_owned(), it.place.clone()));
     let places: Vec<(String, Place)> = kept.iter().filter_map(names).collect();
     FOUND.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&places);
@@ -131,7 +143,7 @@ pub(super) fn parse(
     all.extend(kept.into_iter().flat_map(|(_, it)| it.arguments));
     all.extend_from_slice(&arguments[end..]);
     match without_variables(command.clone(), true).try_get_matches_from(all) {
-        Ok(matches) => Ok(Parsed { matches, typed }),
+        Ok(matches) => Ok(Parsed { matches, typed, places: ids }),
         Err(error) if names_one_of(&error, &places) => {
             let message = one_line(&error);
             let places = note_of(&message, &places).map(|places| format!(" ({places})"));
@@ -170,16 +182,17 @@ impl Place {
     /// The stronger of two places has the greater rank.
     fn rank(&self) -> u8 {
         match self {
-            Place::Variable(_) => 1,
+            Place::File(_) => 1,
+            Place::Variable(_) => 2,
         }
     }
 }
 
 /// The flags that the chosen command takes, each with the command that declares it.
-struct Flags<'a>(Vec<(&'a Command, &'a Arg)>);
+pub(super) struct Flags<'a>(pub Vec<(&'a Command, &'a Arg)>);
 
 impl<'a> Flags<'a> {
-    fn of(command: &'a Command, matches: &ArgMatches) -> Flags<'a> {
+    pub(super) fn of(command: &'a Command, matches: &ArgMatches) -> Flags<'a> {
         let mut path = vec![command];
         let mut below = matches.subcommand();
         while let Some((name, matches)) = below {

@@ -1,0 +1,68 @@
+//! `wordtide config`: every setting in force, as a file for `--config`, and where it comes from.
+
+use std::fmt::Write;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::file::{self, quoted, shown};
+use super::layers::{Flags, Parsed, Place};
+
+/// Lists the settings; `dataflow` is the place that names the definition, if not the command line.
+pub(super) fn of(command: &Command, parsed: &Parsed, dataflow: Option<&Place>) -> String {
+    let (mut levels, mut names) = (vec![&parsed.matches], Vec::new());
+    while let Some((name, below)) = levels.last().and_then(|matches| matches.subcommand()) {
+        levels.push(below);
+        names.push(name);
+    }
+    let mut text = String::new();
+    let origin = match (names.get(1), dataflow) {
+        (Some(_), None) => "flag".to_owned(),
+        (_, place) => shown(place),
+    };
+    let definition = names.get(1).copied().unwrap_or("network_wordcount");
+    add(&mut text, file::DATAFLOW, Some(quoted(definition)), &origin);
+    for (_, flag) in Flags::of(command, &parsed.matches).0 {
+        let Some(long) = flag.get_long().filter(|_| flag.get_env().is_some()) else { continue };
+        if file::is_own(flag) {
+            continue;
+        }
+        let id = flag.get_id().as_str();
+        let origin = match parsed.typed.contains(id) {
+            true => "flag".to_owned(),
+            false => shown(parsed.places.get(id)),
+        };
+        let level = levels.iter().rev().find(|matches| matches.ids().any(|known| known == id));
+        add(&mut text, long, level.and_then(|matches| value(flag, matches)), &origin);
+    }
+    text
+}
+
+/// Adds a line; a setting without a value is a comment.
+fn add(text: &mut String, name: &str, value: Option<String>, origin: &str) {
+    let written = match value {
+        Some(value) => writeln!(text, "{name} = {value}  # {origin}"),
+        None => writeln!(text, "# {name} =  # {origin}"),
+    };
+    written.expect("a text takes more text");
+}
+
+/// The value of a flag in TOML.
+fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
+    let id = flag.get_id().as_str();
+    match flag.get_action() {
+        ArgAction::SetTrue => Some(matches.get_flag(id).to_string()),
+        ArgAction::Count => Some(matches.get_count(id).to_string()),
+        action => {
+            let raw = matches.get_raw(id)?.map(|raw| raw.to_string_lossy().into_owned());
+            let all: Vec<String> = raw.collect();
+            if matches!(action, ArgAction::Append) {
+                let quoted: Vec<String> = all.iter().map(|text| quoted(text)).collect();
+                return Some(format!("[{}]", quoted.join(", ")));
+            }
+            let text = all.first()?;
+            // A number stands without quotes, unless it is written as no number is.
+            let number = text.parse::<u32>().ok().map(|number| number.to_string());
+            Some(number.filter(|number| number == text).unwrap_or_else(|| quoted(text)))
+        }
+    }
+}
