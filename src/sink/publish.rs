@@ -144,6 +144,9 @@ impl Publisher {
                         let (store, lasted) = (self.store.describe(), lasted.as_secs());
                         tracing::info!("{store} takes objects again, after {lasted} s");
                     }
+                    if began.elapsed() >= SILENCE_MAX {
+                        self.results.set_away(false);
+                    }
                     return Ok(stored);
                 }
                 Err(error) => error,
@@ -173,6 +176,8 @@ impl Publisher {
             match tokio::time::timeout(SILENCE_MAX, &mut attempt).await {
                 Ok(done) => return done,
                 Err(_) => {
+                    // Even if others get through: to a pipe, parts do while a marker waits.
+                    self.results.set_away(true);
                     let (store, silent) = (self.store.describe(), began.elapsed().as_secs());
                     let silence = format!("{store} has not taken {what} for {silent} s");
                     self.tell(began, Trouble::Away, &silence);
