@@ -86,11 +86,12 @@ pub const POINTS: &[&str] = &[
 /// The tasks and threads that can be made to panic as they start, by
 /// `WORDTIDE_CRASH_POINT=task.NAME` with `WORDTIDE_CRASH_MODE=panic`.
 pub const TASKS: &[&str] = &[
+    "start",
+    "watch stop",
     "leader",
     "follower",
     "replay",
     "report commits",
-    "report failure",
     "write",
     "commit",
     "compact",

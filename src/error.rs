@@ -31,6 +31,8 @@ pub enum ErrorKind {
     Temporary,
     /// A configuration or credential was refused, or a port is taken: a restart does not help.
     Configuration,
+    /// The job was told to stop before it had read anything: nothing is lost, nothing to be done.
+    Stopped,
 }
 
 /// An error: what happened, where, and what to do about it.

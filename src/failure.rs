@@ -15,6 +15,8 @@ use crate::feed::Wake;
 struct State {
     cause: Option<Error>,
     wakes: Vec<Wake>,
+    /// Called with the text of the cause.
+    reporters: Vec<Box<dyn FnOnce(&str) + Send>>,
 }
 
 /// The fate of one job. Clones share it.
@@ -27,7 +29,7 @@ pub struct Failure {
 impl Failure {
     /// All is well so far.
     pub fn new() -> Self {
-        let state = State { cause: None, wakes: Vec::new() };
+        let state = State { cause: None, wakes: Vec::new(), reporters: Vec::new() };
         Failure { state: Arc::new(Mutex::new(state)), failed: watch::Sender::new(false) }
     }
 
@@ -38,11 +40,14 @@ impl Failure {
             tracing::debug!(%cause, "failed again, most likely for the same cause");
             return;
         }
+        let text = cause.to_string();
         state.cause = Some(cause);
+        let reporters = std::mem::take(&mut state.reporters);
         let wakes = std::mem::take(&mut state.wakes);
         self.failed.send_replace(true);
         drop(state);
         wakes.iter().for_each(|wake| wake());
+        reporters.into_iter().for_each(|report| report(&text));
     }
 
     /// Whether the job has failed.
@@ -57,6 +62,19 @@ impl Failure {
         failed.wait_for(|failed| *failed).await.map(drop).unwrap_or_default();
     }
 
+    /// Has `report` called with the text of the cause in the thread that fails; at once if the job
+    /// has failed already.
+    pub fn on_cause(&self, report: impl FnOnce(&str) + Send + 'static) {
+        let mut state = self.lock();
+        if !self.is_failed() {
+            state.reporters.push(Box::new(report));
+            return;
+        }
+        let text = state.cause.as_ref().map_or_else(|| "it failed".to_owned(), Error::to_string);
+        drop(state);
+        report(&text);
+    }
+
     /// Has `wake` called when the job fails, at once if it has already.
     pub fn on_failure(&self, wake: Wake) {
         let mut state = self.lock();
@@ -66,11 +84,6 @@ impl Failure {
         } else {
             state.wakes.push(wake);
         }
-    }
-
-    /// What the cause says, if the job has failed and the cause was not taken yet.
-    pub fn cause_text(&self) -> Option<String> {
-        self.lock().cause.as_ref().map(ToString::to_string)
     }
 
     /// Takes out the cause; the job stays failed.

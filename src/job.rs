@@ -297,7 +297,7 @@ pub struct Job {
     handle: JobHandle,
     failure: Failure,
     workers: Workers,
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     links: Control,
     streams: StreamsEnd,
     /// Ends when no block can come or go any more.
@@ -391,7 +391,9 @@ impl Job {
             holdings.forget(&runtime);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
-        runtime.shutdown_background();
+        if let Ok(runtime) = Arc::try_unwrap(runtime) {
+            runtime.shutdown_background();
+        }
         match failure.take_cause() {
             Some(cause) => Err(cause),
             None => {

@@ -55,6 +55,8 @@ mod stderr;
 mod stdout;
 /// A stop loses nothing.
 mod stop;
+/// A stop of a job that has not begun.
+mod stop_start;
 /// A store keeps what it promises, whichever it is.
 mod store;
 /// The program against an object store that judges and misbehaves.

@@ -11,7 +11,7 @@ use crate::rig::{Ended, Invocation, Rig, side_by_side};
 /// The flags under which the task runs in a single process.
 fn alone(task: &str) -> Option<&'static str> {
     Some(match task {
-        "leader" | "write" | "commit" | "sync" | "results" => "run --format tsv --to out/c",
+        "start" | "leader" | "write" | "commit" | "sync" | "results" => "run --format tsv --to out/c",
         "compact" => "run sliding_windows --window 100ms --slide 50ms --to out/c",
         _ => return None,
     })
@@ -20,8 +20,8 @@ fn alone(task: &str) -> Option<&'static str> {
 /// The process of a cluster that has the task, where process 0 reads the only source.
 fn of_cluster(task: &str) -> Option<usize> {
     match task {
-        "leader" | "ship" | "report commits" => Some(0),
-        "follower" | "receive" | "report failure" => Some(1),
+        "leader" | "watch stop" | "ship" | "report commits" => Some(0),
+        "follower" | "receive" => Some(1),
         _ => None,
     }
 }
@@ -76,12 +76,9 @@ fn panic_in_a_cluster_ends_all() {
         };
         let ended = [0, 1].map(start).map(|program| program.end());
         let codes = [0, 1].map(|process| if process == panics { 70 } else { 69 });
-        // Nobody is left to pass on the name of the task that passes it on.
         let text = format!("the task {task} panicked");
-        let text = if task == "report failure" { "process" } else { &text };
-        for (process, ended) in ended.into_iter().enumerate() {
-            let text = if process == panics { "panicked" } else { text };
-            ended.expect(codes[process]).says(&[text]);
+        for (ended, code) in ended.into_iter().zip(codes) {
+            ended.expect(code).says(&[&text]);
         }
     });
 }

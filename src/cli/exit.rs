@@ -2,7 +2,7 @@
 //!
 //! | code | meaning |
 //! | --- | --- |
-//! | 0 | done, or stopped with everything committed |
+//! | 0 | done, stopped with everything committed, or stopped before anything was read |
 //! | 1 | failed: the message says why |
 //! | 2 | a flag, a variable or a setting is wrong: nothing was started |
 //! | 69 | a process of the cluster was lost or never came: start all again |
@@ -35,6 +35,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
         ErrorKind::Temporary => 75,
         ErrorKind::Configuration => 78,
         ErrorKind::Failed => 1,
+        ErrorKind::Stopped => 0,
     }
 }
 

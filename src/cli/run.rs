@@ -64,8 +64,7 @@ where
     }
     match job.cluster(settings).stop(supervisor.stop()).start() {
         Ok(job) => supervisor.wait(job).map(|_| 0),
-        // Who waits for the others has read nothing: there is nothing that could not be committed.
-        Err(error) if supervisor.is_stopped() && error.kind() == ErrorKind::PeerLost => {
+        Err(error) if error.kind() == ErrorKind::Stopped => {
             tracing::info!("{error}");
             Ok(0)
         }

@@ -169,9 +169,11 @@ impl Supervisor {
         let supervisor = Supervisor { stop: stop.clone(), watched: Arc::clone(&watched) };
         signals.on_wish(Some(stop_timeout), move |wish| match wish {
             Wish::Stop => {
-                tracing::info!(
-                    "stopping: the open epoch is cut and committed; a second signal ends at once"
-                );
+                let what = match lock(&watched).job {
+                    Some(_) => "the open epoch is cut and committed",
+                    None => "nothing was read",
+                };
+                tracing::info!("stopping: {what}; a second signal ends at once");
                 stop.stop();
             }
             Wish::Overdue => {
@@ -186,11 +188,6 @@ impl Supervisor {
     /// Returns what the first signal sets; the job is to be built with it.
     pub(super) fn stop(&self) -> Stop {
         self.stop.clone()
-    }
-
-    /// Returns true once the job was told to stop.
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stop.is_stopped()
     }
 
     /// Waits for the job.

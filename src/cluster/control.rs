@@ -15,6 +15,9 @@ use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
 
+/// A wait for the decision of others is reported so often.
+const REMIND: Duration = Duration::from_secs(60);
+
 /// The control links of this process. Clones are the same links; the last one closes them, which
 /// may take two heartbeat intervals.
 #[derive(Clone, Debug)]
@@ -136,19 +139,55 @@ impl Control {
         then: impl FnOnce(&mut LinkState) -> T,
     ) -> Result<T> {
         let links = &self.0.links;
-        let waiting = |state: &mut LinkState| state.cause.is_none() && !ready(state);
-        let waited = links.changed().wait_timeout_while(links.state(), timeout, waiting);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if ready(&state) {
-            return Ok(then(&mut state));
+        let waiting =
+            |state: &mut LinkState| state.cause.is_none() && !state.is_interrupted && !ready(state);
+        let began = Instant::now();
+        let mut state = links.state();
+        loop {
+            let left = timeout.saturating_sub(began.elapsed());
+            let waited = links.changed().wait_timeout_while(state, left.min(REMIND), waiting);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            if ready(&state) {
+                return Ok(then(&mut state));
+            }
+            let is_over = state.cause.is_some() || state.is_interrupted;
+            if is_over || began.elapsed() >= timeout {
+                break;
+            }
+            let for_whom = if links.settings.process == 0 { "all others" } else { "process 0" };
+            tracing::info!("waiting for {for_whom} to open what former runs left");
         }
         Err(match &state.cause {
             Some(loss) => loss.clone().into(),
+            None if state.is_interrupted => {
+                Error::new(ErrorKind::Stopped, "stopped while the processes decided together")
+            }
             None => {
                 let message = format!("the processes did not agree in {} s", seconds(timeout));
                 Error::new(ErrorKind::PeerLost, message).hint("see --start-timeout")
             }
         })
+    }
+
+    /// Waits until another process asks for a stop; returns its index and its reason.
+    pub async fn stop_asked(&self) -> (usize, String) {
+        self.0.links.stop_asked().await
+    }
+
+    /// Returns true if another process has asked for a stop.
+    pub fn is_stop_asked(&self) -> bool {
+        self.0.links.is_stop_asked()
+    }
+
+    /// Ends every wait in [`Control::agree`] with an error of kind `Stopped`, now and later.
+    pub fn interrupt(&self) {
+        self.0.links.state().is_interrupted = true;
+        self.0.links.changed().notify_all();
+    }
+
+    /// Allows waits in [`Control::agree`] again, after [`Control::interrupt`].
+    pub fn resume(&self) {
+        self.0.links.state().is_interrupted = false;
     }
 
     /// Tells every process that this one cannot go on; they end with `cause` and its name. An

@@ -33,7 +33,7 @@ use std::net::{Shutdown, TcpStream};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::bringup::Sockets;
 use super::cause::{Loss, cause_of, seconds};
@@ -59,6 +59,8 @@ pub(super) struct ControlLinks {
     data: Vec<TcpStream>,
     state: Mutex<LinkState>,
     changed: Condvar,
+    /// The first process that asked for a stop, and its reason.
+    stop_asked: watch::Sender<Option<(usize, String)>>,
 }
 
 #[derive(Debug)]
@@ -83,6 +85,8 @@ pub(super) struct LinkState {
     /// Pieces that each peer has taken.
     pieces_taken: Vec<u64>,
     pub(super) rounds: Rounds,
+    /// Nobody waits for a decision any more: the start was stopped.
+    pub(super) is_interrupted: bool,
     /// No epoch below this one is open in process 0.
     open_min: Epoch,
     /// Taken away at close, which ends the inbox.
@@ -123,6 +127,7 @@ impl ControlLinks {
             gone,
             pieces_taken: vec![0; settings.processes],
             rounds: Rounds::default(),
+            is_interrupted: false,
             open_min: 0,
             events: Some(events),
             lost,
@@ -133,6 +138,7 @@ impl ControlLinks {
             data: data.collect::<io::Result<_>>()?,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            stop_asked: watch::Sender::new(None),
         };
         Ok((links, Inbox::new(inbox)))
     }
@@ -232,6 +238,14 @@ impl ControlLinks {
     }
 
     pub(super) fn deliver(&self, from: usize, message: Message) {
+        if let Message::AskStop { reason } = &message {
+            // Also before anybody reads the inbox. Asking again is the same stop.
+            self.stop_asked.send_if_modified(|asked| {
+                let is_first = asked.is_none();
+                asked.get_or_insert_with(|| (from, reason.clone()));
+                is_first
+            });
+        }
         let full = match &self.state().events {
             Some(events) => matches!(
                 events.try_send(Event::Received { from, message }),
@@ -244,6 +258,25 @@ impl ControlLinks {
             let cause = "it does not read its control messages";
             self.lose(Loss::new(&self.settings, own, own, cause));
         }
+    }
+
+    /// Waits until another process asks for a stop; returns its index and its reason.
+    pub(super) async fn stop_asked(&self) -> (usize, String) {
+        let mut asked = self.stop_asked.subscribe();
+        // The sender lives as long as `self`.
+        let first = match asked.wait_for(Option::is_some).await {
+            Ok(asked) => asked.clone(),
+            Err(_) => None,
+        };
+        match first {
+            Some(asked) => asked,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns true if another process has asked for a stop.
+    pub(super) fn is_stop_asked(&self) -> bool {
+        self.stop_asked.borrow().is_some()
     }
 
     /// The first cause wins: tells all others, frees timely, then makes it visible here.

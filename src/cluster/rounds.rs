@@ -89,7 +89,7 @@ pub(super) fn outcome_of(decided: &Result<Vec<u8>>) -> Outcome {
 }
 
 /// The kinds that mean the same in every process.
-const KINDS: [ErrorKind; 7] = [
+const KINDS: [ErrorKind; 8] = [
     ErrorKind::Failed,
     ErrorKind::Usage,
     ErrorKind::PeerLost,
@@ -97,6 +97,7 @@ const KINDS: [ErrorKind; 7] = [
     ErrorKind::Disk,
     ErrorKind::Temporary,
     ErrorKind::Configuration,
+    ErrorKind::Stopped,
 ];
 
 fn code_of(kind: ErrorKind) -> u8 {

@@ -12,10 +12,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::links::WHILE_ALIVE;
 use super::recovery::folders;
 use crate::cluster::Control;
 use crate::epoch::Epoch;
@@ -188,11 +188,10 @@ pub(super) fn note_all(
     control: &Control,
     state: Option<&Path>,
     own: &[Known],
-    timeout: Duration,
 ) -> Result<Vec<Known>> {
     let facts = serde_json::to_vec(own).unwrap_or_default();
     let mut elsewhere = Vec::new();
-    control.agree(facts, timeout, |facts| {
+    control.agree(facts, WHILE_ALIVE, |facts| {
         for facts in facts.iter().skip(1) {
             elsewhere.extend(serde_json::from_slice::<Vec<Known>>(facts).unwrap_or_default());
         }

@@ -21,6 +21,10 @@ use crate::worker::ExplainPanic;
 /// How long a panic that follows from a lost peer waits for the cause.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
+/// How long a process waits for the decision of others: for as long as they are alive, which the
+/// control links find out. One may have much to read back, another a slow store to ask.
+pub(super) const WHILE_ALIVE: Duration = Duration::MAX;
+
 /// What the job says beside ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Word {
@@ -94,11 +98,10 @@ impl Agreement {
     pub(super) fn reach(
         control: &Control,
         found: &Findings,
-        timeout: Duration,
         decide: impl FnOnce(&Findings) -> Result<Agreement>,
     ) -> Result<Agreement> {
         let facts = serde_json::to_vec(found).unwrap_or_default();
-        let answer = control.agree(facts, timeout, |facts| {
+        let answer = control.agree(facts, WHILE_ALIVE, |facts| {
             let mut found = Findings::default();
             let each = facts.iter().map(|facts| serde_json::from_slice::<Findings>(facts));
             each.for_each(|of_one| found.add(of_one.unwrap_or_default()));

@@ -18,7 +18,7 @@ use super::reading::Reading;
 use super::recovery::{self, JournalPlan};
 use super::replay;
 use super::sharing::{self, Readers, Sharing};
-use super::start::Holdings;
+use super::start::{Holdings, until_stopped};
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
 use crate::cluster::{ClusterSettings, Control, Mesh};
@@ -32,6 +32,7 @@ use crate::operators::Restored;
 use crate::settings::Settings;
 use crate::sink::format::Format;
 use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher, check_suffix};
+use crate::source::Stop;
 use crate::state::{Identity, State};
 use crate::store::local::LocalStore;
 use crate::store::{Results, ResultsLimits, StoreSettings, Target};
@@ -60,6 +61,8 @@ pub(super) struct Order {
     pub(super) cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     on_long_line: LongLine,
+    /// Ends every wait of the start.
+    stop: Stop,
 }
 
 pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
@@ -123,6 +126,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
         cluster,
         clock,
         on_long_line,
+        stop: builder.stop,
     };
     Ok((order, sources))
 }
@@ -175,7 +179,7 @@ impl Order {
         })?;
         let store = &*holdings.output.store;
         let publication = self.publication(*parts);
-        let (judgement, newest) = runtime.block_on(async {
+        let judge = async {
             holdings.output.probe(&self.target).await?;
             holdings.output.warn_of_limits(&self.target).await;
             let journals = &found.journals;
@@ -190,8 +194,9 @@ impl Order {
             }
             let newest = output::newest_from(store, &self.layout, open).await?;
             let newest = newest.max(judgement.newest);
-            Ok::<_, Error>((judgement, newest))
-        })?;
+            Ok((judgement, newest))
+        };
+        let (judgement, newest) = runtime.block_on(until_stopped(&self.stop, judge))?;
         let open = self.schedule(newest).open();
         let (begun, lock_note) = (found.begun.unwrap_or(open), holdings.output.lock_note());
         Ok(Agreement { open, parts: *parts, judgement, begun, lock_note })
@@ -245,7 +250,7 @@ impl Order {
             worker / self.settings.threads == self.cluster.process
         };
         let restored = memory::restore(&keeper, owns, agreed.committed_through());
-        Ok(Some((runtime.block_on(restored)?, keeper)))
+        Ok(Some((runtime.block_on(until_stopped(&self.stop, restored))?, keeper)))
     }
 
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
@@ -266,12 +271,7 @@ impl Order {
         }))
     }
 
-    pub(super) fn open_streams(
-        &self,
-        sources: OwnSources,
-        agreed: &Agreement,
-        control: &Control,
-    ) -> Result<Streams> {
+    pub(super) fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
         let (judged, threads) = (&agreed.judgement, self.settings.threads);
         match &self.replay {
             Some(dir) if self.cluster.process == 0 => {
@@ -291,9 +291,14 @@ impl Order {
             process: self.cluster.process,
         });
         dir.iter().for_each(|dir| known::forget(dir, &judged.abandoned));
-        let mut streams = Streams::open(sources, plan.as_ref(), judged, agreed.open, threads)?;
-        streams.note_all(control, dir.as_deref(), self.cluster.start_timeout)?;
-        Ok(streams)
+        Streams::open(sources, plan.as_ref(), judged, agreed.open, threads)
+    }
+
+    /// Notes the journals of all processes in the state of process 0, and waits until all have come
+    /// this far: from here on they read.
+    pub(super) fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
+        let dir = self.state_dir().filter(|_| self.replay.is_none());
+        streams.note_all(control, dir.as_deref())
     }
 
     pub(super) fn open_as_follower(
@@ -304,7 +309,7 @@ impl Order {
         let state = self.open_state(agreed.parts)?;
         let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
-        runtime.block_on(output.probe(&self.target))?;
+        runtime.block_on(until_stopped(&self.stop, output.probe(&self.target)))?;
         Ok(Holdings { state, output, keeper: None, is_first: false })
     }
 

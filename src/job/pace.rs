@@ -156,15 +156,9 @@ impl Leader {
                     ended?;
                     reading[0] = false;
                 }
-                (from, message) = Process::message(inbox, failure) => match message {
-                    Message::AskStop { reason } => {
-                        tracing::info!("stopping for process {from}: {reason}");
-                        // The job has not finished by itself: it remembers.
-                        stop.stop();
-                        return self.stop_reading(reading).await;
-                    }
-                    message => note_ended(&mut reading, from, &message),
-                },
+                (from, message) = Process::message(inbox, failure) => {
+                    note_ended(&mut reading, from, &message);
+                }
                 () = due => {
                     cuts += 1;
                     if Some(cuts) == self.epochs {
@@ -282,16 +276,11 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Result<()> {
-        let (mut reading, mut asked) = (true, false);
+        let mut reading = true;
         loop {
-            let Process { inbox, failure, stop, reading: own, control, .. } = &mut self.0;
+            let Process { inbox, failure, reading: own, control, .. } = &mut self.0;
             tokio::select! {
                 biased;
-                () = stop.stopped(), if !asked => {
-                    asked = true;
-                    let reason = "it was told to stop".to_owned();
-                    control.send(0, Message::AskStop { reason })?;
-                }
                 ended = own.ended(), if reading => {
                     ended?;
                     reading = false;

@@ -4,8 +4,11 @@
 //! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
+use tokio::sync::mpsc;
 
 use super::borders::Crossing;
 use super::links::Agreement;
@@ -14,7 +17,7 @@ use super::output::Output;
 use super::pace::Process;
 use super::streams::OwnSources;
 use super::{Job, JobBuilder, JobHandle, commits, memory, status};
-use crate::cluster::{self, Control, Mesh};
+use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::sink::{Committed, Keeper, OnCommit, Publisher};
@@ -48,33 +51,145 @@ impl Holdings {
     }
 }
 
-pub(super) fn start(mut builder: JobBuilder) -> Result<Job> {
+/// How long a stopped start may take to leave in good order. A disk that does not answer cannot be
+/// interrupted; the start is left to itself then.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts a job; the caller waits for the job, or for a stop.
+///
+/// The steps run on a thread of their own, so that a step which blocks delays no stop.
+pub(super) fn start(builder: JobBuilder) -> Result<Job> {
+    let runtime = Arc::new(runtime()?);
+    let (stop, begun) = (builder.stop.clone(), Begun::default());
+    let (give, mut given) = mpsc::channel(1);
+    let fail = give.clone();
+    let work = {
+        let (runtime, begun) = (Arc::clone(&runtime), begun.clone());
+        move || {
+            let started = steps(builder, runtime, begun);
+            // It fails if the caller has left; then nothing has begun.
+            drop(give.try_send(started));
+            Ok(())
+        }
+    };
+    supervise::thread("start", move |error| drop(fail.try_send(Err(error))), work)?;
+    let started = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            started = given.recv() => return started,
+            () = stop.stopped() => {}
+        }
+        match tokio::time::timeout(LEAVE_TIMEOUT, given.recv()).await {
+            Ok(started) => started,
+            // The job reads already, and ends as a running job does.
+            Err(_) if begun.is_set() => given.recv().await,
+            Err(_) => Some(Err(stopped())),
+        }
+    });
+    started.unwrap_or_else(|| Err(Error::new(ErrorKind::Panicked, "the start has no result")))
+}
+
+/// Set when all processes have agreed to begin to read. Clones share it.
+///
+/// Before that a stop ends the start of every process, and nothing was read anywhere. After that a
+/// stop is one of a running job.
+#[derive(Clone, Default)]
+struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Returns the error of a start that was stopped.
+fn stopped() -> Error {
+    Error::new(ErrorKind::Stopped, "stopped: nothing was read, and nothing is lost")
+}
+
+/// Waits for `work`, or for a stop, which is an error of kind `Stopped`.
+pub(super) async fn until_stopped<T>(
+    stop: &Stop,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop.stopped() => Err(stopped()),
+        done = work => done,
+    }
+}
+
+/// Checks what was asked for, finds the other processes and begins.
+fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result<Job> {
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
     let (order, sources) = order::check(builder)?;
-    let runtime = runtime()?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
     let mesh = find_others(&order, stop.clone())?;
     let links = mesh.control.clone();
-    begin(order, sources, runtime, own, mesh, (stop, on_commit)).inspect_err(|error| {
+    let failure = Failure::new();
+    if order.cluster.processes > 1 {
+        let watching =
+            watch_stop(stop.clone(), links.clone(), order.cluster.process, begun.clone());
+        supervise(&failure, runtime.handle(), "watch stop", watching);
+        pass_on_failure(&failure, links.clone());
+    }
+    let began =
+        begin(order, sources, runtime, own, mesh, (stop.clone(), on_commit, failure, &begun));
+    began.map_err(|error| {
+        let is_stop = stop.is_stopped() || links.is_stop_asked();
+        let may_follow = matches!(error.kind(), ErrorKind::PeerLost | ErrorKind::Stopped);
+        if is_stop && may_follow && !begun.is_set() {
+            // A stop of one is a stop of all. It fails where the others have gone already.
+            let reason = "it was told to stop".to_owned();
+            drop(links.broadcast(Message::AskStop { reason }));
+            return stopped();
+        }
         // The others should not only see the connections close.
         links.fail(&error.to_string());
+        error
     })
+}
+
+/// Passes a stop on between the processes: one that is told to stop asks process 0, which stops
+/// all. Until the job has begun, nobody waits for a common decision any more.
+async fn watch_stop(stop: Stop, links: Control, process: usize, begun: Begun) -> Result<()> {
+    let is_first = process == 0;
+    tokio::select! {
+        () = stop.stopped(), if !is_first => {
+            let reason = "it was told to stop".to_owned();
+            links.send(0, Message::AskStop { reason })?;
+            // Process 0 decides; until then its answer may still be that the job begins.
+            links.stop_asked().await;
+        }
+        () = stop.stopped() => {}
+        (from, reason) = links.stop_asked() => {
+            tracing::info!("stopping for process {from}: {reason}");
+            stop.stop();
+        }
+    }
+    if !begun.is_set() {
+        links.interrupt();
+    }
+    Ok(())
 }
 
 /// Starts the job among the processes that have found each other.
 fn begin(
     order: Order,
     sources: OwnSources,
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
     own: Option<(u32, Holdings)>,
     mut mesh: Mesh,
-    (stop, on_commit): (Stop, Option<OnCommit>),
+    (stop, on_commit, failure, begun): (Stop, Option<OnCommit>, Failure, &Begun),
 ) -> Result<Job> {
     let block_links = std::mem::take(&mut mesh.blocks);
     let found = order.find(&sources)?;
-    let timeout = order.cluster.start_timeout;
-    let agreed = Agreement::reach(&mesh.control, &found, timeout, |found| {
+    let agreed = Agreement::reach(&mesh.control, &found, |found| {
         order.decide(&runtime, own.as_ref(), found)
     })?;
     let mut holdings = match own {
@@ -82,8 +197,7 @@ fn begin(
         None => order.open_as_follower(&runtime, &agreed)?,
     };
 
-    let failure = Failure::new();
-    let streams = order.open_streams(sources, &agreed, &mesh.control)?;
+    let mut streams = order.open_streams(sources, &agreed)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
     let publication = order.publication(agreed.parts);
@@ -100,6 +214,12 @@ fn begin(
     let bounded = publisher.clone();
     let mut plan = order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, &mesh);
     plan.memory = memory;
+    if stop.is_stopped() && order.cluster.process == 0 {
+        return Err(stopped());
+    }
+    order.note_journals(&mut streams, &mesh.control)?;
+    begun.set();
+    mesh.control.resume();
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 
@@ -109,7 +229,7 @@ fn begin(
     });
     let (borders, reading, streams) = read?;
     let Mesh { control, inbox, .. } = mesh;
-    let (links, watched) = (control.clone(), failure.clone());
+    let links = control.clone();
     let process = Process {
         borders,
         reading,
@@ -121,10 +241,6 @@ fn begin(
         results,
         keeper,
     };
-    if order.cluster.processes > 1 {
-        let telling = tell_failure(watched, links.clone());
-        supervise(&failure, runtime.handle(), "report failure", telling);
-    }
     order.set_pace(&runtime, process, &agreed);
     let handle = JobHandle { stop, status, announced };
     let first_commits = Some(first_commits);
@@ -136,7 +252,7 @@ fn find_others(order: &Order, stop: Stop) -> Result<Mesh> {
     let mesh = cluster::connect_until(&order.cluster, async move { stop.stopped().await })?;
     mesh.ok_or_else(|| {
         Error::new(
-            ErrorKind::PeerLost,
+            ErrorKind::Stopped,
             "stopped before all processes of the cluster had come: nothing was read",
         )
     })
@@ -172,13 +288,14 @@ fn runtime() -> Result<Runtime> {
     })
 }
 
-/// Tells the other processes why this one ends: they share its fate and should name the cause.
-async fn tell_failure(failure: Failure, links: Control) -> Result<()> {
-    failure.failed().await;
-    if links.cause().is_none() {
-        let cause = failure.cause_text().unwrap_or_else(|| "it failed".to_owned());
-        // It waits for the others to be told, which a task must not.
-        supervise::blocking(move || drop(links.fail(&cause))).await;
-    }
-    Ok(())
+/// Has the other processes told why this one ends: they share its fate and should name the cause.
+///
+/// It happens in the thread that fails, not in a task of its own: the data sockets must be closed
+/// whatever else has failed, or the workers would wait for their peers for ever.
+fn pass_on_failure(failure: &Failure, links: Control) {
+    failure.on_cause(move |cause| {
+        if links.cause().is_none() {
+            links.fail(cause);
+        }
+    });
 }

@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
@@ -82,15 +81,10 @@ impl Streams {
     }
 
     /// Has process 0 note the journals of all in its state.
-    pub(super) fn note_all(
-        &mut self,
-        control: &Control,
-        state: Option<&Path>,
-        timeout: Duration,
-    ) -> Result<()> {
+    pub(super) fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
         let known = |place: &JournalPlace, is_orphan| Known { is_orphan, ..place.known() };
         let own = self.places.iter().map(|(place, is_orphan, _)| known(place, *is_orphan));
-        let elsewhere = known::note_all(control, state, &own.collect::<Vec<_>>(), timeout)?;
+        let elsewhere = known::note_all(control, state, &own.collect::<Vec<_>>())?;
         let noted = elsewhere.into_iter().zip(std::iter::repeat(state));
         self.elsewhere = noted.filter_map(|(known, at)| Some((at?.to_owned(), known))).collect();
         Ok(())
