@@ -37,6 +37,7 @@
 /// * `memory.before_put`, `memory.after_put`: what counts with memory received in an epoch;
 ///   `memory.before_base`, `memory.after_base`, `memory.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
+///   `recovery.before_put_away`: the notes of the journals of a finished job are gone;
 ///   `recovery.put_away`: the journal of a finished job has lost its name and is still there.
 pub const POINTS: &[&str] = &[
     "source.after_read",
@@ -55,6 +56,7 @@ pub const POINTS: &[&str] = &[
     "memory.before_forget",
     "recovery.before_clear",
     "recovery.after_clear",
+    "recovery.before_put_away",
     "recovery.put_away",
     "journal.before_append",
     "journal.mid_record",

@@ -30,6 +30,7 @@ mod pace;
 mod reading;
 mod recovery;
 mod replay;
+mod runs;
 mod sharing;
 mod start;
 mod status;
@@ -381,14 +382,12 @@ impl Job {
         }
         // Nobody sends: it ends with the last task that ships or takes in, at once after a failure.
         shipping.recv().unwrap_or_default();
-        if !failure.is_failed()
-            && let Err(lost) = links.finish(BYE_TIMEOUT)
-        {
-            failure.fail(lost);
-        }
-        let finished = !handle.stop.is_stopped();
-        if finished && !failure.is_failed() {
-            holdings.forget(&runtime);
+        if !failure.is_failed() {
+            let finished = !handle.stop.is_stopped();
+            let ended = streams.close(&links, finished, || holdings.forget(&runtime));
+            if let Err(lost) = ended.and_then(|()| links.finish(BYE_TIMEOUT)) {
+                failure.fail(lost);
+            }
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
         if let Ok(runtime) = Arc::try_unwrap(runtime) {
@@ -396,10 +395,7 @@ impl Job {
         }
         match failure.take_cause() {
             Some(cause) => Err(cause),
-            None => {
-                streams.close(finished);
-                Ok(handle.status().summary())
-            }
+            None => Ok(handle.status().summary()),
         }
     }
 }

@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::links::WHILE_ALIVE;
+use super::links::{WHILE_ALIVE, decode, encode};
 use super::recovery::folders;
+use super::runs;
 use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -80,6 +81,7 @@ pub(super) struct Found {
     /// That process reads its source.
     is_own: bool,
     /// Epochs that are marked and not known to be committed.
+    #[serde(with = "runs")]
     pub(super) epochs: Vec<Epoch>,
     /// The newest that was marked.
     pub(super) last: Option<Epoch>,
@@ -189,11 +191,11 @@ pub(super) fn note_all(
     state: Option<&Path>,
     own: &[Known],
 ) -> Result<Vec<Known>> {
-    let facts = serde_json::to_vec(own).unwrap_or_default();
+    let facts = encode(&own)?;
     let mut elsewhere = Vec::new();
     control.agree(facts, WHILE_ALIVE, |facts| {
         for facts in facts.iter().skip(1) {
-            elsewhere.extend(serde_json::from_slice::<Vec<Known>>(facts).unwrap_or_default());
+            elsewhere.extend(decode::<Vec<Known>>(facts)?);
         }
         if let Some(state) = state {
             elsewhere.iter().try_for_each(|known| known.note(state))?;

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::known::Inventory;
@@ -100,17 +101,29 @@ impl Agreement {
         found: &Findings,
         decide: impl FnOnce(&Findings) -> Result<Agreement>,
     ) -> Result<Agreement> {
-        let facts = serde_json::to_vec(found).unwrap_or_default();
+        let facts = encode(found)?;
         let answer = control.agree(facts, WHILE_ALIVE, |facts| {
             let mut found = Findings::default();
-            let each = facts.iter().map(|facts| serde_json::from_slice::<Findings>(facts));
-            each.for_each(|of_one| found.add(of_one.unwrap_or_default()));
-            Ok(serde_json::to_vec(&decide(&found)?).unwrap_or_default())
+            facts.iter().try_for_each(|facts| decode(facts).map(|of_one| found.add(of_one)))?;
+            encode(&decide(&found)?)
         })?;
-        serde_json::from_slice(&answer).map_err(|error| {
-            Error::new(ErrorKind::Failed, "process 0 sent no agreement").cause(error)
-        })
+        decode(&answer)
     }
+}
+
+/// Returns the bytes of what the processes tell each other.
+pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
+    serde_json::to_vec(message).map_err(|error| {
+        Error::new(ErrorKind::Failed, format!("a message cannot be encoded: {error}")).cause(error)
+    })
+}
+
+/// Reads what [`encode`] wrote in another process.
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let message = format!("another process sent what cannot be read: {error}");
+        Error::new(ErrorKind::Failed, message).cause(error)
+    })
 }
 
 impl Agreement {
@@ -120,8 +133,8 @@ impl Agreement {
             return Epoch::MAX;
         }
         let Judgement { replay, newest, .. } = &self.judgement;
-        let before_replay = replay.first().map(|first| first - 1);
-        before_replay.or(*newest).unwrap_or(self.open - 1)
+        let before_replay = replay.first().map(|first| first.saturating_sub(1));
+        before_replay.or(*newest).unwrap_or(self.open.saturating_sub(1))
     }
 }
 

@@ -77,7 +77,7 @@ impl Process {
         if let Some(keeper) = &self.keeper {
             keeper.committed(epoch);
         }
-        self.status.send_modify(|status| status.in_flight.retain(|open| *open > epoch));
+        self.status.send_modify(|status| status.committed_through(epoch));
     }
 
     /// The next message of another process; the loss of one ends the job.

@@ -10,10 +10,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::known::{self, Inventory, Known, Orphan};
 use super::output::{find_marker, patiently};
+use super::runs;
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -27,13 +29,17 @@ const FOLDER: &str = "journal-";
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
 const FILE_RECORD_BYTES_MAX: usize = 4 << 10;
+/// So many epochs are looked up in the store, or emptied there, at a time.
+const EPOCHS_AT_A_TIME: usize = 16;
 
 /// What the store says of the epochs that journals have marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Judgement {
     /// Epochs to be counted and published again, in order.
+    #[serde(with = "runs")]
     pub(super) replay: Vec<Epoch>,
     /// Epochs that are committed.
+    #[serde(with = "runs")]
     pub(super) committed: BTreeSet<Epoch>,
     /// The newest epoch that any journal knows.
     pub(super) newest: Option<Epoch>,
@@ -98,23 +104,33 @@ pub(super) async fn judge(
     let mut epochs: BTreeSet<Epoch> = found.clone().flat_map(|f| f.epochs.clone()).collect();
     let newest = found.filter_map(|found| found.last).max();
     let mut replay = Vec::new();
-    while let Some(epoch) = epochs.last().copied() {
-        if !crash::is_mutant("skip_by_memory") && is_committed(store, publication, epoch).await? {
-            break;
-        }
+    let newest_first: Vec<Epoch> = epochs.iter().rev().copied().collect();
+    let mut judged = stream::iter(newest_first)
+        .map(async |epoch| {
+            let asks = !crash::is_mutant("skip_by_memory");
+            Ok::<_, Error>((epoch, asks && is_committed(store, publication, epoch).await?))
+        })
+        .buffered(EPOCHS_AT_A_TIME);
+    while let Some((epoch, false)) = judged.try_next().await? {
         replay.push(epoch);
         epochs.pop_last();
     }
+    drop(judged);
     replay.reverse();
     let orphans = known::orphans(inventories);
     let abandoned = Vec::new();
     let judgement = Judgement { replay, committed: epochs, newest, orphans, abandoned };
-    for epoch in &judgement.replay {
-        crash_point("recovery.before_clear");
-        let dir = publication.layout.dir(*epoch);
-        patiently(|| store.clear(&dir)).await?;
-        crash_point("recovery.after_clear");
-    }
+    stream::iter(&judgement.replay)
+        .map(async |epoch| {
+            crash_point("recovery.before_clear");
+            let dir = publication.layout.dir(*epoch);
+            patiently(|| store.clear(&dir)).await?;
+            crash_point("recovery.after_clear");
+            Ok::<_, Error>(())
+        })
+        .buffer_unordered(EPOCHS_AT_A_TIME)
+        .try_collect::<()>()
+        .await?;
     if !judgement.replay.is_empty() {
         let epochs = judgement.replay.len();
         tracing::info!("{epochs} epochs of the last run are not committed: counting them again");
@@ -151,6 +167,11 @@ pub(super) struct JournalPlace {
 }
 
 impl JournalPlace {
+    /// Returns the state folder, and the note in it.
+    pub(super) fn noted(&self) -> (&Path, &Known) {
+        (&self.state, &self.known)
+    }
+
     /// What the journal is known by.
     pub(super) fn known(&self) -> Known {
         self.known.clone()
@@ -246,15 +267,18 @@ fn unfinished(Known { id, source, .. }: &Known, epochs: usize) -> Error {
         .hint(format!("give it with --file again, or --abandon-journal {id} to lose these lines"))
 }
 
-/// How many of these pasts will pass the end of each epoch that is to be replayed.
+/// Returns the epochs that are to be replayed, each with the number of `pasts` that will pass its
+/// end.
 pub(super) fn crossings<'a>(
     judged: &Judgement,
-    pasts: impl Iterator<Item = &'a Past> + Clone,
+    pasts: impl Iterator<Item = &'a Past>,
 ) -> Vec<(Epoch, usize)> {
-    let passes = |epoch: Epoch| {
-        pasts.clone().filter(|past| past.borders.iter().any(|(border, _)| *border == epoch)).count()
-    };
-    judged.replay.iter().map(|epoch| (*epoch, passes(*epoch))).collect()
+    let mut passes: BTreeMap<Epoch, usize> =
+        judged.replay.iter().map(|epoch| (*epoch, 0)).collect();
+    for (epoch, _) in pasts.flat_map(|past| &past.borders) {
+        passes.entry(*epoch).and_modify(|times| *times += 1);
+    }
+    passes.into_iter().collect()
 }
 
 /// Puts a journal away whose job has finished, so that the same command begins a new one.

@@ -132,6 +132,7 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result
     let mesh = find_others(&order, stop.clone())?;
     let links = mesh.control.clone();
     let failure = Failure::new();
+    let failed = failure.clone();
     if order.cluster.processes > 1 {
         let watching =
             watch_stop(stop.clone(), links.clone(), order.cluster.process, begun.clone());
@@ -141,6 +142,10 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result
     let began =
         begin(order, sources, runtime, own, mesh, (stop.clone(), on_commit, failure, &begun));
     began.map_err(|error| {
+        // What failed first has told the others; the error here only follows from it.
+        if let Some(cause) = failed.take_cause() {
+            return cause;
+        }
         let is_stop = stop.is_stopped() || links.is_stop_asked();
         let may_follow = matches!(error.kind(), ErrorKind::PeerLost | ErrorKind::Stopped);
         if is_stop && may_follow && !begun.is_set() {
@@ -166,7 +171,7 @@ async fn watch_stop(stop: Stop, links: Control, process: usize, begun: Begun) ->
             // Process 0 decides; until then its answer may still be that the job begins.
             links.stop_asked().await;
         }
-        () = stop.stopped() => {}
+        () = stop.stopped(), if is_first => {}
         (from, reason) = links.stop_asked() => {
             tracing::info!("stopping for process {from}: {reason}");
             stop.stop();

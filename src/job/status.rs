@@ -40,8 +40,15 @@ impl Status {
         Summary { epochs: self.committed, last: self.last, total: self.total }
     }
 
+    /// Notes that `epoch` and all before it are committed: epochs are committed in order.
+    pub(super) fn committed_through(&mut self, epoch: Epoch) {
+        while self.in_flight.front().is_some_and(|first| *first <= epoch) {
+            self.in_flight.pop_front();
+        }
+    }
+
     fn commit(&mut self, committed: Committed) {
-        self.in_flight.retain(|epoch| *epoch != committed.epoch);
+        self.committed_through(committed.epoch);
         self.committed += 1;
         self.total.add(committed.tally);
         self.last = Some(committed);

@@ -1,5 +1,6 @@
 //! The record streams of one process: a track for each of its sources, with or without a journal.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,10 +8,12 @@ use tokio::runtime::Runtime;
 
 use super::borders::{Borders, Crossing, Inquiries, Syncing};
 use super::known::{self, Known};
+use super::links::WHILE_ALIVE;
 use super::reading::Reading;
 use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
 use super::replay;
 use crate::cluster::Control;
+use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -210,21 +213,56 @@ pub(super) struct StreamsEnd {
 }
 
 impl StreamsEnd {
-    /// Puts the journals away of a job that committed everything: those of sources that are not
-    /// read any more, and, if it `finished` and was not just stopped, all that can have no more to
-    /// come.
-    pub(super) fn close(self, finished: bool) {
+    /// Puts away the journals of a job that committed everything: those of sources that are not
+    /// read any more, and, if the job has finished and was not just stopped, all of which nothing
+    /// more can come. If it has finished in every process, `forget` is called before that: a source
+    /// that is read again must not be counted on top of totals of its first run.
+    ///
+    /// Process 0 takes back its notes of the others' journals first. A journal that is gone while a
+    /// note names it would be missed at the next start; one without a note is noted again.
+    ///
+    /// # Errors
+    ///
+    /// `PeerLost` if another process is lost before it has come this far; nothing is put away then.
+    pub(super) fn close(
+        self,
+        links: &Control,
+        finished: bool,
+        forget: impl FnOnce(),
+    ) -> Result<()> {
         let StreamsEnd { _syncing: syncing, places, elsewhere, keep } = self;
         drop(syncing);
-        for (place, is_orphan, track) in places {
-            if is_orphan || finished && track.has_ended() {
-                recovery::close(&place, keep);
-            }
+        links.resume();
+        let answer = links.agree(vec![finished.into()], WHILE_ALIVE, |each| {
+            let finished = each.iter().all(|finished| finished == &[1]);
+            let gone = elsewhere.iter().filter(|(_, known)| known.is_orphan || finished);
+            forget_durably(gone.map(|(state, known)| (state.as_path(), known)));
+            Ok(vec![finished.into()])
+        })?;
+        let finished = answer == [1];
+        if finished {
+            forget();
         }
-        for (state, known) in elsewhere {
-            if known.is_orphan || finished {
-                known.forget(&state);
-            }
+        let ended = |is_orphan: &bool, track: &Track| *is_orphan || finished && track.has_ended();
+        let ended = places.iter().filter(|(_, is_orphan, track)| ended(is_orphan, track));
+        let ended: Vec<&JournalPlace> = ended.map(|(place, ..)| place).collect();
+        forget_durably(ended.iter().map(|place| place.noted()));
+        crash_point("recovery.before_put_away");
+        ended.into_iter().for_each(|place| recovery::close(place, keep));
+        Ok(())
+    }
+}
+
+/// Takes notes of journals back, each from a state folder, and waits until that is on disk.
+fn forget_durably<'a>(notes: impl Iterator<Item = (&'a Path, &'a Known)>) {
+    let mut folders = BTreeSet::new();
+    for (state, known) in notes {
+        known.forget(state);
+        folders.insert(state);
+    }
+    for folder in folders {
+        if let Err(error) = std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+            tracing::warn!("cannot sync {}: {error}", folder.display());
         }
     }
 }
