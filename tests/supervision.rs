@@ -11,7 +11,9 @@ use crate::rig::{Ended, Invocation, Rig, side_by_side};
 /// The flags under which the task runs in a single process.
 fn alone(task: &str) -> Option<&'static str> {
     Some(match task {
-        "start" | "leader" | "write" | "commit" | "sync" | "results" => "run --format tsv --to out/c",
+        "start" | "leader" | "write" | "commit" | "sync" | "results" => {
+            "run --format tsv --to out/c"
+        }
         "compact" => "run sliding_windows --window 100ms --slide 50ms --to out/c",
         _ => return None,
     })
