@@ -12,11 +12,14 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::feed::Wake;
 
+/// Is given the text of the cause.
+type Report = Box<dyn FnOnce(&str) + Send>;
+
 struct State {
     cause: Option<Error>,
     wakes: Vec<Wake>,
     /// Called with the text of the cause.
-    reporters: Vec<Box<dyn FnOnce(&str) + Send>>,
+    reporters: Vec<Report>,
 }
 
 /// The fate of one job. Clones share it.
