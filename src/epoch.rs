@@ -154,7 +154,8 @@ impl Schedule {
     }
 
     fn deadline_from(&self, monotonic: Duration) -> Duration {
-        let due_ms = signed(self.open).saturating_sub(self.offset_ms);
+        let open = i64::try_from(self.open).unwrap_or(i64::MAX);
+        let due_ms = open.saturating_sub(self.offset_ms);
         let due = Duration::from_millis(u64::try_from(due_ms).unwrap_or(0));
         // An epoch whose name lies further ahead than that is ahead because the wall clock went
         // back (or its predecessor was cut early by hours): it lasts one interval all the same.

@@ -20,12 +20,14 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod borders;
+mod claiming;
 mod commits;
 mod known;
 mod links;
 mod memory;
 mod order;
 mod output;
+mod owning;
 mod pace;
 mod reading;
 mod recovery;
@@ -388,6 +390,9 @@ impl Job {
             if let Err(lost) = ended.and_then(|()| links.finish(BYE_TIMEOUT)) {
                 failure.fail(lost);
             }
+        }
+        if !failure.is_failed() {
+            holdings.release(&runtime);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
         if let Ok(runtime) = Arc::try_unwrap(runtime) {

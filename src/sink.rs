@@ -13,18 +13,24 @@
 
 pub mod format;
 
+mod claim;
 mod commit;
+mod commit_log;
 mod completions;
 mod layout;
 mod marker;
 mod memory;
 mod outage;
+mod ownership;
 mod publish;
 mod write;
 
+pub use claim::{Claim, ClaimKeys, Owner, Standing};
 pub use commit::{Committed, OnCommit, commit};
-pub use layout::{Layout, MARKER, check_suffix, part_name};
-pub use marker::{MarkedPart, Marker};
+pub use commit_log::{Attempt, Attempts, CommitLog};
+pub use layout::{Layout, MARKER, PART, check_suffix, part_name};
+pub use marker::{MARKER_BYTES_MAX, MARKER_FORMAT, MarkedPart, Marker};
 pub use memory::Keeper;
+pub use ownership::Ownership;
 pub use publish::{Publication, Publisher};
 pub use write::{PartReport, Report, write_parts};

@@ -33,6 +33,10 @@ mod memory;
 mod oracle;
 /// What stands in the output, and what never does.
 mod output;
+/// One writer below a prefix: two jobs never mix, and the second is told whose it is.
+mod owner;
+/// The same on object stores, by claims.
+mod owner_store;
 /// Named pipes, and standard input under a file's name.
 mod pipes;
 /// Lines, cuts, workers, parts and epochs, at random, against the oracle.

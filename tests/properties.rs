@@ -59,6 +59,8 @@ fn publish(run: &Run) -> Published {
         order: run.order,
         empty_epochs: EmptyEpochs::Write,
         job: "test".to_owned(),
+        state: "test".to_owned(),
+        started: 0,
     };
     let plan = Plan {
         definition: Arc::new(|lines: Lines<'_>| Rows::from(network_wordcount::dataflow(lines))),

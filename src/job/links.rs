@@ -16,7 +16,8 @@ use crate::cluster::{self, Control, Fingerprint, Message};
 use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::state::Identity;
+use crate::sink::{Attempts, Standing};
+use crate::state::{Identity, Ids};
 use crate::worker::ExplainPanic;
 
 /// How long a panic that follows from a lost peer waits for the cause.
@@ -67,6 +68,11 @@ pub(super) fn fingerprint(identity: &Identity, sources: String) -> Fingerprint {
 pub(super) struct Findings {
     /// The journals that each process sees, in order of the processes.
     pub(super) journals: Vec<Inventory>,
+    /// The state ids in the folder of each process, in the same order.
+    pub(super) ids: Vec<Ids>,
+    /// The commit log of each process, in the same order: only that of process 0 is written, but
+    /// the processes may have changed places.
+    pub(super) attempts: Vec<Attempts>,
     /// The first epoch that the job ever opened.
     pub(super) begun: Option<Epoch>,
 }
@@ -74,6 +80,8 @@ pub(super) struct Findings {
 impl Findings {
     fn add(&mut self, other: Findings) {
         self.journals.extend(other.journals);
+        self.ids.extend(other.ids);
+        self.attempts.extend(other.attempts);
         self.begun = self.begun.max(other.begun);
     }
 }
@@ -91,6 +99,10 @@ pub(super) struct Agreement {
     pub(super) begun: Epoch,
     /// What process 0 wrote into the lock of a local output, for the others to find there.
     pub(super) lock_note: Option<String>,
+    /// The state ids that the job goes by and went by.
+    pub(super) ids: Ids,
+    /// The claim on the prefix of an object store.
+    pub(super) claim: Option<Standing>,
 }
 
 impl Agreement {

@@ -12,7 +12,8 @@ use super::borders::Borders;
 use super::known::{self, Inventory};
 use super::links::{Agreement, Findings, explain_panic, fingerprint};
 use super::memory;
-use super::output::{self, Output};
+use super::output::Output;
+use super::owning::{Owned, Owning};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
 use super::recovery::{self, JournalPlan};
@@ -26,14 +27,17 @@ use crate::epoch::{Clock, Schedule};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
-use crate::journal::{Budget, JournalSettings};
+use crate::journal::{Budget, JournalSettings, SyncPolicy};
 use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::operators::Restored;
 use crate::settings::Settings;
 use crate::sink::format::Format;
-use crate::sink::{Keeper, Layout, OnCommit, Publication, Publisher, check_suffix};
+use crate::sink::{
+    Attempts, Claim, ClaimKeys, CommitLog, Keeper, Layout, OnCommit, Ownership, Publication,
+    Publisher, check_suffix,
+};
 use crate::source::Stop;
-use crate::state::{Identity, State};
+use crate::state::{Identity, Ids, State};
 use crate::store::local::LocalStore;
 use crate::store::{Results, ResultsLimits, StoreSettings, Target};
 use crate::supervise::supervise;
@@ -60,6 +64,8 @@ pub(super) struct Order {
     readers: Readers,
     pub(super) cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
+    /// Unix milliseconds of the start.
+    started_ms: u64,
     on_long_line: LongLine,
     /// Ends every wait of the start.
     stop: Stop,
@@ -124,6 +130,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
         readers,
         replay: builder.replay,
         cluster,
+        started_ms: clock.wall_ms(),
         clock,
         on_long_line,
         stop: builder.stop,
@@ -151,7 +158,7 @@ impl Order {
                 return Err(error);
             }
         };
-        Ok((parts, Holdings { state, output, keeper: None, is_first: true }))
+        Ok((parts, Holdings { state, output, keeper: None, claim: None, is_first: true }))
     }
 
     /// The number of parts of a job that is run again, whose interval must be that of now.
@@ -177,29 +184,52 @@ impl Order {
         let (parts, holdings) = own.ok_or_else(|| {
             Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
         })?;
-        let store = &*holdings.output.store;
-        let publication = self.publication(*parts);
-        let judge = async {
-            holdings.output.probe(&self.target).await?;
-            holdings.output.warn_of_limits(&self.target).await;
-            let journals = &found.journals;
-            known::miss_none(journals, &self.abandoned)?;
-            let mut judgement = recovery::judge(journals, store, &publication).await?;
-            judgement.abandoned = self.abandoned.clone();
-            let open = self.schedule(judgement.newest).open();
-            if matches!(self.target, Target::Oss { .. } | Target::S3 { .. }) && !self.take_over {
-                let recent = open.saturating_sub(4 * self.identity.interval_ms);
-                let job = &publication.job;
-                output::refuse_foreign(store, &self.layout, recent.max(1), job).await?;
-            }
-            let newest = output::newest_from(store, &self.layout, open).await?;
-            let newest = newest.max(judgement.newest);
-            Ok((judgement, newest))
+        let ids = Ids::agree(&found.ids)?;
+        // Before anything bears the id: a crash must not leave objects of a state that is lost.
+        holdings.state.as_ref().map_or(Ok(()), |state| state.adopt(&ids))?;
+        let publication = self.publication(*parts, &ids);
+        let owning = Owning {
+            output: &holdings.output,
+            target: &self.target,
+            publication: &publication,
+            commits: self.commit_log(holdings)?,
+            ids: &ids,
+            found,
+            abandoned: &self.abandoned,
+            take_over: self.take_over,
+            schedule: &|after| self.schedule(after),
+            interval_ms: self.identity.interval_ms,
+            wall_ms: self.clock.wall_ms(),
         };
-        let (judgement, newest) = runtime.block_on(until_stopped(&self.stop, judge))?;
-        let open = self.schedule(newest).open();
+        let Owned { open, judgement, claim } =
+            runtime.block_on(until_stopped(&self.stop, owning.own()))?;
         let (begun, lock_note) = (found.begun.unwrap_or(open), holdings.output.lock_note());
-        Ok(Agreement { open, parts: *parts, judgement, begun, lock_note })
+        Ok(Agreement { open, parts: *parts, judgement, begun, lock_note, ids, claim })
+    }
+
+    /// Returns the right of this process to write to the output, and the log of its commits.
+    pub(super) fn ownership(
+        &self,
+        holdings: &Holdings,
+        agreed: &Agreement,
+    ) -> Result<(Ownership, Option<CommitLog>)> {
+        let is_first = self.cluster.process == 0;
+        let ownership = match &agreed.claim {
+            Some(standing) => {
+                let (store, keys) =
+                    (Arc::clone(&holdings.output.store), ClaimKeys::of(&self.layout));
+                Ownership::Claimed(Claim::new(store, keys, standing.clone(), is_first))
+            }
+            None => holdings.output.local_ownership(&self.target, agreed.lock_note.as_deref())?,
+        };
+        Ok((ownership, if is_first { self.commit_log(holdings)? } else { None }))
+    }
+
+    /// Opens the log of commits in the state, if there is one.
+    fn commit_log(&self, holdings: &Holdings) -> Result<Option<CommitLog>> {
+        let syncs = self.journal.sync != SyncPolicy::Never;
+        let open = |state: &State| CommitLog::open(state.dir(), syncs);
+        holdings.state.as_ref().map(open).transpose()
     }
 
     /// What this process finds of former runs.
@@ -211,17 +241,18 @@ impl Order {
                     found.found.push(replay::open(&folder, &glimpse)?.found());
                 }
             }
-            return Ok(Findings { journals: vec![found], begun: None });
+            return Ok(Findings { journals: vec![found], ..Findings::default() });
         }
         let Some(dir) = self.state_dir() else {
-            return Ok(Findings { journals: vec![Inventory::default()], begun: None });
+            return Ok(Findings { journals: vec![Inventory::default()], ..Findings::default() });
         };
         if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
             recovery::tell_of_others(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
         let journals = vec![known::find(&dir, &own)?];
-        Ok(Findings { journals, begun: memory::begun(&dir)? })
+        let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
+        Ok(Findings { journals, ids, attempts, begun: memory::begun(&dir)? })
     }
 
     /// Brings back what the job remembers, and opens what keeps it from now on; none for a job
@@ -307,10 +338,11 @@ impl Order {
         agreed: &Agreement,
     ) -> Result<Holdings> {
         let state = self.open_state(agreed.parts)?;
+        state.as_ref().map_or(Ok(()), |state| state.adopt(&agreed.ids))?;
         let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
         runtime.block_on(until_stopped(&self.stop, output.probe(&self.target)))?;
-        Ok(Holdings { state, output, keeper: None, is_first: false })
+        Ok(Holdings { state, output, keeper: None, claim: None, is_first: false })
     }
 
     fn state_dir(&self) -> Option<PathBuf> {
@@ -362,7 +394,7 @@ impl Order {
         }
     }
 
-    pub(super) fn publication(&self, parts: u32) -> Publication {
+    pub(super) fn publication(&self, parts: u32, ids: &Ids) -> Publication {
         let identity = Identity { parts, ..self.identity.clone() };
         Publication {
             layout: self.layout.clone(),
@@ -370,6 +402,8 @@ impl Order {
             order: self.settings.order,
             empty_epochs: self.settings.empty_epochs,
             job: identity.digest(),
+            state: ids.id.clone().unwrap_or_default(),
+            started: self.started_ms,
         }
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::epoch::{Clock, Epoch, SystemClock};
+use crate::epoch::{self, Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::{Layout, MARKER, Marker};
+use crate::sink::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{
@@ -22,8 +22,6 @@ const START_PATIENCE: Duration = Duration::from_secs(30);
 /// First pause between two tries at the start; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
-/// A marker of another program may be of any length; ours are shorter.
-const MARKER_BYTES_MAX: u64 = 64 << 20;
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
 /// may hold any number of epochs that are named after a clock which ran ahead.
 const MARKERS_MAX: usize = 16;
@@ -33,7 +31,7 @@ const MARKERS_AT_A_TIME: usize = 8;
 #[derive(Debug)]
 pub(super) struct Output {
     pub(super) store: Arc<dyn Store>,
-    lock: Option<(PrefixLock, String)>,
+    lock: Option<(Arc<PrefixLock>, String)>,
 }
 
 impl Output {
@@ -46,7 +44,8 @@ impl Output {
         if let Target::Local { root, prefix } = target {
             let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
             let note = format!("pid {pid} since {now}");
-            output.lock = Some((LocalStore::open(root)?.lock_prefix(prefix, &note)?, note));
+            let lock = LocalStore::open(root)?.lock_prefix(prefix, &note)?;
+            output.lock = Some((Arc::new(lock), note));
         }
         Ok(output)
     }
@@ -102,6 +101,22 @@ impl Output {
         }
     }
 
+    /// The right of this process to write to a local output, for which process 0 noted `note`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` where the directory cannot be opened any more.
+    pub(super) fn local_ownership(&self, target: &Target, note: Option<&str>) -> Result<Ownership> {
+        Ok(match (target, &self.lock, note) {
+            (Target::Local { .. }, Some((lock, _)), _) => Ownership::Locked(Arc::clone(lock)),
+            (Target::Local { root, prefix }, None, Some(note)) => {
+                let store = LocalStore::open(root)?;
+                Ownership::LockedBy(store, prefix.clone(), note.to_owned())
+            }
+            _ => Ownership::Unshared,
+        })
+    }
+
     /// What the lock of a local output says.
     pub(super) fn lock_note(&self) -> Option<String> {
         self.lock.as_ref().map(|(_, note)| note.clone())
@@ -131,55 +146,87 @@ where
     }
 }
 
-/// The newest epoch from `from` on that has a directory, committed or not. New epochs begin behind
-/// it, so nothing that stands there is ever written into. Older ones are of no interest: names
-/// follow the clock.
-pub(super) async fn newest_from(
-    store: &dyn Store,
-    layout: &Layout,
-    from: Epoch,
-) -> Result<Option<Epoch>> {
-    Ok(epochs_from(store, layout, from).await?.into_iter().max())
+/// A place in the output and time from which on epochs are of interest to a start.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Since<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) layout: &'a Layout,
+    /// Older epochs are left alone: names follow the clock.
+    pub(super) from: Epoch,
+    /// Unix milliseconds by the job's clock.
+    pub(super) wall_ms: u64,
 }
 
-/// The epochs from `from` on that have a directory.
-async fn epochs_from(store: &dyn Store, layout: &Layout, from: Epoch) -> Result<Vec<Epoch>> {
-    let prefix = layout.dir_prefix();
-    let mut after = Some(layout.dir(from - 1));
-    let mut epochs = Vec::new();
-    while let Some(name) = after {
-        let page = patiently(|| store.list_dirs(Listing::new(&prefix).after(Some(&name)))).await?;
-        epochs.extend(page.items.iter().filter_map(|dir| layout.epoch_of(dir)));
-        after = page.next;
+impl Since<'_> {
+    /// The newest epoch that has a directory, committed or not. New epochs begin after it, so
+    /// nothing that stands there is ever written into.
+    pub(super) async fn newest(&self) -> Result<Option<Epoch>> {
+        let (epochs, ignored) = self.epochs().await?;
+        if let Some(name) = ignored {
+            tracing::warn!(
+                "{name} is more than a day ahead of the clock or no time at all: it and others \
+                 like it are ignored; see who made it, and this machine's clock"
+            );
+        }
+        Ok(epochs.into_iter().max())
     }
-    epochs.retain(|epoch| *epoch >= from);
-    Ok(epochs)
+
+    /// The epochs that have a directory, and one of those that are no times near the clock's.
+    async fn epochs(&self) -> Result<(Vec<Epoch>, Option<String>)> {
+        let Since { store, layout, from, wall_ms } = *self;
+        let prefix = layout.dir_prefix();
+        let mut after = Some(layout.dir(from.saturating_sub(1)));
+        let (mut epochs, mut ignored) = (Vec::new(), None);
+        while let Some(name) = after {
+            let ask = || store.list_dirs(Listing::new(&prefix).after(Some(&name)));
+            let page = patiently(ask).await?;
+            for dir in &page.items {
+                match layout.epoch_of(dir) {
+                    Some(epoch) if !epoch::is_plausible(epoch, wall_ms) => {
+                        ignored.get_or_insert_with(|| dir.clone());
+                    }
+                    epoch => epochs.extend(epoch.filter(|epoch| *epoch >= from)),
+                }
+            }
+            after = page.next;
+        }
+        Ok((epochs, ignored))
+    }
+
+    /// Refuses to start after another job that has committed an epoch a short while ago and of
+    /// which nothing else is known: it may be of a release, or on a store, without claims.
+    ///
+    /// `is_known` holds for the state ids of this job and of those whose end is known.
+    pub(super) async fn refuse_foreign(
+        &self,
+        job: &str,
+        is_known: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        let (mut epochs, _) = self.epochs().await?;
+        epochs.sort_unstable_by(|a, b| b.cmp(a));
+        let newest = epochs.into_iter().take(MARKERS_MAX).map(|epoch| self.layout.marker(epoch));
+        let found: Vec<_> = stream::iter(newest)
+            .map(async |key| Ok::<_, Error>((find_marker(self.store, &key).await?, key)))
+            .buffered(MARKERS_AT_A_TIME)
+            .try_collect()
+            .await?;
+        for (bytes, key) in found {
+            let Some(bytes) = bytes else { continue };
+            let is_own = Marker::parse(&bytes).is_some_and(|marker| {
+                marker.job == job && marker.state.as_deref().is_none_or(&is_known)
+            });
+            if !is_own {
+                return Err(recent(&key, &Marker::owner_of(&bytes)));
+            }
+        }
+        Ok(())
+    }
 }
 
-/// Refuses to start beside another job that seems to run on the same prefix: one that has committed
-/// an epoch from `from` on. Object stores have no locks, so its markers are all there is to see.
-pub(super) async fn refuse_foreign(
-    store: &dyn Store,
-    layout: &Layout,
-    from: Epoch,
-    job: &str,
-) -> Result<()> {
-    let mut epochs = epochs_from(store, layout, from).await?;
-    epochs.sort_unstable_by(|a, b| b.cmp(a));
-    let newest = epochs.into_iter().take(MARKERS_MAX).map(|epoch| layout.marker(epoch));
-    stream::iter(newest)
-        .map(async |key| Ok(is_foreign(store, &key, job).await?.then_some(key)))
-        .buffered(MARKERS_AT_A_TIME)
-        .try_for_each(async |foreign| match foreign {
-            None => Ok(()),
-            Some(key) => {
-                let message = format!("{key} was committed by another job a short while ago");
-                Err(Error::new(ErrorKind::Configuration, message).hint(
-                    "give --to a prefix of its own, or --take-over if that job has ended for good",
-                ))
-            }
-        })
-        .await
+fn recent(key: &str, owner: &str) -> Error {
+    let message = format!("{key} was committed by another job a short while ago: {owner}");
+    Error::new(ErrorKind::Configuration, message)
+        .hint("give --to a prefix of its own, or --take-over if that job has ended for good")
 }
 
 /// The bytes of the marker under `key`, if there is one.
@@ -193,52 +240,65 @@ pub(super) async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<B
     .await
 }
 
-/// Whether there is a marker under `key` that `job` did not write.
-async fn is_foreign(store: &dyn Store, key: &str, job: &str) -> Result<bool> {
-    let marker = find_marker(store, key).await?;
-    Ok(marker.is_some_and(|bytes| Marker::parse(&bytes).is_none_or(|marker| marker.job != job)))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::store::Body;
     use crate::store::memory::MemoryStore;
 
-    async fn commit(store: &MemoryStore, layout: &Layout, epoch: Epoch, job: &str) {
-        let (program, job) = ("wordtide".to_owned(), job.to_owned());
-        let marker = Marker { program, job, epoch, lines: 0, words: 0, rows: 0, parts: Vec::new() };
+    const FIRST: Epoch = 1_795_345_210_000;
+
+    async fn commit(store: &MemoryStore, layout: &Layout, epoch: Epoch, job: &str, state: &str) {
+        let (program, job, state) = ("wordtide".to_owned(), job.to_owned(), Some(state.to_owned()));
+        let marker = Marker { program, job, state, epoch, ..Marker::default() };
         store.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await.unwrap();
+    }
+
+    fn since<'a>(store: &'a MemoryStore, layout: &'a Layout, from: Epoch) -> Since<'a> {
+        Since { store, layout, from, wall_ms: FIRST + 30_000 }
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn only_a_recent_marker_of_another_job_stops_the_start() {
         let (store, layout) = (MemoryStore::new(), Layout::new("a/counts", Some("txt".into())));
-        commit(&store, &layout, 1_795_345_210_000, "theirs").await;
-        commit(&store, &layout, 1_795_345_220_000, "ours").await;
-        store.put(&layout.part(1_795_345_230_000, 0), "('x', 1)\n".into()).await.unwrap();
-        let check = async |from| refuse_foreign(&store, &layout, from, "ours").await;
-        check(1_795_345_220_000).await.unwrap();
-        let error = check(1_795_345_210_000).await.unwrap_err();
+        commit(&store, &layout, FIRST, "theirs", "x").await;
+        commit(&store, &layout, FIRST + 10_000, "ours", "y").await;
+        store.put(&layout.part(FIRST + 20_000, 0), "('x', 1)\n".into()).await.unwrap();
+        let check =
+            async |from| since(&store, &layout, from).refuse_foreign("ours", |id| id == "y").await;
+        check(FIRST + 10_000).await.unwrap();
+        let error = check(FIRST).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
-        assert!(
-            text.contains(&layout.marker(1_795_345_210_000)) && text.contains("--take-over"),
-            "{text}"
-        );
-        store.put(&layout.marker(1_795_345_230_000), Body::from_chunks([])).await.unwrap();
-        check(1_795_345_220_000).await.expect_err("Spark's empty marker is another's too");
+        for said in [layout.marker(FIRST).as_str(), "job theirs with state x", "--take-over"] {
+            assert!(text.contains(said), "{text}");
+        }
+        commit(&store, &layout, FIRST + 10_000, "ours", "z").await;
+        check(FIRST + 10_000).await.expect_err("a job with the same flags is another one, too");
+        store.put(&layout.marker(FIRST + 20_000), Body::from_chunks([])).await.unwrap();
+        check(FIRST + 20_000).await.expect_err("Spark's empty marker is another's too");
     }
 
     #[tokio::test(flavor = "current_thread")]
     async fn a_long_future_costs_a_bounded_number_of_requests() {
         let (store, layout) = (MemoryStore::new(), Layout::new("counts", None));
-        for epoch in 1_795_345_210_000..1_795_345_210_100 {
-            commit(&store, &layout, epoch, "ours").await;
+        for epoch in FIRST..FIRST + 100 {
+            commit(&store, &layout, epoch, "ours", "y").await;
         }
         let before = store.log().len();
-        refuse_foreign(&store, &layout, 1_795_345_210_000, "ours").await.unwrap();
+        since(&store, &layout, FIRST).refuse_foreign("ours", |_| true).await.unwrap();
         let asked = store.log().len() - before;
         assert_eq!(asked, 1 + MARKERS_MAX, "one listing and the newest markers");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn names_far_from_now_are_ignored() {
+        let (store, layout) = (MemoryStore::new(), Layout::new("counts", None));
+        for epoch in [9_300_000_000_000_000_000, 18_446_744_073_709_540_000, 4_102_444_800_000] {
+            store.put(&layout.part(epoch, 0), "".into()).await.unwrap();
+        }
+        assert_eq!(since(&store, &layout, FIRST).newest().await.unwrap(), None);
+        store.put(&layout.part(FIRST + 70_000, 0), "".into()).await.unwrap();
+        assert_eq!(since(&store, &layout, FIRST).newest().await.unwrap(), Some(FIRST + 70_000));
     }
 }

@@ -1,9 +1,10 @@
 //! What a former run left: found, judged by the store, and begun again.
 //!
 //! A start finds the journals first and says what it found ([`Inventory`]); process 0 gathers that
-//! from all, looks in the store which of the marked epochs are committed, and empties the others of
-//! what a crash left there ([`judge`]). The store is the truth: a journal may not have heard of the
-//! last commits. Then each process opens its journals ([`JournalPlan::open`]): lines of committed
+//! from all and looks in the store which of the marked epochs are committed ([`judge`]); only when
+//! nothing stops the start does it empty the others of what a crash left there ([`clear`]). The
+//! store is the truth: a journal may not have heard of the last commits. Where a reader has taken
+//! an epoch away, the commit log of the state knows it. Then each process opens its journals ([`JournalPlan::open`]): lines of committed
 //! epochs are dropped when they come back, those of the others are handed over again, into the
 //! epochs that they were marked for, and bytes that no mark took belong to the first new epoch.
 
@@ -20,9 +21,10 @@ use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
-use crate::sink::{Marker, Publication};
+use crate::sink::{Attempt, Attempts, Marker, PART, Publication};
 use crate::source::{Past, Source};
-use crate::store::Store;
+use crate::state::Ids;
+use crate::store::{Listing, Store};
 
 /// What the name of every journal's folder begins with.
 const FOLDER: &str = "journal-";
@@ -92,23 +94,58 @@ pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Asks the store which of the epochs that journals have marked are committed, and empties the
-/// others. Epochs are committed in order: with one, all before it are, also those that had nothing
-/// to publish and so have no marker.
+/// What is known of former commits beside the journals and the markers.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Evidence {
+    /// The state ids of the job: markers that bear them are its own.
+    pub(super) ids: Ids,
+    /// The newest epoch that is known to be committed, be its marker there or not.
+    pub(super) settled: Option<Epoch>,
+    /// The epoch that process 0 was about to commit when it noted it last.
+    pub(super) attempt: Option<Attempt>,
+    /// The newest epoch that anybody is known to have committed below the prefix.
+    pub(super) used: Option<Epoch>,
+}
+
+impl Evidence {
+    /// Puts together what the processes found; `claimed` is the newest committed epoch that an own
+    /// claim names.
+    pub(super) fn of(ids: Ids, found: &[Attempts], claimed: Option<Epoch>) -> Evidence {
+        // Only process 0 can take back what its own log says, before it removes an epoch's parts.
+        let attempt = found.first().and_then(|own| own.last);
+        let settled = found.iter().filter_map(|log| log.settled).max().max(claimed);
+        Evidence { ids, settled, attempt, used: None }
+    }
+
+    /// The newest epoch that was ever about to be committed: its name is used.
+    fn newest(&self) -> Option<Epoch> {
+        self.attempt.map(|attempt| attempt.epoch).max(self.settled).max(self.used)
+    }
+}
+
+/// Finds out which of the epochs that journals have marked are committed, and changes nothing.
+/// Epochs are committed in order: with one, all before it are, also those that had nothing to
+/// publish and so have no marker.
+///
+/// # Errors
+///
+/// `Configuration` where the marker of such an epoch is another job's or another state's.
 pub(super) async fn judge(
     inventories: &[Inventory],
     store: &dyn Store,
     publication: &Publication,
+    evidence: &Evidence,
 ) -> Result<Judgement> {
     let found = inventories.iter().flat_map(|inventory| &inventory.found);
     let mut epochs: BTreeSet<Epoch> = found.clone().flat_map(|f| f.epochs.clone()).collect();
-    let newest = found.filter_map(|found| found.last).max();
+    let newest = found.filter_map(|found| found.last).max().max(evidence.newest());
     let mut replay = Vec::new();
     let newest_first: Vec<Epoch> = epochs.iter().rev().copied().collect();
     let mut judged = stream::iter(newest_first)
         .map(async |epoch| {
             let asks = !crash::is_mutant("skip_by_memory");
-            Ok::<_, Error>((epoch, asks && is_committed(store, publication, epoch).await?))
+            let committed = asks && is_committed(store, publication, evidence, epoch).await?;
+            Ok::<_, Error>((epoch, committed))
         })
         .buffered(EPOCHS_AT_A_TIME);
     while let Some((epoch, false)) = judged.try_next().await? {
@@ -118,8 +155,16 @@ pub(super) async fn judge(
     drop(judged);
     replay.reverse();
     let orphans = known::orphans(inventories);
-    let abandoned = Vec::new();
-    let judgement = Judgement { replay, committed: epochs, newest, orphans, abandoned };
+    Ok(Judgement { replay, committed: epochs, newest, orphans, abandoned: Vec::new() })
+}
+
+/// Empties the epochs that are to be counted again of what a crash left in them. They are the
+/// job's own: its journals hold their lines, and no marker stands there.
+pub(super) async fn clear(
+    judgement: &Judgement,
+    store: &dyn Store,
+    publication: &Publication,
+) -> Result<()> {
     stream::iter(&judgement.replay)
         .map(async |epoch| {
             crash_point("recovery.before_clear");
@@ -135,18 +180,63 @@ pub(super) async fn judge(
         let epochs = judgement.replay.len();
         tracing::info!("{epochs} epochs of the last run are not committed: counting them again");
     }
-    Ok(judgement)
+    Ok(())
 }
 
-async fn is_committed(store: &dyn Store, publication: &Publication, epoch: Epoch) -> Result<bool> {
+async fn is_committed(
+    store: &dyn Store,
+    publication: &Publication,
+    evidence: &Evidence,
+    epoch: Epoch,
+) -> Result<bool> {
     let key = publication.layout.marker(epoch);
-    let Some(bytes) = find_marker(store, &key).await? else { return Ok(false) };
-    if Marker::parse(&bytes).is_some_and(|marker| marker.job == publication.job) {
+    if let Some(bytes) = find_marker(store, &key).await? {
+        let marker = Marker::parse(&bytes);
+        let is_own = marker.as_ref().is_some_and(|marker| {
+            // The journal lies in this state, so a marker without a state id is of this state, too.
+            let is_of_state = marker.state.as_ref().is_none_or(|id| evidence.ids.contains(id));
+            marker.job == publication.job && is_of_state
+        });
+        return match marker {
+            Some(marker) if is_own && marker.epoch == epoch => Ok(true),
+            Some(marker) if is_own => Err(misplaced(&key, marker.epoch)),
+            _ => Err(foreign(&key, &Marker::owner_of(&bytes))),
+        };
+    }
+    if evidence.settled.is_some_and(|settled| epoch <= settled) {
+        tracing::debug!("{key} is not there, but the epoch was committed");
         return Ok(true);
     }
-    let message =
-        format!("{key} was written by another job, and this one has lines for that epoch");
-    Err(Error::new(ErrorKind::Configuration, message).hint("give another --to, or remove it"))
+    let attempt = evidence.attempt.filter(|attempt| attempt.epoch == epoch && attempt.parts > 0);
+    let Some(attempt) = attempt else { return Ok(false) };
+    // All parts were there when the epoch was noted, and nobody takes parts without the marker.
+    let prefix = format!("{}/{PART}", publication.layout.dir(epoch));
+    let parts = patiently(|| store.list(Listing::new(&prefix).limit(attempt.parts as usize)));
+    let are_taken = parts.await?.items.len() < attempt.parts as usize;
+    if are_taken {
+        tracing::warn!(
+            "epoch {epoch} was taken away by its reader after it was committed: it is not \
+             published again"
+        );
+    }
+    Ok(are_taken)
+}
+
+fn foreign(key: &str, owner: &str) -> Error {
+    let message = format!(
+        "{key} was written by {owner}, and this state has lines for that epoch that are not \
+         published"
+    );
+    Error::new(ErrorKind::Configuration, message).hint(
+        "nothing was changed; give another --to to publish these lines there, or another --state \
+         to leave them",
+    )
+}
+
+fn misplaced(key: &str, epoch: Epoch) -> Error {
+    let message = format!("{key} is the marker of epoch {epoch}: it was copied or renamed");
+    Error::new(ErrorKind::Configuration, message)
+        .hint("nothing was changed; remove that copy, or give another --to")
 }
 
 /// A journal that is open, and what it remembers.

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::borders::Crossing;
+use super::claiming::{self, RELEASE_TIMEOUT};
 use super::links::Agreement;
 use super::order::{self, Order};
 use super::output::Output;
@@ -20,7 +21,7 @@ use super::{Job, JobBuilder, JobHandle, commits, memory, status};
 use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::sink::{Committed, Keeper, OnCommit, Publisher};
+use crate::sink::{Claim, Committed, Keeper, OnCommit, Ownership, Publisher};
 use crate::source::Stop;
 use crate::state::State;
 use crate::supervise::{self, supervise};
@@ -33,11 +34,25 @@ pub(super) struct Holdings {
     pub(super) output: Output,
     /// What keeps the memory of a job with state.
     pub(super) keeper: Option<Keeper>,
+    /// The claim on the prefix of an object store.
+    pub(super) claim: Option<Claim>,
     /// Whether this process sees to what all have in common.
     pub(super) is_first: bool,
 }
 
 impl Holdings {
+    /// Gives the prefix of an object store back, so that the next start need not wait.
+    pub(super) fn release(&self, runtime: &Runtime) {
+        let Some(claim) = &self.claim else { return };
+        // Within the runtime: the timeout needs its clock.
+        let release = async { tokio::time::timeout(RELEASE_TIMEOUT, claim.release()).await };
+        match runtime.block_on(release) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!("the claim on the output was not given back: {error}"),
+            Err(_) => tracing::warn!("the claim on the output was not given back in time"),
+        }
+    }
+
     /// Ends the memory of a job that has finished: the next start begins with nothing.
     pub(super) fn forget(&self, runtime: &Runtime) {
         let (Some(state), Some(keeper)) = (&self.state, &self.keeper) else { return };
@@ -205,11 +220,17 @@ fn begin(
     let mut streams = order.open_streams(sources, &agreed)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
-    let publication = order.publication(agreed.parts);
+    let publication = order.publication(agreed.parts, &agreed.ids);
     let store = Arc::clone(&holdings.output.store);
     let results = order.results(&holdings)?;
+    let (ownership, commits) = order.ownership(&holdings, &agreed)?;
+    if let Ownership::Claimed(claim) = &ownership {
+        holdings.claim = Some(claim.clone());
+        let kept = claiming::keep(claim.clone(), failure.clone());
+        supervise(&failure, runtime.handle(), "renew the claim", kept);
+    }
     let publisher = Publisher::new(publication, store, runtime.handle().clone());
-    let publisher = publisher.bounded_by(results.clone());
+    let publisher = publisher.bounded_by(results.clone()).owned(ownership, commits);
     let memory = order.remember(&runtime, &holdings, &publisher, &agreed, &failure)?;
     holdings.keeper = memory.as_ref().map(|(_, keeper)| keeper.clone());
     let keeper = holdings.keeper.clone();

@@ -13,7 +13,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::completions::Completions;
 use super::layout::part_name;
-use super::marker::{MarkedPart, Marker};
+use super::marker::{MARKER_FORMAT, MarkedPart, Marker};
 use super::publish::Publisher;
 use super::write::{PartReport, Report};
 use crate::crash::crash_point;
@@ -167,8 +167,10 @@ async fn finish(
         let parts = stored.into_values().map(marked).collect();
         let Tally { lines, words, .. } = tally;
         let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
-        let job = publication.job.clone();
-        let marker = Marker { program, job, epoch, lines, words, rows, parts };
+        let (format, job) = (MARKER_FORMAT, publication.job.clone());
+        let (state, started) = (Some(publication.state.clone()), Some(publication.started));
+        let marker =
+            Marker { format, program, job, state, started, epoch, lines, words, rows, parts };
         put_marker(publisher, epoch, &marker).await?;
     }
     let upload_ms = write_ms + started.elapsed().as_millis() as u64;
@@ -177,20 +179,23 @@ async fn finish(
 
 async fn put_empty(publisher: &Publisher, epoch: Epoch, part: u32) -> Result<PartReport> {
     let key = publisher.publication.layout.part(epoch, part);
-    let stored = publisher.put(&key, Body::from_chunks([])).await?;
+    let stored = publisher.create(epoch, &key, Body::from_chunks([])).await?;
     Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
 }
 
-/// The parts' names are made durable before the marker is written, the marker's after.
+/// Makes the parts' names durable, notes the epoch, then stores the marker and makes its name
+/// durable: a reader may take the epoch away as soon as the marker is there.
 async fn put_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Result<()> {
     let layout = &publisher.publication.layout;
     let dir = layout.dir(epoch);
     if !marker.parts.is_empty() {
         publisher.seal(&dir).await?;
     }
+    publisher.note_attempt(epoch, marker.parts.len()).await?;
     crash_point("sink.before_marker");
-    publisher.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await?;
+    publisher.create(epoch, &layout.marker(epoch), Body::from(marker.to_bytes())).await?;
     publisher.seal(&dir).await?;
+    publisher.note_commit(epoch);
     crash_point("sink.after_marker");
     Ok(())
 }

@@ -10,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The name of the marker that commits an epoch.
 pub const MARKER: &str = "_SUCCESS";
 
+/// The start of every part's name.
+pub const PART: &str = "part-";
+
 /// How the objects of a job are called.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
@@ -85,7 +88,7 @@ pub fn check_suffix(suffix: Option<&str>) -> Result<()> {
 
 /// The name of a part within its epoch's directory.
 pub fn part_name(part: u32) -> String {
-    format!("part-{part:05}")
+    format!("{PART}{part:05}")
 }
 
 #[cfg(test)]

@@ -1,20 +1,38 @@
 //! `_SUCCESS`: the object whose presence commits an epoch, and which says whose it is.
 //!
 //! Spark leaves the file empty; Hadoop's S3A committers put JSON into it, and so do we. The marker
-//! names every part with length and MD5, so a reader can check what it was promised, and the job,
-//! so a restart can tell its own epochs from a stranger's.
+//! names every part with length and MD5, so a reader can check what it was promised. It names the
+//! job and its state id, too, so a restart can tell its own epochs from those of another job, be it
+//! one with the same flags.
+
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 
+/// The version of the marker's format that this release writes, and the newest it reads.
+pub const MARKER_FORMAT: u32 = 1;
+
+/// The most bytes of a marker that are read: one of another program may be of any length.
+pub const MARKER_BYTES_MAX: u64 = 64 << 20;
+
 /// The content of a marker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
+    /// The version of this format; 0 in markers of releases that wrote none.
+    #[serde(default)]
+    pub format: u32,
     /// The program that wrote it.
     pub program: String,
     /// Hash of the job's identity: all that shapes bytes.
     pub job: String,
+    /// The job's state id; none in markers of releases that had none.
+    #[serde(default)]
+    pub state: Option<String>,
+    /// Unix milliseconds of the run's start, by the clock of process 0.
+    #[serde(default)]
+    pub started: Option<u64>,
     /// The epoch.
     pub epoch: Epoch,
     /// Lines that ended in the epoch.
@@ -43,14 +61,40 @@ pub struct MarkedPart {
 impl Marker {
     /// The bytes of the object: one line of JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = serde_json::to_vec(self).unwrap_or_default();
+        let mut bytes = serde_json::to_vec(self).expect("plain values have a JSON form");
         bytes.push(b'\n');
         bytes
     }
 
-    /// Reads a marker; `None` for one that another program wrote, which may well be empty.
+    /// Reads a marker; `None` for one that another program or a later release wrote.
     pub fn parse(bytes: &[u8]) -> Option<Marker> {
-        serde_json::from_slice(bytes).ok()
+        let marker: Marker = serde_json::from_slice(bytes).ok()?;
+        (marker.format <= MARKER_FORMAT).then_some(marker)
+    }
+
+    /// Returns the words for whoever wrote the marker with these bytes.
+    pub fn owner_of(bytes: &[u8]) -> String {
+        let number = serde_json::from_slice::<serde_json::Value>(bytes)
+            .ok()
+            .and_then(|value| value.get("format")?.as_u64());
+        match (Marker::parse(bytes), number) {
+            (Some(marker), _) => marker.to_string(),
+            (None, Some(number)) if number > u64::from(MARKER_FORMAT) => {
+                format!("a later release (marker format {number}, known up to {MARKER_FORMAT})")
+            }
+            _ => "another program".to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Marker {
+    /// Names the job that wrote the marker.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "job {}", self.job)?;
+        if let Some(state) = &self.state {
+            write!(f, " with state {state}")?;
+        }
+        self.started.map_or(Ok(()), |started| write!(f, ", started {started}"))
     }
 }
 
@@ -67,8 +111,11 @@ mod tests {
             md5: "6f5902ac237024bdd0c176cb93063dc4".into(),
         };
         let marker = Marker {
+            format: MARKER_FORMAT,
             program: "wordtide".into(),
             job: "ab".into(),
+            state: Some("cd".into()),
+            started: Some(5),
             epoch: 10,
             lines: 1,
             words: 2,
@@ -77,5 +124,18 @@ mod tests {
         };
         assert_eq!(Marker::parse(&marker.to_bytes()), Some(marker));
         assert_eq!(Marker::parse(b""), None, "Spark's marker is empty");
+    }
+    #[test]
+    fn markers_of_other_releases_are_told_apart() {
+        let old = br#"{"program":"wordtide 0.1.0","job":"ab","epoch":10,"lines":1,"words":2,
+            "rows":0,"parts":[]}"#;
+        let marker = Marker::parse(old).expect("a release without state ids");
+        assert_eq!((marker.format, marker.state), (0, None));
+        let later = br#"{"format":7,"program":"wordtide 9","job":"ab","epoch":10,"lines":1,
+            "words":2,"rows":0,"parts":[]}"#;
+        assert_eq!(Marker::parse(later), None);
+        assert!(Marker::owner_of(later).contains("format 7"));
+        assert_eq!(Marker::owner_of(b""), "another program");
+        assert_eq!(Marker::owner_of(old), "job ab");
     }
 }

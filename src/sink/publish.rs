@@ -13,14 +13,18 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
+use super::commit_log::{Attempt, CommitLog};
 use super::format::Format;
 use super::layout::Layout;
+use super::marker::{MARKER_BYTES_MAX, Marker};
 use super::outage::{Outage, Trouble};
+use super::ownership::Ownership;
 use crate::crash::crash_point;
+use crate::epoch::Epoch;
 use crate::error::Error;
 use crate::lines::BlockPool;
 use crate::settings::{EmptyEpochs, RowOrder};
-use crate::store::{Body, Results, Store, StoreErrorKind, StoreResult, Stored};
+use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
 
 /// First pause between two tries; it doubles up to [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
@@ -41,6 +45,10 @@ pub struct Publication {
     pub empty_epochs: EmptyEpochs,
     /// Hash of the job's identity, for the marker.
     pub job: String,
+    /// The job's state id, for the marker.
+    pub state: String,
+    /// Unix milliseconds of the run's start, for the marker.
+    pub started: u64,
 }
 
 /// Stores objects, again and again until they are stored. Clones share the store.
@@ -49,6 +57,9 @@ pub struct Publisher {
     /// How rows become objects.
     pub publication: Arc<Publication>,
     store: Arc<dyn Store>,
+    ownership: Ownership,
+    /// Notes epochs before their marker is stored; none in a job without state.
+    commits: Option<CommitLog>,
     runtime: Handle,
     /// What is known, and was said, of the store's being out of reach.
     outage: Arc<Mutex<Outage>>,
@@ -60,7 +71,9 @@ impl Publisher {
     /// A publisher into `store`, whose requests run on `runtime`.
     pub fn new(publication: Publication, store: Arc<dyn Store>, runtime: Handle) -> Self {
         let (publication, outage) = (Arc::new(publication), Arc::default());
-        Publisher { publication, store, runtime, outage, results: Results::unlimited() }
+        let (ownership, commits) = (Ownership::Unshared, None);
+        let results = Results::unlimited();
+        Publisher { publication, store, ownership, commits, runtime, outage, results }
     }
 
     /// The same; what it is given to store is counted by `results`.
@@ -69,10 +82,18 @@ impl Publisher {
         Publisher { results, ..self }
     }
 
-    /// The same into another store, whose outages are its own.
+    /// The same for an output that is this run's as long as `ownership` says so, with epochs noted
+    /// in `commits` before they are committed.
+    #[must_use]
+    pub fn owned(self, ownership: Ownership, commits: Option<CommitLog>) -> Self {
+        Publisher { ownership, commits, ..self }
+    }
+
+    /// The same into another store of this process alone, whose outages are its own.
     #[must_use]
     pub fn into(&self, store: Arc<dyn Store>) -> Self {
-        Publisher { store, outage: Arc::default(), ..self.clone() }
+        let (ownership, outage) = (Ownership::Unshared, Arc::default());
+        Publisher { store, ownership, outage, ..self.clone() }
     }
 
     /// The runtime that requests run on; operators never block on them.
@@ -111,10 +132,11 @@ impl Publisher {
         &*self.store
     }
 
-    /// Stores `body` under `key`. An error is final.
+    /// Stores `body` under `key`, over whatever stands there. An error is final.
     pub async fn put(&self, key: &str, body: Body) -> Result<Stored, Error> {
         crash_point("sink.before_put");
         self.results.admit(&body);
+        self.confirm(key).await?;
         let put = || async {
             // What has gone to disk takes turns to come back.
             let _room = self.results.room_to_read(&body).await;
@@ -123,6 +145,60 @@ impl Publisher {
         let stored = self.persist(key, put).await;
         crash_point("sink.after_put");
         stored
+    }
+
+    /// Stores `body` under `key`, a part or a marker of `epoch`, where nothing stands but perhaps
+    /// the same bytes. An error is final: `Configuration`, naming the owner where it is known, if
+    /// other bytes stand there or another run owns the output.
+    pub async fn create(&self, epoch: Epoch, key: &str, body: Body) -> Result<Stored, Error> {
+        crash_point("sink.before_put");
+        self.results.admit(&body);
+        self.confirm(key).await?;
+        let put = || async {
+            let _room = self.results.room_to_read(&body).await;
+            self.put_new(epoch, key, body.clone()).await
+        };
+        let stored = self.persist(key, put).await;
+        crash_point("sink.after_put");
+        stored
+    }
+
+    async fn put_new(&self, epoch: Epoch, key: &str, body: Body) -> StoreResult<Stored> {
+        match self.store.put_new(key, body).await {
+            Err(error) if error.kind == StoreErrorKind::Exists => {
+                // The claim knows best; else the marker of the one who was quicker does.
+                self.ownership.confirm().await?;
+                let marker = self.publication.layout.marker(epoch);
+                let owner = match self.store.get(&marker, MARKER_BYTES_MAX).await {
+                    Ok(bytes) => format!("the epoch is that of {}", Marker::owner_of(&bytes)),
+                    Err(_) => "another job writes there, too".to_owned(),
+                };
+                let message = format!("{}: {owner}", error.message);
+                Err(StoreError::new(StoreErrorKind::Exists, message).hint(
+                    "nothing was overwritten; give --to a prefix of its own, or see that the \
+                     other job has ended and start again",
+                ))
+            }
+            stored => stored,
+        }
+    }
+
+    /// Succeeds while this run owns the output. An error is final.
+    async fn confirm(&self, key: &str) -> Result<(), Error> {
+        self.persist(key, || self.ownership.confirm()).await
+    }
+
+    /// Notes durably that `epoch`, whose `parts` are durable, is about to be committed.
+    pub async fn note_attempt(&self, epoch: Epoch, parts: usize) -> Result<(), Error> {
+        match &self.commits {
+            Some(commits) => commits.note(Attempt { epoch, parts: parts as u32 }).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that `epoch` is committed.
+    pub fn note_commit(&self, epoch: Epoch) {
+        self.ownership.committed(epoch);
     }
 
     /// Makes the names in `dir` durable. An error is final.

@@ -178,7 +178,7 @@ async fn store(
 ) -> Result<Vec<PartReport>> {
     let layout = &publisher.publication.layout;
     let puts = parts.into_iter().map(|Encoded { part, rows, body }| async move {
-        let stored = publisher.put(&layout.part(epoch, part), body).await?;
+        let stored = publisher.create(epoch, &layout.part(epoch, part), body).await?;
         Ok(PartReport { part, rows, bytes: stored.bytes, md5: stored.md5 })
     });
     futures::future::try_join_all(puts).await

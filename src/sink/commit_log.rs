@@ -1,0 +1,246 @@
+//! The commit log: the newest epochs whose marker was about to be stored, in the state folder.
+//!
+//! The marker commits an epoch, but a reader may move an epoch's folder away as soon as it has the
+//! marker. A crash at that moment leaves nothing in the output that tells a committed epoch from
+//! one that was never stored. So an epoch is noted here, durably, when all its parts are durable
+//! and before its marker is stored. A start that finds neither the marker nor all the parts of
+//! the epoch noted last knows that a reader took them; with all the parts there and no marker, the
+//! epoch was not committed.
+//!
+//! Two slots of a small file are written in turn, so that a torn write leaves the other. Epochs are
+//! committed one after the other: the older slot's epoch is committed for certain.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::OFlags;
+use serde::{Deserialize, Serialize};
+
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+
+/// The name of the file in the state folder.
+const FILE: &str = "commits";
+/// A slot is written by one request and lies in a block of its own.
+const SLOT_BYTES: usize = 512;
+const SLOT_DISTANCE: u64 = 4096;
+const SLOTS: u64 = 2;
+
+/// An epoch that was about to be committed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its parts, all durable at that time.
+    pub parts: u32,
+}
+
+/// The content of a commit log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempts {
+    /// The newest epoch that is committed for certain.
+    pub settled: Option<Epoch>,
+    /// The epoch that was noted last.
+    pub last: Option<Attempt>,
+}
+
+impl Attempts {
+    /// Reads the log of the state in `dir`; a missing one is empty.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if it cannot be read.
+    pub fn read(dir: &Path) -> Result<Attempts> {
+        match File::open(dir.join(FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Attempts::default()),
+            opened => {
+                let slots = opened.and_then(|file| slots(&file));
+                slots.map(Attempts::of).map_err(|error| failed("read", dir, error))
+            }
+        }
+    }
+
+    fn of(mut slots: [Option<Attempt>; SLOTS as usize]) -> Attempts {
+        slots.sort_by_key(|slot| slot.map(|attempt| attempt.epoch));
+        Attempts { settled: slots[0].map(|attempt| attempt.epoch), last: slots[1] }
+    }
+}
+
+/// The commit log of process 0. Clones write the same file.
+#[derive(Clone, Debug)]
+pub struct CommitLog {
+    inner: Arc<Mutex<Slots>>,
+    syncs: bool,
+}
+
+#[derive(Debug)]
+struct Slots {
+    file: File,
+    dir: std::path::PathBuf,
+    /// The slot that is written next.
+    next: u64,
+}
+
+impl CommitLog {
+    /// Opens or makes the log in `dir`. Without `syncs` a note survives a crash of the process and
+    /// not one of the machine.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if it cannot be opened.
+    pub fn open(dir: &Path, syncs: bool) -> Result<CommitLog> {
+        let open = || {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(0o600);
+            let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(FILE))?;
+            let [first, second] = slots(&file)?.map(|slot| slot.map(|attempt| attempt.epoch));
+            // Full length from the start: a note then changes no metadata that must be synced.
+            if file.metadata()?.len() < SLOTS * SLOT_DISTANCE {
+                file.write_all_at(&[0], SLOTS * SLOT_DISTANCE - 1)?;
+                file.sync_all()?;
+                sync_names(dir)?;
+            }
+            Ok(Slots { file, dir: dir.to_owned(), next: u64::from(first > second) })
+        };
+        let slots = open().map_err(|error| failed("open", dir, error))?;
+        Ok(CommitLog { inner: Arc::new(Mutex::new(slots)), syncs })
+    }
+
+    /// Notes that `attempt` is about to be committed, and all before it are.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if the note cannot be made durable.
+    pub async fn note(&self, attempt: Attempt) -> Result<()> {
+        let log = self.clone();
+        let noted = tokio::task::spawn_blocking(move || log.write(Some(attempt))).await;
+        noted.unwrap_or_else(|gone| {
+            let message = format!("a commit was not noted: {gone}");
+            Err(Error::new(ErrorKind::Failed, message))
+        })
+    }
+
+    /// Takes back the note of `epoch`, which is not committed, before its parts are removed.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if that cannot be made durable.
+    pub fn retract(&self, epoch: Epoch) -> Result<()> {
+        {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            let slots = slots(&inner.file).map_err(|error| failed("read", &inner.dir, error))?;
+            let noted = slots.iter().position(|slot| slot.is_some_and(|slot| slot.epoch == epoch));
+            let Some(noted) = noted else { return Ok(()) };
+            inner.next = noted as u64;
+        }
+        self.write(None)
+    }
+
+    fn write(&self, attempt: Option<Attempt>) -> Result<()> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = inner.next;
+        let write = || {
+            inner.file.write_all_at(&encode(attempt)?, slot * SLOT_DISTANCE)?;
+            // A retraction is always synced: parts are removed on the strength of it.
+            if self.syncs || attempt.is_none() { inner.file.sync_data() } else { Ok(()) }
+        };
+        write().map_err(|error| failed("write", &inner.dir, error))?;
+        if attempt.is_some() {
+            inner.next = (slot + 1) % SLOTS;
+        }
+        Ok(())
+    }
+}
+
+fn sync_names(dir: &Path) -> io::Result<()> {
+    match File::open(dir)?.sync_all() {
+        // Some file systems sync names with the files and have no such call for a directory.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
+fn failed(what: &str, dir: &Path, error: io::Error) -> Error {
+    let message = format!("cannot {what} {}: {error}", dir.join(FILE).display());
+    Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+}
+
+/// Returns the bytes of a slot: a checksum, a blank, JSON, and blanks. Zeros are an empty one.
+fn encode(attempt: Option<Attempt>) -> io::Result<[u8; SLOT_BYTES]> {
+    let mut slot = [0; SLOT_BYTES];
+    if let Some(attempt) = attempt {
+        let json = serde_json::to_string(&attempt)?;
+        let hash = xxhash_rust::xxh3::xxh3_64(json.as_bytes());
+        let text = format!("{hash:016x} {json}\n");
+        slot[..text.len()].copy_from_slice(text.as_bytes());
+    }
+    Ok(slot)
+}
+
+fn slots(file: &File) -> io::Result<[Option<Attempt>; SLOTS as usize]> {
+    let mut slots = [None; SLOTS as usize];
+    for (number, slot) in (0..).zip(&mut slots) {
+        let mut bytes = [0; SLOT_BYTES];
+        match file.read_exact_at(&mut bytes, number * SLOT_DISTANCE) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {}
+            read => read?,
+        }
+        *slot = decode(&bytes);
+    }
+    Ok(slots)
+}
+
+/// Reads a slot; `None` for an empty or torn one.
+fn decode(bytes: &[u8]) -> Option<Attempt> {
+    let text = str::from_utf8(bytes).ok()?.trim_end_matches(['\0', '\n']);
+    let (hash, json) = text.split_once(' ')?;
+    let is_whole =
+        u64::from_str_radix(hash, 16).ok()? == xxhash_rust::xxh3::xxh3_64(json.as_bytes());
+    is_whole.then(|| serde_json::from_str(json).ok())?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attempt(epoch: Epoch) -> Attempt {
+        Attempt { epoch, parts: 2 }
+    }
+
+    fn read(dir: &Path) -> (Option<Epoch>, Option<Epoch>) {
+        let Attempts { settled, last } = Attempts::read(dir).expect("a log");
+        (settled, last.map(|last| last.epoch))
+    }
+
+    #[tokio::test]
+    async fn notes_survive_and_settle_those_before() {
+        let dir = tempfile::tempdir().expect("a directory");
+        assert_eq!(read(dir.path()), (None, None));
+        for epoch in [10, 20, 30] {
+            // Opened anew each time, as by restarts.
+            let log = CommitLog::open(dir.path(), true).expect("room");
+            log.note(attempt(epoch)).await.expect("room");
+        }
+        assert_eq!(read(dir.path()), (Some(20), Some(30)));
+        let log = CommitLog::open(dir.path(), true).expect("room");
+        log.retract(30).expect("room");
+        log.retract(15).expect("it was never noted");
+        assert_eq!(read(dir.path()), (None, Some(20)), "which is looked up again");
+        log.note(attempt(30)).await.expect("room");
+        assert_eq!(read(dir.path()), (Some(20), Some(30)));
+    }
+
+    #[tokio::test]
+    async fn torn_slots_leave_the_other() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let log = CommitLog::open(dir.path(), true).expect("room");
+        log.note(attempt(10)).await.expect("room");
+        log.note(attempt(20)).await.expect("room");
+        let file = OpenOptions::new().write(true).open(dir.path().join(FILE)).expect("a log");
+        file.write_all_at(b"x", SLOT_DISTANCE + 20).expect("room");
+        assert_eq!(read(dir.path()), (None, Some(10)));
+    }
+}

@@ -1,0 +1,156 @@
+//! Two jobs on one local prefix, readers that move epochs away, and names that are no times.
+
+use std::fs;
+use std::path::Path;
+
+use crate::rig::{Ended, Output, Rig, Running, Server};
+
+/// Runs a job with this state until its source ends; crashes at `point` if one is given.
+fn once(rig: &Rig, server: &Server, state: &str, text: &str, point: &str) -> Ended {
+    let flags = "--interval 10m --once --format tsv --parts 2 --to out/counts";
+    let run = format!("run {} {flags} --state {state}", server.flag());
+    let program = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", point).start();
+    let accepted = program.lives_until("connected");
+    if accepted {
+        let mut peer = server.accept();
+        peer.send(text);
+        peer.fin();
+    }
+    program.end()
+}
+
+/// A job that goes on, on `out/counts`.
+fn running(rig: &Rig, server: &Server, state: &str) -> Running {
+    let flags = "--interval 50ms --format tsv --to out/counts";
+    rig.wordtide(&format!("run {} {flags} --state {state}", server.flag())).start()
+}
+
+fn epoch_dirs(rig: &Rig) -> Vec<String> {
+    let entries = fs::read_dir(rig.path("out")).into_iter().flatten();
+    let names = entries.map(|entry| entry.expect("an entry").file_name());
+    let mut dirs: Vec<_> = names.map(|name| name.into_string().expect("text")).collect();
+    dirs.retain(|name| name.starts_with("counts-"));
+    dirs.sort();
+    dirs
+}
+
+fn words(output: &Output, word: &str) -> u64 {
+    output.counts().get(word.as_bytes()).copied().unwrap_or(0)
+}
+
+#[test]
+fn epoch_of_another_state_is_not_ours() {
+    let (rig, server) = (Rig::new(), Server::new());
+    // Cut and in the journal; nothing of it is in the output.
+    once(&rig, &server, "a", "precious\n", "sink.before_put");
+    assert!(epoch_dirs(&rig).is_empty());
+    // The same flags, the same interval, another state and other lines.
+    once(&rig, &server, "b", "other\n", "").expect(0);
+    let before = rig.tree();
+    let refused = once(&rig, &server, "a", "", "").expect(78);
+    refused.says(&["was written by job", "with state", "--to"]);
+    let same =
+        |tree: Vec<String>| tree.into_iter().filter(|name| name.starts_with("out")).collect();
+    let (out, after): (Vec<String>, Vec<String>) = (same(before), same(rig.tree()));
+    assert_eq!(after, out, "nothing was cleared");
+    assert_eq!(words(&rig.output("out/counts"), "other"), 1);
+    // The lines are kept: they are published where the name is free.
+    let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
+    fs::rename(rig.path("out").join(dir), rig.path("elsewhere")).expect("room");
+    once(&rig, &server, "a", "", "").expect(0);
+    assert_eq!(words(&rig.output("out/counts"), "precious"), 1);
+}
+
+#[test]
+fn copied_marker_commits_no_other_epoch() {
+    let (rig, server) = (Rig::new(), Server::new());
+    once(&rig, &server, "a", "first\n", "").expect(0);
+    let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
+    let marker = fs::read(rig.path("out").join(dir).join("_SUCCESS")).expect("a marker");
+    once(&rig, &server, "a", "second\n", "sink.before_marker");
+    let dirs = epoch_dirs(&rig);
+    fs::write(rig.path("out").join(&dirs[1]).join("_SUCCESS"), marker).expect("room");
+    once(&rig, &server, "a", "", "").expect(78).says(&["is the marker of epoch", "copied"]);
+}
+
+#[test]
+fn epoch_moved_before_its_note_is_published_once() {
+    for (point, moved) in [("sink.after_marker", true), ("sink.before_marker", false)] {
+        let (rig, server) = (Rig::new(), Server::new());
+        once(&rig, &server, "a", "word\n", point);
+        let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
+        if moved {
+            fs::rename(rig.path("out").join(dir), rig.path("taken")).expect("room");
+        }
+        once(&rig, &server, "a", "more\n", "").expect(0);
+        let output = rig.output("out/counts");
+        assert_eq!(words(&output, "word"), u64::from(!moved), "{point}");
+        assert_eq!(words(&output, "more"), 1, "{point}");
+        assert!(output.uncommitted.is_empty(), "{point}");
+    }
+}
+
+#[test]
+fn names_are_never_used_twice_within_an_interval() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let mut names = Vec::new();
+    for text in ["one\n", "two\n", "three\n"] {
+        once(&rig, &server, "a", text, "").expect(0);
+        let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
+        fs::rename(rig.path("out").join(dir), rig.path(text.trim_end())).expect("room");
+        assert!(!names.contains(dir), "{dir} again");
+        names.push(dir.clone());
+    }
+}
+
+#[test]
+fn names_far_from_now_are_reported_and_ignored() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let planted = ["9300000000000000000", "18446744073709540000", "4102444800000"];
+    for name in planted {
+        fs::create_dir_all(rig.path(format!("out/counts-{name}"))).expect("room");
+    }
+    let ended = once(&rig, &server, "a", "word\n", "").expect(0).says(&["warning", "ignored"]);
+    let told = ended.stderr.iter().filter(|line| line.contains("ignored")).count();
+    assert_eq!(told, 1, "{ended}");
+    let output = rig.output("out/counts");
+    assert_eq!(output.epochs.len(), 1, "{:?}", epoch_dirs(&rig));
+    assert!(output.epochs.keys().all(|epoch| *epoch < 4_102_444_800_000));
+}
+
+/// Ends the run's right by `take_away`; fails unless it ends with 78 and a second job can go on.
+fn loses(take_away: impl Fn(&Path)) {
+    let (rig, first, second) = (Rig::new(), Server::new(), Server::new());
+    let a = running(&rig, &first, "a");
+    let mut peer = first.accept();
+    peer.send("mine\n");
+    a.wait_for_lines(1);
+    take_away(&rig.path("out"));
+    let b = running(&rig, &second, "b");
+    second.accept().send("theirs\n");
+    b.wait_for_lines(1);
+    peer.send("late\n");
+    a.end().expect(78).says(&["out/.counts.wordtide.lock", "--to"]);
+    b.stop().expect(0);
+    // Reading checks every marker against its parts.
+    let output = rig.output("out/counts");
+    assert_eq!((words(&output, "theirs"), words(&output, "late")), (1, 0));
+}
+
+#[test]
+fn lock_or_output_removed_ends_the_run() {
+    let lock = |out: &Path| out.join(".counts.wordtide.lock");
+    loses(|out| fs::remove_file(lock(out)).expect("a lock"));
+    loses(|out| fs::rename(out, out.with_file_name("old")).expect("a folder"));
+}
+
+#[test]
+fn second_job_is_refused_by_the_lock() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let first = running(&rig, &server, "a");
+    let _peer = server.accept();
+    first.wait_for("committed");
+    let pid = format!("process {}", first.pid());
+    running(&rig, &server, "b").end().expect(78).says(&[&pid, "--to"]);
+    first.stop().expect(0);
+}
