@@ -16,7 +16,7 @@ use Expect::{Ends, Refused};
 /// Variables, `NAME=value` and separated by `;`, arguments separated by `|`, and what is expected.
 type Case = (&'static str, &'static str, Expect);
 
-/// Runs each case in a directory of its own that holds a file, an empty folder, and a file of lines.
+/// Runs each case in a directory of its own that holds a file and an empty folder.
 fn check(cases: &[Case]) {
     side_by_side(cases.to_vec(), |(variables, arguments, expected)| {
         let rig = Rig::new();

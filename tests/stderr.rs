@@ -3,7 +3,6 @@
 use std::io::{PipeReader, PipeWriter, Read, Write, pipe};
 
 use rustix::io::ioctl_fionbio;
-use rustix::process::Signal;
 
 use crate::rig::{Peer, Rig, Running, Server, side_by_side};
 
@@ -65,21 +64,6 @@ fn late_reader_of_stderr_misses_no_line() {
         assert_eq!(text.matches(" committed: 1 lines, 1 words").count(), 2, "{text}");
         assert!(text.contains("connected to") && text.contains("stopping"), "{text}");
     }
-}
-
-#[test]
-fn unread_stderr_does_not_keep_a_second_signal() {
-    let (rig, server) = (Rig::new(), Server::new());
-    let (_reader, writer) = full_pipe();
-    // A file where the output's folder should be: nothing can be committed.
-    let run = format!("run {} --interval 24h --no-state --to out/c", server.flag());
-    let program = rig.wordtide(&run).stderr(writer).start();
-    let mut peer = server.accept();
-    peer.send("word\n");
-    std::fs::remove_dir_all(rig.path("out")).ok();
-    rig.file("out", "in the way");
-    program.signal(Signal::TERM);
-    program.insist(Signal::TERM).expect(143);
 }
 
 #[test]
