@@ -4,9 +4,11 @@
 //! from all and looks in the store which of the marked epochs are committed ([`judge`]); only when
 //! nothing stops the start does it empty the others of what a crash left there ([`clear`]). The
 //! store is the truth: a journal may not have heard of the last commits. Where a reader has taken
-//! an epoch away, the commit log of the state knows it. Then each process opens its journals ([`JournalPlan::open`]): lines of committed
-//! epochs are dropped when they come back, those of the others are handed over again, into the
-//! epochs that they were marked for, and bytes that no mark took belong to the first new epoch.
+//! an epoch away, the commit log of the state knows it.
+//!
+//! Then each process opens its journals ([`JournalPlan::open`]): lines of committed epochs are
+//! dropped when they come back, those of the others are handed over again, into the epochs that
+//! they were marked for, and bytes that no mark took belong to the first new epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};

@@ -41,6 +41,15 @@ pub(super) struct Holdings {
 }
 
 impl Holdings {
+    /// Renews the claim on an object store from now on.
+    fn keep_claim(&mut self, ownership: &Ownership, runtime: &Runtime, failure: &Failure) {
+        if let Ownership::Claimed(claim) = ownership {
+            self.claim = Some(claim.clone());
+            let kept = claiming::keep(claim.clone(), failure.clone());
+            supervise(failure, runtime.handle(), "renew the claim", kept);
+        }
+    }
+
     /// Gives the prefix of an object store back, so that the next start need not wait.
     pub(super) fn release(&self, runtime: &Runtime) {
         let Some(claim) = &self.claim else { return };
@@ -224,11 +233,7 @@ fn begin(
     let store = Arc::clone(&holdings.output.store);
     let results = order.results(&holdings)?;
     let (ownership, commits) = order.ownership(&holdings, &agreed)?;
-    if let Ownership::Claimed(claim) = &ownership {
-        holdings.claim = Some(claim.clone());
-        let kept = claiming::keep(claim.clone(), failure.clone());
-        supervise(&failure, runtime.handle(), "renew the claim", kept);
-    }
+    holdings.keep_claim(&ownership, &runtime, &failure);
     let publisher = Publisher::new(publication, store, runtime.handle().clone());
     let publisher = publisher.bounded_by(results.clone()).owned(ownership, commits);
     let memory = order.remember(&runtime, &holdings, &publisher, &agreed, &failure)?;

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
+use crate::supervise;
 
 /// The name of the file in the state folder.
 const FILE: &str = "commits";
@@ -116,11 +117,7 @@ impl CommitLog {
     /// `Disk` if the note cannot be made durable.
     pub async fn note(&self, attempt: Attempt) -> Result<()> {
         let log = self.clone();
-        let noted = tokio::task::spawn_blocking(move || log.write(Some(attempt))).await;
-        noted.unwrap_or_else(|gone| {
-            let message = format!("a commit was not noted: {gone}");
-            Err(Error::new(ErrorKind::Failed, message))
-        })
+        supervise::blocking(move || log.write(Some(attempt))).await
     }
 
     /// Takes back the note of `epoch`, which is not committed, before its parts are removed.

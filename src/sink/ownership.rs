@@ -10,6 +10,7 @@ use super::claim::Claim;
 use crate::epoch::Epoch;
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
+use crate::supervise;
 
 /// The right of this process to write below the prefix. Clones are the same right.
 #[derive(Clone, Debug, Default)]
@@ -38,11 +39,11 @@ impl Ownership {
             Ownership::Claimed(claim) => claim.confirm().await,
             Ownership::Locked(lock) => {
                 let lock = Arc::clone(lock);
-                blocking(move || lock.check()).await
+                supervise::blocking(move || lock.check()).await
             }
             Ownership::LockedBy(store, prefix, note) => {
                 let (store, prefix, note) = (store.clone(), prefix.clone(), note.clone());
-                blocking(move || match store.lock_note(&prefix) {
+                supervise::blocking(move || match store.lock_note(&prefix) {
                     Ok(found) if found.as_ref() == Some(&note) => Ok(()),
                     _ => Err(lost(&prefix)),
                 })
@@ -63,13 +64,4 @@ fn lost(prefix: &str) -> StoreError {
     let message = format!("process 0 does not hold the lock on {prefix:?} any more");
     StoreError::new(StoreErrorKind::Exists, message)
         .hint("see that no other job writes to --to, then start again")
-}
-
-/// Does on the blocking pool what touches a disk.
-async fn blocking(look: impl FnOnce() -> StoreResult<()> + Send + 'static) -> StoreResult<()> {
-    let looked = tokio::task::spawn_blocking(look).await;
-    looked.unwrap_or_else(|gone| {
-        let message = format!("the lock on the output was not looked at: {gone}");
-        Err(StoreError::new(StoreErrorKind::Unavailable, message))
-    })
 }
