@@ -72,6 +72,7 @@ pub mod cli;
 pub mod cluster;
 pub mod crash;
 pub mod epoch;
+pub mod epochs;
 pub mod error;
 pub mod failure;
 pub mod feed;

@@ -25,6 +25,8 @@ mod definitions_program;
 mod durable;
 /// The library in somebody else's program.
 mod embedding;
+/// A finished job that dies late starts again.
+mod finish;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
 /// Totals and windows go on where they were.

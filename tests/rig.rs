@@ -345,6 +345,11 @@ pub(crate) struct Ended {
 }
 
 impl Ended {
+    /// The exit code; `None` if a signal ended it.
+    pub(crate) fn code(&self) -> Option<i32> {
+        self.code
+    }
+
     /// Fails unless it ended with `code`.
     #[track_caller]
     pub(crate) fn expect(self, code: i32) -> Ended {

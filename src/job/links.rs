@@ -1,8 +1,8 @@
-//! What the processes of a job tell each other, and what they agree on before anything is read.
+//! The control messages of a job, and what its processes agree on before anything is read.
 //!
 //! Process 0 owns the clock and decides; the others apply. Beside the ticks of
-//! [`cluster`](crate::cluster) there are three words: that an epoch is committed, that reading is
-//! to stop, and that it has ended.
+//! [`cluster`](crate::cluster) there are three messages: an epoch is committed, reading is to stop,
+//! reading has ended.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,9 +27,9 @@ const CAUSE_WAIT: Duration = Duration::from_secs(1);
 /// control links find out. One may have much to read back, another a slow store to ask.
 pub(super) const WHILE_ALIVE: Duration = Duration::MAX;
 
-/// What the job says beside ticks.
+/// A message of the job to its other processes, beside ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Word {
+pub(super) enum ControlMessage {
     /// From process 0: this epoch and all before it are committed.
     Committed(Epoch),
     /// From process 0: stop reading, and say when all that was read is handed over.
@@ -38,12 +38,14 @@ pub(super) enum Word {
     ReadingEnded,
 }
 
-impl Word {
-    pub(super) fn message(self) -> Message {
-        Message::Other(serde_json::to_vec(&self).unwrap_or_default())
+impl ControlMessage {
+    /// Returns the message as the control links carry it.
+    pub(super) fn encode(self) -> Result<Message> {
+        encode(&self).map(Message::Other)
     }
 
-    pub(super) fn parse(bytes: &[u8]) -> Option<Word> {
+    /// Reads a message; `None` for anything else.
+    pub(super) fn decode(bytes: &[u8]) -> Option<ControlMessage> {
         serde_json::from_slice(bytes).ok()
     }
 }
@@ -170,11 +172,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_read_back_and_anything_else_is_none() {
-        for word in [Word::Committed(7), Word::StopReading, Word::ReadingEnded] {
-            let Message::Other(bytes) = word.message() else { panic!("not a word: {word:?}") };
-            assert_eq!(Word::parse(&bytes), Some(word));
+    fn control_messages_read_back() {
+        use ControlMessage::{Committed, ReadingEnded, StopReading};
+        for sent in [Committed(7), StopReading, ReadingEnded] {
+            let Ok(Message::Other(bytes)) = sent.encode() else { panic!("not sent: {sent:?}") };
+            assert_eq!(ControlMessage::decode(&bytes), Some(sent));
         }
-        assert_eq!(Word::parse(b"\"Sing\""), None);
+        assert_eq!(ControlMessage::decode(b"\"Sing\""), None);
     }
 }

@@ -24,6 +24,7 @@ use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
 use crate::cluster::{ClusterSettings, Control, Mesh};
 use crate::epoch::{Clock, Schedule};
+use crate::epochs::EpochLeader;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
@@ -460,12 +461,13 @@ impl Order {
             return;
         }
         let failure = process.failure.clone();
+        let before = agreed.open.saturating_sub(self.identity.interval_ms);
+        let schedule = self.schedule(Some(before));
         let leader = Leader {
             process,
             processes,
             clock: Arc::clone(&self.clock),
-            schedule: self.schedule(Some(agreed.open - self.identity.interval_ms)),
-            epochs: self.settings.epochs,
+            epochs: EpochLeader::new(schedule, agreed.open, processes, self.settings.epochs),
             in_flight_max: self.settings.epochs_in_flight_max(),
         };
         supervise(&failure, runtime.handle(), "leader", leader.run());

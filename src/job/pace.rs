@@ -1,21 +1,21 @@
-//! The pace of a job: when an epoch is cut, and how everything ends.
+//! The driver of a job's epochs: waits for what can happen, and does what the rule asks for.
 //!
-//! One task in process 0 owns the clock. It cuts the open epoch when its time has come, here and,
-//! by a tick over the control links, in every other process. When too many epochs wait to be
-//! committed, it lets the open one grow longer instead, so that a slow store costs no memory and no
-//! line. To stop is to stop reading first, everywhere, and to cut then: what was read is in the
-//! last epoch.
+//! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the control
+//! links, in every other process; the rule is [`EpochLeader`]. When too many epochs wait to be
+//! committed, the open one grows longer instead, so that a slow store costs no memory and no line.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::borders::Borders;
-use super::links::Word;
+use super::links::ControlMessage;
 use super::reading::Reading;
 use super::status::Status;
 use crate::cluster::{Control, Event, Inbox, Message};
-use crate::epoch::{Clock, Epoch, Schedule};
+use crate::epoch::{Clock, Epoch, Jump};
+use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::sink::Keeper;
@@ -112,13 +112,13 @@ impl Process {
     }
 }
 
-/// Cuts the epochs of a job: the part of process 0.
+/// Drives the epochs of a job: the part of process 0.
 pub(super) struct Leader {
     pub(super) process: Process,
     pub(super) processes: usize,
     pub(super) clock: Arc<dyn Clock>,
-    pub(super) schedule: Schedule,
-    pub(super) epochs: Option<u64>,
+    /// The rule by which epochs are cut.
+    pub(super) epochs: EpochLeader,
     pub(super) in_flight_max: usize,
 }
 
@@ -129,97 +129,101 @@ impl Leader {
         if self.processes > 1 {
             let (status, control) = (self.process.status.subscribe(), self.process.control.clone());
             let runtime = tokio::runtime::Handle::current();
-            supervise(&failure, &runtime, "report commits", tell_commits(status, control));
+            supervise(&failure, &runtime, "report commits", report_commits(status, control));
         }
-        let ended = tokio::select! {
-            ended = self.pace() => ended,
+        tokio::select! {
+            ended = self.lead() => ended?,
             // The sources go with `self`; the workers have been woken to leave.
             () = failure.failed() => return Ok(()),
-        };
-        ended.and_then(|()| self.cut(true))?;
-        self.process.borders.end();
+        }
         self.process.listen().await
     }
 
-    /// Cuts epoch after epoch; returns when reading has ended everywhere and the last cut is due.
-    async fn pace(&mut self) -> Result<()> {
-        let mut cuts = 0;
-        let mut reading = vec![true; self.processes];
-        while reading.contains(&true) {
-            let Process { inbox, failure, stop, status, results, reading: own, .. } =
-                &mut self.process;
-            let due = due(&*self.clock, &self.schedule, status, results, self.in_flight_max);
-            tokio::select! {
-                biased;
-                () = stop.stopped() => return self.stop_reading(reading).await,
-                ended = own.ended(), if reading[0] => {
-                    ended?;
-                    reading[0] = false;
-                }
-                (from, message) = Process::message(inbox, failure) => {
-                    note_ended(&mut reading, from, &message);
-                }
-                () = due => {
-                    cuts += 1;
-                    if Some(cuts) == self.epochs {
-                        return self.stop_reading(reading).await;
+    /// Passes each event to the rule and does what it asks for; returns after the last cut.
+    async fn lead(&mut self) -> Result<()> {
+        loop {
+            let Some(mut event) = self.next_event().await? else { continue };
+            'actions: loop {
+                let now =
+                    Moment { wall_ms: self.clock.wall_ms(), monotonic: self.clock.monotonic() };
+                for action in self.epochs.take(event, now) {
+                    match action {
+                        EpochAction::ReportJump(jump) => report_jump(jump),
+                        EpochAction::Cut { epoch, next } => self.cut(epoch, next)?,
+                        EpochAction::End { epoch, next } => return self.end(epoch, next),
+                        EpochAction::StopReading => {
+                            let Process { control, reading, .. } = &mut self.process;
+                            control.broadcast(ControlMessage::StopReading.encode()?)?;
+                            reading.stop().await?;
+                            event = EpochEvent::ReadingEnded(0);
+                            continue 'actions;
+                        }
                     }
-                    self.cut(false)?;
                 }
+                break;
             }
         }
-        Ok(())
     }
 
-    /// Stops reading everywhere and waits until all that was read is handed over.
-    async fn stop_reading(&mut self, mut reading: Vec<bool>) -> Result<()> {
-        let Process { inbox, failure, control, reading: own, .. } = &mut self.process;
-        control.broadcast(Word::StopReading.message())?;
-        own.stop().await?;
-        reading[0] = false;
-        while reading.contains(&true) {
-            let (from, message) = Process::message(inbox, failure).await;
-            note_ended(&mut reading, from, &message);
-        }
-        Ok(())
-    }
-
-    /// Closes the open epoch everywhere and opens the next; the last one for good.
-    fn cut(&mut self, last: bool) -> Result<()> {
-        if let Some(jump) = self.schedule.advance(self.clock.wall_ms(), self.clock.monotonic()) {
-            let by_s = jump.by_ms as f64 / 1e3;
-            tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
-        }
-        let next = self.schedule.open();
-        let epoch = self.process.cut(next);
-        self.process.control.broadcast(if last {
-            let was_told = self.process.stop.is_stopped();
-            let reason = if was_told { "process 0 was told to stop" } else { "" };
-            Message::Stop { epoch, reason: reason.to_owned() }
-        } else {
-            Message::Tick { epoch, next }
+    /// Waits for what happens next; `None` for a message that means nothing to the epochs.
+    async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
+        let Process { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
+        let is_reading = self.epochs.is_reading();
+        let due = due(&*self.clock, self.epochs.deadline(), status, results, self.in_flight_max);
+        Ok(tokio::select! {
+            // A stop goes first, then what was read, then time.
+            biased;
+            () = stop.stopped(), if is_reading => Some(EpochEvent::StopAsked),
+            ended = reading.ended(), if is_reading && self.epochs.reads(0) => {
+                ended?;
+                Some(EpochEvent::ReadingEnded(0))
+            }
+            (from, message) = Process::message(inbox, failure) => match message {
+                Message::Other(bytes)
+                    if ControlMessage::decode(&bytes) == Some(ControlMessage::ReadingEnded) =>
+                {
+                    Some(EpochEvent::ReadingEnded(from))
+                }
+                other => {
+                    tracing::debug!(from, ?other, "a message that means nothing now");
+                    None
+                }
+            },
+            () = due, if is_reading => Some(EpochEvent::Due),
         })
     }
-}
 
-fn note_ended(reading: &mut [bool], from: usize, message: &Message) {
-    match message {
-        Message::Other(bytes) if Word::parse(bytes) == Some(Word::ReadingEnded) => {
-            reading[from] = false;
-        }
-        other => tracing::debug!(from, ?other, "a message that says nothing now"),
+    /// Closes the open epoch everywhere and opens the next.
+    fn cut(&mut self, epoch: Epoch, next: Epoch) -> Result<()> {
+        self.process.cut(next);
+        self.process.control.broadcast(Message::Tick { epoch, next })
+    }
+
+    /// Closes the open epoch everywhere for good.
+    fn end(&mut self, epoch: Epoch, next: Epoch) -> Result<()> {
+        self.process.cut(next);
+        let was_told = self.process.stop.is_stopped();
+        let reason = if was_told { "process 0 was told to stop" } else { "" };
+        self.process.control.broadcast(Message::Stop { epoch, reason: reason.to_owned() })?;
+        self.process.borders.end();
+        Ok(())
     }
 }
 
-/// Tells the other processes what is committed.
-async fn tell_commits(mut status: watch::Receiver<Status>, control: Control) -> Result<()> {
+fn report_jump(jump: Jump) {
+    let by_s = jump.by_ms as f64 / 1e3;
+    tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
+}
+
+/// Reports to the other processes what is committed.
+async fn report_commits(mut status: watch::Receiver<Status>, control: Control) -> Result<()> {
     let mut told = 0;
     let newest = |status: &Status| status.last.as_ref().map_or(0, |last| last.epoch);
     while let Ok(committed) = status.wait_for(|status| newest(status) > told).await {
         told = newest(&committed);
         drop(committed);
         // It fails when a peer is lost, which the inbox reports.
-        if control.broadcast(Word::Committed(told).message()).is_err() {
+        if control.broadcast(ControlMessage::Committed(told).encode()?).is_err() {
             break;
         }
     }
@@ -229,12 +233,12 @@ async fn tell_commits(mut status: watch::Receiver<Status>, control: Control) -> 
 /// Resolves when the open epoch is due and there is room for it in the dataflow.
 async fn due(
     clock: &dyn Clock,
-    schedule: &Schedule,
+    deadline: Duration,
     status: &watch::Sender<Status>,
     results: &Results,
     in_flight_max: usize,
 ) {
-    clock.wait_until(schedule.deadline()).await;
+    clock.wait_until(deadline).await;
     let (mut status, mut level) = (status.subscribe(), results.level());
     while !has_room(&status.borrow_and_update(), &level.borrow_and_update(), in_flight_max) {
         // Both senders are ours, so there is a change whenever this goes on.
@@ -284,7 +288,7 @@ impl Follower {
                 ended = own.ended(), if reading => {
                     ended?;
                     reading = false;
-                    control.send(0, Word::ReadingEnded.message())?;
+                    control.send(0, ControlMessage::ReadingEnded.encode()?)?;
                 }
                 (_, message) = Process::message(inbox, failure) => match message {
                     Message::Tick { epoch, next } => {
@@ -296,22 +300,22 @@ impl Follower {
                         if !reason.is_empty() {
                             self.0.stop.stop();
                         }
-                        self.0.cut(epoch + 1);
+                        self.0.cut(epoch.saturating_add(1));
                         self.0.borders.end();
                         return Ok(());
                     }
-                    Message::Other(word) => match Word::parse(&word) {
-                        Some(Word::Committed(epoch)) => {
+                    Message::Other(word) => match ControlMessage::decode(&word) {
+                        Some(ControlMessage::Committed(epoch)) => {
                             self.0.check_committed(epoch)?;
                             self.0.committed(epoch);
                         }
-                        Some(Word::StopReading) if std::mem::take(&mut reading) => {
+                        Some(ControlMessage::StopReading) if std::mem::take(&mut reading) => {
                             own.stop().await?;
-                            control.send(0, Word::ReadingEnded.message())?;
+                            control.send(0, ControlMessage::ReadingEnded.encode()?)?;
                         }
-                        other => tracing::debug!(?other, "a word that says nothing now"),
+                        other => tracing::debug!(?other, "a message that means nothing now"),
                     },
-                    other => tracing::debug!(?other, "a message that says nothing now"),
+                    other => tracing::debug!(?other, "a message that means nothing now"),
                 },
             }
         }

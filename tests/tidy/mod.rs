@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
     &["error", "epoch", "crash"],
-    &["settings", "lines", "words", "feed", "failure", "supervise"],
+    &["settings", "epochs", "lines", "words", "feed", "failure", "supervise"],
     &["operators", "store", "source", "journal"],
     &["sink", "state"],
     &["worker", "cluster", "testing"],
