@@ -194,13 +194,13 @@ impl Leader {
     }
 
     /// Closes the open epoch everywhere and opens the next.
-    fn cut(&mut self, epoch: Epoch, next: Epoch) -> Result<()> {
+    fn cut(&self, epoch: Epoch, next: Epoch) -> Result<()> {
         self.process.cut(next);
         self.process.control.broadcast(Message::Tick { epoch, next })
     }
 
     /// Closes the open epoch everywhere for good.
-    fn end(&mut self, epoch: Epoch, next: Epoch) -> Result<()> {
+    fn end(&self, epoch: Epoch, next: Epoch) -> Result<()> {
         self.process.cut(next);
         let was_told = self.process.stop.is_stopped();
         let reason = if was_told { "process 0 was told to stop" } else { "" };
