@@ -28,6 +28,8 @@ use crate::supervise;
 /// What the thread that syncs is asked to do.
 #[derive(Clone, Copy)]
 enum Work {
+    /// End the first of these epochs in each log and open the second.
+    Cut(Epoch, Epoch),
     /// Make the mark of this epoch durable.
     Marked(Epoch),
     /// Note that this epoch is committed.
@@ -202,7 +204,8 @@ impl Borders {
         Ok((borders, Syncing { work, thread: Some(thread) }))
     }
 
-    /// Closes the open epoch of this process, which is returned, and opens `next`.
+    /// Closes the open epoch of this process, which is returned, and opens `next`. The logs are cut
+    /// in the order of these calls, by their thread.
     pub(super) fn cut(&self, next: Epoch) -> Epoch {
         let mut epoch = next;
         self.crossing.update(|progress| {
@@ -214,14 +217,8 @@ impl Borders {
             });
             self.crossing.feed.open_next(next);
         });
-        for track in &self.tracks {
-            match track.cut(epoch, next) {
-                Ok(true) => self.crossing.passed(epoch),
-                Ok(false) => {}
-                Err(error) => self.failure.fail(error),
-            }
-        }
-        self.crossing.ask(Work::Marked(epoch));
+        // Each log's record of it is a write to the disk, which this task must not wait for.
+        self.crossing.ask(Work::Cut(epoch, next));
         epoch
     }
 
@@ -279,6 +276,13 @@ impl Borders {
     /// are not on disk themselves.
     fn run(&self, errand: &Errand, syncers: &[Syncer]) -> Result<bool> {
         let mut states_more = false;
+        for &(epoch, next) in &errand.cuts {
+            for track in &self.tracks {
+                if track.cut(epoch, next)? {
+                    self.crossing.passed(epoch);
+                }
+            }
+        }
         if errand.is_due {
             // Before the sync: what is appended from now on starts the timer again.
             self.crossing.sync_is_due.store(false, Ordering::SeqCst);
@@ -370,6 +374,7 @@ impl SyncTimer {
 /// What is to be done in one turn.
 #[derive(Default)]
 struct Errand {
+    cuts: Vec<(Epoch, Epoch)>,
     appended: bool,
     writes: bool,
     is_due: bool,
@@ -382,6 +387,10 @@ struct Errand {
 impl Errand {
     fn take_up(&mut self, work: Work) {
         match work {
+            Work::Cut(epoch, next) => {
+                self.cuts.push((epoch, next));
+                self.marked = self.marked.max(Some(epoch));
+            }
             Work::Marked(epoch) => self.marked = self.marked.max(Some(epoch)),
             Work::Committed(epoch) => self.committed = self.committed.max(Some(epoch)),
             Work::Appended => self.appended = true,

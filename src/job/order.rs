@@ -442,7 +442,7 @@ impl Order {
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let bound = publisher.clone().bound_results(pool.clone());
         supervise(failure, runtime.handle(), "results", bound);
-        streams.start(runtime, limits, &pool, self.settings.once, failure)
+        streams.start(limits, &pool, self.settings.once, failure)
     }
 
     fn definition_name(&self) -> &str {

@@ -15,7 +15,7 @@ use super::replay;
 use crate::cluster::Control;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Journal;
@@ -173,7 +173,6 @@ impl Streams {
     /// Starts to read and to bring back.
     pub(super) fn start(
         self,
-        runtime: &Runtime,
         limits: LineLimits,
         pool: &BlockPool,
         once: bool,
@@ -192,24 +191,58 @@ impl Streams {
                 None => orphans.push(intake),
             }
         }
-        let _entered = runtime.enter();
+        let threads = LogThreads::new(live.len() + orphans.len())?;
+        let entered = threads.0.as_ref().map(Runtime::enter);
         let mut tasks = source::start(live, once);
         for orphan in orphans {
             tasks.spawn(source::replay(orphan));
         }
         let (places, elsewhere, keep) = (self.places, self.elsewhere, self.keep);
-        let end = StreamsEnd { _syncing: syncing, places, elsewhere, keep };
+        drop(entered);
+        let end = StreamsEnd { syncing, places, elsewhere, keep, _threads: threads };
         Ok((borders, Reading::new(tasks, stop), end))
+    }
+}
+
+/// The threads on which sources are read and written to their journals: those may wait for the
+/// disk, which no request, clock or control link should wait for.
+#[derive(Debug)]
+struct LogThreads(Option<Runtime>);
+
+/// More would not write faster to one disk.
+const LOG_THREADS_MAX: usize = 4;
+
+impl LogThreads {
+    fn new(logs: usize) -> Result<LogThreads> {
+        let built = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(logs.clamp(1, LOG_THREADS_MAX))
+            .thread_name("wordtide-log")
+            .enable_all()
+            .build();
+        let runtime = built.map_err(|error| {
+            Error::new(ErrorKind::Failed, "cannot start the threads that read sources").cause(error)
+        })?;
+        Ok(LogThreads(Some(runtime)))
+    }
+}
+
+impl Drop for LogThreads {
+    fn drop(&mut self) {
+        // A read that blocks (a terminal that nobody types into) must not hold up the end.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }
 
 /// What is left to do when a job has ended.
 #[derive(Debug)]
 pub(super) struct StreamsEnd {
-    _syncing: Syncing,
+    syncing: Syncing,
     places: Vec<(JournalPlace, bool, Track)>,
     elsewhere: Vec<(PathBuf, Known)>,
     keep: bool,
+    _threads: LogThreads,
 }
 
 impl StreamsEnd {
@@ -230,7 +263,7 @@ impl StreamsEnd {
         finished: bool,
         forget: impl FnOnce(),
     ) -> Result<()> {
-        let StreamsEnd { _syncing: syncing, places, elsewhere, keep } = self;
+        let StreamsEnd { syncing, places, elsewhere, keep, _threads } = self;
         drop(syncing);
         links.resume();
         let answer = links.agree(vec![finished.into()], WHILE_ALIVE, |each| {
