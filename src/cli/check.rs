@@ -6,7 +6,9 @@ use super::flags::JobFlags;
 use super::{failed, log, print, run};
 use crate::epoch::SystemClock;
 use crate::error::Result;
-use crate::store::{ConditionalPuts, Environment, Facts, Probe, Target, Versioning, open};
+use crate::store::{
+    ConditionalPuts, Environment, StoreFacts, StoreProbe, Target, Versioning, open,
+};
 
 /// Puts, lists, reads back and deletes one object under the prefix; tells how the store was
 /// reached.
@@ -20,8 +22,8 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         return print(b"standard output: nothing to check\n");
     };
     let facts = runtime.block_on(async {
-        let conditional_puts = Probe::beside(target.prefix()).run(&*store).await?;
-        Ok::<Facts, crate::Error>(Facts { conditional_puts, ..store.facts().await })
+        let conditional_puts = StoreProbe::beside(target.prefix()).run(&*store).await?;
+        Ok::<StoreFacts, crate::Error>(StoreFacts { conditional_puts, ..store.facts().await })
     });
     tidy.after();
     let facts = facts?;
@@ -44,7 +46,7 @@ impl Tidy {
     }
 }
 
-fn report(target: &Target, place: &str, facts: &Facts) -> String {
+fn report(target: &Target, place: &str, facts: &StoreFacts) -> String {
     let mut lines = vec![("output", target.to_string()), ("store", place.to_owned())];
     let mut tell = |name, fact: Option<&str>| {
         lines.extend(fact.map(|fact| (name, fact.to_owned())));

@@ -13,7 +13,7 @@ use crate::sink::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{
-    self, ConditionalPuts, Environment, Listing, Probe, Store, StoreErrorKind, StoreResult,
+    self, ConditionalPuts, Environment, Listing, Store, StoreErrorKind, StoreProbe, StoreResult,
     StoreSettings, Target, Versioning,
 };
 
@@ -78,7 +78,7 @@ impl Output {
         let (Target::Oss { prefix, .. } | Target::S3 { prefix, .. }) = target else {
             return Ok(());
         };
-        let probe = Probe::beside(prefix);
+        let probe = StoreProbe::beside(prefix);
         patiently(|| probe.run(&*self.store)).await.map(drop)
     }
 

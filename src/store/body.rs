@@ -1,4 +1,4 @@
-//! What is stored: a rope of byte chunks, in memory or in a file.
+//! The bytes of an object: chunks in memory, or a file.
 
 use std::fmt;
 use std::fs::File;
@@ -17,50 +17,56 @@ use crate::supervise;
 /// The bytes of one object, in chunks as they were encoded, never joined into one allocation.
 ///
 /// A clone shares the bytes, so that a retry costs nothing. A body that waits for long may
-/// [move to a file](super::Results); whoever reads it does not see where it is. Length and MD5 are
-/// taken once; the MD5 when it is first asked for (2 ms for a MiB, so ask where there is time for
-/// it), unless a [`BodyWriter`] has begun before.
+/// [move to a file](super::Results); a reader sees no difference. Length and MD5 are computed once.
+/// The MD5 takes 2 ms a MiB and is computed at the first call of [`Body::md5`], unless a
+/// [`BodyWriter`] has begun before.
 #[derive(Clone)]
 pub struct Body(Arc<Rope>);
 
+/// The bytes that clones of a body share.
 struct Rope {
-    held: Mutex<Held>,
+    location: Mutex<Location>,
     bytes: u64,
     md5: OnceLock<[u8; 16]>,
-    /// Where the MD5 comes from, if it is being taken.
-    coming: Mutex<Option<mpsc::Receiver<[u8; 16]>>>,
+    /// Receives the MD5, if a [`BodyWriter`] has begun to compute it.
+    pending_md5: Mutex<Option<mpsc::Receiver<[u8; 16]>>>,
 }
 
-struct Held {
+/// The place of a body's bytes, and the account that counts them.
+struct Location {
     content: Content,
-    /// Dropped after the content, so that what is counted was there.
-    account: Option<Box<dyn Account>>,
+    /// Declared after the content, so that bytes are counted until they are dropped.
+    account: Option<Box<dyn BodyAccount>>,
 }
 
-/// Counts the bytes of a body. Dropped with the last clone of it.
-pub(super) trait Account: Send {
+/// Counts the bytes of a body. It is dropped with the last clone of the body.
+pub(super) trait BodyAccount: Send {
     /// Called when the bytes have moved from memory to a file.
     fn moved_to_disk(&mut self);
 }
 
+/// The bytes themselves.
 #[derive(Clone)]
 enum Content {
     /// Chunks, none of them empty.
     Memory(Arc<[Bytes]>),
+    /// A file with exactly these bytes.
     File(Arc<BodyFile>),
 }
 
-/// A file that holds a body, and is removed with this value.
+/// A file that holds a body. It is removed when this value is dropped.
 pub(super) struct BodyFile {
     file: File,
     path: PathBuf,
 }
 
 impl BodyFile {
+    /// Returns the body file at `path`, which is open as `file`.
     pub(super) fn new(file: File, path: PathBuf) -> BodyFile {
         BodyFile { file, path }
     }
 
+    /// Returns the open file.
     pub(super) fn file(&self) -> &File {
         &self.file
     }
@@ -68,45 +74,50 @@ impl BodyFile {
 
 impl Drop for BodyFile {
     fn drop(&mut self) {
-        // The next start removes what stays behind.
+        // A file that cannot be removed now is removed by the next start.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// A body that does not keep its bytes alive.
+/// A reference to a body that does not keep its bytes alive.
 pub(super) struct WeakBody(Weak<Rope>);
 
 impl WeakBody {
+    /// Returns true if a clone of the body exists.
     pub(super) fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
     }
 
+    /// Returns the body if a clone of it exists.
     pub(super) fn upgrade(&self) -> Option<Body> {
         self.0.upgrade().map(Body)
     }
 }
 
-/// Bytes that are read from a file at a time.
+/// The bytes that one read of a file returns at most.
 const PIECE_BYTES: u64 = 256 << 10;
 
 impl Body {
-    /// The chunks one after the other; empty ones are left out.
+    /// Returns the body of these chunks, in their order. Empty chunks are left out.
     pub fn from_chunks(chunks: impl IntoIterator<Item = Bytes>) -> Self {
         Body::new(chunks.into_iter().filter(|c| !c.is_empty()).collect(), None)
     }
 
-    fn new(chunks: Vec<Bytes>, coming: Option<mpsc::Receiver<[u8; 16]>>) -> Self {
+    /// Returns the body of non-empty chunks. Its MD5 comes from `pending_md5`, if given.
+    fn new(chunks: Vec<Bytes>, pending_md5: Option<mpsc::Receiver<[u8; 16]>>) -> Self {
         let bytes = chunks.iter().map(|chunk| chunk.len() as u64).sum();
-        let held = Held { content: Content::Memory(chunks.into()), account: None };
-        let (held, coming) = (Mutex::new(held), Mutex::new(coming));
-        Body(Arc::new(Rope { held, bytes, md5: OnceLock::new(), coming }))
+        let location = Location { content: Content::Memory(chunks.into()), account: None };
+        let (location, pending_md5) = (Mutex::new(location), Mutex::new(pending_md5));
+        Body(Arc::new(Rope { location, bytes, md5: OnceLock::new(), pending_md5 }))
     }
 
-    /// Returns the bytes in pieces of moderate size, none of them empty. A piece is an error if the
-    /// file that holds the body cannot be read. Reading a file blocks, but not for long: it is not
-    /// synced and mostly in the page cache.
+    /// Returns the bytes in pieces of moderate size, none of them empty.
+    ///
+    /// A piece is an error if the file that holds the body cannot be read. A read blocks, but not
+    /// for long, because the file is mostly in the page cache.
     pub fn pieces(&self) -> impl Iterator<Item = io::Result<Bytes>> + Send + use<> {
-        let content = self.held().content.clone();
+        // Cloned, so that a reader that has begun is not affected by a move to a file.
+        let content = self.location().content.clone();
         let bytes = self.0.bytes;
         let mut at = 0_u64;
         let mut index = 0;
@@ -115,10 +126,10 @@ impl Body {
                 index += 1;
                 chunks.get(index - 1).cloned().map(Ok)
             }
-            Content::File(held) => {
+            Content::File(body) => {
                 let length = PIECE_BYTES.min(bytes - at) as usize;
                 let mut piece = vec![0; length];
-                let read = (length > 0).then(|| held.file.read_exact_at(&mut piece, at))?;
+                let read = (length > 0).then(|| body.file.read_exact_at(&mut piece, at))?;
                 at += length as u64;
                 Some(read.map(|()| piece.into()))
             }
@@ -134,121 +145,131 @@ impl Body {
         self.pieces().collect()
     }
 
-    /// The length of all chunks.
+    /// Returns the length.
     pub fn bytes(&self) -> u64 {
         self.0.bytes
     }
 
-    /// The MD5 of all chunks.
+    /// Returns the MD5 of the bytes. Computes it if it is not known yet.
     pub fn md5(&self) -> [u8; 16] {
         *self.0.md5.get_or_init(|| {
-            let coming = self.0.coming.lock().unwrap_or_else(PoisonError::into_inner).take();
-            // A runtime that goes down never runs what it was given.
-            let taken = coming.and_then(|coming| coming.recv().ok());
-            // A body goes to a file only once its MD5 is known, so its chunks are in memory.
-            taken.unwrap_or_else(|| md5(self.pieces().filter_map(io::Result::ok)))
+            let pending = self.0.pending_md5.lock();
+            let pending = pending.unwrap_or_else(PoisonError::into_inner).take();
+            // A runtime that shuts down drops its tasks, and the channel closes without an MD5.
+            let computed = pending.and_then(|pending| pending.recv().ok());
+            // A body moves to a file only after its MD5 is known, so these chunks are in memory and
+            // no piece is an error.
+            computed.unwrap_or_else(|| md5(self.pieces().filter_map(io::Result::ok)))
         })
     }
 
-    /// The MD5 in 32 lower-case hexadecimal digits.
+    /// Returns the MD5 in 32 lower-case hexadecimal digits.
     pub fn md5_hex(&self) -> String {
         hex(&self.md5())
     }
 
-    /// Has `account` dropped with the bytes. Returns false if the body has one already.
-    pub(super) fn count(&self, account: Box<dyn Account>) -> bool {
-        let mut held = self.held();
-        let is_new = held.account.is_none();
-        let refused = if is_new { held.account.replace(account) } else { Some(account) };
-        // Not under the lock: an account has one of its own.
-        drop(held);
+    /// Attaches `account`, which is dropped with the bytes. Returns false and drops it if the body
+    /// has one already.
+    pub(super) fn count(&self, account: Box<dyn BodyAccount>) -> bool {
+        let mut location = self.location();
+        let is_new = location.account.is_none();
+        let refused = if is_new { location.account.replace(account) } else { Some(account) };
+        // Dropped without the lock, since an account takes a lock of its own.
+        drop(location);
         drop(refused);
         is_new
     }
 
+    /// Returns a reference that does not keep the bytes alive.
     pub(super) fn downgrade(&self) -> WeakBody {
         WeakBody(Arc::downgrade(&self.0))
     }
 
     /// Returns whether the bytes are in a file.
     pub fn is_on_disk(&self) -> bool {
-        matches!(self.held().content, Content::File(_))
+        matches!(self.location().content, Content::File(_))
     }
 
-    /// Replaces the chunks in memory by `file`, which holds the same bytes. Readers that have begun
-    /// go on with the chunks.
+    /// Replaces the chunks in memory by `file`, which holds the same bytes. A reader that has begun
+    /// continues with the chunks.
     pub(super) fn move_to(&self, file: BodyFile) {
-        let mut held = self.held();
-        held.content = Content::File(Arc::new(file));
-        held.account.iter_mut().for_each(|account| account.moved_to_disk());
+        let mut location = self.location();
+        location.content = Content::File(Arc::new(file));
+        location.account.iter_mut().for_each(|account| account.moved_to_disk());
     }
 
-    fn held(&self) -> MutexGuard<'_, Held> {
-        // Replaced whole: a panic elsewhere leaves nothing half-done.
-        self.0.held.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Locks the place of the bytes.
+    fn location(&self) -> MutexGuard<'_, Location> {
+        // Replaced as a whole, so a panic elsewhere leaves nothing half-done.
+        self.0.location.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// Returns the MD5 of chunks.
 fn md5(chunks: impl IntoIterator<Item: AsRef<[u8]>>) -> [u8; 16] {
     let mut hasher = Md5::new();
     chunks.into_iter().for_each(|chunk| hasher.update(chunk));
     hasher.finalize().into()
 }
 
-/// A body whose chunks are still being made. The MD5 of a large one is taken meanwhile, beside
-/// whoever makes them: of 100 MB it takes 0.2 s.
+/// Builds a body chunk by chunk.
+///
+/// The MD5 of a large body is computed at the same time on another thread. It takes 0.2 s for 100
+/// MB.
 #[derive(Debug)]
 pub struct BodyWriter {
     chunks: Vec<Bytes>,
-    /// Where chunks are hashed, once there are [`BodyWriter::CHUNKS_HERE`]. It has no bound of its
-    /// own: the body holds all chunks anyway.
+    /// The channels of the hashing thread, from [`BodyWriter::CHUNKS_INLINE`] chunks on. The first
+    /// needs no bound, because the body holds all chunks anyway.
     hashing: Option<(mpsc::Sender<Bytes>, mpsc::Receiver<[u8; 16]>)>,
     runtime: Handle,
 }
 
 impl BodyWriter {
-    /// Chunks up to which a body is small: its MD5 is not worth a thread.
-    const CHUNKS_HERE: usize = 4;
+    /// A body with fewer chunks is too small for a thread of its own.
+    const CHUNKS_INLINE: usize = 4;
 
-    /// An empty body. What is done meanwhile is done on the blocking threads of `runtime`.
+    /// Returns a writer without chunks. It hashes on the blocking threads of `runtime`.
     pub fn new(runtime: Handle) -> Self {
         BodyWriter { chunks: Vec::new(), hashing: None, runtime }
     }
 
-    /// Puts a chunk behind the others.
+    /// Appends a chunk.
     pub fn push(&mut self, chunk: Bytes) {
         if chunk.is_empty() {
             return;
         }
         if let Some((hasher, _)) = &self.hashing {
-            // A hasher that is gone is noticed when its result is asked for.
-            hasher.send(chunk.clone()).unwrap_or_default();
+            // It fails if the thread has ended; `Body::md5` then computes the MD5 itself.
+            let _ = hasher.send(chunk.clone());
         }
         self.chunks.push(chunk);
-        if self.hashing.is_none() && self.chunks.len() == BodyWriter::CHUNKS_HERE {
-            self.hash_aside();
+        if self.hashing.is_none() && self.chunks.len() == BodyWriter::CHUNKS_INLINE {
+            self.start_hashing();
         }
     }
 
-    fn hash_aside(&mut self) {
+    /// Starts a thread that hashes the chunks up to now and all that follow.
+    fn start_hashing(&mut self) {
         let (hasher, chunks) = mpsc::channel();
-        let (result, coming) = mpsc::sync_channel(1);
+        let (result, pending) = mpsc::sync_channel(1);
         let first = self.chunks.clone();
         supervise::aside(&self.runtime, move || {
-            // Nobody asks for the MD5 of a body that was given up.
-            result.send(md5(first.into_iter().chain(chunks))).unwrap_or_default();
+            // It fails if the body was dropped, and then no MD5 is needed.
+            let _ = result.send(md5(first.into_iter().chain(chunks)));
         });
-        self.hashing = Some((hasher, coming));
+        self.hashing = Some((hasher, pending));
     }
 
-    /// The whole body.
+    /// Returns the body.
     pub fn finish(mut self) -> Body {
-        let coming = self.hashing.take().map(|(_, coming)| coming);
-        Body::new(mem::take(&mut self.chunks), coming)
+        // Dropping the sender ends the hashing thread's input.
+        let pending = self.hashing.take().map(|(_, pending)| pending);
+        Body::new(mem::take(&mut self.chunks), pending)
     }
 }
 
-/// Lower-case hexadecimal digits.
+/// Returns `bytes` in lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
@@ -280,7 +301,7 @@ impl From<&'static str> for Body {
 }
 
 impl fmt::Debug for Body {
-    /// Shape only: words of a user's text do not belong in a log.
+    /// Shows only the length, because a log must not contain the text of a user.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Body").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
@@ -302,9 +323,9 @@ mod tests {
     }
 
     #[test]
-    fn the_md5_that_is_taken_while_chunks_come_is_that_of_the_whole() {
+    fn md5_while_writing_equals_md5_of_whole() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
-        for chunks in [0, 1, BodyWriter::CHUNKS_HERE, 100] {
+        for chunks in [0, 1, BodyWriter::CHUNKS_INLINE, 100] {
             let mut writer = BodyWriter::new(runtime.handle().clone());
             let chunk = |number: usize| Bytes::from(format!("{number},").repeat(1 + number % 3));
             (0..chunks).for_each(|number| writer.push(chunk(number)));
@@ -315,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn a_runtime_that_is_gone_takes_no_md5_with_it() {
+    fn md5_survives_the_end_of_the_runtime() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let mut writer = BodyWriter::new(runtime.handle().clone());
         drop(runtime);

@@ -1,80 +1,80 @@
-//! What can go wrong with a store, told by what to do about it.
+//! The error of a store operation. Its kind states what the caller has to do.
 
 use std::fmt;
 
 use crate::error::{Error, ErrorKind};
 
-/// What the caller of a store must do about a failure.
+/// The kind of a failed operation, by the action of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StoreErrorKind {
-    /// There is no such object. Trying again does not help.
+    /// There is no such object. A retry does not help.
     NotFound,
-    /// The store refuses: credentials, rights, bucket, addressing, signature. At start that ends
-    /// the run; later it is worth retrying slowly and loudly, since keys get rotated.
+    /// The store refuses: credentials, rights, bucket, addressing, signature. At the start that ends
+    /// the run. Later it is retried slowly and logged, because keys may be rotated.
     Denied,
-    /// Other bytes already stand under this key. Never overwritten by retrying.
+    /// An object with other bytes exists under this key. A retry never replaces it.
     Exists,
-    /// Out of reach, overloaded, timed out or full for now: try again later, for as long as it
+    /// The store is out of reach, overloaded, too slow or full for now. Retry for as long as it
     /// takes.
     Unavailable,
-    /// The request itself is wrong, a key or a length: a defect or a setting. Do not retry.
+    /// The request itself is wrong, in a key or a length, by a defect or a setting. Do not retry.
     Invalid,
-    /// The reader of a stream has gone: what was written to it is lost. Do not retry; another start
+    /// The reader of a stream has closed it, and bytes in it are lost. Do not retry; another start
     /// with a reader helps.
     Closed,
-    /// The local disk failed: do not retry, what it says from here on proves nothing.
+    /// The local disk has failed. Do not retry, because a later success would prove nothing.
     Disk,
 }
 
-/// Whether a failed operation may have taken effect all the same.
+/// The effect that a failed operation may have had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
-    /// It surely did not happen.
+    /// The operation had no effect.
     Determinate,
-    /// It may have happened: the answer was lost.
+    /// The operation may have succeeded, because the answer was lost.
     Indeterminate,
 }
 
 /// A failed store operation.
 #[derive(Clone, Debug)]
 pub struct StoreError {
-    /// What to do about it.
+    /// The kind, which states the action of the caller.
     pub kind: StoreErrorKind,
-    /// Whether it may have happened all the same.
+    /// The effect that the operation may have had.
     pub outcome: Outcome,
-    /// What happened and where, a lower-case fragment. Holds no secret.
+    /// The failure and its place, as a lower-case fragment. It holds no secret.
     pub message: String,
-    /// What to do about it, with the flag's name.
+    /// The way out, with the name of the flag.
     pub hint: Option<String>,
 }
 
 impl StoreError {
-    /// A failure that surely had no effect.
+    /// Returns an error of an operation without effect.
     pub fn new(kind: StoreErrorKind, message: impl Into<String>) -> Self {
         StoreError { kind, outcome: Outcome::Determinate, message: message.into(), hint: None }
     }
 
-    /// A request that is wrong in itself.
+    /// Returns the error of a request that is wrong in itself.
     pub(crate) fn invalid(message: impl Into<String>) -> Self {
         StoreError::new(StoreErrorKind::Invalid, message)
     }
 
-    /// Says that it may have happened all the same.
+    /// Marks the operation as one that may have succeeded.
     #[must_use]
     pub fn indeterminate(mut self) -> Self {
         self.outcome = Outcome::Indeterminate;
         self
     }
 
-    /// Says what to do about it.
+    /// Adds a hint.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
     }
 
-    /// Whether the same request can succeed later without anybody changing a setting.
+    /// Returns true if the same request can succeed later without a change of settings.
     pub fn is_transient(&self) -> bool {
         self.kind == StoreErrorKind::Unavailable
     }
@@ -93,6 +93,8 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 impl From<StoreError> for Error {
+    /// Converts an error after which the run ends. `NotFound` and `Exists` are `Configuration` here,
+    /// because the output is not as the settings require.
     fn from(error: StoreError) -> Self {
         let kind = match error.kind {
             StoreErrorKind::Denied | StoreErrorKind::NotFound | StoreErrorKind::Exists => {
@@ -115,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_refusal_is_a_matter_of_configuration_and_an_outage_is_temporary() {
+    fn store_error_kinds_become_error_kinds() {
         let kind = |kind| Error::from(StoreError::new(kind, "x")).kind();
         assert_eq!(kind(StoreErrorKind::Denied), ErrorKind::Configuration);
         assert_eq!(kind(StoreErrorKind::Unavailable), ErrorKind::Temporary);

@@ -1,22 +1,19 @@
-//! Where objects go: Alibaba Cloud OSS, S3 or a local directory, behind one narrow trait.
+//! Object stores: Alibaba Cloud OSS, S3 and the local directory, as one small trait.
 //!
-//! An epoch is published as a few whole objects under names that are a function of prefix, epoch
-//! and part only, with bytes that are a function of the input only. Two things follow, and the
-//! [`Store`] trait is built on them:
+//! An epoch is published as a few whole objects. Their names are a function of prefix, epoch and
+//! part, and their bytes a function of the input. The [`Store`] trait relies on two properties:
 //!
-//! * **An object is atomic.** A reader sees all of it or nothing. Object stores give that for free;
+//! * **An object is atomic.** A reader sees all of it or nothing. Object stores guarantee that;
 //!   [`local`] writes a temporary file beside the object, syncs it and renames it.
-//! * **A lost acknowledgement is harmless.** Writing the same bytes under the same key again
-//!   changes nothing, so an [indeterminate](Outcome) failure is simply tried again. Only
-//!   [`Store::put_new`] needs care: its second try meets its own first, so a conflict compares the
-//!   content.
+//! * **A lost answer is harmless.** Storing the same bytes under the same key again changes nothing,
+//!   so an operation with an [indeterminate](Outcome) failure is repeated. [`Store::put_new`]
+//!   compares the content after a conflict, because its second attempt meets its own first one.
 //!
-//! A [`StoreError`] says whether trying again can help ([`StoreErrorKind`]) and what to tell the
-//! operator. Retrying for long is not done here: a store makes a few quick tries, the sink above it
-//! keeps a closed epoch for as long as there is room.
+//! A [`StoreError`] states if a retry can help ([`StoreErrorKind`]) and has a hint for the operator.
+//! A store makes a few quick attempts only. The sink retries for as long as it takes.
 //!
-//! Keys are relative to the store's root, a bucket or a directory, and use `/`. Which root and
-//! which prefix a `--to` means is [`Target`]'s business. `opendal` is named in this module only.
+//! Keys are relative to the root of the store, a bucket or a directory, and use `/`. [`Target`]
+//! splits the value of `--to` into root and prefix. Only this module names `opendal`.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -44,22 +41,24 @@ mod target;
 
 pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
-pub use probe::{ConditionalPuts, Facts, Probe, Versioning};
+pub use probe::{ConditionalPuts, StoreFacts, StoreProbe, Versioning};
 pub use remote::Environment;
 pub use results::{Level, Results, ResultsLimits};
 pub use settings::{Addressing, StoreSettings};
 pub use target::Target;
 
-/// What a store operation comes to.
+/// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// A place for whole objects, each found under its key.
+/// A store of whole objects, each under a key.
 ///
-/// Every future may be dropped at any time; what it had begun may then have happened or not, as
-/// with an indeterminate error. No method panics on what a server sends.
+/// A future may be dropped at any time. The operation may then have succeeded or not, as after an
+/// indeterminate error. No method panics because of an answer of a server.
 pub trait Store: Send + Sync + Debug + 'static {
-    /// Stores `body` under `key`, over whatever stood there. When it returns, the object is as
-    /// durable as this kind of store makes it, but for the directory entry: see [`Store::seal`].
+    /// Stores `body` under `key` and replaces an object that exists.
+    ///
+    /// When it returns, the bytes are durable. In a local directory the name is durable only after
+    /// [`Store::seal`].
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>>;
 
     /// Creates the object `key` from `body`; never replaces one.
@@ -97,52 +96,61 @@ pub trait Store: Send + Sync + Debug + 'static {
         .boxed()
     }
 
-    /// The bytes under `key`, at most `bytes_max` of them: a longer object is
-    /// [`StoreErrorKind::Invalid`]. None is [`StoreErrorKind::NotFound`].
+    /// Returns the bytes under `key`.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::Invalid`] if the object is longer than `bytes_max`;
+    /// [`StoreErrorKind::NotFound`] if there is none.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>>;
 
-    /// Objects whose key begins with `ask.prefix`, at any depth, in the order of their keys' bytes.
-    /// Temporaries of unfinished writes are not among them.
-    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>>;
+    /// Returns the objects whose key begins with `ask.prefix`, at any depth, in the order of their
+    /// keys' bytes. Temporary files of unfinished writes are not among them.
+    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>>;
 
-    /// The directories, ending in `/`, that begin with `ask.prefix` and lie in the directory that
-    /// the prefix names by its last `/`; in the order of their names' bytes. A directory is what
-    /// keys have in common up to a `/`.
+    /// Returns the directories whose name begins with `ask.prefix` and has no `/` after it except at
+    /// its end, in the order of their names' bytes. A directory is the common beginning of keys up
+    /// to a `/`.
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>>;
 
-    /// Removes the object under `key`; that there is none is a success.
+    /// Removes the object under `key`. Succeeds if there is none.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>>;
 
-    /// Empties the directory `dir` of objects and of temporaries that a crash left, however deep.
-    /// The caller has made sure that nothing committed is in it. Returns how many were removed.
+    /// Removes all objects in the directory `dir`, at any depth, and the temporary files of a crash.
+    /// Returns their number. The caller has checked that nothing committed is in it.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>>;
 
-    /// Makes the names of the objects in `dir` durable, and `dir`'s own. Nothing to do for object
-    /// stores; a sync of the directories for a local one.
+    /// Makes the name of `dir` and the names of the objects in it durable. A local directory syncs
+    /// the directories; an object store has nothing to do.
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>>;
 
-    /// Removes the temporaries in `dir` that a crash left there, while nothing is written into it.
-    /// Nothing to do for object stores.
+    /// Removes the temporary files that a crash left in `dir`. No object may be written to `dir` at
+    /// the same time. An object store has nothing to do.
     fn sweep<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         ready(Ok(())).boxed()
     }
 
-    /// Where this is, for a log line. Holds no secret.
+    /// Returns a description of the store for a log line. It holds no secret.
     fn describe(&self) -> String;
 
     /// Returns the store's own clock, as of its last answer. `None` before the first answer, and
-    /// for a store whose clock is this machine's. [`Entry::modified`] is in terms of this clock.
+    /// for a store whose clock is this machine's. [`ObjectEntry::modified`] is in terms of this clock.
     fn time(&self) -> Option<SystemTime> {
         None
     }
 
-    /// How this is reached, as far as it knows after the requests so far; may ask the store.
-    fn facts(&self) -> BoxFuture<'_, Facts> {
-        ready(Facts::default()).boxed()
+    /// Returns the properties of the store that are known after the requests so far. It may send
+    /// another request.
+    fn facts(&self) -> BoxFuture<'_, StoreFacts> {
+        ready(StoreFacts::default()).boxed()
     }
 }
 
-/// Opens the store that `target` names, or `None` for standard output, which is none.
+/// Opens the store of `target`. Returns `None` for standard output.
+///
+/// # Errors
+///
+/// `Usage` or `Configuration` if a setting is missing or wrong, and the errors of creating a local
+/// directory.
 pub fn open(
     target: &Target,
     settings: &StoreSettings,
@@ -163,60 +171,60 @@ pub fn open(
     })
 }
 
-/// What a store says of an object it has stored.
+/// The properties of a stored object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     /// Its length.
     pub bytes: u64,
     /// MD5 of its bytes in lower-case hexadecimal digits.
     pub md5: String,
-    /// The store's own name for this version of the object, where it gives one.
+    /// The ETag of the object, if the store returns one.
     pub etag: Option<String>,
 }
 
 impl Stored {
-    /// What is known of `body` once it is stored.
+    /// Returns the properties of the object with the bytes of `body`.
     pub(crate) fn of(body: &Body, etag: Option<String>) -> Self {
         Stored { bytes: body.bytes(), md5: body.md5_hex(), etag }
     }
 }
 
-/// One object, as a listing describes it.
+/// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub struct ObjectEntry {
     /// Its key, relative to the store's root.
     pub key: String,
     /// Its length.
     pub bytes: u64,
-    /// When it was last written, by the store's clock ([`Store::time`]).
+    /// The time of the last write, by the store's clock ([`Store::time`]).
     pub modified: Option<SystemTime>,
 }
 
-/// What to list.
+/// A request for one page of a listing.
 #[derive(Clone, Copy, Debug)]
 pub struct Listing<'a> {
-    /// Keys begin with this; it need not end in `/`.
+    /// The beginning of all names. It need not end in `/`.
     pub prefix: &'a str,
-    /// Only names greater than this one, by bytes: the `next` of the page before, or a name from
-    /// which on the caller is interested.
+    /// Only names greater than this one, by bytes, are listed. It is the `next` of the page before,
+    /// or a name of the caller's choice.
     pub after: Option<&'a str>,
-    /// At most so many in a page, and at least 1.
+    /// The most items in a page, at least 1.
     pub limit: usize,
 }
 
 impl<'a> Listing<'a> {
-    /// The first page of what begins with `prefix`, 1000 names long.
+    /// Asks for the first 1000 names that begin with `prefix`.
     pub fn new(prefix: &'a str) -> Self {
         Listing { prefix, after: None, limit: 1000 }
     }
 
-    /// Only what comes behind `after`.
+    /// Asks for names after `after` only.
     #[must_use]
     pub fn after(self, after: Option<&'a str>) -> Self {
         Listing { after, ..self }
     }
 
-    /// At most `limit` names a page.
+    /// Asks for at most `limit` names.
     #[must_use]
     pub fn limit(self, limit: usize) -> Self {
         Listing { limit: limit.max(1), ..self }
@@ -226,13 +234,13 @@ impl<'a> Listing<'a> {
 /// One page of a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// What was found, in the order of the names.
+    /// The items, in the order of their names.
     pub items: Vec<T>,
-    /// The `after` of the next page; `None` when this was the last.
+    /// The `after` of the next page. `None` for the last page.
     pub next: Option<String>,
 }
 
-/// Refuses keys that could leave the root, or that some store would take for another key.
+/// Fails for a key that could lead out of the root, or that some store would take for another key.
 pub(crate) fn check_key(key: &str) -> StoreResult<()> {
     let fault = if key.is_empty() || key.starts_with('/') || key.ends_with('/') {
         "is empty or begins or ends with a slash"

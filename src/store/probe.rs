@@ -1,4 +1,4 @@
-//! Asking a store, before the first epoch, whether it will take one.
+//! Tests, before the first epoch, if a store can be written to and read from.
 
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, SystemTime};
@@ -7,56 +7,58 @@ use bytes::Bytes;
 
 use super::{Body, Listing, Outcome, Store, StoreError, StoreErrorKind, StoreResult};
 
-/// What a store knows of how it is reached. Nothing in it is secret.
+/// The properties of a store that `wordtide check` shows. None of them is secret.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct StoreFacts {
     /// Scheme and host.
     pub endpoint: Option<String>,
-    /// The region that signatures name.
+    /// The region in signatures.
     pub region: Option<String>,
     /// How requests name the bucket.
     pub addressing: Option<&'static str>,
-    /// The signature's version.
+    /// The version of signatures.
     pub signature: Option<&'static str>,
-    /// Where the keys were found.
+    /// The source of the keys.
     pub credentials: Option<&'static str>,
-    /// The store's clock, to a second, as far as an answer has told it.
+    /// The store's clock, to a second, computed from its last answer.
     pub store_time: Option<SystemTime>,
-    /// Whether old versions of objects are kept.
+    /// The versioning of the bucket.
     pub versioning: Versioning,
-    /// Whether the store refuses to create an object that exists.
+    /// The store's answer to the creation of an object that exists.
     pub conditional_puts: ConditionalPuts,
 }
 
-impl Facts {
-    /// How far this machine's clock, which says `now`, is ahead of the store's, in ms; stores
-    /// refuse requests beyond 15 minutes.
+impl StoreFacts {
+    /// Returns the milliseconds by which this machine's clock, which shows `now`, is ahead of the
+    /// store's. Stores refuse requests if the difference is above 15 minutes.
     pub fn skew_ms(&self, now: SystemTime) -> Option<i64> {
         let store = self.store_time?;
         let ms = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         Some(match now.duration_since(store) {
             Ok(ahead) => ms(ahead),
-            Err(behind) => -ms(behind.duration()),
+            Err(lagging) => -ms(lagging.duration()),
         })
     }
 }
 
-/// Whether a bucket keeps old versions. Where it does, creating without overwriting is no longer
-/// refused by OSS, and every retry leaves a version that is paid for.
+/// The versioning of a bucket, which keeps old versions of objects.
+///
+/// With versioning, OSS ignores the condition that an object must not exist, and every retry leaves
+/// a version that costs money.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Versioning {
-    /// It does not.
+    /// Old versions are not kept.
     Off,
-    /// It does.
+    /// Old versions are kept.
     Enabled,
-    /// It did, and keeps what it has.
+    /// Old versions were kept until now and remain.
     Suspended,
-    /// These credentials may not ask, or this kind of store has no such thing.
+    /// The credentials may not ask, or this kind of store has no versions.
     #[default]
     Unknown,
 }
 
-/// A store's answer to a request that creates an object which exists.
+/// A store's answer to a request that creates an object that exists.
 ///
 /// OSS takes `x-oss-forbid-overwrite`, S3 takes `If-None-Match: *`. Not every compatible store
 /// knows them, and OSS itself ignores its header in a bucket with versioning.
@@ -64,46 +66,45 @@ pub enum Versioning {
 pub enum ConditionalPuts {
     /// The request is refused and the object stays as it is.
     Honoured,
-    /// The object is replaced, or the store does not take such requests at all.
+    /// The object is replaced, or the store does not support such requests.
     Ignored,
     /// Not probed yet.
     #[default]
     Unknown,
 }
 
-/// How long removing an object may take that most likely is not there.
-const TIDY_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest time for removing an object after a failed probe.
+const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// One object that a store is tried with, beside the results in `_wordtide/`, which readers of
-/// results ignore.
+/// A test object in `_wordtide/`, which readers of results ignore.
 #[derive(Clone, Debug)]
-pub struct Probe {
+pub struct StoreProbe {
     key: String,
     text: String,
 }
 
-impl Probe {
-    /// A probe beside the epochs of `prefix`, under a name that no other process uses.
-    pub fn beside(prefix: &str) -> Probe {
+impl StoreProbe {
+    /// Returns a probe beside the epochs of `prefix`, under a name that no other process uses.
+    pub fn beside(prefix: &str) -> StoreProbe {
         let beside = &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)];
         let nonce = RandomState::new().hash_one(std::process::id());
-        Probe {
+        StoreProbe {
             key: format!("{beside}_wordtide/probe-{nonce:016x}"),
             text: format!("wordtide probe {nonce:016x}"),
         }
     }
 
-    /// Creates the object, tries to create it again with different bytes, lists, reads back and
-    /// deletes it. An operation that fails here would fail at the first epoch. The same probe can
-    /// be run again after a failure; a run that succeeds leaves nothing in the store.
+    /// Creates the object, tries to create it again with different bytes, lists it, reads it and
+    /// deletes it. Returns the store's answer to the second creation.
     ///
-    /// Returns whether the second creation was refused.
+    /// An operation that fails here would fail at the first epoch. The probe can be run again after
+    /// a failure. A run that succeeds leaves nothing in the store.
     ///
     /// # Errors
-    /// Those of the store; `Denied` if other bytes are read than were stored.
+    /// The errors of the store, and `Denied` if it returns other bytes than it stored.
     pub async fn run(&self, store: &dyn Store) -> StoreResult<ConditionalPuts> {
-        let Probe { key, text } = self;
-        // Of equal length, so that a store which compares lengths only is found out too.
+        let StoreProbe { key, text } = self;
+        // Both have the same length, so that a comparison of lengths alone is not enough.
         let [first, second] = ["first ", "second"].map(|try_| format!("{text} {try_}\n"));
         let bytes_max = first.len() as u64;
         let created =
@@ -112,10 +113,9 @@ impl Probe {
             Ok(conditional_puts) => conditional_puts,
             Err(error) => {
                 if error.outcome == Outcome::Indeterminate {
-                    // The object may exist. A store that is away is not waited for twice, and one
-                    // that cannot delete has been reported by then.
-                    let tidied = tokio::time::timeout(TIDY_TIMEOUT, store.delete(key)).await;
-                    drop(tidied);
+                    // The object may exist. The result is ignored, because the caller gets the
+                    // first error; the time is short, because the store is probably out of reach.
+                    let _ = tokio::time::timeout(CLEANUP_TIMEOUT, store.delete(key)).await;
                 }
                 return Err(error);
             }
@@ -128,7 +128,7 @@ impl Probe {
         };
         let matches = match read {
             Ok(bytes) => bytes == expected,
-            // It is longer than what was stored.
+            // The object is longer than the one that was stored.
             Err(error) if error.kind == StoreErrorKind::Invalid => false,
             Err(error) => return Err(error),
         };
@@ -153,9 +153,9 @@ mod tests {
     use super::*;
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_probe_leaves_nothing_behind() {
+    async fn probe_leaves_nothing() {
         let store = MemoryStore::new();
-        let found = Probe::beside("a/b/counts").run(&store).await.unwrap();
+        let found = StoreProbe::beside("a/b/counts").run(&store).await.unwrap();
         assert_eq!(found, ConditionalPuts::Honoured);
         assert!(store.objects().is_empty());
         let log = store.log();
@@ -166,32 +166,32 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn whatever_is_refused_comes_back() {
+    async fn refused_operations_fail_the_probe() {
         for kind in [OpKind::PutNew, OpKind::List, OpKind::Get, OpKind::Delete] {
             let store = MemoryStore::new();
             let fault = Fault::Refused(StoreErrorKind::Denied);
             store.fail_next(1, fault, move |op| op.kind == kind);
-            let error = Probe::beside("").run(&store).await.unwrap_err();
+            let error = StoreProbe::beside("").run(&store).await.unwrap_err();
             assert_eq!(error.kind, StoreErrorKind::Denied, "{kind:?}");
         }
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_probe_whose_answer_was_lost_leaves_nothing_either() {
+    async fn probe_with_lost_answer_leaves_nothing() {
         let store = MemoryStore::new();
         let lost = Fault::AnswerLost(StoreErrorKind::Unavailable);
         store.fail_next(1, lost, |op| op.kind == OpKind::PutNew);
-        Probe::beside("").run(&store).await.unwrap_err();
+        StoreProbe::beside("").run(&store).await.unwrap_err();
         assert!(store.objects().is_empty());
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_probe_that_is_tried_again_takes_away_what_its_first_try_left() {
+    async fn repeated_probe_removes_the_first_object() {
         let store = MemoryStore::new();
         store.fail_next(1, Fault::Refused(StoreErrorKind::Unavailable), |op| {
             op.kind == OpKind::Delete
         });
-        let probe = Probe::beside("");
+        let probe = StoreProbe::beside("");
         probe.run(&store).await.unwrap_err();
         assert_eq!(store.objects().len(), 1);
         probe.run(&store).await.unwrap();
@@ -201,9 +201,9 @@ mod tests {
     #[test]
     fn skew_has_a_sign() {
         let store = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
-        let facts = Facts { store_time: Some(store), ..Facts::default() };
+        let facts = StoreFacts { store_time: Some(store), ..StoreFacts::default() };
         assert_eq!(facts.skew_ms(store + Duration::from_secs(2)), Some(2000));
         assert_eq!(facts.skew_ms(store - Duration::from_secs(2)), Some(-2000));
-        assert_eq!(Facts::default().skew_ms(store), None);
+        assert_eq!(StoreFacts::default().skew_ms(store), None);
     }
 }

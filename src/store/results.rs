@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::Body;
-use super::body::{Account, BodyFile, WeakBody};
+use super::body::{BodyAccount, BodyFile, WeakBody};
 use crate::epoch::Epoch;
 use crate::supervise;
 
@@ -310,7 +310,7 @@ fn write(folder: &Path, path: &Path, body: &Body) -> io::Result<BodyFile> {
     })
 }
 
-impl Account for Share {
+impl BodyAccount for Share {
     fn moved_to_disk(&mut self) {
         self.is_on_disk = true;
         let mut waiting = self.shared.lock();

@@ -1,4 +1,4 @@
-//! What a user may tune about object stores: plain data, no handles, no secrets.
+//! The settings of object stores: plain data, without handles and without secrets.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,19 +8,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// How a bucket's name gets into a request.
+/// The place of the bucket's name in a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Addressing {
-    /// By the endpoint: OSS below `aliyuncs.com` and AWS virtual-hosted, other OSS endpoints as a
-    /// custom domain, other S3 endpoints by path.
+    /// Chosen by the endpoint: `VirtualHosted` for OSS below `aliyuncs.com` and for AWS,
+    /// `CustomDomain` for other OSS endpoints, `Path` for other S3 endpoints.
     #[default]
     Auto,
     /// In front of the endpoint's host: `https://BUCKET.ENDPOINT/KEY`.
     VirtualHosted,
     /// As the first path segment: `https://ENDPOINT/BUCKET/KEY`. OSS refuses it.
     Path,
-    /// Not at all, the domain is bound to the bucket: `https://ENDPOINT/KEY`. OSS only.
+    /// Nowhere, because the domain is bound to the bucket: `https://ENDPOINT/KEY`. OSS only.
     CustomDomain,
 }
 
@@ -28,38 +28,39 @@ pub enum Addressing {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StoreSettings {
-    /// OSS endpoint, a host with an optional port and scheme (`https` without one). The one in
-    /// `oss://BUCKET.ENDPOINT/` goes before it, then `OSS_ENDPOINT` and `~/.ossutilconfig` follow.
+    /// OSS endpoint: a host with an optional scheme (`https` by default) and port. The endpoint in
+    /// `oss://BUCKET.ENDPOINT/` has precedence. Without both, `OSS_ENDPOINT` and `~/.ossutilconfig`
+    /// are read.
     pub oss_endpoint: Option<String>,
-    /// OSS region id such as `cn-hangzhou`; derived from the endpoint where its name holds it.
+    /// OSS region id such as `cn-hangzhou`. Most endpoints contain it.
     pub oss_region: Option<String>,
     /// How OSS requests name the bucket.
     pub oss_addressing: Addressing,
-    /// S3 endpoint with an optional scheme; AWS's own for the region without one.
+    /// S3 endpoint with an optional scheme. The default is the endpoint of AWS in the region.
     pub s3_endpoint: Option<String>,
-    /// S3 region; else `AWS_REGION`, and `us-east-1` for an endpoint that is not AWS's.
+    /// S3 region. The default is `AWS_REGION`, or `us-east-1` if an endpoint is given.
     pub s3_region: Option<String>,
     /// How S3 requests name the bucket.
     pub s3_addressing: Addressing,
-    /// Allow plain `http` to hosts other than this one. Requests are signed, the text is readable.
+    /// Allows plain `http` to other hosts. Requests are signed, but the text is not encrypted.
     pub allow_http: bool,
-    /// PEM file with certificates to trust beside the system's.
+    /// PEM file with trusted certificates, in addition to those of the system.
     pub ca_file: Option<PathBuf>,
-    /// Hosts whose address is given instead of looked up: private networks without DNS.
+    /// Hosts with fixed addresses, for private networks without DNS.
     pub resolve: Vec<(String, SocketAddr)>,
     /// Bodies longer than this are uploaded in parts. At most 5 GB, the longest single upload.
     pub multipart_bytes_min: u64,
-    /// Length of an upload's parts, at least 8 MiB; longer where 10,000 parts would not do.
+    /// Length of the parts of an upload, at least 8 MiB. Longer if 10,000 parts do not suffice.
     pub part_bytes: u64,
-    /// Parts of one upload under way at a time.
+    /// The most parts of one upload that are sent at the same time.
     pub parts_in_flight_max: usize,
-    /// Objects being uploaded at a time; others wait.
+    /// The most objects that are uploaded at the same time. Others wait.
     pub uploads_in_flight_max: usize,
-    /// How long one request may take, beside what its bytes need at 128 KiB/s.
+    /// The longest time for one request, in addition to its length divided by 128 KiB/s.
     pub request_timeout: Duration,
-    /// Quick tries of one request, the first included. What lasts longer is the caller's to retry.
+    /// The most quick attempts of one request, the first included. The caller retries after them.
     pub attempts_max: usize,
-    /// How long a credential source that asks the network may take.
+    /// The longest time for one source of credentials.
     pub credentials_timeout: Duration,
 }
 
@@ -86,14 +87,18 @@ impl Default for StoreSettings {
     }
 }
 
-/// The shortest parts: S3 takes none below 5 MiB but the last.
+/// The shortest part. S3 refuses parts below 5 MiB except for the last one.
 const PART_BYTES_MIN: u64 = 8 << 20;
 
-/// The longest single upload both OSS and S3 take.
+/// The longest single upload of both OSS and S3.
 const SINGLE_BYTES_MAX: u64 = 5_000_000_000;
 
 impl StoreSettings {
-    /// Refuses what no store could work with, by the setting's name.
+    /// Checks the settings.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if no store can work with a setting. The message names the setting.
     pub fn validate(&self) -> Result<()> {
         let wrong = |message: &str| Err(Error::new(ErrorKind::Usage, message));
         if self.oss_addressing == Addressing::Path {
@@ -124,7 +129,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_each_limit_is_checked() {
+    fn defaults_are_valid_and_limits_checked() {
         StoreSettings::default().validate().unwrap();
         let wrong: [fn(&mut StoreSettings); 7] = [
             |s| s.oss_addressing = Addressing::Path,

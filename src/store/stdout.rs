@@ -1,15 +1,15 @@
 //! Standard output as a store: whole epochs, in order, as one stream of rows.
 //!
-//! A pipe has neither names nor rename. The store therefore holds the parts of an epoch until its
-//! marker is put, and writes them then, part after part; the marker itself is not written. When
-//! the put of a marker returns, all rows of its epoch are written.
+//! A pipe has neither names nor rename. The store therefore keeps the parts of an epoch until its
+//! marker is put, and then writes them in the order of their names. The marker itself is not
+//! written. When the put of a marker returns, all rows of its epoch are written.
 //!
-//! A write that fails is final. Nobody knows how many of the rows were read, and a second try would
-//! repeat them; so the epoch is not committed, the job ends, and no later epoch is written. A start
-//! with the same state writes the whole epoch again. That is also so for a reader that goes away:
-//! rows that are left in the pipe are rows that nobody has read.
+//! A failed write is final. It is unknown how many of the rows were read, and a second attempt would
+//! repeat them, so the epoch is not committed, the job ends, and no later epoch is written. A start
+//! with the same state writes the whole epoch again. The same holds if the reader closes the pipe:
+//! rows that are left in the pipe were not read.
 //!
-//! Writing blocks while the reader is slow, so it is done on a thread that may.
+//! Writing blocks while the reader is slow, so it is done on the blocking pool.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,7 +23,8 @@ use rustix::fs::{FileType, OFlags, fcntl_getfl, fstat};
 use rustix::io::Errno;
 
 use super::{
-    Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
+    Body, Listing, ObjectEntry, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    check_key,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
@@ -35,11 +36,11 @@ pub struct StdoutStore {
     marker: Arc<str>,
     /// Parts whose marker has not been put, by key.
     parts: Arc<Mutex<BTreeMap<String, Body>>>,
-    stream: Arc<Mutex<Stream>>,
+    stream: Arc<Mutex<StdoutStream>>,
 }
 
 /// The stream, and the failure after which nothing more is written to it.
-struct Stream {
+struct StdoutStream {
     writer: Box<dyn Write + Send>,
     failed: Option<StoreError>,
 }
@@ -52,15 +53,15 @@ impl fmt::Debug for StdoutStore {
 }
 
 impl StdoutStore {
-    /// A store that writes to this process's standard output. The object called `marker` is the
-    /// marker of its directory's epoch.
+    /// Returns a store that writes to the standard output of this process. An object called `marker`
+    /// is the marker of the epoch in its directory.
     pub fn new(marker: &str) -> Self {
         StdoutStore::to(marker, RawStdout)
     }
 
-    /// The same to any writer.
+    /// Returns a store that writes to `writer`.
     pub fn to(marker: &str, writer: impl Write + Send + 'static) -> Self {
-        let stream = Stream { writer: Box::new(writer), failed: None };
+        let stream = StdoutStream { writer: Box::new(writer), failed: None };
         StdoutStore {
             marker: format!("/{marker}").into(),
             parts: Arc::default(),
@@ -70,9 +71,9 @@ impl StdoutStore {
 
     /// Checks that standard output can be written to.
     ///
-    /// The runtime of the language opens `/dev/null` for reading and writing in place of a closed
-    /// descriptor, and writes to that succeed. A shell's `> /dev/null` opens it for writing only
-    /// and is accepted: there the user has chosen to discard the rows.
+    /// Rust's runtime opens `/dev/null` for reading and writing in place of a closed descriptor, and
+    /// writes to it succeed. A shell's `> /dev/null` opens it for writing only and is accepted,
+    /// because the user has chosen to discard the rows.
     ///
     /// # Errors
     ///
@@ -89,16 +90,20 @@ impl StdoutStore {
         match flags & OFlags::RWMODE {
             OFlags::RDONLY => Err(refused("open for reading only")),
             OFlags::RDWR if is_null_device() => Err(refused("closed")),
-            _ if events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR) => Err(left().into()),
+            _ if events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR) => {
+                Err(no_reader().into())
+            }
             _ => Ok(()),
         }
     }
 
+    /// Locks the parts.
     fn parts(&self) -> MutexGuard<'_, BTreeMap<String, Body>> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes out the parts in `dir` (which ends in a slash), in the order of their names.
+    /// Removes the parts in `dir`, which ends in a slash, and returns them in the order of their
+    /// names.
     fn take(&self, dir: &str) -> Vec<Body> {
         let mut parts = self.parts();
         let mut taken = parts.split_off(dir);
@@ -109,7 +114,7 @@ impl StdoutStore {
         taken.into_values().collect()
     }
 
-    /// Writes the parts of one epoch. Fails for good once a write has failed.
+    /// Writes the parts of one epoch. Fails always after a write has failed.
     fn write(&self, parts: &[Body]) -> StoreResult<()> {
         let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(failed) = &stream.failed {
@@ -121,51 +126,52 @@ impl StdoutStore {
         written.map_err(|error| stream.failed.insert(failure(&error)).clone())
     }
 
+    /// Writes the parts in `dir`.
     async fn publish(&self, dir: &str) -> StoreResult<()> {
         let (store, parts) = (self.clone(), self.take(dir));
         supervise::blocking(move || store.write(&parts)).await
     }
 }
 
-/// The failure of a write, by the system's error.
+/// Returns the store's error for a failed write.
 fn failure(error: &io::Error) -> StoreError {
     if error.kind() == io::ErrorKind::BrokenPipe {
-        return left().indeterminate();
+        return no_reader().indeterminate();
     }
     let message = format!("cannot write to standard output: {error}; the epoch is not committed");
     let failed = StoreError::new(StoreErrorKind::Disk, message).indeterminate();
     failed.hint("see where --to - leads; the next start with the same --state writes it again")
 }
 
-/// The failure of a pipe without a reader.
-fn left() -> StoreError {
+/// Returns the error of a pipe without a reader.
+fn no_reader() -> StoreError {
     let message = "the reader of standard output has gone; rows that it has not read are not \
                    committed";
     StoreError::new(StoreErrorKind::Closed, message)
         .hint("start again with a reader: with the same --state those rows are written again")
 }
 
-/// Standard output without the buffer and without the leniency of [`io::Stdout`], which takes a
-/// write to a closed descriptor for a success.
+/// Standard output without a buffer. Unlike [`io::Stdout`] it does not report success for a write to
+/// a closed descriptor.
 struct RawStdout;
 
 impl Write for RawStdout {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         loop {
             match rustix::io::write(rustix::stdio::stdout(), bytes) {
-                // Another program that shares the terminal or pipe has made it non-blocking.
+                // A program that shares the terminal or pipe has made it non-blocking.
                 Err(Errno::AGAIN) => events(PollFlags::OUT, None),
                 written => return Ok(written?),
             };
         }
     }
 
-    /// Fails if the reader of a pipe has gone and has left rows unread.
+    /// Fails if the reader of a pipe has closed it and rows in it are unread.
     fn flush(&mut self) -> io::Result<()> {
         let stdout = rustix::stdio::stdout();
-        let is_left = events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR);
+        let has_no_reader = events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR);
         let is_pipe = |kind: u32| FileType::from_raw_mode(kind) == FileType::Fifo;
-        if is_left
+        if has_no_reader
             && fstat(stdout).is_ok_and(|stat| is_pipe(stat.st_mode))
             && rustix::io::ioctl_fionread(stdout).is_ok_and(|unread| unread > 0)
         {
@@ -175,7 +181,7 @@ impl Write for RawStdout {
     }
 }
 
-/// The events on standard output, after at most `seconds`; none for an error.
+/// Waits for events on standard output, at most `seconds`. Returns none after an error.
 fn events(wanted: PollFlags, seconds: Option<i64>) -> PollFlags {
     let stdout = rustix::stdio::stdout();
     let mut polled = [PollFd::new(&stdout, wanted)];
@@ -186,7 +192,7 @@ fn events(wanted: PollFlags, seconds: Option<i64>) -> PollFlags {
     }
 }
 
-/// Returns whether standard output is the device that discards what is written to it.
+/// Returns true if standard output is the device that discards all bytes.
 fn is_null_device() -> bool {
     let null = rustix::fs::stat("/dev/null");
     match (fstat(rustix::stdio::stdout()), null) {
@@ -221,7 +227,7 @@ impl Store for StdoutStore {
         ready(Err(StoreError::new(StoreErrorKind::NotFound, message))).boxed()
     }
 
-    fn list<'a>(&'a self, _ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
+    fn list<'a>(&'a self, _ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         ready(Ok(Page { items: Vec::new(), next: None })).boxed()
     }
 
@@ -252,7 +258,7 @@ impl Store for StdoutStore {
 mod tests {
     use super::*;
 
-    /// A pipe whose reader goes away after so many bytes.
+    /// A pipe whose reader closes it after `bytes_max` bytes.
     #[derive(Clone)]
     struct Pipe {
         written: Arc<Mutex<Vec<u8>>>,
@@ -290,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn parts_are_kept_until_the_marker_comes_and_then_written_in_order() {
+    async fn parts_are_written_in_order_by_marker() {
         let pipe = Pipe::new(usize::MAX);
         let store = StdoutStore::to("_SUCCESS", pipe.clone());
         put(&store, "-10/part-00001", "b\n").await;

@@ -1,8 +1,8 @@
-//! `--to`, parsed: which store, which root in it, which prefix.
+//! Parses the value of `--to`: the store, its root, and the prefix of keys.
 //!
-//! Parsed by hand, not as a URL: a prefix is a plain string (`+`, `?`, `#`, `%` and blanks mean
-//! themselves, as they do for Hadoop's `Path`), and a URL parser would quietly resolve `..`.
-//! No message repeats what stands where people put keys and secrets.
+//! The value is not parsed as a URL. A prefix is a plain string, in which `+`, `?`, `#`, `%` and
+//! blanks are literal as in Hadoop's `Path`, and a URL parser would silently resolve `..`. Messages
+//! do not repeat the parts of a value in which people put keys and secrets.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 /// that OSS allows a key.
 const PREFIX_BYTES_MAX: usize = 900;
 
-/// Where the results go, as `--to` says it.
+/// The output of a job, as given by `--to`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {
@@ -22,16 +22,16 @@ pub enum Target {
     Stdout,
     /// A path prefix: `out/counts` means files below `out` whose names begin with `counts`.
     Local {
-        /// All up to the last `/`, or `.`.
+        /// The directory: all up to the last `/`, or `.`.
         root: PathBuf,
-        /// The rest, possibly empty.
+        /// The rest, which may be empty.
         prefix: String,
     },
     /// `oss://BUCKET/PREFIX` or `oss://BUCKET.ENDPOINT/PREFIX`.
     Oss {
         /// The bucket's name.
         bucket: String,
-        /// The endpoint's host (and port), when the URL names it.
+        /// Host and optional port of the endpoint, if the URL has them.
         endpoint: Option<String>,
         /// All that follows the bucket's slash.
         prefix: String,
@@ -46,8 +46,12 @@ pub enum Target {
 }
 
 impl Target {
-    /// Parses the value of `--to`. Every error is of kind `Usage` or `Configuration`, names the
-    /// flag and repeats no part of the value that may be a secret.
+    /// Parses the value of `--to`.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` if the value is not valid, `Configuration` if it contains credentials. The message
+    /// names the flag and repeats no part of the value that may be a secret.
     pub fn parse(to: &str) -> Result<Target> {
         if to == "-" {
             return Ok(Target::Stdout);
@@ -69,7 +73,8 @@ impl Target {
         }
     }
 
-    /// The prefix of every key, relative to the store's root. Empty for standard output.
+    /// Returns the prefix of every key, relative to the root of the store. Empty for standard
+    /// output.
     pub fn prefix(&self) -> &str {
         match self {
             Target::Stdout => "",
@@ -102,16 +107,18 @@ impl fmt::Display for Target {
     }
 }
 
+/// Returns an error of kind `Usage`.
 fn usage(message: impl Into<String>, hint: &str) -> Error {
     Error::new(ErrorKind::Usage, message).hint(hint)
 }
 
+/// Returns true for text that can be the scheme of a URL.
 fn is_scheme(text: &str) -> bool {
     text.starts_with(|c: char| c.is_ascii_alphabetic())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
 }
 
-/// `file:/a`, `file:///a`, `file://localhost/a` and `file:a`, as Hadoop takes them.
+/// Parses `file:/a`, `file:///a`, `file://localhost/a` and `file:a`, which Hadoop accepts too.
 fn file_url(rest: &str) -> Result<Target> {
     let path = match rest.strip_prefix("//") {
         None => rest,
@@ -128,6 +135,7 @@ fn file_url(rest: &str) -> Result<Target> {
     local(path)
 }
 
+/// Splits a path prefix into directory and prefix.
 fn local(path: &str) -> Result<Target> {
     if path.is_empty() {
         return Err(usage("the output's path is empty", "give --to a path prefix"));
@@ -140,6 +148,7 @@ fn local(path: &str) -> Result<Target> {
     Ok(Target::Local { root: PathBuf::from(root), prefix: prefix.to_owned() })
 }
 
+/// Parses the part of an `oss://` URL after the scheme.
 fn oss(rest: &str) -> Result<Target> {
     let (authority, prefix) = split_authority(rest, "oss")?;
     let (bucket, endpoint) = match authority.split_once('.') {
@@ -153,14 +162,17 @@ fn oss(rest: &str) -> Result<Target> {
     Ok(Target::Oss { bucket: bucket.to_owned(), endpoint, prefix: check_prefix(prefix)? })
 }
 
+/// Parses the part of an `s3://` URL after the scheme.
 fn s3(rest: &str) -> Result<Target> {
     let (authority, prefix) = split_authority(rest, "s3")?;
     check_bucket(authority, "s3", true)?;
     Ok(Target::S3 { bucket: authority.to_owned(), prefix: check_prefix(prefix)? })
 }
 
-/// The bucket part and the prefix. Secrets may stand in front of an `@` and may hold a `/`, so the
-/// value is searched for them before any part of it can get into a message.
+/// Splits a URL into bucket part and prefix.
+///
+/// A secret may precede an `@` and may contain a `/`, so the whole value is searched for secrets
+/// before any part of it can become part of a message.
 fn split_authority<'a>(rest: &'a str, scheme: &str) -> Result<(&'a str, &'a str)> {
     let (authority, prefix) = match rest.split_once('/') {
         Some((authority, prefix)) => (authority, Some(prefix)),
@@ -184,7 +196,7 @@ fn split_authority<'a>(rest: &'a str, scheme: &str) -> Result<(&'a str, &'a str)
     }
 }
 
-/// Whether this was pasted from a presigned URL.
+/// Returns true if the value has the parameters of a presigned URL.
 fn looks_signed(rest: &str) -> bool {
     let Some((_, query)) = rest.split_once('?') else {
         return false;
@@ -193,6 +205,7 @@ fn looks_signed(rest: &str) -> bool {
     ["signature=", "credential=", "accesskey", "token="].iter().any(|name| query.contains(name))
 }
 
+/// Fails if `bucket` is not a valid name. Only S3 allows dots.
 fn check_bucket(bucket: &str, scheme: &str, dots: bool) -> Result<()> {
     let inner =
         |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || dots && b == b'.';
@@ -210,7 +223,7 @@ fn check_bucket(bucket: &str, scheme: &str, dots: bool) -> Result<()> {
     ))
 }
 
-/// Refuses what no object can be written to through. `flag` is where the endpoint came from.
+/// Fails if `endpoint` is not an OSS endpoint. `flag` is the flag that gave it.
 pub(crate) fn check_oss_endpoint(endpoint: &str, flag: &str) -> Result<()> {
     let host = endpoint.split(':').next().unwrap_or_default();
     if host.ends_with(".oss-dls.aliyuncs.com") {
@@ -234,8 +247,9 @@ pub(crate) fn check_oss_endpoint(endpoint: &str, flag: &str) -> Result<()> {
     ))
 }
 
-/// The prefix as the store will have it: runs of `/` count as one and a leading one is dropped, as
-/// Hadoop's `Path` does, since clients disagree about empty path segments.
+/// Returns the prefix with runs of `/` replaced by one and a leading `/` removed.
+///
+/// Hadoop's `Path` does the same. Clients of object stores treat empty path segments differently.
 fn check_prefix(prefix: &str) -> Result<String> {
     let mut kept = String::with_capacity(prefix.len());
     for c in prefix.chars() {
@@ -266,7 +280,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_accepted_gives_keys_inside_the_root(
+        fn accepted_targets_stay_inside_the_root(
             to in r"(oss://demo/|s3://demo/|file:|oss://demo.oss-x.aliyuncs.com/)?[a./\\ é?@:-]{0,12}"
         ) {
             if let Ok(target) = Target::parse(&to)
@@ -290,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_is_all_that_follows_the_bucket() {
+    fn prefix_is_all_after_the_bucket() {
         let to = "oss://bigdata-prod-tech/nyc-taxi/yellow_tripdata/StreamingTest/";
         let target = parsed(to);
         assert_eq!(target.prefix(), "nyc-taxi/yellow_tripdata/StreamingTest/");
@@ -301,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_may_stand_behind_the_bucket() {
+    fn endpoint_may_follow_the_bucket() {
         let target = parsed("oss://demo.oss-cn-shanghai-internal.aliyuncs.com/dir");
         let Target::Oss { bucket, endpoint, .. } = target else {
             panic!("{target:?}");
@@ -329,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn secrets_in_a_url_are_refused_and_never_repeated() {
+    fn secrets_in_urls_are_never_repeated() {
         for to in [
             "oss://LTAIid:sEcReT@bucket.oss-cn-hangzhou.aliyuncs.com/dir",
             "oss://LTAIid:sE/cReT@bucket/dir",
@@ -347,7 +361,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_written_to_is_refused_with_the_flags_name() {
+    fn unusable_targets_are_refused_by_flag() {
         for to in [
             "",
             "file:",

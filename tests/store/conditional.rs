@@ -1,7 +1,9 @@
 //! Creation without replacing: both dialects, one request or parts, lost answers, and stores that
 //! cannot.
 
-use wordtide::store::{Addressing, ConditionalPuts, Facts, Listing, Probe, Store, StoreErrorKind};
+use wordtide::store::{
+    Addressing, ConditionalPuts, Listing, Store, StoreErrorKind, StoreFacts, StoreProbe,
+};
 
 use super::oss_double::{Conditions, Fault, OssDouble, SECRET};
 use super::remote::{large, opened, s3, settings, started};
@@ -83,9 +85,9 @@ fn a_conflict_with_a_vanished_object_is_transient() {
 }
 
 /// Probes; what the store then says of itself.
-fn probed(store: &dyn Store) -> Facts {
+fn probed(store: &dyn Store) -> StoreFacts {
     runtime().block_on(async {
-        let found = Probe::beside("p/").run(store).await.unwrap();
+        let found = StoreProbe::beside("p/").run(store).await.unwrap();
         let facts = store.facts().await;
         assert_eq!(facts.conditional_puts, found);
         facts

@@ -1,7 +1,7 @@
 //! What every store promises, as one function.
 
 use bytes::Bytes;
-use wordtide::store::{Body, ConditionalPuts, Entry, Listing, Store, StoreErrorKind};
+use wordtide::store::{Body, ConditionalPuts, Listing, ObjectEntry, Store, StoreErrorKind};
 
 /// Runs the whole suite over an empty store.
 pub(crate) async fn check(store: &dyn Store) {
@@ -43,7 +43,7 @@ async fn objects_are_stored_whole(store: &dyn Store) {
 }
 
 /// The object under exactly this key, as a listing has it.
-async fn entry(store: &dyn Store, key: &str) -> Option<Entry> {
+async fn entry(store: &dyn Store, key: &str) -> Option<ObjectEntry> {
     let page = store.list(Listing::new(key).limit(1)).await.unwrap();
     page.items.into_iter().find(|entry| entry.key == key)
 }

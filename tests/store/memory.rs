@@ -18,7 +18,7 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
 use wordtide::store::{
-    Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    Body, Listing, ObjectEntry, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
 };
 
 /// The log forgets its oldest operations beyond so many.
@@ -284,8 +284,8 @@ impl Inner {
             .take_while(move |(key, _)| key.starts_with(prefix))
     }
 
-    fn list(&self, ask: &Listing<'_>) -> Page<Entry> {
-        let found = self.from(ask).map(|(key, body)| Entry {
+    fn list(&self, ask: &Listing<'_>) -> Page<ObjectEntry> {
+        let found = self.from(ask).map(|(key, body)| ObjectEntry {
             key: key.clone(),
             bytes: body.bytes(),
             modified: None,
@@ -365,7 +365,7 @@ impl Store for MemoryStore {
         .boxed()
     }
 
-    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
+    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         self.operate(OpKind::List, ask.prefix, 0, move |inner| Ok(inner.list(&ask))).boxed()
     }
 

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use wordtide::store::{Addressing, Environment, Probe, Store, StoreSettings, Target, open};
+use wordtide::store::{Addressing, Environment, Store, StoreProbe, StoreSettings, Target, open};
 
 use super::{conformance, runtime};
 
@@ -50,7 +50,7 @@ fn an_outside_server_finds_nothing_wrong() {
             many_at_once(&*store).await;
             return;
         }
-        if let Err(error) = Probe::beside(target.prefix()).run(&*store).await {
+        if let Err(error) = StoreProbe::beside(target.prefix()).run(&*store).await {
             println!("refused: {error}");
             panic!("{error:?}");
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use wordtide::error::ErrorKind;
 use wordtide::store::remote::RemoteStore;
 use wordtide::store::{
-    Addressing, Body, Environment, Probe, Store, StoreErrorKind, StoreSettings, Versioning,
+    Addressing, Body, Environment, Store, StoreErrorKind, StoreProbe, StoreSettings, Versioning,
 };
 
 use super::oss_double::s3::{S3_HOST, S3_REGION};
@@ -169,7 +169,7 @@ fn refusals_say_what_to_do_and_nothing_secret() {
     ];
     for (environment, word) in wrong {
         let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
-        let refused = runtime().block_on(Probe::beside("p/counts").run(&store)).unwrap_err();
+        let refused = runtime().block_on(StoreProbe::beside("p/counts").run(&store)).unwrap_err();
         assert_eq!(refused.kind, StoreErrorKind::Denied, "{refused}");
         let text = format!("{refused} {refused:?} {store:?} {environment:?}");
         assert!(text.contains(word), "{text}");
@@ -329,7 +329,7 @@ fn facts_name_endpoint_signature_source_and_versioning() {
     let (double, store) = started();
     double.versioning("Enabled");
     let facts = runtime().block_on(async {
-        Probe::beside("p/").run(&store).await.unwrap();
+        StoreProbe::beside("p/").run(&store).await.unwrap();
         store.facts().await
     });
     assert!(facts.endpoint.unwrap().contains(ENDPOINT));

@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::super::{Body, Entry, Page, StoreError, StoreErrorKind, StoreResult, Stored};
+use super::super::{Body, ObjectEntry, Page, StoreError, StoreErrorKind, StoreResult, Stored};
 use super::failure;
 
 /// Creates `root` with all that leads to it and syncs every directory that got a new name, so that
@@ -232,8 +232,8 @@ pub(super) fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> 
     Ok(bytes.into())
 }
 
-fn entry(key: String, metadata: &fs::Metadata) -> Entry {
-    Entry { key, bytes: metadata.len(), modified: metadata.modified().ok() }
+fn entry(key: String, metadata: &fs::Metadata) -> ObjectEntry {
+    ObjectEntry { key, bytes: metadata.len(), modified: metadata.modified().ok() }
 }
 
 fn is_absence(error: &io::Error) -> bool {
@@ -356,7 +356,7 @@ pub(super) fn scan(root: &Path, prefix: &str, after: Option<&str>) -> StoreResul
 }
 
 /// Describes the file `key`; `None` if it was removed since it was listed.
-pub(super) fn describe(root: &Path, key: String) -> Option<Entry> {
+pub(super) fn describe(root: &Path, key: String) -> Option<ObjectEntry> {
     let metadata = fs::symlink_metadata(root.join(&key)).ok()?;
     metadata.is_file().then(|| entry(key, &metadata))
 }

@@ -21,7 +21,8 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::Semaphore;
 
 use super::{
-    Body, Entry, Listing, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored, check_key,
+    Body, Listing, ObjectEntry, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    check_key,
 };
 use crate::error::{Error, Result};
 use crate::supervise;
@@ -142,7 +143,7 @@ impl Store for LocalStore {
         self.run(&[key], move |root| files::get(root, &name, bytes_max))
     }
 
-    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
+    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         self.page(&self.scans[0], ask, files::scan, files::describe)
     }
 

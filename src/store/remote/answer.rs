@@ -1,9 +1,8 @@
-//! Answers of a server, as typed values.
+//! Converts the answers of a server to typed values.
 //!
-//! An answer that is no success can quote the access key and the string that was signed. Its
-//! status and its code become a [`Refusal`] and nothing else of it is kept, so no layer above can
-//! log more. The typed value is the source of the [`opendal::Error`] that carries it through
-//! opendal; [`cause`] gets it back.
+//! An error answer may quote the access key and the string that was signed. Only its status and its
+//! code are kept, as a [`RefusedRequest`], so that no layer above can log more. The typed value is
+//! the source of the [`opendal::Error`] that passes through opendal; [`cause`] returns it.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,22 +14,22 @@ use http::response::Parts;
 use http::{Method, StatusCode};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, Result};
 
-/// The longest answer that is read, other than an object's bytes. A listing of 1000 keys of 1023
-/// bytes each, all of them escaped, is shorter.
+/// The longest answer that is read, except for the bytes of an object. A listing of 1000 keys of
+/// 1023 bytes each, all of them escaped, is shorter.
 const ANSWER_BYTES_MAX: u64 = 8 << 20;
 
-/// The longest error that is read for its code.
+/// The part of an error answer that is searched for the code.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// A server's refusal.
+/// A request that the server has refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub(super) struct RefusedRequest {
     pub(super) status: StatusCode,
-    /// The code in the answer's body, or nothing.
+    /// The code in the answer's body. Empty if there is none.
     pub(super) code: String,
 }
 
-impl fmt::Display for Refusal {
+impl fmt::Display for RefusedRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.code.as_str() {
             "" => write!(f, "HTTP {}", self.status.as_u16()),
@@ -39,10 +38,11 @@ impl fmt::Display for Refusal {
     }
 }
 
-impl StdError for Refusal {}
+impl StdError for RefusedRequest {}
 
-impl Refusal {
-    /// The refusal as an error of opendal. Temporary if the same request can succeed at once.
+impl RefusedRequest {
+    /// Converts this to an error of opendal. It is temporary if the same request may succeed when
+    /// it is repeated.
     pub(super) fn into_error(self) -> Error {
         let status = self.status.as_u16();
         let kind = match (status, self.code.as_str()) {
@@ -53,18 +53,18 @@ impl Refusal {
             _ => ErrorKind::Unexpected,
         };
         let error = Error::new(kind, self.to_string());
-        let error = if self.is_passing() { error.set_temporary() } else { error };
+        let error = if self.is_transient() { error.set_temporary() } else { error };
         error.set_source(self)
     }
 
-    /// Whether the store lacks such a request, or one with such a header.
+    /// Returns true if the store does not support the request, or a header of it.
     pub(super) fn is_unsupported(&self) -> bool {
         self.status == StatusCode::NOT_IMPLEMENTED || self.code == "NotImplemented"
     }
 
-    /// Whether the cause passes by itself.
-    pub(super) fn is_passing(&self) -> bool {
-        const PASSING: [&str; 6] = [
+    /// Returns true if the cause disappears without a change of settings.
+    pub(super) fn is_transient(&self) -> bool {
+        const TRANSIENT: [&str; 6] = [
             "BadDigest",
             "InvalidDigest",
             "RequestTimeout",
@@ -74,11 +74,11 @@ impl Refusal {
         ];
         let status = self.status.as_u16();
         matches!(status, 408 | 425 | 429 | 499 | 500 | 502..=504)
-            || PASSING.contains(&self.code.as_str())
+            || TRANSIENT.contains(&self.code.as_str())
     }
 }
 
-/// An answer that no object store gives: a web page, a proxy, another service.
+/// An answer that does not come from an object store: from a web page, a proxy, another service.
 #[derive(Debug)]
 pub(super) struct NotAStore {
     status: StatusCode,
@@ -95,6 +95,7 @@ impl fmt::Display for NotAStore {
 impl StdError for NotAStore {}
 
 impl NotAStore {
+    /// Returns the error of opendal for an answer with this fault.
     fn error(status: StatusCode, fault: &'static str) -> Error {
         let answer = NotAStore { status, fault };
         Error::new(ErrorKind::Unexpected, answer.to_string()).set_source(answer)
@@ -104,7 +105,7 @@ impl NotAStore {
 /// No source of credentials had a usable key.
 #[derive(Debug)]
 pub(super) struct NoCredentials {
-    /// The sources, and why each that failed did.
+    /// The sources, each with the reason if it failed.
     pub(super) tried: String,
 }
 
@@ -125,7 +126,8 @@ pub(super) fn cause<'a, T: StdError + 'static>(
         if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        // An I/O error hides the error that it was made from: its source is that one's source.
+        // The source of an I/O error is the source of the error inside it, so that error itself
+        // has to be asked for.
         let inner = error.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
         if let Some(found) = inner.and_then(|inner| cause(inner)) {
             return Some(found);
@@ -135,26 +137,29 @@ pub(super) fn cause<'a, T: StdError + 'static>(
     None
 }
 
-/// What an answer is judged by: the request that it is for.
-pub(super) struct Asked {
+/// The properties of a request by which its answer is checked.
+pub(super) struct SentRequest {
     method: Method,
+    /// The longest body that the answer may have.
     bytes_max: u64,
     is_listing: bool,
 }
 
-impl Asked {
-    pub(super) fn of(request: &RequestParts) -> Asked {
+impl SentRequest {
+    /// Returns the properties of `request`.
+    pub(super) fn of(request: &RequestParts) -> SentRequest {
         let query = request.uri.query().unwrap_or_default();
         let range = request.headers.get(RANGE).and_then(|range| range.to_str().ok());
-        Asked {
+        SentRequest {
             method: request.method.clone(),
             bytes_max: range.and_then(range_bytes).unwrap_or(ANSWER_BYTES_MAX),
             is_listing: request.method == Method::GET && query.contains("list-type="),
         }
     }
 
-    /// Length of the body to come, by the answer's own word and within the bound. Fails if it
-    /// would be longer than the bound.
+    /// Returns the length of the body that the answer declares, at most the bound.
+    ///
+    /// Fails if a success declares more than the bound.
     pub(super) fn body_bytes(&self, answer: &Parts) -> Result<u64> {
         if self.method == Method::HEAD {
             return Ok(0);
@@ -167,7 +172,7 @@ impl Asked {
         Ok(length.min(self.bytes_max))
     }
 
-    /// The same body, which fails when it becomes longer than the bound.
+    /// Returns `body` as one that fails when it becomes longer than the bound.
     pub(super) fn bounded(&self, status: StatusCode, body: HttpBody) -> HttpBody {
         let mut left = self.bytes_max;
         body.map_inner(|stream| {
@@ -182,14 +187,17 @@ impl Asked {
         })
     }
 
-    /// Returns the body of an answer that is a success and one of a store.
+    /// Returns the body of the answer.
+    ///
+    /// Fails with [`RefusedRequest`] if the answer is no success, and with [`NotAStore`] if no
+    /// object store answers so.
     pub(super) fn checked(&self, answer: &Parts, body: Buffer) -> Result<Buffer> {
         let status = answer.status;
         if !status.is_success() {
             let text = body.to_bytes();
             let text = String::from_utf8_lossy(&text[..text.len().min(ERROR_BYTES_MAX)]);
             let code = element(&text, "Code").to_owned();
-            return Err(Refusal { status, code }.into_error());
+            return Err(RefusedRequest { status, code }.into_error());
         }
         let content_type = answer.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         if content_type.is_some_and(|value| value.to_ascii_lowercase().starts_with("text/html")) {
@@ -205,7 +213,8 @@ impl Asked {
         if is_xml && !text.starts_with('<') || text.to_ascii_lowercase().starts_with("<!doctype") {
             return Err(NotAStore::error(status, "without the XML of a store"));
         }
-        // The end of an upload in parts begins its answer before it knows how it ends.
+        // A store begins the answer to the end of an upload in parts, with its status, before it
+        // knows the result.
         if self.method == Method::POST && text.contains("<Error>") {
             let code = element(text, "Code").to_owned();
             let status = match code.as_str() {
@@ -214,20 +223,20 @@ impl Asked {
                 "InternalError" => StatusCode::INTERNAL_SERVER_ERROR,
                 _ => status,
             };
-            return Err(Refusal { status, code }.into_error());
+            return Err(RefusedRequest { status, code }.into_error());
         }
         Ok(body)
     }
 }
 
-/// Length of the range that `bytes=FROM-TO` asks for.
+/// Returns the length of the range in a header `bytes=FROM-TO`.
 fn range_bytes(range: &str) -> Option<u64> {
     let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
     let (from, to): (u64, u64) = (from.parse().ok()?, to.parse().ok()?);
     to.checked_sub(from)?.checked_add(1)
 }
 
-/// The text of the first such element, if it is a plain name.
+/// Returns the text of the first element called `name`, or nothing if it is not a plain name.
 pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
     let start = xml.split_once(&format!("<{name}>"));
     let inner = start.and_then(|(_, rest)| rest.split_once('<'));
@@ -250,12 +259,12 @@ mod tests {
         answer.body(()).unwrap().into_parts().0
     }
 
-    fn asked(method: Method, uri: &str, range: Option<&str>) -> Asked {
+    fn asked(method: Method, uri: &str, range: Option<&str>) -> SentRequest {
         let mut request = http::Request::builder().method(method).uri(uri);
         if let Some(range) = range {
             request = request.header(RANGE, range);
         }
-        Asked::of(&request.body(()).unwrap().into_parts().0)
+        SentRequest::of(&request.body(()).unwrap().into_parts().0)
     }
 
     #[test]
@@ -265,7 +274,7 @@ mod tests {
             <OSSAccessKeyId>planted</OSSAccessKeyId><StringToSign>planted</StringToSign></Error>";
         let put = asked(Method::PUT, "http://h/k", None);
         let error = put.checked(&answer(403, &[]), Buffer::from(body)).unwrap_err();
-        let refusal: &Refusal = cause(&error).unwrap();
+        let refusal: &RefusedRequest = cause(&error).unwrap();
         assert_eq!(refusal.to_string(), "SignatureDoesNotMatch (HTTP 403)");
         assert!(!format!("{error:?}").contains("planted"), "{error:?}");
         let error = put.checked(&answer(502, &[]), Buffer::from("<html>planted")).unwrap_err();
@@ -297,7 +306,7 @@ mod tests {
         let post = asked(Method::POST, "http://h/k?uploadId=1", None);
         let body = "<Error><Code>PreconditionFailed</Code></Error>";
         let error = post.checked(&answer(200, &[]), Buffer::from(body)).unwrap_err();
-        assert_eq!(cause::<Refusal>(&error).unwrap().status, 412);
+        assert_eq!(cause::<RefusedRequest>(&error).unwrap().status, 412);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The HTTP client: trusted certificates, proxies, names, time-outs.
+//! Builds the HTTP clients of a store: certificates, proxies, names, time-outs.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,25 +10,26 @@ use super::super::settings::StoreSettings;
 use super::environment::Environment;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The HTTP clients of one store.
+/// Builds the HTTP clients of one store.
 pub(super) struct Clients<'a> {
     pub(super) settings: &'a StoreSettings,
     pub(super) environment: &'a Environment,
-    /// The store is asked by `http` only.
+    /// True if the store is reached by plain `http`.
     pub(super) is_plain: bool,
 }
 
 impl Clients<'_> {
-    /// A client that goes through the environment's proxies.
+    /// Returns a client that uses the proxies of the environment.
     pub(super) fn proxied(&self) -> Result<reqwest::Client> {
         self.build(!self.environment.has_no_proxy())
     }
 
-    /// A client that goes through no proxy.
+    /// Returns a client that uses no proxy.
     pub(super) fn direct(&self) -> Result<reqwest::Client> {
         self.build(false)
     }
 
+    /// Returns a client. Fails with `Configuration` if a certificate or a proxy is not usable.
     fn build(&self, proxied: bool) -> Result<reqwest::Client> {
         let certificates = self.certificates()?;
         let all = self.builder(proxied)?.tls_certs_merge(certificates.clone());
@@ -36,8 +37,8 @@ impl Clients<'_> {
             Ok(client) => return Ok(client),
             Err(failed) => failed,
         };
-        // This machine has no certificates to trust. Plain http needs none, and those of --ca-file
-        // may be all that are needed.
+        // This machine has no trusted certificates. Plain http needs none, and the certificates of
+        // --ca-file may be sufficient.
         if self.is_plain || !certificates.is_empty() {
             let own = self.builder(proxied)?.tls_certs_only(certificates);
             return own.build().map_err(|error| unusable(&error));
@@ -47,18 +48,19 @@ impl Clients<'_> {
         ))
     }
 
+    /// Returns a builder with all settings except certificates.
     fn builder(&self, proxied: bool) -> Result<reqwest::ClientBuilder> {
         let mut builder = reqwest::Client::builder()
             .user_agent(concat!("wordtide/", env!("CARGO_PKG_VERSION")))
             .http1_only()
-            // A redirect would carry a signature to a host it was not made for.
+            // A redirect would send the signature to another host.
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(self.settings.request_timeout)
-            // Below the time after which stores close a connection.
+            // Shorter than the time after which stores close an idle connection.
             .pool_idle_timeout(Duration::from_secs(30))
             .tcp_keepalive(Duration::from_secs(30))
             .dns_resolver(SystemNames);
-        // The client's own reading of the environment takes an empty variable for a value.
+        // The client itself would take an empty variable of the environment for a value.
         builder = builder.no_proxy();
         if proxied {
             for proxy in self.proxies()? {
@@ -71,7 +73,7 @@ impl Clients<'_> {
         Ok(builder)
     }
 
-    /// The proxies that the environment names, and the hosts that it exempts from them.
+    /// Returns the proxies of the environment, each with the hosts that are exempt from them.
     fn proxies(&self) -> Result<Vec<reqwest::Proxy>> {
         type Make = fn(&str) -> reqwest::Result<reqwest::Proxy>;
         let kinds: [(&[&str], Make); 3] = [
@@ -84,7 +86,7 @@ impl Clients<'_> {
         for (names, make) in kinds {
             let found = names.iter().find_map(|name| Some((name, self.environment.var(name)?)));
             let Some((name, url)) = found else { continue };
-            // The URL can hold a password.
+            // The message does not repeat the URL, since it may contain a password.
             let proxy = make(&url).map_err(|_| {
                 Error::new(ErrorKind::Configuration, format!("{name} is not a proxy's URL"))
                     .hint(format!("set {name} to http://HOST:PORT, or unset it"))
@@ -94,7 +96,7 @@ impl Clients<'_> {
         Ok(proxies)
     }
 
-    /// The certificates of `--ca-file`.
+    /// Returns the certificates of `--ca-file`, or none without the flag.
     fn certificates(&self) -> Result<Vec<reqwest::Certificate>> {
         let Some(path) = &self.settings.ca_file else { return Ok(Vec::new()) };
         let unusable = |error: &dyn fmt::Display| {
@@ -111,7 +113,7 @@ impl Clients<'_> {
     }
 }
 
-/// An error that names each of its causes: the first one of a builder says nothing.
+/// Returns an error that names all causes, because the outermost one of a builder is too general.
 fn unusable(error: &reqwest::Error) -> Error {
     let mut message = format!("HTTP client cannot be set up: {error}");
     let mut next = error.source();
@@ -122,7 +124,7 @@ fn unusable(error: &reqwest::Error) -> Error {
     Error::new(ErrorKind::Configuration, message)
 }
 
-/// A host's name that could not be resolved.
+/// The error of a host name that cannot be resolved.
 #[derive(Debug)]
 pub(super) struct LookupFailed {
     host: String,
@@ -137,7 +139,7 @@ impl fmt::Display for LookupFailed {
 
 impl StdError for LookupFailed {}
 
-/// The names that the operating system knows, with a typed error.
+/// Resolves names as the operating system does and fails with [`LookupFailed`].
 struct SystemNames;
 
 impl Resolve for SystemNames {

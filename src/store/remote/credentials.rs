@@ -1,8 +1,8 @@
-//! Where keys come from: the places that people already have them in, asked in order.
+//! Finds credentials in the places where the vendors' tools keep them, in a fixed order.
 //!
-//! A key is never a flag and never in a message; a message names the *source* instead. A source
-//! that asks the network gets a bounded time, since on a machine outside the cloud the metadata
-//! address leads nowhere and would hang.
+//! A key is never a flag and is never part of a message; a message names the *source* instead. Each
+//! source has a time limit, because a metadata address does not answer on a machine outside the
+//! cloud.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,36 +17,41 @@ use reqsign_file_read_tokio::TokioFileRead;
 
 use super::environment::{Environment, OSSUTIL_SECTIONS, ini_value};
 
-/// One place to look.
-struct Source<K> {
+/// One place that may have a key of type `K`.
+struct KeySource<K> {
+    /// The name in messages.
     name: &'static str,
     provider: Box<dyn ProvideCredentialDyn<Credential = K>>,
 }
 
-/// What the last look through the sources came to. No secret in it.
+/// The result of a search for keys. It holds no secret.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Told {
-    /// The source that had a key.
+pub(super) struct KeySearch {
+    /// The source of the key, if one was found.
     pub(super) used: Option<&'static str>,
-    /// Each source that had none, and why where it failed.
+    /// The sources without a key, separated by commas, each with the reason if it failed.
     pub(super) tried: String,
 }
 
-/// The sources in order; the first that has a usable key is taken.
+/// Searches its sources in order and returns the first usable key.
 pub(super) struct Chain<K> {
-    sources: Vec<Source<K>>,
-    patience: Duration,
-    told: Arc<Mutex<Told>>,
+    sources: Vec<KeySource<K>>,
+    /// The longest time for one source.
+    timeout: Duration,
+    /// Receives the result of each search.
+    search: Arc<Mutex<KeySearch>>,
 }
 
 impl<K> Chain<K> {
-    fn new(patience: Duration, told: Arc<Mutex<Told>>) -> Self {
-        Chain { sources: Vec::new(), patience, told }
+    /// Returns a chain without sources.
+    fn new(timeout: Duration, search: Arc<Mutex<KeySearch>>) -> Self {
+        Chain { sources: Vec::new(), timeout, search }
     }
 
+    /// Adds a source after the others.
     fn or(mut self, name: &'static str, provider: impl ProvideCredential<Credential = K>) -> Self {
         let provider = Box::new(provider);
-        self.sources.push(Source { name, provider });
+        self.sources.push(KeySource { name, provider });
         self
     }
 }
@@ -60,11 +65,12 @@ impl<K> fmt::Debug for Chain<K> {
 
 /// A key whose values can be cleaned.
 pub(super) trait Clean {
-    /// Removes blanks and line breaks around each value; an empty token becomes none. Returns
-    /// whether every value can stand in a request's header.
+    /// Removes blanks and line breaks around each value; an empty token becomes `None`. Returns
+    /// false if a value cannot be part of a request's header.
     fn clean(&mut self) -> bool;
 }
 
+/// Cleans identifier, secret and token; see [`Clean::clean`].
 fn clean(values: [&mut String; 2], token: &mut Option<String>) -> bool {
     *token = token.take().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
     let [id, secret] = values;
@@ -95,10 +101,10 @@ impl<K: SigningCredential + Clean> ProvideCredential for Chain<K> {
     async fn provide_credential(&self, ctx: &Context) -> reqsign_core::Result<Option<K>> {
         let mut tried = String::new();
         let mut found = None;
-        for Source { name, provider } in &self.sources {
+        for KeySource { name, provider } in &self.sources {
             let asked = provider.provide_credential_dyn(ctx);
-            // What a provider says may quote an answer or a URL with a token: only its kind counts.
-            let why = match tokio::time::timeout(self.patience, asked).await {
+            // A provider's message may quote an answer, or a URL with a token, so it is not used.
+            let why = match tokio::time::timeout(self.timeout, asked).await {
                 Ok(Ok(Some(mut key))) => match key.clean() {
                     true if key.is_valid_at(Timestamp::now()) => {
                         found = Some((*name, key));
@@ -114,24 +120,24 @@ impl<K: SigningCredential + Clean> ProvideCredential for Chain<K> {
             let comma = if tried.is_empty() { "" } else { ", " };
             tried.extend([comma, name, why]);
         }
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        told.tried = tried;
-        told.used = found.as_ref().map(|(name, _)| *name);
+        let used = found.as_ref().map(|(name, _)| *name);
+        // Replaced as a whole, so a panic elsewhere leaves nothing half-done.
+        *self.search.lock().unwrap_or_else(PoisonError::into_inner) = KeySearch { used, tried };
         Ok(found.map(|(_, key)| key))
     }
 }
 
-/// The sources of Alibaba Cloud keys.
+/// Returns the sources of Alibaba Cloud keys.
 pub(super) fn aliyun_chain(
-    patience: Duration,
-    told: &Arc<Mutex<Told>>,
+    timeout: Duration,
+    search: &Arc<Mutex<KeySearch>>,
 ) -> Chain<aliyun::Credential> {
-    Chain::new(patience, Arc::clone(told))
+    Chain::new(timeout, Arc::clone(search))
         .or(
             "environment ALIBABA_CLOUD_ACCESS_KEY_ID or OSS_ACCESS_KEY_ID",
             aliyun::EnvCredentialProvider::new(),
         )
-        // Before the metadata service, which on ACK would answer with the node's role.
+        // Before the metadata service, which on ACK answers with the role of the node.
         .or(
             "RRSA by ALIBABA_CLOUD_OIDC_TOKEN_FILE",
             aliyun::AssumeRoleWithOidcCredentialProvider::new(),
@@ -147,9 +153,12 @@ pub(super) fn aliyun_chain(
         .or("ECS RAM role by metadata service", aliyun::EcsRamRoleCredentialProvider::new())
 }
 
-/// The sources of AWS keys. `credential_process` is not run.
-pub(super) fn aws_chain(patience: Duration, told: &Arc<Mutex<Told>>) -> Chain<aws::Credential> {
-    Chain::new(patience, Arc::clone(told))
+/// Returns the sources of AWS keys. `credential_process` is not run.
+pub(super) fn aws_chain(
+    timeout: Duration,
+    search: &Arc<Mutex<KeySearch>>,
+) -> Chain<aws::Credential> {
+    Chain::new(timeout, Arc::clone(search))
         .or("environment AWS_ACCESS_KEY_ID", aws::EnvCredentialProvider::new())
         .or(
             "web identity by AWS_WEB_IDENTITY_TOKEN_FILE",
@@ -161,8 +170,8 @@ pub(super) fn aws_chain(patience: Duration, told: &Arc<Mutex<Told>>) -> Chain<aw
         .or("EC2 instance role by metadata service", aws::IMDSv2CredentialProvider::default())
 }
 
-/// `~/.ossutilconfig`, as `ossutil config` writes it, of version 1 (`[Credentials]`) and 2
-/// (`[default]`).
+/// Reads keys from `~/.ossutilconfig`, which `ossutil config` writes: version 1 has a section
+/// `[Credentials]`, version 2 a section `[default]`.
 #[derive(Debug)]
 struct OssutilConfig;
 
@@ -190,11 +199,11 @@ impl ProvideCredential for OssutilConfig {
     }
 }
 
-/// Files as the sources shall see them.
+/// Reads files for the sources, with quotes and backslashes escaped in INI files.
 ///
-/// The sources' parser of INI files takes quotes and backslashes for its own, though no tool that
-/// writes these files does; so they are escaped before it reads. A token's file often ends in a
-/// line break that is not part of the token.
+/// The sources' parser interprets quotes and backslashes in INI files, but the tools that write
+/// these files mean them literally. The file of a token often ends in a line break that is not part
+/// of the token; blanks at both ends are removed.
 #[derive(Debug)]
 struct LiteralFiles;
 
@@ -205,6 +214,7 @@ impl FileRead for LiteralFiles {
     }
 }
 
+/// Returns the content of a file as the sources' parser has to see it.
 fn literal(bytes: &[u8]) -> Vec<u8> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
     let is_ini = text.split(|&byte| byte == b'\n').any(|line| line.trim_ascii().starts_with(b"["))
@@ -222,12 +232,12 @@ fn literal(bytes: &[u8]) -> Vec<u8> {
     escaped
 }
 
-/// What the sources read and ask with.
+/// Returns the environment, the files and the HTTP client of the sources.
 pub(super) fn context(environment: &Environment, send: CredentialSend) -> Context {
     Context::new().with_file_read(LiteralFiles).with_http_send(send).with_env(environment.clone())
 }
 
-/// Where metadata services answer: of ECS, of EC2, of containers, of this machine.
+/// The hosts of metadata services: of ECS, of EC2, of containers, of this machine.
 const NEAR: [&str; 7] = [
     "100.100.100.200",
     "169.254.169.254",
@@ -238,14 +248,14 @@ const NEAR: [&str; 7] = [
     "[::1]",
 ];
 
-/// The longest answer of a credential source.
+/// The longest answer of a credential source, in bytes.
 const KEYS_BYTES_MAX: usize = 64 << 10;
 
-/// HTTP for the sources that ask the network.
+/// Sends the HTTP requests of the sources.
 pub(super) struct CredentialSend {
-    /// Through the proxy that the environment names.
+    /// Sends through the proxy of the environment.
     pub(super) client: reqwest::Client,
-    /// Never through a proxy: metadata services answer to the machine itself.
+    /// Sends without a proxy, since a metadata service answers only to the machine itself.
     pub(super) direct: reqwest::Client,
 }
 
@@ -271,6 +281,7 @@ impl reqsign_core::HttpSend for CredentialSend {
         let mut answer = http::Response::new(Bytes::new());
         *answer.status_mut() = response.status();
         *answer.headers_mut() = response.headers().clone();
+        // Read in chunks, because a length that a server declares is not trusted.
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > KEYS_BYTES_MAX {
@@ -288,11 +299,11 @@ impl reqsign_core::HttpSend for CredentialSend {
 mod tests {
     use super::*;
 
-    /// Environment variables and files below the home directory.
+    /// Searches with these environment variables and files below the home directory.
     async fn look(
         vars: &[(&str, &str)],
         files: &[(&str, &str)],
-    ) -> (Option<aliyun::Credential>, Told) {
+    ) -> (Option<aliyun::Credential>, KeySearch) {
         let home = tempfile::tempdir().unwrap();
         for (path, text) in files {
             let path = home.path().join(path);
@@ -304,11 +315,11 @@ mod tests {
         let environment = Environment::new(vars, Some(home.path().to_owned()));
         let client = reqwest::Client::new();
         let send = CredentialSend { direct: client.clone(), client };
-        let told = Arc::new(Mutex::new(Told::default()));
-        let chain = aliyun_chain(Duration::from_secs(5), &told);
+        let search = Arc::new(Mutex::new(KeySearch::default()));
+        let chain = aliyun_chain(Duration::from_secs(5), &search);
         let found = chain.provide_credential(&context(&environment, send)).await.unwrap();
-        let told = told.lock().unwrap().clone();
-        (found, told)
+        let search = search.lock().unwrap().clone();
+        (found, search)
     }
 
     const CLI: (&str, &str) = (
@@ -323,18 +334,18 @@ mod tests {
     );
 
     #[tokio::test(flavor = "current_thread")]
-    async fn each_source_is_found_and_the_environment_comes_first() {
+    async fn sources_are_found_in_their_order() {
         let id = |found: &Option<aliyun::Credential>| found.clone().unwrap().access_key_id;
         let env = [("OSS_ACCESS_KEY_ID", "env-id"), ("OSS_ACCESS_KEY_SECRET", "s")];
-        let (found, told) = look(&env, &[CLI, OSSUTIL]).await;
+        let (found, search) = look(&env, &[CLI, OSSUTIL]).await;
         assert_eq!(id(&found), "env-id");
-        assert!(told.used.unwrap().contains("environment"));
-        let (found, told) = look(&[], &[CLI, OSSUTIL]).await;
+        assert!(search.used.unwrap().contains("environment"));
+        let (found, search) = look(&[], &[CLI, OSSUTIL]).await;
         assert_eq!(id(&found), "cli-id");
-        assert_eq!(told.used, Some("~/.aliyun/config.json"));
-        let (found, told) = look(&[], &[OSSUTIL]).await;
+        assert_eq!(search.used, Some("~/.aliyun/config.json"));
+        let (found, search) = look(&[], &[OSSUTIL]).await;
         assert_eq!(id(&found), "util-id");
-        assert_eq!(told.used, Some("~/.ossutilconfig"));
+        assert_eq!(search.used, Some("~/.ossutilconfig"));
         let found = found.unwrap();
         assert_eq!(found.access_key_secret, "util=secret");
         assert_eq!(found.security_token.as_deref(), Some("util-token"));
@@ -343,13 +354,13 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn without_a_key_every_source_is_named() {
         // Half a key is none.
-        let (found, told) = look(&[("OSS_ACCESS_KEY_ID", "planted")], &[]).await;
+        let (found, search) = look(&[("OSS_ACCESS_KEY_ID", "planted")], &[]).await;
         assert!(found.is_none());
-        assert_eq!(told.used, None);
+        assert_eq!(search.used, None);
         for name in ["environment", "RRSA", "config.json", "ossutilconfig", "ECS RAM role"] {
-            assert!(told.tried.contains(name), "{name}: {}", told.tried);
+            assert!(search.tried.contains(name), "{name}: {}", search.tried);
         }
-        assert!(!told.tried.contains("planted"), "{}", told.tried);
+        assert!(!search.tried.contains("planted"), "{}", search.tried);
     }
 
     #[tokio::test(flavor = "current_thread")]
@@ -369,8 +380,8 @@ mod tests {
             (&[], (OSSUTIL.0, &*util), "util-id", "util=secret"),
             (&[], (".alibabacloud/credentials.ini", profile), "prof-id", "a\\b\"c'd"),
         ] {
-            let (found, told) = look(vars, &[file]).await;
-            let found = found.unwrap_or_else(|| panic!("{file:?}: {told:?}"));
+            let (found, search) = look(vars, &[file]).await;
+            let found = found.unwrap_or_else(|| panic!("{file:?}: {search:?}"));
             assert_eq!((&*found.access_key_id, &*found.access_key_secret), (id, secret));
             assert_eq!(found.security_token, None, "{file:?}");
         }
@@ -379,9 +390,9 @@ mod tests {
     #[tokio::test(flavor = "current_thread")]
     async fn keys_with_blanks_inside_name_their_source() {
         let env = [("OSS_ACCESS_KEY_ID", "a\nb"), ("OSS_ACCESS_KEY_SECRET", "s")];
-        let (found, told) = look(&env, &[]).await;
+        let (found, search) = look(&env, &[]).await;
         assert!(found.is_none());
-        assert!(told.tried.contains("OSS_ACCESS_KEY_ID (with a blank"), "{}", told.tried);
+        assert!(search.tried.contains("OSS_ACCESS_KEY_ID (with a blank"), "{}", search.tried);
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,4 +1,4 @@
-//! Which host is spoken to, over what, for which region, and how it learns of the bucket.
+//! Finds the endpoint of a bucket: scheme, host, region, and how requests name the bucket.
 
 use std::net::IpAddr;
 
@@ -14,23 +14,24 @@ use crate::error::{Error, ErrorKind, Result};
 pub(super) struct Endpoint {
     /// `http` or `https`.
     pub(super) scheme: &'static str,
-    /// Host, and port where one was given.
+    /// Host, with the port if one was given.
     pub(super) host: String,
-    /// Empty, or begins with `/` and does not end so: where a gateway has its S3.
+    /// The path below which a gateway serves S3. Empty, or begins with `/` and does not end with
+    /// one.
     pub(super) path: String,
-    /// The region that signatures name.
+    /// The region in signatures.
     pub(super) region: String,
-    /// Never `Auto`.
+    /// How requests name the bucket. Never `Auto`.
     pub(super) addressing: Addressing,
 }
 
 impl Endpoint {
-    /// Scheme, host and path.
+    /// Returns scheme, host and path.
     pub(super) fn url(&self) -> String {
         format!("{}://{}{}", self.scheme, self.host, self.path)
     }
 
-    /// Host and port of every request for `bucket`.
+    /// Returns host and port of every request for `bucket`.
     pub(super) fn authority(&self, bucket: &str) -> Result<Authority> {
         let host = match self.addressing {
             Addressing::VirtualHosted | Addressing::Auto => format!("{bucket}.{}", self.host),
@@ -39,7 +40,7 @@ impl Endpoint {
         host.parse().map_err(|_| configuration(format!("{} is not a host name", self.host)))
     }
 
-    /// The URL of the bucket itself, without a `/` at its end.
+    /// Returns the URL of the bucket, without a `/` at its end.
     pub(super) fn bucket_url(&self, bucket: &str) -> String {
         let Endpoint { scheme, host, path, .. } = self;
         match self.addressing {
@@ -49,7 +50,11 @@ impl Endpoint {
         }
     }
 
-    /// OSS's, from the URL, the setting, the environment or the region, in this order.
+    /// Returns the endpoint of an OSS bucket: from the URL, the setting, the environment or the
+    /// region, in this order.
+    ///
+    /// Fails with `Configuration` if endpoint or region is unknown, and with `Usage` if one is not
+    /// valid.
     pub(super) fn of_oss(
         bucket: &str,
         in_url: Option<&str>,
@@ -79,9 +84,10 @@ impl Endpoint {
         if !path.is_empty() {
             return Err(no_path("--oss-endpoint"));
         }
-        // A bucket's own domain, as the console shows it.
+        // The console shows the domain of the bucket, which begins with the bucket's name.
         let host = match host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.')) {
-            // A bucket can be named like the first label of the endpoint itself.
+            // A bucket may have the name of the first label of the endpoint, so what remains must
+            // be an endpoint.
             Some(endpoint) if oss_region(endpoint).is_some() || is_accelerated(endpoint) => {
                 endpoint
             }
@@ -105,7 +111,10 @@ impl Endpoint {
         Ok(Endpoint { scheme, host: host.to_owned(), path: String::new(), region, addressing })
     }
 
-    /// S3's, from the setting, the environment or the region, in this order.
+    /// Returns the endpoint of an S3 bucket: from the setting, the environment or the region, in
+    /// this order.
+    ///
+    /// Fails as [`Endpoint::of_oss`].
     pub(super) fn of_s3(
         bucket: &str,
         settings: &StoreSettings,
@@ -131,7 +140,7 @@ impl Endpoint {
         let own = given.is_none();
         let given = given.unwrap_or_else(|| format!("s3.{region}.amazonaws.com"));
         let (scheme, host, path) = split(&given, "--s3-endpoint")?;
-        // A bucket's own URL, as a console shows it: by host, or by path.
+        // A console shows the URL of the bucket, which has the bucket's name in host or path.
         let in_host = host.strip_prefix(bucket).and_then(|rest| rest.strip_prefix('.'));
         let in_host = in_host.filter(|rest| rest.starts_with("s3.") || rest.starts_with("s3-"));
         if path.rsplit('/').next() == Some(bucket) {
@@ -143,7 +152,7 @@ impl Endpoint {
         let host = in_host.unwrap_or(host);
         let own = own || in_host.is_some();
         let addressing = match settings.s3_addressing {
-            // No certificate covers a bucket with dots in front of the host.
+            // No certificate is valid for a bucket with dots in front of the host.
             Addressing::Auto if own && !bucket.contains('.') => Addressing::VirtualHosted,
             Addressing::Auto => Addressing::Path,
             set => set,
@@ -161,16 +170,19 @@ impl Endpoint {
     }
 }
 
+/// Returns an error of kind `Configuration`.
 fn configuration(message: impl Into<String>) -> Error {
     Error::new(ErrorKind::Configuration, message)
 }
 
+/// Returns the first value that is not blank, trimmed.
 fn first<const N: usize>(given: [Option<String>; N]) -> Option<String> {
     let trimmed = given.into_iter().flatten().map(|text| text.trim().to_owned());
     trimmed.into_iter().find(|text| !text.is_empty())
 }
 
-/// The URL's endpoint; the setting's where it is the same host, since it may hold the scheme.
+/// Returns the endpoint of URL and setting. If both name the same host, the setting is returned,
+/// because it may have a scheme. Fails if they differ.
 fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
     let set = set.map(str::trim).filter(|set| !set.is_empty());
     let bare = |text: &str| split(text, "--oss-endpoint").map(|(_, host, _)| host.to_owned());
@@ -184,7 +196,7 @@ fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
     }
 }
 
-/// Scheme, host and path of an endpoint as users write them. The path has no `/` at its end.
+/// Splits an endpoint into scheme, host and path. The path has no `/` at its end.
 fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str, &'a str)> {
     let (scheme, rest) = match endpoint.split_once("://") {
         None => ("https", endpoint),
@@ -196,7 +208,7 @@ fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str, &'
     let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._~/".contains(c);
     let is_path = path.chars().all(is_plain) && !path.contains("//") && !path.contains("/.");
-    // An `@` would be followed by a host and preceded by a secret.
+    // A secret may precede an `@`, so the message does not repeat the value.
     if host.is_empty() || host.contains(['@', '?', '#', '%', '\\']) || !is_path {
         let message = format!("{flag} is not a host name");
         let hint = "give a host, with https:// or http:// in front if need be, and nothing after";
@@ -209,18 +221,20 @@ fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str, &'
     Ok((scheme, host, path))
 }
 
+/// Returns the error of an endpoint that must not have a path.
 fn no_path(flag: &str) -> Error {
     Error::new(ErrorKind::Usage, format!("{flag} has a path"))
         .hint("give a host and nothing after it; the bucket and the prefix are in --to")
 }
 
-/// An endpoint that serves every region.
+/// Returns true for an endpoint that serves every region.
 fn is_accelerated(host: &str) -> bool {
     let name = host_name(host).strip_suffix(".aliyuncs.com");
     name.is_some_and(|name| matches!(name, "oss-accelerate" | "oss-accelerate-overseas"))
 }
 
-/// Plain http carries the users' text in the clear: only to this machine, or where it is wanted.
+/// Returns `scheme`, or fails if it would send the text unencrypted to another machine and
+/// `--allow-http` is not given.
 fn allowed(scheme: &'static str, host: &str, settings: &StoreSettings) -> Result<&'static str> {
     if scheme == "https" || settings.allow_http || is_loopback(host) {
         return Ok(scheme);
@@ -229,6 +243,7 @@ fn allowed(scheme: &'static str, host: &str, settings: &StoreSettings) -> Result
         .hint("write https:// in front of the endpoint, or give --allow-http"))
 }
 
+/// Returns the host of `host:port`, without brackets.
 fn host_name(host: &str) -> &str {
     match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
@@ -236,19 +251,22 @@ fn host_name(host: &str) -> &str {
     }
 }
 
+/// Returns true if the host is this machine.
 fn is_loopback(host: &str) -> bool {
     let name = host_name(host);
     let address = name.parse::<IpAddr>();
     name == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
+/// Returns true for a host of Alibaba Cloud.
 fn is_aliyun(host: &str) -> bool {
     let name = host_name(host);
     name.ends_with(".aliyuncs.com") || name.ends_with(".aliyuncs.com.cn")
 }
 
-/// The region in `oss-REGION[-internal].aliyuncs.com`, `vpc100-oss-REGION.aliyuncs.com` and the
-/// dual-stack `REGION.oss.aliyuncs.com`. Accelerate endpoints serve every region and name none.
+/// Returns the region in `oss-REGION[-internal].aliyuncs.com`, `vpc100-oss-REGION.aliyuncs.com` and
+/// the dual-stack `REGION.oss.aliyuncs.com`. Accelerate endpoints serve every region and contain
+/// none.
 fn oss_region(host: &str) -> Option<String> {
     let name = host_name(host).strip_suffix(".aliyuncs.com")?;
     let region = match name.strip_suffix(".oss") {
@@ -335,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_oss_endpoint_is_refused() {
+    fn other_endpoints_are_refused() {
         for host in [
             "cn-hangzhou.oss-dls.aliyuncs.com",
             "s3.oss-cn-hangzhou.aliyuncs.com",
@@ -353,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_fills_what_no_flag_says() {
+    fn environment_fills_in_for_flags() {
         let environment =
             Environment::new([("OSS_REGION", "cn-beijing"), ("AWS_REGION", "eu-central-1")], None);
         let settings = StoreSettings::default();

@@ -1,5 +1,5 @@
-//! The environment of a process: variables, and the settings that other tools keep in the home
-//! directory.
+//! Reads the environment of a process: variables, and the settings that other tools keep in the
+//! home directory.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use reqsign_core::Env;
 
-/// The environment variables and the home directory that credentials are looked for in.
+/// The environment variables and the home directory in which credentials are searched for.
 ///
-/// A component, passed in so that tests have their own. `Debug` shows no value.
+/// It is passed to a store, so that tests have an environment of their own. `Debug` shows no value.
 #[derive(Clone, Default)]
 pub struct Environment {
     vars: Arc<HashMap<String, String>>,
@@ -18,7 +18,7 @@ pub struct Environment {
 }
 
 impl Environment {
-    /// The process's own.
+    /// Returns the environment of this process. Variables that are not UTF-8 are left out.
     pub fn of_process() -> Self {
         Environment {
             vars: Arc::new(std::env::vars_os().filter_map(text_pair).collect()),
@@ -26,7 +26,7 @@ impl Environment {
         }
     }
 
-    /// Exactly these variables and this home directory.
+    /// Returns an environment with exactly these variables and this home directory.
     pub fn new<'a>(
         vars: impl IntoIterator<Item = (&'a str, &'a str)>,
         home: Option<PathBuf>,
@@ -35,20 +35,21 @@ impl Environment {
         Environment { vars: Arc::new(vars.into_iter().map(own).collect()), home }
     }
 
-    /// The value of a variable, without blanks and line breaks around it. An empty one is none.
+    /// Returns the value of a variable, without blanks and line breaks around it. An empty variable
+    /// counts as unset.
     pub(super) fn var(&self, name: &str) -> Option<String> {
         let value = self.vars.get(name)?.trim();
         (!value.is_empty()).then(|| value.to_owned())
     }
 
-    /// A value that `ossutil config` has stored.
+    /// Returns a value that `ossutil config` has stored.
     pub(super) fn ossutil_value(&self, name: &str) -> Option<String> {
         let path = self.home.as_ref()?.join(".ossutilconfig");
         let text = std::fs::read_to_string(path).ok()?;
         ini_value(&text, &OSSUTIL_SECTIONS, &[name])
     }
 
-    /// A value of the chosen profile that `aws configure` has stored.
+    /// Returns a value that `aws configure` has stored in the chosen profile.
     pub(super) fn aws_value(&self, name: &str) -> Option<String> {
         let path = match self.var("AWS_CONFIG_FILE") {
             Some(path) => PathBuf::from(path),
@@ -64,17 +65,18 @@ impl Environment {
         }
     }
 
-    /// Whether the environment exempts every host from its proxies.
+    /// Returns true if the environment exempts every host from its proxies.
     pub(super) fn has_no_proxy(&self) -> bool {
         self.no_proxy().split([',', ' ']).any(|entry| entry == "*")
     }
 
-    /// The hosts that the environment exempts from its proxies, separated by commas.
+    /// Returns the hosts that the environment exempts from its proxies, separated by commas.
     pub(super) fn no_proxy(&self) -> String {
         self.var("no_proxy").or_else(|| self.var("NO_PROXY")).unwrap_or_default()
     }
 }
 
+/// Returns name and value of a variable if both are UTF-8.
 fn text_pair((name, value): (std::ffi::OsString, std::ffi::OsString)) -> Option<(String, String)> {
     Some((name.into_string().ok()?, value.into_string().ok()?))
 }
@@ -100,12 +102,12 @@ impl Env for Environment {
     }
 }
 
-/// The sections that ossutil reads if no profile is given: of its version 1, and of version 2.
+/// The sections that ossutil reads without a profile: in version 1 and in version 2.
 pub(super) const OSSUTIL_SECTIONS: [&str; 2] = ["credentials", "default"];
 
-/// The first value of one of `names` (in lower case, without separators) before the first section
-/// or in one of `sections` (in lower case). A value is taken as it stands: in these files quotes
-/// and backslashes mean themselves.
+/// Returns the first value of one of `names` in an INI file, before the first section or in one of
+/// `sections`. `names` and `sections` are in lower case, names without separators. Quotes and
+/// backslashes in a value are literal, as for the tools that write these files.
 pub(super) fn ini_value(text: &str, sections: &[&str], names: &[&str]) -> Option<String> {
     let mut ours = true;
     for line in text.lines().map(str::trim) {
@@ -149,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn ini_values_are_read_from_the_sections_of_both_ossutil_versions() {
+    fn ini_values_come_from_both_sections() {
         let text =
             "[default]\n accessKeyID = a \n# region=no\nregion=cn-x\n[profile dev]\nendpoint=y";
         let value = |name| ini_value(text, &OSSUTIL_SECTIONS, &[name]);

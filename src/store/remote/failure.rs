@@ -1,7 +1,7 @@
-//! A failed request as a [`StoreError`]: what to do about it, and a hint for the operator.
+//! Converts a failed request to a [`StoreError`], whose kind and hint state what to do.
 //!
-//! The codes are those of OSS and S3, which are alike. They come as typed values from
-//! [`answer`](super::answer); no text is searched.
+//! The codes are those of OSS and S3, which are mostly the same. They come as typed values from
+//! [`answer`](super::answer); no message is searched for them.
 
 use std::error::Error as _;
 use std::fmt;
@@ -9,16 +9,16 @@ use std::fmt;
 use opendal::{Error, ErrorKind};
 
 use super::super::{StoreError, StoreErrorKind};
-use super::answer::{NoCredentials, NotAStore, Refusal, cause};
+use super::answer::{NoCredentials, NotAStore, RefusedRequest, cause};
 use super::client::LookupFailed;
 use super::sign::Service;
 
-/// Describes an error of opendal; `what` is what was tried, with its place.
+/// Returns the store error for an error of opendal. `what` names the operation and its object.
 pub(super) fn describe(service: Service, what: &str, error: &Error) -> StoreError {
     if let Some(missing) = cause::<NoCredentials>(error) {
         return no_credentials(service, what, missing);
     }
-    if let Some(refusal) = cause::<Refusal>(error) {
+    if let Some(refusal) = cause::<RefusedRequest>(error) {
         return refused(service, what, refusal);
     }
     if let Some(answer) = cause::<NotAStore>(error) {
@@ -36,8 +36,8 @@ pub(super) fn describe(service: Service, what: &str, error: &Error) -> StoreErro
     }
 }
 
-/// Describes an answer that refuses.
-fn refused(service: Service, what: &str, refusal: &Refusal) -> StoreError {
+/// Returns the error for a refused request.
+fn refused(service: Service, what: &str, refusal: &RefusedRequest) -> StoreError {
     let code = refusal.code.as_str();
     if let Some(hint) = refusal_hint(service, code) {
         let message = format!("cannot {what}: the store refuses with {refusal}");
@@ -49,8 +49,8 @@ fn refused(service: Service, what: &str, refusal: &Refusal) -> StoreError {
         (_, "FileAlreadyExists" | "FileImmutable" | "PreconditionFailed") => {
             of(StoreErrorKind::Exists)
         }
-        _ if refusal.is_passing() => of(StoreErrorKind::Unavailable).indeterminate(),
-        // Only creating an object is conditional.
+        _ if refusal.is_transient() => of(StoreErrorKind::Unavailable).indeterminate(),
+        // Only requests that create an object are conditional.
         (412, _) => of(StoreErrorKind::Exists),
         (404, _) => of(StoreErrorKind::NotFound),
         (401 | 403, "") => {
@@ -65,13 +65,14 @@ fn refused(service: Service, what: &str, refusal: &Refusal) -> StoreError {
     }
 }
 
-/// Describes an answer of something that is not the store.
+/// Returns the error for an answer that does not come from the store.
 fn elsewhere(service: Service, what: &str, answer: &dyn fmt::Display) -> StoreError {
     let flag = service.endpoint_flag();
     StoreError::new(StoreErrorKind::Denied, format!("cannot {what}: {answer}"))
         .hint(format!("it leads elsewhere: check {flag}, and a proxy in the environment"))
 }
 
+/// Returns the error for a request that could not be signed.
 fn no_credentials(service: Service, what: &str, missing: &NoCredentials) -> StoreError {
     let (name, hint) = match service {
         Service::Oss => (
@@ -89,7 +90,7 @@ fn no_credentials(service: Service, what: &str, missing: &NoCredentials) -> Stor
     StoreError::new(StoreErrorKind::Denied, message).hint(hint)
 }
 
-/// Describes a request that got no answer.
+/// Returns the error for a request without an answer.
 fn unanswered(service: Service, what: &str, error: &Error) -> StoreError {
     let endpoint = service.endpoint_flag();
     let message = format!("cannot {what}: {}", root_cause(error));
@@ -100,14 +101,14 @@ fn unanswered(service: Service, what: &str, error: &Error) -> StoreError {
     let failed = StoreError::new(StoreErrorKind::Unavailable, message).indeterminate();
     match cause::<LookupFailed>(error) {
         Some(_) => failed.hint(format!("check the host in {endpoint} and the name server")),
-        // It may be the wrong place that does not answer.
+        // A wrong host may be the reason that nothing answers.
         None => {
             failed.hint(format!("check the network, {endpoint}, and a proxy in the environment"))
         }
     }
 }
 
-/// The way out of a refusal that trying again does not mend, by its code.
+/// Returns the hint for a refusal that a retry does not cure, by its code.
 fn refusal_hint(service: Service, code: &str) -> Option<&'static str> {
     let oss = service == Service::Oss;
     Some(match code {
@@ -155,7 +156,8 @@ fn refusal_hint(service: Service, code: &str) -> Option<&'static str> {
     })
 }
 
-/// The innermost cause, which says most: "connection refused" rather than "error sending request".
+/// Returns the innermost cause, which is the most precise: "connection refused" rather than "error
+/// sending request".
 fn root_cause(error: &Error) -> String {
     let Some(mut cause) = error.source() else {
         return match error.message() {
@@ -178,7 +180,7 @@ mod tests {
 
     fn refusal(code: &str, status: u16) -> Error {
         let status = StatusCode::from_u16(status).unwrap();
-        Refusal { status, code: code.to_owned() }.into_error()
+        RefusedRequest { status, code: code.to_owned() }.into_error()
     }
 
     #[test]
@@ -203,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn passing_causes_are_transient() {
+    fn transient_causes_are_transient_errors() {
         use StoreErrorKind::{Denied, Exists, NotFound, Unavailable};
         for (code, status, expected) in [
             ("", 429, Unavailable),
@@ -242,7 +244,7 @@ mod tests {
 
     #[test]
     fn untrusted_certificates_name_the_flag() {
-        // As the TLS stream hands it up: inside of an I/O error.
+        // The TLS stream returns it inside of an I/O error.
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let cause = std::io::Error::other(std::io::Error::other(unknown));
         let error = Error::new(ErrorKind::Unexpected, "send http request").set_source(cause);

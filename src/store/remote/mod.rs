@@ -1,9 +1,20 @@
-//! OSS and S3 by way of opendal.
+//! Stores objects on OSS and S3, through opendal.
 //!
-//! Layers, from the outside in: a bound on uploads; opendal's retries, few and quick, with jitter;
-//! opendal's service, which builds requests and reads answers; the transport, which signs, sets
-//! deadlines and cleans errors. A failure that outlasts the quick tries comes back as a
-//! [`StoreError`] for the sink's own loop.
+//! A request passes four layers. [`put`] limits the uploads under way. opendal's retry layer repeats
+//! a failed request a few times, quickly and with jitter. opendal's service builds the request and
+//! reads the answer. [`sign::Transport`] signs the request, sets a deadline and removes secrets from
+//! errors. A failure that outlasts the quick retries is returned as a [`StoreError`]; the sink
+//! retries it for longer.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | [`endpoint`] | host, region and addressing of a bucket |
+//! | [`client`] | the HTTP client: certificates, proxies, names |
+//! | [`credentials`], [`environment`] | the sources of keys and of other settings |
+//! | [`sign`] | signing and sending a request |
+//! | [`answer`] | answers as typed values |
+//! | [`failure`] | failed requests as [`StoreError`] with a hint |
+//! | [`put`] | uploads, and requests that may not replace an object |
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -20,8 +31,8 @@ use tokio::sync::Semaphore;
 
 use super::settings::{Addressing, StoreSettings};
 use super::{
-    Body, ConditionalPuts, Entry, Facts, Listing, Page, Store, StoreError, StoreErrorKind,
-    StoreResult, Stored, Versioning, check_key,
+    Body, ConditionalPuts, Listing, ObjectEntry, Page, Store, StoreError, StoreErrorKind,
+    StoreFacts, StoreResult, Stored, Versioning, check_key,
 };
 use crate::epoch::SystemClock;
 use crate::error::{Error, ErrorKind, Result};
@@ -35,11 +46,11 @@ mod failure;
 mod put;
 mod sign;
 
-use answer::{Refusal, element};
+use answer::{RefusedRequest, element};
 use client::Clients;
 use endpoint::Endpoint;
 pub use environment::Environment;
-use sign::{Keys, Service, Transport};
+use sign::{Service, SigningSettings, Transport};
 
 /// Deletes under way at a time when a directory is emptied.
 const DELETES_IN_FLIGHT_MAX: usize = 8;
@@ -52,15 +63,21 @@ pub struct RemoteStore {
     operator: Operator,
     transport: Transport,
     settings: StoreSettings,
+    /// One permit for each object that is being uploaded.
     uploads: Semaphore,
-    /// As the bucket told it, once it was asked.
+    /// The bucket's answer to the question whether it keeps old versions, once there is one.
     versioning: OnceLock<Versioning>,
-    /// As the newest probe found it.
+    /// The result of the newest probe.
     conditional_puts: Mutex<ConditionalPuts>,
 }
 
 impl RemoteStore {
-    /// The OSS bucket, at the endpoint its URL names, if it names one.
+    /// Returns a store for the OSS bucket `bucket`. `in_url` is the endpoint in the URL of `--to`,
+    /// if it has one.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` or `Usage` if the endpoint, the region or a setting is missing or wrong.
     pub fn oss(
         bucket: &str,
         in_url: Option<&str>,
@@ -81,7 +98,11 @@ impl RemoteStore {
         Self::over(operator, Service::Oss, bucket, endpoint, settings, environment)
     }
 
-    /// The S3 bucket.
+    /// Returns a store for the S3 bucket `bucket`.
+    ///
+    /// # Errors
+    ///
+    /// As [`RemoteStore::oss`].
     pub fn s3(bucket: &str, settings: &StoreSettings, environment: &Environment) -> Result<Self> {
         let endpoint = Endpoint::of_s3(bucket, settings, environment)?;
         let mut builder = S3::default()
@@ -97,6 +118,7 @@ impl RemoteStore {
         Self::over(operator, Service::S3, bucket, endpoint, settings, environment)
     }
 
+    /// Returns a store over `operator`, with the transport and the retry layer added to it.
     fn over(
         operator: Operator,
         service: Service,
@@ -110,16 +132,16 @@ impl RemoteStore {
         let clients = Clients { settings, environment, is_plain };
         let send =
             credentials::CredentialSend { client: clients.proxied()?, direct: clients.direct()? };
-        let keys = Keys {
+        let signing = SigningSettings {
             service,
             bucket: bucket.to_owned(),
             authority: endpoint.authority(bucket)?,
             custom_domain: endpoint.addressing == Addressing::CustomDomain,
             region: endpoint.region.clone(),
             context: credentials::context(environment, send),
-            patience: settings.credentials_timeout,
+            timeout: settings.credentials_timeout,
         };
-        let transport = Transport::new(clients.proxied()?, keys, settings.request_timeout);
+        let transport = Transport::new(clients.proxied()?, signing, settings.request_timeout);
         let http = HttpTransporter::new(transport.clone());
         let retry = RetryLayer::new()
             .with_max_times(settings.attempts_max - 1)
@@ -128,7 +150,7 @@ impl RemoteStore {
             .with_jitter()
             .with_notify(|event: RetryEvent<'_>| {
                 let (kind, attempt) = (event.err.kind(), event.attempt);
-                tracing::debug!(%kind, attempt, "store request is tried again");
+                tracing::debug!(%kind, attempt, "store request is retried");
             });
         let operator =
             operator.with_context(OperationContext::new().with_http_transport(http)).layer(retry);
@@ -145,41 +167,46 @@ impl RemoteStore {
         })
     }
 
+    /// Locks the result of the newest probe.
     fn conditional_puts(&self) -> MutexGuard<'_, ConditionalPuts> {
         // One plain value: a panic elsewhere leaves nothing half-done.
         self.conditional_puts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn told(&self, what: &str, key: &str, error: &opendal::Error) -> StoreError {
+    /// Returns `error` as an error of the store. `what` is the verb for the operation on `key`.
+    fn failed(&self, what: &str, key: &str, error: &opendal::Error) -> StoreError {
         let scheme = match self.service {
             Service::Oss => "oss",
             Service::S3 => "s3",
         };
         let what = format!("{what} {scheme}://{}/{key}", self.bucket);
-        let told = failure::describe(self.service, &what, error);
-        let refusal = answer::cause::<Refusal>(error);
+        let described = failure::describe(self.service, &what, error);
+        let refusal = answer::cause::<RefusedRequest>(error);
         let is_skew = refusal.is_some_and(|refusal| refusal.code == "RequestTimeTooSkewed");
-        let facts = Facts { store_time: self.transport.store_time(), ..Facts::default() };
+        let facts = StoreFacts { store_time: self.transport.store_time(), ..StoreFacts::default() };
         match facts.skew_ms(SystemClock::new().wall()) {
             Some(ms) if is_skew => {
                 let ahead_s = ms as f64 / 1e3;
-                told.hint(format!(
+                // The difference says more than the hint for the code alone.
+                described.hint(format!(
                     "set this machine's clock: it is {ahead_s:+.0} s against the store's"
                 ))
             }
-            _ => told,
+            _ => described,
         }
     }
 
-    /// Reads the first `bytes` of an object, which are asked for as a range: the answer to a range
-    /// is bounded by it, whatever the server sends.
+    /// Returns the first `bytes` bytes of an object.
+    ///
+    /// They are requested as a range, because the length of an answer is checked against the range.
     async fn read(&self, key: &str, bytes: u64) -> StoreResult<Buffer> {
         let options = ReadOptions { range: (0..bytes).into(), ..ReadOptions::default() };
         let read = self.operator.read_options(key, options).await;
-        read.map_err(|error| self.told("read", key, &error))
+        read.map_err(|error| self.failed("read", key, &error))
     }
 
-    /// Names below `ask.prefix`, as they come.
+    /// Returns one page of names below `ask.prefix`. `take` makes an item of an entry or skips it;
+    /// `name` returns the name by which items are ordered.
     async fn names<T>(
         &self,
         ask: Listing<'_>,
@@ -187,7 +214,7 @@ impl RemoteStore {
         name: impl Fn(&T) -> &str,
         take: impl Fn(opendal::Entry) -> Option<T>,
     ) -> StoreResult<Page<T>> {
-        let told = |error| self.told("list", ask.prefix, &error);
+        let failed = |error| self.failed("list", ask.prefix, &error);
         let options = ListOptions {
             recursive,
             limit: Some(ask.limit.clamp(2, 1000)),
@@ -195,11 +222,11 @@ impl RemoteStore {
             ..ListOptions::default()
         };
         let listed = self.operator.lister_options(ask.prefix, options).await;
-        let mut listed = listed.map_err(told)?;
+        let mut listed = listed.map_err(failed)?;
         let mut items: Vec<T> = Vec::new();
-        while let Some(entry) = listed.try_next().await.map_err(told)? {
+        while let Some(entry) = listed.try_next().await.map_err(failed)? {
             let Some(item) = take(entry) else { continue };
-            // With a delimiter a store may name the directory that `after` itself lies in.
+            // With a delimiter a store may return the directory that contains `after` itself.
             if ask.after.is_some_and(|after| name(&item) <= after) {
                 continue;
             }
@@ -212,7 +239,8 @@ impl RemoteStore {
         Ok(Page { items, next: None })
     }
 
-    /// Whether old versions of objects are kept; `Unknown` where asking is not allowed.
+    /// Asks the bucket if it keeps old versions of objects. Returns `Unknown` if the credentials may
+    /// not ask.
     async fn ask_versioning(&self) -> Versioning {
         let (query, tag) = match self.service {
             Service::Oss => ("?bucketInfo", "Versioning"),
@@ -230,6 +258,7 @@ impl RemoteStore {
     }
 }
 
+/// Returns the error of an operator that opendal does not build.
 fn misconfigured(error: &opendal::Error) -> Error {
     Error::new(ErrorKind::Configuration, format!("store cannot be set up: {}", error.message()))
         .hint("check --to and the endpoint")
@@ -267,12 +296,13 @@ impl Store for RemoteStore {
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move {
             let metadata = self.operator.stat(key).await;
-            let metadata = metadata.map_err(|error| self.told("read", key, &error))?;
+            let metadata = metadata.map_err(|error| self.failed("read", key, &error))?;
             if metadata.content_length() > bytes_max {
-                let told = format!("{key} is longer than the {bytes_max} bytes asked for");
-                return Err(StoreError::invalid(told));
+                let message = format!("{key} is longer than the {bytes_max} bytes asked for");
+                return Err(StoreError::invalid(message));
             }
             match metadata.content_length() {
+                // A range of no bytes is not valid.
                 0 => Ok(Bytes::new()),
                 bytes => Ok(self.read(key, bytes).await?.to_bytes()),
             }
@@ -280,12 +310,13 @@ impl Store for RemoteStore {
         .boxed()
     }
 
-    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<Entry>>> {
+    fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         let take = |found: opendal::Entry| {
             let is_object = found.metadata().mode() == EntryMode::FILE;
             is_object.then(|| entry(found.path().to_owned(), found.metadata()))
         };
-        async move { self.names(ask, true, |entry: &Entry| entry.key.as_str(), take).await }.boxed()
+        async move { self.names(ask, true, |entry: &ObjectEntry| entry.key.as_str(), take).await }
+            .boxed()
     }
 
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
@@ -300,7 +331,7 @@ impl Store for RemoteStore {
         async move {
             check_key(key)?;
             let deleted = self.operator.delete(key).await;
-            match deleted.map_err(|error| self.told("remove", key, &error)) {
+            match deleted.map_err(|error| self.failed("remove", key, &error)) {
                 Err(gone) if gone.kind == StoreErrorKind::NotFound => Ok(()),
                 deleted => deleted,
             }
@@ -310,6 +341,7 @@ impl Store for RemoteStore {
 
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         async move {
+            // The slash keeps siblings whose names begin with the directory's.
             let inside = format!("{}/", dir.trim_end_matches('/'));
             check_key(inside.trim_end_matches('/'))?;
             let mut removed = 0;
@@ -334,7 +366,7 @@ impl Store for RemoteStore {
     }
 
     fn seal<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
-        // An object is durable, under its name, before the store answers.
+        // An object and its name are durable before the store answers.
         futures::future::ready(Ok(())).boxed()
     }
 
@@ -346,13 +378,13 @@ impl Store for RemoteStore {
         format!("bucket {} at {}", self.bucket, self.endpoint.url())
     }
 
-    fn facts(&self) -> BoxFuture<'_, Facts> {
+    fn facts(&self) -> BoxFuture<'_, StoreFacts> {
         async move {
             let versioning = self.ask_versioning().await;
             if versioning != Versioning::Unknown {
                 self.versioning.get_or_init(|| versioning);
             }
-            Facts {
+            StoreFacts {
                 endpoint: Some(self.endpoint.url()),
                 region: Some(self.endpoint.region.clone()),
                 addressing: Some(match self.endpoint.addressing {
@@ -361,7 +393,7 @@ impl Store for RemoteStore {
                     Addressing::CustomDomain => "custom domain",
                 }),
                 signature: Some(self.service.signature()),
-                credentials: self.transport.told().used,
+                credentials: self.transport.key_search().used,
                 store_time: self.transport.store_time(),
                 versioning,
                 conditional_puts: *self.conditional_puts(),
@@ -371,8 +403,9 @@ impl Store for RemoteStore {
     }
 }
 
-fn entry(key: String, metadata: &Metadata) -> Entry {
-    Entry {
+/// Returns the entry of a listing for an object.
+fn entry(key: String, metadata: &Metadata) -> ObjectEntry {
+    ObjectEntry {
         key,
         bytes: metadata.content_length(),
         modified: metadata.last_modified().map(Into::into),

@@ -1,8 +1,8 @@
-//! Storing an object, in one request or in parts, and telling a lost answer from a failure.
+//! Uploads objects, in one request or in parts, and separates a lost answer from a failure.
 //!
-//! Two answers can be wrong after a retry, both because the earlier attempt worked and its answer
-//! was lost: "already exists" to a create, and "no such upload" to the end of an upload in parts.
-//! Either is therefore believed only if the object in the store is not the one that was sent.
+//! Two answers can be wrong after a retry, because an earlier attempt succeeded and its answer was
+//! lost: "already exists" for a create, and "no such upload" for the end of an upload in parts. Both
+//! count as a failure only if the object in the store differs from the one that was sent.
 
 use std::io;
 
@@ -14,26 +14,23 @@ use super::super::{
     Body, ConditionalPuts, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key,
 };
 use super::RemoteStore;
-use super::answer::{Refusal, cause};
-use super::sign::Service;
+use super::answer::{RefusedRequest, cause};
+use super::sign::{MD5_INLINE_BYTES_MAX, Service};
 use crate::supervise;
 
-/// What every object is: lines of text.
+/// The content type of every object.
 const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
 
-/// MD5s of longer bodies are taken on the blocking pool.
-pub(super) const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
-
-/// So much of an object is read at a time when its content is compared.
+/// The bytes that one request reads when the content of an object is compared.
 const PIECE_BYTES: u64 = 1 << 20;
 
-/// Both services take at most so many parts an upload.
+/// The most parts that both services accept for one upload.
 const PARTS_MAX: u64 = 10_000;
 
-/// Whether a request may replace an object.
+/// The condition of a request that stores an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Condition {
-    /// It may.
+enum PutCondition {
+    /// The request may replace an object.
     None,
     /// The store refuses the request if the object exists.
     IfAbsent,
@@ -41,25 +38,25 @@ enum Condition {
 
 /// The object under a key, compared with a body.
 enum Present {
-    /// There is none.
+    /// There is no object.
     Absent,
-    /// It has the body's bytes.
+    /// The object has the bytes of the body.
     Same,
-    /// It has other bytes.
+    /// The object has other bytes.
     Other,
 }
 
 impl RemoteStore {
-    /// Stores `body` under `key`, in place of an object that exists.
+    /// Stores `body` under `key` and replaces an object that exists.
     pub(super) async fn replace(&self, key: &str, body: &Body) -> StoreResult<Stored> {
-        self.upload(key, body, Condition::None).await
+        self.upload(key, body, PutCondition::None).await
     }
 
     /// Stores `body` under `key` if no object exists there.
     pub(super) async fn create(&self, key: &str, body: &Body) -> StoreResult<Stored> {
         check_key(key)?;
         if self.honours_conditions() {
-            return self.upload(key, body, Condition::IfAbsent).await;
+            return self.upload(key, body, PutCondition::IfAbsent).await;
         }
         match self.present(key, body).await? {
             Present::Same => Ok(Stored::of(body, None)),
@@ -67,12 +64,12 @@ impl RemoteStore {
                 let message = format!("{key} already exists with other content");
                 Err(StoreError::new(StoreErrorKind::Exists, message))
             }
-            Present::Absent => self.upload(key, body, Condition::None).await,
+            Present::Absent => self.upload(key, body, PutCondition::None).await,
         }
     }
 
-    /// Whether the store refuses to create an object that exists, as far as it is known. OSS does
-    /// not in a bucket with versioning.
+    /// Returns false if the store is known to ignore the condition of a create. OSS ignores it in a
+    /// bucket with versioning.
     fn honours_conditions(&self) -> bool {
         let kept = self.versioning.get();
         let kept = matches!(kept, Some(Versioning::Enabled | Versioning::Suspended));
@@ -80,8 +77,9 @@ impl RemoteStore {
         !ignores && *self.conditional_puts() != ConditionalPuts::Ignored
     }
 
-    /// Creates `key` from `first` and then from `second`; see `Store::probe_put_new`. Sends the
-    /// condition whatever is known, so that a repeated probe finds the same.
+    /// Creates `key` from `first` and then from `second`; see `Store::probe_put_new`.
+    ///
+    /// Always sends the condition, so that a repeated probe has the same result.
     pub(super) async fn probe_create(
         &self,
         key: &str,
@@ -89,22 +87,25 @@ impl RemoteStore {
         second: &Body,
     ) -> StoreResult<ConditionalPuts> {
         check_key(key)?;
-        match self.send(key, first, Condition::IfAbsent).await {
-            // A compatible store without such requests.
-            Err(error) if cause::<Refusal>(&error).is_some_and(Refusal::is_unsupported) => {
-                self.upload(key, second, Condition::None).await?;
+        match self.send(key, first, PutCondition::IfAbsent).await {
+            // A compatible store that does not support conditional requests.
+            Err(error)
+                if cause::<RefusedRequest>(&error).is_some_and(RefusedRequest::is_unsupported) =>
+            {
+                self.upload(key, second, PutCondition::None).await?;
                 return Ok(ConditionalPuts::Ignored);
             }
             sent => self.settle(key, first, sent).await?,
         };
-        match self.upload(key, second, Condition::IfAbsent).await {
+        match self.upload(key, second, PutCondition::IfAbsent).await {
             Ok(_) => Ok(ConditionalPuts::Ignored),
             Err(refused) if refused.kind == StoreErrorKind::Exists => Ok(ConditionalPuts::Honoured),
             Err(failed) => Err(failed),
         }
     }
 
-    async fn upload(&self, key: &str, body: &Body, condition: Condition) -> StoreResult<Stored> {
+    /// Sends the object and decides from the answer if it is stored.
+    async fn upload(&self, key: &str, body: &Body, condition: PutCondition) -> StoreResult<Stored> {
         check_key(key)?;
         let sent = self.send(key, body, condition).await;
         self.settle(key, body, sent).await
@@ -115,13 +116,13 @@ impl RemoteStore {
         &self,
         key: &str,
         body: &Body,
-        condition: Condition,
+        condition: PutCondition,
     ) -> opendal::Result<Metadata> {
-        // Never closed, so always a permit.
+        // The semaphore is never closed, so this always returns a permit.
         let _permit = self.uploads.acquire().await;
         if body.bytes() > MD5_INLINE_BYTES_MAX as u64 {
             let body = body.clone();
-            // The body keeps it for the request.
+            // The body keeps the MD5, and the request reads it from there.
             supervise::blocking(move || body.md5()).await;
         }
         match body.bytes() > self.settings.multipart_bytes_min {
@@ -130,7 +131,9 @@ impl RemoteStore {
         }
     }
 
-    /// Decides by the store's answer whether the object is stored.
+    /// Decides from the store's answer if the object is stored.
+    ///
+    /// Fails if the ETag is an MD5 other than the one of `body`.
     async fn settle(
         &self,
         key: &str,
@@ -151,11 +154,12 @@ impl RemoteStore {
         Ok(Stored::of(body, etag))
     }
 
+    /// Sends the object in one request.
     async fn upload_whole(
         &self,
         key: &str,
         body: &Body,
-        condition: Condition,
+        condition: PutCondition,
     ) -> opendal::Result<Metadata> {
         let chunks = match body.is_on_disk() {
             true => {
@@ -168,13 +172,15 @@ impl RemoteStore {
         self.operator.write_options(key, buffer, options(condition)).await
     }
 
-    /// The last request of the upload carries the condition and decides. OSS gets it with the
-    /// first one, too.
+    /// Sends the object in parts.
+    ///
+    /// The last request of the upload carries the condition. For OSS the first request carries it
+    /// too.
     async fn upload_parts(
         &self,
         key: &str,
         body: &Body,
-        condition: Condition,
+        condition: PutCondition,
     ) -> opendal::Result<Metadata> {
         let part_bytes = self.settings.part_bytes.max(body.bytes().div_ceil(PARTS_MAX));
         let options = WriteOptions {
@@ -191,7 +197,7 @@ impl RemoteStore {
         };
         let written = written.await;
         if written.is_err() {
-            // Parts of an unfinished upload are paid for and seen by nobody.
+            // The parts of an unfinished upload cost money and no listing of objects shows them.
             if let Err(error) = writer.abort().await {
                 tracing::debug!(key, kind = %error.kind(), "upload in parts could not be aborted");
             }
@@ -199,14 +205,14 @@ impl RemoteStore {
         written
     }
 
-    /// Decides whether a failed upload has worked all the same.
+    /// Returns the stored object if a failed upload has succeeded after all, or the failure.
     async fn upload_failed(
         &self,
         key: &str,
         body: &Body,
         error: opendal::Error,
     ) -> StoreResult<Stored> {
-        let failed = self.told("write", key, &error);
+        let failed = self.failed("write", key, &error);
         let conflict = failed.kind == StoreErrorKind::Exists;
         if !conflict && failed.kind != StoreErrorKind::NotFound {
             return Err(failed);
@@ -214,29 +220,30 @@ impl RemoteStore {
         match self.present(key, body).await? {
             Present::Same => return Ok(Stored::of(body, None)),
             Present::Other if conflict => return Err(failed),
-            // It was removed since, so the next attempt can succeed.
+            // The object was removed since, so the next attempt can succeed.
             Present::Absent if conflict => {
                 return Err(StoreError { kind: StoreErrorKind::Unavailable, ..failed });
             }
             Present::Absent | Present::Other => {}
         }
         if body.bytes() > self.settings.multipart_bytes_min {
-            // An upload in parts that is gone: the next try begins another.
+            // The upload in parts is gone: the next attempt begins another one.
             return Err(StoreError { kind: StoreErrorKind::Unavailable, ..failed.indeterminate() });
         }
-        // A store has no reason to say this of a whole object: something else has answered.
+        // A store does not answer this to the upload of a whole object, so the answer comes from
+        // something else.
         let flag = self.service.endpoint_flag();
         let hint = format!("check {flag}, and a proxy in the environment");
         Err(StoreError { kind: StoreErrorKind::Denied, ..failed }.hint(hint))
     }
 
-    /// Compares the object under `key` with `body`: by length, then by the MD5 that the store
-    /// gives as ETag, else by reading it.
+    /// Compares the object under `key` with `body`: by length, by the ETag if it is an MD5, and
+    /// else by reading the object.
     async fn present(&self, key: &str, body: &Body) -> StoreResult<Present> {
         let metadata = match self.operator.stat(key).await {
             Ok(metadata) => metadata,
             Err(error) => {
-                return match self.told("look at", key, &error) {
+                return match self.failed("look at", key, &error) {
                     gone if gone.kind == StoreErrorKind::NotFound => Ok(Present::Absent),
                     failed => Err(failed),
                 };
@@ -255,7 +262,8 @@ impl RemoteStore {
         }
     }
 
-    /// The MD5 of the object under `key`, read piece by piece: it may be longer than there is room.
+    /// Returns the MD5 of the object under `key`. Reads it in pieces, because it may not fit into
+    /// memory.
     async fn md5_of(&self, key: &str, bytes: u64) -> StoreResult<[u8; 16]> {
         let mut hasher = Md5::new();
         let mut from = 0;
@@ -263,7 +271,7 @@ impl RemoteStore {
             let to = bytes.min(from + PIECE_BYTES);
             let options = ReadOptions { range: (from..to).into(), ..ReadOptions::default() };
             let piece = self.operator.read_options(key, options).await;
-            piece.map_err(|error| self.told("read", key, &error))?.for_each(|chunk| {
+            piece.map_err(|error| self.failed("read", key, &error))?.for_each(|chunk| {
                 hasher.update(chunk);
             });
             from = to;
@@ -272,21 +280,23 @@ impl RemoteStore {
     }
 }
 
-/// The error of a body whose file cannot be read.
+/// Returns the error of a body whose file cannot be read.
 fn unreadable(error: io::Error) -> opendal::Error {
     let message = "cannot read back a result that waits on disk";
     opendal::Error::new(opendal::ErrorKind::Unexpected, message).set_source(error)
 }
 
-fn options(condition: Condition) -> WriteOptions {
+/// Returns opendal's options for a request with `condition`.
+fn options(condition: PutCondition) -> WriteOptions {
     WriteOptions {
         content_type: Some(CONTENT_TYPE.to_owned()),
-        if_not_exists: condition == Condition::IfAbsent,
+        if_not_exists: condition == PutCondition::IfAbsent,
         ..WriteOptions::default()
     }
 }
 
-/// Whether an ETag may be the MD5 of the object: that of an upload in parts has a `-` in it.
+/// Returns true if an ETag may be the MD5 of the object. The ETag of an upload in parts contains a
+/// `-`.
 fn is_md5(etag: &str) -> bool {
     etag.len() == 32 && etag.bytes().all(|b| b.is_ascii_hexdigit())
 }

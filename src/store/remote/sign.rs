@@ -1,11 +1,12 @@
-//! Signing: the HTTP transport below opendal, which signs, addresses and bounds every request.
+//! Signs requests and sends them: the HTTP transport below opendal.
 //!
 //! opendal's OSS service signs with V1 only, which new accounts and buckets refuse. It is therefore
-//! configured not to sign, and each attempt is signed here, with V4. S3 requests are signed here
-//! too, so that both services find their keys alike, name the source, and drop a cached key when
-//! the store refuses it: rotated keys are read again without a restart.
+//! configured not to sign, and [`Transport`] signs each attempt with V4. S3 requests are signed here
+//! too. Both services thus search for keys in the same way, report the source, and drop a cached
+//! key that the store refuses, so rotated keys are read again without a restart.
 //!
-//! [`super::answer`] judges what comes back.
+//! The transport also sets the host of each request and limits the time and the length of its
+//! answer. [`answer`](super::answer) checks the answer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,30 +25,34 @@ use reqsign_aws_v4 as aws;
 use reqsign_core::time::Timestamp;
 use reqsign_core::{Context, Signer};
 
-use super::answer::{Asked, NoCredentials};
-use super::credentials::{Told, aliyun_chain, aws_chain};
-use super::put::MD5_INLINE_BYTES_MAX;
+use super::answer::{NoCredentials, SentRequest};
+use super::credentials::{KeySearch, aliyun_chain, aws_chain};
 use crate::supervise;
 
-/// What the slowest link that is still worth waiting for moves in a second.
+/// The slowest transfer, in bytes a second, that does not exceed its deadline.
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 
-/// Signs as one of the two services wants it.
+/// Bodies above this length are hashed on the blocking pool.
+pub(super) const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
+
+/// The signer of one of the two services.
 #[derive(Clone)]
 enum Signing {
     Oss(Signer<aliyun::Credential>),
     S3(Signer<aws::Credential>),
 }
 
-/// Which service signatures are for.
+/// The kind of a remote store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Service {
+    /// Alibaba Cloud OSS.
     Oss,
+    /// AWS S3, or a store that is compatible with it.
     S3,
 }
 
 impl Service {
-    /// The name of the signature's version.
+    /// Returns the name of the signature's version.
     pub(super) fn signature(self) -> &'static str {
         match self {
             Service::Oss => "OSS V4",
@@ -55,7 +60,7 @@ impl Service {
         }
     }
 
-    /// The flag that says where the service is.
+    /// Returns the flag for the endpoint.
     pub(super) fn endpoint_flag(self) -> &'static str {
         match self {
             Service::Oss => "--oss-endpoint",
@@ -64,34 +69,37 @@ impl Service {
     }
 }
 
-/// What is needed to sign.
-pub(super) struct Keys {
+/// The settings of signing: service, bucket, and where keys are searched for.
+pub(super) struct SigningSettings {
     pub(super) service: Service,
     pub(super) bucket: String,
     /// Host and port of every request.
     pub(super) authority: Authority,
-    /// Whether the bucket is named neither in host nor path.
+    /// True if neither host nor path names the bucket.
     pub(super) custom_domain: bool,
     pub(super) region: String,
-    /// What credentials are looked for in and asked with.
+    /// Environment, files and HTTP client of the credential sources.
     pub(super) context: Context,
-    /// How long one credential source may take.
-    pub(super) patience: Duration,
+    /// The longest time for one credential source.
+    pub(super) timeout: Duration,
 }
 
-struct Inner {
+/// The state that clones of a transport share.
+struct TransportShared {
     http: ReqwestTransport,
-    keys: Keys,
+    signing_settings: SigningSettings,
     request_timeout: Duration,
-    told: Arc<Mutex<Told>>,
+    /// The result of the last search for keys.
+    key_search: Arc<Mutex<KeySearch>>,
+    /// The signer, which caches the keys that it found.
     signing: Mutex<Signing>,
-    /// The store's clock as of its last answer, and when that came.
+    /// The store's clock in its last answer, and the time at which the answer came.
     store_time: Mutex<Option<(SystemTime, Instant)>>,
 }
 
 /// Signs each request and sends it. Clones share keys and connections.
 #[derive(Clone)]
-pub(super) struct Transport(Arc<Inner>);
+pub(super) struct Transport(Arc<TransportShared>);
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -99,35 +107,42 @@ impl fmt::Debug for Transport {
     }
 }
 
+/// Locks a value of the transport, also after a panic.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Each is replaced as a whole, so a panic elsewhere leaves nothing half-done.
+    // Each value is replaced as a whole, so a panic elsewhere leaves nothing half-done.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Transport {
-    pub(super) fn new(client: reqwest::Client, keys: Keys, request_timeout: Duration) -> Self {
-        let told = Arc::default();
-        Transport(Arc::new(Inner {
+    /// Returns a transport over `client`. A request may take `request_timeout` and the time that
+    /// its bytes need on the slowest link.
+    pub(super) fn new(
+        client: reqwest::Client,
+        signing_settings: SigningSettings,
+        request_timeout: Duration,
+    ) -> Self {
+        let key_search = Arc::default();
+        Transport(Arc::new(TransportShared {
             http: ReqwestTransport::new(client),
-            signing: Mutex::new(keys.signing(&told)),
-            keys,
+            signing: Mutex::new(signing_settings.signing(&key_search)),
+            signing_settings,
             request_timeout,
-            told,
+            key_search,
             store_time: Mutex::new(None),
         }))
     }
 
-    /// Where the keys of the last signature came from, and what else was looked at.
-    pub(super) fn told(&self) -> Told {
-        lock(&self.0.told).clone()
+    /// Returns the result of the last search for keys.
+    pub(super) fn key_search(&self) -> KeySearch {
+        lock(&self.0.key_search).clone()
     }
 
-    /// The store's clock, as far as its last answer tells it.
+    /// Returns the store's clock, computed from its last answer. `None` before the first answer.
     pub(super) fn store_time(&self) -> Option<SystemTime> {
         lock(&self.0.store_time).map(|(then, at)| then + at.elapsed())
     }
 
-    /// Sends one request that opendal has no call for.
+    /// Sends a GET request that opendal has no call for. Returns status and body.
     pub(super) async fn get(&self, url: &str) -> Result<(StatusCode, Bytes)> {
         let built = Request::get(url).body(Buffer::new());
         let request = built.map_err(|error| {
@@ -137,35 +152,37 @@ impl Transport {
         Ok((parts.status, body.to_buffer().await?.to_bytes()))
     }
 
+    /// Adds the signature to the headers of a request.
     async fn sign(&self, parts: &mut Parts) -> Result<()> {
         let uri = parts.uri.clone();
-        if self.0.keys.custom_domain {
-            parts.uri = with_bucket(&self.0.keys.bucket, &uri);
+        if self.0.signing_settings.custom_domain {
+            parts.uri = with_bucket(&self.0.signing_settings.bucket, &uri);
         }
         let signing = lock(&self.0.signing).clone();
         let signed = match &signing {
             Signing::Oss(signer) => signer.sign(parts, None).await,
             Signing::S3(signer) => signer.sign(parts, None).await,
         };
-        // The signer adds a Host header; the client's own is the one that fits the connection.
+        // The signer adds a Host header; the client adds the one that fits the connection.
         parts.headers.remove(HOST);
         parts.uri = uri;
         signed.map_err(|_| {
-            // The signer's own words may quote a key.
-            let told = self.told();
-            let missing = match told.used {
-                None => NoCredentials { tried: told.tried },
+            // The signer's message may quote a key, so it is not used.
+            let search = self.key_search();
+            let missing = match search.used {
+                None => NoCredentials { tried: search.tried },
                 Some(used) => NoCredentials { tried: format!("{used} (cannot be signed with)") },
             };
             Error::new(ErrorKind::PermissionDenied, missing.to_string()).set_source(missing)
         })
     }
 
-    /// Forgets the keys, so that the next request looks for them again.
+    /// Drops the cached keys. The next request searches for keys again.
     fn forget_keys(&self) {
-        *lock(&self.0.signing) = self.0.keys.signing(&self.0.told);
+        *lock(&self.0.signing) = self.0.signing_settings.signing(&self.0.key_search);
     }
 
+    /// Notes the store's clock, if the response has a valid date.
     fn note_time(&self, response: &Response<HttpBody>) {
         let date = response.headers().get(DATE);
         let date = date.and_then(|date| date.to_str().ok());
@@ -174,26 +191,27 @@ impl Transport {
         }
     }
 
-    /// How long moving so many bytes may take.
+    /// Returns the longest time for moving `bytes` bytes.
     fn allowed(&self, bytes: u64) -> Duration {
         self.0.request_timeout + Duration::from_secs(bytes / BYTES_PER_SECOND_MIN)
     }
 }
 
-impl Keys {
-    fn signing(&self, told: &Arc<Mutex<Told>>) -> Signing {
+impl SigningSettings {
+    /// Returns a signer without keys. It notes in `search` where it finds them.
+    fn signing(&self, search: &Arc<Mutex<KeySearch>>) -> Signing {
         let context = self.context.clone();
         match self.service {
             Service::Oss => Signing::Oss(Signer::new(
                 context,
-                aliyun_chain(self.patience, told),
+                aliyun_chain(self.timeout, search),
                 aliyun::RequestSigner::new(&self.bucket)
                     .with_region(&self.region)
                     .with_signing_version(aliyun::SigningVersion::V4),
             )),
             Service::S3 => Signing::S3(Signer::new(
                 context,
-                aws_chain(self.patience, told),
+                aws_chain(self.timeout, search),
                 aws::RequestSigner::new("s3", &self.region),
             )),
         }
@@ -209,11 +227,11 @@ impl HttpTransport for Transport {
         {
             parts.headers.insert("content-md5", md5);
         }
-        // opendal drops a host's first label where it equals the bucket's name.
-        parts.uri = with_authority(&self.0.keys.authority, &parts.uri);
+        // opendal drops the first label of a host if it equals the bucket's name.
+        parts.uri = with_authority(&self.0.signing_settings.authority, &parts.uri);
         self.sign(&mut parts).await?;
 
-        let asked = Asked::of(&parts);
+        let asked = SentRequest::of(&parts);
         let allowed = self.allowed(body.len() as u64);
         let sent = self.0.http.fetch(Request::from_parts(parts, body));
         let response = within(allowed, sent).await?;
@@ -222,14 +240,15 @@ impl HttpTransport for Transport {
             self.forget_keys();
         }
 
-        // Read as a whole, within a deadline of its own: a body that stalls is a failed request.
+        // The body is read as a whole and has a deadline of its own, so a body that stalls is a
+        // failed request.
         let (mut parts, body) = response.into_parts();
         let allowed = self.allowed(asked.body_bytes(&parts)?);
         let mut body = asked.bounded(parts.status, body);
         let body = within(allowed, body.to_buffer()).await?;
         let body = asked.checked(&parts, body)?;
         if is_encrypted_by_key(&parts.headers) {
-            // No MD5 of the object then, though it looks like one.
+            // The ETag of such an object looks like an MD5 and is none.
             parts.headers.remove(ETAG);
         }
         let body = HttpBody::new(futures::stream::iter([Ok(body)]), None);
@@ -237,8 +256,10 @@ impl HttpTransport for Transport {
     }
 }
 
-/// The URI with the bucket in front of its host. OSS signatures name the bucket whatever the
-/// request does, and the signer takes it from there; host and authority themselves are not signed.
+/// Returns `uri` with the bucket in front of its host.
+///
+/// OSS signatures always name the bucket, and the signer reads it from the host. The host itself is
+/// not signed.
 fn with_bucket(bucket: &str, uri: &Uri) -> Uri {
     let authority = uri.authority().map(|host| format!("{bucket}.{host}"));
     match authority.and_then(|host| host.parse().ok()) {
@@ -247,13 +268,14 @@ fn with_bucket(bucket: &str, uri: &Uri) -> Uri {
     }
 }
 
-/// The URI at another host.
+/// Returns `uri` with another host and port.
 fn with_authority(authority: &Authority, uri: &Uri) -> Uri {
     let mut parts = uri.clone().into_parts();
     parts.authority = Some(authority.clone());
     Uri::from_parts(parts).unwrap_or_else(|_| uri.clone())
 }
 
+/// Returns the result of `work`, or a temporary error if it takes longer than `allowed`.
 async fn within<T>(allowed: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::time::timeout(allowed, work).await.unwrap_or_else(|_| {
         let message = format!("no answer within {} s", allowed.as_secs());
@@ -261,7 +283,10 @@ async fn within<T>(allowed: Duration, work: impl Future<Output = Result<T>>) -> 
     })
 }
 
-/// Off the async threads, whose other requests would wait: a long body takes 2 ms a MiB.
+/// Returns the `Content-MD5` header of a body.
+///
+/// A long body is hashed on the blocking pool. It takes 2 ms a MiB, for which the other requests of
+/// an asynchronous thread would wait.
 async fn content_md5(body: Buffer) -> Option<HeaderValue> {
     let length = body.len();
     let take = move || format_content_md5_iter(body).parse().ok();
@@ -271,7 +296,7 @@ async fn content_md5(body: Buffer) -> Option<HeaderValue> {
     supervise::blocking(take).await
 }
 
-/// Whether the server says that the stored bytes are encrypted with a managed or a customer's key.
+/// Returns true if the server has encrypted the stored bytes with a managed or a customer's key.
 fn is_encrypted_by_key(headers: &http::HeaderMap) -> bool {
     let named = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let by_kms = |value: &str| value.to_ascii_lowercase().contains("kms");
