@@ -8,7 +8,7 @@
 //! That a journal exists is noted beside it and, for those of all processes, in the state of
 //! process 0. So a journal that is gone, with its host or without, is missed at the next start.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -80,17 +80,12 @@ pub(super) struct Found {
     folder: String,
     /// That process reads its source.
     is_own: bool,
-    /// Epochs that are marked and not known to be committed.
-    #[serde(with = "runs")]
-    pub(super) epochs: Vec<Epoch>,
-    /// The newest that was marked.
-    pub(super) last: Option<Epoch>,
 }
 
 impl Found {
-    pub(super) fn of(journal: &Journal, epochs: Vec<Epoch>, last: Option<Epoch>) -> Found {
+    pub(super) fn of(journal: &Journal) -> Found {
         let id = format!("{:032x}", journal.id());
-        Found { id, folder: String::new(), is_own: true, epochs, last }
+        Found { id, folder: String::new(), is_own: true }
     }
 }
 
@@ -108,6 +103,23 @@ pub(super) struct Orphan {
 pub(super) struct Inventory {
     pub(super) found: Vec<Found>,
     known: Vec<Known>,
+    /// Epochs that are marked in any of the journals and not known to be committed. Their sources
+    /// pass the same cuts: kept for each journal, the same epochs would fill the memory.
+    #[serde(with = "runs")]
+    pub(super) epochs: BTreeSet<Epoch>,
+    /// The newest that was marked.
+    pub(super) last: Option<Epoch>,
+}
+
+impl Inventory {
+    /// Adds the epochs that are marked in one more journal.
+    pub(super) fn add_epochs(&mut self, epochs: Vec<Epoch>, last: Option<Epoch>) {
+        self.last = self.last.max(last);
+        // Most journals of a process have the same epochs.
+        if !self.epochs.iter().eq(&epochs) {
+            self.epochs.extend(epochs);
+        }
+    }
 }
 
 fn unreadable(state: &Path, error: io::Error) -> Error {
@@ -124,9 +136,8 @@ pub(super) fn find(state: &Path, own: &[String]) -> Result<Inventory> {
             id: format!("{:032x}", glimpse.id),
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             is_own: own.contains(&glimpse.source),
-            epochs: glimpse.open_epochs,
-            last: glimpse.last_epoch,
         });
+        inventory.add_epochs(glimpse.open_epochs, glimpse.last_epoch);
     }
     let entries = match fs::read_dir(state) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inventory),
@@ -213,11 +224,25 @@ mod tests {
 
     fn found(id: &str, is_own: bool) -> Found {
         let (id, folder) = (id.to_owned(), format!("journal-{id}"));
-        Found { id, folder, is_own, epochs: Vec::new(), last: None }
+        Found { id, folder, is_own }
     }
 
     fn of(found: Vec<Found>) -> Inventory {
-        Inventory { found, known: Vec::new() }
+        Inventory { found, ..Inventory::default() }
+    }
+
+    #[test]
+    fn many_epochs_of_many_sources_fit_a_message() {
+        let mut inventory = Inventory::default();
+        let epochs: Vec<Epoch> = (0..100_000).map(|k| 1_795_345_210_000 + 10 * k).collect();
+        for source in 0..1_000 {
+            inventory.found.push(found(&format!("{source:032x}"), true));
+            inventory.add_epochs(epochs.clone(), epochs.last().copied());
+        }
+        let sent = encode(&inventory).expect("a message");
+        assert!(sent.len() < 1 << 20, "{} bytes", sent.len());
+        assert_eq!(decode::<Inventory>(&sent).expect("an inventory"), inventory);
+        assert_eq!(inventory.epochs.len(), 100_000);
     }
 
     #[test]

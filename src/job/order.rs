@@ -239,7 +239,7 @@ impl Order {
             let mut found = Inventory::default();
             if self.cluster.process == 0 {
                 for (folder, glimpse) in replay::glimpses(dir)? {
-                    found.found.push(replay::open(&folder, &glimpse)?.found());
+                    replay::open(&folder, &glimpse)?.add_to(&mut found);
                 }
             }
             return Ok(Findings { journals: vec![found], ..Findings::default() });

@@ -138,9 +138,9 @@ pub(super) async fn judge(
     publication: &Publication,
     evidence: &Evidence,
 ) -> Result<Judgement> {
-    let found = inventories.iter().flat_map(|inventory| &inventory.found);
-    let mut epochs: BTreeSet<Epoch> = found.clone().flat_map(|f| f.epochs.clone()).collect();
-    let newest = found.filter_map(|found| found.last).max().max(evidence.newest());
+    let mut epochs: BTreeSet<Epoch> =
+        inventories.iter().flat_map(|inventory| &inventory.epochs).copied().collect();
+    let newest = inventories.iter().filter_map(|seen| seen.last).max().max(evidence.newest());
     let mut replay = Vec::new();
     let newest_first: Vec<Epoch> = epochs.iter().rev().copied().collect();
     let mut judged = stream::iter(newest_first)

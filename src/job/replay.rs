@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::known::Found;
+use super::known::{Found, Inventory};
 use super::recovery::Judgement;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -81,10 +81,11 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<Kept> {
 }
 
 impl Kept {
-    /// What process 0 judges by.
-    pub(super) fn found(&self) -> Found {
+    /// Adds what process 0 judges by.
+    pub(super) fn add_to(self, inventory: &mut Inventory) {
+        inventory.found.push(Found::of(&self.journal));
         let last = self.borders.last().copied();
-        Found::of(&self.journal, self.borders.clone(), last)
+        inventory.add_epochs(self.borders, last);
     }
 
     /// What the feeder begins with; lines behind the last mark would belong to `open`.
