@@ -85,7 +85,8 @@ pub struct EpochLeader {
 }
 
 impl EpochLeader {
-    /// Begins with the epoch `open`, in a job of so many processes that stops after `epochs` epochs.
+    /// Begins with the epoch `open`, in a job of so many processes that stops after `epochs`
+    /// epochs.
     pub fn new(
         schedule: Schedule,
         open: Epoch,

@@ -1,8 +1,9 @@
 //! The driver of a job's epochs: waits for what can happen, and does what the rule asks for.
 //!
-//! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the control
-//! links, in every other process; the rule is [`EpochLeader`]. When too many epochs wait to be
-//! committed, the open one grows longer instead, so that a slow store costs no memory and no line.
+//! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the
+//! control links, in every other process; the rule is [`EpochLeader`]. When too many epochs wait to
+//! be committed, the open one grows longer instead, so that a slow store costs no memory and no
+//! line.
 
 use std::sync::Arc;
 use std::time::Duration;
