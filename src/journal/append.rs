@@ -108,8 +108,8 @@ impl Journal {
         Ok(appended)
     }
 
-    /// Appends that the unfinished line of a connection is cut here, so that a replay cuts it at the
-    /// same place.
+    /// Appends that the unfinished line of a connection is cut here, so that a replay cuts it at
+    /// the same place.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
@@ -168,7 +168,8 @@ impl Journal {
     }
 
     /// Appends a record of how far the log is on disk if lines are on disk that no record states to
-    /// be; returns whether it did. Called after a sync. The record itself is on disk after the next.
+    /// be; returns whether it did. Called after a sync. The record itself is on disk after the
+    /// next.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.

@@ -312,7 +312,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn length_and_md5_do_not_depend_on_the_chunks() {
+    fn length_and_md5_of_chunks_equal_the_whole() {
         let one = Body::from("hello world\n");
         let many = Body::from_chunks(["hello", "", " world", "\n"].map(Bytes::from));
         assert_eq!(many.pieces().count(), 3);

@@ -10,8 +10,8 @@ use crate::error::{Error, ErrorKind};
 pub enum StoreErrorKind {
     /// There is no such object. A retry does not help.
     NotFound,
-    /// The store refuses: credentials, rights, bucket, addressing, signature. At the start that ends
-    /// the run. Later it is retried slowly and logged, because keys may be rotated.
+    /// The store refuses: credentials, rights, bucket, addressing, signature. At the start that
+    /// ends the run. Later it is retried slowly and logged, because keys may be rotated.
     Denied,
     /// An object with other bytes exists under this key. A retry never replaces it.
     Exists,
@@ -93,8 +93,8 @@ impl fmt::Display for StoreError {
 impl std::error::Error for StoreError {}
 
 impl From<StoreError> for Error {
-    /// Converts an error after which the run ends. `NotFound` and `Exists` are `Configuration` here,
-    /// because the output is not as the settings require.
+    /// Converts an error after which the run ends. `NotFound` and `Exists` are `Configuration`
+    /// here, because the output is not as the settings require.
     fn from(error: StoreError) -> Self {
         let kind = match error.kind {
             StoreErrorKind::Denied | StoreErrorKind::NotFound | StoreErrorKind::Exists => {

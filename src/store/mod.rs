@@ -5,12 +5,13 @@
 //!
 //! * **An object is atomic.** A reader sees all of it or nothing. Object stores guarantee that;
 //!   [`local`] writes a temporary file beside the object, syncs it and renames it.
-//! * **A lost answer is harmless.** Storing the same bytes under the same key again changes nothing,
-//!   so an operation with an [indeterminate](Outcome) failure is repeated. [`Store::put_new`]
-//!   compares the content after a conflict, because its second attempt meets its own first one.
+//! * **A lost answer is harmless.** Storing the same bytes under the same key again changes
+//!   nothing, so an operation with an [indeterminate](Outcome) failure is repeated.
+//!   [`Store::put_new`] compares the content after a conflict, because its second attempt meets its
+//!   own first one.
 //!
-//! A [`StoreError`] states if a retry can help ([`StoreErrorKind`]) and has a hint for the operator.
-//! A store makes a few quick attempts only. The sink retries for as long as it takes.
+//! A [`StoreError`] states if a retry can help ([`StoreErrorKind`]) and has a hint for the
+//! operator. A store makes a few quick attempts only. The sink retries for as long as it takes.
 //!
 //! Keys are relative to the root of the store, a bucket or a directory, and use `/`. [`Target`]
 //! splits the value of `--to` into root and prefix. Only this module names `opendal`.
@@ -107,16 +108,16 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// keys' bytes. Temporary files of unfinished writes are not among them.
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>>;
 
-    /// Returns the directories whose name begins with `ask.prefix` and has no `/` after it except at
-    /// its end, in the order of their names' bytes. A directory is the common beginning of keys up
-    /// to a `/`.
+    /// Returns the directories whose name begins with `ask.prefix` and has no `/` after it except
+    /// at its end, in the order of their names' bytes. A directory is the common beginning of keys
+    /// up to a `/`.
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>>;
 
     /// Removes the object under `key`. Succeeds if there is none.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>>;
 
-    /// Removes all objects in the directory `dir`, at any depth, and the temporary files of a crash.
-    /// Returns their number. The caller has checked that nothing committed is in it.
+    /// Removes all objects in the directory `dir`, at any depth, and the temporary files of a
+    /// crash. Returns their number. The caller has checked that nothing committed is in it.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>>;
 
     /// Makes the name of `dir` and the names of the objects in it durable. A local directory syncs
@@ -133,7 +134,8 @@ pub trait Store: Send + Sync + Debug + 'static {
     fn describe(&self) -> String;
 
     /// Returns the store's own clock, as of its last answer. `None` before the first answer, and
-    /// for a store whose clock is this machine's. [`ObjectEntry::modified`] is in terms of this clock.
+    /// for a store whose clock is this machine's. [`ObjectEntry::modified`] is in terms of this
+    /// clock.
     fn time(&self) -> Option<SystemTime> {
         None
     }

@@ -4,10 +4,10 @@
 //! marker is put, and then writes them in the order of their names. The marker itself is not
 //! written. When the put of a marker returns, all rows of its epoch are written.
 //!
-//! A failed write is final. It is unknown how many of the rows were read, and a second attempt would
-//! repeat them, so the epoch is not committed, the job ends, and no later epoch is written. A start
-//! with the same state writes the whole epoch again. The same holds if the reader closes the pipe:
-//! rows that are left in the pipe were not read.
+//! A failed write is final. It is unknown how many of the rows were read, and a second attempt
+//! would repeat them, so the epoch is not committed, the job ends, and no later epoch is written. A
+//! start with the same state writes the whole epoch again. The same holds if the reader closes the
+//! pipe: rows that are left in the pipe were not read.
 //!
 //! Writing blocks while the reader is slow, so it is done on the blocking pool.
 
@@ -53,8 +53,8 @@ impl fmt::Debug for StdoutStore {
 }
 
 impl StdoutStore {
-    /// Returns a store that writes to the standard output of this process. An object called `marker`
-    /// is the marker of the epoch in its directory.
+    /// Returns a store that writes to the standard output of this process. An object called
+    /// `marker` is the marker of the epoch in its directory.
     pub fn new(marker: &str) -> Self {
         StdoutStore::to(marker, RawStdout)
     }
@@ -71,8 +71,8 @@ impl StdoutStore {
 
     /// Checks that standard output can be written to.
     ///
-    /// Rust's runtime opens `/dev/null` for reading and writing in place of a closed descriptor, and
-    /// writes to it succeed. A shell's `> /dev/null` opens it for writing only and is accepted,
+    /// Rust's runtime opens `/dev/null` for reading and writing in place of a closed descriptor,
+    /// and writes to it succeed. A shell's `> /dev/null` opens it for writing only and is accepted,
     /// because the user has chosen to discard the rows.
     ///
     /// # Errors
@@ -151,8 +151,8 @@ fn no_reader() -> StoreError {
         .hint("start again with a reader: with the same --state those rows are written again")
 }
 
-/// Standard output without a buffer. Unlike [`io::Stdout`] it does not report success for a write to
-/// a closed descriptor.
+/// Standard output without a buffer. Unlike [`io::Stdout`] it does not report success for a write
+/// to a closed descriptor.
 struct RawStdout;
 
 impl Write for RawStdout {

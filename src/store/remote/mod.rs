@@ -1,10 +1,10 @@
 //! Stores objects on OSS and S3, through opendal.
 //!
-//! A request passes four layers. [`put`] limits the uploads under way. opendal's retry layer repeats
-//! a failed request a few times, quickly and with jitter. opendal's service builds the request and
-//! reads the answer. [`sign::Transport`] signs the request, sets a deadline and removes secrets from
-//! errors. A failure that outlasts the quick retries is returned as a [`StoreError`]; the sink
-//! retries it for longer.
+//! A request passes four layers. [`put`] limits the uploads under way. opendal's retry layer
+//! repeats a failed request a few times, quickly and with jitter. opendal's service builds the
+//! request and reads the answer. [`sign::Transport`] signs the request, sets a deadline and removes
+//! secrets from errors. A failure that outlasts the quick retries is returned as a [`StoreError`];
+//! the sink retries it for longer.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -239,8 +239,8 @@ impl RemoteStore {
         Ok(Page { items, next: None })
     }
 
-    /// Asks the bucket if it keeps old versions of objects. Returns `Unknown` if the credentials may
-    /// not ask.
+    /// Asks the bucket if it keeps old versions of objects. Returns `Unknown` if the credentials
+    /// may not ask.
     async fn ask_versioning(&self) -> Versioning {
         let (query, tag) = match self.service {
             Service::Oss => ("?bucketInfo", "Versioning"),

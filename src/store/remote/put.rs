@@ -1,8 +1,8 @@
 //! Uploads objects, in one request or in parts, and separates a lost answer from a failure.
 //!
 //! Two answers can be wrong after a retry, because an earlier attempt succeeded and its answer was
-//! lost: "already exists" for a create, and "no such upload" for the end of an upload in parts. Both
-//! count as a failure only if the object in the store differs from the one that was sent.
+//! lost: "already exists" for a create, and "no such upload" for the end of an upload in parts.
+//! Both count as a failure only if the object in the store differs from the one that was sent.
 
 use std::io;
 

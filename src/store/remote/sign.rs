@@ -1,9 +1,9 @@
 //! Signs requests and sends them: the HTTP transport below opendal.
 //!
 //! opendal's OSS service signs with V1 only, which new accounts and buckets refuse. It is therefore
-//! configured not to sign, and [`Transport`] signs each attempt with V4. S3 requests are signed here
-//! too. Both services thus search for keys in the same way, report the source, and drop a cached
-//! key that the store refuses, so rotated keys are read again without a restart.
+//! configured not to sign, and [`Transport`] signs each attempt with V4. S3 requests are signed
+//! here too. Both services thus search for keys in the same way, report the source, and drop a
+//! cached key that the store refuses, so rotated keys are read again without a restart.
 //!
 //! The transport also sets the host of each request and limits the time and the length of its
 //! answer. [`answer`](super::answer) checks the answer.
