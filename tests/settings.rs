@@ -114,7 +114,6 @@ fn texts_that_mean_nothing_are_refused() {
         ("", "run|--stdin|--to|s3:///prefix", Refused(2, &["--to"])),
         ("", "run|--stdin|--to|file://host/path", Refused(2, &["--to", "file:"])),
         ("", "run|--stdin|--suffix|a/b", Refused(2, &["--suffix"])),
-        ("", "run|--stdin|--suffix|\"\"", Refused(2, &["--suffix"])),
         ("", "run|--stdin|--oss-endpoint|\"\"", Refused(2, &["--oss-endpoint"])),
         ("", "run|--stdin|--state|\"\"", Refused(2, &["--state"])),
         ("", "run|--file|\"\"", Refused(2, &["--file"])),

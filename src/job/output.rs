@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::epoch::{self, Clock, Epoch, SystemClock};
+use crate::epoch::{self, AHEAD_MAX_MS, Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
 use crate::store::local::{LocalStore, PrefixLock};
@@ -155,6 +155,8 @@ pub(super) struct Since<'a> {
     pub(super) from: Epoch,
     /// Unix milliseconds by the job's clock.
     pub(super) wall_ms: u64,
+    /// Length of an epoch.
+    pub(super) interval_ms: u64,
 }
 
 impl Since<'_> {
@@ -171,26 +173,36 @@ impl Since<'_> {
         Ok(epochs.into_iter().max())
     }
 
-    /// The epochs that have a directory, and one of those that are no times near the clock's.
+    /// Returns the epochs that have a directory, and one name of those that are far from now.
+    ///
+    /// An epoch is at most a day ahead of the clock, or follows another one within one interval: runs
+    /// that are started again within an interval take the names that follow.
     async fn epochs(&self) -> Result<(Vec<Epoch>, Option<String>)> {
-        let Since { store, layout, from, wall_ms } = *self;
+        let Since { store, layout, from, wall_ms, interval_ms } = *self;
         let prefix = layout.dir_prefix();
         let mut after = Some(layout.dir(from.saturating_sub(1)));
-        let (mut epochs, mut ignored) = (Vec::new(), None);
+        let mut named = Vec::new();
         while let Some(name) = after {
             let ask = || store.list_dirs(Listing::new(&prefix).after(Some(&name)));
             let page = patiently(ask).await?;
-            for dir in &page.items {
-                match layout.epoch_of(dir) {
-                    Some(epoch) if !epoch::is_plausible(epoch, wall_ms) => {
-                        ignored.get_or_insert_with(|| dir.clone());
-                    }
-                    epoch => epochs.extend(epoch.filter(|epoch| *epoch >= from)),
-                }
-            }
+            named.extend(page.items.iter().filter_map(|dir| layout.epoch_of(dir)));
             after = page.next;
         }
-        Ok((epochs, ignored))
+        named.retain(|epoch| *epoch >= from);
+        named.sort_unstable();
+        let mut now_ms = wall_ms;
+        let mut is_far = |epoch: &Epoch| {
+            let is_near = epoch::is_plausible(*epoch, now_ms);
+            if is_near {
+                let follows = epoch.saturating_add(interval_ms).saturating_sub(AHEAD_MAX_MS);
+                now_ms = now_ms.max(follows);
+            }
+            !is_near
+        };
+        let far = named.iter().copied().position(|epoch| is_far(&epoch)).unwrap_or(named.len());
+        let ignored = named.get(far).map(|epoch| format!("{}/", layout.dir(*epoch)));
+        named.truncate(far);
+        Ok((named, ignored))
     }
 
     /// Refuses to start after another job that has committed an epoch a short while ago and of
@@ -255,7 +267,7 @@ mod tests {
     }
 
     fn since<'a>(store: &'a MemoryStore, layout: &'a Layout, from: Epoch) -> Since<'a> {
-        Since { store, layout, from, wall_ms: FIRST + 30_000 }
+        Since { store, layout, from, wall_ms: FIRST + 30_000, interval_ms: 10_000 }
     }
 
     #[tokio::test(flavor = "current_thread")]

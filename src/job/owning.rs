@@ -134,7 +134,7 @@ impl Owning<'_> {
 
     fn since(&self, from: Epoch) -> Since<'_> {
         let (store, layout) = (&*self.output.store, &self.publication.layout);
-        Since { store, layout, from, wall_ms: self.wall_ms }
+        Since { store, layout, from, wall_ms: self.wall_ms, interval_ms: self.interval_ms }
     }
 
     /// Warns of a first epoch that lies far ahead of the clock.

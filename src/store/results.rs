@@ -345,7 +345,7 @@ mod tests {
     use super::*;
 
     fn results(folder: Option<PathBuf>) -> Results {
-        Results::new(ResultsLimits { memory_bytes_max: 10, disk_bytes_max: 100, folder })
+        Results::new(ResultsLimits { memory_bytes_max: 11, disk_bytes_max: 100, folder })
     }
 
     fn admitted(results: &Results, text: &'static str) -> Body {

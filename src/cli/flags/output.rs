@@ -1,7 +1,7 @@
 //! Flags of the output: where results go, and as what bytes.
 
 use clap::Args;
-use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
+use clap::builder::TypedValueParser;
 
 use super::super::values::choice;
 use crate::settings::{EmptyEpochs, RowOrder};
@@ -17,8 +17,7 @@ pub struct OutputFlags {
     pub to: Option<String>,
 
     /// End of the names of the epochs' folders, after a dot
-    #[arg(long, value_name = "SUFFIX", env = "WORDTIDE_SUFFIX",
-        value_parser = NonEmptyStringValueParser::new())]
+    #[arg(long, value_name = "SUFFIX", env = "WORDTIDE_SUFFIX")]
     pub suffix: Option<String>,
 
     /// Format of a row
