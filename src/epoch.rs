@@ -1,11 +1,11 @@
-//! Time: what an epoch is called, and when it ends.
+//! Epochs and clocks: the name of an epoch and the time of its end.
 //!
-//! An [`Epoch`] is one batch interval, named by the Unix milliseconds of the interval's *end*: what
-//! Spark writes into `prefix-<ms>.suffix`, always a multiple of the interval. Names come from the
-//! wall clock, but the pace comes from the monotonic clock, so a wall clock that jumps can neither
-//! repeat an epoch, nor overwrite one, nor open a flood of empty ones: [`Schedule`] is that rule,
-//! pure and testable. It is advanced by whoever owns the clock (process 0), and nothing else in the
-//! crate reads the wall clock.
+//! An [`Epoch`] is one batch interval. Its name is the Unix time in milliseconds of the interval's
+//! *end*, a multiple of the interval, as Spark writes it into `prefix-<ms>.suffix`. Names come from
+//! the wall clock, but the pace comes from the monotonic clock. So a wall clock that jumps can
+//! neither repeat an epoch nor open a series of empty ones. [`Schedule`] is that rule, as a pure
+//! function of both times. Only process 0 advances it. [`SystemClock`] is the only place of the
+//! crate that reads the wall clock.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -15,24 +15,25 @@ use futures::future::BoxFuture;
 /// Unix milliseconds of the end of a batch interval; the timestamp of the dataflow.
 pub type Epoch = u64;
 
-/// The last millisecond of the year 9999: the greatest time that a clock is believed to show.
+/// The last millisecond of the year 9999: the greatest time that is accepted from a clock.
 pub const TIME_MAX_MS: u64 = 253_402_300_799_999;
 
-/// The furthest ahead of the clock that a name below the prefix may lie, to be taken for an epoch.
+/// Limit of the time by which the name of an epoch below the prefix may be ahead of the clock.
 pub const AHEAD_MAX_MS: u64 = 24 * 60 * 60 * 1000;
 
-/// Returns `true` if a name that bears `epoch`, met when the clock shows `wall_ms`, can be an epoch
-/// of a job: it is at most a day ahead and a time that a clock can show.
+/// Returns true if `epoch` can be an epoch of a job while the clock shows `wall_ms`: it is at most
+/// a day ahead, and at most [`TIME_MAX_MS`].
 pub fn is_plausible(epoch: Epoch, wall_ms: u64) -> bool {
     epoch <= TIME_MAX_MS && epoch <= wall_ms.saturating_add(AHEAD_MAX_MS)
 }
 
-/// The two notions of time that the program needs, passed in so that tests own them.
+/// The two clocks of a job. Tests pass their own.
 pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
-    /// Unix time in milliseconds; may jump either way.
+    /// Returns the Unix time in milliseconds. It may jump in either direction.
     fn wall_ms(&self) -> u64;
 
-    /// Time since some fixed moment; never goes back and does not follow the wall clock.
+    /// Returns the time since a fixed moment. It never goes back and does not follow the wall
+    /// clock.
     fn monotonic(&self) -> Duration;
 
     /// Waits until [`Clock::monotonic`] has reached `deadline`.
@@ -46,20 +47,20 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// A clock whose monotonic time starts now.
+    /// Returns a clock whose monotonic time starts now.
     pub fn new() -> Self {
         SystemClock { start: Instant::now() }
     }
 
-    /// The same, shared.
+    /// Returns a new clock that can be shared.
     pub fn shared() -> Arc<dyn Clock> {
         Arc::new(Self::new())
     }
 }
 
 impl SystemClock {
-    /// The wall clock as the standard library has it, to compare with other clocks.
-    #[allow(clippy::disallowed_methods)] // the one place that reads the wall clock
+    /// Returns the wall clock's time in the type of the standard library.
+    #[allow(clippy::disallowed_methods)] // the only place that reads the wall clock
     pub fn wall(&self) -> SystemTime {
         SystemTime::now()
     }
@@ -87,28 +88,29 @@ impl Clock for SystemClock {
     }
 }
 
-/// The wall clock moved against the monotonic one while an epoch was open.
+/// A jump of the wall clock against the monotonic clock while an epoch was open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Jump {
-    /// By how many milliseconds; negative when the clock was set back.
+    /// The size of the jump in milliseconds; negative if the clock was set back.
     pub by_ms: i64,
 }
 
-/// Which epoch is open, and when it ends.
+/// The open epoch and its end.
 #[derive(Clone, Debug)]
 pub struct Schedule {
     interval_ms: u64,
-    /// Wall minus monotonic time in ms, as last seen.
+    /// Wall minus monotonic time in milliseconds at the last call.
     offset_ms: i64,
     open: Epoch,
+    /// The monotonic time of the open epoch's end.
     deadline: Duration,
 }
 
 impl Schedule {
-    /// Opens the first epoch: the interval that holds `wall_ms`, or the one after `after` (the
-    /// newest epoch known to be committed) where that is later.
+    /// Opens the first epoch: the interval that contains `wall_ms`, or the one after `after` (the
+    /// newest committed epoch) if that is later.
     ///
-    /// Times above [`TIME_MAX_MS`] count as that time: no arithmetic on epochs can wrap.
+    /// Times above [`TIME_MAX_MS`] count as that time, so no arithmetic on epochs can wrap.
     pub fn new(
         interval: Duration,
         wall_ms: u64,
@@ -126,39 +128,40 @@ impl Schedule {
         schedule
     }
 
-    /// The open epoch.
+    /// Returns the open epoch.
     pub fn open(&self) -> Epoch {
         self.open
     }
 
-    /// The monotonic time at which the open epoch is due to be cut.
+    /// Returns the monotonic time at which the open epoch must be cut.
     pub fn deadline(&self) -> Duration {
         self.deadline
     }
 
-    /// Closes the open epoch and opens the next, which [`Schedule::open`] then names.
+    /// Cuts the open epoch and opens the next one, which [`Schedule::open`] then returns.
     ///
-    /// Being late skips the intervals that went by (their lines are in the epoch just closed). A
-    /// wall clock set forward makes the next name later, once; one set back changes no name: the
-    /// epochs go on counting up at the pace of the monotonic clock.
+    /// A late call skips the intervals that have passed; their lines are in the epoch that was cut.
+    /// A wall clock that is set forward makes the next name later, once. A wall clock that is set
+    /// back changes no name: names go on at the pace of the monotonic clock.
     pub fn advance(&mut self, wall_ms: u64, monotonic: Duration) -> Option<Jump> {
         let offset_ms = offset(wall_ms, monotonic);
         let by_ms = offset_ms.saturating_sub(self.offset_ms);
         self.offset_ms = offset_ms;
-        // The names go on counting up even after the last year of the clock.
+        // Names must also grow after the last year of the clock.
         let following = self.open.saturating_add(self.interval_ms);
         self.open = following.max(next_multiple(wall_ms, self.interval_ms));
         self.deadline = self.deadline_from(monotonic);
-        // Below a second the clock is being disciplined (NTP), not set.
+        // A difference below a second is a correction by NTP and no jump.
         (by_ms.unsigned_abs() >= 1_000.max(self.interval_ms / 2)).then_some(Jump { by_ms })
     }
 
+    /// Returns the time of the open epoch's end, seen from `monotonic`.
     fn deadline_from(&self, monotonic: Duration) -> Duration {
         let open = i64::try_from(self.open).unwrap_or(i64::MAX);
         let due_ms = open.saturating_sub(self.offset_ms);
         let due = Duration::from_millis(u64::try_from(due_ms).unwrap_or(0));
-        // An epoch whose name lies further ahead than that is ahead because the wall clock went
-        // back (or its predecessor was cut early by hours): it lasts one interval all the same.
+        // A name further ahead than two intervals means that the wall clock was set back, or that
+        // the epoch before was cut early by hours. The epoch lasts one interval all the same.
         let interval = Duration::from_millis(self.interval_ms);
         if due > monotonic + 2 * interval { monotonic + interval } else { due }
     }
@@ -193,21 +196,21 @@ mod tests {
     }
 
     #[test]
-    fn an_epoch_is_named_by_the_end_of_its_wall_aligned_interval() {
+    fn epoch_name_is_its_aligned_end() {
         let schedule = Schedule::new(10 * SECOND, 1_565_869_223_456, at(5), None);
         assert_eq!(schedule.open(), 1_565_869_230_000);
         assert_eq!(schedule.deadline(), at(5 + 6_544));
     }
 
     #[test]
-    fn a_restart_within_an_interval_cut_early_opens_the_next_name() {
+    fn restart_after_early_cut_opens_next_epoch() {
         let schedule = Schedule::new(10 * SECOND, 15_000, at(0), Some(20_000));
         assert_eq!(schedule.open(), 30_000);
         assert_eq!(schedule.deadline(), at(15_000));
     }
 
     #[test]
-    fn on_time_the_names_follow_the_wall_clock_one_interval_apart() {
+    fn punctual_epochs_are_one_interval_apart() {
         let mut schedule = Schedule::new(SECOND, 10_500, at(0), None);
         for k in 1..5 {
             let late_ms = 3;
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_back_counts_on_at_the_same_pace() {
+    fn clock_set_back_keeps_the_pace() {
         let mut schedule = Schedule::new(10 * SECOND, 3_600_000, at(0), None);
         let jump = schedule.advance(10_000, at(10_000));
         assert_eq!(jump, Some(Jump { by_ms: -3_600_000 }));
@@ -236,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_set_forward_moves_the_next_name_once_and_floods_nothing() {
+    fn clock_set_forward_moves_names_once() {
         let mut schedule = Schedule::new(10 * SECOND, 5_000, at(0), None);
         let jump = schedule.advance(86_410_000, at(5_000));
         assert_eq!(jump, Some(Jump { by_ms: 86_400_000 }));

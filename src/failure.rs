@@ -1,8 +1,8 @@
-//! The first error of a job, and the means to wake everyone who has to stop for it.
+//! The first error of a job, and the wake-up of every task and thread that must stop for it.
 //!
-//! A worker that panics, a disk that fails and a peer that is lost end the whole job: half a
-//! dataflow computes nothing. Whoever meets the error calls [`Failure::fail`]; the first one is
-//! kept as the cause, and all that were registered to be woken notice and leave.
+//! A worker that panics, a disk that fails and a peer that is lost end the whole job, since a part
+//! of a dataflow computes nothing useful. The task or thread that detects the error calls
+//! [`Failure::fail`]. The first error is kept as the cause, and all registered wake-ups are called.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,31 +12,34 @@ use tokio::sync::watch;
 use crate::error::Error;
 use crate::feed::Wake;
 
-/// Is given the text of the cause.
-type Report = Box<dyn FnOnce(&str) + Send>;
+/// A callback that is given the text of the cause.
+type CauseReport = Box<dyn FnOnce(&str) + Send>;
 
-struct State {
+/// The cause, and the callbacks that are still to be called.
+struct FailureState {
     cause: Option<Error>,
     wakes: Vec<Wake>,
-    /// Called with the text of the cause.
-    reporters: Vec<Report>,
+    /// Callbacks for the text of the cause.
+    reporters: Vec<CauseReport>,
 }
 
-/// The fate of one job. Clones share it.
+/// The failure of one job, if it has failed. Clones share it.
 #[derive(Clone)]
 pub struct Failure {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<FailureState>>,
+    /// True after the first error. A channel, so that tasks can wait for it.
     failed: watch::Sender<bool>,
 }
 
 impl Failure {
-    /// All is well so far.
+    /// Returns the state of a job that has not failed.
     pub fn new() -> Self {
-        let state = State { cause: None, wakes: Vec::new(), reporters: Vec::new() };
+        let state = FailureState { cause: None, wakes: Vec::new(), reporters: Vec::new() };
         Failure { state: Arc::new(Mutex::new(state)), failed: watch::Sender::new(false) }
     }
 
-    /// Ends the job for this cause; a later one is a consequence and is only logged.
+    /// Fails the job with this cause and calls all wake-ups. A later cause is most likely a
+    /// consequence of the first one, so it is only logged.
     pub fn fail(&self, cause: Error) {
         let mut state = self.lock();
         if *self.failed.borrow() {
@@ -48,25 +51,26 @@ impl Failure {
         let reporters = std::mem::take(&mut state.reporters);
         let wakes = std::mem::take(&mut state.wakes);
         self.failed.send_replace(true);
+        // A wake-up may ask for the cause, so the lock is released first.
         drop(state);
         wakes.iter().for_each(|wake| wake());
         reporters.into_iter().for_each(|report| report(&text));
     }
 
-    /// Whether the job has failed.
+    /// Returns true if the job has failed.
     pub fn is_failed(&self) -> bool {
         *self.failed.borrow()
     }
 
-    /// Resolves once the job has failed.
+    /// Waits until the job has failed.
     pub async fn failed(&self) {
         let mut failed = self.failed.subscribe();
-        // The sender lives as long as `self`, so waiting cannot end without a failure.
-        failed.wait_for(|failed| *failed).await.map(drop).unwrap_or_default();
+        // The only error is a dropped sender, and `self` holds it.
+        let _ = failed.wait_for(|failed| *failed).await;
     }
 
-    /// Has `report` called with the text of the cause in the thread that fails; at once if the job
-    /// has failed already.
+    /// Registers a callback that is called once with the text of the cause, on the thread that
+    /// fails: at once if the job has failed.
     pub fn on_cause(&self, report: impl FnOnce(&str) + Send + 'static) {
         let mut state = self.lock();
         if !self.is_failed() {
@@ -78,7 +82,7 @@ impl Failure {
         report(&text);
     }
 
-    /// Has `wake` called when the job fails, at once if it has already.
+    /// Registers a wake-up that is called once when the job fails: at once if it has failed.
     pub fn on_failure(&self, wake: Wake) {
         let mut state = self.lock();
         if self.is_failed() {
@@ -89,12 +93,13 @@ impl Failure {
         }
     }
 
-    /// Takes out the cause; the job stays failed.
+    /// Takes the cause. The job stays failed.
     pub fn take_cause(&self) -> Option<Error> {
         self.lock().cause.take()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    /// Locks the state.
+    fn lock(&self) -> MutexGuard<'_, FailureState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -118,7 +123,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
-    fn the_first_cause_is_kept_and_everyone_is_woken_once() {
+    fn first_cause_is_kept_and_wakes_all() {
         let failure = Failure::new();
         let woken = Arc::new(AtomicUsize::new(0));
         let count = Arc::clone(&woken);

@@ -1,7 +1,7 @@
-//! Settings: what a user tweaks, as plain data with defaults and limits.
+//! The settings of a job: plain data with defaults and limits.
 //!
-//! Settings hold no handle and do no I/O; live parts (a clock, a store, a source) are passed beside
-//! them. [`Settings::validate`] refuses what cannot run, naming the flag of the command line.
+//! Settings hold no handle and do no I/O. A clock, a store and sources are passed separately.
+//! [`Settings::validate`] refuses values that cannot run and names the flag of the command line.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::WordOptions;
 
-/// What is written for an epoch whose result is empty.
+/// The objects that are stored for an epoch whose result is empty.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EmptyEpochs {
@@ -29,14 +29,14 @@ pub enum EmptyEpochs {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RowOrder {
-    /// By the word's hash: costs nothing, and is the same for any number of workers.
+    /// By the word's hash. This costs nothing and is the same for any number of workers.
     #[default]
     Hash,
     /// By the word's bytes.
     Word,
 }
 
-/// Implements the names of an enum's values, for flags and messages.
+/// Implements `Display` and `FromStr` for the values of an enum, for flags and messages.
 macro_rules! named {
     ($type:ty, $flag:literal, $($value:path => $name:literal),+) => {
         impl fmt::Display for $type {
@@ -63,43 +63,44 @@ named!(EmptyEpochs, "--empty-epochs",
     EmptyEpochs::Marker => "marker", EmptyEpochs::Skip => "skip", EmptyEpochs::Write => "write");
 named!(RowOrder, "--sort", RowOrder::Hash => "hash", RowOrder::Word => "word");
 
-/// What shapes a run, but for where lines come from and where results go.
+/// The settings of a run, without its sources and its outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// Length of an epoch: `--interval`, 10 ms to 24 h, whole milliseconds.
     pub interval: Duration,
-    /// Stop after so many epochs: `--epochs`.
+    /// Number of epochs after which the job stops: `--epochs`.
     pub epochs: Option<u64>,
-    /// Finish when the sources close: `--once`. Files and standard input always finish.
+    /// If true, the job finishes when its sources close: `--once`. With files and standard input it
+    /// always does.
     pub once: bool,
     /// Worker threads in this process: `--threads`.
     pub threads: usize,
-    /// Parts of a result: `--parts`; the number of workers where not given.
+    /// Parts of a result: `--parts`. The default is the number of workers.
     pub parts: Option<u32>,
-    /// How lines become words: `--split`, `--lowercase`, `--max-word-bytes`.
+    /// The rule that splits lines into words: `--split`, `--lowercase`, `--max-word-bytes`.
     pub words: WordOptions,
     /// Longest line: `--max-line-bytes`.
     pub line_bytes_max: usize,
-    /// What is written for epochs without rows: `--empty-epochs`.
+    /// The objects that are stored for an epoch without rows: `--empty-epochs`.
     pub empty_epochs: EmptyEpochs,
     /// The order of rows in a part: `--sort`.
     pub order: RowOrder,
-    /// How long a stop may take: `--stop-timeout`.
+    /// Limit of the time that a stop may take: `--stop-timeout`.
     pub stop_timeout: Duration,
-    /// Bytes of text that are read but not yet counted.
+    /// Limit of the bytes of text that are read but not yet counted.
     pub blocks_bytes_max: usize,
-    /// Bytes of results that wait in memory to be stored, above which they go to disk, or, without
-    /// state, reading stops: `--results-memory`.
+    /// Limit of the bytes of results that wait in memory to be stored: `--results-memory`. Above it
+    /// results go to disk, or, without state, reading pauses.
     pub results_bytes_max: usize,
-    /// A word table larger than this is drained before its epoch ends.
+    /// Size above which a word table is drained before its epoch ends.
     pub table_bytes_max: usize,
 }
 
 /// Shortest and longest interval.
 const INTERVALS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(24 * 3600));
-/// More workers in a process than anyone has cores.
+/// Most workers of a process.
 const THREADS_MAX: usize = 1024;
-/// Parts are numbered with five digits.
+/// Most parts of a result: their numbers have five digits.
 const PARTS_MAX: u32 = 100_000;
 
 impl Default for Settings {
@@ -123,11 +124,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Refuses what cannot run.
+    /// Checks that all values are in range.
     ///
     /// # Errors
     ///
-    /// `Usage`, naming the flag.
+    /// `Usage` for the first value that is not; the message names the flag.
     pub fn validate(&self) -> Result<()> {
         let (least, most) = INTERVALS;
         if self.interval < least
@@ -163,13 +164,15 @@ impl Settings {
         Ok(())
     }
 
-    /// Epochs that may be in the dataflow at once: two seconds' worth, from 4 to 256.
+    /// Returns the limit of epochs in the dataflow: those of two seconds, at least 4 and at most
+    /// 256.
     pub fn epochs_in_flight_max(&self) -> usize {
         let per_two_seconds = 2_000 / self.interval.as_millis().max(1);
         (per_two_seconds as usize).clamp(4, 256)
     }
 }
 
+/// Returns an error of kind `Usage`.
 fn usage(message: String, hint: &str) -> Result<()> {
     Err(Error::new(ErrorKind::Usage, message).hint(hint))
 }
@@ -179,7 +182,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_defaults_are_valid_and_each_bad_value_names_its_flag() {
+    fn bad_values_name_their_flags() {
         let good = Settings::default();
         assert!(good.validate().is_ok());
         let bad: [(&str, Settings); 6] = [

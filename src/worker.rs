@@ -1,8 +1,9 @@
-//! One worker's life: build the dataflow, then step until it is complete or the job has failed.
+//! The workers of a process: each builds the dataflow and steps until it is complete or the job has
+//! failed.
 //!
-//! A worker never polls: it parks until a message, a block or a finished request wakes it. A panic
-//! in one worker would leave the others parked for ever, waiting for progress that cannot come; so
-//! it is caught here, becomes the job's failure, and that wakes all.
+//! A worker does not poll. It parks until a message, a block or a finished request wakes it. After
+//! a panic in one worker the others would wait for ever, so a panic is caught here and becomes the
+//! job's failure, which wakes all.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -25,40 +26,41 @@ use crate::words::WordOptions;
 /// A dataflow definition: from the lines of all sources to the rows to publish.
 pub type Definition = Arc<dyn for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync>;
 
-/// All that the workers of one process need, each the same.
+/// The inputs of the workers of one process. All workers get the same.
 #[derive(Clone)]
 pub struct Plan {
-    /// What is computed.
+    /// The definition that is computed.
     pub definition: Definition,
-    /// Where this process's blocks wait.
+    /// The queue of this process's blocks.
     pub feed: Feed,
     /// Workers in this process.
     pub threads: usize,
-    /// Whether all processes are on this host, so that words may go from one to another.
+    /// True if all processes are on this host, so words may be sent from one to another.
     pub shares_host: bool,
     /// Parts of a result.
     pub parts: u32,
-    /// Workers 0 to this, of all processes, own the parts.
+    /// Number of workers, from worker 0 on and over all processes, that own the parts.
     pub owners: usize,
     /// Length of an epoch.
     pub interval_ms: u64,
-    /// How lines become words.
+    /// The rule that splits lines into words.
     pub words: WordOptions,
-    /// A table larger than this is drained early.
+    /// Size above which a table is drained before its epoch ends.
     pub table_bytes_max: usize,
-    /// What former runs kept of counts with memory, and what keeps it; none where nothing survives.
+    /// The changelog: its content from former runs, and its writer; `None` without state.
     pub memory: Option<(Restored, Keeper)>,
-    /// Where results go.
+    /// The writer of results.
     pub publisher: Publisher,
-    /// Told of every committed epoch, on worker 0.
+    /// Called on worker 0 for every committed epoch.
     pub on_commit: OnCommit,
-    /// The fate of the job.
+    /// The failure of the job.
     pub failure: Failure,
-    /// What a panic with this message means: it may only follow from a lost peer.
+    /// Finds the cause of a panic, which may only follow from a lost peer.
     pub explain_panic: ExplainPanic,
 }
 
-/// Turns the message of a worker's panic into the cause of the job's failure.
+/// Turns the message of a worker's panic into the cause of the job's failure, or returns `None` if
+/// the panic is the cause itself.
 pub type ExplainPanic = Arc<dyn Fn(&str) -> Option<Error> + Send + Sync>;
 
 impl fmt::Debug for Plan {
@@ -70,10 +72,12 @@ impl fmt::Debug for Plan {
     }
 }
 
-/// The running workers of a process; whoever lets go of them waits for their end.
+/// The running workers of a process. Dropping this waits for their end.
 pub type Workers = WorkerGuards<()>;
 
-/// Starts the workers of this process; the guards join them.
+/// Starts the workers of this process with the given allocators and guard.
+///
+/// Fails with `Failed` if a thread cannot be started.
 pub fn spawn(
     plan: Plan,
     (allocators, others): (Vec<AllocatorBuilder>, Box<dyn std::any::Any + Send>),
@@ -83,11 +87,13 @@ pub fn spawn(
         .map_err(|why| Error::new(ErrorKind::Failed, format!("cannot start the workers: {why}")))
 }
 
+/// Runs one worker to its end.
 fn run(worker: &mut Worker, plan: &Plan) {
     live(worker, &plan.failure, &*plan.explain_panic, |worker| build(worker, plan));
 }
 
-/// Builds a dataflow and steps until it is complete or the job has failed; a panic is a failure.
+/// Builds a dataflow and steps until it is complete or the job has failed. A panic of `build` or of
+/// an operator fails the job.
 pub(crate) fn live(
     worker: &mut Worker,
     failure: &Failure,
@@ -112,18 +118,19 @@ pub(crate) fn live(
         let cause = explain_panic(text);
         failure.fail(cause.unwrap_or_else(|| Error::new(ErrorKind::Panicked, message)));
     }
-    // What is left of a failed dataflow must go, or timely would go on waiting for it.
+    // Timely waits until all dataflows are complete or dropped. A failed one never completes.
     for dataflow in worker.installed_dataflows() {
         worker.drop_dataflow(dataflow);
     }
 }
 
-/// Returns the error of a job to which a peer has sent data that cannot be read.
+/// Returns the error for data of a peer that cannot be decoded.
 fn malformed(what: &str) -> Error {
     let message = format!("another process of the cluster sent {what} that cannot be read");
     Error::new(ErrorKind::PeerLost, message).hint("run one version everywhere")
 }
 
+/// Builds the dataflow of a job: read, the definition, write the parts, commit.
 fn build(worker: &mut Worker, plan: &Plan) {
     let (index, peers) = (worker.index(), worker.peers());
     let owns = |part: u32| part as usize % plan.owners == index;
@@ -141,6 +148,7 @@ fn build(worker: &mut Worker, plan: &Plan) {
         memory: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),
         failure: plan.failure.clone(),
     });
+    // The probe is not kept: the driver learns of a commit by `on_commit`.
     worker.dataflow_named("wordtide", |scope| {
         let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);
         let rows = (plan.definition)(lines);

@@ -16,8 +16,8 @@ use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
 use wordtide::cluster::launch::Ports;
 use wordtide::cluster::{
-    Allocators, ClusterSettings, Control, Event, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh, Message,
-    follows_a_loss,
+    Allocators, ClusterSettings, Control, ControlEvent, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh,
+    Message, follows_a_loss,
 };
 use wordtide::{Error, ErrorKind};
 
@@ -41,7 +41,7 @@ fn on_all<T: Send>(all: &[Control], act: impl Fn(usize, &Control) -> T + Sync) -
 }
 
 /// Waits for the next event.
-fn next(inbox: &mut Inbox) -> Option<Event> {
+fn next(inbox: &mut Inbox) -> Option<ControlEvent> {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(inbox.recv())
 }
@@ -55,7 +55,7 @@ fn parts(mut mesh: Mesh) -> (Allocators, Control, Inbox) {
 fn losses(mut inbox: Inbox) -> Vec<String> {
     let mut found = Vec::new();
     while let Some(event) = next(&mut inbox) {
-        if let Event::Lost(loss) = event {
+        if let ControlEvent::Lost(loss) = event {
             found.push(loss.to_string());
         }
     }
@@ -71,13 +71,13 @@ fn messages_arrive_in_order_with_their_sender() {
     for inbox in &mut inboxes[1..] {
         for epoch in [1, 2] {
             let message = tick(epoch);
-            assert_eq!(next(inbox), Some(Event::Received { from: 0, message }));
+            assert_eq!(next(inbox), Some(ControlEvent::Received { from: 0, message }));
         }
     }
     for from in [2, 0] {
         let message = Message::AskStop { reason: "signal".into() };
         controls[from].send(0, message.clone()).unwrap();
-        assert_eq!(next(&mut inboxes[0]), Some(Event::Received { from, message }));
+        assert_eq!(next(&mut inboxes[0]), Some(ControlEvent::Received { from, message }));
     }
 }
 
@@ -87,7 +87,7 @@ fn long_messages_arrive_whole_and_in_order() {
     for bytes in [60_000, 3_000_000, 1] {
         let message = Message::Other((0..bytes).map(|at| at as u8).collect());
         controls[0].broadcast(message.clone()).unwrap();
-        assert_eq!(next(&mut inboxes[1]), Some(Event::Received { from: 0, message }));
+        assert_eq!(next(&mut inboxes[1]), Some(ControlEvent::Received { from: 0, message }));
     }
 }
 
@@ -98,7 +98,7 @@ fn messages_above_the_limit_are_refused_and_harm_nobody() {
     assert_eq!(error.kind(), ErrorKind::Failed);
     let message = Message::Other(vec![1]);
     controls[0].broadcast(message.clone()).unwrap();
-    assert_eq!(next(&mut inboxes[1]), Some(Event::Received { from: 0, message }));
+    assert_eq!(next(&mut inboxes[1]), Some(ControlEvent::Received { from: 0, message }));
 }
 
 #[test]
@@ -335,7 +335,7 @@ fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
         }
     });
     let guards = guards.unwrap();
-    while !matches!(next(&mut inbox), Some(Event::Lost(_)) | None) {}
+    while !matches!(next(&mut inbox), Some(ControlEvent::Lost(_)) | None) {}
     over.store(true, Ordering::SeqCst);
     guards.guards().iter().for_each(|worker| worker.thread().unpark());
     let result = guards.join().remove(0);

@@ -8,9 +8,9 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use wordtide::cluster::launch::{LaunchSettings, Launcher, Stop};
+use wordtide::cluster::launch::{LaunchSettings, Launcher, LauncherStop};
 
-fn launcher(processes: usize, script: &str) -> (Launcher, Stop) {
+fn launcher(processes: usize, script: &str) -> (Launcher, LauncherStop) {
     Launcher::new(settings(processes, script))
 }
 

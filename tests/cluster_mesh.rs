@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use wordtide::cluster::launch::Ports;
-use wordtide::cluster::{ClusterSettings, Fingerprint, Mesh, MeshKey, connect, connect_until};
+use wordtide::cluster::{ClusterSettings, JobFingerprint, Mesh, MeshKey, connect, connect_until};
 use wordtide::{Error, ErrorKind};
 
 /// The fingerprint of a job with this number.
-fn job(number: u32) -> Fingerprint {
-    Fingerprint::of([""; Fingerprint::THINGS].map(|_| ("its number", number.to_string())))
+fn job(number: u32) -> JobFingerprint {
+    JobFingerprint::of([""; JobFingerprint::THINGS].map(|_| ("its number", number.to_string())))
 }
 
 /// Settings of process `index` of a cluster on these ports, impatient enough for a test.

@@ -1,8 +1,8 @@
-//! The addresses of a cluster: names are resolved, this process's own address is bound.
+//! The addresses of a cluster: resolves names and binds the address of this process.
 //!
-//! A wrong address or a taken port is reported at once and not after the others came. A name that
-//! does not resolve yet is another matter: Kubernetes publishes the name of a pod some 30 s after
-//! the pod has started. So names are asked for again, with back-off, until the start's deadline.
+//! A wrong address or a taken port is reported at once, before any peer is waited for. A name that
+//! does not resolve yet is retried with back-off until the deadline of the start: Kubernetes
+//! publishes the name of a pod about 30 s after the pod has started.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -14,8 +14,9 @@ use super::cause::seconds;
 use super::settings::{ClusterSettings, host_of};
 use crate::error::{Error, ErrorKind, Result};
 
-/// First wait before a name is asked for again. It doubles up to [`RESOLVE_WAIT_MAX`].
+/// First wait before a name is resolved again. It doubles up to [`RESOLVE_WAIT_MAX`].
 const RESOLVE_WAIT_MIN: Duration = Duration::from_millis(250);
+/// Longest wait before a name is resolved again.
 const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(2);
 
 /// Binds this process's address, then resolves those of all others. Returns the listeners.
@@ -26,6 +27,8 @@ pub(super) async fn prepare(
     settings: &ClusterSettings,
     deadline: Instant,
 ) -> Result<Vec<TcpListener>> {
+    // Addresses that are written as numbers are checked before any name is resolved, so a missing
+    // key is reported at once.
     let written = settings.addresses.iter().map(|address| address.parse().into_iter().collect());
     require_key(settings, &written.collect::<Vec<_>>())?;
     let own = resolve(settings, settings.process, deadline).await?;
@@ -40,7 +43,9 @@ pub(super) async fn prepare(
     Ok(listeners)
 }
 
-/// Resolves the address of `process`. A failure is reported once, and then only at the deadline.
+/// Resolves the address of `process`; retries until `deadline`. Logs the first failure.
+///
+/// Fails with `Temporary` if the name does not resolve in time.
 async fn resolve(
     settings: &ClusterSettings,
     process: usize,
@@ -77,8 +82,10 @@ async fn resolve(
     }
 }
 
-/// Fails if an address is not on loopback and no key file was given: the key of the user, which is
-/// used then, is not known to the other hosts.
+/// Checks that there is a key file if an address is not on loopback. Without one the key of the
+/// user is used, and other hosts do not have it.
+///
+/// Fails with `Configuration`, naming the first such process.
 fn require_key(settings: &ClusterSettings, addresses: &[Vec<SocketAddr>]) -> Result<()> {
     match addresses.iter().position(|found| !all_loopback(found)) {
         Some(process) if settings.mesh_key.is_none() => {
@@ -91,16 +98,19 @@ fn require_key(settings: &ClusterSettings, addresses: &[Vec<SocketAddr>]) -> Res
     }
 }
 
+/// Returns true if every address is on loopback.
 fn all_loopback(addresses: &[SocketAddr]) -> bool {
     addresses.iter().all(|address| address.ip().is_loopback())
 }
 
-/// Checks that the processes which connect to this one, those with a higher index, can reach it: on
-/// another host they cannot if its own address is on loopback.
+/// Checks that the processes which connect to this one can reach it. These are the processes with
+/// a higher index. From another host they cannot reach an address on loopback.
 ///
-/// Debian's `/etc/hosts` gives a host's own name the address 127.0.1.1, so the same name in one
-/// hostfile means loopback here and the right address elsewhere. That is an error. A loopback
-/// address that was written as one may be the end of a tunnel: that is only reported.
+/// Debian's `/etc/hosts` gives a host's own name the address 127.0.1.1, so one name in a hostfile
+/// means loopback on this host and the right address on others. That is an error. An address that
+/// is written as loopback may be the end of a tunnel, so it is only logged.
+///
+/// Fails with `Configuration` if the own name resolves to loopback and a peer is on another host.
 fn require_reachable(
     settings: &ClusterSettings,
     addresses: &[Vec<SocketAddr>],
@@ -136,7 +146,10 @@ fn is_of_this_host(ip: IpAddr) -> bool {
     ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Binds every address that the own name has, and nothing else.
+/// Binds every address of the own name, and no other.
+///
+/// Fails with `Configuration` if an address cannot be bound. An address that this host does not
+/// have is skipped as long as another one is bound.
 fn bind(settings: &ClusterSettings, addresses: &[SocketAddr]) -> Result<Vec<TcpListener>> {
     let mut listeners = Vec::new();
     let mut failed = None;
@@ -160,6 +173,7 @@ fn bind(settings: &ClusterSettings, addresses: &[SocketAddr]) -> Result<Vec<TcpL
     }
 }
 
+/// Returns the error for an own address that cannot be bound.
 fn cannot_listen(settings: &ClusterSettings, cause: std::io::Error) -> Error {
     let shown = settings.shown(settings.process);
     let hint = match cause.kind() {
@@ -179,7 +193,7 @@ fn cannot_listen(settings: &ClusterSettings, cause: std::io::Error) -> Error {
 mod tests {
     use super::*;
 
-    /// Asks process `own` of two whether the other can reach it.
+    /// Runs the check of process `own` of two.
     fn reach(own: usize, names: [&str; 2], resolved: [&str; 2]) -> Result<()> {
         let settings = ClusterSettings {
             processes: 2,
@@ -203,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn loopback_serves_where_nobody_elsewhere_connects() {
+    fn loopback_is_accepted_without_remote_peers() {
         let names = ["debian:2101", "other:2101"];
         // The other listens, and this process connects to it.
         reach(1, ["other:2101", "debian:2101"], ["192.0.2.2:2101", "127.0.1.1:2101"])

@@ -1,14 +1,13 @@
-//! From addresses to sockets: the start of a cluster, in one bounded time.
+//! The start of a cluster: from addresses to sockets, within `start_timeout`.
 //!
-//! Names are resolved and the own address is bound before anybody is called, so that a wrong
-//! address or a taken port is told at once and not after the others came. Then each process
-//! connects to the lower indices and accepts the higher ones, three connections for each pair, in
-//! any order.
+//! Names are resolved and the own address is bound before any connection is made, so a wrong
+//! address or a taken port is reported at once. Then each process connects to the lower indices and
+//! accepts the higher ones, three connections for each pair, in any order.
 //!
-//! A process may die while others still come. So each connection is watched until the end: one that
-//! closes frees its index for the next try of that process. When a process has all its links it
-//! says so on each control link, and it goes on when all others said the same: after that, whoever
-//! dies is a lost peer and no longer a late one.
+//! A process may die while others are still starting. So each connection is watched until the
+//! cluster is complete; one that closes frees its index for the next attempt of that process. A
+//! process that has all its links sends READY on each control link and returns when it has received
+//! READY on each. From then on, a process that dies is a lost peer.
 
 use std::future::Future;
 use std::io::Write;
@@ -31,40 +30,49 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The byte that a process sends on a control link when it has all its links.
 const READY: u8 = b'R';
-/// How long a data link may be idle before the kernel asks whether the peer is there.
+/// Idle time of a data link after which the kernel sends a keepalive probe.
 const KEEPALIVE: Duration = Duration::from_secs(60);
-/// Most events of the bring-up that wait for its loop.
+/// Limit of events that wait for the loop of the bring-up.
 const EVENTS_MAX: usize = 64;
 
 /// The sockets to each process in order of index: `None` for this one.
 #[derive(Debug, Default)]
 pub(super) struct Sockets {
+    /// Timely's data links.
     pub(super) data: Vec<Option<TcpStream>>,
+    /// The control links.
     pub(super) control: Vec<Option<TcpStream>>,
+    /// The links for blocks of lines.
     pub(super) blocks: Vec<Option<TcpStream>>,
-    /// True if all processes run on one host. Every process sees every other's host, so all find
-    /// the same.
+    /// True if all processes run on one host. Each process has received the host of every other, so
+    /// all have the same answer.
     pub(super) is_one_host: bool,
 }
 
 impl Sockets {
-    /// Returns those of a process alone.
+    /// Returns the sockets of a single process: none.
     pub(super) fn none() -> Sockets {
         Sockets { is_one_host: true, ..Sockets::default() }
     }
 }
 
+/// A link that is up and watched.
 #[derive(Debug)]
 struct LiveLink {
     stream: TcpStream,
+    /// The number of the link in this bring-up.
     serial: u64,
+    /// The run of the process at the other end.
     incarnation: Incarnation,
+    /// True if READY was received on this control link; always true for the other links.
     ready: bool,
-    /// READY was sent on this control link.
+    /// True if READY was sent on this control link; always true for the other links.
     is_announced: bool,
 }
 
 /// Brings the cluster up; returns `None` if `cancel` completes first.
+///
+/// Fails as [`connect`](super::connect).
 pub(super) async fn bring_up(
     settings: &ClusterSettings,
     cancel: impl Future<Output = ()>,
@@ -81,6 +89,9 @@ pub(super) async fn bring_up(
     }
 }
 
+/// Connects, accepts and watches links until all processes are ready, or until `deadline`.
+///
+/// Fails with `PeerLost` at the deadline, and with the first error that no retry can mend.
 async fn collect(
     settings: &ClusterSettings,
     listeners: Vec<TcpListener>,
@@ -88,7 +99,7 @@ async fn collect(
 ) -> Result<Sockets> {
     let (events, mut inbox) = mpsc::channel(EVENTS_MAX);
     let handshakes = Arc::new(Handshakes::new(settings, events)?);
-    // Dropping the set at return ends every task in it, and closes the listeners.
+    // Every return drops the set, which aborts its tasks and closes the listeners.
     let mut tasks = JoinSet::new();
     for listener in listeners {
         tasks.spawn(listen(Arc::clone(&handshakes), listener));
@@ -123,6 +134,7 @@ async fn collect(
                 }
             }
             Some(StartEvent::Ready(serial)) => {
+                // The link may have ended since. Then there is nothing to mark.
                 let found = held.iter_mut().flatten().flatten().find(|h| h.serial == serial);
                 found.into_iter().for_each(|held| held.ready = true);
             }
@@ -136,11 +148,12 @@ async fn collect(
     into_sockets(held, handshakes.incarnation.host).map_err(lost_socket)
 }
 
+/// Returns the error for a socket that cannot be set up.
 fn lost_socket(cause: std::io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("cannot set up a cluster socket: {cause}")).cause(cause)
 }
 
-/// Keeps a link and returns what is needed to watch it.
+/// Adds a link to `held`. Returns its serial, its purpose and a second handle, for [`watch`].
 fn hold(
     settings: &ClusterSettings,
     link: ProvenLink,
@@ -160,14 +173,13 @@ fn hold(
     Ok((link.serial, link.purpose, watched))
 }
 
-/// Sets what the kernel does about a peer that is gone; see the module `links` for the rule.
+/// Sets how the kernel detects a peer that is gone. The module `links` has the rule.
 fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std::io::Result<()> {
     let socket = SockRef::from(stream);
     socket.set_tcp_nodelay(true)?;
     if purpose != Purpose::Control {
-        // Only so that a firewall does not forget the connection: a slow peer, whose window is
-        // closed for hours, is none of the kernel's business, and a dead one is found by the
-        // control link.
+        // The probes only keep the connection in a firewall's table. A lagging peer may keep its
+        // window closed for hours, and the control link finds a dead one.
         let keepalive = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE);
         return socket.set_tcp_keepalive(&keepalive);
     }
@@ -178,6 +190,7 @@ fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std
     Ok(())
 }
 
+/// Removes the link with this serial. Returns its peer and purpose, if it was there.
 fn let_go(held: &mut [Each<Option<LiveLink>>], serial: u64) -> Option<(usize, Purpose)> {
     for (peer, slots) in held.iter_mut().enumerate() {
         for (slot, purpose) in slots.iter_mut().zip(Purpose::ALL) {
@@ -189,8 +202,10 @@ fn let_go(held: &mut [Each<Option<LiveLink>>], serial: u64) -> Option<(usize, Pu
     None
 }
 
-/// Reports the end of a link, and READY on a control link. What follows READY, and all that comes
-/// on a data link, belongs to others and is only looked at.
+/// Reports the end of a link, and READY on a control link.
+///
+/// Bytes after READY, and all bytes of a data link, belong to later readers. So they are peeked at
+/// and stay in the socket.
 async fn watch(
     handshakes: Arc<Handshakes>,
     serial: u64,
@@ -210,18 +225,21 @@ async fn watch(
     }
 }
 
+/// Returns the indices of all other processes.
 fn peers(settings: &ClusterSettings) -> impl Iterator<Item = usize> {
     let own = settings.process;
     (0..settings.processes).filter(move |peer| *peer != own)
 }
 
+/// Returns true if all links to a process are up and lead to the same run of it.
 fn is_up(slots: &Each<Option<LiveLink>>) -> bool {
     let incarnation = |slot: &Option<LiveLink>| slot.as_ref().map(|held| held.incarnation);
     let of_data = incarnation(&slots[0]);
     of_data.is_some() && slots.iter().all(|slot| incarnation(slot) == of_data)
 }
 
-/// Returns true once every process has all links; sends READY to the others once this one has.
+/// Returns true if every process has all its links. Sends READY to the others as soon as this
+/// process has its own.
 fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<LiveLink>>]) -> bool {
     if !peers(settings).all(|peer| is_up(&held[peer])) {
         return false;
@@ -233,6 +251,7 @@ fn all_ready(settings: &ClusterSettings, held: &mut [Each<Option<LiveLink>>]) ->
     held.iter().flatten().flatten().all(|link| link.ready && link.is_announced)
 }
 
+/// Returns the error at the deadline: it names the processes that are missing or not ready.
 fn missing(
     settings: &ClusterSettings,
     handshakes: &Handshakes,
@@ -255,6 +274,7 @@ fn missing(
     Error::new(ErrorKind::PeerLost, message).hint("see --start-timeout")
 }
 
+/// Returns the sockets of all links, in blocking mode.
 fn into_sockets(held: Vec<Each<Option<LiveLink>>>, host: [u8; 16]) -> std::io::Result<Sockets> {
     let mut links = held.iter().flatten().flatten();
     let is_one_host = links.all(|link| link.incarnation.host == host);

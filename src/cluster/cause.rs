@@ -1,4 +1,4 @@
-//! Why a cluster ended: the first cause, in words, and which panics are only its echo.
+//! The cause of a cluster's end as text, and the panics of timely that only follow from it.
 
 use std::fmt;
 use std::io;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind};
 
-/// Longest cause that is passed on, in bytes.
+/// Longest cause that is sent to peers, in bytes.
 const CAUSE_BYTES_MAX: usize = 1024;
 
 /// The first cause of a cluster's end.
@@ -15,14 +15,16 @@ const CAUSE_BYTES_MAX: usize = 1024;
 pub struct Loss {
     /// The process that was lost or failed.
     pub process: usize,
-    /// The process that saw it; the failed one itself when it could still speak.
+    /// The process that reported the loss; the failed one itself if it could still send.
     pub reporter: usize,
-    /// What was seen.
+    /// The cause, as the reporter saw it.
     pub cause: String,
+    /// The whole message, from the point of view of this process.
     message: String,
 }
 
 impl Loss {
+    /// Returns the loss of `process` as this process reports it. A long cause is cut.
     pub(super) fn new(
         settings: &ClusterSettings,
         process: usize,
@@ -62,7 +64,7 @@ impl From<Loss> for Error {
     }
 }
 
-/// Returns how a link ended, in words; `None` stands for a connection that was closed in order.
+/// Returns the text for the end of a link; `None` stands for a connection that was closed in order.
 pub(super) fn cause_of(ended: Option<&io::Error>) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, WouldBlock};
     match ended {
@@ -78,17 +80,18 @@ pub(super) fn cause_of(ended: Option<&io::Error>) -> String {
     }
 }
 
+/// Returns a time in seconds, for messages.
 pub(super) fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 
-/// Returns true if a panic with this message is the engine's answer to a lost peer, and not a
+/// Returns true if a panic with this message is timely's reaction to a lost peer and not itself a
 /// cause.
 ///
-/// The streams of [`allocators`](super::allocators) keep timely 0.32 from such panics; one can
-/// still follow a panic of a worker of this process. The cause is the one that
-/// [`Control::cause_within`](super::Control::cause_within) gives in the next second; only if there
-/// is none, the message itself.
+/// The streams of [`allocators`](super::allocators) protect timely 0.32 from such panics, but one
+/// can still follow the panic of a worker of this process. The cause is then the loss that
+/// [`Control::cause_within`](super::Control::cause_within) returns in the next second, or else the
+/// panic's own message.
 pub fn follows_a_loss(message: &str) -> bool {
     const STARTS: [&str; 8] = [
         "timely communication error:",
@@ -103,8 +106,8 @@ pub fn follows_a_loss(message: &str) -> bool {
     STARTS.iter().any(|start| message.starts_with(start))
 }
 
-/// Returns true if a panic with this message is timely's way to say that a peer has sent a message
-/// which cannot be read.
+/// Returns true if timely panics with this message because a peer has sent data that cannot be
+/// decoded.
 pub fn is_of_malformed_data(message: &str) -> bool {
     message.starts_with("bincode::deserialize() failed")
 }
@@ -114,24 +117,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_loss_names_the_process_its_address_and_the_cause_from_every_point_of_view() {
+    fn loss_names_process_address_and_cause() {
         let settings = ClusterSettings {
             processes: 3,
             process: 1,
             addresses: vec!["a:1".into(), "b:2".into(), "c:3".into()],
             ..ClusterSettings::default()
         };
-        let told = |process, reporter| Loss::new(&settings, process, reporter, "x").to_string();
-        assert_eq!(told(2, 1), "lost process 2 (c:3): x");
-        assert_eq!(told(2, 0), "lost process 2 (c:3): x, as process 0 saw");
-        assert_eq!(told(2, 2), "process 2 (c:3) failed: x");
-        assert_eq!(told(1, 0), "process 0 (a:1) lost this process: x");
+        let text = |process, reporter| Loss::new(&settings, process, reporter, "x").to_string();
+        assert_eq!(text(2, 1), "lost process 2 (c:3): x");
+        assert_eq!(text(2, 0), "lost process 2 (c:3): x, as process 0 saw");
+        assert_eq!(text(2, 2), "process 2 (c:3) failed: x");
+        assert_eq!(text(1, 0), "process 0 (a:1) lost this process: x");
         let long = Loss::new(&settings, 2, 1, &"é".repeat(4000));
         assert!(long.cause.len() <= CAUSE_BYTES_MAX);
     }
 
     #[test]
-    fn panics_of_the_engine_are_told_from_others() {
+    fn panics_that_follow_a_loss_are_recognised() {
         let socket = "timely communication error: reading data: socket closed";
         for text in [socket, "MergeQueue poisoned.", "Recv thread panic: Any { .. }"] {
             assert!(follows_a_loss(text), "{text}");

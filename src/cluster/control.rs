@@ -1,4 +1,4 @@
-//! What a job does with the control links: send messages, decide together, end.
+//! The control links as a job uses them: it sends messages, agrees on decisions and ends.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,15 +15,16 @@ use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
 
-/// A wait for the decision of others is reported so often.
+/// Time between two log lines about a wait for the decision of others.
 const REMIND: Duration = Duration::from_secs(60);
 
-/// The control links of this process. Clones are the same links; the last one closes them, which
-/// may take two heartbeat intervals.
+/// The control links of this process. Clones share the links. Dropping the last clone closes them,
+/// which may take two heartbeat intervals.
 #[derive(Clone, Debug)]
 pub struct Control(Arc<LinkThreads>);
 
-/// Closes the links when the last [`Control`] is dropped; the threads hold `ControlLinks` only.
+/// The links and their threads. Dropped with the last [`Control`], because the threads hold only
+/// the `ControlLinks`.
 #[derive(Debug)]
 struct LinkThreads {
     links: Arc<ControlLinks>,
@@ -31,7 +32,9 @@ struct LinkThreads {
 }
 
 impl Control {
-    /// Starts one thread for each link.
+    /// Starts one thread for each link. A panic of such a thread ends the cluster.
+    ///
+    /// Fails with `Failed` if a socket cannot be set up or a thread cannot be started.
     pub(super) fn start(settings: &ClusterSettings, sockets: &Sockets) -> Result<(Control, Inbox)> {
         let io = |cause: io::Error| {
             Error::new(ErrorKind::Failed, format!("cannot start a control link: {cause}"))
@@ -60,9 +63,10 @@ impl Control {
         Ok((control, inbox))
     }
 
-    /// Sends a message to one process; one to this process arrives in its own inbox. A message
-    /// above 32 KiB goes in pieces, and the call waits until the other has taken them: not for
-    /// async code.
+    /// Sends a message to one process. A message to this process arrives in its own inbox.
+    ///
+    /// A message above 32 KiB is sent in pieces, and the call waits until the peer has taken them.
+    /// It blocks the thread, so async code must not call it.
     ///
     /// # Errors
     ///
@@ -89,12 +93,12 @@ impl Control {
         links.send(links.peers(), &Frame::Message(message))
     }
 
-    /// Makes one decision for the cluster: every process calls this with its facts, process 0
-    /// merges them (in order of index) and everybody gets its answer, or its error.
+    /// Makes one decision for the cluster. Every process calls this with its facts. Process 0
+    /// merges them in order of index, and every process returns its answer or its error.
     ///
     /// # Errors
     ///
-    /// The error of `merge`, in every process; `PeerLost` if the cluster ends or `timeout` passes;
+    /// The error of `merge`, in every process. `PeerLost` if the cluster ends or `timeout` passes.
     /// `Failed` if facts or answer are above [`MESSAGE_BYTES_MAX`](super::MESSAGE_BYTES_MAX).
     pub fn agree(
         &self,
@@ -120,7 +124,7 @@ impl Control {
         merged
     }
 
-    /// Gives every process the facts of all, in order of index.
+    /// Exchanges facts: returns those of all processes, in order of index, to every process.
     ///
     /// # Errors
     ///
@@ -131,7 +135,9 @@ impl Control {
             .ok_or_else(|| Error::new(ErrorKind::PeerLost, "process 0 sent malformed facts"))
     }
 
-    /// Waits until `ready`, then changes the state.
+    /// Waits until `ready`, then applies `then` to the state.
+    ///
+    /// Fails with the loss if the cluster ends, and with `PeerLost` if `timeout` passes.
     fn wait<T>(
         &self,
         timeout: Duration,
@@ -169,7 +175,7 @@ impl Control {
         })
     }
 
-    /// Waits until another process asks for a stop; returns its index and its reason.
+    /// Waits until another process asks for a stop. Returns its index and its reason.
     pub async fn stop_asked(&self) -> (usize, String) {
         self.0.links.stop_asked().await
     }
@@ -190,8 +196,8 @@ impl Control {
         self.0.links.state().is_interrupted = false;
     }
 
-    /// Tells every process that this one cannot go on; they end with `cause` and its name. An
-    /// earlier cause stands. Returns the cause that counts.
+    /// Ends the cluster because this process cannot go on. Every process reports `cause` and the
+    /// index of this one. An earlier cause stays. Returns the first cause.
     pub fn fail(&self, cause: &str) -> Loss {
         let links = &self.0.links;
         let own = links.settings.process;
@@ -200,12 +206,13 @@ impl Control {
         self.cause_within(SEND_TIMEOUT).unwrap_or(loss)
     }
 
-    /// The first cause of the cluster's end, if it is over.
+    /// Returns the first cause of the cluster's end, if the cluster is over.
     pub fn cause(&self) -> Option<Loss> {
         self.0.links.state().cause.clone()
     }
 
-    /// Waits for the first cause: a panic of timely may come a moment before it.
+    /// Waits for the first cause and returns it, or `None` after `timeout`. A panic of timely may
+    /// come a moment before the cause.
     pub fn cause_within(&self, timeout: Duration) -> Option<Loss> {
         let links = &self.0.links;
         let waited = links
@@ -215,13 +222,14 @@ impl Control {
         state.cause.clone()
     }
 
-    /// Ends cleanly: says BYE, waits until the others did (at most `timeout`), closes the links.
+    /// Ends cleanly: sends BYE, waits for the BYE of the others (at most `timeout`) and closes the
+    /// links.
     ///
-    /// Call it when this process's workers and timely's guard are joined: from here on the end of a
-    /// link is no loss.
+    /// Called after the workers of this process and timely's guard are joined. From then on the end
+    /// of a link is no loss.
     ///
     /// # Errors
-    /// `PeerLost` when the cluster was over before.
+    /// `PeerLost` if the cluster was over before.
     pub fn finish(&self, timeout: Duration) -> Result<()> {
         self.check()?;
         let links = &self.0.links;
@@ -230,15 +238,18 @@ impl Control {
         let waited = links
             .changed()
             .wait_timeout_while(links.state(), timeout, |state| state.gone.contains(&false));
+        // The guard must go first: closing takes the same lock.
         drop(waited);
         self.0.close();
         Ok(())
     }
 
+    /// Returns the links, which the other modules use to report a broken socket.
     pub(super) fn links(&self) -> &Arc<ControlLinks> {
         &self.0.links
     }
 
+    /// Fails with the first cause if the cluster is over.
     fn check(&self) -> Result<()> {
         match self.cause() {
             Some(loss) => Err(loss.into()),
@@ -248,6 +259,7 @@ impl Control {
 }
 
 impl LinkThreads {
+    /// Closes the links and joins their threads.
     fn close(&self) {
         self.links.close();
         let threads =

@@ -1,20 +1,21 @@
-//! Timely's sockets, so wrapped that a lost peer is no panic.
+//! Wrappers of timely's sockets that keep a lost peer from causing panics.
 //!
 //! Timely 0.32 answers a broken socket with a panic in its receiving thread, which poisons the
-//! queues of every worker; a worker that meets one panics in turn, and when it then drops a second
-//! poisoned queue while unwinding, the program aborts. A survivor must instead end in order, with
-//! the cause in hand.
+//! queues of every worker. A worker that finds a poisoned queue panics too, and if it drops a
+//! second one while unwinding, the program aborts. A survivor must instead end in order and report
+//! the cause.
 //!
-//! So timely never sees a broken link. A [`DataStream`] that ends in the middle simply gives no
-//! more bytes, and takes what is written without sending it: to timely that is a slow peer. The
-//! control link knows better, the job wakes its workers, each drops its dataflows and returns; and
-//! when the last has, the guard lets the streams close as if the peer had closed them in order.
+//! So timely never sees a broken link. A [`DataStream`] that breaks blocks its reader and discards
+//! what is written to it, so timely takes the peer for a slow one. Meanwhile the control link
+//! reports the loss, and the job wakes its workers, which drop their dataflows and return. After
+//! the last one, the guard opens the [`DrainGate`], and the streams end as if the peer had closed
+//! them in order.
 //!
-//! To know an orderly end from a broken one, the stream follows timely's framing: a header of six
-//! big-endian `u64` (channel, source, first target, end of targets, length, number), then as many
-//! bytes as its length; a length of 0 is the end. Timely uses these numbers as indexes and sizes
-//! without a check. So a header is held back until it is whole, and one that names workers which
-//! are not at the two ends, or a length above [`MESSAGE_BYTES_MAX`], ends the link as a lost peer.
+//! To distinguish an orderly end from a broken one, the stream follows timely's framing: a header
+//! of six big-endian `u64` (channel, source, first target, end of targets, length, number), then as
+//! many bytes as its length. A length of 0 is the end. Timely uses these numbers as indexes and
+//! sizes without a check. So a header is held back until it is whole. A header with workers that
+//! are not at the two ends, or with a length above the limit, ends the link as a lost peer.
 
 use std::any::Any;
 use std::io::{self, Read, Write};
@@ -35,17 +36,18 @@ use super::framing::{Framing, HEADER_BYTES, LinkWorkers};
 use super::links::ControlLinks;
 use crate::error::{Error, ErrorKind, Result};
 
-/// What `timely::execute::execute_from` takes: one builder for each worker thread of this process,
-/// and a guard for the threads that move the data.
+/// The arguments of `timely::execute::execute_from`: one builder for each worker thread of this
+/// process, and a guard of the threads that move the data.
 pub type Allocators = (Vec<AllocatorBuilder>, Box<dyn Any + Send>);
 
-/// Hands the data sockets to timely. No sockets: a process alone.
+/// Makes timely's allocators over the data sockets. Without sockets they are those of a single
+/// process.
 ///
-/// The guard belongs into `execute_from`; joining the workers then also joins timely's send and
-/// receive threads, without which the last messages may be lost.
+/// Pass the guard to `execute_from`. Joining the workers then also joins timely's threads, which
+/// send the last messages before they end.
 ///
 /// # Errors
-/// `Failed` when a thread cannot be started or a socket cannot be cloned.
+/// `Failed` if a thread cannot be started or a socket cannot be cloned.
 pub fn allocators(
     data: Vec<Option<TcpStream>>,
     control: &Control,
@@ -62,7 +64,7 @@ pub fn allocators(
         return Ok((builders, Box::new(())));
     }
     let local = local();
-    let gate = Arc::new(Gate::default());
+    let gate = Arc::new(DrainGate::default());
     let wrap = |(peer, stream): (usize, Option<TcpStream>)| {
         let alarm = Some((Arc::clone(control.links()), peer));
         let ends = LinkWorkers::between(peer, control.links().settings.process, threads);
@@ -82,28 +84,31 @@ pub fn allocators(
     Ok((builders, Box::new(DataThreads { gate, guard })))
 }
 
-/// Closed as long as workers may take what timely's threads give them.
+/// A gate that opens when the last worker has ended. Until then a worker could take the padding of
+/// a broken stream for data.
 #[derive(Debug, Default)]
-struct Gate {
+struct DrainGate {
     open: Mutex<bool>,
     opened: Condvar,
 }
 
-impl Gate {
+impl DrainGate {
+    /// Waits until the gate is open.
     fn wait(&self) {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.opened.wait_while(open, |open| !*open));
     }
 
+    /// Opens the gate for ever.
     fn open(&self) {
         *self.open.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.opened.notify_all();
     }
 }
 
-/// Timely's guard with the gate. It is dropped when all workers have ended.
+/// Timely's guard and the gate. Dropped after all workers have ended.
 struct DataThreads {
-    gate: Arc<Gate>,
+    gate: Arc<DrainGate>,
     guard: Option<CommsGuard>,
 }
 
@@ -111,37 +116,41 @@ impl Drop for DataThreads {
     fn drop(&mut self) {
         self.gate.open();
         let guard = self.guard.take();
-        // It panics when one of its threads did, after a worker's own panic; that one is told
-        // elsewhere.
+        // The guard panics if one of its threads did. That follows a worker's own panic, which is
+        // reported by the worker.
         if catch_unwind(AssertUnwindSafe(|| drop(guard))).is_err() {
             tracing::debug!("a data link ended by a panic");
         }
     }
 }
 
-/// A data socket that never breaks, see the module.
+/// A data socket that never breaks in timely's eyes; see the module.
 #[derive(Debug)]
 struct DataStream {
     stream: TcpStream,
-    gate: Arc<Gate>,
-    /// Whom to tell that the link to this peer broke.
+    gate: Arc<DrainGate>,
+    /// The control links and the peer, to report a broken socket.
     alarm: Option<(Arc<ControlLinks>, usize)>,
     ends: LinkWorkers,
     framing: Framing,
+    /// True after an error. The stream then yields padding up to an orderly end.
     broken: bool,
 }
 
 impl DataStream {
+    /// Wraps `stream` at the beginning of timely's messages.
     fn new(
         stream: TcpStream,
-        gate: Arc<Gate>,
+        gate: Arc<DrainGate>,
         alarm: Option<(Arc<ControlLinks>, usize)>,
         ends: LinkWorkers,
     ) -> DataStream {
         DataStream { stream, gate, alarm, ends, framing: Framing::new(), broken: false }
     }
 
-    /// Reads bytes that timely can take; none at the end.
+    /// Reads bytes of whole, checked headers and their payloads. Returns 0 at an orderly end.
+    ///
+    /// Fails if the connection breaks, ends in the middle, or carries a bad header.
     fn read_sound(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.framing.handed_on < HEADER_BYTES {
@@ -149,7 +158,7 @@ impl DataStream {
             }
             let held = self.framing.filled;
             if held > 0 {
-                // The rest of a header that was cut by the last read.
+                // The last read cut a header. Complete it before anything is handed on.
                 let mut rest = [0; HEADER_BYTES];
                 let read = self.stream.read(&mut rest[held..])?;
                 if read == 0 {
@@ -180,7 +189,7 @@ impl Read for DataStream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.broken {
-                // No worker is left to take the zeros for data.
+                // The gate was open, so no worker is left to take the padding for data.
                 return Ok(if self.framing.ended { 0 } else { self.framing.pad(buffer) });
             }
             let before = (self.framing.payload_left, self.framing.ended);
@@ -193,7 +202,7 @@ impl Read for DataStream {
                         links.data_broke(*peer, (!closed).then_some(&cause));
                     }
                     self.gate.wait();
-                    // Nothing of the last read was handed on.
+                    // Timely got nothing of the last read, so the position goes back to before it.
                     (self.framing.payload_left, self.framing.ended) = before;
                     self.framing.filled = 0;
                     self.broken = true;
@@ -203,6 +212,7 @@ impl Read for DataStream {
     }
 }
 
+/// Takes every byte. Bytes for a broken link are discarded: the control link reports the loss.
 impl Write for DataStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self.stream.write(bytes) {
@@ -227,7 +237,7 @@ impl Stream for DataStream {
     }
 
     fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        let _ = self.stream.shutdown(how); // a broken link has nothing left to shut down
+        let _ = self.stream.shutdown(how); // a broken link is shut down already
         Ok(())
     }
 }
@@ -260,21 +270,21 @@ mod tests {
         lengths.iter().flat_map(message).collect()
     }
 
-    /// Workers 1 of process 1, and 0 of process 0.
+    /// Returns the ends of a link from worker 1 (of process 1) to worker 0 (of process 0).
     fn workers() -> LinkWorkers {
         LinkWorkers::between(1, 0, 1)
     }
 
-    /// Both ends of a connection, one of them wrapped.
-    fn pair() -> (TcpStream, DataStream, Arc<Gate>) {
+    /// Returns both ends of a connection, one of them wrapped, and the gate.
+    fn pair() -> (TcpStream, DataStream, Arc<DrainGate>) {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let far = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        let gate = Arc::new(Gate::default());
+        let gate = Arc::new(DrainGate::default());
         let accepted = listener.accept().unwrap().0;
         (far, DataStream::new(accepted, Arc::clone(&gate), None, workers()), gate)
     }
 
-    /// The life of timely's receiving thread, for one worker.
+    /// Runs timely's receiving loop for one worker.
     fn receive(near: DataStream) {
         let refill = Hooks::default().refill;
         let (to_loop, queues) = std::sync::mpsc::channel();

@@ -1,13 +1,13 @@
-//! What travels on a control link: a length (`u32`, little endian), a kind, and few fields.
+//! The frames of a control link: a length (`u32`, little endian), a kind and a few fields.
 //!
 //! A frame has at most [`FRAME_BYTES_MAX`] bytes after its length. A longer one, or one of an
-//! unknown kind, is an error of the peer that ends the link: both ends run the same version (the
-//! fingerprint of the handshake says so), so there is nothing to skip.
+//! unknown kind, is a fault of the peer and ends the link. The handshake has checked that both ends
+//! run the same version, so there is no frame to skip.
 //!
-//! A message that is longer than [`PIECE_BYTES`] travels in *pieces*, each a frame of its own, and
-//! [`Assembly`] joins them again. The receiver acknowledges each piece before the next is sent: so
-//! one piece at most waits in the kernel, and the window of a receiver that does not read for a
-//! while stays open. A closed window would be taken for a dead host. A message has at most
+//! A message above [`PIECE_BYTES`] is sent in *pieces*, each a frame of its own, and [`Assembly`]
+//! joins them. The receiver acknowledges each piece before the next one is sent. So at most one
+//! piece waits in the kernel, and the window of a receiver that does not read for a while stays
+//! open; the kernel would take a closed window for a dead host. A message has at most
 //! [`MESSAGE_BYTES_MAX`] bytes.
 
 use std::fmt;
@@ -18,7 +18,8 @@ use crate::error::{Error, ErrorKind};
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of a message that is sent as one frame, and of a piece of a longer one.
 pub(super) const PIECE_BYTES: usize = 32 * 1024;
-/// Most bytes of a message: what a start agrees on about a million epochs, and more.
+/// Most bytes of a message. The largest one is the agreement of a start, with a row for each epoch
+/// found: this is enough for a million.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Bytes of the length before each frame.
 const LENGTH_BYTES: usize = 4;
@@ -26,67 +27,60 @@ const LENGTH_BYTES: usize = 4;
 /// A message between processes while the job runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// From process 0: the open epoch is cut as `epoch`, and the next one is to be called `next`.
+    /// From process 0: the open epoch is cut as `epoch`, and `next` opens.
     Tick {
         /// The epoch that ends here, in Unix milliseconds.
         epoch: u64,
         /// The epoch that begins here, in Unix milliseconds.
         next: u64,
     },
-    /// To process 0: please end the whole cluster cleanly.
+    /// To process 0: a request to end the whole cluster cleanly.
     AskStop {
-        /// Why, in words for the log.
+        /// The reason, for the log.
         reason: String,
     },
     /// From process 0: `epoch` is the last one.
     Stop {
         /// The last epoch to count, in Unix milliseconds.
         epoch: u64,
-        /// Why, in words for the log.
+        /// The reason, for the log.
         reason: String,
     },
-    /// Anything else the job wants to say, in its own encoding.
+    /// Any other message of the job, in its own encoding.
     Other(Vec<u8>),
 }
 
-/// All that a control link carries.
+/// A frame of a control link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Frame {
+    /// A sign of life.
     Heartbeat,
+    /// A message of the job.
     Message(Message),
-    /// What a process brings to a common decision.
-    Facts {
-        round: u32,
-        bytes: Vec<u8>,
-    },
-    /// What process 0 decided, or (kind, message) of the error that ends all.
-    Answer {
-        round: u32,
-        outcome: Result<Vec<u8>, (u8, String)>,
-    },
+    /// The facts of a process for a common decision.
+    Facts { round: u32, bytes: Vec<u8> },
+    /// The decision of process 0, or the kind and message of its error.
+    Answer { round: u32, outcome: Result<Vec<u8>, (u8, String)> },
     /// The first cause of the cluster's end, as `reporter` saw it.
-    Lost {
-        process: u32,
-        reporter: u32,
-        cause: String,
-    },
+    Lost { process: u32, reporter: u32, cause: String },
     /// A clean end.
     Bye,
     /// A part of a message that is too long for one frame.
-    Piece {
-        is_last: bool,
-        bytes: Vec<u8>,
-    },
-    /// The receiver has taken a piece: the next may come.
+    Piece { is_last: bool, bytes: Vec<u8> },
+    /// The acknowledgement of a piece: the next one may be sent.
     PieceTaken,
 }
 
-/// Why bytes are not a frame.
+/// A reason for which bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum BadFrame {
+    /// Its length is above [`FRAME_BYTES_MAX`].
     TooLong(u32),
+    /// Its kind is unknown, or not allowed in pieces.
     Kind(u8),
+    /// It ends within a field.
     Short,
+    /// Its pieces are above [`MESSAGE_BYTES_MAX`] together.
     TooManyPieces,
 }
 
@@ -103,7 +97,7 @@ impl fmt::Display for BadFrame {
     }
 }
 
-/// Returns an error of this process, which was about to send a message above the limit.
+/// Returns the error for a message above the limit that this process was about to send.
 pub(super) fn too_long(bytes: usize) -> Error {
     let message = format!("a control message has {bytes} bytes; at most {MESSAGE_BYTES_MAX} go");
     Error::new(ErrorKind::Failed, message)
@@ -116,7 +110,8 @@ pub(super) fn with_length(body: &[u8]) -> Vec<u8> {
 }
 
 impl Frame {
-    /// Returns the frame with its length; only for frames that are short by nature.
+    /// Returns the frame with its length before it. The frame must be a short one: a longer message
+    /// is sent in pieces.
     pub(super) fn encode(&self) -> Vec<u8> {
         with_length(&self.body())
     }
@@ -150,6 +145,7 @@ impl Frame {
         }
     }
 
+    /// Decodes the kind and the fields.
     fn decode(body: &[u8]) -> Result<Frame, BadFrame> {
         let mut rest = Rest(body);
         let [kind] = rest.take()?;
@@ -188,6 +184,7 @@ impl Frame {
     }
 }
 
+/// Returns the kind and the fields as one byte string.
 fn joined(kind: u8, fields: &[&[u8]]) -> Vec<u8> {
     let mut body = Vec::with_capacity(1 + fields.iter().map(|field| field.len()).sum::<usize>());
     body.push(kind);
@@ -195,22 +192,25 @@ fn joined(kind: u8, fields: &[&[u8]]) -> Vec<u8> {
     body
 }
 
-/// What is left of a frame's body.
+/// The bytes of a frame's body that are not decoded yet.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
+    /// Takes a field of `N` bytes.
     fn take<const N: usize>(&mut self) -> Result<[u8; N], BadFrame> {
         let (field, rest) = self.0.split_first_chunk::<N>().ok_or(BadFrame::Short)?;
         self.0 = rest;
         Ok(*field)
     }
 
+    /// Returns all that is left as text.
     fn text(&self) -> String {
         String::from_utf8_lossy(self.0).into_owned()
     }
 }
 
-/// Cuts received bytes into frames; holds at most one unfinished frame and what was pushed last.
+/// Splits received bytes into frames. It holds at most one unfinished frame and the bytes that were
+/// pushed last.
 #[derive(Debug, Default)]
 pub(super) struct Frames {
     bytes: Vec<u8>,
@@ -218,13 +218,14 @@ pub(super) struct Frames {
 }
 
 impl Frames {
+    /// Adds received bytes.
     pub(super) fn push(&mut self, received: &[u8]) {
         self.bytes.drain(..self.start);
         self.start = 0;
         self.bytes.extend_from_slice(received);
     }
 
-    /// The next whole frame, if there is one.
+    /// Returns the next whole frame, if there is one.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, BadFrame> {
         let waiting = &self.bytes[self.start..];
         let Some((length, rest)) = waiting.split_first_chunk::<LENGTH_BYTES>() else {
@@ -259,7 +260,7 @@ impl Default for Assembly {
 impl Assembly {
     /// Adds a piece; returns the frame that the last one completes.
     ///
-    /// Fails if the message is above the limit, or is no frame, or one that never has pieces.
+    /// Fails if the message is above the limit, is no frame, or is a piece itself.
     pub(super) fn add(&mut self, is_last: bool, piece: &[u8]) -> Result<Option<Frame>, BadFrame> {
         if self.bytes.len() + piece.len() > self.bytes_max {
             return Err(BadFrame::TooManyPieces);
@@ -333,7 +334,7 @@ mod tests {
             let mut assembly = Assembly { bytes_max: 100, ..Assembly::default() };
             while let Ok(Some(frame)) = frames.next() {
                 if let Frame::Piece { is_last, bytes } = frame {
-                    assembly.add(is_last, &bytes).ok();
+                    let _ = assembly.add(is_last, &bytes); // any result will do, but no panic
                     prop_assert!(assembly.bytes.len() <= 100);
                 }
             }

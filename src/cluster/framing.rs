@@ -1,16 +1,16 @@
-//! The framing of timely's data streams, followed byte by byte.
+//! The framing of timely's data streams: headers are parsed and checked as bytes arrive.
 //!
-//! A message is a header of six big-endian `u64` and as many bytes as its length; see `data` for
-//! the reason to look.
+//! A message is a header of six big-endian `u64` and as many bytes as its length. The module `data`
+//! has the reason for the checks.
 
 use std::io;
 use std::ops::Range;
 
 /// Length of timely's message header, in bytes.
 pub(super) const HEADER_BYTES: usize = 48;
-/// Most bytes of one message: a run of words is cut far below, a single key may be long.
+/// Most bytes of one message. A run of words is cut far below that; only a single key may be long.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
-/// Greatest identifier of a channel that is believed: a dataflow has some dozens.
+/// Greatest identifier of a channel that is accepted. A dataflow has some dozens of channels.
 const CHANNEL_MAX: u64 = 1 << 20;
 
 /// The workers at the two ends of a link.
@@ -21,14 +21,16 @@ pub(super) struct LinkWorkers {
 }
 
 impl LinkWorkers {
+    /// Returns the workers of `peer` as sources and those of process `own` as targets, with
+    /// `threads` workers in each process.
     pub(super) fn between(peer: usize, own: usize, threads: usize) -> LinkWorkers {
         let of = |process: usize| (process * threads) as u64..((process + 1) * threads) as u64;
         LinkWorkers { sources: of(peer), targets: of(own) }
     }
 
-    /// Returns the length in a header.
+    /// Returns the length in a header; 0 is the end of the stream.
     ///
-    /// Fails if timely could not take the header.
+    /// Fails if a number in the header is out of the range that timely can use.
     pub(super) fn check(&self, header: &[u8; HEADER_BYTES]) -> io::Result<u64> {
         let (fields, _) = header.as_chunks::<8>();
         let [channel, source, first, end, length, _] =
@@ -52,19 +54,23 @@ impl LinkWorkers {
     }
 }
 
-/// Position in a stream of timely's messages.
+/// A position in a stream of timely's messages.
 #[derive(Clone, Debug)]
 pub(super) struct Framing {
-    /// A header that is not whole yet, or whole and not handed on yet.
+    /// A header that is not whole yet, or that is whole and not handed on yet.
     pub(super) header: [u8; HEADER_BYTES],
+    /// The bytes of `header` that were received; 0 between headers.
     pub(super) filled: usize,
-    /// Bytes of a whole header that are handed on; all of them if there is none.
+    /// The bytes of a whole header that were handed on; all of them if none is held back.
     pub(super) handed_on: usize,
+    /// The bytes of the current message that are still to come.
     pub(super) payload_left: u64,
+    /// True after the header that ends the stream.
     pub(super) ended: bool,
 }
 
 impl Framing {
+    /// Returns the position at the beginning of a stream.
     pub(super) fn new() -> Framing {
         Framing {
             header: [0; HEADER_BYTES],
@@ -75,10 +81,10 @@ impl Framing {
         }
     }
 
-    /// Adds bytes that follow the last ones. Returns how many of them may be handed on: all but a
-    /// header at the end that is not whole.
+    /// Advances over `bytes`. Returns how many of them may be handed on: all except a header at
+    /// their end that is not whole.
     ///
-    /// Fails if a header cannot be one of timely's, or if something follows the end.
+    /// Fails if a header is out of range, or if bytes follow the end.
     pub(super) fn advance(&mut self, bytes: &[u8], ends: &LinkWorkers) -> io::Result<usize> {
         let mut at = 0;
         while at < bytes.len() {
@@ -97,6 +103,7 @@ impl Framing {
             self.header[self.filled..self.filled + taken].copy_from_slice(&rest[..taken]);
             self.filled += taken;
             if self.filled < HEADER_BYTES {
+                // Timely must not see a part of a header that may turn out to be bad.
                 return Ok(at);
             }
             self.filled = 0;
@@ -107,7 +114,7 @@ impl Framing {
         Ok(at)
     }
 
-    /// Hands on what is left of a header that was held back; returns the number of bytes.
+    /// Copies the rest of a held-back header to `buffer`. Returns the number of bytes.
     pub(super) fn hand_on(&mut self, buffer: &mut [u8]) -> usize {
         let rest = &self.header[self.handed_on..];
         let taken = rest.len().min(buffer.len());
@@ -116,7 +123,8 @@ impl Framing {
         taken
     }
 
-    /// Completes what has been handed on with zeros, and then 48 of them, which are the end.
+    /// Fills `buffer` with zeros: first the rest of the current message, then a header of zeros,
+    /// which ends the stream. Returns the number of bytes.
     pub(super) fn pad(&mut self, buffer: &mut [u8]) -> usize {
         let wanted = match self.payload_left {
             0 => HEADER_BYTES - self.filled,

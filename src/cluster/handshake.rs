@@ -1,9 +1,9 @@
-//! One connection's handshake, from either end, and what is done about strangers.
+//! The handshake of one connection, from either end, and the defence against strangers.
 //!
-//! A listener believes nothing before the proof, decides on the index under one lock, and tells the
-//! peer its verdict. A stranger costs one small task for at most the handshake timeout, and one log
-//! line at most; above `strangers_max` the oldest unfinished connection is closed for the newest,
-//! so that a crowd of silent connections cannot keep a peer out.
+//! A listener uses nothing of a hello before the proof, grants an index under one lock, and sends
+//! the peer its verdict. A stranger costs one small task for at most the handshake timeout, and at
+//! most one log line. Above `strangers_max` a new connection closes the oldest unfinished one, so a
+//! crowd of silent connections cannot keep a peer out.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -15,50 +15,60 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::hello::{
-    Each, FORMAT, HELLO_BYTES, Hello, Incarnation, NotHello, PROOF_BYTES, Purpose, VERDICT_BYTES,
-    Verdict, connector_proof, listener_proof,
+    Each, FORMAT, HELLO_BYTES, HandshakeVerdict, Hello, Incarnation, NotHello, PROOF_BYTES,
+    Purpose, VERDICT_BYTES, connector_proof, listener_proof,
 };
 use super::settings::{ClusterSettings, MeshKey, random_bytes};
 use super::user_key::user_key;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Hosts, each with a reason, whose refusal is reported at once. A host that is refused again for
-/// the same reason, and any host above this many, is reported once in [`REFUSALS_PAUSE`].
-const REFUSALS_TOLD: usize = 10;
+/// Number of pairs of a host and a reason whose first refusal is logged at once. All other refusals
+/// are logged once in [`REFUSALS_PAUSE`].
+const REFUSALS_LOGGED: usize = 10;
+/// Shortest time between two log lines about further refusals.
 const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
 /// First wait before another attempt to connect; it doubles up to [`DIAL_WAIT_MAX`].
 const DIAL_WAIT_MIN: Duration = Duration::from_millis(20);
+/// Longest wait before another attempt to connect.
 const DIAL_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// An event that a handshake or a link reports to the bring-up.
 #[derive(Debug)]
 pub(super) enum StartEvent {
+    /// A handshake has succeeded.
     Up(Box<ProvenLink>),
     /// The link with this serial number ended before the cluster was complete.
     Down(u64),
     /// The peer at the other end of this control link has all its links.
     Ready(u64),
+    /// The start cannot succeed.
     Fatal(Error),
 }
 
-/// One connection whose peer proved to be who it says.
+/// A connection whose peer has proved the mesh key.
 #[derive(Debug)]
 pub(super) struct ProvenLink {
+    /// The index of the peer.
     pub(super) peer: usize,
+    /// The use of the connection.
     pub(super) purpose: Purpose,
+    /// The number of the link in this bring-up.
     pub(super) serial: u64,
+    /// The run of the peer.
     pub(super) incarnation: Incarnation,
+    /// The connection after the handshake.
     pub(super) stream: TcpStream,
 }
 
-/// Why a handshake came to nothing.
+/// A reason for which a handshake failed.
 enum Rejection {
-    /// Worth another attempt, or another connection.
+    /// Another attempt or another connection may succeed.
     Refused(String),
     /// The two processes can never join.
     Fatal(Error),
 }
 
+/// Makes every I/O error a refusal: the next attempt may succeed.
 impl From<std::io::Error> for Rejection {
     fn from(cause: std::io::Error) -> Self {
         match cause.kind() {
@@ -71,31 +81,42 @@ impl From<std::io::Error> for Rejection {
 /// State that all handshakes of one bring-up share.
 #[derive(Debug)]
 pub(super) struct Handshakes {
+    /// The settings of this process.
     pub(super) settings: ClusterSettings,
+    /// The run of this process.
     pub(super) incarnation: Incarnation,
-    /// The key that was given, else that of the user.
+    /// The key of `--mesh-key-file`, or else the key of the user.
     key: MeshKey,
+    /// The inbox of the bring-up.
     events: mpsc::Sender<StartEvent>,
     registry: Mutex<Registry>,
 }
 
+/// The indices that are taken, and the refusals so far.
 #[derive(Debug, Default)]
 struct Registry {
+    /// The serial that was given last.
     serials: u64,
-    /// Who holds each index above this one: incarnation and serial, for each purpose.
+    /// The holder of each index above this one: incarnation and serial, for each purpose.
     claims: Vec<Each<Option<(Incarnation, u64)>>>,
-    /// Why the last attempt to reach each process failed.
+    /// The reason for which the last attempt to reach each process failed.
     reasons: Vec<Option<String>>,
+    /// Connections refused so far.
     refused: u64,
+    /// Refusals since the last log line.
     unlogged: u64,
+    /// The time of the last log line.
     logged_at: Option<Instant>,
-    reported: Vec<(IpAddr, String)>,
+    /// Hosts and reasons that have a log line, at most [`REFUSALS_LOGGED`].
+    logged: Vec<(IpAddr, String)>,
 }
 
-/// Frees a claimed index again unless the link came up: a task may be ended at any await.
+/// A claim of an index. Dropping it frees the index unless the link is up, because a task may be
+/// aborted at any await.
 struct IndexClaim<'a> {
     handshakes: &'a Handshakes,
     serial: u64,
+    /// True once the link is up. The bring-up then frees the index.
     kept: bool,
 }
 
@@ -108,6 +129,9 @@ impl Drop for IndexClaim<'_> {
 }
 
 impl Handshakes {
+    /// Prepares the handshakes of one bring-up, which receives `events`.
+    ///
+    /// Fails with `Failed` without random bytes, and with `Configuration` if there is no key.
     pub(super) fn new(
         settings: &ClusterSettings,
         events: mpsc::Sender<StartEvent>,
@@ -138,8 +162,8 @@ impl Handshakes {
         let _ = self.events.send(event).await; // the bring-up may have ended
     }
 
-    /// Notes why `peer` was not reached. A reason that waiting will hardly mend is reported at
-    /// once.
+    /// Keeps the reason for which `peer` was not reached. A wrong key is logged at once, since
+    /// waiting does not mend it.
     fn missed(&self, peer: usize, why: String) {
         tracing::debug!("process {peer} is not reached yet: {why}");
         let before = self.registry().reasons[peer].replace(why.clone());
@@ -148,12 +172,12 @@ impl Handshakes {
         }
     }
 
-    /// Why the last attempt to reach `process` failed, if there was one.
+    /// Returns the reason for which the last attempt to reach `process` failed, if one did.
     pub(super) fn reason(&self, process: usize) -> Option<String> {
         self.registry().reasons[process].clone()
     }
 
-    /// Connections refused, and how many of them have no log line.
+    /// Returns the number of refused connections, and of those without a log line.
     pub(super) fn refusals(&self) -> (u64, u64) {
         let registry = self.registry();
         (registry.refused, registry.unlogged)
@@ -166,13 +190,15 @@ impl Handshakes {
         }
     }
 
+    /// Returns the serial of the next link.
     fn next_serial(&self) -> u64 {
         let mut registry = self.registry();
         registry.serials += 1;
         registry.serials
     }
 
-    /// Gives the index to a peer, unless a living connection of another incarnation has it.
+    /// Grants an index to a peer, unless a live connection has it for the same purpose or for
+    /// another run of the process.
     fn claim(&self, theirs: &Hello) -> Option<IndexClaim<'_>> {
         let mut registry = self.registry();
         let serial = registry.serials + 1;
@@ -187,18 +213,19 @@ impl Handshakes {
         Some(IndexClaim { handshakes: self, serial, kept: false })
     }
 
+    /// Counts a refused connection, and logs it within the limits of [`REFUSALS_LOGGED`].
     fn refuse(&self, from: SocketAddr, why: &str) {
         let mut registry = self.registry();
         registry.refused += 1;
-        let is_reported =
-            registry.reported.iter().any(|(host, reason)| *host == from.ip() && reason == why);
+        let is_logged =
+            registry.logged.iter().any(|(host, reason)| *host == from.ip() && reason == why);
         let quiet = registry.logged_at.is_some_and(|at| at.elapsed() < REFUSALS_PAUSE);
-        if quiet && (is_reported || registry.reported.len() >= REFUSALS_TOLD) {
+        if quiet && (is_logged || registry.logged.len() >= REFUSALS_LOGGED) {
             registry.unlogged += 1;
             return;
         }
-        if !is_reported && registry.reported.len() < REFUSALS_TOLD {
-            registry.reported.push((from.ip(), why.to_owned()));
+        if !is_logged && registry.logged.len() < REFUSALS_LOGGED {
+            registry.logged.push((from.ip(), why.to_owned()));
         }
         registry.logged_at = Some(Instant::now());
         let more = match std::mem::take(&mut registry.unlogged) {
@@ -208,19 +235,22 @@ impl Handshakes {
         tracing::warn!("refused a connection to the cluster port from {from}: {why}{more}");
     }
 
+    /// Returns the error for a peer with other settings, which no retry can mend.
     fn mismatch(&self, peer: usize, what: &str) -> Error {
         let shown = self.settings.shown(peer);
         Error::new(ErrorKind::Configuration, format!("{what} ({shown})"))
             .hint("start every process with the same command line but for -p")
     }
 
+    /// Returns a hello to `peer` with a fresh nonce.
     fn hello(&self, purpose: Purpose, peer: usize) -> std::io::Result<Hello> {
         let nonce = random_bytes().map_err(std::io::Error::other)?;
         Ok(Hello::new(&self.settings, (purpose, peer), self.incarnation, nonce))
     }
 }
 
-/// Answers connections until the bring-up ends; see the module about strangers.
+/// Accepts connections until the bring-up ends, each in a task of its own. The number of tasks is
+/// limited; see the module.
 pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
     let mut tasks = tokio::task::JoinSet::new();
@@ -228,7 +258,7 @@ pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
         let (stream, from) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(cause) => {
-                // Out of file descriptors: give the open ones time to end.
+                // Most likely there is no file descriptor left. Open connections will free some.
                 tracing::warn!(%cause, "cannot take a connection to the cluster port");
                 tokio::time::sleep(DIAL_WAIT_MAX).await;
                 continue;
@@ -246,6 +276,7 @@ pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     }
 }
 
+/// Answers one connection within the handshake timeout, and reports or refuses it.
 async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr) {
     let limit = handshakes.settings.handshake_timeout;
     match tokio::time::timeout(limit, answer(&handshakes, stream)).await {
@@ -256,6 +287,9 @@ async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr)
     }
 }
 
+/// Runs the listener's side of the handshake.
+///
+/// Fails with `Fatal` if a peer that has proved the key has other settings.
 async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Rejection> {
     stream.set_nodelay(true)?;
     let mut theirs_raw = [0; HELLO_BYTES];
@@ -263,7 +297,7 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
     let theirs = match Hello::decode(&theirs_raw) {
         Ok(theirs) => theirs,
         Err(NotHello::Format(format)) => {
-            // Answer, so that the other end can name the difference too.
+            // The answer has this process's format, so the other end can report the difference.
             stream.write_all(&handshakes.hello(Purpose::Data, 0)?.encode()).await?;
             return Err(Rejection::Refused(format_differs(format)));
         }
@@ -276,9 +310,9 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
     stream.read_exact(&mut proof).await?;
     let key = &handshakes.key;
     let proved = connector_proof(key, &theirs_raw, &ours_raw) == blake3::Hash::from(proof);
-    // Room for the news before the peer is told: this task may be ended at any await, and an index
-    // that the peer believes to have must not get lost.
-    let Ok(news) = handshakes.events.reserve().await else {
+    // The place in the queue is reserved before the verdict is sent. This task may be aborted at
+    // any await, and then an accepted peer would have a link that the bring-up does not know.
+    let Ok(place) = handshakes.events.reserve().await else {
         return Err(Rejection::Refused("the start is over".into()));
     };
     let (verdict, claim) = judge(handshakes, &ours, &theirs, proved);
@@ -291,9 +325,9 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
     stream.write_all(&reply).await?;
     let peer = theirs.process as usize;
     match (verdict, claim) {
-        (Verdict::Accepted, Some(mut claim)) => {
+        (HandshakeVerdict::Accepted, Some(mut claim)) => {
             claim.kept = true;
-            news.send(StartEvent::Up(Box::new(ProvenLink {
+            place.send(StartEvent::Up(Box::new(ProvenLink {
                 peer,
                 purpose: theirs.purpose,
                 serial: claim.serial,
@@ -302,12 +336,12 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
             })));
             Ok(())
         }
-        (Verdict::Mismatch, _) => {
+        (HandshakeVerdict::Mismatch, _) => {
             let what = ours.mismatch(&handshakes.settings.fingerprint, &theirs).unwrap_or_default();
             Err(Rejection::Fatal(handshakes.mismatch(peer, &what)))
         }
-        (Verdict::Key, _) => Err(Rejection::Refused("did not prove the mesh key".into())),
-        (Verdict::Generation, _) => Err(Rejection::Refused(format!(
+        (HandshakeVerdict::Key, _) => Err(Rejection::Refused("did not prove the mesh key".into())),
+        (HandshakeVerdict::Generation, _) => Err(Rejection::Refused(format!(
             "process {peer} belongs to generation {}, this is {}",
             theirs.generation, handshakes.settings.generation
         ))),
@@ -315,38 +349,41 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
     }
 }
 
+/// Returns the verdict on a peer, with the claim of its index if it is accepted.
 fn judge<'a>(
     handshakes: &'a Handshakes,
     ours: &Hello,
     theirs: &Hello,
     proved: bool,
-) -> (Verdict, Option<IndexClaim<'a>>) {
+) -> (HandshakeVerdict, Option<IndexClaim<'a>>) {
     if !proved {
-        return (Verdict::Key, None);
+        return (HandshakeVerdict::Key, None);
     }
-    // Before all else: a leftover of an earlier start may also have had other flags.
+    // The generation is compared first: a process of an earlier start may have other flags too, but
+    // it is no reason to end this start.
     if theirs.generation != ours.generation {
-        return (Verdict::Generation, None);
+        return (HandshakeVerdict::Generation, None);
     }
     if ours.mismatch(&handshakes.settings.fingerprint, theirs).is_some() {
-        return (Verdict::Mismatch, None);
+        return (HandshakeVerdict::Mismatch, None);
     }
-    // Only higher indices connect here: one's own or a lower one is a second process with that
-    // index.
+    // Only higher indices connect here. So a process with this index or a lower one is a second
+    // process that was started with that index.
     if theirs.process <= ours.process {
-        return (Verdict::Taken, None);
+        return (HandshakeVerdict::Taken, None);
     }
     match handshakes.claim(theirs) {
-        Some(claim) => (Verdict::Accepted, Some(claim)),
-        None => (Verdict::Taken, None),
+        Some(claim) => (HandshakeVerdict::Accepted, Some(claim)),
+        None => (HandshakeVerdict::Taken, None),
     }
 }
 
+/// Returns the text for a peer of another version.
 fn format_differs(format: u16) -> String {
     format!("peer speaks mesh format {format}, this process {FORMAT}: run one version everywhere")
 }
 
-/// Connects to a lower index until it accepts, or the bring-up ends.
+/// Connects to a lower index; retries with back-off until it accepts or the bring-up ends.
 pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
     let mut wait = DIAL_WAIT_MIN;
     loop {
@@ -365,6 +402,9 @@ pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purp
     }
 }
 
+/// Runs the connector's side of the handshake over a new connection to `peer`.
+///
+/// Fails with `Fatal` if the peer has proved the key and has other settings.
 async fn call(
     handshakes: &Handshakes,
     peer: usize,
@@ -380,7 +420,7 @@ async fn call(
     stream.read_exact(&mut theirs_raw).await?;
     let theirs = match Hello::decode(&theirs_raw) {
         Ok(theirs) if theirs.incarnation != handshakes.incarnation => theirs,
-        // A free port of this host can connect to itself.
+        // TCP can connect a local port that nobody listens on to itself (simultaneous open).
         Ok(_) => return refused("reached itself"),
         Err(NotHello::Format(format)) => return Err(Rejection::Refused(format_differs(format))),
         Err(_) => return refused("something else answers there"),
@@ -390,7 +430,8 @@ async fn call(
     stream.write_all(proof.as_bytes()).await?;
     let mut reply = [0; VERDICT_BYTES];
     stream.read_exact(&mut reply).await?;
-    let Some(verdict) = Verdict::from_byte(reply[0]).filter(|verdict| *verdict != Verdict::Key)
+    let Some(verdict) =
+        HandshakeVerdict::from_byte(reply[0]).filter(|verdict| *verdict != HandshakeVerdict::Key)
     else {
         return refused("it has another mesh key; see --mesh-key-file");
     };
@@ -400,15 +441,15 @@ async fn call(
         return refused("it did not prove the mesh key; see --mesh-key-file");
     }
     match verdict {
-        Verdict::Accepted => Ok(ProvenLink {
+        HandshakeVerdict::Accepted => Ok(ProvenLink {
             peer,
             purpose,
             serial: handshakes.next_serial(),
             incarnation: theirs.incarnation,
             stream,
         }),
-        Verdict::Generation => refused("it belongs to another start of the cluster"),
-        Verdict::Mismatch => {
+        HandshakeVerdict::Generation => refused("it belongs to another start of the cluster"),
+        HandshakeVerdict::Mismatch => {
             let what = if theirs.process as usize == peer {
                 ours.mismatch(&handshakes.settings.fingerprint, &theirs).unwrap_or_default()
             } else {
@@ -420,14 +461,14 @@ async fn call(
             };
             Err(Rejection::Fatal(handshakes.mismatch(peer, &what)))
         }
-        Verdict::Taken | Verdict::Key => {
+        HandshakeVerdict::Taken | HandshakeVerdict::Key => {
             Err(Rejection::Refused(format!("it says that index {} is taken", ours.process)))
         }
     }
 }
 
-/// A connection to an address of `peer`. Names are resolved each time: a restarted host may have
-/// moved.
+/// Connects to the first address of `peer` that accepts. The name is resolved each time, because a
+/// restarted host may have another address.
 async fn reach(handshakes: &Handshakes, peer: usize) -> Result<TcpStream, Rejection> {
     let mut last = Rejection::Refused("its name has no address".into());
     for address in tokio::net::lookup_host(&handshakes.settings.addresses[peer]).await? {

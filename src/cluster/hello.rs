@@ -1,23 +1,23 @@
-//! What two processes say to each other before either believes the other.
+//! The messages of a handshake: hello, proof and verdict.
 //!
-//! Everything has a fixed length, so a stranger can make nobody wait for, or allocate, more than a
-//! few hundred bytes:
+//! Every message has a fixed length, so a stranger can make a process wait for, or allocate, at
+//! most a few hundred bytes:
 //!
-//! 1. the one that connects sends its [`Hello`]; the one that listens answers with its own;
-//! 2. the one that connects proves that it knows the mesh key: a keyed hash over its role and both
-//!    hellos, whose nonces are fresh, so that an old proof proves nothing;
-//! 3. the one that listens answers with a [`Verdict`] and a proof of its own over it.
+//! 1. The connector sends its [`Hello`], and the listener answers with its own.
+//! 2. The connector proves that it has the mesh key: it sends a keyed hash of both hellos and its
+//!    role. The nonces of the hellos are fresh, so an old proof is not valid.
+//! 3. The listener answers with a [`HandshakeVerdict`] and a proof of its own, which includes it.
 //!
-//! Who connects proves first, so that a listener cannot be asked for proofs by strangers. On
-//! loopback the key of the user ([`user_key`](super::user_key)) stands in for one that is not
-//! given. This authenticates the start of a connection; it neither encrypts nor signs what follows.
+//! The connector proves first, so strangers cannot make a listener compute proofs. On loopback,
+//! without a key file, the key of the user ([`user_key`](super::user_key)) is used. The handshake
+//! authenticates the start of a connection. Later bytes are neither encrypted nor signed.
 
-use super::settings::{ClusterSettings, Fingerprint, MeshKey, random_bytes};
+use super::settings::{ClusterSettings, JobFingerprint, MeshKey, random_bytes};
 use crate::error::Result;
 
 /// The first bytes of each hello of every version.
 const MAGIC: [u8; 8] = *b"wordtide";
-/// The version of all that follows the magic, and of the control frames.
+/// The version of the bytes after the magic, and of the control frames.
 pub(super) const FORMAT: u16 = 2;
 /// Length of an encoded hello, in bytes.
 pub(super) const HELLO_BYTES: usize = 124;
@@ -26,7 +26,7 @@ pub(super) const VERDICT_BYTES: usize = 33;
 /// Length of a proof, in bytes.
 pub(super) const PROOF_BYTES: usize = 32;
 
-/// What a connection is for: timely's data, the control link beside it, or blocks of lines.
+/// The use of a connection: timely's data, the control link, or blocks of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Purpose {
     Data = 0,
@@ -35,24 +35,25 @@ pub(super) enum Purpose {
 }
 
 impl Purpose {
+    /// All purposes, in the order of their numbers.
     pub(super) const ALL: [Purpose; 3] = [Purpose::Data, Purpose::Control, Purpose::Blocks];
 }
 
-/// One of something for each purpose.
+/// One `T` for each purpose, in the order of [`Purpose::ALL`].
 pub(super) type Each<T> = [T; Purpose::ALL.len()];
 
-/// One run of a process: two connections with the same one come from one process.
+/// The identity of one run of a process. Two connections with equal incarnations come from one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Incarnation {
-    /// Drawn once by each run.
+    /// A random number, chosen once in each run.
     pub(super) number: u64,
-    /// The host of the run, by its boot. A host that does not tell gets a random one, so that it is
-    /// taken for a host of its own.
+    /// The host of the run: a hash of its boot id. Without a boot id the value is random, so the
+    /// process counts as one on a host of its own.
     pub(super) host: [u8; 16],
 }
 
 impl Incarnation {
-    /// Returns that of this process.
+    /// Returns the incarnation of this process.
     ///
     /// Fails with `Failed` if the kernel has no random bytes.
     pub(super) fn of_this_process() -> Result<Incarnation> {
@@ -71,7 +72,7 @@ impl Incarnation {
     }
 }
 
-/// Who a process is and which cluster it means to join.
+/// The identity of a process and the cluster that it wants to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hello {
     pub(super) format: u16,
@@ -79,39 +80,47 @@ pub(super) struct Hello {
     pub(super) processes: u32,
     pub(super) threads: u32,
     pub(super) process: u32,
-    /// The index the sender believes the receiver to have.
+    /// The index that the receiver has in the settings of the sender.
     pub(super) target: u32,
+    /// The start of the cluster to which the sender belongs.
     pub(super) generation: u64,
     pub(super) incarnation: Incarnation,
+    /// The digests of the [`JobFingerprint`].
     pub(super) fingerprint: [u8; 32],
+    /// Random bytes that make the proof fresh.
     pub(super) nonce: [u8; 32],
 }
 
-/// Why bytes are not a hello.
+/// A reason for which bytes are not a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NotHello {
+    /// They do not begin with the magic.
     Magic,
+    /// They have another version.
     Format(u16),
+    /// Their purpose is unknown.
     Purpose,
 }
 
-/// What a listener thinks of a process that connected.
+/// The decision of a listener about a process that connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum HandshakeVerdict {
+    /// The link is up.
     Accepted = 0,
-    /// It did not prove that it knows the key.
+    /// It did not prove that it has the key.
     Key = 1,
     /// It runs another job or another shape of cluster.
     Mismatch = 2,
-    /// Its index is taken by a process that lives, or is none that connects here.
+    /// Its index is taken by a live process, or is one that does not connect here.
     Taken = 3,
     /// It belongs to another start of the cluster.
     Generation = 4,
 }
 
-impl Verdict {
-    pub(super) fn from_byte(byte: u8) -> Option<Verdict> {
-        use Verdict::{Accepted, Generation, Key, Mismatch, Taken};
+impl HandshakeVerdict {
+    /// Returns the verdict with this number, if there is one.
+    pub(super) fn from_byte(byte: u8) -> Option<HandshakeVerdict> {
+        use HandshakeVerdict::{Accepted, Generation, Key, Mismatch, Taken};
         [Accepted, Key, Mismatch, Taken, Generation]
             .into_iter()
             .find(|verdict| *verdict as u8 == byte)
@@ -119,7 +128,7 @@ impl Verdict {
 }
 
 impl Hello {
-    /// What this process says; numbers are checked by [`ClusterSettings::validate`].
+    /// Returns the hello of this process. [`ClusterSettings::validate`] has checked the numbers.
     pub(super) fn new(
         settings: &ClusterSettings,
         (purpose, target): (Purpose, usize),
@@ -140,6 +149,7 @@ impl Hello {
         }
     }
 
+    /// Returns the bytes of the hello.
     pub(super) fn encode(&self) -> [u8; HELLO_BYTES] {
         let mut bytes = Vec::with_capacity(HELLO_BYTES);
         bytes.extend_from_slice(&MAGIC);
@@ -158,6 +168,7 @@ impl Hello {
         hello
     }
 
+    /// Decodes a hello. The version is compared before any later byte is read.
     pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> std::result::Result<Hello, NotHello> {
         if bytes[..8] != MAGIC {
             return Err(NotHello::Magic);
@@ -189,9 +200,9 @@ impl Hello {
         })
     }
 
-    /// How `theirs` differs from this process, which runs `job`, in what must be equal, in words;
-    /// `None` if it does not.
-    pub(super) fn mismatch(&self, job: &Fingerprint, theirs: &Hello) -> Option<String> {
+    /// Returns the first difference between this process, which runs `job`, and `theirs`, as text,
+    /// or `None` if the two can join.
+    pub(super) fn mismatch(&self, job: &JobFingerprint, theirs: &Hello) -> Option<String> {
         if (self.processes, self.threads) != (theirs.processes, theirs.threads) {
             return Some(format!(
                 "peer runs -n {} -w {}, this process -n {} -w {}",
@@ -211,13 +222,14 @@ impl Hello {
     }
 }
 
+/// Returns the `N` bytes at `at`.
 fn field<const N: usize>(bytes: &[u8; HELLO_BYTES], at: usize) -> [u8; N] {
     let mut field = [0; N];
     field.copy_from_slice(&bytes[at..at + N]);
     field
 }
 
-/// The proof of the one that connects.
+/// Returns the connector's proof.
 pub(super) fn connector_proof(
     key: &MeshKey,
     connector: &[u8; HELLO_BYTES],
@@ -226,17 +238,17 @@ pub(super) fn connector_proof(
     proof(key, b"connector", connector, listener)
 }
 
-/// The proof of the one that listens, over its verdict too, so that nobody else can turn a peer
-/// away.
+/// Returns the listener's proof. It includes the verdict, so a third party cannot refuse a peer.
 pub(super) fn listener_proof(
     key: &MeshKey,
-    verdict: Verdict,
+    verdict: HandshakeVerdict,
     connector: &[u8; HELLO_BYTES],
     listener: &[u8; HELLO_BYTES],
 ) -> blake3::Hash {
     proof(key, &[b'l', verdict as u8], connector, listener)
 }
 
+/// Returns the keyed hash of both hellos and the role.
 fn proof(
     key: &MeshKey,
     role: &[u8],
@@ -253,12 +265,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn job(interval: &str, digest: &str) -> Fingerprint {
+    fn job(interval: &str, digest: &str) -> JobFingerprint {
         let names = ["version", "definition", "--interval", "--to", "parts", "words", "sources"];
-        let mut things = [""; Fingerprint::THINGS].map(|_| ("all", digest.to_owned()));
+        let mut things = [""; JobFingerprint::THINGS].map(|_| ("all", digest.to_owned()));
         things.iter_mut().zip(names).for_each(|(thing, name)| *thing = (name, String::new()));
         things[2].1 = interval.to_owned();
-        Fingerprint::of(things)
+        JobFingerprint::of(things)
     }
 
     fn hello() -> Hello {
@@ -275,12 +287,12 @@ mod tests {
     }
 
     #[test]
-    fn a_hello_survives_the_wire() {
+    fn hello_decodes_to_itself() {
         assert_eq!(Hello::decode(&hello().encode()), Ok(hello()));
     }
 
     #[test]
-    fn another_format_is_named_before_anything_else_is_read() {
+    fn other_format_is_reported_first() {
         let mut bytes = hello().encode();
         bytes[8] = 9;
         assert_eq!(Hello::decode(&bytes), Err(NotHello::Format(9)));
@@ -289,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn each_difference_that_matters_is_named() {
+    fn mismatch_names_each_difference() {
         let ours = Hello { process: 0, ..hello() };
         let theirs = Hello { target: 0, ..hello() };
         let mismatch = |theirs: &Hello| ours.mismatch(&job("10s", "a digest"), theirs);
@@ -308,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proof_depends_on_the_key_the_role_the_verdict_and_both_hellos() {
+    fn proof_depends_on_all_its_inputs() {
         let key = MeshKey::from_secret(b"0123456789abcdef").unwrap();
         let other = MeshKey::from_secret(b"another key of 16").unwrap();
         let (a, b) = (hello().encode(), Hello { nonce: [6; 32], ..hello() }.encode());
@@ -316,8 +328,8 @@ mod tests {
             connector_proof(&key, &a, &b),
             connector_proof(&key, &b, &a),
             connector_proof(&other, &a, &b),
-            listener_proof(&key, Verdict::Accepted, &a, &b),
-            listener_proof(&key, Verdict::Taken, &a, &b),
+            listener_proof(&key, HandshakeVerdict::Accepted, &a, &b),
+            listener_proof(&key, HandshakeVerdict::Taken, &a, &b),
             connector_proof(&key, &a, &a),
         ];
         for (i, one) in all.iter().enumerate() {

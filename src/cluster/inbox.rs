@@ -7,7 +7,7 @@ use super::frame::Message;
 
 /// An event of the control links.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ControlEvent {
     /// A message, from another process or from this one to itself.
     Received {
         /// Index of the process that sent it.
@@ -15,24 +15,25 @@ pub enum Event {
         /// The message.
         message: Message,
     },
-    /// The cluster is over. Comes once, and events after it do not count.
+    /// The cluster is over. Received once; later events do not count.
     Lost(Loss),
 }
 
-/// Where the events of the control links arrive; from a thread or from a task.
+/// The queue of events of the control links.
 ///
-/// It holds `inbox_messages_max` messages. Not reading it is a failure of this process, which ends
-/// the cluster: a link that waited for its reader could not notice a loss.
+/// It holds `inbox_messages_max` messages. A full inbox is a failure of this process and ends the
+/// cluster, because a link that waited for its reader could not detect a loss.
 #[derive(Debug)]
-pub struct Inbox(mpsc::Receiver<Event>);
+pub struct Inbox(mpsc::Receiver<ControlEvent>);
 
 impl Inbox {
-    pub(super) fn new(events: mpsc::Receiver<Event>) -> Inbox {
+    /// Wraps the receiving end of a queue.
+    pub(super) fn new(events: mpsc::Receiver<ControlEvent>) -> Inbox {
         Inbox(events)
     }
 
-    /// Waits for the next event; `None` once the control links are closed.
-    pub async fn recv(&mut self) -> Option<Event> {
+    /// Waits for the next event. Returns `None` after the control links are closed.
+    pub async fn recv(&mut self) -> Option<ControlEvent> {
         self.0.recv().await
     }
 }

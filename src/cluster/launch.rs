@@ -1,18 +1,19 @@
-//! A whole cluster on this machine: `-n N` without `-p` and addresses.
+//! The launcher: runs a whole cluster on this machine, for `-n N` without `-p` and addresses.
 //!
-//! The launcher does no work of the job itself, so that it outlives every process it started and
-//! can start them all again (`--restart`). It picks ports on loopback, gives the children one
-//! random mesh key through the environment (never the command line, which every user of the machine
-//! can read), and passes on what they write to stderr.
+//! The launcher does no work of the job itself, so it outlives every process that it started and
+//! can start all of them again (`--restart`). It reserves ports on loopback, passes one random mesh
+//! key to the children, and copies their lines from standard error. The key goes through the
+//! environment, because every user of the machine can read a command line.
 //!
-//! It stops them without signals: all inherit the reading end of a pipe, their *lifeline*. When the
-//! launcher closes the other end, or dies in any way, they read the end of the pipe and stop, as
-//! one cluster or, before they have found each other, each for itself. The launcher closes it also
-//! when a child fails: who is already in the cluster knows better, and who is not would wait in
-//! vain. What still runs after a grace time is killed.
+//! The launcher stops its children without signals. All inherit the reading end of a pipe, the
+//! *lifeline*. When the launcher closes the other end or dies, they read the end of the pipe and
+//! stop: as one cluster, or each by itself before the cluster is complete. The launcher also closes
+//! it after a child has failed, because a child that is not in the cluster yet would wait for that
+//! one. Children that still run after a grace time are killed.
 //!
-//! The exit code is that of the first child that failed by itself: one that ends with 69 only tells
-//! that another was lost, and counts if there is no better answer. Death by a signal counts as 69.
+//! The exit code is that of the first child that failed by itself. A child that ends with 69
+//! reports the loss of another one, so 69 counts only if no child has another code. Death by a
+//! signal counts as 69.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
@@ -32,40 +33,45 @@ use super::settings::{MeshKey, random_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
 
-/// Environment names by which a launcher speaks to its children.
+/// The environment variable with the mesh key of the children.
 const KEY_NAME: &str = "WORDTIDE_MESH_KEY";
+/// The environment variable with the number of the start.
 const GENERATION_NAME: &str = "WORDTIDE_GENERATION";
+/// The environment variable with the path of the lifeline.
 const LIFELINE_NAME: &str = "WORDTIDE_LIFELINE";
 
-/// Longest piece of a child's stderr line that is passed on at once, in bytes.
+/// Longest piece of a line of a child that is passed on as one line, in bytes.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
-/// Most things that may wait for the launcher beside the children's ends.
+/// Limit of requests to stop that wait for the launcher, in addition to the ends of the children.
 const STOPS_MAX: usize = 8;
 
+/// The exit code of a child that was killed after the grace time.
 const EXIT_FAILED: i32 = 1;
+/// The exit code of a process that has lost a peer.
 const EXIT_PEER_LOST: i32 = 69;
-/// Ends that a restart does not mend: done, usage, local disk, configuration, second signal.
+/// Exit codes after which a restart does not help: success, usage, local disk, configuration,
+/// second signal.
 const EXITS_FOR_GOOD: [i32; 6] = [0, 2, 74, 78, 130, 143];
 
-/// What to start, and how patient to be.
+/// The settings of a launcher: the program, the restarts and the grace times.
 #[derive(Clone, Debug)]
 pub struct LaunchSettings {
     /// The program; usually this one.
     pub exe: PathBuf,
-    /// Its arguments without its name; each child gets `-p I --addresses …` added.
+    /// Its arguments, without its name. `-p I --addresses …` is added for each child.
     pub args: Vec<OsString>,
-    /// Children to start (`-n`).
+    /// Number of children (`-n`).
     pub processes: usize,
-    /// How often a broken cluster is started again (`--restart`).
+    /// Limit of restarts of a broken cluster (`--restart`).
     pub restarts: u32,
-    /// Wait before the first restart; it doubles.
+    /// Wait before the first restart; it doubles with each restart.
     pub restart_wait_min: Duration,
-    /// Longest wait before a restart. A cluster that lived longer than twice this starts over with
-    /// the shortest.
+    /// Longest wait before a restart. After a cluster has run for more than twice this time, the
+    /// wait is the shortest again.
     pub restart_wait_max: Duration,
-    /// How long the others may take to end after one failed.
+    /// Time in which the others must end after one has failed.
     pub grace_failed: Duration,
-    /// How long all may take to end after a stop, or after one ended in order.
+    /// Time in which all must end after a stop, or after one has ended in order.
     pub grace_stopped: Duration,
 }
 
@@ -84,27 +90,28 @@ impl Default for LaunchSettings {
     }
 }
 
+/// Returns an error of kind `Failed` for a failed system call.
 fn failed(what: &str, cause: io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("{what}: {cause}")).cause(cause)
 }
 
-/// What a child of a launcher finds in its environment.
+/// The values that a launcher passes to a child through the environment.
 #[derive(Debug, Default)]
 pub struct Inherited {
     /// The key of this cluster.
     pub mesh_key: Option<MeshKey>,
-    /// Which start of the cluster this is.
+    /// The number of this start of the cluster.
     pub generation: u64,
-    /// Ends when the launcher wants a stop or is gone.
+    /// The pipe that ends when the launcher requests a stop or is gone.
     pub lifeline: Option<Lifeline>,
 }
 
 impl Inherited {
-    /// Reads it; `lookup` is `|name| std::env::var(name).ok()` outside tests. Nothing there: the
-    /// default.
+    /// Reads the values with `lookup`, which is `|name| std::env::var(name).ok()` outside tests.
+    /// Returns the default if no launcher has set them.
     ///
     /// # Errors
-    /// `Configuration` when a value is there but is not what a launcher writes.
+    /// `Configuration` if a value is not one that a launcher writes.
     pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Inherited> {
         let wrong = |name: &str| {
             let message = format!("{name} in the environment is not from a launcher");
@@ -120,15 +127,15 @@ impl Inherited {
     }
 }
 
-/// The pipe that tells a process that its launcher wants a stop or is gone.
+/// The pipe that ends when the launcher requests a stop or is gone.
 #[derive(Debug)]
 pub struct Lifeline(PathBuf);
 
 impl Lifeline {
-    /// Returns when the launcher wants a stop or is gone. For a thread of its own.
+    /// Blocks until the launcher requests a stop or is gone. Call it on a thread of its own.
     ///
     /// # Errors
-    /// `Configuration` when the pipe is not there.
+    /// `Configuration` if the pipe cannot be opened.
     pub fn wait(&self) -> Result<()> {
         let mut byte = [0];
         let read = std::fs::File::open(&self.0).and_then(|mut pipe| pipe.read(&mut byte));
@@ -139,28 +146,31 @@ impl Lifeline {
     }
 }
 
-/// The exit code of a process whose end could not be seen: that of a defect.
-const PANICKED: i32 = 70;
+/// The exit code for a child that cannot be waited for: that of a defect.
+const EXIT_PANICKED: i32 = 70;
 
+/// An event that the launcher waits for.
 #[derive(Debug)]
 enum LauncherEvent {
+    /// A stop is requested.
     Stop,
+    /// The child with this index has ended.
     Exited(usize, ExitStatus),
 }
 
-/// Ends a launched cluster from another thread.
+/// A handle that stops a launched cluster from another thread.
 #[derive(Clone, Debug)]
-pub struct Stop(SyncSender<LauncherEvent>);
+pub struct LauncherStop(SyncSender<LauncherEvent>);
 
-impl Stop {
-    /// Asks for a clean stop; a second call kills what still runs.
+impl LauncherStop {
+    /// Requests a clean stop. A second call kills the processes that still run.
     pub fn stop(&self) {
-        // Full of stops: it knows.
-        self.0.try_send(LauncherEvent::Stop).ok();
+        // A full queue holds enough stops, and a launcher that is gone has nothing to stop.
+        let _ = self.0.try_send(LauncherEvent::Stop);
     }
 }
 
-/// Runs a cluster of local processes.
+/// A cluster of local processes, not yet started.
 #[derive(Debug)]
 pub struct Launcher {
     settings: LaunchSettings,
@@ -168,7 +178,7 @@ pub struct Launcher {
     sender: SyncSender<LauncherEvent>,
 }
 
-/// One child, which is waited for in one thread and may be killed from another.
+/// A child process. One thread waits for it, and another may kill it.
 #[derive(Debug)]
 struct ChildProcess {
     pid: Pid,
@@ -176,8 +186,8 @@ struct ChildProcess {
 }
 
 impl ChildProcess {
-    /// Waits without reaping first, so that the process id stays the child's while `kill` may use
-    /// it.
+    /// Waits for the end of the child. The first wait does not reap it, so its process id is not
+    /// given to another process while `kill` may use it.
     fn wait(&self) -> io::Result<ExitStatus> {
         loop {
             match waitid(WaitId::Pid(self.pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT) {
@@ -190,28 +200,30 @@ impl ChildProcess {
         child.map_or(Err(io::ErrorKind::NotFound.into()), |mut child| child.wait())
     }
 
+    /// Kills the child, unless it has been reaped.
     fn kill(&self) {
         if let Some(child) = &mut *self.child.lock().unwrap_or_else(PoisonError::into_inner) {
-            child.kill().ok();
+            let _ = child.kill(); // it may have ended already
         }
     }
 }
 
 impl Launcher {
-    /// Prepares; nothing is started before [`Launcher::run`].
-    pub fn new(settings: LaunchSettings) -> (Launcher, Stop) {
+    /// Prepares a cluster. [`Launcher::run`] starts it.
+    pub fn new(settings: LaunchSettings) -> (Launcher, LauncherStop) {
         let (sender, events) = sync_channel(settings.processes + STOPS_MAX);
-        let stop = Stop(sender.clone());
+        let stop = LauncherStop(sender.clone());
         let launcher = Launcher { settings, events, sender };
         (launcher, stop)
     }
 
-    /// Runs the cluster to its end, with its restarts, and returns its exit code. `line` gets each
-    /// line the children write to stderr, with the child's index and without its end; from several
-    /// threads.
+    /// Runs the cluster to its end, with its restarts, and returns its exit code.
+    ///
+    /// `line` is called from several threads with each line that a child writes to standard error:
+    /// the index of the child, and the line without its end.
     ///
     /// # Errors
-    /// `Failed` when a child cannot be started.
+    /// `Failed` if a child cannot be started.
     pub fn run(self, line: &(dyn Fn(usize, &[u8]) + Sync)) -> Result<i32> {
         let settings = &self.settings;
         let mut wait = settings.restart_wait_min;
@@ -231,6 +243,7 @@ impl Launcher {
                 "the cluster ended with code {code}; it is started again in {after} s \
                  (--restart: {restarts} of {of})"
             );
+            // A stop during the wait ends the launcher.
             match self.events.recv_timeout(wait) {
                 Err(RecvTimeoutError::Timeout) => {}
                 _ => return Ok(code),
@@ -239,7 +252,7 @@ impl Launcher {
         }
     }
 
-    /// One life of the cluster: its exit code, and whether it was asked to stop.
+    /// Runs the cluster once. Returns its exit code, and true if a stop was requested.
     fn generation(&self, line: &(dyn Fn(usize, &[u8]) + Sync)) -> Result<(i32, bool)> {
         let ports = Ports::reserve(self.settings.processes)?;
         let start = |cause| failed("cannot start a process of the cluster", cause);
@@ -256,13 +269,14 @@ impl Launcher {
                 Err(cause) => {
                     for process in &processes {
                         process.kill();
-                        process.wait().ok();
+                        let _ = process.wait(); // the cause to report is the failed start
                     }
                     let exe = self.settings.exe.display();
                     return Err(failed(&format!("cannot start {exe}"), cause));
                 }
             }
         }
+        // This closes the reading end here. Only the children must have it.
         drop(command);
         std::thread::scope(|scope| {
             for (index, output) in outputs.into_iter().enumerate() {
@@ -270,20 +284,21 @@ impl Launcher {
                     output.into_iter().for_each(|output| pass_on(output, index, line));
                     Ok(())
                 };
-                // Its lines are lost then, and nothing else.
+                // A failure loses lines of one child, which does not end the cluster.
                 supervise::scoped(scope, "pass on", |error| tracing::error!("{error}"), work);
             }
             for (index, process) in processes.iter().enumerate() {
                 let (exited, lost) = (self.sender.clone(), self.sender.clone());
                 let work = move || {
                     let status = process.wait().map_err(|cause| failed("cannot wait", cause))?;
-                    exited.send(LauncherEvent::Exited(index, status)).ok();
+                    // The receiver is part of this launcher, so it is there.
+                    let _ = exited.send(LauncherEvent::Exited(index, status));
                     Ok(())
                 };
                 let fail = move |error| {
                     tracing::error!("process {index}: {error}");
-                    lost.send(LauncherEvent::Exited(index, ExitStatus::from_raw(PANICKED << 8)))
-                        .ok();
+                    let status = ExitStatus::from_raw(EXIT_PANICKED << 8);
+                    let _ = lost.send(LauncherEvent::Exited(index, status)); // as above
                 };
                 supervise::scoped(scope, "wait", fail, work);
             }
@@ -291,6 +306,8 @@ impl Launcher {
         })
     }
 
+    /// Waits for all children, stops them on request or after a failure, and kills them after the
+    /// grace time. Returns the exit code, and true if a stop was requested.
     fn oversee(&self, processes: &[ChildProcess], lifeline: PipeWriter) -> (i32, bool) {
         let settings = &self.settings;
         let mut lifeline = Some(lifeline);
@@ -300,6 +317,7 @@ impl Launcher {
         let (mut stopped, mut killed) = (false, false);
         let kill_all = || processes.iter().for_each(ChildProcess::kill);
         while running > 0 {
+            // After the kill only ends of children remain, which need no deadline.
             let event = match deadline.filter(|_| !killed) {
                 Some(deadline) => {
                     let left = deadline.saturating_duration_since(Instant::now());
@@ -317,7 +335,7 @@ impl Launcher {
                     running -= 1;
                     let code = status.code().unwrap_or(EXIT_PEER_LOST);
                     if let (Some(signal), false) = (status.signal(), killed) {
-                        // Who ends with a code has said why.
+                        // A child that ends with a code has logged the reason itself.
                         tracing::warn!("process {index} was ended by signal {signal}");
                     }
                     codes.push(if killed { EXIT_FAILED } else { code });
@@ -343,13 +361,14 @@ impl Launcher {
     }
 }
 
-/// The code that tells most, of the codes in order of time.
+/// Returns the exit code of the cluster, from the codes of the children in order of time.
 fn first_failure(codes: &[i32]) -> i32 {
     let failed = |code: &&i32| **code != 0;
     let own = codes.iter().filter(failed).find(|code| **code != EXIT_PEER_LOST);
     own.or_else(|| codes.iter().find(failed)).copied().unwrap_or(0)
 }
 
+/// Calls `line` with each line of `output`; long lines come in pieces.
 fn pass_on(output: impl Read, index: usize, line: &(dyn Fn(usize, &[u8]) + Sync)) {
     let mut output = BufReader::new(output);
     let mut bytes = Vec::new();
@@ -359,17 +378,18 @@ fn pass_on(output: impl Read, index: usize, line: &(dyn Fn(usize, &[u8]) + Sync)
     }
 }
 
-/// Makes the children of one generation.
+/// The commands that start the children of one generation.
 struct ChildCommands<'a> {
     settings: &'a LaunchSettings,
     addresses: String,
     key: String,
     generation: u64,
-    /// Passed to all children, then closed here.
+    /// The reading end of the lifeline, which all children inherit.
     lifeline: PipeReader,
 }
 
 impl<'a> ChildCommands<'a> {
+    /// Chooses a key and a generation, and makes the lifeline inheritable.
     fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
         rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
             .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
@@ -383,6 +403,7 @@ impl<'a> ChildCommands<'a> {
         })
     }
 
+    /// Starts the child with this index. Returns it with its standard error.
     fn start(&self, index: usize) -> io::Result<(ChildProcess, Option<std::process::ChildStderr>)> {
         let mut command = Command::new(&self.settings.exe);
         command
@@ -394,8 +415,9 @@ impl<'a> ChildCommands<'a> {
         if index > 0 {
             command.stdin(Stdio::null());
         }
-        // Ctrl-C at the terminal is for the launcher. But a process that reads the terminal must
-        // stay in its foreground group, or the kernel stops it.
+        // Ctrl-C at the terminal must reach only the launcher, so children have process groups of
+        // their own. But a process that reads the terminal must stay in the foreground group, or
+        // the kernel stops it.
         if index > 0 || !io::stdin().is_terminal() {
             command.process_group(0);
         }
@@ -405,7 +427,8 @@ impl<'a> ChildCommands<'a> {
         Ok((process, output))
     }
 
-    /// The arguments of a child: what is added stands before `--`, behind which nothing is a flag.
+    /// Returns the arguments of a child. The added ones stand before `--`, because no argument
+    /// after it is a flag.
     fn args(&self, index: usize) -> Vec<OsString> {
         let given = &self.settings.args;
         let end = given.iter().position(|arg| arg == "--").unwrap_or(given.len());
@@ -422,7 +445,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_code_is_the_first_failure_that_is_no_echo() {
+    fn exit_code_prefers_own_failures() {
         assert_eq!(first_failure(&[0, 0]), 0);
         assert_eq!(first_failure(&[69, 70, 75]), 70);
         assert_eq!(first_failure(&[0, 69]), 69);
@@ -430,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn the_environment_of_a_child_is_read_and_checked() {
+    fn child_environment_is_read_and_checked() {
         let nothing = Inherited::read(|_| None).unwrap();
         assert!(nothing.mesh_key.is_none() && nothing.generation == 0);
         let bad = |name: &str| (name == GENERATION_NAME).then(|| "x".to_owned());

@@ -1,32 +1,32 @@
-//! The control links: one quiet connection for each pair of processes, and who notices a loss
-//! first.
+//! The control links: one connection with little traffic for each pair of processes. They detect a
+//! lost peer.
 //!
-//! Timely's own sockets know a lost peer only as a panic, late or never. So each pair of processes
-//! has a second, quiet connection, and this rule says when a peer is lost:
+//! Timely's own sockets report a lost peer as a panic, late or never. So each pair of processes has
+//! a control link, and a peer is lost in one of these cases:
 //!
-//! * **Its connection ended without BYE** (the process died, or its host said so): at once.
-//! * **Its host acknowledges nothing for `link_timeout`** (7 s; cut cable, dead host): each side
-//!   sends a heartbeat about every half second, so there is always something to acknowledge, and
-//!   the kernel ends the connection by `TCP_USER_TIMEOUT`: within 8 s of the cut, with the slack of
-//!   its timers. A cut of 3 s heals: a kernel that sends again at 0.2, 0.6, 1.4, 3.0 and 6.2 s
-//!   meets the healed link before 7 s, whatever the phase, because the limit is more than twice the
-//!   cut plus one retransmission timeout.
-//! * **It is silent for `stall_timeout`** (60 s) though its host acknowledges: the process is
-//!   stopped (`SIGSTOP`, debugger, paused machine). A stopped process's kernel still acknowledges,
-//!   so missing heartbeats alone must not end a run after 7 s. Control frames are too small to
-//!   close the window of a process that does not read, and long messages wait for it piece by
+//! * **Its connection ended without BYE**: the process died, or its host reset the connection. The
+//!   loss is detected at once.
+//! * **Its host acknowledges nothing for `link_timeout`** (7 s): a cut cable or a dead host. Each
+//!   side sends a heartbeat about every half second, so there is always a byte to acknowledge, and
+//!   the kernel ends the connection by `TCP_USER_TIMEOUT`, within 8 s of the cut. A cut of 3 s is
+//!   survived: the kernel retransmits after 0.2, 0.6, 1.4, 3.0 and 6.2 s. The limit is more than
+//!   twice the cut plus one retransmission timeout, so one attempt always falls between the end of
+//!   the cut and the limit.
+//! * **It is silent for `stall_timeout`** (60 s) although its host acknowledges: the process is
+//!   stopped (`SIGSTOP`, debugger, paused machine). The kernel of a stopped process still
+//!   acknowledges, so missing heartbeats alone must not end a run after 7 s. Control frames are too
+//!   small to close the window of a process that does not read, and a long message is sent piece by
 //!   piece.
+//! * **Another process reports it.** A process sends the first cause to all others before it acts
+//!   on it. A connection keeps order, so a peer receives the cause before it sees the connection of
+//!   a survivor close. Later causes are not reported.
 //!
-//! The data sockets are no judges. Under load the window of a slow peer closes for as long as it
-//! takes (a store outage lasts hours), which the kernel would count as a peer that acknowledges
-//! nothing. So they have no `TCP_USER_TIMEOUT`.
+//! The data sockets have no `TCP_USER_TIMEOUT`. Under load a lagging peer may keep its window
+//! closed for hours, for example while a store is away, and the kernel would take that for a dead
+//! host.
 //!
-//! * **Another process reports it.** The first cause is passed to everybody before this process
-//!   acts on it, on a connection that keeps order: nobody sees the echo (the closing of a survivor)
-//!   before the cause. Later causes are never reported.
-//!
-//! With a cause, the data sockets are shut down, so that no thread of timely waits for a lost peer
-//! to take its data. A store that is away has no part in any of this.
+//! After a loss the data sockets are shut down, so no thread of timely waits for a lost peer to
+//! take its data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -40,22 +40,25 @@ use super::cause::{Loss, cause_of, seconds};
 use super::frame::{
     Assembly, Frame, Frames, MESSAGE_BYTES_MAX, Message, PIECE_BYTES, too_long, with_length,
 };
-use super::inbox::{Event, Inbox};
+use super::inbox::{ControlEvent, Inbox};
 use super::rounds::Rounds;
 use super::settings::ClusterSettings;
 use crate::epoch::{Epoch, TIME_MAX_MS};
 
-/// How long a control message may wait for room in the kernel before the link counts as broken.
+/// Time that a control message may wait for room in the kernel before the link counts as broken.
 pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long the cause of a broken data socket may take to arrive.
-const ECHO_TIME: Duration = Duration::from_secs(1);
+/// Time that the cause of a broken data socket may take to arrive.
+const CAUSE_TIME: Duration = Duration::from_secs(1);
 
+/// The control links of this process and the state that they share.
 #[derive(Debug)]
 pub(super) struct ControlLinks {
+    /// The settings of this process.
     pub(super) settings: ClusterSettings,
+    /// The link to each process; `None` for this one.
     lines: Vec<Option<PeerLink>>,
-    /// Handles to timely's sockets and those for blocks, to shut them down.
+    /// Handles to timely's sockets and to those for blocks, to shut them down.
     data: Vec<TcpStream>,
     state: Mutex<LinkState>,
     changed: Condvar,
@@ -63,38 +66,43 @@ pub(super) struct ControlLinks {
     stop_asked: watch::Sender<Option<(usize, String)>>,
 }
 
+/// The control link to one peer.
 #[derive(Debug)]
 struct PeerLink {
     stream: TcpStream,
-    /// Held while writing. A write may take the connection's error away from the reader, so it is
-    /// kept.
+    /// The error of a failed write; locked while writing. It is kept for the reader, because the
+    /// kernel reports an error of a connection only once.
     write_error: Mutex<Option<io::Error>>,
-    /// Held while the pieces of a message are sent: those of two must not mix.
+    /// Locked while the pieces of a message are sent, so those of two messages do not mix.
     long_message: Mutex<()>,
 }
 
+/// The state of all control links.
 #[derive(Debug)]
 pub(super) struct LinkState {
+    /// The first cause of the cluster's end, after it was sent to all peers.
     pub(super) cause: Option<Loss>,
-    /// Somebody is passing a cause on; it becomes visible when all were told.
-    telling: bool,
-    /// This process said BYE or closes: what happens to a link no longer matters.
+    /// True once a thread has begun to send a cause.
+    is_reporting: bool,
+    /// The time at which this process sent BYE or began to close. Later losses do not count.
     pub(super) leaving: Option<Instant>,
-    /// Peers whose link is over, by BYE or by its end.
+    /// True for each peer whose link is over, by BYE or by its end.
     pub(super) gone: Vec<bool>,
-    /// Pieces that each peer has taken.
+    /// The number of pieces that each peer has taken.
     pieces_taken: Vec<u64>,
+    /// The open rounds of common decisions.
     pub(super) rounds: Rounds,
-    /// Nobody waits for a decision any more: the start was stopped.
+    /// True after the start was stopped. No wait for a decision goes on.
     pub(super) is_interrupted: bool,
-    /// No epoch below this one is open in process 0.
+    /// The least epoch that may be open in process 0.
     open_min: Epoch,
-    /// Taken away at close, which ends the inbox.
-    events: Option<mpsc::Sender<Event>>,
-    /// The place of [`Event::Lost`], kept free from the start.
-    lost: Option<mpsc::OwnedPermit<Event>>,
+    /// The sending end of the inbox. Removed at close, which ends the inbox.
+    events: Option<mpsc::Sender<ControlEvent>>,
+    /// The place of [`ControlEvent::Lost`] in the inbox, reserved from the start.
+    lost: Option<mpsc::OwnedPermit<ControlEvent>>,
 }
 
+/// Sets the timeouts of a control socket and returns its link.
 fn open(settings: &ClusterSettings, stream: &TcpStream) -> io::Result<PeerLink> {
     stream.set_read_timeout(Some(settings.heartbeat_interval))?;
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
@@ -106,7 +114,8 @@ fn open(settings: &ClusterSettings, stream: &TcpStream) -> io::Result<PeerLink> 
 }
 
 impl ControlLinks {
-    /// Takes over the control sockets, and handles of the others.
+    /// Clones the control sockets, and the others to shut them down. Returns the links and the
+    /// inbox.
     pub(super) fn open(
         settings: &ClusterSettings,
         sockets: &Sockets,
@@ -122,7 +131,7 @@ impl ControlLinks {
         let data = sockets.data.iter().chain(&sockets.blocks).flatten().map(TcpStream::try_clone);
         let state = LinkState {
             cause: None,
-            telling: false,
+            is_reporting: false,
             leaving: None,
             gone,
             pieces_taken: vec![0; settings.processes],
@@ -151,28 +160,31 @@ impl ControlLinks {
             state.events = None;
             state.lost = None;
         }
-        // The other half stays open for a moment: closing over unread bytes would reset the
-        // connection and could take the last frame with it.
+        // The other direction stays open for a moment. Closing a socket with unread bytes resets
+        // the connection, and the reset could discard the last frame.
         for line in self.lines.iter().flatten() {
-            let _ = line.stream.shutdown(Shutdown::Write); // an ended link has nothing to shut
+            let _ = line.stream.shutdown(Shutdown::Write); // the link may have ended already
         }
     }
 
+    /// Locks the state.
     pub(super) fn state(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the condition that is notified after each change of the state.
     pub(super) fn changed(&self) -> &Condvar {
         &self.changed
     }
 
+    /// Returns the indices of all other processes.
     pub(super) fn peers(&self) -> impl Iterator<Item = usize> {
         let own = self.settings.process;
         (0..self.lines.len()).filter(move |peer| *peer != own)
     }
 
-    /// Sends a frame of any length to each of `peers`. A long one waits until they have taken it,
-    /// or until it no longer matters.
+    /// Sends a frame of any length to each of `peers`. A long one waits until they have taken it
+    /// or are gone.
     ///
     /// Fails with `Failed` if the message is above the limit.
     pub(super) fn send(
@@ -194,8 +206,8 @@ impl ControlLinks {
         Ok(())
     }
 
-    /// Sends a message piece by piece. Other frames may go in between; a peer that takes no more
-    /// pieces is found by the thread that reads its link.
+    /// Sends a message piece by piece. Other frames may be sent between pieces. If the peer takes
+    /// no more pieces, the thread that reads its link detects the loss.
     fn transmit_pieces(&self, to: usize, body: &[u8]) {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
@@ -218,8 +230,8 @@ impl ControlLinks {
         }
     }
 
-    /// Writes to a peer. A failure is kept for the reader of the link, which knows what came before
-    /// it.
+    /// Writes to a peer. An error is kept for the reader of the link, which may still have to read
+    /// the cause of it.
     pub(super) fn transmit(&self, to: usize, bytes: &[u8]) {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
@@ -229,14 +241,15 @@ impl ControlLinks {
             return;
         }
         if let Err(cause) = (&line.stream).write_all(bytes) {
-            // Half a frame may be out: nothing more can be said on this link.
+            // A part of a frame may be sent, so no further frame can be.
             if cause.kind() == io::ErrorKind::WouldBlock {
-                line.stream.shutdown(Shutdown::Both).ok();
+                let _ = line.stream.shutdown(Shutdown::Both); // `cause` is the error to keep
             }
             *error = Some(cause);
         }
     }
 
+    /// Puts a message into the inbox. A full inbox ends the cluster; a closed one discards it.
     pub(super) fn deliver(&self, from: usize, message: Message) {
         if let Message::AskStop { reason } = &message {
             // Also before anybody reads the inbox. Asking again is the same stop.
@@ -248,7 +261,7 @@ impl ControlLinks {
         }
         let full = match &self.state().events {
             Some(events) => matches!(
-                events.try_send(Event::Received { from, message }),
+                events.try_send(ControlEvent::Received { from, message }),
                 Err(mpsc::error::TrySendError::Full(_))
             ),
             None => false,
@@ -260,7 +273,7 @@ impl ControlLinks {
         }
     }
 
-    /// Waits until another process asks for a stop; returns its index and its reason.
+    /// Waits until another process asks for a stop. Returns its index and its reason.
     pub(super) async fn stop_asked(&self) -> (usize, String) {
         let mut asked = self.stop_asked.subscribe();
         // The sender lives as long as `self`.
@@ -279,15 +292,16 @@ impl ControlLinks {
         self.stop_asked.borrow().is_some()
     }
 
-    /// The first cause wins: tells all others, frees timely, then makes it visible here.
+    /// Ends the cluster for this loss, unless there is an earlier one: sends it to all peers, shuts
+    /// the data sockets down, and then sets the cause here.
     pub(super) fn lose(&self, loss: Loss) {
         {
             let mut state = self.state();
-            if state.telling || state.leaving.is_some() {
+            if state.is_reporting || state.leaving.is_some() {
                 tracing::debug!(%loss, "a later loss");
                 return;
             }
-            state.telling = true;
+            state.is_reporting = true;
         }
         let lost = Frame::Lost {
             process: loss.process as u32,
@@ -295,22 +309,23 @@ impl ControlLinks {
             cause: loss.cause.clone(),
         };
         let bytes = lost.encode();
-        // The lost one last: it may only be stopped, and then learns it when it goes on.
+        // The lost process is last, since a write to it may block. If it is only stopped, it reads
+        // the cause when it continues.
         let others = self.peers().filter(|peer| *peer != loss.process);
         others.for_each(|peer| self.transmit(peer, &bytes));
         self.transmit(loss.process, &bytes);
         for socket in &self.data {
-            socket.shutdown(Shutdown::Both).ok();
+            let _ = socket.shutdown(Shutdown::Both); // it may be broken already
         }
         let mut state = self.state();
         state.cause = Some(loss.clone());
         if let Some(place) = state.lost.take() {
-            place.send(Event::Lost(loss));
+            place.send(ControlEvent::Lost(loss));
         }
         self.changed.notify_all();
     }
 
-    /// The life of one link's thread.
+    /// Reads one link and sends its heartbeats, until the link ends. Runs on a thread of its own.
     pub(super) fn attend(&self, from: usize) {
         let Some(line) = self.lines[from].as_ref() else {
             return;
@@ -322,8 +337,8 @@ impl ControlLinks {
         let mut beaten: Option<Instant> = None;
         loop {
             let interval = self.settings.heartbeat_interval;
-            // Half an interval: what arrives wakes this thread too, and just before the whole one
-            // has passed it would put the heartbeat off by another.
+            // Compared with half an interval, because received bytes also wake this thread. A wake
+            // just before the end of a whole interval would delay the heartbeat by another one.
             if beaten.is_none_or(|at| at.elapsed() >= interval / 2) {
                 beaten = Some(Instant::now());
                 self.transmit(from, &beat);
@@ -345,13 +360,14 @@ impl ControlLinks {
                     _ => return self.ended(from, line, Some(cause)),
                 },
             }
-            // Closing: give a slow peer's BYE one more interval, no more.
+            // While closing, the BYE of a lagging peer is awaited for one more interval.
             if leaving.is_some_and(|at| at.elapsed() >= interval) && self.state().events.is_none() {
                 return self.mark_gone(from);
             }
         }
     }
 
+    /// Acts on all whole frames. Fails with a text if the peer has broken a rule.
     fn take_all(
         &self,
         from: usize,
@@ -375,7 +391,7 @@ impl ControlLinks {
         Ok(())
     }
 
-    /// Acts on a whole frame. Fails if no process that follows the rules could have sent it.
+    /// Acts on a whole frame. Fails with a text if the peer has broken a rule.
     fn take(&self, from: usize, frame: Frame) -> Result<(), String> {
         match frame {
             Frame::Heartbeat | Frame::Piece { .. } | Frame::PieceTaken => {}
@@ -409,11 +425,11 @@ impl ControlLinks {
         Ok(())
     }
 
-    /// Checks that a message comes from a process that may send it, and that epochs only grow.
+    /// Checks that the sender may send this message, and that epochs only grow.
     fn check_sender(&self, from: usize, message: &Message) -> Result<(), String> {
         let (epoch, next) = match message {
             Message::Tick { epoch, next } => (*epoch, *next),
-            // One more follows, for which there must be room.
+            // One more epoch follows the last one, so it must be in range too.
             Message::Stop { epoch, .. } => (*epoch, epoch.saturating_add(1)),
             Message::AskStop { .. } | Message::Other(_) => return Ok(()),
         };
@@ -428,11 +444,13 @@ impl ControlLinks {
         Ok(())
     }
 
+    /// Marks the link to `peer` as over.
     fn mark_gone(&self, peer: usize) {
         self.state().gone[peer] = true;
         self.changed.notify_all();
     }
 
+    /// Handles the end of a link. Without BYE before it, the peer is lost.
     fn ended(&self, from: usize, line: &PeerLink, cause: Option<io::Error>) {
         if !std::mem::replace(&mut self.state().gone[from], true) {
             let kept = line.write_error.lock().unwrap_or_else(PoisonError::into_inner);
@@ -443,14 +461,16 @@ impl ControlLinks {
         self.changed.notify_all();
     }
 
-    /// A data socket ended in the middle. Mostly that follows from a cause that this link's reader
-    /// is about to learn, so it gets a moment; but a data socket can also break alone.
+    /// Reports that a data socket has broken. Blocks for up to a second.
+    ///
+    /// In most cases the control link is about to report the cause, so it is awaited. But a data
+    /// socket can also break alone, which is a loss of its own.
     pub(super) fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
         let unexplained = |state: &LinkState| {
             state.cause.is_none() && state.leaving.is_none() && !state.gone[peer]
         };
-        let moment = self.changed.wait_timeout_while(self.state(), ECHO_TIME, |s| unexplained(s));
-        let (state, _) = moment.unwrap_or_else(PoisonError::into_inner);
+        let waited = self.changed.wait_timeout_while(self.state(), CAUSE_TIME, |s| unexplained(s));
+        let (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let alone = unexplained(&state);
         drop(state);
         if alone {
@@ -459,10 +479,12 @@ impl ControlLinks {
         }
     }
 
+    /// Returns a loss that this process has detected.
     fn seen(&self, process: usize, cause: &str) -> Loss {
         Loss::new(&self.settings, process, self.settings.process, cause)
     }
 
+    /// Returns the loss of a silent peer.
     fn stalled(&self, process: usize) -> Loss {
         let after = seconds(self.settings.stall_timeout);
         let why = if self.settings.stall_timeout >= self.settings.link_timeout {

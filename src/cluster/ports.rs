@@ -1,4 +1,4 @@
-//! Loopback ports for processes that are yet to be started.
+//! Loopback ports for processes that are not started yet.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4};
@@ -7,11 +7,12 @@ use socket2::{Domain, Socket, Type};
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Loopback ports that nobody else gets while this lives, for processes that will listen on them.
+/// Reserved loopback ports, for processes that will listen on them. The reservation ends when this
+/// is dropped.
 ///
 /// The sockets are bound and do not listen. The kernel lets another socket with `SO_REUSEADDR`,
-/// which every listener has, bind the same port and listen; but it gives the port to no one who
-/// asks for any.
+/// which every listener has, bind the same port and listen. But it does not give the port to a
+/// socket that asks for any free port.
 #[derive(Debug)]
 pub struct Ports {
     addresses: Vec<String>,
@@ -22,7 +23,7 @@ impl Ports {
     /// Reserves `count` ports.
     ///
     /// # Errors
-    /// `Failed` when the kernel has no more.
+    /// `Failed` if the kernel has no free port.
     pub fn reserve(count: usize) -> Result<Ports> {
         let reserve = || -> io::Result<(String, Socket)> {
             let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
@@ -40,7 +41,7 @@ impl Ports {
         Ok(Ports { addresses, _reserved: reserved })
     }
 
-    /// `127.0.0.1:PORT` of each.
+    /// Returns `127.0.0.1:PORT` for each port.
     pub fn addresses(&self) -> &[String] {
         &self.addresses
     }
@@ -51,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reserved_port_can_be_listened_on_once() {
+    fn reserved_port_can_be_bound_once() {
         let ports = Ports::reserve(2).unwrap();
         let [one, other] = ports.addresses() else { panic!("two ports") };
         assert_ne!(one, other);

@@ -1,29 +1,31 @@
-//! Rounds of common decisions: facts go to process 0, its answer goes to every process.
+//! Rounds of common decisions: every process sends facts to process 0, which sends its answer to
+//! all.
 //!
-//! Rounds are counted by each process for itself, since all of them make the same decisions in the
-//! same order. A peer can be at most one round ahead of process 0 and never ahead of the answers,
-//! which bounds what is kept. This module is the bookkeeping; the links carry the frames.
+//! Each process counts the rounds itself, since all make the same decisions in the same order. A
+//! peer can be at most one round ahead of process 0 and is never ahead of the answers, so the
+//! memory is bounded. This module keeps the state of a round; `links` sends and receives the
+//! frames.
 
 use std::collections::BTreeMap;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// What process 0 decided, or the kind and message of an error for all.
-pub(super) type Outcome = std::result::Result<Vec<u8>, (u8, String)>;
+/// The decision of process 0, or the kind and message of an error for all.
+pub(super) type RoundOutcome = std::result::Result<Vec<u8>, (u8, String)>;
 
-/// What has arrived for decisions that are open.
+/// The facts and the answer that have arrived for open rounds.
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     /// The round that this process takes part in next.
     pub(super) round: u32,
     facts: BTreeMap<(u32, usize), Vec<u8>>,
-    answer: Option<Outcome>,
+    answer: Option<RoundOutcome>,
 }
 
 impl Rounds {
     /// Keeps the facts of process `from`, as process 0 does.
     ///
-    /// Fails if they are of no round that can be open.
+    /// Fails if their round cannot be open.
     pub(super) fn take_facts(
         &mut self,
         from: usize,
@@ -39,11 +41,11 @@ impl Rounds {
 
     /// Keeps the answer of process 0.
     ///
-    /// Fails if it is not of the open round, or the second one.
+    /// Fails if it is for another round, or if the round has an answer.
     pub(super) fn take_answer(
         &mut self,
         round: u32,
-        outcome: Outcome,
+        outcome: RoundOutcome,
     ) -> std::result::Result<(), String> {
         if round != self.round || self.answer.is_some() {
             return Err(format!("it sent an answer for round {round} out of turn"));
@@ -52,17 +54,19 @@ impl Rounds {
         Ok(())
     }
 
-    /// Returns true once the answer of the open round is there.
+    /// Returns true if the answer of the open round has arrived.
     pub(super) fn is_answered(&self) -> bool {
         self.answer.is_some()
     }
 
-    /// Returns true once the facts of so many peers are there for the open round.
+    /// Returns true if the facts of this many peers have arrived for the open round.
     pub(super) fn has_facts_of(&self, peers: usize) -> bool {
         self.facts.keys().filter(|(round, _)| *round == self.round).count() == peers
     }
 
-    /// Ends the open round with the answer of process 0.
+    /// Ends the open round and returns the answer of process 0.
+    ///
+    /// Fails with the error of process 0.
     pub(super) fn end_with_answer(&mut self) -> Result<Vec<u8>> {
         self.round += 1;
         match self.answer.take() {
@@ -72,23 +76,24 @@ impl Rounds {
         }
     }
 
-    /// Ends the open round with the facts of all peers, in order of index.
+    /// Ends the open round and returns the facts of all peers, in order of index.
     pub(super) fn end_with_facts(&mut self) -> Vec<Vec<u8>> {
         self.round += 1;
+        // Facts of a peer that is one round ahead stay.
         let later = self.facts.split_off(&(self.round, 0));
         std::mem::replace(&mut self.facts, later).into_values().collect()
     }
 }
 
-/// Returns the outcome as it travels.
-pub(super) fn outcome_of(decided: &Result<Vec<u8>>) -> Outcome {
+/// Returns the outcome in the form in which it is sent.
+pub(super) fn outcome_of(decided: &Result<Vec<u8>>) -> RoundOutcome {
     match decided {
         Ok(bytes) => Ok(bytes.clone()),
         Err(error) => Err((code_of(error.kind()), error.to_string())),
     }
 }
 
-/// The kinds that mean the same in every process.
+/// The kinds of error that can be sent. The position of a kind is its code.
 const KINDS: [ErrorKind; 8] = [
     ErrorKind::Failed,
     ErrorKind::Usage,
@@ -100,15 +105,17 @@ const KINDS: [ErrorKind; 8] = [
     ErrorKind::Stopped,
 ];
 
+/// Returns the code of a kind; that of `Failed` for a kind that is not sent.
 fn code_of(kind: ErrorKind) -> u8 {
     KINDS.iter().position(|one| *one == kind).unwrap_or(0) as u8
 }
 
+/// Returns the kind with this code, or `Failed`.
 fn kind_of(code: u8) -> ErrorKind {
     KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Failed)
 }
 
-/// Returns several byte strings as one: each with its length (`u64`, little endian) before it.
+/// Joins byte strings to one. Each has its length (`u64`, little endian) before it.
 pub(super) fn join(all: &[Vec<u8>]) -> Vec<u8> {
     let mut joined = Vec::new();
     for bytes in all {
@@ -118,7 +125,7 @@ pub(super) fn join(all: &[Vec<u8>]) -> Vec<u8> {
     joined
 }
 
-/// Returns the byte strings that [`join`] made one of; none if it made no such bytes.
+/// Returns the byte strings of a result of [`join`], or `None` if `joined` is no such result.
 pub(super) fn split(mut joined: &[u8]) -> Option<Vec<Vec<u8>>> {
     let mut all = Vec::new();
     while !joined.is_empty() {

@@ -1,7 +1,7 @@
-//! What a process must know to find its cluster, as plain data, and how the flags become that data.
+//! The settings of a cluster as plain data, and the parsing of flags and files into them.
 //!
-//! Nothing here opens a socket. A wrong flag is [`ErrorKind::Usage`]; a file that says something
-//! unusable is [`ErrorKind::Configuration`]; each message names the flag.
+//! This module opens no socket. A wrong flag is [`ErrorKind::Usage`], and a file with wrong content
+//! is [`ErrorKind::Configuration`]. Each message names the flag.
 
 use std::fmt;
 use std::fs::File;
@@ -15,29 +15,31 @@ use crate::error::{Error, ErrorKind, Result};
 /// Most processes of one cluster: each holds three sockets and three threads for every other.
 pub const PROCESSES_MAX: usize = 1024;
 
-/// Shortest key file that is taken, in bytes after trimming: 16 random bytes cannot be guessed.
+/// Shortest secret that is accepted, in bytes after trimming: 16 random bytes cannot be guessed.
 const KEY_BYTES_MIN: usize = 16;
 /// Longest key file that is read, in bytes.
 const KEY_BYTES_MAX: u64 = 4096;
 
-/// The first port of the addresses that are assumed when none are given, as timely has it.
+/// The first port of the default addresses. It is timely's.
 const PORT_BASE: usize = 2101;
 
-/// What the processes of a job must have in common, so told apart that they can name what differs.
+/// Digests of the settings that all processes of a job must share, one for each setting, so that a
+/// difference can be named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Fingerprint {
-    names: [&'static str; Fingerprint::THINGS],
+pub struct JobFingerprint {
+    names: [&'static str; JobFingerprint::THINGS],
     digests: [u8; 32],
 }
 
-impl Fingerprint {
-    /// How many things are told apart.
+impl JobFingerprint {
+    /// The number of digests.
     pub const THINGS: usize = 8;
 
-    /// The fingerprint of these things, each with the name under which a difference is told. The
-    /// last is all that has no name of its own: it is told only where no other differs.
-    pub fn of(things: [(&'static str, String); Fingerprint::THINGS]) -> Fingerprint {
-        let mut fingerprint = Fingerprint::default();
+    /// Returns the fingerprint of these settings, each with its name in messages. The last one
+    /// stands for all settings without a name of their own, so it is named only if no other
+    /// differs.
+    pub fn of(things: [(&'static str, String); JobFingerprint::THINGS]) -> JobFingerprint {
+        let mut fingerprint = JobFingerprint::default();
         let (digests, _) = fingerprint.digests.as_chunks_mut::<4>();
         for ((name, digest), (thing, text)) in
             fingerprint.names.iter_mut().zip(digests).zip(&things)
@@ -48,11 +50,12 @@ impl Fingerprint {
         fingerprint
     }
 
+    /// Returns the digests as they are sent.
     pub(super) fn digests(&self) -> [u8; 32] {
         self.digests
     }
 
-    /// The names of the things in which a process with digests `theirs` differs.
+    /// Returns the names of the settings in which a process with digests `theirs` differs.
     pub(super) fn differences(&self, theirs: &[u8; 32]) -> Vec<&'static str> {
         let (ours, theirs) = (self.digests.as_chunks::<4>().0, theirs.as_chunks::<4>().0);
         let each = self.names.iter().zip(ours.iter().zip(theirs));
@@ -65,7 +68,7 @@ impl Fingerprint {
     }
 }
 
-/// Who takes part in a cluster, and how patient its processes are with each other.
+/// The members of a cluster, and its limits and timeouts.
 #[derive(Clone, Debug)]
 pub struct ClusterSettings {
     /// Worker threads of this process (`-w`); the same in every process.
@@ -74,28 +77,28 @@ pub struct ClusterSettings {
     pub processes: usize,
     /// Index of this process (`-p`), below `processes`.
     pub process: usize,
-    /// `HOST:PORT` of every process in order of index; not read when `processes` is 1.
+    /// `HOST:PORT` of every process in order of index; not used if `processes` is 1.
     pub addresses: Vec<String>,
-    /// What all processes of the cluster know and nobody else does.
+    /// The secret that all processes of the cluster share; `None` for the key of the user.
     pub mesh_key: Option<MeshKey>,
-    /// How long to wait for the others at start.
+    /// Limit of the time that a start waits for the other processes.
     pub start_timeout: Duration,
-    /// How long a peer may be silent while its host still acknowledges what it is sent.
+    /// Limit of the time that a peer may be silent while its host acknowledges.
     pub stall_timeout: Duration,
-    /// How often each side of a control link says that it lives.
+    /// Time between two heartbeats on a control link.
     pub heartbeat_interval: Duration,
-    /// How long sent bytes may stay unacknowledged by the peer's host before the link is lost.
+    /// Limit of the time that the peer's host may leave sent bytes unacknowledged.
     pub link_timeout: Duration,
-    /// How long a connection may take to say who it is, during bring-up.
+    /// Limit of the time that a handshake may take.
     pub handshake_timeout: Duration,
-    /// Most connections that are being questioned at once; one more ends the oldest.
+    /// Limit of unfinished handshakes; one more closes the oldest.
     pub strangers_max: usize,
-    /// Most control messages that may wait for [`Inbox::recv`](super::Inbox::recv).
+    /// Limit of control messages that wait for [`Inbox::recv`](super::Inbox::recv).
     pub inbox_messages_max: usize,
-    /// Which start of the cluster this is; processes of different ones do not join.
+    /// The number of this start of the cluster. Processes of different starts do not join.
     pub generation: u64,
-    /// What the job is. Processes that differ in it do not join.
-    pub fingerprint: Fingerprint,
+    /// The fingerprint of the job. Processes of different jobs do not join.
+    pub fingerprint: JobFingerprint,
 }
 
 impl Default for ClusterSettings {
@@ -114,16 +117,16 @@ impl Default for ClusterSettings {
             strangers_max: 64,
             inbox_messages_max: 1024,
             generation: 0,
-            fingerprint: Fingerprint::default(),
+            fingerprint: JobFingerprint::default(),
         }
     }
 }
 
 impl ClusterSettings {
-    /// Checks what can be checked without the network.
+    /// Checks all settings without using the network.
     ///
     /// # Errors
-    /// `Usage` for numbers that cannot be, `Configuration` for addresses that cannot be.
+    /// `Usage` for numbers out of range, `Configuration` for addresses that cannot be used.
     pub fn validate(&self) -> Result<()> {
         let usage = |message: String| Err(Error::new(ErrorKind::Usage, message));
         if self.threads == 0 {
@@ -164,13 +167,14 @@ impl ClusterSettings {
         check_addresses(&self.addresses)
     }
 
-    /// How the address of a process is shown in messages.
+    /// Returns the index and the address of a process, for messages.
     pub(super) fn shown(&self, process: usize) -> String {
         let address = self.addresses.get(process).map_or("?", String::as_str);
         format!("process {process} ({address})")
     }
 }
 
+/// Checks the form of all addresses, and that no two are equal.
 fn check_addresses(addresses: &[String]) -> Result<()> {
     for (index, address) in addresses.iter().enumerate() {
         let (host, _) = split_address(address).ok_or_else(|| {
@@ -197,7 +201,7 @@ pub(super) fn host_of(address: &str) -> &str {
     host.trim_matches(['[', ']'])
 }
 
-/// Host and port of `HOST:PORT`; an IPv6 host stands in brackets.
+/// Splits `HOST:PORT`; an IPv6 host stands in brackets. Returns `None` for any other form.
 fn split_address(address: &str) -> Option<(&str, u16)> {
     let (host, port) = address.rsplit_once(':')?;
     let bracketed = host.starts_with('[') && host.ends_with(']');
@@ -207,10 +211,10 @@ fn split_address(address: &str) -> Option<(&str, u16)> {
 }
 
 /// Reads the addresses of `processes` processes from a hostfile: one `HOST:PORT` a line, in order
-/// of index. Blank lines and text after `#` do not count; lines past the last process are not read.
+/// of index. Blank lines and text after `#` are ignored, as are lines after the last process.
 ///
 /// # Errors
-/// `Configuration` when the file cannot be read, is too short, or holds something else.
+/// `Configuration` if the file cannot be read, is too short, or has a line of another form.
 pub fn read_hostfile(path: &Path, processes: usize) -> Result<Vec<String>> {
     let name = path.display();
     let text = std::fs::read_to_string(path).map_err(|cause| {
@@ -223,10 +227,10 @@ pub fn read_hostfile(path: &Path, processes: usize) -> Result<Vec<String>> {
     })
 }
 
-/// The addresses in the text of a hostfile: see [`read_hostfile`].
+/// Returns the addresses in the text of a hostfile; see [`read_hostfile`].
 ///
 /// # Errors
-/// `Configuration` when the text is too short or holds something else.
+/// `Configuration` if the text is too short or has a line of another form.
 pub fn parse_hostfile(text: &str, processes: usize) -> Result<Vec<String>> {
     let mut addresses = Vec::new();
     for (number, line) in text.lines().enumerate() {
@@ -251,10 +255,10 @@ pub fn parse_hostfile(text: &str, processes: usize) -> Result<Vec<String>> {
     Ok(addresses)
 }
 
-/// The addresses in the value of `--addresses`: `a:p,b:p,…`.
+/// Returns the addresses in the value of `--addresses`: `a:p,b:p,…`.
 ///
 /// # Errors
-/// `Usage` when an entry is not `HOST:PORT`.
+/// `Usage` if an entry is not `HOST:PORT`.
 pub fn parse_addresses(list: &str) -> Result<Vec<String>> {
     let check = |entry: &str| match split_address(entry.trim()) {
         Some(_) => Ok(entry.trim().to_owned()),
@@ -266,15 +270,15 @@ pub fn parse_addresses(list: &str) -> Result<Vec<String>> {
     list.split(',').map(check).collect()
 }
 
-/// The addresses that timely assumes when none are given: `localhost:2101` and the ports after it.
+/// Returns the default addresses, which are timely's: `localhost:2101` and the ports after it.
 pub fn default_addresses(processes: usize) -> Vec<String> {
     (0..processes).map(|index| format!("localhost:{}", PORT_BASE + index)).collect()
 }
 
-/// The index that `-p auto` stands for: the number at the end of this host's name.
+/// Returns the index for `-p auto`: the number at the end of this host's name.
 ///
 /// # Errors
-/// `Usage` when the name cannot be read or does not end in a number.
+/// `Usage` if the name cannot be read or does not end in a number.
 pub fn process_of_this_host() -> Result<usize> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname")
         .or_else(|_| std::env::var("HOSTNAME"))
@@ -282,10 +286,11 @@ pub fn process_of_this_host() -> Result<usize> {
     process_of_host(name.trim())
 }
 
-/// The number at the end of a host's name, before its domain: 2 for `wordtide-2.wordtide.svc`.
+/// Returns the number at the end of a host's name, before its domain: 2 for
+/// `wordtide-2.wordtide.svc`.
 ///
 /// # Errors
-/// `Usage` when the name does not end in a number.
+/// `Usage` if the name does not end in a number.
 pub fn process_of_host(name: &str) -> Result<usize> {
     let label = name.split('.').next().unwrap_or_default();
     let stem = label.trim_end_matches(|c: char| c.is_ascii_digit());
@@ -295,7 +300,7 @@ pub fn process_of_host(name: &str) -> Result<usize> {
     })
 }
 
-/// A secret that all processes of a cluster share. It is never printed, sent or compared in clear.
+/// A key that all processes of a cluster share. It is never printed or sent.
 #[derive(Clone)]
 pub struct MeshKey([u8; 32]);
 
@@ -306,11 +311,10 @@ impl fmt::Debug for MeshKey {
 }
 
 impl MeshKey {
-    /// The key made from any secret text of at least 16 bytes; white space around it does not
-    /// count.
+    /// Derives the key from a secret text of at least 16 bytes, without the white space around it.
     ///
     /// # Errors
-    /// `Configuration` when the text is too short.
+    /// `Configuration` if the text is too short.
     pub fn from_secret(secret: &[u8]) -> Result<MeshKey> {
         let secret = secret.trim_ascii();
         if secret.len() < KEY_BYTES_MIN {
@@ -321,13 +325,13 @@ impl MeshKey {
         Ok(MeshKey(blake3::derive_key("wordtide mesh key 1", secret)))
     }
 
-    /// The key in the file of `--mesh-key-file`.
+    /// Reads the key in the file of `--mesh-key-file`.
     ///
-    /// A group may read the file, because that is how Kubernetes hands a secret to a user that is
-    /// not root; others may not, and only the owner may write.
+    /// The group may read the file, because Kubernetes grants a secret to a user other than root in
+    /// this way. Others may not read it, and only the owner may write.
     ///
     /// # Errors
-    /// `Configuration` when the file cannot be read, is open to others, or is no key.
+    /// `Configuration` if the file cannot be read, is open to others, or holds no key.
     pub fn read(path: &Path) -> Result<MeshKey> {
         let name = path.display();
         let unreadable = |cause: std::io::Error| {
@@ -351,15 +355,16 @@ impl MeshKey {
         MeshKey::from_secret(&secret)
     }
 
+    /// Returns the key for the hash function.
     pub(super) fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// Bytes nobody can foretell, from the kernel.
+/// Returns random bytes of the kernel.
 ///
 /// # Errors
-/// `Failed` where it has none.
+/// `Failed` if `/dev/urandom` cannot be read.
 pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     let mut bytes = [0; N];
     File::open("/dev/urandom")
@@ -374,14 +379,14 @@ mod tests {
     use std::os::unix::fs::OpenOptionsExt;
 
     #[test]
-    fn a_hostfile_gives_its_first_n_addresses_past_comments_and_blank_lines() {
+    fn hostfile_skips_comments_and_blank_lines() {
         let text = "# the cluster\n\n  a.example:2101 \nb:2102 # second\r\n[::1]:2103\nnot read\n";
         let addresses = parse_hostfile(text, 3).unwrap();
         assert_eq!(addresses, ["a.example:2101", "b:2102", "[::1]:2103"]);
     }
 
     #[test]
-    fn a_bad_hostfile_is_refused_with_the_line_or_the_count() {
+    fn bad_hostfile_error_names_the_fault() {
         let short = parse_hostfile("a:1\n", 2).unwrap_err();
         assert_eq!(short.kind(), ErrorKind::Configuration);
         assert_eq!(short.to_string(), "addresses: 1, but -n/--processes is 2");
@@ -403,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn the_index_is_the_number_that_ends_the_host_name() {
+    fn process_index_ends_the_host_name() {
         assert_eq!(process_of_host("wordtide-12").unwrap(), 12);
         assert_eq!(process_of_host("wt-0.wt.default.svc.cluster.local").unwrap(), 0);
         for name in ["wordtide", "", "3a", "n99999999999999999999999"] {
@@ -413,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_cannot_be_are_refused_by_flag() {
+    fn impossible_settings_are_refused_by_flag() {
         let good = ClusterSettings {
             processes: 2,
             addresses: default_addresses(2),
@@ -446,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_file_must_be_private_and_long_enough() {
+    fn key_file_must_be_private_and_long() {
         let secret = b"0123456789abcdef0123456789abcdef\n";
         let (_dir, path) = key_file(0o600, secret);
         let key = MeshKey::read(&path).unwrap();

@@ -1,16 +1,16 @@
-//! Blocks of lines between processes, so that one socket can keep the workers of all busy.
+//! Blocks of lines between processes, so one source can keep the workers of all processes busy.
 //!
 //! Each pair of processes has a connection for blocks. A process that has sources sends the blocks
 //! that its own workers cannot take (see [`feed::shipping`](crate::feed::shipping)). The receiver
-//! takes them in as from one more source: it reads when its pool of blocks has room. So the window
-//! of TCP is the credit, and nothing is kept beyond the pool and two small socket buffers. Text
-//! takes this way within a host too: one host is better served by threads (`-w`).
+//! treats the connection as one more source: it reads when its pool of blocks has room. So TCP's
+//! window limits the sender, and memory is bounded by the pool and two small socket buffers. Text
+//! goes through the socket within a host too. On one host, threads (`-w`) are faster.
 //!
-//! The ends of epochs travel within the stream: an epoch is complete at a process only when every
-//! process that sends it blocks has sent the epoch's end. After the last one comes END.
+//! The ends of epochs are sent within the stream. An epoch is complete at a process only after
+//! every process that sends it blocks has sent the epoch's end. END follows the last epoch.
 //!
-//! A frame is a kind, an epoch and the head of a block, then the block's text. A link that breaks
-//! is reported to the control links, which know the cause or find it.
+//! A frame is a kind, an epoch and the head of a block, followed by the block's text. A link that
+//! breaks is reported to the control links, which detect the cause.
 
 use std::io;
 use std::net::TcpStream;
@@ -29,11 +29,11 @@ use crate::feed::{Feed, Next};
 use crate::lines::{BlockHead, BlockPool};
 use crate::supervise;
 
-/// Bytes of the kernel's buffers at each end: enough for a few blocks, so that a worker which has
-/// nothing to do does not wait for the next, and few enough not to pile up work behind a border.
+/// Bytes of the kernel's buffers at each end. They hold a few blocks, so an idle worker need not
+/// wait for the next one, and no more, so that little work remains for an epoch after its cut.
 const SOCKET_BYTES: usize = 1 << 20;
 
-/// Bytes of frames that are read at once; text goes past that.
+/// Size of the read buffer. It holds frames; text is read past it.
 const FRAMES_BYTES: usize = 2 << 10;
 
 /// The connection for blocks to one other process.
@@ -44,7 +44,7 @@ pub struct BlockLink {
     links: Arc<ControlLinks>,
 }
 
-/// The connections for blocks, as the bring-up made them.
+/// Returns the links over the sockets that the bring-up has made.
 pub(super) fn links(blocks: Vec<Option<TcpStream>>, control: &Control) -> Vec<BlockLink> {
     let each = blocks.into_iter().enumerate();
     let link = |(peer, stream): (usize, Option<TcpStream>)| {
@@ -54,15 +54,15 @@ pub(super) fn links(blocks: Vec<Option<TcpStream>>, control: &Control) -> Vec<Bl
 }
 
 impl BlockLink {
-    /// The process at the other end.
+    /// Returns the index of the process at the other end.
     pub fn peer(&self) -> usize {
         self.peer
     }
 
-    /// Separates the link into its two directions. Called within a runtime.
+    /// Splits the link into its two directions. Must be called within a runtime.
     ///
     /// # Errors
-    /// `Failed` when the socket cannot be used.
+    /// `Failed` if the socket cannot be set up.
     pub fn split(self) -> Result<(Outbound, Inbound)> {
         let BlockLink { peer, stream, links } = self;
         let opened = stream.set_nonblocking(true).and_then(|()| {
@@ -83,7 +83,7 @@ impl BlockLink {
     }
 }
 
-/// Reports that a direction has broken.
+/// The control links and the peer, to report that a direction has broken.
 #[derive(Debug)]
 struct LinkReport {
     peer: usize,
@@ -91,10 +91,11 @@ struct LinkReport {
 }
 
 impl LinkReport {
+    /// Reports the end of the connection; `None` stands for one that was closed in order.
     async fn broke(self, cause: Option<io::Error>) {
-        let told = move || self.links.data_broke(self.peer, cause.as_ref());
-        // It waits a moment for the true cause, which a task must not.
-        supervise::blocking(told).await;
+        let report = move || self.links.data_broke(self.peer, cause.as_ref());
+        // The report waits up to a second for the true cause, so it must not run in a task.
+        supervise::blocking(report).await;
     }
 }
 
@@ -103,26 +104,31 @@ impl LinkReport {
 enum BlockFrameKind {
     /// A block of the frame's epoch. Its text follows.
     Block = 1,
-    /// The end of the frame's epoch: no more blocks for it, or for one before it.
+    /// The end of the frame's epoch. No more blocks follow for it or for an earlier one.
     EpochEnd,
     /// The end of the stream.
     End,
 }
 
+/// A frame, without the text that follows a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct BlockFrame {
     kind: BlockFrameKind,
     epoch: Epoch,
+    /// The head of the block; zeros for the other kinds.
     head: [u8; BlockHead::BYTES],
 }
 
 impl BlockFrame {
+    /// Length of an encoded frame.
     const BYTES: usize = 16 + BlockHead::BYTES;
 
+    /// Returns a frame without a block.
     fn new(kind: BlockFrameKind, epoch: Epoch) -> BlockFrame {
         BlockFrame { kind, epoch, head: [0; BlockHead::BYTES] }
     }
 
+    /// Returns the bytes of the frame: two `u64`, little endian, and the head.
     fn encode(&self) -> [u8; BlockFrame::BYTES] {
         let mut bytes = [0; BlockFrame::BYTES];
         bytes[..8].copy_from_slice(&(self.kind as u64).to_le_bytes());
@@ -131,6 +137,7 @@ impl BlockFrame {
         bytes
     }
 
+    /// Decodes a frame. Fails if its kind is unknown.
     fn decode(bytes: &[u8; BlockFrame::BYTES]) -> io::Result<BlockFrame> {
         use BlockFrameKind::{Block, End, EpochEnd};
         let (fields, head) = bytes.split_at(16);
@@ -155,7 +162,9 @@ pub struct Outbound {
 
 impl Outbound {
     /// Returns a future that ships the surplus of `feed` until the feed ends or the link breaks.
-    /// The feed has a shipper from now on, also before the future is polled.
+    ///
+    /// The shipper is registered at the call, before the future is polled, so no epoch can complete
+    /// without it.
     pub fn ship(self, feed: Feed) -> impl Future<Output = ()> + Send + 'static {
         let Outbound { mut stream, report } = self;
         let notify = Arc::new(Notify::new());
@@ -172,7 +181,9 @@ impl Outbound {
     }
 }
 
-/// Ships until the feed has ended; returns the number of blocks.
+/// Ships blocks until the feed ends. Returns their number.
+///
+/// Fails if the connection breaks.
 async fn ship_all(
     stream: &mut OwnedWriteHalf,
     feed: &Feed,
@@ -180,7 +191,7 @@ async fn ship_all(
     notify: &Notify,
 ) -> io::Result<u64> {
     let mut blocks = 0;
-    // Ends of epochs go with the next block: each write may wake a thread at the other end.
+    // Ends of epochs wait for the next block, because each write may wake a thread of the peer.
     let mut frames = Vec::new();
     loop {
         match feed.next_to_ship(shipper) {
@@ -219,8 +230,8 @@ pub struct Inbound {
 }
 
 impl Inbound {
-    /// Takes in blocks of at most `text_bytes_max` bytes until the other process ends or the link
-    /// breaks. `passed` is called with each epoch for which no more come.
+    /// Receives blocks of at most `text_bytes_max` bytes until the other process ends the stream
+    /// or the link breaks. Calls `passed` with each epoch for which no more blocks follow.
     pub async fn receive(
         self,
         feed: Feed,
@@ -237,6 +248,10 @@ impl Inbound {
     }
 }
 
+/// Receives blocks until END.
+///
+/// Fails if the connection breaks, or if the peer sends a block that is too large, for an epoch
+/// that is over, or for one that is not open here.
 async fn receive_all(
     stream: &mut OwnedReadHalf,
     feed: &Feed,
@@ -265,6 +280,7 @@ async fn receive_all(
                     let what = format!("it sent a block for {epoch}, which is no epoch now");
                     return Err(io::Error::other(what));
                 }
+                // Waiting for room in the pool stops the reads, so TCP's window slows the sender.
                 let mut arrival = pool.arrival(head).await;
                 stream.read_exact(arrival.text()).await?;
                 feed.push_foreign(epoch, arrival.into_block());
@@ -283,7 +299,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_survive_the_wire_and_unknown_kinds_are_refused() {
+    fn block_frame_decodes_to_itself() {
         let head = std::array::from_fn(|at| at as u8);
         let sent = BlockFrame { kind: BlockFrameKind::Block, epoch: 7, head };
         let bytes = sent.encode();

@@ -1,14 +1,15 @@
-//! The mesh key of a user: the secret of clusters on loopback that were given no key file.
+//! The mesh key of a user: the secret of clusters on loopback without a key file.
 //!
 //! Every user of a host can connect to a loopback port. So processes that are started by hand
 //! without `--mesh-key-file` prove to each other that they run as one user, by a key that only this
-//! user can read. It is made on first use, in the first of these folders that the user owns and can
-//! write to: `$XDG_STATE_HOME/wordtide`, `~/.local/state/wordtide`, `$XDG_RUNTIME_DIR/wordtide`,
-//! and `wordtide-UID` in the folder for temporary files.
+//! user can read. The key is made on first use, in the first of these folders that the user owns
+//! and can write to: `$XDG_STATE_HOME/wordtide`, `~/.local/state/wordtide`,
+//! `$XDG_RUNTIME_DIR/wordtide`, and `wordtide-UID` in the folder for temporary files.
 //!
 //! The folder is opened without following a link, must belong to the user and must not be writable
-//! for others; the file is opened within the open folder and held to the same. The file appears
-//! under its name complete, by a hard link, so processes that start at once agree on one key.
+//! by others. The file is opened within the open folder and must meet the same conditions. It gets
+//! its name, by a hard link, after it is complete. So processes that start at the same time use one
+//! key.
 
 use std::fs::{DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
@@ -23,10 +24,10 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Name of the key's file in its folder.
 const FILE: &str = "mesh-key";
-/// Most bytes of the file that are read; it has 65.
+/// Most bytes of the file that are read. A file made here has 65.
 const FILE_BYTES_MAX: u64 = 4096;
 
-/// Returns the key of the user that runs this process; makes it if there is none yet.
+/// Returns the key of the user that runs this process. Makes it if there is none.
 ///
 /// Fails with `Configuration` if no folder can hold it.
 pub(super) fn user_key() -> Result<MeshKey> {
@@ -59,8 +60,10 @@ fn key_in(folders: &[PathBuf], uid: u32) -> Result<MeshKey> {
         .hint("give every process the same secret with --mesh-key-file"))
 }
 
-/// Opens the folder, which is made if its parent belongs to the user or is the shared folder for
+/// Opens the folder, and makes it if its parent belongs to the user or is the shared folder for
 /// temporary files.
+///
+/// Fails if the folder or its parent belongs to another user, or if others can write to the folder.
 fn open_folder(folder: &Path, uid: u32) -> io::Result<OwnedFd> {
     let make =
         |path: &Path, recursive| DirBuilder::new().mode(0o700).recursive(recursive).create(path);
@@ -70,7 +73,7 @@ fn open_folder(folder: &Path, uid: u32) -> io::Result<OwnedFd> {
         }
         let found = parent.metadata()?;
         let is_shared = found.mode() & 0o1000 != 0;
-        // Root must not leave a folder of its own in the home that `sudo` has kept.
+        // `sudo` may keep HOME. Root must not make a folder in the home of another user.
         if found.uid() != uid && !is_shared {
             return Err(io::Error::other("its parent belongs to another user"));
         }
@@ -85,7 +88,7 @@ fn open_folder(folder: &Path, uid: u32) -> io::Result<OwnedFd> {
     Ok(opened)
 }
 
-/// Fails unless `file` belongs to the user and gives others none of the rights in `forbidden`.
+/// Checks that `file` belongs to the user and grants others none of the rights in `forbidden`.
 fn require_private(file: &File, uid: u32, forbidden: u32) -> io::Result<()> {
     let found = file.metadata()?;
     if found.uid() != uid {
@@ -98,7 +101,7 @@ fn require_private(file: &File, uid: u32, forbidden: u32) -> io::Result<()> {
     }
 }
 
-/// Returns the secret in the folder, which is made if there is none.
+/// Returns the secret in the folder. Makes one if there is none.
 fn read_or_make(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
     match read(folder, uid) {
         Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
@@ -109,8 +112,11 @@ fn read_or_make(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
     }
 }
 
+/// Reads the secret in the folder.
+///
+/// Fails with `NotFound` if there is none, and if the file is not a private one of the user.
 fn read(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
-    // A named pipe under this name must not make the start wait.
+    // Opening a named pipe would block without NONBLOCK.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let file = File::from(openat(folder, FILE, flags, Mode::empty())?);
     require_private(&file, uid, 0o077)?;
@@ -122,7 +128,7 @@ fn read(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
     Ok(secret)
 }
 
-/// Makes the file, unless another process has made it meanwhile.
+/// Makes the file with a new secret, unless another process has made it meanwhile.
 fn make(folder: &OwnedFd) -> io::Result<()> {
     let random = random_bytes::<40>().map_err(io::Error::other)?;
     let hex: Vec<String> = random.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -134,7 +140,7 @@ fn make(folder: &OwnedFd) -> io::Result<()> {
         .and_then(|()| file.write_all(format!("{secret}\n").as_bytes()))
         .and_then(|()| file.sync_all())
         .and_then(|()| match linkat(folder, &name, folder, FILE, AtFlags::empty()) {
-            // Another process was first: its key is the user's.
+            // Another process was first, so its key is the one of the user.
             Err(rustix::io::Errno::EXIST) => Ok(()),
             result => result.map_err(io::Error::from),
         });
@@ -193,7 +199,7 @@ mod tests {
         let folders = [dir.path().join("one/wordtide"), dir.path().join("two/wordtide")];
         let theirs = key_in(&folders[..1], uid()).expect("a key");
         let stranger = uid() + 1;
-        // As another user, nothing here is one's own.
+        // To another user, none of these folders is his own.
         assert!(key_in(&folders, stranger).is_err());
         let file = dir.path().join("file");
         std::fs::write(&file, "").expect("a file");
@@ -202,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn folders_stand_in_order_and_relative_ones_are_ignored() {
+    fn folders_are_absolute_and_in_order() {
         let lookup = |name: &str| match name {
             "XDG_STATE_HOME" => Some("relative".into()),
             "HOME" => Some("/home/u".into()),

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::known::Inventory;
 use super::recovery::Judgement;
-use crate::cluster::{self, Control, Fingerprint, Message};
+use crate::cluster::{self, Control, JobFingerprint, Message};
 use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -51,9 +51,9 @@ impl ControlMessage {
 }
 
 /// What all processes of a job must have in common, by the names of flags.
-pub(super) fn fingerprint(identity: &Identity, sources: String) -> Fingerprint {
+pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprint {
     let Identity { definition, interval_ms, parts, words, line_bytes_max, .. } = identity;
-    Fingerprint::of([
+    JobFingerprint::of([
         ("the version", env!("CARGO_PKG_VERSION").to_owned()),
         ("the definition or its parameters", definition.clone()),
         ("--interval", interval_ms.to_string()),

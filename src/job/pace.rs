@@ -14,7 +14,7 @@ use super::borders::Borders;
 use super::links::ControlMessage;
 use super::reading::Reading;
 use super::status::Status;
-use crate::cluster::{Control, Event, Inbox, Message};
+use crate::cluster::{Control, ControlEvent, Inbox, Message};
 use crate::epoch::{Clock, Epoch, Jump};
 use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
 use crate::error::{Error, ErrorKind, Result};
@@ -85,8 +85,8 @@ impl Process {
     async fn message(inbox: &mut Inbox, failure: &Failure) -> (usize, Message) {
         loop {
             match inbox.recv().await {
-                Some(Event::Received { from, message }) => return (from, message),
-                Some(Event::Lost(loss)) => failure.fail(loss.into()),
+                Some(ControlEvent::Received { from, message }) => return (from, message),
+                Some(ControlEvent::Lost(loss)) => failure.fail(loss.into()),
                 // The links are closed: nobody has anything to say any more.
                 None => std::future::pending().await,
             }

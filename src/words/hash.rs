@@ -1,17 +1,19 @@
 //! The 64-bit hash of a word, and the 16-byte key of a short word.
 //!
-//! The hash is part of the program's promises: it decides the part of a word and the order of rows
-//! in an output file, so the same input gives the same bytes on every machine and in every release.
-//! It is frozen by the vectors below, has no seed, and reads bytes as little-endian everywhere.
+//! The hash is part of the output format: it determines the part of a word and the order of rows,
+//! so the same input gives the same bytes on every machine and in every release. The vectors in the
+//! tests freeze it. It has no seed and reads bytes as little-endian on every machine.
 //!
-//! Words of up to 15 bytes are one 16-byte key, and their hash is one folded multiply of its
-//! halves, times an odd number. The fold alone leaves a pattern in the top bits, which slots and
-//! parts are taken from: numbers in even steps, spelled out, then crowd (up to 9 probes a word
-//! where 1.9 are due). The known weakness of that construction is a factor that crafted input makes
-//! zero, after which the other half no longer matters. Here neither can be: the top byte of the
-//! first constant is 0xFF, which no UTF-8 text holds, and the top byte of the second is above every
-//! length. Collisions can be crafted nevertheless, as for any fixed hash; `slots` bounds what they
-//! cost.
+//! A word of up to 15 bytes is one 16-byte key. Its hash is one folded multiply of the key's two
+//! halves, multiplied by an odd number. The last multiply is needed because slots and parts are
+//! taken from the top bits, and the fold alone leaves a pattern there: numbers in even steps,
+//! written as letters, then collide (up to 9 probes for a word, where 1.9 are expected).
+//!
+//! The known weakness of a folded multiply is a factor that crafted input makes zero, since the
+//! hash then no longer depends on the other half. Here neither factor can be zero: the top byte of
+//! the first constant is 0xFF, which does not occur in UTF-8, and the top byte of the second is
+//! above every length. Collisions can still be crafted, as for any fixed hash. The module `slots`
+//! bounds their cost.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
@@ -154,7 +156,7 @@ mod tests {
     ];
 
     #[test]
-    fn hashes_are_what_they_always_were() {
+    fn hashes_equal_the_frozen_vectors() {
         for (word, expected) in FROZEN {
             assert_eq!(hash(word.as_bytes()), expected, "the hash of {word:?} changed");
         }
@@ -170,7 +172,7 @@ mod tests {
         assert!(cut.is_sorted());
     }
 
-    /// Steps at which a fold without the last multiply crowds.
+    /// Checks steps at which a fold without the last multiply has many collisions.
     #[test]
     fn numbers_in_even_steps_spread_evenly() {
         const HOMES: usize = 16_384;
@@ -185,7 +187,8 @@ mod tests {
                 }
                 words[part(hash(&letters), HOMES as u32) as usize] += 1;
             }
-            // Thrown at random, the sum of squares is 2 a home, give or take 0.011.
+            // For random homes the expected sum of squares is 2 for each home, with a deviation of
+            // 0.011.
             let squares: u32 = words.iter().map(|here| here * here).sum();
             assert!(squares.abs_diff(2 * HOMES as u32) < HOMES as u32 / 10, "{step}: {squares}");
         }
