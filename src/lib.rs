@@ -67,6 +67,7 @@
 
 extern crate self as wordtide;
 
+mod backoff;
 #[cfg(feature = "cli")]
 pub mod cli;
 pub mod cluster;

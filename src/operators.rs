@@ -19,13 +19,14 @@
 //! | `context`, `lines`, `read`, `ticks`, `text` | facts, the input, ends of epochs |
 //! | `columns`, `run`, `batch`, `merger`, `batcher` | sorted columns, and batches made of them |
 //! | `open_table`, `routed`, `combine`, `words` | counting words per epoch |
-//! | `memory`, `changes`, `totals`, `counts`, `window` | totals and windows over epochs |
+//! | `changelog`, `record_changes`, `changes`, `totals`, `counts`, `window` | totals and windows over epochs |
 //! | `rows`, `archive`, `collection`, `top`, `capture` | rows to publish |
 
 mod archive;
 mod batch;
 mod batcher;
 mod capture;
+mod changelog;
 mod changes;
 mod collection;
 mod columns;
@@ -33,11 +34,11 @@ mod combine;
 mod context;
 mod counts;
 mod lines;
-mod memory;
 mod merger;
 mod open_table;
 mod read;
 mod received;
+mod record_changes;
 mod routed;
 mod rows;
 mod run;
@@ -51,12 +52,12 @@ mod words;
 pub use batch::{WordBatch, WordLayout};
 pub use batcher::{RunBatcher, WordSpine};
 pub use capture::{Captured, CapturedRow, capture};
+pub use changelog::{ChangeBuffer, PartChange, Restored};
 pub use collection::Printable;
 pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use context::{Context, Tallies, Tally};
 pub use counts::Counts;
 pub use lines::Lines;
-pub use memory::{Change, Memory, Restored};
 pub use merger::WordMerger;
 pub use read::read;
 pub(crate) use received::take_malformed;

@@ -22,7 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::{BlockPool, LineLimits, LineSplitter};
-use crate::operators::{self, Captured, Context, Counts, Lines, Memory, Rows, Tallies};
+use crate::operators::{self, Captured, ChangeBuffer, Context, Counts, Lines, Rows, Tallies};
 use crate::words::WordOptions;
 use crate::worker;
 
@@ -210,7 +210,7 @@ where
             words: config.words.clone(),
             table_bytes_max: config.table_bytes_max,
             tallies: Tallies::default(),
-            memory: Memory::default(),
+            changes: ChangeBuffer::default(),
             failure: failure.clone(),
         });
         worker::live(worker, &failure, &|_| None, |worker| {

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
 use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
-use crate::sink::{self, Keeper, OnCommit, Publisher};
+use crate::sink::{self, Changelog, OnCommit, Publisher};
 use crate::supervise::panic_text;
 use crate::words::WordOptions;
 
@@ -48,7 +48,7 @@ pub struct Plan {
     /// Size above which a table is drained before its epoch ends.
     pub table_bytes_max: usize,
     /// The changelog: its content from former runs, and its writer; `None` without state.
-    pub memory: Option<(Restored, Keeper)>,
+    pub memory: Option<(Restored, Changelog)>,
     /// The writer of results.
     pub publisher: Publisher,
     /// Called on worker 0 for every committed epoch.
@@ -145,7 +145,7 @@ fn build(worker: &mut Worker, plan: &Plan) {
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,
         tallies: Tallies::default(),
-        memory: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),
+        changes: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),
         failure: plan.failure.clone(),
     });
     // The probe is not kept: the driver learns of a commit by `on_commit`.

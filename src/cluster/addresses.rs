@@ -12,12 +12,12 @@ use tokio::time::Instant;
 
 use super::cause::seconds;
 use super::settings::{ClusterSettings, host_of};
+use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};
 
-/// First wait before a name is resolved again. It doubles up to [`RESOLVE_WAIT_MAX`].
-const RESOLVE_WAIT_MIN: Duration = Duration::from_millis(250);
-/// Longest wait before a name is resolved again.
-const RESOLVE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// The pauses before a name is asked for again.
+const RESOLVE_PAUSES: BackoffPolicy =
+    BackoffPolicy::doubling(Duration::from_millis(250), Duration::from_secs(2));
 
 /// Binds this process's address, then resolves those of all others. Returns the listeners.
 ///
@@ -52,7 +52,7 @@ async fn resolve(
     deadline: Instant,
 ) -> Result<Vec<SocketAddr>> {
     let address = &settings.addresses[process];
-    let mut wait = RESOLVE_WAIT_MIN;
+    let mut backoff = RESOLVE_PAUSES.start();
     let mut is_reported = false;
     loop {
         let lookup = tokio::time::timeout_at(deadline, tokio::net::lookup_host(address));
@@ -64,8 +64,8 @@ async fn resolve(
             Ok(Err(cause)) => cause.to_string(),
             Err(_) => "the name service does not answer".to_owned(),
         };
-        let limit = seconds(settings.start_timeout);
-        if Instant::now() + wait >= deadline {
+        let (limit, pause) = (seconds(settings.start_timeout), backoff.next_pause());
+        if Instant::now() + pause >= deadline {
             let message = format!("cannot resolve {address} of process {process}: {why}");
             return Err(Error::new(ErrorKind::Temporary, message).hint(format!(
                 "it was tried for {limit} s; see --hostfile, --addresses and --start-timeout"
@@ -77,8 +77,7 @@ async fn resolve(
                  {limit} s (--start-timeout)"
             );
         }
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(RESOLVE_WAIT_MAX);
+        tokio::time::sleep(pause).await;
     }
 }
 

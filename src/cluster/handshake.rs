@@ -20,6 +20,7 @@ use super::hello::{
 };
 use super::settings::{ClusterSettings, MeshKey, random_bytes};
 use super::user_key::user_key;
+use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Number of pairs of a host and a reason whose first refusal is logged at once. All other refusals
@@ -27,10 +28,9 @@ use crate::error::{Error, ErrorKind, Result};
 const REFUSALS_LOGGED: usize = 10;
 /// Shortest time between two log lines about further refusals.
 const REFUSALS_PAUSE: Duration = Duration::from_secs(10);
-/// First wait before another attempt to connect; it doubles up to [`DIAL_WAIT_MAX`].
-const DIAL_WAIT_MIN: Duration = Duration::from_millis(20);
-/// Longest wait before another attempt to connect.
-const DIAL_WAIT_MAX: Duration = Duration::from_millis(500);
+/// The pauses before another attempt to connect.
+const DIAL_PAUSES: BackoffPolicy =
+    BackoffPolicy::doubling(Duration::from_millis(20), Duration::from_millis(500));
 
 /// An event that a handshake or a link reports to the bring-up.
 #[derive(Debug)]
@@ -260,7 +260,7 @@ pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
             Err(cause) => {
                 // Most likely there is no file descriptor left. Open connections will free some.
                 tracing::warn!(%cause, "cannot take a connection to the cluster port");
-                tokio::time::sleep(DIAL_WAIT_MAX).await;
+                tokio::time::sleep(DIAL_PAUSES.max).await;
                 continue;
             }
         };
@@ -385,7 +385,7 @@ fn format_differs(format: u16) -> String {
 
 /// Connects to a lower index; retries with back-off until it accepts or the bring-up ends.
 pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
-    let mut wait = DIAL_WAIT_MIN;
+    let mut backoff = DIAL_PAUSES.start();
     loop {
         let limit = handshakes.settings.handshake_timeout;
         let why = match tokio::time::timeout(limit, call(&handshakes, peer, purpose)).await {
@@ -397,8 +397,7 @@ pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purp
             Err(_) => "no answer".into(),
         };
         handshakes.missed(peer, why);
-        tokio::time::sleep(wait).await;
-        wait = (wait * 2).min(DIAL_WAIT_MAX);
+        tokio::time::sleep(backoff.next_pause()).await;
     }
 }
 

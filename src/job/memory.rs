@@ -12,7 +12,7 @@ use super::output::patiently;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
-use crate::sink::Keeper;
+use crate::sink::Changelog;
 
 /// The file of a state that tells the first epoch of its job.
 const BEGUN: &str = "begun";
@@ -64,7 +64,7 @@ pub(super) fn forget_begun(state: &Path) {
 
 /// Brings back what was kept up to and with the committed epoch `through`.
 pub(super) async fn restore(
-    keeper: &Keeper,
+    keeper: &Changelog,
     owns: impl Fn(u32) -> bool,
     through: Epoch,
 ) -> Result<Restored> {

@@ -34,7 +34,7 @@ use crate::operators::Restored;
 use crate::settings::Settings;
 use crate::sink::format::Format;
 use crate::sink::{
-    Attempts, Claim, ClaimKeys, CommitLog, Keeper, Layout, OnCommit, Ownership, Publication,
+    Attempts, Changelog, Claim, ClaimKeys, CommitLog, Layout, OnCommit, Ownership, Publication,
     Publisher, check_suffix,
 };
 use crate::source::Stop;
@@ -265,7 +265,7 @@ impl Order {
         publisher: &Publisher,
         agreed: &Agreement,
         failure: &Failure,
-    ) -> Result<Option<(Restored, Keeper)>> {
+    ) -> Result<Option<(Restored, Changelog)>> {
         let Some(state) = holdings.state.as_ref().filter(|_| self.replay.is_none()) else {
             return Ok(None);
         };
@@ -275,7 +275,7 @@ impl Order {
             Target::Stdout => publisher.into(Arc::new(LocalStore::open(state.dir())?)),
             _ => publisher.clone(),
         };
-        let keeper = Keeper::new(publisher, agreed.begun, failure.clone());
+        let keeper = Changelog::new(publisher, agreed.begun, failure.clone());
         let owners = self.owners();
         let owns = |part: u32| {
             let worker = part as usize % owners;

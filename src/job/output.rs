@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
+use crate::backoff::BackoffPolicy;
 use crate::epoch::{self, AHEAD_MAX_MS, Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sink::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
@@ -19,9 +20,6 @@ use crate::store::{
 
 /// How long a store may be out of reach when a job starts.
 const START_PATIENCE: Duration = Duration::from_secs(30);
-/// First pause between two tries at the start; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
 /// may hold any number of epochs that are named after a clock which ran ahead.
 const MARKERS_MAX: usize = 16;
@@ -123,26 +121,26 @@ impl Output {
     }
 }
 
-/// Tries again while the store is merely out of reach, but at a start not for ever.
+/// Repeats `attempt` while the store is out of reach, for at most the patience of a start.
 pub(super) async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T>
 where
     F: Future<Output = StoreResult<T>>,
 {
-    let (clock, mut pause, mut told) = (SystemClock::new(), PAUSE_MIN, false);
+    let (clock, mut is_logged) = (SystemClock::new(), false);
+    let mut backoff = BackoffPolicy::DEFAULT.start();
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
             Err(error) if !error.is_transient() || clock.monotonic() > START_PATIENCE => {
                 return Err(error.into());
             }
-            Err(error) if !std::mem::replace(&mut told, true) => {
+            Err(error) if !std::mem::replace(&mut is_logged, true) => {
                 let patience = START_PATIENCE.as_secs();
                 tracing::warn!("{error}; tried again for {patience} s before giving up");
             }
             Err(error) => tracing::debug!("tried again: {error}"),
         }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(PAUSE_MAX);
+        tokio::time::sleep(backoff.next_pause()).await;
     }
 }
 

@@ -19,7 +19,7 @@ use crate::epoch::{Clock, Epoch, Jump};
 use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::sink::Keeper;
+use crate::sink::Changelog;
 use crate::source::Stop;
 use crate::store::{Level, Results};
 use crate::supervise::supervise;
@@ -37,7 +37,7 @@ pub(super) struct Process {
     /// The results that wait to be stored.
     pub(super) results: Results,
     /// What is to be told of commits, too.
-    pub(super) keeper: Option<Keeper>,
+    pub(super) keeper: Option<Changelog>,
 }
 
 impl Process {

@@ -21,7 +21,7 @@ use super::{Job, JobBuilder, JobHandle, commits, memory, status};
 use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::sink::{Claim, Committed, Keeper, OnCommit, Ownership, Publisher};
+use crate::sink::{Changelog, Claim, Committed, OnCommit, Ownership, Publisher};
 use crate::source::Stop;
 use crate::state::State;
 use crate::supervise::{self, supervise};
@@ -33,7 +33,7 @@ pub(super) struct Holdings {
     pub(super) state: Option<State>,
     pub(super) output: Output,
     /// What keeps the memory of a job with state.
-    pub(super) keeper: Option<Keeper>,
+    pub(super) keeper: Option<Changelog>,
     /// The claim on the prefix of an object store.
     pub(super) claim: Option<Claim>,
     /// Whether this process sees to what all have in common.
@@ -292,7 +292,7 @@ fn find_others(order: &Order, stop: Stop) -> Result<Mesh> {
 /// Has the journals and the memory told of commits, too.
 fn note_commits(
     crossing: Arc<Crossing>,
-    keeper: Option<Keeper>,
+    keeper: Option<Changelog>,
     then: Option<OnCommit>,
 ) -> OnCommit {
     Arc::new(move |committed: Committed| {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use super::memory::Memory;
+use super::changelog::ChangeBuffer;
 use crate::epoch::Epoch;
 use crate::failure::Failure;
 use crate::words::WordOptions;
@@ -35,7 +35,7 @@ pub struct Context {
     /// Figures of open epochs at this worker.
     pub tallies: Tallies,
     /// Changes of totals and windows that this worker keeps.
-    pub memory: Memory,
+    pub changes: ChangeBuffer,
     /// Ends the job when an operator fails.
     pub failure: Failure,
 }

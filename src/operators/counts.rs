@@ -19,7 +19,7 @@ use super::batcher::{RunBatcher, WordSpine};
 use super::changes::{Changes, EachChange, WordTrace, batches, compact};
 use super::columns::WordColumn;
 use super::context::Context;
-use super::memory::remember;
+use super::record_changes::record_changes;
 use super::rows::{EpochRows, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
 use super::ticks::{AtTicks, Ticks, at_ticks};
@@ -78,7 +78,7 @@ impl<'s> Counts<'s> {
         let Counts { ticks, context, .. } = self.clone();
         let (arranged, grid) = self.arranged();
         let mut changes = Changes::new(arranged.trace, grid, to_rows);
-        changes.since = grid.last(context.memory.through());
+        changes.since = grid.last(context.changes.through());
         let stream = at_ticks(arranged.stream, Pipeline, ticks.clone(), "Changes", changes);
         Rows { stream, ticks, context, grid }
     }
@@ -114,11 +114,11 @@ impl<'s> Counts<'s> {
             // interval.
             Over::Epoch => {
                 let window_ms = context.interval_ms;
-                let runs = remember(runs, Some(2 * window_ms), &context);
+                let runs = record_changes(runs, Some(2 * window_ms), &context);
                 (arrange(runs, Some(window_ms)), Grid::ALL)
             }
             Over::Start { max_keys } => {
-                let arranged = arrange(remember(runs, None, &context), None);
+                let arranged = arrange(record_changes(runs, None, &context), None);
                 if let Some(max) = max_keys {
                     limit_keys(arranged.clone(), ticks, max, context);
                 }
@@ -128,7 +128,7 @@ impl<'s> Counts<'s> {
                 Ok((length_ms, slide_ms)) => {
                     // A restart must also restore the last slide: its retraction is a change
                     // against the previous result.
-                    let runs = remember(runs, Some(length_ms + slide_ms), &context);
+                    let runs = record_changes(runs, Some(length_ms + slide_ms), &context);
                     (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
                 }
                 Err(error) => {

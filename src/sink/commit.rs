@@ -13,10 +13,10 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::completions::Completions;
 use super::layout::part_name;
-use super::marker::{MARKER_FORMAT, MarkedPart, Marker};
+use super::marker_content::{MARKER_FORMAT, MarkedPart, Marker};
 use super::publish::Publisher;
-use super::write::{PartReport, Report};
-use crate::crash::crash_point;
+use super::write_marker::write_marker;
+use super::write_parts::{PartReport, Report};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -30,7 +30,7 @@ use crate::supervise::supervise;
 pub struct Committed {
     /// The epoch.
     pub epoch: Epoch,
-    /// What was read and counted in it, over all workers.
+    /// Lines and words that all workers read and counted in it.
     pub tally: Tally,
     /// Rows published: for word counts, the distinct words.
     pub rows: u64,
@@ -51,12 +51,13 @@ impl fmt::Display for Committed {
     }
 }
 
-/// Told of every committed epoch, in order, on worker 0.
+/// A function that worker 0 calls for every committed epoch, in order.
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
 
-/// Gathers the reports of all workers on worker 0 and stores the marker of each epoch once all
-/// parts of it are durable, strictly in order of the epochs. Nothing is sent on: a probe of the
-/// stream sees the frontier pass an epoch when it is committed.
+/// Collects the reports of all workers on worker 0 and stores the marker of each epoch after all
+/// its parts are durable, in order of the epochs.
+///
+/// The output stream has no data. Its frontier passes an epoch when the epoch is committed.
 pub fn commit<'s>(
     reports: Stream<'s, Epoch, Vec<Report>>,
     parts: u32,
@@ -98,15 +99,17 @@ pub fn commit<'s>(
     )
 }
 
+/// The reports on one epoch, with the capability that keeps it from being committed.
 struct Gathered {
     capability: Capability<Epoch>,
     reports: Vec<Report>,
 }
 
+/// The state of the operator.
 struct Committer {
-    /// Epochs of which reports have come.
+    /// Epochs with at least one report.
     open: BTreeMap<Epoch, Gathered>,
-    /// The epoch whose marker is being stored: one at a time keeps them in order.
+    /// The epoch whose marker is being stored. One at a time keeps them in order.
     committing: Option<Capability<Epoch>>,
     completions: Completions<Committed>,
     publisher: Publisher,
@@ -115,6 +118,7 @@ struct Committer {
 }
 
 impl Committer {
+    /// Starts to commit the oldest epoch if its parts are durable and no other commit is under way.
     fn start_next(&mut self, is_durable: impl Fn(&Epoch) -> bool) {
         if self.committing.is_some() {
             return;
@@ -135,7 +139,7 @@ impl Committer {
     }
 }
 
-/// Stores what no worker did (the parts without rows), then the marker.
+/// Stores the parts without rows, if they are wanted, and then the marker.
 async fn finish(
     publisher: &Publisher,
     epoch: Epoch,
@@ -171,35 +175,20 @@ async fn finish(
         let (state, started) = (Some(publication.state.clone()), Some(publication.started));
         let marker =
             Marker { format, program, job, state, started, epoch, lines, words, rows, parts };
-        put_marker(publisher, epoch, &marker).await?;
+        write_marker(publisher, epoch, &marker).await?;
     }
     let upload_ms = write_ms + started.elapsed().as_millis() as u64;
     Ok(Committed { epoch, tally, rows, bytes, upload_ms })
 }
 
+/// Stores a part without rows.
 async fn put_empty(publisher: &Publisher, epoch: Epoch, part: u32) -> Result<PartReport> {
     let key = publisher.publication.layout.part(epoch, part);
     let stored = publisher.create(epoch, &key, Body::from_chunks([])).await?;
     Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
 }
 
-/// Makes the parts' names durable, notes the epoch, then stores the marker and makes its name
-/// durable: a reader may take the epoch away as soon as the marker is there.
-async fn put_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Result<()> {
-    let layout = &publisher.publication.layout;
-    let dir = layout.dir(epoch);
-    if !marker.parts.is_empty() {
-        publisher.seal(&dir).await?;
-    }
-    publisher.note_attempt(epoch, marker.parts.len()).await?;
-    crash_point("sink.before_marker");
-    publisher.create(epoch, &layout.marker(epoch), Body::from(marker.to_bytes())).await?;
-    publisher.seal(&dir).await?;
-    publisher.note_commit(epoch);
-    crash_point("sink.after_marker");
-    Ok(())
-}
-
+/// Returns the entry of a part in the marker.
 fn marked(part: PartReport) -> MarkedPart {
     let PartReport { part, rows, bytes, md5 } = part;
     MarkedPart { name: part_name(part), rows, bytes, md5 }

@@ -1,14 +1,14 @@
-//! How a finished request gets back into an operator.
+//! Returns the results of requests to an operator.
 //!
-//! An operator starts requests on the runtime and returns at once; what comes of them is put here
-//! from outside, and the operator's worker is woken to take it out. The number of results waiting
-//! is bounded by the number of epochs in the dataflow.
+//! An operator starts requests on the runtime and returns at once. A finished request adds its
+//! result here and wakes the worker of the operator, which takes the result. The number of epochs
+//! in the dataflow bounds the number of results.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use timely::scheduling::SyncActivator;
 
-/// Results of requests, on their way to the operator that asked. Clones share them.
+/// Results of requests of one operator. Clones share them.
 #[derive(Debug)]
 pub(super) struct Completions<T> {
     results: Arc<Mutex<Vec<T>>>,
@@ -16,19 +16,20 @@ pub(super) struct Completions<T> {
 }
 
 impl<T> Completions<T> {
-    /// Results for the operator that `activator` wakes.
+    /// Returns an empty list for the operator that `activator` wakes.
     pub(super) fn new(activator: SyncActivator) -> Self {
         Completions { results: Arc::default(), activator }
     }
 
-    /// Hands over a result, then wakes the operator: in this order, or it would look too early.
+    /// Adds a result, then wakes the operator. In the other order the operator could run before the
+    /// result is there.
     pub(super) fn complete(&self, result: T) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
-        // It fails only when the worker is gone, and with it everyone who could want the result.
-        self.activator.activate().ok();
+        // It fails only if the worker has ended, and then nothing needs the result.
+        let _ = self.activator.activate();
     }
 
-    /// Takes out what has come.
+    /// Removes and returns the results.
     pub(super) fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner))
     }

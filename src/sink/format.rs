@@ -1,16 +1,15 @@
-//! Lines out of counts: one row of text for each word, in the format the reader expects.
+//! Formats of rows: encodes a word and its count as one line of text.
 //!
-//! [`Format::Python`] and [`Format::Scala`] are, to the byte, what Spark's `saveAsTextFiles` writes
-//! from the Python and from the Scala program. Python prints a word as its `repr` does, so part of
-//! this module is that function, with the table of printable characters frozen (`printable`). The
-//! other formats are for readers that were not written against Spark.
+//! [`Format::Python`] and [`Format::Scala`] give the same bytes as Spark's `saveAsTextFiles` in its
+//! Python and its Scala program. Python prints a word by `repr`, which the module `python`
+//! implements. The other formats are for readers that do not expect Spark's.
 //!
-//! A word has been decoded before it comes here and is well-formed UTF-8. Should it not be, nothing
-//! panics: `python` and `jsonl`, whose rows must be text, put U+FFFD for what is ill-formed, and
-//! the other formats pass the bytes through.
+//! A word is decoded before and is well-formed UTF-8. No other word causes a panic: `python` and
+//! `jsonl`, whose rows must be text, replace ill-formed bytes by U+FFFD, and the other formats
+//! write them unchanged.
 //!
-//! Rows are written by the million in an epoch, and nearly all words are plain ASCII: those are
-//! recognised in one pass and copied in one go.
+//! An epoch has millions of rows, and nearly all words are plain ASCII. Such a word is recognized
+//! in one pass and copied as a whole.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -20,20 +19,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
-mod printable;
+mod python;
 
-/// How a word and its count become a line.
+/// The format of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
-    /// `('a', 2)`: what Spark's Python program writes, by the rules of Python 3.11's `repr`.
+    /// `('a', 2)`, as in Spark's Python program, by the rules of Python 3.11's `repr`.
     #[default]
     Python,
-    /// `(a,2)`: what Spark's Scala and Java programs write; nothing is quoted or escaped.
+    /// `(a,2)`, as in Spark's Scala and Java programs. Nothing is quoted or escaped.
     Scala,
-    /// The word as it is, a TAB, the count. A word may hold a TAB: the count follows the last one.
+    /// The word, a TAB, the count. A word may contain a TAB: the count follows the last one.
     Tsv,
-    /// `a,2`, without a header and quoted by RFC 4180; but the line ends in LF, as in all formats.
+    /// `a,2`, without a header, quoted by RFC 4180. The line ends in LF, as in all formats.
     Csv,
     /// `{"word":"a","count":2}`, one JSON object a line.
     Jsonl,
@@ -44,7 +43,7 @@ impl Format {
     pub const ALL: [Format; 5] =
         [Format::Python, Format::Scala, Format::Tsv, Format::Csv, Format::Jsonl];
 
-    /// The name on the command line and in settings.
+    /// Returns the name on the command line and in settings.
     pub fn name(self) -> &'static str {
         match self {
             Format::Python => "python",
@@ -57,13 +56,13 @@ impl Format {
 
     /// Appends the row of `word`, well-formed UTF-8, and its `count` to `out`, ended by LF.
     ///
-    /// A word never holds LF or CR, since those end lines. If it did, `scala` and `tsv` would pass
-    /// them through, and `csv` too, in quotes.
+    /// A word never contains LF or CR, since they end lines. `scala` and `tsv` would write them
+    /// unchanged, and `csv` in quotes.
     pub fn row(self, word: &[u8], count: i64, out: &mut Vec<u8>) {
         match self {
             Format::Python => {
                 out.push(b'(');
-                python_repr(word, out);
+                python::repr(word, out);
                 count_between(b", ", count, b")\n", out);
             }
             Format::Scala => {
@@ -106,19 +105,16 @@ impl FromStr for Format {
     }
 }
 
-/// The longest count: `i64::MIN`, its sign included.
+/// The longest count: `i64::MIN` with its sign.
 const COUNT_BYTES_MAX: usize = 20;
 
-/// Room for a count and what stands around it.
+/// Room for a count and the bytes around it.
 const TAIL_BYTES: usize = 32;
 
-/// The bytes that Python prints as they are, whatever stands around them.
-static PYTHON_PLAIN: [bool; 256] = bytes_without(b' '..=b'~', b'\'');
-
-/// The bytes of well-formed UTF-8 that JSON takes as they are.
+/// True for the bytes of well-formed UTF-8 that JSON strings contain unescaped.
 static JSON_PLAIN: [bool; 256] = bytes_without(b' '..=b'\xff', b'"');
 
-/// A table that holds for the bytes of `range`, but not for `quote` and the backslash.
+/// Returns a table with true for the bytes of `range`, except for `quote` and the backslash.
 const fn bytes_without(range: RangeInclusive<u8>, quote: u8) -> [bool; 256] {
     let mut table = [false; 256];
     let mut byte = *range.start() as usize;
@@ -131,70 +127,7 @@ const fn bytes_without(range: RangeInclusive<u8>, quote: u8) -> [bool; 256] {
     table
 }
 
-/// Appends `word` as Python 3.11's `repr` prints a string.
-fn python_repr(word: &[u8], out: &mut Vec<u8>) {
-    if word.iter().all(|&byte| PYTHON_PLAIN[byte as usize]) {
-        out.push(b'\'');
-        out.extend_from_slice(word);
-        out.push(b'\'');
-        return;
-    }
-    let quote = match word.contains(&b'\'') && !word.contains(&b'"') {
-        true => '"',
-        false => '\'',
-    };
-    out.push(quote as u8);
-    for chunk in word.utf8_chunks() {
-        python_escape(chunk.valid(), quote, out);
-        if !chunk.invalid().is_empty() {
-            out.extend_from_slice("\u{fffd}".as_bytes());
-        }
-    }
-    out.push(quote as u8);
-}
-
-/// Appends `text` with a backslash before what Python puts one before, inside `quote`s.
-fn python_escape(text: &str, quote: char, out: &mut Vec<u8>) {
-    // What needs no escape is copied in runs: `text[copied..at]` is such a run.
-    let mut copied = 0;
-    for (at, character) in text.char_indices() {
-        let printable = match character {
-            ' '..='~' => character != quote && character != '\\',
-            _ => printable::is_printable(character),
-        };
-        if printable {
-            continue;
-        }
-        out.extend_from_slice(&text.as_bytes()[copied..at]);
-        copied = at + character.len_utf8();
-        out.push(b'\\');
-        match character {
-            '\t' => out.push(b't'),
-            '\n' => out.push(b'n'),
-            '\r' => out.push(b'r'),
-            '\\' => out.push(b'\\'),
-            _ if character == quote => out.push(quote as u8),
-            _ => hexadecimal(character as u32, out),
-        }
-    }
-    out.extend_from_slice(&text.as_bytes()[copied..]);
-}
-
-/// Appends `x1f`, `u200d` or `U000e0001`, whichever is the shortest that holds `code`.
-fn hexadecimal(code: u32, out: &mut Vec<u8>) {
-    let (kind, digits) = match code {
-        0..=0xff => (b'x', 2),
-        0x100..=0xffff => (b'u', 4),
-        _ => (b'U', 8),
-    };
-    out.push(kind);
-    for digit in (0..digits).rev() {
-        let digit = (code >> (4 * digit)) & 0xf;
-        out.push(b"0123456789abcdef"[digit as usize]);
-    }
-}
-
-/// Appends `word`, between quotes if RFC 4180 asks for them.
+/// Appends `word`, in quotes if RFC 4180 requires them.
 fn csv_field(word: &[u8], out: &mut Vec<u8>) {
     if !word.iter().any(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n')) {
         out.extend_from_slice(word);
@@ -218,13 +151,13 @@ fn json_string(word: &[u8], out: &mut Vec<u8>) {
         out.extend_from_slice(text.as_bytes());
         out.push(b'"');
     } else {
-        // Printing a value cannot fail, serialising into a writer could: no error is invented here.
+        // Unlike serializing to a writer, printing a value cannot fail.
         let value = serde_json::Value::from(text.into_owned());
         out.extend_from_slice(value.to_string().as_bytes());
     }
 }
 
-/// Appends `before`, the count in decimal and `after`, in one go.
+/// Appends `before`, the count in decimal and `after`, in one copy.
 fn count_between<const B: usize, const A: usize>(
     before: &[u8; B],
     count: i64,
@@ -232,7 +165,7 @@ fn count_between<const B: usize, const A: usize>(
     out: &mut Vec<u8>,
 ) {
     const { assert!(B + COUNT_BYTES_MAX + A <= TAIL_BYTES) };
-    // Filled from its end, since the digits come out last first.
+    // Filled from its end, since the last digit is computed first.
     let mut tail = [0; TAIL_BYTES];
     let mut first = TAIL_BYTES - A;
     tail[first..].copy_from_slice(after);

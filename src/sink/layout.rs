@@ -1,8 +1,8 @@
-//! Names: an object's key is a function of prefix, epoch and part, and of nothing else.
+//! The names of objects. A key is a function of prefix, epoch and part, and of nothing else.
 //!
-//! That is what makes a retry, a restart and another number of workers harmless: the same input
-//! meets the same names. The names are Spark's: `<PREFIX>-<ms>[.<suffix>]/part-00000` and
-//! `…/_SUCCESS`, where PREFIX is all that follows the bucket, as given.
+//! A retry, a restart and another number of workers are therefore harmless: the same input has the
+//! same names. The names are Spark's: `<PREFIX>-<ms>[.<suffix>]/part-00000` and `…/_SUCCESS`, where
+//! PREFIX is all after the bucket, as given.
 
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -13,7 +13,7 @@ pub const MARKER: &str = "_SUCCESS";
 /// The start of every part's name.
 pub const PART: &str = "part-";
 
-/// How the objects of a job are called.
+/// The names of the objects of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
     prefix: String,
@@ -21,18 +21,18 @@ pub struct Layout {
 }
 
 impl Layout {
-    /// Names that begin with `prefix` and whose directories end in `.suffix`. An empty suffix
-    /// gives a trailing dot, as Spark's API does.
+    /// Returns names that begin with `prefix` and whose directories end in `.suffix`. An empty
+    /// suffix gives a trailing dot, as in Spark's API.
     pub fn new(prefix: impl Into<String>, suffix: Option<String>) -> Self {
         Layout { prefix: prefix.into(), suffix }
     }
 
-    /// What all directories of the job begin with.
+    /// Returns the common beginning of all directories of the job.
     pub fn dir_prefix(&self) -> String {
         format!("{}-", self.prefix)
     }
 
-    /// The directory of an epoch, without a trailing slash.
+    /// Returns the directory of an epoch, without a trailing slash.
     pub fn dir(&self, epoch: Epoch) -> String {
         match &self.suffix {
             Some(suffix) => format!("{}-{epoch}.{suffix}", self.prefix),
@@ -40,24 +40,25 @@ impl Layout {
         }
     }
 
-    /// The directory of what the program keeps for itself, beside the results: those who read them
-    /// leave out names that begin with `_`.
+    /// Returns the directory of claim, probe and changelog, beside the results. Readers of results
+    /// ignore names that begin with `_`.
     pub fn own_dir(&self) -> String {
         let beside = self.prefix.rfind('/').map_or("", |slash| &self.prefix[..=slash]);
         format!("{beside}_wordtide")
     }
 
-    /// The key of one part.
+    /// Returns the key of a part.
     pub fn part(&self, epoch: Epoch, part: u32) -> String {
         format!("{}/{}", self.dir(epoch), part_name(part))
     }
 
-    /// The key of the marker.
+    /// Returns the key of the marker.
     pub fn marker(&self, epoch: Epoch) -> String {
         format!("{}/{MARKER}", self.dir(epoch))
     }
 
-    /// The epoch whose directory `dir` (with or without a trailing slash) is, if it is one of ours.
+    /// Returns the epoch of the directory `dir`, with or without a trailing slash, if it is a
+    /// directory of this job.
     pub fn epoch_of(&self, dir: &str) -> Option<Epoch> {
         let name = dir.strip_suffix('/').unwrap_or(dir);
         let rest = name.strip_prefix(&self.prefix)?.strip_prefix('-')?;
@@ -71,12 +72,12 @@ impl Layout {
     }
 }
 
-/// Refuses a suffix that would not stay within one name: an epoch below a directory of its own
-/// would not be found again.
+/// Checks that a suffix is part of one name. With a slash in it, the directory of an epoch would
+/// not be found again.
 ///
 /// # Errors
 ///
-/// `Usage`, naming `--suffix`.
+/// `Usage` if the suffix has a slash or a control character. The message names `--suffix`.
 pub fn check_suffix(suffix: Option<&str>) -> Result<()> {
     if !suffix.is_some_and(|suffix| suffix.contains(|c: char| c == '/' || c.is_control())) {
         return Ok(());
@@ -86,7 +87,7 @@ pub fn check_suffix(suffix: Option<&str>) -> Result<()> {
         .hint("give --suffix without a slash and control characters, as in --suffix txt"))
 }
 
-/// The name of a part within its epoch's directory.
+/// Returns the name of a part in the directory of its epoch.
 pub fn part_name(part: u32) -> String {
     format!("{PART}{part:05}")
 }
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_spark_dash_and_dot_included() {
+    fn names_are_those_of_spark() {
         let names = [
             ("out/StreamingTest/", Some("txt"), "out/StreamingTest/-17000.txt"),
             ("counts", Some("txt"), "counts-17000.txt"),
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_result_lies_beside_the_results() {
+    fn own_directory_is_beside_the_results() {
         let dirs =
             ["a/b/", "a/b/counts", "counts", ""].map(|prefix| layout(prefix, None).own_dir());
         assert_eq!(dirs, ["a/b/_wordtide", "a/b/_wordtide", "_wordtide", "_wordtide"]);
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn directories_of_others_are_not_taken_for_ours() {
+    fn foreign_directories_have_no_epoch() {
         let layout = layout("counts", Some("txt"));
         let foreign = [
             "counts-17000",

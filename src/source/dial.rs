@@ -219,6 +219,7 @@ mod tests {
     use socket2::{Domain, Socket, Type};
 
     use super::*;
+    use crate::backoff::BackoffPolicy;
 
     const LOOPBACK: [u8; 4] = [127, 0, 0, 1];
 
@@ -242,7 +243,8 @@ mod tests {
     }
 
     fn fast() -> Retry {
-        Retry::with_pauses("feed.example:9999".to_owned(), Duration::ZERO, Duration::ZERO)
+        let policy = BackoffPolicy::doubling(Duration::ZERO, Duration::ZERO);
+        Retry::with_backoff("feed.example:9999".to_owned(), policy)
     }
 
     /// A port that does not answer: its queue of connections is full.

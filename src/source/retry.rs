@@ -6,12 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use crate::backoff::{Backoff, BackoffPolicy};
 use crate::lines::StreamEnd;
 
-/// First pause between two tries; it doubles up to [`PAUSE_MAX`].
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-/// Longest pause between two tries.
-const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// A connection that lasts so long is proven without bytes.
 const LASTING: Duration = Duration::from_secs(5);
 
@@ -28,8 +25,7 @@ pub(super) enum Trouble {
 #[derive(Debug)]
 pub(super) struct Retry {
     address: String,
-    pauses: (Duration, Duration),
-    next: Duration,
+    backoff: Backoff,
     /// Kinds of trouble that were logged since a connection was proven.
     logged: Vec<Trouble>,
     /// Connections in a row that ended before they were proven.
@@ -41,15 +37,14 @@ pub(super) struct Retry {
 impl Retry {
     /// Nothing was tried yet.
     pub(super) fn new(address: String) -> Retry {
-        Retry::with_pauses(address, PAUSE_MIN, PAUSE_MAX)
+        Retry::with_backoff(address, BackoffPolicy::DEFAULT)
     }
 
-    /// The same with pauses from `min` to `max`.
-    pub(super) fn with_pauses(address: String, min: Duration, max: Duration) -> Retry {
+    /// The same with pauses by `policy`.
+    pub(super) fn with_backoff(address: String, policy: BackoffPolicy) -> Retry {
         Retry {
             address,
-            pauses: (min, max),
-            next: min,
+            backoff: policy.start(),
             logged: Vec::new(),
             unproven: 0,
             opened: Instant::now(),
@@ -57,12 +52,9 @@ impl Retry {
         }
     }
 
-    /// Returns the pause before the next try, and doubles the one after it.
+    /// Returns the pause before the next attempt. The one after it is longer.
     pub(super) fn next_pause(&mut self) -> Duration {
-        let (_, max) = self.pauses;
-        let pause = self.next;
-        self.next = (2 * pause).min(max);
-        pause
+        self.backoff.next_pause()
     }
 
     /// Called when a try has failed; logs the first failure of a kind.
@@ -106,7 +98,7 @@ impl Retry {
         }
         self.unproven = 0;
         self.logged.clear();
-        (self.next, _) = self.pauses;
+        self.backoff.reset();
     }
 
     /// Called when the source has ended the connection; `is_last` if there will be no other.
@@ -146,11 +138,14 @@ mod tests {
             pauses.push(retry.next_pause());
         }
         assert!(pauses.is_sorted());
-        assert_eq!((pauses[0], pauses[9]), (PAUSE_MIN, PAUSE_MAX));
+        assert_eq!(
+            (pauses[0], pauses[9]),
+            (BackoffPolicy::DEFAULT.min, BackoffPolicy::DEFAULT.max)
+        );
         retry.opened();
         retry.proven();
         retry.ended(StreamEnd::Fin, false);
-        assert_eq!(retry.next_pause(), PAUSE_MIN);
+        assert_eq!(retry.next_pause(), BackoffPolicy::DEFAULT.min);
     }
 
     #[test]

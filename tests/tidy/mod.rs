@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// The layers, lowest first. A module names modules of its own layer or of lower ones; and within a
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
-    &["error", "epoch", "crash"],
+    &["error", "epoch", "crash", "backoff"],
     &["settings", "epochs", "lines", "words", "feed", "failure", "supervise"],
     &["operators", "store", "source", "journal"],
     &["sink", "state"],

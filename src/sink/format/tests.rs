@@ -40,7 +40,7 @@ fn each_format_writes_its_line() {
 }
 
 #[test]
-fn the_empty_word_has_a_line_in_each_format() {
+fn empty_word_has_a_line_in_each_format() {
     assert_eq!(row(Format::Python, "", 3), "('', 3)");
     assert_eq!(row(Format::Scala, "", 3), "(,3)");
     assert_eq!(row(Format::Tsv, "", 3), "\t3");
@@ -49,7 +49,7 @@ fn the_empty_word_has_a_line_in_each_format() {
 }
 
 #[test]
-fn counts_are_written_in_full_at_both_ends_of_their_range() {
+fn extreme_counts_are_written_in_full() {
     for count in [0, 7, 10, 99, 100, 1_234_567, -1, i64::MAX, i64::MIN] {
         assert_eq!(row(Format::Tsv, "", count), format!("\t{count}"));
     }
@@ -74,7 +74,7 @@ fn python_escapes_backslash_tab_and_control_characters() {
 }
 
 #[test]
-fn python_escapes_what_it_cannot_print_by_the_shortest_number() {
+fn python_escapes_by_the_shortest_number() {
     assert_eq!(repr("\u{80}\u{a0}\u{ad}"), r"'\x80\xa0\xad'");
     assert_eq!(repr("\u{378}\u{200d}\u{3000}\u{feff}"), r"'\u0378\u200d\u3000\ufeff'");
     assert_eq!(repr("\u{e000}\u{ffff}\u{e0001}\u{10ffff}"), r"'\ue000\uffff\U000e0001\U0010ffff'");
@@ -91,7 +91,7 @@ fn characters_newer_than_unicode_14_are_escaped() {
 }
 
 #[test]
-fn every_character_is_printed_or_escaped_as_python_does() {
+fn every_character_is_escaped_as_by_python() {
     let mut escaped = escaped_by_python();
     assert_eq!(escaped.len(), 701, "ranges that Python 3.11 escapes");
     // Surrogates are no characters to Rust; the words never hold one.
@@ -103,7 +103,7 @@ fn every_character_is_printed_or_escaped_as_python_does() {
             escaped.pop();
         }
         let is_escaped = escaped.last().is_some_and(|&(first, _)| first <= code);
-        assert_eq!(printable::is_printable(character), !is_escaped, "U+{code:04X}");
+        assert_eq!(python::printable::is_printable(character), !is_escaped, "U+{code:04X}");
     }
 }
 
@@ -113,7 +113,7 @@ fn nothing_that_rust_calls_unprintable_is_printed() {
     for character in '\u{80}'..=char::MAX {
         let by_rust = format!("a{character}").escape_debug().to_string();
         if by_rust.contains('\\') {
-            assert!(!printable::is_printable(character), "U+{:04X}", character as u32);
+            assert!(!python::printable::is_printable(character), "U+{:04X}", character as u32);
         }
     }
 }
@@ -126,7 +126,7 @@ fn scala_and_tsv_change_nothing_in_a_word() {
 }
 
 #[test]
-fn csv_quotes_only_what_the_rfc_says_must_be_quoted() {
+fn csv_quotes_only_as_the_rfc_requires() {
     assert_eq!(row(Format::Csv, " a\tb ", 1), " a\tb ,1");
     assert_eq!(row(Format::Csv, "it's", 1), "it's,1");
     assert_eq!(row(Format::Csv, "a,b", 1), r#""a,b",1"#);
@@ -145,7 +145,7 @@ fn json_escapes_what_json_must() {
 }
 
 #[test]
-fn a_word_that_is_not_text_is_replaced_or_passed_through_but_never_panics() {
+fn ill_formed_word_never_panics() {
     let word = b"a\xff\xc3";
     for (format, expected) in [
         (Format::Python, "('a\u{fffd}\u{fffd}', 1)\n".as_bytes()),
@@ -161,7 +161,7 @@ fn a_word_that_is_not_text_is_replaced_or_passed_through_but_never_panics() {
 }
 
 #[test]
-fn a_format_has_one_name_for_flags_settings_and_display() {
+fn format_has_one_name_everywhere() {
     for format in Format::ALL {
         assert_eq!(format.name().parse::<Format>().unwrap(), format);
         assert_eq!(format.to_string(), format.name());
@@ -172,7 +172,7 @@ fn a_format_has_one_name_for_flags_settings_and_display() {
 }
 
 #[test]
-fn an_unknown_format_is_a_usage_error_that_lists_the_known_ones() {
+fn unknown_format_lists_the_known_ones() {
     let error = "Python".parse::<Format>().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     assert_eq!(
@@ -182,7 +182,7 @@ fn an_unknown_format_is_a_usage_error_that_lists_the_known_ones() {
 }
 
 #[test]
-fn every_ascii_character_alone_is_escaped_or_kept_by_the_rules() {
+fn each_ascii_character_follows_the_rules() {
     for character in '\0'..='\x7f' {
         let word = character.to_string();
         let json: serde_json::Value = serde_json::from_str(&row(Format::Jsonl, &word, 1)).unwrap();
@@ -221,7 +221,7 @@ fn csv_fields(record: &str) -> Vec<String> {
 
 proptest! {
     #[test]
-    fn a_csv_row_read_back_is_the_word_and_its_count(
+    fn csv_row_reads_back(
         word in r#"[,"' \t\r\na-zé😀]{0,8}"#,
         count: i64,
     ) {
@@ -229,14 +229,14 @@ proptest! {
     }
 
     #[test]
-    fn a_json_row_read_back_is_the_word_and_its_count(word: String, count: i64) {
+    fn json_row_reads_back(word: String, count: i64) {
         let row = row(Format::Jsonl, &word, count);
         let read: serde_json::Value = serde_json::from_str(&row).unwrap();
         prop_assert_eq!(read, serde_json::json!({"word": word, "count": count}));
     }
 
     #[test]
-    fn rows_never_panic_and_end_in_their_only_line_feed(
+    fn rows_end_in_their_only_line_feed(
         word in prop::collection::vec(any::<u8>(), 0..16),
         count: i64,
     ) {

@@ -1,9 +1,9 @@
-//! `_SUCCESS`: the object whose presence commits an epoch, and which says whose it is.
+//! The content of `_SUCCESS`, the marker whose presence commits an epoch.
 //!
-//! Spark leaves the file empty; Hadoop's S3A committers put JSON into it, and so do we. The marker
-//! names every part with length and MD5, so a reader can check what it was promised. It names the
-//! job and its state id, too, so a restart can tell its own epochs from those of another job, be it
-//! one with the same flags.
+//! Spark leaves the file empty. Hadoop's S3A committers write JSON into it, and so does this
+//! program. The marker names every part with length and MD5, so that a reader can check them. It
+//! names the job and its state id, so that a restart can distinguish its own epochs from those of
+//! another job, also of one with the same flags.
 
 use std::fmt;
 
@@ -14,20 +14,20 @@ use crate::epoch::Epoch;
 /// The version of the marker's format that this release writes, and the newest it reads.
 pub const MARKER_FORMAT: u32 = 1;
 
-/// The most bytes of a marker that are read: one of another program may be of any length.
+/// The longest marker that is read. A marker of another program may have any length.
 pub const MARKER_BYTES_MAX: u64 = 64 << 20;
 
 /// The content of a marker.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Marker {
-    /// The version of this format; 0 in markers of releases that wrote none.
+    /// The version of this format. It is 0 in markers of releases that wrote none.
     #[serde(default)]
     pub format: u32,
-    /// The program that wrote it.
+    /// Name and version of the program that wrote the marker.
     pub program: String,
-    /// Hash of the job's identity: all that shapes bytes.
+    /// Hash of the job's identity, which is all that determines the bytes.
     pub job: String,
-    /// The job's state id; none in markers of releases that had none.
+    /// The job's state id. It is missing in markers of releases without state ids.
     #[serde(default)]
     pub state: Option<String>,
     /// Unix milliseconds of the run's start, by the clock of process 0.
@@ -41,11 +41,11 @@ pub struct Marker {
     pub words: u64,
     /// Rows published, over all parts.
     pub rows: u64,
-    /// The parts, ascending; none where the result is empty.
+    /// The parts, ascending. Empty if the result is.
     pub parts: Vec<MarkedPart>,
 }
 
-/// One part as its marker promises it.
+/// The entry of a part in the marker.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkedPart {
     /// Its name within the epoch's directory.
@@ -59,20 +59,20 @@ pub struct MarkedPart {
 }
 
 impl Marker {
-    /// The bytes of the object: one line of JSON.
+    /// Returns the bytes of the object: one line of JSON.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = serde_json::to_vec(self).expect("plain values have a JSON form");
         bytes.push(b'\n');
         bytes
     }
 
-    /// Reads a marker; `None` for one that another program or a later release wrote.
+    /// Parses a marker. Returns `None` for a marker of another program or of a later release.
     pub fn parse(bytes: &[u8]) -> Option<Marker> {
         let marker: Marker = serde_json::from_slice(bytes).ok()?;
         (marker.format <= MARKER_FORMAT).then_some(marker)
     }
 
-    /// Returns the words for whoever wrote the marker with these bytes.
+    /// Returns a description of the writer of the marker with these bytes.
     pub fn owner_of(bytes: &[u8]) -> String {
         let number = serde_json::from_slice::<serde_json::Value>(bytes)
             .ok()
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_marker_reads_back_and_a_foreign_one_is_known_as_such() {
+    fn marker_reads_back() {
         let part = MarkedPart {
             name: "part-00000".into(),
             rows: 1,
@@ -126,7 +126,7 @@ mod tests {
         assert_eq!(Marker::parse(b""), None, "Spark's marker is empty");
     }
     #[test]
-    fn markers_of_other_releases_are_told_apart() {
+    fn markers_of_other_releases_are_recognized() {
         let old = br#"{"program":"wordtide 0.1.0","job":"ab","epoch":10,"lines":1,"words":2,
             "rows":0,"parts":[]}"#;
         let marker = Marker::parse(old).expect("a release without state ids");

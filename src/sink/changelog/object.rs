@@ -1,20 +1,22 @@
-//! The bytes of a kept change: whose it is, the run's columns, and a checksum of it all.
+//! Encodes a change as the bytes of an object: head, columns of the run, checksum.
 
 use timely::dataflow::channels::ContainerBytes;
 use xxhash_rust::xxh3::xxh3_64;
 
-use crate::operators::{Change, Run};
+use crate::operators::{PartChange, Run};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::words;
 
-/// What every object begins with; the last byte is the version.
+/// The first bytes of every object. The last one is the version.
 const MAGIC: [u8; 8] = *b"wordrun\x01";
-/// Magic, counts and part, how long it lasts (0 for ever); behind the run its checksum.
+/// The length of the head: magic, counts, part, and the time for which it lasts (0 for ever).
 const HEAD_BYTES: usize = 24;
+/// The length of the checksum after the run.
 const SUM_BYTES: usize = 8;
 
-pub(super) fn encode(change: &Change) -> Vec<u8> {
-    let Change { counts, part, lasts_ms, run } = change;
+/// Returns the bytes of a change.
+pub(super) fn encode(change: &PartChange) -> Vec<u8> {
+    let PartChange { counts, part, lasts_ms, run } = change;
     let mut bytes = Vec::with_capacity(HEAD_BYTES + run.length_in_bytes() + SUM_BYTES);
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&counts.to_le_bytes());
@@ -26,12 +28,12 @@ pub(super) fn encode(change: &Change) -> Vec<u8> {
     bytes
 }
 
-/// Reads a change from bytes that anyone may have written.
+/// Returns the change in `bytes`, which may come from anyone.
 ///
 /// # Errors
 ///
-/// The rule that the bytes break, as a fragment of a sentence.
-pub(super) fn decode(bytes: &[u8]) -> Result<Change, &'static str> {
+/// The fault of the bytes, as a fragment of a sentence.
+pub(super) fn decode(bytes: &[u8]) -> Result<PartChange, &'static str> {
     let sum_at = bytes.len().checked_sub(SUM_BYTES).ok_or("it is too short")?;
     let (content, sum) = bytes.split_at(sum_at);
     if !content.starts_with(&MAGIC) {
@@ -46,14 +48,14 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Change, &'static str> {
     let lasts_ms = u64::from(number(16)) | u64::from(number(20)) << 32;
     let lasts_ms = (lasts_ms > 0).then_some(lasts_ms);
     let run = Run::parse(run)?;
-    // The checksum is no secret, and the hash decides to which part and worker a word belongs.
+    // Anyone can compute the checksum, and part and worker of a word depend on its hash.
     if run.words.iter().any(|word| word.hash != words::hash(word.word)) {
         return Err("the hash of a word is wrong");
     }
-    Ok(Change { counts: number(8), part: number(12), lasts_ms, run })
+    Ok(PartChange { counts: number(8), part: number(12), lasts_ms, run })
 }
 
-/// The error of an object that is not what was stored under its key.
+/// Returns the error of an object with other content than was stored under its key.
 pub(super) fn damaged(key: &str, reason: &str) -> StoreError {
     let message = format!("{key} is damaged: {reason}");
     StoreError::new(StoreErrorKind::Disk, message).hint(
@@ -65,26 +67,26 @@ pub(super) fn damaged(key: &str, reason: &str) -> StoreError {
 mod tests {
     use super::*;
 
-    fn change() -> Change {
+    fn change() -> PartChange {
         let mut run = Run { epoch: 10, ..Run::default() };
         let words = [("a", 3), ("", -1), ("zebra", 1 << 40)];
         let mut hashed = words.map(|(word, count)| (words::hash(word.as_bytes()), word, count));
         hashed.sort_unstable();
         hashed.iter().for_each(|(hash, word, count)| run.push(*hash, word.as_bytes(), *count));
-        Change { counts: 1, part: 2, lasts_ms: Some(1 << 33), run }
+        PartChange { counts: 1, part: 2, lasts_ms: Some(1 << 33), run }
     }
 
     #[test]
     fn a_change_reads_back() {
         for lasts_ms in [None, Some(20), Some(1 << 33)] {
-            let change = Change { lasts_ms, ..change() };
+            let change = PartChange { lasts_ms, ..change() };
             let back = decode(&encode(&change)).expect("it is whole");
             assert_eq!(format!("{back:?}"), format!("{change:?}"));
         }
     }
 
     #[test]
-    fn a_flipped_bit_or_a_missing_byte_is_noticed() {
+    fn change_with_damage_is_refused() {
         let bytes = encode(&change());
         for at in 0..bytes.len() {
             let mut flipped = bytes.clone();

@@ -1,14 +1,14 @@
-//! Which characters Python prints as they are: a table frozen from Python 3.11, Unicode 14.0.
+//! The characters that Python prints as they are: a table frozen from Python 3.11, Unicode 14.0.
 //!
-//! Spark's Python program writes `str(tuple)`, and so what is escaped depends on the Unicode
-//! version of the Python that ran it. The table of Rust's own library moves with the toolchain;
-//! this one does not, so that the same words give the same bytes for ever.
+//! Spark's Python program writes `str(tuple)`, so the escaped characters depend on the Unicode
+//! version of its Python. The table in Rust's library changes with the toolchain. This table does
+//! not, so that the same words always give the same bytes.
 //!
 //! Each column lists, ascending, the code points at which the answer changes; below the first the
 //! answer is no. Written by `scripts/printable_table.py`: change that, not this.
 
-/// Whether Python 3.11's `str.isprintable` holds for `character`.
-pub(super) fn is_printable(character: char) -> bool {
+/// Returns the result of Python 3.11's `str.isprintable` for `character`.
+pub(in crate::sink::format) fn is_printable(character: char) -> bool {
     let code = character as u32;
     let changes = match u16::try_from(code) {
         Ok(code) => PLANE_0.partition_point(|&change| change <= code),

@@ -11,8 +11,8 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
+use super::changelog::Changelog;
 use super::completions::Completions;
-use super::memory::Keeper;
 use super::publish::{Publication, Publisher};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,21 +23,21 @@ use crate::store::{Body, BodyWriter};
 use crate::supervise::supervise;
 use crate::words;
 
-/// Encoded rows are kept in chunks of this size, so that no part is ever one allocation.
+/// The length of the chunks of encoded rows. A part is never one allocation.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// What one worker has stored of one epoch.
+/// The report of one worker on the parts of one epoch that it has stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The epoch.
     pub epoch: Epoch,
-    /// What the worker read and counted in it.
+    /// Lines and words that the worker read and counted in it.
     pub tally: Tally,
-    /// The parts it stored: those it owns that have rows.
+    /// The stored parts: the parts of the worker that have rows.
     pub parts: Vec<PartReport>,
-    /// Whether the epoch publishes a result: not if no window ends with it.
+    /// False if the epoch publishes no result, because no window ends with it.
     pub publishes: bool,
-    /// From the completion of the epoch here until all parts were durable.
+    /// Milliseconds from the completion of the epoch at the worker until all parts were durable.
     pub write_ms: u64,
 }
 
@@ -54,22 +54,22 @@ pub struct PartReport {
     pub md5: String,
 }
 
-/// A part on its way into the store.
+/// A part that is not stored yet.
 struct Encoded {
     part: u32,
     rows: u64,
     body: Body,
 }
 
-/// Stores the rows of every ticked epoch, and beside them what counts with memory received in it;
-/// reports what it stored once that is durable.
+/// Stores the rows of every ticked epoch and its changes of totals and windows. Sends a [`Report`]
+/// when all of them are durable.
 ///
-/// Only ticked epochs are written. Rows at other times (the retraction of a window that ends where
-/// no epoch ever began) are dropped with the time.
+/// Only ticked epochs are written. Rows at other times are dropped; an example is the retraction of
+/// a window that ends at a time without an epoch.
 pub fn write_parts<'s>(
     rows: Rows<'s>,
     publisher: Publisher,
-    keeper: Option<Keeper>,
+    changelog: Option<Changelog>,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Report>> {
     let Rows { stream, ticks, context, grid } = rows;
@@ -87,7 +87,7 @@ pub fn write_parts<'s>(
                 writing: BTreeMap::new(),
                 completions: Completions::new(activator),
                 publisher,
-                keeper,
+                changelog,
                 failure,
                 context,
                 grid,
@@ -122,17 +122,18 @@ pub fn write_parts<'s>(
     )
 }
 
+/// The state of the operator.
 struct Writer {
     /// Rows of epochs that are not complete yet.
     open: BTreeMap<Epoch, Vec<EpochRows>>,
-    /// Epochs that will be written, with the right to report them.
+    /// Epochs that will be written, with the capability for their reports.
     ticked: BTreeMap<Epoch, Capability<Epoch>>,
-    /// Epochs whose parts are being stored. Their capability is given up for durable parts only.
+    /// Epochs whose parts are being stored. A capability is dropped after its parts are durable.
     writing: BTreeMap<Epoch, Capability<Epoch>>,
     completions: Completions<Report>,
     publisher: Publisher,
-    /// Keeps what counts with memory received; none where nothing survives the run.
-    keeper: Option<Keeper>,
+    /// Stores the changes of totals and windows. `None` in a job without state.
+    changelog: Option<Changelog>,
     failure: Failure,
     context: Rc<Context>,
     grid: Grid,
@@ -153,15 +154,15 @@ impl Writer {
         let tally = self.context.tallies.take(epoch);
         let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
         let publishes = self.grid.contains(epoch);
-        let (keeper, changes) = (self.keeper.clone(), self.context.memory.take(epoch));
-        let keep = async move {
-            match keeper {
-                Some(keeper) => keeper.keep(changes).await,
+        let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
+        let store_changes = async move {
+            match changelog {
+                Some(changelog) => changelog.store(changes).await,
                 None => Ok(()),
             }
         };
         let write = async move {
-            let (parts, ()) = futures::try_join!(store(&publisher, epoch, parts), keep)?;
+            let (parts, ()) = futures::try_join!(store(&publisher, epoch, parts), store_changes)?;
             let write_ms = started.elapsed().as_millis() as u64;
             completions.complete(Report { epoch, tally, parts, publishes, write_ms });
             Ok(())
@@ -170,7 +171,7 @@ impl Writer {
     }
 }
 
-/// Stores parts side by side.
+/// Stores parts, all at the same time.
 async fn store(
     publisher: &Publisher,
     epoch: Epoch,
@@ -184,7 +185,7 @@ async fn store(
     futures::future::try_join_all(puts).await
 }
 
-/// The parts that have rows, ascending.
+/// Returns the parts that have rows, ascending.
 fn encode(sets: &[EpochRows], publisher: &Publisher, parts: u32) -> Result<Vec<Encoded>> {
     let mut encoder = Encoder { publisher, open: BTreeMap::new(), error: None };
     for set in sets {
@@ -199,13 +200,15 @@ fn encode(sets: &[EpochRows], publisher: &Publisher, parts: u32) -> Result<Vec<E
     }
 }
 
+/// Encodes the rows of one epoch.
 struct Encoder<'a> {
     publisher: &'a Publisher,
     open: BTreeMap<u32, OpenPart>,
+    /// The first error of a row.
     error: Option<Error>,
 }
 
-/// A part whose rows are still coming.
+/// A part to which rows are being added.
 struct OpenPart {
     body: BodyWriter,
     chunk: Vec<u8>,
@@ -215,6 +218,7 @@ struct OpenPart {
 }
 
 impl Encoder<'_> {
+    /// Adds a row to its part.
     fn row(&mut self, row: Row<'_>, parts: u32) {
         match row {
             Row::Count { hash, word, count } => {
@@ -235,6 +239,7 @@ impl Encoder<'_> {
         }
     }
 
+    /// Returns the part with the number `part` and counts one more row of it.
     fn open(&mut self, part: u32) -> &mut OpenPart {
         let open = self.open.entry(part).or_insert_with(|| OpenPart {
             body: BodyWriter::new(self.publisher.runtime().clone()),
@@ -246,6 +251,7 @@ impl Encoder<'_> {
         open
     }
 
+    /// Notes an error if a count is negative.
     fn refuse_negative(&mut self, word: &[u8], count: i64) {
         if count < 0 && self.error.is_none() {
             self.error = Some(negative(word, count));
@@ -253,6 +259,7 @@ impl Encoder<'_> {
     }
 }
 
+/// Returns the error of a row with a negative count.
 fn negative(word: &[u8], count: i64) -> Error {
     let word = String::from_utf8_lossy(word);
     let message = format!("the result holds the row {word:?} {count} times");
@@ -261,25 +268,28 @@ fn negative(word: &[u8], count: i64) -> Error {
 }
 
 impl OpenPart {
+    /// Adds the row of a word.
     fn encode(&mut self, word: &[u8], count: i64, publication: &Publication) {
         publication.format.row(word, count, &mut self.chunk);
-        self.keep_chunks_small();
+        self.flush_full_chunk();
     }
 
-    /// A line is raw bytes in every format.
+    /// Adds a line, which is raw bytes in every format.
     fn line(&mut self, line: &[u8]) {
         self.chunk.extend_from_slice(line);
         self.chunk.push(b'\n');
-        self.keep_chunks_small();
+        self.flush_full_chunk();
     }
 
-    fn keep_chunks_small(&mut self) {
+    /// Moves the chunk to the body if it is full.
+    fn flush_full_chunk(&mut self) {
         if self.chunk.len() >= CHUNK_BYTES {
             let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
             self.body.push(full.into());
         }
     }
 
+    /// Returns the part. Adds the rows that are sorted by word first.
     fn close(mut self, part: u32, publication: &Publication) -> Encoded {
         let mut unsorted = std::mem::take(&mut self.unsorted);
         unsorted.sort_unstable();

@@ -1,0 +1,283 @@
+//! Stores the changes of totals and windows beside the output, under a name that readers ignore.
+//!
+//! ```text
+//! <dir>/_wordtide/<job>-<begun>/<counts>-<part>/<epoch>.change   the input of a part in an epoch
+//! <dir>/_wordtide/<job>-<begun>/<counts>-<part>/<epoch>.base     its input up to an epoch
+//! ```
+//!
+//! The changes of an epoch are stored before its marker. The changes of committed epochs can
+//! therefore always be restored; those of other epochs are written again together with their epoch.
+//! No other order matters, since an object is atomic and has a checksum.
+//!
+//! The changes of totals are merged in the background: when the changes of a part are as large as
+//! its base, base and changes up to the last committed epoch become the new base. The changes that
+//! a window has left are removed. A crash during either leaves objects that the next start
+//! recognizes as obsolete and removes.
+
+mod object;
+mod parts;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::try_join_all;
+use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::sync::Semaphore;
+
+use super::publish::Publisher;
+use crate::crash::crash_point;
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::operators::{PartChange, Run};
+use crate::store::{Body, Listing, StoreResult};
+use crate::supervise::{self, supervise};
+use parts::{ChangelogObject, ChangelogPart, PartObjects};
+
+/// Objects that are read at the same time.
+const READS_IN_FLIGHT_MAX: usize = 16;
+/// The longest object that is written or read. It is far longer than a part whose words fit into
+/// memory. A base that would be longer is not made.
+const OBJECT_BYTES_MAX: u64 = 8 << 30;
+
+/// The changelog of a job. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Changelog {
+    publisher: Publisher,
+    /// The directory of this job's changelog.
+    dir: String,
+    /// The objects of each part.
+    parts: Arc<Mutex<BTreeMap<ChangelogPart, PartObjects>>>,
+    /// One permit, because a merge needs memory for all changes that it merges.
+    merges: Arc<Semaphore>,
+    failure: Failure,
+}
+
+impl Changelog {
+    /// Returns the changelog of the job whose first epoch was `begun`, beside the objects of
+    /// `publisher`. A panic in a background task ends the job through `failure`.
+    pub fn new(publisher: Publisher, begun: Epoch, failure: Failure) -> Changelog {
+        let publication = &publisher.publication;
+        let dir = format!("{}/{}-{begun}", publication.layout.own_dir(), publication.job);
+        let merges = Arc::new(Semaphore::new(1));
+        Changelog { publisher, dir, parts: Arc::default(), merges, failure }
+    }
+
+    /// Returns the changes up to and including the committed epoch `through` of the parts that this
+    /// process `owns`, and removes all other objects of these parts. Called before the first
+    /// [`Changelog::store`].
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if an object is damaged, and the errors of the store.
+    pub async fn restore(
+        &self,
+        owns: impl Fn(u32) -> bool,
+        through: Epoch,
+    ) -> StoreResult<Vec<PartChange>> {
+        let mut restored = Vec::new();
+        for (part, stored) in self.find(owns).await? {
+            let mut objects = PartObjects::default();
+            self.remove(part, objects.adopt(stored, through)).await?;
+            self.publisher.store().sweep(&self.part_dir(part)).await?;
+            let changes = self.read(part, objects.stored()).await?;
+            objects.lasts_ms = changes.last().and_then(|change| change.lasts_ms);
+            self.remove(part, objects.expire(through)).await?;
+            restored.extend(changes.into_iter().filter(|change| !change.is_past(through)));
+            self.parts().insert(part, objects);
+        }
+        Ok(restored)
+    }
+
+    /// Stores the changes of an epoch. Returns when they are durable.
+    ///
+    /// # Errors
+    ///
+    /// The errors that a retry does not cure.
+    pub async fn store(&self, changes: Vec<PartChange>) -> Result<()> {
+        try_join_all(changes.into_iter().map(|change| self.store_one(change))).await.map(drop)
+    }
+
+    /// Stores one change and adds its object to the list of its part.
+    async fn store_one(&self, change: PartChange) -> Result<()> {
+        let (part, object) =
+            (ChangelogPart::of(&change), ChangelogObject::change(change.run.epoch));
+        let (lasts_ms, encoded) = (change.lasts_ms, object::encode(&change));
+        // The store may be out of reach for long, and the encoded bytes are sufficient.
+        drop(change);
+        crash_point("memory.before_put");
+        let object = self.put(part, object, encoded).await?;
+        crash_point("memory.after_put");
+        let mut parts = self.parts();
+        let objects = parts.entry(part).or_default();
+        objects.lasts_ms = lasts_ms;
+        objects.add(object);
+        Ok(())
+    }
+
+    /// Called when `epoch` and all earlier epochs are committed. Starts merges and removals that
+    /// are due, in the background.
+    pub fn committed(&self, epoch: Epoch) {
+        for (part, objects) in self.parts().iter_mut() {
+            let expired = objects.expire(epoch);
+            let due = objects.take_due(epoch);
+            if expired.is_empty() && due.is_empty() {
+                continue;
+            }
+            let (changelog, part) = (self.clone(), *part);
+            let compact = async move {
+                let compacted = match changelog.remove(part, expired).await {
+                    Ok(()) if !due.is_empty() => changelog.merge(part, due).await,
+                    removed => removed.map_err(Into::into),
+                };
+                // Obsolete objects do no harm, so the job continues.
+                if let Err(error) = compacted {
+                    tracing::warn!("{error}; the changelog in {} grows meanwhile", changelog.dir);
+                }
+                Ok(())
+            };
+            supervise(&self.failure, self.publisher.runtime(), "compact", compact);
+        }
+    }
+
+    /// Removes the changelog of a job that has finished. Nothing may be stored after it.
+    pub async fn discard(&self) -> StoreResult<()> {
+        // A merge that is under way would store its base after the removal.
+        let running = self.merges.acquire().await;
+        self.merges.close();
+        drop(running);
+        self.publisher.store().clear(&self.dir).await.map(drop)
+    }
+
+    /// Merges `due`, the oldest objects of a part, into one base and removes them.
+    async fn merge(&self, part: ChangelogPart, due: Vec<ChangelogObject>) -> Result<()> {
+        let Ok(_turn) = self.merges.acquire().await else { return Ok(()) };
+        let merged = self.merged(part, &due).await;
+        let mut obsolete = Vec::new();
+        if let Some(objects) = self.parts().get_mut(&part) {
+            obsolete = objects.merged(due, merged.as_ref().ok().copied());
+        }
+        merged?;
+        crash_point("memory.before_forget");
+        Ok(self.remove(part, obsolete).await?)
+    }
+
+    /// Stores the base of the objects in `due`.
+    async fn merged(
+        &self,
+        part: ChangelogPart,
+        due: &[ChangelogObject],
+    ) -> Result<ChangelogObject> {
+        if due.iter().map(|object| object.bytes).sum::<u64>() > OBJECT_BYTES_MAX {
+            let dir = self.part_dir(part);
+            let message =
+                format!("the base of {dir} would be longer than {OBJECT_BYTES_MAX} bytes");
+            return Err(Error::new(ErrorKind::Failed, message).hint("give more --parts"));
+        }
+        let changes = self.read(part, due).await?;
+        let base = ChangelogObject::base(due.last().map_or(0, |object| object.epoch));
+        let add_up = move || {
+            let runs: Vec<Run> = changes.into_iter().map(|change| change.run).collect();
+            let run = Run::add_up(runs, base.epoch);
+            object::encode(&PartChange {
+                counts: part.counts,
+                part: part.part,
+                lasts_ms: None,
+                run,
+            })
+        };
+        let encoded = supervise::blocking(add_up).await;
+        crash_point("memory.before_base");
+        let base = self.put(part, base, encoded).await?;
+        crash_point("memory.after_base");
+        Ok(base)
+    }
+
+    /// Lists the objects of the parts that this process owns.
+    async fn find(
+        &self,
+        owns: impl Fn(u32) -> bool,
+    ) -> StoreResult<BTreeMap<ChangelogPart, Vec<ChangelogObject>>> {
+        let mut found: BTreeMap<ChangelogPart, Vec<ChangelogObject>> = BTreeMap::new();
+        let (prefix, mut after) = (format!("{}/", self.dir), None::<String>);
+        loop {
+            let ask = Listing::new(&prefix).after(after.as_deref());
+            let page = self.publisher.store().list(ask).await?;
+            for entry in &page.items {
+                let Some(name) = entry.key.strip_prefix(&prefix) else { continue };
+                let Some((part, object)) = parts::parse(name, entry.bytes) else { continue };
+                if owns(part.part) {
+                    found.entry(part).or_default().push(object);
+                }
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Returns the contents of objects, in their order.
+    async fn read(
+        &self,
+        part: ChangelogPart,
+        objects: &[ChangelogObject],
+    ) -> StoreResult<Vec<PartChange>> {
+        let reads: Vec<_> = objects.iter().map(|object| self.read_one(part, *object)).collect();
+        stream::iter(reads).buffered(READS_IN_FLIGHT_MAX).try_collect().await
+    }
+
+    /// Reads an object and checks that part and epoch in it are those of its name.
+    async fn read_one(
+        &self,
+        part: ChangelogPart,
+        object: ChangelogObject,
+    ) -> StoreResult<PartChange> {
+        let key = self.key(part, object);
+        if object.bytes > OBJECT_BYTES_MAX {
+            return Err(object::damaged(&key, "it is longer than any object of a changelog"));
+        }
+        let bytes = self.publisher.store().get(&key, object.bytes).await?;
+        let change = object::decode(&bytes).map_err(|reason| object::damaged(&key, reason))?;
+        if ChangelogPart::of(&change) != part || change.run.epoch != object.epoch {
+            return Err(object::damaged(&key, "it is of another part or epoch"));
+        }
+        Ok(change)
+    }
+
+    /// Stores an object and makes its name durable.
+    async fn put(
+        &self,
+        part: ChangelogPart,
+        object: ChangelogObject,
+        bytes: Vec<u8>,
+    ) -> Result<ChangelogObject> {
+        let stored = self.publisher.put(&self.key(part, object), Body::from(bytes)).await?;
+        self.publisher.seal(&self.part_dir(part)).await?;
+        Ok(object.of(stored.bytes))
+    }
+
+    /// Removes objects of a part.
+    async fn remove(&self, part: ChangelogPart, objects: Vec<ChangelogObject>) -> StoreResult<()> {
+        for object in objects {
+            self.publisher.store().delete(&self.key(part, object)).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the directory of a part.
+    fn part_dir(&self, part: ChangelogPart) -> String {
+        format!("{}/{part}", self.dir)
+    }
+
+    /// Returns the key of an object.
+    fn key(&self, part: ChangelogPart, object: ChangelogObject) -> String {
+        format!("{}/{part}/{object}", self.dir)
+    }
+
+    /// Locks the objects of all parts.
+    fn parts(&self) -> MutexGuard<'_, BTreeMap<ChangelogPart, PartObjects>> {
+        // Each list is changed as a whole, so a panic elsewhere leaves nothing half-done.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,118 @@
+//! Retries the requests of the sink until the store accepts them.
+//!
+//! A store makes a few quick attempts by itself. This module repeats a failed request with growing
+//! pauses for as long as it takes. Only errors that a retry does not cure, such as a failed disk or
+//! a wrong request, are returned; the job then ends. An [outage](super::outage_log) is logged when
+//! it begins, every minute, and when it is over.
+
+use std::fmt::Display;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::outage_log::{OutageCause, OutageLog};
+use crate::backoff::BackoffPolicy;
+use crate::error::Error;
+use crate::store::{Results, Store, StoreErrorKind, StoreResult};
+
+/// A store that has not answered for this long is reported as out of reach, although its own
+/// attempts continue.
+const SILENCE_MAX: Duration = Duration::from_secs(15);
+
+/// Retries requests to one store. Clones share the outage and its log.
+#[derive(Clone, Debug)]
+pub(super) struct Retrier {
+    store: Arc<dyn Store>,
+    outage: Arc<Mutex<OutageLog>>,
+    /// Has to know of outages, because results are then moved to disk.
+    results: Results,
+}
+
+impl Retrier {
+    /// Returns a retrier for requests to `store`, without an outage.
+    pub(super) fn new(store: Arc<dyn Store>, results: Results) -> Retrier {
+        Retrier { store, outage: Arc::default(), results }
+    }
+
+    /// Repeats `attempt` until it succeeds. `what` names the object in log lines. An error is
+    /// final.
+    pub(super) async fn run<T, F>(&self, what: &str, attempt: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
+        let mut backoff = BackoffPolicy::JITTERED.start();
+        loop {
+            let began = Instant::now();
+            let error = match self.answered(what, began, attempt()).await {
+                Ok(stored) => {
+                    self.succeeded(began);
+                    return Ok(stored);
+                }
+                Err(error) => error,
+            };
+            match error.kind {
+                // Credentials and rights may be corrected during a run, so this is not final.
+                StoreErrorKind::Denied | StoreErrorKind::NotFound => {
+                    self.log(began, OutageCause::Refused, &error);
+                }
+                StoreErrorKind::Unavailable => self.log(began, OutageCause::Away, &error),
+                _ => return Err(error.into()),
+            }
+            tokio::time::sleep(backoff.next_pause()).await;
+        }
+    }
+
+    /// Waits for the answer to an attempt. Logs a store that does not answer before its own
+    /// attempts have failed.
+    async fn answered<T>(
+        &self,
+        what: &str,
+        began: Instant,
+        attempt: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        let mut attempt = pin!(attempt);
+        loop {
+            match tokio::time::timeout(SILENCE_MAX, &mut attempt).await {
+                Ok(answer) => return answer,
+                Err(_) => {
+                    // Also if other requests succeed: a pipe accepts parts while a marker waits.
+                    self.results.set_away(true);
+                    let (store, silent) = (self.store.describe(), began.elapsed().as_secs());
+                    let silence = format!("{store} has not taken {what} for {silent} s");
+                    self.log(began, OutageCause::Away, &silence);
+                }
+            }
+        }
+    }
+
+    /// Called when an attempt that began at `began` has succeeded. Logs the end of an outage.
+    fn succeeded(&self, began: Instant) {
+        if let Some(lasted) = self.outage().succeeded(Instant::now()) {
+            self.results.set_away(false);
+            let (store, lasted) = (self.store.describe(), lasted.as_secs());
+            tracing::info!("{store} takes objects again, after {lasted} s");
+        }
+        // Its silence was reported to the results, perhaps without a line in the log.
+        if began.elapsed() >= SILENCE_MAX {
+            self.results.set_away(false);
+        }
+    }
+
+    /// Called when an attempt that began at `began` has failed. Logs the failure if a line is due.
+    fn log(&self, began: Instant, cause: OutageCause, error: &dyn Display) {
+        if !self.outage().failed(cause, began, Instant::now()) {
+            tracing::debug!("retried: {error}");
+            return;
+        }
+        self.results.set_away(true);
+        tracing::warn!(
+            "{error}; nothing is lost: closed epochs are kept and retried until they are stored"
+        );
+    }
+
+    /// Locks the outage.
+    fn outage(&self) -> MutexGuard<'_, OutageLog> {
+        // Plain values, each written at once, so a panic elsewhere leaves nothing half-done.
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
