@@ -19,7 +19,8 @@
 //! | `context`, `lines`, `read`, `ticks`, `text` | facts, the input, ends of epochs |
 //! | `columns`, `run`, `batch`, `merger`, `batcher` | sorted columns, and batches made of them |
 //! | `open_table`, `routed`, `combine`, `words` | counting words per epoch |
-//! | `changelog`, `record_changes`, `changes`, `totals`, `counts`, `window` | totals and windows over epochs |
+//! | `changelog`, `record_changes` | the stored changes of totals and windows |
+//! | `changes`, `totals`, `counts`, `window` | totals and windows over epochs |
 //! | `rows`, `archive`, `collection`, `top`, `capture` | rows to publish |
 
 mod archive;
