@@ -34,7 +34,7 @@ pub struct Identity {
     pub interval_ms: u64,
     /// Parts of a result.
     pub parts: u32,
-    /// How lines become words.
+    /// The rules by which lines become words.
     pub words: WordOptions,
     /// Longest line.
     pub line_bytes_max: usize,
@@ -42,22 +42,22 @@ pub struct Identity {
     pub format: Format,
     /// The order of rows in a part.
     pub order: RowOrder,
-    /// What is written for epochs without rows.
+    /// The objects of epochs without rows.
     pub empty_epochs: EmptyEpochs,
-    /// Where results go.
+    /// The output.
     pub output: String,
-    /// What the names of epochs end in.
+    /// The end of the names of epochs.
     pub suffix: Option<String>,
 }
 
 impl Identity {
-    /// The identity as 16 hexadecimal digits.
+    /// Returns a hash of the identity in 16 hexadecimal digits.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).expect("plain values have a JSON form");
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&json))
     }
 
-    /// What differs from `other`, as `name: theirs, not ours`.
+    /// Returns the fields that differ from `other`, with both values.
     fn differences(&self, other: &Identity) -> String {
         let fields = |identity| match serde_json::to_value(identity) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -114,7 +114,7 @@ impl Ids {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Ids::default()),
             read => read.map_err(|error| unreadable(&path, error))?,
         };
-        // The number first: a later release may have changed all else.
+        // The number is read first, because a later release may have changed everything else.
         let number = serde_json::from_slice::<serde_json::Value>(&bytes)
             .ok()
             .and_then(|value| value.get("format")?.as_u64());
@@ -227,26 +227,26 @@ impl State {
         })
     }
 
-    /// Takes back what [`State::open`] made, for a job that was refused before it began.
-    /// Directories that hold anything else stay, and so does a state of earlier runs.
+    /// Removes the folder that [`State::open`] has made, for a job that was refused before it
+    /// began. Directories with other content stay, and so does the state of an earlier run.
     pub fn discard_if_new(self) {
         if !self.is_new {
             return;
         }
-        // While the lock is held. An empty state that cannot be removed harms nobody.
+        // The lock is still held. An empty state that cannot be removed does no harm.
         for path in [self.dir.join(IDENTITY), self.dir.join(IDS), self.lock_path.clone()] {
-            drop(fs::remove_file(path));
+            let _ = fs::remove_file(path);
         }
         let removed = fs::remove_dir(&self.dir);
-        drop(removed.and_then(|()| self.dir.parent().map_or(Ok(()), fs::remove_dir)));
+        let _ = removed.and_then(|()| self.dir.parent().map_or(Ok(()), fs::remove_dir));
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The number of parts that the state in `dir` was begun with, if there is one.
+    /// Returns the number of parts in the identity of the state in `dir`, if there is one.
     pub fn recorded_parts(dir: &Path) -> Option<u32> {
         let bytes = fs::read(dir.join(IDENTITY)).ok()?;
         serde_json::from_slice::<Identity>(&bytes).ok().map(|identity| identity.parts)
@@ -278,7 +278,7 @@ fn lock(dir: &Path, process: usize) -> Result<File> {
     let opened = private(OpenOptions::new().create(true).truncate(false).write(true))
         .open(&path)
         .and_then(|file| {
-            // A lock file of an older release: others could open it, and so lock it.
+            // The lock file of an older release: others could open it and lock it.
             file.set_permissions(Permissions::from_mode(0o600)).map(|()| file)
         });
     let file = opened.map_err(|error| {
@@ -324,7 +324,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
     let parent = dir.parent().unwrap_or(Path::new(""));
     make_dir(parent)?;
     match DirBuilder::new().mode(0o700).create(dir) {
-        // Another process of the cluster was quicker.
+        // Another process of the cluster has made it at the same time.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         made => made?,
     }
@@ -341,8 +341,8 @@ fn sync_dir(dir: &Path) -> io::Result<()> {
     }
 }
 
-/// Gives the file at `path`, which lies in a state folder, these bytes: a crash leaves it as it
-/// was or as it is to be.
+/// Replaces the file at `path`, which is in a state folder, by one with these bytes. After a crash
+/// it has its old bytes or the new ones.
 pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
@@ -374,7 +374,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_start_with_the_same_identity_is_welcome_after_the_first_has_gone() {
+    fn same_job_starts_again_after_its_end() {
         let dir = tempfile::tempdir().expect("a directory");
         let first = State::open(dir.path(), &identity(), 0).expect("a new state");
         let locked = State::open(dir.path(), &identity(), 0).expect_err("it is locked");
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_job_takes_back_a_new_state_but_never_an_old_one() {
+    fn refused_job_removes_only_new_state() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("states").join("job");
         State::open(&dir, &identity(), 0).expect("a new state").discard_if_new();
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn another_identity_is_refused_with_the_difference_and_the_way_out() {
+    fn another_identity_is_refused_with_differences() {
         let dir = tempfile::tempdir().expect("a directory");
         drop(State::open(dir.path(), &identity(), 0).expect("a new state"));
         let other = Identity { interval_ms: 1_000, ..identity() };

@@ -248,7 +248,7 @@ impl ClaimKeys {
     }
 }
 
-struct Inner {
+struct ClaimShared {
     store: Arc<dyn Store>,
     keys: ClaimKeys,
     standing: Standing,
@@ -265,7 +265,7 @@ struct Inner {
 /// A claim that a process of the owner holds. Clones are the same claim.
 #[derive(Clone)]
 pub struct Claim {
-    inner: Arc<Inner>,
+    inner: Arc<ClaimShared>,
 }
 
 impl fmt::Debug for Claim {
@@ -281,7 +281,17 @@ impl Claim {
         let newest = AtomicU64::new(standing.owner.newest.unwrap_or(0));
         // It was the newest a moment ago.
         let checked = Mutex::new((Instant::now(), None));
-        Claim { inner: Arc::new(Inner { store, keys, standing, renews, newest, checked, renewed }) }
+        Claim {
+            inner: Arc::new(ClaimShared {
+                store,
+                keys,
+                standing,
+                renews,
+                newest,
+                checked,
+                renewed,
+            }),
+        }
     }
 
     /// The time between two renewals.
@@ -318,7 +328,7 @@ impl Claim {
     ///
     /// Those of [`Claim::confirm`].
     pub async fn renew(&self) -> StoreResult<()> {
-        let Inner { store, keys, standing, renews, .. } = &*self.inner;
+        let ClaimShared { store, keys, standing, renews, .. } = &*self.inner;
         let mut renewed = self.inner.renewed.lock().await;
         let began = Instant::now();
         let term = standing.term;
@@ -353,7 +363,7 @@ impl Claim {
     ///
     /// Those of the store.
     pub async fn release(&self) -> StoreResult<()> {
-        let Inner { store, keys, standing, renews, .. } = &*self.inner;
+        let ClaimShared { store, keys, standing, renews, .. } = &*self.inner;
         let mut renewed = self.inner.renewed.lock().await;
         if !renews {
             return Ok(());

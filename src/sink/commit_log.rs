@@ -73,12 +73,12 @@ impl Attempts {
 /// The commit log of process 0. Clones write the same file.
 #[derive(Clone, Debug)]
 pub struct CommitLog {
-    inner: Arc<Mutex<Slots>>,
+    inner: Arc<Mutex<CommitSlots>>,
     syncs: bool,
 }
 
 #[derive(Debug)]
-struct Slots {
+struct CommitSlots {
     file: File,
     dir: std::path::PathBuf,
     /// The slot that is written next.
@@ -104,7 +104,7 @@ impl CommitLog {
                 file.sync_all()?;
                 sync_names(dir)?;
             }
-            Ok(Slots { file, dir: dir.to_owned(), next: u64::from(first > second) })
+            Ok(CommitSlots { file, dir: dir.to_owned(), next: u64::from(first > second) })
         };
         let slots = open().map_err(|error| failed("open", dir, error))?;
         Ok(CommitLog { inner: Arc::new(Mutex::new(slots)), syncs })

@@ -1,13 +1,12 @@
 //! The results of closed epochs that wait to be stored, and the bound on their memory.
 //!
-//! While a store is away, closed epochs pile up. Their bodies are counted here as long as they
-//! live. Above a limit, and once the store is slow, bodies move to files in a folder of the job's
-//! state; whoever stores one reads it back from there. A file is only a place for what is in the
-//! journal anyway: it is never synced, is removed with its body, and what a crash leaves is removed
-//! by the next start. Files are readable by their owner only.
+//! While a store is out of reach, closed epochs accumulate. Their bodies are counted here until
+//! they are dropped. If they exceed a limit and the store is slow, bodies move to files in a folder
+//! of the job's state and are read back when they are stored. The journal has the same epochs, so a
+//! file is never synced. It is removed with its body, or by the next start after a crash. Files are
+//! readable by their owner only.
 //!
-//! Where there is no folder, or no room in it, the bound is kept by reading less: see
-//! [`Results::watch`].
+//! Without a folder, or without room in it, reading stops instead: see [`Results::watch`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -25,14 +24,14 @@ use super::body::{BodyAccount, BodyFile, WeakBody};
 use crate::epoch::Epoch;
 use crate::supervise;
 
-/// A store that has taken a body for so long is slow, and its bodies may go to disk. A fast one
-/// would have them back before they are written.
+/// The age of a body after which the store counts as slow, and bodies may move to disk. A fast
+/// store would need them back before they are written.
 const SLOW_AFTER: Duration = Duration::from_secs(2);
 
-/// Bytes that one permit for reading back stands for.
+/// The bytes of one permit for reading back.
 const PERMIT_BYTES: u64 = 1 << 10;
 
-/// Limits of the results that wait, and where they may go.
+/// The limits of the results that wait, and their folder.
 #[derive(Clone, Debug)]
 pub struct ResultsLimits {
     /// Bytes in memory above which bodies go to disk: `--results-memory`.
@@ -46,10 +45,10 @@ pub struct ResultsLimits {
 /// The results that wait to be stored, in one process. Clones share them.
 #[derive(Clone)]
 pub struct Results {
-    shared: Arc<Shared>,
+    shared: Arc<ResultsShared>,
 }
 
-struct Shared {
+struct ResultsShared {
     limits: ResultsLimits,
     waiting: Mutex<Waiting>,
     /// Replaced when any figure changes.
@@ -59,9 +58,9 @@ struct Shared {
     reads_max: u32,
 }
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for ResultsShared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared").field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("ResultsShared").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
@@ -73,7 +72,7 @@ struct Waiting {
     disk_bytes: u64,
     /// Number of the next file.
     next: u64,
-    /// Whether the last file could not be written.
+    /// True if the last file could not be written.
     is_disk_full: bool,
     /// Workers that have encoded an epoch, by epoch.
     encoded: BTreeMap<Epoch, usize>,
@@ -84,27 +83,27 @@ struct Waiting {
 pub struct Level {
     /// The newest epoch of which every worker of this process has encoded its results.
     pub encoded: Epoch,
-    /// Whether the store is known to be out of reach.
+    /// True if the store is known to be out of reach.
     pub is_away: bool,
-    /// Whether the results of more epochs may wait.
+    /// True if the results of more epochs may wait.
     pub has_room: bool,
     memory_bytes: u64,
     disk_bytes: u64,
 }
 
-/// What a body counts for, as long as it lives.
-struct Share {
-    shared: Arc<Shared>,
+/// The bytes of a body in the figures, until the body is dropped.
+struct BodyShare {
+    shared: Arc<ResultsShared>,
     bytes: u64,
     is_on_disk: bool,
 }
 
 impl Results {
-    /// Results that keep `limits`.
+    /// Returns results with these limits.
     pub fn new(limits: ResultsLimits) -> Results {
         let permits = (limits.memory_bytes_max / PERMIT_BYTES).clamp(1, u64::from(u32::MAX >> 3));
         let level = Level { has_room: true, ..Level::default() };
-        let shared = Shared {
+        let shared = ResultsShared {
             limits,
             waiting: Mutex::default(),
             level: watch::Sender::new(level),
@@ -137,7 +136,7 @@ impl Results {
     pub fn admit(&self, body: &Body) {
         let bytes = body.bytes();
         self.shared.lock().memory_bytes += bytes;
-        let share = Share { shared: Arc::clone(&self.shared), bytes, is_on_disk: false };
+        let share = BodyShare { shared: Arc::clone(&self.shared), bytes, is_on_disk: false };
         // A share that the body does not take is given back at once.
         let is_new = body.count(Box::new(share));
         let mut waiting = self.shared.lock();
@@ -162,7 +161,7 @@ impl Results {
         }
     }
 
-    /// The figures, as they change.
+    /// Returns a receiver of the figures.
     pub fn level(&self) -> watch::Receiver<Level> {
         self.shared.level.subscribe()
     }
@@ -175,11 +174,11 @@ impl Results {
         }
         let permits =
             body.bytes().div_ceil(PERMIT_BYTES).clamp(1, u64::from(self.shared.reads_max));
-        // Never closed, so always a permit.
+        // The semaphore is never closed, so this always returns a permit.
         self.shared.reads.acquire_many(permits as u32).await.ok()
     }
 
-    /// Notes whether the store is known to be out of reach.
+    /// Notes if the store is out of reach.
     pub fn set_away(&self, is_away: bool) {
         self.shared
             .level
@@ -220,7 +219,7 @@ impl Results {
     }
 }
 
-impl Shared {
+impl ResultsShared {
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Figures, each changed at once: a panic elsewhere leaves nothing half-done.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
@@ -310,7 +309,7 @@ fn write(folder: &Path, path: &Path, body: &Body) -> io::Result<BodyFile> {
     })
 }
 
-impl BodyAccount for Share {
+impl BodyAccount for BodyShare {
     fn moved_to_disk(&mut self) {
         self.is_on_disk = true;
         let mut waiting = self.shared.lock();
@@ -320,7 +319,7 @@ impl BodyAccount for Share {
     }
 }
 
-impl Drop for Share {
+impl Drop for BodyShare {
     fn drop(&mut self) {
         let mut waiting = self.shared.lock();
         if self.is_on_disk {

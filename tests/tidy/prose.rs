@@ -21,9 +21,6 @@ const PENDING: &[&str] = &[
     "src/lines/splitter",
     "src/lines/tests",
     "src/source",
-    "src/state",
-    "src/store/local",
-    "src/store/results",
     "tests/",
 ];
 

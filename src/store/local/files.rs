@@ -1,4 +1,4 @@
-//! The file system calls behind [`LocalStore`](super::LocalStore), all of them blocking.
+//! The file system calls of [`LocalStore`](super::LocalStore). All of them block.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
@@ -67,7 +67,7 @@ fn temporary(name: &str, attempt: u64) -> String {
     format!(".{name}.{random:016x}.tmp")
 }
 
-/// Returns whether a file is a temporary or a lock, which is no object.
+/// Returns true if a file is a temporary or a lock, which are no objects.
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.') && (name.ends_with(".tmp") || name.ends_with(super::lock::LOCK_SUFFIX))
 }
@@ -77,7 +77,7 @@ fn split(key: &str) -> (&str, &str) {
     key.rsplit_once('/').unwrap_or(("", key))
 }
 
-/// Returns whether what is in the directory `dir` of a store is for its owner only.
+/// Returns true if files in the directory `dir` of a store are readable by their owner only.
 fn is_private(dir: &str) -> bool {
     dir.split('/').skip_while(|name| *name != OWN_DIR).count() > 1
 }
@@ -161,7 +161,7 @@ fn write(
     written
 }
 
-/// Stores `body` as the object `key`, in place of one that is there.
+/// Stores `body` as the object `key` and replaces an object that exists.
 pub(super) fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let rename = |folder: &OwnedFd, temporary: &str, name: &str| {
         Ok(renameat(folder, temporary, folder, name)?)
@@ -249,7 +249,7 @@ pub(super) struct Scan {
     prefix: String,
     /// Names after `after`, ascending.
     names: VecDeque<String>,
-    /// Whether there are names after the last of `names`.
+    /// True if there are names after the last of `names`.
     has_more: bool,
 }
 
@@ -257,13 +257,13 @@ pub(super) struct Scan {
 const NAMES_KEPT_MAX: usize = 128 << 10;
 
 impl Scan {
-    /// Whether the page of `prefix` after `after` is the next one of this scan.
+    /// Returns true if the page of `prefix` after `after` is the next one of this scan.
     pub(super) fn answers(&self, prefix: &str, after: Option<&str>) -> bool {
         self.prefix == prefix && self.after.as_deref() == after && !self.names.is_empty()
     }
 
-    /// Takes out the next page of at most `limit` names. `make` returns `None` for a name that is
-    /// gone.
+    /// Removes and returns the next page of at most `limit` names. `make` returns `None` for a name
+    /// that is gone.
     pub(super) fn page<T>(
         &mut self,
         limit: usize,

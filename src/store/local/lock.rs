@@ -94,7 +94,7 @@ impl Drop for PrefixLock {
         // While the lock is still held, and only if the name is not another's. A file that stays
         // there locks nothing.
         if bears_name(&self.file, &self.path) {
-            fs::remove_file(&self.path).unwrap_or_default();
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_holder_is_refused_by_the_firsts_pid_until_it_is_given_back() {
+    fn second_holder_is_refused_until_release() {
         let dir = tempfile::tempdir().unwrap();
         let first = PrefixLock::take(dir.path(), "counts", "run 1").unwrap();
         assert_eq!(read_note(dir.path(), "counts").unwrap().as_deref(), Some("run 1"));
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_on_a_file_that_was_given_back_counts_for_nothing() {
+    fn lock_on_a_removed_file_is_void() {
         let dir = tempfile::tempdir().unwrap();
         let first = PrefixLock::take(dir.path(), "counts", "").unwrap();
         let path = first.path().to_owned();

@@ -44,14 +44,14 @@ const FILES_MAX: usize = 32;
 pub struct LocalStore {
     root: Arc<Path>,
     turns: Arc<Semaphore>,
-    /// What is left of the last scan of keys, and of the last scan of directories.
+    /// The rest of the last scan of keys, and of the last scan of directories.
     scans: [Arc<Mutex<Option<Scan>>>; 2],
-    /// Whether it was reported that directories cannot be synced.
+    /// True if it was logged that directories cannot be synced.
     reported: Arc<AtomicBool>,
 }
 
 impl LocalStore {
-    /// The store below `root`, which is created, durably, if it is missing.
+    /// Returns the store below `root`, which is created durably if it is missing.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root: PathBuf = root.into();
         files::create_root(&root).map_err(|error| {
@@ -74,14 +74,14 @@ impl LocalStore {
         PrefixLock::take(&self.root, prefix, note)
     }
 
-    /// The note of whoever holds the prefix's lock now, as seen from this process: it tells whether
-    /// two processes look at the same directory. `None` where no lock file is to be seen.
+    /// Returns the note of the present holder of the prefix's lock, or `None` without a lock file.
+    /// Two processes that read the same note use the same directory.
     pub fn lock_note(&self, prefix: &str) -> Result<Option<String>> {
         lock::read_note(&self.root, prefix)
     }
 
-    /// Returns a page of a listing: from what is left of the scan before, if this page is the next
-    /// one of it, else from a new scan.
+    /// Returns a page of a listing: from the rest of the scan before if this is its next page, else
+    /// from a new scan.
     fn page<'a, T: Send + 'static>(
         &'a self,
         kept: &Arc<Mutex<Option<Scan>>>,
@@ -114,7 +114,7 @@ impl LocalStore {
         }
         let (root, turns) = (Arc::clone(&self.root), Arc::clone(&self.turns));
         async move {
-            // Nobody closes the semaphore. The turn lasts as long as the work, which goes on when
+            // The semaphore is never closed. The turn lasts as long as the work, which continues if
             // this future is dropped.
             let turn = turns.acquire_owned().await;
             let work = move || {
@@ -189,7 +189,7 @@ impl Store for LocalStore {
     }
 }
 
-/// What the operating system said, told by what to do about it.
+/// Returns the store's error for an error of the operating system.
 fn failure(what: &str, path: &Path, error: &io::Error) -> StoreError {
     use io::ErrorKind as Io;
     const EIO: i32 = 5;
@@ -229,7 +229,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn a_full_disk_is_waited_for_and_a_broken_one_is_not() {
+    fn only_a_full_disk_is_retried() {
         let kind = |code| failure("x", Path::new("y"), &io::Error::from_raw_os_error(code)).kind;
         assert_eq!(kind(28), StoreErrorKind::Unavailable, "ENOSPC");
         assert_eq!(kind(122), StoreErrorKind::Unavailable, "EDQUOT");
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_in_the_way_of_the_root_is_a_matter_of_configuration() {
+    fn file_as_root_is_a_configuration_error() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("file"), "x").unwrap();
         for way in ["file", "file/below"] {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_more_files_are_worked_on_at_a_time_than_the_limit_and_all_get_their_turn() {
+    async fn files_at_a_time_are_limited() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::open(dir.path()).unwrap();
         // So many wait for each other: they do run at once.
