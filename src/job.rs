@@ -19,23 +19,26 @@
 //! It installs no signal handler, no panic hook and no log subscriber; a panic of a worker comes
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
+mod agreement;
 mod borders;
+mod changelog;
 mod claiming;
 mod commits;
-mod known;
-mod links;
-mod memory;
-mod order;
+mod journals;
+mod messages;
 mod output;
 mod owning;
 mod pace;
+mod plan;
 mod reading;
 mod recovery;
 mod replay;
+mod resources;
 mod runs;
 mod sharing;
 mod start;
 mod status;
+mod stopping;
 mod streams;
 
 use std::path::PathBuf;
@@ -61,7 +64,7 @@ use crate::store::{StoreSettings, Target};
 use crate::worker::{Definition, Workers};
 
 pub use commits::Commits;
-use start::Holdings;
+use resources::JobResources;
 pub use status::{Status, Summary};
 use streams::StreamsEnd;
 
@@ -306,7 +309,7 @@ pub struct Job {
     /// Ends when no block can come or go any more.
     shipping: Receiver<()>,
     first_commits: Option<Commits>,
-    holdings: Holdings,
+    resources: JobResources,
 }
 
 impl std::fmt::Debug for Job {
@@ -375,7 +378,7 @@ impl Job {
             streams,
             shipping,
             first_commits: _,
-            holdings,
+            resources,
         } = self;
         for joined in workers.join() {
             if let Err(panic) = joined {
@@ -386,13 +389,13 @@ impl Job {
         shipping.recv().unwrap_or_default();
         if !failure.is_failed() {
             let finished = !handle.stop.is_stopped();
-            let ended = streams.close(&links, finished, || holdings.forget(&runtime));
+            let ended = streams.close(&links, finished, || resources.forget(&runtime));
             if let Err(lost) = ended.and_then(|()| links.finish(BYE_TIMEOUT)) {
                 failure.fail(lost);
             }
         }
         if !failure.is_failed() {
-            holdings.release(&runtime);
+            resources.release(&runtime);
         }
         // A blocked thread (a terminal that nobody types into) must not hold up the end.
         if let Ok(runtime) = Arc::try_unwrap(runtime) {

@@ -173,8 +173,8 @@ impl Since<'_> {
 
     /// Returns the epochs that have a directory, and one name of those that are far from now.
     ///
-    /// An epoch is at most a day ahead of the clock, or follows another one within one interval: runs
-    /// that are started again within an interval take the names that follow.
+    /// An epoch is at most a day ahead of the clock, or follows another one within one interval:
+    /// runs that are started again within an interval take the names that follow.
     async fn epochs(&self) -> Result<(Vec<Epoch>, Option<String>)> {
         let Since { store, layout, from, wall_ms, interval_ms } = *self;
         let prefix = layout.dir_prefix();

@@ -1,9 +1,9 @@
 //! Making the output this run's, as process 0: everything that can stop the start is looked at
 //! before anything is changed.
 
+use super::agreement::Findings;
 use super::claiming::Claiming;
-use super::known;
-use super::links::Findings;
+use super::journals;
 use super::output::{Output, Since};
 use super::recovery::{self, Evidence, Judgement};
 use crate::cluster::random_bytes;
@@ -52,7 +52,7 @@ impl Owning<'_> {
     pub(super) async fn own(&self) -> Result<Owned> {
         self.output.probe(self.target).await?;
         self.output.warn_of_limits(self.target).await;
-        known::miss_none(&self.found.journals, self.abandoned)?;
+        journals::miss_none(&self.found.journals, self.abandoned)?;
         let (judgement, claim) = match self.target {
             Target::Oss { .. } | Target::S3 { .. } => self.claim().await?,
             // Locally the lock is held already.

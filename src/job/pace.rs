@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::borders::Borders;
-use super::links::ControlMessage;
+use super::messages::ControlMessage;
 use super::reading::Reading;
 use super::status::Status;
 use crate::cluster::{Control, ControlEvent, Inbox, Message};

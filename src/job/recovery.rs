@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::known::{self, Inventory, Known, Orphan};
+use super::journals::{self, Inventory, Known, Orphan, folder, folders};
 use super::output::{find_marker, patiently};
 use super::runs;
 use crate::crash::{self, crash_point};
@@ -24,12 +24,10 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
 use crate::sink::{Attempt, Attempts, Marker, PART, Publication};
-use crate::source::{Past, Source};
+use crate::source::Past;
 use crate::state::Ids;
 use crate::store::{Listing, Store};
 
-/// What the name of every journal's folder begins with.
-const FOLDER: &str = "journal-";
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
 const FILE_RECORD_BYTES_MAX: usize = 4 << 10;
@@ -51,49 +49,6 @@ pub(super) struct Judgement {
     pub(super) orphans: BTreeMap<String, Orphan>,
     /// Ids of journals that are given up.
     pub(super) abandoned: Vec<String>,
-}
-
-/// The folder of a source's journal.
-fn folder(state: &Path, source: &str) -> PathBuf {
-    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
-    let name: String = source.chars().map(plain).take(64).collect();
-    let hash = xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32;
-    state.join(format!("{FOLDER}{name}-{hash:08x}"))
-}
-
-/// Names of sources, different for each: by these their journals are known.
-pub(super) fn names(sources: &[Source]) -> Vec<String> {
-    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-    let name = |source: &Source| {
-        let name = source.to_string();
-        let times = seen.entry(name.clone()).or_default();
-        *times += 1;
-        if *times == 1 { name } else { format!("{name} ({times})") }
-    };
-    sources.iter().map(name).collect()
-}
-
-/// The folders of journals in a state.
-pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
-    let failed = |error: std::io::Error| {
-        let message = format!("cannot list the state in {}: {error}", state.display());
-        Error::new(ErrorKind::Disk, message).cause(error)
-    };
-    let mut found = Vec::new();
-    match std::fs::read_dir(state) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
-        Ok(entries) => {
-            for entry in entries {
-                let entry = entry.map_err(failed)?;
-                if entry.file_name().to_string_lossy().starts_with(FOLDER) {
-                    found.push(entry.path());
-                }
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
 }
 
 /// What is known of former commits beside the journals and the markers.
@@ -156,7 +111,7 @@ pub(super) async fn judge(
     }
     drop(judged);
     replay.reverse();
-    let orphans = known::orphans(inventories);
+    let orphans = journals::orphans(inventories);
     Ok(Judgement { replay, committed: epochs, newest, orphans, abandoned: Vec::new() })
 }
 

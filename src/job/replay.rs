@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::known::{Found, Inventory};
+use super::journals::{Found, Inventory};
 use super::recovery::Judgement;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};

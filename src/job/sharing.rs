@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use tokio::runtime::Runtime;
 
 use super::borders::Crossing;
-use super::recovery;
+use super::journals;
 use super::streams::OwnSources;
 use crate::cluster::{BlockLink, ClusterSettings};
 use crate::error::{Error, ErrorKind, Result};
@@ -76,7 +76,7 @@ pub(super) fn own(
 ) -> Result<OwnSources> {
     let count = sources.len() as u32;
     let sources: Vec<_> = sources.into_iter().map(Source::resolve).collect();
-    let names = recovery::names(&sources);
+    let names = journals::names(&sources);
     let named = (0u32..).zip(sources).zip(&names).zip(&readers.0);
     let own = named.filter(|(_, process)| **process == cluster.process);
     let own: Vec<_> = own.map(|(((k, source), name), _)| (k, source, name.clone())).collect();

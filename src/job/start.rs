@@ -4,76 +4,28 @@
 //! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
+use super::agreement::Agreement;
 use super::borders::Crossing;
-use super::claiming::{self, RELEASE_TIMEOUT};
-use super::links::Agreement;
-use super::order::{self, Order};
-use super::output::Output;
 use super::pace::Process;
+use super::plan::{self, Order};
+use super::resources::{JobResources, StateAndOutput, renew_claim};
+use super::stopping::{Begun, stopped, watch_stop};
 use super::streams::OwnSources;
-use super::{Job, JobBuilder, JobHandle, commits, memory, status};
+use super::{Job, JobBuilder, JobHandle, commits, status};
 use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::sink::{Changelog, Claim, Committed, OnCommit, Ownership, Publisher};
+use crate::operators::Restored;
+use crate::sink::{Changelog, Committed, OnCommit, Publisher};
 use crate::source::Stop;
-use crate::state::State;
+use crate::store::Results;
 use crate::supervise::{self, supervise};
 use crate::worker;
-
-/// What a process holds for as long as the job lives.
-#[derive(Debug)]
-pub(super) struct Holdings {
-    pub(super) state: Option<State>,
-    pub(super) output: Output,
-    /// What keeps the memory of a job with state.
-    pub(super) keeper: Option<Changelog>,
-    /// The claim on the prefix of an object store.
-    pub(super) claim: Option<Claim>,
-    /// Whether this process sees to what all have in common.
-    pub(super) is_first: bool,
-}
-
-impl Holdings {
-    /// Renews the claim on an object store from now on.
-    fn keep_claim(&mut self, ownership: &Ownership, runtime: &Runtime, failure: &Failure) {
-        if let Ownership::Claimed(claim) = ownership {
-            self.claim = Some(claim.clone());
-            let kept = claiming::keep(claim.clone(), failure.clone());
-            supervise(failure, runtime.handle(), "renew the claim", kept);
-        }
-    }
-
-    /// Gives the prefix of an object store back, so that the next start need not wait.
-    pub(super) fn release(&self, runtime: &Runtime) {
-        let Some(claim) = &self.claim else { return };
-        // Within the runtime: the timeout needs its clock.
-        let release = async { tokio::time::timeout(RELEASE_TIMEOUT, claim.release()).await };
-        match runtime.block_on(release) {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!("the claim on the output was not given back: {error}"),
-            Err(_) => tracing::warn!("the claim on the output was not given back in time"),
-        }
-    }
-
-    /// Ends the memory of a job that has finished: the next start begins with nothing.
-    pub(super) fn forget(&self, runtime: &Runtime) {
-        let (Some(state), Some(keeper)) = (&self.state, &self.keeper) else { return };
-        // First whose it is, then what it is: cut off in between, it is nobody's.
-        memory::forget_begun(state.dir());
-        if self.is_first
-            && let Err(error) = runtime.block_on(keeper.discard())
-        {
-            tracing::warn!("{error}; what the finished job remembered is left there");
-        }
-    }
-}
 
 /// How long a stopped start may take to leave in good order. A disk that does not answer cannot be
 /// interrupted; the start is left to itself then.
@@ -113,45 +65,11 @@ pub(super) fn start(builder: JobBuilder) -> Result<Job> {
     started.unwrap_or_else(|| Err(Error::new(ErrorKind::Panicked, "the start has no result")))
 }
 
-/// Set when all processes have agreed to begin to read. Clones share it.
-///
-/// Before that a stop ends the start of every process, and nothing was read anywhere. After that a
-/// stop is one of a running job.
-#[derive(Clone, Default)]
-struct Begun(Arc<AtomicBool>);
-
-impl Begun {
-    fn set(&self) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-
-    fn is_set(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
-    }
-}
-
-/// Returns the error of a start that was stopped.
-fn stopped() -> Error {
-    Error::new(ErrorKind::Stopped, "stopped: nothing was read, and nothing is lost")
-}
-
-/// Waits for `work`, or for a stop, which is an error of kind `Stopped`.
-pub(super) async fn until_stopped<T>(
-    stop: &Stop,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
-    tokio::select! {
-        biased;
-        () = stop.stopped() => Err(stopped()),
-        done = work => done,
-    }
-}
-
 /// Checks what was asked for, finds the other processes and begins.
 fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result<Job> {
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
-    let (order, sources) = order::check(builder)?;
+    let (order, sources) = plan::check(builder)?;
     let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
     let mesh = find_others(&order, stop.clone())?;
     let links = mesh.control.clone();
@@ -184,35 +102,12 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result
     })
 }
 
-/// Passes a stop on between the processes: one that is told to stop asks process 0, which stops
-/// all. Until the job has begun, nobody waits for a common decision any more.
-async fn watch_stop(stop: Stop, links: Control, process: usize, begun: Begun) -> Result<()> {
-    let is_first = process == 0;
-    tokio::select! {
-        () = stop.stopped(), if !is_first => {
-            let reason = "it was told to stop".to_owned();
-            links.send(0, Message::AskStop { reason })?;
-            // Process 0 decides; until then its answer may still be that the job begins.
-            links.stop_asked().await;
-        }
-        () = stop.stopped(), if is_first => {}
-        (from, reason) = links.stop_asked() => {
-            tracing::info!("stopping for process {from}: {reason}");
-            stop.stop();
-        }
-    }
-    if !begun.is_set() {
-        links.interrupt();
-    }
-    Ok(())
-}
-
 /// Starts the job among the processes that have found each other.
 fn begin(
     order: Order,
     sources: OwnSources,
     runtime: Arc<Runtime>,
-    own: Option<(u32, Holdings)>,
+    own: Option<(u32, StateAndOutput)>,
     mut mesh: Mesh,
     (stop, on_commit, failure, begun): (Stop, Option<OnCommit>, Failure, &Begun),
 ) -> Result<Job> {
@@ -221,30 +116,22 @@ fn begin(
     let agreed = Agreement::reach(&mesh.control, &found, |found| {
         order.decide(&runtime, own.as_ref(), found)
     })?;
-    let mut holdings = match own {
-        Some((_, holdings)) => holdings,
+    let opened = match own {
+        Some((_, opened)) => opened,
         None => order.open_as_follower(&runtime, &agreed)?,
     };
 
     let mut streams = order.open_streams(sources, &agreed)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
-    let publication = order.publication(agreed.parts, &agreed.ids);
-    let store = Arc::clone(&holdings.output.store);
-    let results = order.results(&holdings)?;
-    let (ownership, commits) = order.ownership(&holdings, &agreed)?;
-    holdings.keep_claim(&ownership, &runtime, &failure);
-    let publisher = Publisher::new(publication, store, runtime.handle().clone());
-    let publisher = publisher.bounded_by(results.clone()).owned(ownership, commits);
-    let memory = order.remember(&runtime, &holdings, &publisher, &agreed, &failure)?;
-    holdings.keeper = memory.as_ref().map(|(_, keeper)| keeper.clone());
-    let keeper = holdings.keeper.clone();
-    let on_commit = note_commits(Arc::clone(streams.crossing()), keeper.clone(), on_commit);
+    let Publishing { publisher, results, changelog, resources } =
+        open_publishing(&order, opened, &agreed, &runtime, &failure)?;
+    let on_commit =
+        note_commits(Arc::clone(streams.crossing()), resources.keeper.clone(), on_commit);
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
     status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
-    let bounded = publisher.clone();
-    let mut plan = order.plan(streams.feed.clone(), &agreed, publisher, on_commit, &failure, &mesh);
-    plan.memory = memory;
+    let work = (publisher.clone(), on_commit, changelog);
+    let plan = order.plan(streams.feed.clone(), &agreed, work, &failure, &mesh);
     if stop.is_stopped() && order.cluster.process == 0 {
         return Err(stopped());
     }
@@ -254,7 +141,7 @@ fn begin(
     let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(plan, mesh.allocators()?)?;
 
-    let read = order.read(&runtime, streams, &bounded, &failure).inspect_err(|error| {
+    let read = order.read(&runtime, streams, &publisher, &failure).inspect_err(|error| {
         // Workers that were not told would wait for lines, and their guards for them.
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
@@ -270,12 +157,55 @@ fn begin(
         status: status.clone(),
         failure: failure.clone(),
         results,
-        keeper,
+        keeper: resources.keeper.clone(),
     };
     order.set_pace(&runtime, process, &agreed);
     let handle = JobHandle { stop, status, announced };
-    let first_commits = Some(first_commits);
-    Ok(Job { handle, failure, workers, runtime, links, streams, shipping, first_commits, holdings })
+    Ok(Job {
+        handle,
+        failure,
+        workers,
+        runtime,
+        links,
+        streams,
+        shipping,
+        first_commits: Some(first_commits),
+        resources,
+    })
+}
+
+/// The publisher of a process, with what it needs while the job lives.
+struct Publishing {
+    publisher: Publisher,
+    /// The results that wait to be stored.
+    results: Results,
+    /// The changelog, and what it has of former runs; `None` in a job without state.
+    changelog: Option<(Restored, Changelog)>,
+    resources: JobResources,
+}
+
+/// Opens the publisher and reads the changelog back.
+fn open_publishing(
+    order: &Order,
+    opened: StateAndOutput,
+    agreed: &Agreement,
+    runtime: &Runtime,
+    failure: &Failure,
+) -> Result<Publishing> {
+    let results = order.results(&opened)?;
+    let (ownership, commits) = order.ownership(&opened, agreed)?;
+    // From here on: to read the changelog back may take longer than a claim lasts.
+    let claim = renew_claim(&ownership, runtime, failure);
+    let publication = order.publication(agreed.parts, &agreed.ids);
+    let store = Arc::clone(&opened.output.store);
+    let publisher = Publisher::new(publication, store, runtime.handle().clone())
+        .bounded_by(results.clone())
+        .owned(ownership, commits);
+    let changelog = order.remember(runtime, &opened, &publisher, agreed, failure)?;
+    let keeper = changelog.as_ref().map(|(_, keeper)| keeper.clone());
+    let is_first = order.cluster.process == 0;
+    let resources = JobResources { opened, keeper, claim, is_first };
+    Ok(Publishing { publisher, results, changelog, resources })
 }
 
 /// Waits for the other processes of the cluster, or for the wish to stop.

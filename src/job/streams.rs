@@ -7,8 +7,8 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::borders::{Borders, Crossing, Inquiries, Syncing};
-use super::known::{self, Known};
-use super::links::WHILE_ALIVE;
+use super::journals::{self, Known};
+use super::messages::WHILE_ALIVE;
 use super::reading::Reading;
 use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
 use super::replay;
@@ -87,7 +87,7 @@ impl Streams {
     pub(super) fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
         let known = |place: &JournalPlace, is_orphan| Known { is_orphan, ..place.known() };
         let own = self.places.iter().map(|(place, is_orphan, _)| known(place, *is_orphan));
-        let elsewhere = known::note_all(control, state, &own.collect::<Vec<_>>())?;
+        let elsewhere = journals::note_all(control, state, &own.collect::<Vec<_>>())?;
         let noted = elsewhere.into_iter().zip(std::iter::repeat(state));
         self.elsewhere = noted.filter_map(|(known, at)| Some((at?.to_owned(), known))).collect();
         Ok(())

@@ -15,17 +15,62 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::links::{WHILE_ALIVE, decode, encode};
-use super::recovery::folders;
+use super::messages::{WHILE_ALIVE, decode, encode};
 use super::runs;
 use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, peek};
+use crate::source::Source;
 use crate::state::write_durably;
 
+/// What the name of every journal's folder begins with.
+const FOLDER: &str = "journal-";
 /// What the name of the note begins with that a journal exists.
 const NOTE: &str = "known-";
+
+/// The folder of a source's journal.
+pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
+    let name: String = source.chars().map(plain).take(64).collect();
+    let hash = xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32;
+    state.join(format!("{FOLDER}{name}-{hash:08x}"))
+}
+
+/// Names of sources, different for each: by these their journals are known.
+pub(super) fn names(sources: &[Source]) -> Vec<String> {
+    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
+    let name = |source: &Source| {
+        let name = source.to_string();
+        let times = seen.entry(name.clone()).or_default();
+        *times += 1;
+        if *times == 1 { name } else { format!("{name} ({times})") }
+    };
+    sources.iter().map(name).collect()
+}
+
+/// The folders of journals in a state.
+pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |error: io::Error| {
+        let message = format!("cannot list the state in {}: {error}", state.display());
+        Error::new(ErrorKind::Disk, message).cause(error)
+    };
+    let mut found = Vec::new();
+    match fs::read_dir(state) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+        Ok(entries) => {
+            for entry in entries {
+                let entry = entry.map_err(failed)?;
+                if entry.file_name().to_string_lossy().starts_with(FOLDER) {
+                    found.push(entry.path());
+                }
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
 
 /// A journal that exists, or did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -8,18 +8,19 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
+use super::agreement::{Agreement, Findings, explain_panic, fingerprint};
 use super::borders::Borders;
-use super::known::{self, Inventory};
-use super::links::{Agreement, Findings, explain_panic, fingerprint};
-use super::memory;
+use super::changelog;
+use super::journals::{self, Inventory};
 use super::output::Output;
 use super::owning::{Owned, Owning};
 use super::pace::{Follower, Leader, Process};
 use super::reading::Reading;
 use super::recovery::{self, JournalPlan};
 use super::replay;
+use super::resources::StateAndOutput;
 use super::sharing::{self, Readers, Sharing};
-use super::start::{Holdings, until_stopped};
+use super::stopping::until_stopped;
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
 use crate::cluster::{ClusterSettings, Control, Mesh};
@@ -142,7 +143,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
 impl Order {
     /// Opens state and output as process 0, which decides the number of parts: that which the job
     /// was begun with, else the number of workers now.
-    pub(super) fn open_first(&self) -> Result<(u32, Holdings)> {
+    pub(super) fn open_first(&self) -> Result<(u32, StateAndOutput)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
         let recorded = match &self.replay {
@@ -159,7 +160,7 @@ impl Order {
                 return Err(error);
             }
         };
-        Ok((parts, Holdings { state, output, keeper: None, claim: None, is_first: true }))
+        Ok((parts, StateAndOutput { state, output }))
     }
 
     /// The number of parts of a job that is run again, whose interval must be that of now.
@@ -179,21 +180,21 @@ impl Order {
     pub(super) fn decide(
         &self,
         runtime: &Runtime,
-        own: Option<&(u32, Holdings)>,
+        own: Option<&(u32, StateAndOutput)>,
         found: &Findings,
     ) -> Result<Agreement> {
-        let (parts, holdings) = own.ok_or_else(|| {
+        let (parts, opened) = own.ok_or_else(|| {
             Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
         })?;
         let ids = Ids::agree(&found.ids)?;
         // Before anything bears the id: a crash must not leave objects of a state that is lost.
-        holdings.state.as_ref().map_or(Ok(()), |state| state.adopt(&ids))?;
+        opened.state.as_ref().map_or(Ok(()), |state| state.adopt(&ids))?;
         let publication = self.publication(*parts, &ids);
         let owning = Owning {
-            output: &holdings.output,
+            output: &opened.output,
             target: &self.target,
             publication: &publication,
-            commits: self.commit_log(holdings)?,
+            commits: self.commit_log(opened)?,
             ids: &ids,
             found,
             abandoned: &self.abandoned,
@@ -204,33 +205,32 @@ impl Order {
         };
         let Owned { open, judgement, claim } =
             runtime.block_on(until_stopped(&self.stop, owning.own()))?;
-        let (begun, lock_note) = (found.begun.unwrap_or(open), holdings.output.lock_note());
+        let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
         Ok(Agreement { open, parts: *parts, judgement, begun, lock_note, ids, claim })
     }
 
     /// Returns the right of this process to write to the output, and the log of its commits.
     pub(super) fn ownership(
         &self,
-        holdings: &Holdings,
+        opened: &StateAndOutput,
         agreed: &Agreement,
     ) -> Result<(Ownership, Option<CommitLog>)> {
         let is_first = self.cluster.process == 0;
         let ownership = match &agreed.claim {
             Some(standing) => {
-                let (store, keys) =
-                    (Arc::clone(&holdings.output.store), ClaimKeys::of(&self.layout));
+                let (store, keys) = (Arc::clone(&opened.output.store), ClaimKeys::of(&self.layout));
                 Ownership::Claimed(Claim::new(store, keys, standing.clone(), is_first))
             }
-            None => holdings.output.local_ownership(&self.target, agreed.lock_note.as_deref())?,
+            None => opened.output.local_ownership(&self.target, agreed.lock_note.as_deref())?,
         };
-        Ok((ownership, if is_first { self.commit_log(holdings)? } else { None }))
+        Ok((ownership, if is_first { self.commit_log(opened)? } else { None }))
     }
 
     /// Opens the log of commits in the state, if there is one.
-    fn commit_log(&self, holdings: &Holdings) -> Result<Option<CommitLog>> {
+    fn commit_log(&self, opened: &StateAndOutput) -> Result<Option<CommitLog>> {
         let syncs = self.journal.sync != SyncPolicy::Never;
         let open = |state: &State| CommitLog::open(state.dir(), syncs);
-        holdings.state.as_ref().map(open).transpose()
+        opened.state.as_ref().map(open).transpose()
     }
 
     /// What this process finds of former runs.
@@ -251,9 +251,9 @@ impl Order {
             recovery::tell_of_others(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
-        let journals = vec![known::find(&dir, &own)?];
+        let journals = vec![journals::find(&dir, &own)?];
         let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
-        Ok(Findings { journals, ids, attempts, begun: memory::begun(&dir)? })
+        Ok(Findings { journals, ids, attempts, begun: changelog::begun(&dir)? })
     }
 
     /// Brings back what the job remembers, and opens what keeps it from now on; none for a job
@@ -261,15 +261,15 @@ impl Order {
     pub(super) fn remember(
         &self,
         runtime: &Runtime,
-        holdings: &Holdings,
+        opened: &StateAndOutput,
         publisher: &Publisher,
         agreed: &Agreement,
         failure: &Failure,
     ) -> Result<Option<(Restored, Changelog)>> {
-        let Some(state) = holdings.state.as_ref().filter(|_| self.replay.is_none()) else {
+        let Some(state) = opened.state.as_ref().filter(|_| self.replay.is_none()) else {
             return Ok(None);
         };
-        memory::note_begun(state.dir(), agreed.begun, self.cluster.process)?;
+        changelog::note_begun(state.dir(), agreed.begun, self.cluster.process)?;
         let publisher = match self.target {
             // What is printed cannot be read back: the state itself has to remember.
             Target::Stdout => publisher.into(Arc::new(LocalStore::open(state.dir())?)),
@@ -281,14 +281,14 @@ impl Order {
             let worker = part as usize % owners;
             worker / self.settings.threads == self.cluster.process
         };
-        let restored = memory::restore(&keeper, owns, agreed.committed_through());
+        let restored = changelog::restore(&keeper, owns, agreed.committed_through());
         Ok(Some((runtime.block_on(until_stopped(&self.stop, restored))?, keeper)))
     }
 
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
     /// removed.
-    pub(super) fn results(&self, holdings: &Holdings) -> Result<Results> {
-        let state = holdings.state.as_ref().map(State::dir);
+    pub(super) fn results(&self, opened: &StateAndOutput) -> Result<Results> {
+        let state = opened.state.as_ref().map(State::dir);
         let folder = state.map(|dir| dir.join(format!("results-{}", self.cluster.process)));
         if let Some(folder) = &folder {
             Results::sweep(folder).map_err(|error| {
@@ -322,7 +322,7 @@ impl Order {
             interval_ms: self.identity.interval_ms,
             process: self.cluster.process,
         });
-        dir.iter().for_each(|dir| known::forget(dir, &judged.abandoned));
+        dir.iter().for_each(|dir| journals::forget(dir, &judged.abandoned));
         Streams::open(sources, plan.as_ref(), judged, agreed.open, threads)
     }
 
@@ -337,13 +337,13 @@ impl Order {
         &self,
         runtime: &Runtime,
         agreed: &Agreement,
-    ) -> Result<Holdings> {
+    ) -> Result<StateAndOutput> {
         let state = self.open_state(agreed.parts)?;
         state.as_ref().map_or(Ok(()), |state| state.adopt(&agreed.ids))?;
         let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
         runtime.block_on(until_stopped(&self.stop, output.probe(&self.target)))?;
-        Ok(Holdings { state, output, keeper: None, claim: None, is_first: false })
+        Ok(StateAndOutput { state, output })
     }
 
     fn state_dir(&self) -> Option<PathBuf> {
@@ -372,8 +372,7 @@ impl Order {
         &self,
         feed: Feed,
         agreed: &Agreement,
-        publisher: Publisher,
-        on_commit: OnCommit,
+        (publisher, on_commit, memory): (Publisher, OnCommit, Option<(Restored, Changelog)>),
         failure: &Failure,
         mesh: &Mesh,
     ) -> Plan {
@@ -387,7 +386,7 @@ impl Order {
             interval_ms: self.identity.interval_ms,
             words: self.settings.words.clone(),
             table_bytes_max: self.settings.table_bytes_max,
-            memory: None,
+            memory,
             publisher,
             on_commit,
             failure: failure.clone(),

@@ -1,0 +1,70 @@
+//! A stop while a job starts: every wait of the start ends with it, in every process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::cluster::{Control, Message};
+use crate::error::{Error, ErrorKind, Result};
+use crate::source::Stop;
+
+/// Set when all processes have agreed to begin to read. Clones share it.
+///
+/// Before that a stop ends the start of every process, and nothing was read anywhere. After that a
+/// stop is one of a running job.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Begun(Arc<AtomicBool>);
+
+impl Begun {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Returns the error of a start that was stopped.
+pub(super) fn stopped() -> Error {
+    Error::new(ErrorKind::Stopped, "stopped: nothing was read, and nothing is lost")
+}
+
+/// Waits for `work`, or for a stop, which is an error of kind `Stopped`.
+pub(super) async fn until_stopped<T>(
+    stop: &Stop,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop.stopped() => Err(stopped()),
+        done = work => done,
+    }
+}
+
+/// Passes a stop on between the processes: one that is told to stop asks process 0, which stops
+/// all. Until the job has begun, nobody waits for a common decision any more.
+pub(super) async fn watch_stop(
+    stop: Stop,
+    links: Control,
+    process: usize,
+    begun: Begun,
+) -> Result<()> {
+    let is_first = process == 0;
+    tokio::select! {
+        () = stop.stopped(), if !is_first => {
+            let reason = "it was told to stop".to_owned();
+            links.send(0, Message::AskStop { reason })?;
+            // Process 0 decides; until then its answer may still be that the job begins.
+            links.stop_asked().await;
+        }
+        () = stop.stopped(), if is_first => {}
+        (from, reason) = links.stop_asked() => {
+            tracing::info!("stopping for process {from}: {reason}");
+            stop.stop();
+        }
+    }
+    if !begun.is_set() {
+        links.interrupt();
+    }
+    Ok(())
+}
