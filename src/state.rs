@@ -5,7 +5,7 @@
 //! names would get different bytes. The directory is locked for as long as the job lives.
 //!
 //! The *state id* is a random number of 128 bits. Two jobs with the same flags have the same
-//! identity and different state ids, so an epoch's marker tells whose epoch it is. All processes
+//! identity and different state ids, so an epoch's marker names its owner. All processes
 //! of a cluster agree on one id ([`Ids::agree`]) and note it in their folders, together with the
 //! ids that the folders had before: epochs published under those are the job's own, too.
 

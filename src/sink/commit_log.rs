@@ -1,11 +1,11 @@
 //! The commit log: the newest epochs whose marker was about to be stored, in the state folder.
 //!
 //! The marker commits an epoch, but a reader may move an epoch's folder away as soon as it has the
-//! marker. A crash at that moment leaves nothing in the output that tells a committed epoch from
-//! one that was never stored. So an epoch is noted here, durably, when all its parts are durable
-//! and before its marker is stored. A start that finds neither the marker nor all the parts of
-//! the epoch noted last knows that a reader took them; with all the parts there and no marker, the
-//! epoch was not committed.
+//! marker. A crash at that moment leaves nothing in the output that separates a committed epoch
+//! from one that was never stored. So an epoch is noted here, durably, when all its parts are
+//! durable and before its marker is stored. A start that finds neither the marker nor all the parts
+//! of the epoch noted last knows that a reader took them; with all the parts there and no marker,
+//! the epoch was not committed.
 //!
 //! Two slots of a small file are written in turn, so that a torn write leaves the other. Epochs are
 //! committed one after the other: the older slot's epoch is committed for certain.

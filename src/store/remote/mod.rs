@@ -187,7 +187,7 @@ impl RemoteStore {
         match facts.skew_ms(SystemClock::new().wall()) {
             Some(ms) if is_skew => {
                 let ahead_s = ms as f64 / 1e3;
-                // The difference says more than the hint for the code alone.
+                // The difference is more precise than the hint for the code alone.
                 described.hint(format!(
                     "set this machine's clock: it is {ahead_s:+.0} s against the store's"
                 ))
