@@ -179,7 +179,7 @@ fn a_refusal_later_is_loud_and_tried_again() {
     let run = format!("run {} --interval 50ms --no-state {TO}", server.flag());
     let program = oss(&rig, &double, &run).start();
     let mut peer = server.accept();
-    double.fail_next(3, Fault::Status(403), "PUT", "part-00000");
+    double.fail_next(3, Fault::Code(403, ""), "PUT", "part-00000");
     peer.send("word\n");
     program.wait_for_lines(1);
     let said = ["warning", "refuses (HTTP 403)", "check the credentials"];
@@ -204,16 +204,15 @@ fn a_start_with_epochs_left_over_waits_for_a_store_that_comes_and_goes() {
     let left = stored(&rig, &double).uncommitted;
     assert!(!left.is_empty(), "parts of an epoch without a marker: {ended}");
 
-    // More failures in a row than the store's own quick tries.
-    let asked = |method: &str, path: &str| match method {
-        "HEAD" => path.contains("_SUCCESS"),
-        "GET" => path.contains("list-type") && path.contains("-1"),
-        _ => false,
-    };
-    let mut failures = 12;
+    // Requests for markers and listings go side by side. Of each kind the first request fails more
+    // often in a row than the store itself tries it.
+    let mut failures = [("_SUCCESS", 12_u32, None::<String>), ("list-type", 12, None)];
     double.script(move |method, path| {
-        let hit = failures > 0 && asked(method, path);
-        failures -= u32::from(hit);
+        let kinds = failures.iter_mut().filter(|_| method == "GET");
+        let (_, left, failing) = kinds.into_iter().find(|(kind, ..)| path.contains(kind))?;
+        let failing = failing.get_or_insert_with(|| path.to_owned());
+        let hit = *left > 0 && failing.as_str() == path;
+        *left -= u32::from(hit);
         hit.then_some(Fault::Status(503))
     });
     let program = oss(&rig, &double, &run).start();

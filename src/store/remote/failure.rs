@@ -53,8 +53,10 @@ fn refused(service: Service, what: &str, refusal: &RefusedRequest) -> StoreError
         // Only requests that create an object are conditional.
         (412, _) => of(StoreErrorKind::Exists),
         (404, _) => of(StoreErrorKind::NotFound),
-        (401 | 403, "") => {
-            let message = format!("cannot {what}: the store refuses ({refusal})");
+        (401 | 403, code) => {
+            let reason =
+                if code.is_empty() { format!("({refusal})") } else { format!("with {refusal}") };
+            let message = format!("cannot {what}: the store refuses {reason}");
             StoreError::new(StoreErrorKind::Denied, message)
                 .hint("check the credentials, their policy, and the bucket's name in --to")
         }
@@ -196,6 +198,10 @@ mod tests {
             assert_eq!(error.kind, StoreErrorKind::Denied, "{code}");
             assert!(error.hint.is_some() && error.message.contains(code), "{error}");
             assert!(error.message.contains("HTTP 403"), "{error}");
+        }
+        for (code, said) in [("", "refuses (HTTP 403)"), ("New", "refuses with New (HTTP 403)")] {
+            let error = describe(Service::Oss, "put x", &refusal(code, 403)).to_string();
+            assert!(error.contains(said) && error.contains("check the credentials"), "{error}");
         }
         let error = describe(Service::Oss, "put x", &refusal("NoSuchBucket", 404));
         assert_eq!(error.kind, StoreErrorKind::Denied);
