@@ -1,6 +1,6 @@
 //! Texts for benchmarks, made from a seed: the same call gives the same bytes on every machine.
 
-/// A kind of text, by what it asks of a table of words.
+/// A kind of text. The kinds differ in their demands on a table of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Corpus {
     /// Lines of English length over a small vocabulary whose short words are frequent: in cache.
@@ -8,15 +8,15 @@ pub(crate) enum Corpus {
     /// Twelve words a line, by Zipf's law over a million: skewed, and out of the second-level
     /// cache.
     Zipf,
-    /// Twelve words a line, all of eight million as likely: nearly every probe misses the cache.
+    /// Twelve words a line, uniform over eight million: nearly every probe misses the cache.
     Uniform,
 }
 
 impl Corpus {
-    /// All of them.
+    /// All kinds.
     pub(crate) const ALL: [Corpus; 3] = [Corpus::English, Corpus::Zipf, Corpus::Uniform];
 
-    /// Its name in reports.
+    /// Returns the name in reports.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Corpus::English => "english",
@@ -33,7 +33,7 @@ impl Corpus {
         }
     }
 
-    /// At least `text_bytes` of whole lines.
+    /// Returns at least `text_bytes` of whole lines.
     pub(crate) fn text(self, text_bytes: usize, seed: u64) -> Vec<u8> {
         let mut random = Random(seed);
         let mut text = Vec::with_capacity(text_bytes + 256);
@@ -57,7 +57,7 @@ impl Corpus {
     }
 }
 
-/// Word `number`: letters in base 26, the least significant first, no two alike.
+/// Returns word `number`: letters in base 26, the least significant first. All words are distinct.
 fn spell(mut number: u64, text: &mut Vec<u8>) {
     let start = text.len();
     loop {
@@ -67,7 +67,7 @@ fn spell(mut number: u64, text: &mut Vec<u8>) {
             break;
         }
     }
-    // Upper case, so that what is added is no digit of another word.
+    // Upper case, so an added letter is no digit of another word.
     while text.len() < start + 3 {
         text.push(b'Z');
     }
@@ -89,8 +89,8 @@ impl Random {
         ((u128::from(self.next()) * u128::from(limit)) >> 64) as u64
     }
 
-    /// A rank from 0 whose probability falls as 1 / (rank + 1), nearly: the continuous law's
-    /// inverse.
+    /// Returns a rank from 0 with a probability near 1 / (rank + 1), by the inverse of the
+    /// continuous distribution.
     fn zipf(&mut self, ranks: u64) -> u64 {
         let uniform = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
         (((ranks as f64 + 1.0).powf(uniform)) as u64 - 1).min(ranks - 1)

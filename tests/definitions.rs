@@ -15,7 +15,7 @@ const INTERVAL_MS: u64 = 1_000;
 
 /// Epochs by name, each with its lines.
 type Epochs = Vec<(u64, Vec<Vec<u8>>)>;
-/// What each epoch published: words with counts, sorted.
+/// The published rows of each epoch: words with counts, sorted.
 type Published = BTreeMap<u64, Vec<(String, i64)>>;
 
 /// Few words, so that they meet again, some of them empty; and gaps between epochs, as a late job
@@ -112,7 +112,7 @@ proptest! {
     }
 
     #[test]
-    fn changes_are_the_totals_of_the_words_of_the_epoch(epochs in epochs(), parts in 1u32..6) {
+    fn changes_are_totals_of_epoch_words(epochs in epochs(), parts in 1u32..6) {
         let rows = with_any_workers(
             |lines| running_totals::changes(None)(lines), &epochs, parts)?;
         let expected = at_each(&epochs, |epoch| {
@@ -125,7 +125,7 @@ proptest! {
     }
 
     #[test]
-    fn sliding_windows_are_the_count_of_a_window_at_each_multiple_of_the_slide(
+    fn sliding_windows_equal_counts_of_each_window(
         epochs in epochs(), parts in 1u32..6, slide in 1u64..4, more in 0u64..4,
     ) {
         let (slide_ms, window_ms) = (slide * INTERVAL_MS, (slide + more) * INTERVAL_MS);
@@ -177,7 +177,7 @@ proptest! {
     }
 
     #[test]
-    fn top_k_is_the_head_of_the_sorted_counts(
+    fn top_k_is_head_of_sorted_counts(
         epochs in epochs(),
         parts in 1u32..6,
         k in 0usize..4,
@@ -231,9 +231,9 @@ fn counts_of<'s>(kind: i32, lines: Lines<'s>) -> Counts<'s> {
     }
 }
 
-/// What Spark Streaming gave for the same batches: see `tests/data/spark-windows`.
+/// Compares with the results of Spark Streaming for the same batches: `tests/data/spark-windows`.
 #[test]
-fn the_three_counts_are_what_sparks_operations_of_the_same_purpose_gave() {
+fn three_counts_equal_those_of_spark() {
     let recorded = include_str!("data/spark-windows/recorded.json");
     let recorded: serde_json::Value = serde_json::from_str(recorded).expect("JSON");
     for run in recorded.as_array().expect("a list of runs") {
@@ -272,7 +272,7 @@ fn pairs(rows: &serde_json::Value) -> Vec<(String, i64)> {
 
 type CountWords = Box<dyn for<'s> Fn(Words<'s>) -> Counts<'s> + Send + Sync>;
 
-/// What we have for an operation of Spark's.
+/// Returns the definition that corresponds to an operation of Spark.
 fn like_spark(operation: &str) -> CountWords {
     let interval = Duration::from_millis(INTERVAL_MS);
     match *operation.split(' ').collect::<Vec<_>>() {

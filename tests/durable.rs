@@ -27,7 +27,7 @@ fn words(text: &[u8]) -> Counts {
 }
 
 #[test]
-fn a_file_is_counted_exactly_once_wherever_its_reader_dies() {
+fn file_is_counted_once_despite_crashes() {
     let ends = [
         "border.before_complete:1",
         "border.after_complete:2",
@@ -59,7 +59,7 @@ fn a_file_is_counted_exactly_once_wherever_its_reader_dies() {
             }
         }
         let output = rig.output("out/c");
-        // The last life may have died behind the last word, in an epoch that nothing fell into.
+        // The last run may have died after the last word, in an epoch without words.
         let is_short = words_of(&output.counts()) < words_of(&expected);
         if is_short || !output.uncommitted.is_empty() {
             rig.run(&run).expect(0);
@@ -93,7 +93,7 @@ fn dead_in_the_middle(mut lines: u64) -> (Rig, PathBuf, String, u64) {
 }
 
 #[test]
-fn a_file_that_changed_under_a_run_is_refused_and_one_that_grew_is_read_on() {
+fn changed_file_is_refused_grown_one_read() {
     let (rig, file, run, lines) = dead_in_the_middle(600_000);
     let mut changed = repeating(lines);
     changed[0] = b'x';
@@ -106,7 +106,7 @@ fn a_file_that_changed_under_a_run_is_refused_and_one_that_grew_is_read_on() {
 }
 
 #[test]
-fn a_finished_job_begins_anew_and_a_stopped_one_goes_on() {
+fn finished_job_restarts_and_stopped_one_resumes() {
     let rig = Rig::new();
     let file = rig.file("lines", "a b\n");
     let run = format!("run --file {} --interval 20ms {STATE}", file.display());
@@ -117,7 +117,7 @@ fn a_finished_job_begins_anew_and_a_stopped_one_goes_on() {
 }
 
 #[test]
-fn a_finished_job_begins_anew_even_where_it_died_putting_its_journal_away() {
+fn finished_job_restarts_after_crash_in_cleanup() {
     let rig = Rig::new();
     let file = rig.file("lines", "a b\n");
     let run = format!("run --file {} --interval 20ms {STATE}", file.display());
@@ -129,7 +129,7 @@ fn a_finished_job_begins_anew_even_where_it_died_putting_its_journal_away() {
 }
 
 #[test]
-fn a_file_with_lines_that_are_not_committed_must_be_given_again_or_abandoned() {
+fn uncommitted_file_must_return_or_be_abandoned() {
     let rig = Rig::new();
     let (file, other) = (rig.file("lines", "a b\n"), rig.file("other", "c\n"));
     let run = |file: &PathBuf| format!("run --file {} --interval 20ms {STATE}", file.display());
@@ -145,7 +145,7 @@ fn a_file_with_lines_that_are_not_committed_must_be_given_again_or_abandoned() {
 }
 
 #[test]
-fn a_run_that_leaves_its_syncs_out_is_given_away_by_a_disk_that_fails() {
+fn missing_syncs_are_detected_by_failing_disk() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 50ms {STATE}", server.flag());
     let fault = format!("disk.sync={}", rig.path("bad").display());
@@ -162,7 +162,7 @@ fn a_run_that_leaves_its_syncs_out_is_given_away_by_a_disk_that_fails() {
 }
 
 #[test]
-fn a_sync_that_fails_ends_the_run_at_once_and_nothing_is_published_after_it() {
+fn failed_sync_ends_run_and_publishes_nothing() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 50ms {STATE}", server.flag());
     let fault = format!("disk.sync={}", rig.path("bad").display());
@@ -184,7 +184,7 @@ fn a_sync_that_fails_ends_the_run_at_once_and_nothing_is_published_after_it() {
 }
 
 #[test]
-fn a_full_disk_stops_the_reading_and_goes_on_by_itself() {
+fn full_disk_pauses_reading() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 50ms --journal-max 5MiB {STATE}", server.flag());
     let fault = format!("disk.full={}", rig.path("full").display());
@@ -206,7 +206,7 @@ fn a_full_disk_stops_the_reading_and_goes_on_by_itself() {
 }
 
 #[test]
-fn a_full_journal_stops_the_reading_and_loses_nothing() {
+fn full_journal_pauses_reading_without_loss() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 300ms --journal-max 5MiB {STATE}", server.flag());
     let program = rig.wordtide(&run).start();
@@ -222,7 +222,7 @@ fn a_full_journal_stops_the_reading_and_loses_nothing() {
 }
 
 #[test]
-fn a_journal_that_is_gone_stops_the_start_until_it_is_abandoned() {
+fn missing_journal_stops_start_until_abandoned() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 50ms {STATE}", server.flag());
     let program = rig.wordtide(&run).start();
@@ -254,7 +254,7 @@ fn two_hosts(rig: &Rig, servers: [&Server; 2], states: [&str; 2]) -> [Running; 2
 }
 
 #[test]
-fn a_journal_is_brought_back_where_it_lies_and_missed_where_its_host_is_gone() {
+fn moved_journal_is_found_or_reported_missing() {
     let (rig, servers) = (Rig::new(), [Server::new(), Server::new()]);
     let [a, b] = [&servers[0], &servers[1]];
     let processes = two_hosts(&rig, [a, b], ["one", "two"]);

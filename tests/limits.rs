@@ -71,7 +71,7 @@ fn repeat(peer: &mut Peer, text: &str) -> u64 {
 }
 
 #[test]
-fn a_line_that_never_ends_is_counted_in_bounded_memory() {
+fn endless_line_is_counted_in_bounded_memory() {
     let mut times = 0;
     // How the line is cut shows in the figure of lines alone, which is at least one.
     let (counts, _) = run(LIMITS, 1, |peer| times = repeat(peer, "words but no end "));
@@ -82,7 +82,7 @@ fn a_line_that_never_ends_is_counted_in_bounded_memory() {
 }
 
 #[test]
-fn a_word_that_never_ends_is_dropped_and_told_and_the_next_line_is_whole() {
+fn endless_word_is_dropped_and_reported() {
     let (counts, said) = run(LIMITS, 0, |peer| _ = repeat(peer, "x"));
     assert!(counts.is_empty(), "{} words", counts.len());
     let told = said.iter().find(|line| line.contains("--max-word-bytes"));

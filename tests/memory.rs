@@ -12,7 +12,7 @@ fn counts(of: &[(&str, u64)]) -> Counts {
     of.iter().map(|(word, count)| (word.as_bytes().into(), *count)).collect()
 }
 
-/// What a finished or stopped job keeps.
+/// Returns the objects of the changelog that a finished or stopped job keeps.
 fn kept(rig: &Rig) -> Vec<PathBuf> {
     let objects = rig.tree().into_iter().map(PathBuf::from);
     let is_kept = |path: &PathBuf| path.extension().is_some_and(|kind| kind == "change");
@@ -29,7 +29,7 @@ fn live(rig: &Rig, server: &Server, lines: &str, flags: &str) {
 }
 
 #[test]
-fn totals_go_on_with_other_workers_and_other_processes() {
+fn totals_resume_with_other_workers_and_processes() {
     let (rig, server) = (Rig::new(), Server::new());
     for (flags, words) in
         [("-w 1", "a b\n"), ("-n 2", "b c\n"), ("-n 3 -w 2", "a\n"), ("-w 2", "a\n")]
@@ -53,7 +53,7 @@ fn a_job_that_has_finished_begins_anew() {
 }
 
 #[test]
-fn a_new_state_knows_nothing_of_an_old_one() {
+fn new_state_ignores_old_changelog() {
     let (rig, server) = (Rig::new(), Server::new());
     live(&rig, &server, "a\n", "--to out/c");
     fs::remove_dir_all(rig.path("state")).expect("a state");
@@ -87,7 +87,7 @@ fn what_is_printed_is_remembered_in_the_state() {
 }
 
 #[test]
-fn a_damaged_memory_is_named_and_never_added_up() {
+fn damaged_changelog_is_refused_by_name() {
     let (rig, server) = (Rig::new(), Server::new());
     live(&rig, &server, "a\n", "--to out/c");
     let path = kept(&rig).pop().expect("a change");

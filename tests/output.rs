@@ -1,4 +1,4 @@
-//! What stands in the output: names, parts, markers; and that nothing of it ever changes.
+//! The output of a run: its names, parts and markers. Committed objects never change.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use crate::rig::{Output, Rig, Server};
 
 const TEXT: &str = "the tide comes in\n\nthe tide goes out\n";
 
-/// Counts `TEXT` once more and gives what the run left behind.
+/// Counts `TEXT` once more.
 fn run(rig: &Rig, flags: &str) {
     rig.file("in.txt", TEXT);
     rig.run(&format!("run --file in.txt --no-state {flags}")).expect(0);
@@ -21,7 +21,7 @@ fn sorted(text: &[&str]) -> Vec<String> {
 }
 
 #[test]
-fn a_restart_within_the_interval_opens_the_next_name() {
+fn restart_within_interval_opens_next_name() {
     let rig = Rig::new();
     let mut seen: BTreeMap<u64, Vec<Vec<u8>>> = BTreeMap::new();
     for runs in 1..=4 {
@@ -39,7 +39,7 @@ fn a_restart_within_the_interval_opens_the_next_name() {
 }
 
 #[test]
-fn what_a_dead_run_left_uncommitted_is_not_mixed_in() {
+fn leftovers_of_dead_run_are_not_mixed_in() {
     let rig = Rig::new();
     run(&rig, "--interval 24h --to out/c");
     let first = *rig.output("out/c").epochs.keys().next().expect("an epoch");
@@ -56,7 +56,7 @@ fn what_a_dead_run_left_uncommitted_is_not_mixed_in() {
 }
 
 #[test]
-fn epochs_without_rows_are_a_marker_or_nothing_or_empty_parts() {
+fn empty_epochs_follow_their_flag() {
     for (what, epochs, parts) in [("marker", 1, 0), ("skip", 0, 0), ("write", 1, 3)] {
         let rig = Rig::new();
         let flags = "--parts 3 --interval 24h --no-state --to out/c";
@@ -72,7 +72,7 @@ fn epochs_without_rows_are_a_marker_or_nothing_or_empty_parts() {
 }
 
 #[test]
-fn an_epoch_with_a_row_has_all_its_parts() {
+fn epoch_with_rows_has_all_parts() {
     let rig = Rig::new();
     rig.file("in.txt", "one\n");
     rig.run("run --file in.txt --parts 5 --interval 24h --no-state --to out/c").expect(0);
@@ -82,7 +82,7 @@ fn an_epoch_with_a_row_has_all_its_parts() {
 }
 
 #[test]
-fn the_same_input_gives_the_same_bytes_with_any_number_of_workers() {
+fn same_bytes_with_any_number_of_workers() {
     let mut seed = 7;
     let text: String = (0..20_000)
         .map(|n| format!("{}{}", crate::rig::random(&mut seed) % 5_000, [" ", "\n"][n % 2]))
@@ -104,7 +104,7 @@ fn the_same_input_gives_the_same_bytes_with_any_number_of_workers() {
 }
 
 #[test]
-fn rows_sorted_by_word_stand_in_the_order_of_its_bytes() {
+fn rows_sorted_by_word_are_in_byte_order() {
     let rig = Rig::new();
     rig.file("in.txt", "b a Z z é 10 9 \u{1f30a} ~ a b");
     let flags = "--sort word --format tsv --interval 24h --no-state --to out/c";
@@ -161,7 +161,7 @@ fn the_marker_says_what_the_epoch_holds() {
 }
 
 #[test]
-fn the_parts_of_a_job_stay_as_many_as_at_its_first_start() {
+fn number_of_parts_survives_restarts() {
     let rig = Rig::new();
     rig.file("in.txt", TEXT);
     for threads in [2, 1, 4] {
@@ -189,7 +189,7 @@ fn words_are_split_and_lowered_as_asked() {
 }
 
 #[test]
-fn totals_over_many_short_epochs_are_those_of_the_whole_text() {
+fn totals_of_short_epochs_equal_whole_text() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--interval 10ms -w 2 --format tsv --once --no-state --to out/c";
     let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();

@@ -1,4 +1,4 @@
-//! What cannot run is refused: the right code, the flag's name, and nothing left behind.
+//! Refusals of a start: the exit code is right, the message names the flag, and no file is left.
 
 use rustix::process::Signal;
 
@@ -16,7 +16,7 @@ fn refused(arguments: &str, code: i32, texts: &[&str]) {
 }
 
 #[test]
-fn what_is_no_host_and_port_is_a_matter_of_usage() {
+fn malformed_address_is_a_usage_error() {
     refused("localhost x", 2, &["\"x\"", "HOST PORT"]);
     refused("localhost 65536", 2, &["65536", "HOST PORT"]);
     refused("localhost 0", 2, &["localhost:0", "HOST:PORT"]);
@@ -26,7 +26,7 @@ fn what_is_no_host_and_port_is_a_matter_of_usage() {
 }
 
 #[test]
-fn values_out_of_range_are_refused_with_the_flag_named() {
+fn values_out_of_range_name_their_flag() {
     for interval in ["0s", "0ms", "9ms", "25h", "1441m"] {
         let arguments = format!("localhost 9 --interval {interval}");
         refused(&arguments, 2, &["--interval", "10ms to 24h"]);
@@ -49,7 +49,7 @@ fn values_out_of_range_are_refused_with_the_flag_named() {
 }
 
 #[test]
-fn a_value_with_a_minus_is_refused_as_a_value_of_its_flag() {
+fn negative_value_names_its_flag() {
     refused("localhost -1", 2, &["\"-1\"", "HOST PORT"]);
     for (value, flag) in [
         ("-1", "-w"),
@@ -67,26 +67,26 @@ fn a_value_with_a_minus_is_refused_as_a_value_of_its_flag() {
 }
 
 #[test]
-fn a_suffix_that_is_more_than_the_end_of_a_name_is_refused() {
+fn suffix_with_a_slash_is_refused() {
     for suffix in ["a/b", "txt/", "/"] {
         refused(&format!("run --stdin --suffix {suffix}"), 2, &[suffix, "--suffix"]);
     }
 }
 
 #[test]
-fn a_flag_without_a_source_is_not_taken_for_the_demo() {
+fn flag_without_source_is_not_the_demo() {
     for flags in ["-w 2", "--interval 1s", "--format tsv", "--no-state", "--lowercase -v"] {
         refused(flags, 2, &["--connect", "--file", "--stdin"]);
     }
 }
 
 #[test]
-fn what_is_wrong_with_an_expression_is_told_on_one_line() {
+fn bad_expression_is_reported_on_one_line() {
     refused("run field_count --stdin --regex (", 2, &["--regex", "unclosed group"]);
 }
 
 #[test]
-fn what_does_not_go_together_or_is_not_known_is_refused() {
+fn conflicting_and_unknown_flags_are_refused() {
     refused("run no_such_dataflow --stdin", 2, &["no_such_dataflow", "wordtide list"]);
     refused("run", 2, &["--connect", "--file", "--stdin"]);
     refused("run --stdin --file file", 2, &["--file", "--stdin"]);
@@ -99,7 +99,7 @@ fn what_does_not_go_together_or_is_not_known_is_refused() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_refused_before_anything_is_made() {
+fn unreadable_file_is_refused_at_start() {
     refused("run --file absent", 78, &["absent", "--file"]);
     refused("run --file file --file absent", 78, &["absent", "--file"]);
     refused("run --file .", 78, &["directory", "--file"]);
@@ -107,20 +107,20 @@ fn a_file_that_cannot_be_read_is_refused_before_anything_is_made() {
 }
 
 #[test]
-fn an_output_that_cannot_be_written_is_refused_before_anything_is_made() {
+fn unwritable_output_is_refused_at_start() {
     refused("run --stdin --to file/below/counts", 78, &["file", "--to"]);
     refused("run --stdin --no-state --to file/counts", 78, &["file", "--to"]);
     refused("run --stdin --to /proc/none/counts", 78, &["/proc/none", "--to"]);
 }
 
 #[test]
-fn a_state_that_cannot_be_kept_is_refused_before_anything_is_made() {
+fn unwritable_state_is_refused_at_start() {
     refused("run --stdin --state file", 78, &["file", "--state"]);
     refused("run --stdin --state /proc/none", 78, &["/proc/none", "--state"]);
 }
 
 #[test]
-fn a_host_that_is_not_known_ends_the_run_after_a_few_tries() {
+fn unknown_host_ends_run_after_retries() {
     let rig = Rig::new();
     // Two dots: no resolver has to be asked to know that this is no name.
     let ended = rig.run("no..such..host 9999").expect(75);
@@ -130,7 +130,7 @@ fn a_host_that_is_not_known_ends_the_run_after_a_few_tries() {
 }
 
 #[test]
-fn a_port_that_is_closed_is_tried_until_a_stop() {
+fn closed_port_is_retried_until_stop() {
     let (rig, port) = (Rig::new(), Closed::new());
     let program = rig.wordtide(&format!("localhost {} --once", port.port())).start();
     program.wait_for("nc -lk");
@@ -138,7 +138,7 @@ fn a_port_that_is_closed_is_tried_until_a_stop() {
 }
 
 #[test]
-fn a_state_of_another_job_is_refused_with_the_difference() {
+fn state_of_another_job_is_refused() {
     let (rig, state) = (Rig::new(), "--state there --to out/c");
     rig.run(&format!("run --stdin {state}")).expect(0);
     let before = rig.tree();
@@ -153,7 +153,7 @@ fn a_state_of_another_job_is_refused_with_the_difference() {
 }
 
 #[test]
-fn a_state_that_another_process_runs_on_is_refused() {
+fn state_in_use_is_refused() {
     let (rig, server) = (Rig::new(), Server::new());
     let arguments = format!("run {} --state there --to -", server.flag());
     let program = rig.wordtide(&arguments).start();
@@ -164,7 +164,7 @@ fn a_state_that_another_process_runs_on_is_refused() {
 }
 
 #[test]
-fn an_output_that_another_process_writes_is_refused_by_its_pid() {
+fn output_in_use_is_refused_with_pid() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = rig.wordtide(&format!("run {} --no-state --to out/c", server.flag())).start();
     let _peer = server.accept();
@@ -178,7 +178,7 @@ fn an_output_that_another_process_writes_is_refused_by_its_pid() {
 }
 
 #[test]
-fn help_and_the_lists_are_data_on_standard_output() {
+fn help_and_lists_go_to_standard_output() {
     for (arguments, text) in [
         ("--help", "--interval"),
         ("-?", "--connect"),
@@ -205,7 +205,7 @@ fn help_and_the_lists_are_data_on_standard_output() {
 }
 
 #[test]
-fn the_demo_shows_the_words_and_where_they_are() {
+fn demo_shows_words_and_their_place() {
     let rig = Rig::new();
     let ended = rig.run("").expect(0);
     assert_eq!(ended.committed_epochs(), 5, "{ended}");

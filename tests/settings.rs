@@ -2,7 +2,7 @@
 
 use crate::rig::{Rig, side_by_side};
 
-/// What is expected of a run.
+/// The expected end of a run.
 #[derive(Clone, Copy)]
 enum Expect {
     /// It ends with this code, says all of these texts and leaves nothing behind.

@@ -24,7 +24,7 @@ fn stop_after(rig: &Rig, program: Running, lines: u64) -> Counts {
 }
 
 #[test]
-fn a_line_in_two_pieces_is_one_line_of_the_epoch_in_which_it_ends() {
+fn split_line_belongs_to_epoch_of_its_end() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = rig.wordtide(&format!("run {} {SHORT}", server.flag())).start();
     let mut peer = server.accept();
@@ -36,7 +36,7 @@ fn a_line_in_two_pieces_is_one_line_of_the_epoch_in_which_it_ends() {
 }
 
 #[test]
-fn a_close_ends_the_last_line_that_has_no_end() {
+fn close_ends_the_unfinished_line() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = rig.wordtide(&format!("run {} --once {LONG}", server.flag())).start();
     let mut peer = server.accept();
@@ -47,7 +47,7 @@ fn a_close_ends_the_last_line_that_has_no_end() {
 }
 
 #[test]
-fn a_reset_drops_the_unfinished_line_and_says_so() {
+fn reset_drops_unfinished_line_and_reports_it() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = rig.wordtide(&format!("run {} {SHORT}", server.flag())).start();
     let mut peer = server.accept();
@@ -61,7 +61,7 @@ fn a_reset_drops_the_unfinished_line_and_says_so() {
 }
 
 #[test]
-fn a_reset_ends_a_run_with_once_like_a_close() {
+fn reset_ends_a_run_with_once() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = rig.wordtide(&format!("run {} --once {SHORT}", server.flag())).start();
     let mut peer = server.accept();
@@ -73,7 +73,7 @@ fn a_reset_ends_a_run_with_once_like_a_close() {
 }
 
 #[test]
-fn a_source_that_is_down_is_told_once_and_read_when_it_comes_up() {
+fn absent_source_is_logged_once_then_read() {
     let (rig, port) = (Rig::new(), Closed::new());
     let number = port.port();
     let program = rig.wordtide(&format!("127.0.0.1 {number} --once {LONG}")).start();
@@ -121,7 +121,7 @@ fn a_source_that_closed_is_connected_to_again() {
 }
 
 #[test]
-fn files_are_read_one_and_all_and_end_the_run() {
+fn all_files_are_read_then_run_ends() {
     let rig = Rig::new();
     let long = "some words of a file that is longer than a block \n".repeat(10_000);
     rig.file("one.txt", "one file\nwithout an end");
@@ -135,7 +135,7 @@ fn files_are_read_one_and_all_and_end_the_run() {
 }
 
 #[test]
-fn standard_input_is_read_from_a_pipe_a_file_and_nothing() {
+fn standard_input_may_be_pipe_file_or_empty() {
     let text = "a b a\r\nlast";
     let rig = Rig::new();
     let mut program = rig.wordtide(&format!("run --stdin {LONG}")).stdin(Stdio::piped()).start();
@@ -155,7 +155,7 @@ fn standard_input_is_read_from_a_pipe_a_file_and_nothing() {
 }
 
 #[test]
-fn a_pipe_that_stays_open_does_not_hold_up_a_stop() {
+fn open_pipe_does_not_delay_stop() {
     let rig = Rig::new();
     let invocation = rig.wordtide(&format!("run --stdin {SHORT}")).stdin(Stdio::piped());
     let mut program = invocation.start();
@@ -167,7 +167,7 @@ fn a_pipe_that_stays_open_does_not_hold_up_a_stop() {
 }
 
 #[test]
-fn a_run_of_some_epochs_ends_when_they_are_committed() {
+fn run_with_epochs_ends_after_their_commit() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--epochs 3 --interval 50ms --format tsv --no-state --to out/c";
     let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
@@ -271,7 +271,7 @@ fn soft_limit_of_open_files_is_raised() {
 }
 
 #[test]
-fn limit_of_open_files_is_named_before_anything_is_written() {
+fn low_file_limit_is_refused_at_start() {
     let (rig, ended) = run_on_many_files("-n 256", "--state s --to out/c");
     ended.expect(78).says(&["100 sources", "ulimit -n", "256"]);
     assert!(!rig.path("s").exists() && !rig.path("out").exists(), "{:?}", rig.tree());

@@ -32,16 +32,16 @@ fn check_all(threads: usize) {
 }
 
 #[test]
-fn every_case_gives_the_rows_of_spark_with_one_worker() {
+fn rows_equal_spark_with_one_worker() {
     check_all(1);
 }
 
 #[test]
-fn every_case_gives_the_rows_of_spark_with_two_workers() {
+fn rows_equal_spark_with_two_workers() {
     check_all(2);
 }
 
 #[test]
-fn every_case_gives_the_rows_of_spark_with_four_workers() {
+fn rows_equal_spark_with_four_workers() {
     check_all(4);
 }

@@ -40,7 +40,7 @@ fn every_format_is_written_to_standard_output() {
 }
 
 #[test]
-fn the_parts_of_an_epoch_follow_each_other_in_order() {
+fn parts_are_printed_in_order() {
     let text: String = (0..2_000).map(|n| format!("word{n}\n")).collect();
     let whole = |flags: &str| {
         let rig = Rig::new();
@@ -103,7 +103,7 @@ fn stdout_that_is_closed_is_refused() {
 }
 
 #[test]
-fn help_for_a_reader_who_has_gone_is_no_failure() {
+fn help_for_closed_pipe_is_no_failure() {
     for arguments in ["--help", "list", "man", "completions bash"] {
         let (rig, (reader, writer)) = (Rig::new(), std::io::pipe().expect("a pipe"));
         drop(reader);
@@ -122,7 +122,7 @@ fn a_full_disk_behind_standard_output_is_told() {
 }
 
 #[test]
-fn a_reader_who_does_not_read_holds_up_a_stop_until_its_timeout() {
+fn blocked_reader_delays_stop_until_timeout() {
     let rig = Rig::new();
     let (mut reader, writer) = std::io::pipe().expect("a pipe");
     let flags = "--to - --interval 50ms --stop-timeout 100ms";

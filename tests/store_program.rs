@@ -45,7 +45,7 @@ pub(crate) fn oss(rig: &Rig, double: &OssDouble, arguments: &str) -> Invocation 
     program(rig, &format!("{arguments} {endpoint}")).env("http_proxy", &proxy)
 }
 
-/// What the bucket holds, read by the rules of the output's contract.
+/// Returns the objects of the bucket, read by the rules of the output's contract.
 pub(crate) fn stored(rig: &Rig, double: &OssDouble) -> Output {
     for (key, body) in double.objects() {
         let path = rig.path("bucket").join(key);
@@ -69,7 +69,7 @@ fn text() -> String {
 }
 
 #[test]
-fn a_bucket_gets_the_objects_of_a_local_run() {
+fn bucket_gets_objects_of_a_local_run() {
     let (rig, double) = (Rig::new(), OssDouble::start());
     rig.file("text", text());
     let run = "run --file text --no-state --parts 3 -w 2";
@@ -88,7 +88,7 @@ fn a_bucket_gets_the_objects_of_a_local_run() {
 }
 
 #[test]
-fn s3_and_a_domain_of_the_buckets_own_get_the_same_objects() {
+fn s3_and_own_domain_get_same_objects() {
     let rig = Rig::new();
     rig.file("text", text());
     let run = "run --file text --no-state --parts 2 --suffix txt";
@@ -154,7 +154,7 @@ fn faults_lose_nothing_and_double_nothing() {
 }
 
 #[test]
-fn an_outage_is_told_at_both_ends_and_loses_nothing() {
+fn outage_is_reported_and_loses_nothing() {
     let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
     let flags = "--interval 50ms --no-state";
     let program = oss(&rig, &double, &format!("run {} {flags} {TO}", server.flag())).start();
@@ -188,7 +188,7 @@ fn a_refusal_later_is_loud_and_tried_again() {
 }
 
 #[test]
-fn a_start_with_epochs_left_over_waits_for_a_store_that_comes_and_goes() {
+fn start_with_leftovers_waits_for_unsteady_store() {
     let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
     let flags = format!("--interval 50ms --once --state state --parts 2 {TO}");
     let run = format!("run {} {flags}", server.flag());
@@ -224,7 +224,7 @@ fn a_start_with_epochs_left_over_waits_for_a_store_that_comes_and_goes() {
 }
 
 #[test]
-fn a_process_with_other_credentials_is_refused_at_the_start_too() {
+fn process_with_other_credentials_is_refused() {
     let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
     let addresses = Addresses::new(2);
     let run = format!("run {} --no-state {TO}", server.flag());
@@ -238,7 +238,7 @@ fn a_process_with_other_credentials_is_refused_at_the_start_too() {
 }
 
 #[test]
-fn credentials_of_this_machine_are_asked_for_without_a_proxy() {
+fn machine_credentials_are_fetched_without_proxy() {
     let (rig, double) = (Rig::new(), OssDouble::start());
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("an address").port();
@@ -263,7 +263,7 @@ fn credentials_of_this_machine_are_asked_for_without_a_proxy() {
 }
 
 #[test]
-fn a_stop_that_takes_too_long_names_what_is_left() {
+fn slow_stop_names_uncommitted_epochs() {
     for (state, code) in [("--no-state", 1), ("--state state", 75)] {
         let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
         let flags = format!("--interval 50ms --stop-timeout 1s {state} {TO}");
@@ -295,7 +295,7 @@ fn refused(arguments: &str, environment: &[(&str, &str)], texts: &[&str]) -> Vec
 }
 
 #[test]
-fn what_the_store_refuses_at_the_start_is_configuration() {
+fn refusals_at_start_are_configuration_errors() {
     refused(TO, &[("OSS_ACCESS_KEY_SECRET", PLANTED)], &["SignatureDoesNotMatch", "credentials"]);
     refused(TO, &[("OSS_ACCESS_KEY_ID", PLANTED)], &["InvalidAccessKeyId", "credentials"]);
     refused(TO, &[("OSS_ACCESS_KEY_ID", "")], &["no usable OSS credentials", "OSS_ACCESS_KEY_ID"]);
@@ -365,7 +365,7 @@ fn no_secret_is_ever_said_nor_stored() {
 }
 
 #[test]
-fn check_tells_how_a_store_is_reached_and_leaves_nothing() {
+fn check_reports_access_and_leaves_nothing() {
     let (rig, double) = (Rig::new(), OssDouble::start());
     double.versioning("Enabled");
     let ended = oss(&rig, &double, &format!("check {TO}")).start().end().expect(0);
@@ -391,7 +391,7 @@ fn check_tells_how_a_store_is_reached_and_leaves_nothing() {
 }
 
 #[test]
-fn a_bucket_that_keeps_old_versions_is_told_of_at_the_start() {
+fn versioned_bucket_is_reported_at_start() {
     let (rig, double) = (Rig::new(), OssDouble::start());
     rig.file("text", "a line\n");
     double.versioning("Enabled");
@@ -400,7 +400,7 @@ fn a_bucket_that_keeps_old_versions_is_told_of_at_the_start() {
 }
 
 #[test]
-fn another_jobs_fresh_epochs_are_taken_over_only_when_told_to() {
+fn fresh_foreign_epochs_need_take_over() {
     let (rig, double) = (Rig::new(), OssDouble::start());
     rig.file("text", "a line\n");
     let run = |flags: &str| {
@@ -417,7 +417,7 @@ fn another_jobs_fresh_epochs_are_taken_over_only_when_told_to() {
 }
 
 #[test]
-fn a_store_that_is_away_at_the_start_is_waited_for() {
+fn start_waits_for_an_absent_store() {
     let (rig, double) = (Rig::new(), OssDouble::start());
     rig.file("text", "a line\n");
     double.outage(true);

@@ -1,4 +1,4 @@
-//! What the bench is told.
+//! The flags of the bench.
 
 use std::path::PathBuf;
 
@@ -7,27 +7,27 @@ use super::corpus::Corpus;
 use super::measure::Program;
 
 pub(crate) struct Flags {
-    /// Size of each text that is made.
+    /// Size of each generated text.
     pub(crate) mib: usize,
     pub(crate) seed: u64,
-    /// Names of the texts to make.
+    /// Names of the texts to generate.
     pub(crate) corpora: Vec<String>,
-    /// A text of one's own instead.
+    /// A file to use instead of generated texts.
     pub(crate) file: Option<PathBuf>,
     pub(crate) threads: Vec<usize>,
     pub(crate) processes: Vec<usize>,
-    /// Whether the program keeps a journal: without, with, or both in turn.
+    /// Runs without a journal, with one, or both in turn.
     pub(crate) journal: Vec<bool>,
-    /// How often each program is run; figures are medians.
+    /// Number of runs of each program; figures are medians.
     pub(crate) rounds: usize,
     /// `--interval` of the program.
     pub(crate) interval: String,
-    /// How much of a text the naive program gets.
+    /// Size of the part of a text that the naive program counts.
     pub(crate) naive_mib: usize,
-    /// Words a second of an open-loop run, in place of all the rest.
+    /// Words a second of an open-loop run, which replaces all other runs.
     pub(crate) rate: Option<f64>,
     pub(crate) seconds: f64,
-    /// Where rows go.
+    /// The folder for the rows.
     pub(crate) out: PathBuf,
     /// Further flags for the program.
     pub(crate) extra: Vec<String>,
@@ -53,7 +53,7 @@ impl Flags {
         };
         let mut args = args.into_iter();
         while let Some(flag) = args.next() {
-            // What cargo itself adds.
+            // Cargo adds this flag.
             if flag == "--bench" || flag == "--test" {
                 continue;
             }
@@ -79,7 +79,7 @@ impl Flags {
         Ok(flags)
     }
 
-    /// The program in all the shapes that are asked for.
+    /// Returns the program in all requested shapes.
     pub(crate) fn wordtides(&self) -> Vec<Program> {
         let mut all = Vec::new();
         for &processes in &self.processes {
@@ -93,7 +93,7 @@ impl Flags {
     }
 }
 
-/// `no`, `yes`, or both with a comma between.
+/// Parses `no`, `yes`, or both with a comma between them.
 fn answers(list: &str) -> Result<Vec<bool>> {
     let answer = |word| match word {
         "no" => Ok(false),

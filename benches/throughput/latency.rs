@@ -1,9 +1,9 @@
-//! An open-loop run: lines are due by the clock, whatever the program does.
+//! An open-loop run: lines are due by the clock and do not wait for the program.
 //!
-//! Two latencies come of it. `epoch`: from the end of an epoch to its marker, both as anybody sees
-//! them (the epoch's name, and the time of the marker's file). `line`: from the time a line was due
-//! to be sent to the marker of the epoch that counted it, which no slow reader can embellish: a
-//! line that waits in the sender has been due all along.
+//! It measures two latencies. `epoch` is the time from the end of an epoch, by its name, to the
+//! time of the marker's file. `line` is the time from the moment at which a line was due to the
+//! marker of the epoch that counted it. A lagging reader cannot hide its delay, because a line that
+//! waits in the sender is due all the same.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -19,10 +19,10 @@ use super::rows::Report;
 use super::sender::Sender;
 use super::truth::Truth;
 
-/// Of so many lines, one is looked at.
+/// The distance, in lines, between two lines that are measured.
 const LINES_A_SAMPLE: u64 = 100;
 
-/// A committed epoch, as its directory tells.
+/// A committed epoch, read from its directory.
 struct Commit {
     epoch_ms: u64,
     lines: u64,
@@ -80,7 +80,7 @@ fn latencies(
     let (mut epochs, mut by_line) = (Histogram::new(3)?, Histogram::new(3)?);
     let mut line = 0;
     for (index, commit) in commits.iter().enumerate() {
-        // The last ends when the lines do, and not by the clock.
+        // The last epoch ends with the lines and not by the clock.
         if index + 1 < commits.len() && commit.lines > 0 {
             epochs.record(commit.seen_ms.saturating_sub(commit.epoch_ms))?;
         }
@@ -104,7 +104,7 @@ fn percentiles(histogram: &Histogram<u64>) -> Value {
     })
 }
 
-/// The committed epochs below `out`, in order.
+/// Returns the committed epochs below `out`, in order.
 fn commits(out: &Path) -> Result<Vec<Commit>> {
     let mut commits = Vec::new();
     for entry in std::fs::read_dir(out)? {
@@ -122,7 +122,7 @@ fn commits(out: &Path) -> Result<Vec<Commit>> {
     Ok(commits)
 }
 
-/// What the wall clock showed at `then`.
+/// Returns the time of the wall clock at `then`.
 fn wall_ms(then: Instant) -> Result<f64> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH)?;
     Ok((now - then.elapsed()).as_secs_f64() * 1e3)

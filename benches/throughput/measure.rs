@@ -1,4 +1,4 @@
-//! One run of one program: how long it took, what it used, and whether it counted right.
+//! One run of one program: its time, its resources, and a check of its counts.
 
 use std::fmt;
 use std::fs;
@@ -14,7 +14,7 @@ use super::flags::Flags;
 use super::sender::Sender;
 use super::truth::Truth;
 
-/// How often the memory of a program is looked at. What is read is the peak that the kernel keeps.
+/// Time between two readings of a program's memory. Each reading is the peak that the kernel keeps.
 const LOOK: Duration = Duration::from_millis(5);
 
 /// The kernel's unit of processor time.
@@ -43,7 +43,7 @@ impl fmt::Display for Program {
     }
 }
 
-/// What one run took.
+/// The measurements of one run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
     pub(crate) words: u64,
@@ -51,9 +51,9 @@ pub(crate) struct Run {
     /// From the start of the program to its end.
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
-    /// What the host took of this machine's processors meanwhile, for its part of disk and network.
+    /// Processor time that the host took from this machine meanwhile, for its disk and network.
     pub(crate) stolen_seconds: f64,
-    /// Of all its processes.
+    /// Peak memory of all its processes together.
     pub(crate) peak_rss_kib: u64,
     /// From the end of each epoch to its marker, as the program logs it.
     pub(crate) commit_ms: Vec<u64>,
@@ -73,7 +73,7 @@ impl Run {
     }
 }
 
-/// Runs `program` on `text` and checks what it wrote.
+/// Runs `program` on `text` and checks its output.
 pub(crate) fn run(
     program: Program,
     text: &Arc<Vec<u8>>,
@@ -94,7 +94,7 @@ pub(crate) fn run(
     Ok(run)
 }
 
-/// How `program` is started to count what comes from `port`.
+/// Returns the command of `program` that counts the lines from `port`.
 pub(crate) fn command(program: Program, port: u16, out: &Path, flags: &Flags) -> Result<Command> {
     let Program::Wordtide { threads, processes, journal } = program else {
         let mut command = Command::new(std::env::current_exe()?);
@@ -149,16 +149,16 @@ pub(crate) fn watched(mut command: Command) -> Result<Run> {
     Ok(run)
 }
 
-/// The milliseconds of `epoch … committed: … 12 ms`.
+/// Returns the milliseconds in `epoch … committed: … 12 ms`.
 fn commit_ms(line: &str) -> Option<u64> {
     let (_, figures) = line.split_once(" committed: ")?;
     figures.strip_suffix(" ms")?.rsplit(' ').next()?.parse().ok()
 }
 
-/// Processor time of all ended children, and of theirs.
+/// Returns the processor time of all ended children and their children.
 fn children_cpu_seconds() -> Result<f64> {
     let stat = fs::read_to_string("/proc/self/stat")?;
-    // Behind the name, which may hold anything; its fields are counted from the third.
+    // Fields are counted from the third, after the name, which may contain any byte.
     let (_, fields) = stat.rsplit_once(") ").ok_or("no stat of this process")?;
     let children: Vec<f64> = fields
         .split(' ')
@@ -169,14 +169,15 @@ fn children_cpu_seconds() -> Result<f64> {
     Ok(children.iter().sum::<f64>() / TICKS_PER_SECOND)
 }
 
-/// Processor time that the host gave to others, since this machine began; 0 where no host tells.
+/// Returns the processor time that the host gave to others since the boot of this machine; 0 if the
+/// host does not report it.
 fn stolen_seconds() -> f64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
     let stolen = stat.split_whitespace().nth(8).and_then(|ticks| ticks.parse::<f64>().ok());
     stolen.unwrap_or_default() / TICKS_PER_SECOND
 }
 
-/// Peak memory of a process and all below it; 0 of one that has ended.
+/// Returns the peak memory of a process and its descendants; 0 for a process that has ended.
 fn peak_rss_kib(child: &Child) -> u64 {
     let mut pids = vec![child.id().to_string()];
     let mut sum = 0;

@@ -1,4 +1,4 @@
-//! Figures as rows: JSON Lines and CSV, each with all that is needed to compare it with another.
+//! Figures as rows in JSON Lines and CSV. Each row has the machine and the build, for comparisons.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -16,13 +16,13 @@ pub(crate) struct Report {
     dir: PathBuf,
     json: File,
     csv: File,
-    /// The columns that the CSV file has by now.
+    /// The columns of the last header in the CSV file.
     columns: Option<Vec<String>>,
     machine: Map<String, Value>,
 }
 
 impl Report {
-    /// Rows into `dir`, in place of what is there.
+    /// Creates the files for rows in `dir` and replaces those that are there.
     pub(crate) fn create(dir: &Path) -> Result<Report> {
         fs::create_dir_all(dir)?;
         Ok(Report {
@@ -38,7 +38,7 @@ impl Report {
         self.dir.display()
     }
 
-    /// The medians of some runs of one program.
+    /// Writes a row with the medians of some runs of one program.
     pub(crate) fn throughput(
         &mut self,
         corpus: &str,
@@ -87,7 +87,7 @@ impl Report {
         self.row(row)
     }
 
-    /// One row, with what describes the machine and the build.
+    /// Writes one row, and adds the machine and the build.
     pub(crate) fn row(&mut self, row: Value) -> Result<()> {
         let mut all = self.machine.clone();
         if let Value::Object(row) = row {
@@ -105,7 +105,7 @@ impl Report {
     }
 }
 
-/// A field of a CSV line.
+/// Returns a value as a field of a CSV line.
 fn field(value: &Value) -> String {
     match value {
         Value::Null => String::new(),
@@ -114,7 +114,7 @@ fn field(value: &Value) -> String {
     }
 }
 
-/// The middle of some figures.
+/// Returns the median of some figures.
 pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
     let mut figures: Vec<f64> = figures.collect();
     figures.sort_by(f64::total_cmp);
@@ -122,7 +122,7 @@ pub(crate) fn median(figures: impl Iterator<Item = f64>) -> f64 {
 }
 
 fn machine() -> Map<String, Value> {
-    let says = |program: &str, args: &[&str]| {
+    let output_of = |program: &str, args: &[&str]| {
         let output = Command::new(program).args(args).output().ok();
         output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
     };
@@ -133,9 +133,9 @@ fn machine() -> Map<String, Value> {
         ("cpu", model.map(|(_, model)| model.to_owned())),
         ("cores", std::thread::available_parallelism().ok().map(|cores| cores.to_string())),
         ("kernel", Some(kernel.trim().to_owned())),
-        ("rustc", says("rustc", &["--version"])),
+        ("rustc", output_of("rustc", &["--version"])),
         ("version", Some(env!("CARGO_PKG_VERSION").to_owned())),
-        ("git", says("git", &["describe", "--always", "--dirty"])),
+        ("git", output_of("git", &["describe", "--always", "--dirty"])),
     ];
     facts.into_iter().map(|(name, fact)| (name.to_owned(), json!(fact))).collect()
 }

@@ -15,7 +15,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    /// As fast as it is read.
+    /// Sends the text as fast as it is read.
     pub(crate) fn at_once(text: Arc<Vec<u8>>) -> Result<Sender> {
         Sender::start(move |mut stream| {
             let began = Instant::now();
@@ -24,8 +24,9 @@ impl Sender {
         })
     }
 
-    /// `bytes_per_second` of the lines of `text`, over and over, for `seconds`. What is due is sent
-    /// each millisecond; a receiver that holds the sender up does not change when the rest was due.
+    /// Sends the lines of `text` again and again for `seconds`, `bytes_per_second` of them. Bytes
+    /// that are due are sent each millisecond. A lagging receiver does not change when later bytes
+    /// are due.
     pub(crate) fn by_the_clock(
         text: Arc<Vec<u8>>,
         bytes_per_second: f64,
@@ -59,7 +60,7 @@ impl Sender {
         Ok(Sender { port, thread })
     }
 
-    /// Waits for the end; when the first byte was due.
+    /// Waits for the end. Returns the time at which the first byte was due.
     pub(crate) fn finish(self) -> Result<Instant> {
         Ok(self.thread.join().map_err(|_| "the sender panicked")??)
     }

@@ -1,8 +1,7 @@
-//! What the counts must be, by the simplest code there is.
+//! The correct counts, computed by the simplest code.
 //!
-//! Counts are compared by a sum that is linear in them: each word's hash times its count, all added
-//! up. A count that is off by anything changes the sum, and the sums of several epochs add up to
-//! the sum of all, wherever the borders fell.
+//! Counts are compared by a sum that is linear in them: the hash of each word times its count. Any
+//! wrong count changes the sum, and the sums of epochs add up to the sum of the text for any cuts.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
@@ -68,7 +67,7 @@ impl Truth {
         Ok(())
     }
 
-    /// Whether these are the counts of `other`, though perhaps in other epochs.
+    /// Returns true if these are the counts of `other`, possibly in other epochs.
     pub(crate) fn agrees(&self, other: &Truth) -> bool {
         (self.words, self.sum) == (other.words, other.sum) && self.rows >= other.rows
     }

@@ -38,7 +38,7 @@ fn serve(servers: &[Server; 2]) {
 }
 
 #[test]
-fn one_command_starts_all_and_tells_who_says_what() {
+fn launcher_prefixes_lines_with_process() {
     let rig = Rig::new();
     rig.file("input", "a b\nb\n");
     let flags = "--interval 24h --no-state --format tsv --to out/c";
@@ -53,7 +53,7 @@ fn one_command_starts_all_and_tells_who_says_what() {
 }
 
 #[test]
-fn standard_input_is_read_by_process_0_and_standard_output_is_its_own() {
+fn process_0_has_standard_input_and_output() {
     let rig = Rig::new();
     let flags = "run --stdin -n 3 --interval 24h --to - --format tsv --parts 4";
     let mut program = rig.wordtide(flags).stdin(Stdio::piped()).start();
@@ -65,7 +65,7 @@ fn standard_input_is_read_by_process_0_and_standard_output_is_its_own() {
 }
 
 #[test]
-fn what_cannot_start_ends_all_with_its_own_code() {
+fn failed_start_ends_all_with_its_code() {
     let rig = Rig::new();
     rig.file("file", "");
     let ended = rig.run("run --file file -n 3 --no-state --to file/below/c").expect(78);
@@ -74,7 +74,7 @@ fn what_cannot_start_ends_all_with_its_own_code() {
 }
 
 #[test]
-fn a_stop_of_the_launcher_stops_all_in_order() {
+fn launcher_stop_stops_all_cleanly() {
     let rig = Rig::new();
     let (program, _servers) = two_under_load(&rig, "--no-state");
     let ended = program.stop().expect(0);
@@ -83,7 +83,7 @@ fn a_stop_of_the_launcher_stops_all_in_order() {
 }
 
 #[test]
-fn the_death_of_the_launcher_is_a_stop_of_all() {
+fn launcher_death_stops_all() {
     let rig = Rig::new();
     let (program, _servers) = two_under_load(&rig, "--no-state");
     program.signal(Signal::KILL);
@@ -95,7 +95,7 @@ fn the_death_of_the_launcher_is_a_stop_of_all() {
 }
 
 #[test]
-fn a_launcher_that_dies_before_all_have_come_leaves_nobody() {
+fn launcher_death_during_start_stops_all() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = rig.wordtide(&format!("run {} -n 2 --no-state -v", server.flag())).start();
     program.wait_for("[0] 2 processes");
@@ -112,7 +112,7 @@ fn a_killed_child_ends_the_launcher_with_69() {
 }
 
 #[test]
-fn a_second_signal_kills_all_and_gives_its_own_code() {
+fn second_signal_kills_all_with_its_code() {
     for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let rig = Rig::new();
         let (program, _servers) = two_under_load(&rig, "--no-state");
@@ -158,7 +158,7 @@ fn one_process_alone_is_started_again_too() {
 }
 
 #[test]
-fn after_a_loss_all_are_started_again_and_go_on() {
+fn all_restart_and_resume_after_loss() {
     let rig = Rig::new();
     let (program, servers) = two_under_load(&rig, "--restart 2 --no-state");
     let before = children(&program);

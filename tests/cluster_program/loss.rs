@@ -34,7 +34,7 @@ pub(super) fn told_once(ended: Ended, lost: usize) -> Ended {
 }
 
 #[test]
-fn a_killed_process_ends_all_and_each_names_it_once() {
+fn killed_process_is_reported_once_by_each() {
     side_by_side(vec![0, 1, 2], |victim| {
         let rig = Rig::new();
         let mut processes = three_under_load(&rig, "");
@@ -50,7 +50,7 @@ fn a_killed_process_ends_all_and_each_names_it_once() {
 }
 
 #[test]
-fn a_stopped_process_is_told_from_a_busy_one_by_its_silence() {
+fn stopped_process_is_detected_by_silence() {
     let timeouts =
         [("5s", "silent for 5 s (stopped, or"), ("7s", "silent for 7 s though its host")];
     side_by_side(timeouts.to_vec(), |(timeout, told)| {
@@ -68,7 +68,7 @@ fn a_stopped_process_is_told_from_a_busy_one_by_its_silence() {
 }
 
 #[test]
-fn a_process_that_pauses_for_less_than_the_stall_timeout_is_not_missed() {
+fn pause_below_stall_timeout_is_survived() {
     let rig = Rig::new();
     let processes = three_under_load(&rig, "");
     processes[2].signal(Signal::STOP);
@@ -83,7 +83,7 @@ fn a_process_that_pauses_for_less_than_the_stall_timeout_is_not_missed() {
 }
 
 #[test]
-fn what_is_lost_with_a_process_is_in_no_committed_epoch() {
+fn lost_lines_are_in_no_committed_epoch() {
     let rig = Rig::new();
     let server = Server::new();
     let flags = "--interval 24h --format tsv --no-state --to out/c";

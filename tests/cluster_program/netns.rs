@@ -122,7 +122,7 @@ fn hosts_write_the_same_bytes_as_one() {
 }
 
 #[test]
-fn a_link_that_is_cut_for_good_ends_all() {
+fn permanent_cut_ends_all() {
     let _alone = ONE.lock();
     let Some(network) = Network::new() else { return };
     let rig = Rig::new();
@@ -139,7 +139,7 @@ fn a_link_that_is_cut_for_good_ends_all() {
 }
 
 #[test]
-fn a_link_that_is_cut_for_three_seconds_ends_nobody() {
+fn cut_of_three_seconds_is_survived() {
     let _alone = ONE.lock();
     let Some(network) = Network::new() else { return };
     let rig = Rig::new();

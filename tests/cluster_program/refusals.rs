@@ -15,7 +15,7 @@ fn refused(arguments: &str, code: i32, texts: &[&str]) {
 }
 
 #[test]
-fn numbers_that_cannot_be_are_refused_with_the_flag_named() {
+fn impossible_numbers_name_their_flag() {
     refused("-n 0", 2, &["-n/--processes"]);
     refused("-n 2 -p 2 --addresses a:1,b:2", 2, &["-p/--process is 2", "from 0 to 1"]);
     refused("-n 2 -p x --addresses a:1,b:2", 2, &["\"x\"", "-p/--process"]);
@@ -28,7 +28,7 @@ fn numbers_that_cannot_be_are_refused_with_the_flag_named() {
 }
 
 #[test]
-fn a_hostfile_that_does_not_do_is_refused_with_its_name() {
+fn bad_hostfile_is_refused_by_name() {
     refused("-n 2 -p 0 -h hosts.txt", 78, &["hosts.txt", "addresses: 1", "-n/--processes is 2"]);
     refused("-n 2 -p 0 -h absent.txt", 78, &["absent.txt", "--hostfile"]);
 }
@@ -55,7 +55,7 @@ fn loopback_that_others_cannot_reach_is_reported() {
 }
 
 #[test]
-fn a_key_file_that_others_may_read_is_refused() {
+fn key_file_open_to_others_is_refused() {
     let rig = Rig::new();
     let key = rig.file("mesh.key", "0123456789abcdef");
     std::fs::set_permissions(key, PermissionsExt::from_mode(0o644)).expect("our file");
@@ -64,7 +64,7 @@ fn a_key_file_that_others_may_read_is_refused() {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_is_worth_another_try_later() {
+fn unresolved_name_is_a_temporary_failure() {
     refused(
         "-n 2 -p 0 --start-timeout 600ms --addresses 127.0.0.1:1,no-such-host.invalid:2",
         75,
@@ -80,7 +80,7 @@ fn a_restart_that_nobody_would_make_is_told() {
 }
 
 #[test]
-fn an_output_that_is_not_shared_is_refused_and_told_to_all() {
+fn unshared_output_is_refused_by_all() {
     // Each runs in a directory of its own, so that the same path is another place.
     let (rigs, addresses) = ([Rig::new(), Rig::new()], Addresses::new(2));
     let start = |p: usize| rigs[p].wordtide(&format!("{JOB} {}", addresses.flags(p))).start();
@@ -132,7 +132,7 @@ fn mismatched(flags: [&str; 2], texts: [&[&str]; 2]) {
 }
 
 #[test]
-fn another_shape_of_the_cluster_is_named_on_both_sides() {
+fn other_cluster_shape_is_reported_by_both() {
     mismatched(
         ["-w 1", "-w 2"],
         [
@@ -158,7 +158,7 @@ fn another_job_is_named_on_both_sides() {
 }
 
 #[test]
-fn another_number_of_processes_is_named_on_both_sides() {
+fn other_process_count_is_reported_by_both() {
     let (rig, addresses) = (Rig::new(), Addresses::new(3));
     let two = format!("-n 2 -p 0 --addresses {},{}", addresses.of(0), addresses.of(1));
     let zero = rig.wordtide(&format!("{JOB} {two}")).start();
@@ -168,7 +168,7 @@ fn another_number_of_processes_is_named_on_both_sides() {
 }
 
 #[test]
-fn two_processes_with_one_index_on_different_hosts_are_told_apart() {
+fn equal_indices_on_different_hosts_are_distinguished() {
     let (rig, addresses, other) = (Rig::new(), Addresses::new(2), Addresses::new(1));
     // The second one has its own idea of where process 1 is.
     let elsewhere = format!("-n 2 -p 1 --addresses {},{}", addresses.of(0), other.of(0));
@@ -205,7 +205,7 @@ fn keys_differ(second: &str) {
 }
 
 #[test]
-fn a_process_with_another_key_is_refused_and_told_why() {
+fn process_with_other_key_learns_the_reason() {
     keys_differ("--mesh-key-file b.key");
     keys_differ("");
 }

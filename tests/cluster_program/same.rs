@@ -64,7 +64,7 @@ fn run_shape(rig: &Rig, shape: &str, arguments: &str) {
 }
 
 #[test]
-fn any_number_of_threads_and_processes_gives_the_same_bytes() {
+fn same_bytes_for_any_threads_and_processes() {
     let input = text();
     let reference = Rig::new();
     reference.file("input", &input);
@@ -83,7 +83,7 @@ fn any_number_of_threads_and_processes_gives_the_same_bytes() {
 }
 
 #[test]
-fn more_words_than_one_message_holds_reach_their_owners() {
+fn words_above_one_message_reach_owners() {
     // Each process owns 50,000 of them: several pieces of a run.
     let input: Vec<u8> = (0..100_000).flat_map(|n| format!("{n:020}\n").into_bytes()).collect();
     let rig = Rig::new();
@@ -95,7 +95,7 @@ fn more_words_than_one_message_holds_reach_their_owners() {
 }
 
 #[test]
-fn words_that_hardly_repeat_cross_between_processes_and_none_is_lost() {
+fn rare_words_cross_processes_without_loss() {
     // Enough of them to outgrow the table at which words are routed; in a socket's bytes, so that
     // one process has all of the text and the other takes part.
     let lines = (0..1_600_000u64).map(|n| format!("w{:07} x\n", n * 7_919 % 800_000));
@@ -112,7 +112,7 @@ fn words_that_hardly_repeat_cross_between_processes_and_none_is_lost() {
 }
 
 #[test]
-fn a_shared_key_changes_nothing_and_is_never_shown() {
+fn shared_key_is_used_and_never_shown() {
     let rig = Rig::new();
     rig.file("input", "a b\n");
     let secret = "correct-horse-battery-staple";

@@ -46,7 +46,7 @@ fn a_source_may_be_given_to_one_process() {
 }
 
 #[test]
-fn a_source_of_a_process_that_is_none_is_refused() {
+fn source_of_unknown_process_is_refused() {
     let rig = Rig::new();
     let refused = |arguments: &str| {
         let texts = ["--connect", "process 2", "-n/--processes"];
@@ -75,7 +75,7 @@ fn processes_without_a_source_hold_nothing_back() {
 }
 
 #[test]
-fn a_file_that_all_processes_name_is_read_once_by_one_that_has_it() {
+fn file_named_by_all_is_read_once() {
     let (rig, addresses) = (Rig::new(), Addresses::new(2));
     rig.file("first", "a b\n");
     rig.file("second", "b c\n");
@@ -109,7 +109,7 @@ fn standard_input_is_that_of_process_0() {
 }
 
 #[test]
-fn one_flooded_socket_feeds_all_processes_and_loses_nothing() {
+fn flooded_socket_feeds_all_without_loss() {
     let (rig, server) = (Rig::new(), Server::new());
     let processes = start(&rig, 3, &format!("run -v {} {SHORT} --parts 5", server.flag()));
     let peer = server.accept();
@@ -128,7 +128,7 @@ fn one_flooded_socket_feeds_all_processes_and_loses_nothing() {
 }
 
 #[test]
-fn two_processes_that_flood_each_other_do_not_wait_for_each_other() {
+fn mutual_floods_do_not_deadlock() {
     let rig = Rig::new();
     let servers = [Server::new(), Server::new()];
     let connect = servers.each_ref().map(Server::flag).join(" ");
@@ -145,7 +145,7 @@ fn two_processes_that_flood_each_other_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn lines_that_were_shipped_and_not_committed_are_counted_again_after_a_crash() {
+fn shipped_uncommitted_lines_are_replayed_after_crash() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--interval 100ms --format tsv --state state --parts 5 --to out/c";
     let arguments = format!("run {} {flags}", server.flag());

@@ -5,7 +5,7 @@ use super::{all_done, check_prefixes, start};
 use crate::rig::{Rig, Server, side_by_side};
 
 #[test]
-fn a_stop_of_any_process_stops_all_and_commits_all_that_was_received() {
+fn stop_of_one_commits_on_all() {
     side_by_side(
         vec![(0, Signal::TERM), (1, Signal::INT), (2, Signal::TERM)],
         |(process, signal)| {
@@ -23,7 +23,7 @@ fn a_stop_of_any_process_stops_all_and_commits_all_that_was_received() {
 }
 
 #[test]
-fn two_processes_that_are_stopped_at_once_end_as_one() {
+fn simultaneous_stops_end_as_one() {
     let rig = Rig::new();
     let processes = three_under_load(&rig, "");
     processes.iter().for_each(|process| process.signal(Signal::TERM));
@@ -33,7 +33,7 @@ fn two_processes_that_are_stopped_at_once_end_as_one() {
 }
 
 #[test]
-fn a_stop_before_all_have_come_ends_in_words() {
+fn stop_during_start_ends_with_message() {
     let (rig, server) = (Rig::new(), Server::new());
     let addresses = super::Addresses::new(2);
     let flags = addresses.flags(0);
@@ -44,7 +44,7 @@ fn a_stop_before_all_have_come_ends_in_words() {
 }
 
 #[test]
-fn so_many_epochs_and_no_more_are_committed_by_all() {
+fn epochs_limit_holds_on_all_processes() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--interval 20ms --epochs 5 --no-state --to out/c";
     let ended = all_done(start(&rig, 3, &format!("run {} {flags}", server.flag())));

@@ -56,7 +56,7 @@ fn bother(address: &str) -> Vec<TcpStream> {
 }
 
 #[test]
-fn no_stranger_keeps_the_processes_from_finding_each_other() {
+fn strangers_do_not_prevent_the_start() {
     let (rig, addresses) = (Rig::new(), Addresses::new(2));
     rig.file("input", "a b\n");
     for (name, secret) in [("mesh.key", "the key of the two"), ("other.key", "some other key")] {

@@ -51,7 +51,7 @@ impl Output {
         rows
     }
 
-    /// What all epochs, written with `--format tsv`, add up to.
+    /// Returns the sum of all epochs, which are written with `--format tsv`.
     pub(crate) fn counts(&self) -> Counts {
         let mut counts = Counts::new();
         for row in self.rows() {

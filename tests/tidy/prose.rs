@@ -1,6 +1,6 @@
 //! Words: doc comments state what an item is or does, and test names are short.
 
-use super::{ALL, CODE, Source, each, none, sources};
+use super::{ALL, Source, each, none, sources};
 
 /// First words of a doc comment that make it a riddle: the subject is missing.
 const OPENINGS: &[&str] = &["What", "Whether", "That", "Of"];
@@ -10,7 +10,9 @@ const TEST_NAME_WORDS_MAX: usize = 8;
 
 /// Files that were not rewritten yet. The list only shrinks.
 const PENDING: &[&str] = &[
-    "benches/",
+    "benches/instructions.rs",
+    "benches/journal.rs",
+    "benches/throughput/programs.rs",
     "src/cli",
     "src/crash",
     "src/feed",
@@ -21,7 +23,27 @@ const PENDING: &[&str] = &[
     "src/lines/splitter",
     "src/lines/tests",
     "src/source",
-    "tests/",
+    "tests/clock.rs",
+    "tests/cluster_blocks.rs",
+    "tests/cluster_control.rs",
+    "tests/cluster_launch.rs",
+    "tests/cluster_mesh.rs",
+    "tests/cluster_program.rs",
+    "tests/cluster_program/panic.rs",
+    "tests/embedding.rs",
+    "tests/main.rs",
+    "tests/oracle.rs",
+    "tests/properties.rs",
+    "tests/rig.rs",
+    "tests/settings.rs",
+    "tests/stop.rs",
+    "tests/store/conformance.rs",
+    "tests/store/memory.rs",
+    "tests/store/mod.rs",
+    "tests/store/oss_double/mod.rs",
+    "tests/store/remote.rs",
+    "tests/tidy/planted.rs",
+    "tests/torture.rs",
 ];
 
 /// Returns the text of a comment line and true for a doc comment, or `None` for code.
@@ -82,7 +104,7 @@ fn doc_comments_state_what_items_do() {
 
 #[test]
 fn test_names_are_short() {
-    none(each(&rewritten(CODE), test_name_faults));
+    none(each(&rewritten(ALL), test_name_faults));
 }
 
 #[test]

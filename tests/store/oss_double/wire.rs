@@ -143,7 +143,7 @@ impl Answer {
         self
     }
 
-    /// What a captive portal or a web server with one page answers to everything.
+    /// Returns the page that a captive portal answers to every request.
     pub(crate) fn page() -> Self {
         let page = "<!DOCTYPE html><html><body>quoted-by-the-server</body></html>";
         Answer { is_page: true, ..Answer::new(200).body(page.as_bytes().to_vec()) }
@@ -160,7 +160,7 @@ impl Answer {
         self
     }
 
-    /// Of the body only what `bytes=FROM-TO` asks for, if it is asked.
+    /// Returns the answer with the bytes of the range `bytes=FROM-TO` only, if there is a range.
     pub(crate) fn range(mut self, asked: &str) -> Self {
         let bounds = asked.strip_prefix("bytes=").and_then(|asked| asked.split_once('-'));
         if let Some((from, to)) = bounds {
