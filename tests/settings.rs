@@ -5,9 +5,9 @@ use crate::rig::{Rig, side_by_side};
 /// The expected end of a run.
 #[derive(Clone, Copy)]
 enum Expect {
-    /// It ends with this code, says all of these texts and leaves nothing behind.
+    /// It ends with this code, reports all of these texts and leaves no file.
     Refused(i32, &'static [&'static str]),
-    /// It ends with this code and says all of these texts.
+    /// It ends with this code and reports all of these texts.
     Ends(i32, &'static [&'static str]),
 }
 

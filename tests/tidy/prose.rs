@@ -35,7 +35,6 @@ const PENDING: &[&str] = &[
     "tests/oracle.rs",
     "tests/properties.rs",
     "tests/rig.rs",
-    "tests/settings.rs",
     "tests/stop.rs",
     "tests/store/conformance.rs",
     "tests/store/memory.rs",
