@@ -33,6 +33,7 @@ pub(super) async fn prepare(
     require_key(settings, &written.collect::<Vec<_>>())?;
     let own = resolve(settings, settings.process, deadline).await?;
     let listeners = bind(settings, &own)?;
+    // All names are resolved at the same time: each may take until the deadline.
     let each = (0..settings.processes).map(async |process| match process == settings.process {
         true => Ok(own.clone()),
         false => resolve(settings, process, deadline).await,
@@ -140,7 +141,10 @@ fn require_reachable(
     )))
 }
 
-/// Returns true if `ip` is an address of this host: only those can be bound.
+/// Returns true if `ip` is an address of this host.
+///
+/// A socket can be bound only to an address of its host, so the check binds a UDP socket to it. No
+/// packet is sent.
 fn is_of_this_host(ip: IpAddr) -> bool {
     ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }

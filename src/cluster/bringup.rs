@@ -56,7 +56,7 @@ impl Sockets {
     }
 }
 
-/// A link that is up and watched.
+/// A link that is up and watched. Its peer and purpose are its place in the table.
 #[derive(Debug)]
 struct LiveLink {
     stream: TcpStream,
@@ -90,6 +90,9 @@ pub(super) async fn bring_up(
 }
 
 /// Connects, accepts and watches links until all processes are ready, or until `deadline`.
+///
+/// One loop handles the events of all tasks, so the table of links has one owner. A link that ends
+/// frees its index; if this process was the connector, it connects again.
 ///
 /// Fails with `PeerLost` at the deadline, and with the first error that no retry can mend.
 async fn collect(
@@ -154,6 +157,8 @@ fn lost_socket(cause: std::io::Error) -> Error {
 }
 
 /// Adds a link to `held`. Returns its serial, its purpose and a second handle, for [`watch`].
+///
+/// Fails if a socket option cannot be set or the socket cannot be cloned.
 fn hold(
     settings: &ClusterSettings,
     link: ProvenLink,
@@ -190,7 +195,8 @@ fn tune(settings: &ClusterSettings, purpose: Purpose, stream: &TcpStream) -> std
     Ok(())
 }
 
-/// Removes the link with this serial. Returns its peer and purpose, if it was there.
+/// Removes the link with this serial. Returns its peer and purpose, if it was there. A link that
+/// was replaced has another serial, so a late report of its end removes nothing.
 fn let_go(held: &mut [Each<Option<LiveLink>>], serial: u64) -> Option<(usize, Purpose)> {
     for (peer, slots) in held.iter_mut().enumerate() {
         for (slot, purpose) in slots.iter_mut().zip(Purpose::ALL) {
@@ -232,6 +238,9 @@ fn peers(settings: &ClusterSettings) -> impl Iterator<Item = usize> {
 }
 
 /// Returns true if all links to a process are up and lead to the same run of it.
+///
+/// Links to two runs can meet here for a moment: a process may die and start again before the ends
+/// of its old connections are detected.
 fn is_up(slots: &Each<Option<LiveLink>>) -> bool {
     let incarnation = |slot: &Option<LiveLink>| slot.as_ref().map(|held| held.incarnation);
     let of_data = incarnation(&slots[0]);

@@ -65,6 +65,8 @@ impl From<Loss> for Error {
 }
 
 /// Returns the text for the end of a link; `None` stands for a connection that was closed in order.
+///
+/// The text has the subject "it", because a message names the process before it.
 pub(super) fn cause_of(ended: Option<&io::Error>) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, WouldBlock};
     match ended {

@@ -125,6 +125,9 @@ impl Drop for DataThreads {
 }
 
 /// A data socket that never breaks in timely's eyes; see the module.
+///
+/// Timely uses two clones of a stream, one in its sending and one in its receiving thread. Only the
+/// reading one follows the framing.
 #[derive(Debug)]
 struct DataStream {
     stream: TcpStream,

@@ -79,6 +79,8 @@ impl From<std::io::Error> for Rejection {
 }
 
 /// State that all handshakes of one bring-up share.
+///
+/// The lock of the registry is never held across an await.
 #[derive(Debug)]
 pub(super) struct Handshakes {
     /// The settings of this process.
@@ -111,7 +113,7 @@ struct Registry {
     logged: Vec<(IpAddr, String)>,
 }
 
-/// A claim of an index. Dropping it frees the index unless the link is up, because a task may be
+/// A claim of an index, granted by [`Handshakes::claim`]. Dropping it frees the index unless the link is up, because a task may be
 /// aborted at any await.
 struct IndexClaim<'a> {
     handshakes: &'a Handshakes,
@@ -213,7 +215,8 @@ impl Handshakes {
         Some(IndexClaim { handshakes: self, serial, kept: false })
     }
 
-    /// Counts a refused connection, and logs it within the limits of [`REFUSALS_LOGGED`].
+    /// Counts a refused connection, and logs it within the limits of [`REFUSALS_LOGGED`]. The log
+    /// line has the number of refusals since the last one.
     fn refuse(&self, from: SocketAddr, why: &str) {
         let mut registry = self.registry();
         registry.refused += 1;
@@ -251,6 +254,8 @@ impl Handshakes {
 
 /// Accepts connections until the bring-up ends, each in a task of its own. The number of tasks is
 /// limited; see the module.
+///
+/// Dropping the future aborts these tasks.
 pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
     let mut tasks = tokio::task::JoinSet::new();
@@ -276,7 +281,9 @@ pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     }
 }
 
-/// Answers one connection within the handshake timeout, and reports or refuses it.
+/// Answers one connection within the handshake timeout.
+///
+/// A refused connection is counted. An error that no retry can mend ends the bring-up.
 async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr) {
     let limit = handshakes.settings.handshake_timeout;
     match tokio::time::timeout(limit, answer(&handshakes, stream)).await {
@@ -287,8 +294,13 @@ async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr)
     }
 }
 
-/// Runs the listener's side of the handshake.
+/// Runs the listener's side of the handshake: receives a hello and a proof, and sends its own hello
+/// and the verdict. Reports the link if the verdict is acceptance.
 ///
+/// The task may be aborted at any await, when a newer stranger takes its place. Until the link is
+/// reported, dropping the claim frees the index again.
+///
+/// Fails with `Refused` if the peer sends something else, has no proof, or is not accepted.
 /// Fails with `Fatal` if a peer that has proved the key has other settings.
 async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Rejection> {
     stream.set_nodelay(true)?;
@@ -350,6 +362,9 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
 }
 
 /// Returns the verdict on a peer, with the claim of its index if it is accepted.
+///
+/// Nothing of the hello is compared before the proof, so a stranger cannot end the start with a
+/// hello that differs.
 fn judge<'a>(
     handshakes: &'a Handshakes,
     ours: &Hello,
@@ -384,6 +399,8 @@ fn format_differs(format: u16) -> String {
 }
 
 /// Connects to a lower index; retries with back-off until it accepts or the bring-up ends.
+///
+/// Each attempt takes at most the handshake timeout.
 pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
     let mut backoff = DIAL_PAUSES.start();
     loop {
@@ -401,8 +418,12 @@ pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purp
     }
 }
 
-/// Runs the connector's side of the handshake over a new connection to `peer`.
+/// Runs the connector's side of the handshake over a new connection to `peer`: sends a hello and a
+/// proof, and checks the verdict with its proof.
 ///
+/// A verdict without a valid proof may come from anybody, so it never ends the start.
+///
+/// Fails with `Refused` if the connection fails or the peer does not accept; a retry may succeed.
 /// Fails with `Fatal` if the peer has proved the key and has other settings.
 async fn call(
     handshakes: &Handshakes,
@@ -467,7 +488,9 @@ async fn call(
 }
 
 /// Connects to the first address of `peer` that accepts. The name is resolved each time, because a
-/// restarted host may have another address.
+/// restarted host may have another address. Without a key file only loopback is tried.
+///
+/// Fails with the error of the last address.
 async fn reach(handshakes: &Handshakes, peer: usize) -> Result<TcpStream, Rejection> {
     let mut last = Rejection::Refused("its name has no address".into());
     for address in tokio::net::lookup_host(&handshakes.settings.addresses[peer]).await? {

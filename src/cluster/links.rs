@@ -52,6 +52,8 @@ pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const CAUSE_TIME: Duration = Duration::from_secs(1);
 
 /// The control links of this process and the state that they share.
+///
+/// One thread reads each link ([`ControlLinks::attend`]); any thread may write.
 #[derive(Debug)]
 pub(super) struct ControlLinks {
     /// The settings of this process.
@@ -326,6 +328,9 @@ impl ControlLinks {
     }
 
     /// Reads one link and sends its heartbeats, until the link ends. Runs on a thread of its own.
+    ///
+    /// A read waits for at most one heartbeat interval, so the thread also detects silence and the
+    /// end of a closing process.
     pub(super) fn attend(&self, from: usize) {
         let Some(line) = self.lines[from].as_ref() else {
             return;
@@ -367,7 +372,9 @@ impl ControlLinks {
         }
     }
 
-    /// Acts on all whole frames. Fails with a text if the peer has broken a rule.
+    /// Acts on all whole frames. A piece is acknowledged after it was added to its message.
+    ///
+    /// Fails with a text if the peer has broken a rule.
     fn take_all(
         &self,
         from: usize,
@@ -451,6 +458,9 @@ impl ControlLinks {
     }
 
     /// Handles the end of a link. Without BYE before it, the peer is lost.
+    ///
+    /// If the read has no error, the error of a failed write is reported: a write may have taken
+    /// the error of the connection before the reader could.
     fn ended(&self, from: usize, line: &PeerLink, cause: Option<io::Error>) {
         if !std::mem::replace(&mut self.state().gone[from], true) {
             let kept = line.write_error.lock().unwrap_or_else(PoisonError::into_inner);

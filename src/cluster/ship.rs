@@ -183,6 +183,8 @@ impl Outbound {
 
 /// Ships blocks until the feed ends. Returns their number.
 ///
+/// The text of a block is written directly from the block, without a copy.
+///
 /// Fails if the connection breaks.
 async fn ship_all(
     stream: &mut OwnedWriteHalf,
@@ -249,6 +251,9 @@ impl Inbound {
 }
 
 /// Receives blocks until END.
+///
+/// Sizes and epochs are checked before any memory is taken, because the peer may run a faulty
+/// program.
 ///
 /// Fails if the connection breaks, or if the peer sends a block that is too large, for an epoch
 /// that is over, or for one that is not open here.
