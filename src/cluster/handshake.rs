@@ -113,8 +113,8 @@ struct Registry {
     logged: Vec<(IpAddr, String)>,
 }
 
-/// A claim of an index, granted by [`Handshakes::claim`]. Dropping it frees the index unless the link is up, because a task may be
-/// aborted at any await.
+/// A claim of an index, granted by [`Handshakes::claim`]. Dropping it frees the index unless the
+/// link is up, because a task may be aborted at any await.
 struct IndexClaim<'a> {
     handshakes: &'a Handshakes,
     serial: u64,
