@@ -6,6 +6,7 @@
 
 use std::error::Error as StdError;
 use std::fmt;
+use std::future::ready;
 
 use futures::stream::StreamExt;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, ETAG, RANGE};
@@ -169,11 +170,25 @@ impl SentRequest {
         if answer.status.is_success() && length > self.bytes_max {
             return Err(NotAStore::error(answer.status, "with more bytes than were asked for"));
         }
-        Ok(length.min(self.bytes_max))
+        let is_success = answer.status.is_success();
+        Ok(length.min(if is_success { self.bytes_max } else { ERROR_BYTES_MAX as u64 }))
     }
 
     /// Returns `body` as one that fails when it becomes longer than the bound.
+    ///
+    /// The body of an error has a bound of its own, since it is not what was asked for. It ends
+    /// there and does not fail: the status decides.
     pub(super) fn bounded(&self, status: StatusCode, body: HttpBody) -> HttpBody {
+        if !status.is_success() {
+            let mut left = ERROR_BYTES_MAX;
+            return body.map_inner(|stream| {
+                Box::new(stream.take_while(move |chunk| {
+                    let is_wanted = left > 0;
+                    left = left.saturating_sub(chunk.as_ref().map_or(0, Buffer::len));
+                    ready(is_wanted)
+                }))
+            });
+        }
         let mut left = self.bytes_max;
         body.map_inner(|stream| {
             Box::new(stream.map(move |chunk| {
@@ -315,10 +330,27 @@ mod tests {
         let long = [("content-length", "18446744073709551615")];
         assert_eq!(read.body_bytes(&answer(206, &[("content-length", "20")])).unwrap(), 20);
         assert!(read.body_bytes(&answer(206, &[("content-length", "21")])).is_err());
-        assert_eq!(read.body_bytes(&answer(500, &long)).unwrap(), 20);
+        let of_error = read.body_bytes(&answer(500, &long)).unwrap();
+        assert_eq!(of_error, ERROR_BYTES_MAX as u64);
         let head = asked(Method::HEAD, "http://h/k", None);
         assert_eq!(head.body_bytes(&answer(200, &long)).unwrap(), 0);
         assert!(asked(Method::GET, "http://h/", None).body_bytes(&answer(200, &long)).is_err());
+    }
+
+    #[tokio::test]
+    async fn long_errors_keep_their_status_and_code() {
+        let read = asked(Method::GET, "http://h/k", Some("bytes=0-3"));
+        let code = "<Error><Code>SlowDown</Code></Error>".to_owned();
+        let mut long = vec![" ".repeat(ERROR_BYTES_MAX); 200];
+        long.insert(0, code.clone());
+        for chunks in [vec![code], long] {
+            let chunks = chunks.into_iter().map(|chunk| Ok(Buffer::from(chunk)));
+            let body = HttpBody::new(futures::stream::iter(chunks.collect::<Vec<_>>()), None);
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            let body = read.bounded(status, body).to_buffer().await.unwrap();
+            let error = read.checked(&answer(503, &[]), body).unwrap_err();
+            assert_eq!(cause::<RefusedRequest>(&error).unwrap().code, "SlowDown");
+        }
     }
 
     #[tokio::test]

@@ -245,7 +245,11 @@ impl HttpTransport for Transport {
         let (mut parts, body) = response.into_parts();
         let allowed = self.allowed(asked.body_bytes(&parts)?);
         let mut body = asked.bounded(parts.status, body);
-        let body = within(allowed, body.to_buffer()).await?;
+        let body = match within(allowed, body.to_buffer()).await {
+            // The status decides, though the rest of the error is not known.
+            Err(_) if !parts.status.is_success() => Buffer::new(),
+            read => read?,
+        };
         let body = asked.checked(&parts, body)?;
         if is_encrypted_by_key(&parts.headers) {
             // The ETag of such an object looks like an MD5 and is none.
