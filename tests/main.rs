@@ -51,6 +51,8 @@ mod results;
 mod rig;
 /// Mistakes in settings, by flag and by variable, are refused in words that help.
 mod settings;
+/// A long random run with every fault at hand.
+mod soak;
 /// Connections that come, go and break; files; standard input.
 mod sources;
 /// What a real Spark wrote, case by case, by the real program.

@@ -82,6 +82,14 @@ impl Rig {
         self.wordtide(arguments).start().end()
     }
 
+    /// Runs something else here; true if it succeeds.
+    pub(crate) fn by(&self, command: &[&str]) -> bool {
+        let (name, arguments) = command.split_first().expect("a command");
+        let mut command = Command::new(name);
+        let ended = command.args(arguments).current_dir(self.dir.path()).output();
+        ended.is_ok_and(|ended| ended.status.success())
+    }
+
     /// Reads back the epochs below `prefix`, a path relative to the rig.
     pub(crate) fn output(&self, prefix: &str) -> Output {
         Output::read(self.dir.path(), prefix, None)
@@ -314,6 +322,16 @@ impl Running {
     pub(crate) fn stop(self) -> Ended {
         self.signal(Signal::TERM);
         self.end()
+    }
+
+    /// Waits no longer than `limit` for the end; false if it runs on.
+    pub(crate) fn ends_within(&self, limit: Duration) -> bool {
+        self.said.wait_for(limit, |state| (state.open == 0).then_some(())).is_some()
+    }
+
+    /// What it has said so far.
+    pub(crate) fn stderr(&self) -> String {
+        self.said.stderr()
     }
 
     /// Waits for the end.

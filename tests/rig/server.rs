@@ -1,7 +1,7 @@
 //! A line source: what `nc -lk` would be, led by the test.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -54,12 +54,19 @@ impl Server {
 
     /// Waits for the next connection.
     pub(crate) fn accept(&self) -> Peer {
+        self.try_accept(DEADLINE).expect("nobody connects")
+    }
+
+    /// Waits for the next connection, no longer than `limit`.
+    pub(crate) fn try_accept(&self, limit: Duration) -> Option<Peer> {
         let mut fds = [PollFd::new(&self.listener, PollFlags::IN)];
-        let deadline = Timespec::try_from(DEADLINE).expect("short");
-        assert_eq!(poll(&mut fds, Some(&deadline)), Ok(1), "nobody connects");
+        let limit = Timespec::try_from(limit).expect("short");
+        if poll(&mut fds, Some(&limit)) != Ok(1) {
+            return None;
+        }
         let (stream, _) = self.listener.accept().expect("a connection waits");
         stream.set_write_timeout(Some(DEADLINE)).expect("a socket");
-        Peer { stream }
+        Some(Peer { stream })
     }
 }
 
@@ -87,6 +94,15 @@ impl Peer {
     /// Ends the stream in good order.
     pub(crate) fn fin(self) {
         drop(self);
+    }
+
+    /// Ends the stream in good order. Returns true if the other side has read all of it and then
+    /// closed the connection.
+    pub(crate) fn ends_drained(mut self) -> bool {
+        let is_sent = self.stream.shutdown(Shutdown::Write).is_ok();
+        let is_closed = self.stream.read_to_end(&mut Vec::new()).is_ok();
+        // One that was closed with bytes unread has an error.
+        is_sent && is_closed && matches!(self.stream.take_error(), Ok(None))
     }
 
     /// Breaks the connection.

@@ -159,6 +159,11 @@ impl OssDouble {
         self.lock().objects.clone()
     }
 
+    /// How many objects have such a key.
+    pub(crate) fn count(&self, matches: impl Fn(&str) -> bool) -> usize {
+        self.lock().objects.keys().filter(|key| matches(key)).count()
+    }
+
     /// How often `key` was stored.
     pub(crate) fn puts(&self, key: &str) -> u32 {
         self.lock().puts.get(key).copied().unwrap_or(0)

@@ -1,0 +1,116 @@
+//! Where a long run publishes: a directory, or a double that speaks OSS or S3.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::rig::{Invocation, Output, Rig, random};
+use crate::store::oss_double::s3::S3_REGION;
+use crate::store::oss_double::{Fault, OssDouble};
+use crate::store_program::{TO, oss, program, stored};
+
+/// The prefix of [`TO`].
+const PREFIX: &str = "nyc-taxi/StreamingTest/";
+
+pub(super) enum Place {
+    Local,
+    Oss(OssDouble),
+    S3(OssDouble),
+}
+
+impl Place {
+    pub(super) fn new(seed: &mut u64) -> Place {
+        match random(seed) % 3 {
+            0 => Place::Local,
+            1 => Place::Oss(OssDouble::start()),
+            _ => Place::S3(OssDouble::start()),
+        }
+    }
+
+    pub(super) fn double(&self) -> Option<&OssDouble> {
+        match self {
+            Place::Local => None,
+            Place::Oss(double) | Place::S3(double) => Some(double),
+        }
+    }
+
+    /// Prepares a run that publishes here.
+    pub(super) fn wordtide(&self, rig: &Rig, by: &[&str], arguments: &str) -> Invocation {
+        match self {
+            Place::Local => {
+                rig.wordtide_by(by, &format!("{arguments} --to bucket/{PREFIX} --suffix txt"))
+            }
+            Place::Oss(double) => oss(rig, double, &format!("{arguments} {TO}")),
+            Place::S3(double) => {
+                let to = format!("--to s3://demo/{PREFIX} --suffix txt --s3-region {S3_REGION}");
+                let endpoint = format!("--s3-endpoint http://{}", double.address);
+                program(rig, &format!("{arguments} {to} {endpoint}"))
+            }
+        }
+    }
+
+    /// Every object, by its key.
+    pub(super) fn objects(&self, rig: &Rig) -> BTreeMap<String, Vec<u8>> {
+        match self.double() {
+            Some(double) => double.objects(),
+            None => files(&rig.path("bucket")),
+        }
+    }
+
+    /// Markers so far.
+    pub(super) fn markers(&self, rig: &Rig) -> usize {
+        match self.double() {
+            Some(double) => double.count(|key| key.ends_with("/_SUCCESS")),
+            None => rig.tree().iter().filter(|name| name.ends_with("/_SUCCESS")).count(),
+        }
+    }
+
+    /// Reads the epochs back; fails on whatever should not be there.
+    pub(super) fn output(&self, rig: &Rig) -> Output {
+        match self.double() {
+            Some(double) => stored(rig, double),
+            None => Output::read(&rig.path("bucket"), PREFIX, Some("txt")),
+        }
+    }
+
+    pub(super) fn set_outage(&self, is_away: bool) -> bool {
+        self.double().map(|double| double.outage(is_away)).is_some()
+    }
+
+    /// So many requests of a hundred meet a fault.
+    pub(super) fn set_faults(&self, percent: u64, mut seed: u64) {
+        let faults =
+            [Fault::Status(503), Fault::ResetBefore, Fault::ResetInside, Fault::AnswerLost];
+        if let Some(double) = self.double() {
+            double.script(move |_, _| {
+                let fault = faults[random(&mut seed) as usize % faults.len()];
+                (random(&mut seed) % 100 < percent).then_some(fault)
+            });
+        }
+    }
+}
+
+/// Fails if `key` is neither of an epoch nor of the program's own.
+pub(super) fn check_name(key: &str) -> Result<(), String> {
+    let inner = key.strip_prefix(PREFIX).unwrap_or_default();
+    let is_own = inner.starts_with("_wordtide/") || key.ends_with(".wordtide.lock");
+    let (folder, name) = inner.split_once('/').unwrap_or_default();
+    let epoch = folder.strip_prefix('-').and_then(|rest| rest.strip_suffix(".txt"));
+    let is_epoch = epoch.is_some_and(|epoch| epoch.parse::<u64>().is_ok());
+    let is_file = name == "_SUCCESS" || name.strip_prefix("part-").is_some_and(|n| n.len() == 5);
+    let is_temporary = key.contains(".tmp") || key.contains(".part");
+    if !is_temporary && (is_own || is_epoch && is_file) {
+        Ok(())
+    } else {
+        Err(format!("{key} was left in the output"))
+    }
+}
+
+fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for name in crate::rig::output::tree(root) {
+        if let Ok(bytes) = std::fs::read(root.join(&name)) {
+            files.insert(name, bytes);
+        }
+    }
+    files
+}
