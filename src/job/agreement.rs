@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::journals::Inventory;
+use super::journals::JournalList;
 use super::messages::{WHILE_ALIVE, decode, encode};
-use super::recovery::Judgement;
+use super::recovery::RecoveryPlan;
 use crate::cluster::{self, Control, JobFingerprint};
 use crate::crash;
 use crate::epoch::Epoch;
@@ -39,9 +39,9 @@ pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprin
 
 /// What a process found of former runs, or all of them together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Findings {
+pub(super) struct FormerRuns {
     /// The journals that each process sees, in order of the processes.
-    pub(super) journals: Vec<Inventory>,
+    pub(super) journals: Vec<JournalList>,
     /// The state ids in the folder of each process, in the same order.
     pub(super) ids: Vec<Ids>,
     /// The commit log of each process, in the same order: only that of process 0 is written, but
@@ -51,8 +51,8 @@ pub(super) struct Findings {
     pub(super) begun: Option<Epoch>,
 }
 
-impl Findings {
-    fn add(&mut self, other: Findings) {
+impl FormerRuns {
+    fn add(&mut self, other: FormerRuns) {
         self.journals.extend(other.journals);
         self.ids.extend(other.ids);
         self.attempts.extend(other.attempts);
@@ -68,7 +68,7 @@ pub(super) struct Agreement {
     /// Parts of a result.
     pub(super) parts: u32,
     /// What became of the epochs that journals have marked.
-    pub(super) judgement: Judgement,
+    pub(super) recovery_plan: RecoveryPlan,
     /// The first epoch that the job ever opened: what it remembers bears that number.
     pub(super) begun: Epoch,
     /// What process 0 wrote into the lock of a local output, for the others to find there.
@@ -84,12 +84,12 @@ impl Agreement {
     /// decision.
     pub(super) fn reach(
         control: &Control,
-        found: &Findings,
-        decide: impl FnOnce(&Findings) -> Result<Agreement>,
+        found: &FormerRuns,
+        decide: impl FnOnce(&FormerRuns) -> Result<Agreement>,
     ) -> Result<Agreement> {
         let facts = encode(found)?;
         let answer = control.agree(facts, WHILE_ALIVE, |facts| {
-            let mut found = Findings::default();
+            let mut found = FormerRuns::default();
             facts.iter().try_for_each(|facts| decode(facts).map(|of_one| found.add(of_one)))?;
             encode(&decide(&found)?)
         })?;
@@ -103,7 +103,7 @@ impl Agreement {
         if crash::is_mutant("remember_uncommitted") {
             return Epoch::MAX;
         }
-        let Judgement { replay, newest, .. } = &self.judgement;
+        let RecoveryPlan { replay, newest, .. } = &self.recovery_plan;
         let before_replay = replay.first().map(|first| first.saturating_sub(1));
         before_replay.or(*newest).unwrap_or(self.open.saturating_sub(1))
     }

@@ -64,11 +64,11 @@ pub(super) fn forget_begun(state: &Path) {
 
 /// Brings back what was kept up to and with the committed epoch `through`.
 pub(super) async fn restore(
-    keeper: &Changelog,
+    changelog: &Changelog,
     owns: impl Fn(u32) -> bool,
     through: Epoch,
 ) -> Result<Restored> {
-    let changes = patiently(|| keeper.restore(&owns, through)).await?;
+    let changes = patiently(|| changelog.restore(&owns, through)).await?;
     if !changes.is_empty() {
         let counts: usize = changes.iter().map(|change| change.run.len()).sum();
         tracing::info!("{counts} counts of epochs up to {through} are remembered");

@@ -21,7 +21,7 @@ const LOOKS_A_PERIOD: u32 = 4;
 
 /// A start and the claims that it meets.
 #[derive(Debug)]
-pub(super) struct Claiming<'a> {
+pub(super) struct ClaimAttempt<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) keys: ClaimKeys,
     /// The job's state ids.
@@ -30,7 +30,7 @@ pub(super) struct Claiming<'a> {
     pub(super) take_over: bool,
 }
 
-impl Claiming<'_> {
+impl ClaimAttempt<'_> {
     /// Returns the newest claim, which this run may follow; none where there is no claim.
     ///
     /// # Errors
@@ -44,15 +44,15 @@ impl Claiming<'_> {
                 return Ok(Some(standing));
             }
             match self.watch(&standing).await? {
-                Watched::Renewed => return Err(owned(owner)),
-                Watched::Stale => return Ok(Some(standing)),
-                Watched::Followed => {}
+                WatchedClaim::Renewed => return Err(owned(owner)),
+                WatchedClaim::Stale => return Ok(Some(standing)),
+                WatchedClaim::Followed => {}
             }
         }
     }
 
     /// Watches a claim until it is renewed, followed or stale.
-    async fn watch(&self, standing: &Standing) -> Result<Watched> {
+    async fn watch(&self, standing: &Standing) -> Result<WatchedClaim> {
         let Standing { term, owner } = standing;
         let (clock, stale) = (SystemClock::new(), owner.stale_after());
         tracing::info!("the output was last claimed by {owner}: watching it for {stale:?} at most");
@@ -66,13 +66,13 @@ impl Claiming<'_> {
                         tracing::warn!(
                             "{owner} has not renewed its claim for {stale:?}: it is gone"
                         );
-                        return Ok(Watched::Stale);
+                        return Ok(WatchedClaim::Stale);
                     }
                 }
                 Some(now) if now.term == *term && !now.owner.released => {
-                    return Ok(Watched::Renewed);
+                    return Ok(WatchedClaim::Renewed);
                 }
-                _ => return Ok(Watched::Followed),
+                _ => return Ok(WatchedClaim::Followed),
             }
         }
     }
@@ -128,7 +128,7 @@ impl Claiming<'_> {
 }
 
 /// The end of watching a claim.
-enum Watched {
+enum WatchedClaim {
     Renewed,
     Stale,
     Followed,

@@ -74,7 +74,7 @@ pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
 
 /// A journal that exists, or did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Known {
+pub(super) struct KnownJournal {
     /// In hexadecimal digits.
     pub(super) id: String,
     pub(super) source: String,
@@ -82,9 +82,9 @@ pub(super) struct Known {
     pub(super) is_orphan: bool,
 }
 
-impl Known {
-    pub(super) fn new(id: u128, source: &str) -> Known {
-        Known { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
+impl KnownJournal {
+    pub(super) fn new(id: u128, source: &str) -> KnownJournal {
+        KnownJournal { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
     }
 
     /// Whether its source can be read again, so that its bytes are not in the journal.
@@ -118,7 +118,7 @@ impl Known {
 
 /// A journal that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Found {
+pub(super) struct FoundJournal {
     /// Its id, in hexadecimal digits.
     pub(super) id: String,
     /// Its folder in the state of the process that found it.
@@ -127,16 +127,16 @@ pub(super) struct Found {
     is_own: bool,
 }
 
-impl Found {
-    pub(super) fn of(journal: &Journal) -> Found {
+impl FoundJournal {
+    pub(super) fn of(journal: &Journal) -> FoundJournal {
         let id = format!("{:032x}", journal.id());
-        Found { id, folder: String::new(), is_own: true }
+        FoundJournal { id, folder: String::new(), is_own: true }
     }
 }
 
 /// A journal whose source nobody reads where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Orphan {
+pub(super) struct OrphanJournal {
     /// Who brings it back.
     pub(super) process: usize,
     /// Its folder there.
@@ -145,9 +145,9 @@ pub(super) struct Orphan {
 
 /// What one process sees, and what it has heard of.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Inventory {
-    pub(super) found: Vec<Found>,
-    known: Vec<Known>,
+pub(super) struct JournalList {
+    pub(super) found: Vec<FoundJournal>,
+    known: Vec<KnownJournal>,
     /// Epochs that are marked in any of the journals and not known to be committed. Their sources
     /// pass the same cuts: kept for each journal, the same epochs would fill the memory.
     #[serde(with = "runs")]
@@ -156,7 +156,7 @@ pub(super) struct Inventory {
     pub(super) last: Option<Epoch>,
 }
 
-impl Inventory {
+impl JournalList {
     /// Adds the epochs that are marked in one more journal.
     pub(super) fn add_epochs(&mut self, epochs: Vec<Epoch>, last: Option<Epoch>) {
         self.last = self.last.max(last);
@@ -173,19 +173,19 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
 }
 
 /// Looks into a state, as the process that reads the sources of `own`.
-pub(super) fn find(state: &Path, own: &[String]) -> Result<Inventory> {
-    let mut inventory = Inventory::default();
+pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
+    let mut list = JournalList::default();
     for path in folders(state)? {
         let Some(glimpse) = peek(&path)? else { continue };
-        inventory.found.push(Found {
+        list.found.push(FoundJournal {
             id: format!("{:032x}", glimpse.id),
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             is_own: own.contains(&glimpse.source),
         });
-        inventory.add_epochs(glimpse.open_epochs, glimpse.last_epoch);
+        list.add_epochs(glimpse.open_epochs, glimpse.last_epoch);
     }
     let entries = match fs::read_dir(state) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(inventory),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(list),
         entries => entries.map_err(|error| unreadable(state, error))?,
     };
     for entry in entries {
@@ -193,21 +193,21 @@ pub(super) fn find(state: &Path, own: &[String]) -> Result<Inventory> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_prefix(NOTE) else { continue };
         let source = fs::read_to_string(&path).map_err(|error| unreadable(state, error))?;
-        inventory.known.push(Known { id: id.to_owned(), source, is_orphan: false });
+        list.known.push(KnownJournal { id: id.to_owned(), source, is_orphan: false });
     }
-    Ok(inventory)
+    Ok(list)
 }
 
 /// Gives the journals whose source nobody reads where they lie to a process that sees them.
-pub(super) fn orphans(inventories: &[Inventory]) -> BTreeMap<String, Orphan> {
+pub(super) fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
     let mut orphans = BTreeMap::new();
-    for (process, inventory) in inventories.iter().enumerate() {
-        for found in &inventory.found {
-            let orphan = || Orphan { process, folder: found.folder.clone() };
+    for (process, list) in lists.iter().enumerate() {
+        for found in &list.found {
+            let orphan = || OrphanJournal { process, folder: found.folder.clone() };
             orphans.entry(found.id.clone()).or_insert_with(orphan);
         }
     }
-    for own in inventories.iter().flat_map(|inventory| &inventory.found).filter(|f| f.is_own) {
+    for own in lists.iter().flat_map(|list| &list.found).filter(|f| f.is_own) {
         orphans.remove(&own.id);
     }
     orphans
@@ -215,12 +215,11 @@ pub(super) fn orphans(inventories: &[Inventory]) -> BTreeMap<String, Orphan> {
 
 /// Refuses to start while a journal that is known was found by nobody: bytes that were promised to
 /// be counted are in it. Those `abandoned` are not missed.
-pub(super) fn miss_none(inventories: &[Inventory], abandoned: &[String]) -> Result<()> {
-    let found = |id: &String| {
-        inventories.iter().flat_map(|inventory| &inventory.found).any(|found| found.id == *id)
-    };
-    let known = inventories.iter().flat_map(|inventory| &inventory.known);
-    for Known { id, source, .. } in known.filter(|known| !found(&known.id)) {
+pub(super) fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result<()> {
+    let found =
+        |id: &String| lists.iter().flat_map(|list| &list.found).any(|found| found.id == *id);
+    let known = lists.iter().flat_map(|list| &list.known);
+    for KnownJournal { id, source, .. } in known.filter(|known| !found(&known.id)) {
         if abandoned.contains(id) {
             tracing::warn!("journal {id} of {source} is abandoned, with all that it held");
             continue;
@@ -236,7 +235,7 @@ pub(super) fn miss_none(inventories: &[Inventory], abandoned: &[String]) -> Resu
 /// Forgets what was given up.
 pub(super) fn forget(state: &Path, abandoned: &[String]) {
     for id in abandoned {
-        Known { id: id.clone(), ..Known::default() }.forget(state);
+        KnownJournal { id: id.clone(), ..KnownJournal::default() }.forget(state);
     }
 }
 
@@ -245,13 +244,13 @@ pub(super) fn forget(state: &Path, abandoned: &[String]) {
 pub(super) fn note_all(
     control: &Control,
     state: Option<&Path>,
-    own: &[Known],
-) -> Result<Vec<Known>> {
+    own: &[KnownJournal],
+) -> Result<Vec<KnownJournal>> {
     let facts = encode(&own)?;
     let mut elsewhere = Vec::new();
     control.agree(facts, WHILE_ALIVE, |facts| {
         for facts in facts.iter().skip(1) {
-            elsewhere.extend(decode::<Vec<Known>>(facts)?);
+            elsewhere.extend(decode::<Vec<KnownJournal>>(facts)?);
         }
         if let Some(state) = state {
             elsewhere.iter().try_for_each(|known| known.note(state))?;
@@ -267,30 +266,30 @@ pub(super) fn note_all(
 mod tests {
     use super::*;
 
-    fn found(id: &str, is_own: bool) -> Found {
+    fn found(id: &str, is_own: bool) -> FoundJournal {
         let (id, folder) = (id.to_owned(), format!("journal-{id}"));
-        Found { id, folder, is_own }
+        FoundJournal { id, folder, is_own }
     }
 
-    fn of(found: Vec<Found>) -> Inventory {
-        Inventory { found, ..Inventory::default() }
+    fn of(found: Vec<FoundJournal>) -> JournalList {
+        JournalList { found, ..JournalList::default() }
     }
 
     #[test]
     fn many_epochs_of_many_sources_fit_a_message() {
-        let mut inventory = Inventory::default();
+        let mut list = JournalList::default();
         let epochs: Vec<Epoch> = (0..100_000).map(|k| 1_795_345_210_000 + 10 * k).collect();
         for source in 0..1_000 {
-            inventory.found.push(found(&format!("{source:032x}"), true));
+            list.found.push(found(&format!("{source:032x}"), true));
             // Comparing them takes a debug build its time: a few stand for all.
             if source < 20 {
-                inventory.add_epochs(epochs.clone(), epochs.last().copied());
+                list.add_epochs(epochs.clone(), epochs.last().copied());
             }
         }
-        let sent = encode(&inventory).expect("a message");
+        let sent = encode(&list).expect("a message");
         assert!(sent.len() < 1 << 20, "{} bytes", sent.len());
-        assert_eq!(decode::<Inventory>(&sent).expect("an inventory"), inventory);
-        assert_eq!(inventory.epochs.len(), 100_000);
+        assert_eq!(decode::<JournalList>(&sent).expect("a list"), list);
+        assert_eq!(list.epochs.len(), 100_000);
     }
 
     #[test]
@@ -306,12 +305,14 @@ mod tests {
 
     #[test]
     fn a_journal_that_only_a_note_knows_is_missed_wherever_the_note_is() {
-        let (mut first, second) = (Inventory::default(), of(vec![found("a", true)]));
-        first.known = vec![Known::new(0xa, "localhost:1"), Known::new(0xb, "localhost:2")];
+        let (mut first, second) = (JournalList::default(), of(vec![found("a", true)]));
+        first.known =
+            vec![KnownJournal::new(0xa, "localhost:1"), KnownJournal::new(0xb, "localhost:2")];
         first.known[0].id = "a".to_owned();
         let id = first.known[1].id.clone();
-        let error = miss_none(&[first.clone(), second.clone()], &[]).expect_err("one is gone");
+        let error =
+            check_none_missing(&[first.clone(), second.clone()], &[]).expect_err("one is gone");
         assert!(error.to_string().contains(&format!("--abandon-journal {id}")), "{error}");
-        miss_none(&[first, second], &[id]).expect("nothing else is missing");
+        check_none_missing(&[first, second], &[id]).expect("nothing else is missing");
     }
 }

@@ -27,18 +27,18 @@ const MARKERS_AT_A_TIME: usize = 8;
 
 /// An opened output. A local one is locked by process 0 for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct JobOutput {
     pub(super) store: Arc<dyn Store>,
     lock: Option<(Arc<PrefixLock>, String)>,
 }
 
-impl Output {
+impl JobOutput {
     /// Opens the output as process 0.
-    pub(super) fn open(target: &Target, settings: &StoreSettings) -> Result<Output> {
+    pub(super) fn open(target: &Target, settings: &StoreSettings) -> Result<JobOutput> {
         if *target == Target::Stdout {
             StdoutStore::check()?;
         }
-        let mut output = Output::connect(target, settings)?;
+        let mut output = JobOutput::connect(target, settings)?;
         if let Target::Local { root, prefix } = target {
             let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
             let note = format!("pid {pid} since {now}");
@@ -53,8 +53,8 @@ impl Output {
         target: &Target,
         settings: &StoreSettings,
         lock_note: Option<&str>,
-    ) -> Result<Output> {
-        let output = Output::connect(target, settings)?;
+    ) -> Result<JobOutput> {
+        let output = JobOutput::connect(target, settings)?;
         if let Target::Local { root, prefix } = target
             && LocalStore::open(root)?.lock_note(prefix)?.as_deref() != lock_note
         {
@@ -65,10 +65,10 @@ impl Output {
         Ok(output)
     }
 
-    fn connect(target: &Target, settings: &StoreSettings) -> Result<Output> {
+    fn connect(target: &Target, settings: &StoreSettings) -> Result<JobOutput> {
         let store = store::open(target, settings, &Environment::of_process())?;
         let store = store.unwrap_or_else(|| Arc::new(StdoutStore::new(MARKER)));
-        Ok(Output { store, lock: None })
+        Ok(JobOutput { store, lock: None })
     }
 
     /// Makes sure that the store takes objects, before anything is read that it would refuse.
@@ -146,7 +146,7 @@ where
 
 /// A place in the output and time from which on epochs are of interest to a start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Since<'a> {
+pub(super) struct NamedEpochs<'a> {
     pub(super) store: &'a dyn Store,
     pub(super) layout: &'a Layout,
     /// Older epochs are left alone: names follow the clock.
@@ -157,7 +157,7 @@ pub(super) struct Since<'a> {
     pub(super) interval_ms: u64,
 }
 
-impl Since<'_> {
+impl NamedEpochs<'_> {
     /// The newest epoch that has a directory, committed or not. New epochs begin after it, so
     /// nothing that stands there is ever written into.
     pub(super) async fn newest(&self) -> Result<Option<Epoch>> {
@@ -176,7 +176,7 @@ impl Since<'_> {
     /// An epoch is at most a day ahead of the clock, or follows another one within one interval:
     /// runs that are started again within an interval take the names that follow.
     async fn epochs(&self) -> Result<(Vec<Epoch>, Option<String>)> {
-        let Since { store, layout, from, wall_ms, interval_ms } = *self;
+        let NamedEpochs { store, layout, from, wall_ms, interval_ms } = *self;
         let prefix = layout.dir_prefix();
         let mut after = Some(layout.dir(from.saturating_sub(1)));
         let mut named = Vec::new();
@@ -264,8 +264,8 @@ mod tests {
         store.put(&layout.marker(epoch), Body::from(marker.to_bytes())).await.unwrap();
     }
 
-    fn since<'a>(store: &'a MemoryStore, layout: &'a Layout, from: Epoch) -> Since<'a> {
-        Since { store, layout, from, wall_ms: FIRST + 30_000, interval_ms: 10_000 }
+    fn since<'a>(store: &'a MemoryStore, layout: &'a Layout, from: Epoch) -> NamedEpochs<'a> {
+        NamedEpochs { store, layout, from, wall_ms: FIRST + 30_000, interval_ms: 10_000 }
     }
 
     #[tokio::test(flavor = "current_thread")]

@@ -1,11 +1,11 @@
 //! Making the output this run's, as process 0: everything that can stop the start is looked at
 //! before anything is changed.
 
-use super::agreement::Findings;
-use super::claiming::Claiming;
+use super::agreement::FormerRuns;
+use super::claiming::ClaimAttempt;
 use super::journals;
-use super::output::{Output, Since};
-use super::recovery::{self, Evidence, Judgement};
+use super::output::{JobOutput, NamedEpochs};
+use super::recovery::{self, CommitEvidence, RecoveryPlan};
 use crate::cluster::random_bytes;
 use crate::epoch::{self, Epoch, Schedule};
 use crate::error::Result;
@@ -17,14 +17,14 @@ use crate::store::Target;
 const RECENT_INTERVALS: u64 = 4;
 
 /// A start of process 0 that knows what all processes found.
-pub(super) struct Owning<'a> {
-    pub(super) output: &'a Output,
+pub(super) struct OutputOpening<'a> {
+    pub(super) output: &'a JobOutput,
     pub(super) target: &'a Target,
     pub(super) publication: &'a Publication,
     /// The log of commits in the state of process 0; none in a job without state.
     pub(super) commits: Option<CommitLog>,
     pub(super) ids: &'a Ids,
-    pub(super) found: &'a Findings,
+    pub(super) found: &'a FormerRuns,
     /// Ids of journals that are given up.
     pub(super) abandoned: &'a [String],
     pub(super) take_over: bool,
@@ -36,54 +36,54 @@ pub(super) struct Owning<'a> {
 
 /// The output as it is when this run begins to write there.
 #[derive(Debug)]
-pub(super) struct Owned {
+pub(super) struct OwnedOutput {
     /// The first epoch that is opened.
     pub(super) open: Epoch,
-    pub(super) judgement: Judgement,
+    pub(super) recovery_plan: RecoveryPlan,
     pub(super) claim: Option<Standing>,
 }
 
-impl Owning<'_> {
+impl OutputOpening<'_> {
     /// Takes the output and settles what former runs left in it.
     ///
     /// # Errors
     ///
     /// `Configuration`, naming the owner, where it is another job's.
-    pub(super) async fn own(&self) -> Result<Owned> {
+    pub(super) async fn own(&self) -> Result<OwnedOutput> {
         self.output.probe(self.target).await?;
         self.output.warn_of_limits(self.target).await;
-        journals::miss_none(&self.found.journals, self.abandoned)?;
-        let (judgement, claim) = match self.target {
+        journals::check_none_missing(&self.found.journals, self.abandoned)?;
+        let (recovery_plan, claim) = match self.target {
             Target::Oss { .. } | Target::S3 { .. } => self.claim().await?,
             // Locally the lock is held already.
             _ => (self.judge(&self.evidence(None)).await?, None),
         };
         let attempt = self.evidence(None).attempt.map(|attempt| attempt.epoch);
-        if let Some(attempt) = attempt.filter(|epoch| judgement.replay.contains(epoch))
+        if let Some(attempt) = attempt.filter(|epoch| recovery_plan.replay.contains(epoch))
             && let Some(commits) = &self.commits
         {
             commits.retract(attempt)?;
         }
-        recovery::clear(&judgement, &*self.output.store, self.publication).await?;
-        let open = (self.schedule)(judgement.newest).open();
-        let newest = self.since(open).newest().await?.max(judgement.newest);
+        recovery::clear(&recovery_plan, &*self.output.store, self.publication).await?;
+        let open = (self.schedule)(recovery_plan.newest).open();
+        let newest = self.since(open).newest().await?.max(recovery_plan.newest);
         let open = (self.schedule)(newest).open();
-        self.tell_of_lead(open);
-        let judgement = Judgement { abandoned: self.abandoned.to_vec(), ..judgement };
-        Ok(Owned { open, judgement, claim })
+        self.warn_of_lead(open);
+        let recovery_plan = RecoveryPlan { abandoned: self.abandoned.to_vec(), ..recovery_plan };
+        Ok(OwnedOutput { open, recovery_plan, claim })
     }
 
     /// Judges what former runs left, and claims the prefix of an object store.
-    async fn claim(&self) -> Result<(Judgement, Option<Standing>)> {
+    async fn claim(&self) -> Result<(RecoveryPlan, Option<Standing>)> {
         let store = &*self.output.store;
         let keys = ClaimKeys::of(&self.publication.layout);
-        let claiming = Claiming { store, keys, ids: self.ids, take_over: self.take_over };
+        let claiming = ClaimAttempt { store, keys, ids: self.ids, take_over: self.take_over };
         loop {
             let former = claiming.stand().await?;
             let evidence = self.evidence(former.as_ref());
-            let judgement = self.judge(&evidence).await?;
+            let recovery_plan = self.judge(&evidence).await?;
             if !self.take_over {
-                self.refuse_foreign(former.as_ref(), judgement.newest).await?;
+                self.refuse_foreign(former.as_ref(), recovery_plan.newest).await?;
             }
             if let Some(claim) = claiming.take(former.as_ref(), self.owner()?).await? {
                 // Once more: the former owner may have gone on until it was fenced.
@@ -92,7 +92,7 @@ impl Owning<'_> {
         }
     }
 
-    async fn judge(&self, evidence: &Evidence) -> Result<Judgement> {
+    async fn judge(&self, evidence: &CommitEvidence) -> Result<RecoveryPlan> {
         let (journals, store) = (&self.found.journals, &*self.output.store);
         recovery::judge(journals, store, self.publication, evidence).await
     }
@@ -110,13 +110,13 @@ impl Owning<'_> {
     }
 
     /// Puts together what is known of former commits.
-    fn evidence(&self, former: Option<&Standing>) -> Evidence {
+    fn evidence(&self, former: Option<&Standing>) -> CommitEvidence {
         // What an object says is believed as far as it can be true.
         let newest = former.and_then(|former| former.owner.newest);
         let newest = newest.filter(|newest| epoch::is_plausible(*newest, self.wall_ms));
         let is_own = former.is_some_and(|former| self.ids.contains(&former.owner.state));
         let claimed = newest.filter(|_| is_own);
-        let mut evidence = Evidence::of(self.ids.clone(), &self.found.attempts, claimed);
+        let mut evidence = CommitEvidence::of(self.ids.clone(), &self.found.attempts, claimed);
         evidence.used = newest;
         if *self.target == Target::Stdout {
             // Nothing that was printed can be looked at.
@@ -132,13 +132,13 @@ impl Owning<'_> {
         Ok(owner)
     }
 
-    fn since(&self, from: Epoch) -> Since<'_> {
+    fn since(&self, from: Epoch) -> NamedEpochs<'_> {
         let (store, layout) = (&*self.output.store, &self.publication.layout);
-        Since { store, layout, from, wall_ms: self.wall_ms, interval_ms: self.interval_ms }
+        NamedEpochs { store, layout, from, wall_ms: self.wall_ms, interval_ms: self.interval_ms }
     }
 
     /// Warns of a first epoch that lies far ahead of the clock.
-    fn tell_of_lead(&self, open: Epoch) {
+    fn warn_of_lead(&self, open: Epoch) {
         let following = (self.schedule)(None).open();
         if open > following.saturating_add(60_000) {
             let ahead_s = (open - following) / 1_000;

@@ -25,7 +25,7 @@ use crate::store::{Level, Results};
 use crate::supervise::supervise;
 
 /// What the pace of any process needs.
-pub(super) struct Process {
+pub(super) struct EpochProcess {
     pub(super) borders: Arc<Borders>,
     pub(super) reading: Reading,
     pub(super) control: Control,
@@ -37,10 +37,10 @@ pub(super) struct Process {
     /// The results that wait to be stored.
     pub(super) results: Results,
     /// What is to be told of commits, too.
-    pub(super) keeper: Option<Changelog>,
+    pub(super) changelog: Option<Changelog>,
 }
 
-impl Process {
+impl EpochProcess {
     /// Closes `epoch` here and opens `next`.
     fn cut(&self, next: Epoch) -> Epoch {
         let epoch = self.status.borrow().open;
@@ -75,8 +75,8 @@ impl Process {
     /// Notes that process 0 has committed `epoch` and all before it.
     fn committed(&self, epoch: Epoch) {
         self.borders.committed(epoch);
-        if let Some(keeper) = &self.keeper {
-            keeper.committed(epoch);
+        if let Some(changelog) = &self.changelog {
+            changelog.committed(epoch);
         }
         self.status.send_modify(|status| status.committed_through(epoch));
     }
@@ -115,7 +115,7 @@ impl Process {
 
 /// Drives the epochs of a job: the part of process 0.
 pub(super) struct Leader {
-    pub(super) process: Process,
+    pub(super) process: EpochProcess,
     pub(super) processes: usize,
     pub(super) clock: Arc<dyn Clock>,
     /// The rule by which epochs are cut.
@@ -153,7 +153,7 @@ impl Leader {
                         EpochAction::Cut { epoch, next } => self.cut(epoch, next)?,
                         EpochAction::End { epoch, next } => return self.end(epoch, next),
                         EpochAction::StopReading => {
-                            let Process { control, reading, .. } = &mut self.process;
+                            let EpochProcess { control, reading, .. } = &mut self.process;
                             control.broadcast(ControlMessage::StopReading.encode()?)?;
                             reading.stop().await?;
                             event = EpochEvent::ReadingEnded(0);
@@ -168,7 +168,7 @@ impl Leader {
 
     /// Waits for what happens next; `None` for a message that means nothing to the epochs.
     async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
-        let Process { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
+        let EpochProcess { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
         let is_reading = self.epochs.is_reading();
         let due = due(&*self.clock, self.epochs.deadline(), status, results, self.in_flight_max);
         Ok(tokio::select! {
@@ -179,7 +179,7 @@ impl Leader {
                 ended?;
                 Some(EpochEvent::ReadingEnded(0))
             }
-            (from, message) = Process::message(inbox, failure) => match message {
+            (from, message) = EpochProcess::message(inbox, failure) => match message {
                 Message::Other(bytes)
                     if ControlMessage::decode(&bytes) == Some(ControlMessage::ReadingEnded) =>
                 {
@@ -266,7 +266,7 @@ fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
 }
 
 /// Applies what process 0 decides: the part of every other process.
-pub(super) struct Follower(pub(super) Process);
+pub(super) struct Follower(pub(super) EpochProcess);
 
 impl Follower {
     /// Runs until process 0 has ended the job.
@@ -283,7 +283,7 @@ impl Follower {
     async fn follow(&mut self) -> Result<()> {
         let mut reading = true;
         loop {
-            let Process { inbox, failure, reading: own, control, .. } = &mut self.0;
+            let EpochProcess { inbox, failure, reading: own, control, .. } = &mut self.0;
             tokio::select! {
                 biased;
                 ended = own.ended(), if reading => {
@@ -291,7 +291,7 @@ impl Follower {
                     reading = false;
                     control.send(0, ControlMessage::ReadingEnded.encode()?)?;
                 }
-                (_, message) = Process::message(inbox, failure) => match message {
+                (_, message) = EpochProcess::message(inbox, failure) => match message {
                     Message::Tick { epoch, next } => {
                         self.0.check_end(epoch)?;
                         self.0.cut(next);

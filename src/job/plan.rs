@@ -8,18 +8,18 @@ use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::agreement::{Agreement, Findings, explain_panic, fingerprint};
+use super::agreement::{Agreement, FormerRuns, explain_panic, fingerprint};
 use super::borders::Borders;
 use super::changelog;
-use super::journals::{self, Inventory};
-use super::output::Output;
-use super::owning::{Owned, Owning};
-use super::pace::{Follower, Leader, Process};
+use super::journals::{self, JournalList};
+use super::output::JobOutput;
+use super::owning::{OutputOpening, OwnedOutput};
+use super::pace::{EpochProcess, Follower, Leader};
 use super::reading::Reading;
 use super::recovery::{self, JournalPlan};
 use super::replay;
 use super::resources::StateAndOutput;
-use super::sharing::{self, Readers, Sharing};
+use super::sharing::{self, BlockSharing, Readers};
 use super::stopping::until_stopped;
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
@@ -47,7 +47,7 @@ use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
 /// What was asked for, checked as far as that goes without touching anything.
-pub(super) struct Order {
+pub(super) struct JobPlan {
     definition: Definition,
     target: Target,
     layout: Layout,
@@ -73,7 +73,7 @@ pub(super) struct Order {
     stop: Stop,
 }
 
-pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
+pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
     let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
     let sources = builder.sources;
@@ -117,7 +117,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
     let layout = Layout::new(target.prefix(), suffix);
     let have_journals = state != StatePlace::None;
     let sources = sharing::own(sources, &readers, &cluster, have_journals)?;
-    let order = Order {
+    let plan = JobPlan {
         definition,
         target,
         layout,
@@ -137,10 +137,10 @@ pub(super) fn check(builder: JobBuilder) -> Result<(Order, OwnSources)> {
         on_long_line,
         stop: builder.stop,
     };
-    Ok((order, sources))
+    Ok((plan, sources))
 }
 
-impl Order {
+impl JobPlan {
     /// Opens state and output as process 0, which decides the number of parts: that which the job
     /// was begun with, else the number of workers now.
     pub(super) fn open_first(&self) -> Result<(u32, StateAndOutput)> {
@@ -153,7 +153,7 @@ impl Order {
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
-        let output = match Output::open(&self.target, &self.store) {
+        let output = match JobOutput::open(&self.target, &self.store) {
             Ok(output) => output,
             Err(error) => {
                 state.into_iter().for_each(State::discard_if_new);
@@ -166,9 +166,10 @@ impl Order {
     /// The number of parts of a job that is run again, whose interval must be that of now.
     fn replayed_parts(&self, dir: &Path) -> Result<u32> {
         let interval_ms = self.identity.interval_ms;
-        let glimpses = replay::glimpses(dir)?;
-        let Some((_, first)) = glimpses.first() else { return Ok(1) };
-        if let Some((folder, other)) = glimpses.iter().find(|(_, at)| at.interval_ms != interval_ms)
+        let kept_journals = replay::kept_journals(dir)?;
+        let Some((_, first)) = kept_journals.first() else { return Ok(1) };
+        if let Some((folder, other)) =
+            kept_journals.iter().find(|(_, at)| at.interval_ms != interval_ms)
         {
             let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
             return Err(Error::new(ErrorKind::Configuration, message)
@@ -181,7 +182,7 @@ impl Order {
         &self,
         runtime: &Runtime,
         own: Option<&(u32, StateAndOutput)>,
-        found: &Findings,
+        found: &FormerRuns,
     ) -> Result<Agreement> {
         let (parts, opened) = own.ok_or_else(|| {
             Error::new(ErrorKind::Failed, "a process other than 0 was asked to decide")
@@ -190,7 +191,7 @@ impl Order {
         // Before anything bears the id: a crash must not leave objects of a state that is lost.
         opened.state.as_ref().map_or(Ok(()), |state| state.adopt(&ids))?;
         let publication = self.publication(*parts, &ids);
-        let owning = Owning {
+        let owning = OutputOpening {
             output: &opened.output,
             target: &self.target,
             publication: &publication,
@@ -203,10 +204,10 @@ impl Order {
             interval_ms: self.identity.interval_ms,
             wall_ms: self.clock.wall_ms(),
         };
-        let Owned { open, judgement, claim } =
+        let OwnedOutput { open, recovery_plan, claim } =
             runtime.block_on(until_stopped(&self.stop, owning.own()))?;
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
-        Ok(Agreement { open, parts: *parts, judgement, begun, lock_note, ids, claim })
+        Ok(Agreement { open, parts: *parts, recovery_plan, begun, lock_note, ids, claim })
     }
 
     /// Returns the right of this process to write to the output, and the log of its commits.
@@ -234,26 +235,29 @@ impl Order {
     }
 
     /// What this process finds of former runs.
-    pub(super) fn find(&self, sources: &OwnSources) -> Result<Findings> {
+    pub(super) fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
         if let Some(dir) = &self.replay {
-            let mut found = Inventory::default();
+            let mut found = JournalList::default();
             if self.cluster.process == 0 {
-                for (folder, glimpse) in replay::glimpses(dir)? {
+                for (folder, glimpse) in replay::kept_journals(dir)? {
                     replay::open(&folder, &glimpse)?.add_to(&mut found);
                 }
             }
-            return Ok(Findings { journals: vec![found], ..Findings::default() });
+            return Ok(FormerRuns { journals: vec![found], ..FormerRuns::default() });
         }
         let Some(dir) = self.state_dir() else {
-            return Ok(Findings { journals: vec![Inventory::default()], ..Findings::default() });
+            return Ok(FormerRuns {
+                journals: vec![JournalList::default()],
+                ..FormerRuns::default()
+            });
         };
         if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
-            recovery::tell_of_others(&dir, self.definition_name());
+            recovery::warn_of_other_states(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
         let journals = vec![journals::find(&dir, &own)?];
         let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
-        Ok(Findings { journals, ids, attempts, begun: changelog::begun(&dir)? })
+        Ok(FormerRuns { journals, ids, attempts, begun: changelog::begun(&dir)? })
     }
 
     /// Brings back what the job remembers, and opens what keeps it from now on; none for a job
@@ -275,14 +279,14 @@ impl Order {
             Target::Stdout => publisher.into(Arc::new(LocalStore::open(state.dir())?)),
             _ => publisher.clone(),
         };
-        let keeper = Changelog::new(publisher, agreed.begun, failure.clone());
+        let changelog = Changelog::new(publisher, agreed.begun, failure.clone());
         let owners = self.owners();
         let owns = |part: u32| {
             let worker = part as usize % owners;
             worker / self.settings.threads == self.cluster.process
         };
-        let restored = changelog::restore(&keeper, owns, agreed.committed_through());
-        Ok(Some((runtime.block_on(until_stopped(&self.stop, restored))?, keeper)))
+        let restored = changelog::restore(&changelog, owns, agreed.committed_through());
+        Ok(Some((runtime.block_on(until_stopped(&self.stop, restored))?, changelog)))
     }
 
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
@@ -304,12 +308,12 @@ impl Order {
     }
 
     pub(super) fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
-        let (judged, threads) = (&agreed.judgement, self.settings.threads);
+        let (recovery_plan, threads) = (&agreed.recovery_plan, self.settings.threads);
         match &self.replay {
             Some(dir) if self.cluster.process == 0 => {
-                return Streams::replay(dir, judged, agreed.open, threads);
+                return Streams::replay(dir, recovery_plan, agreed.open, threads);
             }
-            Some(_) => return Streams::none(judged, agreed.open, threads),
+            Some(_) => return Streams::none(recovery_plan, agreed.open, threads),
             None => {}
         }
         let dir = self.state_dir();
@@ -322,8 +326,8 @@ impl Order {
             interval_ms: self.identity.interval_ms,
             process: self.cluster.process,
         });
-        dir.iter().for_each(|dir| journals::forget(dir, &judged.abandoned));
-        Streams::open(sources, plan.as_ref(), judged, agreed.open, threads)
+        dir.iter().for_each(|dir| journals::forget(dir, &recovery_plan.abandoned));
+        Streams::open(sources, plan.as_ref(), recovery_plan, agreed.open, threads)
     }
 
     /// Notes the journals of all processes in the state of process 0, and waits until all have come
@@ -340,7 +344,7 @@ impl Order {
     ) -> Result<StateAndOutput> {
         let state = self.open_state(agreed.parts)?;
         state.as_ref().map_or(Ok(()), |state| state.adopt(&agreed.ids))?;
-        let output = Output::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
+        let output = JobOutput::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
         runtime.block_on(until_stopped(&self.stop, output.probe(&self.target)))?;
         Ok(StateAndOutput { state, output })
@@ -367,8 +371,8 @@ impl Order {
         Schedule::new(self.settings.interval, wall_ms, monotonic, after)
     }
 
-    /// What every worker of this process is to do.
-    pub(super) fn plan(
+    /// Returns the plan that every worker of this process follows.
+    pub(super) fn worker_plan(
         &self,
         feed: Feed,
         agreed: &Agreement,
@@ -413,8 +417,12 @@ impl Order {
         writing * self.settings.threads
     }
 
-    pub(super) fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> Sharing<'a> {
-        Sharing {
+    pub(super) fn sharing<'a>(
+        &'a self,
+        streams: &'a Streams,
+        failure: &'a Failure,
+    ) -> BlockSharing<'a> {
+        BlockSharing {
             process: self.cluster.process,
             readers: &self.readers,
             feed: &streams.feed,
@@ -448,7 +456,7 @@ impl Order {
         self.identity.definition.split(' ').next().unwrap_or_default()
     }
 
-    pub(super) fn set_pace(&self, runtime: &Runtime, process: Process, agreed: &Agreement) {
+    pub(super) fn set_pace(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
         if self.replay.is_some() {
             supervise(&process.failure.clone(), runtime.handle(), "replay", process.replay());

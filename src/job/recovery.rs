@@ -1,10 +1,10 @@
 //! What a former run left: found, judged by the store, and begun again.
 //!
-//! A start finds the journals first and says what it found ([`Inventory`]); process 0 gathers that
-//! from all and looks in the store which of the marked epochs are committed ([`judge`]); only when
-//! nothing stops the start does it empty the others of what a crash left there ([`clear`]). The
-//! store is the truth: a journal may not have heard of the last commits. Where a reader has taken
-//! an epoch away, the commit log of the state knows it.
+//! A start finds the journals first and says what it found ([`JournalList`]); process 0 gathers
+//! that from all and looks in the store which of the marked epochs are committed ([`judge`]); only
+//! when nothing stops the start does it empty the others of what a crash left there ([`clear`]).
+//! The store is the truth: a journal may not have heard of the last commits. Where a reader has
+//! taken an epoch away, the commit log of the state knows it.
 //!
 //! Then each process opens its journals ([`JournalPlan::open`]): lines of committed epochs are
 //! dropped when they come back, those of the others are handed over again, into the epochs that
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::journals::{self, Inventory, Known, Orphan, folder, folders};
+use super::journals::{self, JournalList, KnownJournal, OrphanJournal, folder, folders};
 use super::output::{find_marker, patiently};
 use super::runs;
 use crate::crash::{self, crash_point};
@@ -36,7 +36,7 @@ const EPOCHS_AT_A_TIME: usize = 16;
 
 /// What the store says of the epochs that journals have marked.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Judgement {
+pub(super) struct RecoveryPlan {
     /// Epochs to be counted and published again, in order.
     #[serde(with = "runs")]
     pub(super) replay: Vec<Epoch>,
@@ -46,14 +46,14 @@ pub(super) struct Judgement {
     /// The newest epoch that any journal knows.
     pub(super) newest: Option<Epoch>,
     /// Journals whose source is not read where they lie, by id.
-    pub(super) orphans: BTreeMap<String, Orphan>,
+    pub(super) orphans: BTreeMap<String, OrphanJournal>,
     /// Ids of journals that are given up.
     pub(super) abandoned: Vec<String>,
 }
 
 /// What is known of former commits beside the journals and the markers.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Evidence {
+pub(super) struct CommitEvidence {
     /// The state ids of the job: markers that bear them are its own.
     pub(super) ids: Ids,
     /// The newest epoch that is known to be committed, be its marker there or not.
@@ -64,14 +64,14 @@ pub(super) struct Evidence {
     pub(super) used: Option<Epoch>,
 }
 
-impl Evidence {
+impl CommitEvidence {
     /// Puts together what the processes found; `claimed` is the newest committed epoch that an own
     /// claim names.
-    pub(super) fn of(ids: Ids, found: &[Attempts], claimed: Option<Epoch>) -> Evidence {
+    pub(super) fn of(ids: Ids, found: &[Attempts], claimed: Option<Epoch>) -> CommitEvidence {
         // Only process 0 can take back what its own log says, before it removes an epoch's parts.
         let attempt = found.first().and_then(|own| own.last);
         let settled = found.iter().filter_map(|log| log.settled).max().max(claimed);
-        Evidence { ids, settled, attempt, used: None }
+        CommitEvidence { ids, settled, attempt, used: None }
     }
 
     /// The newest epoch that was ever about to be committed: its name is used.
@@ -88,41 +88,40 @@ impl Evidence {
 ///
 /// `Configuration` where the marker of such an epoch is another job's or another state's.
 pub(super) async fn judge(
-    inventories: &[Inventory],
+    lists: &[JournalList],
     store: &dyn Store,
     publication: &Publication,
-    evidence: &Evidence,
-) -> Result<Judgement> {
-    let mut epochs: BTreeSet<Epoch> =
-        inventories.iter().flat_map(|inventory| &inventory.epochs).copied().collect();
-    let newest = inventories.iter().filter_map(|seen| seen.last).max().max(evidence.newest());
+    evidence: &CommitEvidence,
+) -> Result<RecoveryPlan> {
+    let mut epochs: BTreeSet<Epoch> = lists.iter().flat_map(|list| &list.epochs).copied().collect();
+    let newest = lists.iter().filter_map(|seen| seen.last).max().max(evidence.newest());
     let mut replay = Vec::new();
     let newest_first: Vec<Epoch> = epochs.iter().rev().copied().collect();
-    let mut judged = stream::iter(newest_first)
+    let mut recovery_plan = stream::iter(newest_first)
         .map(async |epoch| {
             let asks = !crash::is_mutant("skip_by_memory");
             let committed = asks && is_committed(store, publication, evidence, epoch).await?;
             Ok::<_, Error>((epoch, committed))
         })
         .buffered(EPOCHS_AT_A_TIME);
-    while let Some((epoch, false)) = judged.try_next().await? {
+    while let Some((epoch, false)) = recovery_plan.try_next().await? {
         replay.push(epoch);
         epochs.pop_last();
     }
-    drop(judged);
+    drop(recovery_plan);
     replay.reverse();
-    let orphans = journals::orphans(inventories);
-    Ok(Judgement { replay, committed: epochs, newest, orphans, abandoned: Vec::new() })
+    let orphans = journals::orphans(lists);
+    Ok(RecoveryPlan { replay, committed: epochs, newest, orphans, abandoned: Vec::new() })
 }
 
 /// Empties the epochs that are to be counted again of what a crash left in them. They are the
 /// job's own: its journals hold their lines, and no marker stands there.
 pub(super) async fn clear(
-    judgement: &Judgement,
+    recovery_plan: &RecoveryPlan,
     store: &dyn Store,
     publication: &Publication,
 ) -> Result<()> {
-    stream::iter(&judgement.replay)
+    stream::iter(&recovery_plan.replay)
         .map(async |epoch| {
             crash_point("recovery.before_clear");
             let dir = publication.layout.dir(*epoch);
@@ -133,8 +132,8 @@ pub(super) async fn clear(
         .buffer_unordered(EPOCHS_AT_A_TIME)
         .try_collect::<()>()
         .await?;
-    if !judgement.replay.is_empty() {
-        let epochs = judgement.replay.len();
+    if !recovery_plan.replay.is_empty() {
+        let epochs = recovery_plan.replay.len();
         tracing::info!("{epochs} epochs of the last run are not committed: counting them again");
     }
     Ok(())
@@ -143,7 +142,7 @@ pub(super) async fn clear(
 async fn is_committed(
     store: &dyn Store,
     publication: &Publication,
-    evidence: &Evidence,
+    evidence: &CommitEvidence,
     epoch: Epoch,
 ) -> Result<bool> {
     let key = publication.layout.marker(epoch);
@@ -198,7 +197,7 @@ fn misplaced(key: &str, epoch: Epoch) -> Error {
 
 /// A journal that is open, and what it remembers.
 #[derive(Debug)]
-pub(super) struct Opened {
+pub(super) struct OpenJournal {
     pub(super) journal: Journal,
     pub(super) past: Past,
     /// Where it lies.
@@ -210,17 +209,17 @@ pub(super) struct Opened {
 pub(super) struct JournalPlace {
     folder: PathBuf,
     state: PathBuf,
-    known: Known,
+    known: KnownJournal,
 }
 
 impl JournalPlace {
     /// Returns the state folder, and the note in it.
-    pub(super) fn noted(&self) -> (&Path, &Known) {
+    pub(super) fn noted(&self) -> (&Path, &KnownJournal) {
         (&self.state, &self.known)
     }
 
     /// What the journal is known by.
-    pub(super) fn known(&self) -> Known {
+    pub(super) fn known(&self) -> KnownJournal {
         self.known.clone()
     }
 }
@@ -240,7 +239,12 @@ pub(super) struct JournalPlan<'a> {
 
 impl JournalPlan<'_> {
     /// Opens or makes the journal of a source.
-    pub(super) fn open(&self, name: &str, is_file: bool, judged: &Judgement) -> Result<Opened> {
+    pub(super) fn open(
+        &self,
+        name: &str,
+        is_file: bool,
+        recovery_plan: &RecoveryPlan,
+    ) -> Result<OpenJournal> {
         let folder = folder(self.state, name);
         let (mut settings, mut budget) = (self.settings.clone(), self.budget.clone());
         if is_file {
@@ -251,7 +255,7 @@ impl JournalPlan<'_> {
         let facts =
             Facts { source: name.to_owned(), parts: self.parts, interval_ms: self.interval_ms };
         let (journal, recovery) = Journal::open_within(&folder, settings, facts, &budget)?;
-        let known = Known::new(recovery.id, name);
+        let known = KnownJournal::new(recovery.id, name);
         known.note(self.state)?;
         let past = Past {
             resume: recovery.resume,
@@ -260,43 +264,47 @@ impl JournalPlan<'_> {
                 .into_iter()
                 .map(|mark| (mark.epoch, mark.source))
                 .collect(),
-            committed: judged.committed.clone(),
+            committed: recovery_plan.committed.clone(),
             is_replay: false,
             is_file,
             file: recovery.last_done.and_then(|done| done.source),
             next_connection: recovery.next_connection,
         };
         let place = JournalPlace { folder, state: self.state.to_owned(), known };
-        Ok(Opened { journal, past, place })
+        Ok(OpenJournal { journal, past, place })
     }
 
     /// Opens the journals that this process brings back for nobody's source, each with its number
     /// among all of that kind.
-    pub(super) fn open_orphans(&self, judged: &Judgement) -> Result<Vec<(u32, Opened)>> {
+    pub(super) fn open_orphans(
+        &self,
+        recovery_plan: &RecoveryPlan,
+    ) -> Result<Vec<(u32, OpenJournal)>> {
         let mut opened = Vec::new();
         // Only these are looked at: others may be open already, and being written to.
-        for (number, (id, orphan)) in (0..).zip(&judged.orphans) {
+        for (number, (id, orphan)) in (0..).zip(&recovery_plan.orphans) {
             let path = self.state.join(&orphan.folder);
             if orphan.process != self.process {
                 continue;
             }
             let Some(glimpse) = peek(&path)? else { continue };
-            let known = Known::new(glimpse.id, &glimpse.source);
+            let known = KnownJournal::new(glimpse.id, &glimpse.source);
             if known.id != *id {
                 continue;
             }
             if !known.is_file() {
-                opened.push((number, self.open(&glimpse.source, false, judged)?));
+                opened.push((number, self.open(&glimpse.source, false, recovery_plan)?));
                 continue;
             }
             let state = self.state.to_owned();
-            let lost = glimpse.open_epochs.iter().filter(|epoch| judged.replay.contains(epoch));
+            let lost =
+                glimpse.open_epochs.iter().filter(|epoch| recovery_plan.replay.contains(epoch));
             match lost.count() {
                 0 => tracing::warn!(
                     "{} was read before and is not given now: its rest is not read",
                     known.source
                 ),
-                _ if judged.abandoned.contains(&known.id) => {
+                _ if recovery_plan.abandoned.contains(&known.id) => {
                     tracing::warn!("{} is abandoned, with what was read of it", known.source);
                     close(&JournalPlace { folder: path, state, known }, false);
                 }
@@ -308,7 +316,7 @@ impl JournalPlan<'_> {
 }
 
 /// Lines of a file were promised to be counted, and it is not given any more.
-fn unfinished(Known { id, source, .. }: &Known, epochs: usize) -> Error {
+fn unfinished(KnownJournal { id, source, .. }: &KnownJournal, epochs: usize) -> Error {
     let message = format!("{epochs} epochs with lines of {source} are not committed");
     Error::new(ErrorKind::Configuration, message)
         .hint(format!("give it with --file again, or --abandon-journal {id} to lose these lines"))
@@ -317,11 +325,11 @@ fn unfinished(Known { id, source, .. }: &Known, epochs: usize) -> Error {
 /// Returns the epochs that are to be replayed, each with the number of `pasts` that will pass its
 /// end.
 pub(super) fn crossings<'a>(
-    judged: &Judgement,
+    recovery_plan: &RecoveryPlan,
     pasts: impl Iterator<Item = &'a Past>,
 ) -> Vec<(Epoch, usize)> {
     let mut passes: BTreeMap<Epoch, usize> =
-        judged.replay.iter().map(|epoch| (*epoch, 0)).collect();
+        recovery_plan.replay.iter().map(|epoch| (*epoch, 0)).collect();
     for (epoch, _) in pasts.flat_map(|past| &past.borders) {
         passes.entry(*epoch).and_modify(|times| *times += 1);
     }
@@ -347,7 +355,7 @@ pub(super) fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: 
 }
 
 /// Tells of states of the same definition, with other flags, that hold lines not committed.
-pub(super) fn tell_of_others(state: &Path, definition: &str) {
+pub(super) fn warn_of_other_states(state: &Path, definition: &str) {
     let Some(parent) = state.parent() else { return };
     let Ok(siblings) = std::fs::read_dir(parent) else { return };
     for sibling in siblings.flatten() {

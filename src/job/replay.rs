@@ -6,8 +6,8 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::journals::{Found, Inventory};
-use super::recovery::Judgement;
+use super::journals::{FoundJournal, JournalList};
+use super::recovery::RecoveryPlan;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
@@ -16,7 +16,7 @@ use crate::journal::{
 use crate::source::Past;
 
 /// The journals of a folder: the folder of one, or a state that holds some.
-pub(super) fn glimpses(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
+pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot list {}: {error}", dir.display());
         Error::new(ErrorKind::Configuration, message).cause(error)
@@ -44,7 +44,7 @@ pub(super) fn glimpses(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
 }
 
 /// A journal that is open to be run again.
-pub(super) struct Kept {
+pub(super) struct KeptJournal {
     pub(super) journal: Journal,
     /// The ends of its epochs, in order.
     borders: Vec<Epoch>,
@@ -52,7 +52,7 @@ pub(super) struct Kept {
 }
 
 /// Opens a kept journal and finds its marks.
-pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<Kept> {
+pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
     if glimpse.source.starts_with("file ") {
         let message =
             format!("the journal of {} holds no bytes: a file is not copied", glimpse.source);
@@ -77,20 +77,20 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<Kept> {
             borders.push(mark.epoch);
         }
     }
-    Ok(Kept { journal, borders, first: recovery.first })
+    Ok(KeptJournal { journal, borders, first: recovery.first })
 }
 
-impl Kept {
+impl KeptJournal {
     /// Adds what process 0 judges by.
-    pub(super) fn add_to(self, inventory: &mut Inventory) {
-        inventory.found.push(Found::of(&self.journal));
+    pub(super) fn add_to(self, list: &mut JournalList) {
+        list.found.push(FoundJournal::of(&self.journal));
         let last = self.borders.last().copied();
-        inventory.add_epochs(self.borders, last);
+        list.add_epochs(self.borders, last);
     }
 
     /// What the feeder begins with; lines behind the last mark would belong to `open`.
-    pub(super) fn past(&self, judged: &Judgement, open: Epoch) -> Past {
-        let mut left_out: BTreeSet<Epoch> = judged.committed.clone();
+    pub(super) fn past(&self, recovery_plan: &RecoveryPlan, open: Epoch) -> Past {
+        let mut left_out: BTreeSet<Epoch> = recovery_plan.committed.clone();
         left_out.insert(open);
         if self.first != Position(0) {
             // Its beginning is gone, so the first epoch would not be whole.

@@ -4,7 +4,7 @@ use tokio::runtime::Runtime;
 
 use super::changelog;
 use super::claiming::{self, RELEASE_TIMEOUT};
-use super::output::Output;
+use super::output::JobOutput;
 use crate::failure::Failure;
 use crate::sink::{Changelog, Claim, Ownership};
 use crate::state::State;
@@ -15,7 +15,7 @@ use crate::supervise::supervise;
 pub(super) struct StateAndOutput {
     /// `None` in a job without state.
     pub(super) state: Option<State>,
-    pub(super) output: Output,
+    pub(super) output: JobOutput,
 }
 
 /// Renews the claim in `ownership` from now on, and returns it; `None` for an output without one.
@@ -37,7 +37,7 @@ pub(super) fn renew_claim(
 pub(super) struct JobResources {
     pub(super) opened: StateAndOutput,
     /// The changelog of a job with state.
-    pub(super) keeper: Option<Changelog>,
+    pub(super) changelog: Option<Changelog>,
     /// The claim on the prefix of an object store.
     pub(super) claim: Option<Claim>,
     /// True in process 0, which removes what the processes share.
@@ -59,11 +59,11 @@ impl JobResources {
 
     /// Ends the memory of a job that has finished: the next start begins with nothing.
     pub(super) fn forget(&self, runtime: &Runtime) {
-        let (Some(state), Some(keeper)) = (&self.opened.state, &self.keeper) else { return };
+        let (Some(state), Some(changelog)) = (&self.opened.state, &self.changelog) else { return };
         // First whose it is, then what it is: cut off in between, it is nobody's.
         changelog::forget_begun(state.dir());
         if self.is_first
-            && let Err(error) = runtime.block_on(keeper.discard())
+            && let Err(error) = runtime.block_on(changelog.discard())
         {
             tracing::warn!("{error}; what the finished job remembered is left there");
         }

@@ -86,7 +86,7 @@ pub(super) fn own(
 }
 
 /// What shipping needs to know of its process.
-pub(super) struct Sharing<'a> {
+pub(super) struct BlockSharing<'a> {
     pub(super) process: usize,
     pub(super) readers: &'a Readers,
     pub(super) feed: &'a Feed,
@@ -98,7 +98,7 @@ pub(super) struct Sharing<'a> {
     pub(super) failure: &'a Failure,
 }
 
-impl Sharing<'_> {
+impl BlockSharing<'_> {
     /// Ships blocks to the other processes if this one has sources, and takes in those of processes
     /// that have. The receiver that is returned ends when nothing more can come or go.
     pub(super) fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {

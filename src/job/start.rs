@@ -1,6 +1,6 @@
 //! Starting a job: check, find the others, agree, then start workers, sources and the pace.
 //!
-//! Process 0 opens state and output before it lets the others in, so that what is refused is
+//! EpochProcess 0 opens state and output before it lets the others in, so that what is refused is
 //! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::sync::Arc;
@@ -11,10 +11,10 @@ use tokio::sync::mpsc;
 
 use super::agreement::Agreement;
 use super::borders::Crossing;
-use super::pace::Process;
-use super::plan::{self, Order};
+use super::pace::EpochProcess;
+use super::plan::{self, JobPlan};
 use super::resources::{JobResources, StateAndOutput, renew_claim};
-use super::stopping::{Begun, stopped, watch_stop};
+use super::stopping::{ReadingBegun, stopped, watch_stop};
 use super::streams::OwnSources;
 use super::{Job, JobBuilder, JobHandle, commits, status};
 use crate::cluster::{self, Control, Mesh, Message};
@@ -36,7 +36,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The steps run on a thread of their own, so that a step which blocks delays no stop.
 pub(super) fn start(builder: JobBuilder) -> Result<Job> {
     let runtime = Arc::new(runtime()?);
-    let (stop, begun) = (builder.stop.clone(), Begun::default());
+    let (stop, begun) = (builder.stop.clone(), ReadingBegun::default());
     let (give, mut given) = mpsc::channel(1);
     let fail = give.clone();
     let work = {
@@ -66,23 +66,22 @@ pub(super) fn start(builder: JobBuilder) -> Result<Job> {
 }
 
 /// Checks what was asked for, finds the other processes and begins.
-fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result<Job> {
+fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) -> Result<Job> {
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
-    let (order, sources) = plan::check(builder)?;
-    let own = if order.cluster.process == 0 { Some(order.open_first()?) } else { None };
-    let mesh = find_others(&order, stop.clone())?;
+    let (plan, sources) = plan::check(builder)?;
+    let own = if plan.cluster.process == 0 { Some(plan.open_first()?) } else { None };
+    let mesh = find_others(&plan, stop.clone())?;
     let links = mesh.control.clone();
     let failure = Failure::new();
     let failed = failure.clone();
-    if order.cluster.processes > 1 {
-        let watching =
-            watch_stop(stop.clone(), links.clone(), order.cluster.process, begun.clone());
+    if plan.cluster.processes > 1 {
+        let watching = watch_stop(stop.clone(), links.clone(), plan.cluster.process, begun.clone());
         supervise(&failure, runtime.handle(), "watch stop", watching);
         pass_on_failure(&failure, links.clone());
     }
     let began =
-        begin(order, sources, runtime, own, mesh, (stop.clone(), on_commit, failure, &begun));
+        begin(plan, sources, runtime, own, mesh, (stop.clone(), on_commit, failure, &begun));
     began.map_err(|error| {
         // What failed first has told the others; the error here only follows from it.
         if let Some(cause) = failed.take_cause() {
@@ -104,51 +103,51 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: Begun) -> Result
 
 /// Starts the job among the processes that have found each other.
 fn begin(
-    order: Order,
+    plan: JobPlan,
     sources: OwnSources,
     runtime: Arc<Runtime>,
     own: Option<(u32, StateAndOutput)>,
     mut mesh: Mesh,
-    (stop, on_commit, failure, begun): (Stop, Option<OnCommit>, Failure, &Begun),
+    (stop, on_commit, failure, begun): (Stop, Option<OnCommit>, Failure, &ReadingBegun),
 ) -> Result<Job> {
     let block_links = std::mem::take(&mut mesh.blocks);
-    let found = order.find(&sources)?;
+    let found = plan.find(&sources)?;
     let agreed = Agreement::reach(&mesh.control, &found, |found| {
-        order.decide(&runtime, own.as_ref(), found)
+        plan.decide(&runtime, own.as_ref(), found)
     })?;
     let opened = match own {
         Some((_, opened)) => opened,
-        None => order.open_as_follower(&runtime, &agreed)?,
+        None => plan.open_as_follower(&runtime, &agreed)?,
     };
 
-    let mut streams = order.open_streams(sources, &agreed)?;
+    let mut streams = plan.open_streams(sources, &agreed)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
     let Publishing { publisher, results, changelog, resources } =
-        open_publishing(&order, opened, &agreed, &runtime, &failure)?;
+        open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
     let on_commit =
-        note_commits(Arc::clone(streams.crossing()), resources.keeper.clone(), on_commit);
+        note_commits(Arc::clone(streams.crossing()), resources.changelog.clone(), on_commit);
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
-    status.send_modify(|status| status.in_flight.extend(&agreed.judgement.replay));
+    status.send_modify(|status| status.in_flight.extend(&agreed.recovery_plan.replay));
     let work = (publisher.clone(), on_commit, changelog);
-    let plan = order.plan(streams.feed.clone(), &agreed, work, &failure, &mesh);
-    if stop.is_stopped() && order.cluster.process == 0 {
+    let worker_plan = plan.worker_plan(streams.feed.clone(), &agreed, work, &failure, &mesh);
+    if stop.is_stopped() && plan.cluster.process == 0 {
         return Err(stopped());
     }
-    order.note_journals(&mut streams, &mesh.control)?;
+    plan.note_journals(&mut streams, &mesh.control)?;
     begun.set();
     mesh.control.resume();
-    let shipping = order.sharing(&streams, &failure).start(&runtime, block_links)?;
-    let workers = worker::spawn(plan, mesh.allocators()?)?;
+    let shipping = plan.sharing(&streams, &failure).start(&runtime, block_links)?;
+    let workers = worker::spawn(worker_plan, mesh.allocators()?)?;
 
-    let read = order.read(&runtime, streams, &publisher, &failure).inspect_err(|error| {
+    let read = plan.read(&runtime, streams, &publisher, &failure).inspect_err(|error| {
         // Workers that were not told would wait for lines, and their guards for them.
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
     let (borders, reading, streams) = read?;
     let Mesh { control, inbox, .. } = mesh;
     let links = control.clone();
-    let process = Process {
+    let process = EpochProcess {
         borders,
         reading,
         control,
@@ -157,9 +156,9 @@ fn begin(
         status: status.clone(),
         failure: failure.clone(),
         results,
-        keeper: resources.keeper.clone(),
+        changelog: resources.changelog.clone(),
     };
-    order.set_pace(&runtime, process, &agreed);
+    plan.set_pace(&runtime, process, &agreed);
     let handle = JobHandle { stop, status, announced };
     Ok(Job {
         handle,
@@ -186,31 +185,31 @@ struct Publishing {
 
 /// Opens the publisher and reads the changelog back.
 fn open_publishing(
-    order: &Order,
+    plan: &JobPlan,
     opened: StateAndOutput,
     agreed: &Agreement,
     runtime: &Runtime,
     failure: &Failure,
 ) -> Result<Publishing> {
-    let results = order.results(&opened)?;
-    let (ownership, commits) = order.ownership(&opened, agreed)?;
+    let results = plan.results(&opened)?;
+    let (ownership, commits) = plan.ownership(&opened, agreed)?;
     // From here on: to read the changelog back may take longer than a claim lasts.
     let claim = renew_claim(&ownership, runtime, failure);
-    let publication = order.publication(agreed.parts, &agreed.ids);
+    let publication = plan.publication(agreed.parts, &agreed.ids);
     let store = Arc::clone(&opened.output.store);
     let publisher = Publisher::new(publication, store, runtime.handle().clone())
         .bounded_by(results.clone())
         .owned(ownership, commits);
-    let changelog = order.remember(runtime, &opened, &publisher, agreed, failure)?;
-    let keeper = changelog.as_ref().map(|(_, keeper)| keeper.clone());
-    let is_first = order.cluster.process == 0;
-    let resources = JobResources { opened, keeper, claim, is_first };
-    Ok(Publishing { publisher, results, changelog, resources })
+    let restored = plan.remember(runtime, &opened, &publisher, agreed, failure)?;
+    let changelog = restored.as_ref().map(|(_, changelog)| changelog.clone());
+    let is_first = plan.cluster.process == 0;
+    let resources = JobResources { opened, changelog, claim, is_first };
+    Ok(Publishing { publisher, results, changelog: restored, resources })
 }
 
 /// Waits for the other processes of the cluster, or for the wish to stop.
-fn find_others(order: &Order, stop: Stop) -> Result<Mesh> {
-    let mesh = cluster::connect_until(&order.cluster, async move { stop.stopped().await })?;
+fn find_others(plan: &JobPlan, stop: Stop) -> Result<Mesh> {
+    let mesh = cluster::connect_until(&plan.cluster, async move { stop.stopped().await })?;
     mesh.ok_or_else(|| {
         Error::new(
             ErrorKind::Stopped,
@@ -219,16 +218,16 @@ fn find_others(order: &Order, stop: Stop) -> Result<Mesh> {
     })
 }
 
-/// Has the journals and the memory told of commits, too.
+/// Has the journals and the restored told of commits, too.
 fn note_commits(
     crossing: Arc<Crossing>,
-    keeper: Option<Changelog>,
+    changelog: Option<Changelog>,
     then: Option<OnCommit>,
 ) -> OnCommit {
     Arc::new(move |committed: Committed| {
         crossing.committed(committed.epoch);
-        if let Some(keeper) = &keeper {
-            keeper.committed(committed.epoch);
+        if let Some(changelog) = &changelog {
+            changelog.committed(committed.epoch);
         }
         if let Some(then) = &then {
             then(committed);

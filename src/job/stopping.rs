@@ -12,9 +12,9 @@ use crate::source::Stop;
 /// Before that a stop ends the start of every process, and nothing was read anywhere. After that a
 /// stop is one of a running job.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Begun(Arc<AtomicBool>);
+pub(super) struct ReadingBegun(Arc<AtomicBool>);
 
-impl Begun {
+impl ReadingBegun {
     pub(super) fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
@@ -47,7 +47,7 @@ pub(super) async fn watch_stop(
     stop: Stop,
     links: Control,
     process: usize,
-    begun: Begun,
+    begun: ReadingBegun,
 ) -> Result<()> {
     let is_first = process == 0;
     tokio::select! {

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::borders::{Borders, Crossing, Inquiries, Syncing};
-use super::journals::{self, Known};
+use super::journals::{self, KnownJournal};
 use super::messages::WHILE_ALIVE;
 use super::reading::Reading;
-use super::recovery::{self, JournalPlace, JournalPlan, Judgement, Opened};
+use super::recovery::{self, JournalPlace, JournalPlan, OpenJournal, RecoveryPlan};
 use super::replay;
 use crate::cluster::Control;
 use crate::crash::crash_point;
@@ -32,20 +32,20 @@ struct Stream {
 }
 
 /// A source, and what is known of its stream.
-struct Begun {
+struct UnstartedSource {
     source: Option<Source>,
     index: u32,
     log: Option<(Journal, Past)>,
     place: Option<JournalPlace>,
 }
 
-impl Begun {
-    fn new(source: Option<Source>, index: u32, opened: Option<Opened>) -> Begun {
+impl UnstartedSource {
+    fn new(source: Option<Source>, index: u32, opened: Option<OpenJournal>) -> UnstartedSource {
         let (log, place) = match opened {
-            Some(Opened { journal, past, place }) => (Some((journal, past)), Some(place)),
+            Some(OpenJournal { journal, past, place }) => (Some((journal, past)), Some(place)),
             None => (None, None),
         };
-        Begun { source, index, log, place }
+        UnstartedSource { source, index, log, place }
     }
 }
 
@@ -59,7 +59,7 @@ pub(super) struct Streams {
     /// clean end.
     places: Vec<(JournalPlace, bool, Track)>,
     /// Notes of journals that other processes will put away.
-    elsewhere: Vec<(PathBuf, Known)>,
+    elsewhere: Vec<(PathBuf, KnownJournal)>,
     keep: bool,
 }
 
@@ -79,13 +79,17 @@ impl OwnSources {
 
 impl Streams {
     /// The streams of a process that reads none, for as long as the others have theirs.
-    pub(super) fn none(judged: &Judgement, open: Epoch, threads: usize) -> Result<Streams> {
-        Streams::gather(Vec::new(), judged, open, threads, true)
+    pub(super) fn none(
+        recovery_plan: &RecoveryPlan,
+        open: Epoch,
+        threads: usize,
+    ) -> Result<Streams> {
+        Streams::gather(Vec::new(), recovery_plan, open, threads, true)
     }
 
     /// Has process 0 note the journals of all in its state.
     pub(super) fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
-        let known = |place: &JournalPlace, is_orphan| Known { is_orphan, ..place.known() };
+        let known = |place: &JournalPlace, is_orphan| KnownJournal { is_orphan, ..place.known() };
         let own = self.places.iter().map(|(place, is_orphan, _)| known(place, *is_orphan));
         let elsewhere = journals::note_all(control, state, &own.collect::<Vec<_>>())?;
         let noted = elsewhere.into_iter().zip(std::iter::repeat(state));
@@ -96,59 +100,60 @@ impl Streams {
     /// The streams of kept journals, to be run again.
     pub(super) fn replay(
         dir: &Path,
-        judged: &Judgement,
+        recovery_plan: &RecoveryPlan,
         open: Epoch,
         threads: usize,
     ) -> Result<Streams> {
         let mut kept = Vec::new();
-        for (folder, glimpse) in replay::glimpses(dir)? {
+        for (folder, glimpse) in replay::kept_journals(dir)? {
             let journal = replay::open(&folder, &glimpse)?;
-            let past = journal.past(judged, open);
+            let past = journal.past(recovery_plan, open);
             let index = kept.len() as u32;
             let log = Some((journal.journal, past));
-            kept.push(Begun { source: None, index, log, place: None });
+            kept.push(UnstartedSource { source: None, index, log, place: None });
         }
-        Streams::gather(kept, judged, open, threads, true)
+        Streams::gather(kept, recovery_plan, open, threads, true)
     }
 
     /// Opens the journals, if there is a `plan` for them, and begins each stream where it was left.
     pub(super) fn open(
         sources: OwnSources,
         plan: Option<&JournalPlan<'_>>,
-        judged: &Judgement,
+        recovery_plan: &RecoveryPlan,
         open: Epoch,
         threads: usize,
     ) -> Result<Streams> {
         let mut begun = Vec::new();
         let orphans = match plan {
-            Some(plan) => plan.open_orphans(judged)?,
+            Some(plan) => plan.open_orphans(recovery_plan)?,
             None => Vec::new(),
         };
         for (index, source, name) in sources.own {
-            let journal =
-                plan.as_ref().map(|plan| plan.open(&name, source.can_be_read_again(), judged));
-            begun.push(Begun::new(Some(source), index, journal.transpose()?));
+            let journal = plan
+                .as_ref()
+                .map(|plan| plan.open(&name, source.can_be_read_again(), recovery_plan));
+            begun.push(UnstartedSource::new(Some(source), index, journal.transpose()?));
         }
         for (index, orphan) in orphans {
-            begun.push(Begun::new(None, sources.count + index, Some(orphan)));
+            begun.push(UnstartedSource::new(None, sources.count + index, Some(orphan)));
         }
         let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
-        Streams::gather(begun, judged, open, threads, keep)
+        Streams::gather(begun, recovery_plan, open, threads, keep)
     }
 
     fn gather(
-        begun: Vec<Begun>,
-        judged: &Judgement,
+        begun: Vec<UnstartedSource>,
+        recovery_plan: &RecoveryPlan,
         open: Epoch,
         threads: usize,
         keep: bool,
     ) -> Result<Streams> {
         let pasts = begun.iter().filter_map(|begun| begun.log.as_ref().map(|(_, past)| past));
-        let recorded = recovery::crossings(judged, pasts);
+        let recorded = recovery::crossings(recovery_plan, pasts);
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
         let (crossing, inquiries) = Crossing::new(feed.clone(), &recorded, open);
         let (mut streams, mut places) = (Vec::new(), Vec::new());
-        for Begun { source, index, log, place } in begun {
+        for UnstartedSource { source, index, log, place } in begun {
             let is_orphan = source.is_none();
             let is_file = source.as_ref().is_some_and(Source::can_be_read_again);
             let (journal, past) = match log {
@@ -240,7 +245,7 @@ impl Drop for LogThreads {
 pub(super) struct StreamsEnd {
     syncing: Syncing,
     places: Vec<(JournalPlace, bool, Track)>,
-    elsewhere: Vec<(PathBuf, Known)>,
+    elsewhere: Vec<(PathBuf, KnownJournal)>,
     keep: bool,
     _threads: LogThreads,
 }
@@ -287,7 +292,7 @@ impl StreamsEnd {
 }
 
 /// Takes notes of journals back, each from a state folder, and waits until that is on disk.
-fn forget_durably<'a>(notes: impl Iterator<Item = (&'a Path, &'a Known)>) {
+fn forget_durably<'a>(notes: impl Iterator<Item = (&'a Path, &'a KnownJournal)>) {
     let mut folders = BTreeSet::new();
     for (state, known) in notes {
         known.forget(state);
