@@ -131,14 +131,14 @@ pub const MUTANTS: &[&str] = &[
 /// * `disk.full`: no file can be made or grow.
 pub const FAULTS: &[&str] = &["disk.sync", "disk.full"];
 
-/// Whether this fault happens now.
+/// Returns true if the environment has this fault happen now.
 #[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
 pub fn has_fault(_name: &str) -> bool {
     false
 }
 
-/// Whether the environment names this mistake.
+/// Returns true if the environment names this mistake.
 #[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
 pub fn is_mutant(_name: &str) -> bool {
@@ -155,8 +155,7 @@ pub fn crash_point(_name: &str) {}
 #[inline(always)]
 pub fn task_point(_name: &str) {}
 
-/// Whether `name` is the point that the environment names, for a step that must be cut in two
-/// first.
+/// Returns true if the environment names this point, for a step that must be cut in two first.
 #[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
 pub fn is_armed(_name: &str) -> bool {
@@ -178,7 +177,7 @@ mod armed {
         mode: Mode,
     }
 
-    /// What happens at the point.
+    /// The way in which the process ends at the point.
     enum Mode {
         Abort,
         Hang,
@@ -204,7 +203,7 @@ mod armed {
             .as_ref()
     }
 
-    /// Whether this fault happens now.
+    /// Returns true if the environment has this fault happen now.
     pub fn has_fault(name: &str) -> bool {
         static FAULT: OnceLock<Option<(String, PathBuf)>> = OnceLock::new();
         debug_assert!(super::FAULTS.contains(&name), "{name} is not in FAULTS");
@@ -216,7 +215,7 @@ mod armed {
         fault.as_ref().is_some_and(|(fault, path)| fault == name && path.exists())
     }
 
-    /// Whether the environment names this mistake.
+    /// Returns true if the environment names this mistake.
     pub fn is_mutant(name: &str) -> bool {
         static MUTANT: OnceLock<Option<String>> = OnceLock::new();
         debug_assert!(super::MUTANTS.contains(&name), "{name} is not in MUTANTS");
@@ -262,7 +261,7 @@ mod armed {
         }
     }
 
-    /// Whether `name` is the point that the environment names and this pass is the one to end at.
+    /// Returns true if the environment names this point and this pass is the one to end at.
     pub fn is_armed(name: &str) -> bool {
         armed().is_some_and(|armed| {
             armed.name == name && armed.passes_left.load(Ordering::SeqCst) == 1
@@ -283,14 +282,14 @@ mod tests {
     }
 
     #[test]
-    fn a_point_that_is_not_named_lets_the_program_go_on() {
+    fn unnamed_point_lets_the_program_go_on() {
         super::crash_point("journal.after_append");
         assert!(!super::is_armed("journal.after_append"));
     }
 
     #[cfg(any(feature = "crash-points", debug_assertions))]
     #[test]
-    fn a_count_behind_the_name_tells_the_pass() {
+    fn count_after_name_is_the_pass() {
         assert_eq!(super::armed::parse("a.b:7"), ("a.b".to_owned(), 7));
         assert_eq!(super::armed::parse("a.b"), ("a.b".to_owned(), 1));
     }

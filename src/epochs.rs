@@ -2,7 +2,7 @@
 //!
 //! Process 0 owns the epochs of a job. [`EpochLeader`] is its rule: an event goes in, the actions
 //! to take come out. `job::pace` is the driver: it waits for what can happen, passes it in, and
-//! does what it is told. Nothing here waits or has an effect, so a test can go through any order
+//! takes the actions. Nothing here waits or has an effect, so a test can go through any order
 //! of events.
 //!
 //! ```text
@@ -32,7 +32,7 @@ pub struct Moment {
 pub enum EpochEvent {
     /// The open epoch is due, and there is room for it in the dataflow.
     Due,
-    /// The job was told to stop.
+    /// The job was asked to stop.
     StopAsked,
     /// All sources of the process with this index have ended, and what they read is handed over.
     ReadingEnded(usize),
@@ -112,7 +112,7 @@ impl EpochLeader {
         self.reading.get(process).copied().unwrap_or(false)
     }
 
-    /// Takes an event in and returns what is to be done. An event that says nothing new, such as
+    /// Takes an event in and returns what is to be done. An event that changes nothing, such as
     /// a second stop, asks for nothing.
     pub fn take(&mut self, event: EpochEvent, now: Moment) -> Vec<EpochAction> {
         match (self.phase, event) {

@@ -130,7 +130,7 @@ impl JobBuilder {
         self
     }
 
-    /// What is computed, under a name that is part of the job's identity.
+    /// Sets the definition, under a name that is part of the job's identity.
     #[must_use]
     pub fn dataflow<F>(self, name: impl Into<String>, definition: F) -> Self
     where
@@ -139,7 +139,7 @@ impl JobBuilder {
         self.dataflow_rows(name, move |lines: Lines<'_>| Rows::from(definition(lines)))
     }
 
-    /// The same for a definition that returns rows of its own making.
+    /// Sets a definition that returns rows of its own making.
     #[must_use]
     pub fn dataflow_rows<F>(mut self, name: impl Into<String>, definition: F) -> Self
     where
@@ -149,50 +149,50 @@ impl JobBuilder {
         self
     }
 
-    /// The definition looks at whole lines (as `keys` and `archive` do, not only at their words): a
-    /// line above the limit is then dropped, and that is said, instead of being cut at a space.
+    /// Declares that the definition looks at whole lines, as `keys` and `archive` do, not only at
+    /// their words: a line above the limit is then dropped and logged, instead of cut at a space.
     #[must_use]
     pub fn whole_lines(mut self) -> Self {
         self.on_long_line = LongLine::Drop;
         self
     }
 
-    /// Where results go.
+    /// Sets the output, to which results go.
     #[must_use]
     pub fn to(mut self, target: Target) -> Self {
         self.target = Some(target);
         self
     }
 
-    /// What the names of epochs end in, behind a dot.
+    /// Sets the suffix of the names of epochs, after a dot.
     #[must_use]
     pub fn suffix(mut self, suffix: Option<String>) -> Self {
         self.suffix = suffix;
         self
     }
 
-    /// The bytes of a row. [`Format::Scala`] splits as Scala's program does, too.
+    /// Sets the format of a row. [`Format::Scala`] splits as Scala's program does, too.
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {
         self.format = format;
         self
     }
 
-    /// Where state is kept.
+    /// Sets where state is kept.
     #[must_use]
     pub fn state(mut self, state: StatePlace) -> Self {
         self.state = state;
         self
     }
 
-    /// The limits and habits of the journals in the state.
+    /// Sets the limits of the journals in the state, and when they are synced.
     #[must_use]
     pub fn journal(mut self, journal: JournalSettings) -> Self {
         self.journal = journal;
         self
     }
 
-    /// Starts though the journals with these ids are gone, and the lines in them with them.
+    /// Gives up the journals with these ids, and the lines in them: the job starts without them.
     #[must_use]
     pub fn abandon(mut self, journals: Vec<String>) -> Self {
         self.abandoned = journals;
@@ -206,49 +206,50 @@ impl JobBuilder {
         self
     }
 
-    /// Everything else.
+    /// Sets everything else.
     #[must_use]
     pub fn settings(mut self, settings: Settings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// How an object store is reached.
+    /// Sets how an object store is reached.
     #[must_use]
     pub fn store(mut self, store: StoreSettings) -> Self {
         self.store = store;
         self
     }
 
-    /// Whether to start on a prefix to which another job has committed a short while ago.
+    /// Allows to start on a prefix to which another job has committed a short while ago.
     #[must_use]
     pub fn take_over(mut self, take_over: bool) -> Self {
         self.take_over = take_over;
         self
     }
 
-    /// Which processes take part, and which of them this is; one alone where not given.
+    /// Sets the processes that take part, and which of them this is; one alone where not given.
     #[must_use]
     pub fn cluster(mut self, cluster: ClusterSettings) -> Self {
         self.cluster = cluster;
         self
     }
 
-    /// The clock; that of the machine where not given.
+    /// Sets the clock; that of the machine where not given.
     #[must_use]
     pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
 
-    /// What asks the job to stop, where that may come before the job has started.
+    /// Sets the signal that asks the job to stop; it may come before the job has started.
     #[must_use]
     pub fn stop(mut self, stop: Stop) -> Self {
         self.stop = stop;
         self
     }
 
-    /// Has every committed epoch told to `observer`, in order. It runs on a worker: be quick.
+    /// Calls `observer` with every committed epoch, in order. It runs on a worker and must be
+    /// quick.
     #[must_use]
     pub fn on_commit(mut self, observer: OnCommit) -> Self {
         self.on_commit = Some(observer);
@@ -282,17 +283,17 @@ impl JobHandle {
         self.stop.stop();
     }
 
-    /// How the job stands.
+    /// Returns the status of the job.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
     }
 
-    /// Follows how the job stands: the receiver wakes with every cut and commit.
+    /// Follows the status of the job: the receiver wakes with every cut and commit.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
 
-    /// The epochs committed from now on. [`Job::committed`] has those before, too.
+    /// Returns the epochs committed from now on. [`Job::committed`] has those before, too.
     pub fn committed(&self) -> Commits {
         Commits::of(self.announced.upgrade())
     }
@@ -319,7 +320,7 @@ impl std::fmt::Debug for Job {
 }
 
 impl Job {
-    /// Begins a job: [`JobBuilder`] gathers what it is made of.
+    /// Returns a builder of jobs without source, definition and output.
     pub fn builder() -> JobBuilder {
         JobBuilder {
             sources: Vec::new(),
@@ -342,18 +343,18 @@ impl Job {
         }
     }
 
-    /// A handle to stop and watch the job from elsewhere.
+    /// Returns a handle to stop and watch the job from elsewhere.
     pub fn handle(&self) -> JobHandle {
         self.handle.clone()
     }
 
-    /// How the job stands.
+    /// Returns the status of the job.
     pub fn status(&self) -> Status {
         self.handle.status()
     }
 
-    /// The epochs that the job commits, from its first; a second call gives those from then on.
-    /// Told to process 0 only, as all of a cluster is.
+    /// Returns the epochs that the job commits, from its first; a second call returns those from
+    /// then on. Only process 0 of a cluster sees them.
     pub fn committed(&mut self) -> Commits {
         self.first_commits.take().unwrap_or_else(|| self.handle.committed())
     }

@@ -22,7 +22,7 @@ use crate::worker::ExplainPanic;
 /// How long a panic that follows from a lost peer waits for the cause.
 const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
-/// What all processes of a job must have in common, by the names of flags.
+/// Returns the settings that all processes of a job must share, by the names of flags.
 pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprint {
     let Identity { definition, interval_ms, parts, words, line_bytes_max, .. } = identity;
     JobFingerprint::of([
@@ -37,7 +37,7 @@ pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprin
     ])
 }
 
-/// What a process found of former runs, or all of them together.
+/// The traces of former runs: those that one process found, or those of all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct FormerRuns {
     /// The journals that each process sees, in order of the processes.
@@ -60,18 +60,18 @@ impl FormerRuns {
     }
 }
 
-/// What all processes of a job have in common, as process 0 decided it.
+/// The decision of process 0, which all processes of a job apply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Agreement {
     /// The first epoch that is opened.
     pub(super) open: Epoch,
     /// Parts of a result.
     pub(super) parts: u32,
-    /// What became of the epochs that journals have marked.
+    /// The epochs to count again and those that are committed.
     pub(super) recovery_plan: RecoveryPlan,
     /// The first epoch that the job ever opened: what it remembers bears that number.
     pub(super) begun: Epoch,
-    /// What process 0 wrote into the lock of a local output, for the others to find there.
+    /// The note of process 0 in the lock of a local output, for the others to find there.
     pub(super) lock_note: Option<String>,
     /// The state ids that the job goes by and went by.
     pub(super) ids: Ids,

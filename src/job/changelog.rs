@@ -1,8 +1,8 @@
-//! The memory of a job that was started before: whose it is, and how it gets back.
+//! Reading the changelog of a job back when it starts again.
 //!
-//! Totals and windows survive in the store, but which ones are a job's own is known by its state: a
-//! job that begins notes the first epoch it ever opens, and what it keeps in the store bears that
-//! number. A new state, or a job that has finished, begins with nothing.
+//! The store keeps the changelogs of totals and windows. A job finds its own by the first epoch
+//! that it ever opened, which it notes in its state: the objects of its changelog bear that number.
+//! A new state, and a job that has finished, begin with an empty changelog.
 
 use std::fs;
 use std::io;
@@ -14,10 +14,14 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
 use crate::sink::Changelog;
 
-/// The file of a state that tells the first epoch of its job.
+/// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";
 
-/// The first epoch of the job of this state; none where it has not begun.
+/// Returns the first epoch of the job of this state; `None` if it has not begun.
+///
+/// # Errors
+///
+/// `Disk` if the note cannot be read or holds no epoch.
 pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
     let path = state.join(BEGUN);
     let failed = |error: io::Error| {
@@ -34,8 +38,9 @@ pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
     }
 }
 
-/// Notes durably that the job of this state began with `epoch`. Several processes may say so in one
-/// directory.
+/// Notes durably that the job of this state began with `epoch`.
+///
+/// Several processes may write the note in one directory, so each has a temporary file of its own.
 pub(super) fn note_begun(state: &Path, epoch: Epoch, process: usize) -> Result<()> {
     if begun(state)? == Some(epoch) {
         return Ok(());
@@ -53,7 +58,7 @@ pub(super) fn note_begun(state: &Path, epoch: Epoch, process: usize) -> Result<(
     })
 }
 
-/// Has the next start begin with nothing.
+/// Removes the note, so that the next start begins with an empty changelog.
 pub(super) fn forget_begun(state: &Path) {
     if let Err(error) = fs::remove_file(state.join(BEGUN))
         && error.kind() != io::ErrorKind::NotFound
@@ -62,7 +67,8 @@ pub(super) fn forget_begun(state: &Path) {
     }
 }
 
-/// Brings back what was kept up to and with the committed epoch `through`.
+/// Reads the changes of the epochs up to and including `through`, the newest committed one, of the
+/// parts for which `owns` holds.
 pub(super) async fn restore(
     changelog: &Changelog,
     owns: impl Fn(u32) -> bool,
@@ -81,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_beginning_is_noted_once_and_can_be_forgotten() {
+    fn first_epoch_noted_once_can_be_forgotten() {
         let state = tempfile::tempdir().expect("a directory");
         assert_eq!(begun(state.path()).expect("no note"), None);
         note_begun(state.path(), 1_795_345_210_000, 1).expect("a note");

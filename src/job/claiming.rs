@@ -1,8 +1,8 @@
-//! Taking the prefix of an object store for this run, or finding out whose it is.
+//! Claims the prefix of an object store for this run, or finds out who owns it.
 //!
 //! A start looks at the newest claim ([`stand`]) before it changes anything. One of its own state,
 //! or one that was given back, it may follow at once. It watches that of another job: if the owner
-//! renews it, the start ends; if nobody does for as long as the claim itself says, the owner is
+//! renews it, the start ends; if nobody does for the time that the claim names, the owner is
 //! gone. Then it creates the next claim ([`take`]), which fences the one before, and waits until
 //! its owner must have noticed.
 
@@ -19,7 +19,7 @@ use crate::store::{Store, StoreErrorKind};
 /// So many looks at the claim of another are taken in one of its periods.
 const LOOKS_A_PERIOD: u32 = 4;
 
-/// A start and the claims that it meets.
+/// One start's attempt to claim a prefix.
 #[derive(Debug)]
 pub(super) struct ClaimAttempt<'a> {
     pub(super) store: &'a dyn Store,
@@ -127,7 +127,7 @@ impl ClaimAttempt<'_> {
     }
 }
 
-/// The end of watching a claim.
+/// The outcome of watching a claim.
 enum WatchedClaim {
     Renewed,
     Stale,

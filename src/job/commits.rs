@@ -6,10 +6,10 @@ use tokio::sync::broadcast::{self, error::RecvError};
 
 use crate::sink::Committed;
 
-/// Epochs that a slow reader may be behind.
+/// Epochs that are kept for a lagging reader.
 const KEPT: usize = 1024;
 
-/// Where commits are announced, and the first reader.
+/// Returns the sender that announces commits, and the first reader.
 pub(super) fn channel() -> (broadcast::Sender<Committed>, Commits) {
     let (sender, receiver) = broadcast::channel(KEPT);
     (sender, Commits { receiver, missed: 0 })
@@ -17,8 +17,8 @@ pub(super) fn channel() -> (broadcast::Sender<Committed>, Commits) {
 
 /// The epochs of a job in order, each when it is committed; ends when the job has.
 ///
-/// A job never waits for its readers. One that falls more than 1024 epochs behind loses the oldest
-/// of them, and [`Commits::missed`] says how many; nothing is lost in the output itself.
+/// A job never waits for its readers. One that lags by more than 1024 epochs loses the oldest of
+/// them, and [`Commits::missed`] counts them; nothing is lost in the output itself.
 ///
 /// In a task use [`Commits::next_commit`]; elsewhere it is an iterator, which blocks (and panics in
 /// a task).
@@ -29,12 +29,12 @@ pub struct Commits {
 
 impl Commits {
     pub(super) fn of(sender: Option<broadcast::Sender<Committed>>) -> Commits {
-        // Of a job that has ended nothing is to come: a channel without a sender.
+        // A job that has ended commits nothing more: its channel has no sender.
         let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());
         Commits { receiver, missed: 0 }
     }
 
-    /// The next committed epoch; none when the job has ended.
+    /// Returns the next committed epoch; `None` when the job has ended.
     pub async fn next_commit(&mut self) -> Option<Committed> {
         loop {
             match self.receiver.recv().await {
@@ -45,7 +45,7 @@ impl Commits {
         }
     }
 
-    /// Epochs lost for reading too slowly.
+    /// Returns the number of epochs lost to reading too slowly.
     pub fn missed(&self) -> u64 {
         self.missed
     }
@@ -80,18 +80,18 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_reader_loses_the_oldest_and_is_told() {
+    fn lagging_reader_loses_oldest_and_counts_them() {
         let (sender, mut commits) = channel();
-        let behind = 3;
-        (0..KEPT as u64 + behind).for_each(|epoch| drop(sender.send(committed(epoch))));
+        let lag = 3;
+        (0..KEPT as u64 + lag).for_each(|epoch| drop(sender.send(committed(epoch))));
         drop(sender);
-        assert_eq!(commits.next().map(|committed| committed.epoch), Some(behind));
-        assert_eq!(commits.missed(), behind);
+        assert_eq!(commits.next().map(|committed| committed.epoch), Some(lag));
+        assert_eq!(commits.missed(), lag);
         assert_eq!(commits.count(), KEPT - 1);
     }
 
     #[test]
-    fn of_an_ended_job_nothing_comes() {
+    fn ended_job_yields_no_commit() {
         assert_eq!(Commits::of(None).count(), 0);
     }
 }

@@ -1,12 +1,13 @@
-//! Which journals a job has: known by their ids, wherever they lie.
+//! The journals of a job, known by their ids wherever they lie.
 //!
 //! A journal belongs to a source and not to a process: a restart with another `-n`, or on hosts
 //! that each have a state of their own, may find it where its source is not read any more. So each
-//! process tells what it sees in its state. Process 0 gives every journal to one that sees it: to
+//! process lists the journals in its state. Process 0 gives every journal to one that sees it: to
 //! the reader of its source, else to the first, which brings back what is in it and reads nothing.
 //!
-//! That a journal exists is noted beside it and, for those of all processes, in the state of
-//! process 0. So a journal that is gone, with its host or without, is missed at the next start.
+//! A note beside each journal, and one in the state of process 0 for those of all processes,
+//! records that it exists. So the next start notices a journal that is gone, with its host or
+//! without.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -24,12 +25,12 @@ use crate::journal::{Journal, peek};
 use crate::source::Source;
 use crate::state::write_durably;
 
-/// What the name of every journal's folder begins with.
+/// The beginning of the name of every journal's folder.
 const FOLDER: &str = "journal-";
-/// What the name of the note begins with that a journal exists.
+/// The beginning of the name of a note that a journal exists.
 const NOTE: &str = "known-";
 
-/// The folder of a source's journal.
+/// Returns the folder of a source's journal.
 pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
     let name: String = source.chars().map(plain).take(64).collect();
@@ -37,7 +38,7 @@ pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
     state.join(format!("{FOLDER}{name}-{hash:08x}"))
 }
 
-/// Names of sources, different for each: by these their journals are known.
+/// Returns a name for each source, all different: their journals are found by these.
 pub(super) fn names(sources: &[Source]) -> Vec<String> {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     let name = |source: &Source| {
@@ -49,7 +50,7 @@ pub(super) fn names(sources: &[Source]) -> Vec<String> {
     sources.iter().map(name).collect()
 }
 
-/// The folders of journals in a state.
+/// Returns the folders of journals in a state, sorted.
 pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error: io::Error| {
         let message = format!("cannot list the state in {}: {error}", state.display());
@@ -72,13 +73,13 @@ pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A journal that exists, or did.
+/// A journal that a note names: it exists, or did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct KnownJournal {
     /// In hexadecimal digits.
     pub(super) id: String,
     pub(super) source: String,
-    /// Nobody reads its source.
+    /// True if no process reads its source.
     pub(super) is_orphan: bool,
 }
 
@@ -87,7 +88,7 @@ impl KnownJournal {
         KnownJournal { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
     }
 
-    /// Whether its source can be read again, so that its bytes are not in the journal.
+    /// Returns true if its source can be read again, so that its bytes are not in the journal.
     pub(super) fn is_file(&self) -> bool {
         self.source.starts_with("file ")
     }
@@ -109,7 +110,7 @@ impl KnownJournal {
         })
     }
 
-    /// Takes the note back.
+    /// Removes the note.
     pub(super) fn forget(&self, state: &Path) {
         let removed = fs::remove_file(self.path(state));
         removed.unwrap_or_else(|error| tracing::debug!(%error, "no note to remove"));
@@ -123,7 +124,7 @@ pub(super) struct FoundJournal {
     pub(super) id: String,
     /// Its folder in the state of the process that found it.
     folder: String,
-    /// That process reads its source.
+    /// True if that process reads its source.
     is_own: bool,
 }
 
@@ -137,13 +138,13 @@ impl FoundJournal {
 /// A journal whose source nobody reads where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct OrphanJournal {
-    /// Who brings it back.
+    /// The process that replays it.
     pub(super) process: usize,
     /// Its folder there.
     pub(super) folder: String,
 }
 
-/// What one process sees, and what it has heard of.
+/// The journals that one process found, and those that its notes name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct JournalList {
     pub(super) found: Vec<FoundJournal>,
@@ -172,7 +173,7 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Disk, message).cause(error)
 }
 
-/// Looks into a state, as the process that reads the sources of `own`.
+/// Lists the journals in a state, as the process that reads the sources named in `own`.
 pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
     let mut list = JournalList::default();
     for path in folders(state)? {
@@ -198,7 +199,7 @@ pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
     Ok(list)
 }
 
-/// Gives the journals whose source nobody reads where they lie to a process that sees them.
+/// Assigns each journal whose source nobody reads where it lies to a process that found it.
 pub(super) fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
     let mut orphans = BTreeMap::new();
     for (process, list) in lists.iter().enumerate() {
@@ -232,15 +233,15 @@ pub(super) fn check_none_missing(lists: &[JournalList], abandoned: &[String]) ->
     Ok(())
 }
 
-/// Forgets what was given up.
+/// Removes the notes of the journals that are given up.
 pub(super) fn forget(state: &Path, abandoned: &[String]) {
     for id in abandoned {
         KnownJournal { id: id.clone(), ..KnownJournal::default() }.forget(state);
     }
 }
 
-/// Has process 0 note the journals of all, before anything is read into them. It returns those of
-/// the others, to be forgotten when they have been put away.
+/// Process 0 notes the journals of all processes, before anything is read into them. Returns those
+/// of the others, whose notes are removed when they have been put away.
 pub(super) fn note_all(
     control: &Control,
     state: Option<&Path>,
@@ -276,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn many_epochs_of_many_sources_fit_a_message() {
+    fn many_epochs_and_sources_fit_a_message() {
         let mut list = JournalList::default();
         let epochs: Vec<Epoch> = (0..100_000).map(|k| 1_795_345_210_000 + 10 * k).collect();
         for source in 0..1_000 {
@@ -293,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_goes_to_the_reader_of_its_source_else_to_the_first_that_sees_it() {
+    fn journal_goes_to_reader_else_to_first_finder() {
         let first = of(vec![found("a", false), found("b", false)]);
         let second = of(vec![found("b", true), found("c", false)]);
         let third = of(vec![found("c", false)]);
@@ -304,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn a_journal_that_only_a_note_knows_is_missed_wherever_the_note_is() {
+    fn journal_known_only_by_note_stops_start() {
         let (mut first, second) = (JournalList::default(), of(vec![found("a", true)]));
         first.known =
             vec![KnownJournal::new(0xa, "localhost:1"), KnownJournal::new(0xb, "localhost:2")];

@@ -21,7 +21,7 @@ pub(super) const WHILE_ALIVE: Duration = Duration::MAX;
 pub(super) enum ControlMessage {
     /// From process 0: this epoch and all before it are committed.
     Committed(Epoch),
-    /// From process 0: stop reading, and say when all that was read is handed over.
+    /// From process 0: stop reading, and report when all that was read is handed over.
     StopReading,
     /// To process 0: the sources of the sender have ended.
     ReadingEnded,
@@ -39,14 +39,14 @@ impl ControlMessage {
     }
 }
 
-/// Returns the bytes of what the processes tell each other.
+/// Returns the bytes of a message to another process.
 pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(message).map_err(|error| {
         Error::new(ErrorKind::Failed, format!("a message cannot be encoded: {error}")).cause(error)
     })
 }
 
-/// Reads what [`encode`] wrote in another process.
+/// Reads a message that [`encode`] wrote in another process.
 pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
         let message = format!("another process sent what cannot be read: {error}");

@@ -1,5 +1,5 @@
-//! Opening the output: the store, whether it takes objects, who else writes there, and what stands
-//! there already.
+//! Opens the output: connects to the store, checks that it takes objects and that no other job
+//! writes there, and lists the epochs that are there already.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,7 +71,7 @@ impl JobOutput {
         Ok(JobOutput { store, lock: None })
     }
 
-    /// Makes sure that the store takes objects, before anything is read that it would refuse.
+    /// Checks that the store takes objects, before anything is read that it would refuse.
     pub(super) async fn probe(&self, target: &Target) -> Result<()> {
         let (Target::Oss { prefix, .. } | Target::S3 { prefix, .. }) = target else {
             return Ok(());
@@ -99,7 +99,8 @@ impl JobOutput {
         }
     }
 
-    /// The right of this process to write to a local output, for which process 0 noted `note`.
+    /// Returns the right of this process to write to a local output, for which process 0 noted
+    /// `note`.
     ///
     /// # Errors
     ///
@@ -115,7 +116,7 @@ impl JobOutput {
         })
     }
 
-    /// What the lock of a local output says.
+    /// Returns the note in the lock of a local output.
     pub(super) fn lock_note(&self) -> Option<String> {
         self.lock.as_ref().map(|(_, note)| note.clone())
     }
@@ -158,8 +159,8 @@ pub(super) struct NamedEpochs<'a> {
 }
 
 impl NamedEpochs<'_> {
-    /// The newest epoch that has a directory, committed or not. New epochs begin after it, so
-    /// nothing that stands there is ever written into.
+    /// Returns the newest epoch that has a directory, committed or not. New epochs begin after it,
+    /// so nothing that stands there is ever written into.
     pub(super) async fn newest(&self) -> Result<Option<Epoch>> {
         let (epochs, ignored) = self.epochs().await?;
         if let Some(name) = ignored {
@@ -239,7 +240,7 @@ fn recent(key: &str, owner: &str) -> Error {
         .hint("give --to a prefix of its own, or --take-over if that job has ended for good")
 }
 
-/// The bytes of the marker under `key`, if there is one.
+/// Returns the bytes of the marker under `key`, if there is one.
 pub(super) async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     patiently(|| async {
         match store.get(key, MARKER_BYTES_MAX).await {
@@ -269,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn only_a_recent_marker_of_another_job_stops_the_start() {
+    async fn recent_marker_of_another_job_stops_start() {
         let (store, layout) = (MemoryStore::new(), Layout::new("a/counts", Some("txt".into())));
         commit(&store, &layout, FIRST, "theirs", "x").await;
         commit(&store, &layout, FIRST + 10_000, "ours", "y").await;
@@ -290,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_long_future_costs_a_bounded_number_of_requests() {
+    async fn long_future_costs_bounded_number_of_requests() {
         let (store, layout) = (MemoryStore::new(), Layout::new("counts", None));
         for epoch in FIRST..FIRST + 100 {
             commit(&store, &layout, epoch, "ours", "y").await;

@@ -1,5 +1,5 @@
-//! Making the output this run's, as process 0: everything that can stop the start is looked at
-//! before anything is changed.
+//! Makes the output this run's, as process 0: everything that can stop the start is checked before
+//! anything is changed.
 
 use super::agreement::FormerRuns;
 use super::claiming::ClaimAttempt;
@@ -109,9 +109,9 @@ impl OutputOpening<'_> {
         self.since(from).refuse_foreign(&self.publication.job, is_known).await
     }
 
-    /// Puts together what is known of former commits.
+    /// Gathers the evidence of former commits.
     fn evidence(&self, former: Option<&Standing>) -> CommitEvidence {
-        // What an object says is believed as far as it can be true.
+        // Anybody can write an object: an epoch far from now is not believed.
         let newest = former.and_then(|former| former.owner.newest);
         let newest = newest.filter(|newest| epoch::is_plausible(*newest, self.wall_ms));
         let is_own = former.is_some_and(|former| self.ids.contains(&former.owner.state));

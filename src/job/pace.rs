@@ -1,4 +1,5 @@
-//! The driver of a job's epochs: waits for what can happen, and does what the rule asks for.
+//! The driver of a job's epochs: waits for what can happen, and takes the actions that the rule
+//! returns.
 //!
 //! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the
 //! control links, in every other process; the rule is [`EpochLeader`]. When too many epochs wait to
@@ -24,19 +25,19 @@ use crate::source::Stop;
 use crate::store::{Level, Results};
 use crate::supervise::supervise;
 
-/// What the pace of any process needs.
+/// The parts of a process that its epochs act on.
 pub(super) struct EpochProcess {
     pub(super) borders: Arc<Borders>,
     pub(super) reading: Reading,
     pub(super) control: Control,
     pub(super) inbox: Inbox,
-    /// The wish of this process's user to stop.
+    /// Set when this process is asked to stop.
     pub(super) stop: Stop,
     pub(super) status: watch::Sender<Status>,
     pub(super) failure: Failure,
     /// The results that wait to be stored.
     pub(super) results: Results,
-    /// What is to be told of commits, too.
+    /// The changelog, which is notified of commits; `None` in a job without state.
     pub(super) changelog: Option<Changelog>,
 }
 
@@ -87,7 +88,7 @@ impl EpochProcess {
             match inbox.recv().await {
                 Some(ControlEvent::Received { from, message }) => return (from, message),
                 Some(ControlEvent::Lost(loss)) => failure.fail(loss.into()),
-                // The links are closed: nobody has anything to say any more.
+                // The links are closed: no message can come any more.
                 None => std::future::pending().await,
             }
         }

@@ -1,7 +1,7 @@
-//! What was asked for, and what each process makes of it.
+//! The plan of a job: its checked settings, and the steps that each process takes with them.
 //!
-//! An order is checked as far as that goes without touching anything; then process 0 opens state
-//! and output and decides with it, and all bring back what former runs left.
+//! [`check`] refuses settings that cannot run and touches nothing. Then process 0 opens state and
+//! output and decides where the job begins, and all processes recover what former runs left.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ use crate::supervise::supervise;
 use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
-/// What was asked for, checked as far as that goes without touching anything.
+/// The settings of a job, checked as far as that goes without touching anything.
 pub(super) struct JobPlan {
     definition: Definition,
     target: Target,
@@ -73,6 +73,11 @@ pub(super) struct JobPlan {
     stop: Stop,
 }
 
+/// Checks the settings of a job; returns its plan, and the sources that this process reads.
+///
+/// # Errors
+///
+/// `Usage` for settings that cannot run, and for a source that cannot be read.
 pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
     let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
@@ -178,6 +183,11 @@ impl JobPlan {
         Ok(first.parts)
     }
 
+    /// Decides as process 0 where the job begins, knowing what all processes `found`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the output is another job's or a journal is missing.
     pub(super) fn decide(
         &self,
         runtime: &Runtime,
@@ -234,7 +244,7 @@ impl JobPlan {
         opened.state.as_ref().map(open).transpose()
     }
 
-    /// What this process finds of former runs.
+    /// Finds the traces of former runs in the state of this process.
     pub(super) fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
         if let Some(dir) = &self.replay {
             let mut found = JournalList::default();
@@ -260,8 +270,7 @@ impl JobPlan {
         Ok(FormerRuns { journals, ids, attempts, begun: changelog::begun(&dir)? })
     }
 
-    /// Brings back what the job remembers, and opens what keeps it from now on; none for a job
-    /// without state.
+    /// Opens the changelog and reads it back; `None` for a job without state.
     pub(super) fn remember(
         &self,
         runtime: &Runtime,
@@ -307,6 +316,7 @@ impl JobPlan {
         }))
     }
 
+    /// Opens the source logs of this process, each at the position where it was left.
     pub(super) fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
         let (recovery_plan, threads) = (&agreed.recovery_plan, self.settings.threads);
         match &self.replay {
@@ -330,13 +340,14 @@ impl JobPlan {
         Streams::open(sources, plan.as_ref(), recovery_plan, agreed.open, threads)
     }
 
-    /// Notes the journals of all processes in the state of process 0, and waits until all have come
-    /// this far: from here on they read.
+    /// Notes the journals of all processes in the state of process 0, and waits until all processes
+    /// have come this far: from here on they read.
     pub(super) fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
         let dir = self.state_dir().filter(|_| self.replay.is_none());
         streams.note_all(control, dir.as_deref())
     }
 
+    /// Opens state and output as a process other than 0, as `agreed`.
     pub(super) fn open_as_follower(
         &self,
         runtime: &Runtime,
@@ -398,6 +409,7 @@ impl JobPlan {
         }
     }
 
+    /// Returns the layout, format and identity under which results are published.
     pub(super) fn publication(&self, parts: u32, ids: &Ids) -> Publication {
         let identity = Identity { parts, ..self.identity.clone() };
         Publication {
@@ -411,12 +423,14 @@ impl JobPlan {
         }
     }
 
-    /// How many workers, from the first on, own parts: standard output is that of process 0 alone.
+    /// Returns the number of workers, from the first on, that own parts: standard output is that of
+    /// process 0 alone.
     fn owners(&self) -> usize {
         let writing = if self.target == Target::Stdout { 1 } else { self.cluster.processes };
         writing * self.settings.threads
     }
 
+    /// Returns the settings of the data links.
     pub(super) fn sharing<'a>(
         &'a self,
         streams: &'a Streams,
@@ -434,6 +448,7 @@ impl JobPlan {
         }
     }
 
+    /// Starts the sources, and the task that bounds the results which wait to be stored.
     pub(super) fn read(
         &self,
         runtime: &Runtime,
@@ -456,6 +471,7 @@ impl JobPlan {
         self.identity.definition.split(' ').next().unwrap_or_default()
     }
 
+    /// Starts the task that drives the epochs: the leader in process 0, a follower elsewhere.
     pub(super) fn set_pace(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
         if self.replay.is_some() {

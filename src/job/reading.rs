@@ -1,4 +1,4 @@
-//! The sources of this process as one thing: read until they end, or until told to stop.
+//! The running sources of this process: read until they end, or until they are stopped.
 
 use tokio::task::{JoinError, JoinSet};
 
@@ -13,7 +13,7 @@ pub(super) struct Reading {
 }
 
 impl Reading {
-    /// Sources that were started, and the word that stops them.
+    /// Holds sources that were started, and the signal that stops them.
     pub(super) fn new(sources: JoinSet<Result<()>>, stop: Stop) -> Self {
         Reading { sources, stop }
     }

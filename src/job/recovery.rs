@@ -1,6 +1,6 @@
-//! What a former run left: found, judged by the store, and begun again.
+//! Recovery of what a former run left in journals, state and store.
 //!
-//! A start finds the journals first and says what it found ([`JournalList`]); process 0 gathers
+//! A start finds the journals first and lists them ([`JournalList`]); process 0 gathers
 //! that from all and looks in the store which of the marked epochs are committed ([`judge`]); only
 //! when nothing stops the start does it empty the others of what a crash left there ([`clear`]).
 //! The store is the truth: a journal may not have heard of the last commits. Where a reader has
@@ -34,7 +34,7 @@ const FILE_RECORD_BYTES_MAX: usize = 4 << 10;
 /// So many epochs are looked up in the store, or emptied there, at a time.
 const EPOCHS_AT_A_TIME: usize = 16;
 
-/// What the store says of the epochs that journals have marked.
+/// The plan for the epochs that journals have marked: those to count again, and those committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct RecoveryPlan {
     /// Epochs to be counted and published again, in order.
@@ -51,7 +51,7 @@ pub(super) struct RecoveryPlan {
     pub(super) abandoned: Vec<String>,
 }
 
-/// What is known of former commits beside the journals and the markers.
+/// The evidence of former commits beside journals and markers.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CommitEvidence {
     /// The state ids of the job: markers that bear them are its own.
@@ -65,10 +65,10 @@ pub(super) struct CommitEvidence {
 }
 
 impl CommitEvidence {
-    /// Puts together what the processes found; `claimed` is the newest committed epoch that an own
+    /// Gathers what the processes found; `claimed` is the newest committed epoch that an own
     /// claim names.
     pub(super) fn of(ids: Ids, found: &[Attempts], claimed: Option<Epoch>) -> CommitEvidence {
-        // Only process 0 can take back what its own log says, before it removes an epoch's parts.
+        // Only process 0 can retract an attempt in its own log, before it removes an epoch's parts.
         let attempt = found.first().and_then(|own| own.last);
         let settled = found.iter().filter_map(|log| log.settled).max().max(claimed);
         CommitEvidence { ids, settled, attempt, used: None }
@@ -195,7 +195,7 @@ fn misplaced(key: &str, epoch: Epoch) -> Error {
         .hint("nothing was changed; remove that copy, or give another --to")
 }
 
-/// A journal that is open, and what it remembers.
+/// A journal that is open, with the past of its source.
 #[derive(Debug)]
 pub(super) struct OpenJournal {
     pub(super) journal: Journal,
@@ -218,13 +218,13 @@ impl JournalPlace {
         (&self.state, &self.known)
     }
 
-    /// What the journal is known by.
+    /// Returns the note of the journal.
     pub(super) fn known(&self) -> KnownJournal {
         self.known.clone()
     }
 }
 
-/// How journals are made.
+/// The settings by which journals are opened.
 #[derive(Clone, Debug)]
 pub(super) struct JournalPlan<'a> {
     pub(super) state: &'a Path,

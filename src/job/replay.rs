@@ -1,7 +1,7 @@
 //! A kept journal, run again: the same lines in the same epochs, so the same bytes.
 //!
-//! Nothing is read from a source and no clock is asked: the marks say which epochs there are. What
-//! no mark took belongs to no epoch and is left out.
+//! Nothing is read from a source and no clock is asked: the marks name the epochs. Bytes after the
+//! last mark belong to no epoch and are left out.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use crate::journal::{
 };
 use crate::source::Past;
 
-/// The journals of a folder: the folder of one, or a state that holds some.
+/// Returns the journals in `dir`: the folder of one, or a state that holds some.
 pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot list {}: {error}", dir.display());
@@ -81,14 +81,15 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
 }
 
 impl KeptJournal {
-    /// Adds what process 0 judges by.
+    /// Adds the journal and its epochs to the list that process 0 decides by.
     pub(super) fn add_to(self, list: &mut JournalList) {
         list.found.push(FoundJournal::of(&self.journal));
         let last = self.borders.last().copied();
         list.add_epochs(self.borders, last);
     }
 
-    /// What the feeder begins with; lines behind the last mark would belong to `open`.
+    /// Returns the past from which the journal is read; lines after the last mark would belong to
+    /// `open`.
     pub(super) fn past(&self, recovery_plan: &RecoveryPlan, open: Epoch) -> Past {
         let mut left_out: BTreeSet<Epoch> = recovery_plan.committed.clone();
         left_out.insert(open);

@@ -45,7 +45,7 @@ pub(super) struct JobResources {
 }
 
 impl JobResources {
-    /// Gives the prefix of an object store back, so that the next start need not wait.
+    /// Releases the claim on an object store, so that the next start need not wait.
     pub(super) fn release(&self, runtime: &Runtime) {
         let Some(claim) = &self.claim else { return };
         // Within the runtime: the timeout needs its clock.
@@ -57,10 +57,10 @@ impl JobResources {
         }
     }
 
-    /// Ends the memory of a job that has finished: the next start begins with nothing.
+    /// Removes the changelog of a job that has finished: the next start begins with an empty one.
     pub(super) fn forget(&self, runtime: &Runtime) {
         let (Some(state), Some(changelog)) = (&self.opened.state, &self.changelog) else { return };
-        // First whose it is, then what it is: cut off in between, it is nobody's.
+        // First the note that names it: after a crash in between, no job finds the changelog.
         changelog::forget_begun(state.dir());
         if self.is_first
             && let Err(error) = runtime.block_on(changelog.discard())

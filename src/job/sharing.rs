@@ -1,4 +1,4 @@
-//! Who reads what, and how the others come to have work: the sources of a job among its processes.
+//! The sources of a job among its processes, and the blocks that they ship to each other.
 //!
 //! Source k of the list belongs to process k mod n, unless it was given to one. All processes know
 //! the list, so each knows which of the others have sources: those ship blocks, the rest only takes
@@ -36,15 +36,15 @@ impl Readers {
         self.0.contains(&process)
     }
 
-    /// What must be the same in every process: kinds and places of the sources. Their names may
-    /// differ, as seen by each host.
+    /// Returns the part that must be the same in every process: kinds and places of the sources.
+    /// Their names may differ, as seen by each host.
     pub(super) fn fingerprint(&self, sources: &[Source]) -> String {
         let each = sources.iter().zip(&self.0);
         each.map(|(source, process)| format!(" {process}={}", source.kind())).collect()
     }
 }
 
-/// Finds out who reads which of `sources`, each with the process that it was given to.
+/// Assigns each of `sources` to the process that it was given to, or in turn.
 ///
 /// # Errors
 /// `Usage` where a process is none.
@@ -85,7 +85,7 @@ pub(super) fn own(
     Ok(OwnSources { own, count })
 }
 
-/// What shipping needs to know of its process.
+/// The settings of a process's data links.
 pub(super) struct BlockSharing<'a> {
     pub(super) process: usize,
     pub(super) readers: &'a Readers,
@@ -131,7 +131,7 @@ impl BlockSharing<'_> {
     }
 }
 
-/// Does it unless the job fails before; holds `_running` meanwhile.
+/// Runs `work` until the job fails; holds `_running` meanwhile.
 async fn until_failed(
     work: impl Future<Output = ()>,
     failure: Failure,
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_go_round_but_for_those_that_were_given_away() {
+    fn sources_go_round_except_given_ones() {
         let sources = vec![(connect(1), None), (connect(2), Some(0)), (connect(3), None)];
         let (list, readers) = place(sources, 3).expect("three processes");
         assert_eq!(readers.0, [0, 0, 2]);
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_is_none_is_refused() {
+    fn unknown_process_is_refused() {
         let error = place(vec![(connect(1), Some(2))], 2).expect_err("two processes");
         assert_eq!(error.kind(), ErrorKind::Usage);
     }

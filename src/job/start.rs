@@ -1,4 +1,5 @@
-//! Starting a job: check, find the others, agree, then start workers, sources and the pace.
+//! Starts a job: checks its settings, connects the processes, agrees where to begin, then starts
+//! workers, sources and the driver of epochs.
 //!
 //! EpochProcess 0 opens state and output before it lets the others in, so that what is refused is
 //! refused at once; the others open theirs when they know what process 0 decided.
@@ -83,7 +84,7 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     let began =
         begin(plan, sources, runtime, own, mesh, (stop.clone(), on_commit, failure, &begun));
     began.map_err(|error| {
-        // What failed first has told the others; the error here only follows from it.
+        // The first failure was sent to the others already; this error only follows from it.
         if let Some(cause) = failed.take_cause() {
             return cause;
         }
@@ -141,7 +142,7 @@ fn begin(
     let workers = worker::spawn(worker_plan, mesh.allocators()?)?;
 
     let read = plan.read(&runtime, streams, &publisher, &failure).inspect_err(|error| {
-        // Workers that were not told would wait for lines, and their guards for them.
+        // Otherwise the workers would wait for lines, and their guards for the workers.
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
     let (borders, reading, streams) = read?;
@@ -207,7 +208,7 @@ fn open_publishing(
     Ok(Publishing { publisher, results, changelog: restored, resources })
 }
 
-/// Waits for the other processes of the cluster, or for the wish to stop.
+/// Waits for the other processes of the cluster, or for a stop.
 fn find_others(plan: &JobPlan, stop: Stop) -> Result<Mesh> {
     let mesh = cluster::connect_until(&plan.cluster, async move { stop.stopped().await })?;
     mesh.ok_or_else(|| {
@@ -218,7 +219,7 @@ fn find_others(plan: &JobPlan, stop: Stop) -> Result<Mesh> {
     })
 }
 
-/// Has the journals and the restored told of commits, too.
+/// Returns an observer of commits that notifies the journals and the changelog, then calls `then`.
 fn note_commits(
     crossing: Arc<Crossing>,
     changelog: Option<Changelog>,
@@ -235,7 +236,8 @@ fn note_commits(
     })
 }
 
-/// Two threads: one may read a socket while the other signs or encrypts a request.
+/// Builds a runtime of two threads: one may read a socket while the other signs or encrypts a
+/// request.
 fn runtime() -> Result<Runtime> {
     let built = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -248,7 +250,7 @@ fn runtime() -> Result<Runtime> {
     })
 }
 
-/// Has the other processes told why this one ends: they share its fate and should name the cause.
+/// Sends the cause of a failure to the other processes, which end with it and name the cause.
 ///
 /// It happens in the thread that fails, not in a task of its own: the data sockets must be closed
 /// whatever else has failed, or the workers would wait for their peers for ever.

@@ -1,4 +1,4 @@
-//! How a job stands, as one value that is replaced whole.
+//! The status of a job, as one value that is replaced whole.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::epoch::Epoch;
 use crate::operators::Tally;
 use crate::sink::{Committed, OnCommit};
 
-/// How a job stands.
+/// The status of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {
     /// The epoch that lines belong to now.
@@ -20,18 +20,18 @@ pub struct Status {
     pub committed: u64,
     /// The newest of them.
     pub last: Option<Committed>,
-    /// What was read and counted in them.
+    /// The lines and words that were read and counted in them.
     pub total: Tally,
 }
 
-/// What a job has done, when it has ended.
+/// The totals of a job that has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Summary {
     /// Epochs committed.
     pub epochs: u64,
     /// The newest of them.
     pub last: Option<Committed>,
-    /// What was read and counted in them.
+    /// The lines and words that were read and counted in them.
     pub total: Tally,
 }
 
@@ -55,7 +55,7 @@ impl Status {
     }
 }
 
-/// The status of a job whose first epoch is `open`, and the observer that keeps it.
+/// Returns the status of a job whose first epoch is `open`, and the observer that updates it.
 pub(super) fn observe(
     open: Epoch,
     announce: broadcast::Sender<Committed>,

@@ -41,7 +41,7 @@ pub(super) async fn until_stopped<T>(
     }
 }
 
-/// Passes a stop on between the processes: one that is told to stop asks process 0, which stops
+/// Passes a stop on between the processes: one that is asked to stop asks process 0, which stops
 /// all. Until the job has begun, nobody waits for a common decision any more.
 pub(super) async fn watch_stop(
     stop: Stop,
