@@ -20,7 +20,9 @@ use std::path::Path;
 use std::process::Command;
 
 use corpus::Corpus;
-use wordtide::words::{PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word};
+use wordtide::internals::words::{
+    PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word,
+};
 
 /// Bytes of each text.
 const TEXT_BYTES: usize = 1 << 20;

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use wordtide::journal::{
+use wordtide::internals::journal::{
     Append, Facts, Journal, JournalSettings, Mark, Position, Recovery, Resume, SyncPolicy,
 };
 

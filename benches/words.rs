@@ -10,10 +10,12 @@ mod corpus;
 use corpus::Corpus;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
-use wordtide::lines::{BlockPool, LineLimits, LineSplitter};
+use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter};
+use wordtide::internals::sink::format::Format;
+use wordtide::internals::words::{
+    Counted, PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word,
+};
 use wordtide::operators::{Run, WordColumn};
-use wordtide::sink::format::Format;
-use wordtide::words::{Counted, PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word};
 
 /// The text of a block, at most.
 const BLOCK_BYTES: usize = 256 << 10;

@@ -40,16 +40,20 @@ use std::net::TcpStream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
-pub use cause::{Loss, follows_a_loss, is_of_malformed_data};
+#[cfg(feature = "internals")]
+pub use cause::Loss;
+pub use cause::{follows_a_loss, is_of_malformed_data};
 pub use control::Control;
 pub use data::{Allocators, allocators};
-pub use frame::{FRAME_BYTES_MAX, MESSAGE_BYTES_MAX, Message};
+#[cfg(any(doc, feature = "internals"))]
+pub use frame::MESSAGE_BYTES_MAX;
+pub use frame::Message;
 pub use inbox::{ControlEvent, Inbox};
 pub use settings::{
     ClusterSettings, JobFingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
-    parse_hostfile, process_of_host, process_of_this_host, random_bytes, read_hostfile,
+    process_of_this_host, random_bytes, read_hostfile,
 };
-pub use ship::{BlockLink, Inbound, Outbound};
+pub use ship::BlockLink;
 
 /// A complete cluster: every process has three connections to every other.
 #[derive(Debug)]
@@ -67,6 +71,7 @@ pub struct Mesh {
     threads: usize,
 }
 
+#[cfg(any(test, doc, feature = "internals"))]
 /// Brings the cluster up and returns when all processes are connected to each other. A single
 /// process needs no sockets.
 ///

@@ -85,6 +85,7 @@ pub const POINTS: &[&str] = &[
     "journal.recovery_closed",
 ];
 
+#[cfg(any(test, feature = "internals"))]
 /// The tasks and threads that can be made to panic as they start, by
 /// `WORDTIDE_CRASH_POINT=task.NAME` with `WORDTIDE_CRASH_MODE=panic`.
 pub const TASKS: &[&str] = &[

@@ -69,17 +69,15 @@ use serde::{Deserialize, Serialize};
 
 pub use append::Journal;
 pub use budget::Budget;
-pub use disk::{Disk, File, LocalDisk};
-pub use inspect::{Verdict, check, dump};
+pub use disk::{Disk, File};
+pub use inspect::{check, dump};
 pub use peek::{Glimpse, peek};
 pub use put_away::put_away;
 pub use read::Reader;
-pub use record::{
-    DATA_BYTES_MAX, Done, Entry, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX,
-    SourceOffset,
-};
+pub use record::{DATA_BYTES_MAX, Entry, EosKind, Mark, Position, Record, Resume, SourceOffset};
+#[cfg(feature = "internals")]
 pub use recover::Recovery;
-pub use segment::{CONNECTIONS_MAX, Facts, SOURCE_ID_BYTES_MAX};
+pub use segment::Facts;
 pub use shared::Room;
 pub use sync::Syncer;
 
@@ -113,7 +111,7 @@ pub struct JournalSettings {
     pub sync_every: Duration,
     /// Keeps the segments that are done, for `wordtide replay`.
     pub keep_journal: bool,
-    /// Most bytes of one append, at most [`DATA_BYTES_MAX`].
+    /// Most bytes of one append, at most 256 KiB.
     pub record_bytes_max: usize,
 }
 
@@ -169,7 +167,7 @@ pub enum Append {
         /// The position of the next record.
         end: Position,
     },
-    /// Nothing was written: wait with [`Room::wait`] and append again.
+    /// Nothing was written: wait for room and append again.
     Full(Full),
 }
 

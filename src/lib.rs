@@ -57,51 +57,105 @@
 //! Nothing in the library prints, ends the process, or installs a panic hook, a signal handler or a
 //! logger; several jobs may run in one process, at once or one after the other. What a job has to
 //! say goes to [`tracing`](https://docs.rs/tracing), for whoever subscribes.
-//!
-//! # Layout
-//!
-//! The other modules are the inside, public to be read and tested; ARCHITECTURE.md is their map:
-//! [`lines`] and [`words`] make words of bytes, [`source`] and [`journal`] read and keep them,
-//! [`feed`] hands them to the workers, [`worker`] and [`cluster`] run these, [`sink`] and [`store`]
-//! publish, [`state`] remembers, [`failure`] ends, [`epoch`] tells the time.
+
+// Some private items serve only the command line. The build with it finds what nobody uses.
+#![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 extern crate self as wordtide;
 
 mod backoff;
 #[cfg(feature = "cli")]
 pub mod cli;
-pub mod cluster;
-pub mod crash;
-pub mod epoch;
-pub mod epochs;
+mod cluster;
+mod crash;
+mod epoch;
+mod epochs;
 pub mod error;
-pub mod failure;
-pub mod feed;
+mod failure;
+mod feed;
 pub mod job;
-pub mod journal;
-pub mod lines;
+mod journal;
+mod lines;
 pub mod operators;
 pub mod settings;
-pub mod sink;
-pub mod source;
-pub mod state;
-pub mod store;
-pub mod supervise;
+mod sink;
+mod source;
+mod state;
+mod store;
+mod supervise;
 pub mod testing;
-pub mod words;
-pub mod worker;
+mod words;
+mod worker;
 
 #[path = "../dataflows/mod.rs"]
 pub mod dataflows;
 
+pub use cluster::{ClusterSettings, MeshKey};
 pub use differential_dataflow;
+pub use epoch::{Clock, Epoch, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, JobBuilder, JobHandle};
+pub use journal::{JournalSettings, SyncPolicy};
 pub use regex;
 pub use settings::Settings;
-pub use source::Source;
-pub use store::Target;
+pub use sink::format::Format;
+pub use sink::{Committed, OnCommit};
+pub use source::{HostPort, Source, Stop};
+pub use store::{Addressing, StoreSettings, Target};
 pub use timely;
+pub use words::{Split, WordOptions};
+
+/// The inside of the crate, for its own tests and benchmarks. It is not part of the API.
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod internals {
+    pub mod cluster {
+        pub use crate::cluster::*;
+    }
+    pub mod crash {
+        pub use crate::crash::*;
+    }
+    pub mod epoch {
+        pub use crate::epoch::*;
+    }
+    pub mod epochs {
+        pub use crate::epochs::*;
+    }
+    pub mod failure {
+        pub use crate::failure::*;
+    }
+    pub mod feed {
+        pub use crate::feed::*;
+    }
+    pub mod journal {
+        pub use crate::journal::*;
+    }
+    pub mod lines {
+        pub use crate::lines::*;
+    }
+    pub mod sink {
+        pub use crate::sink::*;
+    }
+    pub mod source {
+        pub use crate::source::*;
+    }
+    pub mod state {
+        pub use crate::state::*;
+    }
+    pub mod store {
+        pub use crate::store::*;
+    }
+    pub mod supervise {
+        pub use crate::supervise::*;
+    }
+    pub mod words {
+        pub use crate::words::*;
+    }
+    pub mod worker {
+        pub use crate::worker::*;
+    }
+}
 
 /// Compiles and runs the code blocks of the README.
 #[cfg(all(doctest, feature = "cli"))]

@@ -13,7 +13,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `write_parts`, [`format`] | the operator that stores parts, and the bytes of rows |
+//! | `write_parts`, `format` | the operator that stores parts, and the bytes of rows |
 //! | `commit`, `write_marker` | the operator that commits epochs, and the write of `_SUCCESS` |
 //! | `marker_content`, `layout` | the JSON in `_SUCCESS`, and the names of objects |
 //! | `publish`, `retry`, `outage_log` | stored objects, their retries, and when an outage is logged |
@@ -41,8 +41,8 @@ pub use changelog::Changelog;
 pub use claim::{Claim, ClaimKeys, Owner, Standing};
 pub use commit::{Committed, OnCommit, commit};
 pub use commit_log::{Attempt, Attempts, CommitLog};
-pub use layout::{Layout, MARKER, PART, check_suffix, part_name};
-pub use marker_content::{MARKER_BYTES_MAX, MARKER_FORMAT, MarkedPart, Marker};
+pub use layout::{Layout, MARKER, PART, check_suffix};
+pub use marker_content::{MARKER_BYTES_MAX, Marker};
 pub use ownership::Ownership;
 pub use publish::{Publication, Publisher};
-pub use write_parts::{PartReport, Report, write_parts};
+pub use write_parts::write_parts;

@@ -7,7 +7,7 @@
 //! the job like any other cause: see [`Failure`].
 //!
 //! Each named task is also a place at which a test can have the panic happen: see
-//! [`crash::TASKS`].
+//! `crash::TASKS`.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -15,6 +15,8 @@
 //! * [`Router`] sorts words by the table that counts them, if each worker counts a range of hashes.
 
 pub mod decode;
+#[cfg(any(test, feature = "internals"))]
+mod each;
 mod hash;
 mod route;
 mod short;
@@ -24,10 +26,11 @@ mod slots;
 mod split;
 mod table;
 
+#[cfg(any(test, feature = "internals"))]
+pub use each::each_word;
 pub use hash::{hash, part};
 pub use route::Router;
 pub use short::ShortWords;
-pub use split::each_word;
 pub use table::WordTable;
 
 use serde::{Deserialize, Serialize};

@@ -7,9 +7,9 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 use wordtide::dataflows::network_wordcount;
-use wordtide::epoch::Clock;
+use wordtide::internals::epoch::Clock;
+use wordtide::internals::sink::format::Format;
 use wordtide::job::{Commits, StatePlace};
-use wordtide::sink::format::Format;
 use wordtide::{Job, Settings, Source, Target};
 
 use crate::oracle;

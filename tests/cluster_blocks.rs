@@ -7,9 +7,9 @@ use std::sync::mpsc::channel;
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
-use wordtide::cluster::Mesh;
-use wordtide::feed::{Feed, Next};
-use wordtide::lines::{Block, BlockPool, LineLimits, LineSplitter, StreamEnd};
+use wordtide::internals::cluster::Mesh;
+use wordtide::internals::feed::{Feed, Next};
+use wordtide::internals::lines::{Block, BlockPool, LineLimits, LineSplitter, StreamEnd};
 
 use crate::cluster_mesh::cluster;
 

@@ -14,8 +14,8 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
-use wordtide::cluster::launch::Ports;
-use wordtide::cluster::{
+use wordtide::internals::cluster::launch::Ports;
+use wordtide::internals::cluster::{
     Allocators, ClusterSettings, Control, ControlEvent, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh,
     Message, follows_a_loss,
 };
@@ -29,6 +29,16 @@ const LONG: Duration = Duration::from_secs(60);
 fn links(n: usize) -> (Vec<Control>, Vec<Inbox>) {
     let parts = cluster(n).into_iter().map(|mesh| (mesh.control, mesh.inbox));
     parts.unzip()
+}
+
+/// Exchanges facts: returns those of all processes, in order of index, to every process.
+pub(crate) fn gather(
+    control: &Control,
+    facts: Vec<u8>,
+    timeout: Duration,
+) -> Result<Vec<Vec<u8>>, Error> {
+    let all = control.agree(facts, timeout, |all| Ok(serde_json::to_vec(&all).unwrap()))?;
+    Ok(serde_json::from_slice(&all).unwrap())
 }
 
 fn on_all<T: Send>(all: &[Control], act: impl Fn(usize, &Control) -> T + Sync) -> Vec<T> {
@@ -105,7 +115,7 @@ fn messages_above_the_limit_are_refused_and_harm_nobody() {
 fn decisions_on_large_facts_reach_everybody() {
     let (controls, _inboxes) = links(3);
     let facts = |index: usize| vec![index as u8; 700_000];
-    let gathered = on_all(&controls, |index, control| control.gather(facts(index), LONG).unwrap());
+    let gathered = on_all(&controls, |index, control| gather(control, facts(index), LONG).unwrap());
     let expected: Vec<_> = (0..3).map(facts).collect();
     assert!(gathered.iter().all(|all| *all == expected));
 }
@@ -160,7 +170,7 @@ fn an_epoch_out_of_turn_is_a_lost_peer() {
 fn everybody_gets_the_facts_of_all_in_order_round_after_round() {
     let (controls, _inboxes) = links(3);
     let rounds = on_all(&controls, |index, control| {
-        let round = |r: u8| control.gather(vec![r, index as u8], LONG).unwrap();
+        let round = |r: u8| gather(control, vec![r, index as u8], LONG).unwrap();
         (0..20).map(round).collect::<Vec<_>>()
     });
     for rounds in rounds {
@@ -185,7 +195,7 @@ fn an_error_of_the_decision_reaches_everybody_with_its_kind() {
 #[test]
 fn a_decision_without_a_peer_ends_at_its_timeout() {
     let (controls, _inboxes) = links(2);
-    let error = controls[0].gather(Vec::new(), Duration::from_millis(50)).unwrap_err();
+    let error = gather(&controls[0], Vec::new(), Duration::from_millis(50)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerLost);
 }
 

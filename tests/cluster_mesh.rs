@@ -4,9 +4,13 @@
 
 use std::time::Duration;
 
-use wordtide::cluster::launch::Ports;
-use wordtide::cluster::{ClusterSettings, JobFingerprint, Mesh, MeshKey, connect, connect_until};
+use wordtide::internals::cluster::launch::Ports;
+use wordtide::internals::cluster::{
+    ClusterSettings, JobFingerprint, Mesh, MeshKey, connect, connect_until,
+};
 use wordtide::{Error, ErrorKind};
+
+use crate::cluster_control::gather;
 
 /// The fingerprint of a job with this number.
 fn job(number: u32) -> JobFingerprint {
@@ -65,7 +69,7 @@ fn every_process_gets_a_socket_to_every_other_in_order() {
 fn a_single_process_needs_no_sockets() {
     let mesh = connect(&ClusterSettings::default()).unwrap();
     assert!(mesh.data.is_empty());
-    assert_eq!(mesh.control.gather(b"x".to_vec(), Duration::ZERO).unwrap(), [b"x"]);
+    assert_eq!(gather(&mesh.control, b"x".to_vec(), Duration::ZERO).unwrap(), [b"x"]);
     mesh.control.finish(Duration::ZERO).unwrap();
 }
 

@@ -10,8 +10,8 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use wordtide::sink::format::Format;
-use wordtide::words::decode::java_lossy;
+use wordtide::internals::sink::format::Format;
+use wordtide::internals::words::decode::java_lossy;
 
 /// How often each word occurs; the word is decoded text.
 pub(crate) type Counts = BTreeMap<Vec<u8>, u64>;

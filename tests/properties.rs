@@ -7,17 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use proptest::prelude::*;
-use wordtide::cluster::{self, ClusterSettings};
 use wordtide::dataflows::network_wordcount;
-use wordtide::failure::Failure;
-use wordtide::feed::Feed;
-use wordtide::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
+use wordtide::internals::cluster::{self, ClusterSettings};
+use wordtide::internals::failure::Failure;
+use wordtide::internals::feed::Feed;
+use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
+use wordtide::internals::sink::format::Format;
+use wordtide::internals::sink::{Committed, Layout, Publication, Publisher};
+use wordtide::internals::words::{Split, WordOptions};
+use wordtide::internals::worker::{self, Plan};
 use wordtide::operators::{Lines, Rows};
 use wordtide::settings::{EmptyEpochs, RowOrder};
-use wordtide::sink::format::Format;
-use wordtide::sink::{Committed, Layout, Publication, Publisher};
-use wordtide::words::{Split, WordOptions};
-use wordtide::worker::{self, Plan};
 
 use crate::oracle::{self, Counts};
 use crate::store::memory::MemoryStore;
@@ -161,8 +161,12 @@ fn read(published: &Published, run: &Run, epoch: u64) -> Counts {
         for row in object.split(|&byte| byte == b'\n').filter(|row| !row.is_empty()) {
             let at = row.iter().rposition(|&byte| byte == b'\t').expect("a TAB");
             let (word, count) = (row[..at].to_vec(), &row[at + 1..]);
-            let hash = wordtide::words::hash(&word);
-            assert_eq!(wordtide::words::part(hash, run.parts), part, "the part of a word");
+            let hash = wordtide::internals::words::hash(&word);
+            assert_eq!(
+                wordtide::internals::words::part(hash, run.parts),
+                part,
+                "the part of a word"
+            );
             let key = match run.order {
                 RowOrder::Hash => (hash, word.clone()),
                 RowOrder::Word => (0, word.clone()),

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process};
-use wordtide::crash::POINTS;
+use wordtide::internals::crash::POINTS;
 
 use crate::rig::{DEADLINE, Invocation, Rig, Running, random, side_by_side};
 use feeder::Feeder;

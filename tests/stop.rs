@@ -3,7 +3,7 @@
 use std::fs;
 
 use rustix::process::Signal;
-use wordtide::epoch::{Clock, SystemClock};
+use wordtide::internals::epoch::{Clock, SystemClock};
 
 use crate::oracle::{self, Counts};
 use crate::rig::{Peer, Rig, Running, Server, random, side_by_side};

@@ -14,8 +14,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use wordtide::crash::{MUTANTS, POINTS};
-use wordtide::journal::{Facts, Journal, JournalSettings, Record};
+use wordtide::internals::crash::{MUTANTS, POINTS};
+use wordtide::internals::journal::{Facts, Journal, JournalSettings, Record};
 
 use crate::cluster_program::Addresses;
 use crate::oracle::{self, Counts};

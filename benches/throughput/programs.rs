@@ -8,8 +8,8 @@ use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
 
 use wordtide::differential_dataflow::input::Input;
+use wordtide::internals::words::{PAD_BYTES, WordOptions, WordTable};
 use wordtide::timely;
-use wordtide::words::{PAD_BYTES, WordOptions, WordTable};
 
 use super::Result;
 

@@ -10,7 +10,7 @@ use super::cause::{Loss, seconds};
 use super::frame::{Frame, Message};
 use super::inbox::Inbox;
 use super::links::{ControlLinks, LinkState, SEND_TIMEOUT};
-use super::rounds::{join, outcome_of, split};
+use super::rounds::outcome_of;
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
@@ -122,17 +122,6 @@ impl Control {
             links.send(links.peers(), &Frame::Answer { round, outcome })?;
         }
         merged
-    }
-
-    /// Exchanges facts: returns those of all processes, in order of index, to every process.
-    ///
-    /// # Errors
-    ///
-    /// As [`Control::agree`].
-    pub fn gather(&self, facts: Vec<u8>, timeout: Duration) -> Result<Vec<Vec<u8>>> {
-        let joined = self.agree(facts, timeout, |all| Ok(join(&all)))?;
-        split(&joined)
-            .ok_or_else(|| Error::new(ErrorKind::PeerLost, "process 0 sent malformed facts"))
     }
 
     /// Waits until `ready`, then applies `then` to the state.

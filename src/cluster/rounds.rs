@@ -115,40 +115,9 @@ fn kind_of(code: u8) -> ErrorKind {
     KINDS.get(usize::from(code)).copied().unwrap_or(ErrorKind::Failed)
 }
 
-/// Joins byte strings to one. Each has its length (`u64`, little endian) before it.
-pub(super) fn join(all: &[Vec<u8>]) -> Vec<u8> {
-    let mut joined = Vec::new();
-    for bytes in all {
-        joined.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-        joined.extend_from_slice(bytes);
-    }
-    joined
-}
-
-/// Returns the byte strings of a result of [`join`], or `None` if `joined` is no such result.
-pub(super) fn split(mut joined: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut all = Vec::new();
-    while !joined.is_empty() {
-        let (length, rest) = joined.split_first_chunk::<8>()?;
-        let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
-        let (bytes, rest) = rest.split_at_checked(length)?;
-        all.push(bytes.to_vec());
-        joined = rest;
-    }
-    Some(all)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn split_undoes_join_and_refuses_cut_bytes() {
-        let all = vec![b"a".to_vec(), Vec::new(), vec![7; 300]];
-        let joined = join(&all);
-        assert_eq!(split(&joined), Some(all));
-        assert_eq!(split(&joined[..joined.len() - 1]), None);
-    }
 
     #[test]
     fn error_kinds_survive_the_wire() {

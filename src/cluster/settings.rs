@@ -93,7 +93,7 @@ pub struct ClusterSettings {
     pub handshake_timeout: Duration,
     /// Limit of unfinished handshakes; one more closes the oldest.
     pub strangers_max: usize,
-    /// Limit of control messages that wait for [`Inbox::recv`](super::Inbox::recv).
+    /// Limit of control messages that wait to be read.
     pub inbox_messages_max: usize,
     /// The number of this start of the cluster. Processes of different starts do not join.
     pub generation: u64,

@@ -1,9 +1,9 @@
 //! Claims the prefix of an object store for this run, or finds out who owns it.
 //!
-//! A start looks at the newest claim ([`stand`]) before it changes anything. One of its own state,
+//! A start looks at the newest claim (`stand`) before it changes anything. One of its own state,
 //! or one that was given back, it may follow at once. It watches that of another job: if the owner
 //! renews it, the start ends; if nobody does for the time that the claim names, the owner is
-//! gone. Then it creates the next claim ([`take`]), which fences the one before, and waits until
+//! gone. Then it creates the next claim (`take`), which fences the one before, and waits until
 //! its owner must have noticed.
 
 use std::time::Duration;

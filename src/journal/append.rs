@@ -252,6 +252,7 @@ impl Journal {
         Position(self.tail)
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// Bytes of files that count against the limit.
     pub fn bytes_held(&self) -> u64 {
         self.shared.ledger().bytes_held()

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::model::{Dice, End, ModelDisk};
+use super::record::Done;
 use super::*;
 use crate::journal::inspect::inspect;
 

@@ -41,6 +41,7 @@ impl Gate {
         self.notify.notify_waiters();
     }
 
+    #[cfg(any(test, feature = "internals"))]
     pub(super) fn release(&self) {
         self.state().released = true;
         self.wake_all();

@@ -12,8 +12,10 @@ use super::segment::{self, CONNECTIONS_MAX, HEADER, Header, Standing, read_heade
 use super::shared::{Segment, disk_error};
 use crate::error::Result;
 
-/// What a journal held when it was opened.
+/// The contents of a journal when it was opened.
 #[derive(Clone, Debug)]
+// The tests of the journal read the fields that the product does not.
+#[cfg_attr(not(any(test, feature = "internals")), allow(dead_code))]
 pub struct Recovery {
     /// The id that names the journal.
     pub id: u128,

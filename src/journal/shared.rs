@@ -340,6 +340,7 @@ pub struct Room {
 }
 
 impl Room {
+    #[cfg(any(test, feature = "internals"))]
     /// Bytes of records with DATA that fit before the journal is full.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes_free(u64::MAX)
@@ -371,6 +372,7 @@ impl Room {
         Some(self.shared.room().full(ticket, full))
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// Blocks until something changed since the append that answered `full`: room came, or the
     /// journal failed (the next append says so). `false` after [`release`](Room::release).
     #[must_use]
@@ -383,7 +385,7 @@ impl Room {
         !state.released
     }
 
-    /// As [`wait`](Room::wait), for a task.
+    /// As `wait`, for a task.
     pub async fn wait_async(&self, full: &Full) -> bool {
         let gate = self.shared.room();
         loop {
@@ -396,6 +398,7 @@ impl Room {
         }
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// Lets everyone go who waits or will wait: the program stops.
     pub fn release(&self) {
         self.shared.room().release();

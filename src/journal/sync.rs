@@ -55,6 +55,7 @@ impl Syncer {
         (settings.sync != SyncPolicy::Never).then_some(settings.sync_every)
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// How far the journal is on disk.
     pub fn synced_through(&self) -> Position {
         Position(self.shared.synced.load(Ordering::Acquire))

@@ -50,7 +50,7 @@ mod tests;
 
 pub use block::Block;
 pub use pool::BlockPool;
-pub use shipped::{Arrival, BlockHead};
+pub use shipped::BlockHead;
 pub use splitter::LineSplitter;
 
 use serde::{Deserialize, Serialize};

@@ -14,7 +14,7 @@ use crate::epoch::Epoch;
 /// A word and its hash, borrowed from a column. Ordered by hash, then by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WordRef<'a> {
-    /// [`hash`](crate::words::hash) of the word.
+    /// The hash of the word.
     pub hash: u64,
     /// The word's bytes.
     pub word: &'a [u8],

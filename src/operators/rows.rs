@@ -26,7 +26,7 @@ use crate::epoch::Epoch;
 pub enum Row<'a> {
     /// A word and its count.
     Count {
-        /// [`hash`](crate::words::hash) of the word. It decides the part and the place in the part.
+        /// The hash of the word. It decides the part and the place in the part.
         hash: u64,
         /// The word.
         word: &'a [u8],

@@ -133,13 +133,6 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// Returns a description of the store for a log line. It holds no secret.
     fn describe(&self) -> String;
 
-    /// Returns the store's own clock, as of its last answer. `None` before the first answer, and
-    /// for a store whose clock is this machine's. [`ObjectEntry::modified`] is in terms of this
-    /// clock.
-    fn time(&self) -> Option<SystemTime> {
-        None
-    }
-
     /// Returns the properties of the store that are known after the requests so far. It may send
     /// another request.
     fn facts(&self) -> BoxFuture<'_, StoreFacts> {
@@ -198,7 +191,7 @@ pub struct ObjectEntry {
     pub key: String,
     /// Its length.
     pub bytes: u64,
-    /// The time of the last write, by the store's clock ([`Store::time`]).
+    /// The time of the last write, by the store's clock.
     pub modified: Option<SystemTime>,
 }
 

@@ -12,6 +12,7 @@ impl ShortWords {
     /// Size of a word in bytes, in memory and in [`ShortWords::to_bytes`].
     pub const WORD_BYTES: usize = 16;
 
+    #[cfg(any(test, feature = "internals"))]
     /// Makes an empty list with room for `words` words.
     pub fn with_room(words: usize) -> ShortWords {
         ShortWords { keys: Vec::with_capacity(words) }

@@ -1,6 +1,6 @@
 //! By the library, since the program has no definition that panics.
 
-use wordtide::cluster::{ClusterSettings, MeshKey};
+use wordtide::internals::cluster::{ClusterSettings, MeshKey};
 use wordtide::operators::{Counts, Lines};
 use wordtide::{ErrorKind, Job, Settings, Source};
 

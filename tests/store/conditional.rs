@@ -1,7 +1,7 @@
 //! Creation without replacing: both dialects, one request or parts, lost answers, and stores that
 //! cannot.
 
-use wordtide::store::{
+use wordtide::internals::store::{
     Addressing, ConditionalPuts, Listing, Store, StoreErrorKind, StoreFacts, StoreProbe,
 };
 
@@ -137,7 +137,8 @@ fn listings_date_objects_by_the_stores_clock() {
         double.clock_ahead(3660);
         let page = runtime().block_on(store.list(Listing::new("_wordtide/"))).unwrap();
         let modified = page.items[0].modified.unwrap();
-        let age = store.time().unwrap().duration_since(modified).unwrap();
+        let age =
+            runtime().block_on(store.facts()).store_time.unwrap().duration_since(modified).unwrap();
         assert!((55..90).contains(&age.as_secs()), "{age:?}");
     }
 }

@@ -1,7 +1,9 @@
 //! What every store promises, as one function.
 
 use bytes::Bytes;
-use wordtide::store::{Body, ConditionalPuts, Listing, ObjectEntry, Store, StoreErrorKind};
+use wordtide::internals::store::{
+    Body, ConditionalPuts, Listing, ObjectEntry, Store, StoreErrorKind,
+};
 
 /// Runs the whole suite over an empty store.
 pub(crate) async fn check(store: &dyn Store) {

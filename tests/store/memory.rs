@@ -17,7 +17,7 @@ use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::watch;
 
-use wordtide::store::{
+use wordtide::internals::store::{
     Body, Listing, ObjectEntry, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
 };
 
@@ -401,7 +401,7 @@ impl Store for MemoryStore {
 }
 #[cfg(test)]
 mod tests {
-    use wordtide::store::Outcome;
+    use wordtide::internals::store::Outcome;
 
     use super::*;
 

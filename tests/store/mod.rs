@@ -8,7 +8,7 @@ mod outside;
 mod remote;
 
 use memory::MemoryStore;
-use wordtide::store::local::LocalStore;
+use wordtide::internals::store::local::LocalStore;
 
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()

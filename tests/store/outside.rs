@@ -8,7 +8,9 @@
 use std::sync::Arc;
 
 use futures::future::join_all;
-use wordtide::store::{Addressing, Environment, Store, StoreProbe, StoreSettings, Target, open};
+use wordtide::internals::store::{
+    Addressing, Environment, Store, StoreProbe, StoreSettings, Target, open,
+};
 
 use super::{conformance, runtime};
 
@@ -67,7 +69,7 @@ fn an_outside_server_finds_nothing_wrong() {
 
 async fn large_objects_go_in_parts(store: &dyn Store) {
     let chunk = bytes::Bytes::from(vec![b'x'; 1 << 20]);
-    let body = wordtide::store::Body::from_chunks(std::iter::repeat_n(chunk, 25));
+    let body = wordtide::internals::store::Body::from_chunks(std::iter::repeat_n(chunk, 25));
     for _ in 0..2 {
         let stored = store.put("large/part-00000", body.clone()).await.unwrap();
         assert_eq!(stored.bytes, 25 << 20);

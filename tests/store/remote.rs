@@ -4,8 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use wordtide::error::ErrorKind;
-use wordtide::store::remote::RemoteStore;
-use wordtide::store::{
+use wordtide::internals::store::remote::RemoteStore;
+use wordtide::internals::store::{
     Addressing, Body, Environment, Store, StoreErrorKind, StoreProbe, StoreSettings, Versioning,
 };
 

@@ -62,6 +62,7 @@ impl PrefixLock {
         Ok(PrefixLock { path, file })
     }
 
+    #[cfg(any(test, feature = "internals"))]
     /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path

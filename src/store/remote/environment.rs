@@ -27,6 +27,7 @@ impl Environment {
     }
 
     /// Returns an environment with exactly these variables and this home directory.
+    #[cfg(any(test, feature = "internals"))]
     pub fn new<'a>(
         vars: impl IntoIterator<Item = (&'a str, &'a str)>,
         home: Option<PathBuf>,

@@ -18,7 +18,7 @@
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
@@ -368,10 +368,6 @@ impl Store for RemoteStore {
     fn seal<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         // An object and its name are durable before the store answers.
         futures::future::ready(Ok(())).boxed()
-    }
-
-    fn time(&self) -> Option<SystemTime> {
-        self.transport.store_time()
     }
 
     fn describe(&self) -> String {

@@ -17,7 +17,7 @@ use std::thread;
 use md5::{Digest, Md5};
 use signature::Signed;
 use wire::{Answer, Request, decode};
-use wordtide::epoch::{Clock, SystemClock};
+use wordtide::internals::epoch::{Clock, SystemClock};
 
 pub(crate) const BUCKET: &str = "demo";
 pub(crate) const ENDPOINT: &str = "oss-cn-hangzhou.aliyuncs.com";
