@@ -15,8 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::hello::{
-    Each, FORMAT, HELLO_BYTES, HandshakeVerdict, Hello, Incarnation, NotHello, PROOF_BYTES,
-    Purpose, VERDICT_BYTES, connector_proof, listener_proof,
+    Each, HELLO_BYTES, HandshakeVerdict, Hello, Incarnation, NotHello, PROOF_BYTES, Purpose,
+    VERDICT_BYTES, connector_proof, format_differs, listener_proof,
 };
 use super::settings::{ClusterSettings, MeshKey, random_bytes};
 use super::user_key::user_key;
@@ -254,8 +254,6 @@ impl Handshakes {
 
 /// Accepts connections until the bring-up ends, each in a task of its own. The number of tasks is
 /// limited; see the module.
-///
-/// Dropping the future aborts these tasks.
 pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
     let mut tasks = tokio::task::JoinSet::new();
@@ -393,14 +391,7 @@ fn judge<'a>(
     }
 }
 
-/// Returns the text for a peer of another version.
-fn format_differs(format: u16) -> String {
-    format!("peer speaks mesh format {format}, this process {FORMAT}: run one version everywhere")
-}
-
 /// Connects to a lower index; retries with back-off until it accepts or the bring-up ends.
-///
-/// Each attempt takes at most the handshake timeout.
 pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
     let mut backoff = DIAL_PAUSES.start();
     loop {

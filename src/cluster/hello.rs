@@ -222,6 +222,11 @@ impl Hello {
     }
 }
 
+/// Returns the text for a peer of another version.
+pub(super) fn format_differs(format: u16) -> String {
+    format!("peer speaks mesh format {format}, this process {FORMAT}: run one version everywhere")
+}
+
 /// Returns the `N` bytes at `at`.
 fn field<const N: usize>(bytes: &[u8; HELLO_BYTES], at: usize) -> [u8; N] {
     let mut field = [0; N];

@@ -24,9 +24,6 @@
 //! The data sockets have no `TCP_USER_TIMEOUT`. Under load a lagging peer may keep its window
 //! closed for hours, for example while a store is away, and the kernel would take that for a dead
 //! host.
-//!
-//! After a loss the data sockets are shut down, so no thread of timely waits for a lost peer to
-//! take its data.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -52,8 +49,6 @@ pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 const CAUSE_TIME: Duration = Duration::from_secs(1);
 
 /// The control links of this process and the state that they share.
-///
-/// One thread reads each link ([`ControlLinks::attend`]); any thread may write.
 #[derive(Debug)]
 pub(super) struct ControlLinks {
     /// The settings of this process.
@@ -328,9 +323,6 @@ impl ControlLinks {
     }
 
     /// Reads one link and sends its heartbeats, until the link ends. Runs on a thread of its own.
-    ///
-    /// A read waits for at most one heartbeat interval, so the thread also detects silence and the
-    /// end of a closing process.
     pub(super) fn attend(&self, from: usize) {
         let Some(line) = self.lines[from].as_ref() else {
             return;
