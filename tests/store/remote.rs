@@ -159,6 +159,15 @@ fn an_outage_is_unavailable_and_passes() {
 }
 
 #[test]
+fn long_failures_of_short_reads_are_unavailable() {
+    let (double, store) = started();
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+    double.fail_next(u32::MAX, Fault::Status(500), "GET", "k");
+    let error = runtime().block_on(store.get("k", 1)).unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+}
+
+#[test]
 fn refusals_say_what_to_do_and_nothing_secret() {
     let double = OssDouble::start();
     let wrong = [
