@@ -265,7 +265,8 @@ fn machine_credentials_are_fetched_without_proxy() {
 
 #[test]
 fn slow_stop_names_uncommitted_epochs() {
-    for (state, code) in [("--no-state", 1), ("--state state", 75)] {
+    // Processes that the launcher started learn of the stop from it, and keep to the same time.
+    for (state, code) in [("--no-state", 1), ("--state state", 75), ("--state state -n 2", 75)] {
         let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
         let flags = format!("--interval 50ms --stop-timeout 1s {state} {TO}");
         let program = oss(&rig, &double, &format!("run {} {flags}", server.flag())).start();

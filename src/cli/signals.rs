@@ -61,22 +61,37 @@ impl Listener {
         Ok(Listener { runtime, interrupt, terminate, hangup })
     }
 
-    /// Waits on a thread of its own and calls `act` for each wish; [`Wish::Overdue`] comes when a
-    /// stop has taken longer than `patience`.
+    /// Waits on a thread of its own and calls `act` for each wish.
+    ///
+    /// [`Wish::Overdue`] comes when a stop has taken longer than its patience. The stop may be
+    /// asked for by a signal, by the launcher, by another process or by the job itself: the time is
+    /// the same.
     pub(super) fn on_wish(
         self,
-        patience: Option<Duration>,
+        patience: Option<(Stop, Duration)>,
         mut act: impl FnMut(Wish) + Send + 'static,
     ) -> Result<()> {
         let Listener { runtime, mut interrupt, mut terminate, mut hangup } = self;
         let listen = async move {
             let mut stopping: Option<Instant> = None;
             let mut overdue: Option<Instant> = None;
+            let mut patience = patience;
             loop {
+                let asked = async {
+                    match &patience {
+                        Some((stop, _)) => stop.stopped().await,
+                        None => std::future::pending().await,
+                    }
+                };
                 let code = tokio::select! {
                     _ = interrupt.recv() => INTERRUPTED,
                     _ = terminate.recv() => TERMINATED,
                     () = received(&mut hangup) => TERMINATED,
+                    () = asked => {
+                        let taken = patience.take().map(|(_, patience)| patience);
+                        overdue = taken.and_then(|taken| Instant::now().checked_add(taken));
+                        continue;
+                    }
                     () = reached(overdue) => {
                         overdue = None;
                         act(Wish::Overdue);
@@ -87,8 +102,6 @@ impl Listener {
                     None => {
                         act(Wish::Stop);
                         stopping = Some(Instant::now());
-                        overdue =
-                            patience.and_then(|patience| Instant::now().checked_add(patience));
                     }
                     Some(first) if first.elapsed() < ONE_WISH => {
                         tracing::debug!(
@@ -167,7 +180,7 @@ impl Supervisor {
     ) -> Result<Supervisor> {
         let (stop, watched) = (Stop::new(), Arc::<Mutex<Watched>>::default());
         let supervisor = Supervisor { stop: stop.clone(), watched: Arc::clone(&watched) };
-        signals.on_wish(Some(stop_timeout), move |wish| match wish {
+        signals.on_wish(Some((stop.clone(), stop_timeout)), move |wish| match wish {
             Wish::Stop => {
                 let what = match lock(&watched).job {
                     Some(_) => "the open epoch is cut and committed",
