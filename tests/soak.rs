@@ -30,7 +30,7 @@ use crate::rig::{DEADLINE, Invocation, Rig, Running, random, side_by_side};
 use feeder::Feeder;
 use place::{Place, check_name};
 
-/// What the table of the README has for an end that no signal and no usage brought about.
+/// The exit codes in the README's table for an end without a signal and without a usage error.
 const CODES: [i32; 4] = [0, 69, 74, 75];
 /// The name of the sources where it can be made to fail.
 const NAME: &str = "feed.soak";
@@ -62,7 +62,7 @@ struct Soak {
     rig: Rig,
     place: Place,
     feeders: Vec<Feeder>,
-    /// Whether the sources have a name, and a resolver of the rig's own.
+    /// True if the sources have a name, which a resolver of the test resolves.
     has_name: bool,
     parts: u64,
     interval_ms: u64,
@@ -73,7 +73,7 @@ struct Soak {
     connected: usize,
     /// The objects of committed epochs.
     committed: BTreeMap<String, Vec<u8>>,
-    /// What was done, for a failure to show.
+    /// The actions so far, for the message of a failure.
     actions: Vec<String>,
 }
 
@@ -392,7 +392,7 @@ impl Soak {
     }
 }
 
-/// What the resolver knows.
+/// Returns the contents of the resolver's file.
 fn hosts(is_known: bool) -> String {
     let name = if is_known { NAME } else { "other.soak" };
     format!("127.0.0.1 localhost\n127.0.0.1 {name}\n")

@@ -40,7 +40,7 @@ const COPY_SHARE: usize = 8;
 /// The loop of a reader: wait until the source has bytes, wait for room, read, take.
 ///
 /// ```
-/// # use wordtide::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
+/// # use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
 /// # fn read(into: &mut [u8]) -> usize { into[..6].copy_from_slice(b"a\r\nb c"); 6 }
 /// let mut splitter = LineSplitter::new(0, LineLimits::default(), BlockPool::default());
 /// splitter.ready_blocking();

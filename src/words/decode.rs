@@ -20,7 +20,7 @@ const REPLACEMENT: &[u8] = "\u{fffd}".as_bytes();
 /// Well-formed text is borrowed. Ill-formed text grows to at most three times its size.
 ///
 /// ```
-/// use wordtide::words::decode::java_lossy;
+/// use wordtide::internals::words::decode::java_lossy;
 ///
 /// assert_eq!(java_lossy(b"caf\xc3"), "caf\u{fffd}".as_bytes());
 /// assert_eq!(java_lossy(b"\xed\xa0\x80"), "\u{fffd}".as_bytes());
