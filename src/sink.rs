@@ -16,7 +16,7 @@
 //! | `write_parts`, `format` | the operator that stores parts, and the bytes of rows |
 //! | `commit`, `write_marker` | the operator that commits epochs, and the write of `_SUCCESS` |
 //! | `marker_content`, `layout` | the JSON in `_SUCCESS`, and the names of objects |
-//! | `publish`, `retry`, `outage_log` | stored objects, their retries, and when an outage is logged |
+//! | `publish`, `retry`, `outage_log` | objects, retries, and the log of outages |
 //! | `ownership`, `claim`, `commit_log` | who may write below a prefix, and what it has committed |
 //! | `changelog` | the stored changes of totals and windows |
 //! | `completions` | the way of a finished request back to its operator |
