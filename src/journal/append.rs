@@ -196,7 +196,7 @@ impl Journal {
     /// Replaces where the replay behind the mark of `epoch` begins, for the DONE that will tell it:
     /// when the mark was appended, the lines before it may not all have been split yet. The cut is
     /// the latest that it can begin.
-    pub fn refine_mark(&mut self, epoch: u64, resume: &Resume) {
+    pub fn refine_mark(&self, epoch: u64, resume: &Resume) {
         let mut ledger = self.shared.ledger();
         if let Some(mark) = ledger.marks.iter_mut().find(|mark| mark.epoch == epoch) {
             let position = resume.position.min(mark.cut);
