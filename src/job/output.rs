@@ -48,6 +48,13 @@ impl JobOutput {
         Ok(output)
     }
 
+    /// Releases the lock on a local output. Called when everything is committed.
+    pub(super) fn release_lock(&self) {
+        if let Some((lock, _)) = &self.lock {
+            lock.release();
+        }
+    }
+
     /// Opens the output as another process. A local one must show what process 0 wrote there.
     pub(super) fn join(
         target: &Target,

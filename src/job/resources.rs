@@ -45,8 +45,11 @@ pub(super) struct JobResources {
 }
 
 impl JobResources {
-    /// Releases the claim on an object store, so that the next start need not wait.
+    /// Releases the lock on a local output, or the claim on an object store, so that the next start
+    /// need not wait.
     pub(super) fn release(&self, runtime: &Runtime) {
+        // A task that the runtime ends later may still hold the lock, so it is not left to a drop.
+        self.opened.output.release_lock();
         let Some(claim) = &self.claim else { return };
         // Within the runtime: the timeout needs its clock.
         let release = async { tokio::time::timeout(RELEASE_TIMEOUT, claim.release()).await };

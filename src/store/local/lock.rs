@@ -90,13 +90,22 @@ impl PrefixLock {
     }
 }
 
-impl Drop for PrefixLock {
-    fn drop(&mut self) {
+impl PrefixLock {
+    /// Removes the lock file and unlocks the prefix. Nothing may be written below it afterwards.
+    pub fn release(&self) {
         // While the lock is still held, and only if the name is not another's. A file that stays
         // there locks nothing.
         if bears_name(&self.file, &self.path) {
             let _ = fs::remove_file(&self.path);
         }
+        // The lock ends with the file at the latest.
+        let _ = self.file.unlock();
+    }
+}
+
+impl Drop for PrefixLock {
+    fn drop(&mut self) {
+        self.release();
     }
 }
 
