@@ -31,7 +31,7 @@ use shipping::Shipper;
 /// Wakes a worker; called without the feed's lock held.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;
 
-/// What a worker does next.
+/// The next step of a worker.
 #[derive(Debug)]
 pub enum Next {
     /// Send this block at this epoch.
@@ -165,7 +165,7 @@ impl Feed {
         self.lock().readers[index].wake = Some(wake);
     }
 
-    /// What worker `index` of this process does next.
+    /// Returns the next step of worker `index` of this process.
     pub fn next(&self, index: usize) -> Next {
         let mut guard = self.lock();
         let state = &mut *guard;

@@ -156,7 +156,7 @@ impl JournalSettings {
     }
 }
 
-/// What became of an append.
+/// The result of an append.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "a full journal has not taken the record"]
 pub enum Append {
@@ -179,7 +179,7 @@ pub struct Full {
     pub(crate) ticket: Ticket,
 }
 
-/// What a journal that is full lacks.
+/// The cause of a full journal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FullCause {
     /// `--journal-max` is reached: room comes when an epoch is committed.

@@ -18,15 +18,14 @@ mod feeder;
 mod place;
 
 use std::collections::BTreeMap;
-use std::io::{PipeReader, Write, pipe};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use rustix::io::ioctl_fionbio;
 use rustix::process::{Pid, Signal, kill_process};
 use wordtide::internals::crash::POINTS;
 
 use crate::rig::{DEADLINE, Invocation, Rig, Running, random, side_by_side};
+use crate::stderr::full_pipe;
 use feeder::Feeder;
 use place::{Place, check_name};
 
@@ -396,17 +395,6 @@ impl Soak {
 fn hosts(is_known: bool) -> String {
     let name = if is_known { NAME } else { "other.soak" };
     format!("127.0.0.1 localhost\n127.0.0.1 {name}\n")
-}
-
-/// A pipe that takes no more byte until its reader reads.
-fn full_pipe() -> (PipeReader, std::io::PipeWriter) {
-    let (reader, mut writer) = pipe().expect("a pipe");
-    ioctl_fionbio(&writer, true).expect("a pipe can be non-blocking");
-    for size in [4096, 1] {
-        while writer.write(&vec![b'.'; size]).is_ok() {}
-    }
-    ioctl_fionbio(&writer, false).expect("a pipe can be blocking");
-    (reader, writer)
 }
 
 /// The processes that a launcher has started.

@@ -7,7 +7,7 @@ use rustix::io::ioctl_fionbio;
 use crate::rig::{Peer, Rig, Running, Server, side_by_side};
 
 /// A pipe that takes no more byte until its reader reads.
-fn full_pipe() -> (PipeReader, PipeWriter) {
+pub(crate) fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, mut writer) = pipe().expect("a pipe");
     ioctl_fionbio(&writer, true).expect("a pipe can be non-blocking");
     for size in [4096, 1] {

@@ -19,7 +19,7 @@ use crate::supervise;
 /// How much longer than the processes' own stop the launcher waits for them.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
-/// Whether this process is to start the others and do no work itself.
+/// Returns true if this process only starts the others.
 pub(super) fn is_launcher(flags: &WorkerFlags) -> bool {
     let WorkerFlags { processes, process, hostfile, addresses, restart, .. } = flags;
     let elsewhere = process.is_some() || hostfile.is_some() || addresses.is_some();

@@ -71,7 +71,7 @@ pub struct Cli {
     pub(super) settings: String,
 }
 
-/// What to do.
+/// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a dataflow: network_wordcount if none is named

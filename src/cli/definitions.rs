@@ -18,7 +18,7 @@ use crate::job::JobBuilder;
 use crate::operators::Window;
 use crate::regex::bytes::Regex;
 
-/// What is computed.
+/// The dataflows and their flags.
 #[derive(Debug, Subcommand)]
 #[command(rename_all = "snake_case")]
 #[allow(missing_docs)] // they are documented in `dataflows`
@@ -95,7 +95,7 @@ pub struct FieldFlags {
     #[arg(long, value_name = "N", env = "WORDTIDE_FIELD")]
     pub field: Option<usize>,
 
-    /// What separates fields: one or more characters; \t is a tab
+    /// Separator of fields: one or more characters; \t is a tab
     #[arg(long, value_name = "C", env = "WORDTIDE_DELIMITER", default_value = " ")]
     pub delimiter: String,
 

@@ -16,7 +16,7 @@ use crate::error::{Error, ErrorKind};
 const PREFIX: &str = "WORDTIDE_";
 /// The definition of a run that does not name one.
 pub(super) const DATAFLOW: &str = "WORDTIDE_DATAFLOW";
-/// What a launcher gives the processes that it starts.
+/// Variables that a launcher sets for the processes that it starts.
 const OF_A_LAUNCHER: [&str; 3] = ["MESH_KEY", "GENERATION", "LIFELINE"];
 /// The one of them that is always there.
 const LIFELINE: &str = "WORDTIDE_LIFELINE";

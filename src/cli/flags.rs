@@ -77,7 +77,7 @@ pub struct StopFlags {
     pub stop_timeout: Duration,
 }
 
-/// What is logged on standard error.
+/// Flags of the log on standard error.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Watch")]
 pub struct WatchFlags {

@@ -107,7 +107,7 @@ pub(super) fn parse_typed(
 ///
 /// # Errors
 ///
-/// What clap refuses on the command line, and what is wrong in another place, naming it.
+/// An error that clap found on the command line, or an error in another place, with its name.
 pub(super) fn parse(
     command: &Command,
     arguments: &[OsString],

@@ -1,4 +1,4 @@
-//! What the library has to say, as lines on standard error.
+//! Writes the library's log events as lines on standard error.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -180,7 +180,7 @@ fn journal(flags: &StateFlags) -> JournalSettings {
     }
 }
 
-/// Whether a next start can finish what this one leaves.
+/// Returns true if a later start can finish the epochs that this one leaves.
 fn keeps_state(flags: &JobFlags) -> bool {
     let to_a_pipe = flags.output.to.as_deref() == Some("-");
     flags.state.state.is_some() || !(flags.state.no_state || to_a_pipe)

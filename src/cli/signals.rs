@@ -25,7 +25,7 @@ use crate::supervise;
 /// Signals that come within this time of the first are one wish to stop.
 const ONE_WISH: Duration = Duration::from_secs(1);
 
-/// What a signal, or the time since the first one, asks for.
+/// A request by a signal, or by the time since the stop was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wish {
     /// The first signal: commit what was read, then end.
@@ -156,7 +156,7 @@ fn ignores(status: &str, signal: i32) -> bool {
     bits.is_some_and(|bits| bits >> (signal - 1) & 1 == 1)
 }
 
-/// What the thread that waits for signals knows of the job.
+/// The job, as the thread that waits for signals knows it.
 #[derive(Default)]
 struct Watched {
     job: Option<JobHandle>,

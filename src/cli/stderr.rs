@@ -25,7 +25,7 @@ use crate::supervise;
 
 /// Most bytes of lines that wait to be written.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// What a line takes beside its text: empty lines have to fill the queue, too.
+/// Bytes that a line counts for beside its text, so that empty lines fill the queue too.
 const LINE_BYTES: usize = 32;
 /// [`flush`] gives up when no line was written for so long,
 const FLUSH_STALL_MAX: Duration = Duration::from_secs(1);

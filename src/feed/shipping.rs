@@ -80,7 +80,7 @@ impl Feed {
         wakes.iter().for_each(|wake| wake());
     }
 
-    /// What the shipper with this index does next.
+    /// Returns the next step of the shipper with this index.
     pub fn next_to_ship(&self, index: usize) -> Next {
         let mut state = self.lock();
         let state = &mut *state;
@@ -105,12 +105,12 @@ impl Feed {
 }
 
 impl State {
-    /// Whether more wait than the workers of this process are about to take.
+    /// Returns true if more blocks wait than the workers of this process are about to take.
     fn has_surplus(&self) -> bool {
         self.own.len() > self.readers.len()
     }
 
-    /// Whether so many more wait that a shipper should come for them.
+    /// Returns true if so many more blocks wait that a shipper should take some.
     pub(super) fn has_load(&self) -> bool {
         self.own.len() >= self.readers.len() + LOAD_BLOCKS
     }

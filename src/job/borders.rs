@@ -25,7 +25,7 @@ use crate::journal::Syncer;
 use crate::source::{Track, Watcher};
 use crate::supervise;
 
-/// What the thread that syncs is asked to do.
+/// A request to the thread that syncs.
 #[derive(Clone, Copy)]
 enum Work {
     /// End the first of these epochs in each log and open the second.
@@ -60,7 +60,7 @@ struct Progress {
     arrived: Vec<Epoch>,
 }
 
-/// What sources and the syncing thread share.
+/// The state that sources and the syncing thread share.
 pub(super) struct Crossing {
     feed: Feed,
     progress: Mutex<Progress>,
@@ -177,7 +177,7 @@ impl Watcher for Crossing {
     }
 }
 
-/// What is asked of the syncing thread.
+/// The requests to the syncing thread.
 pub(super) struct Inquiries(Receiver<Work>);
 
 /// Cuts the streams of one process.
@@ -371,7 +371,7 @@ impl SyncTimer {
     }
 }
 
-/// What is to be done in one turn.
+/// The work of one turn.
 #[derive(Default)]
 struct Errand {
     cuts: Vec<(Epoch, Epoch)>,

@@ -170,7 +170,7 @@ impl Streams {
         Ok(Streams { streams, crossing, inquiries, feed, places, elsewhere, keep })
     }
 
-    /// What is to be told of commits.
+    /// Returns the receiver of commits.
     pub(super) fn crossing(&self) -> &Arc<Crossing> {
         &self.crossing
     }
@@ -240,7 +240,7 @@ impl Drop for LogThreads {
     }
 }
 
-/// What is left to do when a job has ended.
+/// The work that is left when a job has ended.
 #[derive(Debug)]
 pub(super) struct StreamsEnd {
     syncing: Syncing,

@@ -49,7 +49,7 @@ pub(super) struct Active {
     pub(super) end: u64,
 }
 
-/// Whether a record may use the reserve.
+/// The permission of a record to use the reserve.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Share {
     Ordinary,

@@ -130,7 +130,7 @@ pub(super) fn emptied_durably(
     Ok(file)
 }
 
-/// Whether an error says that there is no room, which passes, and not that the disk is bad.
+/// Returns true if an error means a full disk, which passes, and not a failed one.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -32,7 +32,7 @@ const SYNC: u8 = 4;
 const DONE: u8 = 5;
 const LINE_CUT: u8 = 6;
 
-/// What is wrong with the bytes at a place where a record should stand.
+/// The fault of bytes that are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
     /// Zeros: nothing was ever written here.

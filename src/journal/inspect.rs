@@ -15,7 +15,7 @@ use super::scan::{self, Cursor, Step, look_behind};
 use super::segment::{self, Header};
 use crate::error::{Error, ErrorKind, Result};
 
-/// What a check found.
+/// The result of a check.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict {
     /// Whole records.

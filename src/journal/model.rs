@@ -22,7 +22,7 @@ struct Inner {
     counts: Counts,
 }
 
-/// What the disk shall do wrong from now on.
+/// The faults of the model disk from now on.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Faults {
     pub(super) sync_fails: bool,
@@ -34,7 +34,7 @@ pub(super) struct Faults {
     pub(super) full_for_writes: bool,
 }
 
-/// What was asked of the disk.
+/// The requests to the disk so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Counts {
     pub(super) file_syncs: u64,

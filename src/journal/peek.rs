@@ -1,4 +1,4 @@
-//! What a journal holds, for those who decide before they open it.
+//! Reads the facts of a journal that a start needs before it opens the journal.
 
 use std::path::Path;
 

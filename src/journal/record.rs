@@ -64,7 +64,7 @@ impl SourceOffset {
         self.offset & !Self::ENDED
     }
 
-    /// Whether the source ended there.
+    /// Returns true if the source ended there.
     pub fn is_end(self) -> bool {
         self.offset & Self::ENDED != 0
     }
@@ -120,7 +120,7 @@ pub enum Record<'a> {
     },
     /// An epoch ends.
     Mark {
-        /// What it says.
+        /// The contents of the record.
         mark: Mark,
         /// Everything before this position was on disk when the record was written.
         synced_through: Position,
@@ -134,7 +134,7 @@ pub enum Record<'a> {
     },
     /// Epochs are committed.
     Done {
-        /// What it says.
+        /// The contents of the record.
         done: Done,
         /// Everything before this position was on disk when the record was written.
         synced_through: Position,
@@ -160,6 +160,6 @@ pub struct Entry<'a> {
     pub position: Position,
     /// First byte behind it: the position of the next record.
     pub end: Position,
-    /// What it says.
+    /// The contents of the record.
     pub record: Record<'a>,
 }

@@ -1,4 +1,4 @@
-//! What a log holds after whatever happened to it. Reads only; [`open`](super::open) mends.
+//! Reads the contents of a log after a crash. [`open`](super::open) repairs it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ pub struct Recovery {
     pub resume: Resume,
     /// The newest mark, committed or not.
     pub last_mark: Option<Mark>,
-    /// What is committed, as far as the journal knows: the truth is the store.
+    /// The last Committed record. The journal may not know of later commits; the store does.
     pub last_done: Option<Done>,
     /// Epochs that are marked and not known to be committed, in order. Their marks may not be on
     /// disk yet: [`Syncer::sync`](super::Syncer::sync) before anything of them is published.
@@ -60,7 +60,7 @@ pub(super) struct Found {
     pub(super) torn_bytes: u64,
     /// Bytes of whole records among them, as far as they follow the first bad one.
     pub(super) sound_bytes: u64,
-    /// What is wrong at the tail.
+    /// The fault at the tail.
     pub(super) fault: Option<Fault>,
     /// Something stands behind the tail and must go before anything is appended: an old record
     /// could fit in with a new one and come back to life.
@@ -157,7 +157,7 @@ impl<'d> Log<'d> {
     }
 }
 
-/// What the walk over the records has seen.
+/// The facts that the walk over the records found.
 struct Walk {
     standing: Standing,
     marks: VecDeque<Mark>,

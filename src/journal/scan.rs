@@ -18,7 +18,7 @@ const _: () = assert!(WINDOW >= FRAME + PAYLOAD_MAX);
 const SKIM_WINDOW: usize = 4096;
 const _: () = assert!(SKIM_WINDOW >= FRAME + CONTROL_MAX);
 
-/// What stands at a place.
+/// The contents of a log at a position.
 #[derive(Debug)]
 pub(super) enum Step<'a> {
     Entry(Entry<'a>),

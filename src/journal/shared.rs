@@ -356,7 +356,7 @@ impl Room {
         self.shared.budget.line_bytes_max()
     }
 
-    /// Whether every append waits for the disk.
+    /// Returns true if every append waits for the disk.
     pub fn syncs_always(&self) -> bool {
         self.shared.settings.sync == SyncPolicy::Always
     }

@@ -24,7 +24,7 @@ pub(super) struct Behind {
     at_start: bool,
 }
 
-/// What one step brought.
+/// The result of one step.
 #[derive(Debug, Default)]
 pub(super) struct Step {
     /// Epochs whose end was passed.

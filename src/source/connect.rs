@@ -54,7 +54,7 @@ pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> R
     intake.finish().await
 }
 
-/// What a connection is woken by.
+/// The events that wake a connection.
 enum Wake {
     Stop,
     Readable(io::Result<()>),

@@ -1,4 +1,4 @@
-//! What a file is known by when it is read on after a restart.
+//! Fingerprints: recognize a file that is read further after a restart.
 //!
 //! A hash of everything read so far would have to be computed again at each restart, over
 //! gigabytes. So it is of the two places that differ if the file was replaced, rotated or cut
@@ -11,12 +11,12 @@ use std::os::unix::fs::FileExt;
 /// Most bytes of either place.
 const PLACE_BYTES: u64 = 64 << 10;
 
-/// What a file is known by at an offset.
+/// The fingerprint of a file up to an offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fingerprint(pub(super) u64);
 
 impl Fingerprint {
-    /// Of the first `offset` bytes of `file`; `None` where it has fewer.
+    /// Returns the fingerprint of the first `offset` bytes of `file`, or `None` if it has fewer.
     pub(super) fn of(file: &File, offset: u64) -> io::Result<Option<Fingerprint>> {
         let mut bytes = vec![0; offset.min(PLACE_BYTES) as usize];
         let mut hash = xxhash_rust::xxh3::Xxh3::new();

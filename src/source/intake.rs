@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// finds room in one beside an unfinished line.
 const ASIDE_BYTES: usize = 192 << 10;
 
-/// What the journal must have room for before anything is read.
+/// Room that the journal must have before the source is read, in bytes.
 const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 
 /// So many bytes are synced without waiting for a border: the sync there, for which the epoch
@@ -103,7 +103,7 @@ impl Intake {
         &self.stop
     }
 
-    /// Whether there are records that are not with the workers yet.
+    /// Returns true if there are records that the workers do not have yet.
     pub fn is_behind(&self) -> bool {
         self.behind.is_some()
     }
@@ -313,7 +313,7 @@ impl Intake {
         Ok(())
     }
 
-    /// Whether the journal can take no more: what is still in the sockets must then stay there.
+    /// Returns true if the journal is full. Bytes in the sockets then stay there.
     pub fn is_full(&self) -> bool {
         self.room.as_ref().is_some_and(|room| room.look(ROOM_BYTES).is_some())
     }

@@ -1,4 +1,4 @@
-//! What a path given to `--file` names: a regular file, or a stream under a file's name.
+//! Finds out if a path given to `--file` names a regular file or a stream.
 //!
 //! A regular file can be read again after a crash. A named pipe, a process substitution
 //! (`/dev/fd/63`), a terminal, a device, or a file that has no name any more cannot: what was read

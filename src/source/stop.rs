@@ -19,7 +19,7 @@ impl Stop {
         self.stopped.send_replace(true);
     }
 
-    /// Whether it was asked for.
+    /// Returns true if a stop was asked for.
     pub fn is_stopped(&self) -> bool {
         *self.stopped.borrow()
     }

@@ -40,7 +40,7 @@ pub trait Watcher: Send + Sync {
     fn room_wanted(&self);
 }
 
-/// What a track was begun with: nothing, or what a former run left.
+/// The state that a track begins with: empty, or left by a former run.
 #[derive(Debug, Default)]
 pub struct Past {
     /// Where the feeder begins.
@@ -66,7 +66,7 @@ pub struct Track {
     watcher: Arc<dyn Watcher>,
 }
 
-/// What lock holders see.
+/// The state under the lock of a track.
 pub(super) struct Shared {
     pub(super) journal: Option<Journal>,
     feed: Feed,
@@ -269,7 +269,7 @@ impl Shared {
     }
 }
 
-/// What became of an append.
+/// The result of an append.
 pub(super) enum Taken {
     /// The record stands here, the next one there.
     At(Position, Position),
@@ -391,7 +391,7 @@ impl Track {
         !shared.is_file || shared.file_has_ended
     }
 
-    /// Whether what is not committed can be read again.
+    /// Returns true if lines that are not committed can be read again.
     pub(super) fn is_kept(&self) -> bool {
         self.lock().journal.is_some()
     }
@@ -446,7 +446,7 @@ impl Track {
         &*self.watcher
     }
 
-    /// What the splitter begins with.
+    /// Returns the state that the splitter begins with.
     pub(super) fn splitter_state(&self) -> SplitterState {
         self.lock().place.state
     }

@@ -9,7 +9,7 @@ use clap::builder::TypedValueParser;
 use super::super::values::{bytes, choice, duration, trimmed};
 use crate::journal::SyncPolicy;
 
-/// What survives a restart.
+/// Flags of the state that survives a restart.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "State")]
 pub struct StateFlags {
