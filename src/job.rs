@@ -56,10 +56,10 @@ use crate::failure::Failure;
 use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::operators::{Counts, Lines, Rows};
+use crate::outputs::format::Format;
+use crate::outputs::{Committed, OnCommit};
 use crate::settings::Settings;
-use crate::sink::format::Format;
-use crate::sink::{Committed, OnCommit};
-use crate::source::{Source, Stop};
+use crate::sources::{Source, Stop};
 use crate::store::{StoreSettings, Target};
 use crate::worker::{Definition, Workers};
 

@@ -77,13 +77,14 @@ pub mod job;
 mod journal;
 mod lines;
 pub mod operators;
+mod outputs;
 pub mod settings;
-mod sink;
-mod source;
+mod sources;
 mod state;
 mod store;
 mod supervise;
 pub mod testing;
+mod tls;
 mod words;
 mod worker;
 
@@ -96,11 +97,11 @@ pub use epoch::{Clock, Epoch, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, JobBuilder, JobHandle};
 pub use journal::{JournalSettings, SyncPolicy};
+pub use outputs::format::Format;
+pub use outputs::{Committed, OnCommit};
 pub use regex;
 pub use settings::Settings;
-pub use sink::format::Format;
-pub use sink::{Committed, OnCommit};
-pub use source::{HostPort, Source, Stop};
+pub use sources::{HostPort, Source, Stop};
 pub use store::{Addressing, StoreSettings, Target};
 pub use timely;
 pub use words::{Split, WordOptions};
@@ -134,11 +135,11 @@ pub mod internals {
     pub mod lines {
         pub use crate::lines::*;
     }
-    pub mod sink {
-        pub use crate::sink::*;
+    pub mod outputs {
+        pub use crate::outputs::*;
     }
-    pub mod source {
-        pub use crate::source::*;
+    pub mod sources {
+        pub use crate::sources::*;
     }
     pub mod state {
         pub use crate::state::*;

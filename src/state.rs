@@ -19,8 +19,8 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::format::Format;
 use crate::settings::{EmptyEpochs, RowOrder};
-use crate::sink::format::Format;
 use crate::store::local::cannot_lock;
 use crate::words::WordOptions;
 

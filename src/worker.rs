@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
 use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
-use crate::sink::{self, Changelog, OnCommit, Publisher};
+use crate::outputs::{self, Changelog, OnCommit, Publisher};
 use crate::supervise::panic_text;
 use crate::words::WordOptions;
 
@@ -154,8 +154,8 @@ fn build(worker: &mut Worker, plan: &Plan) {
         let rows = (plan.definition)(lines);
         let (publisher, failure) = (plan.publisher.clone(), plan.failure.clone());
         let keeper = plan.memory.as_ref().map(|(_, keeper)| keeper.clone());
-        let reports = sink::write_parts(rows, publisher.clone(), keeper, failure.clone());
+        let reports = outputs::write_parts(rows, publisher.clone(), keeper, failure.clone());
         let on_commit = Arc::clone(&plan.on_commit);
-        sink::commit(reports, plan.parts, publisher, on_commit, failure).probe();
+        outputs::commit(reports, plan.parts, publisher, on_commit, failure).probe();
     });
 }

@@ -13,7 +13,7 @@ use crate::cluster::{
     process_of_this_host, read_hostfile,
 };
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::Stop;
+use crate::sources::Stop;
 use crate::supervise;
 
 /// How much longer than the processes' own stop the launcher waits for them.

@@ -21,9 +21,9 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::job::{Job, StatePlace};
+use crate::outputs::Layout;
 use crate::settings::Settings;
-use crate::sink::Layout;
-use crate::source::{HostPort, Source};
+use crate::sources::{HostPort, Source};
 use crate::store::Target;
 use crate::supervise::supervise;
 

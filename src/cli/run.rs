@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
 use crate::settings::Settings;
-use crate::source::{HostPort, Source, descriptors};
+use crate::sources::{HostPort, Source, descriptors};
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 

@@ -19,7 +19,7 @@ use super::exit::{self, INTERRUPTED, TERMINATED};
 use super::{failed, stderr, values};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobHandle, Summary};
-use crate::source::Stop;
+use crate::sources::Stop;
 use crate::supervise;
 
 /// Signals that come within this time of the first are one wish to stop.

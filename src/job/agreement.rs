@@ -15,7 +15,7 @@ use crate::cluster::{self, Control, JobFingerprint};
 use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::{Attempts, Standing};
+use crate::outputs::{Attempts, Standing};
 use crate::state::{Identity, Ids};
 use crate::worker::ExplainPanic;
 

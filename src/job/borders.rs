@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Syncer;
-use crate::source::{Track, Watcher};
+use crate::sources::{Track, Watcher};
 use crate::supervise;
 
 /// A request to the thread that syncs.

@@ -12,7 +12,7 @@ use super::output::patiently;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
-use crate::sink::Changelog;
+use crate::outputs::Changelog;
 
 /// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";

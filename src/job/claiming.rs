@@ -12,7 +12,7 @@ use super::output::patiently;
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::sink::{Claim, ClaimKeys, Owner, Standing};
+use crate::outputs::{Claim, ClaimKeys, Owner, Standing};
 use crate::state::Ids;
 use crate::store::{Store, StoreErrorKind};
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use tokio::sync::broadcast::{self, error::RecvError};
 
-use crate::sink::Committed;
+use crate::outputs::Committed;
 
 /// Epochs that are kept for a lagging reader.
 const KEPT: usize = 1024;

@@ -22,7 +22,7 @@ use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, peek};
-use crate::source::Source;
+use crate::sources::Source;
 use crate::state::write_durably;
 
 /// The beginning of the name of every journal's folder.

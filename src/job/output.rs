@@ -10,7 +10,7 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use crate::backoff::BackoffPolicy;
 use crate::epoch::{self, AHEAD_MAX_MS, Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sink::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
+use crate::outputs::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{

@@ -9,7 +9,7 @@ use super::recovery::{self, CommitEvidence, RecoveryPlan};
 use crate::cluster::random_bytes;
 use crate::epoch::{self, Epoch, Schedule};
 use crate::error::Result;
-use crate::sink::{ClaimKeys, CommitLog, Owner, Publication, Standing};
+use crate::outputs::{ClaimKeys, CommitLog, Owner, Publication, Standing};
 use crate::state::Ids;
 use crate::store::Target;
 

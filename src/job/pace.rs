@@ -20,8 +20,8 @@ use crate::epoch::{Clock, Epoch, Jump};
 use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::sink::Changelog;
-use crate::source::Stop;
+use crate::outputs::Changelog;
+use crate::sources::Stop;
 use crate::store::{Level, Results};
 use crate::supervise::supervise;
 

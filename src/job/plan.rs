@@ -32,13 +32,13 @@ use crate::feed::Feed;
 use crate::journal::{Budget, JournalSettings, SyncPolicy};
 use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::operators::Restored;
-use crate::settings::Settings;
-use crate::sink::format::Format;
-use crate::sink::{
+use crate::outputs::format::Format;
+use crate::outputs::{
     Attempts, Changelog, Claim, ClaimKeys, CommitLog, Layout, OnCommit, Ownership, Publication,
     Publisher, check_suffix,
 };
-use crate::source::Stop;
+use crate::settings::Settings;
+use crate::sources::Stop;
 use crate::state::{Identity, Ids, State};
 use crate::store::local::LocalStore;
 use crate::store::{Results, ResultsLimits, StoreSettings, Target};

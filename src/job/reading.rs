@@ -3,7 +3,7 @@
 use tokio::task::{JoinError, JoinSet};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::Stop;
+use crate::sources::Stop;
 
 /// The running sources of one process.
 #[derive(Debug)]

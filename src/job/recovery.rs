@@ -23,8 +23,8 @@ use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
-use crate::sink::{Attempt, Attempts, Marker, PART, Publication};
-use crate::source::Past;
+use crate::outputs::{Attempt, Attempts, Marker, PART, Publication};
+use crate::sources::Past;
 use crate::state::Ids;
 use crate::store::{Listing, Store};
 

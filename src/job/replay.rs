@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     Facts, Glimpse, Journal, JournalSettings, Position, Record, Resume, SyncPolicy, peek,
 };
-use crate::source::Past;
+use crate::sources::Past;
 
 /// Returns the journals in `dir`: the folder of one, or a state that holds some.
 pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {

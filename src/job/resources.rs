@@ -6,7 +6,7 @@ use super::changelog;
 use super::claiming::{self, RELEASE_TIMEOUT};
 use super::output::JobOutput;
 use crate::failure::Failure;
-use crate::sink::{Changelog, Claim, Ownership};
+use crate::outputs::{Changelog, Claim, Ownership};
 use crate::state::State;
 use crate::supervise::supervise;
 

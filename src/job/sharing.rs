@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::BlockPool;
-use crate::source::{Source, descriptors};
+use crate::sources::{Source, descriptors};
 use crate::supervise::supervise;
 
 /// The process that reads each source of the list.

@@ -7,7 +7,7 @@ use tokio::sync::{broadcast, watch};
 
 use crate::epoch::Epoch;
 use crate::operators::Tally;
-use crate::sink::{Committed, OnCommit};
+use crate::outputs::{Committed, OnCommit};
 
 /// The status of a job.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

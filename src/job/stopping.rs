@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::{Control, Message};
 use crate::error::{Error, ErrorKind, Result};
-use crate::source::Stop;
+use crate::sources::Stop;
 
 /// Set when all processes have agreed to begin to read. Clones share it.
 ///

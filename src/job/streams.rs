@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
-use crate::source::{self, Intake, Past, Source, Stop, Track};
+use crate::sources::{self, Intake, Past, Source, Stop, Track};
 
 /// One stream, before anything is read.
 struct Stream {
@@ -198,9 +198,9 @@ impl Streams {
         }
         let threads = LogThreads::new(live.len() + orphans.len())?;
         let entered = threads.0.as_ref().map(Runtime::enter);
-        let mut tasks = source::start(live, once);
+        let mut tasks = sources::start(live, once);
         for orphan in orphans {
-            tasks.spawn(source::replay(orphan));
+            tasks.spawn(sources::replay(orphan));
         }
         let (places, elsewhere, keep) = (self.places, self.elsewhere, self.keep);
         drop(entered);

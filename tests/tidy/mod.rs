@@ -16,10 +16,10 @@ use std::path::{Path, PathBuf};
 /// The layers, lowest first. A module names modules of its own layer or of lower ones; and within a
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
-    &["error", "epoch", "crash", "backoff"],
+    &["error", "epoch", "crash", "backoff", "tls"],
     &["settings", "epochs", "lines", "words", "feed", "failure", "supervise"],
-    &["operators", "store", "source", "journal"],
-    &["sink", "state"],
+    &["operators", "store", "sources", "journal"],
+    &["outputs", "state"],
     &["worker", "cluster", "testing"],
     &["job"],
     &["dataflows"],
@@ -27,7 +27,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Who may name the engine, whose interface breaks with each release.
-const ENGINE: &[&str] = &["operators", "sink", "worker", "cluster", "testing", "dataflows"];
+const ENGINE: &[&str] = &["operators", "outputs", "worker", "cluster", "testing", "dataflows"];
 
 /// Who may name what. What is not listed here anybody may name.
 const FENCES: &[(&str, &[&str])] = &[
@@ -38,6 +38,15 @@ const FENCES: &[(&str, &[&str])] = &[
     ("opendal", &["store"]),
     ("opendal_http_transport_reqwest", &["store"]),
     ("reqwest", &["store"]),
+    ("axum", &["monitor", "sources"]),
+    ("prometheus_client", &["monitor"]),
+    ("rusqlite", &["outputs"]),
+    ("tokio_postgres", &["outputs"]),
+    ("mysql_async", &["outputs"]),
+    ("parquet", &["outputs"]),
+    ("inotify", &["sources"]),
+    ("indicatif", &["cli", "main"]),
+    ("sd_notify", &["cli", "main"]),
     ("reqsign_core", &["store"]),
     ("reqsign_aliyun_oss", &["store"]),
     ("reqsign_aws_v4", &["store"]),

@@ -5,12 +5,12 @@ use super::*;
 #[test]
 fn a_module_that_names_a_higher_one_is_found() {
     let names = |path: &str, text: &str| layering_faults(&[Source::new(path, text)]).len();
-    assert_eq!(names("src/sink/write_parts.rs", "use crate::job::Job;"), 1);
+    assert_eq!(names("src/outputs/write_parts.rs", "use crate::job::Job;"), 1);
     assert_eq!(names("src/words.rs", "use crate::{error::Error, store::{a, b}, epoch};"), 1);
     assert_eq!(names("src/lines/mod.rs", "fn f() { crate::cli::main() }"), 1);
     assert_eq!(names("dataflows/top_k.rs", "use wordtide::cli::Cli;"), 1);
     assert_eq!(names("src/extra.rs", ""), 1, "a module in no layer");
-    assert_eq!(names("src/sink.rs", "use crate::{\n    sink::a,\n    store::b,\n};"), 0);
+    assert_eq!(names("src/outputs.rs", "use crate::{\n    outputs::a,\n    store::b,\n};"), 0);
     assert_eq!(names("src/words.rs", "/// [job](crate::job)\n// crate::job"), 0);
     assert_eq!(names("src/words.rs", "#[cfg(test)]\nmod tests { use crate::job; }"), 0);
     let skipped = "#[cfg(test)]\nmod tests {\n    use crate::job;\n}\nuse crate::cli;";
@@ -30,12 +30,12 @@ fn modules_that_name_each_other_are_found() {
 #[test]
 fn a_crate_on_the_wrong_side_of_its_fence_is_found() {
     let names = |path: &str, text: &str| fence_faults(&Source::new(path, text)).len();
-    assert_eq!(names("src/sink.rs", "use clap::Parser;"), 1);
+    assert_eq!(names("src/outputs.rs", "use clap::Parser;"), 1);
     assert_eq!(names("src/job.rs", "let now = std::time::SystemTime::now();"), 1);
     assert_eq!(names("src/job.rs", "fn f(x: timely::Data) {}"), 1);
-    assert_eq!(names("src/source.rs", "use reqwest::Client;"), 1);
+    assert_eq!(names("src/sources.rs", "use reqwest::Client;"), 1);
     assert_eq!(names("src/cli/flags.rs", "use clap::Parser;"), 0);
-    assert_eq!(names("src/sink.rs", "self.runtime.spawn(task);"), 1);
+    assert_eq!(names("src/outputs.rs", "self.runtime.spawn(task);"), 1);
     assert_eq!(names("src/lines/tests.rs", "std::thread::spawn(work);"), 0);
     assert_eq!(names("src/job.rs", "use my_clap::Parser; use crate::timely::x; // clap::x"), 0);
 }

@@ -22,7 +22,7 @@ const PENDING: &[&str] = &[
     "src/lines/pool",
     "src/lines/splitter",
     "src/lines/tests",
-    "src/source",
+    "src/sources",
     "tests/clock.rs",
     "tests/cluster_blocks.rs",
     "tests/cluster_control.rs",

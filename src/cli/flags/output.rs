@@ -4,8 +4,8 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 
 use super::super::values::choice;
+use crate::outputs::format::Format;
 use crate::settings::{EmptyEpochs, RowOrder};
-use crate::sink::format::Format;
 
 /// Where results go, and as what bytes.
 #[derive(Debug, Args)]

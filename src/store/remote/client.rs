@@ -9,6 +9,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use super::super::settings::StoreSettings;
 use super::environment::Environment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::tls;
 
 /// Builds the HTTP clients of one store.
 pub(super) struct Clients<'a> {
@@ -31,6 +32,7 @@ impl Clients<'_> {
 
     /// Returns a client. Fails with `Configuration` if a certificate or a proxy is not usable.
     fn build(&self, proxied: bool) -> Result<reqwest::Client> {
+        tls::install_provider();
         let certificates = self.certificates()?;
         let all = self.builder(proxied)?.tls_certs_merge(certificates.clone());
         let failed = match all.build() {

@@ -313,6 +313,7 @@ mod tests {
         let off = ("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true");
         let vars = vars.iter().copied().chain([off]);
         let environment = Environment::new(vars, Some(home.path().to_owned()));
+        crate::tls::install_provider();
         let client = reqwest::Client::new();
         let send = CredentialSend { direct: client.clone(), client };
         let search = Arc::new(Mutex::new(KeySearch::default()));
@@ -416,6 +417,7 @@ mod tests {
         {
             let vars = [off, ("AWS_PROFILE", profile)];
             let environment = Environment::new(vars, Some(home.path().to_owned()));
+            crate::tls::install_provider();
             let client = reqwest::Client::new();
             let send = CredentialSend { direct: client.clone(), client };
             let chain = aws_chain(Duration::from_secs(5), &Arc::default());
