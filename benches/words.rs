@@ -11,7 +11,7 @@ use corpus::Corpus;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter};
-use wordtide::internals::sink::format::Format;
+use wordtide::internals::outputs::format::Format;
 use wordtide::internals::words::{
     Counted, PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word,
 };

@@ -8,7 +8,7 @@ use futures::future::BoxFuture;
 use tokio::sync::watch;
 use wordtide::dataflows::network_wordcount;
 use wordtide::internals::epoch::Clock;
-use wordtide::internals::sink::format::Format;
+use wordtide::internals::outputs::format::Format;
 use wordtide::job::{Commits, StatePlace};
 use wordtide::{Job, Settings, Source, Target};
 

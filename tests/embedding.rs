@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use wordtide::dataflows::{network_wordcount, running_totals};
 use wordtide::differential_dataflow::operators::iterate::Iterate;
-use wordtide::internals::sink::Layout;
+use wordtide::internals::outputs::Layout;
 use wordtide::operators::{Lines, Rows};
 use wordtide::testing::{publish, rows_on};
 use wordtide::{ErrorKind, Job, JobBuilder, Settings, Source, Target};

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use proptest::prelude::*;
-use wordtide::internals::sink::format::Format;
+use wordtide::internals::outputs::format::Format;
 use wordtide::internals::words::decode::java_lossy;
 
 /// How often each word occurs; the word is decoded text.
