@@ -13,36 +13,27 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `write_parts`, `format` | the operator that stores parts, and the bytes of rows |
-//! | `commit`, `write_marker` | the operator that commits epochs, and the write of `_SUCCESS` |
-//! | `marker_content`, `layout` | the JSON in `_SUCCESS`, and the names of objects |
-//! | `publish`, `retry`, `outage_log` | objects, retries, and the log of outages |
-//! | `ownership`, `claim`, `commit_log` | who may write below a prefix, and what it has committed |
+//! | `write_parts`, `commit` | the operators that store parts and commit epochs |
+//! | `objects` | epochs as objects of a store |
+//! | `retry`, `outage_log` | retries, and the log of outages |
+//! | `commit_log` | the epochs that were about to be committed |
 //! | `changelog` | the stored changes of totals and windows |
 //! | `completions` | the way of a finished request back to its operator |
 
-pub mod format;
-
 mod changelog;
-mod claim;
 mod commit;
 mod commit_log;
 mod completions;
-mod layout;
-mod marker_content;
+mod objects;
 mod outage_log;
-mod ownership;
-mod publish;
 mod retry;
-mod write_marker;
 mod write_parts;
 
 pub use changelog::Changelog;
-pub use claim::{Claim, ClaimKeys, Owner, Standing};
 pub use commit::{Committed, OnCommit, commit};
 pub use commit_log::{Attempt, Attempts, CommitLog};
-pub use layout::{Layout, MARKER, PART, check_suffix};
-pub use marker_content::{MARKER_BYTES_MAX, Marker};
-pub use ownership::Ownership;
-pub use publish::{Publication, Publisher};
+pub use objects::{
+    Claim, ClaimKeys, Layout, MARKER, MARKER_BYTES_MAX, Marker, Owner, Ownership, PART,
+    Publication, Publisher, Standing, check_suffix, format,
+};
 pub use write_parts::write_parts;

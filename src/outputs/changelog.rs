@@ -24,7 +24,7 @@ use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::sync::Semaphore;
 
-use super::publish::Publisher;
+use super::objects::Publisher;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};

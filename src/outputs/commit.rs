@@ -12,10 +12,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use super::completions::Completions;
-use super::layout::part_name;
-use super::marker_content::{MARKER_FORMAT, MarkedPart, Marker};
-use super::publish::Publisher;
-use super::write_marker::write_marker;
+use super::objects::{MARKER_FORMAT, MarkedPart, Marker, Publisher, part_name, write_marker};
 use super::write_parts::{PartReport, Report};
 use crate::epoch::Epoch;
 use crate::error::Result;

@@ -13,7 +13,7 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::changelog::Changelog;
 use super::completions::Completions;
-use super::publish::{Publication, Publisher};
+use super::objects::{Publication, Publisher};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;

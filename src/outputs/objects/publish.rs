@@ -1,23 +1,23 @@
 //! Stores the objects of a job: under which names, in which format, as whose.
 //!
 //! A closed epoch stays in memory or on the local disk until it is stored, for as long as the store
-//! is out of reach, because its operator holds the capability of the epoch. [`retry`](super::retry)
-//! repeats the requests.
+//! is out of reach, because its operator holds the capability of the epoch.
+//! [`retry`](crate::outputs::retry) repeats the requests.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::commit_log::{Attempt, CommitLog};
 use super::format::Format;
 use super::layout::Layout;
 use super::marker_content::{MARKER_BYTES_MAX, Marker};
 use super::ownership::Ownership;
-use super::retry::Retrier;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Error;
 use crate::lines::BlockPool;
+use crate::outputs::commit_log::{Attempt, CommitLog};
+use crate::outputs::retry::Retrier;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
 

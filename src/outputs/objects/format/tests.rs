@@ -20,7 +20,7 @@ fn repr(word: impl AsRef<[u8]>) -> String {
 
 /// The ranges of code points that Python 3.11's own `repr` escapes by number.
 fn escaped_by_python() -> Vec<(u32, u32)> {
-    include_str!("../../../tests/data/python-repr/escaped.txt")
+    include_str!("../../../../tests/data/python-repr/escaped.txt")
         .lines()
         .map(|line| {
             let (first, last) = line.split_once(' ').unwrap();
