@@ -77,3 +77,5 @@ mod supervision;
 mod tidy;
 /// Nothing is lost and nothing doubled, however often and wherever the program dies.
 mod torture;
+/// States of earlier releases are continued.
+mod upgrade;
