@@ -11,6 +11,7 @@ mod definitions;
 mod demo;
 mod environment;
 mod exit;
+mod feed;
 mod file;
 mod flags;
 mod layers;
@@ -87,6 +88,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
         Some(Command::Journal { look }) => journal(&look).map(|()| 0),
         Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
+        Some(Command::Feed { flags }) => feed::run(&flags),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -85,6 +85,7 @@ mod store;
 mod supervise;
 pub mod testing;
 mod tls;
+mod token;
 mod words;
 mod worker;
 

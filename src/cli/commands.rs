@@ -8,6 +8,7 @@ use clap_complete::Shell;
 
 use super::definitions::{self, Dataflow};
 use super::environment;
+use super::feed::FeedFlags;
 use super::file::SettingsFile;
 use super::flags::JobFlags;
 use super::layers::{self, Found, Parsed, Place, Refusal};
@@ -123,6 +124,13 @@ pub enum Command {
         /// How to inspect it.
         #[command(subcommand)]
         look: JournalCommand,
+    },
+    /// Send lines to a run with --listen-http, each exactly once
+    #[command(disable_help_flag = true, hide = true)]
+    Feed {
+        /// What to send, and where.
+        #[command(flatten)]
+        flags: Box<FeedFlags>,
     },
     /// List the dataflows
     List,

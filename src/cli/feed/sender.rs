@@ -1,0 +1,105 @@
+//! Sends the bytes of one stream in order, in pieces that the server takes.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::client::{Answered, Client, End};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Pieces are not made smaller than this for a server that takes small bodies only.
+const PIECE_BYTES_MIN: usize = 4 << 10;
+
+/// The progress of a feed, for the message at its end.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress(Arc<Mutex<Counters>>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    input: String,
+    producer: String,
+    /// Bytes of the stream that were read.
+    read: u64,
+    /// Bytes of the stream that the server has.
+    acknowledged: u64,
+}
+
+impl Progress {
+    /// Returns the progress of a stream that has not begun.
+    pub(super) fn new(input: &str) -> Progress {
+        let counters = Counters { input: input.to_owned(), ..Counters::default() };
+        Progress(Arc::new(Mutex::new(counters)))
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Counters)) {
+        change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Counters { input, producer, read, acknowledged } = &*counters;
+        write!(f, "{acknowledged} of {read} bytes read from {input} are acknowledged")?;
+        if producer.is_empty() { Ok(()) } else { write!(f, " as producer {producer}") }
+    }
+}
+
+/// The result of sending bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sent {
+    /// The server has all of them, and everything before this position.
+    All(u64),
+    /// The server lacks bytes from this position on, which lies before them.
+    Gap(u64),
+}
+
+/// The sender of one stream.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) client: Client,
+    pub(super) producer: String,
+    pub(super) progress: Progress,
+    /// Most bytes of a piece.
+    pub(super) piece_bytes_max: usize,
+}
+
+impl Sender {
+    /// Begins the stream of `producer`, of which the server has so many bytes.
+    pub(super) fn begin(&mut self, producer: &str, next: u64) {
+        producer.clone_into(&mut self.producer);
+        self.progress.update(|counters| {
+            producer.clone_into(&mut counters.producer);
+            (counters.read, counters.acknowledged) = (next, next);
+        });
+    }
+
+    /// Sends `bytes`, which begin at `offset`, and waits until the server has them.
+    pub(super) async fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<Sent> {
+        let (mut at, end) = (offset, offset + bytes.len() as u64);
+        self.progress.update(|counters| counters.read = end.max(counters.read));
+        while at < end {
+            let rest = &bytes[(at - offset) as usize..];
+            let piece = &rest[..rest.len().min(self.piece_bytes_max)];
+            match self.client.post(&self.producer, at, piece, End::Open).await? {
+                Answered::Next(next) if next < offset => return Ok(Sent::Gap(next)),
+                // More than was sent: somebody else feeds the same stream.
+                Answered::Next(next) => at = next,
+                Answered::Gap(next) if next < offset => return Ok(Sent::Gap(next)),
+                Answered::Gap(next) => at = next,
+                Answered::TooLarge if piece.len() <= PIECE_BYTES_MIN => {
+                    let message = "the server takes no body of 4 KiB";
+                    return Err(Error::new(ErrorKind::Configuration, message)
+                        .hint("raise its --max-body-bytes"));
+                }
+                Answered::TooLarge => self.piece_bytes_max = piece.len() / 2,
+            }
+            self.progress.update(|counters| counters.acknowledged = at);
+        }
+        Ok(Sent::All(at))
+    }
+
+    /// Ends the stream at `offset`.
+    pub(super) async fn end(&mut self, offset: u64, end: End) -> Result<()> {
+        self.client.post(&self.producer, offset, &[], end).await.map(drop)
+    }
+}
