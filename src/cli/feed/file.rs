@@ -62,7 +62,7 @@ impl FileFeed {
             let place = producers.find(client, &identity, length, is_new).await?;
             self.report(&place);
             sender.begin(&place.producer, place.next);
-            match self.read(&mut file, place.next, sender).await? {
+            match self.read(&file, place.next, sender).await? {
                 Ended::Done => return Ok(()),
                 Ended::Replaced(new) => {
                     tracing::info!("{} was rotated: the new file is read", self.path.display());
@@ -129,7 +129,7 @@ impl FileFeed {
     }
 
     /// Reads and sends the file from `at` on.
-    async fn read(&self, file: &mut File, mut at: u64, sender: &mut Sender) -> Result<Ended> {
+    async fn read(&self, file: &File, mut at: u64, sender: &mut Sender) -> Result<Ended> {
         let mut buffer = vec![0; self.batch_bytes];
         let mut last_sent: Option<Instant> = None;
         let mut new: Option<File> = None;
