@@ -22,11 +22,9 @@
 mod agreement;
 mod borders;
 mod changelog;
-mod claiming;
 mod commits;
 mod journals;
 mod messages;
-mod output;
 mod owning;
 mod pace;
 mod plan;

@@ -16,24 +16,40 @@
 //! | `write_parts`, `commit` | the operators that store parts and commit epochs |
 //! | `objects` | epochs as objects of a store |
 //! | `retry`, `outage_log` | retries, and the log of outages |
+//! | `output` | the traits of an output |
+//! | `ids`, `owner`, `evidence` | the names of a job, its claim, and what shows its commits |
 //! | `commit_log` | the epochs that were about to be committed |
 //! | `changelog` | the stored changes of totals and windows |
 //! | `completions` | the way of a finished request back to its operator |
 
+mod bound_results;
 mod changelog;
 mod commit;
 mod commit_log;
 mod completions;
+mod evidence;
+mod ids;
+mod negative;
 mod objects;
+mod opening;
 mod outage_log;
+mod output;
+mod owner;
+mod patience;
+mod publication;
 mod retry;
 mod write_parts;
 
+pub use bound_results::bound_results;
 pub use changelog::Changelog;
 pub use commit::{Committed, OnCommit, commit};
 pub use commit_log::{Attempt, Attempts, CommitLog};
-pub use objects::{
-    Claim, ClaimKeys, Layout, MARKER, MARKER_BYTES_MAX, Marker, Owner, Ownership, PART,
-    Publication, Publisher, Standing, check_suffix, format,
-};
-pub use write_parts::write_parts;
+pub use evidence::CommitEvidence;
+pub use ids::Ids;
+pub use objects::{Layout, Marker, ObjectForm, ObjectOutput, Publisher, check_suffix, format};
+pub use opening::{OutputSettings, is_single, open};
+pub use output::{Claiming, EpochWriter, OpenWriter, Output, OutputStart, WriterSettings};
+pub use owner::Standing;
+pub use patience::patiently;
+pub use publication::Publication;
+pub use write_parts::{OutputHandle, write_parts};

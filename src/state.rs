@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::Ids;
 use crate::outputs::format::Format;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::local::cannot_lock;
@@ -84,15 +85,6 @@ const FORMAT: u32 = 1;
 /// adds one.
 const FORMER_MAX: usize = 16;
 
-/// The state ids that a state folder knows.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Ids {
-    /// The id of the folder's job, 32 hexadecimal digits; none before the first start.
-    pub id: Option<String>,
-    /// The ids that were given up for it, newest first.
-    pub former: Vec<String>,
-}
-
 /// The content of the file that holds the ids.
 #[derive(Serialize, Deserialize)]
 struct IdsFile {
@@ -151,11 +143,6 @@ impl Ids {
         }
         former.truncate(FORMER_MAX);
         Ok(Ids { id: Some(id), former })
-    }
-
-    /// Returns `true` if `id` is or was the id of the job.
-    pub fn contains(&self, id: &str) -> bool {
-        self.id.iter().chain(&self.former).any(|own| own == id)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
 use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
-use crate::outputs::{self, Changelog, OnCommit, Publisher};
+use crate::outputs::{self, Changelog, OnCommit, OutputHandle};
 use crate::supervise::panic_text;
 use crate::words::WordOptions;
 
@@ -49,8 +49,8 @@ pub struct Plan {
     pub table_bytes_max: usize,
     /// The changelog: its content from former runs, and its writer; `None` without state.
     pub memory: Option<(Restored, Changelog)>,
-    /// The writer of results.
-    pub publisher: Publisher,
+    /// The output.
+    pub output: OutputHandle,
     /// Called on worker 0 for every committed epoch.
     pub on_commit: OnCommit,
     /// The failure of the job.
@@ -152,10 +152,10 @@ fn build(worker: &mut Worker, plan: &Plan) {
     worker.dataflow_named("wordtide", |scope| {
         let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);
         let rows = (plan.definition)(lines);
-        let (publisher, failure) = (plan.publisher.clone(), plan.failure.clone());
+        let (output, failure) = (plan.output.clone(), plan.failure.clone());
         let keeper = plan.memory.as_ref().map(|(_, keeper)| keeper.clone());
-        let reports = outputs::write_parts(rows, publisher.clone(), keeper, failure.clone());
+        let reports = outputs::write_parts(rows, output.clone(), keeper, failure.clone());
         let on_commit = Arc::clone(&plan.on_commit);
-        outputs::commit(reports, plan.parts, publisher, on_commit, failure).probe();
+        outputs::commit(reports, plan.parts, output, on_commit, failure).probe();
     });
 }

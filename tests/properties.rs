@@ -13,7 +13,10 @@ use wordtide::internals::failure::Failure;
 use wordtide::internals::feed::Feed;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
 use wordtide::internals::outputs::format::Format;
-use wordtide::internals::outputs::{Committed, Layout, Publication, Publisher};
+use wordtide::internals::outputs::{
+    Committed, Layout, ObjectForm, OutputHandle, Publication, Publisher,
+};
+use wordtide::internals::store::Results;
 use wordtide::internals::words::{Split, WordOptions};
 use wordtide::internals::worker::{self, Plan};
 use wordtide::operators::{Lines, Rows};
@@ -53,9 +56,8 @@ fn publish(run: &Run) -> Published {
     let feed = Feed::new(run.threads, STEP);
     let committed: Arc<Mutex<Vec<Committed>>> = Arc::default();
     let seen = Arc::clone(&committed);
+    let form = ObjectForm { layout: Layout::new("c", None), format: Format::Tsv };
     let publication = Publication {
-        layout: Layout::new("c", None),
-        format: Format::Tsv,
         order: run.order,
         empty_epochs: EmptyEpochs::Write,
         job: "test".to_owned(),
@@ -71,7 +73,16 @@ fn publish(run: &Run) -> Published {
         owners: run.threads,
         words: WordOptions { split: run.split, ..WordOptions::default() },
         table_bytes_max: run.table_bytes_max,
-        publisher: Publisher::new(publication, Arc::new(store.clone()), runtime.handle().clone()),
+        output: OutputHandle {
+            writer: Arc::new(Publisher::new(
+                form,
+                publication,
+                Arc::new(store.clone()),
+                runtime.handle().clone(),
+            )),
+            results: Results::unlimited(),
+            runtime: runtime.handle().clone(),
+        },
         on_commit: Arc::new(move |one| {
             seen.lock().unwrap_or_else(PoisonError::into_inner).push(one);
         }),

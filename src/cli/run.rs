@@ -9,13 +9,14 @@ use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
+use crate::outputs::{self, Layout, ObjectForm, Output, OutputSettings};
 use crate::settings::Settings;
 use crate::sources::{HostPort, Source, descriptors};
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
 /// Where results go when nobody says where.
-pub(super) const DEFAULT_TO: &str = "wordtide-out/counts";
+const DEFAULT_TO: &str = "wordtide-out/counts";
 /// Where states are kept when nobody says where.
 const DEFAULT_STATE: &str = "wordtide-state";
 
@@ -115,8 +116,16 @@ fn settings(flags: &JobFlags) -> Settings {
     }
 }
 
+/// Opens the output that the flags name.
+pub(super) fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
+    let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
+    let layout = Layout::new(target.prefix(), flags.output.suffix.clone());
+    let form = ObjectForm { layout, format: flags.output.format };
+    outputs::open(&target, &OutputSettings { store: store(&flags.store), form })
+}
+
 /// How an object store is reached, as the flags say it.
-pub(super) fn store(flags: &StoreFlags) -> StoreSettings {
+fn store(flags: &StoreFlags) -> StoreSettings {
     StoreSettings {
         oss_endpoint: flags.oss_endpoint.clone(),
         oss_region: flags.oss_region.clone(),

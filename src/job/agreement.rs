@@ -15,8 +15,8 @@ use crate::cluster::{self, Control, JobFingerprint};
 use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outputs::{Attempts, Standing};
-use crate::state::{Identity, Ids};
+use crate::outputs::{Attempts, Ids, Standing};
+use crate::state::Identity;
 use crate::worker::ExplainPanic;
 
 /// How long a panic that follows from a lost peer waits for the cause.

@@ -8,11 +8,10 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::output::patiently;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
-use crate::outputs::Changelog;
+use crate::outputs::{Changelog, patiently};
 
 /// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";

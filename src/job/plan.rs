@@ -12,7 +12,6 @@ use super::agreement::{Agreement, FormerRuns, explain_panic, fingerprint};
 use super::borders::Borders;
 use super::changelog;
 use super::journals::{self, JournalList};
-use super::output::JobOutput;
 use super::owning::{OutputOpening, OwnedOutput};
 use super::pace::{EpochProcess, Follower, Leader};
 use super::reading::Reading;
@@ -23,7 +22,7 @@ use super::sharing::{self, BlockSharing, Readers};
 use super::stopping::until_stopped;
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
-use crate::cluster::{ClusterSettings, Control, Mesh};
+use crate::cluster::{ClusterSettings, Control, Mesh, random_bytes};
 use crate::epoch::{Clock, Schedule};
 use crate::epochs::EpochLeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -34,14 +33,14 @@ use crate::lines::{BlockPool, LineLimits, LongLine};
 use crate::operators::Restored;
 use crate::outputs::format::Format;
 use crate::outputs::{
-    Attempts, Changelog, Claim, ClaimKeys, CommitLog, Layout, OnCommit, Ownership, Publication,
-    Publisher, check_suffix,
+    self, Attempts, Changelog, CommitLog, Ids, Layout, ObjectForm, OnCommit, OpenWriter, Output,
+    OutputHandle, OutputSettings, OutputStart, Publication, WriterSettings, bound_results,
+    check_suffix,
 };
 use crate::settings::Settings;
 use crate::sources::Stop;
-use crate::state::{Identity, Ids, State};
-use crate::store::local::LocalStore;
-use crate::store::{Results, ResultsLimits, StoreSettings, Target};
+use crate::state::{Identity, State};
+use crate::store::{Results, Target};
 use crate::supervise::supervise;
 use crate::words::Split;
 use crate::worker::{Definition, Plan};
@@ -50,13 +49,13 @@ use crate::worker::{Definition, Plan};
 pub(super) struct JobPlan {
     definition: Definition,
     target: Target,
-    layout: Layout,
-    format: Format,
     /// With the number of parts 0 where it is free to follow the number of workers.
     identity: Identity,
     place: StatePlace,
     settings: Settings,
-    store: StoreSettings,
+    output: OutputSettings,
+    /// True if process 0 alone writes to the output.
+    is_single: bool,
     take_over: bool,
     journal: JournalSettings,
     /// A kept journal to be run again.
@@ -119,18 +118,18 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
         suffix: suffix.clone(),
     };
     cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
-    let layout = Layout::new(target.prefix(), suffix);
+    let form = ObjectForm { layout: Layout::new(target.prefix(), suffix), format };
+    let output = OutputSettings { store, form };
     let have_journals = state != StatePlace::None;
     let sources = sharing::own(sources, &readers, &cluster, have_journals)?;
     let plan = JobPlan {
         definition,
+        is_single: outputs::is_single(&target),
         target,
-        layout,
-        format,
         identity,
         place: state,
         settings,
-        store,
+        output,
         take_over,
         journal,
         abandoned: builder.abandoned,
@@ -158,7 +157,7 @@ impl JobPlan {
         let workers = (self.cluster.processes * self.settings.threads) as u32;
         let parts = self.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
-        let output = match JobOutput::open(&self.target, &self.store) {
+        let output = match self.open_output() {
             Ok(output) => output,
             Err(error) => {
                 state.into_iter().for_each(State::discard_if_new);
@@ -166,6 +165,13 @@ impl JobPlan {
             }
         };
         Ok((parts, StateAndOutput { state, output }))
+    }
+
+    /// Opens the output as process 0, with its lock.
+    fn open_output(&self) -> Result<Box<dyn Output>> {
+        let mut output = outputs::open(&self.target, &self.output)?;
+        output.lock()?;
+        Ok(output)
     }
 
     /// The number of parts of a job that is run again, whose interval must be that of now.
@@ -201,18 +207,21 @@ impl JobPlan {
         // Before anything bears the id: a crash must not leave objects of a state that is lost.
         opened.state.as_ref().map_or(Ok(()), |state| state.adopt(&ids))?;
         let publication = self.publication(*parts, &ids);
-        let owning = OutputOpening {
-            output: &opened.output,
-            target: &self.target,
+        let start = OutputStart {
             publication: &publication,
-            commits: self.commit_log(opened)?,
             ids: &ids,
-            found,
-            abandoned: &self.abandoned,
+            run: format!("{:032x}", u128::from_ne_bytes(random_bytes()?)),
             take_over: self.take_over,
-            schedule: &|after| self.schedule(after),
             interval_ms: self.identity.interval_ms,
             wall_ms: self.clock.wall_ms(),
+        };
+        let owning = OutputOpening {
+            output: &*opened.output,
+            start,
+            commits: self.commit_log(opened)?,
+            found,
+            abandoned: &self.abandoned,
+            schedule: &|after| self.schedule(after),
         };
         let OwnedOutput { open, recovery_plan, claim } =
             runtime.block_on(until_stopped(&self.stop, owning.own()))?;
@@ -220,21 +229,26 @@ impl JobPlan {
         Ok(Agreement { open, parts: *parts, recovery_plan, begun, lock_note, ids, claim })
     }
 
-    /// Returns the right of this process to write to the output, and the log of its commits.
-    pub(super) fn ownership(
+    /// Opens the writer of the epochs of this run.
+    pub(super) fn open_writer(
         &self,
         opened: &StateAndOutput,
         agreed: &Agreement,
-    ) -> Result<(Ownership, Option<CommitLog>)> {
+        results: &Results,
+        runtime: &Runtime,
+    ) -> Result<OpenWriter> {
         let is_first = self.cluster.process == 0;
-        let ownership = match &agreed.claim {
-            Some(standing) => {
-                let (store, keys) = (Arc::clone(&opened.output.store), ClaimKeys::of(&self.layout));
-                Ownership::Claimed(Claim::new(store, keys, standing.clone(), is_first))
-            }
-            None => opened.output.local_ownership(&self.target, agreed.lock_note.as_deref())?,
-        };
-        Ok((ownership, if is_first { self.commit_log(opened)? } else { None }))
+        let state = opened.state.as_ref().filter(|_| self.replay.is_none());
+        opened.output.writer(WriterSettings {
+            publication: self.publication(agreed.parts, &agreed.ids),
+            claim: agreed.claim.clone(),
+            lock_note: agreed.lock_note.clone(),
+            is_first,
+            commits: if is_first { self.commit_log(opened)? } else { None },
+            results: results.clone(),
+            state: state.map(|state| state.dir().to_owned()),
+            runtime: runtime.handle().clone(),
+        })
     }
 
     /// Opens the log of commits in the state, if there is one.
@@ -275,20 +289,17 @@ impl JobPlan {
         &self,
         runtime: &Runtime,
         opened: &StateAndOutput,
-        publisher: &Publisher,
+        writer: &OpenWriter,
         agreed: &Agreement,
         failure: &Failure,
     ) -> Result<Option<(Restored, Changelog)>> {
-        let Some(state) = opened.state.as_ref().filter(|_| self.replay.is_none()) else {
+        let (Some(state), Some(place)) = (&opened.state, &writer.changelog) else {
             return Ok(None);
         };
         changelog::note_begun(state.dir(), agreed.begun, self.cluster.process)?;
-        let publisher = match self.target {
-            // What is printed cannot be read back: the state itself has to remember.
-            Target::Stdout => publisher.into(Arc::new(LocalStore::open(state.dir())?)),
-            _ => publisher.clone(),
-        };
-        let changelog = Changelog::new(publisher, agreed.begun, failure.clone());
+        let job = self.publication(agreed.parts, &agreed.ids).job;
+        let (place, handle) = (Arc::clone(place), runtime.handle().clone());
+        let changelog = Changelog::new(place, &job, agreed.begun, failure.clone(), handle);
         let owners = self.owners();
         let owns = |part: u32| {
             let worker = part as usize % owners;
@@ -301,19 +312,8 @@ impl JobPlan {
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
     /// removed.
     pub(super) fn results(&self, opened: &StateAndOutput) -> Result<Results> {
-        let state = opened.state.as_ref().map(State::dir);
-        let folder = state.map(|dir| dir.join(format!("results-{}", self.cluster.process)));
-        if let Some(folder) = &folder {
-            Results::sweep(folder).map_err(|error| {
-                let message = format!("cannot empty {}: {error}", folder.display());
-                Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
-            })?;
-        }
-        Ok(Results::new(ResultsLimits {
-            memory_bytes_max: self.settings.results_bytes_max as u64,
-            disk_bytes_max: self.journal.journal_bytes_max,
-            folder,
-        }))
+        let memory_bytes_max = self.settings.results_bytes_max as u64;
+        opened.results(self.cluster.process, memory_bytes_max, self.journal.journal_bytes_max)
     }
 
     /// Opens the source logs of this process, each at the position where it was left.
@@ -355,9 +355,10 @@ impl JobPlan {
     ) -> Result<StateAndOutput> {
         let state = self.open_state(agreed.parts)?;
         state.as_ref().map_or(Ok(()), |state| state.adopt(&agreed.ids))?;
-        let output = JobOutput::join(&self.target, &self.store, agreed.lock_note.as_deref())?;
+        let output = outputs::open(&self.target, &self.output)?;
+        output.join(agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
-        runtime.block_on(until_stopped(&self.stop, output.probe(&self.target)))?;
+        runtime.block_on(until_stopped(&self.stop, output.probe(false)))?;
         Ok(StateAndOutput { state, output })
     }
 
@@ -387,7 +388,7 @@ impl JobPlan {
         &self,
         feed: Feed,
         agreed: &Agreement,
-        (publisher, on_commit, memory): (Publisher, OnCommit, Option<(Restored, Changelog)>),
+        (output, on_commit, memory): (OutputHandle, OnCommit, Option<(Restored, Changelog)>),
         failure: &Failure,
         mesh: &Mesh,
     ) -> Plan {
@@ -402,19 +403,17 @@ impl JobPlan {
             words: self.settings.words.clone(),
             table_bytes_max: self.settings.table_bytes_max,
             memory,
-            publisher,
+            output,
             on_commit,
             failure: failure.clone(),
             explain_panic: explain_panic(mesh.control.clone()),
         }
     }
 
-    /// Returns the layout, format and identity under which results are published.
+    /// Returns the settings and the identity under which results are published.
     pub(super) fn publication(&self, parts: u32, ids: &Ids) -> Publication {
         let identity = Identity { parts, ..self.identity.clone() };
         Publication {
-            layout: self.layout.clone(),
-            format: self.format,
             order: self.settings.order,
             empty_epochs: self.settings.empty_epochs,
             job: identity.digest(),
@@ -423,10 +422,10 @@ impl JobPlan {
         }
     }
 
-    /// Returns the number of workers, from the first on, that own parts: standard output is that of
+    /// Returns the number of workers, from the first on, that own parts: some outputs are those of
     /// process 0 alone.
     fn owners(&self) -> usize {
-        let writing = if self.target == Target::Stdout { 1 } else { self.cluster.processes };
+        let writing = if self.is_single { 1 } else { self.cluster.processes };
         writing * self.settings.threads
     }
 
@@ -453,7 +452,7 @@ impl JobPlan {
         &self,
         runtime: &Runtime,
         streams: Streams,
-        publisher: &Publisher,
+        results: &Results,
         failure: &Failure,
     ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
         let limits = LineLimits {
@@ -462,7 +461,7 @@ impl JobPlan {
             on_long_line: self.on_long_line,
         };
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
-        let bound = publisher.clone().bound_results(pool.clone());
+        let bound = bound_results(results.clone(), pool.clone());
         supervise(failure, runtime.handle(), "results", bound);
         streams.start(limits, &pool, self.settings.once, failure)
     }

@@ -17,16 +17,13 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
 use super::journals::{self, JournalList, KnownJournal, OrphanJournal, folder, folders};
-use super::output::{find_marker, patiently};
 use super::runs;
 use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
-use crate::outputs::{Attempt, Attempts, Marker, PART, Publication};
+use crate::outputs::{CommitEvidence, Output, OutputStart};
 use crate::sources::Past;
-use crate::state::Ids;
-use crate::store::{Listing, Store};
 
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
@@ -51,35 +48,6 @@ pub(super) struct RecoveryPlan {
     pub(super) abandoned: Vec<String>,
 }
 
-/// The evidence of former commits beside journals and markers.
-#[derive(Clone, Debug, Default)]
-pub(super) struct CommitEvidence {
-    /// The state ids of the job: markers that bear them are its own.
-    pub(super) ids: Ids,
-    /// The newest epoch that is known to be committed, be its marker there or not.
-    pub(super) settled: Option<Epoch>,
-    /// The epoch that process 0 was about to commit when it noted it last.
-    pub(super) attempt: Option<Attempt>,
-    /// The newest epoch that anybody is known to have committed below the prefix.
-    pub(super) used: Option<Epoch>,
-}
-
-impl CommitEvidence {
-    /// Gathers what the processes found; `claimed` is the newest committed epoch that an own
-    /// claim names.
-    pub(super) fn of(ids: Ids, found: &[Attempts], claimed: Option<Epoch>) -> CommitEvidence {
-        // Only process 0 can retract an attempt in its own log, before it removes an epoch's parts.
-        let attempt = found.first().and_then(|own| own.last);
-        let settled = found.iter().filter_map(|log| log.settled).max().max(claimed);
-        CommitEvidence { ids, settled, attempt, used: None }
-    }
-
-    /// The newest epoch that was ever about to be committed: its name is used.
-    fn newest(&self) -> Option<Epoch> {
-        self.attempt.map(|attempt| attempt.epoch).max(self.settled).max(self.used)
-    }
-}
-
 /// Finds out which of the epochs that journals have marked are committed, and changes nothing.
 /// Epochs are committed in order: with one, all before it are, also those that had nothing to
 /// publish and so have no marker.
@@ -89,8 +57,8 @@ impl CommitEvidence {
 /// `Configuration` where the marker of such an epoch is another job's or another state's.
 pub(super) async fn judge(
     lists: &[JournalList],
-    store: &dyn Store,
-    publication: &Publication,
+    output: &dyn Output,
+    start: &OutputStart<'_>,
     evidence: &CommitEvidence,
 ) -> Result<RecoveryPlan> {
     let mut epochs: BTreeSet<Epoch> = lists.iter().flat_map(|list| &list.epochs).copied().collect();
@@ -100,7 +68,7 @@ pub(super) async fn judge(
     let mut recovery_plan = stream::iter(newest_first)
         .map(async |epoch| {
             let asks = !crash::is_mutant("skip_by_memory");
-            let committed = asks && is_committed(store, publication, evidence, epoch).await?;
+            let committed = asks && output.is_committed(start, evidence, epoch).await?;
             Ok::<_, Error>((epoch, committed))
         })
         .buffered(EPOCHS_AT_A_TIME);
@@ -116,16 +84,11 @@ pub(super) async fn judge(
 
 /// Empties the epochs that are to be counted again of what a crash left in them. They are the
 /// job's own: its journals hold their lines, and no marker stands there.
-pub(super) async fn clear(
-    recovery_plan: &RecoveryPlan,
-    store: &dyn Store,
-    publication: &Publication,
-) -> Result<()> {
+pub(super) async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> Result<()> {
     stream::iter(&recovery_plan.replay)
         .map(async |epoch| {
             crash_point("recovery.before_clear");
-            let dir = publication.layout.dir(*epoch);
-            patiently(|| store.clear(&dir)).await?;
+            output.clear(*epoch).await?;
             crash_point("recovery.after_clear");
             Ok::<_, Error>(())
         })
@@ -137,62 +100,6 @@ pub(super) async fn clear(
         tracing::info!("{epochs} epochs of the last run are not committed: counting them again");
     }
     Ok(())
-}
-
-async fn is_committed(
-    store: &dyn Store,
-    publication: &Publication,
-    evidence: &CommitEvidence,
-    epoch: Epoch,
-) -> Result<bool> {
-    let key = publication.layout.marker(epoch);
-    if let Some(bytes) = find_marker(store, &key).await? {
-        let marker = Marker::parse(&bytes);
-        let is_own = marker.as_ref().is_some_and(|marker| {
-            // The journal lies in this state, so a marker without a state id is of this state, too.
-            let is_of_state = marker.state.as_ref().is_none_or(|id| evidence.ids.contains(id));
-            marker.job == publication.job && is_of_state
-        });
-        return match marker {
-            Some(marker) if is_own && marker.epoch == epoch => Ok(true),
-            Some(marker) if is_own => Err(misplaced(&key, marker.epoch)),
-            _ => Err(foreign(&key, &Marker::owner_of(&bytes))),
-        };
-    }
-    if evidence.settled.is_some_and(|settled| epoch <= settled) {
-        tracing::debug!("{key} is not there, but the epoch was committed");
-        return Ok(true);
-    }
-    let attempt = evidence.attempt.filter(|attempt| attempt.epoch == epoch && attempt.parts > 0);
-    let Some(attempt) = attempt else { return Ok(false) };
-    // All parts were there when the epoch was noted, and nobody takes parts without the marker.
-    let prefix = format!("{}/{PART}", publication.layout.dir(epoch));
-    let parts = patiently(|| store.list(Listing::new(&prefix).limit(attempt.parts as usize)));
-    let are_taken = parts.await?.items.len() < attempt.parts as usize;
-    if are_taken {
-        tracing::warn!(
-            "epoch {epoch} was taken away by its reader after it was committed: it is not \
-             published again"
-        );
-    }
-    Ok(are_taken)
-}
-
-fn foreign(key: &str, owner: &str) -> Error {
-    let message = format!(
-        "{key} was written by {owner}, and this state has lines for that epoch that are not \
-         published"
-    );
-    Error::new(ErrorKind::Configuration, message).hint(
-        "nothing was changed; give another --to to publish these lines there, or another --state \
-         to leave them",
-    )
-}
-
-fn misplaced(key: &str, epoch: Epoch) -> Error {
-    let message = format!("{key} is the marker of epoch {epoch}: it was copied or renamed");
-    Error::new(ErrorKind::Configuration, message)
-        .hint("nothing was changed; remove that copy, or give another --to")
 }
 
 /// A journal that is open, with the past of its source.

@@ -1,35 +1,61 @@
 //! The state and the output of a process, held for as long as the job lives.
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::runtime::Runtime;
 
 use super::changelog;
-use super::claiming::{self, RELEASE_TIMEOUT};
-use super::output::JobOutput;
+use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::outputs::{Changelog, Claim, Ownership};
+use crate::outputs::{Changelog, EpochWriter, Output};
 use crate::state::State;
+use crate::store::{Results, ResultsLimits};
 use crate::supervise::supervise;
+
+/// The time for which a run may try to give the output back when it ends.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The opened state and output of a process.
 #[derive(Debug)]
 pub(super) struct StateAndOutput {
     /// `None` in a job without state.
     pub(super) state: Option<State>,
-    pub(super) output: JobOutput,
+    pub(super) output: Box<dyn Output>,
 }
 
-/// Renews the claim in `ownership` from now on, and returns it; `None` for an output without one.
+impl StateAndOutput {
+    /// Returns the bound of the results of `process` that wait to be stored: so many bytes in
+    /// memory, and so many in the state folder. What an earlier run left of them is removed.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if the folder cannot be emptied.
+    pub(super) fn results(
+        &self,
+        process: usize,
+        memory_bytes_max: u64,
+        disk_bytes_max: u64,
+    ) -> Result<Results> {
+        let state = self.state.as_ref().map(State::dir);
+        let folder = state.map(|dir| dir.join(format!("results-{process}")));
+        if let Some(folder) = &folder {
+            Results::sweep(folder).map_err(|error| {
+                let message = format!("cannot empty {}: {error}", folder.display());
+                Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+            })?;
+        }
+        Ok(Results::new(ResultsLimits { memory_bytes_max, disk_bytes_max, folder }))
+    }
+}
+
+/// Keeps the claim of `writer` from now on, if the output has claims.
 ///
 /// Called before anything that may take longer than the claim lasts.
-pub(super) fn renew_claim(
-    ownership: &Ownership,
-    runtime: &Runtime,
-    failure: &Failure,
-) -> Option<Claim> {
-    let Ownership::Claimed(claim) = ownership else { return None };
-    let renewed = claiming::keep(claim.clone(), failure.clone());
-    supervise(failure, runtime.handle(), "renew the claim", renewed);
-    Some(claim.clone())
+pub(super) fn keep_claim(writer: &dyn EpochWriter, runtime: &Runtime, failure: &Failure) {
+    if let Some(kept) = writer.keep_claim(failure.clone()) {
+        supervise(failure, runtime.handle(), "renew the claim", kept);
+    }
 }
 
 /// The resources that a process holds for as long as the job lives.
@@ -38,8 +64,8 @@ pub(super) struct JobResources {
     pub(super) opened: StateAndOutput,
     /// The changelog of a job with state.
     pub(super) changelog: Option<Changelog>,
-    /// The claim on the prefix of an object store.
-    pub(super) claim: Option<Claim>,
+    /// The writer, which holds the claim or the lock on the output.
+    pub(super) writer: Arc<dyn EpochWriter>,
     /// True in process 0, which removes what the processes share.
     pub(super) is_first: bool,
 }
@@ -48,11 +74,9 @@ impl JobResources {
     /// Releases the lock on a local output, or the claim on an object store, so that the next start
     /// need not wait.
     pub(super) fn release(&self, runtime: &Runtime) {
-        // A task that the runtime ends later may still hold the lock, so it is not left to a drop.
-        self.opened.output.release_lock();
-        let Some(claim) = &self.claim else { return };
+        let release = self.writer.release();
         // Within the runtime: the timeout needs its clock.
-        let release = async { tokio::time::timeout(RELEASE_TIMEOUT, claim.release()).await };
+        let release = async { tokio::time::timeout(RELEASE_TIMEOUT, release).await };
         match runtime.block_on(release) {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!("the claim on the output was not given back: {error}"),

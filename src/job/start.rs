@@ -14,7 +14,7 @@ use super::agreement::Agreement;
 use super::borders::Crossing;
 use super::pace::EpochProcess;
 use super::plan::{self, JobPlan};
-use super::resources::{JobResources, StateAndOutput, renew_claim};
+use super::resources::{JobResources, StateAndOutput, keep_claim};
 use super::stopping::{ReadingBegun, stopped, watch_stop};
 use super::streams::OwnSources;
 use super::{Job, JobBuilder, JobHandle, commits, status};
@@ -22,9 +22,8 @@ use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::Restored;
-use crate::outputs::{Changelog, Committed, OnCommit, Publisher};
+use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle};
 use crate::sources::Stop;
-use crate::store::Results;
 use crate::supervise::{self, supervise};
 use crate::worker;
 
@@ -124,13 +123,13 @@ fn begin(
     let mut streams = plan.open_streams(sources, &agreed)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
-    let Publishing { publisher, results, changelog, resources } =
+    let Publishing { output, changelog, resources } =
         open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
     let on_commit =
         note_commits(Arc::clone(streams.crossing()), resources.changelog.clone(), on_commit);
     let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
     status.send_modify(|status| status.in_flight.extend(&agreed.recovery_plan.replay));
-    let work = (publisher.clone(), on_commit, changelog);
+    let work = (output.clone(), on_commit, changelog);
     let worker_plan = plan.worker_plan(streams.feed.clone(), &agreed, work, &failure, &mesh);
     if stop.is_stopped() && plan.cluster.process == 0 {
         return Err(stopped());
@@ -141,7 +140,7 @@ fn begin(
     let shipping = plan.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(worker_plan, mesh.allocators()?)?;
 
-    let read = plan.read(&runtime, streams, &publisher, &failure).inspect_err(|error| {
+    let read = plan.read(&runtime, streams, &output.results, &failure).inspect_err(|error| {
         // Otherwise the workers would wait for lines, and their guards for the workers.
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
@@ -156,7 +155,7 @@ fn begin(
         stop: stop.clone(),
         status: status.clone(),
         failure: failure.clone(),
-        results,
+        results: output.results,
         changelog: resources.changelog.clone(),
     };
     plan.set_pace(&runtime, process, &agreed);
@@ -174,17 +173,15 @@ fn begin(
     })
 }
 
-/// The publisher of a process, with what it needs while the job lives.
+/// The output of a process, with what it needs while the job lives.
 struct Publishing {
-    publisher: Publisher,
-    /// The results that wait to be stored.
-    results: Results,
+    output: OutputHandle,
     /// The changelog, and what it has of former runs; `None` in a job without state.
     changelog: Option<(Restored, Changelog)>,
     resources: JobResources,
 }
 
-/// Opens the publisher and reads the changelog back.
+/// Opens the writer of epochs and reads the changelog back.
 fn open_publishing(
     plan: &JobPlan,
     opened: StateAndOutput,
@@ -193,19 +190,16 @@ fn open_publishing(
     failure: &Failure,
 ) -> Result<Publishing> {
     let results = plan.results(&opened)?;
-    let (ownership, commits) = plan.ownership(&opened, agreed)?;
+    let opened_writer = plan.open_writer(&opened, agreed, &results, runtime)?;
+    let writer = Arc::clone(&opened_writer.writer);
     // From here on: to read the changelog back may take longer than a claim lasts.
-    let claim = renew_claim(&ownership, runtime, failure);
-    let publication = plan.publication(agreed.parts, &agreed.ids);
-    let store = Arc::clone(&opened.output.store);
-    let publisher = Publisher::new(publication, store, runtime.handle().clone())
-        .bounded_by(results.clone())
-        .owned(ownership, commits);
-    let restored = plan.remember(runtime, &opened, &publisher, agreed, failure)?;
+    keep_claim(&*writer, runtime, failure);
+    let restored = plan.remember(runtime, &opened, &opened_writer, agreed, failure)?;
     let changelog = restored.as_ref().map(|(_, changelog)| changelog.clone());
     let is_first = plan.cluster.process == 0;
-    let resources = JobResources { opened, changelog, claim, is_first };
-    Ok(Publishing { publisher, results, changelog: restored, resources })
+    let resources = JobResources { opened, changelog, writer: Arc::clone(&writer), is_first };
+    let output = OutputHandle { writer, results, runtime: runtime.handle().clone() };
+    Ok(Publishing { output, changelog: restored, resources })
 }
 
 /// Waits for the other processes of the cluster, or for a stop.

@@ -1,8 +1,8 @@
 //! Stores the changes of totals and windows beside the output, under a name that readers ignore.
 //!
 //! ```text
-//! <dir>/_wordtide/<job>-<begun>/<counts>-<part>/<epoch>.change   the input of a part in an epoch
-//! <dir>/_wordtide/<job>-<begun>/<counts>-<part>/<epoch>.base     its input up to an epoch
+//! <place>/<job>-<begun>/<counts>-<part>/<epoch>.change   the input of a part in an epoch
+//! <place>/<job>-<begun>/<counts>-<part>/<epoch>.base     its input up to an epoch
 //! ```
 //!
 //! The changes of an epoch are stored before its marker. The changes of committed epochs can
@@ -16,23 +16,25 @@
 
 mod object;
 mod parts;
+mod place;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::try_join_all;
 use futures::stream::{self, StreamExt, TryStreamExt};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use super::objects::Publisher;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::{PartChange, Run};
-use crate::store::{Body, Listing, StoreResult};
+use crate::store::StoreResult;
 use crate::supervise::{self, supervise};
 use parts::{ChangelogObject, ChangelogPart, PartObjects};
+pub use place::{ChangelogStore, StoredChange};
 
 /// Objects that are read at the same time.
 const READS_IN_FLIGHT_MAX: usize = 16;
@@ -43,7 +45,7 @@ const OBJECT_BYTES_MAX: u64 = 8 << 30;
 /// The changelog of a job. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Changelog {
-    publisher: Publisher,
+    store: Arc<dyn ChangelogStore>,
     /// The directory of this job's changelog.
     dir: String,
     /// The objects of each part.
@@ -51,16 +53,23 @@ pub struct Changelog {
     /// One permit, because a merge needs memory for all changes that it merges.
     merges: Arc<Semaphore>,
     failure: Failure,
+    runtime: Handle,
 }
 
 impl Changelog {
-    /// Returns the changelog of the job whose first epoch was `begun`, beside the objects of
-    /// `publisher`. A panic in a background task ends the job through `failure`.
-    pub fn new(publisher: Publisher, begun: Epoch, failure: Failure) -> Changelog {
-        let publication = &publisher.publication;
-        let dir = format!("{}/{}-{begun}", publication.layout.own_dir(), publication.job);
+    /// Returns the changelog in `store` of the job whose identity has the hash `job` and whose
+    /// first epoch was `begun`. Background tasks run on `runtime`; a panic in one ends the job
+    /// through `failure`.
+    pub fn new(
+        store: Arc<dyn ChangelogStore>,
+        job: &str,
+        begun: Epoch,
+        failure: Failure,
+        runtime: Handle,
+    ) -> Changelog {
+        let dir = format!("{job}-{begun}");
         let merges = Arc::new(Semaphore::new(1));
-        Changelog { publisher, dir, parts: Arc::default(), merges, failure }
+        Changelog { store, dir, parts: Arc::default(), merges, failure, runtime }
     }
 
     /// Returns the changes up to and including the committed epoch `through` of the parts that this
@@ -79,7 +88,7 @@ impl Changelog {
         for (part, stored) in self.find(owns).await? {
             let mut objects = PartObjects::default();
             self.remove(part, objects.adopt(stored, through)).await?;
-            self.publisher.store().sweep(&self.part_dir(part)).await?;
+            self.store.sweep(&self.part_dir(part)).await?;
             let changes = self.read(part, objects.stored()).await?;
             objects.lasts_ms = changes.last().and_then(|change| change.lasts_ms);
             self.remove(part, objects.expire(through)).await?;
@@ -106,7 +115,10 @@ impl Changelog {
         // The store may be out of reach for long, and the encoded bytes are sufficient.
         drop(change);
         crash_point("memory.before_put");
-        let object = self.put(part, object, encoded).await?;
+        let bytes = encoded.len() as u64;
+        let name = self.name(part, object);
+        self.store.write_change(object.epoch, name, encoded).await?;
+        let object = object.of(bytes);
         crash_point("memory.after_put");
         let mut parts = self.parts();
         let objects = parts.entry(part).or_default();
@@ -132,11 +144,12 @@ impl Changelog {
                 };
                 // Obsolete objects do no harm, so the job continues.
                 if let Err(error) = compacted {
-                    tracing::warn!("{error}; the changelog in {} grows meanwhile", changelog.dir);
+                    let place = changelog.store.place(&changelog.dir);
+                    tracing::warn!("{error}; the changelog in {place} grows meanwhile");
                 }
                 Ok(())
             };
-            supervise(&self.failure, self.publisher.runtime(), "compact", compact);
+            supervise(&self.failure, &self.runtime, "compact", compact);
         }
     }
 
@@ -146,7 +159,7 @@ impl Changelog {
         let running = self.merges.acquire().await;
         self.merges.close();
         drop(running);
-        self.publisher.store().clear(&self.dir).await.map(drop)
+        self.store.clear(&self.dir).await
     }
 
     /// Merges `due`, the oldest objects of a part, into one base and removes them.
@@ -169,7 +182,7 @@ impl Changelog {
         due: &[ChangelogObject],
     ) -> Result<ChangelogObject> {
         if due.iter().map(|object| object.bytes).sum::<u64>() > OBJECT_BYTES_MAX {
-            let dir = self.part_dir(part);
+            let dir = self.store.place(&self.part_dir(part));
             let message =
                 format!("the base of {dir} would be longer than {OBJECT_BYTES_MAX} bytes");
             return Err(Error::new(ErrorKind::Failed, message).hint("give more --parts"));
@@ -188,7 +201,9 @@ impl Changelog {
         };
         let encoded = supervise::blocking(add_up).await;
         crash_point("memory.before_base");
-        let base = self.put(part, base, encoded).await?;
+        let bytes = encoded.len() as u64;
+        self.store.write_base(self.name(part, base), encoded).await?;
+        let base = base.of(bytes);
         crash_point("memory.after_base");
         Ok(base)
     }
@@ -199,22 +214,15 @@ impl Changelog {
         owns: impl Fn(u32) -> bool,
     ) -> StoreResult<BTreeMap<ChangelogPart, Vec<ChangelogObject>>> {
         let mut found: BTreeMap<ChangelogPart, Vec<ChangelogObject>> = BTreeMap::new();
-        let (prefix, mut after) = (format!("{}/", self.dir), None::<String>);
-        loop {
-            let ask = Listing::new(&prefix).after(after.as_deref());
-            let page = self.publisher.store().list(ask).await?;
-            for entry in &page.items {
-                let Some(name) = entry.key.strip_prefix(&prefix) else { continue };
-                let Some((part, object)) = parts::parse(name, entry.bytes) else { continue };
-                if owns(part.part) {
-                    found.entry(part).or_default().push(object);
-                }
-            }
-            after = page.next;
-            if after.is_none() {
-                return Ok(found);
+        let prefix = format!("{}/", self.dir);
+        for StoredChange { name, bytes } in self.store.list(&self.dir).await? {
+            let Some(name) = name.strip_prefix(&prefix) else { continue };
+            let Some((part, object)) = parts::parse(name, bytes) else { continue };
+            if owns(part.part) {
+                found.entry(part).or_default().push(object);
             }
         }
+        Ok(found)
     }
 
     /// Returns the contents of objects, in their order.
@@ -233,11 +241,13 @@ impl Changelog {
         part: ChangelogPart,
         object: ChangelogObject,
     ) -> StoreResult<PartChange> {
-        let key = self.key(part, object);
+        let name = self.name(part, object);
+        let key = self.store.place(&name);
         if object.bytes > OBJECT_BYTES_MAX {
             return Err(object::damaged(&key, "it is longer than any object of a changelog"));
         }
-        let bytes = self.publisher.store().get(&key, object.bytes).await?;
+        let stored = StoredChange { name, bytes: object.bytes };
+        let bytes = self.store.read(&stored).await?;
         let change = object::decode(&bytes).map_err(|reason| object::damaged(&key, reason))?;
         if ChangelogPart::of(&change) != part || change.run.epoch != object.epoch {
             return Err(object::damaged(&key, "it is of another part or epoch"));
@@ -245,22 +255,10 @@ impl Changelog {
         Ok(change)
     }
 
-    /// Stores an object and makes its name durable.
-    async fn put(
-        &self,
-        part: ChangelogPart,
-        object: ChangelogObject,
-        bytes: Vec<u8>,
-    ) -> Result<ChangelogObject> {
-        let stored = self.publisher.put(&self.key(part, object), Body::from(bytes)).await?;
-        self.publisher.seal(&self.part_dir(part)).await?;
-        Ok(object.of(stored.bytes))
-    }
-
     /// Removes objects of a part.
     async fn remove(&self, part: ChangelogPart, objects: Vec<ChangelogObject>) -> StoreResult<()> {
         for object in objects {
-            self.publisher.store().delete(&self.key(part, object)).await?;
+            self.store.remove(&self.name(part, object)).await?;
         }
         Ok(())
     }
@@ -270,8 +268,8 @@ impl Changelog {
         format!("{}/{part}", self.dir)
     }
 
-    /// Returns the key of an object.
-    fn key(&self, part: ChangelogPart, object: ChangelogObject) -> String {
+    /// Returns the name of an object.
+    fn name(&self, part: ChangelogPart, object: ChangelogObject) -> String {
         format!("{}/{part}/{object}", self.dir)
     }
 

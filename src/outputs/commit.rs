@@ -12,14 +12,12 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use super::completions::Completions;
-use super::objects::{MARKER_FORMAT, MarkedPart, Marker, Publisher, part_name, write_marker};
-use super::write_parts::{PartReport, Report};
+use super::output::{CompleteEpoch, EpochWriter, PartReport};
+use super::write_parts::{OutputHandle, Report};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::operators::Tally;
-use crate::settings::EmptyEpochs;
-use crate::store::Body;
 use crate::supervise::supervise;
 
 /// A committed epoch.
@@ -58,7 +56,7 @@ pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
 pub fn commit<'s>(
     reports: Stream<'s, Epoch, Vec<Report>>,
     parts: u32,
-    publisher: Publisher,
+    output: OutputHandle,
     on_commit: OnCommit,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Epoch>> {
@@ -72,7 +70,7 @@ pub fn commit<'s>(
                 open: BTreeMap::new(),
                 committing: None,
                 completions: Completions::new(activator),
-                publisher,
+                output,
                 failure,
                 parts,
             };
@@ -109,7 +107,7 @@ struct Committer {
     /// The epoch whose marker is being stored. One at a time keeps them in order.
     committing: Option<Capability<Epoch>>,
     completions: Completions<Committed>,
-    publisher: Publisher,
+    output: OutputHandle,
     failure: Failure,
     parts: u32,
 }
@@ -126,67 +124,34 @@ impl Committer {
         let Gathered { capability, reports } = first.remove();
         let epoch = *capability.time();
         self.committing = Some(capability);
-        let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
+        let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let parts = self.parts;
         let commit = async move {
-            completions.complete(finish(&publisher, epoch, reports, parts).await?);
+            completions.complete(finish(&*writer, epoch, reports, parts).await?);
             Ok(())
         };
-        supervise(&self.failure, self.publisher.runtime(), "commit", commit);
+        supervise(&self.failure, &self.output.runtime, "commit", commit);
     }
 }
 
-/// Stores the parts without rows, if they are wanted, and then the marker.
+/// Commits an epoch whose parts are durable.
 async fn finish(
-    publisher: &Publisher,
+    writer: &dyn EpochWriter,
     epoch: Epoch,
     reports: Vec<Report>,
     parts: u32,
 ) -> Result<Committed> {
     let started = Instant::now();
-    let publication = &publisher.publication;
     let mut tally = Tally::default();
     reports.iter().for_each(|report| tally.add(report.tally));
     let write_ms = reports.iter().map(|report| report.write_ms).max().unwrap_or(0);
     let publishes = reports.iter().all(|report| report.publishes);
-    let mut stored: BTreeMap<u32, PartReport> =
+    let stored: BTreeMap<u32, PartReport> =
         reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
-    let empty = rows == 0;
-    if !publishes {
-        let upload_ms = started.elapsed().as_millis() as u64;
-        return Ok(Committed { epoch, tally, rows, bytes, upload_ms });
-    }
-    if !empty || publication.empty_epochs == EmptyEpochs::Write {
-        let missing = (0..parts).filter(|part| !stored.contains_key(part));
-        let puts = missing.map(|part| put_empty(publisher, epoch, part));
-        let put = futures::future::try_join_all(puts).await?;
-        stored.extend(put.into_iter().map(|part| (part.part, part)));
-    }
-    if !empty || publication.empty_epochs != EmptyEpochs::Skip {
-        let parts = stored.into_values().map(marked).collect();
-        let Tally { lines, words, .. } = tally;
-        let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
-        let (format, job) = (MARKER_FORMAT, publication.job.clone());
-        let (state, started) = (Some(publication.state.clone()), Some(publication.started));
-        let marker =
-            Marker { format, program, job, state, started, epoch, lines, words, rows, parts };
-        write_marker(publisher, epoch, &marker).await?;
-    }
-    let upload_ms = write_ms + started.elapsed().as_millis() as u64;
+    writer.commit(CompleteEpoch { epoch, tally, rows, publishes, stored, parts }).await?;
+    let written_ms = if publishes { write_ms } else { 0 };
+    let upload_ms = written_ms + started.elapsed().as_millis() as u64;
     Ok(Committed { epoch, tally, rows, bytes, upload_ms })
-}
-
-/// Stores a part without rows.
-async fn put_empty(publisher: &Publisher, epoch: Epoch, part: u32) -> Result<PartReport> {
-    let key = publisher.publication.layout.part(epoch, part);
-    let stored = publisher.create(epoch, &key, Body::from_chunks([])).await?;
-    Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
-}
-
-/// Returns the entry of a part in the marker.
-fn marked(part: PartReport) -> MarkedPart {
-    let PartReport { part, rows, bytes, md5 } = part;
-    MarkedPart { name: part_name(part), rows, bytes, md5 }
 }

@@ -10,21 +10,32 @@
 //! | --- | --- |
 //! | `format`, `layout` | bytes of rows, names of objects |
 //! | `marker_content` | the JSON in `_SUCCESS` |
+//! | `opened`, `named`, `committed` | the start: epochs that stand there, and those committed |
+//! | `encode`, `writer` | rows as the bytes of parts; writes parts and markers |
 //! | `publish`, `write_marker` | creates objects, with retries; the write of `_SUCCESS` |
-//! | `ownership`, `claim` | who may write below a prefix |
+//! | `ownership`, `claim`, `claiming` | who may write below a prefix |
+//! | `changelog`, `check` | the changelog as objects; `wordtide check` |
 
 pub mod format;
 
+mod changelog;
+mod check;
 mod claim;
+mod claiming;
+mod committed;
+mod encode;
+mod form;
 mod layout;
 mod marker_content;
+mod named;
+mod opened;
 mod ownership;
 mod publish;
 mod write_marker;
+mod writer;
 
-pub use claim::{Claim, ClaimKeys, Owner, Standing};
-pub use layout::{Layout, MARKER, PART, check_suffix, part_name};
-pub use marker_content::{MARKER_BYTES_MAX, MARKER_FORMAT, MarkedPart, Marker};
-pub use ownership::Ownership;
-pub use publish::{Publication, Publisher};
-pub use write_marker::write_marker;
+pub use form::ObjectForm;
+pub use layout::{Layout, check_suffix};
+pub use marker_content::Marker;
+pub use opened::ObjectOutput;
+pub use publish::Publisher;

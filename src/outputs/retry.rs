@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::outage_log::{OutageCause, OutageLog};
 use crate::backoff::BackoffPolicy;
 use crate::error::Error;
-use crate::store::{Results, Store, StoreErrorKind, StoreResult};
+use crate::store::{Results, StoreErrorKind, StoreResult};
 
 /// A store that has not answered for this long is reported as out of reach, although its own
 /// attempts continue.
@@ -22,16 +22,17 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 /// Retries requests to one store. Clones share the outage and its log.
 #[derive(Clone, Debug)]
 pub(super) struct Retrier {
-    store: Arc<dyn Store>,
+    /// The store in log lines.
+    store: Arc<str>,
     outage: Arc<Mutex<OutageLog>>,
     /// Has to know of outages, because results are then moved to disk.
     results: Results,
 }
 
 impl Retrier {
-    /// Returns a retrier for requests to `store`, without an outage.
-    pub(super) fn new(store: Arc<dyn Store>, results: Results) -> Retrier {
-        Retrier { store, outage: Arc::default(), results }
+    /// Returns a retrier for requests to the store with this description, without an outage.
+    pub(super) fn new(store: String, results: Results) -> Retrier {
+        Retrier { store: store.into(), outage: Arc::default(), results }
     }
 
     /// Repeats `attempt` until it succeeds. `what` names the object in log lines. An error is
@@ -77,7 +78,7 @@ impl Retrier {
                 Err(_) => {
                     // Also if other requests succeed: a pipe accepts parts while a marker waits.
                     self.results.set_away(true);
-                    let (store, silent) = (self.store.describe(), began.elapsed().as_secs());
+                    let (store, silent) = (&self.store, began.elapsed().as_secs());
                     let silence = format!("{store} has not taken {what} for {silent} s");
                     self.log(began, OutageCause::Away, &silence);
                 }
@@ -89,7 +90,7 @@ impl Retrier {
     fn succeeded(&self, began: Instant) {
         if let Some(lasted) = self.outage().succeeded(Instant::now()) {
             self.results.set_away(false);
-            let (store, lasted) = (self.store.describe(), lasted.as_secs());
+            let (store, lasted) = (&self.store, lasted.as_secs());
             tracing::info!("{store} takes objects again, after {lasted} s");
         }
         // Its silence was reported to the results, perhaps without a line in the log.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
@@ -10,21 +11,28 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
+use tokio::runtime::Handle;
 
 use super::changelog::Changelog;
 use super::completions::Completions;
-use super::objects::{Publication, Publisher};
+use super::output::{EncodedPart, EpochWriter, PartReport};
 use crate::epoch::Epoch;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::failure::Failure;
-use crate::operators::{Context, EpochRows, Grid, Row, Rows, Tally};
-use crate::settings::RowOrder;
-use crate::store::{Body, BodyWriter};
+use crate::operators::{Context, EpochRows, Grid, Rows, Tally};
+use crate::store::Results;
 use crate::supervise::supervise;
-use crate::words;
 
-/// The length of the chunks of encoded rows. A part is never one allocation.
-const CHUNK_BYTES: usize = 256 << 10;
+/// The output of a job as its operators see it. Clones share it.
+#[derive(Clone, Debug)]
+pub struct OutputHandle {
+    /// The writer of epochs.
+    pub writer: Arc<dyn EpochWriter>,
+    /// The results that are not stored yet.
+    pub results: Results,
+    /// The runtime of the requests. Operators never block on them.
+    pub runtime: Handle,
+}
 
 /// The report of one worker on the parts of one epoch that it has stored.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -41,26 +49,6 @@ pub struct Report {
     pub write_ms: u64,
 }
 
-/// One stored part.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct PartReport {
-    /// Its number.
-    pub part: u32,
-    /// Rows in it.
-    pub rows: u64,
-    /// Its length.
-    pub bytes: u64,
-    /// MD5 of its bytes in hexadecimal digits.
-    pub md5: String,
-}
-
-/// A part that is not stored yet.
-struct Encoded {
-    part: u32,
-    rows: u64,
-    body: Body,
-}
-
 /// Stores the rows of every ticked epoch and its changes of totals and windows. Sends a [`Report`]
 /// when all of them are durable.
 ///
@@ -68,7 +56,7 @@ struct Encoded {
 /// a window that ends at a time without an epoch.
 pub fn write_parts<'s>(
     rows: Rows<'s>,
-    publisher: Publisher,
+    output: OutputHandle,
     changelog: Option<Changelog>,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Report>> {
@@ -86,7 +74,7 @@ pub fn write_parts<'s>(
                 ticked: BTreeMap::new(),
                 writing: BTreeMap::new(),
                 completions: Completions::new(activator),
-                publisher,
+                output,
                 changelog,
                 failure,
                 context,
@@ -131,7 +119,7 @@ struct Writer {
     /// Epochs whose parts are being stored. A capability is dropped after its parts are durable.
     writing: BTreeMap<Epoch, Capability<Epoch>>,
     completions: Completions<Report>,
-    publisher: Publisher,
+    output: OutputHandle,
     /// Stores the changes of totals and windows. `None` in a job without state.
     changelog: Option<Changelog>,
     failure: Failure,
@@ -146,13 +134,13 @@ impl Writer {
         let started = Instant::now();
         let later = self.open.split_off(&(epoch + 1));
         let rows = std::mem::replace(&mut self.open, later).remove(&epoch).unwrap_or_default();
-        let parts = match encode(&rows, &self.publisher, self.context.parts) {
+        let parts = match self.output.writer.encode(&rows, self.context.parts) {
             Ok(parts) => parts,
             Err(error) => return self.failure.fail(error),
         };
-        self.publisher.results().encoded(epoch, self.context.threads);
+        self.output.results.encoded(epoch, self.context.threads);
         let tally = self.context.tallies.take(epoch);
-        let (publisher, completions) = (self.publisher.clone(), self.completions.clone());
+        let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let publishes = self.grid.contains(epoch);
         let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
         let store_changes = async move {
@@ -162,139 +150,21 @@ impl Writer {
             }
         };
         let write = async move {
-            let (parts, ()) = futures::try_join!(store(&publisher, epoch, parts), store_changes)?;
+            let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
             let write_ms = started.elapsed().as_millis() as u64;
             completions.complete(Report { epoch, tally, parts, publishes, write_ms });
             Ok(())
         };
-        supervise(&self.failure, self.publisher.runtime(), "write", write);
+        supervise(&self.failure, &self.output.runtime, "write", write);
     }
 }
 
 /// Stores parts, all at the same time.
 async fn store(
-    publisher: &Publisher,
+    writer: &dyn EpochWriter,
     epoch: Epoch,
-    parts: Vec<Encoded>,
+    parts: Vec<EncodedPart>,
 ) -> Result<Vec<PartReport>> {
-    let layout = &publisher.publication.layout;
-    let puts = parts.into_iter().map(|Encoded { part, rows, body }| async move {
-        let stored = publisher.create(epoch, &layout.part(epoch, part), body).await?;
-        Ok(PartReport { part, rows, bytes: stored.bytes, md5: stored.md5 })
-    });
-    futures::future::try_join_all(puts).await
-}
-
-/// Returns the parts that have rows, ascending.
-fn encode(sets: &[EpochRows], publisher: &Publisher, parts: u32) -> Result<Vec<Encoded>> {
-    let mut encoder = Encoder { publisher, open: BTreeMap::new(), error: None };
-    for set in sets {
-        set.rows.for_each(&mut |row| encoder.row(row, parts));
-    }
-    match encoder.error {
-        Some(error) => Err(error),
-        None => {
-            let publication = &publisher.publication;
-            Ok(encoder.open.into_iter().map(|(part, open)| open.close(part, publication)).collect())
-        }
-    }
-}
-
-/// Encodes the rows of one epoch.
-struct Encoder<'a> {
-    publisher: &'a Publisher,
-    open: BTreeMap<u32, OpenPart>,
-    /// The first error of a row.
-    error: Option<Error>,
-}
-
-/// A part to which rows are being added.
-struct OpenPart {
-    body: BodyWriter,
-    chunk: Vec<u8>,
-    rows: u64,
-    /// Rows that wait to be sorted by word.
-    unsorted: Vec<(Box<[u8]>, i64)>,
-}
-
-impl Encoder<'_> {
-    /// Adds a row to its part.
-    fn row(&mut self, row: Row<'_>, parts: u32) {
-        match row {
-            Row::Count { hash, word, count } => {
-                self.refuse_negative(word, count);
-                let publication = &self.publisher.publication;
-                let open = self.open(words::part(hash, parts));
-                match publication.order {
-                    RowOrder::Hash => open.encode(word, count, publication),
-                    RowOrder::Word => open.unsorted.push((word.into(), count)),
-                }
-            }
-            Row::Ranked { word, count } => {
-                self.refuse_negative(word, count);
-                let publication = &self.publisher.publication;
-                self.open(0).encode(word, count, publication);
-            }
-            Row::Line { part, line } => self.open(part).line(line),
-        }
-    }
-
-    /// Returns the part with the number `part` and counts one more row of it.
-    fn open(&mut self, part: u32) -> &mut OpenPart {
-        let open = self.open.entry(part).or_insert_with(|| OpenPart {
-            body: BodyWriter::new(self.publisher.runtime().clone()),
-            chunk: Vec::new(),
-            rows: 0,
-            unsorted: Vec::new(),
-        });
-        open.rows += 1;
-        open
-    }
-
-    /// Notes an error if a count is negative.
-    fn refuse_negative(&mut self, word: &[u8], count: i64) {
-        if count < 0 && self.error.is_none() {
-            self.error = Some(negative(word, count));
-        }
-    }
-}
-
-/// Returns the error of a row with a negative count.
-fn negative(word: &[u8], count: i64) -> Error {
-    let word = String::from_utf8_lossy(word);
-    let message = format!("the result holds the row {word:?} {count} times");
-    Error::new(ErrorKind::Failed, message)
-        .hint("the dataflow definition retracts what it never inserted: correct it")
-}
-
-impl OpenPart {
-    /// Adds the row of a word.
-    fn encode(&mut self, word: &[u8], count: i64, publication: &Publication) {
-        publication.format.row(word, count, &mut self.chunk);
-        self.flush_full_chunk();
-    }
-
-    /// Adds a line, which is raw bytes in every format.
-    fn line(&mut self, line: &[u8]) {
-        self.chunk.extend_from_slice(line);
-        self.chunk.push(b'\n');
-        self.flush_full_chunk();
-    }
-
-    /// Moves the chunk to the body if it is full.
-    fn flush_full_chunk(&mut self) {
-        if self.chunk.len() >= CHUNK_BYTES {
-            let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
-            self.body.push(full.into());
-        }
-    }
-
-    /// Returns the part. Adds the rows that are sorted by word first.
-    fn close(mut self, part: u32, publication: &Publication) -> Encoded {
-        let mut unsorted = std::mem::take(&mut self.unsorted);
-        unsorted.sort_unstable();
-        unsorted.iter().for_each(|(word, count)| self.encode(word, *count, publication));
-        self.body.push(self.chunk.into());
-        Encoded { part, rows: self.rows, body: self.body.finish() }
-    }
+    futures::future::try_join_all(parts.into_iter().map(|part| writer.write_part(epoch, part)))
+        .await
 }

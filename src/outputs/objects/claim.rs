@@ -22,125 +22,25 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::layout::Layout;
 use crate::epoch::Epoch;
+use crate::outputs::owner::{OWNER_FORMAT, Owner, Standing};
 use crate::store::{Body, Listing, Store, StoreError, StoreErrorKind, StoreResult};
 
-/// The version of the object's format that this release writes, and the newest it reads.
-const FORMAT: u32 = 1;
-/// Bounds on the time between two renewals, which is otherwise the batch interval: below it
-/// requests would cost more than those of the epochs, above it a failover would take too long.
-const RENEW_MIN: Duration = Duration::from_secs(2);
-const RENEW_MAX: Duration = Duration::from_secs(10);
-/// After so many periods without a renewal the owner counts as gone.
-const STALE_PERIODS: u32 = 3;
 /// For so many periods after a renewal the owner does not look again before it stores an object.
 const TRUSTED_PERIODS: u32 = 2;
 /// Longer objects are no claims.
 const OWNER_BYTES_MAX: u64 = 64 << 10;
-/// The most states that a claim remembers to have followed.
-const FORMER_MAX: usize = 16;
 
-/// The run that a claim belongs to: the content of its object.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
-    /// The version of this format.
-    pub format: u32,
-    /// The program that wrote it.
-    pub program: String,
-    /// Hash of the job's identity.
-    pub job: String,
-    /// The job's state id.
-    pub state: String,
-    /// A random number of this run.
-    pub run: String,
-    /// The host of process 0.
-    pub host: String,
-    /// Its process id there.
-    pub pid: u32,
-    /// Unix milliseconds of the run's start, by its own clock.
-    pub started: u64,
-    /// Milliseconds between two renewals.
-    pub renew_ms: u64,
-    /// Counts the renewals.
-    pub renewed: u64,
-    /// Set when the run has ended and stores nothing any more.
-    pub released: bool,
-    /// The newest epoch that was committed at the last renewal.
-    pub newest: Option<Epoch>,
-    /// States whose claims this one followed, newest first.
-    pub former: Vec<String>,
-}
-
-impl Owner {
-    /// The owner of a run that begins now, at an interval of `interval_ms`.
-    pub fn new(job: &str, state: &str, started: u64, interval_ms: u64) -> Owner {
-        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let renew = Duration::from_millis(interval_ms).clamp(RENEW_MIN, RENEW_MAX);
-        Owner {
-            format: FORMAT,
-            program: concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned(),
-            job: job.to_owned(),
-            state: state.to_owned(),
-            host: host.trim().to_owned(),
-            pid: std::process::id(),
-            started,
-            renew_ms: renew.as_millis() as u64,
-            ..Owner::default()
-        }
-    }
-
-    /// The time between two renewals.
-    pub fn period(&self) -> Duration {
-        // What another wrote is believed within bounds.
-        Duration::from_millis(self.renew_ms).clamp(RENEW_MIN / 2, RENEW_MAX)
-    }
-
-    /// The time without a renewal after which this owner counts as gone.
-    pub fn stale_after(&self) -> Duration {
-        STALE_PERIODS * self.period()
-    }
-
-    /// Notes that this claim follows that of `other`.
-    pub fn follow(&mut self, other: &Owner) {
-        let states = std::iter::once(&other.state).chain(&other.former);
-        let mut former: Vec<String> = Vec::new();
-        for state in states {
-            if *state != self.state && !former.contains(state) {
-                former.push(state.clone());
-            }
-        }
-        former.truncate(FORMER_MAX);
-        self.former = former;
-    }
-
-    fn to_body(&self) -> StoreResult<Body> {
-        let json = serde_json::to_vec(self).map_err(|error| {
-            StoreError::new(StoreErrorKind::Invalid, format!("a claim cannot be written: {error}"))
-        });
-        json.map(|mut json| {
-            json.push(b'\n');
-            Body::from(json)
-        })
-    }
-}
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Owner { job, state, host, pid, started, .. } = self;
-        write!(f, "job {job} with state {state}, process {pid} on {host}, started {started}")
-    }
-}
-
-/// A claim that was found or taken.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
-    /// Its place in the sequence.
-    pub term: u64,
-    /// The run that it belongs to.
-    pub owner: Owner,
+/// Returns the object of a claim of `owner`.
+fn to_body(owner: &Owner) -> StoreResult<Body> {
+    let json = serde_json::to_vec(owner).map_err(|error| {
+        StoreError::new(StoreErrorKind::Invalid, format!("a claim cannot be written: {error}"))
+    });
+    json.map(|mut json| {
+        json.push(b'\n');
+        Body::from(json)
+    })
 }
 
 /// The names of the claims on one prefix.
@@ -209,9 +109,9 @@ impl ClaimKeys {
             StoreError::new(StoreErrorKind::Denied, format!("{key} {what}"))
                 .hint("see which job writes to --to; remove the object if none does")
         };
-        if let Some(number) = number.filter(|number| *number > u64::from(FORMAT)) {
+        if let Some(number) = number.filter(|number| *number > u64::from(OWNER_FORMAT)) {
             return Err(refused(format!(
-                "has format {number}, and this release knows formats up to {FORMAT}"
+                "has format {number}, and this release knows formats up to {OWNER_FORMAT}"
             )));
         }
         serde_json::from_slice(&bytes)
@@ -225,7 +125,7 @@ impl ClaimKeys {
     /// `Exists` if somebody has; else those of the store.
     pub async fn create(&self, store: &dyn Store, claim: &Standing) -> StoreResult<()> {
         let key = self.key(claim.term);
-        store.put_new(&key, claim.owner.to_body()?).await?;
+        store.put_new(&key, to_body(&claim.owner)?).await?;
         // A store that does not refuse has let two create it: the object belongs to the last.
         if self.read(store, claim.term).await?.run == claim.owner.run {
             return Ok(());
@@ -340,7 +240,7 @@ impl Claim {
             read => read.map(|_| true)?,
         };
         *renewed += 1;
-        let body = self.content(*renewed, false).to_body()?;
+        let body = to_body(&self.content(*renewed, false))?;
         if *renews && stands {
             store.put(&keys.key(term), body.clone()).await?;
         }
@@ -369,7 +269,7 @@ impl Claim {
             return Ok(());
         }
         *renewed += 1;
-        store.put(&keys.key(standing.term), self.content(*renewed, true).to_body()?).await.map(drop)
+        store.put(&keys.key(standing.term), to_body(&self.content(*renewed, true))?).await.map(drop)
     }
 
     fn content(&self, renewed: u64, released: bool) -> Owner {

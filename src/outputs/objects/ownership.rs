@@ -52,6 +52,22 @@ impl Ownership {
         }
     }
 
+    /// Gives the output back, so that the next start need not wait.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn release(&self) -> StoreResult<()> {
+        match self {
+            Ownership::Claimed(claim) => claim.release().await,
+            Ownership::Locked(lock) => {
+                lock.release();
+                Ok(())
+            }
+            Ownership::Unshared | Ownership::LockedBy(..) => Ok(()),
+        }
+    }
+
     /// Notes that `epoch` is committed.
     pub fn committed(&self, epoch: Epoch) {
         if let Ownership::Claimed(claim) = self {

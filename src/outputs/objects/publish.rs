@@ -8,42 +8,23 @@ use std::sync::Arc;
 
 use tokio::runtime::Handle;
 
-use super::format::Format;
-use super::layout::Layout;
+use super::form::ObjectForm;
 use super::marker_content::{MARKER_BYTES_MAX, Marker};
 use super::ownership::Ownership;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Error;
-use crate::lines::BlockPool;
 use crate::outputs::commit_log::{Attempt, CommitLog};
+use crate::outputs::publication::Publication;
 use crate::outputs::retry::Retrier;
-use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
-
-/// The settings by which the rows of a job become objects.
-#[derive(Clone, Debug)]
-pub struct Publication {
-    /// The names of objects.
-    pub layout: Layout,
-    /// The format of a row.
-    pub format: Format,
-    /// The order of rows within a part.
-    pub order: RowOrder,
-    /// The objects of an epoch without rows.
-    pub empty_epochs: EmptyEpochs,
-    /// Hash of the job's identity, for the marker.
-    pub job: String,
-    /// The job's state id, for the marker.
-    pub state: String,
-    /// Unix milliseconds of the run's start, for the marker.
-    pub started: u64,
-}
 
 /// Stores the objects of a job, with retries. Clones share the store.
 #[derive(Clone, Debug)]
 pub struct Publisher {
-    /// The settings by which rows become objects.
+    /// The names of objects and the bytes of rows.
+    pub form: Arc<ObjectForm>,
+    /// The settings of what is published.
     pub publication: Arc<Publication>,
     store: Arc<dyn Store>,
     ownership: Ownership,
@@ -58,18 +39,23 @@ pub struct Publisher {
 impl Publisher {
     /// Returns a publisher to `store` whose requests run on `runtime`. It shares the output with
     /// nobody and has no limit of results.
-    pub fn new(publication: Publication, store: Arc<dyn Store>, runtime: Handle) -> Self {
-        let publication = Arc::new(publication);
+    pub fn new(
+        form: ObjectForm,
+        publication: Publication,
+        store: Arc<dyn Store>,
+        runtime: Handle,
+    ) -> Self {
+        let (form, publication) = (Arc::new(form), Arc::new(publication));
         let (ownership, commits) = (Ownership::Unshared, None);
         let results = Results::unlimited();
-        let retrier = Retrier::new(Arc::clone(&store), results.clone());
-        Publisher { publication, store, ownership, commits, runtime, retrier, results }
+        let retrier = Retrier::new(store.describe(), results.clone());
+        Publisher { form, publication, store, ownership, commits, runtime, retrier, results }
     }
 
     /// Returns a publisher whose results are counted and limited by `results`.
     #[must_use]
     pub fn bounded_by(self, results: Results) -> Self {
-        let retrier = Retrier::new(Arc::clone(&self.store), results.clone());
+        let retrier = Retrier::new(self.store.describe(), results.clone());
         Publisher { results, retrier, ..self }
     }
 
@@ -83,8 +69,8 @@ impl Publisher {
     /// Returns a publisher to another store, which only this process uses. Its outages are logged
     /// separately.
     #[must_use]
-    pub fn into(&self, store: Arc<dyn Store>) -> Self {
-        let retrier = Retrier::new(Arc::clone(&store), self.results.clone());
+    pub fn to_store(&self, store: Arc<dyn Store>) -> Self {
+        let retrier = Retrier::new(store.describe(), self.results.clone());
         Publisher { store, ownership: Ownership::Unshared, retrier, ..self.clone() }
     }
 
@@ -93,30 +79,9 @@ impl Publisher {
         &self.runtime
     }
 
-    /// Returns the results that are not stored yet.
-    pub fn results(&self) -> &Results {
-        &self.results
-    }
-
-    /// Keeps the limits of the results that are not stored yet. While there is no room for more, it
-    /// holds the room of `pool`, so that reading stops. Never returns.
-    pub async fn bound_results(self, pool: BlockPool) -> Result<(), Error> {
-        loop {
-            self.results.watch().await;
-            tracing::warn!(
-                "results wait for the store and there is no room for more: reading stops until \
-                 they are stored; see --results-memory and --journal-max"
-            );
-            let paused = async {
-                let _room = pool.pause().await;
-                std::future::pending::<()>().await;
-            };
-            tokio::select! {
-                () = self.results.until_room() => {}
-                () = paused => {}
-            }
-            tracing::info!("there is room for results again: reading goes on");
-        }
+    /// Returns the right of this process to write.
+    pub(super) fn ownership(&self) -> &Ownership {
+        &self.ownership
     }
 
     /// Returns the store, for requests that are not retried.
@@ -165,7 +130,7 @@ impl Publisher {
             Err(error) if error.kind == StoreErrorKind::Exists => {
                 // The claim names the owner if it has changed, and else the marker does.
                 self.ownership.confirm().await?;
-                let marker = self.publication.layout.marker(epoch);
+                let marker = self.form.layout.marker(epoch);
                 let owner = match self.store.get(&marker, MARKER_BYTES_MAX).await {
                     Ok(bytes) => format!("the epoch is that of {}", Marker::owner_of(&bytes)),
                     Err(_) => "another job writes there, too".to_owned(),

@@ -1,156 +1,19 @@
-//! Opens the output: connects to the store, checks that it takes objects and that no other job
-//! writes there, and lists the epochs that are there already.
-
-use std::sync::Arc;
-use std::time::Duration;
+//! The epochs that have a directory below the prefix.
 
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use crate::backoff::BackoffPolicy;
-use crate::epoch::{self, AHEAD_MAX_MS, Clock, Epoch, SystemClock};
+use super::layout::Layout;
+use super::marker_content::{MARKER_BYTES_MAX, Marker};
+use crate::epoch::{self, AHEAD_MAX_MS, Epoch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outputs::{Layout, MARKER, MARKER_BYTES_MAX, Marker, Ownership};
-use crate::store::local::{LocalStore, PrefixLock};
-use crate::store::stdout::StdoutStore;
-use crate::store::{
-    self, ConditionalPuts, Environment, Listing, Store, StoreErrorKind, StoreProbe, StoreResult,
-    StoreSettings, Target, Versioning,
-};
+use crate::outputs::patience::patiently;
+use crate::store::{Listing, Store, StoreErrorKind};
 
-/// How long a store may be out of reach when a job starts.
-const START_PATIENCE: Duration = Duration::from_secs(30);
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
 /// may hold any number of epochs that are named after a clock which ran ahead.
 const MARKERS_MAX: usize = 16;
 const MARKERS_AT_A_TIME: usize = 8;
-
-/// An opened output. A local one is locked by process 0 for as long as this lives.
-#[derive(Debug)]
-pub(super) struct JobOutput {
-    pub(super) store: Arc<dyn Store>,
-    lock: Option<(Arc<PrefixLock>, String)>,
-}
-
-impl JobOutput {
-    /// Opens the output as process 0.
-    pub(super) fn open(target: &Target, settings: &StoreSettings) -> Result<JobOutput> {
-        if *target == Target::Stdout {
-            StdoutStore::check()?;
-        }
-        let mut output = JobOutput::connect(target, settings)?;
-        if let Target::Local { root, prefix } = target {
-            let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
-            let note = format!("pid {pid} since {now}");
-            let lock = LocalStore::open(root)?.lock_prefix(prefix, &note)?;
-            output.lock = Some((Arc::new(lock), note));
-        }
-        Ok(output)
-    }
-
-    /// Releases the lock on a local output. Called when everything is committed.
-    pub(super) fn release_lock(&self) {
-        if let Some((lock, _)) = &self.lock {
-            lock.release();
-        }
-    }
-
-    /// Opens the output as another process. A local one must show what process 0 wrote there.
-    pub(super) fn join(
-        target: &Target,
-        settings: &StoreSettings,
-        lock_note: Option<&str>,
-    ) -> Result<JobOutput> {
-        let output = JobOutput::connect(target, settings)?;
-        if let Target::Local { root, prefix } = target
-            && LocalStore::open(root)?.lock_note(prefix)?.as_deref() != lock_note
-        {
-            let message = format!("{target} is not the directory that process 0 writes to");
-            return Err(Error::new(ErrorKind::Configuration, message)
-                .hint("give --to a directory that all processes share, or an object store"));
-        }
-        Ok(output)
-    }
-
-    fn connect(target: &Target, settings: &StoreSettings) -> Result<JobOutput> {
-        let store = store::open(target, settings, &Environment::of_process())?;
-        let store = store.unwrap_or_else(|| Arc::new(StdoutStore::new(MARKER)));
-        Ok(JobOutput { store, lock: None })
-    }
-
-    /// Checks that the store takes objects, before anything is read that it would refuse.
-    pub(super) async fn probe(&self, target: &Target) -> Result<()> {
-        let (Target::Oss { prefix, .. } | Target::S3 { prefix, .. }) = target else {
-            return Ok(());
-        };
-        let probe = StoreProbe::beside(prefix);
-        patiently(|| probe.run(&*self.store)).await.map(drop)
-    }
-
-    /// Warns of a bucket with versioning, and of a store that ignores conditional requests.
-    pub(super) async fn warn_of_limits(&self, target: &Target) {
-        let facts = self.store.facts().await;
-        if facts.conditional_puts == ConditionalPuts::Ignored {
-            tracing::warn!(
-                "{target} is in a store that does not refuse to create an object which exists: it \
-                 cannot keep a second job from overwriting this one's objects; let no other job \
-                 write below the prefix"
-            );
-        }
-        if facts.versioning == Versioning::Enabled {
-            tracing::warn!(
-                "{target} is in a bucket with versioning: an object that is sent again after a \
-                 fault leaves an old version, which is paid for; add a lifecycle rule that expires \
-                 noncurrent versions"
-            );
-        }
-    }
-
-    /// Returns the right of this process to write to a local output, for which process 0 noted
-    /// `note`.
-    ///
-    /// # Errors
-    ///
-    /// `Configuration` where the directory cannot be opened any more.
-    pub(super) fn local_ownership(&self, target: &Target, note: Option<&str>) -> Result<Ownership> {
-        Ok(match (target, &self.lock, note) {
-            (Target::Local { .. }, Some((lock, _)), _) => Ownership::Locked(Arc::clone(lock)),
-            (Target::Local { root, prefix }, None, Some(note)) => {
-                let store = LocalStore::open(root)?;
-                Ownership::LockedBy(store, prefix.clone(), note.to_owned())
-            }
-            _ => Ownership::Unshared,
-        })
-    }
-
-    /// Returns the note in the lock of a local output.
-    pub(super) fn lock_note(&self) -> Option<String> {
-        self.lock.as_ref().map(|(_, note)| note.clone())
-    }
-}
-
-/// Repeats `attempt` while the store is out of reach, for at most the patience of a start.
-pub(super) async fn patiently<T, F>(attempt: impl Fn() -> F) -> Result<T>
-where
-    F: Future<Output = StoreResult<T>>,
-{
-    let (clock, mut is_logged) = (SystemClock::new(), false);
-    let mut backoff = BackoffPolicy::DEFAULT.start();
-    loop {
-        match attempt().await {
-            Ok(done) => return Ok(done),
-            Err(error) if !error.is_transient() || clock.monotonic() > START_PATIENCE => {
-                return Err(error.into());
-            }
-            Err(error) if !std::mem::replace(&mut is_logged, true) => {
-                let patience = START_PATIENCE.as_secs();
-                tracing::warn!("{error}; tried again for {patience} s before giving up");
-            }
-            Err(error) => tracing::debug!("tried again: {error}"),
-        }
-        tokio::time::sleep(backoff.next_pause()).await;
-    }
-}
 
 /// A place in the output and time from which on epochs are of interest to a start.
 #[derive(Clone, Copy, Debug)]

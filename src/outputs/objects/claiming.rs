@@ -8,12 +8,13 @@
 
 use std::time::Duration;
 
-use super::output::patiently;
+use super::claim::{Claim, ClaimKeys};
 use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::outputs::{Claim, ClaimKeys, Owner, Standing};
-use crate::state::Ids;
+use crate::outputs::ids::Ids;
+use crate::outputs::owner::{Owner, Standing};
+use crate::outputs::patience::patiently;
 use crate::store::{Store, StoreErrorKind};
 
 /// So many looks at the claim of another are taken in one of its periods.
@@ -141,7 +142,7 @@ fn owned(owner: &Owner) -> Error {
 }
 
 /// The time for which a run may try to give its claim back when it ends.
-pub(super) const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Renews a claim until the job fails; the loss of the claim ends the job.
 pub(super) async fn keep(claim: Claim, failure: Failure) -> Result<()> {

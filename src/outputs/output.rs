@@ -1,0 +1,251 @@
+//! The traits of an output: where epochs go.
+//!
+//! An [`Output`] is the place, opened before anything is read: it checks that it takes epochs, says
+//! who owns it, which epochs are committed in it, and clears those that are not. Its
+//! [`EpochWriter`] lives as long as the run: it writes the parts of an epoch and commits the epoch
+//! with its marker. The operators and the job know nothing else of an output.
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt, ready};
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use super::changelog::ChangelogStore;
+use super::commit_log::CommitLog;
+use super::evidence::CommitEvidence;
+use super::ids::Ids;
+use super::owner::Standing;
+use super::publication::Publication;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::failure::Failure;
+use crate::operators::{EpochRows, Tally};
+use crate::store::{Body, Results, StoreResult};
+
+/// The place to which a job publishes its epochs.
+pub trait Output: Debug + Send + Sync + 'static {
+    /// Takes the lock on the output, if it is one that can be locked. Called by process 0, before
+    /// it waits for the others.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if another job on this host has it.
+    fn lock(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Returns the note in the lock, for the other processes.
+    fn lock_note(&self) -> Option<String> {
+        None
+    }
+
+    /// Checks that this process sees the output of process 0, whose lock has the note `lock_note`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if it is another one.
+    fn join(&self, _lock_note: Option<&str>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Returns whether what was written can be looked at again.
+    fn reads_back(&self) -> bool {
+        true
+    }
+
+    /// Checks that the output takes epochs, before anything is read that it would refuse. Changes
+    /// nothing that remains. Warns of the limits of the output if `warns` is set.
+    fn probe(&self, warns: bool) -> BoxFuture<'_, Result<()>>;
+
+    /// Returns the newest claim on the output, which this run may follow. `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration`, naming the owner, if another job is running.
+    fn standing<'a>(
+        &'a self,
+        _start: &'a OutputStart<'a>,
+    ) -> BoxFuture<'a, Result<Option<Standing>>> {
+        ready(Ok(None)).boxed()
+    }
+
+    /// Claims the output for this run, after the claim `former`. `recent` is an epoch a short while
+    /// ago: later ones may be those of a job that is running.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if another job has committed an epoch a short while ago.
+    fn claim<'a>(
+        &'a self,
+        _start: &'a OutputStart<'a>,
+        _former: Option<&'a Standing>,
+        _recent: Epoch,
+    ) -> BoxFuture<'a, Result<Claiming>> {
+        ready(Ok(Claiming::Unneeded)).boxed()
+    }
+
+    /// Returns whether the job has committed `epoch`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the marker of the epoch is another job's or another state's.
+    fn is_committed<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        evidence: &'a CommitEvidence,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<bool>>;
+
+    /// Removes what a crash left of an epoch that is the job's own and not committed.
+    fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>>;
+
+    /// Returns the newest epoch that the output holds, committed or not, from `from` on. New epochs
+    /// begin after it.
+    fn newest<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        from: Epoch,
+    ) -> BoxFuture<'a, Result<Option<Epoch>>>;
+
+    /// Returns the writer of the epochs of a run.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the output cannot be opened any more.
+    fn writer(&self, run: WriterSettings) -> Result<OpenWriter>;
+
+    /// Tries out what a run would do, for `wordtide check`. Returns names and values of what was
+    /// found.
+    fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>>;
+}
+
+/// Writes the epochs of one run.
+pub trait EpochWriter: Debug + Send + Sync + 'static {
+    /// Returns the parts that have rows, ascending.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` for a row that cannot be published.
+    fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>>;
+
+    /// Writes a part. Returns when the output needs nothing more of it until the commit. An error
+    /// is final.
+    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>>;
+
+    /// Commits an epoch: from then on readers see its parts and its marker. An error is final.
+    fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>>;
+
+    /// Keeps the claim of this run until the job fails; the loss of the claim ends the job. `None`
+    /// if there is nothing to keep.
+    fn keep_claim(&self, _failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
+
+    /// Gives the output back, so that the next start need not wait.
+    fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
+        ready(Ok(())).boxed()
+    }
+}
+
+/// The facts about a start that an output needs.
+#[derive(Clone, Debug)]
+pub struct OutputStart<'a> {
+    /// The settings of what is published.
+    pub publication: &'a Publication,
+    /// The job's state ids: markers that bear them are its own.
+    pub ids: &'a Ids,
+    /// A random number of this run.
+    pub run: String,
+    /// Set to follow the claim of a job that may be running.
+    pub take_over: bool,
+    /// Length of an epoch.
+    pub interval_ms: u64,
+    /// Unix milliseconds by the job's clock.
+    pub wall_ms: u64,
+}
+
+/// The outcome of an attempt to claim an output.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claiming {
+    /// The output has no claims.
+    Unneeded,
+    /// Another start was quicker.
+    Lost,
+    /// The claim of this run.
+    Taken(Box<Standing>),
+}
+
+/// The settings of a writer.
+#[derive(Clone, Debug)]
+pub struct WriterSettings {
+    /// The settings of what is published.
+    pub publication: Publication,
+    /// The claim of this run.
+    pub claim: Option<Standing>,
+    /// The note of process 0 in the lock.
+    pub lock_note: Option<String>,
+    /// True in process 0.
+    pub is_first: bool,
+    /// Notes epochs before they are committed. `None` in a job without state.
+    pub commits: Option<CommitLog>,
+    /// The results that are not stored yet.
+    pub results: Results,
+    /// The state folder. `None` in a job without state.
+    pub state: Option<PathBuf>,
+    /// The runtime of the requests.
+    pub runtime: Handle,
+}
+
+/// A writer, and the place of its changelog.
+#[derive(Clone, Debug)]
+pub struct OpenWriter {
+    /// The writer of epochs.
+    pub writer: Arc<dyn EpochWriter>,
+    /// The place of the changelog. `None` in a job without state.
+    pub changelog: Option<Arc<dyn ChangelogStore>>,
+}
+
+/// A part that is not stored yet.
+#[derive(Clone, Debug)]
+pub struct EncodedPart {
+    /// Its number.
+    pub part: u32,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its bytes.
+    pub body: Body,
+}
+
+/// One stored part.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PartReport {
+    /// Its number.
+    pub part: u32,
+    /// Rows in it.
+    pub rows: u64,
+    /// Its length.
+    pub bytes: u64,
+    /// MD5 of its bytes in hexadecimal digits, if the output has objects.
+    pub md5: String,
+}
+
+/// An epoch of which all parts are written.
+#[derive(Clone, Debug)]
+pub struct CompleteEpoch {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Lines and words that all workers read and counted in it.
+    pub tally: Tally,
+    /// Rows of all parts.
+    pub rows: u64,
+    /// False if the epoch publishes no result, because no window ends with it.
+    pub publishes: bool,
+    /// The written parts, by number: those with rows.
+    pub stored: BTreeMap<u32, PartReport>,
+    /// Number of parts of a result.
+    pub parts: u32,
+}
