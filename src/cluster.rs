@@ -22,6 +22,7 @@ mod bringup;
 mod cause;
 mod control;
 mod data;
+mod figures;
 mod frame;
 mod framing;
 mod handshake;

@@ -25,6 +25,7 @@ mod changelog;
 mod commits;
 mod journals;
 mod messages;
+mod metering;
 mod owning;
 mod pace;
 mod plan;
@@ -53,6 +54,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::journal::JournalSettings;
 use crate::lines::LongLine;
+use crate::meters::Meters;
 use crate::operators::{Counts, Lines, Rows};
 use crate::outputs::format::Format;
 use crate::outputs::{Committed, OnCommit};
@@ -101,6 +103,7 @@ pub struct JobBuilder {
     stop: Stop,
     on_commit: Option<OnCommit>,
     on_long_line: LongLine,
+    meters: Meters,
 }
 
 impl std::fmt::Debug for JobBuilder {
@@ -254,6 +257,14 @@ impl JobBuilder {
         self
     }
 
+    /// Sets where the job writes its figures.
+    #[must_use]
+    #[allow(dead_code)] // the monitor is built next
+    pub(crate) fn meters(mut self, meters: Meters) -> Self {
+        self.meters = meters;
+        self
+    }
+
     /// Starts the job: checks everything that can be checked, finds the other processes, then
     /// begins to read.
     ///
@@ -338,6 +349,7 @@ impl Job {
             stop: Stop::new(),
             on_commit: None,
             on_long_line: LongLine::CutAtSpace,
+            meters: Meters::default(),
         }
     }
 

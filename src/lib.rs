@@ -76,6 +76,7 @@ mod feed;
 pub mod job;
 mod journal;
 mod lines;
+mod meters;
 pub mod operators;
 mod outputs;
 pub mod settings;
@@ -135,6 +136,9 @@ pub mod internals {
     }
     pub mod lines {
         pub use crate::lines::*;
+    }
+    pub mod meters {
+        pub use crate::meters::*;
     }
     pub mod outputs {
         pub use crate::outputs::*;

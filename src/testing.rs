@@ -22,6 +22,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::{BlockPool, LineLimits, LineSplitter};
+use crate::meters::Meters;
 use crate::operators::{self, Captured, ChangeBuffer, Context, Counts, Lines, Rows, Tallies};
 use crate::words::WordOptions;
 use crate::worker;
@@ -212,6 +213,7 @@ where
             tallies: Tallies::default(),
             changes: ChangeBuffer::default(),
             failure: failure.clone(),
+            meters: Meters::default(),
         });
         worker::live(worker, &failure, &|_| None, |worker| {
             let local = worker.index();

@@ -18,6 +18,7 @@ use timely::worker::Worker;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
+use crate::meters::Meters;
 use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
 use crate::outputs::{self, Changelog, OnCommit, OutputHandle};
 use crate::supervise::panic_text;
@@ -55,6 +56,8 @@ pub struct Plan {
     pub on_commit: OnCommit,
     /// The failure of the job.
     pub failure: Failure,
+    /// The figures of the process.
+    pub meters: Meters,
     /// Finds the cause of a panic, which may only follow from a lost peer.
     pub explain_panic: ExplainPanic,
 }
@@ -144,9 +147,10 @@ fn build(worker: &mut Worker, plan: &Plan) {
         interval_ms: plan.interval_ms,
         words: plan.words.clone(),
         table_bytes_max: plan.table_bytes_max,
-        tallies: Tallies::default(),
+        tallies: Tallies::metered(plan.meters.add_worker(index)),
         changes: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),
         failure: plan.failure.clone(),
+        meters: plan.meters.clone(),
     });
     // The probe is not kept: the driver learns of a commit by `on_commit`.
     worker.dataflow_named("wordtide", |scope| {

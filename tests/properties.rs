@@ -81,6 +81,7 @@ fn publish(run: &Run) -> Published {
                 runtime.handle().clone(),
             )),
             results: Results::unlimited(),
+            meters: wordtide::internals::meters::Meters::default(),
             runtime: runtime.handle().clone(),
         },
         on_commit: Arc::new(move |one| {
@@ -90,6 +91,7 @@ fn publish(run: &Run) -> Published {
         explain_panic: Arc::new(|_| None),
         interval_ms: STEP,
         memory: None,
+        meters: wordtide::internals::meters::Meters::default(),
     };
     let alone = ClusterSettings { threads: run.threads, ..ClusterSettings::default() };
     let mut mesh = cluster::connect(&alone).expect("a process alone");

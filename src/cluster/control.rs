@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::bringup::Sockets;
 use super::cause::{Loss, seconds};
+use super::figures::TakeFigures;
 use super::frame::{Frame, Message};
 use super::inbox::Inbox;
 use super::links::{ControlLinks, LinkState, SEND_TIMEOUT};
@@ -93,6 +94,24 @@ impl Control {
         links.send(links.peers(), &Frame::Message(message))
     }
 
+    /// Calls `take` with the figures that other processes send from now on. Only the first call
+    /// counts.
+    pub fn on_figures(&self, take: TakeFigures) {
+        self.0.links.figures.set(take);
+    }
+
+    /// Sends figures to process 0 and returns when it has taken them, or when the cluster is over.
+    /// It blocks the thread, so async code must not call it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Control::send`].
+    pub fn send_figures(&self, figures: Vec<u8>) -> Result<()> {
+        self.check()?;
+        self.0.links.transmit_pieces(0, &Frame::Figures(figures).body());
+        Ok(())
+    }
+
     /// Makes one decision for the cluster. Every process calls this with its facts. Process 0
     /// merges them in order of index, and every process returns its answer or its error.
     ///
@@ -171,7 +190,7 @@ impl Control {
 
     /// Returns true if another process has asked for a stop.
     pub fn is_stop_asked(&self) -> bool {
-        self.0.links.is_stop_asked()
+        self.0.links.stop_asked.borrow().is_some()
     }
 
     /// Ends every wait in [`Control::agree`] with an error of kind `Stopped`, now and later.

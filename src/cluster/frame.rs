@@ -69,6 +69,8 @@ pub(super) enum Frame {
     Piece { is_last: bool, bytes: Vec<u8> },
     /// The acknowledgement of a piece: the next one may be sent.
     PieceTaken,
+    /// The figures of a process, in the job's own encoding.
+    Figures(Vec<u8>),
 }
 
 /// A reason for which bytes are not a frame.
@@ -142,6 +144,7 @@ impl Frame {
             Frame::Bye => vec![9],
             Frame::Piece { is_last, bytes } => joined(10, &[&[u8::from(*is_last)], bytes]),
             Frame::PieceTaken => vec![11],
+            Frame::Figures(bytes) => joined(12, &[bytes]),
         }
     }
 
@@ -178,6 +181,7 @@ impl Frame {
             9 => Frame::Bye,
             10 => Frame::Piece { is_last: rest.take()? != [0], bytes: rest.0.to_vec() },
             11 => Frame::PieceTaken,
+            12 => Frame::Figures(rest.0.to_vec()),
             other => return Err(BadFrame::Kind(other)),
         };
         Ok(frame)
@@ -294,6 +298,7 @@ mod tests {
             any::<(u64, String)>()
                 .prop_map(|(epoch, reason)| Frame::Message(Message::Stop { epoch, reason })),
             bytes().prop_map(|bytes| Frame::Message(Message::Other(bytes))),
+            bytes().prop_map(Frame::Figures),
             (any::<u32>(), bytes()).prop_map(|(round, bytes)| Frame::Facts { round, bytes }),
             (any::<u32>(), bytes())
                 .prop_map(|(round, bytes)| Frame::Answer { round, outcome: Ok(bytes) }),

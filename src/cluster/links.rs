@@ -34,6 +34,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::bringup::Sockets;
 use super::cause::{Loss, cause_of, seconds};
+use super::figures::FiguresTaker;
 use super::frame::{
     Assembly, Frame, Frames, MESSAGE_BYTES_MAX, Message, PIECE_BYTES, too_long, with_length,
 };
@@ -60,7 +61,9 @@ pub(super) struct ControlLinks {
     state: Mutex<LinkState>,
     changed: Condvar,
     /// The first process that asked for a stop, and its reason.
-    stop_asked: watch::Sender<Option<(usize, String)>>,
+    pub(super) stop_asked: watch::Sender<Option<(usize, String)>>,
+    /// Takes the figures of other processes.
+    pub(super) figures: FiguresTaker,
 }
 
 /// The control link to one peer.
@@ -145,6 +148,7 @@ impl ControlLinks {
             state: Mutex::new(state),
             changed: Condvar::new(),
             stop_asked: watch::Sender::new(None),
+            figures: FiguresTaker::default(),
         };
         Ok((links, Inbox::new(inbox)))
     }
@@ -205,7 +209,7 @@ impl ControlLinks {
 
     /// Sends a message piece by piece. Other frames may be sent between pieces. If the peer takes
     /// no more pieces, the thread that reads its link detects the loss.
-    fn transmit_pieces(&self, to: usize, body: &[u8]) {
+    pub(super) fn transmit_pieces(&self, to: usize, body: &[u8]) {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
         };
@@ -282,11 +286,6 @@ impl ControlLinks {
             Some(asked) => asked,
             None => std::future::pending().await,
         }
-    }
-
-    /// Returns true if another process has asked for a stop.
-    pub(super) fn is_stop_asked(&self) -> bool {
-        self.stop_asked.borrow().is_some()
     }
 
     /// Ends the cluster for this loss, unless there is an earlier one: sends it to all peers, shuts
@@ -394,6 +393,7 @@ impl ControlLinks {
     fn take(&self, from: usize, frame: Frame) -> Result<(), String> {
         match frame {
             Frame::Heartbeat | Frame::Piece { .. } | Frame::PieceTaken => {}
+            Frame::Figures(bytes) => self.figures.take(from, &bytes),
             Frame::Message(message) => {
                 self.check_sender(from, &message)?;
                 self.deliver(from, message);

@@ -77,6 +77,8 @@ pub(super) struct Agreement {
     pub(super) ids: Ids,
     /// The claim on the prefix of an object store.
     pub(super) claim: Option<Standing>,
+    /// True if process 0 is watched, so that the others send it their figures.
+    pub(super) is_watched: bool,
 }
 
 impl Agreement {

@@ -20,6 +20,7 @@ use crate::epoch::{Clock, Epoch, Jump};
 use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::meters::{Meters, Phase};
 use crate::outputs::Changelog;
 use crate::sources::Stop;
 use crate::store::{Level, Results};
@@ -39,6 +40,8 @@ pub(super) struct EpochProcess {
     pub(super) results: Results,
     /// The changelog, which is notified of commits; `None` in a job without state.
     pub(super) changelog: Option<Changelog>,
+    /// The figures of the process.
+    pub(super) meters: Meters,
 }
 
 impl EpochProcess {
@@ -49,6 +52,7 @@ impl EpochProcess {
             status.in_flight.push_back(epoch);
             status.open = next;
         });
+        self.meters.epochs().cut(epoch, next);
         self.borders.cut(next);
         epoch
     }
@@ -80,6 +84,7 @@ impl EpochProcess {
             changelog.committed(epoch);
         }
         self.status.send_modify(|status| status.committed_through(epoch));
+        self.meters.epochs().committed_through(epoch);
     }
 
     /// The next message of another process; the loss of one ends the job.
@@ -154,7 +159,8 @@ impl Leader {
                         EpochAction::Cut { epoch, next } => self.cut(epoch, next)?,
                         EpochAction::End { epoch, next } => return self.end(epoch, next),
                         EpochAction::StopReading => {
-                            let EpochProcess { control, reading, .. } = &mut self.process;
+                            let EpochProcess { control, reading, meters, .. } = &mut self.process;
+                            meters.enter(Phase::Stopping, "reading has stopped");
                             control.broadcast(ControlMessage::StopReading.encode()?)?;
                             reading.stop().await?;
                             event = EpochEvent::ReadingEnded(0);
@@ -203,6 +209,7 @@ impl Leader {
 
     /// Closes the open epoch everywhere for good.
     fn end(&self, epoch: Epoch, next: Epoch) -> Result<()> {
+        self.process.meters.enter(Phase::Stopping, "all sources have ended");
         self.process.cut(next);
         let was_told = self.process.stop.is_stopped();
         let reason = if was_told { "process 0 was told to stop" } else { "" };
@@ -284,7 +291,7 @@ impl Follower {
     async fn follow(&mut self) -> Result<()> {
         let mut reading = true;
         loop {
-            let EpochProcess { inbox, failure, reading: own, control, .. } = &mut self.0;
+            let EpochProcess { inbox, failure, reading: own, control, meters, .. } = &mut self.0;
             tokio::select! {
                 biased;
                 ended = own.ended(), if reading => {
@@ -302,6 +309,7 @@ impl Follower {
                         if !reason.is_empty() {
                             self.0.stop.stop();
                         }
+                        self.0.meters.enter(Phase::Stopping, "process 0 has ended the last epoch");
                         self.0.cut(epoch.saturating_add(1));
                         self.0.borders.end();
                         return Ok(());
@@ -312,6 +320,7 @@ impl Follower {
                             self.0.committed(epoch);
                         }
                         Some(ControlMessage::StopReading) if std::mem::take(&mut reading) => {
+                            meters.enter(Phase::Stopping, "process 0 stops reading");
                             own.stop().await?;
                             control.send(0, ControlMessage::ReadingEnded.encode()?)?;
                         }

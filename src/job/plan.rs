@@ -3,7 +3,7 @@
 //! [`check`] refuses settings that cannot run and touches nothing. Then process 0 opens state and
 //! output and decides where the job begins, and all processes recover what former runs left.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
@@ -12,6 +12,7 @@ use super::agreement::{Agreement, FormerRuns, explain_panic, fingerprint};
 use super::borders::Borders;
 use super::changelog;
 use super::journals::{self, JournalList};
+use super::metering;
 use super::owning::{OutputOpening, OwnedOutput};
 use super::pace::{EpochProcess, Follower, Leader};
 use super::reading::Reading;
@@ -30,6 +31,7 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::{Budget, JournalSettings, SyncPolicy};
 use crate::lines::{BlockPool, LineLimits, LongLine};
+use crate::meters::Meters;
 use crate::operators::Restored;
 use crate::outputs::format::Format;
 use crate::outputs::{
@@ -70,6 +72,8 @@ pub(super) struct JobPlan {
     on_long_line: LongLine,
     /// Ends every wait of the start.
     stop: Stop,
+    /// The figures of the process.
+    pub(super) meters: Meters,
 }
 
 /// Checks the settings of a job; returns its plan, and the sources that this process reads.
@@ -80,7 +84,7 @@ pub(super) struct JobPlan {
 pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
     let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
-    let sources = builder.sources;
+    let (sources, meters) = (builder.sources, builder.meters);
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
     if state != StatePlace::None {
         journal.validate()?;
@@ -121,7 +125,10 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let form = ObjectForm { layout: Layout::new(target.prefix(), suffix), format };
     let output = OutputSettings { store, form };
     let have_journals = state != StatePlace::None;
-    let sources = sharing::own(sources, &readers, &cluster, have_journals)?;
+    let started_ms = clock.wall_ms();
+    let journal_max = if have_journals { journal.journal_bytes_max } else { 0 };
+    metering::begin(&meters, (&identity, &target, &cluster), started_ms, journal_max);
+    let sources = sharing::own(sources, &readers, &cluster, have_journals, &meters)?;
     let plan = JobPlan {
         definition,
         is_single: outputs::is_single(&target),
@@ -136,8 +143,9 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
         readers,
         replay: builder.replay,
         cluster,
-        started_ms: clock.wall_ms(),
+        started_ms,
         clock,
+        meters,
         on_long_line,
         stop: builder.stop,
     };
@@ -151,7 +159,7 @@ impl JobPlan {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
         let recorded = match &self.replay {
-            Some(dir) => Some(self.replayed_parts(dir)?),
+            Some(dir) => Some(replay::parts(dir, self.identity.interval_ms)?),
             None => recorded,
         };
         let workers = (self.cluster.processes * self.settings.threads) as u32;
@@ -172,21 +180,6 @@ impl JobPlan {
         let mut output = outputs::open(&self.target, &self.output)?;
         output.lock()?;
         Ok(output)
-    }
-
-    /// The number of parts of a job that is run again, whose interval must be that of now.
-    fn replayed_parts(&self, dir: &Path) -> Result<u32> {
-        let interval_ms = self.identity.interval_ms;
-        let kept_journals = replay::kept_journals(dir)?;
-        let Some((_, first)) = kept_journals.first() else { return Ok(1) };
-        if let Some((folder, other)) =
-            kept_journals.iter().find(|(_, at)| at.interval_ms != interval_ms)
-        {
-            let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
-            return Err(Error::new(ErrorKind::Configuration, message)
-                .hint(format!("give --interval {}ms", other.interval_ms)));
-        }
-        Ok(first.parts)
     }
 
     /// Decides as process 0 where the job begins, knowing what all processes `found`.
@@ -226,7 +219,11 @@ impl JobPlan {
         let OwnedOutput { open, recovery_plan, claim } =
             runtime.block_on(until_stopped(&self.stop, owning.own()))?;
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
-        Ok(Agreement { open, parts: *parts, recovery_plan, begun, lock_note, ids, claim })
+        let parts = *parts;
+        // The markers of this run bear this.
+        self.meters.update_facts(|facts| facts.job.clone_from(&publication.job));
+        let is_watched = self.meters.keeps_top();
+        Ok(Agreement { open, parts, recovery_plan, begun, lock_note, ids, claim, is_watched })
     }
 
     /// Opens the writer of the epochs of this run.
@@ -247,6 +244,7 @@ impl JobPlan {
             commits: if is_first { self.commit_log(opened)? } else { None },
             results: results.clone(),
             state: state.map(|state| state.dir().to_owned()),
+            meters: self.meters.clone(),
             runtime: runtime.handle().clone(),
         })
     }
@@ -406,6 +404,7 @@ impl JobPlan {
             output,
             on_commit,
             failure: failure.clone(),
+            meters: self.meters.clone(),
             explain_panic: explain_panic(mesh.control.clone()),
         }
     }
@@ -463,7 +462,8 @@ impl JobPlan {
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let bound = bound_results(results.clone(), pool.clone());
         supervise(failure, runtime.handle(), "results", bound);
-        streams.start(limits, &pool, self.settings.once, failure)
+        streams.meter(&self.meters);
+        streams.start(limits, &pool, self.settings.once, (failure, &self.meters))
     }
 
     fn definition_name(&self) -> &str {

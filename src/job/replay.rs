@@ -51,6 +51,24 @@ pub(super) struct KeptJournal {
     first: Position,
 }
 
+/// Returns the number of parts of the job whose kept journals lie in `dir`.
+///
+/// # Errors
+///
+/// `Configuration` if the interval of a journal is not `interval_ms`.
+pub(super) fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
+    let kept_journals = kept_journals(dir)?;
+    let Some((_, first)) = kept_journals.first() else { return Ok(1) };
+    if let Some((folder, other)) =
+        kept_journals.iter().find(|(_, at)| at.interval_ms != interval_ms)
+    {
+        let message = format!("{} has epochs of {} ms", folder.display(), other.interval_ms);
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint(format!("give --interval {}ms", other.interval_ms)));
+    }
+    Ok(first.parts)
+}
+
 /// Opens a kept journal and finds its marks.
 pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
     if glimpse.source.starts_with("file ") {

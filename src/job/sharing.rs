@@ -19,6 +19,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::BlockPool;
+use crate::meters::{Meters, SourceFacts};
 use crate::sources::{Source, descriptors};
 use crate::supervise::supervise;
 
@@ -73,10 +74,17 @@ pub(super) fn own(
     readers: &Readers,
     cluster: &ClusterSettings,
     have_journals: bool,
+    meters: &Meters,
 ) -> Result<OwnSources> {
     let count = sources.len() as u32;
     let sources: Vec<_> = sources.into_iter().map(Source::resolve).collect();
     let names = journals::names(&sources);
+    for (((k, source), name), process) in (0u32..).zip(&sources).zip(&names).zip(&readers.0) {
+        let (kind, name) = (source.kind().to_owned(), name.clone());
+        let needs_connection = matches!(source, Source::Connect(_));
+        let facts = SourceFacts { kind, name, process: *process, needs_connection };
+        meters.declare_source(k, facts);
+    }
     let named = (0u32..).zip(sources).zip(&names).zip(&readers.0);
     let own = named.filter(|(_, process)| **process == cluster.process);
     let own: Vec<_> = own.map(|(((k, source), name), _)| (k, source, name.clone())).collect();
@@ -158,7 +166,8 @@ mod tests {
         let (list, readers) = place(sources, 3).expect("three processes");
         assert_eq!(readers.0, [0, 0, 2]);
         let cluster = ClusterSettings { processes: 3, process: 2, ..ClusterSettings::default() };
-        let own = own(list, &readers, &cluster, false).expect("nothing to check");
+        let meters = Meters::default();
+        let own = own(list, &readers, &cluster, false, &meters).expect("nothing to check");
         let own: Vec<_> = own.own.iter().map(|(k, _, name)| (*k, name.as_str())).collect();
         assert_eq!(own, [(2, "localhost:3")]);
     }

@@ -10,8 +10,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::agreement::Agreement;
+use super::agreement::{Agreement, FormerRuns};
 use super::borders::Crossing;
+use super::metering;
 use super::pace::EpochProcess;
 use super::plan::{self, JobPlan};
 use super::resources::{JobResources, StateAndOutput, keep_claim};
@@ -21,6 +22,7 @@ use super::{Job, JobBuilder, JobHandle, commits, status};
 use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::meters::Phase;
 use crate::operators::Restored;
 use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle};
 use crate::sources::Stop;
@@ -75,6 +77,7 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     let links = mesh.control.clone();
     let failure = Failure::new();
     let failed = failure.clone();
+    metering::note_failure(&failure, plan.meters.clone(), links.clone(), plan.cluster.process);
     if plan.cluster.processes > 1 {
         let watching = watch_stop(stop.clone(), links.clone(), plan.cluster.process, begun.clone());
         supervise(&failure, runtime.handle(), "watch stop", watching);
@@ -101,6 +104,25 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     })
 }
 
+/// Agrees with the other processes where the job begins, and opens state and output, which process
+/// 0 has opened before.
+fn agree(
+    plan: &JobPlan,
+    sources: &OwnSources,
+    runtime: &Runtime,
+    own: Option<(u32, StateAndOutput)>,
+    control: &Control,
+) -> Result<(Agreement, StateAndOutput)> {
+    let found = plan.find(sources)?;
+    let decide = |found: &FormerRuns| plan.decide(runtime, own.as_ref(), found);
+    let agreed = Agreement::reach(control, &found, decide)?;
+    let opened = match own {
+        Some((_, opened)) => opened,
+        None => plan.open_as_follower(runtime, &agreed)?,
+    };
+    Ok((agreed, opened))
+}
+
 /// Starts the job among the processes that have found each other.
 fn begin(
     plan: JobPlan,
@@ -111,15 +133,7 @@ fn begin(
     (stop, on_commit, failure, begun): (Stop, Option<OnCommit>, Failure, &ReadingBegun),
 ) -> Result<Job> {
     let block_links = std::mem::take(&mut mesh.blocks);
-    let found = plan.find(&sources)?;
-    let agreed = Agreement::reach(&mesh.control, &found, |found| {
-        plan.decide(&runtime, own.as_ref(), found)
-    })?;
-    let opened = match own {
-        Some((_, opened)) => opened,
-        None => plan.open_as_follower(&runtime, &agreed)?,
-    };
-
+    let (agreed, opened) = agree(&plan, &sources, &runtime, own, &mesh.control)?;
     let mut streams = plan.open_streams(sources, &agreed)?;
     let (announce, first_commits) = commits::channel();
     let announced = announce.downgrade();
@@ -127,8 +141,10 @@ fn begin(
         open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
     let on_commit =
         note_commits(Arc::clone(streams.crossing()), resources.changelog.clone(), on_commit);
-    let (status, on_commit) = status::observe(agreed.open, announce, Some(on_commit));
-    status.send_modify(|status| status.in_flight.extend(&agreed.recovery_plan.replay));
+    let meters = plan.meters.clone();
+    let replay = &agreed.recovery_plan.replay;
+    let (status, on_commit) =
+        status::observe((agreed.open, replay), announce, Some(on_commit), meters.clone());
     let work = (output.clone(), on_commit, changelog);
     let worker_plan = plan.worker_plan(streams.feed.clone(), &agreed, work, &failure, &mesh);
     if stop.is_stopped() && plan.cluster.process == 0 {
@@ -145,7 +161,9 @@ fn begin(
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
     let (borders, reading, streams) = read?;
+    meters.enter(Phase::Counting, "");
     let Mesh { control, inbox, .. } = mesh;
+    metering::share(&meters, &control, agreed.is_watched, &failure, runtime.handle());
     let links = control.clone();
     let process = EpochProcess {
         borders,
@@ -157,6 +175,7 @@ fn begin(
         failure: failure.clone(),
         results: output.results,
         changelog: resources.changelog.clone(),
+        meters,
     };
     plan.set_pace(&runtime, process, &agreed);
     let handle = JobHandle { stop, status, announced };
@@ -198,7 +217,8 @@ fn open_publishing(
     let changelog = restored.as_ref().map(|(_, changelog)| changelog.clone());
     let is_first = plan.cluster.process == 0;
     let resources = JobResources { opened, changelog, writer: Arc::clone(&writer), is_first };
-    let output = OutputHandle { writer, results, runtime: runtime.handle().clone() };
+    let (meters, runtime) = (plan.meters.clone(), runtime.handle().clone());
+    let output = OutputHandle { writer, results, meters, runtime };
     Ok(Publishing { output, changelog: restored, resources })
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::{broadcast, watch};
 
 use crate::epoch::Epoch;
+use crate::meters::{EpochCounts, Meters};
 use crate::operators::Tally;
 use crate::outputs::{Committed, OnCommit};
 
@@ -55,13 +56,17 @@ impl Status {
     }
 }
 
-/// Returns the status of a job whose first epoch is `open`, and the observer that updates it.
+/// Returns the status of a job whose first epoch is `open`, after those of `replay`, and the
+/// observer that updates it.
 pub(super) fn observe(
-    open: Epoch,
+    (open, replay): (Epoch, &[Epoch]),
     announce: broadcast::Sender<Committed>,
     then: Option<OnCommit>,
+    meters: Meters,
 ) -> (watch::Sender<Status>, OnCommit) {
-    let status = watch::Sender::new(Status { open, ..Status::default() });
+    meters.epochs().begin(open, replay);
+    let in_flight = replay.iter().copied().collect();
+    let status = watch::Sender::new(Status { open, in_flight, ..Status::default() });
     let keep = status.clone();
     let observer = move |committed: Committed| {
         tracing::info!("{committed}");
@@ -74,6 +79,8 @@ pub(super) fn observe(
             tracing::info!("{lines} lines had nothing to count and were skipped");
         }
         keep.send_modify(|status| status.commit(committed.clone()));
+        let Committed { epoch, tally: Tally { lines, words, .. }, rows, bytes, .. } = committed;
+        meters.committed(EpochCounts { epoch, lines, words, rows, bytes });
         // It fails when nobody listens, which is fine.
         announce.send(committed.clone()).ok();
         if let Some(then) = &then {

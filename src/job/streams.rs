@@ -20,6 +20,7 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
+use crate::meters::Meters;
 use crate::sources::{self, Intake, Past, Source, Stop, Track};
 
 /// One stream, before anything is read.
@@ -61,6 +62,17 @@ pub(super) struct Streams {
     /// Notes of journals that other processes will put away.
     elsewhere: Vec<(PathBuf, KnownJournal)>,
     keep: bool,
+}
+
+impl Streams {
+    /// Adds the journals to the figures of the process.
+    pub(super) fn meter(&self, meters: &Meters) {
+        for stream in &self.streams {
+            if let Some(gauge) = stream.track.gauge() {
+                meters.journal().add(gauge);
+            }
+        }
+    }
 }
 
 /// The sources of this process, each with its index and name among all.
@@ -181,7 +193,7 @@ impl Streams {
         limits: LineLimits,
         pool: &BlockPool,
         once: bool,
-        failure: &Failure,
+        (failure, meters): (&Failure, &Meters),
     ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
         let stop = Stop::new();
         let tracks = self.streams.iter().map(|stream| stream.track.clone()).collect();
@@ -189,8 +201,8 @@ impl Streams {
             Borders::new(self.crossing, self.inquiries, tracks, failure.clone())?;
         let (mut live, mut orphans) = (Vec::new(), Vec::new());
         for Stream { source, index, track, next_connection } in self.streams {
-            let intake =
-                Intake::new(index, limits, pool.clone(), track, next_connection, stop.clone());
+            let (pool, stop, meter) = (pool.clone(), stop.clone(), meters.source(index));
+            let intake = Intake::new(index, limits, pool, track, next_connection, stop, meter);
             match source {
                 Some(source) => live.push((source, intake)),
                 None => orphans.push(intake),

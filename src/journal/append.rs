@@ -252,6 +252,17 @@ impl Journal {
         Position(self.tail)
     }
 
+    /// Returns a function that returns the bytes of files that count against the limit, and the
+    /// bytes that are not synced.
+    pub fn gauge(&self) -> impl Fn() -> (u64, u64) + Send + use<> {
+        let shared = Arc::clone(&self.shared);
+        move || {
+            let synced = shared.synced.load(Ordering::Acquire);
+            let unsynced = shared.appended.load(Ordering::Acquire).saturating_sub(synced);
+            (shared.ledger().bytes_held(), unsynced)
+        }
+    }
+
     #[cfg(any(test, feature = "internals"))]
     /// Bytes of files that count against the limit.
     pub fn bytes_held(&self) -> u64 {

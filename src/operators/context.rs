@@ -3,10 +3,12 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::changelog::ChangeBuffer;
 use crate::epoch::Epoch;
 use crate::failure::Failure;
+use crate::meters::{Meters, WorkerMeter};
 use crate::words::WordOptions;
 
 /// Facts and figures that the operators of one worker share.
@@ -38,6 +40,8 @@ pub struct Context {
     pub changes: ChangeBuffer,
     /// Ends the job when an operator fails.
     pub failure: Failure,
+    /// The figures of the process.
+    pub meters: Meters,
 }
 
 impl Context {
@@ -88,11 +92,19 @@ impl Tally {
 #[derive(Clone, Debug, Default)]
 pub struct Tallies {
     epochs: Rc<RefCell<BTreeMap<Epoch, Tally>>>,
+    /// The figures of the worker, which no epoch ends.
+    meter: Arc<WorkerMeter>,
 }
 
 impl Tallies {
+    /// Returns empty tallies whose words are also counted by `meter`.
+    pub fn metered(meter: Arc<WorkerMeter>) -> Tallies {
+        Tallies { meter, ..Tallies::default() }
+    }
+
     /// Adds to the tally of `epoch`.
     pub fn add(&self, epoch: Epoch, tally: Tally) {
+        self.meter.words.add(tally.words);
         self.epochs.borrow_mut().entry(epoch).or_default().add(tally);
     }
 

@@ -4,6 +4,7 @@
 //! of later epochs with a delayed one. When an epoch is complete, it sends the epoch's tick and
 //! downgrades its capability to the next epoch.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -17,6 +18,7 @@ use super::lines::Lines;
 use crate::epoch::Epoch;
 use crate::feed::{Feed, Next};
 use crate::lines::Block;
+use crate::meters::SourceMeter;
 
 /// Number of blocks that a worker takes before its other operators run. A small number spreads a
 /// burst evenly over workers, and the blocks are counted while they are still in the cache.
@@ -46,6 +48,8 @@ pub fn read<'s>(
     feed.attach(local, Arc::new(wake));
     let again = scope.activator_for(Rc::clone(&info.address));
     let tallies = context.tallies.clone();
+    let meters = context.meters.clone();
+    let mut sources: BTreeMap<u32, Arc<SourceMeter>> = BTreeMap::new();
 
     builder.build(move |capabilities| {
         let mut capabilities = Some(capabilities);
@@ -57,6 +61,9 @@ pub fn read<'s>(
                 match feed.next(local) {
                     Next::Block(epoch, block) => {
                         let (lines, bytes) = (block.lines(), block.text().len() as u64);
+                        let source = block.source();
+                        let meter = sources.entry(source).or_insert_with(|| meters.source(source));
+                        meter.lines.add(lines);
                         tallies.add(epoch, Tally { lines, bytes, ..Tally::default() });
                         block_output.session(&held[0].delayed(&epoch)).give(block);
                     }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -17,6 +17,7 @@ use super::write_parts::{OutputHandle, Report};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
+use crate::meters::{Meters, StoredEpoch, TopKeeper};
 use crate::operators::Tally;
 use crate::supervise::supervise;
 
@@ -125,9 +126,9 @@ impl Committer {
         let epoch = *capability.time();
         self.committing = Some(capability);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
-        let parts = self.parts;
+        let (parts, meters) = (self.parts, self.output.meters.clone());
         let commit = async move {
-            completions.complete(finish(&*writer, epoch, reports, parts).await?);
+            completions.complete(finish((&*writer, &meters), epoch, reports, parts).await?);
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "commit", commit);
@@ -136,7 +137,7 @@ impl Committer {
 
 /// Commits an epoch whose parts are durable.
 async fn finish(
-    writer: &dyn EpochWriter,
+    (writer, meters): (&dyn EpochWriter, &Meters),
     epoch: Epoch,
     reports: Vec<Report>,
     parts: u32,
@@ -144,14 +145,19 @@ async fn finish(
     let started = Instant::now();
     let mut tally = Tally::default();
     reports.iter().for_each(|report| tally.add(report.tally));
-    let write_ms = reports.iter().map(|report| report.write_ms).max().unwrap_or(0);
+    let write_us = reports.iter().map(|report| report.write_us).max().unwrap_or(0);
+    let mut top = TopKeeper::default();
+    reports.iter().for_each(|report| top.merge(&report.top));
     let publishes = reports.iter().all(|report| report.publishes);
     let stored: BTreeMap<u32, PartReport> =
         reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
     writer.commit(CompleteEpoch { epoch, tally, rows, publishes, stored, parts }).await?;
-    let written_ms = if publishes { write_ms } else { 0 };
-    let upload_ms = written_ms + started.elapsed().as_millis() as u64;
+    let (write, commit) = (Duration::from_micros(write_us), started.elapsed());
+    let written = if publishes { write } else { Duration::ZERO };
+    let upload_ms = (written + commit).as_millis() as u64;
+    let path = if publishes { writer.place(epoch) } else { String::new() };
+    meters.epochs().stored(StoredEpoch { epoch, write, commit, path, top: top.finish() });
     Ok(Committed { epoch, tally, rows, bytes, upload_ms })
 }

@@ -54,6 +54,11 @@ impl OutageLog {
         due
     }
 
+    /// Returns true if the last attempts have failed, be that logged or not.
+    pub(super) fn is_out(&self) -> bool {
+        self.since.is_some()
+    }
+
     /// Notes that an object was stored. Returns the length of the outage if it was logged.
     pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
         self.stored = Some(now);

@@ -23,6 +23,7 @@ use super::publication::Publication;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
+use crate::meters::Meters;
 use crate::operators::{EpochRows, Tally};
 use crate::store::{Body, Results, StoreResult};
 
@@ -139,6 +140,12 @@ pub trait EpochWriter: Debug + Send + Sync + 'static {
     /// Commits an epoch: from then on readers see its parts and its marker. An error is final.
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>>;
 
+    /// Returns the place of an epoch, relative to the root of the output, for people to look at.
+    /// Empty for an output without such places.
+    fn place(&self, _epoch: Epoch) -> String {
+        String::new()
+    }
+
     /// Keeps the claim of this run until the job fails; the loss of the claim ends the job. `None`
     /// if there is nothing to keep.
     fn keep_claim(&self, _failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
@@ -196,6 +203,8 @@ pub struct WriterSettings {
     pub results: Results,
     /// The state folder. `None` in a job without state.
     pub state: Option<PathBuf>,
+    /// The figures of the process.
+    pub meters: Meters,
     /// The runtime of the requests.
     pub runtime: Handle,
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::outage_log::{OutageCause, OutageLog};
 use crate::backoff::BackoffPolicy;
 use crate::error::Error;
+use crate::meters::{Meters, Outcome, OutputOp};
 use crate::store::{Results, StoreErrorKind, StoreResult};
 
 /// A store that has not answered for this long is reported as out of reach, although its own
@@ -27,12 +28,14 @@ pub(super) struct Retrier {
     outage: Arc<Mutex<OutageLog>>,
     /// Has to know of outages, because results are then moved to disk.
     results: Results,
+    /// The figures of the process.
+    meters: Meters,
 }
 
 impl Retrier {
     /// Returns a retrier for requests to the store with this description, without an outage.
-    pub(super) fn new(store: String, results: Results) -> Retrier {
-        Retrier { store: store.into(), outage: Arc::default(), results }
+    pub(super) fn new(store: String, results: Results, meters: Meters) -> Retrier {
+        Retrier { store: store.into(), outage: Arc::default(), results, meters }
     }
 
     /// Repeats `attempt` until it succeeds. `what` names the object in log lines. An error is
@@ -41,11 +44,44 @@ impl Retrier {
     where
         F: Future<Output = StoreResult<T>>,
     {
+        self.repeat(what, attempt, |_| {}).await
+    }
+
+    /// Works as [`Retrier::run`], and counts each attempt in the figures as a request of kind `op`.
+    pub(super) async fn counted<T, F>(
+        &self,
+        op: OutputOp,
+        what: &str,
+        attempt: impl Fn() -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
+        let meter = self.meters.output();
+        let count = |outcome| {
+            meter.request(op, outcome);
+            let is_repeated = matches!(outcome, Outcome::Refused | Outcome::Unavailable);
+            meter.retries.add(u64::from(is_repeated));
+        };
+        self.repeat(what, attempt, count).await
+    }
+
+    /// Repeats `attempt` until it succeeds. Calls `count` with the outcome of each.
+    async fn repeat<T, F>(
+        &self,
+        what: &str,
+        attempt: impl Fn() -> F,
+        count: impl Fn(Outcome),
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = StoreResult<T>>,
+    {
         let mut backoff = BackoffPolicy::JITTERED.start();
         loop {
             let began = Instant::now();
             let error = match self.answered(what, began, attempt()).await {
                 Ok(stored) => {
+                    count(Outcome::Ok);
                     self.succeeded(began);
                     return Ok(stored);
                 }
@@ -54,10 +90,17 @@ impl Retrier {
             match error.kind {
                 // Credentials and rights may be corrected during a run, so this is not final.
                 StoreErrorKind::Denied | StoreErrorKind::NotFound => {
+                    count(Outcome::Refused);
                     self.log(began, OutageCause::Refused, &error);
                 }
-                StoreErrorKind::Unavailable => self.log(began, OutageCause::Away, &error),
-                _ => return Err(error.into()),
+                StoreErrorKind::Unavailable => {
+                    count(Outcome::Unavailable);
+                    self.log(began, OutageCause::Away, &error);
+                }
+                _ => {
+                    count(Outcome::Failed);
+                    return Err(error.into());
+                }
             }
             tokio::time::sleep(backoff.next_pause()).await;
         }
@@ -80,6 +123,7 @@ impl Retrier {
                     self.results.set_away(true);
                     let (store, silent) = (&self.store, began.elapsed().as_secs());
                     let silence = format!("{store} has not taken {what} for {silent} s");
+                    self.meters.output_away(&silence);
                     self.log(began, OutageCause::Away, &silence);
                 }
             }
@@ -88,7 +132,14 @@ impl Retrier {
 
     /// Called when an attempt that began at `began` has succeeded. Logs the end of an outage.
     fn succeeded(&self, began: Instant) {
-        if let Some(lasted) = self.outage().succeeded(Instant::now()) {
+        let (was_out, ended) = {
+            let mut outage = self.outage();
+            (outage.is_out(), outage.succeeded(Instant::now()))
+        };
+        if was_out {
+            self.meters.output_available();
+        }
+        if let Some(lasted) = ended {
             self.results.set_away(false);
             let (store, lasted) = (&self.store, lasted.as_secs());
             tracing::info!("{store} takes objects again, after {lasted} s");
@@ -96,12 +147,20 @@ impl Retrier {
         // Its silence was reported to the results, perhaps without a line in the log.
         if began.elapsed() >= SILENCE_MAX {
             self.results.set_away(false);
+            self.meters.output_available();
         }
     }
 
     /// Called when an attempt that began at `began` has failed. Logs the failure if a line is due.
     fn log(&self, began: Instant, cause: OutageCause, error: &dyn Display) {
-        if !self.outage().failed(cause, began, Instant::now()) {
+        let (is_due, is_out) = {
+            let mut outage = self.outage();
+            (outage.failed(cause, began, Instant::now()), outage.is_out())
+        };
+        if is_out {
+            self.meters.output_away(&error.to_string());
+        }
+        if !is_due {
             tracing::debug!("retried: {error}");
             return;
         }

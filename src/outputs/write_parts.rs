@@ -19,7 +19,8 @@ use super::output::{EncodedPart, EpochWriter, PartReport};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::operators::{Context, EpochRows, Grid, Rows, Tally};
+use crate::meters::{Meters, TopKeeper, TopWords};
+use crate::operators::{Context, EpochRows, Grid, Row, Rows, Tally};
 use crate::store::Results;
 use crate::supervise::supervise;
 
@@ -30,6 +31,8 @@ pub struct OutputHandle {
     pub writer: Arc<dyn EpochWriter>,
     /// The results that are not stored yet.
     pub results: Results,
+    /// The figures of the process.
+    pub meters: Meters,
     /// The runtime of the requests. Operators never block on them.
     pub runtime: Handle,
 }
@@ -45,8 +48,10 @@ pub struct Report {
     pub parts: Vec<PartReport>,
     /// False if the epoch publishes no result, because no window ends with it.
     pub publishes: bool,
-    /// Milliseconds from the completion of the epoch at the worker until all parts were durable.
-    pub write_ms: u64,
+    /// Microseconds from the completion of the epoch at the worker until all parts were durable.
+    pub write_us: u64,
+    /// The most frequent words of the worker, if somebody can ask for them.
+    pub top: TopWords,
 }
 
 /// Stores the rows of every ticked epoch and its changes of totals and windows. Sends a [`Report`]
@@ -138,6 +143,7 @@ impl Writer {
             Ok(parts) => parts,
             Err(error) => return self.failure.fail(error),
         };
+        let top = self.top(&rows);
         self.output.results.encoded(epoch, self.context.threads);
         let tally = self.context.tallies.take(epoch);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
@@ -151,11 +157,28 @@ impl Writer {
         };
         let write = async move {
             let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
-            let write_ms = started.elapsed().as_millis() as u64;
-            completions.complete(Report { epoch, tally, parts, publishes, write_ms });
+            let write_us = started.elapsed().as_micros() as u64;
+            completions.complete(Report { epoch, tally, parts, publishes, write_us, top });
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "write", write);
+    }
+
+    /// Returns the most frequent words of an epoch, if somebody can ask for them.
+    fn top(&self, rows: &[EpochRows]) -> TopWords {
+        if !self.output.meters.keeps_top() {
+            return TopWords::default();
+        }
+        let mut top = TopKeeper::default();
+        for set in rows {
+            set.rows.for_each(&mut |row| match row {
+                Row::Count { word, count, .. } | Row::Ranked { word, count } => {
+                    top.add(word, count);
+                }
+                Row::Line { .. } => {}
+            });
+        }
+        top.finish()
     }
 }
 

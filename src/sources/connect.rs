@@ -1,6 +1,7 @@
 //! A TCP source: connect, read until the connection ends, connect again.
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
@@ -18,7 +19,7 @@ use crate::lines::StreamEnd;
 /// `Temporary` if the name does not resolve and never has, those of the journal.
 pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> Result<()> {
     let stop = intake.stop().clone();
-    let mut retry = Retry::new(address.to_string());
+    let mut retry = Retry::new(address.to_string(), Arc::clone(intake.meter()));
     let mut dialer = Dialer::new(address);
     loop {
         let connecting = async {

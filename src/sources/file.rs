@@ -149,6 +149,7 @@ impl Reading {
         let was_open = self.offset < self.open_until;
         self.offset += read;
         let intake = &mut self.intake;
+        intake.meter().bytes.add(read);
         let mut shared = intake.track.lock();
         if shared.borders != intake.borders {
             intake.borders = shared.borders;

@@ -10,6 +10,7 @@
 //! over-long line at the same places.
 
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::behind::Behind;
@@ -19,6 +20,7 @@ use crate::crash::crash_point;
 use crate::error::Result;
 use crate::journal::{DATA_BYTES_MAX, Full, FullCause, Room};
 use crate::lines::{BlockPool, LineLimits, LineSplitter, LineStats, StreamEnd};
+use crate::meters::SourceMeter;
 
 /// How long the workers may have no room before the source reads into the journal only. Counting at
 /// full speed frees room many times in this time, and then reading back would be work for nothing.
@@ -63,6 +65,8 @@ pub struct Intake {
     /// Borders that the splitter has settled for.
     pub(super) borders: u64,
     unsynced: usize,
+    /// The figures of the source.
+    meter: Arc<SourceMeter>,
 }
 
 impl Intake {
@@ -74,6 +78,7 @@ impl Intake {
         track: Track,
         next_connection: u64,
         stop: Stop,
+        meter: Arc<SourceMeter>,
     ) -> Self {
         let state = track.splitter_state();
         let splitter = LineSplitter::resume(source, limits, pool, state);
@@ -95,7 +100,13 @@ impl Intake {
             connection: next_connection,
             borders: 0,
             unsynced: 0,
+            meter,
         }
+    }
+
+    /// Returns the figures of the source.
+    pub fn meter(&self) -> &Arc<SourceMeter> {
+        &self.meter
     }
 
     /// The word when to stop.
@@ -114,6 +125,8 @@ impl Intake {
         self.journal_room().await?;
         if self.behind.is_none() && !self.splitter.try_ready() {
             if self.room.is_none() {
+                let meter = Arc::clone(&self.meter);
+                let _blocked = meter.blocked.run();
                 self.splitter.ready().await;
             } else if tokio::time::timeout(PATIENCE, self.splitter.ready()).await.is_err() {
                 self.behind = Behind::from_here(&self.track);
@@ -130,7 +143,11 @@ impl Intake {
     pub async fn ready_in_step(&mut self) -> Result<()> {
         self.finish().await?;
         self.journal_room().await?;
-        self.splitter.ready().await;
+        if !self.splitter.try_ready() {
+            let meter = Arc::clone(&self.meter);
+            let _blocked = meter.blocked.run();
+            self.splitter.ready().await;
+        }
         Ok(())
     }
 
@@ -156,6 +173,7 @@ impl Intake {
     /// Takes the first `bytes` bytes of [`Intake::spare`] as read.
     pub fn filled(&mut self, bytes: usize) {
         self.pending += bytes;
+        self.meter.bytes.add(bytes as u64);
         crash_point("source.after_read");
     }
 
@@ -172,6 +190,8 @@ impl Intake {
                 None => break,
                 Some(full) => {
                     self.tell_full(full.cause);
+                    let meter = Arc::clone(&self.meter);
+                    let _blocked = meter.blocked.run();
                     self.wait_for_room(full).await?;
                 }
             }
@@ -319,14 +339,19 @@ impl Intake {
     }
 
     async fn journal_room(&mut self) -> Result<()> {
+        let meter = Arc::clone(&self.meter);
+        let mut blocked = None;
         while let Some(full) = self.full() {
             self.tell_full(full.cause);
             if self.stop.is_stopped() {
                 return Ok(());
             }
+            blocked.get_or_insert_with(|| meter.blocked.run());
             self.wait_for_room(full).await?;
         }
+        drop(blocked);
         if std::mem::take(&mut self.told_full) {
+            self.meter.journal_has_room();
             tracing::info!("the journal has room again: reading goes on");
         }
         Ok(())
@@ -337,6 +362,10 @@ impl Intake {
         if std::mem::replace(&mut self.told_full, true) {
             return;
         }
+        self.meter.journal_full(match cause {
+            FullCause::Disk => "the disk of the journal is full",
+            FullCause::Cap => "the journal is full: see --journal-max",
+        });
         match cause {
             FullCause::Disk => tracing::warn!(
                 "the disk of the journal is full: reading stops until there is room again"

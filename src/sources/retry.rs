@@ -4,10 +4,12 @@
 //! pauses grow and each kind of trouble is logged once: a server that is down, or that accepts and
 //! closes at once, costs a few lines however long that lasts.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::backoff::{Backoff, BackoffPolicy};
 use crate::lines::StreamEnd;
+use crate::meters::SourceMeter;
 
 /// A connection that lasts so long is proven without bytes.
 const LASTING: Duration = Duration::from_secs(5);
@@ -32,18 +34,21 @@ pub(super) struct Retry {
     unproven: u64,
     opened: Instant,
     is_proven: bool,
+    /// The figures of the source.
+    meter: Arc<SourceMeter>,
 }
 
 impl Retry {
     /// Nothing was tried yet.
-    pub(super) fn new(address: String) -> Retry {
-        Retry::with_backoff(address, BackoffPolicy::DEFAULT)
+    pub(super) fn new(address: String, meter: Arc<SourceMeter>) -> Retry {
+        Retry { meter, ..Retry::with_backoff(address, BackoffPolicy::DEFAULT) }
     }
 
     /// The same with pauses by `policy`.
     pub(super) fn with_backoff(address: String, policy: BackoffPolicy) -> Retry {
         Retry {
             address,
+            meter: Arc::new(SourceMeter::unread()),
             backoff: policy.start(),
             logged: Vec::new(),
             unproven: 0,
@@ -60,6 +65,7 @@ impl Retry {
     /// Called when a try has failed; logs the first failure of a kind.
     pub(super) fn failed(&mut self, trouble: Trouble, message: impl FnOnce() -> String) {
         let message = message();
+        self.meter.disconnected(&message);
         if self.logged.contains(&trouble) {
             tracing::debug!("{message}");
         } else {
@@ -72,6 +78,7 @@ impl Retry {
     pub(super) fn opened(&mut self) {
         self.opened = Instant::now();
         self.is_proven = false;
+        self.meter.connected();
         if self.unproven == 0 {
             tracing::info!("connected to {}", self.address);
         }
@@ -107,6 +114,12 @@ impl Retry {
             self.unproven += 1;
         }
         let (address, has_reset) = (&self.address, end == StreamEnd::Reset);
+        if is_last {
+            self.meter.ended();
+        } else {
+            let what = if has_reset { "reset" } else { "closed" };
+            self.meter.disconnected(&format!("{address} {what} the connection"));
+        }
         match self.unproven {
             0 | 1 if has_reset => tracing::warn!("{address} reset the connection"),
             0 | 1 if is_last => tracing::info!("{address} closed the connection"),
@@ -125,7 +138,7 @@ mod tests {
     use super::*;
 
     fn retry() -> Retry {
-        Retry::new("feed:9999".to_owned())
+        Retry::with_backoff("feed:9999".to_owned(), BackoffPolicy::DEFAULT)
     }
 
     #[test]

@@ -435,6 +435,12 @@ impl Track {
         self.lock().journal.as_ref().map(Journal::syncer)
     }
 
+    /// Returns a function that returns the bytes held and the bytes not synced of the journal,
+    /// where there is one.
+    pub fn gauge(&self) -> Option<impl Fn() -> (u64, u64) + Send + use<>> {
+        self.lock().journal.as_ref().map(Journal::gauge)
+    }
+
     /// The handle that waits for room in the journal, where bytes go into one.
     pub(super) fn room(&self) -> Option<Room> {
         let shared = self.lock();

@@ -73,6 +73,17 @@ impl Target {
         }
     }
 
+    /// Returns the root that keys are relative to, as a person would name it. Empty for standard
+    /// output.
+    pub fn root(&self) -> String {
+        match self {
+            Target::Stdout => String::new(),
+            Target::Local { root, .. } => root.display().to_string(),
+            Target::Oss { bucket, .. } => format!("oss://{bucket}"),
+            Target::S3 { bucket, .. } => format!("s3://{bucket}"),
+        }
+    }
+
     /// Returns the prefix of every key, relative to the root of the store. Empty for standard
     /// output.
     pub fn prefix(&self) -> &str {

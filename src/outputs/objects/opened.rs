@@ -233,6 +233,7 @@ impl Output for ObjectOutput {
         let (form, store) = (self.form.clone(), Arc::clone(&self.store));
         let publisher = Publisher::new(form, run.publication, store, run.runtime)
             .bounded_by(run.results)
+            .metered(run.meters)
             .owned(ownership, run.commits);
         let changelog = match run.state {
             None => None,

@@ -14,6 +14,7 @@ use super::ownership::Ownership;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Error;
+use crate::meters::{Meters, OutputOp};
 use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::publication::Publication;
 use crate::outputs::retry::Retrier;
@@ -34,6 +35,8 @@ pub struct Publisher {
     retrier: Retrier,
     /// The results that are not stored yet.
     results: Results,
+    /// The figures of the process.
+    meters: Meters,
 }
 
 impl Publisher {
@@ -48,15 +51,33 @@ impl Publisher {
         let (form, publication) = (Arc::new(form), Arc::new(publication));
         let (ownership, commits) = (Ownership::Unshared, None);
         let results = Results::unlimited();
-        let retrier = Retrier::new(store.describe(), results.clone());
-        Publisher { form, publication, store, ownership, commits, runtime, retrier, results }
+        let meters = Meters::default();
+        let retrier = Retrier::new(store.describe(), results.clone(), meters.clone());
+        Publisher {
+            form,
+            publication,
+            store,
+            ownership,
+            commits,
+            runtime,
+            retrier,
+            results,
+            meters,
+        }
     }
 
     /// Returns a publisher whose results are counted and limited by `results`.
     #[must_use]
     pub fn bounded_by(self, results: Results) -> Self {
-        let retrier = Retrier::new(self.store.describe(), results.clone());
+        let retrier = Retrier::new(self.store.describe(), results.clone(), self.meters.clone());
         Publisher { results, retrier, ..self }
+    }
+
+    /// Returns a publisher that writes its figures to `meters`.
+    #[must_use]
+    pub fn metered(self, meters: Meters) -> Self {
+        let retrier = Retrier::new(self.store.describe(), self.results.clone(), meters.clone());
+        Publisher { meters, retrier, ..self }
     }
 
     /// Returns a publisher that stores nothing unless `ownership` is confirmed, and that notes
@@ -70,7 +91,7 @@ impl Publisher {
     /// separately.
     #[must_use]
     pub fn to_store(&self, store: Arc<dyn Store>) -> Self {
-        let retrier = Retrier::new(store.describe(), self.results.clone());
+        let retrier = Retrier::new(store.describe(), self.results.clone(), self.meters.clone());
         Publisher { store, ownership: Ownership::Unshared, retrier, ..self.clone() }
     }
 
@@ -99,9 +120,9 @@ impl Publisher {
             let _room = self.results.room_to_read(&body).await;
             self.store.put(key, body.clone()).await
         };
-        let stored = self.retrier.run(key, put).await;
+        let stored = self.retrier.counted(OutputOp::Put, key, put).await;
         crash_point("sink.after_put");
-        stored
+        self.count_bytes(stored)
     }
 
     /// Creates the object `key`, a part or the marker of `epoch`, from `body`. Succeeds if it
@@ -119,9 +140,14 @@ impl Publisher {
             let _room = self.results.room_to_read(&body).await;
             self.put_new(epoch, key, body.clone()).await
         };
-        let stored = self.retrier.run(key, put).await;
+        let stored = self.retrier.counted(OutputOp::Create, key, put).await;
         crash_point("sink.after_put");
-        stored
+        self.count_bytes(stored)
+    }
+
+    /// Adds the length of a stored object to the figures.
+    fn count_bytes(&self, stored: Result<Stored, Error>) -> Result<Stored, Error> {
+        stored.inspect(|stored| self.meters.output().bytes.add(stored.bytes))
     }
 
     /// Creates an object. After a conflict the error names the owner.
@@ -165,6 +191,6 @@ impl Publisher {
 
     /// Makes the names in `dir` durable. An error is final.
     pub async fn seal(&self, dir: &str) -> Result<(), Error> {
-        self.retrier.run(dir, || self.store.seal(dir)).await
+        self.retrier.counted(OutputOp::Seal, dir, || self.store.seal(dir)).await
     }
 }

@@ -35,6 +35,10 @@ impl EpochWriter for Publisher {
         commit(self, epoch).boxed()
     }
 
+    fn place(&self, epoch: Epoch) -> String {
+        self.form.layout.dir(epoch)
+    }
+
     fn keep_claim(&self, failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
         let Ownership::Claimed(claim) = self.ownership() else { return None };
         Some(claiming::keep(claim.clone(), failure).boxed())
