@@ -17,7 +17,9 @@ mod flags;
 mod layers;
 mod listing;
 mod log;
+mod man;
 mod run;
+mod service;
 mod signals;
 mod stderr;
 mod values;
@@ -97,8 +99,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Some(Command::Man) => {
             let mut page = Vec::new();
-            let rendered = clap_mangen::Man::new(commands::command()).render(&mut page);
-            rendered.map_err(|error| failed("cannot render the man page", error))?;
+            man::render(&mut page).map_err(|error| failed("cannot render the man page", error))?;
             print(&page).map(|()| 0)
         }
         None => match (cli.host, cli.port) {

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::feed::Wake;
+use crate::pulse::Pulse;
 
 /// A callback that is given the text of the cause.
 type CauseReport = Box<dyn FnOnce(&str) + Send>;
@@ -29,13 +30,18 @@ pub struct Failure {
     state: Arc<Mutex<FailureState>>,
     /// True after the first error. A channel, so that tasks can wait for it.
     failed: watch::Sender<bool>,
+    pulse: Pulse,
 }
 
 impl Failure {
     /// Returns the state of a job that has not failed.
     pub fn new() -> Self {
         let state = FailureState { cause: None, wakes: Vec::new(), reporters: Vec::new() };
-        Failure { state: Arc::new(Mutex::new(state)), failed: watch::Sender::new(false) }
+        Failure {
+            state: Arc::new(Mutex::new(state)),
+            failed: watch::Sender::new(false),
+            pulse: Pulse::default(),
+        }
     }
 
     /// Fails the job with this cause and calls all wake-ups. A later cause is most likely a
@@ -91,6 +97,12 @@ impl Failure {
         } else {
             state.wakes.push(wake);
         }
+    }
+
+    /// Returns the pulse of the job, which each of its loops joins: a job whose threads hang has
+    /// not failed, but must be noticed like one that has.
+    pub fn pulse(&self) -> &Pulse {
+        &self.pulse
     }
 
     /// Takes the cause. The job stays failed.

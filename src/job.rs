@@ -58,6 +58,7 @@ use crate::meters::Meters;
 use crate::operators::{Counts, Lines, Rows};
 use crate::outputs::format::Format;
 use crate::outputs::{Committed, OnCommit};
+use crate::pulse::Pulse;
 use crate::settings::Settings;
 use crate::sources::{Source, Stop};
 use crate::store::{StoreSettings, Target};
@@ -284,6 +285,7 @@ pub struct JobHandle {
     stop: Stop,
     status: watch::Sender<Status>,
     announced: broadcast::WeakSender<Committed>,
+    pulse: Pulse,
 }
 
 impl JobHandle {
@@ -300,6 +302,13 @@ impl JobHandle {
     /// Follows the status of the job: the receiver wakes with every cut and commit.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
+    }
+
+    /// Returns true if every worker, and the driver of the epochs, has taken a turn since the call
+    /// before, and asks them to take another. A watchdog calls it once in some seconds. Stores,
+    /// disks and sources that do not answer hang none of them.
+    pub fn takes_turns(&self) -> bool {
+        self.pulse.ask()
     }
 
     /// Returns the epochs committed from now on. [`Job::committed`] has those before, too.

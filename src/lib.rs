@@ -79,6 +79,7 @@ mod lines;
 mod meters;
 pub mod operators;
 mod outputs;
+mod pulse;
 pub mod settings;
 mod sources;
 mod state;

@@ -105,11 +105,13 @@ pub(crate) fn live(
 ) {
     let thread = std::thread::current();
     let unpark: Wake = Arc::new(move || thread.unpark());
-    failure.on_failure(unpark);
+    failure.on_failure(Arc::clone(&unpark));
+    let pulse = failure.pulse().join(unpark);
     let lived = catch_unwind(AssertUnwindSafe(|| {
         build(worker);
         while worker.has_dataflows() && !failure.is_failed() {
             worker.step_or_park(None);
+            pulse.answer();
             if let Some(what) = operators::take_malformed() {
                 failure.fail(malformed(what));
             }

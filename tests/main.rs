@@ -49,6 +49,8 @@ mod refusals;
 mod results;
 /// Runs the real program.
 mod rig;
+/// The protocol of a service manager.
+mod service;
 /// Mistakes in settings, by flag and by variable, are refused in words that help.
 mod settings;
 /// A long random run with every fault at hand.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::flags::WorkerFlags;
+use super::service::Relay;
 use super::signals::{Listener, Wish};
 use super::{failed, stderr};
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
@@ -105,12 +106,17 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
     }
     let exe = std::env::current_exe()
         .map_err(|error| failed("cannot find this program to start it again", error))?;
+    let relay = Relay::open(processes).map_err(|error| {
+        failed("cannot make a socket in the folder for temporary files (TMPDIR)", error)
+    })?;
     let (launcher, stop) = Launcher::new(LaunchSettings {
         exe,
         args: std::env::args_os().skip(1).collect(),
         processes,
         restarts: flags.restart,
         grace_stopped: stop_timeout + STOP_MARGIN,
+        environment: relay.as_ref().map(Relay::environment).unwrap_or_default(),
+        phase: relay.as_ref().map(Relay::phase).unwrap_or_default(),
         ..LaunchSettings::default()
     });
     let second = Arc::new(AtomicU8::new(0));
@@ -118,7 +124,10 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
     // The launcher has no patience of its own: its processes have, and it waits longer than they.
     signals.on_wish(None, move |wish| {
         match wish {
-            Wish::Stop => tracing::info!("stopping all processes; a second signal kills them"),
+            Wish::Stop => {
+                tracing::info!("stopping all processes; a second signal kills them");
+                Relay::stopping();
+            }
             Wish::EndNow(code) => heard.store(code, Ordering::Relaxed),
             Wish::Overdue => {}
         }
@@ -126,7 +135,12 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
     })?;
     let code = launcher.run(&|index, line| {
         stderr::line([format!("[{index}] ").as_bytes(), line].concat());
-    })?;
+    });
+    if second.load(Ordering::Relaxed) == 0 {
+        Relay::stopping();
+    }
+    drop(relay);
+    let code = code?;
     Ok(match (code, second.load(Ordering::Relaxed)) {
         (0, _) | (_, 0) => u8::try_from(code).unwrap_or(1),
         (_, killed) => killed,

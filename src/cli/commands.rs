@@ -15,7 +15,8 @@ use super::layers::{self, Found, Parsed, Place, Refusal};
 use super::listing;
 use crate::error::Error;
 
-const EXAMPLES: &str = "\
+/// Shown after help, and in the man page.
+pub(super) const EXAMPLES: &str = "\
 Examples:
   wordtide                                    a demo that needs nothing
   nc -lk 9999                                 then, in a second terminal:

@@ -1,16 +1,4 @@
-//! How the process ends: exit codes, the error's line, panics.
-//!
-//! | code | meaning |
-//! | --- | --- |
-//! | 0 | done, stopped with everything committed, or stopped before anything was read |
-//! | 1 | failed: the message says why |
-//! | 2 | a flag, a variable or a setting is wrong: nothing was started |
-//! | 69 | a process of the cluster was lost or never came: start all again |
-//! | 70 | something panicked: a defect |
-//! | 74 | the local disk failed or holds damaged state |
-//! | 75 | something outside was out of reach for too long: a restart helps |
-//! | 78 | a configuration or credential was refused: a restart does not help |
-//! | 130, 143 | ended at once by a second SIGINT, or by a second SIGTERM or SIGHUP |
+//! How the process ends: exit codes ([`CODES`]), the error's line, panics.
 
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
@@ -19,6 +7,19 @@ use std::process::ExitCode;
 use super::layers::{self, Refusal};
 use super::stderr;
 use crate::error::{Error, ErrorKind, Result};
+
+/// The exit codes and what they mean.
+pub(super) const CODES: &[(&str, &str)] = &[
+    ("0", "Done, stopped with everything committed, or stopped before anything was read."),
+    ("1", "Failed: the message has the reason."),
+    ("2", "A flag, a variable or a setting is wrong: nothing was started."),
+    ("69", "A process of the cluster was lost or did not come: start all again."),
+    ("70", "A task panicked: a defect."),
+    ("74", "The local disk failed or holds damaged state."),
+    ("75", "Something outside was out of reach for too long: a restart helps."),
+    ("78", "A configuration or credential was refused: a restart does not help."),
+    ("130, 143", "Ended at once by a second SIGINT, or by a second SIGTERM or SIGHUP."),
+];
 
 /// Ended by a second SIGINT.
 pub(super) const INTERRUPTED: u8 = 130;

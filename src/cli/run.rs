@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
+use super::service::Service;
 use super::signals::{Listener, Supervisor};
 use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
@@ -60,11 +61,18 @@ where
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
     let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, keeps_state(&flags))?;
     cluster::announce(&settings);
+    let launched = lifeline.is_some().then_some(settings.process);
+    let service = Service::new(supervisor.stop(), launched)?;
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }
-    match job.cluster(settings).stop(supervisor.stop()).start() {
-        Ok(job) => supervisor.wait(job).map(|_| 0),
+    let ended = job.cluster(settings).stop(supervisor.stop()).start().and_then(|job| {
+        service.ready(job.handle());
+        supervisor.wait(job).map(|_| 0)
+    });
+    service.end(&ended);
+    match ended {
+        Ok(code) => Ok(code),
         Err(error) if error.kind() == ErrorKind::Stopped => {
             tracing::info!("{error}");
             Ok(0)

@@ -21,8 +21,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
@@ -73,6 +74,10 @@ pub struct LaunchSettings {
     pub grace_failed: Duration,
     /// Time in which all must end after a stop, or after one has ended in order.
     pub grace_stopped: Duration,
+    /// Variables that are set in the environment of the children, or removed from it.
+    pub environment: Vec<(OsString, Option<OsString>)>,
+    /// Raised by one when the children of a start run, and when they have ended.
+    pub phase: Arc<AtomicUsize>,
 }
 
 impl Default for LaunchSettings {
@@ -86,6 +91,8 @@ impl Default for LaunchSettings {
             restart_wait_max: Duration::from_secs(30),
             grace_failed: Duration::from_secs(15),
             grace_stopped: Duration::from_secs(75),
+            environment: Vec::new(),
+            phase: Arc::default(),
         }
     }
 }
@@ -230,7 +237,10 @@ impl Launcher {
         let mut restarts = 0;
         loop {
             let began = Instant::now();
-            let (code, stopped) = self.generation(line)?;
+            settings.phase.fetch_add(1, Ordering::Relaxed);
+            let ended = self.generation(line);
+            settings.phase.fetch_add(1, Ordering::Relaxed);
+            let (code, stopped) = ended?;
             if stopped || EXITS_FOR_GOOD.contains(&code) || restarts == settings.restarts {
                 return Ok(code);
             }
@@ -412,6 +422,12 @@ impl<'a> ChildCommands<'a> {
             .env(GENERATION_NAME, self.generation.to_string())
             .env(LIFELINE_NAME, format!("/dev/fd/{}", self.lifeline.as_raw_fd()))
             .stderr(Stdio::piped());
+        for (name, value) in &self.settings.environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         if index > 0 {
             command.stdin(Stdio::null());
         }

@@ -131,13 +131,19 @@ pub(super) struct Leader {
 
 impl Leader {
     /// Runs until the job is to end, then ends it.
-    pub(super) async fn run(mut self) -> Result<()> {
+    pub(super) async fn run(self) -> Result<()> {
         let failure = self.process.failure.clone();
         if self.processes > 1 {
             let (status, control) = (self.process.status.subscribe(), self.process.control.clone());
             let runtime = tokio::runtime::Handle::current();
             supervise(&failure, &runtime, "report commits", report_commits(status, control));
         }
+        let pulse = failure.pulse().clone();
+        pulse.accompany(self.lead_and_listen(&failure)).await
+    }
+
+    /// Runs until the last cut or a failure, then listens for the loss of a peer.
+    async fn lead_and_listen(mut self, failure: &Failure) -> Result<()> {
         tokio::select! {
             ended = self.lead() => ended?,
             // The sources go with `self`; the workers have been woken to leave.
@@ -280,12 +286,16 @@ impl Follower {
     /// Runs until process 0 has ended the job.
     pub(super) async fn run(mut self) -> Result<()> {
         let failure = self.0.failure.clone();
-        let ended = tokio::select! {
-            ended = self.follow() => ended,
-            () = failure.failed() => return Ok(()),
+        let pulse = failure.pulse().clone();
+        let follow = async move {
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
+                () = failure.failed() => return Ok(()),
+            };
+            ended?;
+            self.0.listen().await
         };
-        ended?;
-        self.0.listen().await
+        pulse.accompany(follow).await
     }
 
     async fn follow(&mut self) -> Result<()> {

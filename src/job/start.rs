@@ -178,7 +178,7 @@ fn begin(
         meters,
     };
     plan.set_pace(&runtime, process, &agreed);
-    let handle = JobHandle { stop, status, announced };
+    let handle = JobHandle { stop, status, announced, pulse: failure.pulse().clone() };
     Ok(Job {
         handle,
         failure,

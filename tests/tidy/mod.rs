@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
     &["error", "epoch", "crash", "backoff", "tls", "token"],
-    &["settings", "epochs", "lines", "words", "feed", "failure", "supervise", "meters"],
+    &["settings", "epochs", "lines", "words", "feed", "pulse", "failure", "supervise", "meters"],
     &["operators", "store", "sources", "journal"],
     &["outputs", "state"],
     &["worker", "cluster", "testing"],

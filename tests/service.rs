@@ -1,0 +1,144 @@
+//! A small service manager: what the program reports by the protocol of sd_notify(3).
+
+use std::os::unix::net::UnixDatagram;
+use std::time::Duration;
+
+use crate::rig::{DEADLINE, Invocation, Rig, Server};
+
+const RUN: &str = "--interval 10ms --no-state --to out/c";
+
+/// The socket of a manager, and all that was received.
+struct Manager {
+    socket: UnixDatagram,
+    path: String,
+    heard: Vec<String>,
+}
+
+impl Manager {
+    fn new(rig: &Rig) -> Manager {
+        let path = rig.path("notify");
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        Manager { socket, path: path.display().to_string(), heard: Vec::new() }
+    }
+
+    /// Gives the program what a manager gives it; a watchdog only where there is a time.
+    fn watch(&self, program: Invocation, watchdog: Option<Duration>) -> Invocation {
+        let program = program.env("NOTIFY_SOCKET", &self.path);
+        match watchdog {
+            Some(time) => program.env("WATCHDOG_USEC", &time.as_micros().to_string()),
+            None => program,
+        }
+    }
+
+    /// Takes the next message; false if none comes in this time.
+    fn take(&mut self, time: Duration) -> bool {
+        let mut message = [0; 4096];
+        self.socket.set_read_timeout(Some(time)).expect("a time");
+        let Ok(bytes) = self.socket.recv(&mut message) else { return false };
+        let text = String::from_utf8(message[..bytes].to_vec()).expect("text");
+        self.heard.extend(text.lines().map(str::to_owned));
+        true
+    }
+
+    /// Waits until `times` lines in all begin with `text`.
+    fn wait_for(&mut self, text: &str, times: usize) {
+        while self.count(text) < times {
+            assert!(self.take(DEADLINE), "never came: {times} times {text}\n{:#?}", self.heard);
+        }
+    }
+
+    /// The number of lines that begin with `text`.
+    fn count(&self, text: &str) -> usize {
+        self.heard.iter().filter(|line| line.starts_with(text)).count()
+    }
+
+    /// Takes what was sent before the program ended.
+    fn drain(&mut self) {
+        while self.take(Duration::from_millis(1)) {}
+    }
+}
+
+/// The flag of a source that nobody serves.
+fn nobody() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
+    format!("--connect 127.0.0.1:{}", port.expect("an address").port())
+}
+
+#[test]
+fn ready_does_not_wait_for_the_source() {
+    let rig = Rig::new();
+    let mut manager = Manager::new(&rig);
+    let program = manager.watch(rig.wordtide(&format!("run {} {RUN}", nobody())), None).start();
+    manager.wait_for("READY=1", 1);
+    program.stop().expect(0);
+    manager.drain();
+    assert_eq!((manager.count("READY=1"), manager.count("STOPPING=1")), (1, 1));
+    assert_eq!(manager.count("WATCHDOG=1"), 0, "no watchdog was asked for");
+}
+
+#[test]
+fn status_names_epochs_but_not_each() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let mut manager = Manager::new(&rig);
+    // A watchdog of another process is not ours.
+    let program = rig.wordtide(&format!("run {} {RUN}", server.flag())).env("WATCHDOG_PID", "1");
+    let program = manager.watch(program, Some(Duration::from_millis(30))).start();
+    let mut peer = server.accept();
+    peer.send("a b\n");
+    manager.wait_for("STATUS=epoch ", 3);
+    assert!(manager.heard.iter().any(|line| line.contains(" committed: ")), "{:?}", manager.heard);
+    let ended = program.stop().expect(0);
+    manager.drain();
+    assert!(manager.count("STATUS=") < ended.committed_epochs(), "{:?}", manager.heard);
+    assert_eq!(manager.count("WATCHDOG=1"), 0);
+}
+
+#[test]
+fn watchdog_hears_nothing_of_hanging_run() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let mut manager = Manager::new(&rig);
+    let program = rig
+        .wordtide(&format!("run {} {RUN} --state state", server.flag()).replace("--no-state ", ""));
+    let program = program.env("WORDTIDE_CRASH_POINT", "border.before_complete:300");
+    let program = program.env("WORDTIDE_CRASH_MODE", "hang");
+    let watchdog = Duration::from_millis(300);
+    let program = manager.watch(program, Some(watchdog)).start();
+    server.accept().send("a b\n");
+    manager.wait_for("WATCHDOG=1", 3);
+    // It hangs when no message comes for longer than the manager would wait.
+    while manager.take(3 * watchdog) {}
+    assert_eq!(manager.count("STOPPING=1"), 0);
+    drop(program);
+}
+
+#[test]
+fn launcher_alone_speaks_for_its_processes() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let mut manager = Manager::new(&rig);
+    let program = rig.wordtide(&format!("run {} {RUN} -n 2", server.flag()));
+    let program = program.env("TMPDIR", &rig.path("").display().to_string());
+    let program = manager.watch(program, Some(Duration::from_millis(300))).start();
+    server.accept().send("a b\n");
+    manager.wait_for("STATUS=epoch ", 2);
+    manager.wait_for("WATCHDOG=1", 4);
+    program.stop().expect(0);
+    manager.drain();
+    assert_eq!((manager.count("READY=1"), manager.count("STOPPING=1")), (1, 1));
+    assert_eq!(manager.count("X_"), 0, "{:?}", manager.heard);
+    assert!(!rig.tree().iter().any(|name| name.starts_with("wordtide-notify")), "it is left");
+}
+
+#[test]
+fn missing_or_full_socket_harms_nothing() {
+    let rig = Rig::new();
+    rig.file("lines", "a b\n");
+    let run = format!("run --file lines {RUN}");
+    rig.wordtide(&run).env("NOTIFY_SOCKET", "/nowhere/notify").start().end().expect(0);
+    // Nobody takes a message: the sender blocks as soon as the queue is full.
+    let manager = Manager::new(&rig);
+    let sender = UnixDatagram::unbound().expect("a socket");
+    sender.set_nonblocking(true).expect("a mode");
+    while sender.send_to(b"STATUS=x", &manager.path).is_ok() {}
+    manager.watch(rig.wordtide(&run), None).start().end().expect(0);
+    assert_eq!(rig.output("out/c").total("lines"), 2);
+}
