@@ -21,6 +21,7 @@ mod man;
 mod run;
 mod service;
 mod signals;
+mod states;
 mod stderr;
 mod values;
 
@@ -40,6 +41,7 @@ pub use clap;
 pub use commands::{Cli, Command, JournalCommand};
 pub use exit::exit_code;
 pub use flags::JobFlags;
+pub use states::{ListForm, StateArgs};
 
 /// The whole program: parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
@@ -89,6 +91,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::Replay { dir, dataflow, flags }) => run::replay(dir, dataflow, *flags),
         Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
         Some(Command::Journal { look }) => journal(&look).map(|()| 0),
+        Some(Command::State { states }) => states::run(&states).map(|()| 0),
         Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
         Some(Command::Feed { flags }) => feed::run(&flags),
         Some(Command::List) => print(&list()).map(|()| 0),

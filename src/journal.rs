@@ -53,6 +53,7 @@ mod scan;
 mod segment;
 mod shared;
 mod sync;
+mod usage;
 
 #[cfg(test)]
 mod crash_tests;
@@ -80,6 +81,7 @@ pub use recover::Recovery;
 pub use segment::Facts;
 pub use shared::Room;
 pub use sync::Syncer;
+pub use usage::{JournalUsage, usage};
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -9,6 +9,8 @@
 //! of a cluster agree on one id ([`Ids::agree`]) and note it in their folders, together with the
 //! ids that the folders had before: epochs published under those are the job's own, too.
 
+mod survey;
+
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
@@ -24,6 +26,8 @@ use crate::outputs::format::Format;
 use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::local::cannot_lock;
 use crate::words::WordOptions;
+
+pub use survey::{JOURNAL, NOTE, StateSurvey, remove, states_at};
 
 /// All that shapes the bytes of a job, and so its identity. Where lines come from is not in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,8 +82,11 @@ const IDENTITY: &str = "identity.json";
 const IDS: &str = "state.json";
 const LOCK: &str = "lock";
 
-/// The version of the state folder's format that this release writes, and the newest it reads.
-const FORMAT: u32 = 1;
+/// The version of the state folder's format that this release writes, and the newest it reads. It
+/// is raised with every change that an earlier release cannot read, in whatever file of the folder.
+///
+/// 1: one connection in a journal. 2: several connections, positions and producers.
+const FORMAT: u32 = 2;
 
 /// The most former ids that are remembered; each failover between folders that were used apart
 /// adds one.
@@ -107,18 +114,7 @@ impl Ids {
             read => read.map_err(|error| unreadable(&path, error))?,
         };
         // The number is read first, because a later release may have changed everything else.
-        let number = serde_json::from_slice::<serde_json::Value>(&bytes)
-            .ok()
-            .and_then(|value| value.get("format")?.as_u64());
-        if let Some(number) = number.filter(|number| *number > u64::from(FORMAT)) {
-            let message = format!(
-                "the state in {} has format {number}, and this release knows formats up to \
-                 {FORMAT}",
-                dir.display()
-            );
-            return Err(Error::new(ErrorKind::Configuration, message)
-                .hint("run the release that wrote it or a later one, or give another --state"));
-        }
+        format_of(dir)?;
         let file: IdsFile =
             serde_json::from_slice(&bytes).map_err(|error| unreadable(&path, error.into()))?;
         Ok(Ids { id: Some(file.id), former: file.former })
@@ -144,6 +140,32 @@ impl Ids {
         former.truncate(FORMER_MAX);
         Ok(Ids { id: Some(id), former })
     }
+}
+
+/// Returns the version of the format of the state in `dir`; 0 where the release that made it wrote
+/// none.
+///
+/// # Errors
+///
+/// `Configuration` for a format of a later release, naming it.
+fn format_of(dir: &Path) -> Result<u32> {
+    let path = dir.join(IDS);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        read => read.map_err(|error| unreadable(&path, error))?,
+    };
+    let number = serde_json::from_slice::<serde_json::Value>(&bytes)
+        .ok()
+        .and_then(|value| value.get("format")?.as_u64())
+        .unwrap_or_default();
+    u32::try_from(number).ok().filter(|number| *number <= FORMAT).ok_or_else(|| {
+        let message = format!(
+            "the state in {} has format {number}, and this release knows formats up to {FORMAT}",
+            dir.display()
+        );
+        Error::new(ErrorKind::Configuration, message)
+            .hint("run the release that wrote it or a later one, or give another --state")
+    })
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {
@@ -181,6 +203,8 @@ impl State {
         };
         make_dir(dir).map_err(|error| failed("make", error))?;
         let lock = lock(dir, process)?;
+        // A later release may have changed the identity, too: its number is named first.
+        format_of(dir)?;
         let path = dir.join(IDENTITY);
         let is_new = match fs::read(&path) {
             Ok(bytes) => compare(dir, &bytes, identity).map(|()| false)?,
@@ -203,7 +227,8 @@ impl State {
     /// `Disk` if they cannot be written.
     pub fn adopt(&self, ids: &Ids) -> Result<()> {
         let Some(id) = &ids.id else { return Ok(()) };
-        if Ids::read(&self.dir)? == *ids {
+        // From now on the folder has what an earlier release cannot read.
+        if Ids::read(&self.dir)? == *ids && format_of(&self.dir)? == FORMAT {
             return Ok(());
         }
         let file = IdsFile { format: FORMAT, id: id.clone(), former: ids.former.clone() };
@@ -273,7 +298,12 @@ fn lock(dir: &Path, process: usize) -> Result<File> {
         Error::new(refusal(&error), message).cause(error).hint("see --state")
     })?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
+        Ok(()) => {
+            // For `wordtide state`. The lock counts, not the number: a full disk ends nothing.
+            let noted = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));
+            noted.unwrap_or_else(|error| tracing::debug!(%error, "the lock names no process"));
+            Ok(file)
+        }
         Err(Errno::WOULDBLOCK) => {
             let message = format!("another process runs on the state in {}", dir.display());
             Err(Error::new(ErrorKind::Configuration, message)

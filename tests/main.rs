@@ -59,6 +59,8 @@ mod soak;
 mod sources;
 /// What a real Spark wrote, case by case, by the real program.
 mod spark;
+/// State folders are listed, and removed when nobody needs them.
+mod states;
 /// Standard error that is not read, closed or broken holds up nothing.
 mod stderr;
 /// Whole epochs on standard output.

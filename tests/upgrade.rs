@@ -95,3 +95,41 @@ fn file_of_first_version_is_continued() {
     assert!(output.uncommitted.is_empty(), "{:?}", output.uncommitted);
     assert!(output.counts() == oracle::count(&text, oracle::words_python), "not once each");
 }
+
+/// Changes the number of a format in a file of JSON.
+fn set_format(path: &Path, number: u32) {
+    let text = fs::read_to_string(path).expect("a file");
+    let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert!(value["format"].is_u64(), "{text}");
+    value["format"] = number.into();
+    fs::write(path, value.to_string()).expect("room");
+}
+
+#[test]
+fn later_formats_are_refused_by_number() {
+    let rig = left_by("0.1.0", "totals");
+    set_format(&rig.path("state/state.json"), 4711);
+    rig.file("state/identity.json", "{\"unknown\": 1}");
+    rig.run(TOTALS).expect(78).says(&["format 4711", "--state"]);
+    rig.run("state state").expect(78).says(&["format 4711"]);
+    rig.run("state --remove state").expect(78).says(&["format 4711"]);
+    let rig = left_by("0.1.0", "totals");
+    let newest = *rig.output("out/c").epochs.keys().last().expect("an epoch");
+    let before = rig.tree();
+    set_format(&rig.path(format!("out/c-{newest}/_SUCCESS")), 4711);
+    rig.run(TOTALS).expect(78).says(&["format 4711", "--to"]);
+    let others = |names: Vec<String>| {
+        names.into_iter().filter(|name| name.starts_with("out/c-")).collect::<Vec<_>>()
+    };
+    assert_eq!(others(rig.tree()), others(before), "something was published");
+}
+
+#[test]
+fn opened_state_is_of_current_format() {
+    let rig = left_by("0.1.0", "totals");
+    rig.run(TOTALS).expect(0);
+    let state = fs::read_to_string(rig.path("state/state.json")).expect("ids");
+    let state: serde_json::Value = serde_json::from_str(&state).expect("JSON");
+    // Releases that know format 1 only must not read what this one has written.
+    assert_eq!(state["format"], 2);
+}

@@ -13,6 +13,7 @@ use super::file::SettingsFile;
 use super::flags::JobFlags;
 use super::layers::{self, Found, Parsed, Place, Refusal};
 use super::listing;
+use super::states::StateArgs;
 use crate::error::Error;
 
 /// Shown after help, and in the man page.
@@ -118,6 +119,13 @@ pub enum Command {
         /// The flags of a run.
         #[command(flatten)]
         flags: Box<JobFlags>,
+    },
+    /// List the states of jobs: what runs, what is not committed; or remove states
+    #[command(disable_help_flag = true)]
+    State {
+        /// The folders, and what to do.
+        #[command(flatten)]
+        states: StateArgs,
     },
     /// Inspect a journal: the folder of one source in a state folder
     #[command(disable_help_flag = true)]

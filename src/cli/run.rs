@@ -19,7 +19,7 @@ use crate::words::WordOptions;
 /// Where results go when nobody says where.
 const DEFAULT_TO: &str = "wordtide-out/counts";
 /// Where states are kept when nobody says where.
-const DEFAULT_STATE: &str = "wordtide-state";
+pub(super) const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
 pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {

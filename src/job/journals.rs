@@ -23,19 +23,14 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, peek};
 use crate::sources::Source;
-use crate::state::write_durably;
-
-/// The beginning of the name of every journal's folder.
-const FOLDER: &str = "journal-";
-/// The beginning of the name of a note that a journal exists.
-const NOTE: &str = "known-";
+use crate::state::{JOURNAL, NOTE, write_durably};
 
 /// Returns the folder of a source's journal.
 pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
     let name: String = source.chars().map(plain).take(64).collect();
     let hash = xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32;
-    state.join(format!("{FOLDER}{name}-{hash:08x}"))
+    state.join(format!("{JOURNAL}{name}-{hash:08x}"))
 }
 
 /// Returns a name for each source, all different: their journals are found by these.
@@ -63,7 +58,7 @@ pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
         Ok(entries) => {
             for entry in entries {
                 let entry = entry.map_err(failed)?;
-                if entry.file_name().to_string_lossy().starts_with(FOLDER) {
+                if entry.file_name().to_string_lossy().starts_with(JOURNAL) {
                     found.push(entry.path());
                 }
             }

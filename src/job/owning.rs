@@ -44,6 +44,9 @@ impl OutputOpening<'_> {
         self.output.probe(true).await?;
         journals::check_none_missing(&self.found.journals, self.abandoned)?;
         let (recovery_plan, claim) = self.claim().await?;
+        if let Some(newest) = recovery_plan.newest.filter(|_| self.output.reads_back()) {
+            self.output.refuse_later(newest).await?;
+        }
         let attempt = self.evidence(None).attempt.map(|attempt| attempt.epoch);
         if let Some(attempt) = attempt.filter(|epoch| recovery_plan.replay.contains(epoch))
             && let Some(commits) = &self.commits

@@ -112,6 +112,17 @@ pub trait Output: Debug + Send + Sync + 'static {
         from: Epoch,
     ) -> BoxFuture<'a, Result<Option<Epoch>>>;
 
+    /// Refuses an output in which a later release has committed `epoch`, the newest that this state
+    /// knows: that release may have stored more than this one understands.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration`, naming the number of the format.
+    fn refuse_later(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+        tracing::trace!(epoch, "this output keeps no format with an epoch");
+        ready(Ok(())).boxed()
+    }
+
     /// Returns the writer of the epochs of a run.
     ///
     /// # Errors

@@ -74,16 +74,19 @@ impl Marker {
 
     /// Returns a description of the writer of the marker with these bytes.
     pub fn owner_of(bytes: &[u8]) -> String {
-        let number = serde_json::from_slice::<serde_json::Value>(bytes)
-            .ok()
-            .and_then(|value| value.get("format")?.as_u64());
-        match (Marker::parse(bytes), number) {
+        match (Marker::parse(bytes), Marker::later_format(bytes)) {
             (Some(marker), _) => marker.to_string(),
-            (None, Some(number)) if number > u64::from(MARKER_FORMAT) => {
+            (None, Some(number)) => {
                 format!("a later release (marker format {number}, known up to {MARKER_FORMAT})")
             }
             _ => "another program".to_owned(),
         }
+    }
+
+    /// Returns the number of the marker's format if it is of a later release.
+    pub fn later_format(bytes: &[u8]) -> Option<u64> {
+        let value: serde_json::Value = serde_json::from_slice(bytes).ok()?;
+        value.get("format")?.as_u64().filter(|number| *number > u64::from(MARKER_FORMAT))
     }
 }
 

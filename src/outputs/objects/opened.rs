@@ -11,7 +11,8 @@ use super::claiming::ClaimAttempt;
 use super::committed;
 use super::form::ObjectForm;
 use super::layout::MARKER;
-use super::named::NamedEpochs;
+use super::marker_content::Marker;
+use super::named::{NamedEpochs, find_marker};
 use super::ownership::Ownership;
 use super::publish::Publisher;
 use crate::epoch::{Clock, Epoch, SystemClock};
@@ -220,6 +221,20 @@ impl Output for ObjectOutput {
         from: Epoch,
     ) -> BoxFuture<'a, Result<Option<Epoch>>> {
         async move { self.since(start, from).newest().await }.boxed()
+    }
+
+    fn refuse_later(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let key = self.form.layout.marker(epoch);
+            let found = find_marker(&*self.store, &key).await?;
+            let Some(bytes) = found.filter(|bytes| Marker::later_format(bytes).is_some()) else {
+                return Ok(());
+            };
+            let message = format!("{key} was written by {}", Marker::owner_of(&bytes));
+            Err(Error::new(ErrorKind::Configuration, message)
+                .hint("run that release or a later one, or give another --to and --state"))
+        }
+        .boxed()
     }
 
     fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
