@@ -27,6 +27,7 @@ mod values;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -36,6 +37,7 @@ use layers::Refusal;
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
+use crate::trace::{Profile, ProfileFormat};
 
 pub use clap;
 pub use commands::{Cli, Command, JournalCommand};
@@ -94,6 +96,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::State { states }) => states::run(&states).map(|()| 0),
         Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
         Some(Command::Feed { flags }) => feed::run(&flags),
+        Some(Command::Profile { format, files }) => profile(&files, format).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
@@ -152,6 +155,18 @@ fn journal(look: &JournalCommand) -> Result<()> {
         return Ok(());
     }
     Err(Error::new(ErrorKind::Disk, "the journal is damaged").hint("see the places named above"))
+}
+
+/// `wordtide profile`.
+fn profile(files: &[PathBuf], format: ProfileFormat) -> Result<()> {
+    let profile = Profile::read(files)?;
+    if profile.dropped() > 0 {
+        stderr::line(format!(
+            "wordtide: warning: {} events are missing in these files: see --events-max",
+            profile.dropped()
+        ));
+    }
+    print(profile.to_text(format).as_bytes())
 }
 
 fn list() -> Vec<u8> {

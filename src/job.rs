@@ -62,6 +62,7 @@ use crate::pulse::Pulse;
 use crate::settings::Settings;
 use crate::sources::{Source, Stop};
 use crate::store::{StoreSettings, Target};
+use crate::trace::{OperatorStats, Tracer};
 use crate::worker::{Definition, Workers};
 
 pub use commits::Commits;
@@ -286,6 +287,7 @@ pub struct JobHandle {
     status: watch::Sender<Status>,
     announced: broadcast::WeakSender<Committed>,
     pulse: Pulse,
+    tracer: Option<Tracer>,
 }
 
 impl JobHandle {
@@ -297,6 +299,12 @@ impl JobHandle {
     /// Returns the status of the job.
     pub fn status(&self) -> Status {
         self.status.borrow().clone()
+    }
+
+    /// Returns the figures of this process's operators so far, by worker. Empty unless
+    /// [`Settings::measure_operators`] or [`Settings::events`] is set.
+    pub fn operators(&self) -> Vec<OperatorStats> {
+        self.tracer.as_ref().map(Tracer::operators).unwrap_or_default()
     }
 
     /// Follows the status of the job: the receiver wakes with every cut and commit.
@@ -404,6 +412,9 @@ impl Job {
             if let Err(panic) = joined {
                 failure.fail(Error::new(ErrorKind::Panicked, format!("a worker ended: {panic}")));
             }
+        }
+        if let Some(tracer) = &handle.tracer {
+            tracer.finish();
         }
         // Nobody sends: it ends with the last task that ships or takes in, at once after a failure.
         shipping.recv().unwrap_or_default();

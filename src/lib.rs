@@ -88,6 +88,7 @@ mod supervise;
 pub mod testing;
 mod tls;
 mod token;
+mod trace;
 mod words;
 mod worker;
 
@@ -107,6 +108,7 @@ pub use settings::Settings;
 pub use sources::{HostPort, Source, Stop};
 pub use store::{Addressing, StoreSettings, Target};
 pub use timely;
+pub use trace::OperatorStats;
 pub use words::{Split, WordOptions};
 
 /// The inside of the crate, for its own tests and benchmarks. It is not part of the API.

@@ -4,6 +4,7 @@
 //! [`Settings::validate`] refuses values that cannot run and names the flag of the command line.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -94,6 +95,13 @@ pub struct Settings {
     pub results_bytes_max: usize,
     /// Size above which a word table is drained before its epoch ends.
     pub table_bytes_max: usize,
+    /// True to measure the operators of the dataflow, for `JobHandle::operators`.
+    pub measure_operators: bool,
+    /// The file that every event of the workers is written to: `--events`. Process I of a cluster
+    /// writes to this name with `.I` at its end, but for process 0.
+    pub events: Option<PathBuf>,
+    /// Limit of the bytes of that file: `--events-max`.
+    pub events_bytes_max: u64,
 }
 
 /// Shortest and longest interval.
@@ -119,6 +127,9 @@ impl Default for Settings {
             blocks_bytes_max: 8 << 20,
             results_bytes_max: 32 << 20,
             table_bytes_max: 1 << 30,
+            measure_operators: false,
+            events: None,
+            events_bytes_max: 4 << 30,
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::meters::Meters;
 use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
 use crate::outputs::{self, Changelog, OnCommit, OutputHandle};
 use crate::supervise::panic_text;
+use crate::trace::Tracer;
 use crate::words::WordOptions;
 
 /// A dataflow definition: from the lines of all sources to the rows to publish.
@@ -54,6 +55,8 @@ pub struct Plan {
     pub output: OutputHandle,
     /// Called on worker 0 for every committed epoch.
     pub on_commit: OnCommit,
+    /// Measures the operators; `None` if nobody asked for it.
+    pub tracer: Option<Tracer>,
     /// The failure of the job.
     pub failure: Failure,
     /// The figures of the process.
@@ -92,6 +95,9 @@ pub fn spawn(
 
 /// Runs one worker to its end.
 fn run(worker: &mut Worker, plan: &Plan) {
+    if let Some(tracer) = &plan.tracer {
+        tracer.install(worker);
+    }
     live(worker, &plan.failure, &*plan.explain_panic, |worker| build(worker, plan));
 }
 

@@ -41,6 +41,8 @@ mod owner;
 mod owner_store;
 /// Named pipes, and standard input under a file's name.
 mod pipes;
+/// Where the time of a run goes.
+mod profile;
 /// Lines, cuts, workers, parts and epochs, at random, against the oracle.
 mod properties;
 /// What cannot run is refused, in words that help.

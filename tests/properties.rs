@@ -90,6 +90,7 @@ fn publish(run: &Run) -> Published {
         failure: failure.clone(),
         explain_panic: Arc::new(|_| None),
         interval_ms: STEP,
+        tracer: None,
         memory: None,
         meters: wordtide::internals::meters::Meters::default(),
     };

@@ -14,7 +14,9 @@ use super::flags::JobFlags;
 use super::layers::{self, Found, Parsed, Place, Refusal};
 use super::listing;
 use super::states::StateArgs;
+use super::values::choice;
 use crate::error::Error;
+use crate::trace::ProfileFormat;
 
 /// Shown after help, and in the man page.
 pub(super) const EXAMPLES: &str = "\
@@ -25,6 +27,9 @@ Examples:
   wordtide localhost 9999 --interval 1s -w 2 --to out/counts --suffix txt
   wordtide run --file big.txt --to - --format tsv | sort -k2nr | head
 ";
+
+const PROFILE_FORMATS: [(&str, ProfileFormat); 2] =
+    [("table", ProfileFormat::Table), ("folded", ProfileFormat::Folded)];
 
 /// Flags that do not make a run of the demo.
 const FLAGS_OF_THE_DEMO: [&str; 3] = ["verbose", "quiet", "stop_timeout"];
@@ -140,6 +145,18 @@ pub enum Command {
         /// What to send, and where.
         #[command(flatten)]
         flags: Box<FeedFlags>,
+    },
+    /// Print where the time of a run went, from the files that --events wrote
+    #[command(disable_help_flag = true)]
+    Profile {
+        /// The form: a table, or folded stacks for flame graph programs
+        #[arg(long, value_name = "FORM", default_value = "table",
+            value_parser = choice(&PROFILE_FORMATS))]
+        format: ProfileFormat,
+
+        /// The files of events, one a process
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
     },
     /// List the dataflows
     List,

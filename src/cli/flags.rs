@@ -1,6 +1,7 @@
 //! The flags of a run, in groups: each with its default and its environment variable.
 
 mod output;
+mod profile;
 mod sources;
 mod state;
 mod stores;
@@ -15,6 +16,7 @@ use clap::{ArgAction, Args};
 use super::values::duration;
 
 pub(super) use output::OutputFlags;
+pub(super) use profile::ProfileFlags;
 pub(super) use sources::SourceFlags;
 pub(super) use state::StateFlags;
 pub(super) use stores::StoreFlags;
@@ -46,6 +48,8 @@ pub struct JobFlags {
     pub stop: StopFlags,
     #[command(flatten)]
     pub watch: WatchFlags,
+    #[command(flatten)]
+    pub profile: ProfileFlags,
     #[command(flatten)]
     pub file: FileFlags,
     /// Print help (also -?)

@@ -120,6 +120,8 @@ fn settings(flags: &JobFlags) -> Settings {
         order: flags.output.sort,
         stop_timeout: flags.stop.stop_timeout,
         results_bytes_max: flags.state.results_memory,
+        events: flags.profile.events.clone(),
+        events_bytes_max: flags.profile.events_max as u64,
         ..Settings::default()
     }
 }

@@ -44,6 +44,7 @@ use crate::sources::Stop;
 use crate::state::{Identity, State};
 use crate::store::{Results, Target};
 use crate::supervise::supervise;
+use crate::trace::Tracer;
 use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
@@ -387,6 +388,7 @@ impl JobPlan {
         feed: Feed,
         agreed: &Agreement,
         (output, on_commit, memory): (OutputHandle, OnCommit, Option<(Restored, Changelog)>),
+        tracer: Option<Tracer>,
         failure: &Failure,
         mesh: &Mesh,
     ) -> Plan {
@@ -403,9 +405,30 @@ impl JobPlan {
             memory,
             output,
             on_commit,
+            tracer,
             failure: failure.clone(),
             meters: self.meters.clone(),
             explain_panic: explain_panic(mesh.control.clone()),
+        }
+    }
+
+    /// Returns the tracer of this process's workers, if anybody asked for one.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the file of events cannot be created.
+    pub(super) fn tracer(&self) -> Result<Option<Tracer>> {
+        let settings = &self.settings;
+        match (&settings.events, self.cluster.process) {
+            (None, _) if settings.measure_operators => Ok(Some(Tracer::default())),
+            (None, _) => Ok(None),
+            (Some(path), process) => {
+                let mut path = path.clone().into_os_string();
+                if process > 0 {
+                    path.push(format!(".{process}"));
+                }
+                Tracer::with_events(path.into(), settings.events_bytes_max).map(Some)
+            }
         }
     }
 

@@ -27,6 +27,7 @@ use crate::operators::Restored;
 use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle};
 use crate::sources::Stop;
 use crate::supervise::{self, supervise};
+use crate::trace::Tracer;
 use crate::worker;
 
 /// How long a stopped start may take to leave in good order. A disk that does not answer cannot be
@@ -72,6 +73,7 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
     let (plan, sources) = plan::check(builder)?;
+    let tracer = plan.tracer()?;
     let own = if plan.cluster.process == 0 { Some(plan.open_first()?) } else { None };
     let mesh = find_others(&plan, stop.clone())?;
     let links = mesh.control.clone();
@@ -83,8 +85,14 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
         supervise(&failure, runtime.handle(), "watch stop", watching);
         pass_on_failure(&failure, links.clone());
     }
-    let began =
-        begin(plan, sources, runtime, own, mesh, (stop.clone(), on_commit, failure, &begun));
+    let began = begin(
+        plan,
+        sources,
+        runtime,
+        own,
+        mesh,
+        (stop.clone(), on_commit, tracer, failure, &begun),
+    );
     began.map_err(|error| {
         // The first failure was sent to the others already; this error only follows from it.
         if let Some(cause) = failed.take_cause() {
@@ -123,6 +131,9 @@ fn agree(
     Ok((agreed, opened))
 }
 
+/// The ways in which a running job is stopped, watched and ended.
+type Wishes<'a> = (Stop, Option<OnCommit>, Option<Tracer>, Failure, &'a ReadingBegun);
+
 /// Starts the job among the processes that have found each other.
 fn begin(
     plan: JobPlan,
@@ -130,7 +141,7 @@ fn begin(
     runtime: Arc<Runtime>,
     own: Option<(u32, StateAndOutput)>,
     mut mesh: Mesh,
-    (stop, on_commit, failure, begun): (Stop, Option<OnCommit>, Failure, &ReadingBegun),
+    (stop, on_commit, tracer, failure, begun): Wishes<'_>,
 ) -> Result<Job> {
     let block_links = std::mem::take(&mut mesh.blocks);
     let (agreed, opened) = agree(&plan, &sources, &runtime, own, &mesh.control)?;
@@ -146,7 +157,8 @@ fn begin(
     let (status, on_commit) =
         status::observe((agreed.open, replay), announce, Some(on_commit), meters.clone());
     let work = (output.clone(), on_commit, changelog);
-    let worker_plan = plan.worker_plan(streams.feed.clone(), &agreed, work, &failure, &mesh);
+    let worker_plan =
+        plan.worker_plan(streams.feed.clone(), &agreed, work, tracer.clone(), &failure, &mesh);
     if stop.is_stopped() && plan.cluster.process == 0 {
         return Err(stopped());
     }
@@ -178,7 +190,8 @@ fn begin(
         meters,
     };
     plan.set_pace(&runtime, process, &agreed);
-    let handle = JobHandle { stop, status, announced, pulse: failure.pulse().clone() };
+    let pulse = failure.pulse().clone();
+    let handle = JobHandle { stop, status, announced, pulse, tracer };
     Ok(Job {
         handle,
         failure,

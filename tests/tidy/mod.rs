@@ -20,14 +20,15 @@ const LAYERS: &[&[&str]] = &[
     &["settings", "epochs", "lines", "words", "feed", "pulse", "failure", "supervise", "meters"],
     &["operators", "store", "sources", "journal"],
     &["outputs", "state"],
-    &["worker", "cluster", "testing"],
+    &["worker", "cluster", "testing", "trace"],
     &["job"],
     &["dataflows"],
     &["cli", "main"],
 ];
 
 /// Who may name the engine, whose interface breaks with each release.
-const ENGINE: &[&str] = &["operators", "outputs", "worker", "cluster", "testing", "dataflows"];
+const ENGINE: &[&str] =
+    &["operators", "outputs", "worker", "cluster", "testing", "trace", "dataflows"];
 
 /// Who may name what. What is not listed here anybody may name.
 const FENCES: &[(&str, &[&str])] = &[

@@ -1,0 +1,195 @@
+//! The event file: a bounded queue of batches, and one thread that writes them as JSON Lines.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use differential_dataflow::logging::DifferentialEvent;
+use timely::logging::TimelyEvent;
+
+use super::event_line::{LoggedEvent, write_line};
+use crate::error::{Error, ErrorKind, Result};
+use crate::supervise;
+
+/// Most batches that wait to be written. A batch has at most 1024 events or so.
+const BATCHES_MAX: usize = 256;
+
+/// Bytes of lines that are written at once.
+const WRITE_BYTES: usize = 256 << 10;
+
+/// Events of one worker, in the order of their times.
+#[derive(Debug)]
+pub enum Batch {
+    /// Events of timely.
+    Timely(Vec<(Duration, TimelyEvent)>),
+    /// Events of differential's arrangements.
+    Differential(Vec<(Duration, DifferentialEvent)>),
+}
+
+impl Batch {
+    fn events(&self) -> u64 {
+        let events = match self {
+            Batch::Timely(events) => events.len(),
+            Batch::Differential(events) => events.len(),
+        };
+        events as u64
+    }
+
+    fn last_time(&self) -> Duration {
+        let last = match self {
+            Batch::Timely(events) => events.last().map(|(time, _)| *time),
+            Batch::Differential(events) => events.last().map(|(time, _)| *time),
+        };
+        last.unwrap_or_default()
+    }
+
+    fn write(&self, text: &mut Vec<u8>, worker: usize) {
+        match self {
+            Batch::Timely(events) => {
+                for (time, event) in events {
+                    if let Some(event) = LoggedEvent::of_timely(event) {
+                        write_line(text, worker, *time, event);
+                    }
+                }
+            }
+            Batch::Differential(events) => {
+                for (time, event) in events {
+                    if let Some(event) = LoggedEvent::of_differential(event) {
+                        write_line(text, worker, *time, event);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// What the workers share: the queue while it is open, and the events that it had no room for.
+struct Queue {
+    batches: Option<SyncSender<(usize, Batch)>>,
+    dropped: u64,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// A file of events that is being written. Clones write to the same file.
+#[derive(Clone)]
+pub struct EventFile {
+    path: PathBuf,
+    queue: Arc<Mutex<Queue>>,
+}
+
+impl fmt::Debug for EventFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("EventFile").field(&self.path).finish()
+    }
+}
+
+impl EventFile {
+    /// Creates or empties the file at `path` and starts the thread that writes to it.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the file cannot be created, naming `--events`.
+    pub fn create(path: PathBuf, bytes_max: u64) -> Result<EventFile> {
+        let file = File::create(&path).map_err(|error| {
+            let message = format!("cannot create {}: {error}", path.display());
+            Error::new(ErrorKind::Configuration, message)
+                .cause(error)
+                .hint("give --events a file in a folder that exists and can be written to")
+        })?;
+        let (batches, written) = sync_channel(BATCHES_MAX);
+        let name = path.display().to_string();
+        let writer = EventWriter { file, bytes_left: bytes_max, dropped: 0, text: Vec::new() };
+        let write = move || {
+            if let Err(error) = writer.run(&written) {
+                tracing::warn!("cannot write on in {name}: {error}; no more events are written");
+            }
+            Ok(())
+        };
+        let thread = supervise::thread("events", |error| tracing::error!("{error}"), write)?;
+        let queue = Queue { batches: Some(batches), dropped: 0, thread: Some(thread) };
+        Ok(EventFile { path, queue: Arc::new(Mutex::new(queue)) })
+    }
+
+    /// Queues a batch of `worker`, or drops and counts it if the queue is full.
+    pub fn push(&self, worker: usize, batch: Batch) {
+        let mut queue = self.lock();
+        let Some(batches) = &queue.batches else { return };
+        match batches.try_send((worker, batch)) {
+            Ok(()) => {}
+            Err(TrySendError::Full((_, batch))) => queue.dropped += batch.events(),
+            // The thread has met an error, which it has reported.
+            Err(TrySendError::Disconnected(_)) => queue.batches = None,
+        }
+    }
+
+    /// Waits until all that is queued is written. Later batches are ignored.
+    pub fn finish(&self) {
+        let (thread, dropped) = {
+            let mut queue = self.lock();
+            queue.batches = None;
+            (queue.thread.take(), queue.dropped)
+        };
+        if let Some(thread) = thread {
+            thread.join().unwrap_or_else(|_| tracing::error!("the writer of events panicked"));
+            if dropped > 0 {
+                tracing::warn!(
+                    "{dropped} events are missing in {}: the disk was too slow for them",
+                    self.path.display()
+                );
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Writes lines until the limit of the file is reached.
+struct EventWriter {
+    file: File,
+    bytes_left: u64,
+    /// Events that had no room in the file.
+    dropped: u64,
+    text: Vec<u8>,
+}
+
+impl EventWriter {
+    fn run(mut self, batches: &Receiver<(usize, Batch)>) -> io::Result<()> {
+        let (mut worker, mut time) = (0, Duration::ZERO);
+        while let Ok((from, batch)) = batches.recv() {
+            (worker, time) = (from, batch.last_time());
+            if self.dropped > 0 {
+                // A hole in the middle would be worse than an early end.
+                self.dropped += batch.events();
+                continue;
+            }
+            let begin = self.text.len();
+            batch.write(&mut self.text, from);
+            if self.text.len() as u64 > self.bytes_left {
+                self.text.truncate(begin);
+                self.dropped = batch.events();
+                tracing::warn!("the file of events is full: see --events-max");
+            }
+            if self.text.len() >= WRITE_BYTES {
+                self.flush()?;
+            }
+        }
+        if self.dropped > 0 {
+            write_line(&mut self.text, worker, time, LoggedEvent::Dropped { events: self.dropped });
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.write_all(&self.text)?;
+        self.bytes_left = self.bytes_left.saturating_sub(self.text.len() as u64);
+        self.text.clear();
+        Ok(())
+    }
+}

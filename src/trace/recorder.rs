@@ -1,0 +1,181 @@
+//! Sums up the events of one worker: how often and how long each operator ran, on how many records.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use timely::logging::TimelyEvent;
+
+use super::OperatorStats;
+use super::event_line::LoggedEvent;
+
+/// The sums of one operator.
+#[derive(Debug, Default)]
+pub struct Sums {
+    /// The address: the indices from the dataflow down to the operator.
+    pub addr: Vec<usize>,
+    /// The operator's name.
+    pub name: String,
+    /// Number of times that the operator was scheduled.
+    pub activations: u64,
+    /// Time in the operator itself.
+    pub busy: Duration,
+    /// Number of records that the operator received.
+    pub records: u64,
+}
+
+/// The sums of one worker.
+#[derive(Debug, Default)]
+pub struct Recorder {
+    operators: BTreeMap<usize, Sums>,
+    by_address: HashMap<Vec<usize>, usize>,
+    /// The address that each channel leads to.
+    channels: HashMap<usize, Vec<usize>>,
+    /// The operators that run now, outermost first: scopes, then the operator inside them.
+    running: Vec<usize>,
+    /// The time up to which the innermost running operator was charged.
+    charged_until: Duration,
+}
+
+impl Recorder {
+    /// Adds a batch of events, which are in the order of their times.
+    pub fn observe(&mut self, batch: &[(Duration, TimelyEvent)]) {
+        for (time, event) in batch {
+            if let Some(event) = LoggedEvent::of_timely(event) {
+                self.add(*time, event);
+            }
+        }
+    }
+
+    /// Adds one event.
+    pub fn add(&mut self, now: Duration, event: LoggedEvent<'_>) {
+        match event {
+            LoggedEvent::Operates { id, addr, name } => {
+                let sums = self.operators.entry(id).or_default();
+                sums.addr = addr.into_owned();
+                sums.name = name.into_owned();
+                self.by_address.insert(sums.addr.clone(), id);
+            }
+            LoggedEvent::Channel { id, scope, target, .. } => {
+                let mut address = scope.into_owned();
+                address.push(target.0);
+                self.channels.insert(id, address);
+            }
+            LoggedEvent::Receive { channel, records, .. } => {
+                let target = self.channels.get(&channel).and_then(|at| self.by_address.get(at));
+                if let Some(operator) = target {
+                    self.operators.entry(*operator).or_default().records += records.unsigned_abs();
+                }
+            }
+            LoggedEvent::Start { id } => {
+                self.charge(now);
+                self.running.push(id);
+                self.operators.entry(id).or_default().activations += 1;
+            }
+            LoggedEvent::Stop { id } => {
+                self.charge(now);
+                // The innermost one, unless an operator was dropped while it ran.
+                while self.running.pop().is_some_and(|innermost| innermost != id) {}
+            }
+            _ => {}
+        }
+    }
+
+    /// Charges the time since the last event to the innermost running operator.
+    fn charge(&mut self, now: Duration) {
+        if let Some(innermost) = self.running.last() {
+            let busy = now.saturating_sub(self.charged_until);
+            self.operators.entry(*innermost).or_default().busy += busy;
+        }
+        self.charged_until = now;
+    }
+
+    /// Returns the sums so far. The activation that runs now is not in them.
+    pub fn operators(&self) -> impl Iterator<Item = &Sums> {
+        self.operators.values()
+    }
+
+    /// Returns the sums so far as those of `worker`.
+    pub fn stats(&self, worker: usize) -> Vec<OperatorStats> {
+        let stats = |(id, sums): (&usize, &Sums)| OperatorStats {
+            worker,
+            id: *id,
+            name: sums.name.clone(),
+            activations: sums.activations,
+            busy: sums.busy,
+            records: sums.records,
+        };
+        self.operators.iter().map(stats).collect()
+    }
+
+    /// Returns the names of the scopes around an operator, outermost first, then its own.
+    pub fn path(&self, sums: &Sums) -> Vec<&str> {
+        let name = |depth: usize| {
+            let operator = self.by_address.get(&sums.addr[..depth]);
+            operator.and_then(|operator| self.operators.get(operator)).map_or("?", |at| &at.name)
+        };
+        (1..=sums.addr.len()).map(name).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use timely::logging::{ChannelsEvent, MessagesEvent, OperatesEvent, ScheduleEvent};
+
+    use super::*;
+
+    fn operates(id: usize, addr: &[usize], name: &str) -> TimelyEvent {
+        OperatesEvent { id, addr: addr.to_vec(), name: name.to_owned() }.into()
+    }
+
+    #[test]
+    fn time_inside_belongs_to_the_inner_operator() {
+        let mut recorder = Recorder::default();
+        let at = |ms, event| (Duration::from_millis(ms), event);
+        recorder.observe(&[
+            at(0, operates(7, &[0], "Dataflow")),
+            at(0, operates(9, &[0, 4], "Count")),
+            at(10, ScheduleEvent::start(7).into()),
+            at(12, ScheduleEvent::start(9).into()),
+        ]);
+        // An activation may span batches.
+        recorder.observe(&[
+            at(20, ScheduleEvent::stop(9).into()),
+            at(21, ScheduleEvent::stop(7).into()),
+            at(50, ScheduleEvent::start(7).into()),
+            at(51, ScheduleEvent::stop(7).into()),
+        ]);
+        let stats = recorder.stats(3);
+        let busy: Vec<_> = stats.iter().map(|s| (s.id, s.busy.as_millis())).collect();
+        assert_eq!(busy, [(7, 4), (9, 8)]);
+        assert_eq!(stats.iter().map(|s| s.activations).collect::<Vec<_>>(), [2, 1]);
+        assert!(stats.iter().all(|s| s.worker == 3));
+    }
+
+    #[test]
+    fn records_count_where_they_arrive() {
+        let mut recorder = Recorder::default();
+        let channel = ChannelsEvent {
+            id: 5,
+            scope_addr: vec![0],
+            source: (3, 0),
+            target: (4, 0),
+            typ: String::new(),
+        };
+        let message = |is_send| MessagesEvent {
+            is_send,
+            channel: 5,
+            source: 0,
+            target: 0,
+            seq_no: 1,
+            record_count: 40,
+        };
+        let zero = Duration::ZERO;
+        recorder.observe(&[
+            (zero, operates(9, &[0, 4], "Count")),
+            (zero, channel.into()),
+            (zero, message(true).into()),
+            (zero, message(false).into()),
+        ]);
+        assert_eq!(recorder.stats(0)[0].records, 40);
+    }
+}
