@@ -25,6 +25,7 @@ use timely::logging::TimelyEventBuilder;
 use timely::worker::Worker;
 
 use crate::error::Result;
+use crate::settings::Settings;
 use event_file::{Batch, EventFile};
 pub use profile::{Profile, ProfileFormat};
 use recorder::Recorder;
@@ -58,13 +59,29 @@ pub struct Tracer {
 }
 
 impl Tracer {
+    /// Returns the tracer of `process`, or `None` if the settings ask for none.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the file of events cannot be created.
+    pub fn of_job(settings: &Settings, process: usize) -> Result<Option<Tracer>> {
+        let Some(path) = &settings.events else {
+            return Ok(settings.measure_operators.then(Tracer::default));
+        };
+        let mut path = path.clone().into_os_string();
+        if process > 0 {
+            path.push(format!(".{process}"));
+        }
+        Tracer::with_events(path.into(), settings.events_bytes_max).map(Some)
+    }
+
     /// Returns a tracer that also writes every event to a new file at `path`, at most `bytes_max`
     /// bytes of them.
     ///
     /// # Errors
     ///
     /// `Configuration` if the file cannot be created; the message names `--events`.
-    pub fn with_events(path: PathBuf, bytes_max: u64) -> Result<Tracer> {
+    fn with_events(path: PathBuf, bytes_max: u64) -> Result<Tracer> {
         Ok(Tracer { events: Some(EventFile::create(path, bytes_max)?), ..Tracer::default() })
     }
 

@@ -412,26 +412,6 @@ impl JobPlan {
         }
     }
 
-    /// Returns the tracer of this process's workers, if anybody asked for one.
-    ///
-    /// # Errors
-    ///
-    /// `Configuration` if the file of events cannot be created.
-    pub(super) fn tracer(&self) -> Result<Option<Tracer>> {
-        let settings = &self.settings;
-        match (&settings.events, self.cluster.process) {
-            (None, _) if settings.measure_operators => Ok(Some(Tracer::default())),
-            (None, _) => Ok(None),
-            (Some(path), process) => {
-                let mut path = path.clone().into_os_string();
-                if process > 0 {
-                    path.push(format!(".{process}"));
-                }
-                Tracer::with_events(path.into(), settings.events_bytes_max).map(Some)
-            }
-        }
-    }
-
     /// Returns the settings and the identity under which results are published.
     pub(super) fn publication(&self, parts: u32, ids: &Ids) -> Publication {
         let identity = Identity { parts, ..self.identity.clone() };

@@ -73,7 +73,7 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     let on_commit = builder.on_commit.take();
     let stop = builder.stop.clone();
     let (plan, sources) = plan::check(builder)?;
-    let tracer = plan.tracer()?;
+    let tracer = Tracer::of_job(&plan.settings, plan.cluster.process)?;
     let own = if plan.cluster.process == 0 { Some(plan.open_first()?) } else { None };
     let mesh = find_others(&plan, stop.clone())?;
     let links = mesh.control.clone();

@@ -68,7 +68,8 @@ impl Batch {
     }
 }
 
-/// What the workers share: the queue while it is open, and the events that it had no room for.
+/// The state that the workers share: the queue while it is open, and the number of events that it
+/// had no room for.
 struct Queue {
     batches: Option<SyncSender<(usize, Batch)>>,
     dropped: u64,

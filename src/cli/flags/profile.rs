@@ -10,8 +10,8 @@ use super::super::values::bytes;
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Watch")]
 pub struct ProfileFlags {
-    /// Write every event of the workers to FILE, for `wordtide profile`: which operator ran when, on
-    /// how many records
+    /// Write every event of the workers to FILE, for `wordtide profile`: which operator ran when,
+    /// on how many records
     #[arg(long, value_name = "FILE", env = "WORDTIDE_EVENTS")]
     pub events: Option<PathBuf>,
 
