@@ -55,7 +55,7 @@ pub(super) struct JobPlan {
     /// With the number of parts 0 where it is free to follow the number of workers.
     identity: Identity,
     place: StatePlace,
-    settings: Settings,
+    pub(super) settings: Settings,
     output: OutputSettings,
     /// True if process 0 alone writes to the output.
     is_single: bool,
