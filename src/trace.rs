@@ -87,7 +87,7 @@ impl Tracer {
 
     /// Has `worker` report to this tracer. Called before the worker builds a dataflow, because
     /// operators and channels are logged when they are built.
-    pub fn install(&self, worker: &mut Worker) {
+    pub fn install(&self, worker: &Worker) {
         let index = worker.index();
         // Only a worker without a clock has no register, and no worker of a job is one.
         let Some(mut register) = worker.log_register() else { return };
