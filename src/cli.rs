@@ -14,6 +14,7 @@ mod exit;
 mod feed;
 mod file;
 mod flags;
+mod form;
 mod layers;
 mod listing;
 mod log;

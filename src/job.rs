@@ -56,10 +56,10 @@ use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::meters::Meters;
 use crate::operators::{Counts, Lines, Rows};
-use crate::outputs::format::Format;
-use crate::outputs::{Committed, OnCommit};
+use crate::outputs::format::{Compression, Format};
+use crate::outputs::{Committed, FormSettings, OnCommit};
 use crate::pulse::Pulse;
-use crate::settings::Settings;
+use crate::settings::{FolderLayout, Settings};
 use crate::sources::{Source, Stop};
 use crate::store::{StoreSettings, Target};
 use crate::trace::{OperatorStats, Tracer};
@@ -91,8 +91,7 @@ pub struct JobBuilder {
     sources: Vec<(Source, Option<usize>)>,
     definition: Option<(String, Definition)>,
     target: Option<Target>,
-    suffix: Option<String>,
-    format: Format,
+    form: FormSettings,
     state: StatePlace,
     journal: JournalSettings,
     abandoned: Vec<String>,
@@ -170,14 +169,35 @@ impl JobBuilder {
     /// Sets the suffix of the names of epochs, after a dot.
     #[must_use]
     pub fn suffix(mut self, suffix: Option<String>) -> Self {
-        self.suffix = suffix;
+        self.form.suffix = suffix;
         self
     }
 
     /// Sets the format of a row. [`Format::Scala`] splits as Scala's program does, too.
     #[must_use]
     pub fn format(mut self, format: Format) -> Self {
-        self.format = format;
+        self.form.format = format;
+        self
+    }
+
+    /// Sets the compression of parts. By default text is not compressed, and Parquet is, by zstd.
+    #[must_use]
+    pub fn compress(mut self, compression: Option<Compression>) -> Self {
+        self.form.compression = compression;
+        self
+    }
+
+    /// Sets the way in which the folders of epochs are named.
+    #[must_use]
+    pub fn layout(mut self, layout: FolderLayout) -> Self {
+        self.form.layout = layout;
+        self
+    }
+
+    /// Sets the time zone of dates and hours in the names of folders, by its IANA name.
+    #[must_use]
+    pub fn time_zone(mut self, name: Option<String>) -> Self {
+        self.form.time_zone = name;
         self
     }
 
@@ -352,8 +372,7 @@ impl Job {
             sources: Vec::new(),
             definition: None,
             target: None,
-            suffix: None,
-            format: Format::default(),
+            form: FormSettings::default(),
             state: StatePlace::default(),
             journal: JournalSettings::default(),
             abandoned: Vec::new(),

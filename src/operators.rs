@@ -62,7 +62,7 @@ pub use lines::Lines;
 pub use merger::WordMerger;
 pub use read::read;
 pub(crate) use received::take_malformed;
-pub use rows::{EpochRows, Row, RowSet, Rows};
+pub use rows::{EpochRows, Row, RowKind, RowSet, Rows};
 pub use run::{Run, ToOwner};
 pub(crate) use window::Grid;
 pub use window::Window;

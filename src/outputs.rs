@@ -46,7 +46,9 @@ pub use commit::{Committed, OnCommit, commit};
 pub use commit_log::{Attempt, Attempts, CommitLog};
 pub use evidence::CommitEvidence;
 pub use ids::Ids;
-pub use objects::{Layout, Marker, ObjectForm, ObjectOutput, Publisher, check_suffix, format};
+pub use objects::{
+    Encoding, FormSettings, Layout, Marker, ObjectForm, ObjectOutput, Publisher, format,
+};
 pub use opening::{OutputSettings, is_single, open};
 pub use output::{Claiming, EpochWriter, OpenWriter, Output, OutputStart, WriterSettings};
 pub use owner::Standing;

@@ -37,6 +37,17 @@ pub enum RowOrder {
     Word,
 }
 
+/// The way in which the folders of epochs are named.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FolderLayout {
+    /// `<PREFIX>-<ms>[.<suffix>]`, as Spark Streaming does.
+    #[default]
+    Spark,
+    /// `<PREFIX>/date=…/hour=…/epoch=<ms>`, as Hive names its partitions.
+    Hive,
+}
+
 /// Implements `Display` and `FromStr` for the values of an enum, for flags and messages.
 macro_rules! named {
     ($type:ty, $flag:literal, $($value:path => $name:literal),+) => {
@@ -62,6 +73,7 @@ macro_rules! named {
 
 named!(EmptyEpochs, "--empty-epochs",
     EmptyEpochs::Marker => "marker", EmptyEpochs::Skip => "skip", EmptyEpochs::Write => "write");
+named!(FolderLayout, "--layout", FolderLayout::Spark => "spark", FolderLayout::Hive => "hive");
 named!(RowOrder, "--sort", RowOrder::Hash => "hash", RowOrder::Word => "word");
 
 /// The settings of a run, without its sources and its outputs.

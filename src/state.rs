@@ -9,6 +9,7 @@
 //! of a cluster agree on one id ([`Ids::agree`]) and note it in their folders, together with the
 //! ids that the folders had before: epochs published under those are the job's own, too.
 
+mod identity;
 mod survey;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
@@ -22,61 +23,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::Ids;
-use crate::outputs::format::Format;
-use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::local::cannot_lock;
-use crate::words::WordOptions;
 
+pub use identity::Identity;
 pub use survey::{JOURNAL, NOTE, StateSurvey, remove, states_at};
-
-/// All that shapes the bytes of a job, and so its identity. Where lines come from is not in it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Identity {
-    /// Name of the definition, with its parameters.
-    pub definition: String,
-    /// Length of an epoch.
-    pub interval_ms: u64,
-    /// Parts of a result.
-    pub parts: u32,
-    /// The rules by which lines become words.
-    pub words: WordOptions,
-    /// Longest line.
-    pub line_bytes_max: usize,
-    /// The bytes of a row.
-    pub format: Format,
-    /// The order of rows in a part.
-    pub order: RowOrder,
-    /// The objects of epochs without rows.
-    pub empty_epochs: EmptyEpochs,
-    /// The output.
-    pub output: String,
-    /// The end of the names of epochs.
-    pub suffix: Option<String>,
-}
-
-impl Identity {
-    /// Returns a hash of the identity in 16 hexadecimal digits.
-    pub fn digest(&self) -> String {
-        let json = serde_json::to_vec(self).expect("plain values have a JSON form");
-        format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&json))
-    }
-
-    /// Returns the fields that differ from `other`, with both values.
-    fn differences(&self, other: &Identity) -> String {
-        let fields = |identity| match serde_json::to_value(identity) {
-            Ok(serde_json::Value::Object(fields)) => fields,
-            _ => serde_json::Map::new(),
-        };
-        let (ours, theirs) = (fields(self), fields(other));
-        let differing = theirs.iter().filter(|(name, value)| ours.get(*name) != Some(value));
-        let texts = differing.map(|(name, value)| {
-            let ours = ours.get(name).cloned().unwrap_or_default();
-            format!("{name} is {value} there, {ours} here")
-        });
-        texts.collect::<Vec<_>>().join(", ")
-    }
-}
 
 const IDENTITY: &str = "identity.json";
 const IDS: &str = "state.json";
@@ -374,6 +324,9 @@ pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::outputs::format::{Compression, Format};
+    use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
+    use crate::words::WordOptions;
 
     fn identity() -> Identity {
         Identity {
@@ -387,6 +340,9 @@ mod tests {
             empty_epochs: EmptyEpochs::Marker,
             output: "out/counts".into(),
             suffix: None,
+            compress: Compression::None,
+            layout: FolderLayout::Spark,
+            time_zone: None,
         }
     }
 

@@ -27,6 +27,8 @@ mod durable;
 mod embedding;
 /// A finished job that dies late starts again.
 mod finish;
+/// Parquet, compression and folders by date: the rows are those of text.
+mod forms;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
 /// Totals and windows go on where they were.

@@ -14,7 +14,7 @@ use wordtide::internals::feed::Feed;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
 use wordtide::internals::outputs::format::Format;
 use wordtide::internals::outputs::{
-    Committed, Layout, ObjectForm, OutputHandle, Publication, Publisher,
+    Committed, Encoding, Layout, ObjectForm, OutputHandle, Publication, Publisher,
 };
 use wordtide::internals::store::Results;
 use wordtide::internals::words::{Split, WordOptions};
@@ -56,7 +56,8 @@ fn publish(run: &Run) -> Published {
     let feed = Feed::new(run.threads, STEP);
     let committed: Arc<Mutex<Vec<Committed>>> = Arc::default();
     let seen = Arc::clone(&committed);
-    let form = ObjectForm { layout: Layout::new("c", None), format: Format::Tsv };
+    let form =
+        ObjectForm { layout: Layout::new("c", None), encoding: Encoding::new(Format::Tsv, None) };
     let publication = Publication {
         order: run.order,
         empty_epochs: EmptyEpochs::Write,

@@ -161,6 +161,39 @@ fn flags_that_exclude_each_other_are_refused() {
 }
 
 #[test]
+fn forms_that_exclude_each_other_are_refused() {
+    check(&[
+        ("", "run|--stdin|--compress|bzip2", Refused(2, &["--compress", "gzip"])),
+        ("", "run|--stdin|--compress|zst", Refused(2, &["--compress", "'zstd'"])),
+        ("", "run|--stdin|--format|parqet", Refused(2, &["--format", "'parquet'"])),
+        ("", "run|--stdin|--layout|hiv", Refused(2, &["--layout", "'hive'"])),
+        ("", "run|--stdin|--to|-|--compress|gzip", Refused(2, &["--compress", "--to"])),
+        ("", "run|--stdin|--to|-|--format|parquet", Refused(2, &["--format", "--to"])),
+        ("", "run|--stdin|--to|-|--layout|hive", Refused(2, &["--layout", "--to"])),
+        ("", "run|--stdin|--layout|hive|--suffix|txt", Refused(2, &["--layout", "--suffix"])),
+        ("", "run|--stdin|--time-zone|UTC", Refused(2, &["--time-zone", "--layout hive"])),
+        (
+            "",
+            "run|--stdin|--layout|hive|--time-zone|Europe/Berlim",
+            Refused(2, &["Europe/Berlim", "--time-zone", "Europe/Berlin"]),
+        ),
+        ("", "check|--layout|hive|--suffix|txt", Refused(2, &["--layout", "--suffix"])),
+        ("", "run|--stdin|--to|-|--compress|none", Ends(0, &[])),
+        ("WORDTIDE_SUFFIX=txt", "run|--stdin|--layout|hive", Ends(0, &[])),
+        ("WORDTIDE_LAYOUT=hive", "run|--stdin|--suffix|txt", Ends(0, &[])),
+        ("WORDTIDE_LAYOUT=hiv", "run|--stdin", Refused(2, &["WORDTIDE_LAYOUT", "spark"])),
+        ("WORDTIDE_COMPRESS=gzip;WORDTIDE_FORMAT=parquet", "run|--stdin|--to|-", Ends(0, &[])),
+        (
+            "WORDTIDE_COMPRESS=gzip;WORDTIDE_TO=-",
+            "run|--stdin",
+            Refused(2, &["WORDTIDE_COMPRESS", "--to"]),
+        ),
+        ("WORDTIDE_COMPRESS=gzip;WORDTIDE_TO=-", "run|--stdin|--to|out/c", Ends(0, &[])),
+        ("WORDTIDE_TIME_ZONE=Mars", "run|--stdin|--layout|hive", Refused(2, &["Mars"])),
+    ]);
+}
+
+#[test]
 fn paths_that_cannot_be_used_are_refused() {
     check(&[
         ("", "run|--file|absent", Refused(78, &["absent", "--file"])),

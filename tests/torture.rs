@@ -34,6 +34,15 @@ const WITH_MEMORY: [&str; 3] = [
     "sliding_windows --window 240ms --slide 120ms",
 ];
 
+/// The forms of objects. A chain has one of them.
+const FORMS: [&str; 5] = [
+    "--format tsv",
+    "--format parquet --layout hive --time-zone Europe/Berlin",
+    "--format tsv --compress zstd",
+    "--format tsv --compress gzip --layout hive",
+    "--format parquet",
+];
+
 /// How a life ends, and what is wrong with it.
 #[derive(Clone, Debug, Default)]
 struct Life {
@@ -86,6 +95,8 @@ impl Sender {
 
 struct Chain {
     definition: &'static str,
+    /// The names and bytes of its objects.
+    form: &'static str,
     rig: Rig,
     disk: Option<Disk>,
     sender: Sender,
@@ -97,7 +108,8 @@ impl Chain {
     fn new(seed: u64, definition: &'static str) -> Chain {
         let sender = Sender { server: Server::new(), seed, next: 0, sent: Vec::new() };
         let (rig, committed) = (Rig::new(), BTreeMap::new());
-        Chain { definition, rig, disk: None, sender, threads: 1, committed }
+        let form = FORMS[random(&mut { seed }) as usize % FORMS.len()];
+        Chain { definition, form, rig, disk: None, sender, threads: 1, committed }
     }
 
     /// Starts a life; the first process is the one that reads.
@@ -105,9 +117,9 @@ impl Chain {
         // Another number of workers at each start: the bytes must not depend on it.
         self.threads = 1 + self.threads % 3;
         let flags = format!(
-            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} --format tsv --to out/c \
-             --state state --keep-journal --journal-max {JOURNAL_MAX}",
-            self.threads
+            "--interval {INTERVAL_MS}ms --parts {PARTS} -w {} {} --to out/c --state state \
+             --keep-journal --journal-max {JOURNAL_MAX}",
+            self.threads, self.form
         );
         let run = format!("run {} {} {flags}", self.definition, self.sender.server.flag());
         let processes = life.processes.max(1);
@@ -241,12 +253,12 @@ impl Chain {
         // In one process and in two by turns, not as it was.
         let processes = 1 + self.threads % 2;
         let flags =
-            format!("--interval {INTERVAL_MS}ms -w 2 -n {processes} --format tsv --to again/c");
+            format!("--interval {INTERVAL_MS}ms -w 2 -n {processes} {} --to again/c", self.form);
         let ended =
             self.rig.run(&format!("replay {} {} {flags}", state.display(), self.definition));
         let (first, again) = (self.rig.output("out/c"), self.rig.output("again/c"));
         let parts = |output: &Output| -> Vec<_> {
-            output.epochs.iter().map(|(epoch, of)| (*epoch, of.parts.clone())).collect()
+            output.epochs.iter().map(|(epoch, of)| (*epoch, of.stored.clone())).collect()
         };
         if parts(&first) == parts(&again) {
             Ok(())
@@ -283,14 +295,17 @@ impl Chain {
 /// The files of committed epochs; a file that was written again is another one.
 fn committed_files(out: &Path) -> BTreeMap<PathBuf, u64> {
     let mut files = BTreeMap::new();
-    let Ok(epochs) = std::fs::read_dir(out) else { return files };
-    for epoch in epochs.map(|entry| entry.expect("an entry").path()) {
-        if !epoch.join("_SUCCESS").exists() {
-            continue;
-        }
-        for file in std::fs::read_dir(epoch).expect("a directory") {
-            let file = file.expect("an entry");
-            files.insert(file.path(), file.metadata().expect("a file").ino());
+    let mut folders = vec![out.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let is_committed = folder.join("_SUCCESS").exists();
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let entry = entry.expect("an entry");
+            let metadata = entry.metadata().expect("a file");
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            } else if is_committed {
+                files.insert(entry.path(), metadata.ino());
+            }
         }
     }
     files

@@ -161,6 +161,17 @@ pub(super) fn note(message: &str) -> Option<String> {
     note_of(message, &found)
 }
 
+/// Returns true if the flag `weak` was found in a weaker place than `strong`, of which it is known
+/// that it is given. The line is the strongest place.
+pub(super) fn is_weaker(weak: &str, strong: &str) -> bool {
+    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    let rank = |flag: &str| {
+        let place = found.iter().find(|(known, _)| known == flag).map(|(_, place)| place.rank());
+        place.unwrap_or(u8::MAX)
+    };
+    rank(weak) < rank(strong)
+}
+
 fn note_of(message: &str, found: &[(String, Place)]) -> Option<String> {
     let named = found
         .iter()
@@ -326,7 +337,11 @@ mod tests {
         match flag.get_action() {
             clap::ArgAction::SetTrue => "true".to_owned(),
             clap::ArgAction::Count => "2".to_owned(),
-            _ => default.map_or("1".to_owned(), |value| value.into_owned()),
+            _ => {
+                let choice =
+                    flag.get_possible_values().first().map(|choice| choice.get_name().to_owned());
+                default.map(|value| value.into_owned()).or(choice).unwrap_or("1".to_owned())
+            }
         }
     }
 

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 
 use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
+use super::form::form;
 use super::service::Service;
 use super::signals::{Listener, Supervisor};
 use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
-use crate::outputs::{self, Layout, ObjectForm, Output, OutputSettings};
+use crate::outputs::{self, Output, OutputSettings};
 use crate::settings::Settings;
 use crate::sources::{HostPort, Source, descriptors};
 use crate::store::{StoreSettings, Target};
@@ -83,13 +84,15 @@ where
 
 /// The job that the flags describe, but for what is computed.
 fn builder(flags: &JobFlags) -> Result<JobBuilder> {
-    let output = &flags.output;
-    let target: Target = output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
-    let state = state(&flags.state, &target);
+    let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
+    let (state, form) = (state(&flags.state, &target), form(&flags.output, &target));
     let builder = Job::builder()
         .to(target)
-        .suffix(output.suffix.clone())
-        .format(output.format)
+        .suffix(form.suffix)
+        .format(form.format)
+        .compress(form.compression)
+        .layout(form.layout)
+        .time_zone(form.time_zone)
         .state(state)
         .journal(journal(&flags.state))
         .abandon(flags.state.abandon_journal.clone())
@@ -129,8 +132,9 @@ fn settings(flags: &JobFlags) -> Settings {
 /// Opens the output that the flags name.
 pub(super) fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
-    let layout = Layout::new(target.prefix(), flags.output.suffix.clone());
-    let form = ObjectForm { layout, format: flags.output.format };
+    let form = form(&flags.output, &target);
+    let target = form.place(target);
+    let form = form.form(&target, flags.epochs.interval.as_millis() as u64)?;
     outputs::open(&target, &OutputSettings { store: store(&flags.store), form })
 }
 

@@ -35,9 +35,8 @@ use crate::meters::Meters;
 use crate::operators::Restored;
 use crate::outputs::format::Format;
 use crate::outputs::{
-    self, Attempts, Changelog, CommitLog, Ids, Layout, ObjectForm, OnCommit, OpenWriter, Output,
-    OutputHandle, OutputSettings, OutputStart, Publication, WriterSettings, bound_results,
-    check_suffix,
+    self, Attempts, Changelog, CommitLog, Ids, OnCommit, OpenWriter, Output, OutputHandle,
+    OutputSettings, OutputStart, Publication, WriterSettings, bound_results,
 };
 use crate::settings::Settings;
 use crate::sources::Stop;
@@ -83,7 +82,7 @@ pub(super) struct JobPlan {
 ///
 /// `Usage` for settings that cannot run, and for a source that cannot be read.
 pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
-    let JobBuilder { definition, target, suffix, format, state, store, take_over, .. } = builder;
+    let JobBuilder { definition, target, form, state, store, take_over, .. } = builder;
     let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
     let (sources, meters) = (builder.sources, builder.meters);
     let (mut settings, mut cluster) = (builder.settings, builder.cluster);
@@ -101,30 +100,18 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     }
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
-    let target = target.ok_or_else(|| missing("output", "give --to"))?;
-    check_suffix(suffix.as_deref())?;
+    let target = form.place(target.ok_or_else(|| missing("output", "give --to"))?);
+    let objects = form.form(&target, settings.interval.as_millis() as u64)?;
     let (sources, readers) = match &builder.replay {
         Some(_) => (Vec::new(), Readers::of_journal()),
         None => sharing::place(sources, cluster.processes)?,
     };
-    if format == Format::Scala && settings.words.split == Split::Space {
+    if form.format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
-    let identity = Identity {
-        definition: name,
-        interval_ms: settings.interval.as_millis() as u64,
-        parts: settings.parts.unwrap_or(0),
-        words: settings.words.clone(),
-        line_bytes_max: settings.line_bytes_max,
-        format,
-        order: settings.order,
-        empty_epochs: settings.empty_epochs,
-        output: target.to_string(),
-        suffix: suffix.clone(),
-    };
+    let identity = Identity::new(name, &settings, &form, &target)?;
     cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
-    let form = ObjectForm { layout: Layout::new(target.prefix(), suffix), format };
-    let output = OutputSettings { store, form };
+    let output = OutputSettings { store, form: objects };
     let have_journals = state != StatePlace::None;
     let started_ms = clock.wall_ms();
     let journal_max = if have_journals { journal.journal_bytes_max } else { 0 };

@@ -11,7 +11,7 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
 use super::lines::Lines;
-use super::rows::{EpochRows, Row, RowSet, Rows};
+use super::rows::{EpochRows, Row, RowKind, RowSet, Rows};
 use super::text::each_line;
 use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
@@ -60,7 +60,7 @@ impl<'s> Lines<'s> {
         });
         let archive = Archive { parts, pieces: Stash::new() };
         let stream = at_ticks(pieces, to_owner, ticks.clone(), "Archive lines", archive);
-        Rows { stream, ticks, context, grid: Grid::ALL }
+        Rows { stream, ticks, context, grid: Grid::ALL, kind: RowKind::Lines }
     }
 }
 

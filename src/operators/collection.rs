@@ -18,7 +18,7 @@ use super::batcher::Batches;
 use super::changes::EachChange;
 use super::context::Context;
 use super::lines::Lines;
-use super::rows::{EpochRows, Row, RowSet, Rows};
+use super::rows::{EpochRows, Row, RowKind, RowSet, Rows};
 use super::text::{each_line, text};
 use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
@@ -31,16 +31,21 @@ use crate::words;
 /// The text decides the part and the place in the part. A row with a count is printed in the format
 /// of `--format`, a row without one as a line.
 pub trait Printable: ExchangeData {
+    /// True if every row of the type has a count, and false if none has.
+    const HAS_COUNT: bool;
+
     /// Returns the text of the row.
     fn text(&self) -> Cow<'_, [u8]>;
 
-    /// Returns the count of the row, if it has one.
+    /// Returns the count of the row; `None` for a type without counts.
     fn count(&self) -> Option<i64>;
 }
 
 macro_rules! printable_counts {
     ($($count:ty),+) => {
         $(impl Printable for (String, $count) {
+            const HAS_COUNT: bool = true;
+
             fn text(&self) -> Cow<'_, [u8]> {
                 Cow::Borrowed(self.0.as_bytes())
             }
@@ -55,6 +60,8 @@ macro_rules! printable_counts {
 printable_counts!(i64, isize, u64, usize, i32, u32);
 
 impl Printable for String {
+    const HAS_COUNT: bool = false;
+
     fn text(&self) -> Cow<'_, [u8]> {
         Cow::Borrowed(self.as_bytes())
     }
@@ -65,6 +72,8 @@ impl Printable for String {
 }
 
 impl Printable for Vec<u8> {
+    const HAS_COUNT: bool = false;
+
     fn text(&self) -> Cow<'_, [u8]> {
         Cow::Borrowed(self)
     }
@@ -194,7 +203,8 @@ impl<'s> Rows<'s> {
         };
         let name = "Rows of a collection";
         let stream = at_ticks(collection.inner, to_owner, ticks.clone(), name, contents);
-        Rows { stream, ticks, context, grid: Grid::ALL }
+        let kind = if D::HAS_COUNT { RowKind::Counts } else { RowKind::Lines };
+        Rows { stream, ticks, context, grid: Grid::ALL, kind }
     }
 }
 

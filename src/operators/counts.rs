@@ -20,7 +20,7 @@ use super::changes::{Changes, EachChange, WordTrace, batches, compact};
 use super::columns::WordColumn;
 use super::context::Context;
 use super::record_changes::record_changes;
-use super::rows::{EpochRows, Rows, per_epoch_rows};
+use super::rows::{EpochRows, RowKind, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
 use super::ticks::{AtTicks, Ticks, at_ticks};
 use super::totals::Snapshot;
@@ -62,12 +62,13 @@ impl<'s> From<Counts<'s>> for Rows<'s> {
         if let Over::Epoch = counts.over {
             // The trace is dropped, so it keeps nothing: the counts of an epoch are its batch.
             let batches = arrange(counts.runs, None).stream;
-            return Rows { stream: per_epoch_rows(batches), ticks, context, grid: Grid::ALL };
+            let stream = per_epoch_rows(batches);
+            return Rows { stream, ticks, context, grid: Grid::ALL, kind: RowKind::Counts };
         }
         let (arranged, grid) = counts.arranged();
         let totals = Totals { trace: arranged.trace, grid };
         let stream = at_ticks(arranged.stream, Pipeline, ticks.clone(), "Totals", totals);
-        Rows { stream, ticks, context, grid }
+        Rows { stream, ticks, context, grid, kind: RowKind::Counts }
     }
 }
 
@@ -80,7 +81,7 @@ impl<'s> Counts<'s> {
         let mut changes = Changes::new(arranged.trace, grid, to_rows);
         changes.since = grid.last(context.changes.through());
         let stream = at_ticks(arranged.stream, Pipeline, ticks.clone(), "Changes", changes);
-        Rows { stream, ticks, context, grid }
+        Rows { stream, ticks, context, grid, kind: RowKind::Counts }
     }
 
     /// Returns the `k` most frequent words, by descending count, then by their bytes; all in

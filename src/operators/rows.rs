@@ -8,6 +8,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
+use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
@@ -51,6 +52,25 @@ pub enum Row<'a> {
     },
 }
 
+/// The columns that all rows of a result have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RowKind {
+    /// A word and its count: [`Row::Count`] and [`Row::Ranked`].
+    Counts,
+    /// A line of bytes: [`Row::Line`].
+    Lines,
+}
+
+impl Row<'_> {
+    /// Returns the kind of the row.
+    pub fn kind(&self) -> RowKind {
+        match self {
+            Row::Count { .. } | Row::Ranked { .. } => RowKind::Counts,
+            Row::Line { .. } => RowKind::Lines,
+        }
+    }
+}
+
 /// Rows of one epoch at one worker, ascending by (hash, word) or in an order of their own.
 pub trait RowSet {
     /// Calls `visit` with every row.
@@ -79,6 +99,8 @@ pub struct Rows<'s> {
     pub(crate) context: Rc<Context>,
     /// The epochs that publish a result. Other epochs are committed too, without a file.
     pub(crate) grid: Grid,
+    /// The kind of all rows.
+    pub(crate) kind: RowKind,
 }
 
 impl fmt::Debug for Rows<'_> {

@@ -20,13 +20,13 @@ struct RankedWord {
 
 /// Returns the first `k` rows by descending count, then by word.
 pub(super) fn top<'s>(rows: Rows<'s>, k: usize) -> Rows<'s> {
-    let Rows { stream, ticks, context, grid } = rows;
+    let Rows { stream, ticks, context, grid, kind } = rows;
     let local = WorkerRanking { k, rows: Stash::new() };
     let places = at_ticks(stream, Pipeline, ticks.clone(), "Top of a worker", local);
     let to_first = Exchange::new(|_: &(Epoch, RankedWord)| 0);
     let global = JobRanking { k, places: Stash::new() };
     let stream = at_ticks(places, to_first, ticks.clone(), "Top of all", global);
-    Rows { stream, ticks, context, grid }
+    Rows { stream, ticks, context, grid, kind }
 }
 
 /// The operator state that ranks the words of one worker.

@@ -18,7 +18,7 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::meters::{Meters, StoredEpoch, TopKeeper};
-use crate::operators::Tally;
+use crate::operators::{RowKind, Tally};
 use crate::supervise::supervise;
 
 /// A committed epoch.
@@ -149,11 +149,12 @@ async fn finish(
     let mut top = TopKeeper::default();
     reports.iter().for_each(|report| top.merge(&report.top));
     let publishes = reports.iter().all(|report| report.publishes);
+    let kind = reports.first().map_or(RowKind::Counts, |report| report.kind);
     let stored: BTreeMap<u32, PartReport> =
         reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
-    writer.commit(CompleteEpoch { epoch, tally, rows, publishes, stored, parts }).await?;
+    writer.commit(CompleteEpoch { epoch, tally, kind, rows, publishes, stored, parts }).await?;
     let (write, commit) = (Duration::from_micros(write_us), started.elapsed());
     let written = if publishes { write } else { Duration::ZERO };
     let upload_ms = (written + commit).as_millis() as u64;

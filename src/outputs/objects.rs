@@ -11,6 +11,7 @@
 //! | `format`, `layout` | bytes of rows, names of objects |
 //! | `marker_content` | the JSON in `_SUCCESS` |
 //! | `opened`, `named`, `committed` | the start: epochs that stand there, and those committed |
+//! | `form`, `encoding` | names and bytes as they are set; the steps from rows to an object |
 //! | `encode`, `writer` | rows as the bytes of parts; writes parts and markers |
 //! | `publish`, `write_marker` | creates objects, with retries; the write of `_SUCCESS` |
 //! | `ownership`, `claim`, `claiming` | who may write below a prefix |
@@ -24,6 +25,7 @@ mod claim;
 mod claiming;
 mod committed;
 mod encode;
+mod encoding;
 mod form;
 mod layout;
 mod marker_content;
@@ -34,8 +36,9 @@ mod publish;
 mod write_marker;
 mod writer;
 
-pub use form::ObjectForm;
-pub use layout::{Layout, check_suffix};
+pub use encoding::Encoding;
+pub use form::{FormSettings, ObjectForm};
+pub use layout::Layout;
 pub use marker_content::Marker;
 pub use opened::ObjectOutput;
 pub use publish::Publisher;

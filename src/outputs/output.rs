@@ -24,7 +24,7 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::meters::Meters;
-use crate::operators::{EpochRows, Tally};
+use crate::operators::{EpochRows, RowKind, Tally};
 use crate::store::{Body, Results, StoreResult};
 
 /// The place to which a job publishes its epochs.
@@ -260,6 +260,8 @@ pub struct CompleteEpoch {
     pub epoch: Epoch,
     /// Lines and words that all workers read and counted in it.
     pub tally: Tally,
+    /// The kind of its rows, also if there are none.
+    pub kind: RowKind,
     /// Rows of all parts.
     pub rows: u64,
     /// False if the epoch publishes no result, because no window ends with it.

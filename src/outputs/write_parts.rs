@@ -20,7 +20,7 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::meters::{Meters, TopKeeper, TopWords};
-use crate::operators::{Context, EpochRows, Grid, Row, Rows, Tally};
+use crate::operators::{Context, EpochRows, Grid, Row, RowKind, Rows, Tally};
 use crate::store::Results;
 use crate::supervise::supervise;
 
@@ -44,6 +44,8 @@ pub struct Report {
     pub epoch: Epoch,
     /// Lines and words that the worker read and counted in it.
     pub tally: Tally,
+    /// The kind of the rows.
+    pub kind: RowKind,
     /// The stored parts: the parts of the worker that have rows.
     pub parts: Vec<PartReport>,
     /// False if the epoch publishes no result, because no window ends with it.
@@ -65,7 +67,7 @@ pub fn write_parts<'s>(
     changelog: Option<Changelog>,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Report>> {
-    let Rows { stream, ticks, context, grid } = rows;
+    let Rows { stream, ticks, context, grid, kind } = rows;
     let scope = stream.scope();
     stream.binary_frontier::<_, CapacityContainerBuilder<Vec<Report>>, _, _, _, _>(
         ticks,
@@ -84,6 +86,7 @@ pub fn write_parts<'s>(
                 failure,
                 context,
                 grid,
+                kind,
             };
             move |(rows, rows_frontier), (ticks, ticks_frontier), output| {
                 rows.for_each(|_, rows| {
@@ -130,6 +133,7 @@ struct Writer {
     failure: Failure,
     context: Rc<Context>,
     grid: Grid,
+    kind: RowKind,
 }
 
 impl Writer {
@@ -147,7 +151,7 @@ impl Writer {
         self.output.results.encoded(epoch, self.context.threads);
         let tally = self.context.tallies.take(epoch);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
-        let publishes = self.grid.contains(epoch);
+        let (publishes, kind) = (self.grid.contains(epoch), self.kind);
         let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
         let store_changes = async move {
             match changelog {
@@ -158,7 +162,7 @@ impl Writer {
         let write = async move {
             let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
             let write_us = started.elapsed().as_micros() as u64;
-            completions.complete(Report { epoch, tally, parts, publishes, write_us, top });
+            completions.complete(Report { epoch, tally, kind, parts, publishes, write_us, top });
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "write", write);

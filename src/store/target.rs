@@ -4,8 +4,9 @@
 //! blanks are literal as in Hadoop's `Path`, and a URL parser would silently resolve `..`. Messages
 //! do not repeat the parts of a value in which people put keys and secrets.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -93,6 +94,36 @@ impl Target {
             | Target::Oss { prefix, .. }
             | Target::S3 { prefix, .. } => prefix,
         }
+    }
+}
+
+impl Target {
+    /// Returns the same output with a prefix that names a folder, without a slash at its end. The
+    /// root of a store has no name.
+    #[must_use]
+    pub fn as_folder(self) -> Target {
+        let trimmed = |prefix: String| prefix.trim_end_matches('/').to_owned();
+        match self {
+            Target::Local { root, prefix } => local_folder(&root.join(prefix)),
+            Target::Oss { bucket, endpoint, prefix } => {
+                Target::Oss { bucket, endpoint, prefix: trimmed(prefix) }
+            }
+            Target::S3 { bucket, prefix } => Target::S3 { bucket, prefix: trimmed(prefix) },
+            other => other,
+        }
+    }
+}
+
+/// Returns the directory `path` as an output: its parent and its name, or, where its last part is
+/// no name, itself.
+fn local_folder(path: &Path) -> Target {
+    match (path.parent(), path.file_name().and_then(OsStr::to_str)) {
+        (Some(parent), Some(name)) => {
+            let is_here = parent.as_os_str().is_empty();
+            let root = if is_here { Path::new(".") } else { parent };
+            Target::Local { root: root.to_owned(), prefix: name.to_owned() }
+        }
+        _ => Target::Local { root: path.to_owned(), prefix: String::new() },
     }
 }
 
@@ -351,6 +382,28 @@ mod tests {
         assert_eq!(local("file:/var/c"), pair("/var", "c"));
         assert_eq!(local("file:out/c"), pair("out", "c"));
         assert_eq!(parsed("-"), Target::Stdout);
+    }
+
+    #[test]
+    fn folder_is_the_same_with_slash_and_without() {
+        for (to, folder) in [
+            ("counts", "./counts"),
+            ("counts/", "./counts"),
+            ("out/counts/", "out/counts"),
+            ("out/counts", "out/counts"),
+            ("/out//counts//", "/out/counts"),
+            ("../counts/.", "../counts"),
+            ("oss://bucket/a/b/", "oss://bucket/a/b"),
+            ("s3://bucket/a/b", "s3://bucket/a/b"),
+            ("s3://bucket/", "s3://bucket/"),
+            ("-", "-"),
+        ] {
+            assert_eq!(parsed(to).as_folder().to_string(), folder, "{to}");
+        }
+        for to in [".", "./", "..", "out/..", "/"] {
+            let Target::Local { prefix, .. } = parsed(to).as_folder() else { panic!("{to}") };
+            assert_eq!(prefix, "", "{to} has no name");
+        }
     }
 
     #[test]

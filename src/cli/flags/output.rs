@@ -4,8 +4,8 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 
 use super::super::values::choice;
-use crate::outputs::format::Format;
-use crate::settings::{EmptyEpochs, RowOrder};
+use crate::outputs::format::{Compression, Format};
+use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
 
 /// Where results go, and as what bytes.
 #[derive(Debug, Args)]
@@ -24,6 +24,21 @@ pub struct OutputFlags {
     #[arg(long, value_name = "FORMAT", default_value = "python", value_parser = format(),
         env = "WORDTIDE_FORMAT")]
     pub format: Format,
+
+    /// Compression of parts: none, gzip or zstd [default: none; with --format parquet zstd]
+    #[arg(long, value_name = "METHOD", value_parser = compression(), hide_possible_values = true,
+        env = "WORDTIDE_COMPRESS")]
+    pub compress: Option<Compression>,
+
+    /// Names of the epochs' folders: <PREFIX>-<ms>, or <PREFIX>/date=…/hour=…/epoch=<ms>, which
+    /// readers of partitioned data know
+    #[arg(long, value_name = "NAMES", default_value = "spark", value_parser = layout(),
+        env = "WORDTIDE_LAYOUT")]
+    pub layout: FolderLayout,
+
+    /// Time zone of date and hour with --layout hive, as in Asia/Shanghai [default: UTC]
+    #[arg(long, value_name = "ZONE", env = "WORDTIDE_TIME_ZONE")]
+    pub time_zone: Option<String>,
 
     /// Number of parts of a result [default: the number of workers at the first start]
     #[arg(long, value_name = "P", env = "WORDTIDE_PARTS")]
@@ -47,7 +62,16 @@ fn format() -> impl TypedValueParser<Value = Format> {
         ("tsv", Format::Tsv),
         ("csv", Format::Csv),
         ("jsonl", Format::Jsonl),
+        ("parquet", Format::Parquet),
     ])
+}
+
+fn compression() -> impl TypedValueParser<Value = Compression> {
+    choice(&[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)])
+}
+
+fn layout() -> impl TypedValueParser<Value = FolderLayout> {
+    choice(&[("spark", FolderLayout::Spark), ("hive", FolderLayout::Hive)])
 }
 
 fn empty_epochs() -> impl TypedValueParser<Value = EmptyEpochs> {

@@ -53,7 +53,7 @@ impl ClaimKeys {
     /// The names for the epochs of `layout`.
     pub fn of(layout: &Layout) -> ClaimKeys {
         // An epoch's name without its number: prefix and suffix.
-        let hash = xxhash_rust::xxh3::xxh3_64(layout.dir(0).as_bytes());
+        let hash = xxhash_rust::xxh3::xxh3_64(layout.identity().as_bytes());
         ClaimKeys { prefix: format!("{}/owner-{hash:016x}-", layout.own_dir()) }
     }
 

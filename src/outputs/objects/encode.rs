@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use super::format::Format;
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::encoding::Encoding;
+use super::format::{CHUNK_BYTES, Format, ROW_BYTES_MAX, begin_columns, push_row};
 use super::publish::Publisher;
-use crate::error::{Error, Result};
-use crate::operators::{EpochRows, Row};
+use crate::error::{Error, ErrorKind, Result};
+use crate::operators::{EpochRows, Row, RowKind};
 use crate::outputs::negative::negative;
 use crate::outputs::output::EncodedPart;
 use crate::settings::RowOrder;
-use crate::store::BodyWriter;
+use crate::store::{Body, BodyWriter};
 use crate::words;
-
-/// The length of the chunks of encoded rows. A part is never one allocation.
-const CHUNK_BYTES: usize = 256 << 10;
 
 /// Returns the parts that have rows, ascending.
 pub(super) fn encode(
@@ -21,111 +22,167 @@ pub(super) fn encode(
     publisher: &Publisher,
     parts: u32,
 ) -> Result<Vec<EncodedPart>> {
-    let mut encoder = Encoder { publisher, open: BTreeMap::new(), error: None };
+    let mut encoder = Encoder {
+        order: publisher.publication.order,
+        encoding: publisher.form.encoding,
+        runtime: publisher.runtime(),
+        open: BTreeMap::new(),
+        error: None,
+    };
     for set in sets {
         set.rows.for_each(&mut |row| encoder.row(row, parts));
     }
-    match encoder.error {
-        Some(error) => Err(error),
-        None => {
-            let format = publisher.form.format;
-            Ok(encoder.open.into_iter().map(|(part, open)| open.close(part, format)).collect())
-        }
-    }
+    // Parts that are sorted now may have errors, too.
+    let Encoder { open, mut error, .. } = encoder;
+    let encoded = open.into_iter().map(|(part, open)| open.close(part, &mut error)).collect();
+    error.map_or(Ok(encoded), Err)
 }
 
 /// Encodes the rows of one epoch.
 struct Encoder<'a> {
-    publisher: &'a Publisher,
+    order: RowOrder,
+    encoding: Encoding,
+    runtime: &'a Handle,
     open: BTreeMap<u32, OpenPart>,
     /// The first error of a row.
     error: Option<Error>,
 }
 
+impl Encoder<'_> {
+    /// Adds a row to its part.
+    fn row(&mut self, row: Row<'_>, parts: u32) {
+        let part = match row {
+            Row::Count { hash, .. } => words::part(hash, parts),
+            Row::Ranked { .. } => 0,
+            Row::Line { part, .. } => part,
+        };
+        let (kind, encoding) = (row.kind(), self.encoding);
+        let open = self.open.entry(part);
+        let open = open.or_insert_with(|| OpenPart::new(kind, encoding, self.runtime));
+        open.rows += 1;
+        if kind != open.kind {
+            self.error.get_or_insert_with(mixed);
+            return;
+        }
+        match row {
+            Row::Count { word, count, .. } | Row::Ranked { word, count } if count < 0 => {
+                self.error.get_or_insert_with(|| negative(word, count));
+            }
+            Row::Count { word, count, .. } if self.order == RowOrder::Word => {
+                open.unsorted.push((word.into(), count));
+            }
+            Row::Count { word, count, .. } | Row::Ranked { word, count } => {
+                open.count(word, count, &mut self.error);
+            }
+            Row::Line { line, .. } => open.line(line, &mut self.error),
+        }
+    }
+}
+
 /// A part to which rows are being added.
 struct OpenPart {
-    body: BodyWriter,
+    kind: RowKind,
+    format: Format,
+    bytes: WrittenBytes,
     chunk: Vec<u8>,
     rows: u64,
     /// Rows that wait to be sorted by word.
     unsorted: Vec<(Box<[u8]>, i64)>,
 }
 
-impl Encoder<'_> {
-    /// Adds a row to its part.
-    fn row(&mut self, row: Row<'_>, parts: u32) {
-        match row {
-            Row::Count { hash, word, count } => {
-                self.refuse_negative(word, count);
-                let (order, format) = self.form();
-                let open = self.open(words::part(hash, parts));
-                match order {
-                    RowOrder::Hash => open.encode(word, count, format),
-                    RowOrder::Word => open.unsorted.push((word.into(), count)),
-                }
-            }
-            Row::Ranked { word, count } => {
-                self.refuse_negative(word, count);
-                let (_, format) = self.form();
-                self.open(0).encode(word, count, format);
-            }
-            Row::Line { part, line } => self.open(part).line(line),
-        }
-    }
-
-    /// Returns the order and the format of rows.
-    fn form(&self) -> (RowOrder, Format) {
-        (self.publisher.publication.order, self.publisher.form.format)
-    }
-
-    /// Returns the part with the number `part` and counts one more row of it.
-    fn open(&mut self, part: u32) -> &mut OpenPart {
-        let open = self.open.entry(part).or_insert_with(|| OpenPart {
-            body: BodyWriter::new(self.publisher.runtime().clone()),
-            chunk: Vec::new(),
-            rows: 0,
-            unsorted: Vec::new(),
-        });
-        open.rows += 1;
-        open
-    }
-
-    /// Notes an error if a count is negative.
-    fn refuse_negative(&mut self, word: &[u8], count: i64) {
-        if count < 0 && self.error.is_none() {
-            self.error = Some(negative(word, count));
-        }
-    }
+/// The chunks of a part.
+enum WrittenBytes {
+    /// Those of the object, whose MD5 is computed meanwhile.
+    Object(BodyWriter),
+    /// Those of which the object is made later.
+    Raw(Vec<Bytes>),
 }
 
 impl OpenPart {
-    /// Adds the row of a word.
-    fn encode(&mut self, word: &[u8], count: i64, format: Format) {
-        format.row(word, count, &mut self.chunk);
+    /// Returns a part without rows.
+    fn new(kind: RowKind, encoding: Encoding, runtime: &Handle) -> OpenPart {
+        let bytes = if encoding.is_immediate() {
+            WrittenBytes::Object(BodyWriter::new(runtime.clone()))
+        } else {
+            WrittenBytes::Raw(Vec::new())
+        };
+        let mut chunk = Vec::new();
+        if encoding.format == Format::Parquet {
+            begin_columns(kind, &mut chunk);
+        }
+        OpenPart { kind, format: encoding.format, bytes, chunk, rows: 0, unsorted: Vec::new() }
+    }
+
+    /// Adds the row of a word. Notes an error if the word is too long for the format.
+    fn count(&mut self, word: &[u8], count: i64, error: &mut Option<Error>) {
+        match self.format {
+            Format::Parquet => self.columns(word, count, error),
+            format => format.row(word, count, &mut self.chunk),
+        }
         self.flush_full_chunk();
     }
 
-    /// Adds a line, which is raw bytes in every format.
-    fn line(&mut self, line: &[u8]) {
-        self.chunk.extend_from_slice(line);
-        self.chunk.push(b'\n');
+    /// Adds a line, which is raw bytes in every format that is text. Notes an error if the line is
+    /// too long for the format.
+    fn line(&mut self, line: &[u8], error: &mut Option<Error>) {
+        match self.format {
+            Format::Parquet => self.columns(line, 0, error),
+            _ => {
+                self.chunk.extend_from_slice(line);
+                self.chunk.push(b'\n');
+            }
+        }
         self.flush_full_chunk();
+    }
+
+    /// Adds a row that is written as columns.
+    fn columns(&mut self, text: &[u8], count: i64, error: &mut Option<Error>) {
+        if text.len() <= ROW_BYTES_MAX {
+            push_row(text, count, &mut self.chunk);
+        } else {
+            error.get_or_insert_with(|| too_long(text.len()));
+        }
     }
 
     /// Moves the chunk to the body if it is full.
     fn flush_full_chunk(&mut self) {
         if self.chunk.len() >= CHUNK_BYTES {
-            let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
-            self.body.push(full.into());
+            let next = Vec::with_capacity(CHUNK_BYTES + 4096);
+            let full = std::mem::replace(&mut self.chunk, next).into();
+            match &mut self.bytes {
+                WrittenBytes::Object(body) => body.push(full),
+                WrittenBytes::Raw(chunks) => chunks.push(full),
+            }
         }
     }
 
     /// Returns the part. Adds the rows that are sorted by word first.
-    fn close(mut self, part: u32, format: Format) -> EncodedPart {
+    fn close(mut self, part: u32, error: &mut Option<Error>) -> EncodedPart {
         let mut unsorted = std::mem::take(&mut self.unsorted);
         unsorted.sort_unstable();
-        unsorted.iter().for_each(|(word, count)| self.encode(word, *count, format));
-        self.body.push(self.chunk.into());
-        EncodedPart { part, rows: self.rows, body: self.body.finish() }
+        unsorted.iter().for_each(|(word, count)| self.count(word, *count, error));
+        let (rows, last) = (self.rows, self.chunk.into());
+        let body = match self.bytes {
+            WrittenBytes::Object(mut body) => {
+                body.push(last);
+                body.finish()
+            }
+            WrittenBytes::Raw(chunks) => Body::from_chunks(chunks.into_iter().chain([last])),
+        };
+        EncodedPart { part, rows, body }
     }
+}
+
+/// Returns the error of a definition that publishes both words and lines.
+fn mixed() -> Error {
+    let message = "the result holds words with counts and lines in one part";
+    Error::new(ErrorKind::Failed, message)
+        .hint("the dataflow definition must publish rows of one kind: correct it")
+}
+
+/// Returns the error of a row that is too long for the format.
+fn too_long(bytes: usize) -> Error {
+    let message = format!("a row of {bytes} bytes is too long for a Parquet file");
+    Error::new(ErrorKind::Failed, message)
+        .hint("give a smaller --max-line-bytes, or a --format that is text")
 }

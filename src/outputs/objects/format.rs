@@ -1,8 +1,10 @@
-//! Formats of rows: encodes a word and its count as one line of text.
+//! Formats of rows: encodes a word and its count as one line of text, or as columns.
 //!
 //! [`Format::Python`] and [`Format::Scala`] give the same bytes as Spark's `saveAsTextFiles` in its
 //! Python and its Scala program. Python prints a word by `repr`, which the module `python`
-//! implements. The other formats are for readers that do not expect Spark's.
+//! implements. The other formats are for readers that do not expect Spark's. [`Format::Parquet`] is
+//! no text: its rows are gathered as bytes (`columns`), of which `parquet_file` makes a file.
+//! Text may be compressed as a whole (`compression`).
 //!
 //! A word is decoded before and is well-formed UTF-8. No other word causes a panic: `python` and
 //! `jsonl`, whose rows must be text, replace ill-formed bytes by U+FFFD, and the other formats
@@ -19,7 +21,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind};
 
+mod columns;
+mod compression;
+mod parquet_file;
 mod python;
+
+pub(super) use columns::{ROW_BYTES_MAX, begin as begin_columns, push_row};
+pub use compression::Compression;
+pub(super) use compression::compress;
+pub(super) use parquet_file::encode as encode_parquet;
+
+/// The length of the chunks of encoded rows. A part is never one allocation.
+pub(super) const CHUNK_BYTES: usize = 256 << 10;
 
 /// The format of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -36,12 +49,14 @@ pub enum Format {
     Csv,
     /// `{"word":"a","count":2}`, one JSON object a line.
     Jsonl,
+    /// A Parquet file with the columns `word` and `count`, or `line`.
+    Parquet,
 }
 
 impl Format {
     /// Every format, in the order in which help lists them.
-    pub const ALL: [Format; 5] =
-        [Format::Python, Format::Scala, Format::Tsv, Format::Csv, Format::Jsonl];
+    pub const ALL: [Format; 6] =
+        [Format::Python, Format::Scala, Format::Tsv, Format::Csv, Format::Jsonl, Format::Parquet];
 
     /// Returns the name on the command line and in settings.
     pub fn name(self) -> &'static str {
@@ -51,10 +66,12 @@ impl Format {
             Format::Tsv => "tsv",
             Format::Csv => "csv",
             Format::Jsonl => "jsonl",
+            Format::Parquet => "parquet",
         }
     }
 
-    /// Appends the row of `word`, well-formed UTF-8, and its `count` to `out`, ended by LF.
+    /// Appends the row of `word`, well-formed UTF-8, and its `count` to `out`, ended by LF. Appends
+    /// nothing in a format that is no text.
     ///
     /// A word never contains LF or CR, since they end lines. `scala` and `tsv` would write them
     /// unchanged, and `csv` in quotes.
@@ -83,6 +100,7 @@ impl Format {
                 json_string(word, out);
                 count_between(b",\"count\":", count, b"}\n", out);
             }
+            Format::Parquet => {}
         }
     }
 }

@@ -3,12 +3,12 @@
 use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::layout::Layout;
+use super::layout::{EpochSearch, Layout, MARKER};
 use super::marker_content::{MARKER_BYTES_MAX, Marker};
 use crate::epoch::{self, AHEAD_MAX_MS, Epoch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::patience::patiently;
-use crate::store::{Listing, Store, StoreErrorKind};
+use crate::store::{Store, StoreErrorKind};
 
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
 /// may hold any number of epochs that are named after a clock which ran ahead.
@@ -39,39 +39,33 @@ impl NamedEpochs<'_> {
                  like it are ignored; see who made it, and this machine's clock"
             );
         }
-        Ok(epochs.into_iter().max())
+        Ok(epochs.last().map(|(epoch, _)| *epoch))
     }
 
-    /// Returns the epochs that have a directory, and one name of those that are far from now.
+    /// Returns the epochs that have a directory, ascending, with its name, and one name of those
+    /// that are far from now.
     ///
     /// An epoch is at most a day ahead of the clock, or follows another one within one interval:
     /// runs that are started again within an interval take the names that follow.
-    async fn epochs(&self) -> Result<(Vec<Epoch>, Option<String>)> {
+    async fn epochs(&self) -> Result<(Vec<(Epoch, String)>, Option<String>)> {
         let NamedEpochs { store, layout, from, wall_ms, interval_ms } = *self;
-        let prefix = layout.dir_prefix();
-        let mut after = Some(layout.dir(from.saturating_sub(1)));
-        let mut named = Vec::new();
-        while let Some(name) = after {
-            let ask = || store.list_dirs(Listing::new(&prefix).after(Some(&name)));
-            let page = patiently(ask).await?;
-            named.extend(page.items.iter().filter_map(|dir| layout.epoch_of(dir)));
-            after = page.next;
-        }
-        named.retain(|epoch| *epoch >= from);
-        named.sort_unstable();
+        let search = EpochSearch { store, layout, from };
+        let mut near = Vec::new();
         let mut now_ms = wall_ms;
-        let mut is_far = |epoch: &Epoch| {
-            let is_near = epoch::is_plausible(*epoch, now_ms);
-            if is_near {
+        for group in patiently(|| search.groups()).await? {
+            for (epoch, dir) in patiently(|| search.epochs(&group)).await? {
+                if !epoch::is_plausible(epoch, now_ms) {
+                    // Later groups are farther away: they are not listed.
+                    return Ok((near, Some(dir)));
+                }
                 let follows = epoch.saturating_add(interval_ms).saturating_sub(AHEAD_MAX_MS);
                 now_ms = now_ms.max(follows);
+                near.push((epoch, dir));
             }
-            !is_near
-        };
-        let far = named.iter().copied().position(|epoch| is_far(&epoch)).unwrap_or(named.len());
-        let ignored = named.get(far).map(|epoch| format!("{}/", layout.dir(*epoch)));
-        named.truncate(far);
-        Ok((named, ignored))
+        }
+        // A clock that was set back has named the epochs of a day after those of the next.
+        near.sort_unstable();
+        Ok((near, None))
     }
 
     /// Refuses to start after another job that has committed an epoch a short while ago and of
@@ -83,9 +77,9 @@ impl NamedEpochs<'_> {
         job: &str,
         is_known: impl Fn(&str) -> bool,
     ) -> Result<()> {
-        let (mut epochs, _) = self.epochs().await?;
-        epochs.sort_unstable_by(|a, b| b.cmp(a));
-        let newest = epochs.into_iter().take(MARKERS_MAX).map(|epoch| self.layout.marker(epoch));
+        let (epochs, _) = self.epochs().await?;
+        let newest = epochs.into_iter().rev().take(MARKERS_MAX);
+        let newest = newest.map(|(_, dir)| format!("{dir}{MARKER}"));
         let found: Vec<_> = stream::iter(newest)
             .map(async |key| Ok::<_, Error>((find_marker(self.store, &key).await?, key)))
             .buffered(MARKERS_AT_A_TIME)

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::form::ObjectForm;
 use super::marker_content::{MARKER_BYTES_MAX, Marker};
@@ -19,6 +20,7 @@ use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::publication::Publication;
 use crate::outputs::retry::Retrier;
 use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
+use crate::supervise;
 
 /// Stores the objects of a job, with retries. Clones share the store.
 #[derive(Clone, Debug)]
@@ -37,6 +39,8 @@ pub struct Publisher {
     results: Results,
     /// The figures of the process.
     meters: Meters,
+    /// A permit for each processor: objects are encoded on no more threads.
+    encoders: Arc<Semaphore>,
 }
 
 impl Publisher {
@@ -53,6 +57,7 @@ impl Publisher {
         let results = Results::unlimited();
         let meters = Meters::default();
         let retrier = Retrier::new(store.describe(), results.clone(), meters.clone());
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Publisher {
             form,
             publication,
@@ -63,6 +68,7 @@ impl Publisher {
             retrier,
             results,
             meters,
+            encoders: Arc::new(Semaphore::new(processors)),
         }
     }
 
@@ -108,6 +114,30 @@ impl Publisher {
     /// Returns the store, for requests that are not retried.
     pub fn store(&self) -> &dyn Store {
         &*self.store
+    }
+
+    /// Makes the object of a part of the bytes that a worker has written, on a thread that may
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` if the encoder refuses the rows.
+    pub(super) async fn finish(&self, written: Body) -> Result<Body, Error> {
+        let encoding = self.form.encoding;
+        if encoding.is_immediate() {
+            return Ok(written);
+        }
+        // Counted while they wait for a thread, and the object before they are dropped.
+        self.results.admit(&written);
+        // The semaphore is never closed. Permits are given in the order of asking.
+        let _turn = self.encoders.acquire().await;
+        let results = self.results.clone();
+        supervise::blocking(move || {
+            let object = encoding.finish(&written)?;
+            results.admit(&object);
+            Ok(object)
+        })
+        .await
     }
 
     /// Stores `body` under `key` and replaces an object that exists. An error is final.

@@ -4,7 +4,7 @@ use futures::future::{BoxFuture, FutureExt};
 
 use super::claiming;
 use super::encode::encode;
-use super::layout::part_name;
+use super::layout::Layout;
 use super::marker_content::{MARKER_FORMAT, MarkedPart, Marker};
 use super::ownership::Ownership;
 use super::publish::Publisher;
@@ -25,6 +25,7 @@ impl EpochWriter for Publisher {
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
+            let body = self.finish(body).await?;
             let stored = self.create(epoch, &self.form.layout.part(epoch, part), body).await?;
             Ok(PartReport { part, rows, bytes: stored.bytes, md5: stored.md5 })
         }
@@ -51,22 +52,24 @@ impl EpochWriter for Publisher {
 
 /// Stores the parts without rows, if they are wanted, and then the marker.
 async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
-    let CompleteEpoch { epoch, tally, rows, publishes, mut stored, parts } = complete;
+    let CompleteEpoch { epoch, tally, kind, rows, publishes, mut stored, parts } = complete;
     let publication = &publisher.publication;
     let empty = rows == 0;
     if !publishes {
         return Ok(());
     }
     if !empty || publication.empty_epochs == EmptyEpochs::Write {
+        let empty = publisher.form.encoding.empty(kind)?;
         let missing = (0..parts).filter(|part| !stored.contains_key(part));
-        let puts = missing.map(|part| put_empty(publisher, epoch, part));
+        let puts = missing.map(|part| put_empty(publisher, epoch, part, empty.clone()));
         let put = futures::future::try_join_all(puts).await?;
         stored.extend(put.into_iter().map(|part| (part.part, part)));
     }
     if empty && publication.empty_epochs == EmptyEpochs::Skip {
         return Ok(());
     }
-    let parts = stored.into_values().map(marked).collect();
+    let layout = &publisher.form.layout;
+    let parts = stored.into_values().map(|part| marked(layout, part)).collect();
     let Tally { lines, words, .. } = tally;
     let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
     let (format, job) = (MARKER_FORMAT, publication.job.clone());
@@ -75,15 +78,20 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     write_marker(publisher, epoch, &marker).await
 }
 
-/// Stores a part without rows.
-async fn put_empty(publisher: &Publisher, epoch: Epoch, part: u32) -> Result<PartReport> {
+/// Stores `body`, a part without rows.
+async fn put_empty(
+    publisher: &Publisher,
+    epoch: Epoch,
+    part: u32,
+    body: Body,
+) -> Result<PartReport> {
     let key = publisher.form.layout.part(epoch, part);
-    let stored = publisher.create(epoch, &key, Body::from_chunks([])).await?;
+    let stored = publisher.create(epoch, &key, body).await?;
     Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
 }
 
 /// Returns the entry of a part in the marker.
-fn marked(part: PartReport) -> MarkedPart {
+fn marked(layout: &Layout, part: PartReport) -> MarkedPart {
     let PartReport { part, rows, bytes, md5 } = part;
-    MarkedPart { name: part_name(part), rows, bytes, md5 }
+    MarkedPart { name: layout.part_name(part), rows, bytes, md5 }
 }

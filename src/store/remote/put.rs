@@ -18,8 +18,16 @@ use super::answer::{RefusedRequest, cause};
 use super::sign::{MD5_INLINE_BYTES_MAX, Service};
 use crate::supervise;
 
-/// The content type of every object.
-const CONTENT_TYPE: &str = "text/plain; charset=utf-8";
+/// The content type of an object whose name has no known end.
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// The content types of objects by the ends of their names. A compressed object is a file of its
+/// own: with a `Content-Encoding`, clients would decompress it without being asked.
+const CONTENT_TYPES: [(&str, &str); 3] = [
+    (".gz", "application/gzip"),
+    (".zst", "application/zstd"),
+    (".parquet", "application/vnd.apache.parquet"),
+];
 
 /// The bytes that one request reads when the content of an object is compared.
 const PIECE_BYTES: u64 = 1 << 20;
@@ -169,7 +177,7 @@ impl RemoteStore {
             false => body.load(),
         };
         let buffer = Buffer::from(chunks.map_err(unreadable)?);
-        self.operator.write_options(key, buffer, options(condition)).await
+        self.operator.write_options(key, buffer, options(key, condition)).await
     }
 
     /// Sends the object in parts.
@@ -186,7 +194,7 @@ impl RemoteStore {
         let options = WriteOptions {
             chunk: usize::try_from(part_bytes).ok(),
             concurrent: self.settings.parts_in_flight_max,
-            ..options(condition)
+            ..options(key, condition)
         };
         let mut writer = self.operator.writer_options(key, options).await?;
         let written = async {
@@ -286,10 +294,12 @@ fn unreadable(error: io::Error) -> opendal::Error {
     opendal::Error::new(opendal::ErrorKind::Unexpected, message).set_source(error)
 }
 
-/// Returns opendal's options for a request with `condition`.
-fn options(condition: PutCondition) -> WriteOptions {
+/// Returns opendal's options for a request that stores `key` with `condition`.
+fn options(key: &str, condition: PutCondition) -> WriteOptions {
+    let known = CONTENT_TYPES.iter().find(|(end, _)| key.ends_with(end));
+    let content_type = known.map_or(TEXT, |(_, content_type)| content_type);
     WriteOptions {
-        content_type: Some(CONTENT_TYPE.to_owned()),
+        content_type: Some(content_type.to_owned()),
         if_not_exists: condition == PutCondition::IfAbsent,
         ..WriteOptions::default()
     }

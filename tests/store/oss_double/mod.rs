@@ -66,6 +66,8 @@ pub(crate) enum Conditions {
 #[derive(Default)]
 struct State {
     objects: BTreeMap<String, Vec<u8>>,
+    /// Content type and content encoding of each object.
+    types: BTreeMap<String, [String; 2]>,
     /// When each object was stored, in seconds since 1970 by the double's clock.
     modified: HashMap<String, u64>,
     conditions: Conditions,
@@ -157,6 +159,11 @@ impl OssDouble {
 
     pub(crate) fn objects(&self) -> BTreeMap<String, Vec<u8>> {
         self.lock().objects.clone()
+    }
+
+    /// Returns content type and content encoding of each object, by key.
+    pub(crate) fn types(&self) -> BTreeMap<String, [String; 2]> {
+        self.lock().types.clone()
     }
 
     /// How many objects have such a key.
@@ -333,6 +340,9 @@ impl State {
         *self.puts.entry(key.clone()).or_default() += 1;
         let answer = Answer::new(200).etag(&body);
         self.in_parts.remove(&key);
+        let types =
+            ["content-type", "content-encoding"].map(|name| request.header(name).to_owned());
+        self.types.insert(key.clone(), types);
         self.modified.insert(key.clone(), self.now_s());
         self.objects.insert(key, body);
         Ok(answer)

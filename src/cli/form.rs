@@ -1,0 +1,46 @@
+//! The form of objects as the flags describe it: names, format and compression.
+
+use super::flags::OutputFlags;
+use super::layers;
+use crate::outputs::FormSettings;
+use crate::outputs::format::Format;
+use crate::settings::FolderLayout;
+use crate::store::Target;
+
+/// Returns the form of the objects of `target`.
+///
+/// Where two settings exclude each other and one comes from a weaker place, a variable or a file,
+/// the other one is in force.
+pub(super) fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
+    let mut form = FormSettings {
+        suffix: flags.suffix.clone(),
+        format: flags.format,
+        compression: flags.compress,
+        layout: flags.layout,
+        time_zone: flags.time_zone.clone(),
+    };
+    let beats = |flag, other| layers::is_weaker(other, flag);
+    if *target == Target::Stdout {
+        if beats("to", "compress") {
+            form.compression = None;
+        }
+        if form.format == Format::Parquet && beats("to", "format") {
+            form.format = Format::default();
+        }
+        if form.layout == FolderLayout::Hive && beats("to", "layout") {
+            form.layout = FolderLayout::Spark;
+        }
+    }
+    if form.layout == FolderLayout::Hive && form.suffix.is_some() {
+        if beats("layout", "suffix") {
+            form.suffix = None;
+        } else if beats("suffix", "layout") {
+            form.layout = FolderLayout::Spark;
+        }
+    }
+    if form.layout != flags.layout {
+        // The zone belongs to the layout that was beaten.
+        form.time_zone = None;
+    }
+    form
+}
