@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use wordtide::internals::journal::{
-    Append, Facts, Journal, JournalSettings, Mark, Position, Recovery, Resume, SyncPolicy,
+    Append, EpochEnd, Facts, Journal, JournalSettings, Position, Recovery, Resume, SyncPolicy,
 };
 
 fn main() {
@@ -35,8 +35,8 @@ fn open(folder: &Path, journal_bytes_max: u64, sync: SyncPolicy) -> (Journal, Re
 
 fn mark(journal: &mut Journal, epoch: u64) {
     let cut = journal.tail();
-    let mark = Mark { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut), source: None };
-    let taken = journal.append_mark(&mark).expect("a mark");
+    let mark = EpochEnd { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut) };
+    let taken = journal.append_epoch_end(&mark).expect("a mark");
     assert!(matches!(taken, Append::Stored { .. }));
 }
 
@@ -65,7 +65,7 @@ fn append(folder: &Path, record_bytes: usize, sync_each: u64) {
             epoch += 1;
             mark(&mut journal, epoch);
             if epoch > 2 {
-                journal.append_done(epoch - 2).expect("a done");
+                journal.append_committed(epoch - 2).expect("a done");
             }
             wake.try_send(()).ok();
         }

@@ -20,7 +20,6 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod agreement;
-mod borders;
 mod changelog;
 mod commits;
 mod journals;
@@ -29,6 +28,7 @@ mod metering;
 mod owning;
 mod pace;
 mod plan;
+mod progress;
 mod reading;
 mod recovery;
 mod replay;
@@ -39,6 +39,7 @@ mod start;
 mod status;
 mod stopping;
 mod streams;
+mod syncing;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -49,6 +49,7 @@ mod put_away;
 mod read;
 mod record;
 mod recover;
+mod resume;
 mod scan;
 mod segment;
 mod shared;
@@ -75,12 +76,15 @@ pub use inspect::{check, dump};
 pub use peek::{Glimpse, peek};
 pub use put_away::put_away;
 pub use read::Reader;
-pub use record::{DATA_BYTES_MAX, Entry, EosKind, Mark, Position, Record, Resume, SourceOffset};
+pub use record::{
+    ALL_CONNECTIONS, ConnectionState, DATA_BYTES_MAX, Entry, EpochEnd, LASTING, NEXT_CONNECTION,
+    POSITIONS_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Position, Producer, Record, Resume,
+};
 #[cfg(feature = "internals")]
 pub use recover::Recovery;
 pub use segment::Facts;
 pub use shared::Room;
-pub use sync::Syncer;
+pub use sync::{Durable, Syncer};
 pub use usage::{JournalUsage, usage};
 
 use crate::error::{Error, ErrorKind, Result};

@@ -1,10 +1,10 @@
 //! Where lines come from: sockets, files, pipes, standard input.
 //!
-//! Every source is a task that reads bytes and puts them into an [`Intake`], which keeps them in
-//! the journal and turns them into blocks for the workers. A source decides when a stream begins
-//! and how it ended; lines, and the epochs they belong to, are decided on its [`Track`]. Reading
-//! stops when the journal is full (without one: when the pool of blocks is exhausted), and the
-//! sender feels it: nothing is dropped and nothing queues without bound.
+//! Every source is a task that owns a [`SourceLog`] and reads bytes into it. The log keeps them in
+//! the journal and turns them into blocks for the workers. A source decides when a connection
+//! begins and how it ended; lines, and the epochs they belong to, are the log's. Reading stops when
+//! the journal is full (without one: when the pool of blocks is exhausted), and the sender feels
+//! it: nothing is dropped and nothing queues without bound.
 //!
 //! | source | is read again after a crash | ends |
 //! | --- | --- | --- |
@@ -12,7 +12,6 @@
 //! | [`Source::File`] | from the file, where the last cut was | at the end of the file |
 //! | [`Source::Pipe`], [`Source::Stdin`] | from the journal | when the last writer closes it |
 
-mod behind;
 mod compressed;
 mod connect;
 pub(crate) mod descriptors;
@@ -20,26 +19,28 @@ mod dial;
 mod file;
 mod fingerprint;
 mod host;
-mod intake;
+mod log;
 mod path;
 mod retry;
 mod stop;
 mod stream;
-mod track;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender};
 
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::supervise::supervise;
 
 pub use host::HostPort;
-pub use intake::Intake;
+pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
 pub use stop::Stop;
-pub use track::{Past, Track, Watcher};
 
 /// A place that lines come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,34 +110,67 @@ impl fmt::Display for Source {
     }
 }
 
-/// Feeds what a former run has read, from the journal of a source that this run does not read.
-///
-/// # Errors
-///
-/// Those of the journal.
-pub async fn replay(mut intake: Intake) -> Result<()> {
-    intake.finish().await
+/// The sources that were started.
+#[derive(Debug)]
+pub struct Started {
+    /// One task a source, which ends when the source has ended.
+    pub ended: JoinSet<Result<()>>,
+    /// Disconnected when every log is closed.
+    pub closed: Receiver<()>,
 }
 
-/// Starts to read `sources`, each into its own intake, on the current runtime. The set is done when
-/// all have ended. With `once`, a connection that ends ends its source.
+/// Starts to read `sources`, each into its own log, on `runtime`. A log without a source has what a
+/// former run has read. With `once`, a connection that ends ends its source. A log goes on to take
+/// messages when its source has ended.
 ///
-/// An error of a task ends the job: `Temporary` for a name that does not resolve, `Configuration`
+/// An error of a source ends the job: `Temporary` for a name that does not resolve, `Configuration`
 /// for a path that cannot be opened or a file that has changed, `Disk` for the journal or a file
 /// that fails, `Failed` for a stream that fails.
-pub fn start(sources: Vec<(Source, Intake)>, once: bool) -> JoinSet<Result<()>> {
+pub fn start(
+    sources: Vec<(Option<Source>, SourceLog)>,
+    once: bool,
+    failure: &Failure,
+    runtime: &Handle,
+) -> Started {
     let turns = Arc::new(Semaphore::new(file::FILES_OPEN_MAX));
+    let (open, closed) = std::sync::mpsc::channel();
     let mut tasks = JoinSet::new();
-    for (source, intake) in sources {
-        let name = source.to_string();
-        match source {
-            Source::Connect(address) => tasks.spawn(connect::read(address, once, intake)),
-            Source::File(path) => tasks.spawn(file::read(path, Arc::clone(&turns), intake)),
-            Source::Pipe(path) => {
-                tasks.spawn(stream::read(name, move || path::open_stream(&path), intake))
-            }
-            Source::Stdin => tasks.spawn(stream::read(name, stream::stdin, intake)),
-        };
+    for (source, mut log) in sources {
+        let (ended, end) = oneshot::channel();
+        let (turns, is_open) = (Arc::clone(&turns), open.clone());
+        supervise(failure, runtime, "source", async move {
+            let _is_open: Sender<()> = is_open;
+            let read = match source {
+                Some(source) => read(source, once, turns, &mut log).await,
+                None => Ok(()),
+            };
+            let read = match read {
+                Ok(()) => log.finish().await,
+                failed => failed,
+            };
+            // It fails if the job is ending already.
+            drop(ended.send(read));
+            log.serve().await
+        });
+        let panicked = || Error::new(ErrorKind::Panicked, "the task of a source panicked");
+        let ended = async move { end.await.unwrap_or_else(|_| Err(panicked())) };
+        tasks.spawn_on(ended, runtime);
     }
-    tasks
+    Started { ended: tasks, closed }
+}
+
+/// Reads one source to its end.
+async fn read(
+    source: Source,
+    once: bool,
+    turns: Arc<Semaphore>,
+    log: &mut SourceLog,
+) -> Result<()> {
+    let name = source.to_string();
+    match source {
+        Source::Connect(address) => connect::read(address, once, log).await,
+        Source::File(path) => file::read(path, turns, log).await,
+        Source::Pipe(path) => stream::read(name, move || path::open_stream(&path), log).await,
+        Source::Stdin => stream::read(name, stream::stdin, log).await,
+    }
 }

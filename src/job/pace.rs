@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::borders::Borders;
 use super::messages::ControlMessage;
+use super::progress::EpochProgress;
 use super::reading::Reading;
 use super::status::Status;
 use crate::cluster::{Control, ControlEvent, Inbox, Message};
@@ -28,7 +28,7 @@ use crate::supervise::supervise;
 
 /// The parts of a process that its epochs act on.
 pub(super) struct EpochProcess {
-    pub(super) borders: Arc<Borders>,
+    pub(super) progress: Arc<EpochProgress>,
     pub(super) reading: Reading,
     pub(super) control: Control,
     pub(super) inbox: Inbox,
@@ -53,7 +53,7 @@ impl EpochProcess {
             status.open = next;
         });
         self.meters.epochs().cut(epoch, next);
-        self.borders.cut(next);
+        self.progress.cut(next);
         epoch
     }
 
@@ -79,7 +79,7 @@ impl EpochProcess {
 
     /// Notes that process 0 has committed `epoch` and all before it.
     fn committed(&self, epoch: Epoch) {
-        self.borders.committed(epoch);
+        self.progress.committed(epoch);
         if let Some(changelog) = &self.changelog {
             changelog.committed(epoch);
         }
@@ -107,7 +107,7 @@ impl EpochProcess {
             () = failure.failed() => return Ok(()),
         };
         ended?;
-        self.borders.end();
+        self.progress.end();
         self.listen().await
     }
 
@@ -220,7 +220,7 @@ impl Leader {
         let was_told = self.process.stop.is_stopped();
         let reason = if was_told { "process 0 was told to stop" } else { "" };
         self.process.control.broadcast(Message::Stop { epoch, reason: reason.to_owned() })?;
-        self.process.borders.end();
+        self.process.progress.end();
         Ok(())
     }
 }
@@ -321,7 +321,7 @@ impl Follower {
                         }
                         self.0.meters.enter(Phase::Stopping, "process 0 has ended the last epoch");
                         self.0.cut(epoch.saturating_add(1));
-                        self.0.borders.end();
+                        self.0.progress.end();
                         return Ok(());
                     }
                     Message::Other(word) => match ControlMessage::decode(&word) {

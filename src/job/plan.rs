@@ -9,12 +9,12 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::agreement::{Agreement, FormerRuns, explain_panic, fingerprint};
-use super::borders::Borders;
 use super::changelog;
 use super::journals::{self, JournalList};
 use super::metering;
 use super::owning::{OutputOpening, OwnedOutput};
 use super::pace::{EpochProcess, Follower, Leader};
+use super::progress::EpochProgress;
 use super::reading::Reading;
 use super::recovery::{self, JournalPlan};
 use super::replay;
@@ -428,7 +428,7 @@ impl JobPlan {
             process: self.cluster.process,
             readers: &self.readers,
             feed: &streams.feed,
-            crossing: streams.crossing(),
+            progress: streams.progress(),
             blocks_bytes_max: self.settings.blocks_bytes_max,
             // A line is cut soon after it has become too long: this is only a bound.
             text_bytes_max: 4 * self.settings.line_bytes_max as u64 + (1 << 20),
@@ -443,7 +443,7 @@ impl JobPlan {
         streams: Streams,
         results: &Results,
         failure: &Failure,
-    ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
+    ) -> Result<(Arc<EpochProgress>, Reading, StreamsEnd)> {
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
@@ -452,7 +452,6 @@ impl JobPlan {
         let pool = BlockPool::new(self.settings.blocks_bytes_max);
         let bound = bound_results(results.clone(), pool.clone());
         supervise(failure, runtime.handle(), "results", bound);
-        streams.meter(&self.meters);
         streams.start(limits, &pool, self.settings.once, (failure, &self.meters))
     }
 

@@ -166,15 +166,14 @@ impl JournalPlan<'_> {
         known.note(self.state)?;
         let past = Past {
             resume: recovery.resume,
-            borders: recovery
+            ends: recovery
                 .open_epochs
                 .into_iter()
-                .map(|mark| (mark.epoch, mark.source))
+                .map(|end| (end.epoch, end.resume.positions))
                 .collect(),
             committed: recovery_plan.committed.clone(),
             is_replay: false,
-            is_file,
-            file: recovery.last_done.and_then(|done| done.source),
+            is_replayable: is_file,
             next_connection: recovery.next_connection,
         };
         let place = JournalPlace { folder, state: self.state.to_owned(), known };
@@ -237,7 +236,7 @@ pub(super) fn crossings<'a>(
 ) -> Vec<(Epoch, usize)> {
     let mut passes: BTreeMap<Epoch, usize> =
         recovery_plan.replay.iter().map(|epoch| (*epoch, 0)).collect();
-    for (epoch, _) in pasts.flat_map(|past| &past.borders) {
+    for (epoch, _) in pasts.flat_map(|past| &past.ends) {
         passes.entry(*epoch).and_modify(|times| *times += 1);
     }
     passes.into_iter().collect()

@@ -47,7 +47,7 @@ pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
 pub(super) struct KeptJournal {
     pub(super) journal: Journal,
     /// The ends of its epochs, in order.
-    borders: Vec<Epoch>,
+    ends: Vec<Epoch>,
     first: Position,
 }
 
@@ -89,21 +89,21 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
     let (journal, recovery) =
         Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
     let mut reader = journal.reader(recovery.first);
-    let mut borders = Vec::new();
+    let mut ends = Vec::new();
     while let Some(entry) = reader.next()? {
-        if let Record::Mark { mark, .. } = entry.record {
-            borders.push(mark.epoch);
+        if let Record::EpochEnd { end, .. } = entry.record {
+            ends.push(end.epoch);
         }
     }
-    Ok(KeptJournal { journal, borders, first: recovery.first })
+    Ok(KeptJournal { journal, ends, first: recovery.first })
 }
 
 impl KeptJournal {
     /// Adds the journal and its epochs to the list that process 0 decides by.
     pub(super) fn add_to(self, list: &mut JournalList) {
         list.found.push(FoundJournal::of(&self.journal));
-        let last = self.borders.last().copied();
-        list.add_epochs(self.borders, last);
+        let last = self.ends.last().copied();
+        list.add_epochs(self.ends, last);
     }
 
     /// Returns the past from which the journal is read; lines after the last mark would belong to
@@ -113,11 +113,11 @@ impl KeptJournal {
         left_out.insert(open);
         if self.first != Position(0) {
             // Its beginning is gone, so the first epoch would not be whole.
-            left_out.extend(self.borders.first());
+            left_out.extend(self.ends.first());
         }
         Past {
             resume: Resume::at(self.first),
-            borders: self.borders.iter().map(|epoch| (*epoch, None)).collect(),
+            ends: self.ends.iter().map(|epoch| (*epoch, Vec::new())).collect(),
             committed: left_out,
             is_replay: true,
             ..Past::default()

@@ -11,8 +11,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::runtime::Runtime;
 
-use super::borders::Crossing;
 use super::journals;
+use super::progress::EpochProgress;
 use super::streams::OwnSources;
 use crate::cluster::{BlockLink, ClusterSettings};
 use crate::error::{Error, ErrorKind, Result};
@@ -98,7 +98,7 @@ pub(super) struct BlockSharing<'a> {
     pub(super) process: usize,
     pub(super) readers: &'a Readers,
     pub(super) feed: &'a Feed,
-    pub(super) crossing: &'a Arc<Crossing>,
+    pub(super) progress: &'a Arc<EpochProgress>,
     /// Limit on the bytes of this process's own blocks; those of others have half as many.
     pub(super) blocks_bytes_max: usize,
     /// Longest text of a block that is believed.
@@ -122,9 +122,9 @@ impl BlockSharing<'_> {
                 supervise(self.failure, runtime.handle(), "ship", shipped);
             }
             if peer_reads {
-                let crossing = Arc::clone(self.crossing);
-                let index = crossing.add_link();
-                let passed = move |epoch| crossing.arrived(index, epoch);
+                let progress = Arc::clone(self.progress);
+                let index = progress.add_link();
+                let passed = move |epoch| progress.arrived(index, epoch);
                 let (feed, pool) = (self.feed.clone(), pool.clone());
                 let received = inbound.receive(feed, pool, self.text_bytes_max, passed);
                 let received = until_failed(received, self.failure.clone(), running.clone());

@@ -11,10 +11,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::agreement::{Agreement, FormerRuns};
-use super::borders::Crossing;
 use super::metering;
 use super::pace::EpochProcess;
 use super::plan::{self, JobPlan};
+use super::progress::EpochProgress;
 use super::resources::{JobResources, StateAndOutput, keep_claim};
 use super::stopping::{ReadingBegun, stopped, watch_stop};
 use super::streams::OwnSources;
@@ -151,7 +151,7 @@ fn begin(
     let Publishing { output, changelog, resources } =
         open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
     let on_commit =
-        note_commits(Arc::clone(streams.crossing()), resources.changelog.clone(), on_commit);
+        note_commits(Arc::clone(streams.progress()), resources.changelog.clone(), on_commit);
     let meters = plan.meters.clone();
     let replay = &agreed.recovery_plan.replay;
     let (status, on_commit) =
@@ -172,13 +172,13 @@ fn begin(
         // Otherwise the workers would wait for lines, and their guards for the workers.
         failure.fail(Error::new(error.kind(), error.to_string()));
     });
-    let (borders, reading, streams) = read?;
+    let (progress, reading, streams) = read?;
     meters.enter(Phase::Counting, "");
     let Mesh { control, inbox, .. } = mesh;
     metering::share(&meters, &control, agreed.is_watched, &failure, runtime.handle());
     let links = control.clone();
     let process = EpochProcess {
-        borders,
+        progress,
         reading,
         control,
         inbox,
@@ -248,12 +248,12 @@ fn find_others(plan: &JobPlan, stop: Stop) -> Result<Mesh> {
 
 /// Returns an observer of commits that notifies the journals and the changelog, then calls `then`.
 fn note_commits(
-    crossing: Arc<Crossing>,
+    progress: Arc<EpochProgress>,
     changelog: Option<Changelog>,
     then: Option<OnCommit>,
 ) -> OnCommit {
     Arc::new(move |committed: Committed| {
-        crossing.committed(committed.epoch);
+        progress.committed(committed.epoch);
         if let Some(changelog) = &changelog {
             changelog.committed(committed.epoch);
         }

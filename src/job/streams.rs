@@ -1,17 +1,21 @@
-//! The record streams of one process: a track for each of its sources, with or without a journal.
+//! The source logs of one process: one for each of its sources, with or without a journal.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime};
 
-use super::borders::{Borders, Crossing, Inquiries, Syncing};
 use super::journals::{self, KnownJournal};
 use super::messages::WHILE_ALIVE;
+use super::progress::{EpochProgress, ProgressEnds};
 use super::reading::Reading;
 use super::recovery::{self, JournalPlace, JournalPlan, OpenJournal, RecoveryPlan};
 use super::replay;
+use super::syncing::SyncThread;
 use crate::cluster::Control;
 use crate::crash::crash_point;
 use crate::epoch::Epoch;
@@ -21,18 +25,9 @@ use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
 use crate::meters::Meters;
-use crate::sources::{self, Intake, Past, Source, Stop, Track};
+use crate::sources::{self, LogSetup, Past, Source, SourceLog, Started, Stop};
 
-/// One stream, before anything is read.
-struct Stream {
-    /// None for bytes of a source that is not read any more.
-    source: Option<Source>,
-    index: u32,
-    track: Track,
-    next_connection: u64,
-}
-
-/// A source, and what is known of its stream.
+/// A source, and what is known of its log.
 struct UnstartedSource {
     source: Option<Source>,
     index: u32,
@@ -50,28 +45,32 @@ impl UnstartedSource {
     }
 }
 
-/// The streams of a process.
+/// The source logs of a process, before anything is read.
 pub(super) struct Streams {
-    streams: Vec<Stream>,
-    crossing: Arc<Crossing>,
-    inquiries: Inquiries,
+    sources: Vec<UnstartedSource>,
+    open: Epoch,
+    progress: Arc<EpochProgress>,
+    ends: ProgressEnds,
     pub(super) feed: Feed,
-    /// Journals to be put away when the job has finished, and whether they are of no use after any
-    /// clean end.
-    places: Vec<(JournalPlace, bool, Track)>,
     /// Notes of journals that other processes will put away.
     elsewhere: Vec<(PathBuf, KnownJournal)>,
     keep: bool,
 }
 
-impl Streams {
-    /// Adds the journals to the figures of the process.
-    pub(super) fn meter(&self, meters: &Meters) {
-        for stream in &self.streams {
-            if let Some(gauge) = stream.track.gauge() {
-                meters.journal().add(gauge);
-            }
-        }
+/// A journal to be put away when the job has finished.
+#[derive(Debug)]
+struct UsedJournal {
+    place: JournalPlace,
+    /// It is of no use after any clean end: nobody reads its source.
+    is_orphan: bool,
+    /// Set when nothing more can come from the source.
+    has_ended: Arc<AtomicBool>,
+}
+
+impl UsedJournal {
+    /// Returns true if the journal is of no use after a clean end of the job.
+    fn is_done(&self, finished: bool) -> bool {
+        self.is_orphan || finished && self.has_ended.load(Ordering::Acquire)
     }
 }
 
@@ -101,8 +100,10 @@ impl Streams {
 
     /// Has process 0 note the journals of all in its state.
     pub(super) fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
-        let known = |place: &JournalPlace, is_orphan| KnownJournal { is_orphan, ..place.known() };
-        let own = self.places.iter().map(|(place, is_orphan, _)| known(place, *is_orphan));
+        let own = self.sources.iter().filter_map(|source| {
+            let is_orphan = source.source.is_none();
+            Some(KnownJournal { is_orphan, ..source.place.as_ref()?.known() })
+        });
         let elsewhere = journals::note_all(control, state, &own.collect::<Vec<_>>())?;
         let noted = elsewhere.into_iter().zip(std::iter::repeat(state));
         self.elsewhere = noted.filter_map(|(known, at)| Some((at?.to_owned(), known))).collect();
@@ -163,28 +164,14 @@ impl Streams {
         let pasts = begun.iter().filter_map(|begun| begun.log.as_ref().map(|(_, past)| past));
         let recorded = recovery::crossings(recovery_plan, pasts);
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
-        let (crossing, inquiries) = Crossing::new(feed.clone(), &recorded, open);
-        let (mut streams, mut places) = (Vec::new(), Vec::new());
-        for UnstartedSource { source, index, log, place } in begun {
-            let is_orphan = source.is_none();
-            let is_file = source.as_ref().is_some_and(Source::can_be_read_again);
-            let (journal, past) = match log {
-                Some((journal, past)) => (Some(journal), past),
-                None => (None, Past { is_file, ..Past::default() }),
-            };
-            let next_connection = past.next_connection;
-            let watcher = Arc::clone(&crossing) as Arc<_>;
-            let track = Track::new(journal, past, open, feed.clone(), watcher)?;
-            places.extend(place.map(|place| (place, is_orphan, track.clone())));
-            streams.push(Stream { source, index, track, next_connection });
-        }
-        let elsewhere = Vec::new();
-        Ok(Streams { streams, crossing, inquiries, feed, places, elsewhere, keep })
+        let (progress, ends) = EpochProgress::new(feed.clone(), begun.len(), &recorded, open);
+        let (sources, elsewhere) = (begun, Vec::new());
+        Ok(Streams { sources, open, progress, ends, feed, elsewhere, keep })
     }
 
     /// Returns the receiver of commits.
-    pub(super) fn crossing(&self) -> &Arc<Crossing> {
-        &self.crossing
+    pub(super) fn progress(&self) -> &Arc<EpochProgress> {
+        &self.progress
     }
 
     /// Starts to read and to bring back.
@@ -194,37 +181,59 @@ impl Streams {
         pool: &BlockPool,
         once: bool,
         (failure, meters): (&Failure, &Meters),
-    ) -> Result<(Arc<Borders>, Reading, StreamsEnd)> {
+    ) -> Result<(Arc<EpochProgress>, Reading, StreamsEnd)> {
+        let Streams { sources, open, progress, ends, feed, elsewhere, keep } = self;
         let stop = Stop::new();
-        let tracks = self.streams.iter().map(|stream| stream.track.clone()).collect();
-        let (borders, syncing) =
-            Borders::new(self.crossing, self.inquiries, tracks, failure.clone())?;
-        let (mut live, mut orphans) = (Vec::new(), Vec::new());
-        for Stream { source, index, track, next_connection } in self.streams {
-            let (pool, stop, meter) = (pool.clone(), stop.clone(), meters.source(index));
-            let intake = Intake::new(index, limits, pool, track, next_connection, stop, meter);
-            match source {
-                Some(source) => live.push((source, intake)),
-                None => orphans.push(intake),
-            }
+        let threads = LogThreads::new(sources.len())?;
+        let (mut logs, mut journals, mut syncers) = (Vec::new(), Vec::new(), Vec::new());
+        for (unstarted, inbox) in sources.into_iter().zip(ends.logs) {
+            let UnstartedSource { source, index, log, place } = unstarted;
+            let is_replayable = source.as_ref().is_some_and(Source::can_be_read_again);
+            let (journal, past) = match log {
+                Some((journal, past)) => (Some(journal), past),
+                None => (None, Past { is_replayable, ..Past::default() }),
+            };
+            let log = SourceLog::new(LogSetup {
+                source: index,
+                journal,
+                past,
+                open,
+                feed: feed.clone(),
+                events: Arc::clone(&progress) as Arc<_>,
+                inbox,
+                limits,
+                pool: pool.clone(),
+                stop: stop.clone(),
+                meter: meters.source(index),
+            });
+            syncers.extend(log.syncer());
+            log.gauge().into_iter().for_each(|gauge| meters.journal().add(gauge));
+            let (is_orphan, has_ended) = (source.is_none(), log.has_ended());
+            journals.extend(place.map(|place| UsedJournal { place, is_orphan, has_ended }));
+            logs.push((source, log));
         }
-        let threads = LogThreads::new(live.len() + orphans.len())?;
-        let entered = threads.0.as_ref().map(Runtime::enter);
-        let mut tasks = sources::start(live, once);
-        for orphan in orphans {
-            tasks.spawn(sources::replay(orphan));
-        }
-        let (places, elsewhere, keep) = (self.places, self.elsewhere, self.keep);
-        drop(entered);
-        let end = StreamsEnd { syncing, places, elsewhere, keep, _threads: threads };
-        Ok((borders, Reading::new(tasks, stop), end))
+        let syncing = SyncThread::start(Arc::clone(&progress), ends.sync, syncers, failure)?;
+        let Started { ended, closed } = sources::start(logs, once, failure, threads.handle());
+        let end = StreamsEnd {
+            progress: Arc::clone(&progress),
+            closed,
+            syncing,
+            journals,
+            elsewhere,
+            keep,
+            _threads: threads,
+        };
+        Ok((progress, Reading::new(ended, stop), end))
     }
 }
 
 /// The threads on which sources are read and written to their journals: those may wait for the
 /// disk, which no request, clock or control link should wait for.
 #[derive(Debug)]
-struct LogThreads(Option<Runtime>);
+struct LogThreads {
+    runtime: Option<Runtime>,
+    handle: Handle,
+}
 
 /// More would not write faster to one disk.
 const LOG_THREADS_MAX: usize = 4;
@@ -239,24 +248,35 @@ impl LogThreads {
         let runtime = built.map_err(|error| {
             Error::new(ErrorKind::Failed, "cannot start the threads that read sources").cause(error)
         })?;
-        Ok(LogThreads(Some(runtime)))
+        let handle = runtime.handle().clone();
+        Ok(LogThreads { runtime: Some(runtime), handle })
+    }
+
+    fn handle(&self) -> &Handle {
+        &self.handle
     }
 }
 
 impl Drop for LogThreads {
     fn drop(&mut self) {
         // A read that blocks (a terminal that nobody types into) must not hold up the end.
-        if let Some(runtime) = self.0.take() {
+        if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
+/// Longest wait for the logs to note the last commits. A start without these notes asks the store.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// The work that is left when a job has ended.
 #[derive(Debug)]
 pub(super) struct StreamsEnd {
-    syncing: Syncing,
-    places: Vec<(JournalPlace, bool, Track)>,
+    progress: Arc<EpochProgress>,
+    /// Disconnected when every log is closed.
+    closed: Receiver<()>,
+    syncing: SyncThread,
+    journals: Vec<UsedJournal>,
     elsewhere: Vec<(PathBuf, KnownJournal)>,
     keep: bool,
     _threads: LogThreads,
@@ -280,7 +300,10 @@ impl StreamsEnd {
         finished: bool,
         forget: impl FnOnce(),
     ) -> Result<()> {
-        let StreamsEnd { syncing, places, elsewhere, keep, _threads } = self;
+        let StreamsEnd { progress, closed, syncing, journals, elsewhere, keep, _threads } = self;
+        // What the logs note last is synced before the thread ends.
+        progress.close_logs();
+        let _ = closed.recv_timeout(CLOSE_TIMEOUT);
         drop(syncing);
         links.resume();
         let answer = links.agree(vec![finished.into()], WHILE_ALIVE, |each| {
@@ -293,9 +316,8 @@ impl StreamsEnd {
         if finished {
             forget();
         }
-        let ended = |is_orphan: &bool, track: &Track| *is_orphan || finished && track.has_ended();
-        let ended = places.iter().filter(|(_, is_orphan, track)| ended(is_orphan, track));
-        let ended: Vec<&JournalPlace> = ended.map(|(place, ..)| place).collect();
+        let ended = journals.iter().filter(|journal| journal.is_done(finished));
+        let ended: Vec<&JournalPlace> = ended.map(|journal| &journal.place).collect();
         forget_durably(ended.iter().map(|place| place.noted()));
         crash_point("recovery.before_put_away");
         ended.into_iter().for_each(|place| recovery::close(place, keep));

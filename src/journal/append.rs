@@ -6,13 +6,16 @@ use std::sync::atomic::Ordering;
 use super::disk::{self, File};
 use super::encoding::{self, FRAME};
 use super::read::Reader;
-use super::record::{Done, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX};
-use super::segment::{self, CONNECTIONS_MAX, Facts, Header, Standing};
+use super::record::{
+    ALL_CONNECTIONS, CommitNote, EpochEnd, LASTING, POSITIONS_BYTES_MAX, Position, Record, Resume,
+};
+use super::segment::{self, Facts, Header, Standing};
 use super::shared::{Room, Segment, Shared};
-use super::sync::Syncer;
+use super::sync::{Durable, Syncer};
 use super::{Append, Full, FullCause, SyncPolicy};
 use crate::crash::{self, crash_point};
 use crate::error::{Error, ErrorKind, Result};
+use crate::lines::StreamEnd;
 
 /// The local log of one source, open for appending.
 ///
@@ -61,20 +64,14 @@ impl Journal {
     /// (but with [`SyncPolicy::Always`]).
     ///
     /// # Errors
-    /// `Disk` if the disk failed, now or before; `Failed` for no bytes, more than the record limit,
-    /// or one connection more than [`CONNECTIONS_MAX`].
+    /// `Disk` if the disk failed, now or before; `Failed` for no bytes or more than the record
+    /// limit.
     pub fn append_data(&mut self, connection: u64, bytes: &[u8]) -> Result<Append> {
         let limit = self.shared.settings.record_bytes_max;
         if bytes.is_empty() || bytes.len() > limit {
             return Err(refused(format!(
                 "{} bytes in one journal record, whose limit is {limit}",
                 bytes.len()
-            )));
-        }
-        let known = self.standing.connections.contains(&connection);
-        if !known && self.standing.connections.len() == CONNECTIONS_MAX {
-            return Err(refused(format!(
-                "more than {CONNECTIONS_MAX} connections are open in one journal"
             )));
         }
         crash_point("journal.before_append");
@@ -84,10 +81,8 @@ impl Journal {
         let head = encoding::data_head(self.shared.seed, self.tail, connection, bytes);
         let appended = self.put([&head, bytes])?;
         self.note_lines(appended);
-        if let (Append::Stored { .. }, false) = (appended, known) {
-            self.standing.connections.push(connection);
-            let next = &mut self.standing.next_connection;
-            *next = (*next).max(connection.saturating_add(1));
+        if let Append::Stored { .. } = appended {
+            self.standing.opened(connection);
         }
         crash_point("journal.after_append");
         Ok(appended)
@@ -97,14 +92,46 @@ impl Journal {
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
-    pub fn append_eos(&mut self, connection: u64, kind: EosKind) -> Result<Append> {
+    pub fn append_stream_end(&mut self, connection: u64, kind: StreamEnd) -> Result<Append> {
         crash_point("journal.before_eos");
-        let appended = self.append_control(&Record::Eos { connection, kind })?;
+        let appended = self.append_control(&Record::StreamEnd { connection, kind })?;
         self.note_lines(appended);
         if let Append::Stored { .. } = appended {
-            self.standing.connections.retain(|&open| open != connection);
+            self.standing.ended(connection);
         }
         crash_point("journal.after_eos");
+        Ok(appended)
+    }
+
+    /// Appends the first bytes of an unfinished line once more, so that the records before are not
+    /// needed for it.
+    ///
+    /// # Errors
+    /// As [`append_data`](Journal::append_data).
+    pub fn append_repeat(&mut self, connection: u64, offset: u64, bytes: &[u8]) -> Result<Append> {
+        let limit = self.shared.settings.record_bytes_max;
+        if bytes.is_empty() || bytes.len() > limit {
+            return Err(refused(format!("{} repeated bytes in one journal record", bytes.len())));
+        }
+        if let Some(full) = self.reserve(FRAME + 16 + bytes.len(), Share::Ordinary)? {
+            return Ok(Append::Full(full));
+        }
+        let numbers = (connection, offset);
+        let head = encoding::repeat_head(self.shared.seed, self.tail, numbers, bytes);
+        self.put([&head, bytes])
+    }
+
+    /// Appends that a new lasting connection is that of the producer called `name`.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed, now or before.
+    #[allow(dead_code, reason = "the source that has producers comes next")]
+    pub fn append_producer(&mut self, connection: u64, name: &[u8]) -> Result<Append> {
+        debug_assert!(connection & LASTING != 0 && connection != ALL_CONNECTIONS);
+        let appended = self.append_control(&Record::Producer { connection, name })?;
+        if let Append::Stored { .. } = appended {
+            self.standing.opened(connection);
+        }
         Ok(appended)
     }
 
@@ -125,43 +152,43 @@ impl Journal {
     /// # Errors
     /// `Disk` if the disk failed, now or before; `Failed` if epochs or cuts would go backward, or
     /// the cut or the resume position lies where it cannot.
-    pub fn append_mark(&mut self, mark: &Mark) -> Result<Append> {
-        self.check_mark(mark)?;
+    pub fn append_epoch_end(&mut self, end: &EpochEnd) -> Result<Append> {
+        self.check_epoch_end(end)?;
         crash_point("journal.before_mark");
-        let appended = self.append_control(&Record::Mark {
-            mark: mark.clone(),
+        let appended = self.append_control(&Record::EpochEnd {
+            end: end.clone(),
             synced_through: self.synced(),
-            previous: self.standing.last_mark.map(Position),
+            previous: self.standing.last_epoch_end.map(Position),
         })?;
         if let Append::Stored { position, .. } = appended {
-            self.standing.last_mark = Some(position.0);
-            self.last_epoch = Some(mark.epoch);
-            self.last_cut = mark.cut.0;
-            self.shared.ledger().marks.push_back(mark.clone());
+            self.standing.last_epoch_end = Some(position.0);
+            self.last_epoch = Some(end.epoch);
+            self.last_cut = end.cut.0;
+            self.shared.ledger().epoch_ends.push_back(end.clone());
         }
         crash_point("journal.after_mark");
         Ok(appended)
     }
 
-    fn check_mark(&self, mark: &Mark) -> Result<()> {
-        let forward = self.last_epoch.is_none_or(|last| mark.epoch > last);
-        if !forward || mark.next_epoch <= mark.epoch {
+    fn check_epoch_end(&self, end: &EpochEnd) -> Result<()> {
+        let EpochEnd { epoch, next_epoch, cut: Position(cut), resume } = end;
+        let forward = self.last_epoch.is_none_or(|last| *epoch > last);
+        if !forward || next_epoch <= epoch {
             return Err(refused(format!(
-                "epoch {} (next {}) cannot be marked after {:?}",
-                mark.epoch, mark.next_epoch, self.last_epoch
+                "epoch {epoch} (next {next_epoch}) cannot end after {:?}",
+                self.last_epoch
             )));
         }
-        let cut = mark.cut.0;
-        if cut < self.last_cut || cut > self.tail || mark.resume.position > mark.cut {
+        if *cut < self.last_cut || *cut > self.tail || resume.position.0 > *cut {
             return Err(refused(format!(
-                "epoch {} cannot be cut at {cut}: the last cut is {}, the tail {}",
-                mark.epoch, self.last_cut, self.tail
+                "epoch {epoch} cannot be cut at {cut}: the last cut is {}, the tail {}",
+                self.last_cut, self.tail
             )));
         }
-        if mark.resume.splitter.len() > SPLITTER_BYTES_MAX {
+        if resume.positions.len() > POSITIONS_BYTES_MAX {
             return Err(refused(format!(
-                "{} bytes of splitter state, whose limit is {SPLITTER_BYTES_MAX}",
-                mark.resume.splitter.len()
+                "{} bytes of positions, whose limit is {POSITIONS_BYTES_MAX}",
+                resume.positions.len()
             )));
         }
         Ok(())
@@ -176,7 +203,7 @@ impl Journal {
     pub fn state_synced(&mut self) -> Result<bool> {
         let states_more = self.stated < self.last_line_record && self.synced().0 > self.stated;
         if states_more {
-            return Ok(matches!(self.append_sync()?, Append::Stored { .. }));
+            return Ok(matches!(self.append_synced()?, Append::Stored { .. }));
         }
         Ok(false)
     }
@@ -186,57 +213,59 @@ impl Journal {
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
-    pub fn append_sync(&mut self) -> Result<Append> {
+    pub fn append_synced(&mut self) -> Result<Append> {
         let synced_through = self.synced();
-        let appended = self.append_control(&Record::Sync { synced_through })?;
+        let appended = self.append_control(&Record::Synced { synced_through })?;
         crash_point("journal.after_sync_record");
         Ok(appended)
     }
 
-    /// Replaces where the replay behind the mark of `epoch` begins, for the DONE that will tell it:
-    /// when the mark was appended, the lines before it may not all have been split yet. The cut is
-    /// the latest that it can begin.
-    pub fn refine_mark(&self, epoch: u64, resume: &Resume) {
+    /// Replaces where the replay after the end of `epoch` begins, for the Committed record that
+    /// will state it: when the EpochEnd was appended, the lines before it may not all have been
+    /// split yet. The cut is the latest that it can begin.
+    pub fn refine_epoch_end(&self, epoch: u64, resume: &Resume) {
         let mut ledger = self.shared.ledger();
-        if let Some(mark) = ledger.marks.iter_mut().find(|mark| mark.epoch == epoch) {
-            let position = resume.position.min(mark.cut);
-            mark.resume = Resume { position, ..resume.clone() };
+        if let Some(end) = ledger.epoch_ends.iter_mut().find(|end| end.epoch == epoch) {
+            let position = resume.position.min(end.cut);
+            end.resume = Resume { position, ..resume.clone() };
         }
     }
 
-    /// Says that every marked epoch up to `epoch` is committed. The segments that are not needed
-    /// any more go when this is on disk, by [`Syncer::tidy`]. `None` if there is no such epoch: it
-    /// was said before.
+    /// Appends that every ended epoch up to `epoch` is committed. The segments that are not needed
+    /// any more go when this is on disk, by [`Syncer::tidy`]. `None` if there is no such epoch: the
+    /// log states that already.
     ///
     /// # Errors
-    /// `Disk` if the disk failed, now or before; `Failed` for an epoch behind the last mark.
-    pub fn append_done(&mut self, epoch: u64) -> Result<Option<Append>> {
+    /// `Disk` if the disk failed, now or before; `Failed` for an epoch after the last EpochEnd.
+    pub fn append_committed(&mut self, epoch: u64) -> Result<Option<Append>> {
         if self.last_epoch.is_none_or(|last| epoch > last) {
             return Err(refused(format!(
-                "epoch {epoch} cannot be done: the last mark is {:?}",
+                "epoch {epoch} cannot be committed: the last that ended is {:?}",
                 self.last_epoch
             )));
         }
         let newest = {
             let ledger = self.shared.ledger();
-            let behind = ledger.marks.partition_point(|mark| mark.epoch <= epoch);
-            behind.checked_sub(1).map(|at| ledger.marks[at].clone())
+            let after = ledger.epoch_ends.partition_point(|end| end.epoch <= epoch);
+            after.checked_sub(1).map(|at| ledger.epoch_ends[at].clone())
         };
-        let Some(Mark { epoch, resume, source, .. }) = newest else {
+        let Some(EpochEnd { epoch, resume, .. }) = newest else {
             return Ok(None);
         };
-        let done = Done { epoch, resume, source };
+        let note = CommitNote { epoch, resume };
         crash_point("journal.before_done");
-        let appended = self
-            .append_control(&Record::Done { done: done.clone(), synced_through: self.synced() })?;
+        let appended = self.append_control(&Record::Committed {
+            note: note.clone(),
+            synced_through: self.synced(),
+        })?;
         if let Append::Stored { position, end } = appended {
-            self.standing.last_done = Some(position.0);
+            self.standing.last_committed = Some(position.0);
             let mut ledger = self.shared.ledger();
-            while ledger.marks.front().is_some_and(|mark| mark.epoch <= epoch) {
-                ledger.marks.pop_front();
+            while ledger.epoch_ends.front().is_some_and(|end| end.epoch <= epoch) {
+                ledger.epoch_ends.pop_front();
             }
-            ledger.released_last = ledger.below(done.resume.position.0).count();
-            ledger.done = Some((done, end.0));
+            ledger.released_last = ledger.below(note.resume.position.0).count();
+            ledger.committed = Some((note, end.0));
         }
         crash_point("journal.after_done");
         Ok(Some(appended))
@@ -284,6 +313,12 @@ impl Journal {
         Reader::new(Arc::clone(&self.shared), from)
     }
 
+    /// Returns what resolves when all that is appended now is on disk.
+    #[allow(dead_code, reason = "the source that acknowledges bytes comes next")]
+    pub fn durable(&self) -> Durable {
+        Durable::new(&self.shared, self.tail)
+    }
+
     fn note_lines(&mut self, appended: Append) {
         if let Append::Stored { end, .. } = appended {
             self.last_line_record = end.0;
@@ -297,6 +332,15 @@ impl Journal {
     fn append_control(&mut self, record: &Record<'_>) -> Result<Append> {
         let mut whole = std::mem::take(&mut self.scratch);
         encoding::encode_control(self.shared.seed, self.tail, record, &mut whole);
+        let longest = FRAME + self.control_bytes_max();
+        if whole.len() > longest {
+            let message = format!(
+                "{} bytes in one journal record, whose limit is {longest}: too many connections \
+                 or producers, or too long positions",
+                whole.len()
+            );
+            return Err(refused(message));
+        }
         // A roll does not move the tail, so the encoding stays right.
         let appended = match self.reserve(whole.len(), Share::Reserve) {
             Ok(None) => self.put([&whole, &[]]),
@@ -308,6 +352,11 @@ impl Journal {
             self.stated = self.stated.max(synced.0);
         }
         appended
+    }
+
+    /// Most bytes of the payload of a record without bytes of a sender.
+    pub fn control_bytes_max(&self) -> usize {
+        self.shared.settings.record_bytes_max.max(encoding::CONTROL_SHORT)
     }
 
     /// Makes the active segment one that has room for a record of `bytes`.

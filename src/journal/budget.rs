@@ -155,7 +155,7 @@ impl Drop for Account {
 
 /// The least share with which a journal works: a segment holds two of the longest records.
 fn share_min(record_bytes_max: usize) -> u64 {
-    let longest = (encoding::FRAME + 8 + record_bytes_max).max(encoding::CONTROL_MAX) as u64;
+    let longest = (encoding::FRAME + 8 + record_bytes_max).max(encoding::CONTROL_SHORT) as u64;
     SEGMENTS_MIN * (segment::HEADER + 2 * longest)
 }
 

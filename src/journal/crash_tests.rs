@@ -6,9 +6,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::model::{Dice, End, ModelDisk};
-use super::record::Done;
+use super::record::CommitNote;
 use super::*;
 use crate::journal::inspect::inspect;
+use crate::lines::StreamEnd;
 
 fn cases() -> u32 {
     let given = std::env::var("WORDTIDE_JOURNAL_CASES").ok();
@@ -47,6 +48,8 @@ enum Action {
     Data(u64, usize),
     Eos(u64),
     LineCut(u64),
+    Repeat(u64, usize),
+    Producer(u64),
     Mark,
     Sync,
     Tidy,
@@ -61,6 +64,8 @@ fn action() -> impl Strategy<Value = Action> {
         10 => (0..3u64, 1..700usize).prop_map(|(c, n)| Action::Data(c, n)),
         1 => (0..3u64).prop_map(Action::Eos),
         1 => (0..3u64).prop_map(Action::LineCut),
+        1 => (0..3u64, 1..700usize).prop_map(|(c, n)| Action::Repeat(c, n)),
+        1 => (0..3u64).prop_map(|c| Action::Producer(c | LASTING)),
         3 => Just(Action::Mark),
         3 => Just(Action::Sync),
         3 => Just(Action::Tidy),
@@ -74,21 +79,27 @@ fn action() -> impl Strategy<Value = Action> {
 #[derive(Clone, Debug, PartialEq)]
 enum Kept {
     Data(u64, Vec<u8>),
-    Eos(u64, EosKind),
+    Eos(u64, StreamEnd),
     LineCut(u64),
-    Mark(Mark),
+    Repeat(u64, u64, Vec<u8>),
+    Producer(u64, Vec<u8>),
+    EpochEnd(EpochEnd),
     Sync,
-    Done(Done),
+    Committed(CommitNote),
 }
 
 fn keep(record: &Record<'_>) -> Kept {
     match record {
         Record::Data { connection, bytes } => Kept::Data(*connection, bytes.to_vec()),
-        Record::Eos { connection, kind } => Kept::Eos(*connection, *kind),
+        Record::StreamEnd { connection, kind } => Kept::Eos(*connection, *kind),
         Record::LineCut { connection } => Kept::LineCut(*connection),
-        Record::Mark { mark, .. } => Kept::Mark(mark.clone()),
-        Record::Sync { .. } => Kept::Sync,
-        Record::Done { done, .. } => Kept::Done(done.clone()),
+        Record::Repeat { connection, offset, bytes } => {
+            Kept::Repeat(*connection, *offset, bytes.to_vec())
+        }
+        Record::Producer { connection, name } => Kept::Producer(*connection, name.to_vec()),
+        Record::EpochEnd { end, .. } => Kept::EpochEnd(end.clone()),
+        Record::Synced { .. } => Kept::Sync,
+        Record::Committed { note, .. } => Kept::Committed(note.clone()),
     }
 }
 
@@ -129,7 +140,7 @@ impl Run {
         if let Append::Stored { position, end } = appended {
             assert_eq!(position.0, self.tail);
             self.tail = end.0;
-            if matches!(kept, Kept::Mark(_) | Kept::Sync | Kept::Done(_)) {
+            if matches!(kept, Kept::EpochEnd(_) | Kept::Sync | Kept::Committed(_)) {
                 // What this process knows, not what an earlier one was told.
                 let journal = self.journal.as_ref().unwrap();
                 let synced = journal.syncer().synced_through().0;
@@ -152,27 +163,35 @@ impl Run {
                 self.note(appended, Kept::Data(connection, bytes));
             }
             Action::Eos(connection) => {
-                let appended = journal.append_eos(connection, EosKind::Fin).unwrap();
-                self.note(appended, Kept::Eos(connection, EosKind::Fin));
+                let appended = journal.append_stream_end(connection, StreamEnd::Fin).unwrap();
+                self.note(appended, Kept::Eos(connection, StreamEnd::Fin));
             }
             Action::LineCut(connection) => {
                 let appended = journal.append_line_cut(connection).unwrap();
                 self.note(appended, Kept::LineCut(connection));
             }
+            Action::Repeat(connection, bytes) => {
+                let bytes = vec![7; bytes];
+                let appended = journal.append_repeat(connection, 9, &bytes).unwrap();
+                self.note(appended, Kept::Repeat(connection, 9, bytes));
+            }
+            Action::Producer(connection) => {
+                let appended = journal.append_producer(connection, b"host").unwrap();
+                self.note(appended, Kept::Producer(connection, b"host".to_vec()));
+            }
             Action::Mark => {
                 let cut = journal.tail();
-                let mark = Mark {
+                let mark = EpochEnd {
                     epoch: self.epoch,
                     next_epoch: self.epoch + 1000,
                     cut,
                     resume: Resume::at(cut),
-                    source: None,
                 };
-                let appended = journal.append_mark(&mark).unwrap();
+                let appended = journal.append_epoch_end(&mark).unwrap();
                 if let Append::Stored { .. } = appended {
                     self.epoch += 1000;
                 }
-                self.note(appended, Kept::Mark(mark));
+                self.note(appended, Kept::EpochEnd(mark));
             }
             Action::Sync => {
                 let synced = journal.syncer().sync().unwrap().0;
@@ -181,16 +200,15 @@ impl Run {
             }
             Action::Tidy => drop(journal.syncer().tidy().unwrap()),
             Action::SyncRecord => {
-                let appended = journal.append_sync().unwrap();
+                let appended = journal.append_synced().unwrap();
                 self.note(appended, Kept::Sync);
             }
             Action::Done(count) => {
                 let open = open_epochs(&self.log);
                 if let Some(mark) = open.get(count.min(open.len()).wrapping_sub(1)) {
-                    let done =
-                        Done { epoch: mark.epoch, resume: mark.resume.clone(), source: None };
-                    let appended = journal.append_done(mark.epoch).unwrap().unwrap();
-                    self.note(appended, Kept::Done(done));
+                    let done = CommitNote { epoch: mark.epoch, resume: mark.resume.clone() };
+                    let appended = journal.append_committed(mark.epoch).unwrap().unwrap();
+                    self.note(appended, Kept::Committed(done));
                 }
             }
             Action::Crash(power, seed) => {
@@ -213,7 +231,7 @@ impl Run {
         self.cut_oracle(&recovery);
         self.check(&journal, &recovery);
         for &connection in &recovery.crashed_connections {
-            let (position, eos) = (self.tail, Kept::Eos(connection, EosKind::Crash));
+            let (position, eos) = (self.tail, Kept::Eos(connection, StreamEnd::Crash));
             let end = position + 9 + 4 + 8 + 1;
             self.log.push((position, end, eos));
             self.tail = end;
@@ -229,7 +247,7 @@ impl Run {
         assert_eq!(boundary, tail, "the tail is not the end of a record");
         self.tail = tail;
         let last = self.log.iter().rev().find_map(|(_, _, kept)| match kept {
-            Kept::Mark(mark) => Some(mark.epoch),
+            Kept::EpochEnd(mark) => Some(mark.epoch),
             _ => None,
         });
         self.epoch = last.unwrap_or(0) + 1000;
@@ -240,7 +258,7 @@ impl Run {
     /// known.
     fn check(&self, journal: &Journal, recovery: &Recovery) {
         assert_eq!(recovery.open_epochs, open_epochs(&self.log));
-        assert_eq!(recovery.last_done, last_done(&self.log));
+        assert_eq!(recovery.last_committed, last_committed(&self.log));
         assert_eq!(recovery.crashed_connections, open_connections(&self.log));
         let resume = recovery.resume.position.0;
         let mut reader = journal.reader(recovery.resume.position);
@@ -251,23 +269,23 @@ impl Run {
         }
         for &connection in &recovery.crashed_connections {
             let entry = reader.next().unwrap().unwrap();
-            assert_eq!(keep(&entry.record), Kept::Eos(connection, EosKind::Crash));
+            assert_eq!(keep(&entry.record), Kept::Eos(connection, StreamEnd::Crash));
         }
         assert!(reader.next().unwrap().is_none());
     }
 }
 
-fn last_done(log: &[(u64, u64, Kept)]) -> Option<Done> {
+fn last_committed(log: &[(u64, u64, Kept)]) -> Option<CommitNote> {
     log.iter().rev().find_map(|(_, _, kept)| match kept {
-        Kept::Done(done) => Some(done.clone()),
+        Kept::Committed(done) => Some(done.clone()),
         _ => None,
     })
 }
 
-fn open_epochs(log: &[(u64, u64, Kept)]) -> Vec<Mark> {
-    let done = last_done(log).map_or(0, |done| done.epoch);
+fn open_epochs(log: &[(u64, u64, Kept)]) -> Vec<EpochEnd> {
+    let done = last_committed(log).map_or(0, |done| done.epoch);
     let marks = log.iter().filter_map(|(_, _, kept)| match kept {
-        Kept::Mark(mark) if mark.epoch > done => Some(mark.clone()),
+        Kept::EpochEnd(mark) if mark.epoch > done => Some(mark.clone()),
         _ => None,
     });
     marks.collect()
@@ -282,6 +300,7 @@ fn open_connections(log: &[(u64, u64, Kept)]) -> Vec<u64> {
             _ => {}
         }
     }
+    open.sort_unstable();
     open
 }
 

@@ -9,28 +9,40 @@
 //! keeps a sender from planting bytes in DATA that pass for a record when the log is searched
 //! behind damage.
 //!
-//! DATA has `connection u64` and the bytes as they were read. The others begin with a tag that
-//! holds the version of their encoding and that the search behind damage looks for.
+//! Data and Repeat have numbers and the bytes as they were read. The others begin with a tag that
+//! holds the version of their encoding and that the search after damage looks for. Records that may
+//! be long have the tag of version 2, and after it a checksum of what the frame covers beside the
+//! payload: so the search need not compute a long checksum at each tag that a sender planted.
 
 use super::record::{
-    DATA_BYTES_MAX, Done, EosKind, Mark, Position, Record, Resume, SPLITTER_BYTES_MAX, SourceOffset,
+    CommitNote, DATA_BYTES_MAX, EpochEnd, LASTING, PRODUCER_NAME_BYTES_MAX, Position, Record,
 };
+use super::resume::put_resume;
+use crate::lines::StreamEnd;
 
 /// Bytes of a record before its payload.
 pub(super) const FRAME: usize = 9;
 /// Longest payload of any record.
-pub(super) const PAYLOAD_MAX: usize = 8 + DATA_BYTES_MAX;
-/// Longest payload of a record that is not DATA.
-pub(super) const CONTROL_MAX: usize = SPLITTER_BYTES_MAX + 256;
-/// First bytes of the payload of every record that is not DATA: the encoding's version.
+pub(super) const PAYLOAD_MAX: usize = 16 + DATA_BYTES_MAX;
+/// Longest payload of a record without bytes of a sender.
+pub(super) const CONTROL_MAX: usize = 8 + DATA_BYTES_MAX;
+/// A record without bytes of a sender may have so much payload in every journal.
+pub(super) const CONTROL_SHORT: usize = 1280;
+/// The first bytes of the payload of records that are never long.
 pub(super) const TAG: &[u8; 4] = b"wtj1";
+/// The first bytes of the payload of records that may be long, and of those with a resume.
+const TAG_LONG: &[u8; 4] = b"wtj2";
+/// What both tags begin with.
+pub(super) const TAG_START: &[u8; 3] = b"wtj";
 
 pub(super) const DATA: u8 = 1;
-const EOS: u8 = 2;
-const MARK: u8 = 3;
-const SYNC: u8 = 4;
-const DONE: u8 = 5;
+const STREAM_END: u8 = 2;
+const EPOCH_END: u8 = 3;
+const SYNCED: u8 = 4;
+const COMMITTED: u8 = 5;
 const LINE_CUT: u8 = 6;
+const REPEAT: u8 = 7;
+const PRODUCER: u8 = 8;
 
 /// The fault of bytes that are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +74,7 @@ impl Fault {
     }
 }
 
-/// Frame and connection id of a DATA record, to be written before `bytes`.
+/// Frame and connection id of a Data record, to be written before `bytes`.
 pub(super) fn data_head(seed: u32, position: u64, connection: u64, bytes: &[u8]) -> [u8; 17] {
     let mut head = [0; FRAME + 8];
     head[FRAME..].copy_from_slice(&connection.to_le_bytes());
@@ -72,56 +84,87 @@ pub(super) fn data_head(seed: u32, position: u64, connection: u64, bytes: &[u8])
     head
 }
 
-/// Encodes a record that is not DATA into `out`, whole.
+/// Frame and numbers of a Repeat record, to be written before `bytes`.
+pub(super) fn repeat_head(
+    seed: u32,
+    position: u64,
+    (connection, offset): (u64, u64),
+    bytes: &[u8],
+) -> [u8; 25] {
+    let mut head = [0; FRAME + 16];
+    head[FRAME..FRAME + 8].copy_from_slice(&connection.to_le_bytes());
+    head[FRAME + 8..].copy_from_slice(&offset.to_le_bytes());
+    let len = 16 + bytes.len() as u32;
+    let crc = crc32c::crc32c_append(prefix_crc(seed, len, REPEAT, position), &head[FRAME..]);
+    put_frame(&mut head, len, REPEAT, crc32c::crc32c_append(crc, bytes));
+    head
+}
+
+/// Encodes a record without bytes of a sender into `out`, whole.
 pub(super) fn encode_control(seed: u32, position: u64, record: &Record<'_>, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; FRAME]);
-    out.extend_from_slice(TAG);
+    let is_long = matches!(
+        record,
+        Record::EpochEnd { .. } | Record::Committed { .. } | Record::Producer { .. }
+    );
+    out.extend_from_slice(if is_long { TAG_LONG } else { TAG });
+    if is_long {
+        out.extend_from_slice(&[0; 4]);
+    }
     let kind = match record {
         Record::Data { .. } => DATA,
-        Record::Eos { connection, kind } => {
+        Record::Repeat { .. } => REPEAT,
+        Record::StreamEnd { connection, kind } => {
             out.extend_from_slice(&connection.to_le_bytes());
-            out.push(*kind as u8);
-            EOS
+            out.push(end_number(*kind));
+            STREAM_END
         }
         Record::LineCut { connection } => {
             out.extend_from_slice(&connection.to_le_bytes());
             LINE_CUT
         }
-        Record::Mark { mark, synced_through, previous } => {
-            for number in [mark.epoch, mark.next_epoch, mark.cut.0, synced_through.0] {
+        Record::Producer { connection, name } => {
+            out.extend_from_slice(&connection.to_le_bytes());
+            out.extend_from_slice(name);
+            PRODUCER
+        }
+        Record::EpochEnd { end, synced_through, previous } => {
+            for number in [end.epoch, end.next_epoch, end.cut.0, synced_through.0] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
             out.extend_from_slice(&previous.map_or(u64::MAX, |p| p.0).to_le_bytes());
-            put_resume(&mark.resume, mark.source, out);
-            MARK
+            put_resume(&end.resume, out);
+            EPOCH_END
         }
-        Record::Sync { synced_through } => {
+        Record::Synced { synced_through } => {
             out.extend_from_slice(&synced_through.0.to_le_bytes());
-            SYNC
+            SYNCED
         }
-        Record::Done { done, synced_through } => {
-            out.extend_from_slice(&done.epoch.to_le_bytes());
+        Record::Committed { note, synced_through } => {
+            out.extend_from_slice(&note.epoch.to_le_bytes());
             out.extend_from_slice(&synced_through.0.to_le_bytes());
-            put_resume(&done.resume, done.source, out);
-            DONE
+            put_resume(&note.resume, out);
+            COMMITTED
         }
     };
     let len = (out.len() - FRAME) as u32;
-    let crc = crc32c::crc32c_append(prefix_crc(seed, len, kind, position), &out[FRAME..]);
+    let prefix = prefix_crc(seed, len, kind, position);
+    if is_long {
+        let at = FRAME + TAG_LONG.len();
+        out[at..at + 4].copy_from_slice(&prefix.to_le_bytes());
+    }
+    let crc = crc32c::crc32c_append(prefix, &out[FRAME..]);
     put_frame(out, len, kind, crc);
 }
 
-fn put_resume(resume: &Resume, source: Option<SourceOffset>, out: &mut Vec<u8>) {
-    out.extend_from_slice(&resume.position.0.to_le_bytes());
-    out.extend_from_slice(&resume.skip.to_le_bytes());
-    out.push(u8::from(source.is_some()));
-    if let Some(source) = source {
-        out.extend_from_slice(&source.offset.to_le_bytes());
-        out.extend_from_slice(&source.fingerprint.to_le_bytes());
+fn end_number(kind: StreamEnd) -> u8 {
+    match kind {
+        StreamEnd::Fin => 0,
+        StreamEnd::Reset => 1,
+        StreamEnd::Stop => 2,
+        StreamEnd::Crash => 3,
     }
-    out.extend_from_slice(&(resume.splitter.len() as u32).to_le_bytes());
-    out.extend_from_slice(&resume.splitter);
 }
 
 fn put_frame(out: &mut [u8], len: u32, kind: u8, crc: u32) {
@@ -145,7 +188,7 @@ pub(super) fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
     if *frame == [0; FRAME] {
         return Err(Fault::Empty);
     }
-    let longest = if frame[4] == DATA { PAYLOAD_MAX } else { CONTROL_MAX };
+    let longest = if matches!(frame[4], DATA | REPEAT) { PAYLOAD_MAX } else { CONTROL_MAX };
     if len == 0 || len > longest || (FRAME + len) as u64 > left {
         return Err(Fault::Length);
     }
@@ -169,39 +212,65 @@ pub(super) fn decode(seed: u32, position: u64, whole: &[u8]) -> Result<Record<'_
     decode_payload(kind, &mut fields).ok_or(Fault::Payload)
 }
 
+/// Returns true if a record whose payload begins with `start` may stand at `position`: for one of
+/// the long kinds, its first checksum is right; any other is short.
+pub(super) fn may_be_control(seed: u32, position: u64, frame: &[u8; FRAME], start: &[u8]) -> bool {
+    let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
+    match start.split_at_checked(TAG.len()) {
+        Some((tag, rest)) if tag == TAG_LONG => {
+            let prefix = prefix_crc(seed, len, frame[4], position);
+            rest.get(..4) == Some(&prefix.to_le_bytes()[..])
+        }
+        Some((tag, _)) => tag == TAG && len as usize <= CONTROL_SHORT,
+        None => false,
+    }
+}
+
 fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
-    if kind == DATA {
-        return Some(Record::Data { connection: fields.u64()?, bytes: fields.0 });
+    match kind {
+        DATA => return Some(Record::Data { connection: fields.u64()?, bytes: fields.0 }),
+        REPEAT => {
+            let (connection, offset) = (fields.u64()?, fields.u64()?);
+            return Some(Record::Repeat { connection, offset, bytes: fields.0 });
+        }
+        _ => {}
     }
-    if fields.take(TAG.len())? != TAG {
-        return None;
-    }
+    let is_long = match fields.take(TAG.len())? {
+        tag if tag == TAG => false,
+        tag if tag == TAG_LONG => fields.take(4).is_some(),
+        _ => return None,
+    };
     let record = match kind {
-        EOS => Record::Eos {
+        STREAM_END => Record::StreamEnd {
             connection: fields.u64()?,
             kind: match fields.u8()? {
-                0 => EosKind::Fin,
-                1 => EosKind::Reset,
-                2 => EosKind::Stop,
-                3 => EosKind::Crash,
+                0 => StreamEnd::Fin,
+                1 => StreamEnd::Reset,
+                2 => StreamEnd::Stop,
+                3 => StreamEnd::Crash,
                 _ => return None,
             },
         },
         LINE_CUT => Record::LineCut { connection: fields.u64()? },
-        MARK => {
+        PRODUCER => {
+            let connection = fields.u64()?;
+            let name = std::mem::take(&mut fields.0);
+            let is_sound = connection & LASTING != 0 && name.len() <= PRODUCER_NAME_BYTES_MAX;
+            return is_sound.then_some(Record::Producer { connection, name });
+        }
+        EPOCH_END => {
             let (epoch, next_epoch) = (fields.u64()?, fields.u64()?);
             let (cut, synced_through) = (Position(fields.u64()?), Position(fields.u64()?));
             let previous = Some(Position(fields.u64()?)).filter(|p| p.0 != u64::MAX);
-            let (resume, source) = fields.resume()?;
-            let mark = Mark { epoch, next_epoch, cut, resume, source };
-            Record::Mark { mark, synced_through, previous }
+            let resume = if is_long { fields.resume()? } else { fields.resume_of_version_1()? };
+            let end = EpochEnd { epoch, next_epoch, cut, resume };
+            Record::EpochEnd { end, synced_through, previous }
         }
-        SYNC => Record::Sync { synced_through: Position(fields.u64()?) },
-        DONE => {
+        SYNCED => Record::Synced { synced_through: Position(fields.u64()?) },
+        COMMITTED => {
             let (epoch, synced_through) = (fields.u64()?, Position(fields.u64()?));
-            let (resume, source) = fields.resume()?;
-            let done = Done { epoch, resume, source };
-            Record::Done { done, synced_through }
+            let resume = if is_long { fields.resume()? } else { fields.resume_of_version_1()? };
+            Record::Committed { note: CommitNote { epoch, resume }, synced_through }
         }
         _ => return None,
     };
@@ -233,43 +302,33 @@ impl<'a> Fields<'a> {
     pub(super) fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
-
-    fn resume(&mut self) -> Option<(Resume, Option<SourceOffset>)> {
-        let position = Position(self.u64()?);
-        let skip = self.u32()?;
-        let source = match self.u8()? {
-            0 => None,
-            _ => Some(SourceOffset { offset: self.u64()?, fingerprint: self.u64()? }),
-        };
-        let splitter_bytes = self.u32()? as usize;
-        let splitter = self.take(splitter_bytes)?.to_vec();
-        let resume = Resume { position, skip, splitter };
-        Some((resume, source))
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::{ConnectionState, Resume};
+    use crate::lines::SplitterState;
 
     fn samples() -> Vec<Record<'static>> {
-        let resume = Resume { position: Position(77), skip: 3, splitter: b"\x01cr".to_vec() };
-        let source = Some(SourceOffset { offset: 1 << 40, fingerprint: 9 });
-        let mark = Mark {
-            epoch: 10_000,
-            next_epoch: 20_000,
-            cut: Position(99),
-            resume: resume.clone(),
-            source: None,
+        let splitter = SplitterState { unfinished_bytes: 7, ..SplitterState::default() };
+        let state = ConnectionState { connection: 4, position: Position(77), skip: 3, splitter };
+        let resume = Resume {
+            connections: vec![state],
+            positions: b"somewhere".to_vec(),
+            ..Resume::at(Position(77))
         };
-        let done = Done { epoch: 10_000, resume, source };
+        let (epoch, next_epoch, cut) = (10_000, 20_000, Position(99));
+        let end = EpochEnd { epoch, next_epoch, cut, resume: resume.clone() };
+        let note = CommitNote { epoch: 10_000, resume };
         let synced_through = Position(55);
         vec![
-            Record::Eos { connection: 4, kind: EosKind::Reset },
+            Record::StreamEnd { connection: 4, kind: StreamEnd::Reset },
             Record::LineCut { connection: 4 },
-            Record::Mark { mark, synced_through, previous: Some(Position(12)) },
-            Record::Sync { synced_through },
-            Record::Done { done, synced_through },
+            Record::EpochEnd { end, synced_through, previous: Some(Position(12)) },
+            Record::Synced { synced_through },
+            Record::Committed { note, synced_through },
+            Record::Producer { connection: LASTING | 5, name: b"host-7" },
         ]
     }
 
@@ -289,6 +348,10 @@ mod tests {
         whole.extend_from_slice(b"text");
         let data = Record::Data { connection: 42, bytes: b"text" };
         assert_eq!(decode(7, 5, &whole), Ok(data));
+        let mut whole = repeat_head(7, 5, (42, 9), b"text").to_vec();
+        whole.extend_from_slice(b"text");
+        let repeat = Record::Repeat { connection: 42, offset: 9, bytes: b"text" };
+        assert_eq!(decode(7, 5, &whole), Ok(repeat));
     }
 
     #[test]
@@ -310,7 +373,7 @@ mod tests {
         assert_eq!(measure(&frame, u64::MAX), Err(Fault::Empty));
         put_frame(&mut frame, u32::MAX, DATA, 0);
         assert_eq!(measure(&frame, u64::MAX), Err(Fault::Length));
-        put_frame(&mut frame, CONTROL_MAX as u32 + 1, MARK, 0);
+        put_frame(&mut frame, CONTROL_MAX as u32 + 1, EPOCH_END, 0);
         assert_eq!(measure(&frame, u64::MAX), Err(Fault::Length));
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::disk::{Disk, LocalDisk};
 use super::encoding::Fault;
-use super::record::{Entry, Record, SourceOffset};
+use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
 use super::recover::Log;
 use super::scan::{self, Cursor, Step, look_behind};
 use super::segment::{self, Header};
@@ -184,9 +184,9 @@ impl Inspection<'_> {
         self.promised = self.promised.max(entry.record.synced_through().map_or(0, |p| p.0));
         match &entry.record {
             Record::Data { bytes, .. } => self.verdict.data_bytes += bytes.len() as u64,
-            Record::Mark { mark, .. } => {
+            Record::EpochEnd { end, .. } => {
                 self.verdict.marks += 1;
-                self.marks.push((mark.epoch, mark.cut.0));
+                self.marks.push((end.epoch, end.cut.0));
             }
             _ => {}
         }
@@ -257,42 +257,61 @@ fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
         Record::Data { connection, bytes } => {
             writeln!(out, "{at} DATA connection={connection} bytes={}", bytes.len())
         }
-        Record::Eos { connection, kind } => {
+        Record::StreamEnd { connection, kind } => {
+            let connection = match *connection {
+                ALL_CONNECTIONS => "all".to_owned(),
+                one => one.to_string(),
+            };
             let kind = format!("{kind:?}").to_lowercase();
             writeln!(out, "{at} EOS connection={connection} kind={kind}")
         }
         Record::LineCut { connection } => writeln!(out, "{at} LINECUT connection={connection}"),
-        Record::Mark { mark, synced_through, .. } => writeln!(
+        Record::Repeat { connection, offset, bytes } => {
+            let bytes = bytes.len();
+            writeln!(out, "{at} REPEAT connection={connection} offset={offset} bytes={bytes}")
+        }
+        Record::Producer { connection, name } => {
+            writeln!(out, "{at} PRODUCER connection={connection} name={}", name.escape_ascii())
+        }
+        Record::EpochEnd { end, synced_through, .. } => writeln!(
             out,
-            "{at} MARK epoch={} next_epoch={} cut={} resume={}+{} synced_through={}{}",
-            mark.epoch,
-            mark.next_epoch,
-            mark.cut.0,
-            mark.resume.position.0,
-            mark.resume.skip,
+            "{at} MARK epoch={} next_epoch={} cut={}{} synced_through={}{}",
+            end.epoch,
+            end.next_epoch,
+            end.cut.0,
+            show_position(&end.resume),
             synced_through.0,
-            show_source(mark.source)
+            show_state(&end.resume),
         ),
-        Record::Sync { synced_through } => {
+        Record::Synced { synced_through } => {
             writeln!(out, "{at} SYNC synced_through={}", synced_through.0)
         }
-        Record::Done { done, synced_through } => writeln!(
+        Record::Committed { note, synced_through } => writeln!(
             out,
-            "{at} DONE epoch={} resume={}+{} synced_through={}{}",
-            done.epoch,
-            done.resume.position.0,
-            done.resume.skip,
+            "{at} DONE epoch={}{} synced_through={}{}",
+            note.epoch,
+            show_position(&note.resume),
             synced_through.0,
-            show_source(done.source)
+            show_state(&note.resume),
         ),
     }
 }
 
-/// How far a file was read.
-fn show_source(source: Option<SourceOffset>) -> String {
-    source.map_or_else(String::new, |at| {
-        format!(" file_bytes={} file_ended={}", at.bytes(), at.is_end())
-    })
+/// The record where reading goes on, and the bytes of it that are done with.
+fn show_position(resume: &Resume) -> String {
+    let first = resume.connections.iter().find(|state| state.position == resume.position);
+    format!(" resume={}+{}", resume.position.0, first.map_or(0, |state| state.skip))
+}
+
+/// The numbers of open lines and producers, and the length of a source's own positions.
+fn show_state(resume: &Resume) -> String {
+    let numbers = [
+        ("open_lines", resume.connections.len()),
+        ("producers", resume.producers.len()),
+        ("positions_bytes", resume.positions.len()),
+    ];
+    let present = numbers.iter().filter(|(_, number)| *number > 0);
+    present.map(|(name, number)| format!(" {name}={number}")).collect()
 }
 
 fn unwritable(error: std::io::Error) -> Error {

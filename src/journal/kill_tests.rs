@@ -12,6 +12,7 @@ use std::process::{Command, Stdio};
 
 use super::*;
 use crate::crash::POINTS;
+use crate::lines::StreamEnd;
 
 const CHILD: &str = "WORDTIDE_JOURNAL_CHILD";
 
@@ -51,7 +52,7 @@ fn run(folder: &Path) {
     let (mut journal, recovery) = open(folder);
     let found = numbers(&journal, recovery.first);
     let mut number = found.last().copied().unwrap_or(0).max(acknowledged(folder));
-    let mut epoch = recovery.last_mark.map_or(0, |mark| mark.epoch);
+    let mut epoch = recovery.last_epoch_end.map_or(0, |mark| mark.epoch);
     let acks = fs::OpenOptions::new().create(true).append(true).open(folder.join("acks"));
     let mut acks = acks.unwrap();
     for round in 0..10 {
@@ -64,16 +65,18 @@ fn run(folder: &Path) {
             assert!(matches!(taken, Append::Stored { .. }), "the cap is large enough");
             acks.write_all(&number.to_le_bytes()).unwrap();
         }
-        assert!(matches!(journal.append_eos(connection, EosKind::Fin), Ok(Append::Stored { .. })));
+        assert!(matches!(
+            journal.append_stream_end(connection, StreamEnd::Fin),
+            Ok(Append::Stored { .. })
+        ));
         epoch += 1;
         let cut = journal.tail();
-        let mark =
-            Mark { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut), source: None };
-        assert!(matches!(journal.append_mark(&mark), Ok(Append::Stored { .. })));
+        let mark = EpochEnd { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut) };
+        assert!(matches!(journal.append_epoch_end(&mark), Ok(Append::Stored { .. })));
         journal.syncer().sync().unwrap();
-        assert!(matches!(journal.append_sync(), Ok(Append::Stored { .. })));
+        assert!(matches!(journal.append_synced(), Ok(Append::Stored { .. })));
         if epoch > 1 {
-            assert!(journal.append_done(epoch - 1).is_ok());
+            assert!(journal.append_committed(epoch - 1).is_ok());
         }
         journal.syncer().sync().unwrap();
         while journal.syncer().tidy().unwrap() {}
@@ -113,9 +116,9 @@ fn a_process_that_dies_at_any_point_loses_and_doubles_nothing() {
             let acknowledged = acknowledged(folder.path());
             assert!(last == acknowledged || last == acknowledged + 1, "{point}: {last}");
             // What is not committed is all there: marks without a gap up to the last one.
-            let done = recovery.last_done.map_or(0, |done| done.epoch);
+            let done = recovery.last_committed.map_or(0, |done| done.epoch);
             let open: Vec<u64> = recovery.open_epochs.iter().map(|mark| mark.epoch).collect();
-            let newest = recovery.last_mark.map_or(0, |mark| mark.epoch);
+            let newest = recovery.last_epoch_end.map_or(0, |mark| mark.epoch);
             assert_eq!(open, (done + 1..=newest).collect::<Vec<u64>>(), "{point}");
             let verdict = check(&folder.path().join("source"), &mut Vec::new()).unwrap();
             assert!(verdict.is_sound(), "{point}: {verdict:?}");

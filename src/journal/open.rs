@@ -1,5 +1,6 @@
 //! Opening: lock, recover, mend, and close the connections that were open.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,13 +9,14 @@ use super::append::{Active, Journal, beginning};
 use super::budget::Budget;
 use super::disk::{self, Disk, LocalDisk};
 use super::encoding::Fault;
-use super::record::{EosKind, Position};
+use super::record::{ALL_CONNECTIONS, Position};
 use super::recover::{Found, Recovery, recover};
 use super::segment::{self, Facts, HEADER, Header, SOURCE_ID_BYTES_MAX, Standing};
 use super::shared::{Leftover, Segment, Shared, Spare, disk_error};
 use super::{Append, JournalSettings, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
+use crate::lines::StreamEnd;
 
 impl Journal {
     /// Opens the journal in `folder`, or makes it, and takes its lock.
@@ -98,10 +100,10 @@ impl Journal {
             created,
             first: Position(found.segments.first().map_or(0, |segment| segment.base)),
             resume: found.resume(),
-            unmarked: (found.last_mark.as_ref()).map_or(Position(0), |mark| mark.cut),
-            last_mark: found.last_mark.clone(),
-            last_done: found.done.as_ref().map(|(done, _)| done.clone()),
-            open_epochs: found.marks.iter().cloned().collect(),
+            unmarked: (found.last_epoch_end.as_ref()).map_or(Position(0), |end| end.cut),
+            last_epoch_end: found.last_epoch_end.clone(),
+            last_committed: found.committed.as_ref().map(|(done, _)| done.clone()),
+            open_epochs: found.epoch_ends.iter().cloned().collect(),
             tail: Position(found.tail),
             torn_bytes,
             crashed_connections: Vec::new(),
@@ -162,8 +164,8 @@ fn assemble(
     ledger.next_bytes = (2 * last_bytes).clamp(least, most);
     // Names that a crashed run made may not be on disk.
     ledger.names_changed = true;
-    ledger.marks = found.marks;
-    ledger.done = found.done;
+    ledger.epoch_ends = found.epoch_ends;
+    ledger.committed = found.committed;
     ledger.settle();
     // The limit may be lower than it was, and the reserve comes first.
     while ledger.account.left(ledger.bytes_held()) < least
@@ -189,18 +191,19 @@ fn assemble(
         last_line_record: found.tail,
         stated: found.standing.synced,
         standing: found.standing,
-        last_epoch: found.last_mark.as_ref().map(|mark| mark.epoch),
-        last_cut: found.last_mark.as_ref().map_or(0, |mark| mark.cut.0),
+        last_epoch: found.last_epoch_end.as_ref().map(|end| end.epoch),
+        last_cut: found.last_epoch_end.as_ref().map_or(0, |end| end.cut.0),
         has_reserve,
-        scratch: Vec::with_capacity(super::encoding::CONTROL_MAX),
+        scratch: Vec::with_capacity(super::encoding::CONTROL_SHORT),
     })
 }
 
-/// Says of each connection that was open that the program died, before anything else is appended.
+/// Ends each connection that was open, since the program died, before anything else is appended.
 fn close_connections(journal: &mut Journal) -> Result<Vec<u64>> {
-    let open = journal.standing.connections.clone();
-    for &connection in &open {
-        if let Append::Full(_) = journal.append_eos(connection, EosKind::Crash)? {
+    let open: Vec<u64> = journal.standing.connections.iter().copied().collect();
+    let more = journal.standing.more_connections.then_some(ALL_CONNECTIONS);
+    for connection in open.iter().copied().chain(more) {
+        if let Append::Full(_) = journal.append_stream_end(connection, StreamEnd::Crash)? {
             return Err(Error::new(
                 ErrorKind::Disk,
                 "the journal has no room for the end of a connection",
@@ -255,9 +258,9 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
         segments: vec![Segment { base: 0, bytes, file: None }],
         tail: beginning().position.0,
         standing: Standing::default(),
-        last_mark: None,
-        marks: Default::default(),
-        done: None,
+        last_epoch_end: None,
+        epoch_ends: VecDeque::new(),
+        committed: None,
         torn_bytes: 0,
         sound_bytes: 0,
         fault: None,

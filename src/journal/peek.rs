@@ -37,7 +37,7 @@ pub fn peek(folder: &Path) -> Result<Option<Glimpse>> {
         source: found.header.facts.source.clone(),
         parts: found.header.facts.parts,
         interval_ms: found.header.facts.interval_ms,
-        open_epochs: found.marks.iter().map(|mark| mark.epoch).collect(),
-        last_epoch: found.last_mark.as_ref().map(|mark| mark.epoch),
+        open_epochs: found.epoch_ends.iter().map(|end| end.epoch).collect(),
+        last_epoch: found.last_epoch_end.as_ref().map(|end| end.epoch),
     }))
 }

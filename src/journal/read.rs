@@ -100,7 +100,7 @@ impl Reader {
 fn damage(shared: &Shared, base: u64, position: u64, fault: Fault) -> Error {
     let marks: Vec<(u64, u64)> = {
         let ledger = shared.ledger();
-        ledger.marks.iter().map(|mark| (mark.epoch, mark.cut.0)).collect()
+        ledger.epoch_ends.iter().map(|end| (end.epoch, end.cut.0)).collect()
     };
     let name = segment::name(base);
     let epochs = scan::name_epochs(scan::affected(&marks, position, position + 1));

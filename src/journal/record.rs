@@ -1,11 +1,23 @@
-//! Records: what they say.
+//! The records of a journal.
 
 use serde::{Deserialize, Serialize};
 
-/// Most bytes of the socket in one DATA record.
+use crate::lines::{LinePart, SplitterState, StreamEnd};
+
+/// Most bytes of the socket in one Data record.
 pub const DATA_BYTES_MAX: usize = 256 * 1024;
-/// Most bytes of splitter state in a MARK.
-pub const SPLITTER_BYTES_MAX: usize = 1024;
+/// Most bytes of [`Resume::positions`].
+pub const POSITIONS_BYTES_MAX: usize = 128 * 1024;
+/// Most bytes of the name of a producer.
+pub const PRODUCER_NAME_BYTES_MAX: usize = 256;
+
+/// The bit that the ids of *lasting* connections have: those of producers. They go on after a
+/// crash or a stop, so recovery does not end them.
+pub const LASTING: u64 = 1 << 63;
+/// In a StreamEnd record: every connection that is not lasting.
+pub const ALL_CONNECTIONS: u64 = u64::MAX;
+/// In a state that an earlier version wrote: the connection whose record comes next.
+pub const NEXT_CONNECTION: u64 = u64::MAX - 1;
 
 /// A place in the record stream of one journal, in bytes of whole records since its beginning.
 #[derive(
@@ -13,93 +25,93 @@ pub const SPLITTER_BYTES_MAX: usize = 1024;
 )]
 pub struct Position(pub u64);
 
-/// Why a connection's bytes end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub enum EosKind {
-    /// The sender closed in order: a partial line is a line.
-    Fin,
-    /// The connection was reset: the uncut rest is dropped.
-    Reset,
-    /// This program stopped: a partial line is a line.
-    Stop,
-    /// This program died; recovery wrote the record. A partial line is a line.
-    Crash,
-}
-
 /// Where reading the log goes on after a cut, so that lines which were open at the cut come out
 /// whole.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resume {
-    /// First record to be read again; never behind the cut.
+    /// First record to be read again; never after the cut.
     pub position: Position,
-    /// Bytes of that record's DATA which belong to lines that are done with.
-    pub skip: u32,
-    /// The splitter's own state at that byte: opaque here, at most [`SPLITTER_BYTES_MAX`] bytes.
-    pub splitter: Vec<u8>,
+    /// The end of the records that were split into lines. Of the records before it, only Data of
+    /// `connections` is needed again.
+    pub split: Position,
+    /// Records and bytes before `split`, which order the lines of the source.
+    pub order: u64,
+    /// The open connections whose splitter is not in its first state.
+    pub connections: Vec<ConnectionState>,
+    /// The positions of a source that can be read again, in its own encoding; else empty.
+    pub positions: Vec<u8>,
+    /// The producers that are known.
+    pub producers: Vec<Producer>,
 }
 
 impl Resume {
-    /// Goes on exactly at `position`, with a fresh splitter.
+    /// Goes on exactly at `position`, with fresh splitters.
     pub fn at(position: Position) -> Resume {
-        Resume { position, ..Resume::default() }
+        Resume { position, split: position, ..Resume::default() }
     }
 }
 
-/// How far a source that can be read again was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceOffset {
-    /// First byte that was not read, with [`SourceOffset::ENDED`] if the source ended there.
-    pub offset: u64,
-    /// A hash of what lies before it, so that another file under the same name is noticed.
-    pub fingerprint: u64,
+/// The state of one connection at a cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionState {
+    /// The connection.
+    pub connection: u64,
+    /// The record with the first byte of its unfinished line, or the end of what was split.
+    pub position: Position,
+    /// Bytes of that record's Data which belong to lines that are done with.
+    pub skip: u32,
+    /// The state of its splitter.
+    pub splitter: SplitterState,
 }
 
-impl SourceOffset {
-    /// Set in the offset of a source whose end was taken: its unfinished last line has become a
-    /// line.
-    pub const ENDED: u64 = 1 << 63;
-
-    /// Bytes that were read.
-    pub fn bytes(self) -> u64 {
-        self.offset & !Self::ENDED
-    }
-
-    /// Returns true if the source ended there.
-    pub fn is_end(self) -> bool {
-        self.offset & Self::ENDED != 0
+impl ConnectionState {
+    /// Returns true if a fresh splitter does the same: no line is unfinished.
+    pub fn is_fresh(&self) -> bool {
+        let SplitterState { unfinished_bytes, pending_cr, line_part, lines_owed, .. } =
+            self.splitter;
+        unfinished_bytes == 0 && !pending_cr && line_part == LinePart::Start && lines_owed == 0
     }
 }
 
-/// The end of an epoch: everything before `cut` that no earlier mark took belongs to it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mark {
+/// A sender whose bytes are numbered, so that it can send them again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Producer {
+    /// Its name for itself, at most [`PRODUCER_NAME_BYTES_MAX`] bytes.
+    pub name: Vec<u8>,
+    /// Its lasting connection.
+    pub connection: u64,
+    /// The number of its next byte: so many are in the log.
+    pub next: u64,
+    /// The epoch that was open when it sent last.
+    pub last_epoch: u64,
+}
+
+/// The end of an epoch: everything before `cut` that no earlier EpochEnd took belongs to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EpochEnd {
     /// The epoch that ends.
     pub epoch: u64,
-    /// The epoch to which the bytes behind the cut belong at the earliest.
+    /// The epoch to which the bytes after the cut belong at the earliest.
     pub next_epoch: u64,
     /// End of the last record that counts for `epoch`.
     pub cut: Position,
     /// Where a replay of the next epoch begins.
     pub resume: Resume,
-    /// For a source that can be read again.
-    pub source: Option<SourceOffset>,
 }
 
 /// All epochs up to `epoch` are committed; the log is needed from `resume` on only.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Done {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CommitNote {
     /// The newest epoch that is committed.
     pub epoch: u64,
     /// Where a replay of the next epoch begins.
     pub resume: Resume,
-    /// For a source that can be read again.
-    pub source: Option<SourceOffset>,
 }
 
 /// One record as it is read back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// Bytes as they came from the socket.
+    /// Bytes as they came from the source.
     Data {
         /// The connection they came by.
         connection: u64,
@@ -107,58 +119,75 @@ pub enum Record<'a> {
         bytes: &'a [u8],
     },
     /// A connection has no more bytes.
-    Eos {
-        /// Which connection.
+    StreamEnd {
+        /// The connection, or [`ALL_CONNECTIONS`].
         connection: u64,
         /// Why.
-        kind: EosKind,
+        kind: StreamEnd,
     },
     /// The unfinished line of a connection kept so many bytes that it was cut there.
     LineCut {
         /// The connection whose line it is.
         connection: u64,
     },
+    /// The first bytes of an unfinished line once more, so that the records which held them are
+    /// not needed any more.
+    Repeat {
+        /// The connection whose line it is.
+        connection: u64,
+        /// The number of the first of these bytes in the stream of the connection.
+        offset: u64,
+        /// 1 to [`DATA_BYTES_MAX`] bytes.
+        bytes: &'a [u8],
+    },
+    /// A lasting connection is that of this producer.
+    Producer {
+        /// The connection.
+        connection: u64,
+        /// The name of the producer.
+        name: &'a [u8],
+    },
     /// An epoch ends.
-    Mark {
+    EpochEnd {
         /// The contents of the record.
-        mark: Mark,
+        end: EpochEnd,
         /// Everything before this position was on disk when the record was written.
         synced_through: Position,
-        /// The MARK before this one, so that recovery walks back from mark to mark.
+        /// The EpochEnd before this one, so that recovery walks back from one to the other.
         previous: Option<Position>,
     },
-    /// Tells how far the log was on disk, in a long epoch.
-    Sync {
+    /// States how far the log was on disk, in a long epoch.
+    Synced {
         /// Everything before this position was on disk when the record was written.
         synced_through: Position,
     },
     /// Epochs are committed.
-    Done {
+    Committed {
         /// The contents of the record.
-        done: Done,
+        note: CommitNote,
         /// Everything before this position was on disk when the record was written.
         synced_through: Position,
     },
 }
 
 impl Record<'_> {
-    /// The proof of durability that the record carries.
+    /// Returns the proof of durability that the record carries.
     pub fn synced_through(&self) -> Option<Position> {
         match self {
-            Record::Mark { synced_through, .. }
-            | Record::Sync { synced_through }
-            | Record::Done { synced_through, .. } => Some(*synced_through),
-            Record::Data { .. } | Record::Eos { .. } | Record::LineCut { .. } => None,
+            Record::EpochEnd { synced_through, .. }
+            | Record::Synced { synced_through }
+            | Record::Committed { synced_through, .. } => Some(*synced_through),
+            _ => None,
         }
     }
 }
 
-/// A record and where it stands.
+/// A record and its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// First byte of the record.
     pub position: Position,
-    /// First byte behind it: the position of the next record.
+    /// First byte after it: the position of the next record.
     pub end: Position,
     /// The contents of the record.
     pub record: Record<'a>,

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::disk::{Disk, File};
 use super::encoding::Fault;
 use super::read::damage_error;
-use super::record::{Done, Entry, Mark, Position, Record, Resume};
+use super::record::{CommitNote, Entry, EpochEnd, Position, Record, Resume};
 use super::scan::{self, Cursor, Step, look_behind};
-use super::segment::{self, CONNECTIONS_MAX, HEADER, Header, Standing, read_header};
+use super::segment::{self, HEADER, Header, Standing, read_header};
 use super::shared::{Segment, disk_error};
 use crate::error::Result;
 
@@ -26,12 +26,12 @@ pub struct Recovery {
     /// Where a replay of what is not committed begins.
     pub resume: Resume,
     /// The newest mark, committed or not.
-    pub last_mark: Option<Mark>,
+    pub last_epoch_end: Option<EpochEnd>,
     /// The last Committed record. The journal may not know of later commits; the store does.
-    pub last_done: Option<Done>,
+    pub last_committed: Option<CommitNote>,
     /// Epochs that are marked and not known to be committed, in order. Their marks may not be on
     /// disk yet: [`Syncer::sync`](super::Syncer::sync) before anything of them is published.
-    pub open_epochs: Vec<Mark>,
+    pub open_epochs: Vec<EpochEnd>,
     /// Where the bytes begin that no mark took; they end at [`Recovery::tail`].
     pub unmarked: Position,
     /// The end of the log as it was found, before the EOS records of this start.
@@ -54,9 +54,11 @@ pub(super) struct Found {
     pub(super) segments: Vec<Segment>,
     pub(super) tail: u64,
     pub(super) standing: Standing,
-    pub(super) last_mark: Option<Mark>,
-    pub(super) marks: VecDeque<Mark>,
-    pub(super) done: Option<(Done, u64)>,
+    pub(super) last_epoch_end: Option<EpochEnd>,
+    /// Ends of epochs that are not known to be committed, in order.
+    pub(super) epoch_ends: VecDeque<EpochEnd>,
+    /// The newest Committed and the end of its record.
+    pub(super) committed: Option<(CommitNote, u64)>,
     pub(super) torn_bytes: u64,
     /// Bytes of whole records among them, as far as they follow the first bad one.
     pub(super) sound_bytes: u64,
@@ -71,8 +73,8 @@ pub(super) struct Found {
 
 impl Found {
     pub(super) fn resume(&self) -> Resume {
-        match &self.done {
-            Some((done, _)) => done.resume.clone(),
+        match &self.committed {
+            Some((note, _)) => note.resume.clone(),
             None => Resume::at(Position(self.segments.first().map_or(0, |s| s.base))),
         }
     }
@@ -160,8 +162,8 @@ impl<'d> Log<'d> {
 /// The facts that the walk over the records found.
 struct Walk {
     standing: Standing,
-    marks: VecDeque<Mark>,
-    done: Option<(Done, u64)>,
+    epoch_ends: VecDeque<EpochEnd>,
+    committed: Option<(CommitNote, u64)>,
 }
 
 impl Walk {
@@ -171,26 +173,19 @@ impl Walk {
             standing.synced = standing.synced.max(synced.0);
         }
         match &entry.record {
-            Record::Data { connection, .. } => {
-                let room = standing.connections.len() < CONNECTIONS_MAX;
-                if room && !standing.connections.contains(connection) {
-                    standing.connections.push(*connection);
-                }
-                let next = &mut standing.next_connection;
-                *next = (*next).max(connection.saturating_add(1));
+            Record::Data { connection, .. } | Record::Producer { connection, .. } => {
+                standing.opened(*connection);
             }
-            Record::Eos { connection, .. } => {
-                standing.connections.retain(|open| open != connection)
+            Record::StreamEnd { connection, .. } => standing.ended(*connection),
+            Record::EpochEnd { end, .. } => {
+                standing.last_epoch_end = Some(entry.position.0);
+                self.epoch_ends.push_back(end.clone());
             }
-            Record::Mark { mark, .. } => {
-                standing.last_mark = Some(entry.position.0);
-                self.marks.push_back(mark.clone());
+            Record::Committed { note, .. } => {
+                standing.last_committed = Some(entry.position.0);
+                self.committed = Some((note.clone(), entry.end.0));
             }
-            Record::Done { done, .. } => {
-                standing.last_done = Some(entry.position.0);
-                self.done = Some((done.clone(), entry.end.0));
-            }
-            Record::Sync { .. } | Record::LineCut { .. } => {}
+            Record::Synced { .. } | Record::LineCut { .. } | Record::Repeat { .. } => {}
         }
     }
 }
@@ -219,7 +214,7 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
     let begin = || {
         let mut standing = start_header.standing.clone();
         standing.synced = standing.synced.max(header.standing.synced);
-        Walk { standing, marks: VecDeque::new(), done: None }
+        Walk { standing, epoch_ends: VecDeque::new(), committed: None }
     };
     let mut trusted = 0;
     if log.extent(log.bases.len() - 1)?.2 - log.bases[start] > VERIFIED_BYTES_MIN {
@@ -235,9 +230,9 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
         segments: Vec::new(),
         tail: stop.position,
         standing: Standing::default(),
-        last_mark: walk.marks.back().cloned(),
-        marks: VecDeque::new(),
-        done: None,
+        last_epoch_end: walk.epoch_ends.back().cloned(),
+        epoch_ends: VecDeque::new(),
+        committed: None,
         torn_bytes: 0,
         sound_bytes: 0,
         fault: stop.fault,
@@ -323,7 +318,8 @@ fn walk_records(
 /// Torn or damaged: looks for a promise, made behind the bad place, that covers it.
 fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Found) -> Result<()> {
     let mut promised = walk.standing.synced;
-    let mut marks: Vec<(u64, u64)> = walk.marks.iter().map(|m| (m.epoch, m.cut.0)).collect();
+    let mut marks: Vec<(u64, u64)> =
+        walk.epoch_ends.iter().map(|end| (end.epoch, end.cut.0)).collect();
     let mut next_whole = u64::MAX;
     for at in stop.at..log.bases.len() {
         let base = log.bases[at];
@@ -338,8 +334,8 @@ fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Fou
                 promised = promised.max(synced.0);
             }
             next_whole = next_whole.min(position);
-            if let Record::Mark { mark, .. } = record {
-                marks.push((mark.epoch, mark.cut.0));
+            if let Record::EpochEnd { end, .. } = record {
+                marks.push((end.epoch, end.cut.0));
             }
         });
         let used = used.map_err(|error| log.failed(at, error))?;
@@ -384,34 +380,34 @@ fn complete_marks(
     seed: u32,
     found: &mut Found,
 ) -> Result<()> {
-    found.done = match (walk.done, before.last_done) {
-        (Some(done), _) => Some(done),
+    found.committed = match (walk.committed, before.last_committed) {
+        (Some(noted), _) => Some(noted),
         (None, Some(position)) if position >= log.bases[0] => {
             Some(log.record_at(seed, position, |entry| match &entry.record {
-                Record::Done { done, .. } => Some((done.clone(), entry.end.0)),
+                Record::Committed { note, .. } => Some((note.clone(), entry.end.0)),
                 _ => None,
             })?)
         }
         (None, _) => None,
     };
-    let done_epoch = found.done.as_ref().map(|(done, _)| done.epoch);
+    let committed_epoch = found.committed.as_ref().map(|(note, _)| note.epoch);
     found.standing = walk.standing;
-    found.marks = walk.marks;
-    let mut previous = before.last_mark;
+    found.epoch_ends = walk.epoch_ends;
+    let mut previous = before.last_epoch_end;
     while let Some(position) = previous.filter(|&position| position >= log.bases[0]) {
-        let (mark, earlier) = log.record_at(seed, position, |entry| match &entry.record {
-            Record::Mark { mark, previous, .. } => Some((mark.clone(), *previous)),
+        let (end, earlier) = log.record_at(seed, position, |entry| match &entry.record {
+            Record::EpochEnd { end, previous, .. } => Some((end.clone(), *previous)),
             _ => None,
         })?;
-        found.last_mark.get_or_insert_with(|| mark.clone());
-        if done_epoch.is_some_and(|done| mark.epoch <= done) {
+        found.last_epoch_end.get_or_insert_with(|| end.clone());
+        if committed_epoch.is_some_and(|committed| end.epoch <= committed) {
             break;
         }
         // Positions only go down, or a record that lies would be followed for ever.
         previous = earlier.map(|p| p.0).filter(|&p| p < position);
-        found.marks.push_front(mark);
+        found.epoch_ends.push_front(end);
     }
-    found.marks.retain(|mark| done_epoch.is_none_or(|done| mark.epoch > done));
+    found.epoch_ends.retain(|end| committed_epoch.is_none_or(|committed| end.epoch > committed));
     Ok(())
 }
 
@@ -424,8 +420,8 @@ fn list_segments(
     found: &mut Found,
 ) -> Result<()> {
     let kept = stop.at + usize::from(stop.fault != Some(Fault::Header));
-    let needed = match &found.done {
-        Some((done, _)) => done.resume.position.0,
+    let needed = match &found.committed {
+        Some((note, _)) => note.resume.position.0,
         None if strict => 0,
         None => log.bases[0],
     };

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use memchr::memmem;
 
 use super::disk::File;
-use super::encoding::{self, CONTROL_MAX, DATA, FRAME, Fault, PAYLOAD_MAX, TAG};
+use super::encoding::{
+    self, CONTROL_MAX, CONTROL_SHORT, DATA, FRAME, Fault, PAYLOAD_MAX, TAG_START,
+};
 use super::record::{Entry, Position, Record};
 use super::segment::{HEADER, read_full};
 
@@ -14,9 +16,8 @@ use super::segment::{HEADER, read_full};
 const WINDOW: usize = 512 * 1024;
 const _: () = assert!(WINDOW >= FRAME + PAYLOAD_MAX);
 
-/// Bytes read at a time where most are stepped over; holds a frame with what follows it.
+/// Bytes read at a time where most are stepped over; holds a frame and mostly its record.
 const SKIM_WINDOW: usize = 4096;
-const _: () = assert!(SKIM_WINDOW >= FRAME + CONTROL_MAX);
 
 /// The contents of a log at a position.
 #[derive(Debug)]
@@ -45,9 +46,9 @@ impl Cursor {
         Cursor::with_window(file, seed, base, from, WINDOW)
     }
 
-    /// For one record that is not DATA: reads no more than that.
+    /// For one record without bytes of a sender: reads little more than that.
     pub(super) fn for_control(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
-        Cursor::with_window(file, seed, base, from, FRAME + CONTROL_MAX)
+        Cursor::with_window(file, seed, base, from, FRAME + CONTROL_SHORT)
     }
 
     fn with_window(file: Arc<dyn File>, seed: u32, base: u64, from: u64, window: usize) -> Cursor {
@@ -92,7 +93,10 @@ impl Cursor {
             Ok(bytes) => bytes,
             Err(fault) => return Ok(Step::Bad(fault)),
         };
-        if bytes > self.buffer.len() || !self.fill(bytes, left, WINDOW)? {
+        if bytes > self.buffer.len() {
+            self.buffer.resize(bytes, 0);
+        }
+        if !self.fill(bytes, left, WINDOW)? {
             return Ok(Step::Bad(Fault::Missing));
         }
         let whole = &self.buffer[self.at..self.at + bytes];
@@ -175,10 +179,11 @@ impl Cursor {
     }
 }
 
-/// Calls `found` with each MARK, SYNC, DONE and EOS that stands whole anywhere in `from..limit` of
-/// a segment, some of them twice, and returns the end of the last byte there that is not zero.
+/// Calls `found` with each record without bytes of a sender that stands whole anywhere in
+/// `from..limit` of a segment, some of them twice, and returns the end of the last byte there that
+/// is not zero.
 ///
-/// DATA is not looked for: at its lengths a hostile sender could make the search quadratic.
+/// Data is not looked for: at its lengths a hostile sender could make the search quadratic.
 pub(super) fn look_behind(
     file: &dyn File,
     seed: u32,
@@ -197,7 +202,7 @@ pub(super) fn look_behind(
         if let Some(length) = length_without_zeros(bytes) {
             used = used.max(start + length as u64);
         }
-        for tag in memmem::find_iter(bytes, TAG) {
+        for tag in memmem::find_iter(bytes, TAG_START) {
             let Some(at) = tag.checked_sub(FRAME) else {
                 continue;
             };
@@ -207,6 +212,9 @@ pub(super) fn look_behind(
                 continue;
             };
             let position = start + at as u64;
+            if !encoding::may_be_control(seed, position, &frame, &bytes[tag..]) {
+                continue;
+            }
             let whole = bytes.get(at..at + length.min(OVERLAP));
             if let Some(Ok(record)) = whole.map(|whole| encoding::decode(seed, position, whole)) {
                 found(position, position + length as u64, record);

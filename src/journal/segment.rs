@@ -4,16 +4,18 @@
 //! how far the log was on disk, where the last MARK and DONE stand, which connections were open. So
 //! a restart reads the last segment or two and never the whole log.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 
 use super::disk::File;
 use super::encoding::Fields;
+use super::record::{ALL_CONNECTIONS, LASTING};
 
 /// Bytes of a segment before its first record.
 pub(super) const HEADER: u64 = 4096;
-/// Most connections that may be open in one journal at a time: their ids must fit into a header.
-pub const CONNECTIONS_MAX: usize = 256;
+/// Most connections whose ids a header lists. Of more, it only states how many they are.
+pub const CONNECTIONS_LISTED_MAX: usize = 256;
 /// Longest id of a source in bytes.
 pub const SOURCE_ID_BYTES_MAX: usize = 256;
 
@@ -37,12 +39,34 @@ pub struct Facts {
 pub(super) struct Standing {
     /// Everything before is on disk.
     pub(super) synced: u64,
-    pub(super) last_mark: Option<u64>,
-    pub(super) last_done: Option<u64>,
-    /// Connections with DATA and without EOS.
-    pub(super) connections: Vec<u64>,
+    pub(super) last_epoch_end: Option<u64>,
+    pub(super) last_committed: Option<u64>,
+    /// Connections with Data and without StreamEnd, those that last left out.
+    pub(super) connections: BTreeSet<u64>,
+    /// There are open connections beside these.
+    pub(super) more_connections: bool,
     /// One more than the greatest connection id met.
     pub(super) next_connection: u64,
+}
+
+impl Standing {
+    /// Notes that a connection has bytes.
+    pub(super) fn opened(&mut self, connection: u64) {
+        if connection & LASTING == 0 {
+            self.connections.insert(connection);
+        }
+        self.next_connection = self.next_connection.max((connection & !LASTING) + 1);
+    }
+
+    /// Notes that a connection, or all of them, have ended.
+    pub(super) fn ended(&mut self, connection: u64) {
+        if connection == ALL_CONNECTIONS {
+            self.connections.clear();
+            self.more_connections = false;
+        } else {
+            self.connections.remove(&connection);
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,14 +90,20 @@ impl Header {
             self.base,
             self.facts.interval_ms,
             standing.synced,
-            standing.last_mark.unwrap_or(NONE),
-            standing.last_done.unwrap_or(NONE),
+            standing.last_epoch_end.unwrap_or(NONE),
+            standing.last_committed.unwrap_or(NONE),
             standing.next_connection,
         ] {
             out.extend_from_slice(&number.to_le_bytes());
         }
-        out.extend_from_slice(&(standing.connections.len() as u32).to_le_bytes());
-        for connection in &standing.connections {
+        // A count above the ids that fit states that there are more.
+        let listed = standing.connections.len();
+        let count = match standing.more_connections {
+            true => listed.max(CONNECTIONS_LISTED_MAX) + 1,
+            false => listed,
+        };
+        out.extend_from_slice(&(count as u32).to_le_bytes());
+        for connection in standing.connections.iter().take(CONNECTIONS_LISTED_MAX) {
             out.extend_from_slice(&connection.to_le_bytes());
         }
         out.extend_from_slice(&(self.facts.source.len() as u32).to_le_bytes());
@@ -100,21 +130,29 @@ impl Header {
         let own_base = fields.u64()?;
         let interval_ms = fields.u64()?;
         let synced = fields.u64()?;
-        let last_mark = Some(fields.u64()?).filter(|&p| p != NONE);
-        let last_done = Some(fields.u64()?).filter(|&p| p != NONE);
+        let last_epoch_end = Some(fields.u64()?).filter(|&p| p != NONE);
+        let last_committed = Some(fields.u64()?).filter(|&p| p != NONE);
         let next_connection = fields.u64()?;
         let count = fields.u32()? as usize;
-        let mut connections = Vec::with_capacity(CONNECTIONS_MAX);
-        for _ in 0..count.min(CONNECTIONS_MAX) {
-            connections.push(fields.u64()?);
+        let mut connections = BTreeSet::new();
+        for _ in 0..count.min(CONNECTIONS_LISTED_MAX) {
+            connections.insert(fields.u64()?);
         }
+        let more_connections = count > CONNECTIONS_LISTED_MAX;
         let source_bytes = fields.u32()? as usize;
         let source = String::from_utf8(fields.take(source_bytes)?.to_vec()).ok()?;
         let header = Header {
             id,
             base,
             facts: Facts { source, parts, interval_ms },
-            standing: Standing { synced, last_mark, last_done, connections, next_connection },
+            standing: Standing {
+                synced,
+                last_epoch_end,
+                last_committed,
+                connections,
+                more_connections,
+                next_connection,
+            },
         };
         (own_base == base).then_some(header)
     }
@@ -179,9 +217,10 @@ mod tests {
             facts: Facts { source: "tcp-localhost-9999".to_owned(), parts: 3, interval_ms: 10_000 },
             standing: Standing {
                 synced: 4000,
-                last_mark: Some(12),
-                last_done: None,
-                connections: vec![1, 5],
+                last_epoch_end: Some(12),
+                last_committed: None,
+                connections: [1, 5].into(),
+                more_connections: false,
                 next_connection: 6,
             },
         };
@@ -203,9 +242,17 @@ mod tests {
             id: 1,
             base: 0,
             facts: Facts { source: "s".repeat(SOURCE_ID_BYTES_MAX), parts: 1, interval_ms: 1 },
-            standing: Standing { connections: vec![9; CONNECTIONS_MAX], ..Standing::default() },
+            standing: Standing {
+                connections: (0..CONNECTIONS_LISTED_MAX as u64).collect(),
+                ..Standing::default()
+            },
         };
-        assert_eq!(Header::decode(&header.encode(), 0), Some(header));
+        assert_eq!(Header::decode(&header.encode(), 0), Some(header.clone()));
+        let mut more = header;
+        more.standing.connections.insert(CONNECTIONS_LISTED_MAX as u64);
+        let decoded = Header::decode(&more.encode(), 0).expect("a header");
+        assert_eq!(decoded.standing.connections.len(), CONNECTIONS_LISTED_MAX);
+        assert!(decoded.standing.more_connections);
     }
 
     #[test]

@@ -6,10 +6,12 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use tokio::sync::watch;
+
 use super::budget::{Account, Budget};
 use super::disk::{self, Disk, File};
 use super::gate::Gate;
-use super::record::{Done, Mark};
+use super::record::{CommitNote, EpochEnd};
 use super::segment;
 use super::{Full, FullCause, JournalSettings, SEGMENTS_MIN, SyncPolicy};
 use crate::crash::crash_point;
@@ -29,6 +31,8 @@ pub(super) struct Shared {
     /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
     /// covered.
     pub(super) syncing: Mutex<()>,
+    /// How far the log is on disk, for those who wait for that.
+    pub(super) durable: watch::Sender<u64>,
     /// The disk error that ended this journal.
     poison: OnceLock<String>,
 }
@@ -85,10 +89,10 @@ pub(super) struct Ledger {
     pub(super) names_changed: bool,
     /// The last attempt to grow met a full disk.
     pub(super) disk_full: bool,
-    /// Marks that are not done, in order.
-    pub(super) marks: VecDeque<Mark>,
-    /// The newest DONE and the end of its record.
-    pub(super) done: Option<(Done, u64)>,
+    /// Ends of epochs that are not known to be committed, in order.
+    pub(super) epoch_ends: VecDeque<EpochEnd>,
+    /// The newest Committed and the end of its record.
+    pub(super) committed: Option<(CommitNote, u64)>,
     pub(super) account: Account,
 }
 
@@ -107,8 +111,8 @@ impl Ledger {
             released_last: 0,
             names_changed: false,
             disk_full: false,
-            marks: VecDeque::new(),
-            done: None,
+            epoch_ends: VecDeque::new(),
+            committed: None,
             account: budget.account(),
         }
     }
@@ -184,6 +188,7 @@ impl Shared {
             synced: AtomicU64::new(synced),
             ledger,
             syncing: Mutex::new(()),
+            durable: watch::Sender::new(synced),
             poison: OnceLock::new(),
         }
     }
@@ -203,6 +208,8 @@ impl Shared {
         // A second error changes nothing: the first one names the cause.
         self.poison.get_or_init(|| message.clone());
         self.room().wake_all();
+        // Those who wait for the disk look at the poison, too.
+        self.durable.send_modify(|_| {});
         disk_error(message, cause)
     }
 

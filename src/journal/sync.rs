@@ -62,6 +62,42 @@ impl Syncer {
     }
 }
 
+#[allow(dead_code, reason = "the source that acknowledges bytes comes next")]
+/// Waits until what was appended before it was made is on disk.
+#[derive(Clone, Debug)]
+pub struct Durable {
+    shared: Arc<Shared>,
+    appended: u64,
+}
+
+#[allow(dead_code, reason = "the source that acknowledges bytes comes next")]
+impl Durable {
+    pub(super) fn new(shared: &Arc<Shared>, appended: u64) -> Durable {
+        Durable { shared: Arc::clone(shared), appended }
+    }
+
+    /// Returns when the bytes are on disk. With [`SyncPolicy::Never`] they need not be: it returns
+    /// at once. It does not ask for the sync.
+    ///
+    /// # Errors
+    /// `Disk` if the disk failed.
+    pub async fn wait(self) -> Result<()> {
+        if self.shared.settings.sync == SyncPolicy::Never {
+            return self.shared.check_poison();
+        }
+        let mut durable = self.shared.durable.subscribe();
+        loop {
+            self.shared.check_poison()?;
+            if *durable.borrow_and_update() >= self.appended {
+                return Ok(());
+            }
+            if durable.changed().await.is_err() {
+                return self.shared.check_poison();
+            }
+        }
+    }
+}
+
 impl Shared {
     pub(super) fn sync(&self) -> Result<u64> {
         let wanted = self.appended.load(Ordering::Acquire);
@@ -87,6 +123,7 @@ impl Shared {
             synced.map_err(|error| self.poison("syncing the folder of", "", error))?;
         }
         self.synced.store(goal, Ordering::Release);
+        self.durable.send_replace(goal);
         crash_point("journal.after_sync");
         self.close_synced(goal);
         Ok(goal)
@@ -221,8 +258,8 @@ impl Shared {
         let ledger = self.ledger();
         let synced = self.synced.load(Ordering::Acquire);
         let durable = |end: u64| end <= synced || self.settings.sync == SyncPolicy::Never;
-        let (done, _) = ledger.done.as_ref().filter(|(_, end)| durable(*end))?;
-        let position = done.resume.position.0;
+        let (note, _) = ledger.committed.as_ref().filter(|(_, end)| durable(*end))?;
+        let position = note.resume.position.0;
         Some((ledger.below(position).next()?.clone(), ledger.below(position).count()))
     }
 

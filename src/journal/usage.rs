@@ -38,6 +38,9 @@ pub fn usage(folder: &Path) -> Result<Option<JournalUsage>> {
     let resume = found.resume();
     let seed = Header::seed(found.header.id);
     let first = log.bases.partition_point(|&base| base <= resume.position.0).saturating_sub(1);
+    // A state of version 1 begins where its open line does, and has no other.
+    let recorded = resume.connections.iter().filter(|state| state.position < resume.split);
+    let unfinished: u64 = recorded.map(|state| state.splitter.unfinished_bytes).sum();
     let mut bytes = 0;
     for at in first..log.bases.len() {
         let base = log.bases[at];
@@ -47,17 +50,19 @@ pub fn usage(folder: &Path) -> Result<Option<JournalUsage>> {
         while from < limit
             && let Step::Entry(entry) = cursor.next(limit).map_err(|error| log.failed(at, error))?
         {
-            if let Record::Data { bytes: data, .. } = entry.record {
+            // Of what was split, only open lines would be counted again.
+            if let Record::Data { bytes: data, .. } = entry.record
+                && entry.position >= resume.split
+            {
                 bytes += data.len() as u64;
             }
         }
     }
     Ok(Some(JournalUsage {
         source: found.header.facts.source.clone(),
-        // The first record may begin with the end of a line that is committed.
-        uncommitted_bytes: bytes.saturating_sub(u64::from(resume.skip)),
-        is_replayable: found.marks.iter().any(|mark| mark.source.is_some()),
-        open_epochs: found.marks.iter().map(|mark| mark.epoch).collect(),
-        last_committed: found.done.as_ref().map(|(done, _)| done.epoch),
+        uncommitted_bytes: bytes + unfinished,
+        is_replayable: found.epoch_ends.iter().any(|end| !end.resume.positions.is_empty()),
+        open_epochs: found.epoch_ends.iter().map(|end| end.epoch).collect(),
+        last_committed: found.committed.as_ref().map(|(note, _)| note.epoch),
     }))
 }

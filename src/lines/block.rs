@@ -59,6 +59,15 @@ impl Block {
         Block::new(Buffer::unpooled(text), 0, text.len(), facts)
     }
 
+    /// Places the block at `offset` among those of its source. A block that has clones stays where
+    /// it is.
+    pub fn placed_at(mut self, offset: u64) -> Block {
+        if let Some(shared) = Arc::get_mut(&mut self.shared) {
+            shared.offset = offset;
+        }
+        self
+    }
+
     /// Returns the text of the lines. It is empty only in a block of [`Block::from_text`].
     pub fn text(&self) -> &[u8] {
         let SharedBlock { buffer, start, end, .. } = &*self.shared;

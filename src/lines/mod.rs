@@ -49,7 +49,7 @@ mod splitter;
 mod tests;
 
 pub use block::Block;
-pub use pool::BlockPool;
+pub use pool::{BlockPool, RoomGrant, RoomRequest};
 pub use shipped::BlockHead;
 pub use splitter::LineSplitter;
 

@@ -68,6 +68,18 @@ impl BlockPool {
         room.acquire_many_owned(self.permits(capacity)).await.ok()
     }
 
+    /// Waits for the room that a splitter asked for. In order of asking, so nobody starves.
+    pub async fn grant(&self, request: RoomRequest) -> RoomGrant {
+        let RoomRequest { capacity } = request;
+        RoomGrant { capacity, permit: self.room(capacity).await }
+    }
+
+    /// Grants the room that a splitter asked for if there is some now.
+    pub fn try_grant(&self, request: RoomRequest) -> Option<RoomGrant> {
+        let RoomRequest { capacity } = request;
+        self.try_room(capacity).map(|permit| RoomGrant { capacity, permit: Some(permit) })
+    }
+
     /// Takes all room, so that nothing is read until what is returned is dropped. In order of
     /// asking; meanwhile nobody else gets any.
     pub async fn pause(&self) -> Option<OwnedSemaphorePermit> {
@@ -114,6 +126,19 @@ impl BlockPool {
         buffer.permit = permit.and_then(|permit| permit.split(permits));
         buffer
     }
+}
+
+/// The room that a splitter needs for its next read.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomRequest {
+    pub(super) capacity: usize,
+}
+
+/// Room for the next read of a splitter.
+#[derive(Debug)]
+pub struct RoomGrant {
+    pub(super) capacity: usize,
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Default for BlockPool {

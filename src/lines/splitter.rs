@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::block::BlockFacts;
 use super::long;
-use super::pool::{Buffer, STANDARD_BYTES};
+use super::pool::{Buffer, RoomGrant, RoomRequest, STANDARD_BYTES};
 use super::{
     Block, BlockPool, LineLimits, LinePart, LineStats, LongLine, SplitterState, StreamEnd,
 };
@@ -173,6 +173,29 @@ impl LineSplitter {
         true
     }
 
+    /// Returns the room that the next read needs, for [`BlockPool::grant`]; `None` if the splitter
+    /// has it. For a reader that does other things while it waits.
+    pub fn room_wanted(&mut self) -> Option<RoomRequest> {
+        (!self.is_ready()).then(|| RoomRequest { capacity: self.capacity_wanted() })
+    }
+
+    /// Takes the room that [`LineSplitter::room_wanted`] asked for. Nothing was fed in between.
+    pub fn accept(&mut self, RoomGrant { capacity, permit }: RoomGrant) {
+        self.seat(capacity, permit);
+    }
+
+    /// Gives room back that nothing was read into. What was fed and not taken must be part of an
+    /// unfinished line.
+    pub fn release(&mut self) {
+        let Some(mut buffer) = self.buffer.take() else { return };
+        buffer.permit = None;
+        if self.filled - self.start <= CARRY_BYTES_MAX {
+            self.put_aside(&buffer);
+        } else {
+            self.buffer = Some(buffer);
+        }
+    }
+
     /// Where the next read goes: at least 64 KiB, mostly 256 KiB. Its content means nothing.
     ///
     /// # Panics
@@ -286,7 +309,8 @@ impl LineSplitter {
         }
     }
 
-    fn unfinished(&self) -> &[u8] {
+    /// Returns the bytes of the unfinished line.
+    pub fn unfinished(&self) -> &[u8] {
         let bytes: &[u8] = self.buffer.as_ref().map_or(&self.carry, |buffer| &buffer.bytes);
         &bytes[self.start..self.filled]
     }

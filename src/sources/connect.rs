@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::dial::Dialer;
 use super::host::HostPort;
-use super::intake::Intake;
+use super::log::SourceLog;
 use super::retry::Retry;
 use crate::error::Result;
 use crate::lines::StreamEnd;
@@ -17,9 +17,9 @@ use crate::lines::StreamEnd;
 /// # Errors
 ///
 /// `Temporary` if the name does not resolve and never has, those of the journal.
-pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> Result<()> {
-    let stop = intake.stop().clone();
-    let mut retry = Retry::new(address.to_string(), Arc::clone(intake.meter()));
+pub(super) async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<()> {
+    let stop = log.stop().clone();
+    let mut retry = Retry::new(address.to_string(), Arc::clone(log.meter()));
     let mut dialer = Dialer::new(address);
     loop {
         let connecting = async {
@@ -29,11 +29,12 @@ pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> R
                 () = stop.stopped() => Ok(None),
             }
         };
-        let Some(connected) = intake.alongside(connecting).await?? else { break };
+        let Some(connected) = log.alongside(connecting).await?? else { break };
         retry.opened();
-        let end = receive(&connected, &mut intake, &mut retry).await?;
+        let connection = log.open_connection();
+        let end = receive(&connected, (log, connection), &mut retry).await?;
         drop(connected);
-        intake.end(end)?;
+        log.end_connection(connection, end)?;
         if end == StreamEnd::Stop {
             break;
         }
@@ -48,11 +49,11 @@ pub(super) async fn read(address: HostPort, once: bool, mut intake: Intake) -> R
                 () = stop.stopped() => true,
             }
         };
-        if intake.alongside(pause).await? {
+        if log.alongside(pause).await? {
             break;
         }
     }
-    intake.finish().await
+    log.finish().await
 }
 
 /// The events that wake a connection.
@@ -65,8 +66,12 @@ enum Wake {
 
 /// Reads until the stream ends or a stop is asked for; then what had already arrived here is read
 /// too, so that a stop loses nothing that the sender saw accepted.
-async fn receive(stream: &TcpStream, intake: &mut Intake, retry: &mut Retry) -> Result<StreamEnd> {
-    let stop = intake.stop().clone();
+async fn receive(
+    stream: &TcpStream,
+    (log, connection): (&mut SourceLog, u64),
+    retry: &mut Retry,
+) -> Result<StreamEnd> {
+    let stop = log.stop().clone();
     loop {
         // Room is taken only when there is something to read: quiet sources must not hold it all.
         let readable = async {
@@ -77,10 +82,10 @@ async fn receive(stream: &TcpStream, intake: &mut Intake, retry: &mut Retry) -> 
                 () = retry.lasting() => Wake::Lasting,
             }
         };
-        match intake.alongside(readable).await? {
-            Wake::Stop => return drain(stream, intake).await,
+        match log.alongside(readable).await? {
+            Wake::Stop => return drain(stream, log, connection).await,
             Wake::Readable(Err(_)) => return Ok(StreamEnd::Reset),
-            Wake::Readable(Ok(())) => intake.ready().await?,
+            Wake::Readable(Ok(())) => log.ready(connection).await?,
             Wake::Lasting => {
                 retry.proven();
                 continue;
@@ -89,11 +94,11 @@ async fn receive(stream: &TcpStream, intake: &mut Intake, retry: &mut Retry) -> 
         if stop.is_stopped() {
             continue; // it may have come while the journal was full
         }
-        let (bytes, end) = take_available(stream, intake, usize::MAX);
+        let (bytes, end) = take_available(stream, (log, connection), usize::MAX);
         if bytes > 0 {
             retry.proven();
         }
-        intake.hand_over().await?;
+        log.hand_over(connection).await?;
         if let Some(end) = end {
             return Ok(end);
         }
@@ -102,16 +107,16 @@ async fn receive(stream: &TcpStream, intake: &mut Intake, retry: &mut Retry) -> 
 
 /// Reads the bytes that the kernel holds at this moment, and no more: a sender that goes on sending
 /// must not put off the stop for ever. Where the journal is full, they stay unread.
-async fn drain(stream: &TcpStream, intake: &mut Intake) -> Result<StreamEnd> {
+async fn drain(stream: &TcpStream, log: &mut SourceLog, connection: u64) -> Result<StreamEnd> {
     let mut waiting = rustix::io::ioctl_fionread(stream).unwrap_or(0) as usize;
-    while waiting > 0 && !intake.is_full() {
-        intake.ready().await?;
+    while waiting > 0 && !log.is_full() {
+        log.ready(connection).await?;
         // The runtime may not have learned yet that there are bytes: it would report none.
         if stream.readable().await.is_err() {
             return Ok(StreamEnd::Reset);
         }
-        let (read, end) = take_available(stream, intake, waiting);
-        intake.hand_over().await?;
+        let (read, end) = take_available(stream, (log, connection), waiting);
+        log.hand_over(connection).await?;
         match end {
             Some(end) => return Ok(end),
             None if read == 0 => break,
@@ -124,12 +129,12 @@ async fn drain(stream: &TcpStream, intake: &mut Intake) -> Result<StreamEnd> {
 /// Reads without waiting until the buffer is full, `most` bytes are read, or there is nothing more.
 fn take_available(
     stream: &TcpStream,
-    intake: &mut Intake,
+    (log, connection): (&mut SourceLog, u64),
     most: usize,
 ) -> (usize, Option<StreamEnd>) {
     let mut total = 0;
     while total < most {
-        let spare = intake.spare();
+        let spare = log.spare(connection);
         if spare.is_empty() {
             break;
         }
@@ -137,7 +142,7 @@ fn take_available(
         match stream.try_read(&mut spare[..room]) {
             Ok(0) => return (total, Some(StreamEnd::Fin)),
             Ok(bytes) => {
-                intake.filled(bytes);
+                log.filled(connection, bytes);
                 total += bytes;
                 if bytes == room {
                     break; // the buffer is full: hand it over before the next read

@@ -1,31 +1,69 @@
-//! A regular file as a source, read once on a thread that may block.
+//! A regular file as a source, read once.
 //!
-//! A file can be read again, so nothing of it is copied into the journal: the marks there say how
-//! far it was read at each cut, and a restart reads on from there.
+//! A file can be read again, so nothing of it is copied into the journal: the ends of epochs there
+//! hold how far it was read at each cut, and a restart reads on from there.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::fingerprint::Fingerprint;
-use super::intake::Intake;
+use super::log::SourceLog;
 use super::{compressed, path};
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Position, SourceOffset};
 use crate::lines::StreamEnd;
-use crate::supervise;
 
 /// Most files of a process that are open at a time. The others wait for their turn, so the limit of
-/// open files and the runtime's threads do not bound how many files a job can have.
+/// open files does not bound how many files a job can have.
 pub(super) const FILES_OPEN_MAX: usize = 16;
 
 /// A chunk: what is fed to the splitter between two looks for line ends.
 const CHUNK_BYTES: u64 = 256 << 10;
+
+/// The only connection of a file.
+const CONNECTION: u64 = 0;
+
+/// How far a file was read: the positions of its source log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileOffset {
+    /// First byte that was not read, with [`FileOffset::ENDED`] if the file ended there.
+    offset: u64,
+    /// A hash of what lies before it, so that another file under the same name is noticed.
+    fingerprint: u64,
+}
+
+impl FileOffset {
+    /// Set in the offset of a file whose end was taken: its unfinished last line has become a line.
+    const ENDED: u64 = 1 << 63;
+
+    /// Bytes that were read.
+    fn bytes(self) -> u64 {
+        self.offset & !Self::ENDED
+    }
+
+    fn is_end(self) -> bool {
+        self.offset & Self::ENDED != 0
+    }
+
+    fn encode(self) -> Vec<u8> {
+        [self.offset.to_le_bytes(), self.fingerprint.to_le_bytes()].concat()
+    }
+
+    /// `None` for a file that was not open yet.
+    fn decode(positions: &[u8]) -> Option<FileOffset> {
+        let (offset, fingerprint) = positions.split_first_chunk::<8>()?;
+        let fingerprint = fingerprint.first_chunk::<8>()?;
+        Some(FileOffset {
+            offset: u64::from_le_bytes(*offset),
+            fingerprint: u64::from_le_bytes(*fingerprint),
+        })
+    }
+}
 
 /// Reads the file at `path` when one of the `turns` is free.
 ///
@@ -33,43 +71,47 @@ const CHUNK_BYTES: u64 = 256 << 10;
 ///
 /// `Configuration` if the file cannot be opened or is not the one that was read before, `Disk` if
 /// reading it fails, those of the journal.
-pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, mut intake: Intake) -> Result<()> {
-    let stop = intake.stop().clone();
-    let _turn = tokio::select! {
-        biased;
-        turn = turns.acquire() => turn,
-        // A file with cuts of a former run must still be read up to the last of them.
-        () = stop.stopped(), if intake.track.lock().at_tail => {
-            return if intake.track.is_kept() { Ok(()) } else { intake.end(StreamEnd::Stop) };
+pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceLog) -> Result<()> {
+    let stop = log.stop().clone();
+    let is_live = log.is_live();
+    let turn = async {
+        tokio::select! {
+            biased;
+            turn = turns.acquire() => Some(turn),
+            // A file with cuts of a former run must still be read up to the last of them.
+            () = stop.stopped(), if is_live => None,
         }
     };
-    let runtime = Handle::current();
-    supervise::blocking(move || {
-        let file = path::open_file(&path)?;
-        compressed::warn_of_file(&path, &file);
-        Reading::begin(file, path, intake, runtime)?.run()
-    })
-    .await
+    let Some(_turn) = log.alongside(turn).await? else { return end_at_stop(log) };
+    let file = path::open_file(&path)?;
+    compressed::warn_of_file(&path, &file);
+    Reading::begin(file, path, log)?.run().await
+}
+
+/// A stop is no end of the file: the open line goes on at the next start, if there is one.
+fn end_at_stop(log: &mut SourceLog) -> Result<()> {
+    if log.is_kept() { Ok(()) } else { log.end_connection(CONNECTION, StreamEnd::Stop) }
 }
 
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
 /// the splitter the same pieces.
-struct Reading {
+struct Reading<'a> {
     file: Arc<File>,
     path: PathBuf,
-    intake: Intake,
-    runtime: Handle,
+    log: &'a mut SourceLog,
     /// How far it was fed.
     offset: u64,
-    /// Up to here lies a line that was open at the border where this began.
+    /// The same as the cuts record it.
+    recorded: Arc<AtomicU64>,
+    /// Up to here lies a line that was open at the cut where this began.
     open_until: u64,
 }
 
-impl Reading {
-    fn begin(file: File, path: PathBuf, intake: Intake, runtime: Handle) -> Result<Reading> {
+impl<'a> Reading<'a> {
+    fn begin(file: File, path: PathBuf, log: &'a mut SourceLog) -> Result<Reading<'a>> {
         let file = Arc::new(file);
-        let state = intake.track.splitter_state();
-        let known = intake.track.begin_file(&file);
+        log.open_connection_as(CONNECTION);
+        let known = FileOffset::decode(log.last_recorded());
         if let Some(known) = known {
             let there = Fingerprint::of(&file, known.bytes());
             if there.map_err(|error| unreadable(&path, error))?
@@ -80,62 +122,74 @@ impl Reading {
                     .hint("restore it, or give another --state to read it from its beginning"));
             }
         }
-        let offset = state.resume_offset;
-        let open_until = offset + state.unfinished_bytes;
-        Ok(Reading { file, path, intake, runtime, offset, open_until })
+        let began_at = FileOffset::decode(log.began_at());
+        let open = log.connections_at_begin();
+        let unfinished = open.first().map_or(0, |(_, state)| state.unfinished_bytes);
+        let open_until = began_at.map_or(0, FileOffset::bytes);
+        let recorded = Arc::new(AtomicU64::new(began_at.map_or(0, |began_at| began_at.offset)));
+        let (cut_file, cut_at) = (Arc::clone(&file), Arc::clone(&recorded));
+        if log.is_kept() {
+            log.set_positions(move || positions(&cut_file, cut_at.load(Ordering::Relaxed)));
+        }
+        let offset = open_until.saturating_sub(unfinished);
+        Ok(Reading { file, path, log, offset, recorded, open_until })
     }
 
-    fn run(&mut self) -> Result<()> {
-        if self.intake.track.file_offset() & SourceOffset::ENDED != 0 {
-            self.pass_borders(u64::MAX);
-            return self.intake.track.close_file();
+    async fn run(mut self) -> Result<()> {
+        if self.recorded.load(Ordering::Relaxed) & FileOffset::ENDED != 0 {
+            return self.end();
         }
         loop {
-            self.pass_borders(self.offset);
-            if self.intake.stop().is_stopped() && self.intake.track.lock().at_tail {
-                // A stop is no end of the file: the open line goes on at the next start.
-                return if self.intake.track.is_kept() {
-                    Ok(())
-                } else {
-                    self.intake.end(StreamEnd::Stop)
-                };
+            self.pass_ends(self.offset)?;
+            if self.log.stop().is_stopped() && self.log.is_live() {
+                return end_at_stop(self.log);
             }
             let (most, is_last) = self.next_chunk();
-            let read = self.fill(most)?;
-            self.hand_over(read);
+            let read = self.fill(most).await?;
+            self.offset += read;
+            self.log.hand_over(CONNECTION).await?;
+            self.recorded.store(self.offset, Ordering::Relaxed);
             if read < most || is_last {
-                self.intake.end(StreamEnd::Fin)?;
-                self.intake.track.lock().set_file_offset(self.offset | SourceOffset::ENDED);
-                self.pass_borders(u64::MAX);
-                // The file is closed: the next one may need its descriptor.
-                return self.intake.track.close_file();
+                self.log.end_connection(CONNECTION, StreamEnd::Fin)?;
+                self.recorded.store(self.offset | FileOffset::ENDED, Ordering::Relaxed);
+                return self.end();
             }
+            // Others have the thread in turn.
+            self.log.alongside(tokio::task::yield_now()).await?;
         }
     }
 
-    /// How much is fed next, and whether a former run took the file to end there.
+    /// Closes a file that was read to its end: the next one may need its descriptor.
+    fn end(&mut self) -> Result<()> {
+        self.pass_ends(u64::MAX)?;
+        self.log.fix_positions()?;
+        self.log.input_has_ended();
+        Ok(())
+    }
+
+    /// Returns how much is fed next, and whether a former run took the file to end there.
     fn next_chunk(&self) -> (u64, bool) {
         let chunk = CHUNK_BYTES - self.offset % CHUNK_BYTES;
         if self.offset < self.open_until {
             return (chunk.min(self.open_until - self.offset), false);
         }
-        let border = self.intake.track.lock().next_border();
-        let end = border.and_then(|(_, at)| at).filter(|at| at.is_end());
+        let recorded = self.log.recorded_end().and_then(|(_, at)| FileOffset::decode(at));
+        let end = recorded.filter(|at| at.is_end());
         let left = end.map_or(u64::MAX, |end| end.bytes().saturating_sub(self.offset));
         (chunk.min(left), left <= chunk)
     }
 
     /// Feeds the splitter `most` bytes, or what there is.
-    fn fill(&mut self, most: u64) -> Result<u64> {
+    async fn fill(&mut self, most: u64) -> Result<u64> {
         let mut read = 0;
         while read < most {
-            self.runtime.block_on(self.intake.splitter.ready());
-            let spare = self.intake.splitter.spare();
+            self.log.ready(CONNECTION).await?;
+            let spare = self.log.spare(CONNECTION);
             let room = spare.len().min((most - read) as usize);
             match self.file.read_at(&mut spare[..room], self.offset + read) {
                 Ok(0) => break,
                 Ok(bytes) => {
-                    self.intake.splitter.filled(bytes);
+                    self.log.filled(CONNECTION, bytes);
                     read += bytes as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -145,44 +199,28 @@ impl Reading {
         Ok(read)
     }
 
-    fn hand_over(&mut self, read: u64) {
-        let was_open = self.offset < self.open_until;
-        self.offset += read;
-        let intake = &mut self.intake;
-        intake.meter().bytes.add(read);
-        let mut shared = intake.track.lock();
-        if shared.borders != intake.borders {
-            intake.borders = shared.borders;
-            intake.splitter.settle();
-        }
-        let block = if was_open { None } else { intake.splitter.take() };
-        let nowhere = (Position(0), Position(0));
-        shared.place.advance(nowhere, (0, read), intake.splitter.state());
-        shared.set_file_offset(self.offset);
-        shared.push(block);
-        drop(shared);
-        intake.tell();
-    }
-
-    /// Passes the borders that a former run drew up to `offset`.
-    fn pass_borders(&mut self, offset: u64) {
+    /// Passes the ends of epochs that a former run recorded up to `offset`.
+    fn pass_ends(&mut self, offset: u64) -> Result<()> {
         if self.offset < self.open_until {
-            return;
+            return Ok(());
         }
-        let mut passed = Vec::new();
-        let mut shared = self.intake.track.lock();
-        while let Some((_, at)) = shared.next_border() {
-            if at.is_some_and(|at| at.offset > offset) {
+        while let Some((_, at)) = self.log.recorded_end() {
+            if FileOffset::decode(at).is_some_and(|at| at.offset > offset) {
                 break;
             }
-            self.intake.splitter.settle();
-            passed.extend(shared.pass());
+            self.log.pass_recorded_end()?;
         }
-        shared.at_tail = shared.next_border().is_none();
-        self.intake.borders = if passed.is_empty() { self.intake.borders } else { shared.borders };
-        drop(shared);
-        passed.into_iter().for_each(|epoch| self.intake.track.watcher().passed(epoch));
+        Ok(())
     }
+}
+
+/// Returns the positions of a file that was read up to `offset`.
+fn positions(file: &File, offset: u64) -> Result<Vec<u8>> {
+    let fingerprint = Fingerprint::of(file, offset & !FileOffset::ENDED).map_err(|error| {
+        Error::new(ErrorKind::Disk, format!("cannot read a file again: {error}")).cause(error)
+    })?;
+    let known = fingerprint.map(|print| FileOffset { offset, fingerprint: print.0 });
+    Ok(known.map(FileOffset::encode).unwrap_or_default())
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {

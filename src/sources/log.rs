@@ -1,0 +1,398 @@
+//! The source log: the ordered record stream of one source, split into lines and cut into epochs.
+//!
+//! One task owns a [`SourceLog`]: the task that reads the source. It opens connections, reads into
+//! [`SourceLog::spare`] and hands over. The bytes go into the journal first, then through the
+//! splitter of their connection to the workers. Cuts and commits are messages ([`LogMessage`]) that
+//! the same task takes between two steps, so a cut is exact because it is a message in order: no
+//! byte is between journal and lines then, and nothing is locked while the disk is waited for.
+//!
+//! ```text
+//! bytes ─► ready ─► spare, filled ─► hand_over ─► journal ─► splitter ─► feed
+//!            ▲ room: workers, journal                 └── lagging: records come back ──┘
+//! ```
+//!
+//! **Lagging.** When the workers have had no room for a moment, or at a start with records that are
+//! not committed, the log *lags*: what is read goes into the journal only, and the records come
+//! back from there as room comes ([`lagging`]). So a sender is held back only when the journal is
+//! full, and what the kernel has received is soon safe.
+//!
+//! **Cuts.** An epoch ends at the position where its EpochEnd record stands. It is *passed* when
+//! all lines before it are with the workers: at once unless the log lags ([`cuts`]).
+//!
+//! **Sources that can be read again** copy nothing into the journal. EpochEnd and Committed records
+//! hold their positions ([`replayable`]). Producers have numbered bytes ([`producers`]).
+//!
+//! One append is one `take` of the splitter, live and when it is read back: a replay must cut an
+//! over-long line at the same places.
+
+mod connection;
+mod cuts;
+mod lagging;
+mod producers;
+mod replayable;
+mod reports;
+mod setup;
+mod waits;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::stop::Stop;
+use crate::crash::crash_point;
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::feed::Feed;
+use crate::journal::{Append, DATA_BYTES_MAX, Full, FullCause, Journal, Position, Room};
+use crate::lines::{Block, BlockPool, LineLimits, StreamEnd};
+use crate::meters::SourceMeter;
+use connection::Connection;
+use cuts::LogEpochs;
+pub use cuts::{LogEvents, LogMessage};
+use lagging::Lagging;
+#[allow(unused_imports, reason = "the source that has producers comes next")]
+pub use producers::LogProducer;
+use producers::Producers;
+use replayable::Replayable;
+use reports::Reports;
+pub use setup::{LogSetup, Past};
+
+/// A read that only goes into the journal. A little less than a block, so that reading it back
+/// finds room in one beside an unfinished line.
+const ASIDE_BYTES: usize = 192 << 10;
+
+/// So many bytes are synced without waiting for a cut: the sync there, for which the epoch waits,
+/// then has little left to do.
+const SYNC_BYTES: usize = 8 << 20;
+
+/// The log of one source. The task that reads the source owns it.
+pub struct SourceLog {
+    source: u32,
+    limits: LineLimits,
+    pool: BlockPool,
+    feed: Feed,
+    stop: Stop,
+    events: Arc<dyn LogEvents>,
+    inbox: UnboundedReceiver<LogMessage>,
+    /// `None` without a state folder.
+    journal: Option<Journal>,
+    /// The room in the journal, where bytes go into one.
+    room: Option<Room>,
+    /// The positions of a source that can be read again; `None` for any other.
+    replayable: Option<Replayable>,
+    epochs: LogEpochs,
+    /// The connections whose bytes are being split, by id.
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    producers: Producers,
+    /// The end of the records that were split.
+    split: Position,
+    /// Records before this position were split by a former run.
+    split_before: Position,
+    /// Records and bytes that were split: it orders the blocks of the source.
+    order: u64,
+    lagging: Option<Lagging>,
+    /// Where to read while the log lags.
+    aside: Vec<u8>,
+    /// Bytes in `aside` that are not in the journal yet.
+    aside_pending: usize,
+    /// Bytes since a sync was asked for.
+    unsynced: usize,
+    /// Bytes since the unfinished lines were looked at.
+    unchecked: u64,
+    reports: Reports,
+    /// The figures of the source.
+    meter: Arc<SourceMeter>,
+    /// Set when nothing more can come from the source.
+    has_ended: Arc<AtomicBool>,
+}
+
+impl SourceLog {
+    /// Returns the signal to stop reading.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
+    /// Returns true if lines that are not committed can be read again.
+    pub fn is_kept(&self) -> bool {
+        self.journal.is_some()
+    }
+
+    /// Returns true if there are records that the workers do not have yet.
+    pub fn is_lagging(&self) -> bool {
+        self.lagging.is_some()
+    }
+
+    /// Opens a connection; returns its id. It costs nothing before its first bytes.
+    pub fn open_connection(&mut self) -> u64 {
+        self.next_connection += 1;
+        self.next_connection - 1
+    }
+
+    /// Returns where to read into, after [`SourceLog::ready`]. The bytes of one connection are
+    /// handed over before those of another are read.
+    pub fn spare(&mut self, connection: u64) -> &mut [u8] {
+        let most = self.record_bytes_max();
+        if self.lagging.is_some() {
+            let pending = self.aside_pending;
+            let most = self.aside.len().min(most);
+            return &mut self.aside[pending..most];
+        }
+        let is_replayable = self.replayable.is_some();
+        let connection = self.connection(connection);
+        let (unfinished, pending) = (connection.unfinished, connection.pending);
+        let spare = connection.splitter.spare();
+        if is_replayable {
+            // The bytes of a line that was open are fed on their own, as they were then.
+            let most = if unfinished > 0 { unfinished - pending as u64 } else { u64::MAX };
+            let most = usize::try_from(most).unwrap_or(usize::MAX).min(spare.len());
+            return &mut spare[..most];
+        }
+        let most = spare.len().min(most);
+        &mut spare[pending..most]
+    }
+
+    /// Takes the first `bytes` bytes of [`SourceLog::spare`] as read.
+    pub fn filled(&mut self, connection: u64, bytes: usize) {
+        if self.lagging.is_some() {
+            self.aside_pending += bytes;
+        } else {
+            let is_replayable = self.replayable.is_some();
+            let connection = self.connection(connection);
+            connection.pending += bytes;
+            if is_replayable {
+                connection.splitter.filled(bytes);
+            }
+        }
+        self.meter.bytes.add(bytes as u64);
+        crash_point("source.after_read");
+    }
+
+    /// Returns the figures of the source.
+    pub fn meter(&self) -> &Arc<SourceMeter> {
+        &self.meter
+    }
+
+    /// Keeps what was read, and hands the whole lines of it to the workers unless the log lags. It
+    /// waits only while the journal is full.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub async fn hand_over(&mut self, connection: u64) -> Result<()> {
+        loop {
+            let handed_over = if self.syncs_always() {
+                tokio::task::block_in_place(|| self.try_hand_over(connection))
+            } else {
+                self.try_hand_over(connection)
+            };
+            match handed_over? {
+                None => break,
+                Some(full) => {
+                    self.report_full(full.cause);
+                    let meter = Arc::clone(&self.meter);
+                    let _blocked = meter.blocked.run();
+                    self.wait_for_room(full, true).await?;
+                }
+            }
+        }
+        self.report(connection);
+        Ok(())
+    }
+
+    /// Appends bytes that are in memory, in as many pieces as that takes.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    #[allow(dead_code, reason = "the sources that need it come next")]
+    pub async fn append(&mut self, connection: u64, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            self.ready(connection).await?;
+            let spare = self.spare(connection);
+            let (now, rest) = bytes.split_at(bytes.len().min(spare.len()));
+            spare[..now.len()].copy_from_slice(now);
+            self.filled(connection, now.len());
+            self.hand_over(connection).await?;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Ends a connection: `Reset` drops its unfinished line, the others make it a line.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails or has no room for this record.
+    pub fn end_connection(&mut self, connection: u64, end: StreamEnd) -> Result<()> {
+        let mut ended_at = None;
+        if let Some(journal) = self.journal.as_mut().filter(|_| self.replayable.is_none()) {
+            match journal.append_stream_end(connection, end)? {
+                Append::Stored { end, .. } => ended_at = Some(end),
+                Append::Full(_) => {
+                    let message = "the journal has no room for the end of a connection";
+                    return Err(Error::new(ErrorKind::Disk, message)
+                        .hint("free disk space or raise --journal-max"));
+                }
+            }
+        }
+        if self.lagging.is_none() {
+            self.split_through(ended_at, 0);
+            self.end_split(connection, end);
+        }
+        self.have_synced(0);
+        self.reports.report();
+        Ok(())
+    }
+
+    /// Appends what was read of a connection; returns why it could not, if the journal is full.
+    fn try_hand_over(&mut self, id: u64) -> Result<Option<Full>> {
+        if self.lagging.is_some() {
+            return self.append_aside(id);
+        }
+        let is_replayable = self.replayable.is_some();
+        let connection = self.connection(id);
+        let bytes = connection.pending;
+        if bytes == 0 {
+            // Connections that were about to be read and had nothing must not hold the room.
+            if connection.unfinished == 0 && !is_replayable {
+                connection.splitter.release();
+            }
+            return Ok(None);
+        }
+        if is_replayable {
+            self.connection(id).pending = 0;
+            let block = self.connection(id).take(None, (0, bytes as u64));
+            self.split_through(None, bytes as u64);
+            self.push(block);
+            return Ok(None);
+        }
+        let mut place = None;
+        if let Some(journal) = &mut self.journal {
+            let connection = self.connections.get_mut(&id);
+            let Some(connection) = connection else { return Ok(None) };
+            let read = &connection.splitter.spare()[..bytes];
+            match journal.append_data(id, read)? {
+                Append::Stored { position, end } => place = Some((position, end)),
+                Append::Full(full) => return Ok(Some(full)),
+            }
+        }
+        let connection = self.connection(id);
+        connection.pending = 0;
+        connection.splitter.filled(bytes);
+        let block = connection.take(place.map(|(position, _)| position), (0, bytes as u64));
+        crash_point("source.before_push");
+        self.split_through(place.map(|(_, end)| end), bytes as u64);
+        self.push(block);
+        self.producers.appended(id, bytes as u64, self.epochs.open());
+        self.have_synced(bytes);
+        self.bound_lines(bytes as u64)?;
+        Ok(None)
+    }
+
+    /// Appends what was read while the log lags.
+    fn append_aside(&mut self, id: u64) -> Result<Option<Full>> {
+        let bytes = self.aside_pending;
+        if bytes == 0 {
+            return Ok(None);
+        }
+        if let Some(journal) = &mut self.journal
+            && let Append::Full(full) = journal.append_data(id, &self.aside[..bytes])?
+        {
+            return Ok(Some(full));
+        }
+        self.aside_pending = 0;
+        self.producers.appended(id, bytes as u64, self.epochs.open());
+        self.have_synced(bytes);
+        Ok(None)
+    }
+
+    /// Notes that the records up to `end` were split, the last of which had `bytes` bytes.
+    fn split_through(&mut self, end: Option<Position>, bytes: u64) {
+        self.order += 1 + bytes;
+        if let Some(end) = end {
+            self.split = end;
+        }
+    }
+
+    /// Ends a connection in its splitter.
+    fn end_split(&mut self, id: u64, end: StreamEnd) {
+        let Some(mut connection) = self.connections.remove(&id) else { return };
+        let block = connection.splitter.end(end);
+        self.push(block);
+        self.reports.discarded(&mut connection);
+    }
+
+    /// Hands a block over, unless it belongs to an epoch that is committed.
+    fn push(&self, block: Option<Block>) {
+        let epoch = self.epochs.of_next_line();
+        if let Some(block) = block.filter(|_| !self.epochs.is_committed(epoch)) {
+            self.feed.push(epoch, block.placed_at(self.order));
+        }
+    }
+
+    /// Returns the connection with this id, which begins if it is not known.
+    fn connection(&mut self, id: u64) -> &mut Connection {
+        let (source, limits, pool) = (self.source, self.limits, &self.pool);
+        let offset = self.producers.split_offset(id);
+        let begin = || Connection::new(source, limits, pool.clone(), offset);
+        self.connections.entry(id).or_insert_with(begin)
+    }
+
+    /// Asks for what makes `bytes` more bytes in the journal durable in time.
+    fn have_synced(&mut self, bytes: usize) {
+        if self.room.is_none() {
+            return;
+        }
+        self.events.appended();
+        self.unsynced += bytes;
+        if self.unsynced >= SYNC_BYTES {
+            self.events.write_due();
+            self.unsynced = 0;
+        }
+    }
+
+    fn syncs_always(&self) -> bool {
+        self.room.as_ref().is_some_and(Room::syncs_always)
+    }
+
+    fn record_bytes_max(&self) -> usize {
+        self.room.as_ref().map_or(DATA_BYTES_MAX, Room::record_bytes_max)
+    }
+
+    /// Reports what the limits discarded of a connection.
+    fn report(&mut self, id: u64) {
+        if let Some(connection) = self.connections.get_mut(&id) {
+            self.reports.discarded(connection);
+        }
+        self.reports.report();
+    }
+
+    /// Reports once why reading stops.
+    fn report_full(&mut self, cause: FullCause) {
+        self.meter.journal_full(match cause {
+            FullCause::Disk => "the disk of the journal is full",
+            FullCause::Cap => "the journal is full: see --journal-max",
+        });
+        self.reports.full(cause);
+    }
+
+    /// Notes that nothing more can come from the source.
+    pub fn input_has_ended(&self) {
+        self.has_ended.store(true, Ordering::Release);
+    }
+}
+
+impl fmt::Debug for SourceLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SourceLog")
+            .field("source", &self.source)
+            .field("epochs", &self.epochs)
+            .field("connections", &self.connections.len())
+            .field("is_lagging", &self.is_lagging())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Positions of epochs that a former run ended: the epoch and the positions of the source there.
+type RecordedEnds = VecDeque<(Epoch, Vec<u8>)>;

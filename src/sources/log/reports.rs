@@ -1,0 +1,78 @@
+//! What a source log reports to the user: discards of the limits, and a full journal.
+
+use super::connection::Connection;
+use crate::journal::FullCause;
+use crate::lines::LineStats;
+
+/// What was discarded and not reported yet, and what was reported once.
+#[derive(Debug, Default)]
+pub(super) struct Reports {
+    unreported: LineStats,
+    full: bool,
+    line_cut: bool,
+}
+
+impl Reports {
+    /// Adds what the splitter of a connection has discarded since this was called last.
+    pub(super) fn discarded(&mut self, connection: &mut Connection) {
+        let (now, before) = (connection.splitter.stats(), connection.reported);
+        self.unreported.oversized_words += now.oversized_words - before.oversized_words;
+        self.unreported.dropped_lines += now.dropped_lines - before.dropped_lines;
+        self.unreported.dropped_bytes += now.dropped_bytes - before.dropped_bytes;
+        connection.reported = now;
+    }
+
+    /// Reports what was discarded, which nobody could otherwise see.
+    pub(super) fn report(&mut self) {
+        if self.unreported == LineStats::default() {
+            return;
+        }
+        let LineStats { oversized_words, dropped_lines, dropped_bytes } =
+            std::mem::take(&mut self.unreported);
+        if oversized_words > 0 {
+            tracing::warn!("{oversized_words} words longer than --max-word-bytes were not counted");
+        }
+        if dropped_lines > 0 {
+            tracing::warn!("{dropped_lines} lines longer than --max-line-bytes were dropped");
+        }
+        if dropped_bytes > 0 {
+            tracing::warn!(
+                "the connection was reset: {dropped_bytes} bytes of an unfinished line were dropped"
+            );
+        }
+    }
+
+    /// Reports once why reading stops.
+    pub(super) fn full(&mut self, cause: FullCause) {
+        if std::mem::replace(&mut self.full, true) {
+            return;
+        }
+        match cause {
+            FullCause::Disk => tracing::warn!(
+                "the disk of the journal is full: reading stops until there is room again"
+            ),
+            FullCause::Cap => tracing::warn!(
+                "the journal is full: reading stops until an epoch is committed; see --journal-max"
+            ),
+        }
+    }
+
+    /// Reports that reading goes on, if it was reported that it stops; returns true then.
+    pub(super) fn has_room(&mut self) -> bool {
+        let was_full = std::mem::take(&mut self.full);
+        if was_full {
+            tracing::info!("the journal has room again: reading goes on");
+        }
+        was_full
+    }
+
+    /// Reports once that a line was cut since it kept more than `most` bytes of the journal.
+    pub(super) fn line_cut(&mut self, most: u64) {
+        if !std::mem::replace(&mut self.line_cut, true) {
+            tracing::warn!(
+                "a line takes more than {most} bytes of the journal: it is cut at a space, as one \
+                 above --max-line-bytes is; see --journal-max"
+            );
+        }
+    }
+}
