@@ -17,6 +17,7 @@
 //! splits the value of `--to` into root and prefix. Only this module names `opendal`.
 
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -103,6 +104,27 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// [`StoreErrorKind::Invalid`] if the object is longer than `bytes_max`;
     /// [`StoreErrorKind::NotFound`] if there is none.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>>;
+
+    /// Returns the bytes `range` of the object under `key`, which is not empty; fewer where the
+    /// object ends. With `etag`, only if the object has it.
+    ///
+    /// # Errors
+    /// [`StoreErrorKind::NotFound`] if there is no such object; [`StoreErrorKind::Exists`] if it
+    /// has another ETag.
+    fn get_range<'a>(
+        &'a self,
+        key: &'a str,
+        range: Range<u64>,
+        etag: Option<&'a str>,
+    ) -> BoxFuture<'a, StoreResult<Bytes>> {
+        async move {
+            debug_assert!(etag.is_none(), "a store without ETags is asked for one");
+            let whole = self.get(key, u64::MAX).await?;
+            let bytes = whole.len() as u64;
+            Ok(whole.slice(range.start.min(bytes) as usize..range.end.min(bytes) as usize))
+        }
+        .boxed()
+    }
 
     /// Returns the objects whose key begins with `ask.prefix`, at any depth, in the order of their
     /// keys' bytes. Temporary files of unfinished writes are not among them.
@@ -193,6 +215,8 @@ pub struct ObjectEntry {
     pub bytes: u64,
     /// The time of the last write, by the store's clock.
     pub modified: Option<SystemTime>,
+    /// The ETag of the object, if the store lists one.
+    pub etag: Option<String>,
 }
 
 /// A request for one page of a listing.

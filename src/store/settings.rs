@@ -25,7 +25,7 @@ pub enum Addressing {
 }
 
 /// Settings of the object stores. The local directory has none.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct StoreSettings {
     /// OSS endpoint: a host with an optional scheme (`https` by default) and port. The endpoint in

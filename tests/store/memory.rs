@@ -289,6 +289,7 @@ impl Inner {
             key: key.clone(),
             bytes: body.bytes(),
             modified: None,
+            etag: None,
         });
         page(found, ask.limit, |entry| entry.key.clone())
     }

@@ -233,7 +233,7 @@ pub(super) fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> 
 }
 
 fn entry(key: String, metadata: &fs::Metadata) -> ObjectEntry {
-    ObjectEntry { key, bytes: metadata.len(), modified: metadata.modified().ok() }
+    ObjectEntry { key, bytes: metadata.len(), modified: metadata.modified().ok(), etag: None }
 }
 
 fn is_absence(error: &io::Error) -> bool {

@@ -17,6 +17,7 @@
 //! | [`put`] | uploads, and requests that may not replace an object |
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -196,11 +197,12 @@ impl RemoteStore {
         }
     }
 
-    /// Returns the first `bytes` bytes of an object.
+    /// Returns bytes of an object.
     ///
     /// They are requested as a range, because the length of an answer is checked against the range.
-    async fn read(&self, key: &str, bytes: u64) -> StoreResult<Buffer> {
-        let options = ReadOptions { range: (0..bytes).into(), ..ReadOptions::default() };
+    async fn read(&self, key: &str, range: Range<u64>, etag: Option<&str>) -> StoreResult<Buffer> {
+        let if_match = etag.map(str::to_owned);
+        let options = ReadOptions { range: range.into(), if_match, ..ReadOptions::default() };
         let read = self.operator.read_options(key, options).await;
         read.map_err(|error| self.failed("read", key, &error))
     }
@@ -304,10 +306,19 @@ impl Store for RemoteStore {
             match metadata.content_length() {
                 // A range of no bytes is not valid.
                 0 => Ok(Bytes::new()),
-                bytes => Ok(self.read(key, bytes).await?.to_bytes()),
+                bytes => Ok(self.read(key, 0..bytes, None).await?.to_bytes()),
             }
         }
         .boxed()
+    }
+
+    fn get_range<'a>(
+        &'a self,
+        key: &'a str,
+        range: Range<u64>,
+        etag: Option<&'a str>,
+    ) -> BoxFuture<'a, StoreResult<Bytes>> {
+        async move { Ok(self.read(key, range, etag).await?.to_bytes()) }.boxed()
     }
 
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
@@ -405,5 +416,6 @@ fn entry(key: String, metadata: &Metadata) -> ObjectEntry {
         key,
         bytes: metadata.content_length(),
         modified: metadata.last_modified().map(Into::into),
+        etag: metadata.etag().map(str::to_owned),
     }
 }

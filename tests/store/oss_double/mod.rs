@@ -16,7 +16,7 @@ use std::thread;
 
 use md5::{Digest, Md5};
 use signature::Signed;
-use wire::{Answer, Request, decode};
+use wire::{Answer, Request, decode, etag_of};
 use wordtide::internals::epoch::{Clock, SystemClock};
 
 pub(crate) const BUCKET: &str = "demo";
@@ -257,7 +257,7 @@ impl OssDouble {
         let mut state = self.lock();
         match (request.method.as_str(), key.as_str()) {
             ("GET", "") => state.about_the_bucket(request),
-            ("GET" | "HEAD", _) => state.read(&key, request.header("range")),
+            ("GET" | "HEAD", _) => state.read(&key, request),
             ("PUT", _) if request.has("uploadId") => state.part(request),
             ("PUT", _) => state.put(request, key),
             ("POST", _) if request.has("uploads") => {
@@ -338,7 +338,7 @@ impl State {
     fn store(&mut self, request: &Request, key: String, body: Vec<u8>) -> Result<Answer, Answer> {
         self.check_conditions(request, &key)?;
         *self.puts.entry(key.clone()).or_default() += 1;
-        let answer = Answer::new(200).etag(&body);
+        let answer = Answer::new(200).etag(etag_of(&body));
         self.in_parts.remove(&key);
         let types =
             ["content-type", "content-encoding"].map(|name| request.header(name).to_owned());
@@ -369,15 +369,21 @@ impl State {
         (SystemClock::new().wall_ms() / 1000).saturating_add_signed(self.ahead_s)
     }
 
-    fn read(&self, key: &str, range: &str) -> Result<Answer, Answer> {
+    fn read(&self, key: &str, request: &Request) -> Result<Answer, Answer> {
         let found = self.objects.get(key);
         let body = found.ok_or_else(|| Answer::error(404, "NoSuchKey"))?;
-        let answer = match self.in_parts.contains(key) {
-            true => Answer::new(200).etag_of_parts(),
-            false => Answer::new(200).etag(body),
-        };
+        let (etag, wanted) = (self.etag(key, body), request.header("if-match"));
+        if !wanted.is_empty() && wanted.trim_matches('"') != etag {
+            return Err(Answer::error(412, "PreconditionFailed"));
+        }
+        let answer = Answer::new(200).etag(etag);
         let modified = self.modified.get(key).copied().unwrap_or_default();
-        Ok(answer.body(body.clone()).modified(modified).range(range))
+        Ok(answer.body(body.clone()).modified(modified).range(request.header("range")))
+    }
+
+    /// The ETag of an upload in parts is no MD5 of the object.
+    fn etag(&self, key: &str, body: &[u8]) -> String {
+        if self.in_parts.contains(key) { "0123-2".to_owned() } else { etag_of(body) }
     }
 
     fn begin_upload(&mut self, key: &str) -> Answer {
@@ -396,7 +402,7 @@ impl State {
         let upload = self.uploads.get_mut(&request.value("uploadId"));
         let upload = upload.ok_or_else(|| Answer::error(404, "NoSuchUpload"))?;
         upload.insert(number, request.body.clone());
-        Ok(Answer::new(200).etag(&request.body))
+        Ok(Answer::new(200).etag(etag_of(&request.body)))
     }
 
     fn end_upload(&mut self, request: &Request, key: String) -> Result<Answer, Answer> {
@@ -466,9 +472,10 @@ impl State {
                 None => format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>"),
                 Some(bytes) => {
                     let modified = time::iso(self.modified.get(&key).copied().unwrap_or_default());
+                    let etag = self.etag(&key, &self.objects[&key]);
                     format!(
                         "<Contents><Key>{name}</Key><LastModified>{modified}</LastModified>\
-                         <ETag>\"x\"</ETag><Size>{bytes}</Size></Contents>"
+                         <ETag>\"{etag}\"</ETag><Size>{bytes}</Size></Contents>"
                     )
                 }
             };
