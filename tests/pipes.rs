@@ -125,12 +125,14 @@ fn socket_as_standard_input_is_read_by_path() {
 #[test]
 fn compressed_input_is_named_with_way_out() {
     let rig = Rig::new();
+    rig.file("lines.xz", b"\xfd7zXZ\0not really\n");
+    rig.file("plain", b"\x04\x22\x4d\x18\n");
     rig.file("lines.gz", b"\x1f\x8b\x08\x00not really\n");
-    rig.file("plain", b"\x28\xb5\x2f\xfd\n");
-    let run = format!("run --file lines.gz --file plain --interval 24h {STATE}");
-    let ended = rig.run(&run).expect(0);
-    let ended = ended.says(&["warning", "lines.gz", "gzip", "zcat lines.gz | wordtide"]);
-    ended.says(&["warning", "plain", "zstd", "zstdcat plain | wordtide run --stdin"]);
+    let files = "--file lines.xz --file plain --file lines.gz";
+    let ended = rig.run(&format!("run {files} --interval 24h {STATE}")).expect(0);
+    let ended = ended.says(&["warning", "lines.xz", "xz", "xzcat lines.xz | wordtide"]);
+    let ended = ended.says(&["warning", "plain", "lz4", "lz4cat plain | wordtide run --stdin"]);
+    ended.says(&["warning", "lines.gz is damaged after 0 bytes of text"]);
     let program = rig.wordtide("run --stdin --no-state --to out/d").stdin(Stdio::piped());
     let mut program = program.start();
     write_and_close(program.stdin(), b"\x1f\x8b\x08\x00\n");

@@ -1,32 +1,71 @@
-//! Compressed input, which is not decompressed: a warning names it and the way out.
+//! Compressed input: which of it is decompressed, and a warning for what is not.
+//!
+//! gzip and zstd files are decompressed, members and frames in a row included. The content decides:
+//! a file that begins as one of them does is decompressed whatever its name is. A file that is
+//! named `.gz` or `.zst` and does not begin so is reported as damaged, because its bytes would pass
+//! for words. Other formats, and pipes, are read as they are, with a warning that names the way
+//! out.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+mod stored;
+mod text;
+
+use std::io::{self, Read};
 use std::path::Path;
 
-/// A format that lines may arrive in by mistake.
-struct Compression {
-    name: &'static str,
+pub(super) use stored::StoredFile;
+pub(super) use text::{Stored, Text, TextFault};
+
+/// A format that lines may arrive in.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Compression {
+    pub(super) name: &'static str,
     suffixes: &'static [&'static str],
     /// The bytes that a file of the format begins with.
     magic: &'static [u8],
     /// The program that writes the text to standard output.
     tool: &'static str,
+    /// True if files of the format are decompressed.
+    is_read: bool,
 }
 
 /// A zip archive has no program that reads standard input; it is named all the same.
 const COMPRESSIONS: [Compression; 6] = [
-    Compression { name: "gzip", suffixes: &["gz", "tgz"], magic: b"\x1f\x8b", tool: "zcat" },
+    Compression {
+        name: "gzip",
+        suffixes: &["gz", "tgz"],
+        magic: b"\x1f\x8b\x08",
+        tool: "zcat",
+        is_read: true,
+    },
     Compression {
         name: "zstd",
         suffixes: &["zst", "zstd"],
         magic: b"\x28\xb5\x2f\xfd",
         tool: "zstdcat",
+        is_read: true,
     },
-    Compression { name: "bzip2", suffixes: &["bz2"], magic: b"BZh", tool: "bzcat" },
-    Compression { name: "xz", suffixes: &["xz"], magic: b"\xfd7zXZ\0", tool: "xzcat" },
-    Compression { name: "lz4", suffixes: &["lz4"], magic: b"\x04\x22\x4d\x18", tool: "lz4cat" },
-    Compression { name: "zip", suffixes: &["zip"], magic: b"PK\x03\x04", tool: "unzip -p" },
+    Compression { name: "bzip2", suffixes: &["bz2"], magic: b"BZh", tool: "bzcat", is_read: false },
+    Compression {
+        name: "xz",
+        suffixes: &["xz"],
+        magic: b"\xfd7zXZ\0",
+        tool: "xzcat",
+        is_read: false,
+    },
+    Compression {
+        name: "lz4",
+        suffixes: &["lz4"],
+        magic: b"\x04\x22\x4d\x18",
+        tool: "lz4cat",
+        is_read: false,
+    },
+    Compression {
+        name: "zip",
+        suffixes: &["zip"],
+        magic: b"PK\x03\x04",
+        tool: "unzip -p",
+        is_read: false,
+    },
 ];
 
 /// Most bytes that are looked at.
@@ -34,6 +73,8 @@ const MAGIC_BYTES: usize = 16;
 
 /// The block's own magic number after `BZh` and the level: a text may begin with three letters.
 const BZIP2_BLOCK: &[u8] = b"\x31\x41\x59\x26\x53\x59";
+/// The end of the magic numbers of zstd's skippable frames, which may come before the first frame.
+const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
 
 fn by_content(beginning: &[u8]) -> Option<&'static Compression> {
     let found = COMPRESSIONS.iter().find(|format| beginning.starts_with(format.magic))?;
@@ -46,17 +87,58 @@ fn by_name(path: &Path) -> Option<&'static Compression> {
     COMPRESSIONS.iter().find(|format| format.suffixes.contains(&suffix.as_str()))
 }
 
-/// Logs a warning if `file` is compressed, by its first bytes or by its name.
-pub(super) fn warn_of_file(path: &Path, file: &File) {
-    let mut beginning = [0; MAGIC_BYTES];
-    // A file that cannot be read fails where its lines are read.
-    let bytes = file.read_at(&mut beginning, 0).unwrap_or(0);
-    if let Some(format) = by_content(&beginning[..bytes]).or_else(|| by_name(path)) {
-        let (path, Compression { name, tool, .. }) = (path.display(), format);
-        tracing::warn!(
-            "{path} is compressed ({name}) and is not decompressed: its bytes are counted as they \
-             are; to count its lines: {tool} {path} | wordtide run --stdin"
-        );
+/// Returns the first bytes of a file, and goes back to its beginning.
+///
+/// # Errors
+///
+/// Those of reading it.
+pub(super) fn beginning<R: Stored>(stored: &mut R) -> io::Result<Vec<u8>> {
+    let mut beginning = Vec::new();
+    stored.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut beginning)?;
+    stored.seek_to(0);
+    Ok(beginning)
+}
+
+/// The way to read a file.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Encoding {
+    /// Its bytes are text. The format, if any, is one that is not decompressed.
+    Plain(Option<&'static Compression>),
+    /// It is decompressed.
+    Compressed(&'static Compression),
+    /// It is named as a format that is decompressed, and does not begin as one.
+    NotWhatItsNameSays(&'static Compression),
+}
+
+impl Encoding {
+    /// Returns the way to read the file at `path` that begins with `beginning`, of which
+    /// [`MAGIC_BYTES`] are enough. An empty file is empty, whatever its name.
+    pub(super) fn of(path: &Path, beginning: &[u8]) -> Encoding {
+        let named = by_name(path).filter(|_| !beginning.is_empty());
+        match (by_content(beginning), named) {
+            (Some(format), _) if format.is_read => Encoding::Compressed(format),
+            (_, Some(format)) if format.is_read => {
+                let is_skippable = format.name == "zstd"
+                    && beginning.first().is_some_and(|byte| byte & 0xf0 == 0x50)
+                    && beginning[1..].starts_with(ZSTD_SKIPPABLE);
+                if is_skippable {
+                    Encoding::Compressed(format)
+                } else {
+                    Encoding::NotWhatItsNameSays(format)
+                }
+            }
+            (found, named) => Encoding::Plain(found.or(named)),
+        }
+    }
+
+    /// Logs a warning if the file called `name` is compressed and is not decompressed.
+    pub(super) fn warn(&self, name: &str) {
+        if let Encoding::Plain(Some(Compression { name: compression, tool, .. })) = self {
+            tracing::warn!(
+                "{name} is compressed ({compression}) and is not decompressed: its bytes are \
+                 counted as they are; to count its lines: {tool} {name} | wordtide run --stdin"
+            );
+        }
     }
 }
 
@@ -79,6 +161,14 @@ mod tests {
         by_content(beginning).map(|format| format.name)
     }
 
+    fn read_as(path: &str, beginning: &[u8]) -> (Option<&'static str>, bool) {
+        match Encoding::of(Path::new(path), beginning) {
+            Encoding::Plain(found) => (found.map(|format| format.name), false),
+            Encoding::Compressed(format) => (Some(format.name), true),
+            Encoding::NotWhatItsNameSays(format) => panic!("{path} is no {}", format.name),
+        }
+    }
+
     #[test]
     fn compression_is_known_by_content() {
         assert_eq!(name(b"\x1f\x8b\x08\0"), Some("gzip"));
@@ -95,11 +185,22 @@ mod tests {
     }
 
     #[test]
-    fn compression_is_known_by_name() {
-        let name = |path| by_name(Path::new(path)).map(|format| format.name);
-        assert_eq!(name("logs/a.txt.GZ"), Some("gzip"));
-        assert_eq!(name("a.zst"), Some("zstd"));
-        assert_eq!(name("gz"), None);
-        assert_eq!(name("a.gz.txt"), None);
+    fn content_decides_before_name() {
+        assert_eq!(read_as("lines", b"\x1f\x8b\x08\0"), (Some("gzip"), true));
+        assert_eq!(read_as("lines.zst", b"\x1f\x8b\x08\0"), (Some("gzip"), true));
+        assert_eq!(read_as("lines.ZST", b"\x50\x2a\x4d\x18\0\0"), (Some("zstd"), true));
+        assert_eq!(read_as("lines.bz2", b"text"), (Some("bzip2"), false));
+        assert_eq!(read_as("lines.gz", b""), (None, false));
+        assert_eq!(read_as("lines.txt", b"text"), (None, false));
+    }
+
+    #[test]
+    fn name_without_its_content_is_damage() {
+        for (path, beginning) in
+            [("lines.gz", &b"text"[..]), ("l.zst", b"\x28\xb5"), ("l.gz", b"\x1f")]
+        {
+            let found = Encoding::of(Path::new(path), beginning);
+            assert!(matches!(found, Encoding::NotWhatItsNameSays(_)), "{path}: {found:?}");
+        }
     }
 }

@@ -1,20 +1,21 @@
 //! A regular file as a source, read once.
 //!
 //! A file can be read again, so nothing of it is copied into the journal: the ends of epochs there
-//! hold how far it was read at each cut, and a restart reads on from there.
+//! hold how far it was read at each cut, and a restart reads on from there. The offsets are those
+//! of the text: a compressed file is decompressed again up to there.
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
+use super::compressed::{self, Encoding, StoredFile, Text, TextFault};
 use super::fingerprint::Fingerprint;
 use super::log::SourceLog;
-use super::{compressed, path};
+use super::path;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lines::StreamEnd;
 
@@ -24,6 +25,9 @@ pub(super) const FILES_OPEN_MAX: usize = 16;
 
 /// A chunk: what is fed to the splitter between two looks for line ends.
 const CHUNK_BYTES: u64 = 256 << 10;
+
+/// Most bytes of a compressed file's text that are skipped between two looks for cuts.
+const SKIP_BYTES: u64 = 4 << 20;
 
 /// The only connection of a file.
 const CONNECTION: u64 = 0;
@@ -35,6 +39,9 @@ struct FileOffset {
     offset: u64,
     /// A hash of what lies before it, so that another file under the same name is noticed.
     fingerprint: u64,
+    /// The bytes of a compressed file that the text before it was made of, which the fingerprint is
+    /// of.
+    stored: Option<u64>,
 }
 
 impl FileOffset {
@@ -51,16 +58,18 @@ impl FileOffset {
     }
 
     fn encode(self) -> Vec<u8> {
-        [self.offset.to_le_bytes(), self.fingerprint.to_le_bytes()].concat()
+        let fields = [Some(self.offset), Some(self.fingerprint), self.stored];
+        fields.into_iter().flatten().flat_map(u64::to_le_bytes).collect()
     }
 
     /// `None` for a file that was not open yet.
     fn decode(positions: &[u8]) -> Option<FileOffset> {
         let (offset, fingerprint) = positions.split_first_chunk::<8>()?;
-        let fingerprint = fingerprint.first_chunk::<8>()?;
+        let (fingerprint, stored) = fingerprint.split_first_chunk::<8>()?;
         Some(FileOffset {
             offset: u64::from_le_bytes(*offset),
             fingerprint: u64::from_le_bytes(*fingerprint),
+            stored: stored.first_chunk::<8>().copied().map(u64::from_le_bytes),
         })
     }
 }
@@ -84,8 +93,9 @@ pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceL
     };
     let Some(_turn) = log.alongside(turn).await? else { return end_at_stop(log) };
     let file = path::open_file(&path)?;
-    compressed::warn_of_file(&path, &file);
-    Reading::begin(file, path, log)?.run().await
+    let mut reading = Reading::begin(file, path, log)?;
+    reading.skip().await?;
+    reading.run().await
 }
 
 /// A stop is no end of the file: the open line goes on at the next start, if there is one.
@@ -96,13 +106,13 @@ fn end_at_stop(log: &mut SourceLog) -> Result<()> {
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
 /// the splitter the same pieces.
 struct Reading<'a> {
-    file: Arc<File>,
+    text: Text<StoredFile>,
     path: PathBuf,
     log: &'a mut SourceLog,
     /// How far it was fed.
     offset: u64,
     /// The same as the cuts record it.
-    recorded: Arc<AtomicU64>,
+    recorded: Arc<Recorded>,
     /// Up to here lies a line that was open at the cut where this began.
     open_until: u64,
 }
@@ -113,30 +123,50 @@ impl<'a> Reading<'a> {
         log.open_connection_as(CONNECTION);
         let known = FileOffset::decode(log.last_recorded());
         if let Some(known) = known {
-            let there = Fingerprint::of(&file, known.bytes());
+            let there = Fingerprint::of(&file, known.stored.unwrap_or(known.bytes()));
             if there.map_err(|error| unreadable(&path, error))?
                 != Some(Fingerprint(known.fingerprint))
             {
-                let message = format!("{} has changed since it was read last", path.display());
-                return Err(Error::new(ErrorKind::Configuration, message)
-                    .hint("restore it, or give another --state to read it from its beginning"));
+                return Err(changed(&path));
             }
         }
+        let mut stored = StoredFile::whole(Arc::clone(&file));
+        let beginning = compressed::beginning(&mut stored);
+        let encoding = Encoding::of(&path, &beginning.map_err(|error| unreadable(&path, error))?);
+        encoding.warn(&path.display().to_string());
+        let text = Text::new(stored, &encoding);
         let began_at = FileOffset::decode(log.began_at());
         let open = log.connections_at_begin();
         let unfinished = open.first().map_or(0, |(_, state)| state.unfinished_bytes);
         let open_until = began_at.map_or(0, FileOffset::bytes);
-        let recorded = Arc::new(AtomicU64::new(began_at.map_or(0, |began_at| began_at.offset)));
-        let (cut_file, cut_at) = (Arc::clone(&file), Arc::clone(&recorded));
+        let recorded = Arc::new(Recorded {
+            offset: AtomicU64::new(began_at.map_or(0, |began_at| began_at.offset)),
+            stored: AtomicU64::new(began_at.and_then(|began_at| began_at.stored).unwrap_or(0)),
+            is_decompressed: text.is_decompressed(),
+        });
+        let at_cut = Arc::clone(&recorded);
         if log.is_kept() {
-            log.set_positions(move || positions(&cut_file, cut_at.load(Ordering::Relaxed)));
+            log.set_positions(move || at_cut.positions(&file));
         }
         let offset = open_until.saturating_sub(unfinished);
-        Ok(Reading { file, path, log, offset, recorded, open_until })
+        Ok(Reading { text, path, log, offset, recorded, open_until })
+    }
+
+    /// Goes to where reading begins. Epochs are cut while a file is decompressed again.
+    async fn skip(&mut self) -> Result<()> {
+        while self.text.position() < self.offset {
+            let next = self.offset.min(self.text.position() + SKIP_BYTES);
+            match self.text.skip_to(if self.text.is_decompressed() { next } else { self.offset }) {
+                Ok(true) => self.log.alongside(tokio::task::yield_now()).await?,
+                Ok(false) | Err(TextFault::Damaged(_)) => return Err(changed(&self.path)),
+                Err(TextFault::Unreadable(error)) => return Err(unreadable(&self.path, error)),
+            }
+        }
+        Ok(())
     }
 
     async fn run(mut self) -> Result<()> {
-        if self.recorded.load(Ordering::Relaxed) & FileOffset::ENDED != 0 {
+        if self.recorded.has_ended() {
             return self.end();
         }
         loop {
@@ -145,13 +175,23 @@ impl<'a> Reading<'a> {
                 return end_at_stop(self.log);
             }
             let (most, is_last) = self.next_chunk();
-            let read = self.fill(most).await?;
+            let (read, mut damage) = self.fill(most).await?;
             self.offset += read;
             self.log.hand_over(CONNECTION).await?;
-            self.recorded.store(self.offset, Ordering::Relaxed);
-            if read < most || is_last {
-                self.log.end_connection(CONNECTION, StreamEnd::Fin)?;
-                self.recorded.store(self.offset | FileOffset::ENDED, Ordering::Relaxed);
+            if self.offset >= self.open_until {
+                self.recorded.at(self.offset, self.text.stored_bytes());
+            }
+            if is_last && damage.is_none() && self.text.is_decompressed() {
+                // A former run has found the end here, and may have found damage.
+                damage = self.text.read(&mut [0]).err();
+            }
+            if read < most || is_last || damage.is_some() {
+                let end = match damage {
+                    None => StreamEnd::Fin,
+                    Some(fault) => self.report(fault)?,
+                };
+                self.log.end_connection(CONNECTION, end)?;
+                self.recorded.at(self.offset | FileOffset::ENDED, self.text.stored_bytes());
                 return self.end();
             }
             // Others have the thread in turn.
@@ -179,24 +219,41 @@ impl<'a> Reading<'a> {
         (chunk.min(left), left <= chunk)
     }
 
-    /// Feeds the splitter `most` bytes, or what there is.
-    async fn fill(&mut self, most: u64) -> Result<u64> {
+    /// Reports that the text cannot be read further. Its lines up to there are counted, but for an
+    /// unfinished one.
+    fn report(&self, fault: TextFault) -> Result<StreamEnd> {
+        match fault {
+            TextFault::Unreadable(error) => Err(unreadable(&self.path, error)),
+            TextFault::Damaged(why) => {
+                let (path, offset) = (self.path.display(), self.offset);
+                tracing::warn!(
+                    "{path} is damaged after {offset} bytes of text ({why}): the lines before are \
+                     counted"
+                );
+                Ok(StreamEnd::Reset)
+            }
+        }
+    }
+
+    /// Feeds the splitter `most` bytes, or what there is up to the end or the fault that is
+    /// returned.
+    async fn fill(&mut self, most: u64) -> Result<(u64, Option<TextFault>)> {
         let mut read = 0;
         while read < most {
             self.log.ready(CONNECTION).await?;
             let spare = self.log.spare(CONNECTION);
             let room = spare.len().min((most - read) as usize);
-            match self.file.read_at(&mut spare[..room], self.offset + read) {
+            match self.text.read(&mut spare[..room]) {
                 Ok(0) => break,
                 Ok(bytes) => {
                     self.log.filled(CONNECTION, bytes);
                     read += bytes as u64;
                 }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(unreadable(&self.path, error)),
+                Err(TextFault::Unreadable(error)) => return Err(unreadable(&self.path, error)),
+                Err(damage) => return Ok((read, Some(damage))),
             }
         }
-        Ok(read)
+        Ok((read, None))
     }
 
     /// Passes the ends of epochs that a former run recorded up to `offset`.
@@ -214,13 +271,41 @@ impl<'a> Reading<'a> {
     }
 }
 
-/// Returns the positions of a file that was read up to `offset`.
-fn positions(file: &File, offset: u64) -> Result<Vec<u8>> {
-    let fingerprint = Fingerprint::of(file, offset & !FileOffset::ENDED).map_err(|error| {
-        Error::new(ErrorKind::Disk, format!("cannot read a file again: {error}")).cause(error)
-    })?;
-    let known = fingerprint.map(|print| FileOffset { offset, fingerprint: print.0 });
-    Ok(known.map(FileOffset::encode).unwrap_or_default())
+/// How far a file was read, as the cuts record it. Only the task that owns the log uses it.
+#[derive(Debug)]
+struct Recorded {
+    offset: AtomicU64,
+    stored: AtomicU64,
+    is_decompressed: bool,
+}
+
+impl Recorded {
+    fn at(&self, offset: u64, stored: u64) {
+        self.offset.store(offset, Ordering::Relaxed);
+        self.stored.store(stored, Ordering::Relaxed);
+    }
+
+    fn has_ended(&self) -> bool {
+        self.offset.load(Ordering::Relaxed) & FileOffset::ENDED != 0
+    }
+
+    /// Returns the positions at a cut.
+    fn positions(&self, file: &File) -> Result<Vec<u8>> {
+        let offset = self.offset.load(Ordering::Relaxed);
+        let stored = self.is_decompressed.then(|| self.stored.load(Ordering::Relaxed));
+        let read = stored.unwrap_or(offset & !FileOffset::ENDED);
+        let fingerprint = Fingerprint::of(file, read).map_err(|error| {
+            Error::new(ErrorKind::Disk, format!("cannot read a file again: {error}")).cause(error)
+        })?;
+        let known = fingerprint.map(|print| FileOffset { offset, fingerprint: print.0, stored });
+        Ok(known.map(FileOffset::encode).unwrap_or_default())
+    }
+}
+
+fn changed(path: &Path) -> Error {
+    let message = format!("{} has changed since it was read last", path.display());
+    Error::new(ErrorKind::Configuration, message)
+        .hint("restore it, or give another --state to read it from its beginning")
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Error {
