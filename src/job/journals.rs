@@ -84,8 +84,8 @@ impl KnownJournal {
     }
 
     /// Returns true if its source can be read again, so that its bytes are not in the journal.
-    pub(super) fn is_file(&self) -> bool {
-        self.source.starts_with("file ")
+    pub(super) fn is_replayable(&self) -> bool {
+        ["file ", "watch "].iter().any(|kind| self.source.starts_with(kind))
     }
 
     fn path(&self, state: &Path) -> PathBuf {

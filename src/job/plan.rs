@@ -104,7 +104,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let objects = form.form(&target, settings.interval.as_millis() as u64)?;
     let (sources, readers) = match &builder.replay {
         Some(_) => (Vec::new(), Readers::of_journal()),
-        None => sharing::place(sources, cluster.processes)?,
+        None => sharing::place(sources, &target, cluster.processes)?,
     };
     if form.format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;

@@ -175,6 +175,7 @@ impl JournalPlan<'_> {
             is_replay: false,
             is_replayable: is_file,
             next_connection: recovery.next_connection,
+            folder: Some(folder.clone()),
         };
         let place = JournalPlace { folder, state: self.state.to_owned(), known };
         Ok(OpenJournal { journal, past, place })
@@ -198,7 +199,7 @@ impl JournalPlan<'_> {
             if known.id != *id {
                 continue;
             }
-            if !known.is_file() {
+            if !known.is_replayable() {
                 opened.push((number, self.open(&glimpse.source, false, recovery_plan)?));
                 continue;
             }
@@ -224,8 +225,9 @@ impl JournalPlan<'_> {
 /// Lines of a file were promised to be counted, and it is not given any more.
 fn unfinished(KnownJournal { id, source, .. }: &KnownJournal, epochs: usize) -> Error {
     let message = format!("{epochs} epochs with lines of {source} are not committed");
+    let flag = if source.starts_with("watch ") { "--watch" } else { "--file" };
     Error::new(ErrorKind::Configuration, message)
-        .hint(format!("give it with --file again, or --abandon-journal {id} to lose these lines"))
+        .hint(format!("give it with {flag} again, or --abandon-journal {id} to lose these lines"))
 }
 
 /// Returns the epochs that are to be replayed, each with the number of `pasts` that will pass its

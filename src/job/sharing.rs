@@ -21,6 +21,7 @@ use crate::feed::Feed;
 use crate::lines::BlockPool;
 use crate::meters::{Meters, SourceFacts};
 use crate::sources::{Source, descriptors};
+use crate::store::Target;
 use crate::supervise::supervise;
 
 /// The process that reads each source of the list.
@@ -48,9 +49,10 @@ impl Readers {
 /// Assigns each of `sources` to the process that it was given to, or in turn.
 ///
 /// # Errors
-/// `Usage` where a process is none.
+/// `Usage` where a process is none, or where a source would read what is written to `target`.
 pub(super) fn place(
     sources: Vec<(Source, Option<usize>)>,
+    target: &Target,
     processes: usize,
 ) -> Result<(Vec<Source>, Readers)> {
     let mut readers = Vec::new();
@@ -62,6 +64,7 @@ pub(super) fn place(
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("give --connect I=HOST:PORT with I below -n/--processes"));
         }
+        source.check_output(target)?;
         list.push(source);
         readers.push(process);
     }
@@ -81,7 +84,7 @@ pub(super) fn own(
     let names = journals::names(&sources);
     for (((k, source), name), process) in (0u32..).zip(&sources).zip(&names).zip(&readers.0) {
         let (kind, name) = (source.kind().to_owned(), name.clone());
-        let needs_connection = matches!(source, Source::Connect(_));
+        let needs_connection = matches!(source, Source::Connect(_) | Source::Watch(_));
         let facts = SourceFacts { kind, name, process: *process, needs_connection };
         meters.declare_source(k, facts);
     }
@@ -163,7 +166,7 @@ mod tests {
     #[test]
     fn sources_go_round_except_given_ones() {
         let sources = vec![(connect(1), None), (connect(2), Some(0)), (connect(3), None)];
-        let (list, readers) = place(sources, 3).expect("three processes");
+        let (list, readers) = place(sources, &Target::Stdout, 3).expect("three processes");
         assert_eq!(readers.0, [0, 0, 2]);
         let cluster = ClusterSettings { processes: 3, process: 2, ..ClusterSettings::default() };
         let meters = Meters::default();
@@ -174,7 +177,8 @@ mod tests {
 
     #[test]
     fn unknown_process_is_refused() {
-        let error = place(vec![(connect(1), Some(2))], 2).expect_err("two processes");
+        let error =
+            place(vec![(connect(1), Some(2))], &Target::Stdout, 2).expect_err("two processes");
         assert_eq!(error.kind(), ErrorKind::Usage);
     }
 }

@@ -68,9 +68,14 @@ struct UsedJournal {
 }
 
 impl UsedJournal {
+    /// Returns true if nothing more can come from the source.
+    fn has_ended(&self) -> bool {
+        self.is_orphan || self.has_ended.load(Ordering::Acquire)
+    }
+
     /// Returns true if the journal is of no use after a clean end of the job.
     fn is_done(&self, finished: bool) -> bool {
-        self.is_orphan || finished && self.has_ended.load(Ordering::Acquire)
+        self.is_orphan || finished && self.has_ended()
     }
 }
 
@@ -306,6 +311,8 @@ impl StreamsEnd {
         let _ = closed.recv_timeout(CLOSE_TIMEOUT);
         drop(syncing);
         links.resume();
+        // A job has not finished while more can come, as of a folder that is read once a day.
+        let finished = finished && journals.iter().all(UsedJournal::has_ended);
         let answer = links.agree(vec![finished.into()], WHILE_ALIVE, |each| {
             let finished = each.iter().all(|finished| finished == &[1]);
             let gone = elsewhere.iter().filter(|(_, known)| known.is_orphan || finished);

@@ -36,6 +36,7 @@ mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,6 +82,8 @@ pub struct SourceLog {
     journal: Option<Journal>,
     /// The room in the journal, where bytes go into one.
     room: Option<Room>,
+    /// The folder of the journal.
+    folder: Option<PathBuf>,
     /// The positions of a source that can be read again; `None` for any other.
     replayable: Option<Replayable>,
     epochs: LogEpochs,
@@ -119,6 +122,11 @@ impl SourceLog {
     /// Returns true if lines that are not committed can be read again.
     pub fn is_kept(&self) -> bool {
         self.journal.is_some()
+    }
+
+    /// Returns the folder of the journal, where the source may keep what belongs to it.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_deref()
     }
 
     /// Returns true if there are records that the workers do not have yet.

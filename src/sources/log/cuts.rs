@@ -181,6 +181,9 @@ impl SourceLog {
         for connection in self.connections.values_mut() {
             connection.splitter.settle();
         }
+        if let Some(replayable) = &mut self.replayable {
+            replayable.passed(epoch, &positions);
+        }
         let resume = self.resume(positions);
         if let Some(journal) = &self.journal {
             journal.refine_epoch_end(epoch, &resume);
@@ -233,6 +236,9 @@ impl SourceLog {
         }
         if self.epochs.is_replay {
             return Ok(());
+        }
+        if let Some(replayable) = &mut self.replayable {
+            replayable.committed(epoch);
         }
         self.epochs.to_note = self.epochs.to_note.max(Some(epoch));
         let (Some(journal), Some(wanted), Some((passed, _))) =

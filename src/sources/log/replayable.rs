@@ -6,6 +6,7 @@
 //! passed exactly at their positions ([`SourceLog::recorded_end`],
 //! [`SourceLog::pass_recorded_end`]): their lines were promised to these epochs.
 
+use std::collections::VecDeque;
 use std::fmt;
 
 use super::{RecordedEnds, SourceLog};
@@ -24,6 +25,10 @@ pub(super) struct Replayable {
     /// The last positions that are known while the source gives none.
     known: Vec<u8>,
     positions: Option<Positions>,
+    /// The positions at the ends of epochs that were passed and are not known to be committed.
+    passed: VecDeque<(Epoch, Vec<u8>)>,
+    /// The positions of the newest end that is known to be committed.
+    committed: Vec<u8>,
 }
 
 impl Replayable {
@@ -34,6 +39,20 @@ impl Replayable {
             began_at: resume.positions.clone(),
             known: known.cloned().unwrap_or_default(),
             positions: None,
+            passed: VecDeque::new(),
+            committed: resume.positions.clone(),
+        }
+    }
+
+    /// Notes that the end of `epoch` was passed at these positions.
+    pub(super) fn passed(&mut self, epoch: Epoch, positions: &[u8]) {
+        self.passed.push_back((epoch, positions.to_vec()));
+    }
+
+    /// Notes that `epoch` and all before it are committed.
+    pub(super) fn committed(&mut self, epoch: Epoch) {
+        while self.passed.front().is_some_and(|(passed, _)| *passed <= epoch) {
+            self.committed = self.passed.pop_front().map_or_else(Vec::new, |(_, at)| at);
         }
     }
 
@@ -74,6 +93,11 @@ impl SourceLog {
     /// Returns the positions where the last committed epoch ended; empty at the beginning.
     pub fn began_at(&self) -> &[u8] {
         self.replayable.as_ref().map_or(&[], |replayable| &replayable.began_at)
+    }
+
+    /// Returns the positions of the newest end of an epoch that is known to be committed.
+    pub fn committed_at(&self) -> &[u8] {
+        self.replayable.as_ref().map_or(&[], |replayable| &replayable.committed)
     }
 
     /// Returns the positions of the last end of an epoch that is recorded, committed or not.

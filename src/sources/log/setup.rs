@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -36,6 +37,8 @@ pub struct Past {
     pub is_replay: bool,
     /// Least number for a new connection.
     pub next_connection: u64,
+    /// The folder of the journal, where the source may keep what belongs to it.
+    pub folder: Option<PathBuf>,
 }
 
 /// What a source log is made of.
@@ -75,7 +78,8 @@ impl SourceLog {
     pub fn new(setup: LogSetup) -> SourceLog {
         let LogSetup { source, journal, past, open, feed, events, inbox, limits, .. } = setup;
         let (pool, stop, meter) = (setup.pool, setup.stop, setup.meter);
-        let Past { resume, ends, committed, is_replayable, is_replay, next_connection } = past;
+        let Past { resume, ends, committed, is_replayable, is_replay, next_connection, folder } =
+            past;
         let resumed = resume.connections.iter().map(|state| {
             let connection = Connection::resume(source, limits, pool.clone(), state);
             (state.connection, connection)
@@ -98,6 +102,7 @@ impl SourceLog {
             inbox,
             journal,
             room,
+            folder,
             replayable,
             epochs: LogEpochs::new(open, ends.into(), committed, is_replay),
             connections,
