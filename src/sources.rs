@@ -10,6 +10,7 @@
 //! | --- | --- | --- |
 //! | [`Source::Connect`] | from the journal | never, unless the job reads once |
 //! | [`Source::File`] | from the file, where the last cut was | at the end of the file |
+//! | [`Source::Watch`] | from the files, where the last cut was | never, except with `--once` |
 //! | [`Source::Pipe`], [`Source::Stdin`] | from the journal | when the last writer closes it |
 
 mod compressed;
@@ -24,6 +25,7 @@ mod path;
 mod retry;
 mod stop;
 mod stream;
+mod watch;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -36,11 +38,13 @@ use tokio::task::JoinSet;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::store::Target;
 use crate::supervise::supervise;
 
 pub use host::HostPort;
 pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
 pub use stop::Stop;
+pub use watch::{Watch, WatchPlace};
 
 /// A place that lines come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,8 @@ pub enum Source {
     Pipe(PathBuf),
     /// Standard input.
     Stdin,
+    /// Files that appear in a folder, or objects below a prefix.
+    Watch(Box<Watch>),
 }
 
 impl Source {
@@ -66,6 +72,7 @@ impl Source {
             Source::Connect(_) => "connect",
             Source::File(_) | Source::Pipe(_) => "file",
             Source::Stdin => "stdin",
+            Source::Watch(_) => "watch",
         }
     }
 
@@ -81,20 +88,36 @@ impl Source {
     /// Returns true if the same bytes can be read again after a restart, so that the journal keeps
     /// positions only. Correct for a source that was resolved.
     pub(crate) fn can_be_read_again(&self) -> bool {
-        matches!(self, Source::File(_))
+        matches!(self, Source::File(_) | Source::Watch(_))
     }
 
-    /// Refuses a path that cannot be read. Nothing is taken from a pipe.
+    /// Refuses a path or place that cannot be read. Nothing is taken from a pipe.
     ///
     /// # Errors
     ///
-    /// `Configuration` for a path that is missing, a directory, a socket, or not readable, naming
-    /// `--file`.
+    /// `Configuration` for a path that is missing, of a wrong type, or not readable, naming its
+    /// flag.
     pub fn check(&self) -> Result<()> {
         match self {
             Source::File(path) => path::check_file(path),
             Source::Pipe(path) => path::check_stream(path),
+            Source::Watch(watch) => watch.check(),
             Source::Connect(_) | Source::Stdin => Ok(()),
+        }
+    }
+}
+
+impl Source {
+    /// Refuses a place of which the results written to `target` would be a part: they would be read
+    /// again.
+    ///
+    /// # Errors
+    ///
+    /// `Usage`, naming `--watch` and `--to`.
+    pub(crate) fn check_output(&self, target: &Target) -> Result<()> {
+        match self {
+            Source::Watch(watch) => watch.check_output(target),
+            _ => Ok(()),
         }
     }
 }
@@ -106,6 +129,7 @@ impl fmt::Display for Source {
             Source::File(path) => write!(f, "file {}", path.display()),
             Source::Pipe(path) => write!(f, "pipe {}", path.display()),
             Source::Stdin => f.write_str("standard input"),
+            Source::Watch(watch) => write!(f, "watch {}", watch.place),
         }
     }
 }
@@ -172,5 +196,6 @@ async fn read(
         Source::File(path) => file::read(path, turns, log).await,
         Source::Pipe(path) => stream::read(name, move || path::open_stream(&path), log).await,
         Source::Stdin => stream::read(name, stream::stdin, log).await,
+        Source::Watch(place) => watch::read(*place, once, log).await,
     }
 }

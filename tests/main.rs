@@ -87,3 +87,5 @@ mod tidy;
 mod torture;
 /// States of earlier releases are continued.
 mod upgrade;
+/// Files that appear in a folder or a bucket.
+mod watch;

@@ -13,7 +13,7 @@ use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
 use crate::outputs::{self, Output, OutputSettings};
 use crate::settings::Settings;
-use crate::sources::{HostPort, Source, descriptors};
+use crate::sources::{HostPort, Source, Watch, descriptors};
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
@@ -99,7 +99,7 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         .store(store(&flags.store))
         .take_over(flags.store.take_over)
         .settings(settings(flags));
-    Ok(sources(&flags.source)?.into_iter().fold(builder, |builder, (at, source)| match at {
+    Ok(sources(flags)?.into_iter().fold(builder, |builder, (at, source)| match at {
         Some(process) => builder.source_at(process, source),
         None => builder.source(source),
     }))
@@ -154,18 +154,27 @@ fn store(flags: &StoreFlags) -> StoreSettings {
 
 /// Sources of one kind: mixing them is more likely a slip than a wish. Each with the process that
 /// reads it, where that was said.
-fn sources(flags: &SourceFlags) -> Result<Vec<(Option<usize>, Source)>> {
-    let SourceFlags { connect, file, stdin, .. } = flags;
-    let kinds = [!connect.is_empty(), !file.is_empty(), *stdin];
+fn sources(flags: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
+    let SourceFlags { connect, file, watch, stdin, .. } = &flags.source;
+    let kinds = [!connect.is_empty(), !file.is_empty(), !watch.is_empty(), *stdin];
     if kinds.iter().filter(|given| **given).count() > 1 {
         return Err(Error::new(ErrorKind::Usage, "sources of different kinds were given")
-            .hint("give one kind: HOST PORT or --connect, --file, or --stdin"));
+            .hint("give one kind: HOST PORT or --connect, --file, --watch, or --stdin"));
     }
     if *stdin {
         return Ok(vec![(Some(0), Source::Stdin)]);
     }
     let files = file.iter().cloned().map(|path| Ok((None, Source::File(path))));
-    files.chain(connect.iter().map(|value| connection(value))).collect()
+    let watched =
+        watch.iter().map(|place| Ok((None, Source::Watch(Box::new(watched(place, flags)?)))));
+    files.chain(watched).chain(connect.iter().map(|value| connection(value))).collect()
+}
+
+/// The place that a value of `--watch` names, and how it is watched.
+fn watched(place: &str, flags: &JobFlags) -> Result<Watch> {
+    let SourceFlags { watch_existing, watch_every, .. } = flags.source;
+    let (place, store) = (place.parse()?, store(&flags.store));
+    Ok(Watch { place, existing: watch_existing, every: watch_every, store })
 }
 
 /// `HOST:PORT`, or `I=HOST:PORT` for process I.

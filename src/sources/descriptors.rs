@@ -14,6 +14,8 @@ const JOURNAL: u64 = 4;
 const STREAM: u64 = 3;
 /// Descriptors of a connection: two addresses of a name may be tried at a time.
 const CONNECTION: u64 = 2;
+/// Descriptors of a watched place: events, a pipe, the folder, a file, the ledger.
+const WATCH: u64 = 8;
 /// Greatest limit that [`raise_limit`] asks for.
 const RAISED_MAX: u64 = 65_536;
 
@@ -25,6 +27,7 @@ fn needed<'a>(sources: impl Iterator<Item = &'a Source>, have_journals: bool) ->
             Source::File(_) => files += 1,
             Source::Pipe(_) | Source::Stdin => needed += STREAM,
             Source::Connect(_) => needed += CONNECTION,
+            Source::Watch(_) => needed += WATCH,
         }
         needed += if have_journals { JOURNAL } else { 0 };
     }

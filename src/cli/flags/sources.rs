@@ -1,10 +1,11 @@
 //! Flags of the sources: where lines come from, and how long one may be.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
-use super::super::values::{bytes, trimmed};
+use super::super::values::{bytes, duration, trimmed};
 
 /// Where lines come from.
 #[derive(Debug, Args)]
@@ -24,6 +25,20 @@ pub struct SourceFlags {
     #[arg(long, env = "WORDTIDE_STDIN")]
     pub stdin: bool,
 
+    /// Read the files that appear in a folder, or below oss://BUCKET/PREFIX or s3://BUCKET/PREFIX,
+    /// each once; can be repeated
+    #[arg(long, value_name = "DIR|URL", env = "WORDTIDE_WATCH")]
+    pub watch: Vec<String>,
+
+    /// Read the files that are there at the first start of --watch, too
+    #[arg(long, env = "WORDTIDE_WATCH_EXISTING")]
+    pub watch_existing: bool,
+
+    /// How often the place of --watch is listed; a folder also reports new files at once
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = duration,
+        env = "WORDTIDE_WATCH_EVERY")]
+    pub watch_every: Duration,
+
     /// Finish when the source closes, instead of connecting again
     #[arg(long, env = "WORDTIDE_ONCE")]
     pub once: bool,
@@ -42,6 +57,6 @@ pub struct SourceFlags {
 impl SourceFlags {
     /// Returns true if no source was named.
     pub(in crate::cli) fn is_none(&self) -> bool {
-        self.connect.is_empty() && self.file.is_empty() && !self.stdin
+        self.connect.is_empty() && self.file.is_empty() && self.watch.is_empty() && !self.stdin
     }
 }

@@ -1,0 +1,472 @@
+//! Which files of a folder are new and whole: a state machine that is told what is seen.
+//!
+//! A scan lists the folder and is the truth. Events come between scans and make it fast: they are
+//! hints, and one that is lost costs time only. A file is *whole*, and read, when
+//!
+//! * it was renamed or linked into the folder, or
+//! * the one who wrote it has closed it, or
+//! * a scan finds it unchanged since an earlier one, or since some time before the scan.
+//!
+//! A file that an event has shown to be opened for writing waits for its closing, however long the
+//! writer pauses. Each file is given out once. It is forgotten when it has left the folder.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
+
+use super::found::{FileFacts, FoundFile, NameHash, Version, hash_of};
+
+/// A file that is not written to for so long, when it is first seen, is whole.
+pub(super) const SETTLED: Duration = Duration::from_secs(10);
+
+/// A file that cannot be read is tried again after so long.
+const RETRY: Duration = Duration::from_secs(60);
+
+/// The result of what was seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Arrival {
+    /// A file is new and whole.
+    Found(FoundFile),
+    /// A file that was given out, or was there at the start, has another content now.
+    Changed(FoundFile),
+    /// A name is no longer there.
+    Gone(NameHash),
+}
+
+/// A file that was given out and not read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum UnreadFile {
+    /// It cannot be read.
+    Unreadable(FoundFile),
+    /// It has changed since it was found: it may still grow.
+    Changed(FoundFile),
+}
+
+/// A file that is known: given out, or not to be read.
+#[derive(Clone, Copy, Debug)]
+struct KnownFile {
+    version: Version,
+    /// The scan that has seen it last.
+    scan: u64,
+    is_change_told: bool,
+    /// It was there at the first start and may have been unfinished then.
+    may_be_unfinished: bool,
+}
+
+/// A file that is not known to be whole.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    version: Version,
+    /// When this version was seen first, by a clock that only goes forward.
+    since: Duration,
+    scan: u64,
+}
+
+/// A file that was created before our eyes.
+#[derive(Clone, Copy, Debug, Default)]
+struct CreatedFile {
+    is_opened: bool,
+    scan: u64,
+}
+
+/// A file that could not be read. It is tried again when it has changed, or some time later.
+#[derive(Clone, Debug)]
+struct UnreadableFile {
+    facts: FileFacts,
+    since: Duration,
+    scan: u64,
+}
+
+/// The files of one folder.
+#[derive(Debug)]
+pub(super) struct Arrivals {
+    known: HashMap<NameHash, KnownFile>,
+    candidates: HashMap<OsString, Candidate>,
+    created: HashMap<OsString, CreatedFile>,
+    unreadable: HashMap<NameHash, UnreadableFile>,
+    /// Time for which a candidate must not change.
+    patience: Duration,
+    scan: u64,
+    /// What the scan under way has found to be whole.
+    whole: Vec<FoundFile>,
+    results: Vec<Arrival>,
+}
+
+impl Arrivals {
+    /// Nothing was seen yet; files in `known` are not given out. A file is whole when it was
+    /// unchanged for `patience`.
+    pub(super) fn new(known: &HashMap<NameHash, Version>, patience: Duration) -> Arrivals {
+        let known = known.iter().map(|(&name, &version)| {
+            let file =
+                KnownFile { version, scan: 0, is_change_told: false, may_be_unfinished: false };
+            (name, file)
+        });
+        Arrivals {
+            known: known.collect(),
+            candidates: HashMap::new(),
+            created: HashMap::new(),
+            unreadable: HashMap::new(),
+            patience,
+            scan: 0,
+            whole: Vec::new(),
+            results: Vec::new(),
+        }
+    }
+
+    /// Notes that these files, which are known, may have been unfinished when the list of known
+    /// files was made: a writer that closes one of them makes it new.
+    pub(super) fn may_be_unfinished(&mut self, names: &HashSet<NameHash>) {
+        for (name, known) in &mut self.known {
+            known.may_be_unfinished = names.contains(name);
+        }
+    }
+
+    /// Returns what has come of all that was seen, in order.
+    pub(super) fn take(&mut self) -> Vec<Arrival> {
+        std::mem::take(&mut self.results)
+    }
+
+    /// Returns true if files were seen that are not known to be whole.
+    pub(super) fn is_waiting(&self) -> bool {
+        !self.candidates.is_empty() || self.created.values().any(|created| created.is_opened)
+    }
+
+    /// Called when a scan begins.
+    pub(super) fn begin_scan(&mut self) {
+        self.scan += 1;
+    }
+
+    /// Called for each file that the scan finds, at time `now`; `age` is the time since the last
+    /// write, where that can be told.
+    pub(super) fn seen(
+        &mut self,
+        name: &OsStr,
+        facts: FileFacts,
+        age: Option<Duration>,
+        now: Duration,
+    ) {
+        let (hash, scan) = (hash_of(name.as_bytes()), self.scan);
+        if let Some(known) = self.known.get_mut(&hash) {
+            known.scan = scan;
+            self.compare(name, hash, facts);
+            return;
+        }
+        if let Some(unreadable) = self.unreadable.get_mut(&hash) {
+            unreadable.scan = scan;
+            if unreadable.facts == facts && now.saturating_sub(unreadable.since) < RETRY {
+                return;
+            }
+            self.unreadable.remove(&hash);
+        }
+        if let Some(created) = self.created.get_mut(name) {
+            created.scan = scan;
+            if created.is_opened {
+                return;
+            }
+        }
+        let version = facts.version;
+        let is_whole = match self.candidates.get_mut(name) {
+            Some(candidate) if candidate.version == version => {
+                candidate.scan = scan;
+                now.saturating_sub(candidate.since) >= self.patience
+            }
+            _ => {
+                let candidate = Candidate { version, since: now, scan };
+                self.candidates.insert(name.to_owned(), candidate);
+                age.is_some_and(|age| age >= SETTLED)
+            }
+        };
+        if is_whole {
+            self.whole.push(FoundFile { name: name.as_bytes().to_vec(), facts });
+        }
+    }
+
+    /// Called when a scan has seen everything. With `forgets`, names that it has not seen are gone.
+    pub(super) fn end_scan(&mut self, forgets: bool) {
+        let mut whole = std::mem::take(&mut self.whole);
+        whole.sort_by(|a, b| (a.facts.appeared_ns, &a.name).cmp(&(b.facts.appeared_ns, &b.name)));
+        whole.into_iter().for_each(|file| self.give(file));
+        if !forgets {
+            return;
+        }
+        let scan = self.scan;
+        let results = &mut self.results;
+        self.known.retain(|name, known| {
+            let is_there = known.scan == scan;
+            if !is_there {
+                results.push(Arrival::Gone(*name));
+            }
+            is_there
+        });
+        self.candidates.retain(|_, candidate| candidate.scan == scan);
+        self.created.retain(|_, created| created.scan == scan);
+        self.unreadable.retain(|_, unreadable| unreadable.scan == scan);
+    }
+
+    /// Called when a file was renamed into the folder, or linked there: it is whole.
+    pub(super) fn moved_in(&mut self, name: &OsStr, facts: FileFacts) {
+        self.closed(name, facts);
+    }
+
+    /// Called when a file was created, with its facts if it is still there.
+    pub(super) fn created(&mut self, name: &OsStr, facts: Option<FileFacts>) {
+        match facts {
+            // A second name of a file comes with its content.
+            Some(facts) if facts.has_links => self.moved_in(name, facts),
+            _ => {
+                let created = CreatedFile { is_opened: false, scan: self.scan };
+                self.created.entry(name.to_owned()).or_insert(created);
+            }
+        }
+    }
+
+    /// Called when a file was opened, by anybody. A file that was created is opened by its writer;
+    /// one that was linked from nowhere is not.
+    pub(super) fn opened(&mut self, name: &OsStr) {
+        if let Some(created) = self.created.get_mut(name) {
+            created.is_opened = true;
+        }
+    }
+
+    /// Called when a file that was open for writing was closed.
+    pub(super) fn closed(&mut self, name: &OsStr, facts: FileFacts) {
+        self.created.remove(name);
+        self.candidates.remove(name);
+        let hash = hash_of(name.as_bytes());
+        match self.known.get_mut(&hash) {
+            Some(known) if known.may_be_unfinished && known.version != facts.version => {
+                self.known.remove(&hash);
+            }
+            Some(_) => return self.compare(name, hash, facts),
+            None => {}
+        }
+        self.unreadable.remove(&hash);
+        self.give(FoundFile { name: name.as_bytes().to_vec(), facts });
+    }
+
+    /// Called when a name has left the folder.
+    pub(super) fn gone(&mut self, name: &OsStr) {
+        self.created.remove(name);
+        self.candidates.remove(name);
+        let hash = hash_of(name.as_bytes());
+        self.unreadable.remove(&hash);
+        if self.known.remove(&hash).is_some() {
+            self.results.push(Arrival::Gone(hash));
+        }
+    }
+
+    /// Called at time `now` when a file that was given out was not read, because it cannot be, or
+    /// because it is another one now.
+    pub(super) fn returned(&mut self, unread: UnreadFile, now: Duration) {
+        let (file, is_unreadable) = match unread {
+            UnreadFile::Unreadable(file) => (file, true),
+            UnreadFile::Changed(file) => (file, false),
+        };
+        let hash = file.hash();
+        // It may have left the folder, and another one have come, since it was given out.
+        if self.known.get(&hash).is_none_or(|known| known.version != file.facts.version) {
+            return;
+        }
+        self.known.remove(&hash);
+        if is_unreadable {
+            let unreadable = UnreadableFile { facts: file.facts, since: now, scan: self.scan };
+            self.unreadable.insert(hash, unreadable);
+        }
+    }
+
+    /// Called when events were lost: nothing is known about who writes what.
+    pub(super) fn lost_events(&mut self) {
+        self.created.clear();
+    }
+
+    fn give(&mut self, file: FoundFile) {
+        self.candidates.remove(file.path().as_os_str());
+        let known = KnownFile {
+            version: file.facts.version,
+            scan: self.scan,
+            is_change_told: false,
+            may_be_unfinished: false,
+        };
+        self.known.insert(file.hash(), known);
+        self.results.push(Arrival::Found(file));
+    }
+
+    fn compare(&mut self, name: &OsStr, hash: NameHash, facts: FileFacts) {
+        let Some(known) = self.known.get_mut(&hash) else { return };
+        if known.version == facts.version || std::mem::replace(&mut known.is_change_told, true) {
+            return;
+        }
+        let file = FoundFile { name: name.as_bytes().to_vec(), facts };
+        self.results.push(Arrival::Changed(file));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVERY: Duration = Duration::from_secs(1);
+
+    fn facts(version: u64) -> FileFacts {
+        FileFacts { version: Version(version), inode: 1, ..FileFacts::default() }
+    }
+
+    fn at(appeared_ns: i128, version: u64) -> FileFacts {
+        FileFacts { appeared_ns, ..facts(version) }
+    }
+
+    /// Scans a folder with these files at second `second`.
+    fn scan(arrivals: &mut Arrivals, second: u64, files: &[(&str, FileFacts)]) -> Vec<String> {
+        arrivals.begin_scan();
+        for (name, facts) in files {
+            let now = Duration::from_secs(second);
+            arrivals.seen(OsStr::new(name), facts.clone(), Some(Duration::ZERO), now);
+        }
+        arrivals.end_scan(true);
+        shown(arrivals)
+    }
+
+    fn shown(arrivals: &mut Arrivals) -> Vec<String> {
+        let show = |arrival| match arrival {
+            Arrival::Found(file) => String::from_utf8(file.name).expect("text"),
+            Arrival::Changed(file) => format!("changed {}", file.path().display()),
+            Arrival::Gone(_) => "gone".to_owned(),
+        };
+        arrivals.take().into_iter().map(show).collect()
+    }
+
+    fn empty() -> Arrivals {
+        Arrivals::new(&HashMap::new(), EVERY)
+    }
+
+    #[test]
+    fn file_that_grows_waits_for_equal_scans() {
+        let mut arrivals = empty();
+        assert!(scan(&mut arrivals, 0, &[("a", facts(1))]).is_empty());
+        assert!(arrivals.is_waiting());
+        assert!(scan(&mut arrivals, 1, &[("a", facts(2))]).is_empty());
+        assert_eq!(scan(&mut arrivals, 2, &[("a", facts(2))]), ["a"]);
+        assert!(scan(&mut arrivals, 3, &[("a", facts(2))]).is_empty(), "given out once");
+        assert!(!arrivals.is_waiting());
+    }
+
+    #[test]
+    fn quick_scans_do_not_make_file_whole() {
+        let mut arrivals = empty();
+        for _ in 0..3 {
+            assert!(scan(&mut arrivals, 5, &[("a", facts(1))]).is_empty());
+        }
+    }
+
+    #[test]
+    fn old_file_is_whole_at_once() {
+        let mut arrivals = empty();
+        arrivals.begin_scan();
+        arrivals.seen(OsStr::new("a"), facts(1), Some(SETTLED), EVERY);
+        arrivals.end_scan(true);
+        assert_eq!(shown(&mut arrivals), ["a"]);
+    }
+
+    #[test]
+    fn files_of_scan_come_in_order_of_appearance() {
+        let mut arrivals = empty();
+        let files = [("b", at(2, 1)), ("c", at(1, 2)), ("a", at(2, 3))];
+        scan(&mut arrivals, 0, &files);
+        assert_eq!(scan(&mut arrivals, 1, &files), ["c", "a", "b"]);
+    }
+
+    #[test]
+    fn writer_that_pauses_is_waited_for() {
+        let mut arrivals = empty();
+        arrivals.created(OsStr::new("a"), Some(facts(1)));
+        arrivals.opened(OsStr::new("a"));
+        for second in 0..100 {
+            assert!(scan(&mut arrivals, second, &[("a", facts(1))]).is_empty());
+        }
+        arrivals.closed(OsStr::new("a"), facts(2));
+        assert_eq!(shown(&mut arrivals), ["a"]);
+        assert!(scan(&mut arrivals, 101, &[("a", facts(2))]).is_empty());
+    }
+
+    #[test]
+    fn file_linked_from_nowhere_needs_no_close() {
+        let mut arrivals = empty();
+        arrivals.created(OsStr::new("a"), Some(facts(1)));
+        scan(&mut arrivals, 0, &[("a", facts(1))]);
+        assert_eq!(scan(&mut arrivals, 1, &[("a", facts(1))]), ["a"]);
+        let linked = FileFacts { has_links: true, ..facts(3) };
+        arrivals.created(OsStr::new("b"), Some(linked));
+        assert_eq!(shown(&mut arrivals), ["b"]);
+    }
+
+    #[test]
+    fn change_is_told_once_and_not_given_out() {
+        let mut arrivals = empty();
+        arrivals.moved_in(OsStr::new("a"), facts(1));
+        assert_eq!(shown(&mut arrivals), ["a"]);
+        assert_eq!(scan(&mut arrivals, 0, &[("a", facts(2))]), ["changed a"]);
+        assert!(scan(&mut arrivals, 1, &[("a", facts(3))]).is_empty());
+        arrivals.closed(OsStr::new("a"), facts(4));
+        assert!(shown(&mut arrivals).is_empty());
+    }
+
+    #[test]
+    fn name_that_left_is_new_again() {
+        let mut arrivals = empty();
+        arrivals.moved_in(OsStr::new("a"), facts(1));
+        arrivals.moved_in(OsStr::new("b"), facts(2));
+        arrivals.take();
+        assert_eq!(scan(&mut arrivals, 0, &[("b", facts(2))]), ["gone"]);
+        arrivals.moved_in(OsStr::new("a"), facts(3));
+        arrivals.gone(OsStr::new("b"));
+        arrivals.moved_in(OsStr::new("b"), facts(2));
+        assert_eq!(shown(&mut arrivals), ["a", "gone", "b"]);
+    }
+
+    #[test]
+    fn known_file_is_new_only_if_it_was_unfinished() {
+        let known: HashMap<_, _> =
+            [("a", 1), ("b", 2)].map(|(name, v)| (hash_of(name.as_bytes()), Version(v))).into();
+        let mut arrivals = Arrivals::new(&known, EVERY);
+        arrivals.may_be_unfinished(&[hash_of(b"b")].into());
+        assert!(scan(&mut arrivals, 0, &[("a", facts(1)), ("b", facts(2))]).is_empty());
+        arrivals.closed(OsStr::new("b"), facts(2));
+        assert!(shown(&mut arrivals).is_empty(), "closed without a change");
+        arrivals.closed(OsStr::new("a"), facts(3));
+        arrivals.closed(OsStr::new("b"), facts(4));
+        assert_eq!(shown(&mut arrivals), ["changed a", "b"]);
+    }
+
+    #[test]
+    fn unreadable_file_is_tried_when_it_changes() {
+        let mut arrivals = empty();
+        arrivals.moved_in(OsStr::new("a"), facts(1));
+        let Some(Arrival::Found(file)) = arrivals.take().pop() else { panic!("found") };
+        arrivals.returned(UnreadFile::Unreadable(file.clone()), Duration::ZERO);
+        for second in 0..3 {
+            assert!(scan(&mut arrivals, second, &[("a", facts(1))]).is_empty());
+        }
+        let changed = FileFacts { appeared_ns: 7, ..facts(1) };
+        scan(&mut arrivals, 4, &[("a", changed.clone())]);
+        assert_eq!(scan(&mut arrivals, 5, &[("a", changed.clone())]), ["a"]);
+        let file = FoundFile { facts: changed.clone(), ..file };
+        arrivals.returned(UnreadFile::Unreadable(file), Duration::from_secs(5));
+        for second in [6, RETRY.as_secs() + 4, RETRY.as_secs() + 5] {
+            assert!(scan(&mut arrivals, second, &[("a", changed.clone())]).is_empty());
+        }
+        assert_eq!(scan(&mut arrivals, RETRY.as_secs() + 6, &[("a", changed)]), ["a"]);
+    }
+
+    #[test]
+    fn changed_file_is_given_out_when_whole() {
+        let mut arrivals = empty();
+        arrivals.moved_in(OsStr::new("a"), facts(1));
+        let Some(Arrival::Found(file)) = arrivals.take().pop() else { panic!("found") };
+        arrivals.returned(UnreadFile::Changed(file.clone()), Duration::ZERO);
+        assert!(scan(&mut arrivals, 1, &[("a", facts(2))]).is_empty());
+        assert_eq!(scan(&mut arrivals, 2, &[("a", facts(2))]), ["a"]);
+        arrivals.returned(UnreadFile::Changed(file), Duration::from_secs(2));
+        assert!(scan(&mut arrivals, 3, &[("a", facts(2))]).is_empty(), "an old one came back");
+    }
+}

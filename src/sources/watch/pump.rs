@@ -1,0 +1,254 @@
+//! The thread that reads files: it opens, decompresses and reads ahead, and may wait for a disk or
+//! a store while the source takes cuts.
+
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
+
+use tokio::sync::mpsc;
+
+use super::found::{FileFacts, FoundFile};
+use super::objects::ObjectReader;
+use super::place::OpenPlace;
+use crate::error::{Error, Result};
+use crate::sources::compressed::{Encoding, Stored, StoredFile, Text, TextFault, beginning};
+use crate::sources::path;
+use crate::supervise;
+
+/// A piece of text: it begins at a multiple of so many bytes of the file's text, so that a run
+/// after a restart hands the same pieces over.
+pub(super) const PIECE_BYTES: u64 = 256 << 10;
+/// Most pieces that are read ahead.
+const PIECES_MAX: usize = 8;
+
+/// A file to be read.
+#[derive(Clone, Debug)]
+pub(super) struct ReadRequest {
+    pub(super) file: FoundFile,
+    /// Where to begin in its text, if it was read before.
+    pub(super) again_from: Option<u64>,
+}
+
+/// What comes of a request, in this order: opened, texts, end. An end may come alone.
+#[derive(Debug)]
+pub(super) enum Piece {
+    /// The file is open; these are the facts about it now.
+    Opened(FileFacts),
+    /// The next bytes of its text.
+    Text(Vec<u8>),
+    /// Nothing more comes of the file.
+    End(FileEnd),
+}
+
+/// How reading a file has ended.
+#[derive(Debug)]
+pub(super) enum FileEnd {
+    /// All of it was read.
+    Whole,
+    /// It is not there any more.
+    Gone,
+    /// It is not the file that was found.
+    Changed,
+    /// It cannot be read, or not further.
+    Unreadable(String),
+    /// It does not decompress further.
+    Damaged(String),
+}
+
+/// The source's end of the thread.
+#[derive(Debug)]
+pub(super) struct Pump {
+    requests: std_mpsc::Sender<ReadRequest>,
+    pieces: mpsc::Receiver<Piece>,
+    /// Buffers to be used again.
+    buffers: std_mpsc::Sender<Vec<u8>>,
+    failed: Arc<Mutex<Option<Error>>>,
+}
+
+impl Pump {
+    /// Starts the thread, which reads in `place`.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` if it cannot be started.
+    pub(super) fn start(place: OpenPlace) -> Result<Pump> {
+        let (requests, asked) = std_mpsc::channel();
+        let (sender, pieces) = mpsc::channel(PIECES_MAX);
+        let (buffers, returned) = std_mpsc::channel();
+        let failed = Arc::new(Mutex::new(None));
+        let told = Arc::clone(&failed);
+        let thread = PumpThread { place, pieces: sender.clone(), buffers: returned };
+        let fail = move |error| {
+            *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+            // The pieces end when the failure is known, not before.
+            drop(sender);
+        };
+        supervise::thread("watch-read", fail, move || {
+            thread.run(&asked);
+            Ok(())
+        })?;
+        Ok(Pump { requests, pieces, buffers, failed })
+    }
+
+    /// Asks for a file. Files are read one after the other, in the order of these calls.
+    pub(super) fn ask(&self, request: ReadRequest) {
+        // It fails when the thread has failed, which the next piece reports.
+        drop(self.requests.send(request));
+    }
+
+    /// Returns the next piece of the file that was asked for first.
+    ///
+    /// # Errors
+    ///
+    /// The error by which the thread has ended.
+    pub(super) async fn next(&mut self) -> Result<Piece> {
+        match self.pieces.recv().await {
+            Some(piece) => Ok(piece),
+            None => {
+                let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let stopped = || Error::new(crate::ErrorKind::Panicked, "no file is read any more");
+                Err(failed.unwrap_or_else(stopped))
+            }
+        }
+    }
+
+    /// Gives a buffer back, to be used again.
+    pub(super) fn recycle(&self, buffer: Vec<u8>) {
+        drop(self.buffers.send(buffer));
+    }
+}
+
+struct PumpThread {
+    place: OpenPlace,
+    pieces: mpsc::Sender<Piece>,
+    buffers: std_mpsc::Receiver<Vec<u8>>,
+}
+
+/// The source has gone.
+struct Unwanted;
+
+impl PumpThread {
+    fn run(&self, asked: &std_mpsc::Receiver<ReadRequest>) {
+        while let Ok(request) = asked.recv() {
+            let ended = self.read(&request).and_then(|end| self.send(Piece::End(end)));
+            if let Err(Unwanted) = ended {
+                return;
+            }
+        }
+    }
+
+    fn send(&self, piece: Piece) -> std::result::Result<(), Unwanted> {
+        self.pieces.blocking_send(piece).map_err(|_| Unwanted)
+    }
+
+    fn read(&self, request: &ReadRequest) -> std::result::Result<FileEnd, Unwanted> {
+        match &self.place {
+            OpenPlace::Folder(folder) => {
+                let (stored, facts) = match open_file(folder, request) {
+                    Ok(opened) => opened,
+                    Err(end) => return Ok(end),
+                };
+                self.send(Piece::Opened(facts))?;
+                self.pump(stored, request)
+            }
+            OpenPlace::Objects(bucket) => {
+                let wanted = || !self.pieces.is_closed();
+                let stored = match ObjectReader::open(bucket, request, &wanted) {
+                    Ok(stored) => stored,
+                    Err(end) => return Ok(end),
+                };
+                self.send(Piece::Opened(stored.facts().clone()))?;
+                self.pump(stored, request)
+            }
+        }
+    }
+
+    /// Sends the text of a file that is open.
+    fn pump<R: Stored>(
+        &self,
+        mut stored: R,
+        request: &ReadRequest,
+    ) -> std::result::Result<FileEnd, Unwanted> {
+        let beginning = match beginning(&mut stored) {
+            Ok(beginning) => beginning,
+            Err(error) => return Ok(cannot_read(&error)),
+        };
+        let encoding = Encoding::of(request.file.path(), &beginning);
+        encoding.warn(&self.place.shown(&request.file));
+        let mut text = Text::new(stored, &encoding);
+        if let Some(offset) = request.again_from {
+            match text.skip_to(offset) {
+                Ok(true) => {}
+                Ok(false) => return Ok(FileEnd::Changed),
+                Err(fault) => return Ok(ended(fault)),
+            }
+        }
+        loop {
+            let mut piece = self.buffers.try_recv().unwrap_or_default();
+            let most = (PIECE_BYTES - text.position() % PIECE_BYTES) as usize;
+            piece.resize(most, 0);
+            let (read, end) = fill(&mut text, &mut piece);
+            piece.truncate(read);
+            if read > 0 {
+                self.send(Piece::Text(piece))?;
+            }
+            if let Some(end) = end {
+                return Ok(end);
+            }
+        }
+    }
+}
+
+/// Reads into `piece` until it is full or the text ends; returns the bytes read and the end.
+fn fill<R: Stored>(text: &mut Text<R>, piece: &mut [u8]) -> (usize, Option<FileEnd>) {
+    let mut read = 0;
+    while read < piece.len() {
+        match text.read(&mut piece[read..]) {
+            Ok(0) => return (read, Some(FileEnd::Whole)),
+            Ok(bytes) => read += bytes,
+            Err(fault) => return (read, Some(ended(fault))),
+        }
+    }
+    (read, None)
+}
+
+fn ended(fault: TextFault) -> FileEnd {
+    match fault {
+        TextFault::Unreadable(error) => cannot_read(&error),
+        TextFault::Damaged(why) => FileEnd::Damaged(why),
+    }
+}
+
+/// Returns the end for a file that cannot be opened or read.
+pub(super) fn cannot_read(error: &io::Error) -> FileEnd {
+    match error.kind() {
+        io::ErrorKind::NotFound => FileEnd::Gone,
+        io::ErrorKind::InvalidData => FileEnd::Changed,
+        _ => FileEnd::Unreadable(error.to_string()),
+    }
+}
+
+/// Opens a file of a folder, as long as it is the one that was found.
+fn open_file(
+    folder: &Path,
+    request: &ReadRequest,
+) -> std::result::Result<(StoredFile, FileFacts), FileEnd> {
+    let path = request.file.path_in(folder);
+    let file = path::open(&path).map(File::from).map_err(|error| cannot_read(&error))?;
+    let found = file.metadata().map_err(|error| cannot_read(&error))?;
+    if !found.is_file() {
+        return Err(FileEnd::Unreadable("it is not a regular file".to_owned()));
+    }
+    let (then, now) = (&request.file.facts, FileFacts::of_file(&found));
+    let is_usable = match request.again_from {
+        None => then.version == now.version,
+        // What was added since then is not read.
+        Some(_) => then.inode == now.inode && then.bytes <= now.bytes,
+    };
+    if !is_usable {
+        return Err(FileEnd::Changed);
+    }
+    let facts = if request.again_from.is_some() { then.clone() } else { now };
+    Ok((StoredFile::first(file, facts.bytes), facts))
+}

@@ -1,0 +1,140 @@
+//! The start of a watched source: where it was left, or what is there at its first start.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::arrivals::Arrivals;
+use super::discovery::{Channels, Discovery, ListingReport, ScanPace};
+use super::folder::{FirstListing, FolderWatch};
+use super::found::{FoundFile, NameHash};
+use super::ledger::Ledger;
+use super::objects::ObjectWatch;
+use super::place::{Bucket, OpenPlace, Watch};
+use super::pump::Pump;
+use super::reading::Reading;
+use crate::backoff::BackoffPolicy;
+use crate::error::{Error, ErrorKind, Result};
+use crate::sources::log::SourceLog;
+use crate::store::StoreErrorKind;
+use crate::supervise;
+
+/// Reads the files of a watched place until a stop is asked for; with `once`, until those that are
+/// there at the start were read.
+///
+/// # Errors
+///
+/// `Configuration` for a place that cannot be listed at the start, `Disk` if the ledger fails,
+/// those of the journal.
+pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
+    let place = watch.open()?;
+    let folder = log.folder().map(Path::to_owned);
+    let opened = folder.as_deref().map_or(Ok(None), Ledger::open)?;
+    if opened.is_none() && !log.last_recorded().is_empty() {
+        let message = format!("the list of the files of {} that were read is gone", watch.place);
+        return Err(Error::new(ErrorKind::Disk, message)
+            .hint("restore --state, or give another one to begin anew"));
+    }
+    let (stop, meter) = (log.stop().clone(), Arc::clone(log.meter()));
+    let (ledger, unfinished) = match opened {
+        Some(ledger) => (ledger, HashSet::new()),
+        None => {
+            let first = first_start(&place, watch.existing || once);
+            let begun = log.alongside(async {
+                tokio::select! {
+                    begun = first => Some(begun),
+                    () = stop.stopped() => None,
+                }
+            });
+            let Some(begun) = begun.await? else { return Ok(()) };
+            let (files, unfinished) = begun?;
+            if !files.is_empty() {
+                tracing::info!(
+                    "watching {} for new files; the {} that are there are not read, see \
+                     --watch-existing",
+                    watch.place,
+                    files.len()
+                );
+            }
+            (Ledger::create(folder.as_deref(), &files)?, unfinished)
+        }
+    };
+    let pump = Pump::start(place.clone())?;
+    let mut reading = Reading::begin(log, ledger, pump, place.clone())?;
+    if !reading.read_again().await? {
+        return Ok(());
+    }
+    let known = reading.known();
+    let mut arrivals = Arrivals::new(&known, watch.every);
+    arrivals.may_be_unfinished(&unfinished);
+    let report = ListingReport::new(watch.place.to_string(), meter);
+    let discovery = discover(place, watch.every, once, arrivals, report)?;
+    tracing::info!("watching {}", watch.place);
+    reading.read_new(discovery, once).await
+}
+
+/// Starts to find files.
+fn discover(
+    place: OpenPlace,
+    every: Duration,
+    once: bool,
+    arrivals: Arrivals,
+    report: ListingReport,
+) -> Result<Discovery> {
+    Discovery::start(move |channels| {
+        let Channels { results, unread, stop } = channels;
+        match place {
+            OpenPlace::Folder(folder) => {
+                let pace = ScanPace::new(every);
+                let watch =
+                    FolderWatch { folder, pace, once, arrivals, results, report, unread, stop };
+                watch.run()
+            }
+            OpenPlace::Objects(bucket) => {
+                ObjectWatch { bucket, every, once, arrivals, results, report, unread }.run()
+            }
+        }
+    })
+}
+
+/// Returns the files that are not to be read because they were there before the first start, and
+/// which of them may be unfinished. With `existing` there are none.
+async fn first_start(
+    place: &OpenPlace,
+    existing: bool,
+) -> Result<(Vec<FoundFile>, HashSet<NameHash>)> {
+    match place {
+        OpenPlace::Folder(_) if existing => Ok((Vec::new(), HashSet::new())),
+        OpenPlace::Folder(folder) => {
+            let listed = folder.clone();
+            let listing = supervise::blocking(move || FirstListing::of(&listed)).await;
+            let FirstListing { files, unfinished } = listing.map_err(|error| {
+                let message = format!("cannot list {}: {error}", folder.display());
+                Error::new(ErrorKind::Configuration, message)
+                    .hint("give --watch a folder that exists and can be listed")
+            })?;
+            Ok((files, unfinished))
+        }
+        OpenPlace::Objects(bucket) => {
+            let files = list(bucket).await?;
+            Ok((if existing { Vec::new() } else { files }, HashSet::new()))
+        }
+    }
+}
+
+/// Lists a bucket, as often as the store is out of reach; a refusal is final.
+async fn list(bucket: &Bucket) -> Result<Vec<FoundFile>> {
+    let (mut backoff, mut is_told) = (BackoffPolicy::JITTERED.start(), false);
+    loop {
+        match bucket.list().await {
+            Err(error) if error.kind == StoreErrorKind::Unavailable => {
+                if !std::mem::replace(&mut is_told, true) {
+                    tracing::warn!("{error}; trying again");
+                }
+                tokio::time::sleep(backoff.next_pause()).await;
+            }
+            answer => return answer.map_err(Error::from),
+        }
+    }
+}
