@@ -16,7 +16,7 @@ use std::thread;
 
 use md5::{Digest, Md5};
 use signature::Signed;
-use wire::{Answer, Request, decode, etag_of};
+use wire::{Answer, Request, base64, decode, etag_of};
 use wordtide::internals::epoch::{Clock, SystemClock};
 
 pub(crate) const BUCKET: &str = "demo";
@@ -483,20 +483,4 @@ impl State {
         text += "</ListBucketResult>";
         Ok(Answer::new(200).body(text.into_bytes()))
     }
-}
-
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in bytes.chunks(3) {
-        let mut word = [0; 3];
-        word[..chunk.len()].copy_from_slice(chunk);
-        let bits = u32::from_be_bytes([0, word[0], word[1], word[2]]);
-        for at in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
-            let padding = at > chunk.len();
-            text.push(if padding { '=' } else { char::from(digit) });
-        }
-    }
-    text
 }

@@ -102,6 +102,22 @@ pub(crate) fn decode(text: &str) -> String {
     String::from_utf8(decoded).unwrap()
 }
 
+pub(crate) fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let mut word = [0; 3];
+        word[..chunk.len()].copy_from_slice(chunk);
+        let bits = u32::from_be_bytes([0, word[0], word[1], word[2]]);
+        for at in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * at)) as usize & 63];
+            let padding = at > chunk.len();
+            text.push(if padding { '=' } else { char::from(digit) });
+        }
+    }
+    text
+}
+
 /// The ETag of an object that was stored at once.
 pub(crate) fn etag_of(body: &[u8]) -> String {
     Md5::digest(body).iter().map(|byte| format!("{byte:02X}")).collect()
