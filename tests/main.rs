@@ -31,6 +31,8 @@ mod finish;
 mod forms;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
+/// Lines on standard error as JSON objects.
+mod log_format;
 /// Totals and windows go on where they were.
 mod memory;
 /// What Spark would have written, computed slowly.

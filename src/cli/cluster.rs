@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::flags::WorkerFlags;
 use super::service::Relay;
 use super::signals::{Listener, Wish};
-use super::{failed, stderr};
+use super::{failed, log};
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
 use crate::cluster::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
@@ -25,6 +25,18 @@ pub(super) fn is_launcher(flags: &WorkerFlags) -> bool {
     let WorkerFlags { processes, process, hostfile, addresses, restart, .. } = flags;
     let elsewhere = process.is_some() || hostfile.is_some() || addresses.is_some();
     (*processes > 1 || *processes == 1 && *restart > 0) && !elsewhere
+}
+
+/// Returns the index of this process for the log: `None` for the launcher of the others.
+pub(super) fn index(flags: &WorkerFlags) -> Option<usize> {
+    if is_launcher(flags) {
+        return None;
+    }
+    let given = match flags.process.as_deref() {
+        Some("auto") => process_of_this_host().ok(),
+        given => given.and_then(|index| index.parse().ok()),
+    };
+    Some(given.unwrap_or(0))
 }
 
 /// The cluster that the flags describe, and the pipe to the launcher, if one started this process.
@@ -125,7 +137,10 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
     signals.on_wish(None, move |wish| {
         match wish {
             Wish::Stop => {
-                tracing::info!("stopping all processes; a second signal kills them");
+                tracing::info!(
+                    event = "stopping",
+                    "stopping all processes; a second signal kills them"
+                );
                 Relay::stopping();
             }
             Wish::EndNow(code) => heard.store(code, Ordering::Relaxed),
@@ -134,7 +149,7 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
         stop.stop();
     })?;
     let code = launcher.run(&|index, line| {
-        stderr::line([format!("[{index}] ").as_bytes(), line].concat());
+        log::relay(index, line);
     });
     if second.load(Ordering::Relaxed) == 0 {
         Relay::stopping();

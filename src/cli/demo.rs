@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 
 use super::flags::JobFlags;
 use super::signals::{Listener, Supervisor};
-use super::{failed, log, print, stderr};
+use super::{failed, log, print};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -35,7 +35,7 @@ const TEXT: &str = include_str!("demo.txt");
 
 /// Runs the demo.
 pub(super) fn run(flags: &JobFlags) -> Result<()> {
-    log::install(&flags.watch);
+    log::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the demo's source", error))?;
     let listener = runtime
@@ -82,7 +82,7 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
     let counts = read_back(Path::new(ROOT), &epochs)
         .map_err(|error| failed("cannot read the demo's files back", error))?;
     print(table(counts).as_bytes())?;
-    stderr::line(format!("the counts of each epoch are in {ROOT}/{PREFIX}-*/part-*"));
+    tracing::info!("the counts of each epoch are in {ROOT}/{PREFIX}-*/part-*");
     Ok(())
 }
 

@@ -4,8 +4,10 @@ use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 use std::process::ExitCode;
 
+use tracing::Level;
+
 use super::layers::{self, Refusal};
-use super::stderr;
+use super::{log, stderr};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The exit codes and what they mean.
@@ -46,7 +48,9 @@ pub(super) fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
 }
 
 fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
-    set_hook(Box::new(|panic| stderr::line(format!("wordtide: {panic}"))));
+    set_hook(Box::new(|panic| {
+        log::say(Level::ERROR, "panicked", &format!("wordtide: {panic}"));
+    }));
     // The hook has reported a panic; what it left half done is not looked at again.
     let code = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(code)) => code,
@@ -103,5 +107,5 @@ fn report(error: &Error) {
     if let Some(places) = layers::note(&text) {
         text = format!("{text} ({places})");
     }
-    stderr::line(format!("wordtide: error: {text}"));
+    log::say(Level::ERROR, "failed", &format!("wordtide: error: {text}"));
 }

@@ -102,7 +102,7 @@ fn compression() -> impl clap::builder::TypedValueParser<Value = BodyCompression
 
 /// Runs `wordtide feed`.
 pub(super) fn run(flags: &FeedFlags) -> Result<u8> {
-    log::install(&flags.watch);
+    log::install(&flags.watch, Some(0));
     if flags.batch_bytes == 0 || flags.batch_bytes > BATCH_BYTES_MAX {
         let message = format!("a batch of {} bytes is out of range", flags.batch_bytes);
         return Err(Error::new(ErrorKind::Usage, message).hint("give --batch-bytes from 1 to 1GiB"));

@@ -13,7 +13,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
-use super::values::duration;
+use super::log::LogFormat;
+use super::values::{choice, duration};
 
 pub(super) use output::OutputFlags;
 pub(super) use profile::ProfileFlags;
@@ -85,6 +86,12 @@ pub struct StopFlags {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Watch")]
 pub struct WatchFlags {
+    /// Form of the lines on standard error: text, or one JSON object a line
+    #[arg(long, value_name = "FORM", default_value = "text", value_parser =
+        choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+        env = "WORDTIDE_LOG_FORMAT")]
+    pub log_format: LogFormat,
+
     /// Log more; twice for everything
     #[arg(short = 'v', long, action = ArgAction::Count, env = "WORDTIDE_VERBOSE")]
     pub verbose: u8,

@@ -1,8 +1,14 @@
-//! Writes the library's log events as lines on standard error.
+//! Writes log events as lines on standard error: as text, or as JSON objects.
+//!
+//! A JSON line has `ts`, `level`, `event`, `message` and `process`, and the fields of its event.
+//! Events without a name of their own are called `message`.
 
 use std::fmt;
 use std::io::{self, Write};
+use std::sync::OnceLock;
 
+use serde_json::{Map, Value};
+use tracing::field::{Field, Visit};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::FmtContext;
@@ -12,8 +18,111 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::flags::WatchFlags;
 use super::{commands, environment, stderr};
+use crate::epoch::SystemClock;
 
-/// A line is its message; what is not mere progress says so in front.
+/// The forms of a line on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// The message, after its level unless that is mere progress.
+    Text,
+    /// One JSON object.
+    Json,
+}
+
+/// The form of the lines of this process, with its index in the cluster. The launcher has none.
+static JSON: OnceLock<Option<usize>> = OnceLock::new();
+
+/// Writes a line that no log event stands for. `text` is the line in text form, which begins with
+/// the name of the program where it is no mere progress.
+pub(super) fn say(level: Level, event: &str, text: &str) {
+    let Some(process) = JSON.get() else { return stderr::line(text) };
+    let message = text.strip_prefix("wordtide: ").unwrap_or(text);
+    let message = message.strip_prefix("error: ").unwrap_or(message);
+    let message = message.strip_prefix("warning: ").unwrap_or(message);
+    stderr::line(json(*process, level, event, message, Map::new()));
+}
+
+/// Writes a line only where lines are JSON objects: people see the same from the end itself.
+pub(super) fn say_in_json(event: &str, message: &str) {
+    if JSON.get().is_some() {
+        say(Level::INFO, event, message);
+    }
+}
+
+/// Passes on a line of the process with this index, as its launcher.
+pub(super) fn relay(process: usize, line: &[u8]) {
+    match JSON.get() {
+        None => stderr::line([format!("[{process}] ").as_bytes(), line].concat()),
+        Some(_) if line.starts_with(b"{") => stderr::line(line),
+        Some(_) => {
+            // Written by something else than the log, before it or beside it.
+            let text = String::from_utf8_lossy(line);
+            stderr::line(json(Some(process), Level::ERROR, "message", &text, Map::new()));
+        }
+    }
+}
+
+/// Returns the object of a line.
+fn json(
+    process: Option<usize>,
+    level: Level,
+    event: &str,
+    message: &str,
+    fields: Map<String, Value>,
+) -> String {
+    let now = i64::try_from(SystemClock::shared().wall_ms()).unwrap_or(i64::MAX);
+    let now = jiff::Timestamp::from_millisecond(now).unwrap_or_default();
+    let mut line = Map::new();
+    line.insert("ts".into(), now.strftime("%Y-%m-%dT%H:%M:%S%.3fZ").to_string().into());
+    line.insert("level".into(), level.as_str().to_ascii_lowercase().into());
+    line.insert("event".into(), event.into());
+    line.insert("message".into(), message.into());
+    line.insert("process".into(), process.into());
+    line.extend(fields);
+    Value::Object(line).to_string()
+}
+
+/// The fields of a log event.
+#[derive(Default)]
+struct Fields {
+    message: String,
+    event: Option<String>,
+    others: Map<String, Value>,
+}
+
+impl Fields {
+    fn add(&mut self, field: &Field, value: Value) {
+        match (field.name(), value) {
+            ("message", Value::String(text)) => self.message = text,
+            ("event", Value::String(text)) => self.event = Some(text),
+            (name, value) => drop(self.others.insert(name.to_owned(), value)),
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value.into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.add(field, value.into());
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.add(field, format!("{value:?}").into());
+    }
+}
+
+/// Formats log events as lines.
 struct Lines;
 
 impl<S, N> FormatEvent<S, N> for Lines
@@ -23,18 +132,33 @@ where
 {
     fn format_event(
         &self,
-        context: &FmtContext<'_, S, N>,
+        _context: &FmtContext<'_, S, N>,
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let level = match *event.metadata().level() {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let level = *event.metadata().level();
+        if let Some(process) = JSON.get() {
+            let name = fields.event.as_deref().unwrap_or("message");
+            return writeln!(
+                writer,
+                "{}",
+                json(*process, level, name, &fields.message, fields.others)
+            );
+        }
+        let prefix = match level {
             Level::ERROR => "wordtide: error: ",
             Level::WARN => "wordtide: warning: ",
             Level::INFO => "",
             _ => "wordtide: debug: ",
         };
-        writer.write_str(level)?;
-        context.field_format().format_fields(writer.by_ref(), event)?;
+        write!(writer, "{prefix}{}", fields.message)?;
+        if level > Level::INFO {
+            for (name, value) in &fields.others {
+                write!(writer, " {name}={value}")?;
+            }
+        }
         writeln!(writer)
     }
 }
@@ -58,7 +182,11 @@ impl Write for StandardError {
 /// Sends the library's messages to standard error: progress and warnings, more with each `-v`, less
 /// with each `-q`. Only its own: those of an HTTP client name proxies and credential sources, with
 /// the passwords in their addresses. Then warns of environment variables that are not known.
-pub(super) fn install(flags: &WatchFlags) {
+pub(super) fn install(flags: &WatchFlags, process: Option<usize>) {
+    if flags.log_format == LogFormat::Json {
+        // It is set already where the program logs for a second time, in the same form.
+        let _ = JSON.set(process);
+    }
     let level = match i16::from(flags.verbose) - i16::from(flags.quiet) {
         ..=-2 => Level::ERROR,
         -1 => Level::WARN,

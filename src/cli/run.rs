@@ -52,7 +52,7 @@ pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
-    log::install(&flags.watch);
+    log::install(&flags.watch, cluster::index(&flags.workers));
     descriptors::raise_limit();
     let signals = Listener::new()?;
     let job = define(builder(&flags)?)?;
@@ -72,6 +72,7 @@ where
         supervisor.wait(job).map(|_| 0)
     });
     service.end(&ended);
+    log::say_in_json("stopped", "the run has ended");
     match ended {
         Ok(code) => Ok(code),
         Err(error) if error.kind() == ErrorKind::Stopped => {

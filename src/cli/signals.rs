@@ -14,9 +14,10 @@ use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
+use tracing::Level;
 
 use super::exit::{self, INTERRUPTED, TERMINATED};
-use super::{failed, stderr, values};
+use super::{failed, log, values};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobHandle, Summary};
 use crate::sources::Stop;
@@ -122,7 +123,7 @@ impl Listener {
 
 /// Ends the process: without this thread nobody could stop it.
 fn end_deaf(error: Error) {
-    stderr::line(format!("wordtide: error: {error}"));
+    log::say(Level::ERROR, "failed", &format!("wordtide: error: {error}"));
     exit::at_once(exit::exit_code(error.kind()));
 }
 
@@ -186,7 +187,10 @@ impl Supervisor {
                     Some(_) => "the open epoch is cut and committed",
                     None => "nothing was read",
                 };
-                tracing::info!("stopping: {what}; a second signal ends at once");
+                tracing::info!(
+                    event = "stopping",
+                    "stopping: {what}; a second signal ends at once"
+                );
                 stop.stop();
             }
             Wish::Overdue => {
@@ -225,7 +229,8 @@ fn end(watched: &Mutex<Watched>, why: &str, code: u8) {
     let status = watched.job.as_ref().map(JobHandle::status).unwrap_or_default();
     let epochs: Vec<String> = status.in_flight.iter().map(u64::to_string).collect();
     let left = if epochs.is_empty() { "the open epoch".to_owned() } else { epochs.join(", ") };
-    stderr::line(format!("wordtide: ended by {why}; not committed: {left}"));
+    let text = format!("wordtide: ended by {why}; not committed: {left}");
+    log::say(Level::ERROR, "stopped", &text);
     exit::at_once(code);
 }
 

@@ -69,7 +69,16 @@ pub(super) fn observe(
     let status = watch::Sender::new(Status { open, in_flight, ..Status::default() });
     let keep = status.clone();
     let observer = move |committed: Committed| {
-        tracing::info!("{committed}");
+        let Committed { epoch, tally, rows, .. } = committed;
+        let Tally { lines, words, .. } = tally;
+        tracing::info!(
+            event = "epoch_committed",
+            epoch,
+            lines,
+            words,
+            distinct = rows,
+            "{committed}"
+        );
         if committed.tally.oversized_words > 0 {
             let words = committed.tally.oversized_words;
             tracing::warn!("{words} words longer than --max-word-bytes were not counted");

@@ -80,7 +80,7 @@ impl Retry {
         self.is_proven = false;
         self.meter.connected();
         if self.unproven == 0 {
-            tracing::info!("connected to {}", self.address);
+            tracing::info!(event = "source_connected", "connected to {}", self.address);
         }
     }
 
@@ -100,6 +100,7 @@ impl Retry {
         if self.unproven > 0 {
             let Retry { address, unproven, .. } = self;
             tracing::info!(
+                event = "source_connected",
                 "connected to {address}, after {unproven} connections that ended at once"
             );
         }
