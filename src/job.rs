@@ -56,9 +56,9 @@ use crate::failure::Failure;
 use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::meters::Meters;
-use crate::operators::{Counts, Lines, Rows};
+use crate::operators::{Counts, Lines, RowKind, Rows};
 use crate::outputs::format::{Compression, Format};
-use crate::outputs::{Committed, FormSettings, OnCommit};
+use crate::outputs::{Committed, FormSettings, OnCommit, SqlSettings, WriteMode};
 use crate::pulse::Pulse;
 use crate::settings::{FolderLayout, Settings};
 use crate::sources::{Source, Stop};
@@ -99,6 +99,7 @@ pub struct JobBuilder {
     replay: Option<PathBuf>,
     settings: Settings,
     store: StoreSettings,
+    sql: SqlSettings,
     take_over: bool,
     cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
@@ -157,6 +158,29 @@ impl JobBuilder {
     #[must_use]
     pub fn whole_lines(mut self) -> Self {
         self.on_long_line = LongLine::Drop;
+        self
+    }
+
+    /// Declares that the definition publishes lines without counts. A database makes another table
+    /// for them.
+    #[must_use]
+    pub fn publishes_lines(mut self) -> Self {
+        self.sql.rows = RowKind::Lines;
+        self
+    }
+
+    /// Declares that an epoch publishes only the words whose counts have changed, so that those
+    /// which it does not publish stay in the table of [`WriteMode::Upsert`].
+    #[must_use]
+    pub fn publishes_changes(mut self) -> Self {
+        self.sql.changes = true;
+        self
+    }
+
+    /// Sets how rows come into the table of a database.
+    #[must_use]
+    pub fn write(mut self, write: WriteMode) -> Self {
+        self.sql.write = write;
         self
     }
 
@@ -380,6 +404,7 @@ impl Job {
             replay: None,
             settings: Settings::default(),
             store: StoreSettings::default(),
+            sql: SqlSettings::default(),
             take_over: false,
             cluster: ClusterSettings::default(),
             clock: SystemClock::shared(),

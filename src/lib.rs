@@ -102,7 +102,7 @@ pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, JobBuilder, JobHandle};
 pub use journal::{JournalSettings, SyncPolicy};
 pub use outputs::format::{Compression, Format};
-pub use outputs::{Committed, OnCommit};
+pub use outputs::{Committed, OnCommit, WriteMode};
 pub use regex;
 pub use settings::{FolderLayout, Settings};
 pub use sources::{HostPort, Source, Stop};

@@ -14,7 +14,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `write_parts`, `commit` | the operators that store parts and commit epochs |
-//! | `objects` | epochs as objects of a store |
+//! | `objects`, `sql` | epochs as objects of a store, and as rows of a database |
 //! | `retry`, `outage_log` | retries, and the log of outages |
 //! | `output` | the traits of an output |
 //! | `ids`, `owner`, `evidence` | the names of a job, its claim, and what shows its commits |
@@ -38,20 +38,22 @@ mod owner;
 mod patience;
 mod publication;
 mod retry;
+mod sql;
 mod write_parts;
 
 pub use bound_results::bound_results;
 pub use changelog::Changelog;
 pub use commit::{Committed, OnCommit, commit};
-pub use commit_log::{Attempt, Attempts, CommitLog};
+pub use commit_log::{Attempts, CommitLog};
 pub use evidence::CommitEvidence;
 pub use ids::Ids;
-pub use objects::{
-    Encoding, FormSettings, Layout, Marker, ObjectForm, ObjectOutput, Publisher, format,
-};
-pub use opening::{OutputSettings, is_single, open};
+#[cfg(feature = "internals")]
+pub use objects::{Encoding, Layout, ObjectForm, Publisher};
+pub use objects::{FormSettings, format};
+pub use opening::{OutputSettings, check_form, is_single, open};
 pub use output::{Claiming, EpochWriter, OpenWriter, Output, OutputStart, WriterSettings};
 pub use owner::Standing;
 pub use patience::patiently;
 pub use publication::Publication;
+pub use sql::{SqlSettings, WriteMode};
 pub use write_parts::{OutputHandle, write_parts};

@@ -17,6 +17,8 @@ mod cluster_mesh;
 mod cluster_program;
 /// A stranger on a port neither stops nor joins a cluster.
 mod cluster_strangers;
+/// Whole epochs in a database.
+mod databases;
 /// Every definition is what a slow one says.
 mod definitions;
 /// Every definition, in many processes, by the real program.

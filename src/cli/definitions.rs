@@ -144,10 +144,9 @@ impl Dataflow {
                 Emit::Complete => {
                     job.dataflow("running_totals emit=complete", running_totals::dataflow(max_keys))
                 }
-                Emit::Changes => job.dataflow_rows(
-                    "running_totals emit=changes",
-                    running_totals::changes(max_keys),
-                ),
+                Emit::Changes => job
+                    .dataflow_rows("running_totals emit=changes", running_totals::changes(max_keys))
+                    .publishes_changes(),
             },
             Dataflow::SlidingWindows(WindowFlags { window, slide }) => {
                 Window::new(window, slide).check(interval)?;
@@ -161,9 +160,10 @@ impl Dataflow {
             Dataflow::TopK(TopFlags { k }) => {
                 job.dataflow_rows(format!("top_k k={k}"), top_k::dataflow(k))
             }
-            Dataflow::LineArchive => {
-                job.dataflow_rows("line_archive", line_archive::dataflow).whole_lines()
-            }
+            Dataflow::LineArchive => job
+                .dataflow_rows("line_archive", line_archive::dataflow)
+                .whole_lines()
+                .publishes_lines(),
             Dataflow::FieldCount(flags) => {
                 let (name, field) = flags.field()?;
                 job.dataflow(name, field_count::dataflow(field)).whole_lines()

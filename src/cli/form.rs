@@ -31,6 +31,9 @@ pub(super) fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
             form.layout = FolderLayout::Spark;
         }
     }
+    if matches!(target, Target::Database(_)) {
+        form = of_database(form, beats);
+    }
     if form.layout == FolderLayout::Hive && form.suffix.is_some() {
         if beats("layout", "suffix") {
             form.suffix = None;
@@ -43,4 +46,19 @@ pub(super) fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
         form.time_zone = None;
     }
     form
+}
+
+/// Returns the form without what a database in `--to` beats.
+fn of_database(
+    form: FormSettings,
+    beats: impl Fn(&'static str, &'static str) -> bool,
+) -> FormSettings {
+    let default = FormSettings::default();
+    FormSettings {
+        suffix: form.suffix.filter(|_| !beats("to", "suffix")),
+        format: if beats("to", "format") { default.format } else { form.format },
+        compression: form.compression.filter(|_| !beats("to", "compress")),
+        layout: if beats("to", "layout") { default.layout } else { form.layout },
+        time_zone: form.time_zone.filter(|_| !beats("to", "time-zone")),
+    }
 }

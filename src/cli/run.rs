@@ -11,7 +11,7 @@ use super::{cluster, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
-use crate::outputs::{self, Output, OutputSettings};
+use crate::outputs::{self, Output, OutputSettings, SqlSettings};
 use crate::settings::Settings;
 use crate::sources::{HostPort, Source, Watch, descriptors};
 use crate::store::{StoreSettings, Target};
@@ -94,6 +94,7 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         .compress(form.compression)
         .layout(form.layout)
         .time_zone(form.time_zone)
+        .write(flags.output.write)
         .state(state)
         .journal(journal(&flags.state))
         .abandon(flags.state.abandon_journal.clone())
@@ -135,8 +136,15 @@ pub(super) fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
     let form = form(&flags.output, &target);
     let target = form.place(target);
+    outputs::check_form(&target, &form, flags.output.sort)?;
     let form = form.form(&target, flags.epochs.interval.as_millis() as u64)?;
-    outputs::open(&target, &OutputSettings { store: store(&flags.store), form })
+    let sql = SqlSettings {
+        write: flags.output.write,
+        word_bytes_max: flags.source.max_word_bytes,
+        line_bytes_max: flags.source.max_line_bytes,
+        ..SqlSettings::default()
+    };
+    outputs::open(&target, &OutputSettings { store: store(&flags.store), form, sql })
 }
 
 /// How an object store is reached, as the flags say it.

@@ -36,7 +36,8 @@ use crate::operators::Restored;
 use crate::outputs::format::Format;
 use crate::outputs::{
     self, Attempts, Changelog, CommitLog, Ids, OnCommit, OpenWriter, Output, OutputHandle,
-    OutputSettings, OutputStart, Publication, WriterSettings, bound_results,
+    OutputSettings, OutputStart, Publication, SqlSettings, WriteMode, WriterSettings,
+    bound_results, check_form,
 };
 use crate::settings::Settings;
 use crate::sources::Stop;
@@ -101,6 +102,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let (name, definition) =
         definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
     let target = form.place(target.ok_or_else(|| missing("output", "give --to"))?);
+    check_form(&target, &form, settings.order)?;
     let objects = form.form(&target, settings.interval.as_millis() as u64)?;
     let (sources, readers) = match &builder.replay {
         Some(_) => (Vec::new(), Readers::of_journal()),
@@ -109,9 +111,17 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     if form.format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
     }
-    let identity = Identity::new(name, &settings, &form, &target)?;
+    let mut identity = Identity::new(name, &settings, &form, &target)?;
+    if builder.sql.write == WriteMode::Upsert {
+        identity.output.push_str(" (upsert)");
+    }
     cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
-    let output = OutputSettings { store, form: objects };
+    let sql = SqlSettings {
+        word_bytes_max: settings.words.word_bytes_max,
+        line_bytes_max: settings.line_bytes_max,
+        ..builder.sql
+    };
+    let output = OutputSettings { store, form: objects, sql };
     let have_journals = state != StatePlace::None;
     let started_ms = clock.wall_ms();
     let journal_max = if have_journals { journal.journal_bytes_max } else { 0 };

@@ -39,6 +39,6 @@ mod writer;
 pub use encoding::Encoding;
 pub use form::{FormSettings, ObjectForm};
 pub use layout::Layout;
-pub use marker_content::Marker;
 pub use opened::ObjectOutput;
+#[cfg(feature = "internals")]
 pub use publish::Publisher;

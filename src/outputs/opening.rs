@@ -1,8 +1,11 @@
 //! Opens the output of a job.
 
-use super::objects::{ObjectForm, ObjectOutput};
+use super::objects::format::{Compression, Format};
+use super::objects::{FormSettings, ObjectForm, ObjectOutput};
 use super::output::Output;
-use crate::error::Result;
+use super::sql::{self, SqlSettings, WriteMode};
+use crate::error::{Error, ErrorKind, Result};
+use crate::settings::{FolderLayout, RowOrder};
 use crate::store::{StoreSettings, Target};
 
 /// The settings of all kinds of outputs.
@@ -12,11 +15,13 @@ pub struct OutputSettings {
     pub store: StoreSettings,
     /// The names of objects and the bytes of rows.
     pub form: ObjectForm,
+    /// The rows of a database.
+    pub sql: SqlSettings,
 }
 
 /// Returns whether process 0 alone writes to the output: its workers then own all parts.
 pub fn is_single(target: &Target) -> bool {
-    *target == Target::Stdout
+    matches!(target, Target::Stdout | Target::Database(_))
 }
 
 /// Opens the output of `target`. Asks no server yet.
@@ -26,6 +31,42 @@ pub fn is_single(target: &Target) -> bool {
 /// `Usage` or `Configuration` if a setting is missing or wrong, and the errors of creating a local
 /// directory.
 pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output>> {
-    let OutputSettings { store, form } = settings;
+    let OutputSettings { store, form, sql } = settings;
+    if let Target::Database(target) = target {
+        return Ok(Box::new(sql::open(target, *sql, store.ca_file.as_deref())?));
+    }
+    if sql.write == WriteMode::Upsert {
+        return Err(Error::new(ErrorKind::Usage, "--write upsert needs a database or an index")
+            .hint("give --write append, or --to sqlite:PATH, postgres://… or mysql://…"));
+    }
     Ok(Box::new(ObjectOutput::open(target, store, form.clone())?))
+}
+
+/// Refuses settings of objects for an output that has none.
+///
+/// # Errors
+///
+/// `Usage`, naming the flag and `--to`.
+pub fn check_form(target: &Target, form: &FormSettings, order: RowOrder) -> Result<()> {
+    if !matches!(target, Target::Database(_)) {
+        return Ok(());
+    }
+    let (flag, what) = if form.format != Format::default() {
+        ("--format", "its columns have types of their own")
+    } else if form.compression.is_some_and(|it| it != Compression::None) {
+        ("--compress", "it has no files")
+    } else if form.layout != FolderLayout::default() {
+        ("--layout", "it has no folders")
+    } else if form.time_zone.is_some() {
+        ("--time-zone", "it has no folders")
+    } else if form.suffix.is_some() {
+        ("--suffix", "it has no names of folders")
+    } else if order != RowOrder::Hash {
+        ("--sort", "a table has no order; say ORDER BY in the query")
+    } else {
+        return Ok(());
+    };
+    let message = format!("{flag} means nothing for the database in --to: {what}");
+    Err(Error::new(ErrorKind::Usage, message)
+        .hint(format!("leave {flag} out, or give --to a directory or an object store")))
 }

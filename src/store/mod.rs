@@ -47,7 +47,7 @@ pub use probe::{ConditionalPuts, StoreFacts, StoreProbe, Versioning};
 pub use remote::Environment;
 pub use results::{Level, Results, ResultsLimits};
 pub use settings::{Addressing, StoreSettings};
-pub use target::Target;
+pub use target::{DatabaseKind, DatabaseTarget, SslMode, Target};
 
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -162,7 +162,8 @@ pub trait Store: Send + Sync + Debug + 'static {
     }
 }
 
-/// Opens the store of `target`. Returns `None` for standard output.
+/// Opens the store of `target`. Returns `None` for standard output and for databases, which are no
+/// object stores.
 ///
 /// # Errors
 ///
@@ -174,7 +175,7 @@ pub fn open(
     environment: &Environment,
 ) -> Result<Option<Arc<dyn Store>>> {
     Ok(match target {
-        Target::Stdout => None,
+        Target::Stdout | Target::Database(_) => None,
         Target::Local { root, .. } => Some(Arc::new(LocalStore::open(root)?)),
         Target::Oss { bucket, endpoint, .. } => {
             let endpoint = endpoint.as_deref();

@@ -4,12 +4,15 @@
 //! blanks are literal as in Hadoop's `Path`, and a URL parser would silently resolve `..`. Messages
 //! do not repeat the parts of a value in which people put keys and secrets.
 
+mod database;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
+pub use database::{DatabaseKind, DatabaseTarget, SslMode};
 
 /// The longest prefix of a key that leaves room for epoch, suffix and part within the 1023 bytes
 /// that OSS allows a key.
@@ -44,6 +47,8 @@ pub enum Target {
         /// All that follows the bucket's slash.
         prefix: String,
     },
+    /// `sqlite:PATH`, `postgres://…` or `mysql://…`.
+    Database(Box<DatabaseTarget>),
 }
 
 impl Target {
@@ -63,12 +68,16 @@ impl Target {
         if let Some(path) = to.strip_prefix("file:") {
             return file_url(path);
         }
+        if let Some(database) = DatabaseTarget::parse(to)? {
+            return Ok(Target::Database(Box::new(database)));
+        }
         match to.split_once("://") {
             Some(("oss", rest)) => oss(rest),
             Some(("s3", rest)) => s3(rest),
             Some((scheme, _)) if is_scheme(scheme) => Err(usage(
                 format!("the output's scheme {scheme}:// is not known"),
-                "give --to as oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, a path prefix or -",
+                "give --to as oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, sqlite:PATH, \
+                 postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE, a path prefix or -",
             )),
             _ => local(to),
         }
@@ -82,6 +91,7 @@ impl Target {
             Target::Local { root, .. } => root.display().to_string(),
             Target::Oss { bucket, .. } => format!("oss://{bucket}"),
             Target::S3 { bucket, .. } => format!("s3://{bucket}"),
+            Target::Database(database) => database.to_string(),
         }
     }
 
@@ -89,7 +99,7 @@ impl Target {
     /// output.
     pub fn prefix(&self) -> &str {
         match self {
-            Target::Stdout => "",
+            Target::Stdout | Target::Database(_) => "",
             Target::Local { prefix, .. }
             | Target::Oss { prefix, .. }
             | Target::S3 { prefix, .. } => prefix,
@@ -144,6 +154,7 @@ impl fmt::Display for Target {
                 write!(f, "oss://{bucket}.{endpoint}/{prefix}")
             }
             Target::Oss { bucket, prefix, .. } => write!(f, "oss://{bucket}/{prefix}"),
+            Target::Database(database) => write!(f, "{database}"),
             Target::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }

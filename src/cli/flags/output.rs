@@ -4,6 +4,7 @@ use clap::Args;
 use clap::builder::TypedValueParser;
 
 use super::super::values::choice;
+use crate::outputs::WriteMode;
 use crate::outputs::format::{Compression, Format};
 use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
 
@@ -11,8 +12,9 @@ use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Output")]
 pub struct OutputFlags {
-    /// oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, a path prefix, or - for standard output
-    /// [default: wordtide-out/counts]
+    /// oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, sqlite:PATH, postgres://USER@HOST/DATABASE,
+    /// mysql://USER@HOST/DATABASE, a path prefix, or - for standard output [default:
+    /// wordtide-out/counts]
     #[arg(long, value_name = "PREFIX", env = "WORDTIDE_TO")]
     pub to: Option<String>,
 
@@ -39,6 +41,11 @@ pub struct OutputFlags {
     /// Time zone of date and hour with --layout hive, as in Asia/Shanghai [default: UTC]
     #[arg(long, value_name = "ZONE", env = "WORDTIDE_TIME_ZONE")]
     pub time_zone: Option<String>,
+
+    /// Rows of a database: added by each epoch, or one row a word with the newest result
+    #[arg(long, value_name = "MODE", default_value = "append", value_parser = write(),
+        env = "WORDTIDE_WRITE")]
+    pub write: WriteMode,
 
     /// Number of parts of a result [default: the number of workers at the first start]
     #[arg(long, value_name = "P", env = "WORDTIDE_PARTS")]
@@ -72,6 +79,10 @@ fn compression() -> impl TypedValueParser<Value = Compression> {
 
 fn layout() -> impl TypedValueParser<Value = FolderLayout> {
     choice(&[("spark", FolderLayout::Spark), ("hive", FolderLayout::Hive)])
+}
+
+fn write() -> impl TypedValueParser<Value = WriteMode> {
+    choice(&[("append", WriteMode::Append), ("upsert", WriteMode::Upsert)])
 }
 
 fn empty_epochs() -> impl TypedValueParser<Value = EmptyEpochs> {

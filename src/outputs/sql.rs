@@ -1,0 +1,91 @@
+//! Epochs as rows of a database: SQLite, PostgreSQL, MySQL and MariaDB.
+//!
+//! ```text
+//! worker: rows ─► encode, sorted by key ─► results of process 0 (memory, then disk)
+//! commit: BEGIN ─► lock the owner ─► marker there? ─► rows ─► changelog ─► marker ─► COMMIT
+//! ```
+//!
+//! Process 0 alone writes: its workers own all parts, so the rows of an epoch are in one place, and
+//! one transaction makes rows and marker visible together. Nothing is staged in the database, so a
+//! crash leaves nothing to clear.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `rows` | rows between worker and transaction |
+//! | `tables` | names, columns and statements, in each dialect |
+//! | `session` | the traits of a driver and its sessions |
+//! | `opened`, `ownership`, `settings` | the start: checks, tables, the row of the owner |
+//! | `writer`, `marker`, `changelog` | the transaction of a commit; the changelog as rows |
+//! | `sqlite`, `postgres`, `mysql` | the drivers |
+//! | `credentials`, `tls`, `silence` | what servers need: passwords, TLS, the limit of waiting |
+
+mod changelog;
+mod credentials;
+mod marker;
+mod mysql;
+mod opened;
+mod ownership;
+mod postgres;
+mod rows;
+mod session;
+mod settings;
+mod silence;
+mod sqlite;
+mod tables;
+mod tls;
+mod writer;
+
+use std::path::Path;
+use std::sync::Arc;
+
+pub use opened::SqlOutput;
+pub use settings::SqlSettings;
+pub use tables::WriteMode;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::operators::RowKind;
+use crate::store::{DatabaseKind, DatabaseTarget, SslMode};
+
+/// Opens the database of `target`. Asks no server yet.
+///
+/// # Errors
+///
+/// `Usage` if a setting is missing or wrong.
+pub fn open(
+    target: &DatabaseTarget,
+    settings: SqlSettings,
+    ca_file: Option<&Path>,
+) -> Result<SqlOutput> {
+    if settings.write == WriteMode::Upsert && settings.rows == RowKind::Lines {
+        return Err(Error::new(ErrorKind::Usage, "lines have no key that could be updated")
+            .hint("give --write append, or a definition that counts"));
+    }
+    let driver: Arc<dyn session::Driver> = match target.kind {
+        DatabaseKind::Sqlite => Arc::new(sqlite::SqliteDriver::new(&target.path)),
+        DatabaseKind::Postgres => {
+            let credentials = credentials::find(target, &credentials::of_process)?;
+            let ssl = target.ssl.map_or_else(environment_ssl, Ok)?;
+            let (target, ca_file) = (target.clone(), ca_file.map(Path::to_owned));
+            Arc::new(postgres::PostgresDriver::new(target, credentials, ssl, ca_file))
+        }
+        DatabaseKind::Mysql => {
+            let credentials = credentials::find(target, &credentials::of_process)?;
+            let (ssl, ca_file) = (target.ssl.unwrap_or_default(), ca_file.map(Path::to_owned));
+            let longest = match settings.rows {
+                RowKind::Counts => (settings.word_bytes_max, "--max-word-bytes"),
+                RowKind::Lines => (settings.line_bytes_max, "--max-line-bytes"),
+            };
+            Arc::new(mysql::MysqlDriver::new(target.clone(), credentials, ssl, ca_file, longest))
+        }
+    };
+    Ok(SqlOutput::new(target.clone(), settings, driver))
+}
+
+/// Returns the protection of connections to PostgreSQL that the environment names.
+fn environment_ssl() -> Result<SslMode> {
+    let Some(name) = credentials::of_process("PGSSLMODE") else { return Ok(SslMode::default()) };
+    SslMode::parse(&name).ok_or_else(|| {
+        Error::new(ErrorKind::Usage, format!("PGSSLMODE={name:?} is not known"))
+            .hint("give disable, prefer, require or verify-full, or ?sslmode= in --to")
+    })
+}
