@@ -20,6 +20,7 @@ mod dial;
 mod file;
 mod fingerprint;
 mod host;
+mod http;
 mod log;
 mod path;
 mod retry;
@@ -42,6 +43,7 @@ use crate::store::Target;
 use crate::supervise::supervise;
 
 pub use host::HostPort;
+pub use http::HttpListener;
 pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
 pub use stop::Stop;
 pub use watch::{Watch, WatchPlace};
@@ -62,6 +64,8 @@ pub enum Source {
     Stdin,
     /// Files that appear in a folder, or objects below a prefix.
     Watch(Box<Watch>),
+    /// A server that senders post lines to.
+    Http(HttpListener),
 }
 
 impl Source {
@@ -73,6 +77,7 @@ impl Source {
             Source::File(_) | Source::Pipe(_) => "file",
             Source::Stdin => "stdin",
             Source::Watch(_) => "watch",
+            Source::Http(_) => "http",
         }
     }
 
@@ -102,6 +107,7 @@ impl Source {
             Source::File(path) => path::check_file(path),
             Source::Pipe(path) => path::check_stream(path),
             Source::Watch(watch) => watch.check(),
+            Source::Http(listener) => listener.check(),
             Source::Connect(_) | Source::Stdin => Ok(()),
         }
     }
@@ -130,6 +136,7 @@ impl fmt::Display for Source {
             Source::Pipe(path) => write!(f, "pipe {}", path.display()),
             Source::Stdin => f.write_str("standard input"),
             Source::Watch(watch) => write!(f, "watch {}", watch.place),
+            Source::Http(HttpListener { address, .. }) => write!(f, "http {address}"),
         }
     }
 }
@@ -197,5 +204,6 @@ async fn read(
         Source::Pipe(path) => stream::read(name, move || path::open_stream(&path), log).await,
         Source::Stdin => stream::read(name, stream::stdin, log).await,
         Source::Watch(place) => watch::read(*place, once, log).await,
+        Source::Http(listener) => http::read(listener, once, log).await,
     }
 }

@@ -11,7 +11,6 @@ const TOKEN_BYTES_MAX: usize = 4096;
 
 /// A secret that clients send as `Authorization: Bearer TOKEN`. It is never printed.
 #[derive(Clone)]
-#[allow(dead_code)] // until a server asks for it
 pub struct Token {
     text: String,
     hash: blake3::Hash,
@@ -54,7 +53,6 @@ impl Token {
     ///
     /// The time that this takes depends on the length of the value only: hashes are compared, and
     /// in constant time.
-    #[allow(dead_code)] // until a server asks for it
     pub fn authorizes(&self, authorization: &[u8]) -> bool {
         let Some((scheme, given)) = authorization.split_at_checked("Bearer ".len()) else {
             return false;

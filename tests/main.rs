@@ -31,6 +31,8 @@ mod embedding;
 mod finish;
 /// Parquet, compression and folders by date: the rows are those of text.
 mod forms;
+/// Lines that senders post over HTTP, and the client that posts them.
+mod http;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
 /// Lines on standard error as JSON objects.

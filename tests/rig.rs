@@ -5,6 +5,7 @@
 //! the command and all that was said. Nothing sleeps, and nothing here shares code with what it
 //! judges: names, markers and checksums of the output are read by [`output`]'s own rules.
 
+pub(crate) mod http;
 pub(crate) mod output;
 pub(crate) mod server;
 

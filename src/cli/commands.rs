@@ -140,7 +140,7 @@ pub enum Command {
         look: JournalCommand,
     },
     /// Send lines to a run with --listen-http, each exactly once
-    #[command(disable_help_flag = true, hide = true)]
+    #[command(disable_help_flag = true)]
     Feed {
         /// What to send, and where.
         #[command(flatten)]

@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind};
 /// stand together: `--connect` on the command line is not to be mixed with `WORDTIDE_STDIN`. Flags
 /// that clap refuses together need not be listed.
 const RIVALS: [&[&str]; 2] =
-    [&["host", "connect", "file", "watch", "stdin"], &["verbose", "quiet"]];
+    [&["host", "connect", "file", "watch", "listen_http", "stdin"], &["verbose", "quiet"]];
 
 /// A place, other than the command line, in which a setting was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -13,7 +13,7 @@ use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
 use crate::outputs::{self, Output, OutputSettings, SqlSettings};
 use crate::settings::Settings;
-use crate::sources::{HostPort, Source, Watch, descriptors};
+use crate::sources::{HostPort, HttpListener, Source, Watch, descriptors};
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
@@ -164,11 +164,13 @@ fn store(flags: &StoreFlags) -> StoreSettings {
 /// Sources of one kind: mixing them is more likely a slip than a wish. Each with the process that
 /// reads it, where that was said.
 fn sources(flags: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
-    let SourceFlags { connect, file, watch, stdin, .. } = &flags.source;
-    let kinds = [!connect.is_empty(), !file.is_empty(), !watch.is_empty(), *stdin];
+    let SourceFlags { connect, file, watch, listen_http, stdin, .. } = &flags.source;
+    let kinds =
+        [!connect.is_empty(), !file.is_empty(), !watch.is_empty(), !listen_http.is_empty(), *stdin];
     if kinds.iter().filter(|given| **given).count() > 1 {
-        return Err(Error::new(ErrorKind::Usage, "sources of different kinds were given")
-            .hint("give one kind: HOST PORT or --connect, --file, --watch, or --stdin"));
+        return Err(Error::new(ErrorKind::Usage, "sources of different kinds were given").hint(
+            "give one kind: HOST PORT or --connect, --file, --watch, --listen-http, or --stdin",
+        ));
     }
     if *stdin {
         return Ok(vec![(Some(0), Source::Stdin)]);
@@ -176,7 +178,9 @@ fn sources(flags: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let files = file.iter().cloned().map(|path| Ok((None, Source::File(path))));
     let watched =
         watch.iter().map(|place| Ok((None, Source::Watch(Box::new(watched(place, flags)?)))));
-    files.chain(watched).chain(connect.iter().map(|value| connection(value))).collect()
+    let posted = listen_http.iter().map(|value| http_listener(value, flags));
+    let connected = connect.iter().map(|value| connection(value));
+    files.chain(watched).chain(posted).chain(connected).collect()
 }
 
 /// The place that a value of `--watch` names, and how it is watched.
@@ -186,20 +190,40 @@ fn watched(place: &str, flags: &JobFlags) -> Result<Watch> {
     Ok(Watch { place, existing: watch_existing, every: watch_every, store })
 }
 
+/// `ADDR:PORT`, or `I=ADDR:PORT` for process I.
+fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source)> {
+    const FLAG: &str = "--listen-http";
+    let (at, address) = at_process(value, FLAG)?;
+    let source = &flags.source;
+    // A body is kept as a whole or not at all, so a journal must have room for several.
+    let kept_bytes_max = if keeps_state(flags) { flags.state.journal_max / 4 } else { usize::MAX };
+    let listener = HttpListener {
+        address: HostPort::to_listen(address, FLAG)?,
+        token_file: source.token_file.clone(),
+        body_bytes_max: source.max_body_bytes.min(kept_bytes_max),
+        connections_max: source.max_connections,
+    };
+    Ok((at, Source::Http(listener)))
+}
+
 /// `HOST:PORT`, or `I=HOST:PORT` for process I.
 fn connection(value: &str) -> Result<(Option<usize>, Source)> {
+    let (at, address) = at_process(value, "--connect")?;
+    Ok((at, Source::Connect(address.parse()?)))
+}
+
+/// Separates the index of a process from the rest of a value of `flag`.
+fn at_process<'a>(value: &'a str, flag: &str) -> Result<(Option<usize>, &'a str)> {
     let (at, address) = match value.split_once('=') {
         Some((at, address)) => (Some(at), address),
         None => (None, value),
     };
     let at = at.map(str::parse).transpose().map_err(|_| {
-        Error::new(
-            ErrorKind::Usage,
-            format!("{value:?} does not begin with the index of a process"),
-        )
-        .hint("give --connect as HOST:PORT, or I=HOST:PORT for process I")
+        let message = format!("{value:?} does not begin with the index of a process");
+        Error::new(ErrorKind::Usage, message)
+            .hint(format!("give {flag} as HOST:PORT, or I=HOST:PORT for process I"))
     })?;
-    Ok((at, Source::Connect(address.parse()?)))
+    Ok((at, address))
 }
 
 fn state(flags: &StateFlags, target: &Target) -> StatePlace {

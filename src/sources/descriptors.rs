@@ -16,6 +16,8 @@ const STREAM: u64 = 3;
 const CONNECTION: u64 = 2;
 /// Descriptors of a watched place: events, a pipe, the folder, a file, the ledger.
 const WATCH: u64 = 8;
+/// Descriptors of a server beside its connections: its socket, and one connection too many.
+const LISTENER: u64 = 2;
 /// Greatest limit that [`raise_limit`] asks for.
 const RAISED_MAX: u64 = 65_536;
 
@@ -28,6 +30,7 @@ fn needed<'a>(sources: impl Iterator<Item = &'a Source>, have_journals: bool) ->
             Source::Pipe(_) | Source::Stdin => needed += STREAM,
             Source::Connect(_) => needed += CONNECTION,
             Source::Watch(_) => needed += WATCH,
+            Source::Http(listener) => needed += LISTENER + listener.connections_max as u64,
         }
         needed += if have_journals { JOURNAL } else { 0 };
     }

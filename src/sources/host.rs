@@ -45,6 +45,28 @@ impl HostPort {
         check(plain).map_err(bad)?;
         Ok(HostPort { host: plain.to_owned(), port })
     }
+
+    /// Parses an address to listen on, the value of `flag`: port 0 stands for any free port.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` for text that is no address, naming the flag.
+    pub fn to_listen(text: &str, flag: &str) -> Result<HostPort> {
+        let bad = |why: &str| {
+            let message = format!("{flag} {text:?} is not an address to listen on: {why}");
+            Error::new(ErrorKind::Usage, message)
+                .hint(format!("give {flag} as ADDR:PORT, as in 127.0.0.1:9980 or [::]:9980"))
+        };
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| bad("it has no port"))?;
+        let port: u16 = port.parse().map_err(|_| bad("its port is no number up to 65535"))?;
+        let plain = match host.strip_prefix('[') {
+            Some(rest) => rest.strip_suffix(']').filter(|address| is_ipv6(address)),
+            None => Some(host).filter(|host| !host.contains(':')),
+        };
+        let plain = plain.ok_or_else(|| bad("only an IPv6 address stands in brackets"))?;
+        check(plain).map_err(bad)?;
+        Ok(HostPort { host: plain.to_owned(), port })
+    }
 }
 
 /// Returns why `host` can be neither a name nor an address.
@@ -155,6 +177,19 @@ mod tests {
             let error = text.parse::<HostPort>().expect_err(text);
             assert_eq!(error.kind(), ErrorKind::Usage);
             assert!(error.to_string().contains("--connect"), "{error}");
+        }
+    }
+
+    #[test]
+    fn address_to_listen_on_may_have_port_0() {
+        for text in ["127.0.0.1:0", "[::]:9980", "localhost:80"] {
+            let address = HostPort::to_listen(text, "--listen-http").expect(text);
+            assert_eq!(address.to_string(), text);
+        }
+        for text in ["", "9980", ":9980", "::1:9980", "[::1]", "a:65536", "a:b", "[a]:1"] {
+            let error = HostPort::to_listen(text, "--listen-http").expect_err(text);
+            assert_eq!(error.kind(), ErrorKind::Usage);
+            assert!(error.to_string().contains("--listen-http"), "{error}");
         }
     }
 

@@ -47,7 +47,7 @@ use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::Feed;
-use crate::journal::{Append, DATA_BYTES_MAX, Full, FullCause, Journal, Position, Room};
+use crate::journal::{Append, DATA_BYTES_MAX, Full, FullCause, Journal, LASTING, Position, Room};
 use crate::lines::{Block, BlockPool, LineLimits, StreamEnd};
 use crate::meters::SourceMeter;
 use connection::Connection;
@@ -228,7 +228,8 @@ impl SourceLog {
         Ok(())
     }
 
-    /// Ends a connection: `Reset` drops its unfinished line, the others make it a line.
+    /// Ends a connection: `Reset` drops its unfinished line, the others make it a line. The
+    /// connection of a producer goes on after `Stop`.
     ///
     /// # Errors
     /// `Disk` if the journal fails or has no room for this record.
@@ -325,6 +326,13 @@ impl SourceLog {
 
     /// Ends a connection in its splitter.
     fn end_split(&mut self, id: u64, end: StreamEnd) {
+        if id & LASTING != 0 && end == StreamEnd::Stop {
+            let connection = self.connection(id);
+            let block = connection.splitter.end(end);
+            connection.settle_state();
+            self.push(block);
+            return;
+        }
         let Some(mut connection) = self.connections.remove(&id) else { return };
         let block = connection.splitter.end(end);
         self.push(block);

@@ -40,6 +40,8 @@ const FENCES: &[(&str, &[&str])] = &[
     ("opendal_http_transport_reqwest", &["store"]),
     ("reqwest", &["store", "cli"]),
     ("axum", &["monitor", "sources"]),
+    ("hyper", &["monitor", "sources"]),
+    ("hyper_util", &["monitor", "sources"]),
     ("prometheus_client", &["monitor"]),
     ("rusqlite", &["outputs"]),
     ("tokio_postgres", &["outputs"]),

@@ -66,6 +66,7 @@ impl StreamFeed {
                 self.name
             );
         }
+        tracing::info!("{} is fed as producer {producer}", self.name);
         sender.begin(&producer, skipped);
         let mut at = skipped;
         let mut reading = self.start(open)?;

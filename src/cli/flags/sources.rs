@@ -21,6 +21,25 @@ pub struct SourceFlags {
     #[arg(long, value_name = "PATH", env = "WORDTIDE_FILE")]
     pub file: Vec<PathBuf>,
 
+    /// Serve HTTP on ADDR:PORT: senders post lines to http://ADDR:PORT/lines; can be repeated
+    #[arg(long, value_name = "[I=]ADDR:PORT", env = "WORDTIDE_LISTEN_HTTP", value_delimiter = ',',
+        value_parser = trimmed)]
+    pub listen_http: Vec<String>,
+
+    /// File with the token that senders of --listen-http must know; needed for an address that
+    /// other hosts can reach
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Largest body that --listen-http takes, as it is sent and decompressed
+    #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes,
+        env = "WORDTIDE_MAX_BODY_BYTES")]
+    pub max_body_bytes: usize,
+
+    /// Most connections at a time of each source that listens
+    #[arg(long, value_name = "N", default_value_t = 1024, env = "WORDTIDE_MAX_CONNECTIONS")]
+    pub max_connections: usize,
+
     /// Read standard input
     #[arg(long, env = "WORDTIDE_STDIN")]
     pub stdin: bool,
@@ -57,6 +76,10 @@ pub struct SourceFlags {
 impl SourceFlags {
     /// Returns true if no source was named.
     pub(in crate::cli) fn is_none(&self) -> bool {
-        self.connect.is_empty() && self.file.is_empty() && self.watch.is_empty() && !self.stdin
+        self.connect.is_empty()
+            && self.file.is_empty()
+            && self.watch.is_empty()
+            && self.listen_http.is_empty()
+            && !self.stdin
     }
 }

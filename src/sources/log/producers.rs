@@ -121,7 +121,9 @@ impl SourceLog {
                     let producer = LogProducer { connection, next: 0, last_epoch: open };
                     self.producers.known.insert(name.to_vec(), producer);
                 }
-                Record::StreamEnd { connection, .. } if connection & LASTING != 0 => {
+                Record::StreamEnd { connection, kind }
+                    if connection & LASTING != 0 && kind != StreamEnd::Stop =>
+                {
                     self.producers.known.retain(|_, known| known.connection != connection);
                 }
                 _ => {}
@@ -184,6 +186,22 @@ impl SourceLog {
             Some(connection) => self.end_connection(connection, StreamEnd::Fin),
             None => Ok(()),
         }
+    }
+
+    /// Ends the unfinished line of a producer, which goes on with its next byte.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub fn end_producer_line(&mut self, name: &[u8]) -> Result<()> {
+        match self.producer(name).map(|known| known.connection) {
+            Some(connection) => self.end_connection(connection, StreamEnd::Stop),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns the epoch that is open.
+    pub fn open_epoch(&self) -> Epoch {
+        self.epochs.open()
     }
 
     /// Returns what resolves when everything that was appended before is on disk, and asks for

@@ -1,0 +1,164 @@
+//! Lines that senders post: `--listen-http`.
+//!
+//! ```text
+//! connection ─► request ─► body ──order──► appender ─► source log
+//!  (a task each: limits of                (the task that owns the log)
+//!   time, size and memory)    ◄──reply── ─► durable ─► answer
+//! ```
+//!
+//! `POST /lines` is answered with 204 when its lines are durable in the log: without state, when
+//! the log has taken them. A body is appended as a whole, after its last byte was received and
+//! decompressed, so that nothing is counted of a request that breaks.
+//!
+//! `POST /lines?producer=ID&offset=N` appends a piece of the byte stream of a *producer*. The log
+//! holds how many bytes of each producer it has. What is known of a piece is skipped, and a piece
+//! after a gap is refused with the position that comes next, so a piece that is sent again counts
+//! once. The unfinished line of a producer waits for its next piece, also across restarts.
+//!
+//! With `--once`, the source ends when a sender says that it has ended (`end=line`, `end=forget`)
+//! and no other producer that has sent something in this run goes on.
+
+mod answer;
+mod append;
+mod body;
+mod connections;
+mod decode;
+mod memory;
+mod request;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::host::HostPort;
+use super::log::SourceLog;
+use super::stop::Stop;
+use crate::error::{Error, ErrorKind, Result};
+use crate::token::Token;
+use append::Appender;
+use body::BodyLimits;
+use request::Guard;
+use serve::Service;
+
+/// Greatest limit of a body.
+const BODY_BYTES_MAX: usize = 1 << 30;
+/// Greatest limit of connections.
+const CONNECTIONS_MAX: usize = 65_536;
+/// Orders that wait for the log. More would only wait longer.
+const ORDERS_MAX: usize = 64;
+
+/// A server that senders post lines to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HttpListener {
+    /// The address to listen on: `--listen-http`. Port 0 is any free port.
+    pub address: HostPort,
+    /// The file with the token that senders must know: `--token-file`. An address that other hosts
+    /// can reach needs it.
+    pub token_file: Option<PathBuf>,
+    /// Most bytes of a body, as it is sent and decompressed: `--max-body-bytes`.
+    pub body_bytes_max: usize,
+    /// Most connections at a time: `--max-connections`.
+    pub connections_max: usize,
+}
+
+impl HttpListener {
+    /// Checks what can be checked before the job starts.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` for an address beyond loopback without a token, `Configuration` for a token file
+    /// that cannot be used.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.body_bytes_max == 0 || self.body_bytes_max > BODY_BYTES_MAX {
+            let message = format!("bodies of {} bytes are out of range", self.body_bytes_max);
+            return Err(
+                Error::new(ErrorKind::Usage, message).hint("give --max-body-bytes from 1 to 1GiB")
+            );
+        }
+        if self.connections_max == 0 || self.connections_max > CONNECTIONS_MAX {
+            let message = format!("{} connections are out of range", self.connections_max);
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint(format!("give --max-connections from 1 to {CONNECTIONS_MAX}")));
+        }
+        if self.token_file.is_none() && !self.is_local_name() {
+            let message = format!("--listen-http {} can be reached by other hosts", self.address);
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("give --token-file FILE with a token that senders must know"));
+        }
+        self.token()?;
+        // A port that is taken is reported before anything is written.
+        let HostPort { host, port } = &self.address;
+        std::net::TcpListener::bind((host.as_str(), *port)).map(drop).map_err(|e| self.taken(e))
+    }
+
+    fn token(&self) -> Result<Option<Token>> {
+        self.token_file.as_deref().map(Token::read).transpose()
+    }
+
+    /// Returns true if the address is one of this machine only, as it is written.
+    fn is_local_name(&self) -> bool {
+        let host = &self.address.host;
+        let is_loopback = |address: std::net::IpAddr| address.to_canonical().is_loopback();
+        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
+    }
+
+    async fn bind(&self) -> Result<TcpListener> {
+        let HostPort { host, port } = &self.address;
+        TcpListener::bind((host.as_str(), *port)).await.map_err(|error| self.taken(error))
+    }
+
+    fn taken(&self, error: std::io::Error) -> Error {
+        let message = format!("cannot listen on --listen-http {}: {error}", self.address);
+        Error::new(ErrorKind::Configuration, message).cause(error)
+    }
+}
+
+/// Serves senders until a stop, or with `once` until they have ended.
+///
+/// # Errors
+///
+/// `Configuration` for an address that cannot be listened on, those of the log.
+pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Result<()> {
+    log.recover_producers()?;
+    let listener = log.alongside(listen.bind()).await??;
+    let address = listener.local_addr().map_err(|error| {
+        let message = format!("--listen-http {} has no address: {error}", listen.address);
+        Error::new(ErrorKind::Failed, message).cause(error)
+    })?;
+    log.meter().connected();
+    tracing::info!("listening for lines on http://{address}/lines");
+    let closing = Stop::new();
+    let (orders, asked) = mpsc::channel(ORDERS_MAX);
+    let service = Service {
+        guard: Guard { token: listen.token()?, is_loopback: address.ip().is_loopback() },
+        bodies: BodyLimits::new(listen.body_bytes_max),
+        orders,
+        closing: closing.clone(),
+        is_full: AtomicBool::new(false),
+    };
+    let stop = log.stop().clone();
+    let mut server = JoinSet::new();
+    server.spawn(serve::serve(listener, Arc::new(service), listen.connections_max));
+    let closes = closing.clone();
+    server.spawn(async move {
+        tokio::select! {
+            () = stop.stopped() => closes.stop(),
+            () = closes.stopped() => {}
+        }
+    });
+    Appender::new(log, once.then_some(closing)).run(asked).await?;
+    // The orders have ended because the server has, or because it panicked.
+    while let Some(ended) = server.join_next().await {
+        serve::check(ended);
+    }
+    log.meter().ended();
+    if once && !log.stop().is_stopped() {
+        log.input_has_ended();
+    }
+    log.finish().await
+}

@@ -1,0 +1,190 @@
+//! A request: who may send it, and what it asks for.
+
+use std::net::IpAddr;
+
+use axum::extract::Query;
+use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
+
+use super::answer::Refusal;
+use super::decode::Coding;
+use crate::token::Token;
+
+/// Longest id of a producer, in bytes.
+const PRODUCER_BYTES_MAX: usize = 256;
+
+/// The rules that every request must obey.
+#[derive(Debug)]
+pub(super) struct Guard {
+    /// The token that senders must know.
+    pub(super) token: Option<Token>,
+    /// The server is reachable from this machine only. A name of another host in a request then
+    /// comes from a web page whose name was bound to this machine's address.
+    pub(super) is_loopback: bool,
+}
+
+impl Guard {
+    /// Refuses requests of strangers.
+    pub(super) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
+        let forbidden = |why: &str| Err(Refusal::new(StatusCode::FORBIDDEN, why));
+        if self.is_loopback {
+            let host = headers.get(HOST).map(|host| host.as_bytes());
+            let named = host.or(uri.authority().map(|authority| authority.as_str().as_bytes()));
+            if named.is_some_and(|host| !is_local(host)) {
+                return forbidden("the Host of the request is not this machine's");
+            }
+        }
+        if let Some(token) = &self.token {
+            let given = headers.get(AUTHORIZATION).map(|value| value.as_bytes());
+            if !given.is_some_and(|given| token.authorizes(given)) {
+                let message = "give the token of --token-file as Authorization: Bearer TOKEN";
+                return Err(Refusal::new(StatusCode::UNAUTHORIZED, message));
+            }
+        } else if headers.contains_key(ORIGIN) {
+            // Any web page can have its visitors post text here.
+            return forbidden("requests of web pages need a token (--token-file)");
+        }
+        Ok(())
+    }
+}
+
+/// Returns true if the value of a `Host` header names this machine.
+fn is_local(host: &[u8]) -> bool {
+    let Ok(host) = std::str::from_utf8(host) else { return false };
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let name = name.trim_end_matches('.');
+    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
+    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(is_loopback)
+}
+
+/// A request to `/lines`.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// Append lines of nobody in particular.
+    Lines { coding: Coding, ends: bool },
+    /// Append a piece of a producer's stream.
+    Piece { producer: String, offset: u64, coding: Coding, end: PieceEnd },
+    /// Return the position that comes next in a producer's stream.
+    Next { producer: String },
+}
+
+/// What becomes of a producer's stream after a piece.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PieceEnd {
+    /// It goes on: an unfinished line waits for the next piece.
+    Open,
+    /// Its unfinished line ends.
+    Line,
+    /// Its unfinished line ends, and the producer is forgotten.
+    Forget,
+}
+
+impl Wish {
+    /// Reads a request.
+    ///
+    /// # Errors
+    ///
+    /// 404 for another path, 405 for another method, 415 for an encoding that is not supported, 400
+    /// for parameters that are missing, unknown or out of range.
+    pub(super) fn of(parts: &Parts) -> Result<Wish, Refusal> {
+        if parts.uri.path() != "/lines" {
+            return Err(Refusal::new(StatusCode::NOT_FOUND, "there is only /lines here"));
+        }
+        let is_post = match parts.method {
+            Method::POST => true,
+            Method::GET | Method::HEAD => false,
+            _ => {
+                let message = "POST lines here, or GET the position of a producer";
+                return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message));
+            }
+        };
+        let Parameters { producer, offset, end } = Parameters::of(&parts.uri)?;
+        if !is_post {
+            return match (producer, offset, end) {
+                (Some(producer), None, None) => Ok(Wish::Next { producer }),
+                _ => Err(bad("give GET /lines?producer=ID")),
+            };
+        }
+        let Some(coding) = Coding::of(&parts.headers) else {
+            let message = "Content-Encoding may be gzip, zstd or identity";
+            return Err(Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, message));
+        };
+        match (producer, offset) {
+            (None, None) if end == Some(PieceEnd::Forget) => {
+                Err(bad("end=forget needs a producer"))
+            }
+            (None, None) => Ok(Wish::Lines { coding, ends: end.is_some() }),
+            (None, Some(_)) => Err(bad("an offset needs a producer: give producer=ID")),
+            (Some(_), None) => Err(bad("a producer needs the offset of its piece: give offset=N")),
+            (Some(producer), Some(offset)) => {
+                Ok(Wish::Piece { producer, offset, coding, end: end.unwrap_or(PieceEnd::Open) })
+            }
+        }
+    }
+}
+
+/// Returns the length that a request announces.
+pub(super) fn announced_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
+}
+
+/// The parameters of the query.
+#[derive(Debug, Default)]
+struct Parameters {
+    producer: Option<String>,
+    offset: Option<u64>,
+    end: Option<PieceEnd>,
+}
+
+impl Parameters {
+    fn of(uri: &Uri) -> Result<Parameters, Refusal> {
+        let pairs: Query<Vec<(String, String)>> =
+            Query::try_from_uri(uri).map_err(|error| bad(format!("bad query: {error}")))?;
+        let mut found = Parameters::default();
+        for (name, value) in pairs.0 {
+            let is_first = match name.as_str() {
+                "producer" => found.producer.replace(producer(value)?).is_none(),
+                "offset" => {
+                    let offset = value.parse().map_err(|_| bad("offset is not a number of bytes"));
+                    found.offset.replace(offset?).is_none()
+                }
+                "end" => found.end.replace(piece_end(&value)?).is_none(),
+                _ => {
+                    let message = format!("unknown parameter {name:?}: producer, offset or end");
+                    return Err(bad(message));
+                }
+            };
+            if !is_first {
+                return Err(bad(format!("{name} is given twice")));
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn producer(id: String) -> Result<String, Refusal> {
+    if id.is_empty() || id.len() > PRODUCER_BYTES_MAX {
+        return Err(bad(format!("the id of a producer has 1 to {PRODUCER_BYTES_MAX} bytes")));
+    }
+    if id.chars().any(char::is_control) {
+        return Err(bad("the id of a producer has no control characters"));
+    }
+    Ok(id)
+}
+
+fn piece_end(value: &str) -> Result<PieceEnd, Refusal> {
+    match value {
+        "line" | "" | "true" | "1" => Ok(PieceEnd::Line),
+        "forget" => Ok(PieceEnd::Forget),
+        "false" | "0" => Ok(PieceEnd::Open),
+        _ => Err(bad("end is line or forget")),
+    }
+}
+
+fn bad(message: impl Into<String>) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, message)
+}
