@@ -81,6 +81,15 @@ impl Source {
         }
     }
 
+    /// The name by which the log of the source is found again. Producers go on when the address of
+    /// their server changes.
+    pub(crate) fn log_name(&self) -> String {
+        match self {
+            Source::Http(_) => "http".to_owned(),
+            source => source.to_string(),
+        }
+    }
+
     /// Decides, once for the whole run, how a path is read: as a file, or as a pipe where it names
     /// something that cannot be read again. A path that is not there stays a file.
     pub(crate) fn resolve(self) -> Source {
@@ -173,7 +182,7 @@ pub fn start(
             let _is_open: Sender<()> = is_open;
             let read = match source {
                 Some(source) => read(source, once, turns, &mut log).await,
-                None => Ok(()),
+                None => replay(&mut log).await,
             };
             let read = match read {
                 Ok(()) => log.finish().await,
@@ -188,6 +197,13 @@ pub fn start(
         tasks.spawn_on(ended, runtime);
     }
     Started { ended: tasks, closed }
+}
+
+/// Brings back what a former run has read of a source that this one does not read. The lines of its
+/// producers end, since nothing more comes.
+async fn replay(log: &mut SourceLog) -> Result<()> {
+    log.finish().await?;
+    log.forget_producers()
 }
 
 /// Reads one source to its end.

@@ -160,6 +160,16 @@ fn ended_stream_ends_its_unfinished_line() {
 }
 
 #[test]
+fn source_that_is_gone_ends_its_lines() {
+    let rig = Rig::new();
+    let (program, port) = start_kept(&rig);
+    assert_eq!(post(port, "/lines?producer=p&offset=0", "a b\nc d").next(), Some(7));
+    program.stop().expect(0);
+    rig.run(&format!("run {KEPT} --interval 50ms --stdin")).expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of("a b\nc d\n"));
+}
+
+#[test]
 fn posts_of_one_producer_take_turns() {
     let rig = Rig::new();
     let program = rig.wordtide(&format!("run {BRIEF}")).start();

@@ -35,14 +35,18 @@ pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
 
 /// Returns a name for each source, all different: their journals are found by these.
 pub(super) fn names(sources: &[Source]) -> Vec<String> {
+    distinct(sources.iter().map(Source::log_name))
+}
+
+/// Returns the names, with a number for those that occur again.
+pub(super) fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-    let name = |source: &Source| {
-        let name = source.to_string();
+    let name = |name: String| {
         let times = seen.entry(name.clone()).or_default();
         *times += 1;
         if *times == 1 { name } else { format!("{name} ({times})") }
     };
-    sources.iter().map(name).collect()
+    names.map(name).collect()
 }
 
 /// Returns the folders of journals in a state, sorted.

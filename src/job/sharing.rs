@@ -82,7 +82,8 @@ pub(super) fn own(
     let count = sources.len() as u32;
     let sources: Vec<_> = sources.into_iter().map(Source::resolve).collect();
     let names = journals::names(&sources);
-    for (((k, source), name), process) in (0u32..).zip(&sources).zip(&names).zip(&readers.0) {
+    let shown = journals::distinct(sources.iter().map(Source::to_string));
+    for (((k, source), name), process) in (0u32..).zip(&sources).zip(&shown).zip(&readers.0) {
         let (kind, name) = (source.kind().to_owned(), name.clone());
         let needs_connection = matches!(source, Source::Connect(_) | Source::Watch(_));
         let facts = SourceFacts { kind, name, process: *process, needs_connection };

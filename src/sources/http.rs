@@ -157,8 +157,10 @@ pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) 
         serve::check(ended);
     }
     log.meter().ended();
+    log.finish().await?;
     if once && !log.stop().is_stopped() {
+        log.forget_producers()?;
         log.input_has_ended();
     }
-    log.finish().await
+    Ok(())
 }

@@ -100,6 +100,11 @@ impl LogEpochs {
         self.committed.contains(&epoch)
     }
 
+    /// Returns true if a kept journal is run again.
+    pub(super) fn is_replay(&self) -> bool {
+        self.is_replay
+    }
+
     /// Returns true if nobody can send a message any more.
     pub(super) fn has_closed(&self) -> bool {
         self.has_closed

@@ -188,6 +188,20 @@ impl SourceLog {
         }
     }
 
+    /// Forgets all producers and ends their unfinished lines: nothing more comes. In a replay they
+    /// stay as they are.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub fn forget_producers(&mut self) -> Result<()> {
+        if self.epochs.is_replay() {
+            return Ok(());
+        }
+        self.recover_producers()?;
+        let names: Vec<Vec<u8>> = self.producers.known.keys().cloned().collect();
+        names.iter().try_for_each(|name| self.forget_producer(name))
+    }
+
     /// Ends the unfinished line of a producer, which goes on with its next byte.
     ///
     /// # Errors
