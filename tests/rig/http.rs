@@ -1,7 +1,7 @@
 //! A client of HTTP that sends exactly what a test says.
 
 use std::io::{Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::TcpStream;
 
 use super::{DEADLINE, Running};
 
@@ -53,10 +53,6 @@ impl Wire {
     /// Sends bytes; a server that has closed the connection is no failure.
     pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).ok();
-    }
-
-    pub(crate) fn end_sending(&mut self) {
-        self.stream.shutdown(Shutdown::Write).ok();
     }
 
     /// Reads one answer; `None` if the connection ends before it.

@@ -20,6 +20,8 @@ const IDLE: Duration = Duration::from_secs(1);
 pub(super) struct Connections {
     begun: Instant,
     max: usize,
+    /// See [`IDLE`].
+    idle: Duration,
     open: Mutex<BTreeMap<u64, Arc<Activity>>>,
 }
 
@@ -39,8 +41,12 @@ pub(super) struct Activity {
 impl Connections {
     /// Returns an empty set of at most `max` connections.
     pub(super) fn new(max: usize) -> Arc<Connections> {
+        Connections::with_idle(max, IDLE)
+    }
+
+    fn with_idle(max: usize, idle: Duration) -> Arc<Connections> {
         let open = Mutex::default();
-        Arc::new(Connections { begun: Instant::now(), max, open })
+        Arc::new(Connections { begun: Instant::now(), max, idle, open })
     }
 
     /// Adds a connection. At the limit, the one that has been idle for longest is closed; returns
@@ -60,7 +66,7 @@ impl Connections {
             let idlest = idlest.map(|(id, one)| (one.received_ms.load(Ordering::Relaxed), *id));
             let (received_ms, id) = idlest.min()?;
             let idle = self.begun.elapsed().saturating_sub(Duration::from_millis(received_ms));
-            if idle < IDLE {
+            if idle < self.idle {
                 return None;
             }
             if let Some(one) = open.remove(&id) {
@@ -180,20 +186,28 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn idle_connection_gives_way_to_new_one() {
-        let connections = Connections::new(2);
+        let connections = Connections::with_idle(2, Duration::ZERO);
         let (first, second) = (connections.open().expect("1"), connections.open().expect("2"));
+        let served = [first.activity.serve(), second.activity.serve()];
         assert!(connections.open().is_none(), "none is idle");
-        tokio::time::advance(2 * IDLE).await;
+        drop(served);
         let served = second.activity.serve();
         let third = connections.open().expect("the first is idle");
         first.closed().await;
-        tokio::time::advance(2 * IDLE).await;
-        third.activity.received();
-        assert!(connections.open().is_none(), "one is served, one has just sent");
-        drop((served, first));
-        drop(second);
+        let third_served = third.activity.serve();
+        drop(first);
+        assert!(connections.open().is_none(), "one that was closed leaves no more room");
+        drop((served, second));
         connections.open().expect("one has gone");
+        drop(third_served);
+    }
+
+    #[test]
+    fn connection_that_just_sent_stays() {
+        let connections = Connections::with_idle(1, Duration::from_secs(3600));
+        let _first = connections.open().expect("1");
+        assert!(connections.open().is_none());
     }
 }

@@ -31,9 +31,19 @@ pub(super) enum Dropped {
     Crowded,
 }
 
+/// The times after which bodies give way.
+#[derive(Clone, Copy, Debug)]
+struct Patience {
+    /// See [`STALLED`].
+    stalled: Duration,
+    /// See [`WAIT_MAX`].
+    wait_max: Duration,
+}
+
 /// The budget of all bodies of one server.
 #[derive(Debug)]
 pub(super) struct BodyMemory {
+    patience: Patience,
     state: Mutex<MemoryState>,
 }
 
@@ -60,8 +70,12 @@ struct Holder {
 impl BodyMemory {
     /// Returns a budget of so many bytes.
     pub(super) fn new(bytes: usize) -> Arc<BodyMemory> {
+        BodyMemory::with_patience(bytes, Patience { stalled: STALLED, wait_max: WAIT_MAX })
+    }
+
+    fn with_patience(bytes: usize, patience: Patience) -> Arc<BodyMemory> {
         let state = MemoryState { free: bytes, next: 0, holders: BTreeMap::new() };
-        Arc::new(BodyMemory { state: Mutex::new(state) })
+        Arc::new(BodyMemory { patience, state: Mutex::new(state) })
     }
 
     /// Adds a body, which holds nothing yet.
@@ -95,11 +109,12 @@ impl MemoryState {
     }
 
     /// Drops a body, if one must be, so that `waiting` can go on.
-    fn make_room(&mut self, waiting: u64, now: Instant) {
+    fn make_room(&mut self, waiting: u64, stalled_for: Duration) {
+        let now = Instant::now();
         let holding = |holder: &&mut Holder| holder.held > 0 && holder.dropped.is_none();
         let stalled = |holder: &Holder| {
             let received = holder.received.filter(|_| holder.wanted == 0);
-            received.filter(|received| now.duration_since(*received) >= STALLED)
+            received.filter(|received| now.duration_since(*received) >= stalled_for)
         };
         if self.holders.values().any(|holder| holder.dropped.is_some() && holder.held > 0) {
             return; // what it holds is about to be free
@@ -138,7 +153,7 @@ pub(super) struct Lease {
 impl Lease {
     /// Reserves `bytes` more bytes, and waits for them.
     pub(super) async fn grow(&self, bytes: usize) -> Result<(), Dropped> {
-        let until = Instant::now() + WAIT_MAX;
+        let until = Instant::now() + self.memory.patience.wait_max;
         loop {
             if self.try_grow(bytes)? {
                 return Ok(());
@@ -169,7 +184,7 @@ impl Lease {
         }
         holder.wanted = bytes;
         if is_first {
-            state.make_room(self.id, Instant::now());
+            state.make_room(self.id, self.memory.patience.stalled);
         }
         Ok(false)
     }
@@ -224,9 +239,16 @@ impl Drop for Lease {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    /// A budget of 100 bytes whose bodies have stalled after `stalled`.
+    fn budget(stalled: Duration, wait_max: Duration) -> Arc<BodyMemory> {
+        BodyMemory::with_patience(100, Patience { stalled, wait_max })
+    }
+
+    const NEVER: Duration = Duration::from_secs(3600);
+
+    #[tokio::test]
     async fn stalled_body_gives_way_to_another() {
-        let memory = BodyMemory::new(100);
+        let memory = budget(Duration::ZERO, NEVER);
         let slow = memory.lease();
         slow.grow(100).await.expect("all is free");
         let fast = memory.lease();
@@ -238,9 +260,9 @@ mod tests {
         grown.expect("room after the stall");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn youngest_is_dropped_when_all_wait() {
-        let memory = BodyMemory::new(100);
+        let memory = budget(NEVER, NEVER);
         let (old, young) = (memory.lease(), memory.lease());
         old.grow(60).await.expect("free");
         young.grow(40).await.expect("free");
@@ -256,12 +278,12 @@ mod tests {
         memory.lease().grow(100).await.expect("all came back");
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn complete_bodies_are_waited_for() {
-        let memory = BodyMemory::new(100);
+        let memory = budget(Duration::ZERO, Duration::ZERO);
         let (complete, next) = (memory.lease(), memory.lease());
-        complete.grow(100).await.expect("free");
         complete.complete();
+        complete.grow(100).await.expect("free");
         assert_eq!(next.grow(10).await, Err(Dropped::Crowded), "after the longest wait");
         complete.shrink(10);
         next.grow(10).await.expect("given back");
