@@ -105,7 +105,7 @@ pub use outputs::format::{Compression, Format};
 pub use outputs::{Committed, OnCommit, WriteMode};
 pub use regex;
 pub use settings::{FolderLayout, Settings};
-pub use sources::{HostPort, Source, Stop};
+pub use sources::{HostPort, KafkaProperties, KafkaStart, KafkaTopic, Source, Stop};
 pub use store::{Addressing, StoreSettings, Target};
 pub use timely;
 pub use trace::OperatorStats;

@@ -11,6 +11,7 @@
 //! | [`Source::Connect`] | from the journal | never, unless the job reads once |
 //! | [`Source::File`] | from the file, where the last cut was | at the end of the file |
 //! | [`Source::Watch`] | from the files, where the last cut was | never, except with `--once` |
+//! | [`Source::Kafka`] | from the topic, where the last cut was | as [`Source::Connect`] |
 //! | [`Source::Pipe`], [`Source::Stdin`] | from the journal | when the last writer closes it |
 
 mod compressed;
@@ -21,6 +22,7 @@ mod file;
 mod fingerprint;
 mod host;
 mod http;
+mod kafka;
 mod log;
 mod path;
 mod retry;
@@ -44,6 +46,8 @@ use crate::supervise::supervise;
 
 pub use host::HostPort;
 pub use http::HttpListener;
+pub(crate) use kafka::merged_positions;
+pub use kafka::{KafkaProperties, KafkaStart, KafkaTopic};
 pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
 pub use stop::Stop;
 pub use watch::{Watch, WatchPlace};
@@ -66,6 +70,8 @@ pub enum Source {
     Watch(Box<Watch>),
     /// A server that senders post lines to.
     Http(HttpListener),
+    /// A topic of Apache Kafka. Every process reads its share of the partitions.
+    Kafka(Box<KafkaTopic>),
 }
 
 impl Source {
@@ -78,6 +84,7 @@ impl Source {
             Source::Stdin => "stdin",
             Source::Watch(_) => "watch",
             Source::Http(_) => "http",
+            Source::Kafka(_) => "kafka",
         }
     }
 
@@ -102,7 +109,7 @@ impl Source {
     /// Returns true if the same bytes can be read again after a restart, so that the journal keeps
     /// positions only. Correct for a source that was resolved.
     pub(crate) fn can_be_read_again(&self) -> bool {
-        matches!(self, Source::File(_) | Source::Watch(_))
+        matches!(self, Source::File(_) | Source::Watch(_) | Source::Kafka(_))
     }
 
     /// Refuses a path or place that cannot be read. Nothing is taken from a pipe.
@@ -117,6 +124,7 @@ impl Source {
             Source::Pipe(path) => path::check_stream(path),
             Source::Watch(watch) => watch.check(),
             Source::Http(listener) => listener.check(),
+            Source::Kafka(topic) => topic.check(),
             Source::Connect(_) | Source::Stdin => Ok(()),
         }
     }
@@ -146,6 +154,7 @@ impl fmt::Display for Source {
             Source::Stdin => f.write_str("standard input"),
             Source::Watch(watch) => write!(f, "watch {}", watch.place),
             Source::Http(HttpListener { address, .. }) => write!(f, "http {address}"),
+            Source::Kafka(topic) => write!(f, "{topic}"),
         }
     }
 }
@@ -221,5 +230,6 @@ async fn read(
         Source::Stdin => stream::read(name, stream::stdin, log).await,
         Source::Watch(place) => watch::read(*place, once, log).await,
         Source::Http(listener) => http::read(listener, once, log).await,
+        Source::Kafka(topic) => kafka::read(*topic, once, log).await,
     }
 }

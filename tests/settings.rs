@@ -144,6 +144,31 @@ fn hosts_and_ports_are_checked() {
 }
 
 #[test]
+fn topics_and_their_settings_are_checked() {
+    check(&[
+        ("", "run|--kafka|localhost:9092", Refused(2, &["--kafka", "/TOPIC"])),
+        ("", "run|--kafka|localhost/t", Refused(2, &["--kafka", "localhost"])),
+        ("", "run|--kafka|localhost:9092/a b", Refused(2, &["--kafka", "letters"])),
+        ("", "run|--kafka|localhost:9092/..", Refused(2, &["--kafka"])),
+        ("", "run|--kafka|a:1/t|--stdin", Refused(2, &["one kind"])),
+        ("", "run|--kafka|a:1/t|--kafka-start|newest", Refused(2, &["--kafka-start", "latest"])),
+        ("", "run|--kafka|a:1/t|--kafka-config|x=1", Refused(2, &["--kafka-config", "\"x\""])),
+        ("", "run|--kafka|a:1/t|--kafka-config|group.id=g", Refused(2, &["consumer group"])),
+        ("", "run|--kafka|a:1/t|--kafka-config|fetch.max.wait.ms=0", Refused(2, &["a number"])),
+        (
+            "",
+            "run|--kafka|a:1/t|--kafka-config|sasl.password=x",
+            Refused(2, &["sasl.password.file", "WORDTIDE_KAFKA_CONFIG"]),
+        ),
+        (
+            "WORDTIDE_KAFKA_CONFIG=security.protocol=SSL,ssl.ca.location=/absent",
+            "run|--kafka|a:1/t",
+            Refused(78, &["/absent", "ssl.ca.location"]),
+        ),
+    ]);
+}
+
+#[test]
 fn flags_that_exclude_each_other_are_refused() {
     check(&[
         ("", "run|--stdin|--state|there|--no-state", Refused(2, &["--state", "--no-state"])),

@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind};
 /// stand together: `--connect` on the command line is not to be mixed with `WORDTIDE_STDIN`. Flags
 /// that clap refuses together need not be listed.
 const RIVALS: [&[&str]; 2] =
-    [&["host", "connect", "file", "watch", "listen_http", "stdin"], &["verbose", "quiet"]];
+    [&["host", "connect", "file", "watch", "listen_http", "kafka", "stdin"], &["verbose", "quiet"]];
 
 /// A place, other than the command line, in which a setting was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -171,6 +171,12 @@ pub(super) fn is_weaker(weak: &str, strong: &str) -> bool {
         place.unwrap_or(u8::MAX)
     };
     rank(weak) < rank(strong)
+}
+
+/// Returns true if the flag was not typed but found in another place.
+pub(super) fn was_found(flag: &str) -> bool {
+    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
+    found.iter().any(|(known, _)| known == flag)
 }
 
 fn note_of(message: &str, found: &[(String, Place)]) -> Option<String> {

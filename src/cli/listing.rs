@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, quoted, shown};
 use super::layers::{Flags, Parsed, Place};
+use crate::sources::KafkaProperties;
 
 /// Lists the settings; `dataflow` is the place that names the definition, if not the command line.
 pub(super) fn of(command: &Command, parsed: &Parsed, dataflow: Option<&Place>) -> String {
@@ -56,7 +57,9 @@ fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
             let raw = matches.get_raw(id)?.map(|raw| raw.to_string_lossy().into_owned());
             let all: Vec<String> = raw.collect();
             if matches!(action, ArgAction::Append) {
-                let quoted: Vec<String> = all.iter().map(|text| quoted(text)).collect();
+                // A secret is left out: it stays where it was given.
+                let all = all.iter().filter(|text| !KafkaProperties::has_password(text));
+                let quoted: Vec<String> = all.map(|text| quoted(text)).collect();
                 return Some(format!("[{}]", quoted.join(", ")));
             }
             let text = all.first()?;

@@ -7,13 +7,15 @@ use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
 use super::form::form;
 use super::service::Service;
 use super::signals::{Listener, Supervisor};
-use super::{cluster, log};
+use super::{cluster, layers, log};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
 use crate::outputs::{self, Output, OutputSettings, SqlSettings};
 use crate::settings::Settings;
-use crate::sources::{HostPort, HttpListener, Source, Watch, descriptors};
+use crate::sources::{
+    HostPort, HttpListener, KafkaProperties, KafkaTopic, Source, Watch, descriptors,
+};
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
@@ -164,12 +166,19 @@ fn store(flags: &StoreFlags) -> StoreSettings {
 /// Sources of one kind: mixing them is more likely a slip than a wish. Each with the process that
 /// reads it, where that was said.
 fn sources(flags: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
-    let SourceFlags { connect, file, watch, listen_http, stdin, .. } = &flags.source;
-    let kinds =
-        [!connect.is_empty(), !file.is_empty(), !watch.is_empty(), !listen_http.is_empty(), *stdin];
+    let SourceFlags { connect, file, watch, listen_http, kafka, stdin, .. } = &flags.source;
+    let kinds = [
+        !connect.is_empty(),
+        !file.is_empty(),
+        !watch.is_empty(),
+        !listen_http.is_empty(),
+        !kafka.is_empty(),
+        *stdin,
+    ];
     if kinds.iter().filter(|given| **given).count() > 1 {
         return Err(Error::new(ErrorKind::Usage, "sources of different kinds were given").hint(
-            "give one kind: HOST PORT or --connect, --file, --watch, --listen-http, or --stdin",
+            "give one kind: HOST PORT or --connect, --file, --watch, --listen-http, --kafka, or \
+             --stdin",
         ));
     }
     if *stdin {
@@ -179,8 +188,10 @@ fn sources(flags: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let watched =
         watch.iter().map(|place| Ok((None, Source::Watch(Box::new(watched(place, flags)?)))));
     let posted = listen_http.iter().map(|value| http_listener(value, flags));
+    let topics = topics(&flags.source)?.into_iter();
+    let topics = topics.map(|topic| Ok((None, Source::Kafka(Box::new(topic)))));
     let connected = connect.iter().map(|value| connection(value));
-    files.chain(watched).chain(posted).chain(connected).collect()
+    files.chain(watched).chain(posted).chain(topics).chain(connected).collect()
 }
 
 /// The place that a value of `--watch` names, and how it is watched.
@@ -204,6 +215,26 @@ fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source
         connections_max: source.max_connections,
     };
     Ok((at, Source::Http(listener)))
+}
+
+/// The topics of Kafka, with the settings of their client.
+fn topics(flags: &SourceFlags) -> Result<Vec<KafkaTopic>> {
+    let mut properties = KafkaProperties::default();
+    for setting in &flags.kafka_config {
+        if KafkaProperties::has_password(setting) && !layers::was_found("kafka-config") {
+            let message = "a password on the command line can be read by every user";
+            let hint = "put it into a file and give --kafka-config sasl.password.file=PATH, or \
+                        give it in WORDTIDE_KAFKA_CONFIG";
+            return Err(Error::new(ErrorKind::Usage, message).hint(hint));
+        }
+        properties.add(setting)?;
+    }
+    let topic = |text: &String| {
+        let topic: KafkaTopic = text.parse()?;
+        let topic = topic.properties(properties.clone());
+        Ok(flags.kafka_start.map_or(topic.clone(), |start| topic.start(start)))
+    };
+    flags.kafka.iter().map(topic).collect()
 }
 
 /// `HOST:PORT`, or `I=HOST:PORT` for process I.

@@ -22,7 +22,7 @@ use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, peek};
-use crate::sources::Source;
+use crate::sources::{KafkaTopic, Source, merged_positions};
 use crate::state::{JOURNAL, NOTE, write_durably};
 
 /// Returns the folder of a source's journal.
@@ -87,9 +87,15 @@ impl KnownJournal {
         KnownJournal { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
     }
 
+    /// Returns the topic of Kafka that its source is a share of.
+    pub(super) fn topic(&self) -> Option<String> {
+        KafkaTopic::base_name(&self.source)
+    }
+
     /// Returns true if its source can be read again, so that its bytes are not in the journal.
     pub(super) fn is_replayable(&self) -> bool {
-        ["file ", "watch "].iter().any(|kind| self.source.starts_with(kind))
+        let is_of_files = ["file ", "watch "].iter().any(|kind| self.source.starts_with(kind));
+        is_of_files || self.topic().is_some()
     }
 
     fn path(&self, state: &Path) -> PathBuf {
@@ -154,6 +160,31 @@ pub(super) struct JournalList {
     pub(super) epochs: BTreeSet<Epoch>,
     /// The newest that was marked.
     pub(super) last: Option<Epoch>,
+    /// Positions in topics of Kafka that the journals have recorded.
+    pub(super) topics: Vec<TopicPositions>,
+}
+
+/// The positions in a topic of Kafka that one journal has recorded.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct TopicPositions {
+    /// The newest epoch of the journal.
+    epoch: Option<Epoch>,
+    /// The name that all shares of the topic have in common.
+    name: String,
+    positions: Vec<u8>,
+}
+
+/// Returns the positions from which each topic is read on, by its name.
+pub(super) fn topic_positions(lists: &[JournalList]) -> Result<BTreeMap<String, Vec<u8>>> {
+    let mut recorded: Vec<&TopicPositions> = lists.iter().flat_map(|list| &list.topics).collect();
+    recorded.sort_by_key(|topic| topic.epoch);
+    let names: BTreeSet<&String> = recorded.iter().map(|topic| &topic.name).collect();
+    let merged = names.into_iter().map(|name| {
+        let of_name = recorded.iter().filter(|topic| topic.name == *name);
+        let merged = merged_positions(of_name.map(|topic| topic.positions.as_slice()))?;
+        Ok((name.clone(), merged))
+    });
+    merged.collect()
 }
 
 impl JournalList {
@@ -182,6 +213,10 @@ pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             is_own: own.contains(&glimpse.source),
         });
+        if let Some(name) = KafkaTopic::base_name(&glimpse.source) {
+            let positions = merged_positions(glimpse.positions.iter().map(Vec::as_slice))?;
+            list.topics.push(TopicPositions { epoch: glimpse.last_epoch, name, positions });
+        }
         list.add_epochs(glimpse.open_epochs, glimpse.last_epoch);
     }
     let entries = match fs::read_dir(state) {

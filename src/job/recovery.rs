@@ -23,7 +23,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
 use crate::outputs::{CommitEvidence, Output, OutputStart};
-use crate::sources::Past;
+use crate::sources::{KafkaTopic, Past, Source};
 
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
@@ -46,6 +46,8 @@ pub(super) struct RecoveryPlan {
     pub(super) orphans: BTreeMap<String, OrphanJournal>,
     /// Ids of journals that are given up.
     pub(super) abandoned: Vec<String>,
+    /// Positions from which topics of Kafka are read on, by their names.
+    pub(super) topics: BTreeMap<String, Vec<u8>>,
 }
 
 /// Finds out which of the epochs that journals have marked are committed, and changes nothing.
@@ -78,8 +80,9 @@ pub(super) async fn judge(
     }
     drop(recovery_plan);
     replay.reverse();
-    let orphans = journals::orphans(lists);
-    Ok(RecoveryPlan { replay, committed: epochs, newest, orphans, abandoned: Vec::new() })
+    let (orphans, topics) = (journals::orphans(lists), journals::topic_positions(lists)?);
+    let abandoned = Vec::new();
+    Ok(RecoveryPlan { replay, committed: epochs, newest, orphans, abandoned, topics })
 }
 
 /// Empties the epochs that are to be counted again of what a crash left in them. They are the
@@ -182,11 +185,13 @@ impl JournalPlan<'_> {
     }
 
     /// Opens the journals that this process brings back for nobody's source, each with its number
-    /// among all of that kind.
+    /// among all of that kind. A share of one of the `topics` of this run comes with the source
+    /// that reads what it recorded: there were other shares then.
     pub(super) fn open_orphans(
         &self,
         recovery_plan: &RecoveryPlan,
-    ) -> Result<Vec<(u32, OpenJournal)>> {
+        topics: &BTreeMap<String, KafkaTopic>,
+    ) -> Result<Vec<(u32, Option<Source>, OpenJournal)>> {
         let mut opened = Vec::new();
         // Only these are looked at: others may be open already, and being written to.
         for (number, (id, orphan)) in (0..).zip(&recovery_plan.orphans) {
@@ -199,8 +204,12 @@ impl JournalPlan<'_> {
             if known.id != *id {
                 continue;
             }
-            if !known.is_replayable() {
-                opened.push((number, self.open(&glimpse.source, false, recovery_plan)?));
+            let topic = known.topic().and_then(|name| topics.get(&name));
+            if topic.is_some() || !known.is_replayable() {
+                let journal = self.open(&glimpse.source, topic.is_some(), recovery_plan)?;
+                let source = topic.map(|topic| topic.clone().recovery_only());
+                let source = source.map(|topic| Source::Kafka(Box::new(topic)));
+                opened.push((number, source, journal));
                 continue;
             }
             let state = self.state.to_owned();
@@ -222,10 +231,15 @@ impl JournalPlan<'_> {
     }
 }
 
-/// Lines of a file were promised to be counted, and it is not given any more.
-fn unfinished(KnownJournal { id, source, .. }: &KnownJournal, epochs: usize) -> Error {
+/// Lines of a source were promised to be counted, and it is not given any more.
+fn unfinished(known: &KnownJournal, epochs: usize) -> Error {
+    let KnownJournal { id, source, .. } = known;
     let message = format!("{epochs} epochs with lines of {source} are not committed");
-    let flag = if source.starts_with("watch ") { "--watch" } else { "--file" };
+    let flag = match known.topic() {
+        Some(_) => "--kafka",
+        None if source.starts_with("watch ") => "--watch",
+        None => "--file",
+    };
     Error::new(ErrorKind::Configuration, message)
         .hint(format!("give it with {flag} again, or --abandon-journal {id} to lose these lines"))
 }

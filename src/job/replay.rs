@@ -13,7 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     Facts, Glimpse, Journal, JournalSettings, Position, Record, Resume, SyncPolicy, peek,
 };
-use crate::sources::Past;
+use crate::sources::{KafkaTopic, Past};
 
 /// Returns the journals in `dir`: the folder of one, or a state that holds some.
 pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
@@ -71,6 +71,12 @@ pub(super) fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
 
 /// Opens a kept journal and finds its marks.
 pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
+    if KafkaTopic::base_name(&glimpse.source).is_some() {
+        let message =
+            format!("the journal of {} holds no bytes: a topic is not copied", glimpse.source);
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint("read the topic itself with another --state: --kafka"));
+    }
     if glimpse.source.starts_with("file ") {
         let message =
             format!("the journal of {} holds no bytes: a file is not copied", glimpse.source);

@@ -58,6 +58,12 @@ pub(super) fn place(
     let mut readers = Vec::new();
     let mut list = Vec::new();
     for (k, (source, given_to)) in sources.into_iter().enumerate() {
+        if let Source::Kafka(topic) = &source {
+            // Every process reads some of its partitions.
+            list.extend(topic.shares(processes).map(|share| Source::Kafka(Box::new(share))));
+            readers.extend(0..processes);
+            continue;
+        }
         let process = given_to.unwrap_or(k % processes);
         if process >= processes {
             let message = format!("{source} is for process {process}, but there are {processes}");
@@ -85,7 +91,8 @@ pub(super) fn own(
     let shown = journals::distinct(sources.iter().map(Source::to_string));
     for (((k, source), name), process) in (0u32..).zip(&sources).zip(&shown).zip(&readers.0) {
         let (kind, name) = (source.kind().to_owned(), name.clone());
-        let needs_connection = matches!(source, Source::Connect(_) | Source::Watch(_));
+        let needs_connection =
+            matches!(source, Source::Connect(_) | Source::Watch(_) | Source::Kafka(_));
         let facts = SourceFacts { kind, name, process: *process, needs_connection };
         meters.declare_source(k, facts);
     }

@@ -1,6 +1,6 @@
 //! The source logs of one process: one for each of its sources, with or without a journal.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,7 +25,7 @@ use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
 use crate::meters::Meters;
-use crate::sources::{self, LogSetup, Past, Source, SourceLog, Started, Stop};
+use crate::sources::{self, KafkaTopic, LogSetup, Past, Source, SourceLog, Started, Stop};
 
 /// A source, and what is known of its log.
 struct UnstartedSource {
@@ -33,6 +33,8 @@ struct UnstartedSource {
     index: u32,
     log: Option<(Journal, Past)>,
     place: Option<JournalPlace>,
+    /// Nothing is read but what a former run has recorded.
+    is_orphan: bool,
 }
 
 impl UnstartedSource {
@@ -41,7 +43,7 @@ impl UnstartedSource {
             Some(OpenJournal { journal, past, place }) => (Some((journal, past)), Some(place)),
             None => (None, None),
         };
-        UnstartedSource { source, index, log, place }
+        UnstartedSource { source, index, log, place, is_orphan: false }
     }
 }
 
@@ -91,6 +93,27 @@ impl OwnSources {
     pub(super) fn journalled(&self) -> usize {
         self.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count()
     }
+
+    /// The topics of Kafka, by the names that all shares of one have in common.
+    fn topics(&self) -> BTreeMap<String, KafkaTopic> {
+        let topics = self.own.iter().filter_map(|(_, source, name)| match source {
+            Source::Kafka(topic) => Some((KafkaTopic::base_name(name)?, KafkaTopic::clone(topic))),
+            _ => None,
+        });
+        topics.collect()
+    }
+}
+
+/// Returns a source that goes on where the shares of a former run, which may have been others, have
+/// recorded that they were.
+fn going_on(source: Source, name: &str, recovery_plan: &RecoveryPlan) -> Result<Source> {
+    let recorded = KafkaTopic::base_name(name).and_then(|name| recovery_plan.topics.get(&name));
+    match (source, recorded) {
+        (Source::Kafka(topic), Some(recorded)) => {
+            Ok(Source::Kafka(Box::new(topic.known(recorded)?)))
+        }
+        (source, _) => Ok(source),
+    }
 }
 
 impl Streams {
@@ -106,7 +129,7 @@ impl Streams {
     /// Has process 0 note the journals of all in its state.
     pub(super) fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
         let own = self.sources.iter().filter_map(|source| {
-            let is_orphan = source.source.is_none();
+            let is_orphan = source.is_orphan;
             Some(KnownJournal { is_orphan, ..source.place.as_ref()?.known() })
         });
         let elsewhere = journals::note_all(control, state, &own.collect::<Vec<_>>())?;
@@ -128,7 +151,7 @@ impl Streams {
             let past = journal.past(recovery_plan, open);
             let index = kept.len() as u32;
             let log = Some((journal.journal, past));
-            kept.push(UnstartedSource { source: None, index, log, place: None });
+            kept.push(UnstartedSource { source: None, index, log, place: None, is_orphan: true });
         }
         Streams::gather(kept, recovery_plan, open, threads, true)
     }
@@ -143,17 +166,19 @@ impl Streams {
     ) -> Result<Streams> {
         let mut begun = Vec::new();
         let orphans = match plan {
-            Some(plan) => plan.open_orphans(recovery_plan)?,
+            Some(plan) => plan.open_orphans(recovery_plan, &sources.topics())?,
             None => Vec::new(),
         };
         for (index, source, name) in sources.own {
+            let source = going_on(source, &name, recovery_plan)?;
             let journal = plan
                 .as_ref()
                 .map(|plan| plan.open(&name, source.can_be_read_again(), recovery_plan));
             begun.push(UnstartedSource::new(Some(source), index, journal.transpose()?));
         }
-        for (index, orphan) in orphans {
-            begun.push(UnstartedSource::new(None, sources.count + index, Some(orphan)));
+        for (index, source, orphan) in orphans {
+            let orphan = UnstartedSource::new(source, sources.count + index, Some(orphan));
+            begun.push(UnstartedSource { is_orphan: true, ..orphan });
         }
         let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
         Streams::gather(begun, recovery_plan, open, threads, keep)
@@ -192,7 +217,7 @@ impl Streams {
         let threads = LogThreads::new(sources.len())?;
         let (mut logs, mut journals, mut syncers) = (Vec::new(), Vec::new(), Vec::new());
         for (unstarted, inbox) in sources.into_iter().zip(ends.logs) {
-            let UnstartedSource { source, index, log, place } = unstarted;
+            let UnstartedSource { source, index, log, place, is_orphan } = unstarted;
             let is_replayable = source.as_ref().is_some_and(Source::can_be_read_again);
             let (journal, past) = match log {
                 Some((journal, past)) => (Some(journal), past),
@@ -213,7 +238,7 @@ impl Streams {
             });
             syncers.extend(log.syncer());
             log.gauge().into_iter().for_each(|gauge| meters.journal().add(gauge));
-            let (is_orphan, has_ended) = (source.is_none(), log.has_ended());
+            let has_ended = log.has_ended();
             journals.extend(place.map(|place| UsedJournal { place, is_orphan, has_ended }));
             logs.push((source, log));
         }

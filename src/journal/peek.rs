@@ -21,6 +21,9 @@ pub struct Glimpse {
     pub open_epochs: Vec<u64>,
     /// The newest epoch that was marked.
     pub last_epoch: Option<u64>,
+    /// The positions of a source that can be read again, at each end of an epoch that is recorded
+    /// and needed, in order; empty ones for any other.
+    pub positions: Vec<Vec<u8>>,
 }
 
 /// Looks at the journal in `folder`, which nobody is writing to; `None` if there is none.
@@ -39,5 +42,8 @@ pub fn peek(folder: &Path) -> Result<Option<Glimpse>> {
         interval_ms: found.header.facts.interval_ms,
         open_epochs: found.epoch_ends.iter().map(|end| end.epoch).collect(),
         last_epoch: found.last_epoch_end.as_ref().map(|end| end.epoch),
+        positions: std::iter::once(found.resume().positions)
+            .chain(found.epoch_ends.iter().map(|end| end.resume.positions.clone()))
+            .collect(),
     }))
 }

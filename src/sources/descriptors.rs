@@ -18,6 +18,8 @@ const CONNECTION: u64 = 2;
 const WATCH: u64 = 8;
 /// Descriptors of a server beside its connections: its socket, and one connection too many.
 const LISTENER: u64 = 2;
+/// Descriptors of a topic: one for each broker that leads partitions of it, and some to find them.
+const TOPIC: u64 = 16;
 /// Greatest limit that [`raise_limit`] asks for.
 const RAISED_MAX: u64 = 65_536;
 
@@ -31,6 +33,7 @@ fn needed<'a>(sources: impl Iterator<Item = &'a Source>, have_journals: bool) ->
             Source::Connect(_) => needed += CONNECTION,
             Source::Watch(_) => needed += WATCH,
             Source::Http(listener) => needed += LISTENER + listener.connections_max as u64,
+            Source::Kafka(_) => needed += TOPIC,
         }
         needed += if have_journals { JOURNAL } else { 0 };
     }

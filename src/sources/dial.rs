@@ -110,6 +110,21 @@ impl Dialer {
     }
 }
 
+/// Looks up the addresses of a host, at least one.
+pub(super) async fn resolve(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
+    let found = system_resolver(address).await?;
+    if found.is_empty() {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
+    }
+    Ok(found)
+}
+
+/// Connects to the first of `addresses` that answers, without a second attempt.
+pub(super) async fn connect_once(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let connected = connect_any(addresses, CONNECT_TIMEOUT).await;
+    connected.map_err(|failure| io::Error::other(failure.to_string()))
+}
+
 fn system_resolver(address: &HostPort) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
     let HostPort { host, port } = address.clone();
     Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })

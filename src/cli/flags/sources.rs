@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::super::values::{bytes, duration, trimmed};
+use super::super::values::{bytes, choice, duration, trimmed};
+use crate::sources::KafkaStart;
 
 /// Where lines come from.
 #[derive(Debug, Args)]
@@ -39,6 +40,22 @@ pub struct SourceFlags {
     /// Most connections at a time of each source that listens
     #[arg(long, value_name = "N", default_value_t = 1024, env = "WORDTIDE_MAX_CONNECTIONS")]
     pub max_connections: usize,
+
+    /// Read a topic of Apache Kafka, each record a line: HOST:PORT[,HOST:PORT…]/TOPIC; can be
+    /// repeated. Its partitions are spread over all processes
+    #[arg(long, value_name = "BROKERS/TOPIC", env = "WORDTIDE_KAFKA", value_parser = trimmed)]
+    pub kafka: Vec<String>,
+
+    /// Where a topic that was never read is begun; latest unless --once is given
+    #[arg(long, value_name = "PLACE", env = "WORDTIDE_KAFKA_START",
+        value_parser = choice(&[("latest", KafkaStart::Latest), ("earliest", KafkaStart::Earliest)]))]
+    pub kafka_start: Option<KafkaStart>,
+
+    /// Setting of the Kafka client, by the name that Kafka's own clients have for it; can be
+    /// repeated. Passwords are given by sasl.password.file, or in the variable
+    #[arg(long, value_name = "KEY=VALUE", env = "WORDTIDE_KAFKA_CONFIG", value_delimiter = ',',
+        value_parser = trimmed)]
+    pub kafka_config: Vec<String>,
 
     /// Read standard input
     #[arg(long, env = "WORDTIDE_STDIN")]
@@ -80,6 +97,7 @@ impl SourceFlags {
             && self.file.is_empty()
             && self.watch.is_empty()
             && self.listen_http.is_empty()
+            && self.kafka.is_empty()
             && !self.stdin
     }
 }

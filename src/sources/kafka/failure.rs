@@ -1,0 +1,87 @@
+//! Failures of a request to a broker.
+
+use std::fmt;
+use std::io;
+
+/// The reason why a request to a broker has no result.
+#[derive(Debug)]
+pub(super) enum BrokerFailure {
+    /// The broker cannot be reached, or the connection was lost.
+    Lost(io::Error),
+    /// The name of the broker does not resolve.
+    Unresolved(io::Error),
+    /// The broker does not speak as Kafka does.
+    Malformed(&'static str),
+    /// The broker, or its certificate, refuses the settings: a second attempt does not help unless
+    /// somebody changes something.
+    Refused(String),
+    /// The broker answered with an error code.
+    Code(ErrorCode),
+}
+
+impl fmt::Display for BrokerFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            BrokerFailure::Lost(error) => write!(f, "{error}"),
+            BrokerFailure::Unresolved(error) => write!(f, "its name does not resolve: {error}"),
+            BrokerFailure::Malformed(what) => f.write_str(what),
+            BrokerFailure::Refused(why) => f.write_str(why),
+            BrokerFailure::Code(code) => write!(f, "{code}"),
+        }
+    }
+}
+
+impl From<io::Error> for BrokerFailure {
+    fn from(error: io::Error) -> Self {
+        BrokerFailure::Lost(error)
+    }
+}
+
+/// An error code of Kafka's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ErrorCode(pub(super) i16);
+
+impl ErrorCode {
+    pub(super) const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
+    pub(super) const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
+    pub(super) const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
+    pub(super) const INVALID_TOPIC: ErrorCode = ErrorCode(17);
+    pub(super) const TOPIC_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(29);
+    pub(super) const UNSUPPORTED_SASL_MECHANISM: ErrorCode = ErrorCode(33);
+    pub(super) const SASL_AUTHENTICATION_FAILED: ErrorCode = ErrorCode(58);
+
+    /// Returns an error unless the code states success.
+    pub(super) fn check(code: i16) -> Result<(), BrokerFailure> {
+        if code == 0 { Ok(()) } else { Err(BrokerFailure::Code(ErrorCode(code))) }
+    }
+
+    /// Returns true if a retry cannot help unless somebody changes rights or settings.
+    pub(super) fn is_refusal(self) -> bool {
+        [Self::TOPIC_AUTHORIZATION_FAILED, Self::INVALID_TOPIC, Self::SASL_AUTHENTICATION_FAILED]
+            .contains(&self)
+    }
+}
+
+impl fmt::Display for ErrorCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = match self.0 {
+            1 => "the offset is out of range",
+            2 => "the broker found a damaged record",
+            3 => "the topic or partition is not there",
+            5 => "the partition has no leader",
+            6 => "the broker is not the leader of the partition any more",
+            7 => "the broker did not answer in time",
+            9 => "the replica is not available",
+            17 => "the name of the topic is not valid",
+            29 => "the user may not read the topic",
+            31 => "the user may not use the cluster",
+            33 => "the broker does not support this sasl.mechanism",
+            35 => "the broker is too old or too new for this version",
+            56 => "the broker's disk failed",
+            58 => "the user or the password is wrong",
+            74 | 75 => "the leader of the partition is changing",
+            code => return write!(f, "error {code} of the broker"),
+        };
+        write!(f, "{text} (error {})", self.0)
+    }
+}

@@ -1,0 +1,472 @@
+//! Settings of the client, as `--kafka-config KEY=VALUE` gives them. Keys are those of Kafka's own
+//! clients, so that a working configuration can be carried over.
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio_rustls::TlsConnector;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Every key that is known, with what its value means.
+const KEYS: &[&str] = &[
+    "client.id",
+    "fetch.max.bytes",
+    "fetch.max.wait.ms",
+    "isolation.level",
+    "max.partition.fetch.bytes",
+    "metadata.max.age.ms",
+    "request.timeout.ms",
+    "sasl.mechanism",
+    "sasl.password",
+    "sasl.password.file",
+    "sasl.username",
+    "security.protocol",
+    "ssl.ca.location",
+    "ssl.certificate.location",
+    "ssl.key.location",
+];
+
+/// Largest file with a password, a key or certificates.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+
+/// A SASL mechanism.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SaslMechanism {
+    Plain,
+    ScramSha256,
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            SaslMechanism::Plain => "PLAIN",
+            SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
+            SaslMechanism::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+
+    fn parse(text: &str) -> Option<SaslMechanism> {
+        let all = [SaslMechanism::Plain, SaslMechanism::ScramSha256, SaslMechanism::ScramSha512];
+        all.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(text))
+    }
+}
+
+/// A password, which no output shows.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Password(String);
+
+impl Password {
+    pub(super) fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(…)")
+    }
+}
+
+/// A user and the proof that he is it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Credentials {
+    pub(super) mechanism: SaslMechanism,
+    pub(super) username: String,
+    pub(super) password: Password,
+}
+
+/// The certificates that a TLS connection is made with.
+#[derive(Clone)]
+pub(super) struct TlsSettings(Arc<ClientConfig>);
+
+impl TlsSettings {
+    pub(super) fn connector(&self) -> TlsConnector {
+        TlsConnector::from(Arc::clone(&self.0))
+    }
+}
+
+impl fmt::Debug for TlsSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TlsSettings")
+    }
+}
+
+/// Limits of a fetch, and what it shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct FetchLimits {
+    /// How long the broker may wait for records.
+    pub(super) wait_max: Duration,
+    /// Most bytes of an answer, one batch excepted.
+    pub(super) bytes_max: i32,
+    /// Most bytes of one partition, one batch excepted.
+    pub(super) partition_bytes_max: i32,
+    /// Transactions that are open or aborted are hidden.
+    pub(super) read_committed: bool,
+}
+
+/// The settings of a client, checked.
+#[derive(Clone, Debug)]
+pub(super) struct ClientProperties {
+    pub(super) client_id: String,
+    pub(super) request_timeout: Duration,
+    /// How often a topic is looked at for new partitions.
+    pub(super) metadata_age_max: Duration,
+    pub(super) fetch: FetchLimits,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) tls: Option<TlsSettings>,
+}
+
+/// Settings as they were given: keys and values in order. A later one replaces an earlier one.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct KafkaProperties {
+    given: Vec<(String, String)>,
+}
+
+impl fmt::Debug for KafkaProperties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values may be secrets.
+        f.debug_list().entries(self.given.iter().map(|(key, _)| key)).finish()
+    }
+}
+
+impl KafkaProperties {
+    /// Adds a setting as `KEY=VALUE`.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` for text without `=` and for a key that is not known, with the nearest one that is.
+    pub fn add(&mut self, setting: &str) -> Result<()> {
+        let Some((key, value)) = setting.split_once('=') else {
+            // The text may be a password without its key.
+            return Err(
+                usage("a setting has no `=`".to_owned()).hint("give --kafka-config as KEY=VALUE")
+            );
+        };
+        let (key, value) = (key.trim(), value.trim());
+        let key = if key == "sasl.mechanisms" { "sasl.mechanism" } else { key };
+        if !KEYS.contains(&key) {
+            return Err(unknown(key));
+        }
+        self.given.retain(|(known, _)| known != key);
+        self.given.push((key.to_owned(), value.to_owned()));
+        Ok(())
+    }
+
+    /// Returns true if the password itself was given, and not the name of a file with it.
+    pub fn has_password(setting: &str) -> bool {
+        setting.split_once('=').is_some_and(|(key, _)| key.trim() == "sasl.password")
+    }
+
+    fn get(&self, key: &str) -> Option<&str> {
+        let found = self.given.iter().find(|(known, _)| known == key);
+        found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
+    }
+
+    /// Checks all settings together, and reads the files that they name.
+    ///
+    /// # Errors
+    ///
+    /// `Usage` for a value that cannot be and for settings that do not fit together;
+    /// `Configuration` for a file that cannot be read.
+    pub(super) fn check(&self) -> Result<ClientProperties> {
+        let protocol = self.get("security.protocol").unwrap_or("PLAINTEXT").to_ascii_uppercase();
+        let (has_tls, has_sasl) = match protocol.as_str() {
+            "PLAINTEXT" => (false, false),
+            "SSL" => (true, false),
+            "SASL_PLAINTEXT" => (false, true),
+            "SASL_SSL" => (true, true),
+            _ => return Err(self.wrong("security.protocol", PROTOCOLS)),
+        };
+        let credentials = if has_sasl { Some(self.credentials()?) } else { None };
+        for (key, _) in &self.given {
+            let is_unused =
+                key.starts_with("sasl.") && !has_sasl || key.starts_with("ssl.") && !has_tls;
+            if is_unused {
+                return Err(usage(format!(
+                    "--kafka-config {key} has no effect with security.protocol={protocol}"
+                ))
+                .hint(format!("give security.protocol as one of {PROTOCOLS}")));
+            }
+        }
+        let millis = |key, default, most| {
+            Ok::<_, Error>(Duration::from_millis(self.number(key, default, 1, most)?))
+        };
+        let isolation = self.get("isolation.level").unwrap_or("read_committed");
+        Ok(ClientProperties {
+            client_id: self.get("client.id").unwrap_or("wordtide").to_owned(),
+            request_timeout: millis("request.timeout.ms", 30_000, 3_600_000)?,
+            metadata_age_max: millis("metadata.max.age.ms", 10_000, 86_400_000)?,
+            fetch: FetchLimits {
+                wait_max: millis("fetch.max.wait.ms", 500, 60_000)?,
+                bytes_max: self.number("fetch.max.bytes", 8 << 20, 1 << 10, 128 << 20)? as i32,
+                partition_bytes_max: self.number(
+                    "max.partition.fetch.bytes",
+                    1 << 20,
+                    1 << 10,
+                    128 << 20,
+                )? as i32,
+                read_committed: match isolation {
+                    "read_committed" => true,
+                    "read_uncommitted" => false,
+                    _ => {
+                        let values = "read_committed, read_uncommitted";
+                        return Err(self.wrong("isolation.level", values));
+                    }
+                },
+            },
+            credentials,
+            tls: if has_tls { Some(self.tls()?) } else { None },
+        })
+    }
+
+    fn credentials(&self) -> Result<Credentials> {
+        const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512";
+        let missing = |key: &str, hint: &str| {
+            usage(format!("--kafka-config {key} is missing: security.protocol asks for SASL"))
+                .hint(hint)
+        };
+        let mechanism = self
+            .get("sasl.mechanism")
+            .ok_or_else(|| missing("sasl.mechanism", &format!("give it as one of {MECHANISMS}")))?;
+        let mechanism = SaslMechanism::parse(mechanism)
+            .ok_or_else(|| self.wrong("sasl.mechanism", MECHANISMS))?;
+        let username = self
+            .get("sasl.username")
+            .ok_or_else(|| missing("sasl.username", "give the name of the user"))?
+            .to_owned();
+        let password = match (self.get("sasl.password"), self.get("sasl.password.file")) {
+            (Some(_), Some(_)) => {
+                return Err(usage(
+                    "sasl.password and sasl.password.file were both given".to_owned(),
+                )
+                .hint("give one of them with --kafka-config"));
+            }
+            (Some(password), None) => password.to_owned(),
+            (None, Some(file)) => {
+                let text = read("sasl.password.file", file)?;
+                let text = String::from_utf8(text)
+                    .map_err(|_| unreadable("sasl.password.file", file, "it is not UTF-8"))?;
+                text.trim_end_matches(['\n', '\r']).to_owned()
+            }
+            (None, None) => {
+                let hint = "put it into a file and give sasl.password.file=PATH, or give \
+                            sasl.password in WORDTIDE_KAFKA_CONFIG";
+                return Err(missing("sasl.password", hint));
+            }
+        };
+        Ok(Credentials { mechanism, username, password: Password(password) })
+    }
+
+    fn tls(&self) -> Result<TlsSettings> {
+        let failed = |error: rustls::Error| {
+            Error::new(ErrorKind::Configuration, format!("cannot set up TLS for Kafka: {error}"))
+                .hint("see --kafka-config ssl.ca.location, ssl.certificate.location")
+                .cause(error)
+        };
+        let provider = Arc::new(ring::default_provider());
+        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(failed)?;
+        let builder = match self.get("ssl.ca.location") {
+            Some(file) => {
+                let mut roots = RootCertStore::empty();
+                for certificate in certificates("ssl.ca.location", file)? {
+                    roots.add(certificate).map_err(failed)?;
+                }
+                builder.with_root_certificates(roots)
+            }
+            None => {
+                let verifier = rustls_platform_verifier::Verifier::new(provider).map_err(failed)?;
+                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
+            }
+        };
+        let own = (self.get("ssl.certificate.location"), self.get("ssl.key.location"));
+        let config = match own {
+            (Some(chain), Some(key)) => {
+                let chain = certificates("ssl.certificate.location", chain)?;
+                let text = read("ssl.key.location", key)?;
+                let key = PrivateKeyDer::from_pem_slice(&text)
+                    .map_err(|_| unreadable("ssl.key.location", key, "it holds no key in PEM"))?;
+                builder.with_client_auth_cert(chain, key).map_err(failed)?
+            }
+            (None, None) => builder.with_no_client_auth(),
+            _ => {
+                return Err(usage("a certificate needs its key".to_owned()).hint(
+                    "give --kafka-config ssl.certificate.location and ssl.key.location together",
+                ));
+            }
+        };
+        Ok(TlsSettings(Arc::new(config)))
+    }
+
+    fn number(&self, key: &'static str, default: u64, least: u64, most: u64) -> Result<u64> {
+        let Some(text) = self.get(key) else { return Ok(default) };
+        let number = text.parse().ok().filter(|number| (least..=most).contains(number));
+        number.ok_or_else(|| self.wrong(key, &format!("a number from {least} to {most}")))
+    }
+
+    fn wrong(&self, key: &str, values: &str) -> Error {
+        let value = self.get(key).unwrap_or_default();
+        usage(format!("--kafka-config {key}={value:?} cannot be")).hint(format!("give {values}"))
+    }
+}
+
+const PROTOCOLS: &str = "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL";
+
+fn usage(message: String) -> Error {
+    Error::new(ErrorKind::Usage, message)
+}
+
+/// The error for a key that is not known: why it has no meaning here, or the nearest one that has.
+fn unknown(key: &str) -> Error {
+    let message = format!("--kafka-config has no key {key:?}");
+    let hint = match key {
+        "auto.offset.reset" => "give --kafka-start latest|earliest".to_owned(),
+        "bootstrap.servers" => "give the brokers with --kafka HOST:PORT,HOST:PORT/TOPIC".to_owned(),
+        "group.id" | "group.instance.id" | "enable.auto.commit" | "auto.commit.interval.ms" => {
+            "positions are in the journal and in the markers, and no consumer group is used"
+                .to_owned()
+        }
+        "sasl.jaas.config" => "give sasl.username and sasl.password.file".to_owned(),
+        "ssl.truststore.location" | "ssl.truststore.certificates" => {
+            "give the certificates in PEM with ssl.ca.location".to_owned()
+        }
+        "ssl.keystore.location" => {
+            "give PEM files with ssl.certificate.location and ssl.key.location".to_owned()
+        }
+        _ => match nearest(key) {
+            Some(known) => format!("did you mean {known}?"),
+            None => format!("the keys are {}", KEYS.join(", ")),
+        },
+    };
+    usage(message).hint(hint)
+}
+
+/// Returns the known key with the fewest differences, if they are few.
+fn nearest(key: &str) -> Option<&'static str> {
+    let distances = KEYS.iter().map(|known| (edits(key, known), *known));
+    let (distance, known) = distances.min()?;
+    (distance <= key.len() / 3).then_some(known)
+}
+
+/// Returns the number of letters to be changed, added or taken to make one text of the other.
+fn edits(from: &str, to: &str) -> usize {
+    let mut row: Vec<usize> = (0..=to.len()).collect();
+    for (i, letter) in from.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, other) in to.bytes().enumerate() {
+            let changed = diagonal + usize::from(letter != other);
+            diagonal = row[j + 1];
+            row[j + 1] = changed.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[to.len()]
+}
+
+/// Reads a file that a setting names.
+fn read(key: &str, path: &str) -> Result<Vec<u8>> {
+    let length = fs::metadata(Path::new(path)).map(|found| found.len());
+    match length {
+        Ok(bytes) if bytes > FILE_BYTES_MAX => Err(unreadable(key, path, "it is too large")),
+        Ok(_) => fs::read(path).map_err(|error| unreadable(key, path, &error.to_string())),
+        Err(error) => Err(unreadable(key, path, &error.to_string())),
+    }
+}
+
+fn certificates(key: &str, path: &str) -> Result<Vec<CertificateDer<'static>>> {
+    let text = read(key, path)?;
+    let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
+        .collect::<Result<_, _>>()
+        .map_err(|error| unreadable(key, path, &error.to_string()))?;
+    if found.is_empty() {
+        return Err(unreadable(key, path, "it holds no certificate in PEM"));
+    }
+    Ok(found)
+}
+
+fn unreadable(key: &str, path: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Configuration, format!("cannot use {path}: {why}"))
+        .hint(format!("check --kafka-config {key}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn given(settings: &[&str]) -> Result<ClientProperties> {
+        let mut properties = KafkaProperties::default();
+        settings.iter().try_for_each(|setting| properties.add(setting))?;
+        properties.check()
+    }
+
+    fn refused(settings: &[&str], words: &str) {
+        let error = given(settings).expect_err(words);
+        assert_eq!(error.kind(), ErrorKind::Usage, "{error}");
+        assert!(error.to_string().contains(words), "{error}");
+    }
+
+    #[test]
+    fn unknown_key_is_refused_with_remedy() {
+        refused(&["fetch.max.byte=1"], "did you mean fetch.max.bytes?");
+        refused(&["group.id=x"], "no consumer group");
+        refused(&["auto.offset.reset=latest"], "--kafka-start");
+        refused(&["zzz=1"], "the keys are client.id");
+        refused(&["fetch.max.bytes"], "KEY=VALUE");
+    }
+
+    #[test]
+    fn value_that_cannot_be_is_refused() {
+        refused(&["security.protocol=TLS"], "SASL_SSL");
+        refused(&["fetch.max.bytes=0"], "a number from");
+        refused(&["fetch.max.wait.ms=soon"], "a number from");
+        refused(&["isolation.level=any"], "read_committed");
+        refused(&["sasl.username=u"], "no effect");
+        refused(&["ssl.ca.location=/x"], "no effect");
+        let sasl = "security.protocol=SASL_PLAINTEXT";
+        refused(&[sasl], "sasl.mechanism is missing");
+        refused(&[sasl, "sasl.mechanism=GSSAPI"], "SCRAM-SHA-256");
+        refused(&[sasl, "sasl.mechanism=PLAIN"], "sasl.username is missing");
+        refused(&[sasl, "sasl.mechanism=PLAIN", "sasl.username=u"], "sasl.password.file=PATH");
+        refused(&["security.protocol=SSL", "ssl.key.location=/x"], "together");
+    }
+
+    #[test]
+    fn password_is_read_from_file_and_never_shown() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        fs::write(file.path(), "se=cret\r\n").expect("a file");
+        let mut properties = KafkaProperties::default();
+        let path = format!("sasl.password.file={}", file.path().display());
+        for setting in
+            ["security.protocol=sasl_plaintext", "sasl.mechanisms=plain", "sasl.username=u", &path]
+        {
+            properties.add(setting).expect(setting);
+        }
+        let checked = properties.check().expect("all is there");
+        let credentials = checked.credentials.as_ref().expect("SASL");
+        assert_eq!(credentials.password.expose(), "se=cret");
+        let mut direct = properties.clone();
+        direct.add("sasl.password.file=").expect("known");
+        direct.add("sasl.password=se=cret").expect("known");
+        assert_eq!(direct.check().expect("all is there").credentials, checked.credentials);
+        for shown in [format!("{checked:?}"), format!("{direct:?}")] {
+            assert!(!shown.contains("cret"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn missing_file_is_configuration() {
+        let error = given(&["security.protocol=SSL", "ssl.ca.location=/no/such/file"]);
+        let error = error.expect_err("no file");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("ssl.ca.location"), "{error}");
+    }
+}

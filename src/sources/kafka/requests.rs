@@ -1,0 +1,339 @@
+//! The three requests of a consumer without a group: where partitions lie, where they begin and
+//! end, and their records.
+
+use bytes::Bytes;
+
+use super::super::host::HostPort;
+use super::batches::Aborted;
+use super::broker::{Api, BrokerConnection};
+use super::failure::{BrokerFailure, ErrorCode};
+use super::properties::FetchLimits;
+use super::wire::{WireReader, WireWriter};
+
+/// The oldest version of the metadata request, and the one that has the id of a topic.
+const METADATA_VERSIONS: (i16, i16) = (4, 12);
+
+/// The brokers of a cluster, and one topic.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TopicMetadata {
+    /// Brokers by their ids.
+    pub(super) brokers: Vec<(i32, HostPort)>,
+    /// The id of the topic; zeros if the broker is too old to have one.
+    pub(super) topic_id: [u8; 16],
+    /// Partitions in order.
+    pub(super) partitions: Vec<PartitionMetadata>,
+}
+
+/// One partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct PartitionMetadata {
+    pub(super) partition: i32,
+    /// Its leader; negative while there is none.
+    pub(super) leader: i32,
+}
+
+/// Asks where the partitions of `topic` lie. The topic is not created.
+///
+/// # Errors
+///
+/// `Code` for a topic that is not there or not to be read.
+pub(super) async fn metadata(
+    connection: &mut BrokerConnection,
+    topic: &str,
+) -> Result<TopicMetadata, BrokerFailure> {
+    let (plain, flexible) = METADATA_VERSIONS;
+    let version = if connection.version(Api::Metadata)? >= flexible { flexible } else { plain };
+    let mut body = WireWriter::default();
+    if version == flexible {
+        body.uvarint(2).raw(&[0; 16]).compact_string(topic).no_tags();
+        // No topic is created, and nobody asks for rights.
+        body.i8(0).i8(0).no_tags();
+    } else {
+        body.array(1).string(topic).i8(0);
+    }
+    let answer = connection.ask(Api::Metadata, version, &body.into_bytes()).await?;
+    let reader = WireReader::new(&answer);
+    if version == flexible { flexible_metadata(reader) } else { plain_metadata(reader) }
+}
+
+fn flexible_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, BrokerFailure> {
+    let mut found = TopicMetadata::default();
+    reader.i32()?;
+    for _ in 0..reader.compact_array()? {
+        let node = reader.i32()?;
+        let host = reader.compact_string()?;
+        found.brokers.push((node, broker_address(host, reader.i32()?)?));
+        reader.compact_string()?;
+        reader.skip_tags()?;
+    }
+    reader.compact_string()?;
+    reader.i32()?;
+    for _ in 0..reader.compact_array()? {
+        let code = reader.i16()?;
+        reader.compact_string()?;
+        found.topic_id = reader.uuid()?;
+        reader.i8()?;
+        for _ in 0..reader.compact_array()? {
+            reader.i16()?;
+            let (partition, leader) = (reader.i32()?, reader.i32()?);
+            reader.i32()?;
+            for _ in 0..3 {
+                let nodes = reader.compact_array()?;
+                reader.raw(4 * nodes)?;
+            }
+            reader.skip_tags()?;
+            found.partitions.push(PartitionMetadata { partition, leader });
+        }
+        reader.i32()?;
+        reader.skip_tags()?;
+        ErrorCode::check(code)?;
+    }
+    complete(found)
+}
+
+fn plain_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, BrokerFailure> {
+    let mut found = TopicMetadata::default();
+    reader.i32()?;
+    for _ in 0..reader.array()? {
+        let node = reader.i32()?;
+        let host = reader.string()?;
+        found.brokers.push((node, broker_address(host, reader.i32()?)?));
+        reader.string()?;
+    }
+    reader.string()?;
+    reader.i32()?;
+    for _ in 0..reader.array()? {
+        let code = reader.i16()?;
+        reader.string()?;
+        reader.i8()?;
+        for _ in 0..reader.array()? {
+            reader.i16()?;
+            let (partition, leader) = (reader.i32()?, reader.i32()?);
+            for _ in 0..2 {
+                let nodes = reader.array()?;
+                reader.raw(4 * nodes)?;
+            }
+            found.partitions.push(PartitionMetadata { partition, leader });
+        }
+        ErrorCode::check(code)?;
+    }
+    complete(found)
+}
+
+/// Sorts the partitions. A topic without any is being created.
+fn complete(mut found: TopicMetadata) -> Result<TopicMetadata, BrokerFailure> {
+    if found.partitions.is_empty() {
+        return Err(BrokerFailure::Code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));
+    }
+    found.partitions.sort_by_key(|known| known.partition);
+    Ok(found)
+}
+
+fn broker_address(host: String, port: i32) -> Result<HostPort, BrokerFailure> {
+    let port = u16::try_from(port).ok().filter(|port| *port > 0);
+    let port = port.ok_or(BrokerFailure::Malformed("a broker has no port"))?;
+    Ok(HostPort { host, port })
+}
+
+/// A place in a partition that a broker is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// The first record that is still there.
+    Earliest,
+    /// The high watermark: after the last record that is safe on the replicas.
+    Latest,
+}
+
+/// Asks the leader of `partition` for the offset of a place.
+///
+/// # Errors
+///
+/// `Code` as the broker answers.
+pub(super) async fn offset_at(
+    connection: &mut BrokerConnection,
+    topic: &str,
+    partition: i32,
+    place: Place,
+) -> Result<i64, BrokerFailure> {
+    let version = connection.version(Api::ListOffsets)?;
+    let timestamp = match place {
+        Place::Earliest => -2,
+        Place::Latest => -1,
+    };
+    let mut body = WireWriter::default();
+    body.i32(-1).i8(0).array(1).string(topic).array(1).i32(partition).i64(timestamp);
+    let answer = connection.ask(Api::ListOffsets, version, &body.into_bytes()).await?;
+    let mut reader = WireReader::new(&answer);
+    reader.i32()?;
+    for _ in 0..reader.array()? {
+        reader.string()?;
+        for _ in 0..reader.array()? {
+            let answered = reader.i32()?;
+            ErrorCode::check(reader.i16()?)?;
+            reader.i64()?;
+            let offset = reader.i64()?;
+            if answered == partition && offset >= 0 {
+                return Ok(offset);
+            }
+        }
+    }
+    Err(BrokerFailure::Malformed("an answer does not name the partition that was asked for"))
+}
+
+/// The answer of one partition.
+#[derive(Debug)]
+pub(super) struct FetchedPartition {
+    pub(super) partition: i32,
+    pub(super) code: ErrorCode,
+    pub(super) aborted: Vec<Aborted>,
+    /// Batches, the last of which may be cut off.
+    pub(super) records: Bytes,
+}
+
+/// Fetches records of partitions of `topic` that one broker leads, each from an offset on.
+///
+/// # Errors
+///
+/// Those of a request. An error of one partition is in its answer.
+pub(super) async fn fetch(
+    connection: &mut BrokerConnection,
+    topic: &str,
+    partitions: &[(i32, i64)],
+    limits: &FetchLimits,
+) -> Result<Vec<FetchedPartition>, BrokerFailure> {
+    let version = connection.version(Api::Fetch)?;
+    let body = fetch_body(version, topic, partitions, limits);
+    let answer = connection.ask(Api::Fetch, version, &body).await?;
+    fetched(version, &answer)
+}
+
+fn fetch_body(
+    version: i16,
+    topic: &str,
+    partitions: &[(i32, i64)],
+    limits: &FetchLimits,
+) -> Vec<u8> {
+    let mut body = WireWriter::default();
+    let wait_ms = limits.wait_max.as_millis() as i32;
+    body.i32(-1).i32(wait_ms).i32(1).i32(limits.bytes_max).i8(limits.read_committed.into());
+    if version >= 7 {
+        // No session: a full fetch each time.
+        body.i32(0).i32(-1);
+    }
+    body.array(1).string(topic).array(partitions.len());
+    for (partition, offset) in partitions {
+        body.i32(*partition);
+        if version >= 9 {
+            body.i32(-1);
+        }
+        body.i64(*offset);
+        if version >= 5 {
+            body.i64(-1);
+        }
+        body.i32(limits.partition_bytes_max);
+    }
+    if version >= 7 {
+        body.array(0);
+    }
+    if version >= 11 {
+        body.string("");
+    }
+    body.into_bytes()
+}
+
+fn fetched(version: i16, answer: &Bytes) -> Result<Vec<FetchedPartition>, BrokerFailure> {
+    let mut reader = WireReader::new(answer);
+    let mut partitions = Vec::new();
+    reader.i32()?;
+    if version >= 7 {
+        ErrorCode::check(reader.i16()?)?;
+        reader.i32()?;
+    }
+    for _ in 0..reader.array()? {
+        reader.string()?;
+        for _ in 0..reader.array()? {
+            let partition = reader.i32()?;
+            let code = ErrorCode(reader.i16()?);
+            // The high watermark, and the end of what is committed.
+            reader.raw(16)?;
+            if version >= 5 {
+                reader.i64()?;
+            }
+            let mut aborted = Vec::new();
+            for _ in 0..reader.array()? {
+                aborted.push((reader.i64()?, reader.i64()?));
+            }
+            if version >= 11 {
+                reader.i32()?;
+            }
+            let records = answer.slice_ref(reader.bytes()?);
+            partitions.push(FetchedPartition { partition, code, aborted, records });
+        }
+    }
+    Ok(partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_of_both_kinds_is_read() {
+        let mut plain = WireWriter::default();
+        plain.i32(0).array(1).i32(7).string("kafka").i32(9092).i16(-1);
+        plain.string("cluster").i32(7).array(1).i16(0).string("lines").i8(0).array(2);
+        for (partition, leader) in [(1, -1), (0, 7)] {
+            plain.i16(0).i32(partition).i32(leader).array(1).i32(7).array(0);
+        }
+        let found = plain_metadata(WireReader::new(&plain.into_bytes())).expect("metadata");
+        let address = HostPort { host: "kafka".to_owned(), port: 9092 };
+        assert_eq!(found.brokers, [(7, address.clone())]);
+        let leaders: Vec<_> = found.partitions.iter().map(|at| (at.partition, at.leader)).collect();
+        assert_eq!(leaders, [(0, 7), (1, -1)]);
+
+        let mut flexible = WireWriter::default();
+        flexible.i32(0).uvarint(2).i32(7).compact_string("kafka").i32(9092).uvarint(0).no_tags();
+        flexible.compact_string("cluster").i32(7).uvarint(2).i16(0).compact_string("lines");
+        flexible.raw(&[9; 16]).i8(0).uvarint(2).i16(0).i32(0).i32(7).i32(3);
+        flexible.uvarint(2).i32(7).uvarint(1).uvarint(1).no_tags().i32(0).no_tags().no_tags();
+        let found = flexible_metadata(WireReader::new(&flexible.into_bytes())).expect("metadata");
+        assert_eq!((found.topic_id, found.brokers), ([9; 16], vec![(7, address)]));
+        assert_eq!(found.partitions, [PartitionMetadata { partition: 0, leader: 7 }]);
+    }
+
+    #[test]
+    fn topic_without_partitions_is_unknown() {
+        let mut plain = WireWriter::default();
+        plain.i32(0).array(0).string("cluster").i32(7);
+        plain.array(1).i16(3).string("lines").i8(0).array(0);
+        let failure = plain_metadata(WireReader::new(&plain.into_bytes())).expect_err("no topic");
+        assert!(matches!(failure, BrokerFailure::Code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)));
+    }
+
+    #[test]
+    fn answer_to_fetch_is_read_in_each_version() {
+        for version in 4..=11 {
+            let mut answer = WireWriter::default();
+            answer.i32(0);
+            if version >= 7 {
+                answer.i16(0).i32(0);
+            }
+            answer.array(1).string("lines").array(1).i32(2).i16(0).i64(90).i64(80);
+            if version >= 5 {
+                answer.i64(10);
+            }
+            answer.array(1).i64(5).i64(70);
+            if version >= 11 {
+                answer.i32(-1);
+            }
+            answer.bytes(b"batches");
+            let answer = Bytes::from(answer.into_bytes());
+            let found = fetched(version, &answer).expect("an answer");
+            assert_eq!((found[0].partition, found[0].code), (2, ErrorCode(0)));
+            assert_eq!(
+                (&found[0].aborted[..], &found[0].records[..]),
+                (&[(5, 70)][..], &b"batches"[..])
+            );
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! SASL: how a user proves to a broker who he is, by PLAIN or by SCRAM (RFC 5802, RFC 7677).
+//!
+//! SCRAM never sends the password. The client proves that it knows it, and then checks that the
+//! broker knows it, too.
+
+use std::num::NonZeroU32;
+
+use ring::digest;
+use ring::hmac;
+use ring::pbkdf2;
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::failure::BrokerFailure;
+use super::properties::{Credentials, SaslMechanism};
+
+/// Bytes of the client's nonce, before they are written as hexadecimal digits.
+const NONCE_BYTES: usize = 24;
+
+/// Most rounds of the key derivation that a broker may ask for: a hostile one could otherwise keep
+/// this process busy for ever.
+const ITERATIONS_MAX: u32 = 1_000_000;
+
+/// One conversation with a broker.
+pub(super) struct Conversation<'a> {
+    credentials: &'a Credentials,
+    step: Step,
+}
+
+/// The next message.
+enum Step {
+    First,
+    /// SCRAM: the broker's challenge is awaited, in answer to this.
+    Proof {
+        first_bare: String,
+    },
+    /// SCRAM: the broker must show this.
+    Verify {
+        signature: Vec<u8>,
+    },
+    Done,
+}
+
+impl<'a> Conversation<'a> {
+    /// A conversation that has not begun.
+    pub(super) fn new(credentials: &'a Credentials) -> Self {
+        Conversation { credentials, step: Step::First }
+    }
+
+    /// Returns the answer to `challenge`, which is empty at first; `None` when nothing is left to
+    /// be sent.
+    ///
+    /// # Errors
+    ///
+    /// `Malformed` for a challenge that cannot be; `Refused` if the broker does not know the
+    /// password itself.
+    pub(super) fn answer(&mut self, challenge: &[u8]) -> Result<Option<Vec<u8>>, BrokerFailure> {
+        let Credentials { mechanism, username, password } = self.credentials;
+        let hash = match mechanism {
+            SaslMechanism::Plain => {
+                return Ok(match std::mem::replace(&mut self.step, Step::Done) {
+                    Step::First => {
+                        Some(format!("\0{username}\0{}", password.expose()).into_bytes())
+                    }
+                    _ => None,
+                });
+            }
+            SaslMechanism::ScramSha256 => &SHA_256,
+            SaslMechanism::ScramSha512 => &SHA_512,
+        };
+        match std::mem::replace(&mut self.step, Step::Done) {
+            Step::First => {
+                let name = username.replace('=', "=3D").replace(',', "=2C");
+                let first_bare = format!("n={name},r={}", nonce()?);
+                let message = format!("n,,{first_bare}").into_bytes();
+                self.step = Step::Proof { first_bare };
+                Ok(Some(message))
+            }
+            Step::Proof { first_bare } => {
+                let (message, signature) =
+                    proof(hash, &first_bare, challenge, password.expose().as_bytes())?;
+                self.step = Step::Verify { signature };
+                Ok(Some(message))
+            }
+            Step::Verify { signature } => {
+                let text = std::str::from_utf8(challenge).map_err(|_| MALFORMED)?;
+                if let Some(error) = text.strip_prefix("e=") {
+                    return Err(BrokerFailure::Refused(format!("SASL failed: {error}")));
+                }
+                let shown = field(text, "v=")?;
+                if decode_base64(shown)? != signature {
+                    return Err(BrokerFailure::Refused(
+                        "the broker does not know the password itself: it may be another one's"
+                            .to_owned(),
+                    ));
+                }
+                Ok(None)
+            }
+            Step::Done => Ok(None),
+        }
+    }
+}
+
+/// The functions of one SCRAM mechanism.
+struct ScramHash {
+    hmac: hmac::Algorithm,
+    digest: &'static digest::Algorithm,
+    pbkdf2: pbkdf2::Algorithm,
+}
+
+static SHA_256: ScramHash = ScramHash {
+    hmac: hmac::HMAC_SHA256,
+    digest: &digest::SHA256,
+    pbkdf2: pbkdf2::PBKDF2_HMAC_SHA256,
+};
+static SHA_512: ScramHash = ScramHash {
+    hmac: hmac::HMAC_SHA512,
+    digest: &digest::SHA512,
+    pbkdf2: pbkdf2::PBKDF2_HMAC_SHA512,
+};
+
+const MALFORMED: BrokerFailure = BrokerFailure::Malformed("a SASL challenge cannot be read");
+
+/// Returns the client's last message for a challenge, and the signature that the broker must show.
+fn proof(
+    hash: &ScramHash,
+    first_bare: &str,
+    challenge: &[u8],
+    password: &[u8],
+) -> Result<(Vec<u8>, Vec<u8>), BrokerFailure> {
+    let challenge = std::str::from_utf8(challenge).map_err(|_| MALFORMED)?;
+    let nonce = field(challenge, "r=")?;
+    let own = field(first_bare, "r=")?;
+    if !nonce.starts_with(own) || nonce.len() == own.len() {
+        return Err(BrokerFailure::Malformed("a SASL challenge answers somebody else"));
+    }
+    let salt = decode_base64(field(challenge, "s=")?)?;
+    let rounds: u32 = field(challenge, "i=")?.parse().map_err(|_| MALFORMED)?;
+    let rounds = NonZeroU32::new(rounds).filter(|rounds| rounds.get() <= ITERATIONS_MAX);
+    let rounds = rounds.ok_or(MALFORMED)?;
+
+    let mut salted = vec![0; hash.digest.output_len()];
+    pbkdf2::derive(hash.pbkdf2, rounds, &salt, password, &mut salted);
+    let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hash.hmac, key), text);
+    let client_key = sign(&salted, b"Client Key");
+    let stored_key = digest::digest(hash.digest, client_key.as_ref());
+    let without_proof = format!("c={},r={nonce}", encode_base64(b"n,,"));
+    let message = format!("{first_bare},{challenge},{without_proof}");
+    let signature = sign(stored_key.as_ref(), message.as_bytes());
+    let pairs = client_key.as_ref().iter().zip(signature.as_ref());
+    let proof: Vec<u8> = pairs.map(|(key, signed)| key ^ signed).collect();
+    let server_key = sign(&salted, b"Server Key");
+    let expected = sign(server_key.as_ref(), message.as_bytes());
+    let last = format!("{without_proof},p={}", encode_base64(&proof));
+    Ok((last.into_bytes(), expected.as_ref().to_vec()))
+}
+
+/// Returns the value of a field of a SCRAM message.
+fn field<'a>(message: &'a str, name: &str) -> Result<&'a str, BrokerFailure> {
+    message.split(',').find_map(|field| field.strip_prefix(name)).ok_or(MALFORMED)
+}
+
+fn nonce() -> Result<String, BrokerFailure> {
+    let mut bytes = [0; NONCE_BYTES];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| {
+        BrokerFailure::Lost(std::io::Error::other("the system gives no random bytes"))
+    })?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+fn encode_base64(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let at = |k: usize| u32::from(three.get(k).copied().unwrap_or(0));
+        let bits = at(0) << 16 | at(1) << 8 | at(2);
+        for k in 0..4 {
+            let sextet = (bits >> (18 - 6 * k)) as usize & 63;
+            text.push(if k <= three.len() { char::from(BASE64[sextet]) } else { '=' });
+        }
+    }
+    text
+}
+
+fn decode_base64(text: &str) -> Result<Vec<u8>, BrokerFailure> {
+    let mut bytes = Vec::new();
+    let (mut bits, mut count) = (0u32, 0);
+    for letter in text.trim_end_matches('=').bytes() {
+        let sextet = BASE64.iter().position(|known| *known == letter).ok_or(MALFORMED)?;
+        bits = bits << 6 | sextet as u32;
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push((bits >> count) as u8);
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_is_that_of_rfc_4648() {
+        for (bytes, text) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(encode_base64(bytes.as_bytes()), text);
+            assert_eq!(decode_base64(text).expect(text), bytes.as_bytes());
+        }
+        assert!(decode_base64("a b").is_err());
+    }
+
+    #[test]
+    fn proof_is_that_of_rfc_7677() {
+        let first = "n=user,r=rOprNGfwEbeRWgbNEkqO";
+        let challenge = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,\
+                         s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+        let (last, expected) =
+            proof(&SHA_256, first, challenge.as_bytes(), b"pencil").expect("a proof");
+        let proof = String::from_utf8(last).expect("text");
+        assert!(proof.ends_with("p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="), "{proof}");
+        assert_eq!(encode_base64(&expected), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+    }
+
+    #[test]
+    fn challenge_to_somebody_else_is_refused() {
+        let first = "n=user,r=mine";
+        for challenge in ["r=theirs,s=QQ==,i=4096", "r=mine,s=QQ==,i=4096", "r=mine1,s=QQ==,i=0"] {
+            assert!(proof(&SHA_256, first, challenge.as_bytes(), b"").is_err(), "{challenge}");
+        }
+    }
+}
