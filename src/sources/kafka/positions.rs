@@ -1,8 +1,9 @@
 //! Positions in the partitions of a topic, as the ends of epochs record them.
 //!
 //! A payload names the topic by its id and each partition of a share with two offsets: where the
-//! job began to read it, and the next record that was not read. From the ends of two epochs follows
-//! which records lie between them, also for a partition that was met in between.
+//! run began to read it, and the next record that was not read. From the ends of two epochs follows
+//! which records lie between them in this share, also for a partition that was met in between, and
+//! where other shares have read some of them meanwhile.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +18,7 @@ const PENDING: i64 = -1;
 /// Where the job is in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct PartitionPosition {
-    /// Offset of the first record that the job wanted.
+    /// Offset of the first record that the run wanted.
     pub(super) began: i64,
     /// Offset of the next record that was not read.
     pub(super) next: i64,
@@ -134,7 +135,8 @@ impl Positions {
                 continue;
             }
             let known = self.partitions.entry(*partition).or_insert(PartitionPosition::AT_LATEST);
-            if !known.has_begun() {
+            // What lies before the beginning was read by others, or in a former run.
+            if known.next < recorded.began {
                 *known = PartitionPosition::at(recorded.began);
             }
             if known.next < recorded.next {
@@ -142,6 +144,11 @@ impl Positions {
             }
         }
         ranges
+    }
+
+    /// Begins a run here.
+    pub(super) fn begin(&mut self) {
+        self.partitions.values_mut().for_each(|position| position.began = position.next);
     }
 
     /// Keeps the partitions of one share only.
@@ -249,6 +256,18 @@ mod tests {
         assert_eq!(here.partitions[&3], PartitionPosition::at(40));
         // Nothing goes back.
         assert_eq!(here.partitions[&2].next, 9);
+    }
+
+    #[test]
+    fn range_leaves_out_what_other_shares_read() {
+        let mut taken_over = positions(&[(0, 0, 70), (1, -1, -1)]);
+        taken_over.begin();
+        assert_eq!(taken_over, positions(&[(0, 70, 70), (1, -1, -1)]));
+        let end = positions(&[(0, 70, 75)]);
+        // The journal is new, or it is old and others have read the topic since.
+        for mut here in [Positions::default(), positions(&[(0, 0, 20)])] {
+            assert_eq!(here.ranges_to(&end), Ranges::from([(0, (70, 75))]));
+        }
     }
 
     #[test]

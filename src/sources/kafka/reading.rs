@@ -184,6 +184,7 @@ impl<'a> Reading<'a> {
         let (share, of) = self.topic.share;
         self.is_first_look = false;
         known.keep_share(share, of);
+        known.begin();
         self.change(|positions| *positions = Positions { open: positions.open, ..known });
     }
 
