@@ -47,8 +47,10 @@ pub use commit::{Committed, OnCommit, commit};
 pub use commit_log::{Attempts, CommitLog};
 pub use evidence::CommitEvidence;
 pub use ids::Ids;
+#[cfg(any(feature = "cli", feature = "internals"))]
+pub use objects::Layout;
 #[cfg(feature = "internals")]
-pub use objects::{Encoding, Layout, ObjectForm, Publisher};
+pub use objects::{Encoding, ObjectForm, Publisher};
 pub use objects::{FormSettings, format};
 pub use opening::{OutputSettings, check_form, is_single, open};
 pub use output::{Claiming, EpochWriter, OpenWriter, Output, OutputStart, WriterSettings};
