@@ -14,7 +14,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `write_parts`, `commit` | the operators that store parts and commit epochs |
-//! | `objects`, `sql` | epochs as objects of a store, and as rows of a database |
+//! | `objects`, `sql`, `search` | epochs as objects of a store, rows of a database, documents |
 //! | `retry`, `outage_log` | retries, and the log of outages |
 //! | `output` | the traits of an output |
 //! | `ids`, `owner`, `evidence` | the names of a job, its claim, and what shows its commits |
@@ -38,6 +38,7 @@ mod owner;
 mod patience;
 mod publication;
 mod retry;
+mod search;
 mod sql;
 mod write_parts;
 

@@ -59,6 +59,8 @@ mod refusals;
 mod results;
 /// Runs the real program.
 mod rig;
+/// An index as the output.
+mod search;
 /// The protocol of a service manager.
 mod service;
 /// Mistakes in settings, by flag and by variable, are refused in words that help.

@@ -31,7 +31,7 @@ pub(super) fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
             form.layout = FolderLayout::Spark;
         }
     }
-    if matches!(target, Target::Database(_)) {
+    if matches!(target, Target::Database(_) | Target::Search(_)) {
         form = of_database(form, beats);
     }
     if form.layout == FolderLayout::Hive && form.suffix.is_some() {
@@ -48,7 +48,7 @@ pub(super) fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
     form
 }
 
-/// Returns the form without what a database in `--to` beats.
+/// Returns the form without what a database or an index in `--to` beats.
 fn of_database(
     form: FormSettings,
     beats: impl Fn(&'static str, &'static str) -> bool,

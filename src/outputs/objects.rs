@@ -36,9 +36,15 @@ mod publish;
 mod write_marker;
 mod writer;
 
+pub(super) use changelog::ObjectChangelog;
+pub(super) use claim::{Claim, ClaimKeys};
+pub(super) use claiming::{ClaimAttempt, keep as keep_claim};
+pub(super) use encode::encode as encode_rows;
 pub use encoding::Encoding;
 pub use form::{FormSettings, ObjectForm};
+pub(super) use format::{RowBatch, read_rows};
 pub use layout::Layout;
 pub use opened::ObjectOutput;
+pub(super) use ownership::Ownership;
 #[cfg(feature = "internals")]
 pub use publish::Publisher;

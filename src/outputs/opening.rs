@@ -3,6 +3,7 @@
 use super::objects::format::{Compression, Format};
 use super::objects::{FormSettings, ObjectForm, ObjectOutput};
 use super::output::Output;
+use super::search::SearchOutput;
 use super::sql::{self, SqlSettings, WriteMode};
 use crate::error::{Error, ErrorKind, Result};
 use crate::settings::{FolderLayout, RowOrder};
@@ -21,7 +22,7 @@ pub struct OutputSettings {
 
 /// Returns whether process 0 alone writes to the output: its workers then own all parts.
 pub fn is_single(target: &Target) -> bool {
-    matches!(target, Target::Stdout | Target::Database(_))
+    matches!(target, Target::Stdout | Target::Database(_) | Target::Search(_))
 }
 
 /// Opens the output of `target`. Asks no server yet.
@@ -39,6 +40,9 @@ pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output
         return Err(Error::new(ErrorKind::Usage, "--write upsert needs a database or an index")
             .hint("give --write append, or --to sqlite:PATH, postgres://… or mysql://…"));
     }
+    if let Target::Search(index) = target {
+        return Ok(Box::new(SearchOutput::open(index, store, form.clone())?));
+    }
     Ok(Box::new(ObjectOutput::open(target, store, form.clone())?))
 }
 
@@ -48,9 +52,11 @@ pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output
 ///
 /// `Usage`, naming the flag and `--to`.
 pub fn check_form(target: &Target, form: &FormSettings, order: RowOrder) -> Result<()> {
-    if !matches!(target, Target::Database(_)) {
-        return Ok(());
-    }
+    let place = match target {
+        Target::Database(_) => "database",
+        Target::Search(_) => "index",
+        _ => return Ok(()),
+    };
     let (flag, what) = if form.format != Format::default() {
         ("--format", "its columns have types of their own")
     } else if form.compression.is_some_and(|it| it != Compression::None) {
@@ -66,7 +72,7 @@ pub fn check_form(target: &Target, form: &FormSettings, order: RowOrder) -> Resu
     } else {
         return Ok(());
     };
-    let message = format!("{flag} means nothing for the database in --to: {what}");
+    let message = format!("{flag} means nothing for the {place} in --to: {what}");
     Err(Error::new(ErrorKind::Usage, message)
         .hint(format!("leave {flag} out, or give --to a directory or an object store")))
 }

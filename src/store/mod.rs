@@ -44,10 +44,10 @@ mod target;
 pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
 pub use probe::{ConditionalPuts, StoreFacts, StoreProbe, Versioning};
-pub use remote::Environment;
+pub use remote::{Environment, http_client};
 pub use results::{Level, Results, ResultsLimits};
 pub use settings::{Addressing, StoreSettings};
-pub use target::{DatabaseKind, DatabaseTarget, SslMode, Target};
+pub use target::{DatabaseKind, DatabaseTarget, SearchProduct, SearchTarget, SslMode, Target};
 
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
@@ -162,8 +162,7 @@ pub trait Store: Send + Sync + Debug + 'static {
     }
 }
 
-/// Opens the store of `target`. Returns `None` for standard output and for databases, which are no
-/// object stores.
+/// Opens the store of `target`. Returns `None` for outputs that are no store of objects.
 ///
 /// # Errors
 ///
@@ -175,7 +174,7 @@ pub fn open(
     environment: &Environment,
 ) -> Result<Option<Arc<dyn Store>>> {
     Ok(match target {
-        Target::Stdout | Target::Database(_) => None,
+        Target::Stdout | Target::Database(_) | Target::Search(_) => None,
         Target::Local { root, .. } => Some(Arc::new(LocalStore::open(root)?)),
         Target::Oss { bucket, endpoint, .. } => {
             let endpoint = endpoint.as_deref();

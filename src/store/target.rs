@@ -5,6 +5,7 @@
 //! do not repeat the parts of a value in which people put keys and secrets.
 
 mod database;
+mod search;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,6 +14,7 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 pub use database::{DatabaseKind, DatabaseTarget, SslMode};
+pub use search::{SearchProduct, SearchTarget};
 
 /// The longest prefix of a key that leaves room for epoch, suffix and part within the 1023 bytes
 /// that OSS allows a key.
@@ -49,6 +51,8 @@ pub enum Target {
     },
     /// `sqlite:PATH`, `postgres://…` or `mysql://…`.
     Database(Box<DatabaseTarget>),
+    /// `opensearch(s)://HOST:PORT/INDEX` or `elasticsearch(s)://HOST:PORT/INDEX`.
+    Search(Box<SearchTarget>),
 }
 
 impl Target {
@@ -71,13 +75,18 @@ impl Target {
         if let Some(database) = DatabaseTarget::parse(to)? {
             return Ok(Target::Database(Box::new(database)));
         }
+        if let Some(index) = SearchTarget::parse(to)? {
+            return Ok(Target::Search(Box::new(index)));
+        }
         match to.split_once("://") {
             Some(("oss", rest)) => oss(rest),
             Some(("s3", rest)) => s3(rest),
             Some((scheme, _)) if is_scheme(scheme) => Err(usage(
                 format!("the output's scheme {scheme}:// is not known"),
                 "give --to as oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, sqlite:PATH, \
-                 postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE, a path prefix or -",
+                 postgres://USER@HOST/DATABASE, mysql://USER@HOST/DATABASE, \
+                 opensearch://HOST:PORT/INDEX, elasticsearch://HOST:PORT/INDEX, a path prefix \
+                 or -",
             )),
             _ => local(to),
         }
@@ -88,6 +97,7 @@ impl Target {
     pub fn root(&self) -> String {
         match self {
             Target::Stdout => String::new(),
+            Target::Search(index) => index.to_string(),
             Target::Local { root, .. } => root.display().to_string(),
             Target::Oss { bucket, .. } => format!("oss://{bucket}"),
             Target::S3 { bucket, .. } => format!("s3://{bucket}"),
@@ -99,7 +109,7 @@ impl Target {
     /// output.
     pub fn prefix(&self) -> &str {
         match self {
-            Target::Stdout | Target::Database(_) => "",
+            Target::Stdout | Target::Database(_) | Target::Search(_) => "",
             Target::Local { prefix, .. }
             | Target::Oss { prefix, .. }
             | Target::S3 { prefix, .. } => prefix,
@@ -156,6 +166,7 @@ impl fmt::Display for Target {
             Target::Oss { bucket, prefix, .. } => write!(f, "oss://{bucket}/{prefix}"),
             Target::Database(database) => write!(f, "{database}"),
             Target::S3 { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
+            Target::Search(index) => write!(f, "{index}"),
         }
     }
 }

@@ -38,7 +38,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("tracing_subscriber", &["cli", "main"]),
     ("opendal", &["store"]),
     ("opendal_http_transport_reqwest", &["store"]),
-    ("reqwest", &["store", "cli"]),
+    ("reqwest", &["store", "outputs", "cli"]),
     ("axum", &["monitor", "sources"]),
     ("hyper", &["monitor", "sources"]),
     ("hyper_util", &["monitor", "sources"]),

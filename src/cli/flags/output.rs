@@ -13,7 +13,8 @@ use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
 #[command(next_help_heading = "Output")]
 pub struct OutputFlags {
     /// oss://BUCKET/PREFIX, s3://BUCKET/PREFIX, sqlite:PATH, postgres://USER@HOST/DATABASE,
-    /// mysql://USER@HOST/DATABASE, a path prefix, or - for standard output [default:
+    /// mysql://USER@HOST/DATABASE, opensearch(s)://HOST:PORT/INDEX,
+    /// elasticsearch(s)://HOST:PORT/INDEX, a path prefix, or - for standard output [default:
     /// wordtide-out/counts]
     #[arg(long, value_name = "PREFIX", env = "WORDTIDE_TO")]
     pub to: Option<String>,

@@ -11,7 +11,7 @@ use crate::store::{Body, Listing, StoreResult};
 
 /// Stores a changelog as objects. Readers of results ignore them.
 #[derive(Clone, Debug)]
-pub(super) struct ObjectChangelog {
+pub struct ObjectChangelog {
     publisher: Publisher,
     /// The directory of all changelogs, with its slash.
     dir: String,
@@ -19,7 +19,7 @@ pub(super) struct ObjectChangelog {
 
 impl ObjectChangelog {
     /// Returns the place of changelogs beside the objects of `publisher`.
-    pub(super) fn new(publisher: Publisher) -> ObjectChangelog {
+    pub fn new(publisher: Publisher) -> ObjectChangelog {
         let dir = format!("{}/", publisher.form.layout.own_dir());
         ObjectChangelog { publisher, dir }
     }

@@ -22,13 +22,15 @@ const LOOKS_A_PERIOD: u32 = 4;
 
 /// One start's attempt to claim a prefix.
 #[derive(Debug)]
-pub(super) struct ClaimAttempt<'a> {
-    pub(super) store: &'a dyn Store,
-    pub(super) keys: ClaimKeys,
+pub struct ClaimAttempt<'a> {
+    /// The store.
+    pub store: &'a dyn Store,
+    /// The names of claims.
+    pub keys: ClaimKeys,
     /// The job's state ids.
-    pub(super) ids: &'a Ids,
+    pub ids: &'a Ids,
     /// Set to follow the claim of a job that may be running.
-    pub(super) take_over: bool,
+    pub take_over: bool,
 }
 
 impl ClaimAttempt<'_> {
@@ -37,7 +39,7 @@ impl ClaimAttempt<'_> {
     /// # Errors
     ///
     /// `Configuration`, naming the owner, if another job is running.
-    pub(super) async fn stand(&self) -> Result<Option<Standing>> {
+    pub async fn stand(&self) -> Result<Option<Standing>> {
         loop {
             let Some(standing) = self.newest().await? else { return Ok(None) };
             let owner = &standing.owner;
@@ -79,7 +81,7 @@ impl ClaimAttempt<'_> {
     }
 
     /// Creates the claim of `owner` after `standing`; `None` if another start was quicker.
-    pub(super) async fn take(
+    pub async fn take(
         &self,
         standing: Option<&Standing>,
         mut owner: Owner,
@@ -145,7 +147,7 @@ fn owned(owner: &Owner) -> Error {
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Renews a claim until the job fails; the loss of the claim ends the job.
-pub(super) async fn keep(claim: Claim, failure: Failure) -> Result<()> {
+pub async fn keep(claim: Claim, failure: Failure) -> Result<()> {
     loop {
         tokio::select! {
             () = tokio::time::sleep(claim.period()) => {}

@@ -7,7 +7,6 @@ use tokio::runtime::Handle;
 
 use super::encoding::Encoding;
 use super::format::{CHUNK_BYTES, Format, ROW_BYTES_MAX, begin_columns, push_row};
-use super::publish::Publisher;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::{EpochRows, Row, RowKind};
 use crate::outputs::negative::negative;
@@ -16,19 +15,19 @@ use crate::settings::RowOrder;
 use crate::store::{Body, BodyWriter};
 use crate::words;
 
-/// Returns the parts that have rows, ascending.
-pub(super) fn encode(
+/// Returns the parts that have rows, ascending. Large parts are hashed on threads of `runtime`.
+///
+/// # Errors
+///
+/// `Failed` for a row that cannot be published.
+pub fn encode(
     sets: &[EpochRows],
-    publisher: &Publisher,
+    order: RowOrder,
+    encoding: Encoding,
+    runtime: &Handle,
     parts: u32,
 ) -> Result<Vec<EncodedPart>> {
-    let mut encoder = Encoder {
-        order: publisher.publication.order,
-        encoding: publisher.form.encoding,
-        runtime: publisher.runtime(),
-        open: BTreeMap::new(),
-        error: None,
-    };
+    let mut encoder = Encoder { order, encoding, runtime, open: BTreeMap::new(), error: None };
     for set in sets {
         set.rows.for_each(&mut |row| encoder.row(row, parts));
     }

@@ -27,6 +27,7 @@ mod parquet_file;
 mod python;
 
 pub(super) use columns::{ROW_BYTES_MAX, begin as begin_columns, push_row};
+pub use columns::{RowBatch, read as read_rows};
 pub use compression::Compression;
 pub(super) use compression::compress;
 pub(super) use parquet_file::encode as encode_parquet;

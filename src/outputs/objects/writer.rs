@@ -19,7 +19,8 @@ use crate::store::{Body, StoreResult};
 
 impl EpochWriter for Publisher {
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
-        encode(sets, self, parts)
+        let (order, encoding) = (self.publication.order, self.form.encoding);
+        encode(sets, order, encoding, self.runtime(), parts)
     }
 
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {

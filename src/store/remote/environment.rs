@@ -38,7 +38,7 @@ impl Environment {
 
     /// Returns the value of a variable, without blanks and line breaks around it. An empty variable
     /// counts as unset.
-    pub(super) fn var(&self, name: &str) -> Option<String> {
+    pub fn var(&self, name: &str) -> Option<String> {
         let value = self.vars.get(name)?.trim();
         (!value.is_empty()).then(|| value.to_owned())
     }

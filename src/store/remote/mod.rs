@@ -51,6 +51,23 @@ use answer::{RefusedRequest, element};
 use client::Clients;
 use endpoint::Endpoint;
 pub use environment::Environment;
+
+/// Returns an HTTP client with the certificates of `settings`, and with the proxies of the
+/// environment if it `is_proxied`. `is_plain` if it needs no certificates.
+///
+/// # Errors
+///
+/// `Configuration` if a certificate or a proxy cannot be used.
+pub fn http_client(
+    settings: &StoreSettings,
+    environment: &Environment,
+    is_plain: bool,
+    is_proxied: bool,
+) -> Result<reqwest::Client> {
+    let clients = Clients { settings, environment, is_plain };
+    if is_proxied { clients.proxied() } else { clients.direct() }
+}
+
 use sign::{Service, SigningSettings, Transport};
 
 /// Deletes under way at a time when a directory is emptied.

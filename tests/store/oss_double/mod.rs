@@ -7,7 +7,7 @@
 pub(crate) mod s3;
 mod signature;
 mod time;
-mod wire;
+pub(crate) mod wire;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{SocketAddr, TcpListener, TcpStream};

@@ -48,12 +48,13 @@ pub fn push_row(text: &[u8], count: i64, out: &mut Vec<u8>) {
 
 /// Consecutive rows of a part.
 #[derive(Debug, Default)]
-pub(super) struct RowBatch {
-    pub(super) texts: Vec<Bytes>,
+pub struct RowBatch {
+    /// The texts.
+    pub texts: Vec<Bytes>,
     /// The count of each row; 0 for lines.
-    pub(super) counts: Vec<i64>,
+    pub counts: Vec<i64>,
     /// The length of all texts.
-    pub(super) text_bytes: usize,
+    pub text_bytes: usize,
 }
 
 impl RowBatch {
@@ -71,7 +72,8 @@ impl RowBatch {
 }
 
 /// Reads the rows of a body back.
-pub(super) struct RowReader<I> {
+#[derive(Debug)]
+pub struct RowReader<I> {
     pieces: I,
     /// Bytes that were read and not returned.
     rest: Bytes,
@@ -82,9 +84,9 @@ pub(super) struct RowReader<I> {
 /// # Errors
 ///
 /// Those of reading the file that holds the body; `InvalidData` for bytes that are no rows.
-pub(super) fn read(
+pub fn read(
     body: &Body,
-) -> io::Result<(RowKind, RowReader<impl Iterator<Item = io::Result<Bytes>> + use<>>)> {
+) -> io::Result<(RowKind, RowReader<impl Iterator<Item = io::Result<Bytes>> + Send + use<>>)> {
     let mut pieces = body.pieces();
     let mut rest = pieces.next().transpose()?.unwrap_or_default();
     let first = (!rest.is_empty()).then(|| rest.split_to(1));
@@ -102,7 +104,7 @@ impl<I: Iterator<Item = io::Result<Bytes>>> RowReader<I> {
     /// # Errors
     ///
     /// Those of [`read`].
-    pub(super) fn fill(&mut self, batch: &mut RowBatch) -> io::Result<()> {
+    pub fn fill(&mut self, batch: &mut RowBatch) -> io::Result<()> {
         batch.clear();
         while !batch.is_full() {
             if let Some((count, text)) = self.take_row() {

@@ -1,0 +1,282 @@
+//! Requests to a server, and what their answers mean.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::store::{
+    Environment, SearchProduct, SearchTarget, StoreError, StoreErrorKind, StoreResult,
+    StoreSettings, http_client,
+};
+
+/// No answer for this long breaks a request. Bulk requests may wait for the server's disks.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The longest time for a request that works on all rows of an epoch.
+const LONG_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The longest part of an answer that a message repeats.
+const REASON_CHARS_MAX: usize = 300;
+
+/// A client of one server. Clones share its connections.
+#[derive(Clone)]
+pub(super) struct SearchClient {
+    http: reqwest::Client,
+    /// Scheme, host and port.
+    base: Arc<str>,
+    authorization: Option<HeaderValue>,
+}
+
+impl fmt::Debug for SearchClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Without the credentials.
+        f.debug_struct("SearchClient").field("base", &self.base).finish_non_exhaustive()
+    }
+}
+
+/// The names of the variables with user, password and key.
+fn variables(product: SearchProduct) -> (&'static str, &'static str, Option<&'static str>) {
+    match product {
+        SearchProduct::OpenSearch => ("OPENSEARCH_USERNAME", "OPENSEARCH_PASSWORD", None),
+        SearchProduct::Elasticsearch => {
+            ("ELASTIC_USERNAME", "ELASTIC_PASSWORD", Some("ELASTIC_API_KEY"))
+        }
+    }
+}
+
+impl SearchClient {
+    /// Returns a client of the server of `target`, with the credentials of `environment`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if a certificate or the credentials cannot be used.
+    pub(super) fn new(
+        target: &SearchTarget,
+        settings: &StoreSettings,
+        environment: &Environment,
+    ) -> Result<SearchClient> {
+        let authorization = authorization(target.product, environment)?;
+        if authorization.is_some() && !target.tls && !target.is_loopback() && !settings.allow_http {
+            let message = format!("credentials would go to {} unencrypted", target.host);
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint("give --to with the scheme for TLS, opensearchs:// or elasticsearchs://, or --allow-http"));
+        }
+        let scheme = if target.tls { "https" } else { "http" };
+        Ok(SearchClient {
+            http: http_client(settings, environment, !target.tls, !target.is_loopback())?,
+            base: format!("{scheme}://{}:{}", target.host, target.port).into(),
+            authorization,
+        })
+    }
+
+    /// Sends a request with a JSON body, or with none. Returns the JSON of the answer.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` for 404, `Exists` for 409, `Denied` for 401 and 403, `Unavailable` if the server
+    /// is out of reach, overloaded or failed, `Invalid` for a request that it does not accept.
+    pub(super) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> StoreResult<Value> {
+        let body = body.map(|body| Bytes::from(body.to_string()));
+        self.send_bytes(method, path, body, "application/json").await
+    }
+
+    /// Sends a JSON body and waits for the answer up to [`LONG_TIMEOUT`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SearchClient::send`].
+    pub(super) async fn send_long(&self, path: &str, body: &Value) -> StoreResult<Value> {
+        let body = Bytes::from(body.to_string());
+        let sent = (Some(body), "application/json");
+        self.send_within(LONG_TIMEOUT, Method::POST, path, sent).await
+    }
+
+    /// Sends a request with these bytes as its body.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SearchClient::send`].
+    pub(super) async fn send_bytes(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+        content_type: &'static str,
+    ) -> StoreResult<Value> {
+        self.send_within(REQUEST_TIMEOUT, method, path, (body, content_type)).await
+    }
+
+    /// Sends a request and waits for the answer up to `timeout`.
+    async fn send_within(
+        &self,
+        timeout: Duration,
+        method: Method,
+        path: &str,
+        (body, content_type): (Option<Bytes>, &'static str),
+    ) -> StoreResult<Value> {
+        let base = &self.base;
+        let mut request = self.http.request(method, format!("{base}/{path}")).timeout(timeout);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization.clone());
+        }
+        if let Some(body) = body {
+            request = request.header(CONTENT_TYPE, content_type).body(body);
+        }
+        let lost = |error: reqwest::Error| {
+            let message = format!("{base} does not answer: {}", causes(&error));
+            StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
+        };
+        let answer = request.send().await.map_err(lost)?;
+        let status = answer.status();
+        let bytes = answer.bytes().await.map_err(lost)?;
+        if status.is_success() {
+            return serde_json::from_slice(&bytes).map_err(|error| {
+                let message = format!("{base} answered {path} with what is no JSON: {error}");
+                StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
+            });
+        }
+        Err(refused(base, path, status, &bytes))
+    }
+
+    /// Returns scheme, host and port.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+}
+
+/// Returns the header with the credentials of the environment, if there are any.
+fn authorization(product: SearchProduct, environment: &Environment) -> Result<Option<HeaderValue>> {
+    let (user, password, key) = variables(product);
+    let (user_name, password_name) = (user, password);
+    let value = match key.and_then(|key| environment.var(key)) {
+        Some(key) => format!("ApiKey {key}"),
+        None => match (environment.var(user), environment.var(password)) {
+            (Some(user), Some(password)) => {
+                format!("Basic {}", base64(format!("{user}:{password}").as_bytes()))
+            }
+            (None, None) => return Ok(None),
+            _ => {
+                let message = format!("only one of {user_name} and {password_name} is set");
+                return Err(
+                    Error::new(ErrorKind::Configuration, message).hint("set both, or neither")
+                );
+            }
+        },
+    };
+    let mut header = HeaderValue::from_str(&value).map_err(|_| {
+        let message = "the credentials hold a character that no header can";
+        Error::new(ErrorKind::Configuration, message).hint(format!("see {user_name}"))
+    })?;
+    header.set_sensitive(true);
+    Ok(Some(header))
+}
+
+/// Returns the error of an answer with this status.
+fn refused(base: &str, path: &str, status: StatusCode, body: &[u8]) -> StoreError {
+    let reason = reason(body);
+    let message = format!("{base} answered {path} with {}: {reason}", status.as_u16());
+    let (kind, hint) = match status.as_u16() {
+        404 => (StoreErrorKind::NotFound, None),
+        409 => (StoreErrorKind::Exists, None),
+        401 => (
+            StoreErrorKind::Denied,
+            Some("see user and password, or the key, in the environment: docs/outputs.md"),
+        ),
+        403 => (
+            StoreErrorKind::Denied,
+            Some("see the rights of the user on the index in --to: docs/outputs.md"),
+        ),
+        408 | 429 | 500.. => (StoreErrorKind::Unavailable, None),
+        _ => (StoreErrorKind::Invalid, Some("see the index in --to")),
+    };
+    let error = StoreError::new(kind, message);
+    match hint {
+        Some(hint) => error.hint(hint),
+        None => error,
+    }
+}
+
+/// Returns the reason in the body of an answer, shortened.
+pub(super) fn reason(body: &[u8]) -> String {
+    let parsed = serde_json::from_slice::<Value>(body).unwrap_or_default();
+    let text = match &parsed["error"]["reason"] {
+        Value::String(reason) => reason.clone(),
+        _ => match &parsed["error"] {
+            Value::String(reason) => reason.clone(),
+            _ => String::from_utf8_lossy(body).into_owned(),
+        },
+    };
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    line.chars().take(REASON_CHARS_MAX).collect()
+}
+
+/// Returns an error with all its causes, because the outermost one is too general.
+fn causes(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = std::error::Error::source(error);
+    while let Some(cause) = next {
+        text = format!("{text}: {cause}");
+        next = cause.source();
+    }
+    text
+}
+
+/// Returns `bytes` in base64.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let bits = (0..3)
+            .fold(0_u32, |bits, at| bits << 8 | u32::from(group.get(at).copied().unwrap_or(0)));
+        for at in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
+            text.push(if at <= group.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_pads_its_last_group() {
+        for (text, expected) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("admin:a?~", "YWRtaW46YT9+"),
+        ] {
+            assert_eq!(base64(text.as_bytes()), expected);
+        }
+    }
+
+    #[test]
+    fn statuses_have_their_meaning() {
+        let kind = |status| {
+            let status = StatusCode::from_u16(status).expect("a status");
+            refused("http://h", "counts/_bulk", status, b"{}").kind
+        };
+        assert_eq!(kind(401), StoreErrorKind::Denied);
+        assert_eq!(kind(403), StoreErrorKind::Denied);
+        assert_eq!(kind(404), StoreErrorKind::NotFound);
+        assert_eq!(kind(409), StoreErrorKind::Exists);
+        assert_eq!([429, 500, 503].map(kind), [StoreErrorKind::Unavailable; 3]);
+        assert_eq!(kind(400), StoreErrorKind::Invalid);
+        let body = br#"{"error":{"type":"x","reason":"no  such\nthing"},"status":400}"#;
+        assert_eq!(reason(body), "no such thing");
+    }
+}
