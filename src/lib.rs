@@ -105,7 +105,9 @@ pub use outputs::format::{Compression, Format};
 pub use outputs::{Committed, OnCommit, WriteMode};
 pub use regex;
 pub use settings::{FolderLayout, Settings};
-pub use sources::{HostPort, KafkaProperties, KafkaStart, KafkaTopic, Source, Stop};
+pub use sources::{
+    HostPort, KafkaProperties, KafkaStart, KafkaTopic, Source, Stop, Watch, WatchPlace,
+};
 pub use store::{Addressing, StoreSettings, Target};
 pub use timely;
 pub use trace::OperatorStats;

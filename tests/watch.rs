@@ -11,7 +11,7 @@ use crate::oracle::{self, Counts};
 use crate::rig::{Rig, Running, random};
 use crate::store::oss_double::OssDouble;
 use crate::store::oss_double::s3::S3_REGION;
-use crate::store_program::program;
+use crate::store_program::{oss, program};
 
 /// Epochs short enough to be waited for.
 const SHORT: &str = "--interval 50ms --format tsv --to out/c --empty-epochs skip";
@@ -312,6 +312,39 @@ fn objects_that_appear_are_read_once() {
     let ended = running.stop().expect(0);
     let expected = counts_of(&format!("a\nb\nc\nd\ne\n{}", "many words \n".repeat(800_000)));
     assert_eq!(rig.output("out/c").counts(), expected, "{ended}");
+}
+
+#[test]
+fn objects_of_oss_are_read_in_order() {
+    let (rig, double) = (Rig::new(), OssDouble::start());
+    // More than a page of keys, and the greatest come last.
+    for n in 0..1100 {
+        double.plant(&format!("in-{n:04}"), format!("file{n}").as_bytes());
+    }
+    let run = format!("run --watch oss://demo/in- --once {SHORT} --state s");
+    oss(&rig, &double, &run).start().end().expect(0);
+    let text: String = (0..1100).map(|n| format!("file{n}\n")).collect();
+    assert_eq!(rig.output("out/c").counts(), counts_of(&text));
+    double.plant("in-2000", b"last");
+    double.plant("other", b"other");
+    let ended = oss(&rig, &double, &run).start().end().expect(0);
+    assert_eq!(ended.committed_lines(), 1, "{ended}");
+    assert_eq!(rig.output("out/c").counts(), counts_of(&(text + "last")));
+}
+
+#[test]
+fn file_lost_before_its_commit_is_reported() {
+    let rig = rig();
+    let run = format!("run --watch in --once --watch-every 20ms {SHORT} --state s");
+    appear(&rig, "a", "a\n".repeat(100));
+    appear(&rig, "b", "b\n".repeat(100));
+    // The epoch with the lines of the first file is recorded, and its marker is not stored.
+    let died = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "sink.after_put").start().end();
+    assert_eq!(died.code(), None, "{died}");
+    fs::remove_file(inside(&rig, "a")).expect("removed");
+    let ended = rig.run(&run).expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of(&"b\n".repeat(100)), "{ended}");
+    ended.says(&["error", "in/a was read before the restart and is not what it was"]);
 }
 
 #[test]

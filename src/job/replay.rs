@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::journals::{FoundJournal, JournalList};
+use super::journals::{FoundJournal, JournalList, KnownJournal};
 use super::recovery::RecoveryPlan;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -77,12 +77,11 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
         return Err(Error::new(ErrorKind::Configuration, message)
             .hint("read the topic itself with another --state: --kafka"));
     }
-    if glimpse.source.starts_with("file ") {
+    if KnownJournal::new(glimpse.id, &glimpse.source).is_replayable() {
         let message =
-            format!("the journal of {} holds no bytes: a file is not copied", glimpse.source);
-        return Err(
-            Error::new(ErrorKind::Configuration, message).hint("run the file itself: --file")
-        );
+            format!("the journal of {} holds no bytes: files are not copied", glimpse.source);
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint("run the files themselves: --file, or --watch with --watch-existing"));
     }
     // Nothing is added but the ends of connections that a crash left open.
     let settings = JournalSettings {

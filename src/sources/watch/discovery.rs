@@ -188,9 +188,9 @@ impl Discovery {
         self.results.try_recv().ok()
     }
 
-    /// Gives back a file that was not read.
-    pub(super) fn give_back(&self, file: UnreadFile) {
-        // It fails when the thread has ended: nothing is found any more.
-        drop(self.unread.send(file));
+    /// Gives back a file that was not read, to be found again. Returns false if nothing is found
+    /// any more, as at the end of a run with `--once`.
+    pub(super) fn give_back(&self, file: UnreadFile) -> bool {
+        self.unread.send(file).is_ok()
     }
 }

@@ -24,12 +24,21 @@ const FILE: &str = "files";
 const REWRITE_BYTES_MIN: u64 = 1 << 20;
 /// Bytes of the record of a known file.
 const KNOWN_BYTES: u64 = 33;
+/// Bytes of the record of a file that was begun, but for its name.
+const BEGUN_BYTES: u64 = 41;
 
 /// A file that was begun, with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct BegunFile {
     pub(super) number: u64,
     pub(super) file: FoundFile,
+}
+
+impl BegunFile {
+    /// Returns the length of its record.
+    fn record_bytes(&self) -> u64 {
+        BEGUN_BYTES + self.file.name.len() as u64
+    }
 }
 
 /// The files of one source.
@@ -42,6 +51,8 @@ pub(super) struct Ledger {
     versions: HashMap<Version, u32>,
     /// Files whose epochs are not known to be committed, in the order of their numbers.
     pending: VecDeque<BegunFile>,
+    /// Bytes of the records of `pending`.
+    pending_bytes: u64,
     next_number: u64,
 }
 
@@ -66,6 +77,7 @@ impl Ledger {
             known: HashMap::new(),
             versions: HashMap::new(),
             pending: VecDeque::new(),
+            pending_bytes: 0,
             next_number: 0,
         };
         known.iter().for_each(|file| ledger.insert(file.hash(), file.facts.version));
@@ -116,7 +128,9 @@ impl Ledger {
             LedgerRecord::Begun { number, file } => {
                 self.next_number = self.next_number.max(number + 1);
                 self.insert(file.hash(), file.facts.version);
-                self.pending.push_back(BegunFile { number, file });
+                let begun = BegunFile { number, file };
+                self.pending_bytes += begun.record_bytes();
+                self.pending.push_back(begun);
             }
         }
     }
@@ -149,7 +163,8 @@ impl Ledger {
 
     /// Returns the first file with at least this number that is not known to be committed.
     pub(super) fn begun_from(&self, number: u64) -> Option<&BegunFile> {
-        self.pending.iter().find(|begun| begun.number >= number)
+        // Numbers increase.
+        self.pending.get(self.pending.partition_point(|begun| begun.number < number))
     }
 
     /// Returns true if a file of this version is known under another name, so that this one is the
@@ -212,7 +227,10 @@ impl Ledger {
         if lost.is_empty() {
             return Ok(());
         }
-        lost.iter().for_each(|begun| self.remove(begun.file.hash()));
+        for begun in &lost {
+            self.remove(begun.file.hash());
+            self.pending_bytes -= begun.record_bytes();
+        }
         // Otherwise a later position would take them for read.
         self.rewrite()
     }
@@ -224,12 +242,12 @@ impl Ledger {
     ///
     /// `Disk` if it cannot be rewritten.
     pub(super) fn committed(&mut self, number: u64) -> Result<()> {
-        while self.pending.front().is_some_and(|begun| begun.number < number) {
+        while let Some(begun) = self.pending.front().filter(|begun| begun.number < number) {
+            self.pending_bytes -= begun.record_bytes();
             self.pending.pop_front();
         }
         let Some(disk) = &self.disk else { return Ok(()) };
-        let names: usize = self.pending.iter().map(|begun| begun.file.name.len()).sum();
-        let needed = KNOWN_BYTES * self.known.len() as u64 + 2 * names as u64;
+        let needed = KNOWN_BYTES * self.known.len() as u64 + self.pending_bytes;
         if disk.bytes < REWRITE_BYTES_MIN || disk.bytes / 2 < needed {
             return Ok(());
         }

@@ -18,12 +18,15 @@ use super::found::{FileFacts, FoundFile, is_hidden_key};
 use super::place::Bucket;
 use super::pump::{FileEnd, ReadRequest, cannot_read};
 use crate::backoff::BackoffPolicy;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sources::compressed::Stored;
 use crate::store::{Listing, StoreError, StoreErrorKind, StoreResult};
 
 /// Bytes of an object that are requested at a time.
 const RANGE_BYTES: u64 = 4 << 20;
+/// Bytes of an object that are requested while those before it are read: of many small ones, some
+/// are under way at a time.
+const FIRST_RANGE_BYTES: u64 = 1 << 20;
 /// Keys of a page.
 const PAGE_KEYS: usize = 1000;
 /// How long a refused request is repeated: keys may be rotated, and rights be given.
@@ -45,6 +48,23 @@ impl Bucket {
                 next => after = next,
             }
         }
+    }
+
+    /// Fails with `Configuration` if the store refuses to list the objects. One that is out of
+    /// reach may come back.
+    pub(super) async fn check(&self) -> Result<()> {
+        match self.page(None).await {
+            Err(error) if error.kind != StoreErrorKind::Unavailable => Err(Error::from(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the first bytes of an object, if the store gives all of them at once.
+    pub(super) async fn first_range(self, file: FoundFile) -> Option<Bytes> {
+        let (key, facts) = (String::from_utf8(file.name).ok()?, file.facts);
+        let bytes = facts.bytes.min(FIRST_RANGE_BYTES);
+        let range = self.store.get_range(&key, 0..bytes, facts.etag.as_deref()).await.ok()?;
+        (range.len() as u64 == bytes).then_some(range)
     }
 
     /// Lists one page of objects; returns the `after` of the next page, too.
@@ -157,11 +177,12 @@ pub(super) struct ObjectReader<'a> {
 }
 
 impl<'a> ObjectReader<'a> {
-    /// Opens the object of a request, as long as it is the one that was found. `is_wanted` returns
-    /// false when nobody waits for its bytes.
+    /// Opens the object of a request, as long as it is the one that was found. `prefetched` is its
+    /// first range. `is_wanted` returns false when nobody waits for its bytes.
     pub(super) fn open(
         bucket: &'a Bucket,
         request: &ReadRequest,
+        prefetched: Option<Bytes>,
         is_wanted: &'a dyn Fn() -> bool,
     ) -> std::result::Result<ObjectReader<'a>, FileEnd> {
         let Ok(key) = String::from_utf8(request.file.name.clone()) else {
@@ -176,6 +197,8 @@ impl<'a> ObjectReader<'a> {
                 return Err(FileEnd::Changed);
             }
             reader.facts = found;
+        } else if let Some(chunk) = prefetched {
+            reader.chunk = chunk;
         } else {
             // The first range, so that an object that has gone was never opened.
             reader.fetch().map_err(|error| cannot_read(&error))?;

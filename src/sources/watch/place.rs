@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -128,7 +128,14 @@ impl FromStr for WatchPlace {
             Target::Local { root, prefix } if value.starts_with("file:") => {
                 Ok(WatchPlace::Folder(root.join(prefix)))
             }
-            Target::Local { .. } => Ok(WatchPlace::Folder(PathBuf::from(value))),
+            // A folder has one name: a restart finds its journal by it.
+            Target::Local { .. } => {
+                let parts = Path::new(value).components();
+                let parts = parts.filter(|part| *part != Component::CurDir);
+                let folder: PathBuf = parts.collect();
+                let is_here = folder.as_os_str().is_empty();
+                Ok(WatchPlace::Folder(if is_here { PathBuf::from(".") } else { folder }))
+            }
             target @ (Target::Oss { .. } | Target::S3 { .. }) => Ok(WatchPlace::Objects(target)),
             _ => Err(Error::new(ErrorKind::Usage, format!("{value} cannot be watched"))
                 .hint("give --watch as a folder, oss://BUCKET/PREFIX or s3://BUCKET/PREFIX")),
@@ -197,7 +204,11 @@ mod tests {
     #[test]
     fn watch_takes_folders_and_prefixes() {
         assert_eq!(folder("in"), Path::new("in"));
-        assert_eq!(folder("/var/in/"), Path::new("/var/in/"));
+        for (value, name) in
+            [("/var/in/", "/var/in"), ("./in//", "in"), (".", "."), ("../in", "../in")]
+        {
+            assert_eq!(folder(value).as_os_str(), name);
+        }
         assert_eq!(folder("file:///var/in"), Path::new("/var/in"));
         for value in ["s3://bucket/in/", "oss://bucket/in", "s3://bucket/"] {
             let place: WatchPlace = value.parse().expect(value);

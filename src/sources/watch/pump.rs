@@ -1,12 +1,15 @@
 //! The thread that reads files: it opens, decompresses and reads ahead, and may wait for a disk or
 //! a store while the source takes cuts.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::found::{FileFacts, FoundFile};
 use super::objects::ObjectReader;
@@ -125,24 +128,60 @@ struct PumpThread {
     buffers: std_mpsc::Receiver<Vec<u8>>,
 }
 
+/// A request, and the first range of its object if that was asked for.
+struct WaitingRequest {
+    request: ReadRequest,
+    range: Option<oneshot::Receiver<Bytes>>,
+}
+
 /// The source has gone.
 struct Unwanted;
 
 impl PumpThread {
     fn run(&self, asked: &std_mpsc::Receiver<ReadRequest>) {
-        while let Ok(request) = asked.recv() {
-            let ended = self.read(&request).and_then(|end| self.send(Piece::End(end)));
+        let (mut waiting, mut fetching) = (VecDeque::new(), JoinSet::new());
+        loop {
+            while let Ok(request) = asked.try_recv() {
+                waiting.push_back(self.prefetch(request, &mut fetching));
+            }
+            let next = match waiting.pop_front() {
+                Some(next) => next,
+                None => match asked.recv() {
+                    Ok(request) => self.prefetch(request, &mut fetching),
+                    Err(_) => return,
+                },
+            };
+            let ended = self.read(next).and_then(|end| self.send(Piece::End(end)));
             if let Err(Unwanted) = ended {
                 return;
             }
         }
     }
 
+    /// Begins to fetch an object that will be read soon.
+    fn prefetch(&self, request: ReadRequest, fetching: &mut JoinSet<()>) -> WaitingRequest {
+        while fetching.try_join_next().is_some() {}
+        let OpenPlace::Objects(bucket) = &self.place else {
+            return WaitingRequest { request, range: None };
+        };
+        if request.again_from.is_some() || request.file.facts.bytes == 0 {
+            return WaitingRequest { request, range: None };
+        }
+        let (sender, range) = oneshot::channel();
+        let first = bucket.clone().first_range(request.file.clone());
+        // Without an answer it is fetched again, patiently.
+        let fetch = async move { drop(first.await.map(|range| sender.send(range))) };
+        fetching.spawn_on(fetch, &bucket.runtime);
+        WaitingRequest { request, range: Some(range) }
+    }
+
     fn send(&self, piece: Piece) -> std::result::Result<(), Unwanted> {
         self.pieces.blocking_send(piece).map_err(|_| Unwanted)
     }
 
-    fn read(&self, request: &ReadRequest) -> std::result::Result<FileEnd, Unwanted> {
+    fn read(&self, next: WaitingRequest) -> std::result::Result<FileEnd, Unwanted> {
+        let WaitingRequest { request, range } = next;
+        let request = &request;
         match &self.place {
             OpenPlace::Folder(folder) => {
                 let (stored, facts) = match open_file(folder, request) {
@@ -154,7 +193,8 @@ impl PumpThread {
             }
             OpenPlace::Objects(bucket) => {
                 let wanted = || !self.pieces.is_closed();
-                let stored = match ObjectReader::open(bucket, request, &wanted) {
+                let range = range.and_then(|range| range.blocking_recv().ok());
+                let stored = match ObjectReader::open(bucket, request, range, &wanted) {
                     Ok(stored) => stored,
                     Err(end) => return Ok(end),
                 };

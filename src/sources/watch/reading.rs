@@ -415,15 +415,22 @@ impl<'a> Reading<'a> {
         match end {
             FileEnd::Whole => {}
             FileEnd::Gone => tracing::warn!("{name} was removed before it was read"),
-            FileEnd::Changed => discovery.give_back(UnreadFile::Changed(file)),
+            FileEnd::Changed => {
+                if !discovery.give_back(UnreadFile::Changed(file)) {
+                    tracing::warn!("{name} is being written to: it is left to the next run");
+                }
+            }
             FileEnd::Unreadable(why) | FileEnd::Damaged(why) => {
                 if self.told.len() >= TOLD_MAX {
                     self.told.clear();
                 }
-                if self.told.insert(file.hash()) {
-                    tracing::warn!("{name} cannot be read: {why}; trying again later");
+                let (is_new, hash) = (!self.told.contains(&file.hash()), file.hash());
+                let is_tried_again = discovery.give_back(UnreadFile::Unreadable(file));
+                if is_new {
+                    let then = if is_tried_again { "; trying again later" } else { "" };
+                    tracing::warn!("{name} cannot be read: {why}{then}");
+                    self.told.insert(hash);
                 }
-                discovery.give_back(UnreadFile::Unreadable(file));
             }
         }
     }

@@ -37,6 +37,7 @@ pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceL
             .hint("restore --state, or give another one to begin anew"));
     }
     let (stop, meter) = (log.stop().clone(), Arc::clone(log.meter()));
+    let is_first = opened.is_none();
     let (ledger, unfinished) = match opened {
         Some(ledger) => (ledger, HashSet::new()),
         None => {
@@ -60,6 +61,16 @@ pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceL
             (Ledger::create(folder.as_deref(), &files)?, unfinished)
         }
     };
+    if let (OpenPlace::Objects(bucket), false) = (&place, is_first) {
+        // What is refused now would be refused for the whole run.
+        let listed = log.alongside(async {
+            tokio::select! {
+                listed = bucket.check() => listed,
+                () = stop.stopped() => Ok(()),
+            }
+        });
+        listed.await??;
+    }
     let pump = Pump::start(place.clone())?;
     let mut reading = Reading::begin(log, ledger, pump, place.clone())?;
     if !reading.read_again().await? {
