@@ -211,6 +211,7 @@ pub fn start(
 /// Brings back what a former run has read of a source that this one does not read. The lines of its
 /// producers end, since nothing more comes.
 async fn replay(log: &mut SourceLog) -> Result<()> {
+    log.recover_producers()?;
     log.finish().await?;
     log.forget_producers()
 }

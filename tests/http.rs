@@ -160,6 +160,25 @@ fn ended_stream_ends_its_unfinished_line() {
 }
 
 #[test]
+fn once_ends_after_its_journal_moved_on() {
+    let rig = Rig::new();
+    let run = format!("run {KEPT} --interval 50ms --once --journal-max 8MiB");
+    let program = rig.wordtide(&format!("{run} --listen-http 127.0.0.1:0")).start();
+    let port = program.http_port();
+    let text = "some words of a line\n".repeat(30_000);
+    let mut taken = 0;
+    while taken < 30 {
+        match post(port, "/lines", &text).status {
+            204 => taken += 1,
+            status => assert_eq!(status, 503),
+        }
+    }
+    assert_eq!(post(port, "/lines?end=line", "").status, 204);
+    program.end().expect(0);
+    assert!(rig.output("out/c").counts() == counts_of(text.repeat(taken)));
+}
+
+#[test]
 fn source_that_is_gone_ends_its_lines() {
     let rig = Rig::new();
     let (program, port) = start_kept(&rig);

@@ -189,7 +189,8 @@ impl SourceLog {
     }
 
     /// Forgets all producers and ends their unfinished lines: nothing more comes. In a replay they
-    /// stay as they are.
+    /// stay as they are. The producers were recovered when the run began: what they sent then may
+    /// have left the journal.
     ///
     /// # Errors
     /// `Disk` if the journal fails.
@@ -197,7 +198,6 @@ impl SourceLog {
         if self.epochs.is_replay() {
             return Ok(());
         }
-        self.recover_producers()?;
         let names: Vec<Vec<u8>> = self.producers.known.keys().cloned().collect();
         names.iter().try_for_each(|name| self.forget_producer(name))
     }
