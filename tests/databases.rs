@@ -88,12 +88,13 @@ fn crashes_at_each_step_count_once() {
         let flags = format!("--to sqlite:c.db --state s --threads {}", life % 2 + 1);
         let ended = once(&rig, &server, &flags, &lines(life), point);
         assert_eq!(ended.code(), None, "{point}: {ended}");
+        // A life that ends well: the next one dies at its own epoch, and not while it recovers.
+        once(&rig, &server, "--to sqlite:c.db --state s --threads 2", "", "").expect(0);
     }
-    once(&rig, &server, "--to sqlite:c.db --state s --threads 2", &lines(4), "").expect(0);
     let found = words(&rig.path("c.db"), "counts");
-    assert_eq!(found.len(), 5 * 50 + 1);
+    assert_eq!(found.len(), 4 * 50 + 1);
     let total: i64 = found.values().map(|(_, count)| count).sum();
-    assert_eq!(total, 2 * 5 * 50, "each word once, and one of them on every line");
+    assert_eq!(total, 2 * 4 * 50, "each word once, and one of them on every line");
     let unmarked = "SELECT count(*) FROM counts WHERE epoch NOT IN (SELECT epoch FROM \
                     wordtide_epochs WHERE output = 'counts')";
     assert_eq!(number(&rig.path("c.db"), unmarked), 0);
@@ -224,7 +225,7 @@ fn processes_and_workers_make_same_rows() {
         rig.run(&format!("run --file in.txt {flags}")).expect(0);
         tables.push(words(&rig.path("c.db"), table));
     }
-    assert_eq!(tables[0].len(), 700);
+    assert_eq!(tables[0].len(), 701, "with the empty word after the last blank");
     assert!(tables.iter().all(|table| *table == tables[0]));
 }
 

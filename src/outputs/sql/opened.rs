@@ -304,6 +304,8 @@ impl Output for SqlOutput {
     }
 
     fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
+        // The writer has sessions of its own, and a server has few to give.
+        self.link.close();
         let has_state = run.state.is_some();
         let (driver, tables) = (Arc::clone(&self.driver), Arc::clone(&self.tables));
         let writer = Arc::new(SqlWriter::new(driver, tables, self.settings, run));

@@ -154,6 +154,15 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Closes the session, if nobody uses it.
+    pub fn close(&self) {
+        if let Ok(mut session) = self.session.try_lock() {
+            *session = None;
+        }
+    }
+}
+
 /// The exclusive use of a session.
 #[derive(Debug)]
 pub struct LinkUse<'a> {
