@@ -9,6 +9,7 @@
 //! | source | is read again after a crash | ends |
 //! | --- | --- | --- |
 //! | [`Source::Connect`] | from the journal | never, unless the job reads once |
+//! | [`Source::Listen`] | from the journal | never; when all senders have gone if it reads once |
 //! | [`Source::File`] | from the file, where the last cut was | at the end of the file |
 //! | [`Source::Watch`] | from the files, where the last cut was | never, except with `--once` |
 //! | [`Source::Kafka`] | from the topic, where the last cut was | as [`Source::Connect`] |
@@ -23,6 +24,7 @@ mod fingerprint;
 mod host;
 mod http;
 mod kafka;
+mod listen;
 mod log;
 mod path;
 mod retry;
@@ -33,6 +35,7 @@ mod watch;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender};
 
 use tokio::runtime::Handle;
@@ -44,10 +47,12 @@ use crate::failure::Failure;
 use crate::store::Target;
 use crate::supervise::supervise;
 
+pub use crate::tls::TlsFiles;
 pub use host::HostPort;
 pub use http::HttpListener;
 pub(crate) use kafka::merged_positions;
 pub use kafka::{KafkaProperties, KafkaStart, KafkaTopic};
+pub use listen::{ListenAddress, ListenSettings};
 pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
 pub use stop::Stop;
 pub use watch::{Watch, WatchPlace};
@@ -58,6 +63,8 @@ pub use watch::{Watch, WatchPlace};
 pub enum Source {
     /// A host to connect to, as `nc -lk` would serve it.
     Connect(HostPort),
+    /// An address to listen on. Any number of senders connect to it.
+    Listen(ListenSettings),
     /// A file, read once from its beginning. A path that names something else than a regular file
     /// when the job starts becomes a [`Source::Pipe`].
     File(PathBuf),
@@ -80,6 +87,7 @@ impl Source {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Source::Connect(_) => "connect",
+            Source::Listen(_) => "listen",
             Source::File(_) | Source::Pipe(_) => "file",
             Source::Stdin => "stdin",
             Source::Watch(_) => "watch",
@@ -112,16 +120,18 @@ impl Source {
         matches!(self, Source::File(_) | Source::Watch(_) | Source::Kafka(_))
     }
 
-    /// Refuses a path or place that cannot be read. Nothing is taken from a pipe.
+    /// Refuses a path or place that cannot be read, and an address that cannot be listened on.
+    /// Nothing is taken from a pipe.
     ///
     /// # Errors
     ///
-    /// `Configuration` for a path that is missing, of a wrong type, or not readable, naming its
-    /// flag.
+    /// `Configuration` for a path that is missing, of a wrong type, or not readable, for an address
+    /// that is in use, or for a certificate that cannot be used, naming the flag.
     pub fn check(&self) -> Result<()> {
         match self {
             Source::File(path) => path::check_file(path),
             Source::Pipe(path) => path::check_stream(path),
+            Source::Listen(settings) => settings.prepare(),
             Source::Watch(watch) => watch.check(),
             Source::Http(listener) => listener.check(),
             Source::Kafka(topic) => topic.check(),
@@ -149,6 +159,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Source::Connect(address) => write!(f, "{address}"),
+            Source::Listen(settings) => write!(f, "listen {}", settings.address),
             Source::File(path) => write!(f, "file {}", path.display()),
             Source::Pipe(path) => write!(f, "pipe {}", path.display()),
             Source::Stdin => f.write_str("standard input"),
@@ -172,25 +183,31 @@ pub struct Started {
 /// former run has read. With `once`, a connection that ends ends its source. A log goes on to take
 /// messages when its source has ended.
 ///
-/// An error of a source ends the job: `Temporary` for a name that does not resolve, `Configuration`
-/// for a path that cannot be opened or a file that has changed, `Disk` for the journal or a file
-/// that fails, `Failed` for a stream that fails.
+/// A source that fails is reported and the others of the job's `count` sources go on. The error
+/// ends the job if no other is left: `Temporary` for a name that does not resolve, `Configuration`
+/// for a path that cannot be opened or a file that has changed, `Failed` for a stream that fails.
+/// One of the journal, or of the disk, always does.
 pub fn start(
     sources: Vec<(Option<Source>, SourceLog)>,
-    once: bool,
+    (once, count): (bool, usize),
     failure: &Failure,
     runtime: &Handle,
 ) -> Started {
     let turns = Arc::new(Semaphore::new(file::FILES_OPEN_MAX));
     let (open, closed) = std::sync::mpsc::channel();
+    let left = Arc::new(AtomicUsize::new(count));
     let mut tasks = JoinSet::new();
     for (source, mut log) in sources {
         let (ended, end) = oneshot::channel();
-        let (turns, is_open) = (Arc::clone(&turns), open.clone());
+        let (turns, is_open, left) = (Arc::clone(&turns), open.clone(), Arc::clone(&left));
         supervise(failure, runtime, "source", async move {
             let _is_open: Sender<()> = is_open;
             let read = match source {
-                Some(source) => read(source, once, turns, &mut log).await,
+                Some(source) => {
+                    let name = source.to_string();
+                    let read = read(source, once, turns, &mut log).await;
+                    read.or_else(|error| go_on_without(&name, error, &left, &log))
+                }
                 None => replay(&mut log).await,
             };
             let read = match read {
@@ -216,6 +233,17 @@ async fn replay(log: &mut SourceLog) -> Result<()> {
     log.forget_producers()
 }
 
+/// Reports the error of a source; returns it if no other source is left, or if it is not its own.
+fn go_on_without(name: &str, error: Error, left: &AtomicUsize, log: &SourceLog) -> Result<()> {
+    let kinds = [ErrorKind::Temporary, ErrorKind::Configuration, ErrorKind::Failed];
+    if !kinds.contains(&error.kind()) || left.fetch_sub(1, Ordering::AcqRel) <= 1 {
+        return Err(error);
+    }
+    tracing::error!("{name} is not read any more, the other sources are: {error}");
+    log.meter().disconnected(&error.to_string());
+    Ok(())
+}
+
 /// Reads one source to its end.
 async fn read(
     source: Source,
@@ -226,6 +254,7 @@ async fn read(
     let name = source.to_string();
     match source {
         Source::Connect(address) => connect::read(address, once, log).await,
+        Source::Listen(settings) => listen::read(settings, once, log).await,
         Source::File(path) => file::read(path, turns, log).await,
         Source::Pipe(path) => stream::read(name, move || path::open_stream(&path), log).await,
         Source::Stdin => stream::read(name, stream::stdin, log).await,

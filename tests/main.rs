@@ -35,6 +35,8 @@ mod forms;
 mod http;
 /// Memory stays bounded, whatever the line looks like.
 mod limits;
+/// Senders that connect, one source log of all.
+mod listen;
 /// Lines on standard error as JSON objects.
 mod log_format;
 /// Totals and windows go on where they were.

@@ -96,6 +96,25 @@ fn file_of_first_version_is_continued() {
     assert!(output.counts() == oracle::count(&text, oracle::words_python), "not once each");
 }
 
+#[test]
+fn open_line_of_first_version_is_continued() {
+    let rig = left_by("0.1.0", "open-line");
+    let before = rig.output("out/c").counts();
+    let run = "run --stdin --interval 100ms --state state --format tsv --to out/c";
+    rig.run(&format!("{run} --empty-epochs skip")).expect(0);
+    let after = rig.output("out/c").counts();
+    let expected = counts(&[
+        ("whole", 1),
+        ("line", 1),
+        ("half", 1),
+        ("of", 1),
+        ("it", 1),
+        ("and", 1),
+        ("next", 1),
+    ]);
+    assert_eq!((before.len(), after), (6, expected));
+}
+
 /// Changes the number of a format in a file of JSON.
 fn set_format(path: &Path, number: u32) {
     let text = fs::read_to_string(path).expect("a file");

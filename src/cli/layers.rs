@@ -23,8 +23,10 @@ use crate::error::{Error, ErrorKind};
 /// Flags of which one replaces the others where they come from a weaker place, although they may
 /// stand together: `--connect` on the command line is not to be mixed with `WORDTIDE_STDIN`. Flags
 /// that clap refuses together need not be listed.
-const RIVALS: [&[&str]; 2] =
-    [&["host", "connect", "file", "watch", "listen_http", "kafka", "stdin"], &["verbose", "quiet"]];
+const RIVALS: [&[&str]; 2] = [
+    &["host", "connect", "listen", "file", "watch", "listen_http", "kafka", "stdin"],
+    &["verbose", "quiet"],
+];
 
 /// A place, other than the command line, in which a setting was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,7 +14,7 @@ use crate::journal::JournalSettings;
 use crate::outputs::{self, Output, OutputSettings, SqlSettings};
 use crate::settings::Settings;
 use crate::sources::{
-    HostPort, HttpListener, KafkaProperties, KafkaTopic, Source, Watch, descriptors,
+    HostPort, HttpListener, KafkaProperties, KafkaTopic, ListenSettings, Source, Watch, descriptors,
 };
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
@@ -163,35 +163,33 @@ fn store(flags: &StoreFlags) -> StoreSettings {
     }
 }
 
-/// Sources of one kind: mixing them is more likely a slip than a wish. Each with the process that
-/// reads it, where that was said.
-fn sources(flags: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
-    let SourceFlags { connect, file, watch, listen_http, kafka, stdin, .. } = &flags.source;
-    let kinds = [
-        !connect.is_empty(),
-        !file.is_empty(),
-        !watch.is_empty(),
-        !listen_http.is_empty(),
-        !kafka.is_empty(),
-        *stdin,
-    ];
-    if kinds.iter().filter(|given| **given).count() > 1 {
-        return Err(Error::new(ErrorKind::Usage, "sources of different kinds were given").hint(
-            "give one kind: HOST PORT or --connect, --file, --watch, --listen-http, --kafka, or \
-             --stdin",
-        ));
+/// Returns the sources in the order of their kinds, each with the process that reads it, where that
+/// was said.
+fn sources(all: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
+    let flags = &all.source;
+    let mut sources = Vec::new();
+    for value in &flags.connect {
+        let (at, address) = at_process(value, "--connect")?;
+        sources.push((at, Source::Connect(address.parse()?)));
     }
-    if *stdin {
-        return Ok(vec![(Some(0), Source::Stdin)]);
+    for value in &flags.listen {
+        let (at, address) = at_process(value, "--listen")?;
+        let mut listen = ListenSettings::new(address.parse()?);
+        listen.connections_max = flags.max_connections;
+        listen.tls = flags.tls();
+        sources.push((at, Source::Listen(listen)));
     }
-    let files = file.iter().cloned().map(|path| Ok((None, Source::File(path))));
-    let watched =
-        watch.iter().map(|place| Ok((None, Source::Watch(Box::new(watched(place, flags)?)))));
-    let posted = listen_http.iter().map(|value| http_listener(value, flags));
-    let topics = topics(&flags.source)?.into_iter();
-    let topics = topics.map(|topic| Ok((None, Source::Kafka(Box::new(topic)))));
-    let connected = connect.iter().map(|value| connection(value));
-    files.chain(watched).chain(posted).chain(topics).chain(connected).collect()
+    sources.extend(flags.file.iter().map(|path| (None, Source::File(path.clone()))));
+    for place in &flags.watch {
+        sources.push((None, Source::Watch(Box::new(watched(place, all)?))));
+    }
+    for value in &flags.listen_http {
+        sources.push(http_listener(value, all)?);
+    }
+    let topics = topics(flags)?.into_iter();
+    sources.extend(topics.map(|topic| (None, Source::Kafka(Box::new(topic)))));
+    sources.extend(flags.stdin.then_some((Some(0), Source::Stdin)));
+    Ok(sources)
 }
 
 /// The place that a value of `--watch` names, and how it is watched.
@@ -235,12 +233,6 @@ fn topics(flags: &SourceFlags) -> Result<Vec<KafkaTopic>> {
         Ok(flags.kafka_start.map_or(topic.clone(), |start| topic.start(start)))
     };
     flags.kafka.iter().map(topic).collect()
-}
-
-/// `HOST:PORT`, or `I=HOST:PORT` for process I.
-fn connection(value: &str) -> Result<(Option<usize>, Source)> {
-    let (at, address) = at_process(value, "--connect")?;
-    Ok((at, Source::Connect(address.parse()?)))
 }
 
 /// Separates the index of a process from the rest of a value of `flag`.

@@ -50,6 +50,8 @@ impl UnstartedSource {
 /// The source logs of a process, before anything is read.
 pub(super) struct Streams {
     sources: Vec<UnstartedSource>,
+    /// How many sources all processes have.
+    count: usize,
     open: Epoch,
     progress: Arc<EpochProgress>,
     ends: ProgressEnds,
@@ -181,7 +183,8 @@ impl Streams {
             begun.push(UnstartedSource { is_orphan: true, ..orphan });
         }
         let keep = plan.as_ref().is_some_and(|plan| plan.settings.keep_journal);
-        Streams::gather(begun, recovery_plan, open, threads, keep)
+        let streams = Streams::gather(begun, recovery_plan, open, threads, keep)?;
+        Ok(Streams { count: sources.count as usize, ..streams })
     }
 
     fn gather(
@@ -195,8 +198,8 @@ impl Streams {
         let recorded = recovery::crossings(recovery_plan, pasts);
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
         let (progress, ends) = EpochProgress::new(feed.clone(), begun.len(), &recorded, open);
-        let (sources, elsewhere) = (begun, Vec::new());
-        Ok(Streams { sources, open, progress, ends, feed, elsewhere, keep })
+        let (sources, elsewhere, count) = (begun, Vec::new(), 0);
+        Ok(Streams { sources, count, open, progress, ends, feed, elsewhere, keep })
     }
 
     /// Returns the receiver of commits.
@@ -212,7 +215,7 @@ impl Streams {
         once: bool,
         (failure, meters): (&Failure, &Meters),
     ) -> Result<(Arc<EpochProgress>, Reading, StreamsEnd)> {
-        let Streams { sources, open, progress, ends, feed, elsewhere, keep } = self;
+        let Streams { sources, count, open, progress, ends, feed, elsewhere, keep } = self;
         let stop = Stop::new();
         let threads = LogThreads::new(sources.len())?;
         let (mut logs, mut journals, mut syncers) = (Vec::new(), Vec::new(), Vec::new());
@@ -243,7 +246,8 @@ impl Streams {
             logs.push((source, log));
         }
         let syncing = SyncThread::start(Arc::clone(&progress), ends.sync, syncers, failure)?;
-        let Started { ended, closed } = sources::start(logs, once, failure, threads.handle());
+        let Started { ended, closed } =
+            sources::start(logs, (once, count), failure, threads.handle());
         let end = StreamsEnd {
             progress: Arc::clone(&progress),
             closed,

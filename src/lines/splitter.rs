@@ -4,6 +4,7 @@
 //! limit is looked at again, near its last word.
 
 mod overlong;
+mod room;
 
 use std::fmt;
 use std::pin::pin;
@@ -16,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::block::BlockFacts;
 use super::long;
-use super::pool::{Buffer, RoomGrant, RoomRequest, STANDARD_BYTES};
+use super::pool::{Buffer, STANDARD_BYTES};
 use super::{
     Block, BlockPool, LineLimits, LinePart, LineStats, LongLine, SplitterState, StreamEnd,
 };
@@ -62,6 +63,8 @@ pub struct LineSplitter {
     buffer: Option<Buffer>,
     /// The unfinished line while there is no buffer.
     carry: Vec<u8>,
+    /// Longest unfinished line that is put aside.
+    carry_bytes_max: usize,
     /// First byte in the buffer (or in `carry`) that is in no block.
     start: usize,
     /// No line end lies in `start..scanned`.
@@ -94,6 +97,7 @@ impl LineSplitter {
             pool,
             buffer: None,
             carry: Vec::new(),
+            carry_bytes_max: CARRY_BYTES_MAX,
             start: 0,
             scanned: 0,
             filled: 0,
@@ -171,29 +175,6 @@ impl LineSplitter {
             }
         }
         true
-    }
-
-    /// Returns the room that the next read needs, for [`BlockPool::grant`]; `None` if the splitter
-    /// has it. For a reader that does other things while it waits.
-    pub fn room_wanted(&mut self) -> Option<RoomRequest> {
-        (!self.is_ready()).then(|| RoomRequest { capacity: self.capacity_wanted() })
-    }
-
-    /// Takes the room that [`LineSplitter::room_wanted`] asked for. Nothing was fed in between.
-    pub fn accept(&mut self, RoomGrant { capacity, permit }: RoomGrant) {
-        self.seat(capacity, permit);
-    }
-
-    /// Gives room back that nothing was read into. What was fed and not taken must be part of an
-    /// unfinished line.
-    pub fn release(&mut self) {
-        let Some(mut buffer) = self.buffer.take() else { return };
-        buffer.permit = None;
-        if self.filled - self.start <= CARRY_BYTES_MAX {
-            self.put_aside(&buffer);
-        } else {
-            self.buffer = Some(buffer);
-        }
     }
 
     /// Where the next read goes: at least 64 KiB, mostly 256 KiB. Its content means nothing.
@@ -356,7 +337,7 @@ impl LineSplitter {
                 buffer.bytes[..held].copy_from_slice(self.unfinished());
                 self.buffer = Some(buffer);
                 self.carry.clear();
-                self.carry.shrink_to(CARRY_BYTES_MAX);
+                self.carry.shrink_to(self.carry_bytes_max.min(CARRY_BYTES_MAX));
             }
         }
         self.scanned -= self.start;
@@ -432,7 +413,7 @@ impl LineSplitter {
             let exact = self.pool.exact(text, permit.as_mut());
             Block::new(exact, 0, text_bytes, place)
         });
-        if self.filled - self.start <= CARRY_BYTES_MAX {
+        if self.filled - self.start <= self.carry_bytes_max {
             self.put_aside(&buffer);
         } else {
             self.buffer = Some(buffer);

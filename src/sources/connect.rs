@@ -107,7 +107,11 @@ async fn receive(
 
 /// Reads the bytes that the kernel holds at this moment, and no more: a sender that goes on sending
 /// must not put off the stop for ever. Where the journal is full, they stay unread.
-async fn drain(stream: &TcpStream, log: &mut SourceLog, connection: u64) -> Result<StreamEnd> {
+pub(super) async fn drain(
+    stream: &TcpStream,
+    log: &mut SourceLog,
+    connection: u64,
+) -> Result<StreamEnd> {
     let mut waiting = rustix::io::ioctl_fionread(stream).unwrap_or(0) as usize;
     while waiting > 0 && !log.is_full() {
         log.ready(connection).await?;
@@ -127,7 +131,7 @@ async fn drain(stream: &TcpStream, log: &mut SourceLog, connection: u64) -> Resu
 }
 
 /// Reads without waiting until the buffer is full, `most` bytes are read, or there is nothing more.
-fn take_available(
+pub(super) fn take_available(
     stream: &TcpStream,
     (log, connection): (&mut SourceLog, u64),
     most: usize,

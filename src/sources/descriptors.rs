@@ -34,6 +34,8 @@ fn needed<'a>(sources: impl Iterator<Item = &'a Source>, have_journals: bool) ->
             Source::Watch(_) => needed += WATCH,
             Source::Http(listener) => needed += LISTENER + listener.connections_max as u64,
             Source::Kafka(_) => needed += TOPIC,
+            // How many senders there may be follows the limit.
+            Source::Listen(_) => needed += LISTENER,
         }
         needed += if have_journals { JOURNAL } else { 0 };
     }
@@ -65,6 +67,13 @@ pub(crate) fn check<'a>(
         }
         _ => Ok(()),
     }
+}
+
+/// Returns how many senders a listener may have, at most `wanted`: half of the limit of open files
+/// is left to others.
+pub(super) fn senders_max(wanted: usize) -> usize {
+    let limit = getrlimit(Resource::Nofile).current.unwrap_or(RAISED_MAX);
+    wanted.min(usize::try_from(limit / 2).unwrap_or(usize::MAX)).max(1)
 }
 
 /// Raises the soft limit of open files to the hard one, up to 65,536. For a program that owns its

@@ -176,7 +176,7 @@ fn accept_as_source(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// Has a source whose host is gone without a word noticed in a minute.
-fn keep_alive(stream: &TcpStream) {
+pub(super) fn keep_alive(stream: &TcpStream) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
         .with_interval(Duration::from_secs(10))

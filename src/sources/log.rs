@@ -69,6 +69,9 @@ const ASIDE_BYTES: usize = 192 << 10;
 /// then has little left to do.
 const SYNC_BYTES: usize = 8 << 20;
 
+/// With so many connections each holds as little as it can.
+const MANY_CONNECTIONS: usize = 16;
+
 /// The log of one source. The task that reads the source owns it.
 pub struct SourceLog {
     source: u32,
@@ -104,6 +107,8 @@ pub struct SourceLog {
     aside_pending: usize,
     /// Bytes since a sync was asked for.
     unsynced: usize,
+    /// Bytes that unfinished lines hold in memory.
+    held_bytes: usize,
     /// Bytes since the unfinished lines were looked at.
     unchecked: u64,
     reports: Reports,
@@ -290,6 +295,8 @@ impl SourceLog {
         connection.pending = 0;
         connection.splitter.filled(bytes);
         let block = connection.take(place.map(|(position, _)| position), (0, bytes as u64));
+        let held = connection.update_held();
+        self.held_bytes = self.held_bytes.saturating_add_signed(held);
         crash_point("source.before_push");
         self.split_through(place.map(|(_, end)| end), bytes as u64);
         self.push(block);
@@ -334,6 +341,7 @@ impl SourceLog {
             return;
         }
         let Some(mut connection) = self.connections.remove(&id) else { return };
+        self.held_bytes = self.held_bytes.saturating_sub(connection.held);
         let block = connection.splitter.end(end);
         self.push(block);
         self.reports.discarded(&mut connection);
@@ -351,7 +359,14 @@ impl SourceLog {
     fn connection(&mut self, id: u64) -> &mut Connection {
         let (source, limits, pool) = (self.source, self.limits, &self.pool);
         let offset = self.producers.split_offset(id);
-        let begin = || Connection::new(source, limits, pool.clone(), offset);
+        let are_many = self.connections.len() >= MANY_CONNECTIONS;
+        let begin = || {
+            let mut connection = Connection::new(source, limits, pool.clone(), offset);
+            if are_many {
+                connection.splitter.be_one_of_many();
+            }
+            connection
+        };
         self.connections.entry(id).or_insert_with(begin)
     }
 

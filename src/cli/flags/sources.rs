@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::super::values::{bytes, choice, duration, trimmed};
-use crate::sources::KafkaStart;
+use crate::sources::{KafkaStart, ListenSettings, TlsFiles};
 
 /// Where lines come from.
 #[derive(Debug, Args)]
@@ -17,6 +17,24 @@ pub struct SourceFlags {
     #[arg(long, value_name = "[I=]HOST:PORT", env = "WORDTIDE_CONNECT", value_delimiter = ',',
         value_parser = trimmed)]
     pub connect: Vec<String>,
+
+    /// Listen on ADDR:PORT and read lines from all that connect; can be repeated
+    #[arg(long, value_name = "[I=]ADDR:PORT", env = "WORDTIDE_LISTEN", value_delimiter = ',',
+        value_parser = trimmed)]
+    pub listen: Vec<String>,
+
+    /// Most connections at a time of each source that listens, up to 8192
+    #[arg(long, value_name = "COUNT", default_value_t = ListenSettings::CONNECTIONS_MAX_DEFAULT,
+        value_parser = connections, env = "WORDTIDE_MAX_CONNECTIONS")]
+    pub max_connections: usize,
+
+    /// Certificate of the listener, in PEM: senders speak TLS
+    #[arg(long, value_name = "FILE", requires = "tls_key", env = "WORDTIDE_TLS_CERT")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Private key of the certificate, in PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "WORDTIDE_TLS_KEY")]
+    pub tls_key: Option<PathBuf>,
 
     /// Read a file once, from its beginning; can be repeated
     #[arg(long, value_name = "PATH", env = "WORDTIDE_FILE")]
@@ -36,10 +54,6 @@ pub struct SourceFlags {
     #[arg(long, value_name = "BYTES", default_value = "16MiB", value_parser = bytes,
         env = "WORDTIDE_MAX_BODY_BYTES")]
     pub max_body_bytes: usize,
-
-    /// Most connections at a time of each source that listens
-    #[arg(long, value_name = "N", default_value_t = 1024, env = "WORDTIDE_MAX_CONNECTIONS")]
-    pub max_connections: usize,
 
     /// Read a topic of Apache Kafka, each record a line: HOST:PORT[,HOST:PORT…]/TOPIC; can be
     /// repeated. Its partitions are spread over all processes
@@ -75,7 +89,7 @@ pub struct SourceFlags {
         env = "WORDTIDE_WATCH_EVERY")]
     pub watch_every: Duration,
 
-    /// Finish when the source closes, instead of connecting again
+    /// Finish when the source closes, or when all senders that came have gone
     #[arg(long, env = "WORDTIDE_ONCE")]
     pub once: bool,
 
@@ -90,10 +104,24 @@ pub struct SourceFlags {
     pub max_word_bytes: usize,
 }
 
+/// Reads `--max-connections`.
+fn connections(text: &str) -> Result<usize, String> {
+    let most = ListenSettings::CONNECTIONS_MAX;
+    let count = text.trim().parse().ok().filter(|count| (1..=most).contains(count));
+    count.ok_or_else(|| format!("give 1 to {most}"))
+}
+
 impl SourceFlags {
+    /// Returns the files of a listener's certificate, if they were named.
+    pub(in crate::cli) fn tls(&self) -> Option<TlsFiles> {
+        let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
+        Some(TlsFiles { cert, key })
+    }
+
     /// Returns true if no source was named.
     pub(in crate::cli) fn is_none(&self) -> bool {
         self.connect.is_empty()
+            && self.listen.is_empty()
             && self.file.is_empty()
             && self.watch.is_empty()
             && self.listen_http.is_empty()

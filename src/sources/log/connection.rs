@@ -27,6 +27,8 @@ pub(super) struct Connection {
     pub(super) unfinished: u64,
     /// What was reported of the splitter's discards.
     pub(super) reported: LineStats,
+    /// Bytes that the unfinished line held in memory when that was last looked at.
+    pub(super) held: usize,
 }
 
 impl Connection {
@@ -64,6 +66,7 @@ impl Connection {
             begin: None,
             unfinished: 0,
             reported: LineStats::default(),
+            held: 0,
         }
     }
 
@@ -122,6 +125,12 @@ impl Connection {
         if self.state.unfinished_bytes == 0 {
             self.anchors.clear();
         }
+    }
+
+    /// Looks how much memory the unfinished line holds; returns by how much that has changed.
+    pub(super) fn update_held(&mut self) -> isize {
+        let before = std::mem::replace(&mut self.held, self.splitter.bytes_held());
+        self.held as isize - before as isize
     }
 
     /// Returns the first record that the unfinished line needs.

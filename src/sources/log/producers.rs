@@ -21,6 +21,9 @@ const PRODUCERS_BYTES_MAX: usize = 64 << 10;
 /// Bytes that a producer takes beside its name.
 const PRODUCER_BYTES: usize = 32;
 
+/// Most bytes that the state of a connection takes in a record.
+const CONNECTION_BYTES: usize = 32;
+
 /// A producer as its source sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogProducer {
@@ -224,6 +227,11 @@ impl SourceLog {
         let durable = self.journal.as_ref().map(Journal::durable)?;
         self.events.write_due();
         Some(durable)
+    }
+
+    /// Returns how many connections may be open, so that the state of each fits into a record.
+    pub fn connections_max(&self) -> usize {
+        self.control_bytes_max() / CONNECTION_BYTES
     }
 
     fn control_bytes_max(&self) -> usize {

@@ -1,13 +1,20 @@
 //! What a source log reports to the user: discards of the limits, and a full journal.
 
+use std::time::{Duration, Instant};
+
 use super::connection::Connection;
 use crate::journal::FullCause;
 use crate::lines::LineStats;
+
+/// Bytes that resets drop are reported at most this often: many senders may break at once.
+const DROPPED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What was discarded and not reported yet, and what was reported once.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     unreported: LineStats,
+    /// When dropped bytes were last reported.
+    dropped_at: Option<Instant>,
     full: bool,
     line_cut: bool,
 }
@@ -27,6 +34,16 @@ impl Reports {
         if self.unreported == LineStats::default() {
             return;
         }
+        let now = Instant::now();
+        let is_burst = self.dropped_at.is_some_and(|at| now < at + DROPPED_PAUSE);
+        if is_burst && self.unreported.dropped_bytes > 0 {
+            return;
+        }
+        self.report_all();
+    }
+
+    /// Reports the rest, too, that is held back in a burst.
+    pub(super) fn report_all(&mut self) {
         let LineStats { oversized_words, dropped_lines, dropped_bytes } =
             std::mem::take(&mut self.unreported);
         if oversized_words > 0 {
@@ -36,6 +53,7 @@ impl Reports {
             tracing::warn!("{dropped_lines} lines longer than --max-line-bytes were dropped");
         }
         if dropped_bytes > 0 {
+            self.dropped_at = Some(Instant::now());
             tracing::warn!(
                 "the connection was reset: {dropped_bytes} bytes of an unfinished line were dropped"
             );
@@ -64,6 +82,16 @@ impl Reports {
             tracing::info!("the journal has room again: reading goes on");
         }
         was_full
+    }
+
+    /// Reports once that lines were cut since all together held more than `most` bytes of memory.
+    pub(super) fn lines_cut(&mut self, most: usize) {
+        if !std::mem::replace(&mut self.line_cut, true) {
+            tracing::warn!(
+                "the unfinished lines of all senders take more than {most} bytes: the longest is \
+                 cut at a space, as one above --max-line-bytes is"
+            );
+        }
     }
 
     /// Reports once that a line was cut since it kept more than `most` bytes of the journal.

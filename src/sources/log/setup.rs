@@ -115,6 +115,7 @@ impl SourceLog {
             aside: Vec::new(),
             aside_pending: 0,
             unsynced: 0,
+            held_bytes: 0,
             unchecked: 0,
             reports: Reports::default(),
             meter,

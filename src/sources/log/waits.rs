@@ -18,6 +18,10 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// Room that the journal must have before the source is read, in bytes.
 const ROOM_BYTES: u64 = DATA_BYTES_MAX as u64 + 64;
 
+/// Most bytes of memory that the unfinished lines of a source hold together, unless two of the
+/// longest lines are more.
+const HELD_BYTES_MAX: usize = 32 << 20;
+
 /// How often a full disk is looked at again.
 const DISK_PAUSE: Duration = Duration::from_secs(1);
 
@@ -138,6 +142,7 @@ impl SourceLog {
         while self.lagging.is_some() {
             self.tend().await?;
         }
+        self.reports.report_all();
         Ok(())
     }
 
@@ -165,7 +170,11 @@ impl SourceLog {
         self.room.as_ref().is_none_or(|room| room.look(bytes).is_none())
     }
 
-    async fn journal_room(&mut self) -> Result<()> {
+    /// Waits until the journal has room for a read, or until a stop. Messages are taken meanwhile.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub async fn journal_room(&mut self) -> Result<()> {
         let meter = Arc::clone(&self.meter);
         let mut blocked = None;
         while let Some(full) = self.room.as_ref().and_then(|room| room.look(ROOM_BYTES)) {
@@ -207,6 +216,7 @@ impl SourceLog {
     /// Keeps unfinished lines from holding the journal: one that needs old records is written
     /// again, or cut if it is long itself.
     pub(super) fn bound_lines(&mut self, bytes: u64) -> Result<()> {
+        self.bound_held_lines()?;
         let Some(most) = self.room.as_ref().map(|room| room.line_bytes_max()) else {
             return Ok(());
         };
@@ -231,20 +241,54 @@ impl SourceLog {
         }
     }
 
+    /// Cuts the longest of the unfinished lines while all of them together hold too much memory.
+    fn bound_held_lines(&mut self) -> Result<()> {
+        let most = HELD_BYTES_MAX.max(2 * self.limits.line_bytes_max);
+        while self.held_bytes > most && self.connections.len() > 1 && self.lagging.is_none() {
+            let longest = self.connections.iter().max_by_key(|(_, connection)| connection.held);
+            let Some((&id, longest)) = longest else { return Ok(()) };
+            if longest.held == 0 || !self.cut_line(id)? {
+                return Ok(());
+            }
+            let before = self.held_bytes;
+            let held = self.connection(id).update_held();
+            self.held_bytes = before.saturating_add_signed(held);
+            self.reports.lines_cut(most);
+            if held >= 0 {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
     /// Frees the old records of an unfinished line; false if the journal is full.
     fn relieve(&mut self, id: u64, most: u64) -> Result<bool> {
         let unfinished = self.connection(id).splitter.unfinished().len() as u64;
         if unfinished <= most / 4 {
             return self.repeat_line(id);
         }
-        let Some(journal) = &mut self.journal else { return Ok(false) };
-        let Append::Stored { end, .. } = journal.append_line_cut(id)? else { return Ok(false) };
+        let is_cut = self.cut_line(id)?;
+        if is_cut {
+            self.reports.line_cut(most);
+        }
+        Ok(is_cut)
+    }
+
+    /// Cuts the unfinished line of a connection; false if the journal is full.
+    fn cut_line(&mut self, id: u64) -> Result<bool> {
+        let mut cut_at = None;
+        if let Some(journal) = &mut self.journal {
+            match journal.append_line_cut(id)? {
+                Append::Stored { end, .. } => cut_at = Some(end),
+                Append::Full(_) => return Ok(false),
+            }
+        }
         let connection = self.connection(id);
         let block = connection.splitter.cut_open_line();
+        connection.splitter.release();
         connection.settle_state();
-        self.split_through(Some(end), 0);
+        self.split_through(cut_at, 0);
         self.push(block);
-        self.reports.line_cut(most);
         Ok(true)
     }
 

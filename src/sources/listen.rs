@@ -1,0 +1,202 @@
+//! A listening TCP source: any number of senders connect, and their lines become one source log.
+//!
+//! One task accepts and reads all of them, since it owns the log. Senders are read in the order in
+//! which they have bytes, each one buffer at a time, so one that floods does not starve a quiet
+//! one. TLS handshakes have tasks of their own.
+//!
+//! ```text
+//! accept ─► limit ─► [handshake] ─► readable ─► room ─► read ─► source log
+//!                                      └────────── in turn ──────────┘
+//! ```
+
+mod report;
+mod sender;
+mod settings;
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::stream::{FuturesUnordered, StreamExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use super::dial;
+use super::log::SourceLog;
+use super::stop::Stop;
+use crate::error::Result;
+use report::Reports;
+use sender::{Handshake, Sender, Turn};
+pub use settings::{ListenAddress, ListenSettings};
+
+/// Longest time for a TLS handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Pause after an accept that failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Reads from all senders until a stop; with `once`, until all that came have gone.
+///
+/// # Errors
+///
+/// Those of the journal.
+pub(super) async fn read(settings: ListenSettings, once: bool, log: &mut SourceLog) -> Result<()> {
+    let (listener, tls) = settings.listener()?;
+    let listener = TcpListener::from_std(listener).map_err(|error| settings.refused(&error))?;
+    let place = listener.local_addr().map_err(|error| settings.refused(&error))?;
+    tracing::info!("listening on {place}{}", if tls.is_some() { " with TLS" } else { "" });
+    let stop = log.stop().clone();
+    let mut senders = Senders {
+        listener,
+        tls,
+        stop: stop.clone(),
+        once,
+        connections_max: settings.senders_max(log),
+        turns: FuturesUnordered::new(),
+        handshakes: FuturesUnordered::new(),
+        open: 0,
+        came: 0,
+        resting: None,
+        reports: Reports::default(),
+    };
+    loop {
+        // A journal that is full leaves the bytes in the sockets, where their senders feel it.
+        log.journal_room().await?;
+        match log.alongside(senders.next()).await? {
+            Event::Stopped => break,
+            Event::Gone => return log.finish().await,
+            Event::Accepted(accepted) => senders.admit(accepted, log),
+            Event::Shaken(handshake) => senders.shaken(handshake, log),
+            Event::Turn(turn) => senders.take_turn(turn, log).await?,
+        }
+    }
+    senders.stop(log).await?;
+    log.finish().await
+}
+
+/// The next thing that happens to a listener.
+enum Event {
+    Stopped,
+    /// All senders that came have gone.
+    Gone,
+    Accepted(io::Result<(TcpStream, SocketAddr)>),
+    Shaken(Handshake),
+    /// A sender has bytes, or has ended.
+    Turn(Turn),
+}
+
+/// A listener and its senders.
+struct Senders {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    stop: Stop,
+    once: bool,
+    connections_max: usize,
+    /// Senders that wait for bytes.
+    turns: FuturesUnordered<sender::Waiting>,
+    handshakes: FuturesUnordered<sender::Shaking>,
+    /// Connections that stand, those in a handshake included.
+    open: usize,
+    /// Senders that have come.
+    came: u64,
+    /// Until then nothing is accepted, after an accept that failed.
+    resting: Option<Instant>,
+    reports: Reports,
+}
+
+/// Accepts the next connection, after the time `resting`.
+async fn accept(
+    listener: &TcpListener,
+    resting: Option<Instant>,
+) -> io::Result<(TcpStream, SocketAddr)> {
+    if let Some(until) = resting {
+        tokio::time::sleep_until(until).await;
+    }
+    listener.accept().await
+}
+
+impl Senders {
+    /// Waits for the next event. Safe to cancel.
+    async fn next(&mut self) -> Event {
+        let is_done = self.once && self.came > 0 && self.open == 0;
+        tokio::select! {
+            biased;
+            () = self.stop.stopped() => Event::Stopped,
+            accepted = accept(&self.listener, self.resting) => Event::Accepted(accepted),
+            Some(handshake) = self.handshakes.next() => Event::Shaken(handshake),
+            Some(turn) = self.turns.next() => Event::Turn(turn),
+            () = std::future::ready(()), if is_done => Event::Gone,
+        }
+    }
+
+    /// Takes a new connection, unless there are as many as the limit allows.
+    fn admit(&mut self, accepted: io::Result<(TcpStream, SocketAddr)>, log: &mut SourceLog) {
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.resting = Some(Instant::now() + ACCEPT_PAUSE);
+                return self.reports.accept_failed(&error);
+            }
+        };
+        if self.open >= self.connections_max {
+            return self.reports.refused(from, self.connections_max);
+        }
+        dial::keep_alive(&stream);
+        self.open += 1;
+        match &self.tls {
+            Some(tls) => self.handshakes.push(sender::shake(tls, stream, from, HANDSHAKE_TIME_MAX)),
+            None => self.begin(Sender::plain(log.open_connection(), stream, from)),
+        }
+    }
+
+    /// Takes a sender whose handshake has ended.
+    fn shaken(&mut self, handshake: Handshake, log: &mut SourceLog) {
+        match handshake.stream {
+            Ok(stream) => self.begin(Sender::tls(log.open_connection(), stream, handshake.from)),
+            Err(cause) => {
+                self.open -= 1;
+                self.reports.no_tls(handshake.from, &cause);
+            }
+        }
+    }
+
+    fn begin(&mut self, sender: Sender) {
+        self.came += 1;
+        self.reports.came(sender.from());
+        self.turns.push(sender.wait(&self.stop));
+    }
+
+    /// Reads what a sender has, one buffer of it, and has it wait for its next turn.
+    async fn take_turn(&mut self, turn: Turn, log: &mut SourceLog) -> Result<()> {
+        let (sender, end) = turn.read(log).await?;
+        match end {
+            None => self.turns.push(sender.wait(&self.stop)),
+            Some(end) => {
+                log.end_connection(sender.connection(), end)?;
+                self.open -= 1;
+                self.reports.gone(sender.from(), end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the connections that wait to be accepted, reads what has arrived here of each, and no
+    /// more, and ends them all: a stop loses nothing that a sender saw accepted.
+    async fn stop(&mut self, log: &mut SourceLog) -> Result<()> {
+        while let Some(Ok(accepted)) = self.listener.accept().now_or_never() {
+            self.admit(Ok(accepted), log);
+        }
+        // The stop ends every wait.
+        while let Some(turn) = log.alongside(self.turns.next()).await? {
+            let (mut sender, end) = turn.read(log).await?;
+            let end = match end {
+                Some(end) => end,
+                None => sender.drain(log).await?,
+            };
+            log.end_connection(sender.connection(), end)?;
+        }
+        Ok(())
+    }
+}

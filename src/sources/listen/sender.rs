@@ -1,0 +1,199 @@
+//! One sender of a listener: a plain or an encrypted connection.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use crate::error::Result;
+use crate::lines::StreamEnd;
+use crate::sources::connect::take_available;
+use crate::sources::log::SourceLog;
+use crate::sources::stop::Stop;
+
+/// Most bytes that are decrypted at a time: a record of TLS.
+const DECRYPTED_BYTES: usize = 16 << 10;
+
+/// A sender that waits for its next bytes.
+pub(super) type Waiting = BoxFuture<'static, Turn>;
+
+/// A handshake under way.
+pub(super) type Shaking = BoxFuture<'static, Handshake>;
+
+/// The end of a handshake.
+pub(super) struct Handshake {
+    pub(super) from: SocketAddr,
+    /// The connection, or why it came to nothing.
+    pub(super) stream: std::result::Result<Box<TlsStream<TcpStream>>, String>,
+}
+
+/// Starts the handshake of a connection, which may take `time_max`.
+pub(super) fn shake(
+    tls: &TlsAcceptor,
+    stream: TcpStream,
+    from: SocketAddr,
+    time_max: Duration,
+) -> Shaking {
+    let accepting = tls.accept(stream);
+    async move {
+        let stream = match tokio::time::timeout(time_max, accepting).await {
+            Ok(Ok(stream)) => Ok(Box::new(stream)),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no handshake within {time_max:?}")),
+        };
+        Handshake { from, stream }
+    }
+    .boxed()
+}
+
+/// A connection that stands.
+pub(super) struct Sender {
+    /// Its connection in the source log.
+    connection: u64,
+    from: SocketAddr,
+    stream: Stream,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    /// With bytes that are decrypted and not in the log.
+    Tls {
+        stream: Box<TlsStream<TcpStream>>,
+        bytes: Vec<u8>,
+    },
+}
+
+/// The turn of a sender that has bytes or has ended, or that was told to stop.
+pub(super) struct Turn {
+    sender: Sender,
+    ready: Ready,
+}
+
+/// The end of the wait of a sender.
+enum Ready {
+    /// A plain connection can be read.
+    Readable,
+    /// So many bytes were decrypted; none at the end.
+    Decrypted(usize),
+    Failed(io::Error),
+    Stopped,
+}
+
+impl Sender {
+    pub(super) fn plain(connection: u64, stream: TcpStream, from: SocketAddr) -> Sender {
+        Sender { connection, from, stream: Stream::Plain(stream) }
+    }
+
+    pub(super) fn tls(
+        connection: u64,
+        stream: Box<TlsStream<TcpStream>>,
+        from: SocketAddr,
+    ) -> Sender {
+        Sender { connection, from, stream: Stream::Tls { stream, bytes: Vec::new() } }
+    }
+
+    pub(super) fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    pub(super) fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// Waits for bytes or the stop.
+    pub(super) fn wait(mut self, stop: &Stop) -> Waiting {
+        let stop = stop.clone();
+        async move {
+            let ready = match &mut self.stream {
+                Stream::Plain(stream) => tokio::select! {
+                    biased;
+                    readable = stream.readable() => match readable {
+                        Ok(()) => Ready::Readable,
+                        Err(error) => Ready::Failed(error),
+                    },
+                    () = stop.stopped() => Ready::Stopped,
+                },
+                Stream::Tls { stream, bytes } => {
+                    bytes.resize(DECRYPTED_BYTES, 0);
+                    tokio::select! {
+                        biased;
+                        read = stream.read(bytes) => match read {
+                            Ok(read) => Ready::Decrypted(read),
+                            Err(error) => Ready::Failed(error),
+                        },
+                        () = stop.stopped() => Ready::Stopped,
+                    }
+                }
+            };
+            Turn { sender: self, ready }
+        }
+        .boxed()
+    }
+
+    /// Reads the bytes that the kernel holds at this moment, and no more; returns how the
+    /// connection ended. Where the journal is full, they stay unread.
+    pub(super) async fn drain(&mut self, log: &mut SourceLog) -> Result<StreamEnd> {
+        match &mut self.stream {
+            Stream::Plain(stream) => {
+                crate::sources::connect::drain(stream, log, self.connection).await
+            }
+            Stream::Tls { stream, bytes } => {
+                let mut waiting = rustix::io::ioctl_fionread(stream.get_ref().0).unwrap_or(0);
+                bytes.resize(DECRYPTED_BYTES, 0);
+                // Decrypted bytes are fewer than those that carried them.
+                while waiting > 0 && !log.is_full() {
+                    match stream.read(bytes).now_or_never() {
+                        Some(Ok(0)) => return Ok(StreamEnd::Fin),
+                        Some(Ok(read)) => {
+                            log.append(self.connection, &bytes[..read]).await?;
+                            waiting = waiting.saturating_sub(read as u64);
+                        }
+                        Some(Err(error)) => return Ok(end_of(&error)),
+                        None => break,
+                    }
+                }
+                Ok(StreamEnd::Stop)
+            }
+        }
+    }
+}
+
+impl Turn {
+    /// Reads what the sender has, at most one buffer; returns how it ended, if it has.
+    pub(super) async fn read(self, log: &mut SourceLog) -> Result<(Sender, Option<StreamEnd>)> {
+        let Turn { sender, ready } = self;
+        let connection = sender.connection;
+        let end = match (&sender.stream, ready) {
+            (_, Ready::Failed(error)) => Some(end_of(&error)),
+            (_, Ready::Decrypted(0)) => Some(StreamEnd::Fin),
+            (Stream::Plain(stream), Ready::Readable) => {
+                // Room is taken only when there is something to read: quiet senders hold none.
+                log.ready(connection).await?;
+                let (_, end) = take_available(stream, (log, connection), usize::MAX);
+                log.hand_over(connection).await?;
+                end
+            }
+            (Stream::Tls { bytes, .. }, Ready::Decrypted(read)) => {
+                log.append(connection, &bytes[..read]).await?;
+                None
+            }
+            _ => None,
+        };
+        Ok((sender, end))
+    }
+}
+
+/// Returns how a connection ended that failed with `error`. Many senders close TLS without a notice
+/// of its end; that is a FIN all the same.
+fn end_of(error: &io::Error) -> StreamEnd {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof => StreamEnd::Fin,
+        _ => StreamEnd::Reset,
+    }
+}
