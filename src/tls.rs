@@ -46,10 +46,13 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
     let builder = builder.with_safe_default_protocol_versions();
     let builder = builder.map_err(|error| refused("--tls-cert", cert, &error.to_string()))?;
     let config = builder.with_no_client_auth().with_single_cert(certs, private);
-    let config = config.map_err(|error| {
+    let mut config = config.map_err(|error| {
         let why = format!("it does not fit --tls-cert {}: {error}", cert.display());
         refused("--tls-key", key, &why)
     })?;
+    // A sender that never reads would close with the tickets unread, and its system makes a reset of
+    // that: its last line would be dropped.
+    config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }
 

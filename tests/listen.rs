@@ -127,7 +127,7 @@ fn killed_senders_keep_their_whole_lines() {
     }
     program.wait_for_lines(200);
     for sender in senders {
-        if random(&mut dice) % 5 == 0 {
+        if random(&mut dice).is_multiple_of(5) {
             reset(sender);
         } else {
             expected.push_str("unfinished\n");
@@ -166,21 +166,16 @@ fn flooding_sender_does_not_starve_quiet_one() {
     let flooding = std::thread::spawn(move || {
         let mut flood = &flood;
         let text = "flood ".repeat(10_000) + "\n";
-        let mut lines = 0u64;
-        while flood.write_all(text.as_bytes()).is_ok() {
-            lines += 1;
-        }
-        lines
+        // What a debug build counts in a moment, and more than the kernel holds.
+        (0..400).for_each(|_| flood.write_all(text.as_bytes()).expect("the program reads"));
     });
-    for k in 0..5 {
-        send(&quiet, &format!("quiet{k}\n"));
-        let word = format!("quiet{k}").into_bytes();
-        program.wait_until("the quiet sender", |_| {
-            rig.output("out/c").counts().contains_key(&word).then_some(())
-        });
-    }
+    send(&quiet, "quiet\n");
+    program.wait_until("the quiet sender", |_| {
+        rig.output("out/c").counts().contains_key(&b"quiet"[..]).then_some(())
+    });
+    flooding.join().expect("all of it is read");
     program.stop().expect(0);
-    assert!(flooding.join().expect("it ends with the program") > 0);
+    assert_eq!(rig.output("out/c").counts()[&b"flood"[..]], 4_000_000);
 }
 
 #[test]
@@ -294,7 +289,7 @@ fn encrypted_senders_count_and_plain_one_harms_nobody() {
     assert!(is_closed(plain), "a plain sender on a port of TLS");
     let silent = connect(&place);
     let mut second = tls(&place);
-    second.write_all(b"another sender\n").expect("it reads");
+    second.write_all(b"another sender").expect("it reads");
     first.write_all(b"finished").expect("it reads");
     first.conn.send_close_notify();
     first.flush().expect("it reads");
