@@ -77,9 +77,11 @@ pub use peek::{Glimpse, peek};
 pub use put_away::put_away;
 pub use read::Reader;
 pub use record::{
-    ALL_CONNECTIONS, ConnectionState, DATA_BYTES_MAX, Entry, EpochEnd, LASTING, NEXT_CONNECTION,
-    POSITIONS_BYTES_MAX, PRODUCER_NAME_BYTES_MAX, Position, Producer, Record, Resume,
+    ALL_CONNECTIONS, ConnectionState, DATA_BYTES_MAX, EpochEnd, LASTING, NEXT_CONNECTION,
+    PRODUCER_NAME_BYTES_MAX, Position, Producer, Record, Resume,
 };
+#[cfg(any(test, feature = "internals"))]
+pub use record::{Entry, POSITIONS_BYTES_MAX};
 #[cfg(feature = "internals")]
 pub use recover::Recovery;
 pub use segment::Facts;

@@ -106,7 +106,8 @@ pub use outputs::{Committed, OnCommit, WriteMode};
 pub use regex;
 pub use settings::{FolderLayout, Settings};
 pub use sources::{
-    HostPort, KafkaProperties, KafkaStart, KafkaTopic, Source, Stop, Watch, WatchPlace,
+    HostPort, KafkaProperties, KafkaStart, KafkaTopic, ListenAddress, ListenSettings, Source, Stop,
+    TlsFiles, Watch, WatchPlace,
 };
 pub use store::{Addressing, StoreSettings, Target};
 pub use timely;

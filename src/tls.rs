@@ -50,8 +50,8 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
         let why = format!("it does not fit --tls-cert {}: {error}", cert.display());
         refused("--tls-key", key, &why)
     })?;
-    // A sender that never reads would close with the tickets unread, and its system makes a reset of
-    // that: its last line would be dropped.
+    // A sender that never reads would close with the tickets unread, and its system makes a reset
+    // of that: its last line would be dropped.
     config.send_tls13_tickets = 0;
     Ok(Arc::new(config))
 }

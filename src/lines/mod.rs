@@ -49,7 +49,9 @@ mod splitter;
 mod tests;
 
 pub use block::Block;
-pub use pool::{BlockPool, RoomGrant, RoomRequest};
+#[cfg(any(test, feature = "internals"))]
+pub use pool::RoomGrant;
+pub use pool::{BlockPool, RoomRequest};
 pub use shipped::BlockHead;
 pub use splitter::LineSplitter;
 
