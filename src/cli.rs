@@ -15,6 +15,7 @@ mod feed;
 mod file;
 mod flags;
 mod form;
+mod http;
 mod layers;
 mod listing;
 mod log;

@@ -306,7 +306,6 @@ impl JobBuilder {
 
     /// Sets where the job writes its figures.
     #[must_use]
-    #[allow(dead_code)] // the monitor is built next
     pub(crate) fn meters(mut self, meters: Meters) -> Self {
         self.meters = meters;
         self

@@ -77,6 +77,7 @@ pub mod job;
 mod journal;
 mod lines;
 mod meters;
+mod monitor;
 pub mod operators;
 mod outputs;
 mod pulse;

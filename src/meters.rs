@@ -35,10 +35,7 @@ use tokio::sync::watch;
 
 use crate::epoch::SystemClock;
 pub use counter::{Counter, Stopwatch};
-pub use epochs::{
-    COMMITTED_MAX, EpochCounts, EpochMeter, EpochRecord, Histogram, STAGE_BOUNDS, Stage,
-    StoredEpoch,
-};
+pub use epochs::{COMMITTED_MAX, EpochCounts, EpochMeter, STAGE_BOUNDS, Stage, StoredEpoch};
 pub use figures::{
     Condition, ConditionKind, JournalFigures, ProcessFigures, SourceFigures, WorkerFigures,
 };

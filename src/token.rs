@@ -44,7 +44,7 @@ impl Token {
     }
 
     /// Returns the token with this text.
-    fn new(text: String) -> Token {
+    pub fn new(text: String) -> Token {
         let hash = blake3::hash(text.as_bytes());
         Token { text, hash }
     }
@@ -58,6 +58,12 @@ impl Token {
             return false;
         };
         scheme.eq_ignore_ascii_case(b"Bearer ") && blake3::hash(given.trim_ascii()) == self.hash
+    }
+
+    /// Returns a secret that follows from this one and from `context`, for a cookie. The token does
+    /// not follow from it.
+    pub fn derived(&self, context: &str) -> String {
+        blake3::Hash::from(blake3::derive_key(context, self.text.as_bytes())).to_hex().to_string()
     }
 
     /// Returns the value of the `Authorization` header that a client sends.

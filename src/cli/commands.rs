@@ -32,7 +32,7 @@ const PROFILE_FORMATS: [(&str, ProfileFormat); 2] =
     [("table", ProfileFormat::Table), ("folded", ProfileFormat::Folded)];
 
 /// Flags that do not make a run of the demo.
-const FLAGS_OF_THE_DEMO: [&str; 3] = ["verbose", "quiet", "stop_timeout"];
+const FLAGS_OF_THE_DEMO: [&str; 5] = ["verbose", "quiet", "stop_timeout", "http", "token_file"];
 
 /// Counts the words of a line stream per batch interval and publishes each epoch exactly once.
 ///

@@ -14,6 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::flags::JobFlags;
+use super::http::{self, RunServer};
 use super::signals::{Listener, Supervisor};
 use super::{failed, log, print};
 use crate::dataflows::network_wordcount;
@@ -21,6 +22,7 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::job::{Job, StatePlace};
+use crate::monitor::HttpAddress;
 use crate::outputs::Layout;
 use crate::settings::Settings;
 use crate::sources::{HostPort, Source};
@@ -53,17 +55,25 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
     let source = Failure::new();
     supervise(&source, runtime.handle(), "demo source", serving);
 
-    tracing::info!("demo: {EPOCHS} epochs of 1 s from a line source at 127.0.0.1:{port}");
     let committed: Arc<Mutex<Vec<Epoch>>> = Arc::default();
     let seen = Arc::clone(&committed);
+    let asked = http::address(&flags.watch)?;
+    // Somebody who asks for the page has time to look at it.
+    let stays = asked.is_some();
     let settings = Settings {
         interval: Duration::from_secs(1),
-        epochs: Some(EPOCHS),
+        epochs: (!stays).then_some(EPOCHS),
         threads: 2,
         ..Settings::default()
     };
     let target = Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() };
     let supervisor = Supervisor::new(Listener::new()?, flags.stop.stop_timeout, false)?;
+    let address = Some(asked.unwrap_or(HttpAddress::LOOPBACK));
+    let token_file = flags.source.token_file.as_deref();
+    let server = RunServer::start(address, token_file, supervisor.stop())?;
+    let epochs = if stays { "epochs".to_owned() } else { format!("{EPOCHS} epochs") };
+    let until = if stays { ", until Ctrl-C" } else { "" };
+    tracing::info!("demo: {epochs} of 1 s from a line source at 127.0.0.1:{port}{until}");
     let job = Job::builder()
         .source(Source::Connect(HostPort { host: "127.0.0.1".to_owned(), port }))
         .dataflow("network_wordcount", network_wordcount::dataflow)
@@ -74,8 +84,9 @@ pub(super) fn run(flags: &JobFlags) -> Result<()> {
         }))
         .settings(settings)
         .stop(supervisor.stop())
-        .start()?;
-    supervisor.wait(job)?;
+        .meters(server.meters());
+    let ended = job.start().and_then(|job| supervisor.wait(job));
+    server.end(ended)?;
     runtime.shutdown_background();
 
     let epochs = committed.lock().unwrap_or_else(PoisonError::into_inner);

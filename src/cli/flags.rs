@@ -14,7 +14,7 @@ use std::time::Duration;
 use clap::{ArgAction, Args};
 
 use super::log::LogFormat;
-use super::values::{choice, duration};
+use super::values::{choice, duration, trimmed};
 
 pub(super) use output::OutputFlags;
 pub(super) use profile::ProfileFlags;
@@ -82,10 +82,15 @@ pub struct StopFlags {
     pub stop_timeout: Duration,
 }
 
-/// Flags of the log on standard error.
+/// Flags that show a run: a page, metrics, and the log on standard error.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Watch")]
 pub struct WatchFlags {
+    /// Show the run at http://ADDR:PORT/ : a live page, /metrics, /health, /ready and /api/v1. Port
+    /// 0 is a free one. With -n alone process I has PORT + I
+    #[arg(long, value_name = "ADDR:PORT", env = "WORDTIDE_HTTP", value_parser = trimmed)]
+    pub http: Option<String>,
+
     /// Form of the lines on standard error: text, or one JSON object a line
     #[arg(long, value_name = "FORM", default_value = "text", value_parser =
         choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),

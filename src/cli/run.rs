@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
 use super::form::form;
+use super::http::{self, RunServer};
 use super::service::Service;
 use super::signals::{Listener, Supervisor};
 use super::{cluster, layers, log};
@@ -59,21 +60,27 @@ where
     let signals = Listener::new()?;
     let job = define(builder(&flags)?)?;
     if cluster::is_launcher(&flags.workers) {
+        http::check(&flags.watch, flags.workers.processes)?;
         return cluster::launch(&flags.workers, flags.stop.stop_timeout, signals);
     }
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
     let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, keeps_state(&flags))?;
-    cluster::announce(&settings);
     let launched = lifeline.is_some().then_some(settings.process);
+    let address = http::address_of(&flags.watch, launched)?;
+    let token_file = flags.source.token_file.as_deref();
+    let server = RunServer::start(address, token_file, supervisor.stop())?;
+    cluster::announce(&settings);
     let service = Service::new(supervisor.stop(), launched)?;
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }
-    let ended = job.cluster(settings).stop(supervisor.stop()).start().and_then(|job| {
+    let job = job.cluster(settings).stop(supervisor.stop()).meters(server.meters());
+    let ended = job.start().and_then(|job| {
         service.ready(job.handle());
         supervisor.wait(job).map(|_| 0)
     });
     service.end(&ended);
+    let ended = server.end(ended);
     log::say_in_json("stopped", "the run has ended");
     match ended {
         Ok(code) => Ok(code),

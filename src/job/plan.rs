@@ -218,8 +218,6 @@ impl JobPlan {
             runtime.block_on(until_stopped(&self.stop, owning.own()))?;
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
         let parts = *parts;
-        // The markers of this run bear this.
-        self.meters.update_facts(|facts| facts.job.clone_from(&publication.job));
         let is_watched = self.meters.keeps_top();
         Ok(Agreement { open, parts, recovery_plan, begun, lock_note, ids, claim, is_watched })
     }

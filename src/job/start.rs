@@ -128,6 +128,9 @@ fn agree(
         Some((_, opened)) => opened,
         None => plan.open_as_follower(runtime, &agreed)?,
     };
+    // The markers of this run bear this: the number of parts was not known before.
+    let job = plan.publication(agreed.parts, &agreed.ids).job;
+    plan.meters.update_facts(|facts| facts.job = job);
     Ok((agreed, opened))
 }
 

@@ -22,6 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["outputs", "state"],
     &["worker", "cluster", "testing", "trace"],
     &["job"],
+    &["monitor"],
     &["dataflows"],
     &["cli", "main"],
 ];

@@ -45,8 +45,8 @@ pub struct SourceFlags {
         value_parser = trimmed)]
     pub listen_http: Vec<String>,
 
-    /// File with the token that senders of --listen-http must know; needed for an address that
-    /// other hosts can reach
+    /// File with the token that senders of --listen-http must know, and other hosts that read
+    /// --http; needed for --listen-http at an address that other hosts can reach
     #[arg(long, value_name = "FILE", env = "WORDTIDE_TOKEN_FILE")]
     pub token_file: Option<PathBuf>,
 

@@ -1,0 +1,149 @@
+//! Shows a run: a live page, metrics, health checks and a small API, by one HTTP server.
+//!
+//! Everything that is shown comes from the [`Meters`] of the job, which every layer writes; nothing
+//! here is called by the layers below. The server has a thread and a runtime of its own, with a
+//! lower priority, so it can neither slow nor end a run:
+//!
+//! ```text
+//! Meters ──► status, metrics ──► answer ◄── server ◄── browser, Prometheus, probes
+//!       └──► events (one ticker) ──► one stream for each browser
+//! ```
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `address` | the value of `--http` |
+//! | `server`, `patience` | connections, their limits in number, size and time |
+//! | `answer`, `respond`, `access` | the answer to each path, its headers, and to whom |
+//! | `site` | what all requests share |
+//! | `status`, `metrics` | the state of the run as JSON, and in the format of Prometheus |
+//! | `events` | the stream of committed epochs |
+//! | `page` | the page, which is one file |
+
+mod access;
+mod address;
+mod answer;
+mod events;
+mod metrics;
+mod page;
+mod patience;
+mod respond;
+mod server;
+mod site;
+mod status;
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::meters::{Meters, Phase};
+use crate::supervise;
+use crate::token::Token;
+
+use access::Access;
+pub use address::HttpAddress;
+use site::Site;
+
+/// How long a run that has failed still answers, so that a probe or a page learns the reason.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// How long the end of a run waits until browsers have the last epoch.
+const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The HTTP server of a run.
+#[derive(Debug)]
+pub struct Monitor {
+    address: SocketAddr,
+    meters: Meters,
+    /// True when the run has ended.
+    ending: watch::Sender<bool>,
+    /// Ends with the server.
+    served: Receiver<()>,
+}
+
+impl Monitor {
+    /// Listens at `address` and serves the figures in `meters`. With `token`, paths that show words
+    /// can be read from other hosts. `on_failure` is called if the server itself fails.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the address cannot be listened on.
+    pub fn start(
+        address: &HttpAddress,
+        token: Option<Token>,
+        meters: Meters,
+        on_failure: impl FnOnce(Error) + Send + 'static,
+    ) -> Result<Monitor> {
+        let listener = listen(address)?;
+        let address = listener.local_addr().map_err(|cause| refused(address, &cause))?;
+        meters.keep_top();
+        let (ending, ended) = watch::channel(false);
+        let (alive, served) = sync_channel(0);
+        let site = Site::new(meters.clone(), Access::new(address, token), ended);
+        let serve = move || {
+            let _alive = alive;
+            server::run(listener, site)
+        };
+        supervise::thread("http", on_failure, serve)?;
+        Ok(Monitor { address, meters, ending, served })
+    }
+
+    /// Returns the address of the page. A server that listens on all addresses is named by
+    /// loopback.
+    pub fn url(&self) -> String {
+        let mut address = self.address;
+        if address.ip().is_unspecified() {
+            address.set_ip(match address {
+                SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+                SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        format!("http://{address}/")
+    }
+
+    /// Ends the server when the run has ended: sends the last events and closes.
+    ///
+    /// A run that has failed is shown for a moment longer. `failure` is its error, if it has one.
+    pub fn end(self, failure: Option<&Error>) {
+        if let Some(error) = failure {
+            // A start that was stopped is no failure.
+            let is_stop = error.kind() == ErrorKind::Stopped;
+            let phase = if is_stop { Phase::Stopping } else { Phase::Failed };
+            self.meters.enter(phase, &error.to_string());
+        }
+        if self.meters.life().phase == Phase::Failed {
+            self.wait(LINGER);
+        }
+        self.ending.send_replace(true);
+        self.wait(FLUSH_TIMEOUT);
+    }
+
+    /// Waits until the server has ended, no longer than `limit`.
+    fn wait(&self, limit: Duration) {
+        match self.served.recv_timeout(limit) {
+            // Nobody sends: the channel ends with the server.
+            Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
+        }
+    }
+}
+
+/// Listens at an address.
+fn listen(address: &HttpAddress) -> Result<TcpListener> {
+    let listener = TcpListener::bind(address.to_string());
+    let listener = listener.map_err(|cause| refused(address, &cause))?;
+    listener.set_nonblocking(true).map_err(|cause| refused(address, &cause))?;
+    Ok(listener)
+}
+
+/// Returns the error of an address that cannot be listened on.
+fn refused(address: &HttpAddress, cause: &std::io::Error) -> Error {
+    let hint = if cause.kind() == std::io::ErrorKind::AddrInUse {
+        "give --http another port, or 0 for a free one"
+    } else {
+        "give --http an address of this host"
+    };
+    let message = format!("cannot listen at {address} for --http: {cause}");
+    Error::new(ErrorKind::Configuration, message).hint(hint)
+}

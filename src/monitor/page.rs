@@ -1,0 +1,70 @@
+//! The page: one file with its style and its script, which asks no other host for anything.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::CONTENT_SECURITY_POLICY;
+use http::{HeaderValue, StatusCode};
+
+use super::respond::response;
+use crate::cluster::random_bytes;
+
+const PAGE: &str = include_str!("page/page.html");
+const STYLE: &str = include_str!("page/page.css");
+const CHARTS: &str = include_str!("page/charts.js");
+const SCRIPT: &str = include_str!("page/page.js");
+const LOGIN: &str = include_str!("page/login.html");
+
+/// The text in a file that is replaced by the number of the answer.
+const NONCE: &str = "{{nonce}}";
+
+/// Returns the page.
+pub(super) fn page() -> Response {
+    html(StatusCode::OK, PAGE)
+}
+
+/// Returns the page that asks for the token.
+pub(super) fn login(status: StatusCode) -> Response {
+    html(status, LOGIN)
+}
+
+/// Returns a file as a page. Its policy allows the style and the script that stand in it, by a
+/// number that nobody can guess, and requests to this server.
+fn html(status: StatusCode, file: &str) -> Response {
+    let nonce = match random_bytes::<16>() {
+        Ok(bytes) => bytes.map(|byte| format!("{byte:02x}")).concat(),
+        // Without a number the policy forbids style and script; the page says so in its text.
+        Err(_) => String::new(),
+    };
+    let text = file
+        .replace("{{style}}", STYLE)
+        .replace("{{charts}}", CHARTS)
+        .replace("{{script}}", SCRIPT)
+        .replace(NONCE, &nonce);
+    let policy = format!(
+        "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; \
+         connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'"
+    );
+    let mut answer = response(status, "text/html; charset=utf-8", Body::from(text));
+    let default = HeaderValue::from_static("default-src 'none'");
+    let policy = HeaderValue::try_from(policy).unwrap_or(default);
+    answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn page_is_small_and_stands_alone() {
+        let bytes = PAGE.len() + STYLE.len() + CHARTS.len() + SCRIPT.len();
+        assert!(bytes <= 100 << 10, "{bytes} bytes");
+        for text in [PAGE, STYLE, CHARTS, SCRIPT, LOGIN] {
+            let outside = ["src=\"http", "href=\"http", "url(", "@import", "//cdn"];
+            let found = outside.iter().find(|outside| text.contains(**outside));
+            assert_eq!(found, None);
+            assert!(!text.contains(" style=\""), "the policy forbids styles of an element");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Responses with the headers that all have.
+
+use axum::body::Body;
+use axum::response::Response;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use http::{HeaderName, HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+
+/// Returns an error as JSON.
+pub(super) fn error(status: StatusCode, message: &str) -> Response {
+    json(status, &json!({ "error": message }))
+}
+
+/// Returns a value as JSON.
+pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(bytes) => response(status, "application/json", bytes.into()),
+        Err(_) => {
+            let text = "{\"error\":\"the answer cannot be encoded\"}";
+            response(StatusCode::INTERNAL_SERVER_ERROR, "application/json", text.into())
+        }
+    }
+}
+
+/// Returns a response with the headers that all have.
+pub(super) fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+    const HEADERS: [(&str, &str); 2] =
+        [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")];
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for (name, value) in HEADERS {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    response
+}
