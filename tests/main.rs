@@ -41,6 +41,8 @@ mod listen;
 mod log_format;
 /// Totals and windows go on where they were.
 mod memory;
+/// A run that is watched: the page, metrics, probes and the API.
+mod monitor;
 /// What Spark would have written, computed slowly.
 mod oracle;
 /// What stands in the output, and what never does.

@@ -6,6 +6,7 @@
 //! judges: names, markers and checksums of the output are read by [`output`]'s own rules.
 
 pub(crate) mod http;
+pub(crate) mod http;
 pub(crate) mod output;
 pub(crate) mod server;
 

@@ -69,6 +69,9 @@ pub(super) fn observe(
     let status = watch::Sender::new(Status { open, in_flight, ..Status::default() });
     let keep = status.clone();
     let observer = move |committed: Committed| {
+        // First: who reads of the commit in the log may ask for its figures at once.
+        let Committed { epoch, tally: Tally { lines, words, .. }, rows, bytes, .. } = committed;
+        meters.committed(EpochCounts { epoch, lines, words, rows, bytes });
         let Committed { epoch, tally, rows, .. } = committed;
         let Tally { lines, words, .. } = tally;
         tracing::info!(
@@ -88,8 +91,6 @@ pub(super) fn observe(
             tracing::info!("{lines} lines had nothing to count and were skipped");
         }
         keep.send_modify(|status| status.commit(committed.clone()));
-        let Committed { epoch, tally: Tally { lines, words, .. }, rows, bytes, .. } = committed;
-        meters.committed(EpochCounts { epoch, lines, words, rows, bytes });
         // It fails when nobody listens, which is fine.
         announce.send(committed.clone()).ok();
         if let Some(then) = &then {
