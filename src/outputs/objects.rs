@@ -46,5 +46,4 @@ pub(super) use format::{RowBatch, read_rows};
 pub use layout::Layout;
 pub use opened::ObjectOutput;
 pub(super) use ownership::Ownership;
-#[cfg(feature = "internals")]
 pub use publish::Publisher;
