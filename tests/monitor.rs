@@ -9,7 +9,7 @@ mod strangers;
 
 use serde_json::Value;
 
-use crate::rig::http::{EventStream, ask, get, port, send};
+use crate::rig::watched::{EventStream, ask, get, port, send};
 use crate::rig::{Peer, Rig, Running, Server};
 
 /// A run that counts lines of a connection, in short epochs.

@@ -6,9 +6,9 @@
 //! judges: names, markers and checksums of the output are read by [`output`]'s own rules.
 
 pub(crate) mod http;
-pub(crate) mod http;
 pub(crate) mod output;
 pub(crate) mod server;
+pub(crate) mod watched;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use crate::rig::http::{ask, get, port_of};
+use crate::rig::watched::{ask, get, port_of};
 use crate::rig::{Rig, Server};
 
 /// The sums of all samples of each name.

@@ -1,8 +1,8 @@
 use rustix::process::Signal;
 
 use crate::cluster_program::{self, end};
-use crate::rig::http::{EventStream, get, port};
 use crate::rig::server::Closed;
+use crate::rig::watched::{EventStream, get, port};
 use crate::rig::{Rig, Server};
 use crate::store::oss_double::OssDouble;
 use crate::store_program::{TO, oss};

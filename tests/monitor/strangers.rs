@@ -1,6 +1,6 @@
 use std::io::{Read, Write};
 
-use crate::rig::http::{EventStream, ask, connect, get, port};
+use crate::rig::watched::{EventStream, ask, connect, get, port};
 use crate::rig::{Rig, Server};
 
 #[test]

@@ -1,176 +1,116 @@
-//! A client of HTTP over a raw socket: nothing between the test and the bytes.
+//! A client of HTTP that sends exactly what a test says.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-
-use serde_json::Value;
 
 use super::{DEADLINE, Running};
 
-/// An answer.
+/// An answer, read to its end.
 #[derive(Debug)]
 pub(crate) struct Answer {
-    pub(crate) code: u16,
-    /// Names in lower case.
-    headers: Vec<(String, String)>,
+    pub(crate) status: u16,
+    head: String,
     pub(crate) body: String,
 }
 
 impl Answer {
-    /// The value of a header; empty where there is none.
-    pub(crate) fn header(&self, name: &str) -> &str {
-        let found = self.headers.iter().find(|(known, _)| known == name);
-        found.map_or("", |(_, value)| value)
+    /// Returns the value of a header.
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        let mut lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The body as JSON.
-    #[track_caller]
-    pub(crate) fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    /// Returns the position that the answer names.
+    pub(crate) fn next(&self) -> Option<u64> {
+        let body: serde_json::Value = serde_json::from_str(&self.body).ok()?;
+        body.get("next")?.as_u64()
     }
 
-    /// Fails unless the code is this one.
-    #[track_caller]
-    pub(crate) fn expect(self, code: u16) -> Answer {
-        assert_eq!(self.code, code, "{self:?}");
-        self
+    /// Returns the reason of a refusal.
+    pub(crate) fn error(&self) -> String {
+        let body: serde_json::Value = serde_json::from_str(&self.body).expect("JSON");
+        body["error"].as_str().expect("a reason").to_owned()
     }
 }
 
-/// The port in `http://ADDRESS:PORT/` that a program has said.
-pub(crate) fn port_of(line: &str) -> u16 {
-    let (_, rest) = line.split_once("http://").expect("an address");
-    let port = rest.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
-    port.unwrap_or_else(|| panic!("no port in {line}"))
+/// A connection to a server.
+pub(crate) struct Wire {
+    stream: TcpStream,
 }
 
-/// Waits until the program has said where it can be watched.
-pub(crate) fn port(program: &Running) -> u16 {
-    port_of(&program.wait_for("watch this run at http://"))
-}
-
-pub(crate) fn connect(port: u16) -> TcpStream {
-    let stream = TcpStream::connect(("127.0.0.1", port)).expect("the program listens");
-    stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
-    stream
-}
-
-/// Sends a request as it is, and reads the answer.
-pub(crate) fn send(port: u16, request: &str) -> Answer {
-    let mut stream = connect(port);
-    stream.write_all(request.as_bytes()).expect("the program reads");
-    read(BufReader::new(stream), request.starts_with("HEAD "))
-}
-
-/// `METHOD PATH` with more headers, each with its line end.
-pub(crate) fn ask(port: u16, what: &str, headers: &str) -> Answer {
-    let host = format!("Host: 127.0.0.1:{port}\r\nConnection: close\r\n");
-    send(port, &format!("{what} HTTP/1.1\r\n{host}{headers}\r\n"))
-}
-
-pub(crate) fn get(port: u16, path: &str) -> Answer {
-    ask(port, &format!("GET {path}"), "")
-}
-
-fn read(mut stream: BufReader<TcpStream>, has_no_body: bool) -> Answer {
-    let (code, headers) = head(&mut stream);
-    let length = headers.iter().find(|(name, _)| name == "content-length");
-    let length = length.and_then(|(_, value)| value.parse().ok()).unwrap_or(0);
-    let mut body = vec![0; if has_no_body { 0 } else { length }];
-    stream.read_exact(&mut body).expect("the whole body");
-    if has_no_body {
-        stream.read_to_end(&mut body).expect("the end of the connection");
-    }
-    Answer { code, headers, body: String::from_utf8(body).expect("text") }
-}
-
-fn head(stream: &mut impl BufRead) -> (u16, Vec<(String, String)>) {
-    let mut line = String::new();
-    stream.read_line(&mut line).expect("a status line");
-    let code = line.split(' ').nth(1).and_then(|code| code.parse().ok());
-    let code = code.unwrap_or_else(|| panic!("no status: {line:?}"));
-    let mut headers = Vec::new();
-    loop {
-        line.clear();
-        stream.read_line(&mut line).expect("a header");
-        let Some((name, value)) = line.trim_end().split_once(':') else { break };
-        headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
-    }
-    (code, headers)
-}
-
-/// A stream of server-sent events.
-pub(crate) struct EventStream {
-    stream: BufReader<TcpStream>,
-    /// The rest of a chunk.
-    chunk: Vec<u8>,
-}
-
-/// One event.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Event {
-    pub(crate) kind: String,
-    pub(crate) id: Option<u64>,
-    pub(crate) data: Value,
-}
-
-impl EventStream {
-    /// Opens the stream, with more headers.
-    pub(crate) fn open(port: u16, headers: &str) -> EventStream {
-        let mut stream = connect(port);
-        let request = format!("GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
-        stream.write_all(request.as_bytes()).expect("the program reads");
-        let mut stream = BufReader::new(stream);
-        let (code, headers) = head(&mut stream);
-        assert_eq!(code, 200);
-        assert!(headers.contains(&("content-type".into(), "text/event-stream".into())));
-        let mut stream = EventStream { stream, chunk: Vec::new() };
-        let greeting = stream.block().expect("a greeting");
-        assert!(greeting.starts_with("retry: "), "{greeting}");
-        stream
+impl Wire {
+    pub(crate) fn new(port: u16) -> Wire {
+        Wire::try_new(port).expect("somebody listens")
     }
 
-    /// The next event; `None` at the end of the stream.
-    pub(crate) fn next(&mut self) -> Option<Event> {
-        loop {
-            let block = self.block()?;
-            let field = |name: &str| {
-                let mut lines = block.lines();
-                lines
-                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned))
-            };
-            let Some(kind) = field("event") else { continue };
-            let data = serde_json::from_str(&field("data").expect("data")).expect("JSON");
-            return Some(Event { kind, id: field("id").and_then(|id| id.parse().ok()), data });
-        }
+    pub(crate) fn try_new(port: u16) -> Option<Wire> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(DEADLINE)).expect("a socket");
+        stream.set_write_timeout(Some(DEADLINE)).expect("a socket");
+        Some(Wire { stream })
     }
 
-    /// The ids of the next epochs.
-    pub(crate) fn epochs(&mut self, count: usize) -> Vec<u64> {
-        let events = std::iter::from_fn(|| self.next());
-        events
-            .filter(|event| event.kind == "epoch")
-            .filter_map(|event| event.id)
-            .take(count)
-            .collect()
+    /// Sends bytes; a server that has closed the connection is no failure.
+    pub(crate) fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).ok();
     }
 
-    /// Lines up to the next empty one.
-    fn block(&mut self) -> Option<String> {
-        loop {
-            if let Some(end) = self.chunk.windows(2).position(|pair| pair == b"\n\n") {
-                let block: Vec<u8> = self.chunk.drain(..end + 2).collect();
-                return Some(String::from_utf8(block).expect("text"));
+    /// Reads one answer; `None` if the connection ends before it.
+    pub(crate) fn answer(&mut self) -> Option<Answer> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            match self.stream.read(&mut byte) {
+                Ok(1) => head.push(byte[0]),
+                _ => return None,
             }
-            let mut line = String::new();
-            self.stream.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
-            let length = usize::from_str_radix(line.trim(), 16).expect("the length of a chunk");
-            let mut chunk = vec![0; length + 2];
-            self.stream.read_exact(&mut chunk).ok()?;
-            if length == 0 {
-                return None;
-            }
-            self.chunk.extend_from_slice(&chunk[..length]);
         }
+        let head = String::from_utf8(head).expect("a head is text");
+        let status = head.split_whitespace().nth(1)?.parse().expect("a status");
+        if status == 100 {
+            return self.answer();
+        }
+        let mut answer = Answer { status, head, body: String::new() };
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).ok()?;
+        answer.body = String::from_utf8(body).expect("a body is text");
+        Some(answer)
+    }
+}
+
+/// Returns the bytes of a request with these headers, each with its line end.
+pub(crate) fn request(method: &str, target: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {length}\r\n{headers}\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// Posts a body on a connection of its own.
+pub(crate) fn post(port: u16, target: &str, body: impl AsRef<[u8]>) -> Answer {
+    ask(port, &request("POST", target, "", body.as_ref()))
+}
+
+/// Asks for a target on a connection of its own.
+pub(crate) fn get(port: u16, target: &str) -> Answer {
+    ask(port, &request("GET", target, "", b""))
+}
+
+/// Sends a request on a connection of its own.
+pub(crate) fn ask(port: u16, request: &[u8]) -> Answer {
+    let mut wire = Wire::new(port);
+    wire.send(request);
+    wire.answer().expect("an answer")
+}
+
+impl Running {
+    /// Waits until the program listens for lines; returns the port.
+    pub(crate) fn http_port(&self) -> u16 {
+        let line = self.wait_for("listening for lines on http://");
+        let (_, address) = line.split_once("http://").expect("an address");
+        let (address, _) = address.split_once('/').expect("a path");
+        address.rsplit_once(':').expect("a port").1.parse().expect("a number")
     }
 }
