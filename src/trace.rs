@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs a dataflow at one worker whose `Map` takes most of the time.
+    /// Runs a dataflow at one worker whose `FlatMap` takes most of the time.
     fn run(tracer: &Tracer) {
         let tracer = tracer.clone();
         timely::execute_directly(move |worker| {
@@ -160,7 +160,7 @@ mod tests {
         run(&tracer);
         let operators = tracer.operators();
         let slowest = operators.iter().max_by_key(|operator| operator.busy).unwrap();
-        assert_eq!(slowest.name, "Map", "{operators:?}");
+        assert_eq!(slowest.name, "FlatMap", "{operators:?}");
         assert_eq!((slowest.worker, slowest.records), (0, 1000), "{operators:?}");
         assert!(slowest.activations > 0, "{operators:?}");
     }
@@ -175,10 +175,10 @@ mod tests {
         let profile = Profile::read(&[path]).unwrap();
         let table = profile.to_text(ProfileFormat::Table);
         let first = table.lines().nth(1).unwrap_or_default();
-        assert!(first.ends_with("Dataflow/Map"), "{table}");
+        assert!(first.ends_with("Dataflow/FlatMap"), "{table}");
         assert!(first.contains(" 1000 "), "{table}");
         let folded = profile.to_text(ProfileFormat::Folded);
-        assert!(folded.lines().any(|line| line.starts_with("worker_0;Dataflow;Map ")), "{folded}");
+        assert!(folded.lines().any(|line| line.starts_with("worker_0;Dataflow;FlatMap ")), "{folded}");
     }
 
     #[test]
