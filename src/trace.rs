@@ -178,7 +178,10 @@ mod tests {
         assert!(first.ends_with("Dataflow/FlatMap"), "{table}");
         assert!(first.contains(" 1000 "), "{table}");
         let folded = profile.to_text(ProfileFormat::Folded);
-        assert!(folded.lines().any(|line| line.starts_with("worker_0;Dataflow;FlatMap ")), "{folded}");
+        assert!(
+            folded.lines().any(|line| line.starts_with("worker_0;Dataflow;FlatMap ")),
+            "{folded}"
+        );
     }
 
     #[test]
