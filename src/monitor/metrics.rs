@@ -256,7 +256,7 @@ fn encode_epochs(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(),
     families.begin("wordtide_epoch_stage", seconds, help, MetricType::Histogram, |mut family| {
         Stage::ALL.into_iter().try_for_each(|stage| {
             let (sum, counts) = epochs.stage(stage).read();
-            let bounds = STAGE_BOUNDS.into_iter().chain([f64::MAX]);
+            let bounds = STAGE_BOUNDS.into_iter().chain([f64::INFINITY]);
             let buckets: Vec<_> = bounds.zip(counts.iter().copied()).collect();
             let labels = [("stage", stage.name())];
             let labels = labels.as_slice();
