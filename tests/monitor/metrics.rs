@@ -27,7 +27,10 @@ fn counters_are_the_sums_of_markers() {
         let processes = if flags.contains("-n 2") { 2 } else { 1 };
         let ports = program.wait_until("each process says its address", |said| {
             let said = said.iter().filter(|line| line.contains("watch this run at"));
-            let ports: Vec<u16> = said.map(|line| port_of(line)).collect();
+            // Process 0 first: a line begins with the index of its process.
+            let mut lines: Vec<&String> = said.collect();
+            lines.sort();
+            let ports: Vec<u16> = lines.into_iter().map(|line| port_of(line)).collect();
             (ports.len() == processes).then_some(ports)
         });
         let mut all = BTreeMap::new();
