@@ -89,9 +89,6 @@ fn bad_expression_is_reported_on_one_line() {
 fn conflicting_and_unknown_flags_are_refused() {
     refused("run no_such_dataflow --stdin", 2, &["no_such_dataflow", "wordtide list"]);
     refused("run", 2, &["--connect", "--file", "--stdin"]);
-    refused("run --stdin --file file", 2, &["--file", "--stdin"]);
-    refused("run --stdin --connect localhost:9", 2, &["--connect", "--stdin"]);
-    refused("localhost 9 --file file", 2, &["--connect", "--file"]);
     refused("run --stdin --state there --no-state", 2, &["--state", "--no-state"]);
     refused("localhost 9 --no-such-flag", 2, &["--no-such-flag"]);
     refused("no-such-command 9 9", 2, &["9"]);

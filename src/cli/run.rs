@@ -174,6 +174,10 @@ fn store(flags: &StoreFlags) -> StoreSettings {
 /// was said.
 fn sources(all: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let flags = &all.source;
+    if flags.tls_cert.is_some() != flags.tls_key.is_some() {
+        return Err(Error::new(ErrorKind::Usage, "a certificate and its key belong together")
+            .hint("give --tls-cert and --tls-key, or neither"));
+    }
     let mut sources = Vec::new();
     for value in &flags.connect {
         let (at, address) = at_process(value, "--connect")?;

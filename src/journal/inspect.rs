@@ -303,6 +303,9 @@ fn show_position(resume: &Resume) -> String {
     format!(" resume={}+{}", resume.position.0, first.map_or(0, |state| state.skip))
 }
 
+/// Most bytes of positions that are shown themselves.
+const POSITIONS_SHOWN_MAX: usize = 32;
+
 /// The numbers of open lines and producers, and the length of a source's own positions.
 fn show_state(resume: &Resume) -> String {
     let numbers = [
@@ -311,7 +314,12 @@ fn show_state(resume: &Resume) -> String {
         ("positions_bytes", resume.positions.len()),
     ];
     let present = numbers.iter().filter(|(_, number)| *number > 0);
-    present.map(|(name, number)| format!(" {name}={number}")).collect()
+    let mut text: String = present.map(|(name, number)| format!(" {name}={number}")).collect();
+    if (1..=POSITIONS_SHOWN_MAX).contains(&resume.positions.len()) {
+        text.push_str(" positions=");
+        text.extend(resume.positions.iter().map(|byte| format!("{byte:02x}")));
+    }
+    text
 }
 
 fn unwritable(error: std::io::Error) -> Error {

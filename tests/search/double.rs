@@ -213,8 +213,16 @@ impl Index {
         let from = body["query"]["range"]["epoch"]["gte"].as_u64().unwrap_or(0);
         let newest = self.visible.values().filter_map(|row| row["epoch"].as_u64()).max();
         let newest = newest.filter(|newest| *newest >= from);
+        let prefix = body["query"]["prefix"]["key"].as_str().unwrap_or_default();
+        let after = body["search_after"][0].as_str().unwrap_or_default();
+        let is_wanted = |document: &&Value| {
+            let key = document["key"].as_str().unwrap_or_default();
+            key.starts_with(prefix) && (after.is_empty() || key > after)
+        };
+        let mut documents: Vec<&Value> = self.visible.values().filter(is_wanted).collect();
+        documents.sort_by_key(|document| document["key"].as_str());
         let hits: Vec<Value> =
-            self.visible.values().map(|document| json!({"_source": document})).collect();
+            documents.into_iter().map(|document| json!({"_source": document})).collect();
         json!({"hits": {"hits": hits}, "aggregations": {"newest": {"value": newest}}})
     }
 }

@@ -29,11 +29,11 @@ pub struct SourceFlags {
     pub max_connections: usize,
 
     /// Certificate of the listener, in PEM: senders speak TLS
-    #[arg(long, value_name = "FILE", requires = "tls_key", env = "WORDTIDE_TLS_CERT")]
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
 
     /// Private key of the certificate, in PEM
-    #[arg(long, value_name = "FILE", requires = "tls_cert", env = "WORDTIDE_TLS_KEY")]
+    #[arg(long, value_name = "FILE", env = "WORDTIDE_TLS_KEY")]
     pub tls_key: Option<PathBuf>,
 
     /// Read a file once, from its beginning; can be repeated
