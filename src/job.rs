@@ -55,7 +55,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::journal::JournalSettings;
 use crate::lines::LongLine;
-use crate::meters::Meters;
+use crate::meters::{Meters, OperatorStats};
 use crate::operators::{Counts, Lines, RowKind, Rows};
 use crate::outputs::format::{Compression, Format};
 use crate::outputs::{Committed, FormSettings, OnCommit, SqlSettings, WriteMode};
@@ -63,7 +63,7 @@ use crate::pulse::Pulse;
 use crate::settings::{FolderLayout, Settings};
 use crate::sources::{Source, Stop};
 use crate::store::{StoreSettings, Target};
-use crate::trace::{OperatorStats, Tracer};
+use crate::trace::Tracer;
 use crate::worker::{Definition, Workers};
 
 pub use commits::Commits;

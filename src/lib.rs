@@ -102,6 +102,7 @@ pub use epoch::{Clock, Epoch, SystemClock};
 pub use error::{Error, ErrorKind, Result};
 pub use job::{Job, JobBuilder, JobHandle};
 pub use journal::{JournalSettings, SyncPolicy};
+pub use meters::OperatorStats;
 pub use outputs::format::{Compression, Format};
 pub use outputs::{Committed, OnCommit, WriteMode};
 pub use regex;
@@ -112,7 +113,6 @@ pub use sources::{
 };
 pub use store::{Addressing, StoreSettings, Target};
 pub use timely;
-pub use trace::OperatorStats;
 pub use words::{Split, WordOptions};
 
 /// The inside of the crate, for its own tests and benchmarks. It is not part of the API.

@@ -10,6 +10,7 @@
 //! | `counter` | a number that only grows, and a clock that can be stopped |
 //! | `source`, `worker`, `output`, `journal` | the figures of each of these |
 //! | `epochs` | open, cut and committed epochs, the time of their stages, the last thousand |
+//! | `operators` | the way to the figures of operators |
 //! | `top` | the most frequent words of an epoch |
 //! | `life` | the phase of the job, and the reason for its end |
 //! | `system` | memory, processor time and open files of the process |
@@ -20,6 +21,7 @@ mod epochs;
 mod figures;
 mod journal;
 mod life;
+mod operators;
 mod output;
 mod source;
 pub mod system;
@@ -41,6 +43,7 @@ pub use figures::{
 };
 pub use journal::JournalMeter;
 pub use life::{JobFacts, Life, Phase};
+pub use operators::{OperatorMeter, OperatorStats};
 pub use output::{Outcome, OutputMeter, OutputOp};
 pub use source::{SourceFacts, SourceMeter};
 pub use top::{TOP_MAX, TopKeeper, TopWords};
@@ -59,6 +62,7 @@ struct MetersShared {
     output: OutputMeter,
     journal: JournalMeter,
     epochs: EpochMeter,
+    operators: OperatorMeter,
     /// The last figures of each other process; only process 0 receives any.
     peers: Mutex<BTreeMap<usize, ProcessFigures>>,
     /// Replaced when an epoch is committed, or when phase or conditions may have changed.
@@ -122,6 +126,11 @@ impl Meters {
         });
         drop(life);
         self.touch();
+    }
+
+    /// Returns the way to the figures of this process's operators.
+    pub fn operators(&self) -> &OperatorMeter {
+        &self.0.operators
     }
 
     /// Names a source of the job. Every process knows all of them.

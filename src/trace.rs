@@ -18,35 +18,17 @@ mod recorder;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use differential_dataflow::logging::DifferentialEventBuilder;
 use timely::logging::TimelyEventBuilder;
 use timely::worker::Worker;
 
 use crate::error::Result;
+use crate::meters::OperatorStats;
 use crate::settings::Settings;
 use event_file::{Batch, EventFile};
 pub use profile::{Profile, ProfileFormat};
 use recorder::Recorder;
-
-/// The figures of one operator at one worker, from the start of the job until now.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-#[non_exhaustive]
-pub struct OperatorStats {
-    /// Index of the worker among all workers of the cluster.
-    pub worker: usize,
-    /// Identifier of the operator, unique at its worker.
-    pub id: usize,
-    /// Name of the operator.
-    pub name: String,
-    /// Number of times that the operator was scheduled.
-    pub activations: u64,
-    /// Time in the operator itself, without the operators inside it.
-    pub busy: Duration,
-    /// Number of records that the operator received. A block of lines is one record.
-    pub records: u64,
-}
 
 /// A recorder that is shared between a worker, which writes, and those who read.
 type SharedRecorder = Arc<Mutex<Recorder>>;
@@ -159,7 +141,8 @@ mod tests {
         let tracer = Tracer::default();
         run(&tracer);
         let operators = tracer.operators();
-        let slowest = operators.iter().max_by_key(|operator| operator.busy).unwrap();
+        let slowest =
+            operators.iter().max_by(|a, b| a.busy_seconds.total_cmp(&b.busy_seconds)).unwrap();
         assert_eq!(slowest.name, "FlatMap", "{operators:?}");
         assert_eq!((slowest.worker, slowest.records), (0, 1000), "{operators:?}");
         assert!(slowest.activations > 0, "{operators:?}");

@@ -134,6 +134,7 @@ fn settings(flags: &JobFlags) -> Settings {
         order: flags.output.sort,
         stop_timeout: flags.stop.stop_timeout,
         results_bytes_max: flags.state.results_memory,
+        measure_operators: flags.watch.http.is_some(),
         events: flags.profile.events.clone(),
         events_bytes_max: flags.profile.events_max as u64,
         ..Settings::default()

@@ -74,6 +74,9 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     let stop = builder.stop.clone();
     let (plan, sources) = plan::check(builder)?;
     let tracer = Tracer::of_job(&plan.settings, plan.cluster.process)?;
+    if let Some(tracer) = tracer.clone() {
+        plan.meters.operators().set(move || tracer.operators());
+    }
     let own = if plan.cluster.process == 0 { Some(plan.open_first()?) } else { None };
     let mesh = find_others(&plan, stop.clone())?;
     let links = mesh.control.clone();

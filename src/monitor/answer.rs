@@ -83,8 +83,9 @@ fn of_path<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
             Ok(k) => json(StatusCode::OK, &top(site, k)),
             Err(message) => error(StatusCode::BAD_REQUEST, &message),
         },
-        // The engine's own log of its operators is not read yet.
-        "/api/v1/operators" => json(StatusCode::OK, &json!({ "operators": [] })),
+        "/api/v1/operators" => {
+            json(StatusCode::OK, &json!({ "operators": meters.operators().stats() }))
+        }
         "/api/v1/events" => stream(site, request),
         path => error(StatusCode::NOT_FOUND, &format!("there is no {path:?} here: see /")),
     }

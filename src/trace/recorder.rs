@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use timely::logging::TimelyEvent;
 
-use super::OperatorStats;
 use super::event_line::LoggedEvent;
+use crate::meters::OperatorStats;
 
 /// The sums of one operator.
 #[derive(Debug, Default)]
@@ -101,7 +101,7 @@ impl Recorder {
             id: *id,
             name: sums.name.clone(),
             activations: sums.activations,
-            busy: sums.busy,
+            busy_seconds: sums.busy.as_secs_f64(),
             records: sums.records,
         };
         self.operators.iter().map(stats).collect()
@@ -145,7 +145,8 @@ mod tests {
             at(51, ScheduleEvent::stop(7).into()),
         ]);
         let stats = recorder.stats(3);
-        let busy: Vec<_> = stats.iter().map(|s| (s.id, s.busy.as_millis())).collect();
+        let busy: Vec<_> =
+            stats.iter().map(|s| (s.id, (s.busy_seconds * 1e3).round() as u64)).collect();
         assert_eq!(busy, [(7, 4), (9, 8)]);
         assert_eq!(stats.iter().map(|s| s.activations).collect::<Vec<_>>(), [2, 1]);
         assert!(stats.iter().all(|s| s.worker == 3));
