@@ -167,7 +167,7 @@ fn flooding_sender_does_not_starve_quiet_one() {
         let mut flood = &flood;
         let text = "flood ".repeat(10_000) + "\n";
         // What a debug build counts in a moment, and more than the kernel holds.
-        (0..400).for_each(|_| flood.write_all(text.as_bytes()).expect("the program reads"));
+        (0..100).for_each(|_| flood.write_all(text.as_bytes()).expect("the program reads"));
     });
     send(&quiet, "quiet\n");
     program.wait_until("the quiet sender", |_| {
@@ -175,7 +175,7 @@ fn flooding_sender_does_not_starve_quiet_one() {
     });
     flooding.join().expect("all of it is read");
     program.stop().expect(0);
-    assert_eq!(rig.output("out/c").counts()[&b"flood"[..]], 4_000_000);
+    assert_eq!(rig.output("out/c").counts()[&b"flood"[..]], 1_000_000);
 }
 
 #[test]
