@@ -33,7 +33,7 @@ pub struct OutputFlags {
         env = "WORDTIDE_COMPRESS")]
     pub compress: Option<Compression>,
 
-    /// Names of the epochs' folders: <PREFIX>-<ms>, or <PREFIX>/date=…/hour=…/epoch=<ms>, which
+    /// Names of the epochs' folders: PREFIX-MS, or PREFIX/date=…/hour=…/epoch=MS, which
     /// readers of partitioned data know
     #[arg(long, value_name = "NAMES", default_value = "spark", value_parser = layout(),
         env = "WORDTIDE_LAYOUT")]

@@ -7,7 +7,7 @@ use crate::lines::pool::{Buffer, RoomGrant, RoomRequest};
 const CARRY_BYTES_OF_MANY: usize = 64 << 10;
 
 impl LineSplitter {
-    /// Returns the room that the next read needs, for [`BlockPool::grant`]; `None` if the splitter
+    /// Returns the room that the next read needs, for `BlockPool::grant`; `None` if the splitter
     /// has it. For a reader that does other things while it waits.
     pub fn room_wanted(&mut self) -> Option<RoomRequest> {
         (!self.is_ready()).then(|| RoomRequest { capacity: self.capacity_wanted() })

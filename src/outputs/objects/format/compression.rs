@@ -33,9 +33,9 @@ pub enum Compression {
     /// None.
     #[default]
     None,
-    /// gzip, at [`GZIP_LEVEL`].
+    /// gzip, at `GZIP_LEVEL`.
     Gzip,
-    /// zstd, at [`ZSTD_LEVEL`].
+    /// zstd, at `ZSTD_LEVEL`.
     Zstd,
 }
 
