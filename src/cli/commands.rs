@@ -142,7 +142,7 @@ pub enum Command {
     /// Send lines to a run with --listen-http, each exactly once
     #[command(disable_help_flag = true)]
     Feed {
-        /// What to send, and where.
+        /// The lines to send, and the server.
         #[command(flatten)]
         flags: Box<FeedFlags>,
     },

@@ -1,4 +1,4 @@
-//! What a service manager is told, by the protocol of sd_notify(3).
+//! Reports to the service manager, by the protocol of sd_notify(3).
 //!
 //! The program reports `READY=1` when the job has started, be its sources connected or not, a
 //! `STATUS=` with the newest committed epoch, `STOPPING=1`, and `WATCHDOG=1` for as long as its
@@ -65,7 +65,7 @@ pub(super) struct Service {
     speaker: Option<(mpsc::Sender<Turn>, Receiver<()>)>,
 }
 
-/// What the job has come to.
+/// The outcome of the job's start.
 enum Turn {
     Ready(JobHandle),
     Failed(String),

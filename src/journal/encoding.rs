@@ -32,7 +32,7 @@ pub(super) const CONTROL_SHORT: usize = 1280;
 pub(super) const TAG: &[u8; 4] = b"wtj1";
 /// The first bytes of the payload of records that may be long, and of those with a resume.
 const TAG_LONG: &[u8; 4] = b"wtj2";
-/// What both tags begin with.
+/// The beginning of both tags.
 pub(super) const TAG_START: &[u8; 3] = b"wtj";
 
 pub(super) const DATA: u8 = 1;

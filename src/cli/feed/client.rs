@@ -56,7 +56,7 @@ pub(super) enum Answered {
     TooLarge,
 }
 
-/// What becomes of the stream after a piece.
+/// The fate of the stream after a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum End {
     /// It goes on.

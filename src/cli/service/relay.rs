@@ -114,7 +114,7 @@ impl Drop for Relay {
     }
 }
 
-/// What was passed on, and what of the processes is known.
+/// The messages that were passed on, and the last state of each process.
 #[derive(Default)]
 struct Passing {
     processes: usize,

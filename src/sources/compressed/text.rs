@@ -30,7 +30,7 @@ const OUTPUT_BYTES: usize = 32 << 10;
 pub(in crate::sources) enum TextFault {
     /// The file cannot be read.
     Unreadable(io::Error),
-    /// What was read is not a whole compressed file.
+    /// The bytes are not a whole compressed file.
     Damaged(String),
 }
 

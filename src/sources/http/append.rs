@@ -1,4 +1,4 @@
-//! What is done with a body: it is appended to the log, by the task that owns it.
+//! Appends bodies to the log, on the task that owns it.
 
 use std::collections::BTreeSet;
 

@@ -72,7 +72,7 @@ pub(super) enum Wish {
     Next { producer: String },
 }
 
-/// What becomes of a producer's stream after a piece.
+/// The fate of a producer's stream after a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum PieceEnd {
     /// It goes on: an unfinished line waits for the next piece.

@@ -46,14 +46,14 @@ enum ConsumerTrouble {
     Damaged,
 }
 
-/// What a consumer has to report.
+/// A report of the consumer.
 #[derive(Debug)]
 pub(super) enum Consumed {
     /// The topic is there, with these partitions.
     Topic { id: [u8; 16], partitions: Vec<i32> },
     /// The topic is not there.
     NoTopic,
-    /// What a fetcher found.
+    /// A report of a fetcher.
     Fetched(Fetched),
 }
 

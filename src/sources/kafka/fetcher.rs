@@ -47,7 +47,7 @@ pub(super) enum ReadUntil {
     HighWatermark,
 }
 
-/// What a fetcher has to report.
+/// A report of a fetcher.
 #[derive(Debug)]
 pub(super) enum Fetched {
     /// A partition begins here, and ends there if it ends.

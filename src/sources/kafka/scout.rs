@@ -23,7 +23,7 @@ const PAUSES: BackoffPolicy =
 /// Most rounds in which no broker's name resolves and none ever has: they are most likely misspelt.
 const RESOLVE_ROUNDS: u32 = 4;
 
-/// What the scout has found.
+/// The findings of the scout.
 #[derive(Debug)]
 pub(super) enum Scouted {
     /// Where the partitions lie.

@@ -1,4 +1,4 @@
-//! What a listener reports about its senders. Anybody can connect, so what may happen a thousand
+//! Reports of a listener about its senders. Anybody can connect, so what may happen a thousand
 //! times a second is reported once a burst.
 
 use std::io;

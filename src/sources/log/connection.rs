@@ -25,7 +25,7 @@ pub(super) struct Connection {
     pub(super) begin: Option<(Position, u64)>,
     /// Bytes of the line that was open where this began. They are fed before anything is taken.
     pub(super) unfinished: u64,
-    /// What was reported of the splitter's discards.
+    /// The part of the splitter's discards that was reported.
     pub(super) reported: LineStats,
     /// Bytes that the unfinished line held in memory when that was last looked at.
     pub(super) held: usize,

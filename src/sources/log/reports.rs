@@ -1,4 +1,4 @@
-//! What a source log reports to the user: discards of the limits, and a full journal.
+//! Reports of a source log to the user: discards of the limits, and a full journal.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::lines::LineStats;
 /// Bytes that resets drop are reported at most this often: many senders may break at once.
 const DROPPED_PAUSE: Duration = Duration::from_secs(1);
 
-/// What was discarded and not reported yet, and what was reported once.
+/// Discards that were not reported yet, and reports that were made once.
 #[derive(Debug, Default)]
 pub(super) struct Reports {
     unreported: LineStats,

@@ -22,7 +22,7 @@ use crate::lines::{BlockPool, LineLimits};
 use crate::meters::SourceMeter;
 use crate::sources::stop::Stop;
 
-/// What a former run left of a source.
+/// The state of a source that a former run left.
 #[derive(Debug, Default)]
 pub struct Past {
     /// Where the log is read from.
@@ -41,13 +41,13 @@ pub struct Past {
     pub folder: Option<PathBuf>,
 }
 
-/// What a source log is made of.
+/// The parts of a source log.
 pub struct LogSetup {
     /// The index of the source.
     pub source: u32,
     /// `None` without a state folder.
     pub journal: Option<Journal>,
-    /// What a former run left.
+    /// The state that a former run left.
     pub past: Past,
     /// The epoch that what is read now belongs to.
     pub open: Epoch,

@@ -88,7 +88,7 @@ pub(super) struct Arrivals {
     /// Time for which a candidate must not change.
     patience: Duration,
     scan: u64,
-    /// What the scan under way has found to be whole.
+    /// The whole files that the scan under way has found.
     whole: Vec<FoundFile>,
     results: Vec<Arrival>,
 }

@@ -18,7 +18,7 @@ use super::found::is_hidden;
 /// Bytes of events that are read at a time.
 const BUFFER_BYTES: usize = 64 << 10;
 
-/// What happened to a name in the folder.
+/// An event of a name in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FolderEvent {
     /// It was created; its writer has it open.

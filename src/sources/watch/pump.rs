@@ -33,7 +33,7 @@ pub(super) struct ReadRequest {
     pub(super) again_from: Option<u64>,
 }
 
-/// What comes of a request, in this order: opened, texts, end. An end may come alone.
+/// The answers to a request, in this order: opened, texts, end. An end may come alone.
 #[derive(Debug)]
 pub(super) enum Piece {
     /// The file is open; these are the facts about it now.

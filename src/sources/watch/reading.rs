@@ -23,7 +23,8 @@ const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Most files whose failure is remembered, so that it is logged once.
 const TOLD_MAX: usize = 10_000;
 
-/// What a cut must know. Only the task that owns the log uses it, and a cut is a step of that task.
+/// The state that a cut records. Only the task that owns the log uses it, and a cut is a step of
+/// that task.
 #[derive(Debug)]
 struct Progress {
     ledger: Ledger,

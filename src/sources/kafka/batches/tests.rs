@@ -5,7 +5,7 @@ use super::*;
 /// A record of a batch: the distance of its offset, and its value.
 type TestRecord<'a> = (i64, Option<&'a [u8]>);
 
-/// What makes a batch other than a plain one.
+/// The properties of a batch that is not a plain one.
 #[derive(Clone, Copy, Default)]
 struct Kind {
     attributes: i16,
