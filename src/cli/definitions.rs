@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn every_listed_definition_is_a_command_and_the_other_way_round() {
+    fn definitions_and_commands_are_the_same() {
         let run = command().find_subcommand("run").cloned().expect("a command");
         let commands: Vec<_> = run.get_subcommands().map(|command| command.get_name()).collect();
         let listed: Vec<_> = dataflows::ALL.iter().map(|listed| listed.name).collect();
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn the_flags_of_a_run_may_stand_before_and_behind_the_name() {
+    fn flags_may_stand_around_the_name() {
         for arguments in [
             "--interval 2s sliding_windows --window 8s --slide 4s",
             "sliding_windows --window 8s --slide 4s --interval 2s",
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_is_wrong_usage_that_names_the_flag_or_the_definitions() {
+    fn definition_that_cannot_run_is_wrong_usage() {
         for (arguments, names) in [
             ("sliding_windows --window 15s", "--window"),
             ("sliding_windows --slide 15s", "--slide"),

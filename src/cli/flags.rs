@@ -119,7 +119,7 @@ pub struct FileFlags {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn a_program_that_takes_the_flags_in_describes_itself() {
+    fn program_with_the_flags_describes_itself() {
         use clap::CommandFactory;
 
         #[derive(clap::Parser)]

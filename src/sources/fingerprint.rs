@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_grew_is_the_same_and_one_that_was_replaced_or_cut_is_not() {
+    fn grown_file_is_same_replaced_one_not() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("lines");
         let of = |content: &[u8], offset| {

@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused_with_the_flag_named() {
+    fn bad_address_is_refused_with_its_flag() {
         for text in [
             "",
             "localhost",

@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[test]
-    fn known_file_is_new_only_if_it_was_unfinished() {
+    fn known_file_is_new_only_if_unfinished() {
         let known: HashMap<_, _> =
             [("a", 1), ("b", 2)].map(|(name, v)| (hash_of(name.as_bytes()), Version(v))).into();
         let mut arrivals = Arrivals::new(&known, EVERY);
