@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::rig::{Ended, Rig, Server};
+use crate::rig::{DEADLINE, Ended, Rig, Server};
 
 const RUN: &str = "--interval 50ms --state states/job --to out/c";
 
@@ -54,7 +54,10 @@ fn uncommitted_lines_keep_a_state() {
     let program = rig.wordtide(&run).start();
     let mut peer = server.accept();
     peer.send("not committed\n");
-    while survey(&rig)["uncommitted_bytes"] != 14 {}
+    let began = std::time::Instant::now();
+    while survey(&rig)["uncommitted_bytes"] != 14 {
+        assert!(began.elapsed() < DEADLINE, "{}", survey(&rig));
+    }
     program.signal(Signal::KILL);
     program.end();
     assert_eq!(survey(&rig)["running"], false);
@@ -71,6 +74,12 @@ fn removal_spares_what_no_job_has_made() {
     rig.file("states/job/notes.txt", "mine");
     rig.run("state --remove states/job").expect(78).says(&["notes.txt"]);
     assert!(rig.path("states/job/notes.txt").exists());
+    std::fs::remove_file(rig.path("states/job/notes.txt")).expect("a file");
+    for mine in [".env", "commits-2025.txt", "lock.txt"] {
+        let path = rig.file(&format!("states/job/{mine}"), "mine");
+        rig.run("state --remove states/job").expect(78).says(&[mine]);
+        std::fs::remove_file(path).expect("it was spared");
+    }
     for nothing in ["state --remove states", "state nowhere", "state --format json nowhere"] {
         rig.run(nothing).expect(78);
     }

@@ -23,21 +23,22 @@ pub const JOURNAL: &str = "journal-";
 /// The beginning of the name of a note that a journal exists.
 pub const NOTE: &str = "known-";
 
-/// Names, or beginnings of names, of all that a job keeps in its state, in the order in which it is
-/// removed: a note without a journal would stop a start, an identity without the rest does not.
-const PARTS: &[&str] = &[
-    ".",
-    NOTE,
-    JOURNAL,
-    "kept-",
-    "results-",
-    "commits",
-    "begun",
-    "_wordtide",
-    IDS,
-    IDENTITY,
-    LOCK,
-];
+/// Names of all that a job keeps in its state, in the order in which it is removed: a note without
+/// a journal would stop a start, an identity without the rest does not. A name that ends in `-` is
+/// the beginning of names.
+const PARTS: &[&str] =
+    &[NOTE, JOURNAL, "kept-", "results-", "commits", "begun", "_wordtide", IDS, IDENTITY, "lock-"];
+
+/// Returns the place of a name in the order of removal; `None` if no job has made it.
+fn place_of(name: &str) -> Option<usize> {
+    // A file that was being written at a crash.
+    if name.starts_with('.') {
+        return name.ends_with(".tmp").then_some(0);
+    }
+    PARTS
+        .iter()
+        .position(|part| if part.ends_with('-') { name.starts_with(part) } else { name == *part })
+}
 
 /// The facts of a state folder.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -153,6 +154,8 @@ pub fn remove(dir: &Path) -> Result<()> {
         let by = survey.pid.map(|pid| format!(" by process {pid}")).unwrap_or_default();
         return refused(format!("is in use{by}"), "stop the job first");
     };
+    // A job may have begun and ended since the first look.
+    let survey = StateSurvey::of(dir)?;
     if survey.has_uncommitted {
         let StateSurvey { uncommitted_bytes, epochs_in_flight, .. } = survey;
         return refused(
@@ -164,7 +167,7 @@ pub fn remove(dir: &Path) -> Result<()> {
         );
     }
     let entries = entries(dir)?;
-    let order = |path: &PathBuf| PARTS.iter().position(|part| name_of(path).starts_with(part));
+    let order = |path: &PathBuf| place_of(&name_of(path));
     if let Some(foreign) = entries.iter().find(|path| order(path).is_none()) {
         let why = format!("holds {}, which no job has put there", name_of(foreign));
         return refused(why, "remove the folder by hand");
