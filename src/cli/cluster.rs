@@ -135,18 +135,18 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
     let heard = Arc::clone(&second);
     // The launcher has no patience of its own: its processes have, and it waits longer than they.
     signals.on_wish(None, move |wish| {
-        match wish {
-            Wish::Stop => {
-                tracing::info!(
-                    event = "stopping",
-                    "stopping all processes; a second signal kills them"
-                );
-                Relay::stopping();
-            }
-            Wish::EndNow(code) => heard.store(code, Ordering::Relaxed),
-            Wish::Overdue => {}
+        if let Wish::EndNow(code) = wish {
+            heard.store(code, Ordering::Relaxed);
         }
+        // First: a service manager that does not read must not hold up the stop.
         stop.stop();
+        if wish == Wish::Stop {
+            tracing::info!(
+                event = "stopping",
+                "stopping all processes; a second signal kills them"
+            );
+            Relay::stopping();
+        }
     })?;
     let code = launcher.run(&|index, line| {
         log::relay(index, line);

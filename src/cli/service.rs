@@ -212,8 +212,6 @@ impl Speaker {
                         quiet_until = Instant::now() + STATUS_EVERY;
                     }
                 }
-                // The status does not change any more; the end of the job comes next.
-                else => return turns.recv().await,
             }
         }
     }

@@ -14,12 +14,13 @@ use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Once};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 
-use super::{PROCESS, SOCKET, WATCHDOG_PARTS, is_listening, send, watchdog};
+use super::{END_TIMEOUT, PROCESS, SOCKET, WATCHDOG_PARTS, is_listening, send, watchdog};
 use crate::error::{Error, Result};
 use crate::supervise;
 
@@ -84,10 +85,23 @@ impl Relay {
         Arc::clone(&self.phase)
     }
 
-    /// Called when the launcher is asked to stop, and at its end. The manager is told once.
+    /// Called when the launcher is asked to stop, and at its end. The manager is told once. Returns
+    /// after a short time, whether or not the manager reads.
     pub(in crate::cli) fn stopping() {
         static TOLD: Once = Once::new();
-        TOLD.call_once(|| send(&[NotifyState::Stopping]));
+        TOLD.call_once(|| {
+            let (done, told) = sync_channel(1);
+            let tell = move || {
+                send(&[NotifyState::Stopping]);
+                // The caller may have stopped waiting.
+                let _ = done.try_send(());
+                Ok(())
+            };
+            let fail = |error: Error| tracing::warn!("{error}");
+            if supervise::thread("stopping", fail, tell).is_ok() {
+                let _ = told.recv_timeout(END_TIMEOUT);
+            }
+        });
     }
 }
 
