@@ -47,6 +47,13 @@ fn add(text: &mut String, name: &str, value: Option<String>, origin: &str) {
     written.expect("a text takes more text");
 }
 
+/// Returns true for an output whose address holds a password. A run refuses it.
+fn has_password(output: &str) -> bool {
+    let authority = output.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+}
+
 /// The value of a flag in TOML.
 fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
     let id = flag.get_id().as_str();
@@ -58,11 +65,13 @@ fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
             let all: Vec<String> = raw.collect();
             if matches!(action, ArgAction::Append) {
                 // A secret is left out: it stays where it was given.
-                let all = all.iter().filter(|text| !KafkaProperties::has_password(text));
+                let is_kafka = id == "kafka_config";
+                let is_public = |text: &&String| !is_kafka || KafkaProperties::is_public(text);
+                let all = all.iter().filter(is_public);
                 let quoted: Vec<String> = all.map(|text| quoted(text)).collect();
                 return Some(format!("[{}]", quoted.join(", ")));
             }
-            let text = all.first()?;
+            let text = all.first().filter(|text| id != "to" || !has_password(text))?;
             // A number stands without quotes, unless it is written as no number is.
             let number = text.parse::<u32>().ok().map(|number| number.to_string());
             Some(number.filter(|number| number == text).unwrap_or_else(|| quoted(text)))

@@ -153,6 +153,11 @@ impl KafkaProperties {
         let (key, value) = (key.trim(), value.trim());
         let key = if key == "sasl.mechanisms" { "sasl.mechanism" } else { key };
         if !KEYS.contains(&key) {
+            if self.given.last().is_some_and(|(last, _)| last == "sasl.password") {
+                // It may be the rest of the password.
+                return Err(usage("a setting after sasl.password has no known key".to_owned())
+                    .hint("a password with a comma goes into a file: sasl.password.file=PATH"));
+            }
             return Err(unknown(key));
         }
         self.given.retain(|(known, _)| known != key);
@@ -163,6 +168,13 @@ impl KafkaProperties {
     /// Returns true if the password itself was given, and not the name of a file with it.
     pub fn has_password(setting: &str) -> bool {
         setting.split_once('=').is_some_and(|(key, _)| key.trim() == "sasl.password")
+    }
+
+    /// Returns true for a setting that may be shown: it has a known key, and that is not the
+    /// password's. A piece without one may be the rest of a password with a comma.
+    pub fn is_public(setting: &str) -> bool {
+        let key = setting.split_once('=').map_or("", |(key, _)| key.trim());
+        !Self::has_password(setting) && (key == "sasl.mechanisms" || KEYS.contains(&key))
     }
 
     fn get(&self, key: &str) -> Option<&str> {
@@ -332,8 +344,7 @@ fn unknown(key: &str) -> Error {
         "auto.offset.reset" => "give --kafka-start latest|earliest".to_owned(),
         "bootstrap.servers" => "give the brokers with --kafka HOST:PORT,HOST:PORT/TOPIC".to_owned(),
         "group.id" | "group.instance.id" | "enable.auto.commit" | "auto.commit.interval.ms" => {
-            "positions are in the journal and in the markers, and no consumer group is used"
-                .to_owned()
+            "positions are in the journal, and no consumer group is used".to_owned()
         }
         "sasl.jaas.config" => "give sasl.username and sasl.password.file".to_owned(),
         "ssl.truststore.location" | "ssl.truststore.certificates" => {
