@@ -4,6 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -72,7 +73,8 @@ impl Batch {
 /// had no room for.
 struct Queue {
     batches: Option<SyncSender<(usize, Batch)>>,
-    dropped: u64,
+    /// Events that were not queued, which the writer notes at the end.
+    dropped: Arc<AtomicU64>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -104,7 +106,15 @@ impl EventFile {
         })?;
         let (batches, written) = sync_channel(BATCHES_MAX);
         let name = path.display().to_string();
-        let writer = EventWriter { file, bytes_left: bytes_max, dropped: 0, text: Vec::new() };
+        let unqueued = Arc::<AtomicU64>::default();
+        let (dropped, text) = (0, Vec::new());
+        let writer = EventWriter {
+            file,
+            bytes_left: bytes_max,
+            unqueued: Arc::clone(&unqueued),
+            dropped,
+            text,
+        };
         let write = move || {
             if let Err(error) = writer.run(&written) {
                 tracing::warn!("cannot write on in {name}: {error}; no more events are written");
@@ -112,17 +122,24 @@ impl EventFile {
             Ok(())
         };
         let thread = supervise::thread("events", |error| tracing::error!("{error}"), write)?;
-        let queue = Queue { batches: Some(batches), dropped: 0, thread: Some(thread) };
+        let queue = Queue { batches: Some(batches), dropped: unqueued, thread: Some(thread) };
         Ok(EventFile { path, queue: Arc::new(Mutex::new(queue)) })
     }
 
-    /// Queues a batch of `worker`, or drops and counts it if the queue is full.
+    /// Queues a batch of `worker`. When the queue was full once, all later batches are dropped and
+    /// counted: an early end is better than a hole that a profile cannot see.
     pub fn push(&self, worker: usize, batch: Batch) {
         let mut queue = self.lock();
         let Some(batches) = &queue.batches else { return };
+        if queue.dropped.load(Ordering::Relaxed) > 0 {
+            queue.dropped.fetch_add(batch.events(), Ordering::Relaxed);
+            return;
+        }
         match batches.try_send((worker, batch)) {
             Ok(()) => {}
-            Err(TrySendError::Full((_, batch))) => queue.dropped += batch.events(),
+            Err(TrySendError::Full((_, batch))) => {
+                queue.dropped.fetch_add(batch.events(), Ordering::Relaxed);
+            }
             // The thread has met an error, which it has reported.
             Err(TrySendError::Disconnected(_)) => queue.batches = None,
         }
@@ -133,10 +150,11 @@ impl EventFile {
         let (thread, dropped) = {
             let mut queue = self.lock();
             queue.batches = None;
-            (queue.thread.take(), queue.dropped)
+            (queue.thread.take(), Arc::clone(&queue.dropped))
         };
         if let Some(thread) = thread {
             thread.join().unwrap_or_else(|_| tracing::error!("the writer of events panicked"));
+            let dropped = dropped.load(Ordering::Relaxed);
             if dropped > 0 {
                 tracing::warn!(
                     "{dropped} events are missing in {}: the disk was too slow for them",
@@ -155,6 +173,8 @@ impl EventFile {
 struct EventWriter {
     file: File,
     bytes_left: u64,
+    /// Events that were not queued.
+    unqueued: Arc<AtomicU64>,
     /// Events that had no room in the file.
     dropped: u64,
     text: Vec<u8>,
@@ -181,8 +201,9 @@ impl EventWriter {
                 self.flush()?;
             }
         }
-        if self.dropped > 0 {
-            write_line(&mut self.text, worker, time, LoggedEvent::Dropped { events: self.dropped });
+        let events = self.dropped + self.unqueued.load(Ordering::Relaxed);
+        if events > 0 {
+            write_line(&mut self.text, worker, time, LoggedEvent::Dropped { events });
         }
         self.flush()
     }
