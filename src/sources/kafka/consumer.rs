@@ -215,9 +215,7 @@ impl Consumer {
                 let id = metadata.topic_id;
                 self.metadata = metadata;
                 self.assign();
-                if self.wanted.is_empty() {
-                    self.meter.connected();
-                }
+                self.report_recovery();
                 return Ok(Some(Consumed::Topic { id, partitions }));
             }
             Scouted::NoTopic => {

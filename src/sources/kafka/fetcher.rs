@@ -195,6 +195,10 @@ impl Fetcher {
         match found {
             Ok((next, until)) => {
                 self.reading[index] = FetchedRange { partition, next, until };
+                if until.is_some_and(|until| next > until) {
+                    // The partition was cut short, or created again.
+                    return self.out_of_range(connection, index).await;
+                }
                 let began = self.events.send(Fetched::Began { partition, next, until }).await;
                 if began.is_ok() && until.is_some_and(|until| next >= until) {
                     self.reading.remove(index);

@@ -110,8 +110,9 @@ impl<'a> Reading<'a> {
     async fn read_to(&mut self, end: &Positions) -> Result<()> {
         let open = end.open.filter(|open| self.next_of(open.partition) <= open.offset);
         if let Some(rest) = &self.rest {
-            let is_same = open.is_some_and(|open| open.offset == rest.next - 1);
-            let most = open.filter(|_| is_same).map_or(usize::MAX, |open| open.taken as usize);
+            let place = (rest.partition, rest.next);
+            let same = end.open.filter(|open| (open.partition, open.offset + 1) == place);
+            let most = same.map_or(usize::MAX, |open| open.taken as usize);
             self.feed_rest(most).await?;
         }
         let ranges = self.change(|positions| positions.ranges_to(end));
@@ -309,7 +310,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Forgets all that is on the way.
-    fn restart_consumer(&mut self) {
+    pub(super) fn restart_consumer(&mut self) {
         let (brokers, topic) = (self.topic.brokers.clone(), self.topic.topic.clone());
         let meter = Arc::clone(self.log.meter());
         self.consumer = Consumer::new(brokers, topic, self.properties.clone(), meter);
@@ -317,7 +318,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Returns true if the topic of this id is not the one that was read.
-    fn is_other_topic(&self, id: [u8; 16]) -> bool {
+    pub(super) fn is_other_topic(&self, id: [u8; 16]) -> bool {
         let known = self.change(|positions| positions.topic_id);
         known != [0; 16] && id != [0; 16] && known != id
     }
@@ -330,6 +331,8 @@ impl<'a> Reading<'a> {
         self.change(|positions| {
             let at = positions.partitions.entry(partition).or_insert(PartitionPosition::at(next));
             at.next = next;
+            // A partition that was cut short goes back.
+            at.began = at.began.min(next);
         });
     }
 

@@ -85,6 +85,8 @@ impl Scout {
             for address in brokers {
                 match self.ask(&address, &mut pauses).await {
                     Ok(()) => return,
+                    // A refusal says more than that another broker is down.
+                    Err(_) if matches!(last, Some((_, BrokerFailure::Refused(_)))) => {}
                     Err(failure) => last = Some((address, failure)),
                 }
                 if self.found.is_closed() {
@@ -103,8 +105,9 @@ impl Scout {
     /// Asks one broker for as long as it answers. Returns without an error when the consumer has
     /// gone.
     async fn ask(&mut self, address: &HostPort, pauses: &mut Backoff) -> Result<(), BrokerFailure> {
-        let mut connection = BrokerConnection::open(address, &self.properties).await?;
-        self.has_resolved = true;
+        let opened = BrokerConnection::open(address, &self.properties).await;
+        self.has_resolved |= !matches!(opened, Err(BrokerFailure::Unresolved(_)));
+        let mut connection = opened?;
         loop {
             let (scouted, is_settled) = match metadata(&mut connection, &self.topic).await {
                 Ok(topic) => {

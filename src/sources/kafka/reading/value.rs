@@ -45,6 +45,10 @@ impl Reading<'_> {
                     self.rest = Some(RestOfValue { partition, text, at, next });
                 }
                 Consumed::Fetched(Fetched::Reached { .. } | Fetched::OutOfRange { .. }) => break,
+                Consumed::Topic { id, .. } if self.is_other_topic(id) => {
+                    self.restart_consumer();
+                    break;
+                }
                 _ => {}
             }
         }
