@@ -1,7 +1,7 @@
 //! Starts a job: checks its settings, connects the processes, agrees where to begin, then starts
 //! workers, sources and the driver of epochs.
 //!
-//! EpochProcess 0 opens state and output before it lets the others in, so that what is refused is
+//! Process 0 opens state and output before it lets the others in, so that what is refused is
 //! refused at once; the others open theirs when they know what process 0 decided.
 
 use std::sync::Arc;

@@ -4,6 +4,7 @@
 //! are served together: one sync covers all that was appended before it. The thread also gives back
 //! the room of what is committed.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::thread::JoinHandle;
@@ -14,7 +15,7 @@ use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::journal::Syncer;
+use crate::journal::{Position, Syncer};
 use crate::supervise;
 
 /// The syncing thread, which ends with this when it has done what was asked before.
@@ -35,7 +36,8 @@ impl SyncThread {
         let requests = progress.sync_queue().0.clone();
         let failure = failure.clone();
         let fail = move |error| failure.fail(error);
-        let serve = move || Syncing { progress, syncers }.serve(&asked);
+        let synced = RefCell::default();
+        let serve = move || Syncing { progress, syncers, synced }.serve(&asked);
         let thread = Some(supervise::thread("sync", fail, serve)?);
         Ok(SyncThread { requests, thread })
     }
@@ -55,6 +57,8 @@ impl Drop for SyncThread {
 struct Syncing {
     progress: Arc<EpochProgress>,
     syncers: Vec<Syncer>,
+    /// How far each journal was on disk after the last sync.
+    synced: RefCell<Vec<Position>>,
 }
 
 impl Syncing {
@@ -101,8 +105,12 @@ impl Syncing {
         // Segments go when the note of a commit is on disk, and a source may wait for that.
         let frees_room = batch.noted && batch.wants_room;
         if (batch.syncs() || frees_room) && !crash::is_mutant("publish_without_sync") {
-            self.syncers.iter().try_for_each(|syncer| syncer.sync().map(drop))?;
-            self.progress.synced();
+            let at: Vec<Position> = self.syncers.iter().map(Syncer::sync).collect::<Result<_>>()?;
+            // A log that waits for room asks again after each message, so one without news would
+            // keep both busy for as long as the journal is full.
+            if self.synced.replace(at.clone()) != at {
+                self.progress.synced();
+            }
         }
         if let Some(epoch) = batch.recorded {
             self.progress.durable(epoch);

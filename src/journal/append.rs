@@ -125,7 +125,6 @@ impl Journal {
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
-    #[allow(dead_code, reason = "the source that has producers comes next")]
     pub fn append_producer(&mut self, connection: u64, name: &[u8]) -> Result<Append> {
         debug_assert!(connection & LASTING != 0 && connection != ALL_CONNECTIONS);
         let appended = self.append_control(&Record::Producer { connection, name })?;
@@ -314,7 +313,6 @@ impl Journal {
     }
 
     /// Returns what resolves when all that is appended now is on disk.
-    #[allow(dead_code, reason = "the source that acknowledges bytes comes next")]
     pub fn durable(&self) -> Durable {
         Durable::new(&self.shared, self.tail)
     }

@@ -62,7 +62,6 @@ impl Syncer {
     }
 }
 
-#[allow(dead_code, reason = "the source that acknowledges bytes comes next")]
 /// Waits until what was appended before it was made is on disk.
 #[derive(Clone, Debug)]
 pub struct Durable {
@@ -70,7 +69,6 @@ pub struct Durable {
     appended: u64,
 }
 
-#[allow(dead_code, reason = "the source that acknowledges bytes comes next")]
 impl Durable {
     pub(super) fn new(shared: &Arc<Shared>, appended: u64) -> Durable {
         Durable { shared: Arc::clone(shared), appended }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
 
@@ -185,7 +186,8 @@ impl Senders {
     /// Takes the connections that wait to be accepted, reads what has arrived here of each, and no
     /// more, and ends them all: a stop loses nothing that a sender saw accepted.
     async fn stop(&mut self, log: &mut SourceLog) -> Result<()> {
-        while let Some(Ok(accepted)) = self.listener.accept().now_or_never() {
+        // Without a budget: the runtime would have it pause before the backlog is empty.
+        while let Some(Ok(accepted)) = unconstrained(self.listener.accept()).now_or_never() {
             self.admit(Ok(accepted), log);
         }
         // The stop ends every wait.

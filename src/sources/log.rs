@@ -55,7 +55,6 @@ use cuts::LogEpochs;
 pub use cuts::{LogEvents, LogMessage};
 use lagging::Lagging;
 #[allow(unused_imports, reason = "the source that has producers comes next")]
-pub use producers::LogProducer;
 use producers::Producers;
 use replayable::Replayable;
 use reports::Reports;
@@ -219,7 +218,6 @@ impl SourceLog {
     ///
     /// # Errors
     /// `Disk` if the journal fails.
-    #[allow(dead_code, reason = "the sources that need it come next")]
     pub async fn append(&mut self, connection: u64, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             self.ready(connection).await?;

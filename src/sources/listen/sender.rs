@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
+use tokio::task::unconstrained;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -144,11 +145,14 @@ impl Sender {
                 crate::sources::connect::drain(stream, log, self.connection).await
             }
             Stream::Tls { stream, bytes } => {
-                let mut waiting = rustix::io::ioctl_fionread(stream.get_ref().0).unwrap_or(0);
+                let held = rustix::io::ioctl_fionread(stream.get_ref().0).unwrap_or(0);
+                // The session may hold decrypted bytes beside those in the kernel.
+                let mut waiting = held + 2 * DECRYPTED_BYTES as u64;
                 bytes.resize(DECRYPTED_BYTES, 0);
                 // Decrypted bytes are fewer than those that carried them.
                 while waiting > 0 && !log.is_full() {
-                    match stream.read(bytes).now_or_never() {
+                    // Without a budget: the runtime would have it pause, as if nothing were there.
+                    match unconstrained(stream.read(bytes)).now_or_never() {
                         Some(Ok(0)) => return Ok(StreamEnd::Fin),
                         Some(Ok(read)) => {
                             log.append(self.connection, &bytes[..read]).await?;
@@ -172,6 +176,8 @@ impl Turn {
         let end = match (&sender.stream, ready) {
             (_, Ready::Failed(error)) => Some(end_of(&error)),
             (_, Ready::Decrypted(0)) => Some(StreamEnd::Fin),
+            // A stop does not wait for room: what the kernel holds stays unread.
+            (Stream::Plain(_), Ready::Readable) if log.stop().is_stopped() && log.is_full() => None,
             (Stream::Plain(stream), Ready::Readable) => {
                 // Room is taken only when there is something to read: quiet senders hold none.
                 log.ready(connection).await?;

@@ -3,7 +3,6 @@
 //! A producer is a lasting connection: it goes on after a stop or a crash. The number of its next
 //! byte is how many of its bytes are in the log, so a body that was half written when the program
 //! died needs no transaction.
-#![allow(dead_code, reason = "the source that has producers comes next")]
 
 use std::collections::BTreeMap;
 

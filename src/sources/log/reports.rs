@@ -17,6 +17,7 @@ pub(super) struct Reports {
     dropped_at: Option<Instant>,
     full: bool,
     line_cut: bool,
+    lines_cut: bool,
 }
 
 impl Reports {
@@ -86,7 +87,7 @@ impl Reports {
 
     /// Reports once that lines were cut since all together held more than `most` bytes of memory.
     pub(super) fn lines_cut(&mut self, most: usize) {
-        if !std::mem::replace(&mut self.line_cut, true) {
+        if !std::mem::replace(&mut self.lines_cut, true) {
             tracing::warn!(
                 "the unfinished lines of all senders take more than {most} bytes: the longest is \
                  cut at a space, as one above --max-line-bytes is"
