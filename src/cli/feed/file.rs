@@ -136,6 +136,8 @@ impl FileFeed {
         loop {
             let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
             if length < at {
+                // The old content is over, and so is its last line.
+                sender.end(at, End::Line).await?;
                 return Ok(Ended::Truncated);
             }
             if self.stop.is_stopped() {
@@ -175,8 +177,10 @@ impl FileFeed {
                 return Ok(Ended::Done);
             }
             self.stopped_after(LOOK).await;
-            // What was written to the old file before it was renamed is read once more.
-            new = self.replaced(file);
+            // What was written to the old file before it was renamed is read once more. A writer
+            // goes on in the old file until it opens the new one, so an empty one is not taken yet.
+            let is_used = |new: &File| new.metadata().is_ok_and(|new| new.len() > 0);
+            new = self.replaced(file).filter(is_used);
         }
     }
 

@@ -100,6 +100,17 @@ impl Sender {
 
     /// Ends the stream at `offset`.
     pub(super) async fn end(&mut self, offset: u64, end: End) -> Result<()> {
-        self.client.post(&self.producer, offset, &[], end).await.map(drop)
+        match self.client.post(&self.producer, offset, &[], end).await? {
+            Answered::Gap(next) => {
+                let message = format!(
+                    "the server knows {next} bytes of producer {}, and had acknowledged {offset}",
+                    self.producer
+                );
+                Err(Error::new(ErrorKind::Failed, message).hint(
+                    "its state was lost or replaced: feed the input again from its beginning",
+                ))
+            }
+            _ => Ok(()),
+        }
     }
 }

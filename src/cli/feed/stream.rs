@@ -138,7 +138,9 @@ impl StreamFeed {
         batch: &mut Vec<u8>,
         skipped: &mut u64,
     ) -> Result<bool> {
-        let mut until: Option<Instant> = None;
+        // After a stop only what has been read is taken, also by a later call.
+        let stopped = reading.ends.load(Ordering::Relaxed);
+        let mut until = stopped.then(|| Instant::now() + DRAIN);
         while batch.len() < self.batch_bytes {
             let chunk = tokio::select! {
                 biased;

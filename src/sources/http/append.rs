@@ -145,10 +145,13 @@ impl<'a> Appender<'a> {
         let Some(known) = next.checked_sub(offset) else {
             return Ok(Err(Refusal::gap(next, offset)));
         };
+        // An end is a record, too: the reserve of a full journal is for the ends of epochs.
+        if (known < bytes || end != PieceEnd::Open)
+            && let Err(refusal) = self.check_room(bytes.saturating_sub(known))
+        {
+            return Ok(Err(refusal));
+        }
         if known < bytes {
-            if let Err(refusal) = self.check_room(bytes - known) {
-                return Ok(Err(refusal));
-            }
             let Some(connection) = self.open_producer(producer)? else {
                 return Ok(Err(too_many_producers()));
             };
@@ -198,6 +201,7 @@ impl<'a> Appender<'a> {
             String::from_utf8_lossy(&name)
         );
         self.log.forget_producer(&name)?;
+        self.open.retain(|open| open.as_bytes() != name);
         self.log.open_producer(producer.as_bytes())
     }
 

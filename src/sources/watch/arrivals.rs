@@ -135,6 +135,8 @@ impl Arrivals {
     /// Called when a scan begins.
     pub(super) fn begin_scan(&mut self) {
         self.scan += 1;
+        // The last scan may have failed on its way.
+        self.whole.clear();
     }
 
     /// Called for each file that the scan finds, at time `now`; `age` is the time since the last
@@ -191,15 +193,17 @@ impl Arrivals {
             return;
         }
         let scan = self.scan;
+        self.candidates.retain(|_, candidate| candidate.scan == scan);
+        // A file that waits under another name was renamed: it is still there.
+        let waiting: HashSet<_> = self.candidates.values().map(|one| one.version).collect();
         let results = &mut self.results;
         self.known.retain(|name, known| {
-            let is_there = known.scan == scan;
+            let is_there = known.scan == scan || waiting.contains(&known.version);
             if !is_there {
                 results.push(Arrival::Gone(*name));
             }
             is_there
         });
-        self.candidates.retain(|_, candidate| candidate.scan == scan);
         self.created.retain(|_, created| created.scan == scan);
         self.unreadable.retain(|_, unreadable| unreadable.scan == scan);
     }

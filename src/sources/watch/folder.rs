@@ -130,7 +130,7 @@ impl Watching {
             if !self.watch.results.send(self.watch.arrivals.take()) {
                 return;
             }
-            if self.watch.once && self.scans > 0 && !self.watch.arrivals.is_waiting() {
+            if self.watch.once && self.only.is_some() && !self.watch.arrivals.is_waiting() {
                 return;
             }
             match self.wait() {

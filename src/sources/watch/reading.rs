@@ -150,6 +150,13 @@ impl<'a> Reading<'a> {
             return Ok(Taken::End);
         }
         let name = self.place.shown(&file);
+        if let FileEnd::Unreadable(why) = &end {
+            // It may be whole: to give its lines up would lose them for good.
+            let message = format!("{name} cannot be read again: {why}");
+            return Err(Error::new(ErrorKind::Disk, message).hint(
+                "make it readable, and start again; or remove it, which gives up its lines",
+            ));
+        }
         tracing::error!(
             "{name} was read before the restart and is not what it was: those of its lines that \
              are not committed are lost"
