@@ -37,7 +37,7 @@ pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output
         return Ok(Box::new(sql::open(target, *sql, store.ca_file.as_deref())?));
     }
     if sql.write == WriteMode::Upsert {
-        return Err(Error::new(ErrorKind::Usage, "--write upsert needs a database or an index")
+        return Err(Error::new(ErrorKind::Usage, "--write upsert needs a database")
             .hint("give --write append, or --to sqlite:PATH, postgres://… or mysql://…"));
     }
     if let Target::Search(index) = target {
@@ -68,7 +68,7 @@ pub fn check_form(target: &Target, form: &FormSettings, order: RowOrder) -> Resu
     } else if form.suffix.is_some() {
         ("--suffix", "it has no names of folders")
     } else if order != RowOrder::Hash {
-        ("--sort", "a table has no order; say ORDER BY in the query")
+        ("--sort", "rows have no order there; sort in the query")
     } else {
         return Ok(());
     };

@@ -268,6 +268,11 @@ impl Claim {
         if !renews {
             return Ok(());
         }
+        // Where the store lets two create one object, the claim may be that of another run by now.
+        let owner = keys.read(&**store, standing.term).await;
+        if owner.is_ok_and(|owner| owner.run != standing.owner.run) {
+            return Ok(());
+        }
         *renewed += 1;
         store.put(&keys.key(standing.term), to_body(&self.content(*renewed, true))?).await.map(drop)
     }

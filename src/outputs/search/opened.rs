@@ -112,7 +112,8 @@ impl SearchOutput {
         let refresh = self.client.send(Method::POST, &format!("{index}/_refresh"), None).await;
         let found = match refresh {
             Ok(_) => {
-                let path = format!("{index}/_search");
+                // An answer without a shard could miss the newest epoch.
+                let path = format!("{index}/_search?allow_partial_search_results=false");
                 self.client.send(Method::POST, &path, Some(search)).await
             }
             Err(error) => Err(error),

@@ -13,8 +13,9 @@ use crate::crash::crash_point;
 use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
-use crate::meters::OutputOp;
+use crate::meters::{Meters, OutputOp};
 use crate::operators::EpochRows;
+use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::objects::format::Format;
 use crate::outputs::objects::{Encoding, Ownership, RowBatch, encode_rows, keep_claim, read_rows};
 use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, WriterSettings};
@@ -36,6 +37,9 @@ pub(super) struct SearchWriter {
     publication: Publication,
     ownership: Ownership,
     retrier: Retrier,
+    meters: Meters,
+    /// Notes epochs before their marker is stored. `None` in a job without state.
+    commits: Option<CommitLog>,
     results: Results,
     runtime: tokio::runtime::Handle,
     /// A permit for each part that may be written at the same time.
@@ -52,7 +56,9 @@ impl SearchWriter {
     ) -> SearchWriter {
         let place = format!("{}/{}", client.base(), names.rows);
         SearchWriter {
-            retrier: Retrier::new(place, run.results.clone(), run.meters),
+            retrier: Retrier::new(place, run.results.clone(), run.meters.clone()),
+            meters: run.meters,
+            commits: run.commits,
             client,
             names: Arc::new(names),
             publication: run.publication,
@@ -87,6 +93,7 @@ impl SearchWriter {
             let pending = PendingItems::new(items);
             let send = || pending.send(&self.client, &self.names.rows);
             self.retrier.counted(OutputOp::Create, &what, send).await?;
+            self.meters.output().bytes.add(batch.text_bytes as u64);
         }
     }
 
@@ -101,6 +108,9 @@ impl SearchWriter {
         let refresh = format!("{}/_refresh", self.names.rows);
         let refreshed = || self.client.send(Method::POST, &refresh, None);
         self.retrier.run(&what, refreshed).await?;
+        if let Some(commits) = &self.commits {
+            commits.note(Attempt { epoch, parts: 0 }).await?;
+        }
         crash_point("sink.before_marker");
         let now = SystemClock::new().wall_ms();
         let marker = marker(&self.names, &self.publication, epoch, tally, rows, now);

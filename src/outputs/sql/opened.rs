@@ -325,7 +325,8 @@ impl Output for SqlOutput {
                 let state = if self.has(table) { "is there" } else { "will be made by a run" };
                 found.push((name, format!("{} {state}", self.tables.name(table))));
             }
-            let result = "the rights to the tables that are there suffice; nothing was changed";
+            let result =
+                "the rights to the tables that are there suffice; no table was made or changed";
             found.push(("result", result.to_owned()));
             Ok(found)
         }
