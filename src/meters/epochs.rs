@@ -103,7 +103,7 @@ pub struct EpochRecord {
     pub lines: u64,
     /// Words counted.
     pub words: u64,
-    /// Distinct words.
+    /// Rows published: of word counts, the distinct words.
     pub distinct: u64,
     /// Rows published.
     pub rows: u64,

@@ -191,9 +191,13 @@ pub(super) fn stream(
     }
     let mut ring = events.ring();
     // Nothing was encoded while nobody read.
-    ring.take_in(&events.meters);
+    let is_new = ring.take_in(&events.meters);
     let newest = ring.epochs.back().map_or(0, |(epoch, _)| *epoch);
     drop(ring);
+    if is_new {
+        // Streams that are open already wait for it, too.
+        events.wake();
+    }
     open.position.epoch = after.unwrap_or(newest);
     Some(futures::stream::unfold(open, |mut open| async move {
         let event = open.next().await?;

@@ -250,7 +250,8 @@ fn encode_epochs(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(),
         epochs.in_flight() as u64,
     )?;
     let distinct = epochs.last().map_or(0, |record| record.distinct);
-    let help = "Distinct words of the newest committed epoch, in process 0";
+    let help =
+        "Rows of the newest committed epoch: of word counts, the distinct words; in process 0";
     families.gauge("wordtide_distinct_words", None, help, distinct)?;
     let help = "Time that each stage of an epoch took after its cut, in process 0";
     families.begin("wordtide_epoch_stage", seconds, help, MetricType::Histogram, |mut family| {
