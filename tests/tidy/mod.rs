@@ -49,7 +49,6 @@ const FENCES: &[(&str, &[&str])] = &[
     ("mysql_async", &["outputs"]),
     ("parquet", &["outputs"]),
     ("inotify", &["sources"]),
-    ("indicatif", &["cli", "main"]),
     ("sd_notify", &["cli", "main"]),
     ("reqsign_core", &["store"]),
     ("reqsign_aliyun_oss", &["store"]),
