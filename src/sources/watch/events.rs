@@ -9,7 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use inotify::{Event, EventMask, Inotify, WatchMask};
 
@@ -50,6 +50,11 @@ impl FolderEvents {
     /// The events of `folder`, which is not watched yet.
     pub(super) fn new(folder: PathBuf) -> FolderEvents {
         FolderEvents { folder, inotify: None, watched: None, leaving: None, is_failure_told: false }
+    }
+
+    /// Returns the path of the folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Watches what is at the folder's path now, unless that is being watched.

@@ -68,7 +68,7 @@ fn age(found: &Metadata, wall: SystemTime) -> Option<Duration> {
 
 /// Finds files in a folder until nobody wants results any more.
 pub(super) struct FolderWatch {
-    pub(super) folder: PathBuf,
+    pub(super) events: FolderEvents,
     pub(super) pace: ScanPace,
     /// If true, the end is reached when the files of the first scan are whole.
     pub(super) once: bool,
@@ -84,7 +84,7 @@ pub(super) struct FolderWatch {
 /// The state of a folder that is being watched.
 struct Watching {
     watch: FolderWatch,
-    events: FolderEvents,
+    folder: PathBuf,
     started: Instant,
     /// Names that a warning was logged for, with the scan that has seen them last.
     told: HashMap<NameHash, u64>,
@@ -98,10 +98,9 @@ struct Watching {
 impl FolderWatch {
     /// Runs on a thread of its own.
     pub(super) fn run(self) -> Result<()> {
-        let events = FolderEvents::new(self.folder.clone());
         let mut watching = Watching {
+            folder: self.events.folder().to_owned(),
             watch: self,
-            events,
             started: Instant::now(),
             told: HashMap::new(),
             scans: 0,
@@ -119,7 +118,7 @@ impl Watching {
             if self.watch.pace.is_due() {
                 self.watch.pace.begin();
                 // Before the listing: what comes later makes an event.
-                self.events.attach();
+                self.watch.events.attach();
                 let listed = self.scan();
                 self.watch.pace.end(listed.is_ok());
                 match listed {
@@ -143,8 +142,8 @@ impl Watching {
 
     /// Lists the folder once.
     fn scan(&mut self) -> io::Result<()> {
-        let folder = fs::metadata(&self.watch.folder)?;
-        let entries = fs::read_dir(&self.watch.folder)?;
+        let folder = fs::metadata(&self.folder)?;
+        let entries = fs::read_dir(&self.folder)?;
         let device = *self.device.get_or_insert(folder.dev());
         let (wall, now) = (SystemClock::new().wall(), self.started.elapsed());
         while let Ok(file) = self.watch.unread.try_recv() {
@@ -195,7 +194,7 @@ impl Watching {
     /// Logs once that a file is not read, and why.
     fn tell(&mut self, name: &OsStr, hash: NameHash, why: &str) {
         if self.told.insert(hash, self.scans).is_none() {
-            let path = self.watch.folder.join(name);
+            let path = self.folder.join(name);
             tracing::warn!("{} is not read: {why}", path.display());
         }
     }
@@ -203,11 +202,11 @@ impl Watching {
     /// Waits for events or until the next scan is due; returns false when the source has ended.
     fn wait(&self) -> io::Result<bool> {
         let left = self.watch.pace.left();
-        let left = if self.events.is_leaving() { left.min(RENAME) } else { left };
+        let left = if self.watch.events.is_leaving() { left.min(RENAME) } else { left };
         let left = Timespec::try_from(left).unwrap_or_default();
         let stop = PollFd::new(&self.watch.stop, PollFlags::IN);
         let mut fds = vec![stop];
-        let events = self.events.descriptor();
+        let events = self.watch.events.descriptor();
         fds.extend(events.map(|events| PollFd::from_borrowed_fd(events, PollFlags::IN)));
         match poll(&mut fds, Some(&left)) {
             Ok(_) | Err(Errno::INTR) => Ok(fds[0].revents().is_empty()),
@@ -216,7 +215,7 @@ impl Watching {
     }
 
     fn take_events(&mut self) {
-        for event in self.events.take() {
+        for event in self.watch.events.take() {
             match event {
                 FolderEvent::Lost => {
                     self.watch.arrivals.lost_events();
@@ -226,7 +225,7 @@ impl Watching {
                 FolderEvent::Opened(name) => self.watch.arrivals.opened(&name),
                 FolderEvent::Whole(name) => {
                     // A file that is not there any more was seen in time by nobody.
-                    if let Ok(Some(found)) = examine(&self.watch.folder.join(&name)) {
+                    if let Ok(Some(found)) = examine(&self.folder.join(&name)) {
                         self.watch.arrivals.closed(&name, FileFacts::of_file(&found));
                     }
                 }
@@ -236,7 +235,7 @@ impl Watching {
     }
 
     fn created(&mut self, name: &OsString) {
-        let path = self.watch.folder.join(name);
+        let path = self.folder.join(name);
         let facts = match examine(&path) {
             Ok(Some(found)) => FileFacts::of_file(&found),
             _ => return,

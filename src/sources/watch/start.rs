@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::arrivals::Arrivals;
 use super::discovery::{Channels, Discovery, ListingReport, ScanPace};
+use super::events::FolderEvents;
 use super::folder::{FirstListing, FolderWatch};
 use super::found::{FoundFile, NameHash};
 use super::ledger::Ledger;
@@ -29,6 +30,8 @@ use crate::supervise;
 /// those of the journal.
 pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
     let place = watch.open()?;
+    // Before the first listing: each file that appears after it makes an event.
+    let finder = log.alongside(finder(place.clone())).await?;
     let folder = log.folder().map(Path::to_owned);
     let opened = folder.as_deref().map_or(Ok(None), Ledger::open)?;
     if opened.is_none() && !log.last_recorded().is_empty() {
@@ -80,14 +83,37 @@ pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceL
     let mut arrivals = Arrivals::new(&known, watch.every);
     arrivals.may_be_unfinished(&unfinished);
     let report = ListingReport::new(watch.place.to_string(), meter);
-    let discovery = discover(place, watch.every, once, arrivals, report)?;
+    let discovery = discover(finder, watch.every, once, arrivals, report)?;
     tracing::info!("watching {}", watch.place);
     reading.read_new(discovery, once).await
 }
 
+/// Finds the files of a place.
+enum Finder {
+    Folder(FolderEvents),
+    Objects(Bucket),
+}
+
+/// Returns the finder of `place`. The events of a folder are collected from here on.
+async fn finder(place: OpenPlace) -> Finder {
+    match place {
+        OpenPlace::Folder(folder) => {
+            let mut events = FolderEvents::new(folder);
+            Finder::Folder(
+                supervise::blocking(move || {
+                    events.attach();
+                    events
+                })
+                .await,
+            )
+        }
+        OpenPlace::Objects(bucket) => Finder::Objects(bucket),
+    }
+}
+
 /// Starts to find files.
 fn discover(
-    place: OpenPlace,
+    finder: Finder,
     every: Duration,
     once: bool,
     arrivals: Arrivals,
@@ -95,14 +121,14 @@ fn discover(
 ) -> Result<Discovery> {
     Discovery::start(move |channels| {
         let Channels { results, unread, stop } = channels;
-        match place {
-            OpenPlace::Folder(folder) => {
+        match finder {
+            Finder::Folder(events) => {
                 let pace = ScanPace::new(every);
                 let watch =
-                    FolderWatch { folder, pace, once, arrivals, results, report, unread, stop };
+                    FolderWatch { events, pace, once, arrivals, results, report, unread, stop };
                 watch.run()
             }
-            OpenPlace::Objects(bucket) => {
+            Finder::Objects(bucket) => {
                 ObjectWatch { bucket, every, once, arrivals, results, report, unread }.run()
             }
         }
