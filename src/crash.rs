@@ -1,4 +1,4 @@
-//! Named places at which a test can end the process, and mistakes that it can have made on purpose.
+//! Named places at which a test can end the process, and faults of the disk that it can have.
 //! Compiled to nothing in a release build without the feature `crash-points`.
 //!
 //! Killing a process at random times almost never hits a window of microseconds between two steps
@@ -14,9 +14,6 @@
 //! The names stand in [`POINTS`], so that a runner can take them in turn.
 //!
 //! `WORDTIDE_FAULT=name=PATH` has the disk fail ([`FAULTS`]) for as long as a file is at PATH.
-//!
-//! `WORDTIDE_MUTANT=name` has a rule broken that the tests must then see broken ([`MUTANTS`]): a
-//! test that passes with and without the rule tests nothing.
 
 /// Every crash point, in the order in which a byte meets them.
 ///
@@ -31,20 +28,20 @@
 ///   (one segment is gone, perhaps of several).
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (EOS crash is written).
-/// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`,
-///   `border.before_late_mark` (of a mutant); `sink.before_put`, `sink.after_put` (a part, or a
-///   marker), `sink.before_marker`, `sink.after_marker`.
+/// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`;
+///   `sink.before_put`, `sink.after_put` (a part, or a marker), `sink.before_marker`,
+///   `sink.after_marker`.
 /// * `memory.before_put`, `memory.after_put`: what counts with memory received in an epoch;
 ///   `memory.before_base`, `memory.after_base`, `memory.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
 ///   `recovery.before_put_away`: the notes of the journals of a finished job are gone;
 ///   `recovery.put_away`: the journal of a finished job has lost its name and is still there.
+#[cfg(any(test, feature = "internals", feature = "crash-points", debug_assertions))]
 pub const POINTS: &[&str] = &[
     "source.after_read",
     "source.before_push",
     "border.before_complete",
     "border.after_complete",
-    "border.before_late_mark",
     "sink.before_put",
     "sink.after_put",
     "sink.before_marker",
@@ -104,45 +101,17 @@ pub const TASKS: &[&str] = &[
     "results",
 ];
 
-/// Rules that can be broken.
-///
-/// * `publish_before_mark`: an epoch is published before its border is in the journal.
-/// * `done_before_marker`: an epoch is noted as committed when it is only complete.
-/// * `skip_by_memory`: a restart asks the journal, not the store, what is committed.
-/// * `glue`: a connection that a crash cut off is not ended, so its last line runs into the next.
-/// * `drop_tail`: a restart forgets the bytes that no mark took.
-/// * `forget_open_line`: a replay begins at the cut, without the line that was open there.
-/// * `remember_uncommitted`: a restart counts on what was kept of an epoch that it counts again.
-/// * `publish_without_sync`: an epoch is published though its border is not on disk. A kill does
-///   not show it, since the kernel keeps what it was given: a disk that fails does.
-pub const MUTANTS: &[&str] = &[
-    "publish_before_mark",
-    "done_before_marker",
-    "skip_by_memory",
-    "glue",
-    "drop_tail",
-    "forget_open_line",
-    "remember_uncommitted",
-    "publish_without_sync",
-];
-
 /// Faults of the local disk.
 ///
 /// * `disk.sync`: a sync fails with EIO.
 /// * `disk.full`: no file can be made or grow.
+#[cfg(any(test, feature = "internals", feature = "crash-points", debug_assertions))]
 pub const FAULTS: &[&str] = &["disk.sync", "disk.full"];
 
 /// Returns true if the environment has this fault happen now.
 #[cfg(not(any(feature = "crash-points", debug_assertions)))]
 #[inline(always)]
 pub fn has_fault(_name: &str) -> bool {
-    false
-}
-
-/// Returns true if the environment names this mistake.
-#[cfg(not(any(feature = "crash-points", debug_assertions)))]
-#[inline(always)]
-pub fn is_mutant(_name: &str) -> bool {
     false
 }
 
@@ -164,7 +133,7 @@ pub fn is_armed(_name: &str) -> bool {
 }
 
 #[cfg(any(feature = "crash-points", debug_assertions))]
-pub use armed::{crash_point, has_fault, is_armed, is_mutant, task_point};
+pub use armed::{crash_point, has_fault, is_armed, task_point};
 
 #[cfg(any(feature = "crash-points", debug_assertions))]
 mod armed {
@@ -214,14 +183,6 @@ mod armed {
             Some((name.to_owned(), path.into()))
         });
         fault.as_ref().is_some_and(|(fault, path)| fault == name && path.exists())
-    }
-
-    /// Returns true if the environment names this mistake.
-    pub fn is_mutant(name: &str) -> bool {
-        static MUTANT: OnceLock<Option<String>> = OnceLock::new();
-        debug_assert!(super::MUTANTS.contains(&name), "{name} is not in MUTANTS");
-        let mutant = MUTANT.get_or_init(|| std::env::var("WORDTIDE_MUTANT").ok());
-        mutant.as_deref() == Some(name)
     }
 
     /// `name[:count]`; a count that is not a number is taken as part of the name and never met.

@@ -152,23 +152,6 @@ fn uncommitted_file_must_return_or_be_abandoned() {
 }
 
 #[test]
-fn missing_syncs_are_detected_by_failing_disk() {
-    let (rig, server) = (Rig::new(), Server::new());
-    let run = format!("run {} --interval 50ms {STATE}", server.flag());
-    let fault = format!("disk.sync={}", rig.path("bad").display());
-    let program = rig.wordtide(&run).env("WORDTIDE_MUTANT", "publish_without_sync");
-    let program = program.env("WORDTIDE_FAULT", &fault).start();
-    let mut peer = server.accept();
-    peer.send("a\n");
-    program.wait_for_lines(1);
-    rig.file("bad", "");
-    peer.send("b\n");
-    // Here the next test sees exit 74, and nothing of this line published.
-    program.wait_for_lines(2);
-    assert_eq!(rig.output("out/c").counts(), words(b"a\nb\n"));
-}
-
-#[test]
 fn failed_sync_ends_run_and_publishes_nothing() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 50ms {STATE}", server.flag());

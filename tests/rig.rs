@@ -63,7 +63,10 @@ impl Rig {
 
     /// The same, run by another program: `by` is its name and arguments, to which ours are added.
     pub(crate) fn wordtide_by(&self, by: &[&str], arguments: &str) -> Invocation {
-        let words = by.iter().copied().chain([env!("CARGO_BIN_EXE_wordtide")]);
+        // Another build of the program can be held against the same tests.
+        let program = std::env::var("WORDTIDE_TEST_PROGRAM");
+        let program = program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_wordtide"));
+        let words = by.iter().copied().chain([program]);
         let mut words = words.chain(arguments.split_whitespace());
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).current_dir(self.dir.path());

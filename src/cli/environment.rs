@@ -21,7 +21,7 @@ const OF_A_LAUNCHER: [&str; 3] = ["MESH_KEY", "GENERATION", "LIFELINE"];
 /// The one of them that is always there.
 const LIFELINE: &str = "WORDTIDE_LIFELINE";
 /// Beginnings of names that tests use.
-const OF_TESTS: [&str; 7] = ["TEST", "TORTURE", "SEED", "CRASH_", "FAULT", "MUTANT", "JOURNAL_C"];
+const OF_TESTS: [&str; 6] = ["TEST", "TORTURE", "SEED", "CRASH_", "FAULT", "JOURNAL_C"];
 
 /// Looks the variable of a flag up.
 ///

@@ -12,7 +12,6 @@ use super::journals::JournalList;
 use super::messages::{WHILE_ALIVE, decode, encode};
 use super::recovery::RecoveryPlan;
 use crate::cluster::{self, Control, JobFingerprint};
-use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::{Attempts, Ids, Standing};
@@ -102,9 +101,6 @@ impl Agreement {
 impl Agreement {
     /// The newest epoch of which all that came before and in it is committed.
     pub(super) fn committed_through(&self) -> Epoch {
-        if crash::is_mutant("remember_uncommitted") {
-            return Epoch::MAX;
-        }
         let RecoveryPlan { replay, newest, .. } = &self.recovery_plan;
         let before_replay = replay.first().map(|first| first.saturating_sub(1));
         before_replay.or(*newest).unwrap_or(self.open.saturating_sub(1))

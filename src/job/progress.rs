@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::crash::{self, crash_point};
+use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::feed::Feed;
 use crate::sources::{LogEvents, LogMessage};
@@ -225,9 +225,6 @@ impl EpochProgress {
             crash_point("border.before_complete");
             self.feed.complete(first.epoch);
             crash_point("border.after_complete");
-            if crash::is_mutant("done_before_marker") {
-                self.committed(first.epoch);
-            }
             epochs.ended.pop_front();
         }
     }

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::journals::{self, JournalList, KnownJournal, OrphanJournal, folder, folders};
 use super::runs;
-use crate::crash::{self, crash_point};
+use crate::crash::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
@@ -69,8 +69,7 @@ pub(super) async fn judge(
     let newest_first: Vec<Epoch> = epochs.iter().rev().copied().collect();
     let mut recovery_plan = stream::iter(newest_first)
         .map(async |epoch| {
-            let asks = !crash::is_mutant("skip_by_memory");
-            let committed = asks && output.is_committed(start, evidence, epoch).await?;
+            let committed = output.is_committed(start, evidence, epoch).await?;
             Ok::<_, Error>((epoch, committed))
         })
         .buffered(EPOCHS_AT_A_TIME);

@@ -11,7 +11,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::progress::{EpochProgress, SyncRequest, SyncRequests};
-use crate::crash;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -104,7 +103,7 @@ impl Syncing {
         }
         // Segments go when the note of a commit is on disk, and a source may wait for that.
         let frees_room = batch.noted && batch.wants_room;
-        if (batch.syncs() || frees_room) && !crash::is_mutant("publish_without_sync") {
+        if batch.syncs() || frees_room {
             let at: Vec<Position> = self.syncers.iter().map(Syncer::sync).collect::<Result<_>>()?;
             // A log that waits for room asks again after each message, so one without news would
             // keep both busy for as long as the journal is full.

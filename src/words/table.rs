@@ -205,6 +205,7 @@ struct BlockCounter<'a> {
 
 impl BlockCounter<'_> {
     /// Adds the words of the group to their slots.
+    #[inline]
     fn settle(&mut self) {
         let WordTable { slots, side, group, .. } = &mut *self.table;
         add_group(slots, side, &group[..self.waiting]);

@@ -6,6 +6,7 @@
 //! `#[cfg(test)]`.
 
 mod circles;
+mod mutants;
 mod planted;
 mod prose;
 

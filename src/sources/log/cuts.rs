@@ -8,7 +8,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use super::{RecordedEnds, SourceLog};
-use crate::crash::{self, crash_point};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Append, EpochEnd, Journal, Position, Resume, Syncer};
@@ -145,8 +144,7 @@ impl SourceLog {
             Some(replayable) => replayable.at_cut(&self.epochs.ahead)?,
             None => Vec::new(),
         };
-        let late = crash::is_mutant("publish_before_mark");
-        if let Some(cut) = self.journal.as_ref().filter(|_| !late).map(Journal::tail) {
+        if let Some(cut) = self.journal.as_ref().map(Journal::tail) {
             let mut resume = match &self.epochs.passed {
                 _ if is_live => self.resume(positions.clone()),
                 // A lower bound: passing the end makes it exact.
@@ -205,9 +203,6 @@ impl SourceLog {
     /// Returns where a replay from here begins.
     fn resume(&self, positions: Vec<u8>) -> Resume {
         let split = self.split;
-        if crash::is_mutant("forget_open_line") {
-            return Resume { positions, ..Resume::at(split) };
-        }
         let at_cut = self.connections.iter().map(|(id, connection)| connection.at_cut(*id, split));
         let connections: Vec<_> = at_cut.filter(|state| !state.is_fresh()).collect();
         let mut position = connections.iter().map(|state| state.position).min();
@@ -231,14 +226,6 @@ impl SourceLog {
 
     /// Notes that `epoch` and all before it are committed.
     fn committed(&mut self, epoch: Epoch) -> Result<()> {
-        if crash::is_mutant("publish_before_mark")
-            && let Some(journal) = &mut self.journal
-        {
-            crash_point("border.before_late_mark");
-            let cut = journal.tail();
-            let end = EpochEnd { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut) };
-            self.append_epoch_end(&end)?;
-        }
         if self.epochs.is_replay {
             return Ok(());
         }

@@ -1,10 +1,9 @@
 //! A log that lags: records come back from the journal, as the workers have room for them.
 
 use super::SourceLog;
-use crate::crash;
 use crate::error::Result;
 use crate::journal::{ALL_CONNECTIONS, LASTING, NEXT_CONNECTION, Position, Reader, Record};
-use crate::lines::{LineSplitter, StreamEnd};
+use crate::lines::LineSplitter;
 
 /// Most bytes brought back in one step, so that the source gets its turn to read.
 const STEP_BYTES: u64 = 512 << 10;
@@ -17,19 +16,12 @@ pub(super) struct Lagging {
     fed: usize,
     /// The connection that the next record waits for room for.
     pub(super) waits: Option<u64>,
-    /// A former run's records are brought back.
-    at_start: bool,
 }
 
 impl Lagging {
-    /// A log with records of a former run that are not done with.
-    pub(super) fn at_start(reader: Reader) -> Lagging {
-        Lagging { reader, fed: 0, waits: None, at_start: true }
-    }
-
-    /// A log whose workers have no room for the next read.
-    pub(super) fn from_here(reader: Reader) -> Lagging {
-        Lagging { reader, fed: 0, waits: None, at_start: false }
+    /// Records come back from where `reader` is.
+    pub(super) fn from(reader: Reader) -> Lagging {
+        Lagging { reader, fed: 0, waits: None }
     }
 }
 
@@ -56,12 +48,7 @@ impl SourceLog {
             };
             let (position, end) = (entry.position, entry.end);
             let place = (position, end);
-            match self.bring_back_record(
-                place,
-                &entry.record,
-                &mut lagging.fed,
-                lagging.at_start,
-            )? {
+            match self.bring_back_record(place, &entry.record, &mut lagging.fed)? {
                 Returned::Bytes(count) => bytes += count,
                 Returned::Waits(connection) => {
                     lagging.reader.seek(at);
@@ -81,19 +68,13 @@ impl SourceLog {
         (position, end): (Position, Position),
         record: &Record<'_>,
         fed: &mut usize,
-        at_start: bool,
     ) -> Result<Returned> {
         // Of what a former run has split, only the bytes of open lines are needed again.
         let is_split = position < self.split_before;
         let returned = Returned::Bytes(0);
         match *record {
             Record::Data { connection, bytes } => {
-                return Ok(self.bring_back_data(
-                    (position, end),
-                    (connection, bytes),
-                    fed,
-                    at_start,
-                ));
+                return Ok(self.bring_back_data((position, end), (connection, bytes), fed));
             }
             Record::Repeat { connection, offset, bytes } => {
                 let Some(known) = self.connections.get(&connection) else { return Ok(returned) };
@@ -102,11 +83,10 @@ impl SourceLog {
                 let follows = offset + skip == known.fed;
                 if begin.is_some_and(|(at, _)| at <= position) && follows {
                     let data = (connection, bytes);
-                    return Ok(self.bring_back_data((position, end), data, fed, at_start));
+                    return Ok(self.bring_back_data((position, end), data, fed));
                 }
             }
             _ if is_split => {}
-            Record::StreamEnd { kind: StreamEnd::Crash, .. } if crash::is_mutant("glue") => {}
             Record::StreamEnd { connection, kind } => {
                 self.split_through(Some(end), 0);
                 if connection == ALL_CONNECTIONS {
@@ -145,7 +125,6 @@ impl SourceLog {
         (position, end): (Position, Position),
         (id, bytes): (u64, &[u8]),
         fed: &mut usize,
-        at_start: bool,
     ) -> Returned {
         let is_split = position < self.split_before;
         self.adopt(id);
@@ -167,8 +146,7 @@ impl SourceLog {
         if !is_split {
             self.split_through(Some(end), bytes.len() as u64);
         }
-        let is_tail = at_start && self.epochs.next_end().is_none();
-        self.push(block.filter(|_| !is_tail || !crash::is_mutant("drop_tail")));
+        self.push(block);
         if let Some(connection) = self.connections.get_mut(&id) {
             self.reports.discarded(connection);
         }

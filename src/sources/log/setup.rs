@@ -89,7 +89,7 @@ impl SourceLog {
         let tail = journal.as_ref().map_or(Position(0), Journal::tail);
         let lags = room.is_some() && (!ends.is_empty() || resume.position != tail);
         let reader = journal.as_ref().filter(|_| lags);
-        let lagging = reader.map(|journal| Lagging::at_start(journal.reader(resume.position)));
+        let lagging = reader.map(|journal| Lagging::from(journal.reader(resume.position)));
         let replayable = is_replayable.then(|| Replayable::begin(&resume, &ends));
         let producers = Producers::begin(&resume.producers);
         SourceLog {

@@ -39,7 +39,7 @@ impl SourceLog {
             if !self.workers_room(connection, patience).await?
                 && let Some(journal) = &self.journal
             {
-                self.lagging = Some(Lagging::from_here(journal.reader(self.split)));
+                self.lagging = Some(Lagging::from(journal.reader(self.split)));
             }
         }
         if self.lagging.is_some() && self.aside.is_empty() {
