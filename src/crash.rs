@@ -18,7 +18,7 @@
 /// Every crash point, in the order in which a byte meets them.
 ///
 /// * `journal.before_append`, `journal.mid_record` (half of the record is written),
-///   `journal.after_append`: DATA; `journal.before_eos`, `journal.after_eos`.
+///   `journal.after_append`: Data; `journal.before_eos`, `journal.after_eos`.
 /// * `journal.before_roll`, `journal.roll_header` (the spare has its header but not its name),
 ///   `journal.roll_renamed`, `journal.after_roll`; `journal.spare` (a spare was preallocated).
 /// * `journal.before_mark`, `journal.after_mark`; `journal.before_sync`, `journal.synced_segment`
@@ -27,7 +27,7 @@
 ///   segment that is done with has a spare's name and its records still), `journal.after_delete`
 ///   (one segment is gone, perhaps of several).
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
-///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (EOS crash is written).
+///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (StreamEnd crash is written).
 /// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`;
 ///   `sink.before_put`, `sink.after_put` (a part, or a marker), `sink.before_marker`,
 ///   `sink.after_marker`.

@@ -56,7 +56,7 @@ struct Border {
 }
 
 struct State {
-    /// The epoch behind the last border.
+    /// The epoch after the last border.
     open: Epoch,
     /// Blocks of this process's sources.
     own: Queue,
@@ -285,7 +285,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn the_end_waits_for_the_last_border_to_be_final() {
+    fn end_waits_until_last_epoch_is_complete() {
         let feed = Feed::new(1, 10);
         feed.open_next(20);
         feed.end();
@@ -296,7 +296,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn an_epoch_closes_for_the_workers_only_once_it_is_declared_final() {
+    fn epoch_closes_for_workers_when_complete() {
         let feed = Feed::new(1, 10);
         feed.open_next(20);
         feed.push(20, block("b\n"));
@@ -307,7 +307,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn every_worker_passes_every_border_though_only_one_takes_the_block() {
+    fn every_worker_passes_every_border() {
         let feed = Feed::new(2, 10);
         feed.push(10, block("a\n"));
         feed.open_next(20);
@@ -321,7 +321,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_push_wakes_one_idle_worker_and_an_end_wakes_all() {
+    fn push_wakes_one_worker_end_wakes_all() {
         let feed = Feed::new(2, 10);
         let woken = Arc::new(AtomicUsize::new(0));
         for index in 0..2 {

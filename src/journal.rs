@@ -1,41 +1,42 @@
-//! The local log that makes "every byte read is counted exactly once" true.
+//! The journal: a local log, so that every byte that was read is counted exactly once.
 //!
-//! A plain socket cannot be read twice. So a reader does nothing but carry bytes from the socket
-//! into this log, and everything behind it reads the log only: after a crash the replay is the same
-//! code as the normal path. An epoch is closed by a MARK whose *cut* is a position in the stream of
-//! records; no byte of an epoch may be published before the `fdatasync` that covers its MARK
-//! ([`Syncer::sync`]), and a DONE says that epochs are committed, so that whole segments below it
-//! can go.
+//! A socket cannot be read twice. So a source appends what it reads to this log, and all lines come
+//! out of the log: a replay after a crash runs the same code as a normal run. An epoch is closed by
+//! an EpochEnd record, whose *cut* is a position in the log. Nothing of an epoch is published
+//! before the `fdatasync` that covers its EpochEnd ([`Syncer::sync`]). A Committed record states
+//! which epochs are published; segments wholly before it are released.
 //!
 //! ```text
 //! STATE/<source id>/lock                        flock: one process owns a journal
 //!                   00000000000000000000.wtj    segments, named by their first position:
 //!                   00000000000067104768.wtj    header (4 KiB), then records, preallocated
-//!                   spare-2                     the reserve, so that a MARK can always be written,
-//!                                               and files of segments that are done with
+//!                   spare-2                     the reserve, so that an EpochEnd always has room,
+//!                                               and files of released segments
 //! ```
 //!
-//! **Order.** DATA and EOS as they come; MARK(e) → sync → the frontier may pass e; parts and marker
-//! of e stored → DONE(e) → sync → segments below the resume position of DONE are emptied and become
-//! spares, or are deleted where there are enough. The resume position is what the owner gave with
-//! the MARK: the cut, or the start of a line that was open there.
+//! **Order.** Data and StreamEnd are appended as they come. EpochEnd(e) is appended, then synced,
+//! then the frontier may pass e. Parts and marker of e are stored, then Committed(e) is appended
+//! and synced, then segments before its resume position are emptied and become spares, or are
+//! deleted if there are enough. The caller gives the resume position with the EpochEnd: the cut, or
+//! the start of a line that was open there.
 //!
-//! **Torn or damaged.** MARK, SYNC, DONE and the header of each segment say how far the log was on
-//! disk when they were written (`synced_through`). A bad record behind all of these is a torn tail,
-//! which a crash may leave: it is cut off. Below one of them it is damage: the disk lost what it
-//! had promised, and the journal refuses to open ([`ErrorKind::Disk`](crate::ErrorKind)) and names
-//! the place and the epochs.
+//! **Torn or damaged.** EpochEnd, Synced and Committed records and the header of each segment state
+//! `synced_through`: how far the log was on disk when they were written. A bad record after all of
+//! these positions is a torn tail, which a crash may leave: it is cut off. A bad record before one
+//! of them is damage: the disk lost what it had synced. Then the journal does not open
+//! ([`ErrorKind::Disk`](crate::ErrorKind)), and the error names the place and the epochs.
 //!
-//! **A restart is fast whatever the log holds.** Headers tell how things stood where a segment
-//! begins, and MARKs are chained. So opening reads the header of the last segment, steps
-//! over the records from the segment in which its `synced_through` lies, verifies those behind the
-//! last `synced_through` among them (about a second of reading), and walks the chain of the marks
-//! that are not done. The gigabytes between were synced once; they are verified when they are
-//! replayed.
+//! **A restart takes the same time whatever the log holds.** A header states the log's state at the
+//! beginning of its segment, and EpochEnds are chained. Opening reads the header of the last
+//! segment, steps over the records from the segment in which its `synced_through` lies, verifies
+//! those after the last `synced_through` (about a second of reading), and walks the chain of the
+//! EpochEnds that are not committed. All bytes before were synced once; they are verified when they
+//! are replayed.
 //!
-//! **Full** is an answer and no error: the reader stops reading and waits for [`Room`], while
-//! MARKs, SYNCs and DONEs go on into the reserve. An error of the disk is final: it is never tried
-//! again, since a second `fdatasync` may succeed without having written what the first one lost.
+//! **Full** is an answer and no error: the source stops reading and waits for [`Room`], while
+//! EpochEnd, Synced and Committed records go into the reserve. An error of the disk is final and is
+//! not tried again: a second `fdatasync` may succeed without having written what the first one
+//! lost.
 
 mod append;
 mod budget;

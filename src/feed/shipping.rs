@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_too_much_for_the_workers_is_shipped() {
+    fn only_excess_of_blocks_is_shipped() {
         let (feed, woken) = feed_with_shipper(2);
         assert_eq!(show(feed.next_to_ship(0)), "wait");
         feed.push(10, block("a\n"));
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shipper_passes_a_border_before_the_epoch_is_complete_here() {
+    fn shipper_passes_border_before_epoch_is_complete() {
         let (feed, woken) = feed_with_shipper(1);
         feed.push(10, block("a\n"));
         feed.open_next(20);
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn what_came_from_elsewhere_comes_after_the_own_and_is_not_shipped_on() {
+    fn received_blocks_come_last_and_stay_here() {
         let (feed, _) = feed_with_shipper(1);
         for text in ["a\n", "b\n", "c\n"] {
             feed.push_foreign(10, block(text));
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shipper_ends_when_it_has_passed_the_last_border() {
+    fn shipper_ends_after_last_border() {
         let (feed, _) = feed_with_shipper(1);
         feed.open_next(20);
         feed.end();

@@ -33,7 +33,7 @@ pub struct Journal {
     pub(super) standing: Standing,
     pub(super) last_epoch: Option<u64>,
     pub(super) last_cut: u64,
-    /// A DATA record must leave the reserve alone. Only this value takes a spare away, so `true`
+    /// A Data record must leave the reserve alone. Only this value takes a spare away, so `true`
     /// holds until then; `false` is looked up again.
     pub(super) has_reserve: bool,
     /// End of the last record that brought or ended lines.
@@ -439,7 +439,7 @@ impl Journal {
         Ok(None)
     }
 
-    /// Writes a record for which there is room, and moves the tail behind it.
+    /// Writes a record for which there is room, and moves the tail after it.
     fn put(&mut self, parts: [&[u8]; 2]) -> Result<Append> {
         let bytes = (parts[0].len() + parts[1].len()) as u64;
         let offset = segment::HEADER + (self.tail - self.active.base);

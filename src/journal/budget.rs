@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn share_stays_free_when_the_common_half_is_taken() {
+    fn share_stays_free_when_half_is_taken() {
         let budget = Budget::new(&settings(80 << 20), 4).expect("enough");
         let mut greedy = budget.account();
         let mut held = 0;

@@ -112,7 +112,7 @@ struct Run {
     tail: u64,
     /// Told by `sync`.
     synced: u64,
-    /// What records in the log tell, with the ends of these records: what recovery can know.
+    /// The synced positions that records state, with the ends of these records.
     promises: Vec<(u64, u64)>,
     epoch: u64,
     fill: u8,
@@ -254,8 +254,8 @@ impl Run {
         self.promises.retain(|(end, _)| *end <= tail);
     }
 
-    /// Everything from the resume position on is what was appended, and the marks and DONE are
-    /// known.
+    /// Everything from the resume position on is what was appended, and the marks and Committed
+    /// record are known.
     fn check(&self, journal: &Journal, recovery: &Recovery) {
         assert_eq!(recovery.open_epochs, open_epochs(&self.log));
         assert_eq!(recovery.last_committed, last_committed(&self.log));
@@ -308,7 +308,7 @@ proptest! {
     #![proptest_config(config(1))]
 
     #[test]
-    fn after_any_crash_the_log_is_a_prefix_with_everything_synced(
+    fn crashed_log_is_prefix_with_all_synced(
         always in any::<bool>(),
         actions in prop::collection::vec(action(), 1..120),
         seed in any::<u64>(),
@@ -342,7 +342,7 @@ proptest! {
     }
 
     #[test]
-    fn a_flipped_bit_is_never_taken_for_what_was_appended(
+    fn flipped_bit_is_never_taken_for_data(
         actions in prop::collection::vec(action(), 1..120),
         seed in any::<u64>(),
     ) {

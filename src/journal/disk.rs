@@ -1,7 +1,7 @@
-//! The disk as the journal sees it: one folder of files, behind a trait so that a model can stand
-//! in.
+//! The disk as the journal sees it: one folder of files, with a trait so that a model can take
+//! its place.
 //!
-//! What the journal relies on is little and is stated here, because the model disk of the tests
+//! The journal relies on little, and that is stated here, because the model disk of the tests
 //! breaks everything that is *not* stated: bytes written but not synced may be lost, torn or reach
 //! the disk in any order; names created, renamed or removed are not durable before the folder is
 //! synced.
@@ -20,7 +20,7 @@ use crate::crash;
 
 /// One open file.
 pub trait File: Send + Sync + fmt::Debug {
-    /// Writes all of `parts`, one behind the other, at `offset`: one system call where the kernel
+    /// Writes all of `parts`, one after the other, at `offset`: one system call where the kernel
     /// takes it whole.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Those of the disk, `Unsupported` among them: not every file system can.
     fn zero(&self, bytes: u64) -> io::Result<()>;
 
-    /// Drops everything behind `bytes_kept`, then preallocates zeros up to `bytes`.
+    /// Drops everything after `bytes_kept`, then preallocates zeros up to `bytes`.
     ///
     /// # Errors
     /// Those of the disk, `StorageFull` among them.
@@ -61,8 +61,7 @@ pub trait File: Send + Sync + fmt::Debug {
 
 /// One folder of files.
 pub trait Disk: Send + Sync + fmt::Debug + 'static {
-    /// Makes a new file of `bytes` zeros whose blocks are allocated; leaves nothing behind on
-    /// error.
+    /// Makes a new file of `bytes` zeros whose blocks are allocated; leaves no file on error.
     ///
     /// # Errors
     /// `StorageFull` if the disk has no room for it.
@@ -334,7 +333,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_locked_once_until_its_holder_is_gone() {
+    fn folder_is_locked_until_holder_is_gone() {
         let folder = tempfile::tempdir().unwrap();
         let first = LocalDisk::lock(folder.path()).unwrap();
         assert!(first.is_some());
@@ -344,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_new_file_has_its_whole_length_in_zeros_and_takes_two_parts_at_any_offset() {
+    fn new_file_is_zeros_and_takes_parts_anywhere() {
         let folder = tempfile::tempdir().unwrap();
         let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
         let file = disk.create("a", 10_000).unwrap();

@@ -6,8 +6,8 @@
 //!
 //! The checksum covers (journal id, len, type, position in the stream, payload). The position makes
 //! an old record that shines through at another place invalid. The id, which no sender can know,
-//! keeps a sender from planting bytes in DATA that pass for a record when the log is searched
-//! behind damage.
+//! keeps a sender from planting bytes in Data that pass for a record when the log is searched
+//! after damage.
 //!
 //! Data and Repeat have numbers and the bytes as they were read. The others begin with a tag that
 //! holds the version of their encoding and that the search after damage looks for. Records that may
@@ -181,8 +181,9 @@ fn prefix_crc(seed: u32, len: u32, kind: u8, position: u64) -> u32 {
     crc32c::crc32c_append(seed, &prefix)
 }
 
-/// Length of the whole record whose first [`FRAME`] bytes are given; `left` is what the segment has
-/// behind its first byte. Nothing is read or allocated on the word of a length that this refuses.
+/// Returns the length of the whole record whose first [`FRAME`] bytes are given; `left` are the
+/// bytes of the segment from the record on. A length that is refused here makes nobody read or
+/// allocate.
 pub(super) fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
     let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
     if *frame == [0; FRAME] {
@@ -333,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_comes_back_as_it_was_written_and_only_at_its_place() {
+    fn record_is_read_back_only_at_its_place() {
         let mut out = Vec::new();
         for record in samples() {
             encode_control(7, 1000, &record, &mut out);
@@ -368,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_record_limit_is_refused_before_anything_is_read() {
+    fn length_above_limit_is_refused_unread() {
         let mut frame = [0; FRAME];
         assert_eq!(measure(&frame, u64::MAX), Err(Fault::Empty));
         put_frame(&mut frame, u32::MAX, DATA, 0);

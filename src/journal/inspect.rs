@@ -1,6 +1,6 @@
 //! Looking at a journal without opening it: `wordtide journal dump` and `check`.
 //!
-//! Both read everything there is, verify everything, and go on behind damage. They take no lock; at
+//! Both read everything there is, verify everything, and go on after damage. They take no lock; at
 //! the tail of a journal that is being written they may see a record that is not whole yet.
 
 use std::io::Write;
@@ -22,7 +22,7 @@ pub struct Verdict {
     pub records: u64,
     /// Bytes from the socket in them.
     pub data_bytes: u64,
-    /// MARKs among them.
+    /// EpochEnds among them.
     pub marks: u64,
     /// Bytes of a torn tail, which the next start cuts off.
     pub torn_bytes: u64,
@@ -30,7 +30,7 @@ pub struct Verdict {
     pub damaged_places: u64,
     /// Epochs that lost bytes by damage, in order.
     pub epochs_affected: Vec<u64>,
-    /// Bytes behind the last mark are damaged.
+    /// Bytes after the last EpochEnd are damaged.
     pub unmarked_affected: bool,
 }
 
@@ -217,7 +217,7 @@ impl Inspection<'_> {
             verdict.damaged_places += 1;
             let to = bad.to.max(bad.from + 1);
             let affected = match bad.fault {
-                // The records behind a bad header are read all the same.
+                // The records after a bad header are read all the same.
                 Fault::Header => (Vec::new(), false),
                 _ => scan::affected(&self.marks, bad.from, to),
             };

@@ -26,7 +26,7 @@ fn open(folder: &Path) -> (Journal, Recovery) {
     Journal::open(&folder.join("source"), settings, facts).unwrap()
 }
 
-/// The numbers in the DATA of a journal, which must follow one another.
+/// The numbers in the Data of a journal, which must follow one another.
 fn numbers(journal: &Journal, from: Position) -> Vec<u64> {
     let mut numbers: Vec<u64> = Vec::new();
     let mut reader = journal.reader(from);
@@ -47,7 +47,7 @@ fn acknowledged(folder: &Path) -> u64 {
     last.map_or(0, |last| u64::from_le_bytes(last.try_into().unwrap()))
 }
 
-/// What the child does until it is ended: 300 records in ten epochs, most of them committed.
+/// Runs in the child until it is ended: 300 records in ten epochs, most of them committed.
 fn run(folder: &Path) {
     let (mut journal, recovery) = open(folder);
     let found = numbers(&journal, recovery.first);
@@ -102,7 +102,7 @@ fn child_dies_at(folder: &Path, point: &str) -> bool {
 }
 
 #[test]
-fn a_process_that_dies_at_any_point_loses_and_doubles_nothing() {
+fn process_that_dies_loses_and_doubles_nothing() {
     for point in POINTS.iter().filter(|point| point.starts_with("journal.")) {
         for (first, pass) in [("journal.mid_record:45", 1), ("journal.after_done:3", 2)] {
             let folder = tempfile::tempdir().unwrap();

@@ -107,7 +107,7 @@ impl ModelDisk {
         names.cloned().collect()
     }
 
-    /// Changes the bytes of a file behind everybody's back.
+    /// Changes the bytes of a file as a bad disk does.
     pub(super) fn tamper(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.0.lock().unwrap();
         let file = inner.names[name];

@@ -269,8 +269,8 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
     })
 }
 
-/// Cuts off what stands behind the tail, durably: an old record there could come to stand right
-/// behind a new one and count again.
+/// Cuts off what stands after the tail, durably: an old record there could come to follow a new
+/// one and count again.
 fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
     if !found.dirty {
         return Ok(found);

@@ -34,11 +34,11 @@ pub struct Recovery {
     pub open_epochs: Vec<EpochEnd>,
     /// Where the bytes begin that no mark took; they end at [`Recovery::tail`].
     pub unmarked: Position,
-    /// The end of the log as it was found, before the EOS records of this start.
+    /// The end of the log as it was found, before the StreamEnd records of this start.
     pub tail: Position,
     /// Bytes of a torn tail that were cut off.
     pub torn_bytes: u64,
-    /// Connections that were open: each was given an EOS crash.
+    /// Connections that were open: each was given a StreamEnd crash.
     pub crashed_connections: Vec<u64>,
     /// The least connection id that was never used.
     pub next_connection: u64,
@@ -64,10 +64,10 @@ pub(super) struct Found {
     pub(super) sound_bytes: u64,
     /// The fault at the tail.
     pub(super) fault: Option<Fault>,
-    /// Something stands behind the tail and must go before anything is appended: an old record
+    /// Something stands after the tail and must go before anything is appended: an old record
     /// could fit in with a new one and come back to life.
     pub(super) dirty: bool,
-    /// Bases of the segments behind the tail.
+    /// Bases of the segments after the tail.
     pub(super) dropped: Vec<u64>,
 }
 
@@ -199,7 +199,7 @@ struct Stop {
 }
 
 /// Reads what a restart needs of a log; `None` if there is none. With `strict` a log that does not
-/// begin where its DONE says, or at 0, is damage.
+/// begin where its Committed record says, or at 0, is damage.
 ///
 /// # Errors
 /// `Disk` if the disk fails or the log is damaged.
@@ -218,7 +218,7 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
     };
     let mut trusted = 0;
     if log.extent(log.bases.len() - 1)?.2 - log.bases[start] > VERIFIED_BYTES_MIN {
-        // The first walk looks how far the log was on disk, the second at what is behind that.
+        // The first walk looks how far the log was on disk, the second at what follows.
         let mut skimmed = begin();
         let stop = walk_records(&log, start, header.id, u64::MAX, &mut skimmed)?;
         trusted = skimmed.standing.synced.min(stop.position.saturating_sub(VERIFIED_BYTES_MIN));
@@ -271,7 +271,7 @@ fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
     }
 }
 
-/// Walks over the records from segment `start` on; DATA before `trusted` is stepped over.
+/// Walks over the records from segment `start` on; Data before `trusted` is stepped over.
 fn walk_records(
     log: &Log<'_>,
     start: usize,
@@ -307,7 +307,7 @@ fn walk_records(
             }
         }
     }
-    // The last segment has none behind it, so the loop ends in one of its returns.
+    // The last segment has no next one, so the loop ends in one of its returns.
     Ok(Stop {
         at: log.bases.len() - 1,
         position: cursor.map_or(0, |cursor| cursor.position()),
@@ -315,7 +315,8 @@ fn walk_records(
     })
 }
 
-/// Torn or damaged: looks for a promise, made behind the bad place, that covers it.
+/// Tells a torn tail from damage: a later record that states the bad place to be synced makes it
+/// damage.
 fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Found) -> Result<()> {
     let mut promised = walk.standing.synced;
     let mut marks: Vec<(u64, u64)> =

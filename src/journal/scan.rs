@@ -1,4 +1,4 @@
-//! Walks over the records of one segment, and looks for records behind a bad one.
+//! Walks over the records of one segment, and looks for records after a bad one.
 
 use std::io;
 use std::sync::Arc;
@@ -111,7 +111,7 @@ impl Cursor {
         }
     }
 
-    /// As [`next`](Cursor::next), but steps over the bytes of DATA without looking at them, where
+    /// As [`next`](Cursor::next), but steps over the bytes of Data without looking at them, where
     /// the record ends before `trusted`.
     pub(super) fn skim(&mut self, limit: u64, trusted: u64) -> io::Result<Step<'_>> {
         const HEAD: usize = FRAME + 8;
@@ -244,8 +244,8 @@ fn length_without_zeros(bytes: &[u8]) -> Option<usize> {
     None
 }
 
-/// The epochs to which bytes of `from..to` belong, by their marks `(epoch, cut)` in order of the
-/// cuts, and whether bytes behind the last mark are among them.
+/// Returns the epochs to which bytes of `from..to` belong, by their ends `(epoch, cut)` in order of
+/// the cuts, and true if bytes after the last end are among them.
 pub(super) fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, bool) {
     let mut start = 0;
     let mut epochs = Vec::new();
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_bytes_are_laid_to_the_epochs_whose_cuts_enclose_them() {
+    fn bad_bytes_belong_to_epochs_around_them() {
         let marks = [(10, 100), (20, 100), (30, 250)];
         assert_eq!(affected(&marks, 0, 1), (vec![10], false));
         assert_eq!(affected(&marks, 99, 101), (vec![10, 30], false));

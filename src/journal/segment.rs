@@ -1,8 +1,8 @@
 //! Segments: one file each, a header and then records until the next segment begins.
 //!
 //! The header tells whose journal it is and, beside that, how things stood when the segment began:
-//! how far the log was on disk, where the last MARK and DONE stand, which connections were open. So
-//! a restart reads the last segment or two and never the whole log.
+//! how far the log was on disk, where the last EpochEnd and Committed record stand, which
+//! connections were open. So a restart reads the last segment or two and never the whole log.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -210,7 +210,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_header_comes_back_as_written_and_no_flipped_bit_passes() {
+    fn header_is_read_back_and_flips_are_seen() {
         let header = Header {
             id: 7 << 100,
             base: 4711,

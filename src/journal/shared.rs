@@ -1,5 +1,5 @@
-//! What the writer, the syncer and the readers of one journal share: which segments there are, how
-//! far they are written and synced, and where those wait who found the journal full.
+//! The state that the writer, the syncer and the readers of one journal share: the segments, how
+//! far they are written and synced, and the gate at which callers wait while the journal is full.
 
 use std::collections::VecDeque;
 use std::io;
@@ -131,9 +131,9 @@ impl Ledger {
         self.account.settle(held);
     }
 
-    /// Whether one more file of this length is kept to be used again: as many as the next epoch is
-    /// likely to fill, which is one more than the last if it begins later in its file. Short ones
-    /// of the beginning are not.
+    /// Returns true if one more file of this length is kept to be used again. As many are kept as
+    /// the next epoch is likely to fill: one more than the last epoch if it begins later in its
+    /// file. The short files of a journal's beginning are not kept.
     pub(super) fn wants_spare(&self, bytes: u64) -> bool {
         bytes >= self.next_bytes && self.spares.len() < (1 + self.released_last).max(SPARES_MIN)
     }
@@ -299,7 +299,7 @@ impl Shared {
         Ok(file.map(|file| Spare { name, bytes, file }))
     }
 
-    /// Bytes of records with DATA that still fit, counted up to `enough`.
+    /// Bytes of records with Data that still fit, counted up to `enough`.
     pub(super) fn bytes_free(&self, enough: u64) -> u64 {
         let ledger = self.ledger();
         let (Some(active), true) = (ledger.segments.back(), ledger.reserve.is_some()) else {
@@ -348,7 +348,7 @@ pub struct Room {
 
 impl Room {
     #[cfg(any(test, feature = "internals"))]
-    /// Bytes of records with DATA that fit before the journal is full.
+    /// Bytes of records with Data that fit before the journal is full.
     pub fn bytes(&self) -> u64 {
         self.shared.bytes_free(u64::MAX)
     }
@@ -368,8 +368,8 @@ impl Room {
         self.shared.settings.sync == SyncPolicy::Always
     }
 
-    /// Whether DATA of `bytes` bytes would find the journal full, to be asked before reading what
-    /// could then not be kept.
+    /// Returns `Full` if there is no room for Data of `bytes` bytes. Callers ask before they read
+    /// bytes that could not be kept.
     pub fn look(&self, bytes: u64) -> Option<Full> {
         let ticket = self.shared.room().ticket();
         if self.shared.bytes_free(bytes) >= bytes {

@@ -2,8 +2,8 @@
 //!
 //! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch
 //! waits. It also does the slow work that a sync allows, when nobody waits for one: it takes the
-//! segments out of the log below the newest DONE that is itself on disk, one at a time, and looks
-//! whether a full disk has room again.
+//! segments out of the log below the newest Committed record that is itself on disk, one at a time,
+//! and looks whether a full disk has room again.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -127,8 +127,8 @@ impl Shared {
         Ok(goal)
     }
 
-    /// The segments with bytes behind `synced`, the position that syncing them reaches, and whether
-    /// the folder has to be synced with them.
+    /// Returns the segments with bytes after `synced`, the position that syncing them reaches, and
+    /// true if the folder has to be synced with them.
     fn unsynced(&self, synced: u64) -> (Vec<Segment>, u64, bool) {
         let mut ledger = self.ledger();
         // Read under the lock: a roll cannot come between the goal and the list.
@@ -151,8 +151,8 @@ impl Shared {
         }
     }
 
-    /// Takes the first segment out of the log that the newest durable DONE does not need, or sets
-    /// all of them aside; `false` if there is none.
+    /// Takes the first segment out of the log that the newest durable Committed record does not
+    /// need, or sets all of them aside; `false` if there is none.
     pub(super) fn retire(&self) -> Result<bool> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((first, count)) = self.retired() else {
@@ -249,9 +249,9 @@ impl Shared {
         }
     }
 
-    /// The first of the live segments wholly below the newest DONE that a crash cannot take back,
-    /// and how many they are. Deleting for a DONE that is not on disk could leave a log that begins
-    /// in the middle and nothing that says why.
+    /// The first of the live segments wholly below the newest Committed record that a crash cannot
+    /// take back, and how many they are. Deleting for a Committed record that is not on disk could
+    /// leave a log that begins in the middle and nothing that says why.
     fn retired(&self) -> Option<(Segment, usize)> {
         let ledger = self.ledger();
         let synced = self.synced.load(Ordering::Acquire);

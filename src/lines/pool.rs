@@ -15,7 +15,7 @@ use super::Block;
 /// Text bytes that a buffer of the standard size holds.
 pub(super) const STANDARD_BYTES: usize = 256 << 10;
 
-/// Bytes behind a buffer's capacity: room for one line end that the stream lacks, and the pad.
+/// Bytes after a buffer's capacity: room for one line end that the stream lacks, and the pad.
 const TAIL_BYTES: usize = 1 + Block::PAD;
 
 /// Bytes that one permit stands for.
@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_above_the_whole_pool_waits_only_until_the_pool_is_empty() {
+    fn request_above_pool_waits_for_empty_pool() {
         let pool = BlockPool::new(1 << 20);
         let small = pool.try_room(1).unwrap();
         assert!(pool.try_room(64 << 20).is_none());
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_standard_buffer_is_used_again_with_the_same_memory() {
+    fn standard_buffer_is_used_again() {
         let pool = BlockPool::new(1 << 20);
         let first = pool.buffer(STANDARD_BYTES, pool.try_room(STANDARD_BYTES));
         let address = first.bytes.as_ptr();
@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn an_exact_buffer_keeps_only_its_own_share_of_the_room() {
+    fn exact_buffer_keeps_only_its_share() {
         let pool = BlockPool::new(1 << 20);
         let mut permit = pool.try_room(STANDARD_BYTES);
         let exact = pool.exact(b"one short line\n", permit.as_mut());

@@ -59,7 +59,7 @@ pub struct LineSplitter {
     source: u32,
     limits: LineLimits,
     pool: BlockPool,
-    /// What is being read into. None after a block took it or a short rest was put aside.
+    /// The buffer that is read into. None after a block took it or a short rest was put aside.
     buffer: Option<Buffer>,
     /// The unfinished line while there is no buffer.
     carry: Vec<u8>,
@@ -112,7 +112,8 @@ impl LineSplitter {
         splitter
     }
 
-    /// What a later [`LineSplitter::resume`] must know, valid for the blocks taken so far.
+    /// Returns the state that a later [`LineSplitter::resume`] needs. It holds for the blocks taken
+    /// so far.
     pub fn state(&self) -> SplitterState {
         SplitterState {
             resume_offset: self.offset,
@@ -123,7 +124,7 @@ impl LineSplitter {
         }
     }
 
-    /// Forgets what only the way to this state has left behind, so that this splitter and one that
+    /// Drops all that is not in [`state`](LineSplitter::state), so that this splitter and one that
     /// [resumes](LineSplitter::resume) here cut the same lines at the same places from now on.
     ///
     /// Called at a border between epochs: a replay from the border must agree about each over-long
@@ -133,7 +134,7 @@ impl LineSplitter {
         self.cut_above = self.next_cut_above(0);
     }
 
-    /// What was discarded since this splitter was made.
+    /// Returns the counts of what was discarded since this splitter was made.
     pub fn stats(&self) -> LineStats {
         self.stats
     }
@@ -442,7 +443,7 @@ impl LineSplitter {
         if buffer.permit.is_none() {
             buffer.permit = self.pool.try_room(buffer.capacity());
         }
-        // Every buffer has a byte for this behind its capacity.
+        // Every buffer has a byte for this after its capacity.
         buffer.bytes[self.filled] = b'\n';
         self.buffer = Some(buffer);
         self.filled += 1;
