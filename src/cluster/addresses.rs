@@ -14,6 +14,7 @@ use super::cause::seconds;
 use super::settings::{ClusterSettings, host_of};
 use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::loopback::is_loopback;
 
 /// The pauses before a name is asked for again.
 const RESOLVE_PAUSES: BackoffPolicy =
@@ -100,7 +101,7 @@ fn require_key(settings: &ClusterSettings, addresses: &[Vec<SocketAddr>]) -> Res
 
 /// Returns true if every address is on loopback.
 fn all_loopback(addresses: &[SocketAddr]) -> bool {
-    addresses.iter().all(|address| address.ip().is_loopback())
+    addresses.iter().all(|address| is_loopback(address.ip()))
 }
 
 /// Checks that the processes which connect to this one can reach it. These are the processes with
@@ -146,7 +147,7 @@ fn require_reachable(
 /// A socket can be bound only to an address of its host, so the check binds a UDP socket to it. No
 /// packet is sent.
 fn is_of_this_host(ip: IpAddr) -> bool {
-    ip.is_loopback() || std::net::UdpSocket::bind((ip, 0)).is_ok()
+    is_loopback(ip) || std::net::UdpSocket::bind((ip, 0)).is_ok()
 }
 
 /// Binds every address of the own name, and no other.

@@ -22,6 +22,7 @@ use super::settings::{ClusterSettings, MeshKey, random_bytes};
 use super::user_key::user_key;
 use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};
+use crate::loopback::is_loopback;
 
 /// Number of pairs of a host and a reason whose first refusal is logged at once. All other refusals
 /// are logged once in [`REFUSALS_PAUSE`].
@@ -485,7 +486,7 @@ async fn call(
 async fn reach(handshakes: &Handshakes, peer: usize) -> Result<TcpStream, Rejection> {
     let mut last = Rejection::Refused("its name has no address".into());
     for address in tokio::net::lookup_host(&handshakes.settings.addresses[peer]).await? {
-        if handshakes.settings.mesh_key.is_none() && !address.ip().is_loopback() {
+        if handshakes.settings.mesh_key.is_none() && !is_loopback(address.ip()) {
             last = Rejection::Refused("not loopback, and no --mesh-key-file".into());
             continue;
         }

@@ -5,11 +5,12 @@
 //! that other hosts can reach shows words only to who knows the token. A browser gives the token
 //! once and gets a cookie that scripts cannot read and other sites cannot send.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::header::{AUTHORIZATION, COOKIE, HOST};
 use http::{HeaderMap, HeaderValue, Uri, Version};
 
+use crate::loopback::{host_of, is_loopback, is_loopback_name};
 use crate::token::Token;
 
 /// Name of the cookie.
@@ -50,7 +51,7 @@ impl Access {
             let cookie = token.derived(COOKIE_CONTEXT);
             (token, cookie)
         });
-        Access { is_loopback: address.ip().is_loopback(), token }
+        Access { is_loopback: is_loopback(address.ip()), token }
     }
 
     /// Judges a request. `is_open` is true for paths that show no words.
@@ -92,24 +93,13 @@ fn judge_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Verdict {
         _ => return Verdict::NoHost,
     };
     let authority = uri.authority().map(http::uri::Authority::as_str);
-    let is_own = |host: &str| is_loopback_name(host);
+    // The port does not matter: it may be that of a tunnel.
+    let is_own = |authority: &str| is_loopback_name(host_of(authority));
     if host.is_some_and(is_own) && authority.is_none_or(is_own) {
         Verdict::Allowed
     } else {
         Verdict::ForeignHost
     }
-}
-
-/// Returns true for a name or an address of the loopback device, with or without a port. The port
-/// does not matter: it may be that of a tunnel.
-fn is_loopback_name(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
-    let is_address = name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    is_address || name == "localhost" || name.ends_with(".localhost")
 }
 
 /// Returns the values of the cookies of the page.

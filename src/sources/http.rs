@@ -39,6 +39,7 @@ use super::host::HostPort;
 use super::log::SourceLog;
 use super::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
+use crate::loopback::{is_loopback, is_loopback_name};
 use crate::token::Token;
 use append::Appender;
 use body::BodyLimits;
@@ -102,9 +103,7 @@ impl HttpListener {
 
     /// Returns true if the address is one of this machine only, as it is written.
     fn is_local_name(&self) -> bool {
-        let host = &self.address.host;
-        let is_loopback = |address: std::net::IpAddr| address.to_canonical().is_loopback();
-        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(is_loopback)
+        is_loopback_name(&self.address.host)
     }
 
     async fn bind(&self) -> Result<TcpListener> {
@@ -135,7 +134,7 @@ pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) 
     let closing = Stop::new();
     let (orders, asked) = mpsc::channel(ORDERS_MAX);
     let service = Service {
-        guard: Guard { token: listen.token()?, is_loopback: address.ip().is_loopback() },
+        guard: Guard { token: listen.token()?, is_loopback: is_loopback(address.ip()) },
         bodies: BodyLimits::new(listen.body_bytes_max),
         orders,
         closing: closing.clone(),

@@ -1,7 +1,5 @@
 //! A request: who may send it, and what it asks for.
 
-use std::net::IpAddr;
-
 use axum::extract::Query;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN};
 use axum::http::request::Parts;
@@ -9,6 +7,7 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::answer::Refusal;
 use super::decode::Coding;
+use crate::loopback::{host_of, is_loopback_name};
 use crate::token::Token;
 
 /// Longest id of a producer, in bytes.
@@ -52,13 +51,7 @@ impl Guard {
 /// Returns true if the value of a `Host` header names this machine.
 fn is_local(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split_once(']').map_or("", |(name, _)| name),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    let name = name.trim_end_matches('.');
-    let is_loopback = |address: IpAddr| address.to_canonical().is_loopback();
-    name.eq_ignore_ascii_case("localhost") || name.parse().is_ok_and(is_loopback)
+    is_loopback_name(host_of(host))
 }
 
 /// A request to `/lines`.

@@ -1,13 +1,12 @@
 //! Finds the endpoint of a bucket: scheme, host, region, and how requests name the bucket.
 
-use std::net::IpAddr;
-
 use http::uri::Authority;
 
 use super::super::settings::{Addressing, StoreSettings};
 use super::super::target::check_oss_endpoint;
 use super::environment::Environment;
 use crate::error::{Error, ErrorKind, Result};
+use crate::loopback::{host_of, is_loopback_name};
 
 /// A resolved endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -236,7 +235,7 @@ fn is_accelerated(host: &str) -> bool {
 /// Returns `scheme`, or fails if it would send the text unencrypted to another machine and
 /// `--allow-http` is not given.
 fn allowed(scheme: &'static str, host: &str, settings: &StoreSettings) -> Result<&'static str> {
-    if scheme == "https" || settings.allow_http || is_loopback(host) {
+    if scheme == "https" || settings.allow_http || is_loopback_name(host_of(host)) {
         return Ok(scheme);
     }
     Err(configuration(format!("plain http to {host} sends the results unencrypted"))
@@ -249,13 +248,6 @@ fn host_name(host: &str) -> &str {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     }
-}
-
-/// Returns true if the host is this machine.
-fn is_loopback(host: &str) -> bool {
-    let name = host_name(host);
-    let address = name.parse::<IpAddr>();
-    name == "localhost" || address.is_ok_and(|address| address.is_loopback())
 }
 
 /// Returns true for a host of Alibaba Cloud.

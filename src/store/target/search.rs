@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::loopback::is_loopback_name;
 
 /// The port of both servers.
 const DEFAULT_PORT: u16 = 9200;
@@ -82,9 +83,9 @@ impl SearchTarget {
         Ok(Some(SearchTarget { product, tls, host, port, index }))
     }
 
-    /// Returns whether the host is this machine.
+    /// Returns true if the host is this machine.
     pub fn is_loopback(&self) -> bool {
-        matches!(&*self.host, "localhost" | "[::1]") || self.host.starts_with("127.")
+        is_loopback_name(&self.host)
     }
 }
 
