@@ -76,6 +76,7 @@ mod feed;
 pub mod job;
 mod journal;
 mod lines;
+mod lock;
 mod loopback;
 mod meters;
 mod monitor;

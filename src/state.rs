@@ -17,11 +17,12 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, OFlags, flock};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::lock;
 use crate::outputs::Ids;
 use crate::store::local::cannot_lock;
 
@@ -152,7 +153,7 @@ impl State {
                 .hint("see --state, or give --no-state")
         };
         make_dir(dir).map_err(|error| failed("make", error))?;
-        let lock = lock(dir, process)?;
+        let lock = lock_folder(dir, process)?;
         // A later release may have changed the identity, too: its number is named first.
         format_of(dir)?;
         let path = dir.join(IDENTITY);
@@ -235,7 +236,8 @@ fn lock_path(dir: &Path, process: usize) -> PathBuf {
     dir.join(format!("{LOCK}-{process}"))
 }
 
-fn lock(dir: &Path, process: usize) -> Result<File> {
+/// Takes the lock of `process` in `dir`.
+fn lock_folder(dir: &Path, process: usize) -> Result<File> {
     let path = lock_path(dir, process);
     let opened = private(OpenOptions::new().create(true).truncate(false).write(true))
         .open(&path)
@@ -247,14 +249,14 @@ fn lock(dir: &Path, process: usize) -> Result<File> {
         let message = format!("cannot lock the state in {}: {error}", dir.display());
         Error::new(refusal(&error), message).cause(error).hint("see --state")
     })?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => {
+    match lock::exclusive(&file) {
+        Ok(true) => {
             // For `wordtide state`. The lock counts, not the number: a full disk ends nothing.
             let noted = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));
             noted.unwrap_or_else(|error| tracing::debug!(%error, "the lock names no process"));
             Ok(file)
         }
-        Err(Errno::WOULDBLOCK) => {
+        Ok(false) => {
             let message = format!("another process runs on the state in {}", dir.display());
             Err(Error::new(ErrorKind::Configuration, message)
                 .hint("stop it, or give another --state"))

@@ -13,10 +13,11 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, FlockOperation, OFlags};
+use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::crash;
+use crate::lock;
 
 /// One open file.
 pub trait File: Send + Sync + fmt::Debug {
@@ -152,15 +153,15 @@ impl LocalDisk {
         sync_folder(folder.parent().unwrap_or(Path::new("")))?;
         keep_private(folder, 0o700)?;
         let lock = private().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
-        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {
+        match lock::exclusive(&lock) {
+            Ok(true) => {
                 let disk = LocalDisk { folder: folder.to_owned(), _lock: Some(lock) };
                 for name in disk.list()? {
                     keep_private(&folder.join(name), 0o600)?;
                 }
                 Ok(Some(disk))
             }
-            Err(Errno::WOULDBLOCK) => Ok(None),
+            Ok(false) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }

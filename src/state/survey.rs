@@ -16,6 +16,7 @@ use super::{IDENTITY, IDS, Identity, Ids, LOCK, format_of, private, refusal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{JournalUsage, usage};
+use crate::lock;
 use crate::outputs::Attempts;
 
 /// The beginning of the name of every journal's folder.
@@ -149,11 +150,15 @@ pub fn remove(dir: &Path) -> Result<()> {
         Err(Error::new(ErrorKind::Configuration, message).hint(hint.to_owned()))
     };
     let survey = StateSurvey::of(dir)?;
-    // Held until all is gone, so that no job begins on it meanwhile.
-    let Some(_locks) = lock_all(dir)? else {
+    let in_use = || {
         let by = survey.pid.map(|pid| format!(" by process {pid}")).unwrap_or_default();
-        return refused(format!("is in use{by}"), "stop the job first");
+        refused(format!("is in use{by}"), "stop the job first")
     };
+    if survey.running {
+        return in_use();
+    }
+    // Held until all is gone, so that no job begins on it meanwhile.
+    let Some(_locks) = lock_all(dir)? else { return in_use() };
     // A job may have begun and ended since the first look.
     let survey = StateSurvey::of(dir)?;
     if survey.has_uncommitted {
@@ -225,9 +230,9 @@ fn lock_all(dir: &Path) -> Result<Option<Vec<File>>> {
     for path in paths {
         let file = private(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
         let file = file.map_err(|error| failed("open", &path, error))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => held.push(file),
-            Err(Errno::WOULDBLOCK) => return Ok(None),
+        match lock::exclusive(&file) {
+            Ok(true) => held.push(file),
+            Ok(false) => return Ok(None),
             Err(errno) => return Err(failed("lock", &path, errno.into())),
         }
     }
