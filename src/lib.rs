@@ -82,6 +82,7 @@ mod meters;
 mod monitor;
 pub mod operators;
 mod outputs;
+mod passed;
 mod pulse;
 pub mod settings;
 mod sources;

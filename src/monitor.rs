@@ -11,7 +11,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `address` | the value of `--http` |
+//! | `address` | the value of `--http`, and its socket |
 //! | `server`, `patience` | connections, their limits in number, size and time |
 //! | `answer`, `respond`, `access` | the answer to each path, its headers, and to whom |
 //! | `site` | what all requests share |
@@ -31,7 +31,7 @@ mod server;
 mod site;
 mod status;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -76,8 +76,8 @@ impl Monitor {
         meters: Meters,
         on_failure: impl FnOnce(Error) + Send + 'static,
     ) -> Result<Monitor> {
-        let listener = listen(address)?;
-        let address = listener.local_addr().map_err(|cause| refused(address, &cause))?;
+        let listener = address.listen()?;
+        let address = listener.local_addr().map_err(|cause| address.refused(cause))?;
         meters.keep_top();
         let (ending, ended) = watch::channel(false);
         let (alive, served) = sync_channel(0);
@@ -127,23 +127,4 @@ impl Monitor {
             Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }
-}
-
-/// Listens at an address.
-fn listen(address: &HttpAddress) -> Result<TcpListener> {
-    let listener = TcpListener::bind(address.to_string());
-    let listener = listener.map_err(|cause| refused(address, &cause))?;
-    listener.set_nonblocking(true).map_err(|cause| refused(address, &cause))?;
-    Ok(listener)
-}
-
-/// Returns the error of an address that cannot be listened on.
-fn refused(address: &HttpAddress, cause: &std::io::Error) -> Error {
-    let hint = if cause.kind() == std::io::ErrorKind::AddrInUse {
-        "give --http another port, or 0 for a free one"
-    } else {
-        "give --http an address of this host"
-    };
-    let message = format!("cannot listen at {address} for --http: {cause}");
-    Error::new(ErrorKind::Configuration, message).hint(hint)
 }

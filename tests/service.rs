@@ -1,8 +1,12 @@
 //! A small service manager: what the program reports by the protocol of sd_notify(3).
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixDatagram;
 use std::time::Duration;
 
+use crate::rig::watched::get;
 use crate::rig::{DEADLINE, Invocation, Rig, Server};
 
 const RUN: &str = "--interval 10ms --no-state --to out/c";
@@ -60,7 +64,7 @@ impl Manager {
 
 /// The flag of a source that nobody serves.
 fn nobody() -> String {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
+    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
     format!("--connect 127.0.0.1:{}", port.expect("an address").port())
 }
 
@@ -74,6 +78,45 @@ fn ready_does_not_wait_for_the_source() {
     manager.drain();
     assert_eq!((manager.count("READY=1"), manager.count("STOPPING=1")), (1, 1));
     assert_eq!(manager.count("WATCHDOG=1"), 0, "no watchdog was asked for");
+}
+
+/// Runs the rest with standard input as the third descriptor, as a manager passes a socket.
+const PASSES: &str = "exec 3<&0 0</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"";
+
+/// A program that is passed a socket with this name, and the port of it.
+fn activated(rig: &Rig, name: &str, flags: &str) -> (Invocation, u16) {
+    let socket = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = socket.local_addr().expect("an address").port();
+    let program = rig.wordtide_by(&["sh", "-c", PASSES], &format!("run {flags} {RUN}"));
+    (program.env("LISTEN_FDNAMES", name).stdin(OwnedFd::from(socket)), port)
+}
+
+#[test]
+fn passed_sockets_are_listened_on() {
+    let rig = Rig::new();
+    let (program, port) = activated(&rig, "http", &format!("{} --http systemd", nobody()));
+    let program = program.start();
+    // The connection waits in the backlog until the program takes the socket.
+    get(port, "/health").expect(200);
+    program.stop().expect(0);
+
+    let (program, port) = activated(&rig, "listen", "--listen systemd --format tsv");
+    let program = program.start();
+    let mut sender = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+    sender.write_all(b"a b\n").expect("it reads");
+    drop(sender);
+    program.wait_for_lines(1);
+    program.stop().expect(0);
+}
+
+#[test]
+fn passed_socket_of_another_name_is_refused() {
+    let rig = Rig::new();
+    let (program, _) = activated(&rig, "web", &format!("{} --http systemd", nobody()));
+    let ended = program.start().end().expect(78);
+    ended.says(&["--http", "no socket named http", "FileDescriptorName=http", "web"]);
+    let (program, _) = activated(&rig, "listen", "--listen systemd --listen systemd");
+    program.start().end().expect(78).says(&["--listen", "in use by this process"]);
 }
 
 #[test]

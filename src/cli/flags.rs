@@ -87,7 +87,8 @@ pub struct StopFlags {
 #[command(next_help_heading = "Watch")]
 pub struct WatchFlags {
     /// Show the run at http://ADDR:PORT/ : a live page, /metrics, /health, /ready and /api/v1. Port
-    /// 0 is a free one. With -n alone process I has PORT + I
+    /// 0 is a free one. With -n alone process I has PORT + I. `systemd` takes the socket named http
+    /// that the service manager has opened
     #[arg(long, value_name = "ADDR:PORT", env = "WORDTIDE_HTTP", value_parser = trimmed)]
     pub http: Option<String>,
 

@@ -15,7 +15,8 @@ use crate::journal::JournalSettings;
 use crate::outputs::{self, Output, OutputSettings, SqlSettings};
 use crate::settings::Settings;
 use crate::sources::{
-    HostPort, HttpListener, KafkaProperties, KafkaTopic, ListenSettings, Source, Watch, descriptors,
+    HostPort, HttpListener, KafkaProperties, KafkaTopic, ListenAddress, ListenSettings, Source,
+    Watch, descriptors,
 };
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
@@ -61,6 +62,7 @@ where
     let job = define(builder(&flags)?)?;
     if cluster::is_launcher(&flags.workers) {
         http::check(&flags.watch, flags.workers.processes)?;
+        check_passed(&flags.source.listen)?;
         return cluster::launch(&flags.workers, flags.stop.stop_timeout, signals);
     }
     let (settings, lifeline) = cluster::settings(&flags.workers)?;
@@ -245,6 +247,20 @@ fn topics(flags: &SourceFlags) -> Result<Vec<KafkaTopic>> {
         Ok(flags.kafka_start.map_or(topic.clone(), |start| topic.start(start)))
     };
     flags.kafka.iter().map(topic).collect()
+}
+
+/// Refuses the socket of a service manager for processes that the manager has not started.
+fn check_passed(listen: &[String]) -> Result<()> {
+    for value in listen {
+        let address: ListenAddress = at_process(value, "--listen")?.1.parse()?;
+        if address.is_passed() {
+            let message =
+                format!("--listen {address} is a socket of one process, and -n starts more");
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("give --listen ADDR:PORT, or start each process as a service of its own"));
+        }
+    }
+    Ok(())
 }
 
 /// Separates the index of a process from the rest of a value of `flag`.

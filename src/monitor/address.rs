@@ -1,28 +1,47 @@
-//! The value of `--http`: an address of this host and a port.
+//! The value of `--http`: an address of this host and a port, or a socket of the service manager.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::passed::{self, SYSTEMD};
 
-/// An address of this host to listen at. Port 0 is any free port.
+/// Name of the socket that `--http systemd` takes.
+const SOCKET: &str = "http";
+
+/// A place of this host to listen at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HttpAddress(SocketAddr);
+pub enum HttpAddress {
+    /// An address. Port 0 is any free port.
+    Bind(SocketAddr),
+    /// The socket named `http` that the service manager passes.
+    Passed,
+}
 
 impl HttpAddress {
     /// Any free port of the loopback device.
     pub const LOOPBACK: HttpAddress =
-        HttpAddress(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
+        HttpAddress::Bind(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0));
 
     /// Returns the address of process `index` of processes that one command starts: the ports
     /// follow each other. Port 0 stays, so each process has a port of its own.
     ///
     /// # Errors
     ///
-    /// `Usage` if there is no such port.
+    /// `Usage` if there is no such port, or one socket for several processes.
     pub fn of_process(self, index: usize) -> Result<HttpAddress> {
-        let port = self.0.port();
+        let address = match self {
+            HttpAddress::Bind(address) => address,
+            HttpAddress::Passed if index == 0 => return Ok(self),
+            HttpAddress::Passed => {
+                let message =
+                    format!("--http {SYSTEMD} is one socket, and -n starts more processes");
+                return Err(Error::new(ErrorKind::Usage, message)
+                    .hint("give --http ADDR:PORT, or start each process as a service of its own"));
+            }
+        };
+        let port = address.port();
         if port == 0 {
             return Ok(self);
         }
@@ -32,13 +51,43 @@ impl HttpAddress {
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint("give --http a lower port: process I listens at PORT + I"));
         };
-        Ok(HttpAddress(SocketAddr::new(self.0.ip(), next)))
+        Ok(HttpAddress::Bind(SocketAddr::new(address.ip(), next)))
+    }
+
+    /// Listens. The socket does not block.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the address cannot be listened on, or no such socket was passed.
+    pub(super) fn listen(&self) -> Result<TcpListener> {
+        let address = match self {
+            HttpAddress::Bind(address) => address,
+            HttpAddress::Passed => return passed::listener(SOCKET, "--http"),
+        };
+        let refused = |cause| self.refused(cause);
+        let listener = TcpListener::bind(address).map_err(refused)?;
+        listener.set_nonblocking(true).map_err(refused)?;
+        Ok(listener)
+    }
+
+    /// Returns the error of an address that cannot be listened on.
+    pub(super) fn refused(&self, cause: std::io::Error) -> Error {
+        let hint = if cause.kind() == std::io::ErrorKind::AddrInUse {
+            "give --http another port, or 0 for a free one"
+        } else {
+            "give --http an address of this host"
+        };
+        let message = format!("cannot listen at {self} for --http: {cause}");
+        Error::new(ErrorKind::Configuration, message).cause(cause).hint(hint)
     }
 }
 
 impl fmt::Display for HttpAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)
+        match self {
+            HttpAddress::Bind(address) => write!(f, "{address}"),
+            HttpAddress::Passed => f.write_str(SYSTEMD),
+        }
     }
 }
 
@@ -47,8 +96,11 @@ impl FromStr for HttpAddress {
 
     fn from_str(text: &str) -> Result<HttpAddress> {
         let text = text.trim();
+        if text == SYSTEMD {
+            return Ok(HttpAddress::Passed);
+        }
         let localhost = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
-        localhost.as_deref().unwrap_or(text).parse().map(HttpAddress).map_err(|_| {
+        localhost.as_deref().unwrap_or(text).parse().map(HttpAddress::Bind).map_err(|_| {
             Error::new(ErrorKind::Usage, format!("{text:?} is not an address and a port"))
                 .hint("give --http as ADDR:PORT, for example 127.0.0.1:9090 or [::1]:9090")
         })
@@ -61,7 +113,7 @@ mod tests {
 
     #[test]
     fn addresses_read_as_they_are_written() {
-        for text in ["127.0.0.1:9090", "0.0.0.0:0", "[::1]:80"] {
+        for text in ["127.0.0.1:9090", "0.0.0.0:0", "[::1]:80", "systemd"] {
             let address: HttpAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), text);
         }
@@ -82,6 +134,8 @@ mod tests {
         );
         let last: HttpAddress = "127.0.0.1:65535".parse().expect("an address");
         assert!(last.of_process(0).is_ok() && last.of_process(1).is_err());
+        let passed = HttpAddress::Passed;
+        assert!(passed.of_process(0).is_ok() && passed.of_process(1).is_err());
         assert_eq!(HttpAddress::LOOPBACK.of_process(70_000).ok(), Some(HttpAddress::LOOPBACK));
     }
 }

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// The layers, lowest first. A module names modules of its own layer or of lower ones; and within a
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
-    &["error", "epoch", "crash", "backoff", "lock", "loopback", "tls", "token"],
+    &["error", "epoch", "crash", "backoff", "lock", "loopback", "passed", "tls", "token"],
     &["settings", "epochs", "lines", "words", "feed", "pulse", "failure", "supervise", "meters"],
     &["operators", "store", "sources", "journal"],
     &["outputs", "state"],
@@ -51,6 +51,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("parquet", &["outputs"]),
     ("inotify", &["sources"]),
     ("sd_notify", &["cli", "main"]),
+    ("listenfd", &["passed"]),
     ("reqsign_core", &["store"]),
     ("reqsign_aliyun_oss", &["store"]),
     ("reqsign_aws_v4", &["store"]),

@@ -18,7 +18,8 @@ pub struct SourceFlags {
         value_parser = trimmed)]
     pub connect: Vec<String>,
 
-    /// Listen on ADDR:PORT and read lines from all that connect; can be repeated
+    /// Listen on ADDR:PORT and read lines from all that connect; can be repeated. `systemd` takes
+    /// the socket named listen that the service manager has opened
     #[arg(long, value_name = "[I=]ADDR:PORT", env = "WORDTIDE_LISTEN", value_delimiter = ',',
         value_parser = trimmed)]
     pub listen: Vec<String>,

@@ -11,6 +11,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::passed::{self, SYSTEMD};
 use crate::sources::descriptors;
 use crate::sources::log::SourceLog;
 use crate::tls::{self, TlsFiles};
@@ -18,11 +19,16 @@ use crate::tls::{self, TlsFiles};
 /// Connections that the kernel holds until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// An address and a port to listen on. Port 0 stands for any that is free.
+/// Name of the socket that `--listen systemd` takes.
+const SOCKET: &str = "listen";
+
+/// An address and a port to listen on, or `systemd`: the socket named `listen` that the service
+/// manager has opened. Port 0 stands for any that is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
     host: String,
     port: u16,
+    is_passed: bool,
 }
 
 impl ListenAddress {
@@ -32,6 +38,9 @@ impl ListenAddress {
     ///
     /// `Configuration` if the address is not one of this host, is in use, or may not be used.
     pub(crate) fn bind(&self, flag: &str) -> Result<TcpListener> {
+        if self.is_passed {
+            return passed::listener(SOCKET, flag);
+        }
         let bound = self.addresses().and_then(|addresses| {
             let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
             for address in addresses {
@@ -53,6 +62,11 @@ impl ListenAddress {
             };
             Error::new(ErrorKind::Configuration, message).cause(error).hint(hint)
         })
+    }
+
+    /// Returns true if the socket comes from the service manager.
+    pub(crate) fn is_passed(&self) -> bool {
+        self.is_passed
     }
 
     fn addresses(&self) -> io::Result<impl Iterator<Item = SocketAddr> + use<>> {
@@ -81,6 +95,9 @@ impl FromStr for ListenAddress {
             Error::new(ErrorKind::Usage, format!("{text:?} is not an address to listen on: {why}"))
                 .hint("give ADDR:PORT, as in 0.0.0.0:9999 or [::]:9999; port 0 is any free one")
         };
+        if text == SYSTEMD {
+            return Ok(ListenAddress { host: text.to_owned(), port: 0, is_passed: true });
+        }
         let (host, port) = text.rsplit_once(':').ok_or_else(|| usage("it has no port"))?;
         let port = port.parse().map_err(|_| usage("its port is no number up to 65535"))?;
         let host = match host.strip_prefix('[') {
@@ -94,13 +111,16 @@ impl FromStr for ListenAddress {
         if host.is_empty() || host.contains(is_odd) {
             return Err(usage("it has no host, or one with a wrong character"));
         }
-        Ok(ListenAddress { host: host.to_owned(), port })
+        Ok(ListenAddress { host: host.to_owned(), port, is_passed: false })
     }
 }
 
 impl fmt::Display for ListenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ListenAddress { host, port } = self;
+        let ListenAddress { host, port, is_passed } = self;
+        if *is_passed {
+            return f.write_str(host);
+        }
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
@@ -211,7 +231,9 @@ mod tests {
 
     #[test]
     fn address_needs_host_and_port() {
-        for (text, shown) in [("0.0.0.0:0", "0.0.0.0:0"), ("[::1]:7", "[::1]:7")] {
+        for (text, shown) in
+            [("0.0.0.0:0", "0.0.0.0:0"), ("[::1]:7", "[::1]:7"), (SYSTEMD, SYSTEMD)]
+        {
             let address: ListenAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), shown);
         }

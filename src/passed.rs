@@ -1,0 +1,97 @@
+//! Sockets that a service manager has opened for this process: socket activation, by the protocol
+//! of sd_listen_fds(3).
+//!
+//! The value `systemd` of a flag stands for such a socket instead of an address. Each socket has a
+//! name, which `FileDescriptorName=` of the socket unit gives it, and is taken once.
+
+use std::net::TcpListener;
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use listenfd::ListenFd;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// The value of a flag that takes a socket of the service manager.
+pub const SYSTEMD: &str = "systemd";
+
+/// The variable with the names of the sockets, separated by colons.
+const NAMES: &str = "LISTEN_FDNAMES";
+
+/// The sockets of the process that are not taken yet.
+static SOCKETS: OnceLock<Mutex<PassedSockets>> = OnceLock::new();
+
+/// Takes the listening TCP socket with this name, for `flag`. It does not block.
+///
+/// # Errors
+///
+/// `Configuration` if the service manager has passed no such socket, or it was taken before.
+pub fn listener(name: &str, flag: &str) -> Result<TcpListener> {
+    let sockets = SOCKETS.get_or_init(|| Mutex::new(PassedSockets::of_process()));
+    sockets.lock().unwrap_or_else(PoisonError::into_inner).take(name, flag)
+}
+
+/// The sockets that were passed, with their names.
+struct PassedSockets {
+    names: Vec<String>,
+    sockets: ListenFd,
+}
+
+impl PassedSockets {
+    /// Reads what the environment says of the sockets.
+    fn of_process() -> PassedSockets {
+        let sockets = ListenFd::from_env();
+        let names = std::env::var(NAMES).unwrap_or_default();
+        // A variable that was meant for another process names sockets that are not here.
+        let names = names.split(':').take(sockets.len()).map(str::to_owned).collect();
+        PassedSockets { names, sockets }
+    }
+
+    fn take(&mut self, name: &str, flag: &str) -> Result<TcpListener> {
+        let refused = |why: String, hint: String| {
+            let message = format!("cannot listen on {SYSTEMD} ({flag}): {why}");
+            Error::new(ErrorKind::Configuration, message).hint(hint)
+        };
+        let passed = match &*self.names {
+            [] => "none".to_owned(),
+            names => names.join(", "),
+        };
+        let missing = || {
+            let why = format!("no socket named {name} was passed by the service manager");
+            let hint = format!(
+                "set FileDescriptorName={name} in a socket unit of this service, or give {flag} \
+                 an address (passed: {passed})"
+            );
+            refused(why, hint)
+        };
+        let at = self.names.iter().position(|passed| passed == name).ok_or_else(missing)?;
+        let wrong = |cause: std::io::Error| {
+            let why = format!("the socket named {name} is not one that listens for TCP: {cause}");
+            refused(why, "set ListenStream=ADDR:PORT in the socket unit".to_owned()).cause(cause)
+        };
+        let taken = self.sockets.take_tcp_listener(at).map_err(wrong)?;
+        let listener = taken.ok_or_else(|| {
+            let why = format!("the socket named {name} is in use by this process");
+            refused(why, format!("give {flag} {SYSTEMD} once"))
+        })?;
+        match rustix::net::sockopt::socket_acceptconn(&listener) {
+            Ok(true) => {}
+            Ok(false) => return Err(wrong(std::io::ErrorKind::NotConnected.into())),
+            Err(errno) => return Err(wrong(errno.into())),
+        }
+        listener.set_nonblocking(true).map_err(wrong)?;
+        Ok(listener)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_socket_names_unit_and_flag() {
+        let error = listener("http", "--http").expect_err("the tests get no sockets");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let text = error.to_string();
+        assert!(text.contains("--http") && text.contains("no socket named http"), "{text}");
+    }
+}
