@@ -78,7 +78,7 @@ async fn send_figures(meters: Meters, links: Control) -> Result<()> {
     loop {
         let (meters, sending) = (meters.clone(), links.clone());
         // It waits until process 0 has taken them: a process that is halted is not flooded.
-        let send = move || sending.send_figures(encode(&meters.figures())?);
+        let send = move || sending.send_figures(encode(&meters.figures_to_send())?);
         if supervise::blocking(send).await.is_err() {
             // The loss is reported by the inbox.
             return Ok(());

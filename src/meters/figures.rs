@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Meters, system};
+use super::{Meters, OperatorStats, system};
 
 /// A condition that needs attention, while it lasts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +100,9 @@ pub struct ProcessFigures {
     pub journal: JournalFigures,
     /// Its conditions that need attention.
     pub conditions: Vec<Condition>,
+    /// Its busiest operators: only in what a process sends to process 0.
+    #[serde(default)]
+    pub operators: Vec<OperatorStats>,
 }
 
 impl Meters {
@@ -124,6 +127,21 @@ impl Meters {
             workers: workers.iter().map(|worker| worker.figures(process)).collect(),
             journal: self.journal().figures(),
             conditions,
+            operators: Vec::new(),
         }
+    }
+
+    /// Returns the state of this process with its busiest operators, for process 0.
+    pub fn figures_to_send(&self) -> ProcessFigures {
+        ProcessFigures { operators: self.operators().busiest(), ..self.figures() }
+    }
+
+    /// Returns the figures of operators by worker and then by operator: those of this process, and
+    /// in process 0 those of the others, as they were last sent.
+    pub fn operators_of_all(&self) -> Vec<OperatorStats> {
+        let mut all = self.operators().stats();
+        all.extend(self.peers().into_iter().flat_map(|process| process.operators));
+        all.sort_by_key(|operator| (operator.worker, operator.id));
+        all
     }
 }

@@ -3,10 +3,10 @@
 use std::fmt;
 use std::sync::OnceLock;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// The figures of one operator at one worker, from the start of the job until now.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct OperatorStats {
     /// Index of the worker among all workers of the cluster.
@@ -22,6 +22,9 @@ pub struct OperatorStats {
     /// Number of records that the operator received. A block of lines is one record.
     pub records: u64,
 }
+
+/// Most operators whose figures a process sends to process 0.
+const BUSIEST_MAX: usize = 256;
 
 /// Computes the figures of all operators of a process.
 type Operators = Box<dyn Fn() -> Vec<OperatorStats> + Send + Sync>;
@@ -40,6 +43,14 @@ impl OperatorMeter {
     /// Returns the figures by worker and then by operator. Empty if nobody measures them.
     pub fn stats(&self) -> Vec<OperatorStats> {
         self.0.get().map(|operators| operators()).unwrap_or_default()
+    }
+
+    /// Returns the figures of the busiest operators, at most [`BUSIEST_MAX`], the busiest first.
+    pub fn busiest(&self) -> Vec<OperatorStats> {
+        let mut stats = self.stats();
+        stats.sort_by(|a, b| b.busy_seconds.total_cmp(&a.busy_seconds));
+        stats.truncate(BUSIEST_MAX);
+        stats
     }
 }
 

@@ -84,7 +84,7 @@ fn of_path<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
             Err(message) => error(StatusCode::BAD_REQUEST, &message),
         },
         "/api/v1/operators" => {
-            json(StatusCode::OK, &json!({ "operators": meters.operators().stats() }))
+            json(StatusCode::OK, &json!({ "operators": meters.operators_of_all() }))
         }
         "/api/v1/events" => stream(site, request),
         path => error(StatusCode::NOT_FOUND, &format!("there is no {path:?} here: see /")),

@@ -35,6 +35,12 @@ function time(ms) {
 }
 const plural = (number, one, more = one + "s") => `${count(number)} ${number === 1 ? one : more}`;
 
+// The time of day at which an epoch ends, with its fraction where epochs are short.
+function clock(ms) {
+  const digits = run.status && run.status.interval_ms % 1000 ? 3 : 0;
+  return new Date(ms).toLocaleTimeString([], { hour12: false, fractionalSecondDigits: digits || undefined });
+}
+
 const run = { epochs: [], status: null, heard: 0, before: null, busy: new Map(), skew: 0, rate: null };
 
 // --- charts -------------------------------------------------------------------------------------
@@ -44,7 +50,7 @@ const interval = () => (run.status ? run.status.interval_ms : null);
 function lineRate(epoch) {
   return epoch.lines / ((epoch.length_ms || interval() || 1000) / 1000);
 }
-const when = (epoch, is_chosen) => (is_chosen ? new Date(epoch.epoch).toLocaleTimeString([], { hour12: false }) + ": " : "");
+const when = (epoch, is_chosen) => (is_chosen ? clock(epoch.epoch) + ": " : "");
 const charts = [
   new Chart(find("chart-rate"), {
     label: "Input rate", format: short,
@@ -93,7 +99,7 @@ function row(epoch) {
     tr.append(td);
     return td;
   };
-  cell(new Date(epoch.epoch).toLocaleTimeString([], { hour12: false }), "", `${new Date(epoch.epoch).toISOString()} (${epoch.epoch})`);
+  cell(clock(epoch.epoch), "", `${new Date(epoch.epoch).toISOString()} (${epoch.epoch})`);
   cell(count(epoch.lines), "");
   cell(count(epoch.words), "");
   cell(count(epoch.rows), "wide");
@@ -115,7 +121,7 @@ function drawEpochs() {
   if (!last) return;
   set("delay", time(last.total_ms));
   set("delay-of", interval() ? `interval ${time(interval())}` : "");
-  set("committed", `last ${new Date(last.epoch).toLocaleTimeString([], { hour12: false })}`);
+  set("committed", `last ${clock(last.epoch)}`);
   set("kept", run.epochs.length >= KEPT ? `the last ${count(KEPT)}` : plural(run.epochs.length, "epoch"));
 }
 
@@ -142,7 +148,7 @@ function drawTop({ epoch, words }) {
   const list = find("top");
   find("top-empty").hidden = words.length > 0;
   list.dataset.epoch = epoch ?? "";
-  set("top-of", epoch ? `of the epoch ending ${new Date(epoch).toLocaleTimeString([], { hour12: false })}` : "");
+  set("top-of", epoch ? `of the epoch ending ${clock(epoch)}` : "");
   const most = words.length ? words[0].count : 1;
   list.replaceChildren(...words.map(({ word, count: times }) => {
     const item = make("li", undefined, { "data-word": word, "data-count": times });
@@ -211,6 +217,7 @@ function drawStatus() {
   drawSources(status);
   drawWorkers(status.workers);
   drawSentence();
+  fetchOperators();
 }
 
 function drawBanners(conditions) {
@@ -265,6 +272,50 @@ function drawWorkers(workers) {
   set("skew", shares.length > 1 && mean > 0.05 ? `busiest ${(most / mean).toFixed(1)} times the mean` : "");
 }
 
+// --- operators ----------------------------------------------------------------------------------
+
+const OPERATORS = 8, OPERATORS_EVERY_MS = 2000, OPERATORS_OVER_MS = 10000;
+const looks = [];
+let operatorsAsked = 0;
+async function fetchOperators() {
+  if (document.hidden || Date.now() - operatorsAsked < OPERATORS_EVERY_MS) return;
+  operatorsAsked = Date.now();
+  try {
+    const answer = await fetch("api/v1/operators");
+    if (answer.ok) drawOperators((await answer.json()).operators);
+  } catch {
+    // The stream of events notices that the run is away.
+  }
+}
+
+// Shares of the operators' time in the last seconds; of a run that idles, since its start.
+function drawOperators(operators) {
+  const busy = new Map();
+  for (const { name, busy_seconds } of operators) busy.set(name, (busy.get(name) ?? 0) + busy_seconds);
+  const at = performance.now(), first = looks[0]?.busy;
+  if (first && [...first].some(([name, seconds]) => (busy.get(name) ?? 0) < seconds)) looks.length = 0;
+  while (looks.length > 1 && looks[1].at <= at - OPERATORS_OVER_MS) looks.shift();
+  const since = (old) => [...busy].map(([name, seconds]) => [name, seconds - (old?.get(name) ?? 0)]);
+  const sum = (times) => times.reduce((total, [, seconds]) => total + seconds, 0);
+  let times = since(looks[0]?.busy);
+  const is_idle = !looks.length || sum(times) < 0.01 * (at - looks[0].at) / 1000;
+  if (is_idle) times = since(null);
+  looks.push({ at, busy });
+  const all = sum(times) || 1;
+  times.sort((a, b) => b[1] - a[1]);
+  find("operators-card").hidden = !times.length;
+  find("operators").replaceChildren(...times.slice(0, OPERATORS).map(([name, seconds]) => {
+    const item = make("li", undefined, { "data-operator": name, "data-share": (seconds / all).toFixed(3) });
+    const bar = make("div", undefined, { class: "bar", "aria-hidden": "true" });
+    bar.append(make("i"));
+    bar.firstChild.style.width = `${(100 * seconds) / all}%`;
+    item.append(make("span", name, { title: name }), bar, make("span", `${Math.round((100 * seconds) / all)} %`));
+    return item;
+  }));
+  const [name, seconds] = times[0] ?? ["", 0];
+  set("busiest", name ? `${name} takes ${Math.round((100 * seconds) / all)} % of their time${is_idle ? " since the start" : ""}` : "");
+}
+
 function drawSentence() {
   const state = document.querySelector(".state"), { status } = run;
   const silent = Date.now() - run.heard;
@@ -275,6 +326,7 @@ function drawSentence() {
   }
   if (!status) return;
   state.dataset.phase = status.phase;
+  state.dataset.needs = status.conditions.length ? "attention" : "";
   const last = run.epochs[run.epochs.length - 1];
   const is_calm = status.phase === "counting" && !status.conditions.length && last;
   if (is_calm) {
