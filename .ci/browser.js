@@ -121,6 +121,12 @@ async function watch(run, lines, bucket, said) {
   }
   assert(top.words.length === counts.size && top.words.every(([word, count]) => counts.get(word) === count), JSON.stringify([top, [...counts]]));
   assert.strictEqual(await page.locator("[data-wt=top] b b").count(), 0);
+
+  // The operators of the workers, the busiest first.
+  await page.waitForFunction(() => document.querySelector("[data-wt=operators] [data-operator]"));
+  const shares = await page.locator("[data-wt=operators] [data-operator]").evaluateAll((all) => all.map((item) => Number(item.dataset.share)));
+  assert.match(await rows.first().locator("td").first().innerText(), /\d\d:\d\d:\d\d\.\d{3}/);
+  assert.deepStrictEqual(shares, [...shares].sort((a, b) => b - a), "busiest first");
   await page.screenshot({ path: path.join(pictures, "light.png") });
 
   bucket.isAway = true;

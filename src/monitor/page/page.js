@@ -37,8 +37,8 @@ const plural = (number, one, more = one + "s") => `${count(number)} ${number ===
 
 // The time of day at which an epoch ends, with its fraction where epochs are short.
 function clock(ms) {
-  const digits = run.status && run.status.interval_ms % 1000 ? 3 : 0;
-  return new Date(ms).toLocaleTimeString([], { hour12: false, fractionalSecondDigits: digits || undefined });
+  const text = new Date(ms).toLocaleTimeString([], { hour12: false });
+  return run.status && run.status.interval_ms % 1000 ? `${text}.${String(ms % 1000).padStart(3, "0")}` : text;
 }
 
 const run = { epochs: [], status: null, heard: 0, before: null, busy: new Map(), skew: 0, rate: null };
@@ -288,6 +288,9 @@ async function fetchOperators() {
   }
 }
 
+// The time of the dataflow itself goes to the order in which operators run, and to progress.
+const operatorName = (name) => (name === "wordtide" ? "scheduling and progress" : name);
+
 // Shares of the operators' time in the last seconds; of a run that idles, since its start.
 function drawOperators(operators) {
   const busy = new Map();
@@ -309,11 +312,11 @@ function drawOperators(operators) {
     const bar = make("div", undefined, { class: "bar", "aria-hidden": "true" });
     bar.append(make("i"));
     bar.firstChild.style.width = `${(100 * seconds) / all}%`;
-    item.append(make("span", name, { title: name }), bar, make("span", `${Math.round((100 * seconds) / all)} %`));
+    item.append(make("span", operatorName(name), { title: operatorName(name) }), bar, make("span", `${Math.round((100 * seconds) / all)} %`));
     return item;
   }));
   const [name, seconds] = times[0] ?? ["", 0];
-  set("busiest", name ? `${name} takes ${Math.round((100 * seconds) / all)} % of their time${is_idle ? " since the start" : ""}` : "");
+  set("busiest", name ? `${operatorName(name)} takes ${Math.round((100 * seconds) / all)} % of their time${is_idle ? " since the start" : ""}` : "");
 }
 
 function drawSentence() {
