@@ -1,10 +1,12 @@
 //! An open-loop run: lines are due by the clock and do not wait for the program.
 //!
 //! It measures two latencies. `epoch` is the time from the end of an epoch, by its name, to the
-//! time of the marker's file. `line` is the time from the moment at which a line was due to the
-//! marker of the epoch that counted it. A lagging reader cannot hide its delay, because a line that
-//! waits in the sender is due all the same.
+//! time at which the marker got its name (the change time of its inode, which a link or a rename
+//! sets; the modification time is earlier by the sync of the file). `line` is the time from the
+//! moment at which a line was due to the marker of the epoch that counted it. A lagging reader
+//! cannot hide its delay, because a line that waits in the sender is due all the same.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -114,9 +116,10 @@ fn commits(out: &Path) -> Result<Vec<Commit>> {
         }
         let told: Value = serde_json::from_slice(&std::fs::read(&marker)?)?;
         let number = |name: &str| told[name].as_u64().ok_or("a marker lacks a number");
-        let seen = std::fs::metadata(&marker)?.modified()?.duration_since(UNIX_EPOCH)?;
+        let named = std::fs::metadata(&marker)?;
+        let seen_ms = named.ctime() as u64 * 1_000 + named.ctime_nsec() as u64 / 1_000_000;
         let (epoch_ms, lines) = (number("epoch")?, number("lines")?);
-        commits.push(Commit { epoch_ms, lines, seen_ms: seen.as_millis() as u64 });
+        commits.push(Commit { epoch_ms, lines, seen_ms });
     }
     commits.sort_by_key(|commit| commit.epoch_ms);
     Ok(commits)

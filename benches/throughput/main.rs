@@ -12,14 +12,15 @@
 //! counted by three programs in turn, so that all of them meet the machine in the same mood:
 //!
 //! * `wordtide`, the real binary, at each `--threads` and `--processes`;
-//! * `reference`, one thread that does nothing but read, count in the same table and write: what a
-//!   program without a dataflow, epochs or durability can reach;
+//! * `reference`, one thread that does nothing but read, count in the same table, and write the
+//!   table as often as epochs end: what a program without a dataflow can reach. `reference-sync`
+//!   also makes each result durable, as `wordtide` does;
 //! * `naive`, the obvious differential program, a `String` a word and `count()`, on the first
 //!   `--naive-mib` of the text.
 //!
 //! Every run's output is read back and compared with counts made by the simplest code there is; a
 //! wrong count ends the bench. COST (after McSherry, Isard and Murray) is the smallest number of
-//! threads at which `wordtide` is faster than `reference`.
+//! threads at which `wordtide` is faster than `reference-sync`.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 #![allow(clippy::disallowed_methods, reason = "a bench reads clocks and keeps to them")]
 
@@ -47,10 +48,10 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    if let [role, port, out] = args.as_slice()
+    if let [role, port, out, interval] = args.as_slice()
         && let Some(role) = role.strip_prefix("--role=")
     {
-        return programs::play(role, port.parse()?, out);
+        return programs::play(role, port.parse()?, out, interval);
     }
     let flags = Flags::parse(args)?;
     let mut report = Report::create(&flags.out)?;
@@ -89,7 +90,8 @@ fn throughput(flags: &Flags, name: &str, text: &Arc<Vec<u8>>, report: &mut Repor
         truth.words,
         truth.rows
     );
-    let programs = [Program::Reference].into_iter().chain(flags.wordtides());
+    let references = [false, true].map(|syncs| Program::Reference { syncs });
+    let programs = references.into_iter().chain(flags.wordtides());
     let mut runs: Vec<(Program, Vec<Run>)> =
         programs.map(|program| (program, Vec::new())).collect();
     for _ in 0..flags.rounds {
@@ -121,8 +123,8 @@ fn first(text: &[u8], bytes_max: usize) -> &[u8] {
 /// Prints the smallest number of threads that beat the reference.
 fn cost(name: &str, runs: &[(Program, Vec<Run>)]) {
     let rate = |runs: &[Run]| rows::median(runs.iter().map(Run::words_per_second));
-    let Some((_, reference)) = runs.iter().find(|(program, _)| *program == Program::Reference)
-    else {
+    let durable = Program::Reference { syncs: true };
+    let Some((_, reference)) = runs.iter().find(|(program, _)| *program == durable) else {
         return;
     };
     let to_beat = rate(reference);

@@ -22,8 +22,15 @@ const TICKS_PER_SECOND: f64 = 100.0;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Program {
-    Wordtide { threads: usize, processes: usize, journal: bool },
-    Reference,
+    Wordtide {
+        threads: usize,
+        processes: usize,
+        journal: bool,
+    },
+    /// Writes as often as epochs do; with `syncs`, its rows are durable before it goes on.
+    Reference {
+        syncs: bool,
+    },
     Naive,
 }
 
@@ -37,7 +44,8 @@ impl fmt::Display for Program {
                 }
                 f.write_str(if *journal { " --state" } else { "" })
             }
-            Program::Reference => f.write_str("reference"),
+            Program::Reference { syncs: false } => f.write_str("reference"),
+            Program::Reference { syncs: true } => f.write_str("reference-sync"),
             Program::Naive => f.write_str("naive"),
         }
     }
@@ -51,6 +59,12 @@ pub(crate) struct Run {
     /// From the start of the program to its end.
     pub(crate) seconds: f64,
     pub(crate) cpu_seconds: f64,
+    /// The part of `cpu_seconds` that the kernel took.
+    pub(crate) system_seconds: f64,
+    /// Pages that were touched for the first time.
+    pub(crate) minor_faults: u64,
+    /// Bytes that the kernel was given for the disk.
+    pub(crate) disk_bytes: u64,
     /// Processor time that the host took from this machine meanwhile, for its disk and network.
     pub(crate) stolen_seconds: f64,
     /// Peak memory of all its processes together.
@@ -99,6 +113,7 @@ pub(crate) fn command(program: Program, port: u16, out: &Path, flags: &Flags) ->
     let Program::Wordtide { threads, processes, journal } = program else {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(format!("--role={program}")).arg(port.to_string()).arg(out);
+        command.arg(&flags.interval);
         return Ok(command);
     };
     fs::create_dir_all(out)?;
@@ -119,7 +134,7 @@ pub(crate) fn command(program: Program, port: u16, out: &Path, flags: &Flags) ->
 
 /// Runs a command to its end.
 pub(crate) fn watched(mut command: Command) -> Result<Run> {
-    let (cpu_before, stolen_before) = (children_cpu_seconds()?, stolen_seconds());
+    let (before, stolen_before) = (Children::ended()?, stolen_seconds());
     let began = Instant::now();
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
     let stderr = child.stderr.take();
@@ -140,7 +155,11 @@ pub(crate) fn watched(mut command: Command) -> Result<Run> {
     };
     let status = child.wait()?;
     run.seconds = began.elapsed().as_secs_f64();
-    run.cpu_seconds = children_cpu_seconds()? - cpu_before;
+    let after = Children::ended()?;
+    run.system_seconds = after.system_seconds - before.system_seconds;
+    run.cpu_seconds = after.user_seconds - before.user_seconds + run.system_seconds;
+    run.minor_faults = after.minor_faults - before.minor_faults;
+    run.disk_bytes = after.disk_bytes - before.disk_bytes;
     run.stolen_seconds = stolen_seconds() - stolen_before;
     if !status.success() {
         return Err(format!("{command:?} ended with {status}: {log}").into());
@@ -155,18 +174,33 @@ fn commit_ms(line: &str) -> Option<u64> {
     figures.strip_suffix(" ms")?.rsplit(' ').next()?.parse().ok()
 }
 
-/// Returns the processor time of all ended children and their children.
-fn children_cpu_seconds() -> Result<f64> {
-    let stat = fs::read_to_string("/proc/self/stat")?;
-    // Fields are counted from the third, after the name, which may contain any byte.
-    let (_, fields) = stat.rsplit_once(") ").ok_or("no stat of this process")?;
-    let children: Vec<f64> = fields
-        .split(' ')
-        .skip(13)
-        .take(2)
-        .map(str::parse)
-        .collect::<std::result::Result<_, _>>()?;
-    Ok(children.iter().sum::<f64>() / TICKS_PER_SECOND)
+/// The resources that all ended children and their children have used.
+struct Children {
+    user_seconds: f64,
+    system_seconds: f64,
+    minor_faults: u64,
+    disk_bytes: u64,
+}
+
+impl Children {
+    /// Reads what the children that have ended so far used.
+    fn ended() -> Result<Children> {
+        let stat = fs::read_to_string("/proc/self/stat")?;
+        // Fields are counted from the third, after the name, which may contain any byte.
+        let (_, fields) = stat.rsplit_once(") ").ok_or("no stat of this process")?;
+        let fields: Vec<&str> = fields.split(' ').collect();
+        let field =
+            |at: usize| -> Result<u64> { Ok(fields.get(at).ok_or("a short stat")?.parse()?) };
+        // This process writes next to nothing itself. A kernel may keep no such account.
+        let io = fs::read_to_string("/proc/self/io").unwrap_or_default();
+        let written = io.lines().find_map(|line| line.strip_prefix("write_bytes: "));
+        Ok(Children {
+            user_seconds: field(13)? as f64 / TICKS_PER_SECOND,
+            system_seconds: field(14)? as f64 / TICKS_PER_SECOND,
+            minor_faults: field(8)?,
+            disk_bytes: written.and_then(|bytes| bytes.parse().ok()).unwrap_or_default(),
+        })
+    }
 }
 
 /// Returns the processor time that the host gave to others since the boot of this machine; 0 if the

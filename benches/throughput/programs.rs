@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, BufWriter, Read, Write};
 use std::net::TcpStream;
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use wordtide::differential_dataflow::input::Input;
 use wordtide::internals::words::{PAD_BYTES, WordOptions, WordTable};
@@ -14,13 +15,27 @@ use wordtide::timely;
 use super::Result;
 
 /// Counts what comes from `port` as the program of this name; the counts go to the file `out`.
-pub(crate) fn play(role: &str, port: u16, out: &str) -> Result<()> {
+pub(crate) fn play(role: &str, port: u16, out: &str, interval: &str) -> Result<()> {
     let stream = TcpStream::connect(("127.0.0.1", port))?;
     match role {
-        "reference" => reference(stream, out),
+        "reference" | "reference-sync" => {
+            let rows = RowFile::create(out, role == "reference-sync")?;
+            reference(stream, rows, length(interval)?)
+        }
         "naive" => naive(stream, out),
         _ => Err(format!("no program is called {role}").into()),
     }
+}
+
+/// Parses `10s` or `500ms`.
+fn length(interval: &str) -> Result<Duration> {
+    let ms = match interval.strip_suffix("ms") {
+        Some(ms) => ms.parse()?,
+        None => {
+            1_000 * interval.strip_suffix('s').ok_or("--interval is in s or ms")?.parse::<u64>()?
+        }
+    };
+    Ok(Duration::from_millis(ms))
 }
 
 fn row(out: &mut impl Write, word: &[u8], count: impl Display) -> std::io::Result<()> {
@@ -28,11 +43,12 @@ fn row(out: &mut impl Write, word: &[u8], count: impl Display) -> std::io::Resul
     writeln!(out, "\t{count}")
 }
 
-/// Read, count, write: one thread, one table, no epochs.
-fn reference(mut stream: TcpStream, out: &str) -> Result<()> {
+/// Read, count, write: one thread, one table, which is written as often as epochs end.
+fn reference(mut stream: TcpStream, mut rows: RowFile, every: Duration) -> Result<()> {
     const BLOCK_BYTES: usize = 256 << 10;
     let (mut table, options) = (WordTable::new(1), WordOptions::default());
     let (mut block, mut held) = (vec![0; BLOCK_BYTES + PAD_BYTES], 0);
+    let mut due = Instant::now() + every;
     loop {
         if held + PAD_BYTES == block.len() {
             block.resize(2 * block.len(), 0);
@@ -54,16 +70,75 @@ fn reference(mut stream: TcpStream, out: &str) -> Result<()> {
         table.add_block(&block, end, &options);
         block[..rest.len()].copy_from_slice(&rest);
         held = rest.len();
+        if Instant::now() >= due {
+            rows.write(&mut table)?;
+            due = Instant::now() + every;
+        }
     }
     block[held..held + PAD_BYTES].fill(0);
     table.add_block(&block, held, &options);
-    let mut rows = Vec::new();
-    let mut failed = Ok(());
-    table.drain(|_, word, count| {
-        failed = std::mem::replace(&mut failed, Ok(())).and_then(|()| row(&mut rows, word, count));
-    });
-    failed?;
-    Ok(File::create(out)?.write_all(&rows)?)
+    rows.write(&mut table)
+}
+
+/// The file of the reference, which gets the rows of one table after the other.
+struct RowFile {
+    file: File,
+    syncs: bool,
+    /// Rows that are not written yet.
+    rows: Vec<u8>,
+}
+
+impl RowFile {
+    const ROWS_BYTES: usize = 1 << 20;
+
+    /// Creates the file. With `syncs`, each table is durable when it is written.
+    fn create(path: &str, syncs: bool) -> Result<RowFile> {
+        Ok(RowFile {
+            file: File::create(path)?,
+            syncs,
+            rows: Vec::with_capacity(2 * Self::ROWS_BYTES),
+        })
+    }
+
+    /// Writes the words of a table and empties it.
+    fn write(&mut self, table: &mut WordTable) -> Result<()> {
+        let mut failed = Ok(());
+        table.drain(|_, word, count| {
+            self.row(word, count);
+            if self.rows.len() >= Self::ROWS_BYTES && failed.is_ok() {
+                failed = self.flush();
+            }
+        });
+        failed?;
+        self.flush()?;
+        if self.syncs {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Appends a row. The digits are written from the last.
+    fn row(&mut self, word: &[u8], mut count: u64) {
+        self.rows.extend_from_slice(word);
+        let (mut tail, mut first) = ([0; 22], 21);
+        tail[first] = b'\n';
+        loop {
+            first -= 1;
+            tail[first] = b'0' + (count % 10) as u8;
+            count /= 10;
+            if count == 0 {
+                break;
+            }
+        }
+        tail[first - 1] = b'\t';
+        self.rows.extend_from_slice(&tail[first - 1..]);
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        let written = self.file.write_all(&self.rows);
+        self.rows.clear();
+        written
+    }
 }
 
 /// What one writes first: every word a `String`, every word an update.

@@ -65,6 +65,9 @@ impl Report {
             "mwords_per_s": figure(&|run| run.words_per_second() / 1e6),
             "mb_per_s": figure(&|run| run.bytes as f64 / run.seconds / 1e6),
             "cpu_ns_per_word": figure(&Run::cpu_ns_per_word),
+            "system_ns_per_word": figure(&|run| run.system_seconds * 1e9 / run.words as f64),
+            "minor_faults": figure(&|run| run.minor_faults as f64),
+            "disk_mb": figure(&|run| run.disk_bytes as f64 / 1e6),
             "stolen_ns_per_word": figure(&Run::stolen_ns_per_word),
             "peak_rss_mib": figure(&|run| run.peak_rss_kib as f64 / 1024.0),
             "commit_ms_p50": at(0.5),
@@ -73,12 +76,16 @@ impl Report {
         });
         println!(
             "{corpus:12} {program:24} {:7.2} M words/s {:7.1} MB/s {:7.1} CPU ns/word \
-             {:5.1} stolen {:6.0} MiB  commit p50 {} p99 {} max {} ms",
+             ({:.1} system) {:5.1} stolen {:6.0} MiB {:8} faults {:6.0} MB to disk  commit \
+             p50 {} p99 {} max {} ms",
             figure(&|run| run.words_per_second() / 1e6),
             figure(&|run| run.bytes as f64 / run.seconds / 1e6),
             figure(&Run::cpu_ns_per_word),
+            figure(&|run| run.system_seconds * 1e9 / run.words as f64),
             figure(&Run::stolen_ns_per_word),
             figure(&|run| run.peak_rss_kib as f64 / 1024.0),
+            figure(&|run| run.minor_faults as f64),
+            figure(&|run| run.disk_bytes as f64 / 1e6),
             row["commit_ms_p50"],
             row["commit_ms_p99"],
             row["commit_ms_max"],
