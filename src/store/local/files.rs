@@ -84,7 +84,7 @@ fn is_private(dir: &str) -> bool {
 
 /// Opens the directory `dir` below `root` one name at a time and follows no symbolic link. With
 /// `creates`, makes what is missing.
-fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
+pub(super) fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut folder = openat(CWD, root, flags, Mode::empty())?;
     let names = dir.split('/').filter(|name| !name.is_empty());
@@ -427,36 +427,11 @@ fn empty(folder: &OwnedFd, is_due: &dyn Fn(&str) -> bool) -> io::Result<u64> {
     Ok(removed)
 }
 
-/// Syncs the directory `dir` and every directory above it up to the root, the last included.
-/// Returns false if the file system has no sync of directories.
-pub(super) fn seal(root: &Path, dir: &str) -> StoreResult<bool> {
-    let mut dir = Some(dir);
-    let mut has_sync = true;
-    loop {
-        let inner = dir.unwrap_or_default();
-        let path = root.join(inner);
-        let opened = open_dir(root, inner, false);
-        let opened = opened.map_err(|error| failure("open", &path, &error))?;
-        has_sync &= sync(&File::from(opened)).map_err(|error| {
-            // A sync that failed once proves nothing when it succeeds later.
-            let mut failed = failure("sync", &path, &error);
-            if failed.kind == StoreErrorKind::Unavailable {
-                failed.kind = StoreErrorKind::Disk;
-            }
-            failed
-        })?;
-        match dir {
-            None => return Ok(has_sync),
-            Some(inner) => dir = inner.rsplit_once('/').map(|(outer, _)| outer),
-        }
-    }
-}
-
 /// Syncs a directory. Returns false if its file system has no sync of directories, as some network
 /// and user-space file systems: names are then as durable as the file system makes them by itself.
 ///
 /// A file system that has become read-only (`EROFS`) is not among them: it has met an error.
-fn sync(directory: &File) -> io::Result<bool> {
+pub(super) fn sync(directory: &File) -> io::Result<bool> {
     match directory.sync_all() {
         Ok(()) => Ok(true),
         Err(error) => match Errno::from_io_error(&error) {
@@ -466,6 +441,7 @@ fn sync(directory: &File) -> io::Result<bool> {
     }
 }
 
+/// Syncs the directory at `path`, as [`sync`] does.
 fn sync_dir(path: &Path) -> io::Result<bool> {
     sync(&File::open(path)?)
 }

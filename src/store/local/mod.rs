@@ -29,10 +29,12 @@ use crate::supervise;
 
 mod files;
 mod lock;
+mod seal;
 
 use files::Scan;
 pub use lock::PrefixLock;
 pub(crate) use lock::cannot_lock;
+use seal::SealedDirs;
 
 /// Files that are written or read at a time. Enough that one commit of the file system's journal
 /// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
@@ -46,6 +48,7 @@ pub struct LocalStore {
     turns: Arc<Semaphore>,
     /// The rest of the last scan of keys, and of the last scan of directories.
     scans: [Arc<Mutex<Option<Scan>>>; 2],
+    sealed: Arc<SealedDirs>,
     /// True if it was logged that directories cannot be synced.
     reported: Arc<AtomicBool>,
 }
@@ -63,6 +66,7 @@ impl LocalStore {
             root: root.into(),
             turns: Arc::new(Semaphore::new(FILES_MAX)),
             scans: Default::default(),
+            sealed: Arc::default(),
             reported: Arc::default(),
         })
     }
@@ -171,9 +175,9 @@ impl Store for LocalStore {
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
-        let reported = Arc::clone(&self.reported);
+        let (sealed, reported) = (Arc::clone(&self.sealed), Arc::clone(&self.reported));
         self.run(&[name], move |root| {
-            if !files::seal(root, &owned)? && !reported.swap(true, Ordering::Relaxed) {
+            if !sealed.seal(root, &owned)?.has_sync && !reported.swap(true, Ordering::Relaxed) {
                 let root = root.display();
                 tracing::warn!(
                     "the file system of {root} cannot sync a directory: after a power loss a \
