@@ -28,9 +28,10 @@ mod table;
 
 #[cfg(any(test, feature = "internals"))]
 pub use each::each_word;
-pub use hash::{hash, part};
+pub use hash::{hash, hash_at, part};
 pub use route::Router;
 pub use short::ShortWords;
+pub use simd::vec_with_room;
 pub use table::WordTable;
 
 use serde::{Deserialize, Serialize};

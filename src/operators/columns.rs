@@ -10,6 +10,7 @@
 use differential_dataflow::trace::implementations::BatchContainer;
 
 use crate::epoch::Epoch;
+use crate::words::vec_with_room;
 
 /// A word and its hash, borrowed from a column. Ordered by hash, then by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,8 +39,8 @@ pub struct WordColumn {
 impl WordColumn {
     /// Makes an empty column with room for `words` words of `bytes` bytes in all.
     pub fn with_room(words: usize, bytes: usize) -> Self {
-        let ends = Ends { low: Vec::with_capacity(words), carries: Vec::new() };
-        WordColumn { hashes: Vec::with_capacity(words), ends, bytes: Vec::with_capacity(bytes) }
+        let ends = Ends { low: vec_with_room(words), carries: Vec::new() };
+        WordColumn { hashes: vec_with_room(words), ends, bytes: vec_with_room(bytes) }
     }
 
     /// Appends a word.
@@ -59,6 +60,12 @@ impl WordColumn {
             start = end;
             WordRef { hash, word }
         })
+    }
+
+    /// Returns the word at `index`.
+    #[inline]
+    pub(super) fn word(&self, index: usize) -> WordRef<'_> {
+        BatchContainer::index(self, index)
     }
 
     /// Returns true if the word at `index` is less than `word`.

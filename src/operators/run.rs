@@ -18,6 +18,7 @@ use timely::progress::Stamp;
 use super::columns::{Ends, WordColumn, WordRef};
 use super::received::malformed;
 use crate::epoch::Epoch;
+use crate::words::vec_with_room;
 
 /// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
 #[derive(Clone, Debug, Default)]
@@ -35,7 +36,7 @@ pub struct Run {
 impl Run {
     /// An empty run.
     pub fn new(epoch: Epoch, worker: u32, words: WordColumn) -> Self {
-        let counts = Vec::with_capacity(words.hashes.capacity());
+        let counts = vec_with_room(words.hashes.capacity());
         Run { epoch, worker, words, counts }
     }
 

@@ -117,6 +117,17 @@ pub fn hash(word: &[u8]) -> u64 {
     }
 }
 
+/// Returns the [`hash`] of the word `padded[at..at + len]`, with one load if it is short. 16 bytes
+/// must follow `at`, whatever they are.
+#[inline(always)]
+pub fn hash_at(padded: &[u8], at: usize, len: usize) -> u64 {
+    if len <= SHORT_BYTES_MAX {
+        Key::load(padded, at, len).hash()
+    } else {
+        xxh3_64_with_seed(&padded[at..at + len], LONG_SEED)
+    }
+}
+
 /// Returns the part, from 0 to `parts - 1`, of a word with this hash.
 ///
 /// The part grows with the hash, so a table that drains in hash order visits the parts in order.
@@ -206,6 +217,7 @@ mod tests {
             prop_assert_eq!(key, Key::of(word));
             prop_assert_eq!(&key.to_bytes()[..key.len()], word);
             prop_assert_eq!(key.hash(), hash(word));
+            prop_assert_eq!(hash_at(&text, at, len), hash(word));
         }
 
         #[test]

@@ -17,7 +17,7 @@
 //! grow.
 
 use super::hash::Key;
-use super::simd;
+use super::simd::{self, HUGE_BYTES_MIN};
 use std::mem;
 use std::ops::Range;
 
@@ -26,9 +26,6 @@ pub(super) const PROBES_MAX: usize = 96;
 
 /// Number of homes of an empty table.
 pub(super) const CAPACITY_MIN: usize = 1 << 12;
-
-/// Size in bytes from which tables ask for huge pages (of 2 MiB, if the system has them).
-const HUGE_BYTES_MIN: usize = 4 << 20;
 
 const FREE: Slot = [0; 3];
 
