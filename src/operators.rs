@@ -20,10 +20,13 @@
 //! | `columns`, `run`, `batch`, `merger`, `batcher` | sorted columns, and batches made of them |
 //! | `open_table`, `routed`, `combine`, `words` | counting words per epoch |
 //! | `changelog`, `record_changes` | the stored changes of totals and windows |
-//! | `changes`, `totals`, `counts`, `window` | totals and windows over epochs |
+//! | `base`, `sums` | totals and windows that are published |
+//! | `changes`, `totals` | totals and windows as collections |
+//! | `counts`, `window` | what is asked of counts |
 //! | `rows`, `archive`, `collection`, `top`, `capture` | rows to publish |
 
 mod archive;
+mod base;
 mod batch;
 mod batcher;
 mod capture;
@@ -43,6 +46,7 @@ mod record_changes;
 mod routed;
 mod rows;
 mod run;
+mod sums;
 mod text;
 mod ticks;
 mod top;

@@ -271,12 +271,16 @@ const AWAY_MAX: usize = 1024;
 ///
 /// While the store takes objects, a small number may, and the open epoch grows if commits are
 /// slow. While it is away, epochs whose results are encoded only wait, at the cost of a file each,
-/// and an open epoch that grew for all that time could take any amount of memory.
+/// and an open epoch that grew for all that time could take any amount of memory. Of epochs that
+/// are not counted and encoded yet, half as many may be in flight: more of them, each with fewer
+/// lines, would cost a process that lags still more.
 fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
     let in_flight = status.in_flight.len();
     let counted = status.in_flight.iter().filter(|epoch| **epoch > level.encoded).count();
-    in_flight < in_flight_max
-        || level.is_away && level.has_room && in_flight < AWAY_MAX && counted < in_flight_max
+    if counted >= in_flight_max.div_ceil(2) {
+        return false;
+    }
+    in_flight < in_flight_max || level.is_away && level.has_room && in_flight < AWAY_MAX
 }
 
 /// Applies what process 0 decides: the part of every other process.

@@ -4,6 +4,7 @@
 //! part's, modulo the number of parts, so one worker sees all pieces of a source and can sort them.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
@@ -83,7 +84,7 @@ impl AtTicks<Vec<(Epoch, Piece)>> for Archive {
             return;
         }
         pieces.sort_unstable();
-        send(EpochRows { epoch, rows: Rc::new(Archived { parts: self.parts, pieces }) });
+        send(EpochRows { epoch, rows: Arc::new(Archived { parts: self.parts, pieces }) });
     }
 }
 

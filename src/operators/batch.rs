@@ -14,6 +14,7 @@ use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeySto
 use differential_dataflow::trace::implementations::ord_neu::layers::Upds;
 
 use super::columns::{Offsets, Times, WordColumn, WordRef};
+use super::run::Run;
 use crate::epoch::Epoch;
 
 /// The layout of a batch of words: words as keys, no values, counts as diffs.
@@ -61,6 +62,19 @@ impl WordBatch {
         let updates = counts.len();
         let times = Times::repeat(epoch, updates);
         WordBatch::new(keys, Upds { offs: Offsets::one_each(updates), times, diffs: counts })
+    }
+
+    /// Returns the updates, which are all at `epoch` and one for each word, as a run.
+    pub(super) fn into_run(self, epoch: Epoch) -> Run {
+        let OrdKeyStorage { keys, upds } = self.0.storage;
+        Run { epoch, worker: 0, words: keys, counts: upds.diffs }
+    }
+
+    /// Returns a copy of the updates at `epoch`.
+    pub(super) fn run_at(&self, epoch: Epoch) -> Run {
+        let mut run = Run { epoch, ..Run::default() };
+        self.updates_at(epoch).for_each(|(key, count)| run.push(key.hash, key.word, count));
+        run
     }
 
     /// Returns the times at which the batch has updates, each once, ascending.

@@ -141,7 +141,7 @@ impl RunsByEpoch {
 
     /// Removes and returns the runs of epochs before `upper`, or all runs if there is no such
     /// bound.
-    fn split_before(&mut self, upper: Option<&Epoch>) -> BTreeMap<Epoch, Vec<Run>> {
+    pub(super) fn split_before(&mut self, upper: Option<&Epoch>) -> BTreeMap<Epoch, Vec<Run>> {
         let kept = upper.map_or_else(BTreeMap::new, |upper| self.epochs.split_off(upper));
         std::mem::replace(&mut self.epochs, kept)
     }

@@ -1,4 +1,4 @@
-//! The changes between two results of totals or windows.
+//! The changes between two results of totals or windows, as a collection.
 //!
 //! An operator with a trace publishes at each tick the words whose sum differs from the previous
 //! result. Only words with updates since then are looked up, so a small change costs little.
@@ -21,7 +21,7 @@ use crate::epoch::Epoch;
 pub(super) type WordTrace = TraceAgent<WordSpine>;
 
 /// Returns the batches of a trace, oldest first.
-pub(super) fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
+fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
     let mut batches = Vec::new();
     trace.map_spans(|span| batches.extend(span.inner.clone()));
     batches
@@ -31,7 +31,7 @@ pub(super) fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
 ///
 /// This is called at every tick, also for an epoch without lines: a trace would otherwise grow with
 /// time.
-pub(super) fn compact(trace: &mut WordTrace, epoch: Epoch) {
+fn compact(trace: &mut WordTrace, epoch: Epoch) {
     trace.set_logical_compaction(Antichain::from_elem(epoch).borrow());
     let mut upper = Antichain::new();
     trace.read_upper(&mut upper);
@@ -56,7 +56,7 @@ pub(super) struct Changes<O> {
     /// Batches with updates after `since`.
     changed: Vec<Rc<WordBatch>>,
     /// The epoch of the previous result.
-    pub(super) since: Epoch,
+    since: Epoch,
     express: Express<O>,
 }
 

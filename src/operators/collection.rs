@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use differential_dataflow::{ExchangeData, VecCollection};
 use timely::container::CapacityContainerBuilder;
@@ -30,7 +31,7 @@ use crate::words;
 ///
 /// The text decides the part and the place in the part. A row with a count is printed in the format
 /// of `--format`, a row without one as a line.
-pub trait Printable: ExchangeData {
+pub trait Printable: ExchangeData + Sync {
     /// True if every row of the type has a count, and false if none has.
     const HAS_COUNT: bool;
 
@@ -197,7 +198,7 @@ impl<'s> Rows<'s> {
             by_text.owner(words::part(words::hash(&row.text()), by_text.parts)) as u64
         });
         let contents = Contents {
-            held: Rc::new(Vec::new()),
+            held: Arc::new(Vec::new()),
             changes: Stash::new(),
             context: Rc::clone(&context),
         };
@@ -213,7 +214,7 @@ type CountedRow<D> = (u64, D, isize);
 
 /// The operator state: the contents of a collection, ascending by (hash, row).
 struct Contents<D> {
-    held: Rc<Vec<CountedRow<D>>>,
+    held: Arc<Vec<CountedRow<D>>>,
     changes: Stash<CountedRow<D>>,
     context: Rc<Context>,
 }
@@ -234,16 +235,16 @@ impl<D: Printable> AtTicks<Vec<Update<D>>> for Contents<D> {
             changes.sort_unstable_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)));
             let held = std::mem::take(&mut self.held);
             // A result that is still being published keeps its list.
-            let held = Rc::try_unwrap(held).unwrap_or_else(|held| (*held).clone());
-            self.held = Rc::new(add(held, changes));
+            let held = Arc::try_unwrap(held).unwrap_or_else(|held| (*held).clone());
+            self.held = Arc::new(add(held, changes));
             if let Some(row) = self.held.iter().find(|(_, _, times)| *times < 0) {
                 return self.context.failure.fail(negative(row));
             }
         }
         if !self.held.is_empty() {
-            let held = Rc::clone(&self.held);
+            let held = Arc::clone(&self.held);
             let parts = self.context.parts;
-            send(EpochRows { epoch, rows: Rc::new(ContentRows { held, parts }) });
+            send(EpochRows { epoch, rows: Arc::new(ContentRows { held, parts }) });
         }
     }
 }
@@ -281,7 +282,7 @@ fn negative<D: Printable>((_, row, times): &CountedRow<D>) -> Error {
 
 /// The contents of a collection at one epoch, as rows.
 struct ContentRows<D> {
-    held: Rc<Vec<CountedRow<D>>>,
+    held: Arc<Vec<CountedRow<D>>>,
     parts: u32,
 }
 

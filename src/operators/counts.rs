@@ -3,27 +3,26 @@
 //! The meaning of a count is one of three collections (see [`Words`](super::Words)). How it is
 //! computed is decided here, when the definition asks for a result. The counts of single epochs are
 //! the batches that differential's arrange operator produces; nothing is kept. Totals and windows
-//! are the trace of those batches: the contents at an epoch are the sums of all updates up to it.
+//! that are published are [sums](super::sums). As a collection they are the trace of the batches:
+//! the contents at an epoch are the sums of all updates up to it.
 
 use std::rc::Rc;
 
 use differential_dataflow::VecCollection;
 use differential_dataflow::operators::arrange::Arranged;
 use differential_dataflow::operators::arrange::arrangement::arrange_core;
-use differential_dataflow::trace::Span;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Exchange, Pipeline};
+use timely::dataflow::operators::core::OkErr;
 
-use super::batch::WordBatch;
 use super::batcher::{RunBatcher, WordSpine};
-use super::changes::{Changes, EachChange, WordTrace, batches, compact};
-use super::columns::WordColumn;
+use super::changes::{Changes, EachChange, WordTrace};
 use super::context::Context;
 use super::record_changes::record_changes;
-use super::rows::{EpochRows, RowKind, Rows, per_epoch_rows};
+use super::rows::{RowKind, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
+use super::sums::{Shown, Sums};
 use super::ticks::{AtTicks, Ticks, at_ticks};
-use super::totals::Snapshot;
 use super::window::{Grid, Window};
 use super::{collection, top};
 use crate::epoch::Epoch;
@@ -65,10 +64,7 @@ impl<'s> From<Counts<'s>> for Rows<'s> {
             let stream = per_epoch_rows(batches);
             return Rows { stream, ticks, context, grid: Grid::ALL, kind: RowKind::Counts };
         }
-        let (arranged, grid) = counts.arranged();
-        let totals = Totals { trace: arranged.trace, grid };
-        let stream = at_ticks(arranged.stream, Pipeline, ticks.clone(), "Totals", totals);
-        Rows { stream, ticks, context, grid, kind: RowKind::Counts }
+        counts.sums(Shown::All)
     }
 }
 
@@ -76,12 +72,7 @@ impl<'s> Counts<'s> {
     /// Returns the words whose count differs from the previous result, with their new count. The
     /// count is 0 for a word that is gone.
     pub fn changes(self) -> Rows<'s> {
-        let Counts { ticks, context, .. } = self.clone();
-        let (arranged, grid) = self.arranged();
-        let mut changes = Changes::new(arranged.trace, grid, to_rows);
-        changes.since = grid.last(context.changes.through());
-        let stream = at_ticks(arranged.stream, Pipeline, ticks.clone(), "Changes", changes);
-        Rows { stream, ticks, context, grid, kind: RowKind::Counts }
+        self.sums(Shown::Changed)
     }
 
     /// Returns the `k` most frequent words, by descending count, then by their bytes; all in
@@ -100,46 +91,77 @@ impl<'s> Counts<'s> {
         if let Over::Epoch = self.over {
             return collection::each_epoch_alone(arrange(self.runs, None).stream);
         }
-        let ticks = self.ticks.clone();
-        let (arranged, grid) = self.arranged();
+        let (ticks, context, max_keys) =
+            (self.ticks.clone(), Rc::clone(&self.context), self.max_keys());
+        let Recorded { runs, window_ms, grid } = self.recorded();
+        let arranged = arrange(runs, window_ms);
+        if let Some(max) = max_keys {
+            let changes = Changes::new(arranged.trace.clone(), Grid::ALL, to_growth);
+            let batches = arranged.stream.clone();
+            let grown = at_ticks(batches, Pipeline, ticks.clone(), "New words", changes);
+            limit_keys(grown, ticks.clone(), max, context);
+        }
         let changes = Changes::new(arranged.trace, grid, collection::to_updates);
         let stream = at_ticks(arranged.stream, Pipeline, ticks, "Counts as a collection", changes);
         VecCollection::new(stream)
     }
 
-    /// Arranges the counts. Returns the arrangement and the epochs that publish a result.
-    fn arranged(self) -> (Arranged<'s, WordTrace>, Grid) {
-        let Counts { runs, ticks, context, over } = self;
-        match over {
+    /// Returns the rows of totals or windows: all sums, or those that changed.
+    fn sums(self, shown: Shown) -> Rows<'s> {
+        let (ticks, context) = (self.ticks.clone(), Rc::clone(&self.context));
+        let max_keys = self.max_keys();
+        let Recorded { runs, window_ms, grid } = self.recorded();
+        let sums = Sums::new(window_ms, grid, shown, grid.last(context.changes.through()));
+        let to_owner = DistributorPact(|_peers| ToOwner);
+        let (stream, grown) =
+            at_ticks(runs, to_owner, ticks.clone(), "Sums", sums).ok_err(|record| record);
+        if let Some(max) = max_keys {
+            limit_keys(grown, ticks.clone(), max, Rc::clone(&context));
+        }
+        Rows { stream, ticks, context, grid, kind: RowKind::Counts }
+    }
+
+    /// Returns the limit of distinct words.
+    fn max_keys(&self) -> Option<u64> {
+        match self.over {
+            Over::Start { max_keys } => max_keys,
+            Over::Epoch | Over::Window(_) => None,
+        }
+    }
+
+    /// Records the runs as changes of totals or windows, if the job has state.
+    fn recorded(self) -> Recorded<'s> {
+        let Counts { runs, context, over, .. } = self;
+        let (window_ms, slide_ms) = match over {
             // A count that is inserted at an epoch and gone at the next is a window of one
             // interval.
-            Over::Epoch => {
-                let window_ms = context.interval_ms;
-                let runs = record_changes(runs, Some(2 * window_ms), &context);
-                (arrange(runs, Some(window_ms)), Grid::ALL)
-            }
-            Over::Start { max_keys } => {
-                let arranged = arrange(record_changes(runs, None, &context), None);
-                if let Some(max) = max_keys {
-                    limit_keys(arranged.clone(), ticks, max, context);
-                }
-                (arranged, Grid::ALL)
-            }
+            Over::Epoch => (Some(context.interval_ms), None),
+            Over::Start { .. } => (None, None),
             Over::Window(window) => match window.resolve(context.interval_ms) {
-                Ok((length_ms, slide_ms)) => {
-                    // A restart must also restore the last slide: its retraction is a change
-                    // against the previous result.
-                    let runs = record_changes(runs, Some(length_ms + slide_ms), &context);
-                    (arrange(runs, Some(length_ms)), Grid::every(slide_ms))
-                }
+                Ok((length_ms, slide_ms)) => (Some(length_ms), Some(slide_ms)),
                 Err(error) => {
                     // The command line refuses such a window earlier, with `Window::check`.
                     context.failure.fail(error);
-                    (arrange(runs, None), Grid::ALL)
+                    return Recorded { runs, window_ms: None, grid: Grid::ALL };
                 }
             },
-        }
+        };
+        // A restart must also restore the last slide: its retraction is a change against the
+        // previous result.
+        let slide = slide_ms.unwrap_or(context.interval_ms);
+        let lasts_ms = window_ms.map(|length_ms| length_ms + slide);
+        let runs = record_changes(runs, lasts_ms, &context);
+        Recorded { runs, window_ms, grid: slide_ms.map_or(Grid::ALL, Grid::every) }
     }
+}
+
+/// The recorded runs of totals or windows.
+struct Recorded<'s> {
+    runs: Stream<'s, Epoch, Run>,
+    /// The time after which a count is taken back.
+    window_ms: Option<u64>,
+    /// The epochs that publish a result.
+    grid: Grid,
 }
 
 /// Sends runs to their owners and arranges them there. They are retracted after `window_ms`, if
@@ -153,37 +175,6 @@ fn arrange<'s>(runs: Stream<'s, Epoch, Run>, window_ms: Option<u64>) -> Arranged
     )
 }
 
-/// The operator state that publishes all totals.
-struct Totals {
-    trace: WordTrace,
-    grid: Grid,
-}
-
-impl AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Totals {
-    type Out = EpochRows;
-
-    fn absorb(&mut self, spans: &mut Vec<Span<Epoch, Rc<WordBatch>>>) {
-        spans.clear(); // the trace has them
-    }
-
-    fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut(EpochRows)) {
-        if self.grid.contains(epoch) {
-            let rows = Rc::new(Snapshot { batches: batches(&self.trace), epoch });
-            send(EpochRows { epoch, rows });
-        }
-        compact(&mut self.trace, epoch);
-    }
-}
-
-/// Sends the changed words with their new counts, as rows.
-fn to_rows(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut(EpochRows)) {
-    let mut run = Run::new(epoch, 0, WordColumn::default());
-    each(&mut |(word, _, new)| run.push(word.hash, word.word, new));
-    if !run.is_empty() {
-        send(EpochRows { epoch, rows: Rc::new(run) });
-    }
-}
-
 /// Sends the growth of this worker's number of distinct words.
 fn to_growth(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut((Epoch, i64))) {
     let mut growth = 0;
@@ -191,15 +182,14 @@ fn to_growth(epoch: Epoch, each: &mut EachChange<'_>, send: &mut dyn FnMut((Epoc
     send((epoch, growth));
 }
 
-/// Ends the job if all workers together keep more than `max` distinct words.
+/// Ends the job if all workers together keep more than `max` distinct words. `grown` is the growth
+/// of their number at each worker.
 fn limit_keys<'s>(
-    arranged: Arranged<'s, WordTrace>,
+    grown: Stream<'s, Epoch, Vec<(Epoch, i64)>>,
     ticks: Ticks<'s>,
     max: u64,
     context: Rc<Context>,
 ) {
-    let changes = Changes::new(arranged.trace, Grid::ALL, to_growth);
-    let grown = at_ticks(arranged.stream, Pipeline, ticks.clone(), "New words", changes);
     let to_first = Exchange::new(|_: &(Epoch, i64)| 0);
     let limit = KeyLimit { keys: 0, max, context };
     at_ticks(grown, to_first, ticks, "Limit of distinct words", limit);

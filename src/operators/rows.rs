@@ -6,8 +6,8 @@
 
 use std::fmt;
 use std::rc::Rc;
+use std::sync::Arc;
 
-use differential_dataflow::trace::implementations::ord_neu::key_batch::OrdKeyStorage;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -16,7 +16,6 @@ use timely::dataflow::operators::generic::Operator;
 
 use super::batch::WordBatch;
 use super::batcher::Batches;
-use super::columns::WordRef;
 use super::context::Context;
 use super::run::Run;
 use super::window::Grid;
@@ -72,7 +71,9 @@ impl Row<'_> {
 }
 
 /// Rows of one epoch at one worker, ascending by (hash, word) or in an order of their own.
-pub trait RowSet {
+///
+/// They are visited by other threads than the worker's, which goes on to the next epoch.
+pub trait RowSet: Send + Sync {
     /// Calls `visit` with every row.
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>));
 }
@@ -83,7 +84,7 @@ pub struct EpochRows {
     /// The epoch.
     pub epoch: Epoch,
     /// Its rows, or some of them: a worker may produce several sets for an epoch.
-    pub rows: Rc<dyn RowSet>,
+    pub rows: Arc<dyn RowSet>,
 }
 
 impl fmt::Debug for EpochRows {
@@ -109,26 +110,6 @@ impl fmt::Debug for Rows<'_> {
     }
 }
 
-/// The updates of a batch at one epoch.
-struct BatchAt {
-    batch: Rc<WordBatch>,
-    epoch: Epoch,
-}
-
-impl RowSet for BatchAt {
-    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        let mut show = |key: WordRef<'_>, count| {
-            visit(Row::Count { hash: key.hash, word: key.word, count });
-        };
-        if self.batch.only_time() == Some(self.epoch) {
-            let OrdKeyStorage { keys, upds } = &self.batch.storage;
-            keys.iter().zip(&upds.diffs).for_each(|(key, count)| show(key, *count));
-        } else {
-            self.batch.updates_at(self.epoch).for_each(|(key, count)| show(key, count));
-        }
-    }
-}
-
 /// Returns the updates of each epoch as its rows.
 ///
 /// A batch may span several epochs, if the frontier moved over them at once.
@@ -141,9 +122,10 @@ pub(super) fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<Epoc
                 input.for_each(|capability, spans| {
                     let capabilities = capability.retain_stamp(0);
                     for batch in spans.drain(..).filter_map(|span| span.inner) {
-                        for epoch in batch.epochs() {
-                            let rows = Rc::new(BatchAt { batch: Rc::clone(&batch), epoch });
+                        for run in runs(batch) {
+                            let epoch = run.epoch;
                             let capability = capabilities.delayed(&epoch);
+                            let rows = Arc::new(run);
                             output.session(&capability).give(EpochRows { epoch, rows });
                         }
                     }
@@ -151,6 +133,17 @@ pub(super) fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<Epoc
             }
         },
     )
+}
+
+/// Returns the updates of each epoch of a batch.
+fn runs(batch: Rc<WordBatch>) -> Vec<Run> {
+    match batch.only_time() {
+        // The trace is dropped, so nobody shares the batch: its columns become the run.
+        Some(epoch) if Rc::strong_count(&batch) == 1 => {
+            Rc::into_inner(batch).map(|batch| batch.into_run(epoch)).into_iter().collect()
+        }
+        _ => batch.epochs().into_iter().map(|epoch| batch.run_at(epoch)).collect(),
+    }
 }
 
 impl RowSet for Run {

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-use std::rc::Rc;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
@@ -84,7 +84,7 @@ impl AtTicks<Vec<(Epoch, RankedWord)>> for JobRanking {
         }
         places.sort_unstable();
         places.truncate(self.k);
-        send(EpochRows { epoch, rows: Rc::new(Ranking { places }) });
+        send(EpochRows { epoch, rows: Arc::new(Ranking { places }) });
     }
 }
 

@@ -1,9 +1,9 @@
-//! Sums over the batches of a trace: all totals at an epoch, or those that changed.
+//! Sums over the batches of a trace: those that changed between two epochs.
 //!
 //! The batches of a trace are few (their sizes grow geometrically), and each is sorted by (hash,
-//! word), so all totals are one linear merge. A changed word is looked up by a galloping search
-//! from the position of the previous one. Words are looked up in order, so a large change costs a
-//! merge, and a small one a few steps per word.
+//! word). A changed word is looked up by a galloping search from the position of the previous one.
+//! Words are looked up in order, so a large change costs a merge, and a small one a few steps per
+//! word.
 
 use std::rc::Rc;
 
@@ -11,7 +11,6 @@ use differential_dataflow::trace::implementations::BatchContainer;
 
 use super::batch::WordBatch;
 use super::columns::{WordColumn, WordRef};
-use super::rows::{Row, RowSet};
 use crate::epoch::Epoch;
 
 /// A cursor over a batch, from front to back.
@@ -159,20 +158,6 @@ fn merge_tied(
     visit(word, old, new);
 }
 
-/// Calls `visit` with every word of `batches` whose updates up to `upto` do not cancel, and their
-/// sum.
-pub(super) fn for_each_total(
-    batches: &[Rc<WordBatch>],
-    upto: Epoch,
-    visit: &mut dyn FnMut(WordRef<'_>, i64),
-) {
-    merge(batches, 0, upto, &mut |word, _, total| {
-        if total != 0 {
-            visit(word, total);
-        }
-    });
-}
-
 /// Calls `visit` with every word of `changed` whose total in `all` differs between two epochs, and
 /// with both totals.
 pub(super) fn for_each_change(
@@ -195,20 +180,6 @@ pub(super) fn for_each_change(
             visit(word, old, new);
         }
     });
-}
-
-/// All totals at an epoch. They are computed when they are published; the batches never change.
-pub(super) struct Snapshot {
-    pub(super) batches: Vec<Rc<WordBatch>>,
-    pub(super) epoch: Epoch,
-}
-
-impl RowSet for Snapshot {
-    fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        for_each_total(&self.batches, self.epoch, &mut |key, count| {
-            visit(Row::Count { hash: key.hash, word: key.word, count });
-        });
-    }
 }
 
 #[cfg(test)]
@@ -254,7 +225,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn totals_and_changes_are_those_of_a_map(
+        fn changes_are_those_of_a_map(
             updates in prop::collection::vec(
                 prop::collection::vec((0u8..24, 1u64..6, -2i64..4), 0..40), 0..5),
             before in 0u64..6,
@@ -264,12 +235,6 @@ mod tests {
             let batches: Vec<_> = updates.iter().filter_map(|updates| batch(updates)).collect();
             let flat = updates.concat();
             let (old, new) = (sum(&flat, before), sum(&flat, upto));
-
-            let mut totals = Vec::new();
-            for_each_total(&batches, upto, &mut |key, total| {
-                totals.push(((key.hash, key.word.to_vec()), total));
-            });
-            prop_assert_eq!(&totals, &new.clone().into_iter().collect::<Vec<_>>());
 
             let mut expected: BTreeMap<_, (i64, i64)> = BTreeMap::new();
             old.into_iter().for_each(|(key, total)| expected.entry(key).or_default().0 = total);

@@ -1,4 +1,8 @@
 //! The operator that encodes and stores the parts of its worker.
+//!
+//! Rows are encoded on a thread of the runtime, one epoch after the other, so that the worker
+//! counts the next epoch meanwhile. [`Results`] has the number of epochs that are not encoded yet,
+//! which bounds them.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -12,6 +16,7 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::changelog::Changelog;
 use super::completions::Completions;
@@ -22,7 +27,7 @@ use crate::failure::Failure;
 use crate::meters::{Meters, TopKeeper, TopWords};
 use crate::operators::{Context, EpochRows, Grid, Row, RowKind, Rows, Tally};
 use crate::store::Results;
-use crate::supervise::supervise;
+use crate::supervise::{self, supervise};
 
 /// The output of a job as its operators see it. Clones share it.
 #[derive(Clone, Debug)]
@@ -81,6 +86,7 @@ pub fn write_parts<'s>(
                 ticked: BTreeMap::new(),
                 writing: BTreeMap::new(),
                 completions: Completions::new(activator),
+                encoded: None,
                 output,
                 changelog,
                 failure,
@@ -127,6 +133,8 @@ struct Writer {
     /// Epochs whose parts are being stored. A capability is dropped after its parts are durable.
     writing: BTreeMap<Epoch, Capability<Epoch>>,
     completions: Completions<Report>,
+    /// Resolves when the last epoch that was started is encoded.
+    encoded: Option<oneshot::Receiver<()>>,
     output: OutputHandle,
     /// Stores the changes of totals and windows. `None` in a job without state.
     changelog: Option<Changelog>,
@@ -137,18 +145,21 @@ struct Writer {
 }
 
 impl Writer {
-    /// Encodes the parts of a complete epoch and starts storing them.
+    /// Starts to encode and to store the parts of a complete epoch.
     fn start(&mut self, epoch: Epoch, capability: Capability<Epoch>) {
         self.writing.insert(epoch, capability);
         let started = Instant::now();
         let later = self.open.split_off(&(epoch + 1));
         let rows = std::mem::replace(&mut self.open, later).remove(&epoch).unwrap_or_default();
-        let parts = match self.output.writer.encode(&rows, self.context.parts) {
-            Ok(parts) => parts,
-            Err(error) => return self.failure.fail(error),
+        let encoding = EpochEncoding {
+            output: self.output.clone(),
+            epoch,
+            rows,
+            parts: self.context.parts,
+            threads: self.context.threads,
         };
-        let top = self.top(&rows);
-        self.output.results.encoded(epoch, self.context.threads);
+        let (is_encoded, encoded) = oneshot::channel();
+        let before = self.encoded.replace(encoded);
         let tally = self.context.tallies.take(epoch);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (publishes, kind) = (self.grid.contains(epoch), self.kind);
@@ -160,6 +171,12 @@ impl Writer {
             }
         };
         let write = async move {
+            if let Some(before) = before {
+                // Resolves when the sender is dropped, also by a failure, which ends the job.
+                let _ = before.await;
+            }
+            let (parts, top) = supervise::blocking(move || encoding.run()).await?;
+            drop(is_encoded);
             let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
             let write_us = started.elapsed().as_micros() as u64;
             completions.complete(Report { epoch, tally, kind, parts, publishes, write_us, top });
@@ -167,14 +184,36 @@ impl Writer {
         };
         supervise(&self.failure, &self.output.runtime, "write", write);
     }
+}
 
-    /// Returns the most frequent words of an epoch, if somebody can ask for them.
-    fn top(&self, rows: &[EpochRows]) -> TopWords {
+/// The rows of an epoch that are to be encoded.
+struct EpochEncoding {
+    output: OutputHandle,
+    epoch: Epoch,
+    rows: Vec<EpochRows>,
+    /// Number of parts of a result.
+    parts: u32,
+    /// Number of workers of this process.
+    threads: usize,
+}
+
+impl EpochEncoding {
+    /// Returns the parts with rows, and the most frequent words if somebody can ask for them. It
+    /// blocks.
+    fn run(self) -> Result<(Vec<EncodedPart>, TopWords)> {
+        let parts = self.output.writer.encode(&self.rows, self.parts)?;
+        let top = self.top();
+        self.output.results.encoded(self.epoch, self.threads);
+        Ok((parts, top))
+    }
+
+    /// Returns the most frequent words, if somebody can ask for them.
+    fn top(&self) -> TopWords {
         if !self.output.meters.keeps_top() {
             return TopWords::default();
         }
         let mut top = TopKeeper::default();
-        for set in rows {
+        for set in &self.rows {
             set.rows.for_each(&mut |row| match row {
                 Row::Count { word, count, .. } | Row::Ranked { word, count } => {
                     top.add(word, count);

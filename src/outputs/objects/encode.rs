@@ -15,6 +15,11 @@ use crate::settings::RowOrder;
 use crate::store::{Body, BodyWriter};
 use crate::words;
 
+/// Number of chunks after which a part has larger ones, which lie in huge pages.
+const LARGE_AFTER: usize = 32;
+/// The length of the chunks of a large part.
+const LARGE_CHUNK_BYTES: usize = 4 << 20;
+
 /// Returns the parts that have rows, ascending. Large parts are hashed on threads of `runtime`.
 ///
 /// # Errors
@@ -27,12 +32,14 @@ pub fn encode(
     runtime: &Handle,
     parts: u32,
 ) -> Result<Vec<EncodedPart>> {
-    let mut encoder = Encoder { order, encoding, runtime, open: BTreeMap::new(), error: None };
+    let open = BTreeMap::new();
+    let mut encoder = Encoder { order, encoding, runtime, current: None, open, error: None };
     for set in sets {
         set.rows.for_each(&mut |row| encoder.row(row, parts));
     }
     // Parts that are sorted now may have errors, too.
-    let Encoder { open, mut error, .. } = encoder;
+    let Encoder { mut open, current, mut error, .. } = encoder;
+    open.extend(current);
     let encoded = open.into_iter().map(|(part, open)| open.close(part, &mut error)).collect();
     error.map_or(Ok(encoded), Err)
 }
@@ -42,6 +49,9 @@ struct Encoder<'a> {
     order: RowOrder,
     encoding: Encoding,
     runtime: &'a Handle,
+    /// The part of the last row. Rows mostly come part by part.
+    current: Option<(u32, OpenPart)>,
+    /// The other parts.
     open: BTreeMap<u32, OpenPart>,
     /// The first error of a row.
     error: Option<Error>,
@@ -55,9 +65,11 @@ impl Encoder<'_> {
             Row::Ranked { .. } => 0,
             Row::Line { part, .. } => part,
         };
-        let (kind, encoding) = (row.kind(), self.encoding);
-        let open = self.open.entry(part);
-        let open = open.or_insert_with(|| OpenPart::new(kind, encoding, self.runtime));
+        let kind = row.kind();
+        if self.current.as_ref().is_none_or(|(current, _)| *current != part) {
+            self.turn_to(part, kind);
+        }
+        let Some((_, open)) = &mut self.current else { return };
         open.rows += 1;
         if kind != open.kind {
             self.error.get_or_insert_with(mixed);
@@ -76,6 +88,15 @@ impl Encoder<'_> {
             Row::Line { line, .. } => open.line(line, &mut self.error),
         }
     }
+
+    /// Makes `part` the current one; if it is new, it takes rows of `kind`.
+    #[cold]
+    fn turn_to(&mut self, part: u32, kind: RowKind) {
+        self.open.extend(self.current.take());
+        let known = self.open.remove(&part);
+        let open = known.unwrap_or_else(|| OpenPart::new(kind, self.encoding, self.runtime));
+        self.current = Some((part, open));
+    }
 }
 
 /// A part to which rows are being added.
@@ -84,6 +105,8 @@ struct OpenPart {
     format: Format,
     bytes: WrittenBytes,
     chunk: Vec<u8>,
+    /// Chunks that were full.
+    chunks: usize,
     rows: u64,
     /// Rows that wait to be sorted by word.
     unsorted: Vec<(Box<[u8]>, i64)>,
@@ -109,7 +132,8 @@ impl OpenPart {
         if encoding.format == Format::Parquet {
             begin_columns(kind, &mut chunk);
         }
-        OpenPart { kind, format: encoding.format, bytes, chunk, rows: 0, unsorted: Vec::new() }
+        let format = encoding.format;
+        OpenPart { kind, format, bytes, chunk, chunks: 0, rows: 0, unsorted: Vec::new() }
     }
 
     /// Adds the row of a word. Notes an error if the word is too long for the format.
@@ -145,14 +169,21 @@ impl OpenPart {
 
     /// Moves the chunk to the body if it is full.
     fn flush_full_chunk(&mut self) {
-        if self.chunk.len() >= CHUNK_BYTES {
-            let next = Vec::with_capacity(CHUNK_BYTES + 4096);
+        if self.chunk.len() >= self.chunk_bytes() {
+            self.chunks += 1;
+            let next = words::vec_with_room(self.chunk_bytes() + 4096);
             let full = std::mem::replace(&mut self.chunk, next).into();
             match &mut self.bytes {
                 WrittenBytes::Object(body) => body.push(full),
                 WrittenBytes::Raw(chunks) => chunks.push(full),
             }
         }
+    }
+
+    /// Returns the length from which the chunk is full.
+    #[inline]
+    fn chunk_bytes(&self) -> usize {
+        if self.chunks < LARGE_AFTER { CHUNK_BYTES } else { LARGE_CHUNK_BYTES }
     }
 
     /// Returns the part. Adds the rows that are sorted by word first.

@@ -264,7 +264,7 @@ pub fn unreadable(error: &io::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::rc::Rc;
+    use std::sync::Arc;
 
     use super::*;
     use crate::operators::RowSet;
@@ -286,7 +286,7 @@ mod tests {
     }
 
     fn encoded(kind: RowKind, rows: Vec<(&'static [u8], Option<i64>)>) -> Result<Vec<EncodedPart>> {
-        encode(kind, &[EpochRows { epoch: 1, rows: Rc::new(Literal(rows)) }], 2)
+        encode(kind, &[EpochRows { epoch: 1, rows: Arc::new(Literal(rows)) }], 2)
     }
 
     #[test]
