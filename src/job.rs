@@ -170,14 +170,14 @@ impl JobBuilder {
     }
 
     /// Declares that an epoch publishes only the words whose counts have changed, so that those
-    /// which it does not publish stay in the table of [`WriteMode::Upsert`].
+    /// which it does not publish stay in the table or index of [`WriteMode::Upsert`].
     #[must_use]
     pub fn publishes_changes(mut self) -> Self {
         self.sql.changes = true;
         self
     }
 
-    /// Sets how rows come into the table of a database.
+    /// Sets how rows come into the table of a database or into an index.
     #[must_use]
     pub fn write(mut self, write: WriteMode) -> Self {
         self.sql.write = write;

@@ -28,6 +28,7 @@ mod commit;
 mod commit_log;
 mod completions;
 mod evidence;
+mod foreign_epoch;
 mod ids;
 mod negative;
 mod objects;

@@ -297,5 +297,10 @@ fn check_reports_database_and_makes_no_table() {
     for said in ["sqlite:c.db", "SQLite", "counts will be made", "result"] {
         assert!(text.contains(said), "{text}");
     }
+    assert!(rig.tree().is_empty(), "no file was made: {:?}", rig.tree());
+    rig.run("check --to sqlite:c.db/below/c.db").expect(0);
+    rig.file("c.db", "");
+    rig.run("check --to sqlite:c.db/below/c.db").expect(78).says(&["c.db is no folder", "--to"]);
+    rig.run("check --to sqlite:c.db").expect(0);
     assert_eq!(number(&rig.path("c.db"), "SELECT count(*) FROM sqlite_master"), 0);
 }

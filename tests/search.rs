@@ -93,6 +93,41 @@ fn killed_job_clears_what_has_no_marker() {
 }
 
 #[test]
+fn upsert_keeps_one_document_a_word() {
+    let (rig, double) = (Rig::new(), SearchDouble::start());
+    let long = "x".repeat(600);
+    let mut requests = 0;
+    double.script(move |_, path| {
+        requests += 1;
+        let is_bulk = path.ends_with("_bulk");
+        match requests % 3 {
+            0 if is_bulk => Some(SearchFault::Items(429)),
+            1 if is_bulk => Some(SearchFault::AnswerLost),
+            _ => None,
+        }
+    });
+    let mut epochs = Vec::new();
+    for (number, text) in [format!("a  b {long}\n"), format!("b c b {long}\n")].iter().enumerate() {
+        rig.file("in.txt", text);
+        let run = format!("run --file in.txt --interval 24h --parts 2 --state s{number}");
+        program(&rig, &double, &format!("{run} --write upsert")).start().end().expect(0);
+        let rows = double.index("counts").visible;
+        let mut found = Counts::new();
+        for row in rows.values() {
+            let word = row["word"].as_str().expect("a word").as_bytes().to_vec();
+            found.insert(word, row["count"].as_u64().expect("a count"));
+        }
+        assert_eq!(found, oracle::count(text.as_bytes(), oracle::words_python));
+        epochs.push(rows["b"]["epoch"].clone());
+        assert!(rows.values().all(|row| row["epoch"] == epochs[number]));
+    }
+    assert_ne!(epochs[0], epochs[1]);
+    assert_eq!(double.index("counts-epochs").visible.len(), 2);
+    let ended = program(&rig, &double, "run --file in.txt --no-state").start().end();
+    ended.expect(78).says(&["--write upsert", "--to"]);
+}
+
+#[test]
 fn server_that_refuses_ends_the_start() {
     let (rig, double) = (Rig::new(), SearchDouble::start());
     rig.file("in.txt", "a\n");

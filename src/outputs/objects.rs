@@ -42,7 +42,7 @@ pub(super) use claiming::{ClaimAttempt, keep as keep_claim};
 pub(super) use encode::encode as encode_rows;
 pub use encoding::Encoding;
 pub use form::{FormSettings, ObjectForm};
-pub(super) use format::{RowBatch, read_rows};
+pub(super) use format::{CHUNK_BYTES, RowBatch, RowReader, begin_columns, push_row, read_rows};
 pub use layout::Layout;
 pub use opened::ObjectOutput;
 pub(super) use ownership::Ownership;

@@ -6,6 +6,7 @@ use super::output::Output;
 use super::search::SearchOutput;
 use super::sql::{self, SqlSettings, WriteMode};
 use crate::error::{Error, ErrorKind, Result};
+use crate::operators::RowKind;
 use crate::settings::{FolderLayout, RowOrder};
 use crate::store::{StoreSettings, Target};
 
@@ -33,15 +34,22 @@ pub fn is_single(target: &Target) -> bool {
 /// directory.
 pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output>> {
     let OutputSettings { store, form, sql } = settings;
+    let is_upsert = sql.write == WriteMode::Upsert;
+    if is_upsert && sql.rows == RowKind::Lines {
+        return Err(Error::new(ErrorKind::Usage, "lines have no key that could be updated")
+            .hint("give --write append, or a definition that counts"));
+    }
     if let Target::Database(target) = target {
         return Ok(Box::new(sql::open(target, *sql, store.ca_file.as_deref())?));
     }
-    if sql.write == WriteMode::Upsert {
-        return Err(Error::new(ErrorKind::Usage, "--write upsert needs a database")
-            .hint("give --write append, or --to sqlite:PATH, postgres://… or mysql://…"));
-    }
     if let Target::Search(index) = target {
-        return Ok(Box::new(SearchOutput::open(index, store, form.clone())?));
+        return Ok(Box::new(SearchOutput::open(index, store, form.clone(), sql)?));
+    }
+    if is_upsert {
+        let message = "--write upsert needs a database or an index";
+        return Err(Error::new(ErrorKind::Usage, message).hint(
+            "give --write append, or --to sqlite:PATH, postgres://…, mysql://… or opensearch://…",
+        ));
     }
     Ok(Box::new(ObjectOutput::open(target, store, form.clone())?))
 }

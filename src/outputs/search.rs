@@ -6,14 +6,17 @@
 //! INDEX-wordtide   the claim on the index
 //! ```
 //!
-//! A document is created under an id that depends on its row alone, so a request can be repeated
-//! after a lost answer. The rows of an epoch are refreshed before its marker is stored, so nobody
-//! meets the marker before the rows. Process 0 writes all parts, and the changelog is in its state
-//! folder.
+//! With `--write append` a document is created under an id that depends on its row alone, so a
+//! request can be repeated after a lost answer. The rows of an epoch are refreshed before its
+//! marker is stored, so nobody meets the marker before the rows. With `--write upsert` a word has
+//! one document, which the commit of an epoch writes over; then it deletes the words that are gone.
+//! An index has no transactions, so a reader can meet the rows of two results until the marker is
+//! stored. Process 0 writes all parts, and the changelog is in its state folder.
 //!
 //! | module | holds |
 //! | --- | --- |
 //! | `client` | requests, and what their answers mean |
+//! | `mode` | how rows come into an index: `--write` |
 //! | `documents` | ids, mappings, and the JSON of rows and markers |
 //! | `bulk` | rows as bulk requests, and the items that were refused |
 //! | `claims` | claims as documents |
@@ -23,6 +26,7 @@ mod bulk;
 mod claims;
 mod client;
 mod documents;
+mod mode;
 mod opened;
 mod writer;
 

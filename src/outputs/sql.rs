@@ -1,7 +1,7 @@
 //! Epochs as rows of a database: SQLite, PostgreSQL, MySQL and MariaDB.
 //!
 //! ```text
-//! worker: rows ─► encode, sorted by key ─► results of process 0 (memory, then disk)
+//! worker: rows ─► key, sort ─► results of process 0 (memory, then disk)
 //! commit: BEGIN ─► lock the owner ─► marker there? ─► rows ─► changelog ─► marker ─► COMMIT
 //! ```
 //!
@@ -56,10 +56,6 @@ pub fn open(
     settings: SqlSettings,
     ca_file: Option<&Path>,
 ) -> Result<SqlOutput> {
-    if settings.write == WriteMode::Upsert && settings.rows == RowKind::Lines {
-        return Err(Error::new(ErrorKind::Usage, "lines have no key that could be updated")
-            .hint("give --write append, or a definition that counts"));
-    }
     let driver: Arc<dyn session::Driver> = match target.kind {
         DatabaseKind::Sqlite => Arc::new(sqlite::SqliteDriver::new(&target.path)),
         DatabaseKind::Postgres => {

@@ -160,11 +160,14 @@ impl Index {
             ("POST", ["_bulk"]) => (200, self.bulk(&request.body, fault)),
             ("POST", ["_search"]) => (200, self.search(body)),
             ("POST", ["_delete_by_query"]) => {
-                let epoch = &body["query"]["term"]["epoch"];
+                let epoch = body["query"]["term"]["epoch"].as_u64();
+                let below = body["query"]["range"]["epoch"]["lt"].as_u64().unwrap_or(0);
                 let visible = self.visible.clone();
-                self.documents
-                    .retain(|id, row| !visible.contains_key(id) || row["epoch"] != *epoch);
-                (200, json!({}))
+                self.documents.retain(|id, row| {
+                    let of = row["epoch"].as_u64();
+                    !visible.contains_key(id) || of != epoch && of.is_some_and(|of| of >= below)
+                });
+                (200, json!({"failures": []}))
             }
             ("GET", ["_doc", id]) => match self.documents.get(*id) {
                 Some(document) => (200, json!({"found": true, "_source": document})),
@@ -195,16 +198,22 @@ impl Index {
             text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
         let mut items = Vec::new();
         for (number, pair) in lines.chunks(2).enumerate() {
-            let id = pair[0]["create"]["_id"].as_str().expect("an id").to_owned();
+            let operation = if pair[0]["index"].is_null() { "create" } else { "index" };
+            let head = &pair[0][operation];
+            let id = head["_id"].as_str().expect("an id").to_owned();
+            let is_refused = |there: &Value| match operation {
+                "create" => true,
+                _ => there["epoch"].as_u64() > head["version"].as_u64(),
+            };
             let status = match fault {
                 Some(SearchFault::Items(status)) if number % 2 == 1 => status,
-                _ if self.documents.contains_key(&id) => 409,
+                _ if self.documents.get(&id).is_some_and(is_refused) => 409,
                 _ => {
                     self.documents.insert(id, pair[1].clone());
                     201
                 }
             };
-            items.push(json!({"create": {"status": status, "error": {"reason": "on order"}}}));
+            items.push(json!({operation: {"status": status, "error": {"reason": "on order"}}}));
         }
         json!({"errors": false, "items": items})
     }
@@ -215,14 +224,16 @@ impl Index {
         let newest = newest.filter(|newest| *newest >= from);
         let prefix = body["query"]["prefix"]["key"].as_str().unwrap_or_default();
         let after = body["search_after"][0].as_str().unwrap_or_default();
-        let is_wanted = |document: &&Value| {
+        let is_wanted = |(_, document): &(&String, &Value)| {
             let key = document["key"].as_str().unwrap_or_default();
             key.starts_with(prefix) && (after.is_empty() || key > after)
         };
-        let mut documents: Vec<&Value> = self.visible.values().filter(is_wanted).collect();
-        documents.sort_by_key(|document| document["key"].as_str());
-        let hits: Vec<Value> =
-            documents.into_iter().map(|document| json!({"_source": document})).collect();
+        let mut documents: Vec<_> = self.visible.iter().filter(is_wanted).collect();
+        documents.sort_by_key(|(_, document)| document["key"].as_str());
+        let hits: Vec<Value> = documents
+            .into_iter()
+            .map(|(id, document)| json!({"_id": id, "_source": document}))
+            .collect();
         json!({"hits": {"hits": hits}, "aggregations": {"newest": {"value": newest}}})
     }
 }

@@ -43,7 +43,7 @@ pub struct OutputFlags {
     #[arg(long, value_name = "ZONE", env = "WORDTIDE_TIME_ZONE")]
     pub time_zone: Option<String>,
 
-    /// Rows of a database: added by each epoch, or one row a word with the newest result
+    /// Rows of a database or an index: added by each epoch, or one a word with the newest result
     #[arg(long, value_name = "MODE", default_value = "append", value_parser = write(),
         env = "WORDTIDE_WRITE")]
     pub write: WriteMode,

@@ -6,6 +6,7 @@ use super::named::find_marker;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::evidence::CommitEvidence;
+use crate::outputs::foreign_epoch::foreign_epoch;
 use crate::outputs::patience::patiently;
 use crate::store::{Listing, Store};
 
@@ -32,7 +33,7 @@ pub(super) async fn is_committed(
         return match marker {
             Some(marker) if is_own && marker.epoch == epoch => Ok(true),
             Some(marker) if is_own => Err(misplaced(&key, marker.epoch)),
-            _ => Err(foreign(&key, &Marker::owner_of(&bytes))),
+            _ => Err(foreign_epoch(&key, &Marker::owner_of(&bytes))),
         };
     }
     if evidence.settled.is_some_and(|settled| epoch <= settled) {
@@ -52,17 +53,6 @@ pub(super) async fn is_committed(
         );
     }
     Ok(are_taken)
-}
-
-fn foreign(key: &str, owner: &str) -> Error {
-    let message = format!(
-        "{key} was written by {owner}, and this state has lines for that epoch that are not \
-         published"
-    );
-    Error::new(ErrorKind::Configuration, message).hint(
-        "nothing was changed; give another --to to publish these lines there, or another --state \
-         to leave them",
-    )
 }
 
 fn misplaced(key: &str, epoch: Epoch) -> Error {

@@ -26,14 +26,14 @@ mod compression;
 mod parquet_file;
 mod python;
 
-pub(super) use columns::{ROW_BYTES_MAX, begin as begin_columns, push_row};
-pub use columns::{RowBatch, read as read_rows};
+pub(super) use columns::ROW_BYTES_MAX;
+pub use columns::{RowBatch, RowReader, begin as begin_columns, push_row, read as read_rows};
 pub use compression::Compression;
 pub(super) use compression::compress;
 pub(super) use parquet_file::encode as encode_parquet;
 
 /// The length of the chunks of encoded rows. A part is never one allocation.
-pub(super) const CHUNK_BYTES: usize = 256 << 10;
+pub const CHUNK_BYTES: usize = 256 << 10;
 
 /// The format of a row.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -1,8 +1,9 @@
 //! Rows as bulk requests.
 //!
 //! A server answers each item of a request by itself. Items that it refuses for now are sent again,
-//! without the others. An item that exists already counts as stored: it is from an earlier attempt
-//! whose answer was lost, since nobody else writes the documents of this run.
+//! without the others. An item that exists already, or in a newer version, counts as stored: it is
+//! from an earlier attempt whose answer was lost, since nobody else writes the documents of this
+//! run.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,7 +12,8 @@ use reqwest::Method;
 use serde_json::Value;
 
 use super::client::{SearchClient, reason};
-use super::documents::{push_count, push_line};
+use super::documents::{push_count, push_line, push_word};
+use super::mode::RowMode;
 use crate::epoch::Epoch;
 use crate::operators::RowKind;
 use crate::outputs::objects::RowBatch;
@@ -24,13 +26,19 @@ pub(super) struct BulkItems {
 }
 
 impl BulkItems {
-    /// Returns the documents of a batch of rows, of which the first is number `row` of its part.
-    pub(super) fn of(epoch: Epoch, part: u32, row: u64, kind: RowKind, batch: &RowBatch) -> Self {
+    /// Returns the documents of a batch of rows, of which the first is number `row` of `part`.
+    pub(super) fn of(
+        (epoch, mode): (Epoch, RowMode),
+        (part, row): (u32, u64),
+        kind: RowKind,
+        batch: &RowBatch,
+    ) -> Self {
         let mut text = Vec::new();
         let mut ends = Vec::with_capacity(batch.texts.len());
         let rows = batch.texts.iter().zip(&batch.counts).zip(row..);
         for ((bytes, count), row) in rows {
             match kind {
+                RowKind::Counts if mode.is_upsert() => push_word(epoch, bytes, *count, &mut text),
                 RowKind::Counts => push_count(epoch, bytes, *count, &mut text),
                 RowKind::Lines => push_line(epoch, part, row, bytes, &mut text),
             }
@@ -68,7 +76,7 @@ impl PendingItems {
             return Ok(());
         }
         let body = Bytes::from(items.concat());
-        let path = format!("{index}/_bulk");
+        let path = format!("{index}/_bulk?filter_path=items.*.status,items.*.error.reason");
         let content_type = "application/x-ndjson";
         let answer = client.send_bytes(Method::POST, &path, Some(body), content_type).await?;
         let (left, error) = judge(&answer, items)?;
@@ -90,7 +98,7 @@ fn judge(answer: &Value, items: Vec<Bytes>) -> StoreResult<(Vec<Bytes>, Option<S
     }
     let (mut left, mut worst) = (Vec::new(), None::<StoreError>);
     for (item, result) in items.into_iter().zip(results) {
-        let result = &result["create"];
+        let result = result.get("create").or(result.get("index")).unwrap_or(&Value::Null);
         let kind = match result["status"].as_u64().unwrap_or(0) {
             200..=299 | 409 => continue,
             401 | 403 => StoreErrorKind::Denied,

@@ -79,8 +79,18 @@ impl Store for ClaimDocuments {
         .boxed()
     }
 
-    fn get<'a>(&'a self, key: &'a str, _bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
-        self.read(key).boxed()
+    fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
+        async move {
+            let bytes = self.read(key).await?;
+            if bytes.len() as u64 > bytes_max {
+                let place = self.describe();
+                let message =
+                    format!("{key} in {place} is longer than the {bytes_max} bytes asked for");
+                return Err(StoreError::new(StoreErrorKind::Invalid, message));
+            }
+            Ok(bytes)
+        }
+        .boxed()
     }
 
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {

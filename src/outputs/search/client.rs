@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{
@@ -20,6 +20,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The longest time for a request that works on all rows of an epoch.
 const LONG_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// The longest answer that is read. A bulk request has up to 8,192 items, and the answer to an item
+/// that is refused has a sentence or two.
+const ANSWER_BYTES_MAX: usize = 32 << 20;
 
 /// The longest part of an answer that a message repeats.
 const REASON_CHARS_MAX: usize = 300;
@@ -91,15 +95,30 @@ impl SearchClient {
         self.send_bytes(method, path, body, "application/json").await
     }
 
-    /// Sends a JSON body and waits for the answer up to [`LONG_TIMEOUT`].
+    /// Deletes the documents of an index that `query` finds. Waits up to [`LONG_TIMEOUT`]. Does
+    /// nothing if there is no such index.
     ///
     /// # Errors
     ///
-    /// Those of [`SearchClient::send`].
-    pub(super) async fn send_long(&self, path: &str, body: &Value) -> StoreResult<Value> {
-        let body = Bytes::from(body.to_string());
-        let sent = (Some(body), "application/json");
-        self.send_within(LONG_TIMEOUT, Method::POST, path, sent).await
+    /// `Unavailable` if a document could not be deleted; else those of [`SearchClient::send`].
+    pub(super) async fn delete_where(&self, index: &str, query: &Value) -> StoreResult<()> {
+        let path = format!("{index}/_delete_by_query?refresh=true&conflicts=proceed");
+        let body = Bytes::from(json!({"query": query}).to_string());
+        let deletion = async {
+            // A query finds what was there at the last refresh.
+            self.send(Method::POST, &format!("{index}/_refresh"), None).await?;
+            let sent = (Some(body), "application/json");
+            self.send_within(LONG_TIMEOUT, Method::POST, &path, sent).await
+        };
+        let done = match deletion.await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(()),
+            done => done?,
+        };
+        if done["failures"].as_array().is_none_or(Vec::is_empty) {
+            return Ok(());
+        }
+        let message = format!("{} could not delete all documents of {index}", self.base);
+        Err(StoreError::new(StoreErrorKind::Unavailable, message))
     }
 
     /// Sends a request with these bytes as its body.
@@ -137,9 +156,17 @@ impl SearchClient {
             let message = format!("{base} does not answer: {}", causes(&error));
             StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
         };
-        let answer = request.send().await.map_err(lost)?;
+        let mut answer = request.send().await.map_err(lost)?;
         let status = answer.status();
-        let bytes = answer.bytes().await.map_err(lost)?;
+        let mut bytes = Vec::new();
+        while let Some(piece) = answer.chunk().await.map_err(lost)? {
+            if bytes.len() + piece.len() > ANSWER_BYTES_MAX {
+                let most = ANSWER_BYTES_MAX >> 20;
+                let message = format!("{base} answered {path} with more than {most} MiB");
+                return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
+            }
+            bytes.extend_from_slice(&piece);
+        }
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|error| {
                 let message = format!("{base} answered {path} with what is no JSON: {error}");
@@ -249,7 +276,12 @@ fn base64(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{self, Read, Write};
+    use std::net::TcpListener;
+    use std::thread;
+
     use super::*;
+    use crate::store::Target;
 
     #[test]
     fn base64_pads_its_last_group() {
@@ -278,5 +310,31 @@ mod tests {
         assert_eq!(kind(400), StoreErrorKind::Invalid);
         let body = br#"{"error":{"type":"x","reason":"no  such\nthing"},"status":400}"#;
         assert_eq!(reason(body), "no such thing");
+    }
+
+    #[tokio::test]
+    async fn answer_without_end_is_cut_off() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let port = listener.local_addr().expect("an address").port();
+        // Ends when the client hangs up.
+        let server = thread::spawn(move || {
+            let (mut peer, _) = listener.accept()?;
+            let _ = peer.read(&mut [0; 4096])?;
+            peer.write_all(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n")?;
+            loop {
+                peer.write_all(&[b' '; 1 << 16])?;
+            }
+            #[allow(unreachable_code, reason = "names the type of the error")]
+            Ok::<(), io::Error>(())
+        });
+        let to = format!("opensearch://127.0.0.1:{port}/counts");
+        let Ok(Target::Search(target)) = Target::parse(&to) else { panic!("a target") };
+        let (settings, environment) = (StoreSettings::default(), Environment::default());
+        let client = SearchClient::new(&target, &settings, &environment).expect("a client");
+        let error = client.send(Method::GET, "", None).await.expect_err("no end");
+        assert!(error.message.contains("more than 32 MiB"), "{error}");
+        // The connection is closed by a task of this runtime.
+        let ended = tokio::task::spawn_blocking(|| server.join().expect("no panic"));
+        ended.await.expect("no panic").expect_err("the client has hung up");
     }
 }

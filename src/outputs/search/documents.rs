@@ -97,6 +97,35 @@ pub(super) fn push_count(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8
     out.extend_from_slice(document.as_bytes());
 }
 
+/// The longest word, in bytes, that is an id by itself. The servers take ids of up to 512 bytes.
+const WORD_ID_BYTES_MAX: usize = 256;
+
+/// Returns the id of a word in an index that has one document a word: the word itself. A word that
+/// is empty, long, ill-formed or begins with a blank has a blank and its SHA-256, so that no two
+/// words have the same id.
+pub(super) fn word_id(word: &[u8]) -> String {
+    match std::str::from_utf8(word) {
+        Ok(text) if (1..=WORD_ID_BYTES_MAX).contains(&text.len()) && !text.starts_with(' ') => {
+            text.to_owned()
+        }
+        _ => Sha256::digest(word).iter().fold(String::from(" "), |mut id, byte| {
+            id.push_str(&format!("{byte:02x}"));
+            id
+        }),
+    }
+}
+
+/// Appends the two lines of a bulk request that write the document of a word over an earlier one.
+/// The epoch is the version, so a request that is late never replaces a newer document.
+pub(super) fn push_word(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>) {
+    let (id, word) = (Value::from(word_id(word)), Value::from(String::from_utf8_lossy(word)));
+    let document = format!(
+        "{{\"index\":{{\"_id\":{id},\"version\":{epoch},\"version_type\":\"external_gte\"}}}}\n\
+         {{\"epoch\":{epoch},\"@timestamp\":{epoch},\"word\":{word},\"count\":{count}}}\n"
+    );
+    out.extend_from_slice(document.as_bytes());
+}
+
 /// Appends the two lines of a bulk request that create the document of a line.
 pub(super) fn push_line(epoch: Epoch, part: u32, row: u64, line: &[u8], out: &mut Vec<u8>) {
     let line = Value::from(String::from_utf8_lossy(line));
@@ -155,6 +184,21 @@ mod tests {
         push_count(5, b"a", 1, &mut out);
         let id = "5-ca978112ca1bbdcafac231b39a23dc4da786eff8147c4e72b9807785afee48bb";
         assert_eq!(parse(&out)[0]["create"]["_id"], id);
+    }
+
+    #[test]
+    fn words_are_ids_unless_they_cannot() {
+        for word in ["a", "日本", "\"\\", &"x".repeat(256)] {
+            assert_eq!(word_id(word.as_bytes()), word);
+        }
+        let odd = [&b""[..], b" ", b" a", b"\xff", b"\xfe", &[b'x'; 257], &[b'x'; 258]];
+        let ids: std::collections::BTreeSet<_> = odd.into_iter().map(word_id).collect();
+        assert_eq!(ids.len(), odd.len());
+        assert!(ids.iter().all(|id| id.starts_with(' ') && id.len() == 65));
+        let mut out = Vec::new();
+        push_word(7, b"a\"", 2, &mut out);
+        let version = json!({"_id": "a\"", "version": 7, "version_type": "external_gte"});
+        assert_eq!(parse(&out)[0]["index"], version);
     }
 
     #[test]

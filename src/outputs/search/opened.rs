@@ -2,23 +2,28 @@
 
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, ready};
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use super::claims::ClaimDocuments;
 use super::client::SearchClient;
-use super::documents::{IndexNames, claims_index, index_of, marker_fields, other_type, row_fields};
+use super::documents::{
+    IndexNames, claims_index, index_of, marker_fields, other_type, row_fields, word_id,
+};
+use super::mode::RowMode;
 use super::writer::SearchWriter;
 use crate::epoch::{AHEAD_MAX_MS, Epoch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::evidence::CommitEvidence;
+use crate::outputs::foreign_epoch::foreign_epoch;
 use crate::outputs::objects::{
     Claim, ClaimAttempt, ClaimKeys, Layout, ObjectChangelog, ObjectForm, Ownership, Publisher,
 };
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
 use crate::outputs::patience::patiently;
+use crate::outputs::sql::SqlSettings;
 use crate::store::local::LocalStore;
 use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, StoreSettings};
 
@@ -31,6 +36,7 @@ pub struct SearchOutput {
     claims: Arc<ClaimDocuments>,
     /// The names in the changelog, which is in the state folder.
     form: ObjectForm,
+    mode: RowMode,
 }
 
 impl SearchOutput {
@@ -39,11 +45,17 @@ impl SearchOutput {
     /// # Errors
     ///
     /// `Configuration` if a certificate or the credentials cannot be used.
-    pub fn open(target: &SearchTarget, settings: &StoreSettings, form: ObjectForm) -> Result<Self> {
+    pub fn open(
+        target: &SearchTarget,
+        settings: &StoreSettings,
+        form: ObjectForm,
+        rows: &SqlSettings,
+    ) -> Result<Self> {
         let client = SearchClient::new(target, settings, &Environment::of_process())?;
         let names = IndexNames::of(&target.index);
         let claims = ClaimDocuments { client: client.clone(), index: names.claims.clone() };
-        Ok(SearchOutput { target: target.clone(), names, client, claims: Arc::new(claims), form })
+        let (target, claims, mode) = (target.clone(), Arc::new(claims), RowMode::of(rows));
+        Ok(SearchOutput { target, names, client, claims, form, mode })
     }
 
     /// Returns the names of claims on the index.
@@ -83,6 +95,34 @@ impl SearchOutput {
             }
         }
         Ok(found.is_some())
+    }
+
+    /// Fails if the index of rows holds documents of another `--write`.
+    async fn check_mode(&self) -> Result<()> {
+        let index = &self.names.rows;
+        let find = || async {
+            self.client.send(Method::POST, &format!("{index}/_refresh"), None).await?;
+            let any = json!({"size": 1, "query": {"exists": {"field": "word"}}});
+            self.client.send(Method::POST, &format!("{index}/_search"), Some(any)).await
+        };
+        let find = || async {
+            match find().await {
+                Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Value::Null),
+                found => found,
+            }
+        };
+        let hit = &patiently(find).await?["hits"]["hits"][0];
+        let Some(word) = hit["_source"]["word"].as_str() else { return Ok(()) };
+        let is_upsert = hit["_id"].as_str().is_some_and(|id| id == word_id(word.as_bytes()));
+        if is_upsert == self.mode.is_upsert() {
+            return Ok(());
+        }
+        let flag = self.mode.flag();
+        let other = if is_upsert { "upsert" } else { "append" };
+        let message = format!("the index {index} was filled by --write {other}, not {flag}");
+        Err(Error::new(ErrorKind::Configuration, message).hint(format!(
+            "nothing was changed; give --write {other}, or --to an index of its own"
+        )))
     }
 
     /// Makes an index if it is missing.
@@ -130,6 +170,7 @@ impl Output for SearchOutput {
         async move {
             patiently(|| self.client.send(Method::GET, "", None)).await?;
             self.check_index(&self.names.rows, &row_fields()).await?;
+            self.check_mode().await?;
             self.check_index(&self.names.epochs, &marker_fields()).await.map(drop)
         }
         .boxed()
@@ -181,28 +222,24 @@ impl Output for SearchOutput {
             let marker = &found["_source"];
             let is_own = marker["job"] == start.publication.job.as_str()
                 && marker["state"].as_str().is_some_and(|state| evidence.ids.contains(state));
-            if is_own { Ok(true) } else { Err(foreign(&path, marker)) }
+            if is_own {
+                return Ok(true);
+            }
+            let text = |field: &str| marker[field].as_str().unwrap_or("?").to_owned();
+            let owner = format!("job {} with state {}", text("job"), text("state"));
+            Err(foreign_epoch(&path, &owner))
         }
         .boxed()
     }
 
     fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+        if self.mode.is_upsert() {
+            // The epoch, or a later one, writes over what is there.
+            return ready(Ok(())).boxed();
+        }
         async move {
-            let path =
-                format!("{}/_delete_by_query?refresh=true&conflicts=proceed", self.names.rows);
-            let query = json!({"query": {"term": {"epoch": epoch}}});
-            patiently(|| async {
-                let index = format!("{}/_refresh", self.names.rows);
-                let cleared = match self.client.send(Method::POST, &index, None).await {
-                    Ok(_) => self.client.send_long(&path, &query).await,
-                    Err(error) => Err(error),
-                };
-                match cleared {
-                    Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
-                    cleared => cleared.map(drop),
-                }
-            })
-            .await
+            let query = json!({"term": {"epoch": epoch}});
+            patiently(|| self.client.delete_where(&self.names.rows, &query)).await
         }
         .boxed()
     }
@@ -242,7 +279,7 @@ impl Output for SearchOutput {
         };
         let (client, names) = (self.client.clone(), self.names.clone());
         Ok(OpenWriter {
-            writer: Arc::new(SearchWriter::new(client, names, ownership, run)),
+            writer: Arc::new(SearchWriter::new(client, names, ownership, self.mode, run)),
             changelog: changelog.map(|changelog| Arc::new(changelog) as _),
         })
     }
@@ -254,6 +291,7 @@ impl Output for SearchOutput {
             let product = version["distribution"].as_str().unwrap_or("elasticsearch");
             let number = version["number"].as_str().unwrap_or("of an unknown version");
             let exists = self.check_index(&self.names.rows, &row_fields()).await?;
+            self.check_mode().await?;
             self.check_index(&self.names.epochs, &marker_fields()).await?;
             let result =
                 if exists { "is there, with the fields of rows" } else { "is made by a run" };
@@ -266,17 +304,4 @@ impl Output for SearchOutput {
         }
         .boxed()
     }
-}
-
-/// Returns the error of a marker that is another job's.
-fn foreign(path: &str, marker: &Value) -> Error {
-    let message = format!(
-        "{path} was written by job {} with state {}, and this state has lines for that epoch that \
-         are not published",
-        marker["job"], marker["state"]
-    );
-    Error::new(ErrorKind::Configuration, message).hint(
-        "nothing was changed; give another --to to publish these lines there, or another --state \
-         to leave them",
-    )
 }

@@ -1,14 +1,17 @@
 //! Writes epochs as documents: the rows, then the marker.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt};
 use reqwest::Method;
+use serde_json::json;
 use tokio::sync::Semaphore;
 
 use super::bulk::{BulkItems, PendingItems};
 use super::client::SearchClient;
 use super::documents::{IndexNames, marker};
+use super::mode::RowMode;
 use crate::crash::crash_point;
 use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +47,9 @@ pub(super) struct SearchWriter {
     runtime: tokio::runtime::Handle,
     /// A permit for each part that may be written at the same time.
     turns: Semaphore,
+    mode: RowMode,
+    /// The parts of an upsert, which are written by the commit of their epoch.
+    staged: Mutex<BTreeMap<Epoch, Vec<(u32, Body)>>>,
 }
 
 impl SearchWriter {
@@ -52,6 +58,7 @@ impl SearchWriter {
         client: SearchClient,
         names: IndexNames,
         ownership: Ownership,
+        mode: RowMode,
         run: WriterSettings,
     ) -> SearchWriter {
         let place = format!("{}/{}", client.base(), names.rows);
@@ -66,6 +73,8 @@ impl SearchWriter {
             results: run.results,
             runtime: run.runtime,
             turns: Semaphore::new(PARTS_AT_A_TIME),
+            mode,
+            staged: Mutex::default(),
         }
     }
 
@@ -74,13 +83,13 @@ impl SearchWriter {
         let what = format!("the rows of epoch {epoch}");
         self.retrier.run(&what, || self.ownership.confirm()).await?;
         let (kind, mut rows) = read_rows(body).map_err(unreadable)?;
-        let (mut batch, mut row, mut bytes) = (RowBatch::default(), 0, 0);
+        let (mut batch, mut row, mut bytes, mode) = (RowBatch::default(), 0, 0, self.mode);
         loop {
             let items;
             // Reading, hashing and printing a thousand rows takes too long for the runtime.
             (items, batch, rows) = supervise::blocking(move || {
                 rows.fill(&mut batch)?;
-                let items = BulkItems::of(epoch, part, row, kind, &batch);
+                let items = BulkItems::of((epoch, mode), (part, row), kind, &batch);
                 Ok((items, batch, rows))
             })
             .await
@@ -100,14 +109,28 @@ impl SearchWriter {
     /// Makes the rows of an epoch searchable and stores its marker.
     async fn commit_rows(&self, complete: CompleteEpoch) -> Result<()> {
         let CompleteEpoch { epoch, tally, rows, publishes, .. } = complete;
-        if !publishes || rows == 0 && self.publication.empty_epochs == EmptyEpochs::Skip {
+        let staged = self.staged().remove(&epoch).unwrap_or_default();
+        // An upsert without rows empties the index, which no epoch may skip.
+        let is_skipped = rows == 0
+            && self.publication.empty_epochs == EmptyEpochs::Skip
+            && !self.mode.is_upsert();
+        if !publishes || is_skipped {
             return Ok(());
+        }
+        for (part, body) in &staged {
+            self.write(epoch, *part, body).await?;
         }
         let what = format!("the marker of epoch {epoch}");
         self.retrier.run(&what, || self.ownership.confirm()).await?;
         let refresh = format!("{}/_refresh", self.names.rows);
         let refreshed = || self.client.send(Method::POST, &refresh, None);
         self.retrier.run(&what, refreshed).await?;
+        if self.mode == RowMode::Replace {
+            // What this epoch did not write is not in its result.
+            let older = json!({"range": {"epoch": {"lt": epoch}}});
+            let delete = || self.client.delete_where(&self.names.rows, &older);
+            self.retrier.run(&what, delete).await?;
+        }
         if let Some(commits) = &self.commits {
             commits.note(Attempt { epoch, parts: 0 }).await?;
         }
@@ -125,6 +148,12 @@ impl SearchWriter {
         self.ownership.committed(epoch);
         crash_point("sink.after_marker");
         Ok(())
+    }
+
+    /// Locks the parts that wait for the commit of their epoch.
+    fn staged(&self) -> MutexGuard<'_, BTreeMap<Epoch, Vec<(u32, Body)>>> {
+        // Each entry is changed at once, so a panic elsewhere leaves nothing half-done.
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Succeeds if the marker of `epoch` is this job's, from an attempt whose answer was lost.
@@ -154,10 +183,16 @@ impl EpochWriter for SearchWriter {
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
-            // The semaphore is never closed. Permits are given in the order of asking.
-            let _turn = self.turns.acquire().await;
             crash_point("sink.before_put");
-            let bytes = self.write(epoch, part, &body).await?;
+            let bytes = if self.mode.is_upsert() {
+                let bytes = body.bytes();
+                self.staged().entry(epoch).or_default().push((part, body));
+                bytes
+            } else {
+                // The semaphore is never closed. Permits are given in the order of asking.
+                let _turn = self.turns.acquire().await;
+                self.write(epoch, part, &body).await?
+            };
             crash_point("sink.after_put");
             Ok(PartReport { part, rows, bytes, md5: String::new() })
         }

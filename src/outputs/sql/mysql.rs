@@ -11,7 +11,7 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Params, Row, SslOpts, Value};
 
 use super::credentials::Credentials;
-use super::rows::{StagedRow, StagedRows, as_text, unreadable};
+use super::rows::{RowEncoder, StagedRow, StagedRows, as_text};
 use super::session::{Answer, Driver, Session, SqlValue};
 use super::silence::Silence;
 use crate::operators::RowKind;
@@ -173,27 +173,25 @@ impl MysqlSession {
             (RowKind::Counts, Some(_)) => "`word`, `word_key`, `count`, `epoch`",
             (RowKind::Counts, None) => "`word`, `word_key`, `count`",
         };
-        let mut statements = Statements {
+        let statements = Statements {
             head: format!("INSERT INTO {into} ({columns}) VALUES "),
             end: rows.epoch.map_or(String::from(")"), |epoch| format!(",{epoch})")),
             bytes_max: self.statement_bytes,
             open: String::new(),
             full: Vec::new(),
         };
-        let mut reader = rows.reader();
-        while reader
-            .next_piece(|row| {
-                statements.add(row);
-                Ok::<_, std::io::Error>(())
-            })
-            .map_err(|error| unreadable(&error))?
-        {
-            for statement in std::mem::take(&mut statements.full) {
-                self.run(&statement).await?;
-            }
-        }
-        if !statements.open.is_empty() {
-            self.run(&statements.open).await?;
+        let mut pieces = rows.pieces(statements);
+        let mut full = pieces.next().await?;
+        while let Some(statements) = full {
+            let sending = async {
+                for statement in statements {
+                    self.run(&statement).await?;
+                }
+                Ok::<_, StoreError>(())
+            };
+            let (sent, next) = futures::join!(sending, pieces.next());
+            sent?;
+            full = next?;
         }
         Ok(())
     }
@@ -214,9 +212,10 @@ struct Statements {
     full: Vec<String>,
 }
 
-impl Statements {
-    /// Adds a row.
-    fn add(&mut self, row: StagedRow<'_>) {
+impl RowEncoder for Statements {
+    type Piece = Vec<String>;
+
+    fn row(&mut self, row: StagedRow<'_>) {
         let text_bytes = match row {
             StagedRow::Word { word, .. } => word.len(),
             StagedRow::Line { line, .. } => line.len(),
@@ -246,6 +245,13 @@ impl Statements {
             }
         }
         self.open.push_str(&self.end);
+    }
+
+    fn take(&mut self, is_last: bool) -> Vec<String> {
+        if is_last && !self.open.is_empty() {
+            self.full.push(std::mem::take(&mut self.open));
+        }
+        std::mem::take(&mut self.full)
     }
 }
 
@@ -351,17 +357,17 @@ mod tests {
             full: Vec::new(),
         };
         for number in 0..20 {
-            statements.add(StagedRow::Word {
+            statements.row(StagedRow::Word {
                 key: &[0xab; 32],
                 count: number,
                 word: b"it's \\ \0",
             });
         }
-        statements.full.push(statements.open);
-        assert!(statements.full.len() > 1);
-        let all: String = statements.full.concat();
-        assert!(statements.full.iter().all(|statement| statement.len() <= 1000));
+        let full = statements.take(true);
+        assert!(full.len() > 1);
+        let all: String = full.concat();
+        assert!(full.iter().all(|statement| statement.len() <= 1000));
         assert_eq!(all.matches("(x'69742773205c2000',x'abab").count(), 20);
-        assert!(statements.full.iter().all(|statement| statement.ends_with(",7)")));
+        assert!(full.iter().all(|statement| statement.ends_with(",7)")));
     }
 }

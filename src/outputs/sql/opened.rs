@@ -17,8 +17,9 @@ use super::settings::SqlSettings;
 use super::tables::{Table, Tables};
 use super::writer::SqlWriter;
 use crate::epoch::{AHEAD_MAX_MS, Epoch};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
 use crate::outputs::evidence::CommitEvidence;
+use crate::outputs::foreign_epoch::foreign_epoch;
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
 use crate::outputs::patience::patiently;
@@ -47,16 +48,14 @@ impl SqlOutput {
     /// Looks at everything that could stop the start, and changes nothing. Returns facts about the
     /// database.
     async fn inspect(&self) -> StoreResult<Vec<(&'static str, String)>> {
-        let mut link = self.link.open().await?;
-        let session = link.session()?;
-        let facts = self.driver.examine(session).await?;
+        let mut session = self.driver.visit().await?;
+        let facts = self.driver.examine(&mut *session).await?;
         let mut found = BTreeSet::new();
         for (number, table) in Table::ALL.into_iter().enumerate() {
-            if self.look_at(session, table).await? {
+            if self.look_at(&mut *session, table).await? {
                 found.insert(number);
             }
         }
-        link.keep();
         *self.found.lock().unwrap_or_else(PoisonError::into_inner) = found;
         Ok(facts)
     }
@@ -273,16 +272,9 @@ impl Output for SqlOutput {
                     Ok(true)
                 }
                 Some((job, state)) => {
-                    let table = &self.tables.table;
-                    let message = format!(
-                        "epoch {epoch} of the table {table:?} was committed by job {job} with \
-                         state {state}, and this state has lines for that epoch that are not \
-                         published"
-                    );
-                    Err(Error::new(ErrorKind::Configuration, message).hint(
-                        "nothing was changed; give another ?table= in --to to publish these \
-                         lines there, or another --state to leave them",
-                    ))
+                    let marker =
+                        format!("the marker of epoch {epoch} of the table {:?}", self.tables.table);
+                    Err(foreign_epoch(&marker, &format!("job {job} with state {state}")))
                 }
             }
         }

@@ -16,7 +16,7 @@ use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::credentials::Credentials;
-use super::rows::{StagedRows, unreadable};
+use super::rows::StagedRows;
 use super::session::{Answer, Driver, Session, SqlValue};
 use super::silence::Silence;
 use super::tls;
@@ -232,22 +232,17 @@ impl PostgresSession {
         let ((client, connection), limit) = self.ends();
         let sink = driven(connection, limit, client.copy_in::<_, Bytes>(&sql)).await?;
         let mut sink = Box::pin(sink);
-        let (mut encoder, mut reader) = (CopyEncoder::new(rows.epoch), rows.reader());
-        let mut broken = None;
-        while reader
-            .next_piece(|row| {
-                encoder.row(row);
-                Ok::<_, std::io::Error>(())
-            })
-            .map_err(|error| unreadable(&error))?
-        {
-            if let Err(error) = driven(connection, limit, sink.send(encoder.take())).await {
+        let (mut pieces, mut broken) = (rows.pieces(CopyEncoder::new(rows.epoch)), None);
+        let mut piece = pieces.next().await?;
+        while let Some(bytes) = piece {
+            let sending = driven(connection, limit, sink.send(bytes));
+            let (sent, next) = futures::join!(sending, pieces.next());
+            if let Err(error) = sent {
                 broken = Some(error);
                 break;
             }
-        }
-        if broken.is_none() {
-            broken = driven(connection, limit, sink.send(encoder.finish())).await.err();
+            // An error drops the session, and the server rolls back.
+            piece = next?;
         }
         // The reason why the server took no more is the answer to the whole.
         match (driven(connection, limit, sink.as_mut().finish()).await, broken) {

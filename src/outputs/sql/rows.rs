@@ -1,38 +1,35 @@
-//! The rows of an epoch between the worker that encodes them and the transaction that inserts them.
+//! The rows of an epoch between the worker that counts them and the transaction that inserts them.
 //!
 //! ```text
-//! counts   length of the word (4 bytes), count (8), SHA-256 of the word (32), the word
-//! lines    length of the line (4 bytes), the line
+//! worker: rows ─► columns ─► [stage: key, sort] ─► results ─► [encode a piece] ─► session
+//!                             in square brackets: on threads that may block
 //! ```
 //!
-//! The rows of a part are sorted by SHA-256, the primary key of the table, because a database
-//! inserts sorted keys faster than others.
+//! A worker only copies rows, in the form that files of columns are made of. [`stage`] gives each
+//! word its key and sorts the rows of a part by it, because a database inserts sorted keys faster
+//! than others. A staged word is a row of columns whose text is the key and then the word.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::epoch::Epoch;
-use crate::error::{Error, ErrorKind, Result};
-use crate::operators::{EpochRows, Row, RowKind};
-use crate::outputs::negative::negative;
-use crate::outputs::output::EncodedPart;
-use crate::store::{Body, StoreError, StoreErrorKind};
-use crate::words;
+use crate::error::{Error, ErrorKind};
+use crate::operators::RowKind;
+use crate::outputs::objects::{
+    CHUNK_BYTES, RowBatch, RowReader, begin_columns, push_row, read_rows,
+};
+use crate::store::{Body, StoreError, StoreErrorKind, StoreResult};
+use crate::supervise;
 
 /// The length of a key.
 pub const KEY_BYTES: usize = 32;
-/// The length of the chunks of encoded rows. A part is never one allocation.
-const CHUNK_BYTES: usize = 256 << 10;
-/// The length of what stands before a word, and before a line.
-const COUNT_HEAD: usize = 4 + 8 + KEY_BYTES;
-const LINE_HEAD: usize = 4;
 
 /// Returns the key of a word: its SHA-256.
-pub fn key(word: &[u8]) -> [u8; KEY_BYTES] {
+fn key(word: &[u8]) -> [u8; KEY_BYTES] {
     Sha256::digest(word).into()
 }
 
@@ -41,113 +38,54 @@ pub fn as_text(word: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(word)
 }
 
-/// Returns the encoded parts that have rows, ascending.
+/// Returns the staged form of a part that a worker has written. It blocks.
 ///
 /// # Errors
 ///
-/// `Failed` for a row that is not of `kind`, or with a negative count.
-pub fn encode(kind: RowKind, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
-    let mut open: BTreeMap<u32, OpenTable> = BTreeMap::new();
-    let mut failed = None;
-    for set in sets {
-        set.rows.for_each(&mut |row| {
-            let added = match row {
-                Row::Count { hash, word, count } => {
-                    counted(kind, &mut open, words::part(hash, parts), word, count)
-                }
-                Row::Ranked { word, count } => counted(kind, &mut open, 0, word, count),
-                Row::Line { part, line } => {
-                    open.entry(part).or_default().line(line);
-                    if kind == RowKind::Lines { Ok(()) } else { Err(mixed(kind)) }
-                }
-            };
-            if let Err(error) = added {
-                failed.get_or_insert(error);
-            }
-        });
-    }
-    match failed {
-        Some(error) => Err(error),
-        None => Ok(open.into_iter().map(|(part, open)| open.close(part)).collect()),
-    }
-}
-
-/// Adds a word to its part.
-fn counted(
-    kind: RowKind,
-    open: &mut BTreeMap<u32, OpenTable>,
-    part: u32,
-    word: &[u8],
-    count: i64,
-) -> Result<()> {
-    if count < 0 {
-        return Err(negative(word, count));
-    }
-    if kind != RowKind::Counts {
+/// `Failed` for rows that are not of `kind`, and `Disk` if a body on disk cannot be read back.
+pub fn stage(kind: RowKind, written: &Body) -> Result<Body, Error> {
+    let (found, mut rows) = read_rows(written).map_err(|error| Error::from(unreadable(&error)))?;
+    if found != kind {
         return Err(mixed(kind));
     }
-    open.entry(part).or_default().word(word, count);
-    Ok(())
+    if kind == RowKind::Lines {
+        return Ok(written.clone());
+    }
+    let (mut batch, mut words) = (RowBatch::default(), Vec::new());
+    loop {
+        rows.fill(&mut batch).map_err(|error| Error::from(unreadable(&error)))?;
+        if batch.texts.is_empty() {
+            break;
+        }
+        let texts = batch.texts.drain(..);
+        words.extend(texts.zip(&batch.counts).map(|(word, count)| (key(&word), *count, word)));
+    }
+    words.sort_unstable_by_key(|word| word.0);
+    let (mut chunks, mut chunk, mut text) = (Vec::new(), Vec::new(), Vec::new());
+    begin_columns(kind, &mut chunk);
+    for (key, count, word) in words {
+        text.clear();
+        text.extend_from_slice(&key);
+        text.extend_from_slice(&word);
+        push_row(&text, count, &mut chunk);
+        // A part is never one allocation.
+        if chunk.len() >= CHUNK_BYTES {
+            chunks.push(std::mem::take(&mut chunk).into());
+        }
+    }
+    chunks.push(Bytes::from(chunk));
+    Ok(Body::from_chunks(chunks))
 }
 
-/// Returns the error of a row that the table has no columns for.
+/// Returns the error of rows that the table has no columns for.
 fn mixed(kind: RowKind) -> Error {
     let (found, declared) = match kind {
-        RowKind::Counts => ("a line without a count", "words with counts"),
-        RowKind::Lines => ("a word with a count", "lines"),
+        RowKind::Counts => ("lines without counts", "words with counts"),
+        RowKind::Lines => ("words with counts", "lines"),
     };
     let message = format!("the definition publishes {found}, and the table is one of {declared}");
     Error::new(ErrorKind::Failed, message)
         .hint("declare what it publishes with `JobBuilder::publishes_lines`")
-}
-
-/// A part to which rows are being added.
-#[derive(Default)]
-struct OpenTable {
-    /// Keys, counts and places of words in `text`.
-    words: Vec<([u8; KEY_BYTES], i64, usize, usize)>,
-    text: Vec<u8>,
-    chunks: Vec<Bytes>,
-    chunk: Vec<u8>,
-    rows: u64,
-}
-
-impl OpenTable {
-    fn word(&mut self, word: &[u8], count: i64) {
-        self.words.push((key(word), count, self.text.len(), word.len()));
-        self.text.extend_from_slice(word);
-    }
-
-    fn line(&mut self, line: &[u8]) {
-        self.chunk.extend_from_slice(&(line.len() as u32).to_le_bytes());
-        self.chunk.extend_from_slice(line);
-        self.end_row();
-    }
-
-    /// Counts a row, and moves the chunk away if it is full.
-    fn end_row(&mut self) {
-        self.rows += 1;
-        if self.chunk.len() >= CHUNK_BYTES {
-            let full = std::mem::replace(&mut self.chunk, Vec::with_capacity(CHUNK_BYTES + 4096));
-            self.chunks.push(full.into());
-        }
-    }
-
-    /// Returns the part, with its words sorted by key.
-    fn close(mut self, part: u32) -> EncodedPart {
-        let mut words = std::mem::take(&mut self.words);
-        words.sort_unstable_by_key(|word| word.0);
-        let text = std::mem::take(&mut self.text);
-        for (key, count, start, length) in words {
-            self.chunk.extend_from_slice(&(length as u32).to_le_bytes());
-            self.chunk.extend_from_slice(&count.to_le_bytes());
-            self.chunk.extend_from_slice(&key);
-            self.chunk.extend_from_slice(&text[start..start + length]);
-            self.end_row();
-        }
-        self.chunks.push(self.chunk.into());
-        EncodedPart { part, rows: self.rows, body: Body::from_chunks(self.chunks) }
-    }
 }
 
 /// One row on its way into a table.
@@ -178,81 +116,119 @@ pub struct StagedRows {
     pub kind: RowKind,
     /// The epoch, for tables that have a column for it.
     pub epoch: Option<Epoch>,
-    /// The parts, in their order.
+    /// The staged parts, in their order.
     pub parts: Vec<Body>,
 }
 
 impl StagedRows {
     /// Returns a reader at the first row.
-    pub fn reader(&self) -> RowReader {
-        let pieces: Vec<_> = self.parts.iter().map(Body::pieces).collect();
-        RowReader {
-            kind: self.kind,
-            pieces: Box::new(pieces.into_iter().flatten()),
-            carry: Vec::new(),
-            number: 0,
-        }
+    pub fn reader(&self) -> StagedReader {
+        let parts: Box<dyn Iterator<Item = Body> + Send> = Box::new(self.parts.clone().into_iter());
+        StagedReader { kind: self.kind, parts, part: None, batch: RowBatch::default(), number: 0 }
+    }
+
+    /// Returns the rows as pieces that `encoder` makes of them, for a session that sends them.
+    pub fn pieces<E: RowEncoder>(&self, encoder: E) -> RowPieces<E> {
+        RowPieces { state: Some((self.reader(), encoder)) }
     }
 }
 
-/// Reads staged rows piece by piece, so that an epoch on disk never is in memory as a whole.
-pub struct RowReader {
+/// Reads staged rows batch by batch, so that an epoch on disk never is in memory as a whole.
+pub struct StagedReader {
     kind: RowKind,
-    pieces: Box<dyn Iterator<Item = io::Result<Bytes>> + Send>,
-    /// The beginning of a row whose end is in the next piece.
-    carry: Vec<u8>,
+    /// The parts that were not begun.
+    parts: Box<dyn Iterator<Item = Body> + Send>,
+    /// The part that is being read.
+    part: Option<RowReader>,
+    batch: RowBatch,
     /// The number of the next line.
     number: i64,
 }
 
-impl RowReader {
-    /// Calls `visit` with the rows of the next piece. Returns false after the last one.
+impl fmt::Debug for StagedReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StagedReader").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl StagedReader {
+    /// Calls `visit` with the rows of the next batch. Returns false after the last one. It blocks.
     ///
     /// # Errors
     ///
     /// Those of reading a body that is on disk, and those of `visit`.
-    pub fn next_piece<E>(
+    pub fn next_batch<E>(
         &mut self,
         mut visit: impl FnMut(StagedRow<'_>) -> Result<(), E>,
     ) -> Result<bool, E>
     where
         E: From<io::Error>,
     {
-        let Some(piece) = self.pieces.next() else {
-            if self.carry.is_empty() {
-                return Ok(false);
+        loop {
+            if let Some(part) = &mut self.part {
+                part.fill(&mut self.batch)?;
+                if !self.batch.texts.is_empty() {
+                    break;
+                }
             }
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        };
-        let piece = piece?;
-        let carried = std::mem::take(&mut self.carry);
-        let joined =
-            if carried.is_empty() { piece } else { [&carried[..], &piece].concat().into() };
-        let mut rest = &joined[..];
-        while let Some((row, length)) = parse(self.kind, self.number, rest) {
-            visit(row)?;
-            self.number += 1;
-            rest = &rest[length..];
+            let Some(next) = self.parts.next() else { return Ok(false) };
+            self.part = Some(read_rows(&next)?.1);
         }
-        self.carry = rest.to_vec();
+        for (text, count) in self.batch.texts.iter().zip(&self.batch.counts) {
+            visit(match self.kind {
+                RowKind::Counts => {
+                    let (key, word) = text
+                        .split_first_chunk()
+                        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
+                    StagedRow::Word { key, count: *count, word }
+                }
+                RowKind::Lines => StagedRow::Line { number: self.number, line: text },
+            })?;
+            self.number += 1;
+        }
         Ok(true)
     }
 }
 
-/// Returns the row at the beginning of `bytes` and its length. `None` if its end is not there.
-fn parse(kind: RowKind, number: i64, bytes: &[u8]) -> Option<(StagedRow<'_>, usize)> {
-    let length = u32::from_le_bytes(*bytes.first_chunk()?) as usize;
-    match kind {
-        RowKind::Counts => {
-            let word = bytes.get(COUNT_HEAD..COUNT_HEAD + length)?;
-            let count = i64::from_le_bytes(*bytes.get(4..)?.first_chunk()?);
-            let key = bytes.get(12..)?.first_chunk()?;
-            Some((StagedRow::Word { key, count, word }, COUNT_HEAD + length))
-        }
-        RowKind::Lines => {
-            let line = bytes.get(LINE_HEAD..LINE_HEAD + length)?;
-            Some((StagedRow::Line { number, line }, LINE_HEAD + length))
-        }
+/// Encodes rows in the form in which a session sends them.
+pub trait RowEncoder: Send + 'static {
+    /// The unit in which rows are sent.
+    type Piece: Send + 'static;
+
+    /// Adds a row.
+    fn row(&mut self, row: StagedRow<'_>);
+
+    /// Returns what was encoded since the last call. `is_last` is set after the last row.
+    fn take(&mut self, is_last: bool) -> Self::Piece;
+}
+
+/// The encoded pieces of an insertion. The caller polls for the next one while it sends the one
+/// before, so encoding and sending go on at the same time.
+#[derive(Debug)]
+pub struct RowPieces<E> {
+    /// The reader and the encoder. `None` after the last piece.
+    state: Option<(StagedReader, E)>,
+}
+
+impl<E: RowEncoder> RowPieces<E> {
+    /// Returns the next piece, encoded on a thread that may block. `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// `Disk` if a body on disk cannot be read back.
+    pub async fn next(&mut self) -> StoreResult<Option<E::Piece>> {
+        let Some((mut reader, mut encoder)) = self.state.take() else { return Ok(None) };
+        let encoded = supervise::blocking(move || {
+            let has_more = reader.next_batch(|row| {
+                encoder.row(row);
+                Ok::<_, io::Error>(())
+            })?;
+            let piece = encoder.take(!has_more);
+            Ok::<_, io::Error>((piece, has_more.then_some((reader, encoder))))
+        });
+        let (piece, state) = encoded.await.map_err(|error| unreadable(&error))?;
+        self.state = state;
+        Ok(Some(piece))
     }
 }
 
@@ -264,76 +240,88 @@ pub fn unreadable(error: &io::Error) -> StoreError {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
-    use crate::operators::RowSet;
 
-    /// Literal rows.
-    struct Literal(Vec<(&'static [u8], Option<i64>)>);
-
-    impl RowSet for Literal {
-        fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-            for (text, count) in &self.0 {
-                visit(match count {
-                    Some(count) => {
-                        Row::Count { hash: words::hash(text), word: text, count: *count }
-                    }
-                    None => Row::Line { part: text.len() as u32 % 2, line: text },
-                });
-            }
-        }
+    fn written(kind: RowKind, rows: &[(&[u8], i64)]) -> Body {
+        let mut bytes = Vec::new();
+        begin_columns(kind, &mut bytes);
+        rows.iter().for_each(|(text, count)| push_row(text, *count, &mut bytes));
+        // Single bytes as pieces: a row may end anywhere.
+        Body::from_chunks(bytes.iter().map(|byte| Bytes::copy_from_slice(&[*byte])))
     }
 
-    fn encoded(kind: RowKind, rows: Vec<(&'static [u8], Option<i64>)>) -> Result<Vec<EncodedPart>> {
-        encode(kind, &[EpochRows { epoch: 1, rows: Arc::new(Literal(rows)) }], 2)
+    fn staged(kind: RowKind, parts: &[&[(&[u8], i64)]]) -> StagedRows {
+        let parts = parts.iter().map(|rows| stage(kind, &written(kind, rows)).expect("rows"));
+        StagedRows { kind, epoch: Some(1), parts: parts.collect() }
     }
 
     #[test]
     fn words_come_back_sorted_by_key() {
         let words: [&[u8]; 4] = [b"", b"a\0b", b"tide", "\u{1f30a}".as_bytes()];
-        let rows = words.map(|word| (word, Some(word.len() as i64))).to_vec();
-        let parts = encoded(RowKind::Counts, rows).expect("counts");
-        // Single bytes as pieces: a row may end anywhere.
-        let bytes: Vec<u8> =
-            parts.iter().flat_map(|part| part.body.load().expect("memory").concat()).collect();
-        let body = Body::from_chunks(bytes.iter().map(|byte| Bytes::copy_from_slice(&[*byte])));
-        let staged = StagedRows { kind: RowKind::Counts, epoch: None, parts: vec![body] };
-        let (mut reader, mut found) = (staged.reader(), Vec::new());
+        let rows = words.map(|word| (word, word.len() as i64));
+        let (mut reader, mut found) =
+            (staged(RowKind::Counts, &[&rows]).reader(), Vec::<([u8; 32], Vec<u8>)>::new());
         let mut visit = |row: StagedRow<'_>| {
             let StagedRow::Word { key: found_key, count, word } = row else { panic!("{row:?}") };
             assert_eq!((*found_key, count), (key(word), word.len() as i64));
-            found.push(word.to_vec());
+            found.push((*found_key, word.to_vec()));
             Ok::<_, io::Error>(())
         };
-        while reader.next_piece(&mut visit).expect("whole rows") {}
+        while reader.next_batch(&mut visit).expect("whole rows") {}
+        assert!(found.is_sorted());
+        let mut found: Vec<_> = found.into_iter().map(|(_, word)| word).collect();
         found.sort();
         assert_eq!(found, words);
     }
 
     #[test]
     fn lines_are_numbered_through_all_parts() {
-        let rows = [&b"one"[..], b"", b"four", b"x"].map(|line| (line, None)).to_vec();
-        let parts = encoded(RowKind::Lines, rows).expect("lines");
-        let parts = parts.into_iter().map(|part| part.body).collect();
-        let (mut reader, mut found) =
-            (StagedRows { kind: RowKind::Lines, epoch: Some(1), parts }.reader(), Vec::new());
+        let parts: [&[(&[u8], i64)]; 3] = [&[(b"one", 0), (b"", 0)], &[], &[(b"x", 0)]];
+        let (mut reader, mut found) = (staged(RowKind::Lines, &parts).reader(), Vec::new());
         let mut visit = |row: StagedRow<'_>| {
             let StagedRow::Line { number, line } = row else { panic!("{row:?}") };
             found.push((number, String::from_utf8_lossy(line).into_owned()));
             Ok::<_, io::Error>(())
         };
-        while reader.next_piece(&mut visit).expect("whole rows") {}
-        let expected = [(0, ""), (1, "four"), (2, "one"), (3, "x")];
+        while reader.next_batch(&mut visit).expect("whole rows") {}
+        let expected = [(0, "one"), (1, ""), (2, "x")];
         assert_eq!(found, expected.map(|(number, line)| (number, line.to_owned())));
     }
 
     #[test]
     fn rows_of_other_kind_are_refused() {
-        for (kind, count) in [(RowKind::Counts, None), (RowKind::Lines, Some(1))] {
-            let error = encoded(kind, vec![(b"x", count)]).expect_err("another kind");
+        for (kind, other) in [(RowKind::Counts, RowKind::Lines), (RowKind::Lines, RowKind::Counts)]
+        {
+            let error = stage(kind, &written(other, &[(b"x", 1)])).expect_err("another kind");
             assert!(error.to_string().contains("publishes_lines"), "{error}");
         }
-        encoded(RowKind::Counts, vec![(b"x", Some(-1))]).expect_err("a negative count");
+    }
+
+    /// Joins words with commas, and ends with a dot.
+    struct Commas(Vec<u8>);
+
+    impl RowEncoder for Commas {
+        type Piece = Vec<u8>;
+
+        fn row(&mut self, row: StagedRow<'_>) {
+            let StagedRow::Line { line, .. } = row else { panic!("{row:?}") };
+            self.0.extend_from_slice(&[line, b","].concat());
+        }
+
+        fn take(&mut self, is_last: bool) -> Vec<u8> {
+            self.0.extend_from_slice(if is_last { b"." } else { b"" });
+            std::mem::take(&mut self.0)
+        }
+    }
+
+    #[tokio::test]
+    async fn pieces_end_with_the_last() {
+        let parts: [&[(&[u8], i64)]; 2] = [&[(b"one", 0)], &[(b"two", 0)]];
+        let mut pieces = staged(RowKind::Lines, &parts).pieces(Commas(Vec::new()));
+        let mut found = Vec::new();
+        while let Some(piece) = pieces.next().await.expect("rows in memory") {
+            found.push(String::from_utf8(piece).expect("text"));
+        }
+        assert_eq!(found, ["one,", "two,", "."]);
     }
 }

@@ -102,6 +102,11 @@ pub trait Driver: Debug + Send + Sync + 'static {
     /// Opens a session and sets what the program relies on.
     fn connect(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>>;
 
+    /// Opens a session to look at the database with. It makes nothing, not even a database.
+    fn visit(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
+        self.connect()
+    }
+
     /// Checks that the database can hold what the job publishes. Returns names and values for
     /// `wordtide check`.
     ///

@@ -13,6 +13,7 @@ use std::time::Duration;
 use futures::future::{BoxFuture, FutureExt};
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, params_from_iter};
+use rustix::fs::Access;
 
 use super::rows::{StagedRow, StagedRows, as_text, unreadable};
 use super::session::{Answer, Driver, Session, SqlValue};
@@ -40,6 +41,38 @@ impl SqliteDriver {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let made = folder.map_or(Ok(()), fs::create_dir_all);
         made.map_err(|error| self.refused(&format!("its folder cannot be made: {error}")))
+    }
+
+    /// Opens the file, or, if there is none and it could be made, an empty database in memory.
+    fn open_to_visit(&self) -> StoreResult<Connection> {
+        if self.path.exists() {
+            return self.open();
+        }
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut above = folder.unwrap_or(Path::new(".")).ancestors();
+        let nearest = above.find(|folder| folder.exists()).unwrap_or(Path::new("."));
+        if !nearest.is_dir() {
+            return Err(self.refused(&format!("{} is no folder", nearest.display())));
+        }
+        rustix::fs::access(nearest, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+            self.refused(&format!("it cannot be made in {}: {error}", nearest.display()))
+        })?;
+        Connection::open_in_memory().map_err(|error| self.failure(&error))
+    }
+
+    /// Returns a session on what `open` opens.
+    fn session(
+        &self,
+        open: fn(&SqliteDriver) -> StoreResult<Connection>,
+    ) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
+        let driver = self.clone();
+        async move {
+            let opening = driver.clone();
+            let connection = supervise::blocking(move || open(&opening)).await?;
+            let connection = Arc::new(Mutex::new(connection));
+            Ok(Box::new(SqliteSession { driver, connection, is_wal: false }) as Box<dyn Session>)
+        }
+        .boxed()
     }
 
     /// Opens the file.
@@ -109,14 +142,11 @@ impl SqliteDriver {
 
 impl Driver for SqliteDriver {
     fn connect(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
-        let driver = self.clone();
-        async move {
-            let opening = driver.clone();
-            let connection = supervise::blocking(move || opening.open()).await?;
-            let connection = Arc::new(Mutex::new(connection));
-            Ok(Box::new(SqliteSession { driver, connection, is_wal: false }) as Box<dyn Session>)
-        }
-        .boxed()
+        self.session(SqliteDriver::open)
+    }
+
+    fn visit(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
+        self.session(SqliteDriver::open_to_visit)
     }
 
     fn examine<'a>(
@@ -306,6 +336,6 @@ fn insert(connection: &Connection, into: &str, rows: &StagedRows) -> Result<(), 
         statement.raw_execute()?;
         Ok::<_, SqliteFailure>(())
     };
-    while reader.next_piece(&mut each)? {}
+    while reader.next_batch(&mut each)? {}
     Ok(())
 }

@@ -9,25 +9,30 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::{BoxFuture, FutureExt};
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 use super::marker::marker;
 use super::ownership;
-use super::rows::{StagedRows, encode, unreadable};
+use super::rows::{StagedRows, stage, unreadable};
 use super::session::{Driver, Link, Session, SqlValue};
 use super::settings::SqlSettings;
 use super::tables::{Table, Tables, WriteMode};
 use crate::crash::crash_point;
 use crate::epoch::{Clock, Epoch, SystemClock};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::meters::{Meters, OutputOp};
 use crate::operators::EpochRows;
 use crate::outputs::commit_log::{Attempt, CommitLog};
+use crate::outputs::objects::format::Format;
+use crate::outputs::objects::{Encoding, encode_rows};
 use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, WriterSettings};
 use crate::outputs::owner::Standing;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry::Retrier;
-use crate::settings::EmptyEpochs;
+use crate::settings::{EmptyEpochs, RowOrder};
 use crate::store::{Body, Results, StoreError, StoreErrorKind, StoreResult};
+use crate::supervise;
 
 /// The longest piece of a changelog, well below the longest packet of a server.
 const PIECE_BYTES: usize = 512 << 10;
@@ -64,6 +69,9 @@ pub struct SqlWriter {
     /// The session of everything else, which may take long.
     pub(super) aside: Link,
     staged: Mutex<BTreeMap<Epoch, StagedEpoch>>,
+    runtime: Handle,
+    /// A permit for each processor: parts are staged on no more threads.
+    stagers: Semaphore,
 }
 
 impl SqlWriter {
@@ -74,6 +82,7 @@ impl SqlWriter {
         settings: SqlSettings,
         run: WriterSettings,
     ) -> SqlWriter {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
         SqlWriter {
             link: Link::new(Arc::clone(&driver), tables.setup()),
             aside: Link::new(Arc::clone(&driver), Vec::new()),
@@ -86,6 +95,8 @@ impl SqlWriter {
             results: run.results,
             meters: run.meters,
             staged: Mutex::default(),
+            runtime: run.runtime,
+            stagers: Semaphore::new(processors),
         }
     }
 
@@ -242,9 +253,12 @@ pub(super) async fn write_pieces(
     let insert = tables.sql(
         "INSERT INTO {changelog} (\"output\", \"name\", \"piece\", \"content\") VALUES (?, ?, ?, ?)",
     );
-    let mut number = 0_u64;
-    for piece in body.pieces() {
-        let piece = piece.map_err(|error| unreadable(&error))?;
+    let (mut number, mut pieces) = (0_u64, body.pieces());
+    loop {
+        let read;
+        // A piece may be on disk.
+        (read, pieces) = supervise::blocking(move || (pieces.next(), pieces)).await;
+        let Some(piece) = read.transpose().map_err(|error| unreadable(&error))? else { break };
         for piece in piece.chunks(PIECE_BYTES) {
             let content = SqlValue::Bytes(piece.to_vec());
             let values = vec![output.into(), name.into(), number.into(), content];
@@ -257,17 +271,34 @@ pub(super) async fn write_pieces(
 
 impl EpochWriter for SqlWriter {
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
-        encode(self.settings.rows, sets, parts)
+        // The form in which rows can wait on disk and be read back one by one.
+        let encoding = Encoding::new(Format::Parquet, None);
+        let parts = encode_rows(sets, RowOrder::Hash, encoding, &self.runtime, parts)?;
+        parts.iter().for_each(|part| self.results.admit(&part.body));
+        Ok(parts)
     }
 
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
-        crash_point("sink.before_put");
         let EncodedPart { part, rows, body } = part;
-        self.results.admit(&body);
-        let bytes = body.bytes();
-        self.staged().entry(epoch).or_default().parts.insert(part, body);
-        crash_point("sink.after_put");
-        futures::future::ready(Ok(PartReport { part, rows, bytes, md5: String::new() })).boxed()
+        async move {
+            crash_point("sink.before_put");
+            // The semaphore is never closed. Permits are given in the order of asking.
+            let turn = self.stagers.acquire().await;
+            let (kind, results) = (self.settings.rows, self.results.clone());
+            let body = supervise::blocking(move || {
+                let staged = stage(kind, &body)?;
+                // Counted before the body that a worker has written is dropped.
+                results.admit(&staged);
+                Ok::<_, Error>(staged)
+            })
+            .await?;
+            drop(turn);
+            let bytes = body.bytes();
+            self.staged().entry(epoch).or_default().parts.insert(part, body);
+            crash_point("sink.after_put");
+            Ok(PartReport { part, rows, bytes, md5: String::new() })
+        }
+        .boxed()
     }
 
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {

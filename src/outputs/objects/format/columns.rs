@@ -8,6 +8,7 @@
 //! body = kind, row …      row = length of text (u32), count (i64, 0 for lines), text
 //! ```
 
+use std::fmt;
 use std::io;
 
 use bytes::Bytes;
@@ -72,11 +73,16 @@ impl RowBatch {
 }
 
 /// Reads the rows of a body back.
-#[derive(Debug)]
-pub struct RowReader<I> {
-    pieces: I,
+pub struct RowReader {
+    pieces: Box<dyn Iterator<Item = io::Result<Bytes>> + Send>,
     /// Bytes that were read and not returned.
     rest: Bytes,
+}
+
+impl fmt::Debug for RowReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RowReader").field("rest", &self.rest.len()).finish_non_exhaustive()
+    }
 }
 
 /// Returns the kind of the rows in `body`, and a reader of them.
@@ -84,10 +90,8 @@ pub struct RowReader<I> {
 /// # Errors
 ///
 /// Those of reading the file that holds the body; `InvalidData` for bytes that are no rows.
-pub fn read(
-    body: &Body,
-) -> io::Result<(RowKind, RowReader<impl Iterator<Item = io::Result<Bytes>> + Send + use<>>)> {
-    let mut pieces = body.pieces();
+pub fn read(body: &Body) -> io::Result<(RowKind, RowReader)> {
+    let mut pieces = Box::new(body.pieces());
     let mut rest = pieces.next().transpose()?.unwrap_or_default();
     let first = (!rest.is_empty()).then(|| rest.split_to(1));
     let kind = match first.as_deref() {
@@ -98,7 +102,7 @@ pub fn read(
     Ok((kind, RowReader { pieces, rest }))
 }
 
-impl<I: Iterator<Item = io::Result<Bytes>>> RowReader<I> {
+impl RowReader {
     /// Fills `batch` with the next rows. It has none at the end.
     ///
     /// # Errors

@@ -8,7 +8,6 @@
 //! nothing in the file depends on time or on threads.
 
 use std::borrow::Cow;
-use std::io;
 use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
@@ -104,7 +103,7 @@ fn properties(compression: Compression) -> ParquetResult<WriterPropertiesPtr> {
 fn write_texts(
     group: &mut SerializedRowGroupWriter<'_, ChunkWriter>,
     kind: RowKind,
-    rows: &mut RowReader<impl Iterator<Item = io::Result<Bytes>>>,
+    rows: &mut RowReader,
     batch: &mut RowBatch,
 ) -> ParquetResult<Vec<i64>> {
     let mut column = group.next_column()?.ok_or_else(|| general("there is no column for texts"))?;

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::rows::{StagedRow, as_text};
+use super::super::rows::{RowEncoder, StagedRow, as_text};
 use crate::epoch::Epoch;
 
 /// The first bytes: signature, flags, and the length of an extension.
@@ -24,8 +24,17 @@ impl CopyEncoder {
         CopyEncoder { bytes: HEAD.to_vec(), epoch: epoch.map(|epoch| epoch as i64) }
     }
 
-    /// Adds a row.
-    pub(super) fn row(&mut self, row: StagedRow<'_>) {
+    /// Adds a field.
+    fn field(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
+        self.bytes.extend_from_slice(bytes);
+    }
+}
+
+impl RowEncoder for CopyEncoder {
+    type Piece = Bytes;
+
+    fn row(&mut self, row: StagedRow<'_>) {
         let fields: u16 =
             3 + u16::from(matches!(row, StagedRow::Word { .. }) && self.epoch.is_some());
         self.bytes.extend_from_slice(&fields.to_be_bytes());
@@ -51,22 +60,12 @@ impl CopyEncoder {
         }
     }
 
-    /// Adds a field.
-    fn field(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(&(bytes.len() as u32).to_be_bytes());
-        self.bytes.extend_from_slice(bytes);
-    }
-
-    /// Returns what was encoded since the last call.
-    pub(super) fn take(&mut self) -> Bytes {
+    fn take(&mut self, is_last: bool) -> Bytes {
+        if is_last {
+            self.bytes.extend_from_slice(&TAIL);
+        }
         let capacity = self.bytes.len();
         std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity)).into()
-    }
-
-    /// Returns the rest, with the tail.
-    pub(super) fn finish(mut self) -> Bytes {
-        self.bytes.extend_from_slice(&TAIL);
-        self.bytes.into()
     }
 }
 
@@ -78,7 +77,7 @@ mod tests {
     fn nul_becomes_its_symbol_and_key_stays() {
         let mut encoder = CopyEncoder::new(None);
         encoder.row(StagedRow::Word { key: &[7; 32], count: 2, word: b"a\0b" });
-        let bytes = encoder.finish();
+        let bytes = encoder.take(true);
         let row = &bytes[HEAD.len()..];
         assert_eq!(row[..2], [0, 3]);
         assert_eq!(&row[2..11], [&[0, 0, 0, 5][..], "a\u{2400}b".as_bytes()].concat());

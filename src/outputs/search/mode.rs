@@ -1,0 +1,35 @@
+//! How the rows of an epoch come into an index.
+
+use crate::outputs::sql::{SqlSettings, WriteMode};
+
+/// How the rows of an epoch come into an index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum RowMode {
+    /// Each epoch adds its documents.
+    Append,
+    /// The index holds the newest result, one document a word.
+    Replace,
+    /// As [`RowMode::Replace`], by results that hold only the words that have changed.
+    Change,
+}
+
+impl RowMode {
+    /// Returns the mode of a job with these settings.
+    pub(super) fn of(settings: &SqlSettings) -> RowMode {
+        match (settings.write, settings.changes) {
+            (WriteMode::Append, _) => RowMode::Append,
+            (WriteMode::Upsert, false) => RowMode::Replace,
+            (WriteMode::Upsert, true) => RowMode::Change,
+        }
+    }
+
+    /// Returns true if documents of an earlier epoch are written over.
+    pub(super) fn is_upsert(self) -> bool {
+        self != RowMode::Append
+    }
+
+    /// Returns the name of the mode in `--write`.
+    pub(super) fn flag(self) -> &'static str {
+        if self.is_upsert() { "upsert" } else { "append" }
+    }
+}
