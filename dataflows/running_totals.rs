@@ -4,9 +4,10 @@
 //! In Spark: `pairs.updateStateByKey(lambda new, old: sum(new) + (old or 0))`. `changes` is its
 //! restriction to the keys of the batch.
 //!
-//! Memory: every distinct word, for ever. A word takes its bytes and 20 bytes in each batch of the
-//! trace that has it, which is up to 100 bytes a word while batches are merged (measured: 1.1 GB
-//! for 8 million words, the tables of open epochs included). `--max-keys` sets a limit.
+//! Memory: every distinct word, for ever. A word takes its bytes and two more, or a few if its
+//! total is large. While an epoch is published, its table, its counts and its rows take memory
+//! besides: `dataflow` has a row for each word, `changes` one for each word of the epoch.
+//! `--max-keys` sets a limit.
 //!
 //! With state, totals go on after a crash or a stop: the changelog beside the output has what each
 //! epoch added.

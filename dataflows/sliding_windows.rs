@@ -5,9 +5,8 @@
 //! Spark counts slides from its own start. Epochs at which no window ends publish nothing. A window
 //! that would end after the job is not published.
 //!
-//! Memory: the distinct words of each epoch of the window, twice, as counts and as retractions: 20
-//! bytes each beside the word (measured: 36 MB in all for 60,000 words and a window of 4 epochs, 13
-//! MB more than a count of single epochs; 1.0 GB for one epoch with 8 million words).
+//! Memory: the distinct words of each epoch of the window, as retractions to come: 20 bytes each
+//! beside the word. The sums of the window take a few bytes a word beside its text.
 //!
 //! With state, windows go on after a crash or a stop: the changelog beside the output has what each
 //! epoch added, for as long as a window reaches back.

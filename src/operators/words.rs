@@ -70,10 +70,10 @@ impl<'s> Words<'s> {
     /// ends at every epoch.
     ///
     /// As a collection: a word enters at its epoch and leaves one window later. Memory: the
-    /// distinct words of each epoch of the window, twice. Epochs at which no window ends publish
-    /// nothing, not even a marker. A window whose end became no epoch (the job lagged, or was not
-    /// running) is not published. A window that does not fit the interval ends the job with a
-    /// `Usage` error; [`Window::check`] finds it before the start.
+    /// distinct words of each epoch of the window; as a collection, twice. Epochs at which no
+    /// window ends publish nothing, not even a marker. A window whose end became no epoch (the job
+    /// lagged, or was not running) is not published. A window that does not fit the interval ends
+    /// the job with a `Usage` error; [`Window::check`] finds it before the start.
     pub fn sliding(self, window: impl Into<Window>) -> Windowed<'s> {
         Windowed { words: self, over: Over::Window(window.into()) }
     }
