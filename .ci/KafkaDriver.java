@@ -155,6 +155,22 @@ public class KafkaDriver {
                 }
                 break;
             }
+            case "bigs": { // TOPIC CODEC PARTITIONS COUNT WORDS SECONDS: values of so many numbered words, spread over a time
+                int partitions = Integer.parseInt(args[4]), count = Integer.parseInt(args[5]);
+                Properties with = base(brokers);
+                with.put("compression.type", args[3]);
+                with.put("max.request.size", "67108864");
+                with.put("delivery.timeout.ms", "180000");
+                try (var producer = new KafkaProducer<>(with, new ByteArraySerializer(), new ByteArraySerializer())) {
+                    for (int k = 0; k < count; k++) {
+                        StringBuilder text = new StringBuilder();
+                        for (int i = 0; i < Integer.parseInt(args[6]); i++) text.append('b').append(k).append('x').append(i).append(' ');
+                        producer.send(new ProducerRecord<>(args[2], k % partitions, null, bytes(text.toString().trim()))).get();
+                        Thread.sleep(Long.parseLong(args[7]) * 1000 / count);
+                    }
+                }
+                break;
+            }
             case "big": { // TOPIC CODEC PARTITION BYTES WORD: one value of many words
                 Properties with = base(brokers);
                 with.put("compression.type", args[3]);
