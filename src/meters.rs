@@ -23,6 +23,7 @@ mod journal;
 mod life;
 mod operators;
 mod output;
+mod positions;
 mod source;
 pub mod system;
 mod top;
@@ -45,6 +46,7 @@ pub use journal::JournalMeter;
 pub use life::{JobFacts, Life, Phase};
 pub use operators::{OperatorMeter, OperatorStats};
 pub use output::{Outcome, OutputMeter, OutputOp};
+pub use positions::{EpochPositions, SourcePositions};
 pub use source::{SourceFacts, SourceMeter};
 pub use top::{TOP_MAX, TopKeeper, TopWords};
 pub use worker::WorkerMeter;
@@ -58,6 +60,7 @@ struct MetersShared {
     facts: Mutex<JobFacts>,
     life: Mutex<Life>,
     sources: Mutex<BTreeMap<u32, Arc<SourceMeter>>>,
+    positions: EpochPositions,
     workers: Mutex<Vec<Arc<WorkerMeter>>>,
     output: OutputMeter,
     journal: JournalMeter,
@@ -135,7 +138,8 @@ impl Meters {
 
     /// Names a source of the job. Every process knows all of them.
     pub fn declare_source(&self, index: u32, facts: SourceFacts) {
-        let meter = Arc::new(SourceMeter::new(facts, self.0.changed.clone()));
+        let meter =
+            Arc::new(SourceMeter::new(facts, self.0.positions.clone(), self.0.changed.clone()));
         lock(&self.0.sources).insert(index, meter);
     }
 
@@ -151,9 +155,14 @@ impl Meters {
                 process,
                 needs_connection: false,
             };
-            Arc::new(SourceMeter::new(facts, self.0.changed.clone()))
+            Arc::new(SourceMeter::new(facts, self.0.positions.clone(), self.0.changed.clone()))
         });
         Arc::clone(meter)
+    }
+
+    /// Returns the positions of sources that belong into markers.
+    pub fn positions(&self) -> &EpochPositions {
+        &self.0.positions
     }
 
     /// Returns the meters of all sources, with their indices.

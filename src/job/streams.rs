@@ -24,7 +24,7 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
-use crate::meters::Meters;
+use crate::meters::{Meters, SourceFacts};
 use crate::sources::{self, KafkaTopic, LogSetup, Past, Source, SourceLog, Started, Stop};
 
 /// A source, and what is known of its log.
@@ -226,6 +226,11 @@ impl Streams {
                 Some((journal, past)) => (Some(journal), past),
                 None => (None, Past { is_replayable, ..Past::default() }),
             };
+            if let (true, Some(source), Some(place)) = (is_orphan, &source, &place) {
+                let (kind, name) = (source.kind().to_owned(), place.known().source);
+                let facts = SourceFacts { kind, name, ..meters.source(index).facts().clone() };
+                meters.declare_source(index, facts);
+            }
             let log = SourceLog::new(LogSetup {
                 source: index,
                 journal,

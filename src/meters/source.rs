@@ -6,7 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 
 use super::figures::{Condition, ConditionKind, SourceFigures};
+use super::positions::EpochPositions;
 use super::{Counter, Stopwatch, lock, now_ms};
+use crate::epoch::Epoch;
+
+/// The kind of the sources whose positions are in the markers.
+pub const TOPIC: &str = "kafka";
 
 /// The facts of a source that do not change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +39,7 @@ pub struct SourceMeter {
     pub blocked: Stopwatch,
     is_connected: AtomicBool,
     trouble: Mutex<Trouble>,
+    positions: EpochPositions,
     changed: watch::Sender<u64>,
 }
 
@@ -48,7 +54,11 @@ struct Trouble {
 
 impl SourceMeter {
     /// Returns the meter of a source from which nothing was read yet.
-    pub(super) fn new(facts: SourceFacts, changed: watch::Sender<u64>) -> SourceMeter {
+    pub(super) fn new(
+        facts: SourceFacts,
+        positions: EpochPositions,
+        changed: watch::Sender<u64>,
+    ) -> SourceMeter {
         let is_connected = AtomicBool::new(!facts.needs_connection);
         SourceMeter {
             facts,
@@ -57,18 +67,27 @@ impl SourceMeter {
             blocked: Stopwatch::default(),
             is_connected,
             trouble: Mutex::default(),
+            positions,
             changed,
         }
     }
 
     /// Returns a meter that nobody reads.
     pub fn unread() -> SourceMeter {
-        SourceMeter::new(SourceFacts::default(), watch::Sender::new(0))
+        let (positions, changed) = (EpochPositions::default(), watch::Sender::new(0));
+        SourceMeter::new(SourceFacts::default(), positions, changed)
     }
 
     /// Returns the facts of the source.
     pub fn facts(&self) -> &SourceFacts {
         &self.facts
+    }
+
+    /// Notes where the source was at the end of `epoch`, if its positions belong into the marker.
+    pub fn passed(&self, epoch: Epoch, positions: &[u8]) {
+        if self.facts.kind == TOPIC {
+            self.positions.note(epoch, &self.facts.name, positions);
+        }
     }
 
     /// Notes that the source is connected, so lines can come.
@@ -148,7 +167,7 @@ mod tests {
     #[test]
     fn outage_keeps_its_beginning_and_newest_error() {
         let facts = SourceFacts { needs_connection: true, ..SourceFacts::default() };
-        let meter = SourceMeter::new(facts, watch::Sender::new(0));
+        let meter = SourceMeter::new(facts, EpochPositions::default(), watch::Sender::new(0));
         assert!(!meter.is_connected() && meter.conditions().is_empty(), "not tried yet");
         meter.disconnected("refused");
         let since = meter.conditions()[0].since;

@@ -150,11 +150,14 @@ async fn finish(
     reports.iter().for_each(|report| top.merge(&report.top));
     let publishes = reports.iter().all(|report| report.publishes);
     let kind = reports.first().map_or(RowKind::Counts, |report| report.kind);
+    let of_all = reports.iter().flat_map(|report| report.positions.clone());
+    let positions = of_all.collect();
     let stored: BTreeMap<u32, PartReport> =
         reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
-    writer.commit(CompleteEpoch { epoch, tally, kind, rows, publishes, stored, parts }).await?;
+    let complete = CompleteEpoch { epoch, tally, kind, rows, publishes, stored, parts, positions };
+    writer.commit(complete).await?;
     let (write, commit) = (Duration::from_micros(write_us), started.elapsed());
     let written = if publishes { write } else { Duration::ZERO };
     let upload_ms = (written + commit).as_millis() as u64;

@@ -23,7 +23,7 @@ use super::publication::Publication;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::meters::Meters;
+use crate::meters::{Meters, SourcePositions};
 use crate::operators::{EpochRows, RowKind, Tally};
 use crate::store::{Body, Results, StoreResult};
 
@@ -270,4 +270,6 @@ pub struct CompleteEpoch {
     pub stored: BTreeMap<u32, PartReport>,
     /// Number of parts of a result.
     pub parts: u32,
+    /// Where sources that are read again were at its end.
+    pub positions: SourcePositions,
 }

@@ -24,7 +24,7 @@ use super::output::{EncodedPart, EpochWriter, PartReport};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
-use crate::meters::{Meters, TopKeeper, TopWords};
+use crate::meters::{Meters, SourcePositions, TopKeeper, TopWords};
 use crate::operators::{Context, EpochRows, Grid, Row, RowKind, Rows, Tally};
 use crate::store::Results;
 use crate::supervise::{self, supervise};
@@ -59,6 +59,8 @@ pub struct Report {
     pub write_us: u64,
     /// The most frequent words of the worker, if somebody can ask for them.
     pub top: TopWords,
+    /// The positions of sources of the worker's process, from the first worker that asks.
+    pub positions: SourcePositions,
 }
 
 /// Stores the rows of every ticked epoch and its changes of totals and windows. Sends a [`Report`]
@@ -163,6 +165,7 @@ impl Writer {
         let tally = self.context.tallies.take(epoch);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (publishes, kind) = (self.grid.contains(epoch), self.kind);
+        let positions = self.output.meters.positions().take(epoch);
         let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
         let store_changes = async move {
             match changelog {
@@ -179,7 +182,16 @@ impl Writer {
             drop(is_encoded);
             let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
             let write_us = started.elapsed().as_micros() as u64;
-            completions.complete(Report { epoch, tally, kind, parts, publishes, write_us, top });
+            completions.complete(Report {
+                epoch,
+                tally,
+                kind,
+                parts,
+                publishes,
+                write_us,
+                top,
+                positions,
+            });
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "write", write);

@@ -29,6 +29,7 @@ mod sasl;
 mod scout;
 mod wire;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -138,6 +139,30 @@ impl fmt::Display for KafkaTopic {
             (share, of) => write!(f, "{SHARE}{share} of {of}"),
         }
     }
+}
+
+/// Returns, for each topic, the offset of the next record of each of its partitions, given what its
+/// shares have recorded.
+///
+/// # Errors
+///
+/// `Disk` for positions that cannot be read.
+pub(crate) fn topic_offsets(
+    recorded: &BTreeMap<String, Vec<u8>>,
+) -> Result<BTreeMap<String, BTreeMap<i32, i64>>> {
+    let mut topics: BTreeMap<String, Positions> = BTreeMap::new();
+    for (source, payload) in recorded {
+        let topic = KafkaTopic::base_name(source);
+        if let (Some(topic), Some(positions)) = (topic, Positions::decode(payload)?) {
+            // A value that is not whole yet ends in a later epoch.
+            topics.entry(topic).or_default().merge(Positions { open: None, ..positions });
+        }
+    }
+    let offsets = topics.into_iter().map(|(topic, positions)| {
+        let begun = positions.partitions.iter().filter(|(_, at)| at.has_begun());
+        (topic, begun.map(|(partition, at)| (*partition, at.next)).collect())
+    });
+    Ok(offsets.collect())
 }
 
 /// Returns the positions that a start goes on from, of those that the shares of a topic have

@@ -5,6 +5,7 @@
 //! names the job and its state id, so that a restart can distinguish its own epochs from those of
 //! another job, also of one with the same flags.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,9 @@ pub struct Marker {
     pub rows: u64,
     /// The parts, ascending. Empty if the result is.
     pub parts: Vec<MarkedPart>,
+    /// For each topic of Kafka, the offset of the next record of each partition at the epoch's end.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub kafka: BTreeMap<String, BTreeMap<i32, i64>>,
 }
 
 /// The entry of a part in the marker.
@@ -124,6 +128,7 @@ mod tests {
             words: 2,
             rows: 1,
             parts: vec![part],
+            kafka: BTreeMap::from([("lines".into(), BTreeMap::from([(0, 7), (10, 0)]))]),
         };
         assert_eq!(Marker::parse(&marker.to_bytes()), Some(marker));
         assert_eq!(Marker::parse(b""), None, "Spark's marker is empty");

@@ -15,6 +15,7 @@ use crate::failure::Failure;
 use crate::operators::{EpochRows, Tally};
 use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport};
 use crate::settings::EmptyEpochs;
+use crate::sources::topic_offsets;
 use crate::store::{Body, StoreResult};
 
 impl EpochWriter for Publisher {
@@ -53,7 +54,8 @@ impl EpochWriter for Publisher {
 
 /// Stores the parts without rows, if they are wanted, and then the marker.
 async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
-    let CompleteEpoch { epoch, tally, kind, rows, publishes, mut stored, parts } = complete;
+    let CompleteEpoch { epoch, tally, kind, rows, publishes, mut stored, parts, positions } =
+        complete;
     let publication = &publisher.publication;
     let empty = rows == 0;
     if !publishes {
@@ -75,7 +77,9 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
     let (format, job) = (MARKER_FORMAT, publication.job.clone());
     let (state, started) = (Some(publication.state.clone()), Some(publication.started));
-    let marker = Marker { format, program, job, state, started, epoch, lines, words, rows, parts };
+    let kafka = topic_offsets(&positions)?;
+    let marker =
+        Marker { format, program, job, state, started, epoch, lines, words, rows, parts, kafka };
     write_marker(publisher, epoch, &marker).await
 }
 

@@ -187,6 +187,7 @@ impl SourceLog {
         if let Some(replayable) = &mut self.replayable {
             replayable.passed(epoch, &positions);
         }
+        self.meter.passed(epoch, &positions);
         let resume = self.resume(positions);
         if let Some(journal) = &self.journal {
             journal.refine_epoch_end(epoch, &resume);
