@@ -11,8 +11,8 @@
 //! partition are in the journal, in the record that ends an epoch, so a restart reads every record
 //! exactly once, whatever the number of processes is then.
 //!
-//! The client is written here. It speaks the five requests that a consumer without a group needs,
-//! and leaves nothing to be installed.
+//! The client is written here. It speaks the four requests that a consumer without a group needs,
+//! and two more for SASL, and leaves nothing to be installed.
 
 mod batches;
 mod broker;
@@ -152,8 +152,8 @@ pub(crate) fn topic_offsets(
 ) -> Result<BTreeMap<String, BTreeMap<i32, i64>>> {
     let mut topics: BTreeMap<String, Positions> = BTreeMap::new();
     for (source, payload) in recorded {
-        let topic = KafkaTopic::base_name(source);
-        if let (Some(topic), Some(positions)) = (topic, Positions::decode(payload)?) {
+        let Some(topic) = KafkaTopic::base_name(source) else { continue };
+        if let Some(positions) = Positions::decode(payload)? {
             // A value that is not whole yet ends in a later epoch.
             topics.entry(topic).or_default().merge(Positions { open: None, ..positions });
         }
@@ -210,5 +210,32 @@ impl FromStr for KafkaTopic {
             known: None,
             is_recovery_only: false,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::positions::{OpenValue, PartitionPosition};
+    use super::*;
+
+    #[test]
+    fn offsets_of_all_shares_are_in_one_list() {
+        let recorded = |partitions: &[(i32, i64)], open| {
+            let at = |&(partition, next)| (partition, PartitionPosition::at(next));
+            let partitions = partitions.iter().map(at).collect();
+            Positions { topic_id: [7; 16], partitions, open }.encode()
+        };
+        let open = OpenValue { partition: 1, offset: 20, taken: 5 };
+        let sources = BTreeMap::from([
+            ("kafka lines share 0 of 2".to_owned(), recorded(&[(0, 10), (2, 30)], None)),
+            ("kafka lines share 1 of 2".to_owned(), recorded(&[(1, 20), (3, -1)], Some(open))),
+            ("kafka other".to_owned(), recorded(&[(0, 5)], None)),
+            ("stdin".to_owned(), vec![9]),
+        ]);
+        let offsets = topic_offsets(&sources).expect("positions");
+        let lines = BTreeMap::from([(0, 10), (1, 20), (2, 30)]);
+        let other = BTreeMap::from([(0, 5)]);
+        let expected = [("lines".to_owned(), lines), ("other".to_owned(), other)];
+        assert_eq!(offsets, expected.into(), "not begun: none; a value that is open: its offset");
     }
 }

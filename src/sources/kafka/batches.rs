@@ -21,10 +21,6 @@ use super::wire::WireReader;
 /// that a chunk of this size never lies on both sides of a cut.
 pub(super) const CHUNK_BYTES: usize = 64 << 10;
 
-/// Largest value that is counted. A longer one is skipped and reported: it would have to be held as
-/// a whole. Brokers take records of 1 MiB unless they are told otherwise.
-pub(super) const VALUE_BYTES_MAX: usize = 64 << 20;
-
 /// Bytes from the beginning of a batch to the end of its length.
 const LENGTH_END: usize = 12;
 /// Bytes from the beginning of a batch to what its CRC covers.
@@ -58,6 +54,8 @@ pub(super) struct Batches {
     aborted: VecDeque<Aborted>,
     /// Producers whose open transaction is an aborted one.
     aborting: BTreeSet<i64>,
+    /// Largest value that is counted. A longer one is skipped: it would have to be held as a whole.
+    value_bytes_max: usize,
     open: Option<OpenBatch>,
     /// A failure that is reported after the lines before it.
     failed: Option<BrokerFailure>,
@@ -99,12 +97,13 @@ impl Header {
 
 impl Batches {
     /// The batches in `bytes`, an answer to a fetch from `position` on. Records at `until` and
-    /// after it are left out.
+    /// after it are left out, and values of more than `value_bytes_max`.
     pub(super) fn new(
         bytes: Bytes,
         position: i64,
         until: Option<i64>,
         mut aborted: Vec<Aborted>,
+        value_bytes_max: usize,
     ) -> Batches {
         aborted.sort_by_key(|(_, first)| *first);
         Batches {
@@ -113,6 +112,7 @@ impl Batches {
             until,
             aborted: aborted.into(),
             aborting: BTreeSet::new(),
+            value_bytes_max,
             open: None,
             failed: None,
         }
@@ -186,8 +186,12 @@ impl Batches {
                 return Ok(true);
             }
             match record.value {
-                Value::Bytes(len) if len <= VALUE_BYTES_MAX => {
+                Value::Bytes(len) if len <= self.value_bytes_max => {
                     let whole = chunk.text.len();
+                    if len > CHUNK_BYTES {
+                        // Doubling would take twice as much.
+                        chunk.text.reserve_exact(len + 1);
+                    }
                     let read = batch.records.value_into(&record, &mut chunk.text);
                     read.inspect_err(|_| chunk.text.truncate(whole))?;
                     end_line(&mut chunk.text, len);

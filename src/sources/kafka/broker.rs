@@ -19,9 +19,8 @@ use super::properties::{ClientProperties, Credentials};
 use super::sasl::Conversation;
 use super::wire::{WireReader, WireWriter};
 
-/// Largest answer that is taken. A broker exceeds the limits of a fetch for one batch that is
-/// larger than they are, but nobody has batches of this size.
-const ANSWER_BYTES_MAX: usize = 256 << 20;
+/// Bytes of an answer besides what its limits count: names, partitions and aborted transactions.
+const ANSWER_HEAD_BYTES: usize = 16 << 20;
 
 /// Most bytes that are made room for before they arrive: a length may be no length at all.
 const ROOM_BYTES: usize = 1 << 20;
@@ -52,8 +51,9 @@ impl Api {
     /// Returns the lowest and the highest version that are spoken here.
     fn versions(self) -> (i16, i16) {
         match self {
-            // From 4 on with aborted transactions; from 12 on flexible.
-            Api::Fetch => (4, 11),
+            // From 4 on with aborted transactions; from 12 on flexible; from 13 on with the topic's
+            // id in place of its name.
+            Api::Fetch => (4, 13),
             Api::ListOffsets => (2, 2),
             // 4 is the last that creates no topic and has no more than is needed, 12 the first with
             // the id of the topic whose null name is allowed.
@@ -74,7 +74,11 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 pub(super) struct BrokerConnection {
     stream: Box<dyn ByteStream>,
     client: String,
-    request_timeout: Duration,
+    /// How long nothing may come of an answer, or nothing be taken of a request.
+    silence_max: Duration,
+    /// How long a broker may wait for records before it answers a fetch.
+    wait_max: Duration,
+    answer_bytes_max: usize,
     correlation: i32,
     /// Lowest and highest version that the broker speaks, by the key of the request.
     spoken: Vec<(i16, i16, i16)>,
@@ -109,7 +113,9 @@ impl BrokerConnection {
         let mut connection = BrokerConnection {
             stream,
             client: properties.client_id.clone(),
-            request_timeout: properties.request_timeout,
+            silence_max: properties.request_timeout,
+            wait_max: properties.fetch.wait_max,
+            answer_bytes_max: answer_bytes_max(properties),
             correlation: 0,
             spoken: Vec::new(),
         };
@@ -142,26 +148,19 @@ impl BrokerConnection {
     ///
     /// # Errors
     ///
-    /// `Lost` if there is no answer in time; `Malformed` if it is none.
+    /// `Lost` if nothing comes for too long; `Malformed` if it is no answer.
     pub(super) async fn ask(
         &mut self,
         api: Api,
         version: i16,
         body: &[u8],
     ) -> Result<Bytes, BrokerFailure> {
-        let limit = self.request_timeout;
-        let answered = timeout(limit, self.exchange(api, version, body));
-        answered.await.unwrap_or_else(|_| Err(timed_out(limit)))
-    }
-
-    async fn exchange(
-        &mut self,
-        api: Api,
-        version: i16,
-        body: &[u8],
-    ) -> Result<Bytes, BrokerFailure> {
         self.correlation = self.correlation.wrapping_add(1);
-        let is_flexible = api == Api::Metadata && version >= 9;
+        let is_flexible = match api {
+            Api::Metadata => version >= 9,
+            Api::Fetch => version >= 12,
+            _ => false,
+        };
         let mut head = WireWriter::default();
         head.i16(api.key()).i16(version).i32(self.correlation).string(&self.client);
         if is_flexible {
@@ -170,17 +169,18 @@ impl BrokerConnection {
         let head = head.into_bytes();
         let mut frame = WireWriter::default();
         frame.i32((head.len() + body.len()) as i32).raw(&head).raw(body);
-        self.stream.write_all(&frame.into_bytes()).await?;
-        self.stream.flush().await?;
-
+        // A broker waits for records before it begins to answer.
+        let waits = if api == Api::Fetch { self.wait_max } else { Duration::ZERO };
+        let (limit, stream) = (self.silence_max + waits, &mut self.stream);
         let mut len = [0; 4];
-        self.stream.read_exact(&mut len).await?;
-        let len = answer_length(len)?;
-        let mut answer = Vec::with_capacity(len.min(ROOM_BYTES));
-        let read = (&mut self.stream).take(len as u64).read_to_end(&mut answer).await?;
-        if read < len {
-            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
-        }
+        in_time(limit, async {
+            stream.write_all(&frame.into_bytes()).await?;
+            stream.flush().await?;
+            stream.read_exact(&mut len).await
+        })
+        .await?;
+        let len = answer_length(len, self.answer_bytes_max)?;
+        let answer = self.answer(len).await?;
         let mut reader = WireReader::new(&answer);
         if reader.i32()? != self.correlation {
             return Err(BrokerFailure::Malformed("an answer belongs to another request"));
@@ -190,6 +190,22 @@ impl BrokerConnection {
         }
         let start = reader.position();
         Ok(Bytes::from(answer).slice(start..))
+    }
+
+    /// Reads an answer of `len` bytes. It may take long as long as something comes.
+    async fn answer(&mut self, len: usize) -> Result<Vec<u8>, BrokerFailure> {
+        let mut answer = Vec::new();
+        let mut body = (&mut self.stream).take(len as u64);
+        while answer.len() < len {
+            if answer.len() == answer.capacity() {
+                // Room for twice as much, and never for more than all.
+                answer.reserve_exact((len - answer.len()).min(answer.len().max(ROOM_BYTES)));
+            }
+            if in_time(self.silence_max, body.read_buf(&mut answer)).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+        }
+        Ok(answer)
     }
 
     async fn ask_versions(&mut self, properties: &ClientProperties) -> Result<(), BrokerFailure> {
@@ -256,8 +272,25 @@ impl BrokerConnection {
     }
 }
 
+/// Returns the most bytes of an answer: what a fetch asks for, or one batch that is larger.
+fn answer_bytes_max(properties: &ClientProperties) -> usize {
+    let fetch = &properties.fetch;
+    fetch.message_bytes_max.max(fetch.bytes_max as usize) + ANSWER_HEAD_BYTES
+}
+
+/// Waits for a step of a request, which must happen within `limit`.
+async fn in_time<T>(
+    limit: Duration,
+    step: impl Future<Output = io::Result<T>>,
+) -> Result<T, BrokerFailure> {
+    match timeout(limit, step).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(timed_out(limit)),
+    }
+}
+
 /// Takes the length of an answer for what it is, or for the words of another protocol.
-fn answer_length(bytes: [u8; 4]) -> Result<usize, BrokerFailure> {
+fn answer_length(bytes: [u8; 4], most: usize) -> Result<usize, BrokerFailure> {
     match bytes {
         // An alert of TLS: its type, and its version.
         [0x15, 0x03, ..] => Err(BrokerFailure::Refused(
@@ -265,7 +298,9 @@ fn answer_length(bytes: [u8; 4]) -> Result<usize, BrokerFailure> {
                 .to_owned(),
         )),
         _ => match usize::try_from(i32::from_be_bytes(bytes)) {
-            Ok(len) if (4..=ANSWER_BYTES_MAX).contains(&len) => Ok(len),
+            Ok(len) if (4..=most).contains(&len) => Ok(len),
+            // The first bytes of other protocols are far greater lengths.
+            Ok(len) if (most..1 << 30).contains(&len) => Err(BrokerFailure::TooLong(len)),
             _ => Err(BrokerFailure::Malformed("it does not answer as a Kafka broker does")),
         },
     }
@@ -301,4 +336,97 @@ async fn secured(
 fn timed_out(limit: Duration) -> BrokerFailure {
     let message = format!("no answer within {} s", limit.as_secs_f64());
     BrokerFailure::Lost(io::Error::new(io::ErrorKind::TimedOut, message))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+    use std::time::Instant;
+
+    use tokio::io::ReadBuf;
+
+    use super::super::properties::KafkaProperties;
+    use super::*;
+
+    /// A broker that takes every request and answers byte by byte, `slowness` before each.
+    struct SlowBroker {
+        answer: Vec<u8>,
+        slowness: Duration,
+        is_due: bool,
+    }
+
+    impl AsyncRead for SlowBroker {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            into: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.is_due = !self.is_due;
+            if self.is_due {
+                // A limit that counts from the beginning of the request is looked at now.
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let began = Instant::now();
+            while began.elapsed() < self.slowness {
+                std::thread::park_timeout(self.slowness);
+            }
+            let byte = self.answer.remove(0);
+            into.put_slice(&[byte]);
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for SlowBroker {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[test]
+    fn slow_answer_is_no_lost_one() {
+        let (limit, slowness) = (Duration::from_secs(2), Duration::from_millis(140));
+        let mut frame = WireWriter::default();
+        frame.i32(16).i32(1).raw(&[7; 12]);
+        let broker = SlowBroker { answer: frame.into_bytes(), slowness, is_due: false };
+        let mut connection = BrokerConnection {
+            stream: Box::new(broker),
+            client: String::new(),
+            silence_max: limit,
+            wait_max: Duration::ZERO,
+            answer_bytes_max: 100,
+            correlation: 0,
+            spoken: Vec::new(),
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        let answered = connection.ask(Api::ListOffsets, 2, &[]);
+        let answer = runtime.expect("a runtime").block_on(answered).expect("it has come");
+        assert_eq!(answer[..], [7; 12]);
+    }
+
+    #[test]
+    fn answer_above_the_limit_names_the_setting() {
+        let mut properties = KafkaProperties::default();
+        properties.add("receive.message.max.bytes=1048576").expect("a setting");
+        properties.add("fetch.max.bytes=1048576").expect("a setting");
+        let most = answer_bytes_max(&properties.check().expect("settings"));
+        assert_eq!(answer_length((most as i32).to_be_bytes(), most).expect("it fits"), most);
+        let long = answer_length((most as i32 + 1).to_be_bytes(), most).expect_err("too long");
+        assert!(long.to_string().contains("receive.message.max.bytes"), "{long}");
+        let http = answer_length(*b"HTTP", most).expect_err("no answer");
+        assert!(matches!(http, BrokerFailure::Malformed(_)), "{http}");
+    }
 }

@@ -15,7 +15,7 @@ use super::fetcher::{
     Assignment, EventSender, Fetched, Fetcher, GiveUp, ReadFrom, ReadUntil, WAITING_BYTES_MAX,
 };
 use super::properties::ClientProperties;
-use super::requests::TopicMetadata;
+use super::requests::{TopicMetadata, TopicName};
 use super::scout::{Scout, Scouted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meters::SourceMeter;
@@ -274,7 +274,8 @@ impl Consumer {
                 let (give, assigned) = mpsc::channel(ASSIGNMENTS_MAX);
                 // It cannot fail: the queue is empty, and this function holds the other end.
                 let _ = give.try_send(assignment);
-                let (topic, properties) = (self.topic.clone(), self.properties.clone());
+                let topic = TopicName { name: self.topic.clone(), id: self.metadata.topic_id };
+                let properties = self.properties.clone();
                 let sender = self.sender.clone();
                 let fetcher = Fetcher::new(address.clone(), topic, properties, assigned, sender);
                 self.tasks.spawn(fetcher.run());

@@ -10,6 +10,8 @@ pub(super) enum BrokerFailure {
     Lost(io::Error),
     /// The name of the broker does not resolve.
     Unresolved(io::Error),
+    /// An answer has so many bytes, more than the settings allow.
+    TooLong(usize),
     /// The broker does not speak as Kafka does.
     Malformed(&'static str),
     /// The broker, or its certificate, refuses the settings: a second attempt does not help unless
@@ -24,6 +26,11 @@ impl fmt::Display for BrokerFailure {
         match self {
             BrokerFailure::Lost(error) => write!(f, "{error}"),
             BrokerFailure::Unresolved(error) => write!(f, "its name does not resolve: {error}"),
+            BrokerFailure::TooLong(bytes) => write!(
+                f,
+                "an answer of {bytes} bytes is too long; allow larger batches with --kafka-config \
+                 receive.message.max.bytes"
+            ),
             BrokerFailure::Malformed(what) => f.write_str(what),
             BrokerFailure::Refused(why) => f.write_str(why),
             BrokerFailure::Code(code) => write!(f, "{code}"),
@@ -80,6 +87,9 @@ impl fmt::Display for ErrorCode {
             56 => "the broker's disk failed",
             58 => "the user or the password is wrong",
             74 | 75 => "the leader of the partition is changing",
+            100 | 103 => {
+                "the broker knows no topic of this id: it was deleted, or is being created"
+            }
             code => return write!(f, "error {code} of the broker"),
         };
         write!(f, "{text} (error {})", self.0)

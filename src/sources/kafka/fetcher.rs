@@ -15,7 +15,7 @@ use super::batches::{Batches, Chunk};
 use super::broker::BrokerConnection;
 use super::failure::{BrokerFailure, ErrorCode};
 use super::properties::ClientProperties;
-use super::requests::{FetchedPartition, Place, fetch, offset_at};
+use super::requests::{FetchedPartition, Place, TopicName, fetch, offset_at};
 
 /// Bytes of lines that wait to be handed to the log, of all fetchers together. One longer value is
 /// let through alone.
@@ -99,7 +99,7 @@ impl EventSender {
         let kind = match failure {
             BrokerFailure::Refused(_) => GiveUp::Refused,
             BrokerFailure::Code(code) if code.is_refusal() => GiveUp::Refused,
-            BrokerFailure::Malformed(_) => GiveUp::Damaged,
+            BrokerFailure::Malformed(_) | BrokerFailure::TooLong(_) => GiveUp::Damaged,
             BrokerFailure::Lost(_) | BrokerFailure::Unresolved(_) | BrokerFailure::Code(_) => {
                 GiveUp::Moved
             }
@@ -121,7 +121,7 @@ struct FetchedRange {
 #[derive(Debug)]
 pub(super) struct Fetcher {
     address: HostPort,
-    topic: String,
+    topic: TopicName,
     properties: ClientProperties,
     assigned: mpsc::Receiver<Assignment>,
     events: EventSender,
@@ -132,7 +132,7 @@ pub(super) struct Fetcher {
 impl Fetcher {
     pub(super) fn new(
         address: HostPort,
-        topic: String,
+        topic: TopicName,
         properties: ClientProperties,
         assigned: mpsc::Receiver<Assignment>,
         events: EventSender,
@@ -226,12 +226,14 @@ impl Fetcher {
             ReadUntil::Never => None,
             ReadUntil::Offset(offset) => Some(offset),
             ReadUntil::HighWatermark => {
-                Some(offset_at(connection, &self.topic, partition, Place::Latest).await?)
+                Some(offset_at(connection, &self.topic.name, partition, Place::Latest).await?)
             }
         };
         let next = match from {
             ReadFrom::Offset(offset) => offset,
-            ReadFrom::At(place) => offset_at(connection, &self.topic, partition, place).await?,
+            ReadFrom::At(place) => {
+                offset_at(connection, &self.topic.name, partition, place).await?
+            }
         };
         Ok((next, until))
     }
@@ -272,7 +274,9 @@ impl Fetcher {
             let turned = self.reading.remove(index);
             self.reading.extend(turned);
         }
-        let mut batches = Batches::new(answer.records, next, until, answer.aborted);
+        let value_bytes_max = self.properties.fetch.message_bytes_max;
+        let mut batches =
+            Batches::new(answer.records, next, until, answer.aborted, value_bytes_max);
         let failure = loop {
             match batches.next_chunk() {
                 Ok(Some(chunk)) => self.events.lines(partition, chunk).await?,
@@ -304,18 +308,26 @@ impl Fetcher {
         index: usize,
     ) -> Result<Result<(), Gone>, BrokerFailure> {
         let partition = self.reading[index].partition;
-        let earliest = offset_at(connection, &self.topic, partition, Place::Earliest).await;
-        let latest = offset_at(connection, &self.topic, partition, Place::Latest).await;
-        let event = match (earliest, latest) {
-            (Ok(earliest), Ok(latest)) => Fetched::OutOfRange { partition, earliest, latest },
-            (Err(failure @ BrokerFailure::Code(_)), _)
-            | (_, Err(failure @ BrokerFailure::Code(_))) => {
+        let event = match self.bounds(connection, partition).await {
+            Ok((earliest, latest)) => Fetched::OutOfRange { partition, earliest, latest },
+            Err(failure @ BrokerFailure::Code(_)) => {
                 self.reading.remove(index);
                 return Ok(self.events.give_up(partition, &failure).await);
             }
-            (Err(failure), _) | (_, Err(failure)) => return Err(failure),
+            Err(failure) => return Err(failure),
         };
         self.reading.remove(index);
         Ok(self.events.send(event).await)
+    }
+
+    /// Returns the offset of the oldest record of a partition, and the one after the newest.
+    async fn bounds(
+        &self,
+        connection: &mut BrokerConnection,
+        partition: i32,
+    ) -> Result<(i64, i64), BrokerFailure> {
+        let earliest = offset_at(connection, &self.topic.name, partition, Place::Earliest).await?;
+        let latest = offset_at(connection, &self.topic.name, partition, Place::Latest).await?;
+        Ok((earliest, latest))
     }
 }

@@ -22,6 +22,7 @@ const KEYS: &[&str] = &[
     "isolation.level",
     "max.partition.fetch.bytes",
     "metadata.max.age.ms",
+    "receive.message.max.bytes",
     "request.timeout.ms",
     "sasl.mechanism",
     "sasl.password",
@@ -32,6 +33,10 @@ const KEYS: &[&str] = &[
     "ssl.certificate.location",
     "ssl.key.location",
 ];
+
+/// Default of the largest batch and value. Brokers take batches of 1 MiB unless they are told
+/// otherwise.
+const MESSAGE_BYTES_MAX: u64 = 64 << 20;
 
 /// Largest file with a password, a key or certificates.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -108,6 +113,8 @@ pub(super) struct FetchLimits {
     pub(super) bytes_max: i32,
     /// Most bytes of one partition, one batch excepted.
     pub(super) partition_bytes_max: i32,
+    /// Most bytes of a batch, and of a value after decompression. Both are held as a whole.
+    pub(super) message_bytes_max: usize,
     /// Transactions that are open or aborted are hidden.
     pub(super) read_committed: bool,
 }
@@ -212,19 +219,23 @@ impl KafkaProperties {
             Ok::<_, Error>(Duration::from_millis(self.number(key, default, 1, most)?))
         };
         let isolation = self.get("isolation.level").unwrap_or("read_committed");
+        let answer_max = self.number("fetch.max.bytes", 8 << 20, 1 << 10, 128 << 20)?;
+        let message_max =
+            self.number("receive.message.max.bytes", MESSAGE_BYTES_MAX, 1 << 10, 1 << 30)?;
         Ok(ClientProperties {
             client_id: self.get("client.id").unwrap_or("wordtide").to_owned(),
             request_timeout: millis("request.timeout.ms", 30_000, 3_600_000)?,
             metadata_age_max: millis("metadata.max.age.ms", 10_000, 86_400_000)?,
             fetch: FetchLimits {
                 wait_max: millis("fetch.max.wait.ms", 500, 60_000)?,
-                bytes_max: self.number("fetch.max.bytes", 8 << 20, 1 << 10, 128 << 20)? as i32,
+                bytes_max: answer_max as i32,
                 partition_bytes_max: self.number(
                     "max.partition.fetch.bytes",
                     1 << 20,
                     1 << 10,
                     128 << 20,
                 )? as i32,
+                message_bytes_max: message_max as usize,
                 read_committed: match isolation {
                     "read_committed" => true,
                     "read_uncommitted" => false,
@@ -438,6 +449,7 @@ mod tests {
     fn value_that_cannot_be_is_refused() {
         refused(&["security.protocol=TLS"], "SASL_SSL");
         refused(&["fetch.max.bytes=0"], "a number from");
+        refused(&["receive.message.max.bytes=1TB"], "a number from");
         refused(&["fetch.max.wait.ms=soon"], "a number from");
         refused(&["isolation.level=any"], "read_committed");
         refused(&["sasl.username=u"], "no effect");

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::super::log::SourceLog;
-use super::batches::{CHUNK_BYTES, Chunk, VALUE_BYTES_MAX};
+use super::batches::{CHUNK_BYTES, Chunk};
 use super::consumer::{Consumed, Consumer};
 use super::fetcher::{Fetched, ReadFrom, ReadUntil};
 use super::positions::{PartitionPosition, Positions, Ranges, is_of_share};
@@ -418,8 +418,10 @@ impl<'a> Reading<'a> {
         if let Some((count, last)) = chunk.skipped {
             tracing::warn!(
                 "{count} records of partition {partition} of {} were not counted, the last at \
-                 offset {last}: their values are longer than {VALUE_BYTES_MAX} bytes",
-                self.topic
+                 offset {last}: their values are longer than {} bytes, see --kafka-config \
+                 receive.message.max.bytes",
+                self.topic,
+                self.properties.fetch.message_bytes_max
             );
         }
     }

@@ -13,6 +13,9 @@ use super::wire::{WireReader, WireWriter};
 /// The oldest version of the metadata request, and the one that has the id of a topic.
 const METADATA_VERSIONS: (i16, i16) = (4, 12);
 
+/// The newest version of a fetch that names the topic, and the one that states its id.
+const FETCH_VERSIONS: (i16, i16) = (11, 13);
+
 /// The brokers of a cluster, and one topic.
 #[derive(Clone, Debug, Default)]
 pub(super) struct TopicMetadata {
@@ -180,6 +183,13 @@ pub(super) async fn offset_at(
     Err(BrokerFailure::Malformed("an answer does not name the partition that was asked for"))
 }
 
+/// The name of a topic, and its id; zeros where the brokers have none.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct TopicName {
+    pub(super) name: String,
+    pub(super) id: [u8; 16],
+}
+
 /// The answer of one partition.
 #[derive(Debug)]
 pub(super) struct FetchedPartition {
@@ -190,21 +200,78 @@ pub(super) struct FetchedPartition {
     pub(super) records: Bytes,
 }
 
-/// Fetches records of partitions of `topic` that one broker leads, each from an offset on.
+/// Fetches records of partitions of `topic` that one broker leads, each from an offset on. A topic
+/// whose id is known is fetched by its id: the broker refuses then to answer with the records of
+/// another one that was created under the name.
 ///
 /// # Errors
 ///
 /// Those of a request. An error of one partition is in its answer.
 pub(super) async fn fetch(
     connection: &mut BrokerConnection,
-    topic: &str,
+    topic: &TopicName,
     partitions: &[(i32, i64)],
     limits: &FetchLimits,
 ) -> Result<Vec<FetchedPartition>, BrokerFailure> {
+    let (by_name, by_id) = FETCH_VERSIONS;
     let version = connection.version(Api::Fetch)?;
-    let body = fetch_body(version, topic, partitions, limits);
+    if version >= by_id && topic.id != [0; 16] {
+        let body = fetch_by_id_body(&topic.id, partitions, limits);
+        let answer = connection.ask(Api::Fetch, by_id, &body).await?;
+        return fetched_by_id(&answer);
+    }
+    let version = version.min(by_name);
+    let body = fetch_body(version, &topic.name, partitions, limits);
     let answer = connection.ask(Api::Fetch, version, &body).await?;
     fetched(version, &answer)
+}
+
+/// Writes what precedes the topics of a fetch.
+fn fetch_head(body: &mut WireWriter, limits: &FetchLimits) {
+    let wait_ms = limits.wait_max.as_millis() as i32;
+    body.i32(-1).i32(wait_ms).i32(1).i32(limits.bytes_max).i8(limits.read_committed.into());
+}
+
+fn fetch_by_id_body(id: &[u8; 16], partitions: &[(i32, i64)], limits: &FetchLimits) -> Vec<u8> {
+    let mut body = WireWriter::default();
+    fetch_head(&mut body, limits);
+    // No session: a full fetch each time.
+    body.i32(0).i32(-1).compact_array(1).raw(id).compact_array(partitions.len());
+    for (partition, offset) in partitions {
+        // No epoch of a leader, and no log of one's own that might differ from the leader's.
+        body.i32(*partition).i32(-1).i64(*offset).i32(-1).i64(-1);
+        body.i32(limits.partition_bytes_max).no_tags();
+    }
+    body.no_tags().compact_array(0).compact_string("").no_tags();
+    body.into_bytes()
+}
+
+fn fetched_by_id(answer: &Bytes) -> Result<Vec<FetchedPartition>, BrokerFailure> {
+    let mut reader = WireReader::new(answer);
+    let mut partitions = Vec::new();
+    reader.i32()?;
+    ErrorCode::check(reader.i16()?)?;
+    reader.i32()?;
+    for _ in 0..reader.compact_array()? {
+        reader.uuid()?;
+        for _ in 0..reader.compact_array()? {
+            let partition = reader.i32()?;
+            let code = ErrorCode(reader.i16()?);
+            // The high watermark, the end of what is committed, and the first offset.
+            reader.raw(24)?;
+            let mut aborted = Vec::new();
+            for _ in 0..reader.compact_array()? {
+                aborted.push((reader.i64()?, reader.i64()?));
+                reader.skip_tags()?;
+            }
+            reader.i32()?;
+            let records = answer.slice_ref(reader.compact_bytes()?);
+            reader.skip_tags()?;
+            partitions.push(FetchedPartition { partition, code, aborted, records });
+        }
+        reader.skip_tags()?;
+    }
+    Ok(partitions)
 }
 
 fn fetch_body(
@@ -214,8 +281,7 @@ fn fetch_body(
     limits: &FetchLimits,
 ) -> Vec<u8> {
     let mut body = WireWriter::default();
-    let wait_ms = limits.wait_max.as_millis() as i32;
-    body.i32(-1).i32(wait_ms).i32(1).i32(limits.bytes_max).i8(limits.read_committed.into());
+    fetch_head(&mut body, limits);
     if version >= 7 {
         // No session: a full fetch each time.
         body.i32(0).i32(-1);
@@ -308,6 +374,24 @@ mod tests {
         plain.array(1).i16(3).string("lines").i8(0).array(0);
         let failure = plain_metadata(WireReader::new(&plain.into_bytes())).expect_err("no topic");
         assert!(matches!(failure, BrokerFailure::Code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION)));
+    }
+
+    #[test]
+    fn answer_to_fetch_by_id_is_read() {
+        let mut answer = WireWriter::default();
+        answer.i32(0).i16(0).i32(0).compact_array(1).raw(&[9; 16]).compact_array(2);
+        answer.i32(2).i16(0).i64(90).i64(80).i64(10);
+        answer.compact_array(1).i64(5).i64(70).no_tags().i32(-1);
+        answer.uvarint(8).raw(b"batches").no_tags();
+        // No list of transactions, no records, and a tag: where the leader is.
+        answer.i32(3).i16(6).i64(-1).i64(-1).i64(-1).uvarint(0).i32(-1).uvarint(0);
+        answer.uvarint(1).uvarint(1).uvarint(3).raw(b"tag").no_tags().no_tags();
+        let found = fetched_by_id(&Bytes::from(answer.into_bytes())).expect("an answer");
+        let first = &found[0];
+        assert_eq!((first.partition, first.code), (2, ErrorCode(0)));
+        assert_eq!((&first.aborted[..], &first.records[..]), (&[(5, 70)][..], &b"batches"[..]));
+        assert_eq!((found[1].partition, found[1].code), (3, ErrorCode(6)));
+        assert!(found[1].aborted.is_empty() && found[1].records.is_empty());
     }
 
     #[test]

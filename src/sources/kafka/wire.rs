@@ -71,6 +71,11 @@ impl WireWriter {
         self.uvarint(text.len() as u32 + 1).raw(text.as_bytes())
     }
 
+    /// Writes the number of elements of an array in its compact form; the elements follow.
+    pub(super) fn compact_array(&mut self, len: usize) -> &mut Self {
+        self.uvarint(len as u32 + 1)
+    }
+
     /// Ends a structure of a flexible message: it has no tagged fields.
     pub(super) fn no_tags(&mut self) -> &mut Self {
         self.uvarint(0)
@@ -169,6 +174,12 @@ impl<'a> WireReader<'a> {
     pub(super) fn compact_string(&mut self) -> Read<String> {
         let len = self.uvarint()?.saturating_sub(1) as usize;
         self.text(len)
+    }
+
+    /// Takes bytes in their compact form, none for null.
+    pub(super) fn compact_bytes(&mut self) -> Read<&'a [u8]> {
+        let len = self.uvarint()?.saturating_sub(1) as usize;
+        self.raw(len)
     }
 
     /// Takes the number of elements of a compact array, 0 for null.

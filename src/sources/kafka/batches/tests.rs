@@ -2,6 +2,9 @@
 
 use super::*;
 
+/// Longer than any value of most tests.
+const VALUE_MAX: usize = 64 << 20;
+
 /// A record of a batch: the distance of its offset, and its value.
 type TestRecord<'a> = (i64, Option<&'a [u8]>);
 
@@ -91,7 +94,7 @@ fn all(mut batches: Batches) -> (String, i64) {
 }
 
 fn read(bytes: Vec<Vec<u8>>, position: i64, until: Option<i64>) -> (String, i64) {
-    all(Batches::new(bytes.concat().into(), position, until, Vec::new()))
+    all(Batches::new(bytes.concat().into(), position, until, Vec::new(), VALUE_MAX))
 }
 
 #[test]
@@ -132,10 +135,10 @@ fn aborted_transaction_is_left_out() {
         end(7, 1, true),
     ];
     let aborted = vec![(1, 0)];
-    let read = all(Batches::new(batches.concat().into(), 0, None, aborted.clone()));
+    let read = all(Batches::new(batches.concat().into(), 0, None, aborted.clone(), VALUE_MAX));
     assert_eq!(read, ("kept\nnext one of the same producer\nplain\n".to_owned(), 8));
     // The answer begins in the middle of the transaction.
-    let rest = Batches::new(batches[2..].concat().into(), 2, None, aborted);
+    let rest = Batches::new(batches[2..].concat().into(), 2, None, aborted, VALUE_MAX);
     assert_eq!(all(rest), ("next one of the same producer\nplain\n".to_owned(), 8));
 }
 
@@ -145,7 +148,8 @@ fn compressed_batch_is_streamed_in_chunks() {
     let records: Vec<_> =
         (0..1_000).map(|delta| record(b"", (delta, Some(value.as_bytes())))).collect();
     let kind = Kind { attributes: 4, producer: -1 };
-    let mut batches = Batches::new(batch(0, 999, kind, &records).into(), 0, None, Vec::new());
+    let mut batches =
+        Batches::new(batch(0, 999, kind, &records).into(), 0, None, Vec::new(), VALUE_MAX);
     let (mut chunks, mut bytes) = (0, 0);
     while let Some(chunk) = batches.next_chunk().expect("batches") {
         assert!(chunk.text.len() <= CHUNK_BYTES, "{}", chunk.text.len());
@@ -158,9 +162,18 @@ fn compressed_batch_is_streamed_in_chunks() {
 #[test]
 fn long_value_is_a_chunk_of_its_own() {
     let long = "y".repeat(2 * CHUNK_BYTES);
-    let mut batches = Batches::new(plain(0, &["a", &long, "b"]).into(), 0, None, Vec::new());
+    let mut batches =
+        Batches::new(plain(0, &["a", &long, "b"]).into(), 0, None, Vec::new(), VALUE_MAX);
     let mut next = || batches.next_chunk().expect("batches").expect("a chunk");
     assert_eq!((next().text.len(), next().text.len(), next().text.len()), (2, long.len() + 1, 2));
+}
+
+#[test]
+fn value_above_the_limit_is_skipped() {
+    let bytes = plain(0, &["a", "too long", "b"]).into();
+    let mut batches = Batches::new(bytes, 0, None, Vec::new(), 7);
+    let chunk = batches.next_chunk().expect("batches").expect("a chunk");
+    assert_eq!((&chunk.text[..], chunk.next, chunk.skipped), (&b"a\nb\n"[..], 3, Some((1, 1))));
 }
 
 #[test]
@@ -179,7 +192,7 @@ fn damaged_batch_is_refused_after_lines_before_it() {
     let last = damaged.len() - 3;
     damaged[last] ^= 1;
     let bytes = [plain(0, &["a"]), damaged].concat();
-    let mut batches = Batches::new(bytes.into(), 0, None, Vec::new());
+    let mut batches = Batches::new(bytes.into(), 0, None, Vec::new(), VALUE_MAX);
     let chunk = batches.next_chunk().expect("a whole batch").expect("a chunk");
     assert_eq!((&chunk.text[..], chunk.next), (&b"a\n"[..], 1));
     assert!(batches.next_chunk().is_err());
@@ -194,7 +207,7 @@ fn random_bytes_never_panic() {
         random = random.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         let at = (random >> 33) as usize % bytes.len();
         bytes[at] ^= (random >> 17) as u8;
-        let mut batches = Batches::new(bytes.clone().into(), 0, None, vec![(1, 0)]);
+        let mut batches = Batches::new(bytes.clone().into(), 0, None, vec![(1, 0)], VALUE_MAX);
         while let Ok(Some(_)) = batches.next_chunk() {}
         // The records by themselves, past the CRC.
         let mut records = RecordReader::new(0, bytes.clone().into()).expect("no codec");
