@@ -91,8 +91,6 @@ struct Watching {
     scans: u64,
     /// With `once`, the files that are waited for.
     only: Option<HashSet<NameHash>>,
-    /// The device of the folder when it was listed first.
-    device: Option<u64>,
 }
 
 impl FolderWatch {
@@ -105,7 +103,6 @@ impl FolderWatch {
             told: HashMap::new(),
             scans: 0,
             only: None,
-            device: None,
         };
         watching.run();
         Ok(())
@@ -144,7 +141,6 @@ impl Watching {
     fn scan(&mut self) -> io::Result<()> {
         let folder = fs::metadata(&self.folder)?;
         let entries = fs::read_dir(&self.folder)?;
-        let device = *self.device.get_or_insert(folder.dev());
         let (wall, now) = (SystemClock::new().wall(), self.started.elapsed());
         while let Ok(file) = self.watch.unread.try_recv() {
             self.watch.arrivals.returned(file, now);
@@ -181,8 +177,8 @@ impl Watching {
                 Err(error) => self.tell(&name, hash, &error.to_string()),
             }
         }
-        // Another device is mounted there, or none: the files may come back.
-        let is_same = device == folder.dev();
+        // Nothing is mounted there now, perhaps: the files may come back.
+        let is_same = self.watch.arrivals.is_same_device(folder.dev());
         self.watch.arrivals.end_scan(is_same);
         self.told.retain(|_, scan| *scan == self.scans);
         if self.watch.once && self.only.is_none() {

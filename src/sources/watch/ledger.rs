@@ -6,7 +6,7 @@
 //! files there are, and a new file costs one record.
 //!
 //! It is rewritten when more than half of it speaks of files that are gone. A rewrite replaces the
-//! file by a rename, so a crash leaves the old one or the new one.
+//! file by a rename, so a crash leaves the old one or the new one. A full disk puts it off.
 
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-use super::found::{FoundFile, NameHash, Version};
+use super::found::{FoundFile, NameHash, Version, hash_of};
 use super::record::LedgerRecord;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -22,6 +22,10 @@ use crate::error::{Error, ErrorKind, Result};
 const FILE: &str = "files";
 /// A ledger that is shorter is not rewritten.
 const REWRITE_BYTES_MIN: u64 = 1 << 20;
+/// Bytes by which a ledger grows before a rewrite that found no room is tried again.
+const REWRITE_AGAIN_BYTES: u64 = 64 << 10;
+/// The name of the record that holds the device of the folder. No file has it.
+const DEVICE_NAME: &[u8] = b"/";
 /// Bytes of the record of a known file.
 const KNOWN_BYTES: u64 = 33;
 /// Bytes of the record of a file that was begun, but for its name.
@@ -46,6 +50,10 @@ impl BegunFile {
 pub(super) struct Ledger {
     /// `None` in a job without state.
     disk: Option<LedgerFile>,
+    /// The ledger is not rewritten while it is shorter.
+    rewrite_from_bytes: u64,
+    /// The device of the folder, if a listing has stated it.
+    device: Option<u64>,
     known: HashMap<NameHash, Version>,
     /// How many names have each version.
     versions: HashMap<Version, u32>,
@@ -54,6 +62,8 @@ pub(super) struct Ledger {
     /// Bytes of the records of `pending`.
     pending_bytes: u64,
     next_number: u64,
+    /// Files were forgotten that the file still holds.
+    holds_forgotten: bool,
 }
 
 #[derive(Debug)]
@@ -74,15 +84,19 @@ impl Ledger {
     pub(super) fn create(folder: Option<&Path>, known: &[FoundFile]) -> Result<Ledger> {
         let mut ledger = Ledger {
             disk: None,
+            rewrite_from_bytes: REWRITE_BYTES_MIN,
+            device: None,
             known: HashMap::new(),
             versions: HashMap::new(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             next_number: 0,
+            holds_forgotten: false,
         };
         known.iter().for_each(|file| ledger.insert(file.hash(), file.facts.version));
         if let Some(folder) = folder {
-            ledger.write_anew(folder.join(FILE))?;
+            let path = folder.join(FILE);
+            ledger.write_anew(path.clone()).map_err(|error| failed("write", &path, &error))?;
         }
         Ok(ledger)
     }
@@ -123,6 +137,9 @@ impl Ledger {
     fn apply(&mut self, record: LedgerRecord) {
         match record {
             LedgerRecord::Header { next_number } => self.next_number = next_number,
+            LedgerRecord::Known { name, version } if name == hash_of(DEVICE_NAME) => {
+                self.device = Some(version.0);
+            }
             LedgerRecord::Known { name, version } => self.insert(name, version),
             LedgerRecord::Gone { name } => self.remove(name),
             LedgerRecord::Begun { number, file } => {
@@ -154,6 +171,21 @@ impl Ledger {
     /// Returns the files that are not to be read.
     pub(super) fn known(&self) -> &HashMap<NameHash, Version> {
         &self.known
+    }
+
+    /// Returns the device that the folder was on when it was listed last; `None` if that was not
+    /// noted.
+    pub(super) fn device(&self) -> Option<u64> {
+        self.device
+    }
+
+    /// Notes the device of the folder.
+    ///
+    /// # Errors
+    ///
+    /// Those of writing; nothing was noted then.
+    pub(super) fn know_device(&mut self, device: u64) -> io::Result<()> {
+        self.know(hash_of(DEVICE_NAME), Version(device))
     }
 
     /// Returns the number that the next file gets.
@@ -220,23 +252,25 @@ impl Ledger {
     ///
     /// # Errors
     ///
-    /// `Disk` if the ledger cannot be rewritten without them.
-    pub(super) fn forget_from(&mut self, number: u64) -> Result<()> {
+    /// Those of rewriting the ledger without them.
+    pub(super) fn forget_from(&mut self, number: u64) -> io::Result<()> {
         let from = self.pending.partition_point(|begun| begun.number < number);
         let lost = self.pending.split_off(from);
-        if lost.is_empty() {
-            return Ok(());
-        }
         for begun in &lost {
             self.remove(begun.file.hash());
             self.pending_bytes -= begun.record_bytes();
         }
-        // Otherwise a later position would take them for read.
-        self.rewrite()
+        self.holds_forgotten |= !lost.is_empty();
+        if self.holds_forgotten {
+            // Otherwise a later position would take them for read.
+            self.rewrite()?;
+            self.holds_forgotten = false;
+        }
+        Ok(())
     }
 
     /// Notes that files with a lower number belong to committed epochs. Rewrites the ledger if that
-    /// makes it much shorter.
+    /// makes it much shorter. A full disk puts that off.
     ///
     /// # Errors
     ///
@@ -248,23 +282,36 @@ impl Ledger {
         }
         let Some(disk) = &self.disk else { return Ok(()) };
         let needed = KNOWN_BYTES * self.known.len() as u64 + self.pending_bytes;
-        if disk.bytes < REWRITE_BYTES_MIN || disk.bytes / 2 < needed {
+        if disk.bytes < self.rewrite_from_bytes || disk.bytes / 2 < needed {
             return Ok(());
         }
-        self.rewrite()
+        let (path, bytes) = (disk.path.clone(), disk.bytes);
+        match self.rewrite() {
+            Ok(()) => self.rewrite_from_bytes = REWRITE_BYTES_MIN,
+            Err(error) if is_full(&error) => {
+                tracing::debug!("{} is not shortened yet: {error}", path.display());
+                self.rewrite_from_bytes = bytes + REWRITE_AGAIN_BYTES;
+            }
+            Err(error) => return Err(failed("write", &path, &error)),
+        }
+        Ok(())
     }
 
-    fn rewrite(&mut self) -> Result<()> {
+    fn rewrite(&mut self) -> io::Result<()> {
         match &self.disk {
             Some(disk) => self.write_anew(disk.path.clone()),
             None => Ok(()),
         }
     }
 
-    /// Writes the whole ledger to `path`, durably.
-    fn write_anew(&mut self, path: PathBuf) -> Result<()> {
+    /// Writes the whole ledger to `path`, durably. One that is there stays as it is on an error.
+    fn write_anew(&mut self, path: PathBuf) -> io::Result<()> {
         let mut bytes = Vec::new();
         LedgerRecord::Header { next_number: self.next_number }.encode(&mut bytes);
+        if let Some(device) = self.device {
+            let (name, version) = (hash_of(DEVICE_NAME), Version(device));
+            LedgerRecord::Known { name, version }.encode(&mut bytes);
+        }
         for (&name, &version) in &self.known {
             LedgerRecord::Known { name, version }.encode(&mut bytes);
         }
@@ -275,7 +322,7 @@ impl Ledger {
                 LedgerRecord::Gone { name: file.hash() }.encode(&mut bytes);
             }
         }
-        let file = replace(&path, &bytes).map_err(|error| failed("write", &path, &error))?;
+        let file = replace(&path, &bytes)?;
         self.disk = Some(LedgerFile { path, file, bytes: bytes.len() as u64, is_synced: true });
         Ok(())
     }
@@ -304,18 +351,32 @@ impl Ledger {
     }
 }
 
+/// Returns true for an error that ends when somebody makes room on the disk.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Replaces the file at `path` durably and returns the new one, open for writing.
 fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let aside = path.with_extension("new");
-    // Names of files are nobody else's business.
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&aside)?;
-    file.write_all_at(bytes, 0)?;
-    file.sync_all()?;
+    let written = write_aside(&aside, bytes).inspect_err(|_| {
+        // On a full disk even a piece of it takes the room of others. The first error counts.
+        let _ = fs::remove_file(&aside);
+    });
+    let file = written?;
     fs::rename(&aside, path)?;
     if let Some(folder) = path.parent() {
         File::open(folder)?.sync_all()?;
     }
+    Ok(file)
+}
+
+fn write_aside(aside: &Path, bytes: &[u8]) -> io::Result<File> {
+    // Names of files are nobody else's business.
+    let file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(aside)?;
+    file.write_all_at(bytes, 0)?;
+    file.sync_all()?;
     Ok(file)
 }
 
@@ -325,94 +386,4 @@ fn failed(what: &str, path: &Path, error: &io::Error) -> Error {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::found::FileFacts;
-    use super::*;
-
-    fn file(name: &str, version: u64) -> FoundFile {
-        let facts =
-            FileFacts { version: Version(version), inode: 1, bytes: 5, ..FileFacts::default() };
-        FoundFile { name: name.into(), facts }
-    }
-
-    fn names(ledger: &Ledger) -> Vec<&str> {
-        let each = ledger.pending.iter();
-        each.map(|begun| std::str::from_utf8(&begun.file.name).expect("text")).collect()
-    }
-
-    fn reopen(folder: &Path) -> Ledger {
-        Ledger::open(folder).expect("it is whole").expect("it is there")
-    }
-
-    #[test]
-    fn ledger_reads_back_what_was_noted() {
-        let dir = tempfile::tempdir().expect("a directory");
-        assert!(Ledger::open(dir.path()).expect("no error").is_none());
-        let mut ledger = Ledger::create(Some(dir.path()), &[file("old", 1)]).expect("created");
-        assert_eq!(ledger.begin(file("a", 2)).expect("noted"), 0);
-        assert_eq!(ledger.begin(file("b", 3)).expect("noted"), 1);
-        ledger.forget(file("a", 2).hash()).expect("noted");
-        let again = reopen(dir.path());
-        assert_eq!(names(&again), ["a", "b"]);
-        assert_eq!(again.known.len(), 2, "old and b");
-        assert_eq!((again.known(), again.next_number()), (ledger.known(), 2));
-    }
-
-    #[test]
-    fn torn_end_is_cut_off() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut ledger = Ledger::create(Some(dir.path()), &[]).expect("created");
-        ledger.begin(file("a", 2)).expect("noted");
-        ledger.begin(file("b", 3)).expect("noted");
-        let path = dir.path().join(FILE);
-        let whole = fs::read(&path).expect("a ledger");
-        fs::write(&path, &whole[..whole.len() - 1]).expect("torn");
-        let mut again = reopen(dir.path());
-        assert_eq!(names(&again), ["a"]);
-        again.begin(file("c", 4)).expect("noted");
-        assert_eq!(names(&reopen(dir.path())), ["a", "c"]);
-        fs::write(&path, b"nonsense that is no ledger").expect("damaged");
-        assert_eq!(Ledger::open(dir.path()).expect_err("damaged").kind(), ErrorKind::Disk);
-    }
-
-    #[test]
-    fn forgotten_files_can_be_found_again() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut ledger = Ledger::create(Some(dir.path()), &[]).expect("created");
-        for (name, version) in [("a", 1), ("b", 2), ("c", 3)] {
-            ledger.begin(file(name, version)).expect("noted");
-        }
-        ledger.forget_from(1).expect("rewritten");
-        let again = reopen(dir.path());
-        assert_eq!(names(&again), ["a"]);
-        assert_eq!((again.known.len(), again.next_number()), (1, 3), "numbers are not used twice");
-    }
-
-    #[test]
-    fn same_version_under_other_name_is_renamed() {
-        let mut ledger = Ledger::create(None, &[file("a", 1)]).expect("in memory");
-        assert!(ledger.is_renamed(&file("b", 1)));
-        assert!(!ledger.is_renamed(&file("b", 2)));
-        let mut linked = file("b", 1);
-        linked.facts.has_links = true;
-        assert!(!ledger.is_renamed(&linked));
-        ledger.forget(file("a", 1).hash()).expect("noted");
-        assert!(!ledger.is_renamed(&file("b", 1)));
-    }
-
-    #[test]
-    fn ledger_stays_short_while_files_come_and_go() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let mut ledger = Ledger::create(Some(dir.path()), &[]).expect("created");
-        for number in 0..8_000 {
-            let file = file(&format!("{number}-{}", "x".repeat(240)), number);
-            let hash = file.hash();
-            ledger.begin(file).expect("noted");
-            ledger.forget(hash).expect("noted");
-            ledger.committed(number).expect("rewritten");
-        }
-        let bytes = fs::metadata(dir.path().join(FILE)).expect("a ledger").len();
-        assert!(bytes <= REWRITE_BYTES_MIN + 1000, "{bytes} bytes");
-        assert_eq!(reopen(dir.path()).next_number(), 8_000);
-    }
-}
+mod tests;

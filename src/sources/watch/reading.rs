@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::arrivals::{Arrival, UnreadFile};
 use super::discovery::Discovery;
 use super::found::{FoundFile, NameHash, Version};
-use super::ledger::{BegunFile, Ledger};
+use super::ledger::{BegunFile, Ledger, is_full};
 use super::place::OpenPlace;
 use super::position::FilePosition;
 use super::pump::{FileEnd, Piece, Pump, ReadRequest};
@@ -50,17 +50,18 @@ enum Taken {
 }
 
 impl<'a> Reading<'a> {
-    /// Begins where the log does.
+    /// Begins where the log does. Waits while the disk is full; returns `None` if a stop was asked
+    /// for meanwhile.
     ///
     /// # Errors
     ///
     /// `Disk` for positions or a ledger that do not fit the log.
-    pub(super) fn begin(
+    pub(super) async fn begin(
         log: &'a mut SourceLog,
         mut ledger: Ledger,
         pump: Pump,
         place: OpenPlace,
-    ) -> Result<Reading<'a>> {
+    ) -> Result<Option<Reading<'a>>> {
         let position = FilePosition::decode(log.began_at())?;
         let last = FilePosition::decode(log.last_recorded())?.max(position);
         if last.number > ledger.next_number() {
@@ -69,7 +70,10 @@ impl<'a> Reading<'a> {
                 .hint("restore --state as it was, or give another one to begin anew"));
         }
         // A file at the last position was begun if some of it was read.
-        ledger.forget_from(last.number + u64::from(last.offset > 0))?;
+        let lost_from = last.number + u64::from(last.offset > 0);
+        if changed(log, || ledger.forget_from(lost_from)).await?.is_none() {
+            return Ok(None);
+        }
         ledger.committed(position.number)?;
         let progress = Arc::new(Mutex::new(Progress { ledger, position }));
         let at_cut = Arc::clone(&progress);
@@ -78,7 +82,7 @@ impl<'a> Reading<'a> {
             progress.ledger.sync()?;
             Ok(progress.position.encode())
         });
-        Ok(Reading { log, progress, pump, place, told: HashSet::new() })
+        Ok(Some(Reading { log, progress, pump, place, told: HashSet::new() }))
     }
 
     fn progress(&self) -> MutexGuard<'_, Progress> {
@@ -89,6 +93,11 @@ impl<'a> Reading<'a> {
     /// Returns the files that are not to be found again.
     pub(super) fn known(&self) -> HashMap<NameHash, Version> {
         self.progress().ledger.known().clone()
+    }
+
+    /// Returns the device that the folder was on, if that is known.
+    pub(super) fn device(&self) -> Option<u64> {
+        self.progress().ledger.device()
     }
 
     /// Reads again what the recorded epochs hold, and the rest of a file that was left within;
@@ -201,6 +210,9 @@ impl<'a> Reading<'a> {
                 Arrival::Found(file) => self.read_file(file, &discovery).await?,
                 Arrival::Changed(file) => self.tell_change(&file),
                 Arrival::Gone(name) => self.note(|ledger| ledger.forget(name)).await?.is_none(),
+                Arrival::Device(device) => {
+                    self.note(|ledger| ledger.know_device(device)).await?.is_none()
+                }
             };
             if is_stopped || stop.is_stopped() {
                 break;
@@ -290,33 +302,12 @@ impl<'a> Reading<'a> {
         &mut self,
         mut change: impl FnMut(&mut Ledger) -> io::Result<T>,
     ) -> Result<Option<T>> {
-        let (stop, mut is_told) = (self.log.stop().clone(), false);
-        loop {
-            let changed = change(&mut self.progress().ledger);
-            let error = match changed {
-                Ok(changed) => return Ok(Some(changed)),
-                Err(error) => error,
-            };
-            let is_full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
-            if !is_full.contains(&error.kind()) {
-                let message = format!("cannot note which files are read: {error}");
-                return Err(Error::new(ErrorKind::Disk, message).cause(error).hint("see --state"));
-            }
-            if !std::mem::replace(&mut is_told, true) {
-                tracing::warn!(
-                    "the disk of --state is full: reading stops until there is room again"
-                );
-            }
-            let pause = async {
-                tokio::select! {
-                    () = tokio::time::sleep(DISK_PAUSE) => false,
-                    () = stop.stopped() => true,
-                }
-            };
-            if self.log.alongside(pause).await? {
-                return Ok(None);
-            }
-        }
+        let progress = Arc::clone(&self.progress);
+        let change = || {
+            let mut progress = progress.lock().unwrap_or_else(PoisonError::into_inner);
+            change(&mut progress.ledger)
+        };
+        changed(self.log, change).await
     }
 
     /// Takes the text of the file that is open, from `offset` on. Returns its end, or `None` if a
@@ -469,6 +460,37 @@ impl<'a> Reading<'a> {
             self.log.pass_recorded_end()?;
         }
         Ok(())
+    }
+}
+
+/// Makes a change of the ledger; waits while the disk is full. Returns `None` if a stop was asked
+/// for meanwhile.
+async fn changed<T>(
+    log: &mut SourceLog,
+    mut change: impl FnMut() -> io::Result<T>,
+) -> Result<Option<T>> {
+    let (stop, mut is_told) = (log.stop().clone(), false);
+    loop {
+        let error = match change() {
+            Ok(changed) => return Ok(Some(changed)),
+            Err(error) => error,
+        };
+        if !is_full(&error) {
+            let message = format!("cannot note which files are read: {error}");
+            return Err(Error::new(ErrorKind::Disk, message).cause(error).hint("see --state"));
+        }
+        if !std::mem::replace(&mut is_told, true) {
+            tracing::warn!("the disk of --state is full: reading stops until there is room again");
+        }
+        let pause = async {
+            tokio::select! {
+                () = tokio::time::sleep(DISK_PAUSE) => false,
+                () = stop.stopped() => true,
+            }
+        };
+        if log.alongside(pause).await? {
+            return Ok(None);
+        }
     }
 }
 

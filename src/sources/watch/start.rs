@@ -75,12 +75,14 @@ pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceL
         listed.await??;
     }
     let pump = Pump::start(place.clone())?;
-    let mut reading = Reading::begin(log, ledger, pump, place.clone())?;
+    let begun = Reading::begin(log, ledger, pump, place.clone()).await?;
+    let Some(mut reading) = begun else { return Ok(()) };
     if !reading.read_again().await? {
         return Ok(());
     }
     let known = reading.known();
     let mut arrivals = Arrivals::new(&known, watch.every);
+    arrivals.were_on(reading.device());
     arrivals.may_be_unfinished(&unfinished);
     let report = ListingReport::new(watch.place.to_string(), meter);
     let discovery = discover(finder, watch.every, once, arrivals, report)?;

@@ -1,0 +1,189 @@
+//! Scans and events of a folder, on a clock that the tests own.
+
+use super::*;
+
+const EVERY: Duration = Duration::from_secs(1);
+
+fn facts(version: u64) -> FileFacts {
+    FileFacts { version: Version(version), inode: 1, ..FileFacts::default() }
+}
+
+fn at(appeared_ns: i128, version: u64) -> FileFacts {
+    FileFacts { appeared_ns, ..facts(version) }
+}
+
+/// Scans a folder with these files at second `second`.
+fn scan(arrivals: &mut Arrivals, second: u64, files: &[(&str, FileFacts)]) -> Vec<String> {
+    arrivals.begin_scan();
+    for (name, facts) in files {
+        let now = Duration::from_secs(second);
+        arrivals.seen(OsStr::new(name), facts.clone(), Some(Duration::ZERO), now);
+    }
+    arrivals.end_scan(true);
+    shown(arrivals)
+}
+
+fn shown(arrivals: &mut Arrivals) -> Vec<String> {
+    let show = |arrival| match arrival {
+        Arrival::Found(file) => String::from_utf8(file.name).expect("text"),
+        Arrival::Changed(file) => format!("changed {}", file.path().display()),
+        Arrival::Gone(_) => "gone".to_owned(),
+        Arrival::Device(device) => format!("on {device}"),
+    };
+    arrivals.take().into_iter().map(show).collect()
+}
+
+fn empty() -> Arrivals {
+    Arrivals::new(&HashMap::new(), EVERY)
+}
+
+#[test]
+fn file_that_grows_waits_for_equal_scans() {
+    let mut arrivals = empty();
+    assert!(scan(&mut arrivals, 0, &[("a", facts(1))]).is_empty());
+    assert!(arrivals.is_waiting());
+    assert!(scan(&mut arrivals, 1, &[("a", facts(2))]).is_empty());
+    assert_eq!(scan(&mut arrivals, 2, &[("a", facts(2))]), ["a"]);
+    assert!(scan(&mut arrivals, 3, &[("a", facts(2))]).is_empty(), "given out once");
+    assert!(!arrivals.is_waiting());
+}
+
+#[test]
+fn quick_scans_do_not_make_file_whole() {
+    let mut arrivals = empty();
+    for _ in 0..3 {
+        assert!(scan(&mut arrivals, 5, &[("a", facts(1))]).is_empty());
+    }
+}
+
+#[test]
+fn old_file_is_whole_at_once() {
+    let mut arrivals = empty();
+    arrivals.begin_scan();
+    arrivals.seen(OsStr::new("a"), facts(1), Some(SETTLED), EVERY);
+    arrivals.end_scan(true);
+    assert_eq!(shown(&mut arrivals), ["a"]);
+}
+
+#[test]
+fn files_of_scan_come_in_order_of_appearance() {
+    let mut arrivals = empty();
+    let files = [("b", at(2, 1)), ("c", at(1, 2)), ("a", at(2, 3))];
+    scan(&mut arrivals, 0, &files);
+    assert_eq!(scan(&mut arrivals, 1, &files), ["c", "a", "b"]);
+}
+
+#[test]
+fn writer_that_pauses_is_waited_for() {
+    let mut arrivals = empty();
+    arrivals.created(OsStr::new("a"), Some(facts(1)));
+    arrivals.opened(OsStr::new("a"));
+    for second in 0..100 {
+        assert!(scan(&mut arrivals, second, &[("a", facts(1))]).is_empty());
+    }
+    arrivals.closed(OsStr::new("a"), facts(2));
+    assert_eq!(shown(&mut arrivals), ["a"]);
+    assert!(scan(&mut arrivals, 101, &[("a", facts(2))]).is_empty());
+}
+
+#[test]
+fn file_linked_from_nowhere_needs_no_close() {
+    let mut arrivals = empty();
+    arrivals.created(OsStr::new("a"), Some(facts(1)));
+    scan(&mut arrivals, 0, &[("a", facts(1))]);
+    assert_eq!(scan(&mut arrivals, 1, &[("a", facts(1))]), ["a"]);
+    let linked = FileFacts { has_links: true, ..facts(3) };
+    arrivals.created(OsStr::new("b"), Some(linked));
+    assert_eq!(shown(&mut arrivals), ["b"]);
+}
+
+#[test]
+fn change_is_told_once_and_not_given_out() {
+    let mut arrivals = empty();
+    arrivals.moved_in(OsStr::new("a"), facts(1));
+    assert_eq!(shown(&mut arrivals), ["a"]);
+    assert_eq!(scan(&mut arrivals, 0, &[("a", facts(2))]), ["changed a"]);
+    assert!(scan(&mut arrivals, 1, &[("a", facts(3))]).is_empty());
+    arrivals.closed(OsStr::new("a"), facts(4));
+    assert!(shown(&mut arrivals).is_empty());
+}
+
+#[test]
+fn name_that_left_is_new_again() {
+    let mut arrivals = empty();
+    arrivals.moved_in(OsStr::new("a"), facts(1));
+    arrivals.moved_in(OsStr::new("b"), facts(2));
+    arrivals.take();
+    assert_eq!(scan(&mut arrivals, 0, &[("b", facts(2))]), ["gone"]);
+    arrivals.moved_in(OsStr::new("a"), facts(3));
+    arrivals.gone(OsStr::new("b"));
+    arrivals.moved_in(OsStr::new("b"), facts(2));
+    assert_eq!(shown(&mut arrivals), ["a", "gone", "b"]);
+}
+
+#[test]
+fn known_file_is_new_only_if_unfinished() {
+    let known: HashMap<_, _> =
+        [("a", 1), ("b", 2)].map(|(name, v)| (hash_of(name.as_bytes()), Version(v))).into();
+    let mut arrivals = Arrivals::new(&known, EVERY);
+    arrivals.may_be_unfinished(&[hash_of(b"b")].into());
+    assert!(scan(&mut arrivals, 0, &[("a", facts(1)), ("b", facts(2))]).is_empty());
+    arrivals.closed(OsStr::new("b"), facts(2));
+    assert!(shown(&mut arrivals).is_empty(), "closed without a change");
+    arrivals.closed(OsStr::new("a"), facts(3));
+    arrivals.closed(OsStr::new("b"), facts(4));
+    assert_eq!(shown(&mut arrivals), ["changed a", "b"]);
+}
+
+#[test]
+fn unreadable_file_is_tried_when_it_changes() {
+    let mut arrivals = empty();
+    arrivals.moved_in(OsStr::new("a"), facts(1));
+    let Some(Arrival::Found(file)) = arrivals.take().pop() else { panic!("found") };
+    arrivals.returned(UnreadFile::Unreadable(file.clone()), Duration::ZERO);
+    for second in 0..3 {
+        assert!(scan(&mut arrivals, second, &[("a", facts(1))]).is_empty());
+    }
+    let changed = FileFacts { appeared_ns: 7, ..facts(1) };
+    scan(&mut arrivals, 4, &[("a", changed.clone())]);
+    assert_eq!(scan(&mut arrivals, 5, &[("a", changed.clone())]), ["a"]);
+    let file = FoundFile { facts: changed.clone(), ..file };
+    arrivals.returned(UnreadFile::Unreadable(file), Duration::from_secs(5));
+    for second in [6, RETRY.as_secs() + 4, RETRY.as_secs() + 5] {
+        assert!(scan(&mut arrivals, second, &[("a", changed.clone())]).is_empty());
+    }
+    assert_eq!(scan(&mut arrivals, RETRY.as_secs() + 6, &[("a", changed)]), ["a"]);
+}
+
+#[test]
+fn changed_file_is_given_out_when_whole() {
+    let mut arrivals = empty();
+    arrivals.moved_in(OsStr::new("a"), facts(1));
+    let Some(Arrival::Found(file)) = arrivals.take().pop() else { panic!("found") };
+    arrivals.returned(UnreadFile::Changed(file.clone()), Duration::ZERO);
+    assert!(scan(&mut arrivals, 1, &[("a", facts(2))]).is_empty());
+    assert_eq!(scan(&mut arrivals, 2, &[("a", facts(2))]), ["a"]);
+    arrivals.returned(UnreadFile::Changed(file), Duration::from_secs(2));
+    assert!(scan(&mut arrivals, 3, &[("a", facts(2))]).is_empty(), "an old one came back");
+}
+
+#[test]
+fn known_files_are_kept_without_their_device() {
+    let known: HashMap<_, _> = [(hash_of(b"a"), Version(1)), (hash_of(b"b"), Version(2))].into();
+    let mut arrivals = Arrivals::new(&known, EVERY);
+    arrivals.were_on(Some(7));
+    let mut scan_on = |device, files: &[&str]| {
+        arrivals.begin_scan();
+        for name in files {
+            arrivals.seen(OsStr::new(name), facts(1), None, EVERY);
+        }
+        let is_same = arrivals.is_same_device(device);
+        arrivals.end_scan(is_same);
+        shown(&mut arrivals)
+    };
+    assert!(scan_on(8, &[]).is_empty(), "nothing is mounted");
+    assert!(scan_on(8, &["stray"]).is_empty(), "this proves nothing");
+    assert_eq!(scan_on(9, &["a"]), ["on 9", "gone"], "it is mounted with another number");
+    assert_eq!(scan_on(9, &[]), ["gone"], "all of it is removed");
+    assert_eq!(scan_on(8, &[]), ["on 8"], "nothing is known that might come back");
+}
