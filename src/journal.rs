@@ -76,7 +76,7 @@ pub use disk::{Disk, File};
 pub use inspect::{check, dump};
 pub use peek::{Glimpse, peek};
 pub use put_away::put_away;
-pub use read::Reader;
+pub use read::{Reader, damage_hint};
 pub use record::{
     ALL_CONNECTIONS, ConnectionState, DATA_BYTES_MAX, EpochEnd, LASTING, NEXT_CONNECTION,
     PRODUCER_NAME_BYTES_MAX, Position, Producer, Record, Resume,

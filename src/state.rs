@@ -27,7 +27,7 @@ use crate::outputs::Ids;
 use crate::store::local::cannot_lock;
 
 pub use identity::Identity;
-pub use survey::{JOURNAL, NOTE, StateSurvey, remove, states_at};
+pub use survey::{JOURNAL, KEPT, NOTE, StateSurvey, remove, states_at};
 
 const IDENTITY: &str = "identity.json";
 const IDS: &str = "state.json";
@@ -301,7 +301,7 @@ fn make_dir(dir: &Path) -> io::Result<()> {
 }
 
 /// Syncs the names in `dir`.
-fn sync_dir(dir: &Path) -> io::Result<()> {
+pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
     let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
     match File::open(dir)?.sync_all() {
         // Some file systems sync names with the files and have no such call for a directory.

@@ -347,14 +347,28 @@ fn burst_then_silence_is_synced_and_stated() {
     let mut bytes = fs::read(&segment).expect("a segment");
     bytes[4096 + text.len() / 2] ^= 1;
     fs::write(&segment, bytes).expect("a segment");
-    rig.run(&run).expect(74).says(&["is damaged at byte", "00000000000000000000.wtj"]);
+    let damaged = rig.run(&run).expect(74);
+    let damaged = damaged.says(&["is damaged at byte", "00000000000000000000.wtj"]).to_string();
+    // As the message proposes: its lines are lost, the job goes on.
+    let id = &damaged.rsplit_once("--abandon-journal ").expect("a way out").1[..32];
+    // The refused start may have connected.
+    while server.try_accept(Duration::ZERO).is_some() {}
+    let program = rig.wordtide(&format!("{run} --abandon-journal {id}")).start();
+    server.accept().send("after\n");
+    program.wait_for("connected to");
+    program.stop().expect(0).says(&[id, "is kept in"]);
+    assert_eq!(rig.output("out/c").counts(), words(b"after\n"));
 }
 
-/// Bytes of the files in the journal's folder, and the access that others than the owner have.
+/// Bytes of the files in the journal's folder, and the access that others than the owner have
+/// there and in the rest of the state.
 fn size_and_access(rig: &Rig) -> (u64, u32) {
     let folder = journal(rig);
     let access = |path: &PathBuf| fs::metadata(path).expect("it is there").mode() & 0o077;
     let (mut bytes, mut others) = (0, access(&folder));
+    for entry in fs::read_dir(rig.path("state")).expect("a state") {
+        others |= access(&entry.expect("an entry").path());
+    }
     for entry in fs::read_dir(folder).expect("a journal") {
         let path = entry.expect("an entry").path();
         others |= access(&path);

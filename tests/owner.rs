@@ -62,6 +62,26 @@ fn epoch_of_another_state_is_not_ours() {
 }
 
 #[test]
+fn refused_lines_are_set_aside_and_published_elsewhere() {
+    let (rig, server) = (Rig::new(), Server::new());
+    once(&rig, &server, "a", "precious\n", "sink.before_put");
+    once(&rig, &server, "b", "other\n", "").expect(0);
+    let refused = once(&rig, &server, "a", "", "").expect(78).to_string();
+    let id = &refused.rsplit_once("--abandon-journal ").expect("a way out").1[..32];
+    rig.run("replay a --interval 10m --format tsv --to elsewhere/counts").expect(0);
+    assert_eq!(words(&rig.output("elsewhere/counts"), "precious"), 1);
+    let flags = format!("a --abandon-journal {id}");
+    once(&rig, &server, &flags, "later\n", "").expect(0).says(&[id, "is kept in a/kept-1-"]);
+    // A flag that stays on the command line abandons nothing more.
+    once(&rig, &server, &flags, "latest\n", "").expect(0);
+    let output = rig.output("out/counts");
+    let found = ["other", "precious", "later", "latest"].map(|word| words(&output, word));
+    assert_eq!(found, [1, 0, 1, 1]);
+    rig.run("state --remove a").expect(0);
+    assert!(!rig.path("a").exists());
+}
+
+#[test]
 fn copied_marker_commits_no_other_epoch() {
     let (rig, server) = (Rig::new(), Server::new());
     once(&rig, &server, "a", "first\n", "").expect(0);

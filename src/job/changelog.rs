@@ -12,6 +12,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
 use crate::outputs::{Changelog, patiently};
+use crate::state::write_durably;
 
 /// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";
@@ -37,21 +38,14 @@ pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
     }
 }
 
-/// Notes durably that the job of this state began with `epoch`.
-///
-/// Several processes may write the note in one directory, so each has a temporary file of its own.
-pub(super) fn note_begun(state: &Path, epoch: Epoch, process: usize) -> Result<()> {
+/// Notes durably that the job of this state began with `epoch`. Several processes may write the
+/// note in one folder.
+pub(super) fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
     if begun(state)? == Some(epoch) {
         return Ok(());
     }
-    let temporary = state.join(format!(".{BEGUN}.{process}.tmp"));
-    let write = || {
-        fs::write(&temporary, format!("{epoch}\n"))?;
-        fs::File::open(&temporary)?.sync_all()?;
-        fs::rename(&temporary, state.join(BEGUN))?;
-        fs::File::open(state)?.sync_all()
-    };
-    write().map_err(|error| {
+    let written = write_durably(&state.join(BEGUN), format!("{epoch}\n").as_bytes());
+    written.map_err(|error| {
         let message = format!("cannot note the job's beginning in {}: {error}", state.display());
         Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
     })
@@ -89,7 +83,7 @@ mod tests {
     fn first_epoch_noted_once_can_be_forgotten() {
         let state = tempfile::tempdir().expect("a directory");
         assert_eq!(begun(state.path()).expect("no note"), None);
-        note_begun(state.path(), 1_795_345_210_000, 1).expect("a note");
+        note_begun(state.path(), 1_795_345_210_000).expect("a note");
         assert_eq!(begun(state.path()).expect("a note"), Some(1_795_345_210_000));
         forget_begun(state.path());
         assert_eq!(begun(state.path()).expect("no note"), None);

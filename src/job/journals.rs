@@ -21,9 +21,9 @@ use super::runs;
 use crate::cluster::Control;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Journal, peek};
+use crate::journal::{Journal, damage_hint, peek};
 use crate::sources::{KafkaTopic, Source, merged_positions};
-use crate::state::{JOURNAL, NOTE, write_durably};
+use crate::state::{JOURNAL, KEPT, NOTE, write_durably};
 
 /// Returns the folder of a source's journal.
 pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
@@ -96,6 +96,11 @@ impl KnownJournal {
     pub(super) fn is_replayable(&self) -> bool {
         let is_of_files = ["file ", "watch "].iter().any(|kind| self.source.starts_with(kind));
         is_of_files || self.topic().is_some()
+    }
+
+    /// Returns the folder of the journal, if it lies in `state`.
+    fn folder(&self, state: &Path) -> PathBuf {
+        folder(state, &self.source)
     }
 
     fn path(&self, state: &Path) -> PathBuf {
@@ -203,11 +208,22 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Disk, message).cause(error)
 }
 
-/// Lists the journals in a state, as the process that reads the sources named in `own`.
-pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
-    let mut list = JournalList::default();
+/// Lists the journals in a state, as the process that reads the sources named in `own`. Those
+/// `abandoned` are not looked into: they may be damaged.
+pub(super) fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<JournalList> {
+    let mut list = JournalList { known: noted(state)?, ..JournalList::default() };
+    let known: BTreeMap<PathBuf, String> =
+        list.known.iter().map(|known| (known.folder(state), known.id.clone())).collect();
     for path in folders(state)? {
-        let Some(glimpse) = peek(&path)? else { continue };
+        let id = known.get(&path);
+        if id.is_some_and(|id| abandoned.contains(id)) {
+            continue;
+        }
+        let glimpse = peek(&path).map_err(|error| match id {
+            Some(id) if error.kind() == ErrorKind::Disk => error.hint(damage_hint(id)),
+            _ => error,
+        });
+        let Some(glimpse) = glimpse? else { continue };
         list.found.push(FoundJournal {
             id: format!("{:032x}", glimpse.id),
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -219,8 +235,14 @@ pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
         }
         list.add_epochs(glimpse.open_epochs, glimpse.last_epoch);
     }
+    Ok(list)
+}
+
+/// Returns the journals that have a note in a state.
+fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
+    let mut known = Vec::new();
     let entries = match fs::read_dir(state) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(list),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(known),
         entries => entries.map_err(|error| unreadable(state, error))?,
     };
     for entry in entries {
@@ -228,9 +250,9 @@ pub(super) fn find(state: &Path, own: &[String]) -> Result<JournalList> {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_prefix(NOTE) else { continue };
         let source = fs::read_to_string(&path).map_err(|error| unreadable(state, error))?;
-        list.known.push(KnownJournal { id: id.to_owned(), source, is_orphan: false });
+        known.push(KnownJournal { id: id.to_owned(), source, is_orphan: false });
     }
-    Ok(list)
+    Ok(known)
 }
 
 /// Assigns each journal whose source nobody reads where it lies to a process that found it.
@@ -267,11 +289,43 @@ pub(super) fn check_none_missing(lists: &[JournalList], abandoned: &[String]) ->
     Ok(())
 }
 
-/// Removes the notes of the journals that are given up.
-pub(super) fn forget(state: &Path, abandoned: &[String]) {
-    for id in abandoned {
-        KnownJournal { id: id.clone(), ..KnownJournal::default() }.forget(state);
+/// Sets the journals aside that are given up: nothing of them is read, and their folders are kept
+/// under names that no start looks at.
+///
+/// # Errors
+///
+/// `Disk` if a folder cannot be renamed.
+pub(super) fn set_aside(state: &Path, abandoned: &[String]) -> Result<()> {
+    for known in noted(state)?.into_iter().filter(|known| abandoned.contains(&known.id)) {
+        let folder = known.folder(state);
+        match keep_aside(&folder) {
+            Ok(kept) => tracing::warn!(
+                "journal {} of {} is kept in {}; no start reads it",
+                known.id,
+                known.source,
+                kept.display()
+            ),
+            // It is missing, or in the state of another process.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => {
+                let message = format!("cannot rename {}: {error}", folder.display());
+                return Err(Error::new(ErrorKind::Disk, message).cause(error));
+            }
+        }
+        // The note goes last: a crash before leaves a journal that is missing, and abandoned.
+        known.forget(state);
     }
+    Ok(())
+}
+
+/// Renames the folder of a journal to one that is kept, and returns that.
+pub(super) fn keep_aside(folder: &Path) -> io::Result<PathBuf> {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let kept = |n: u32| folder.with_file_name(format!("{KEPT}{n}-{name}"));
+    let number = (1u32..).find(|&n| !kept(n).exists());
+    let kept = kept(number.unwrap_or(0));
+    fs::rename(folder, &kept)?;
+    Ok(kept)
 }
 
 /// Process 0 notes the journals of all processes, before anything is read into them. Returns those

@@ -94,6 +94,8 @@ impl OutputOpening<'_> {
         let claimed = newest.filter(|_| is_own);
         let mut evidence = CommitEvidence::of(ids.clone(), &self.found.attempts, claimed);
         evidence.used = newest;
+        let journals = self.found.journals.iter().flat_map(|list| &list.found);
+        evidence.journals = journals.map(|found| found.id.clone()).collect();
         if !self.output.reads_back() {
             evidence.attempt = None;
         }

@@ -273,7 +273,7 @@ impl JobPlan {
             recovery::warn_of_other_states(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
-        let journals = vec![journals::find(&dir, &own)?];
+        let journals = vec![journals::find(&dir, &own, &self.abandoned)?];
         let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
         Ok(FormerRuns { journals, ids, attempts, begun: changelog::begun(&dir)? })
     }
@@ -290,7 +290,7 @@ impl JobPlan {
         let (Some(state), Some(place)) = (&opened.state, &writer.changelog) else {
             return Ok(None);
         };
-        changelog::note_begun(state.dir(), agreed.begun, self.cluster.process)?;
+        changelog::note_begun(state.dir(), agreed.begun)?;
         let job = self.publication(agreed.parts, &agreed.ids).job;
         let (place, handle) = (Arc::clone(place), runtime.handle().clone());
         let changelog = Changelog::new(place, &job, agreed.begun, failure.clone(), handle);
@@ -330,7 +330,7 @@ impl JobPlan {
             interval_ms: self.identity.interval_ms,
             process: self.cluster.process,
         });
-        dir.iter().for_each(|dir| journals::forget(dir, &recovery_plan.abandoned));
+        dir.iter().try_for_each(|dir| journals::set_aside(dir, &recovery_plan.abandoned))?;
         Streams::open(sources, plan.as_ref(), recovery_plan, agreed.open, threads)
     }
 

@@ -211,7 +211,6 @@ impl JournalPlan<'_> {
                 opened.push((number, source, journal));
                 continue;
             }
-            let state = self.state.to_owned();
             let lost =
                 glimpse.open_epochs.iter().filter(|epoch| recovery_plan.replay.contains(epoch));
             match lost.count() {
@@ -219,10 +218,6 @@ impl JournalPlan<'_> {
                     "{} was read before and is not given now: its rest is not read",
                     known.source
                 ),
-                _ if recovery_plan.abandoned.contains(&known.id) => {
-                    tracing::warn!("{} is abandoned, with what was read of it", known.source);
-                    close(&JournalPlace { folder: path, state, known }, false);
-                }
                 epochs => return Err(unfinished(&known, epochs)),
             }
         }
@@ -262,14 +257,7 @@ pub(super) fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: 
     // A note without a journal would stop the next start; a journal without a note is noted again.
     known.forget(state);
     // One rename, so that a crash leaves all of it or nothing.
-    let closed = if keep {
-        let name = folder.file_name().unwrap_or_default().to_string_lossy();
-        let kept = |n: u32| folder.with_file_name(format!("kept-{n}-{name}"));
-        let number = (1u32..).find(|&n| !kept(n).exists());
-        std::fs::rename(folder, kept(number.unwrap_or(0)))
-    } else {
-        put_away(folder)
-    };
+    let closed = if keep { journals::keep_aside(folder).map(drop) } else { put_away(folder) };
     if let Err(error) = closed {
         tracing::warn!("cannot put the journal {} away: {error}", folder.display());
     }

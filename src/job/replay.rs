@@ -49,6 +49,8 @@ pub(super) struct KeptJournal {
     /// The ends of its epochs, in order.
     ends: Vec<Epoch>,
     first: Position,
+    /// True if all lines of the first epoch are there.
+    is_first_whole: bool,
 }
 
 /// Returns the number of parts of the job whose kept journals lie in `dir`.
@@ -90,7 +92,7 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
         keep_journal: true,
         ..JournalSettings::default()
     };
-    let Glimpse { source, parts, interval_ms, .. } = glimpse.clone();
+    let Glimpse { source, parts, interval_ms, open_epochs, .. } = glimpse.clone();
     let (journal, recovery) =
         Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
     let mut reader = journal.reader(recovery.first);
@@ -100,7 +102,10 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
             ends.push(end.epoch);
         }
     }
-    Ok(KeptJournal { journal, ends, first: recovery.first })
+    let first = recovery.first;
+    // Segments are emptied only when all that is in them is committed.
+    let is_open = ends.first().is_some_and(|epoch| open_epochs.contains(epoch));
+    Ok(KeptJournal { journal, ends, first, is_first_whole: first == Position(0) || is_open })
 }
 
 impl KeptJournal {
@@ -116,8 +121,7 @@ impl KeptJournal {
     pub(super) fn past(&self, recovery_plan: &RecoveryPlan, open: Epoch) -> Past {
         let mut left_out: BTreeSet<Epoch> = recovery_plan.committed.clone();
         left_out.insert(open);
-        if self.first != Position(0) {
-            // Its beginning is gone, so the first epoch would not be whole.
+        if !self.is_first_whole {
             left_out.extend(self.ends.first());
         }
         Past {

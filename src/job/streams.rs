@@ -26,6 +26,7 @@ use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
 use crate::meters::{Meters, SourceFacts};
 use crate::sources::{self, KafkaTopic, LogSetup, Past, Source, SourceLog, Started, Stop};
+use crate::state::sync_dir;
 
 /// A source, and what is known of its log.
 struct UnstartedSource {
@@ -374,7 +375,7 @@ fn forget_durably<'a>(notes: impl Iterator<Item = (&'a Path, &'a KnownJournal)>)
         folders.insert(state);
     }
     for folder in folders {
-        if let Err(error) = std::fs::File::open(folder).and_then(|folder| folder.sync_all()) {
+        if let Err(error) = sync_dir(folder) {
             tracing::warn!("cannot sync {}: {error}", folder.display());
         }
     }

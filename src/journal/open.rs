@@ -151,9 +151,8 @@ fn assemble(
     let below = found.segments.iter().skip(1).take_while(|next| next.base <= needed);
     let kept = if settings.keep_journal { below.count() } else { 0 };
     left.drop_short(&*disk, budget.segment_bytes_min())?;
-    let seed = Header::seed(found.header.id);
     let reach = (found.tail, found.standing.synced);
-    let shared = Shared::new(disk, seed, settings, budget.clone(), reach);
+    let shared = Shared::new(disk, found.header.id, settings, budget.clone(), reach);
     let mut ledger = shared.ledger();
     ledger.segments = found.segments.into();
     ledger.kept = kept;

@@ -105,6 +105,7 @@ fn damage(shared: &Shared, base: u64, position: u64, fault: Fault) -> Error {
     let name = segment::name(base);
     let epochs = scan::name_epochs(scan::affected(&marks, position, position + 1));
     damage_error(&shared.disk.place(&name), base, position, fault, &epochs)
+        .hint(damage_hint(&format!("{:032x}", shared.id)))
 }
 
 /// The error of a record that was on disk and is not any more what it was.
@@ -125,4 +126,12 @@ pub(super) fn damage_error(
         ),
     )
     .hint("look at the disk, then see `wordtide journal check` and --abandon-journal")
+}
+
+/// Returns the hint for a damaged journal whose `id` is known, in hexadecimal digits.
+pub fn damage_hint(id: &str) -> String {
+    format!(
+        "look at the disk and at `wordtide journal check`; --abandon-journal {id} sets this \
+         journal aside and starts without its lines"
+    )
 }

@@ -20,6 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub(super) struct Shared {
     pub(super) disk: Arc<dyn Disk>,
+    /// The id that names the journal.
+    pub(super) id: u128,
+    /// The seed of its checksums, which follows from the id.
     pub(super) seed: u32,
     pub(super) settings: JournalSettings,
     pub(super) budget: Budget,
@@ -173,7 +176,7 @@ impl Ledger {
 impl Shared {
     pub(super) fn new(
         disk: Arc<dyn Disk>,
-        seed: u32,
+        id: u128,
         settings: JournalSettings,
         budget: Budget,
         (appended, synced): (u64, u64),
@@ -181,7 +184,8 @@ impl Shared {
         let ledger = Mutex::new(Ledger::new(&budget));
         Shared {
             disk,
-            seed,
+            id,
+            seed: segment::Header::seed(id),
             settings,
             budget,
             appended: AtomicU64::new(appended),

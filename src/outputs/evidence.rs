@@ -15,6 +15,8 @@ pub struct CommitEvidence {
     pub attempt: Option<Attempt>,
     /// The newest epoch that anybody is known to have committed below the prefix.
     pub used: Option<Epoch>,
+    /// The ids of the journals whose epochs are looked up.
+    pub journals: Vec<String>,
 }
 
 impl CommitEvidence {
@@ -24,7 +26,7 @@ impl CommitEvidence {
         // Only process 0 can retract an attempt in its own log, before it removes an epoch's parts.
         let attempt = found.first().and_then(|own| own.last);
         let settled = found.iter().filter_map(|log| log.settled).max().max(claimed);
-        CommitEvidence { ids, settled, attempt, used: None }
+        CommitEvidence { ids, settled, attempt, used: None, journals: Vec::new() }
     }
 
     /// The newest epoch that was ever about to be committed: its name is used.

@@ -23,12 +23,14 @@ use crate::outputs::Attempts;
 pub const JOURNAL: &str = "journal-";
 /// The beginning of the name of a note that a journal exists.
 pub const NOTE: &str = "known-";
+/// The beginning of the name of a journal's folder that no start reads any more.
+pub const KEPT: &str = "kept-";
 
 /// Names of all that a job keeps in its state, in the order in which it is removed: a note without
 /// a journal would stop a start, an identity without the rest does not. A name that ends in `-` is
 /// the beginning of names.
 const PARTS: &[&str] =
-    &[NOTE, JOURNAL, "kept-", "results-", "commits", "begun", "_wordtide", IDS, IDENTITY, "lock-"];
+    &[NOTE, JOURNAL, KEPT, "results-", "commits", "begun", "_wordtide", IDS, IDENTITY, "lock-"];
 
 /// Returns the place of a name in the order of removal; `None` if no job has made it.
 fn place_of(name: &str) -> Option<usize> {

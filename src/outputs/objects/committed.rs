@@ -33,7 +33,7 @@ pub(super) async fn is_committed(
         return match marker {
             Some(marker) if is_own && marker.epoch == epoch => Ok(true),
             Some(marker) if is_own => Err(misplaced(&key, marker.epoch)),
-            _ => Err(foreign_epoch(&key, &Marker::owner_of(&bytes))),
+            _ => Err(foreign_epoch(&key, &Marker::owner_of(&bytes), evidence)),
         };
     }
     if evidence.settled.is_some_and(|settled| epoch <= settled) {

@@ -227,7 +227,7 @@ impl Output for SearchOutput {
             }
             let text = |field: &str| marker[field].as_str().unwrap_or("?").to_owned();
             let owner = format!("job {} with state {}", text("job"), text("state"));
-            Err(foreign_epoch(&path, &owner))
+            Err(foreign_epoch(&path, &owner, evidence))
         }
         .boxed()
     }

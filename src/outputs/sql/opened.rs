@@ -274,7 +274,8 @@ impl Output for SqlOutput {
                 Some((job, state)) => {
                     let marker =
                         format!("the marker of epoch {epoch} of the table {:?}", self.tables.table);
-                    Err(foreign_epoch(&marker, &format!("job {job} with state {state}")))
+                    let owner = format!("job {job} with state {state}");
+                    Err(foreign_epoch(&marker, &owner, evidence))
                 }
             }
         }

@@ -366,7 +366,11 @@ fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let file = written?;
     fs::rename(&aside, path)?;
     if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
+        match File::open(folder)?.sync_all() {
+            // Some file systems sync names with the files and have no such call for a folder.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+            synced => synced?,
+        }
     }
     Ok(file)
 }
