@@ -19,7 +19,7 @@ use crate::state::Identity;
 use crate::worker::ExplainPanic;
 
 /// How long a panic that follows from a lost peer waits for the cause.
-const CAUSE_WAIT: Duration = Duration::from_secs(1);
+pub(super) const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Returns the settings that all processes of a job must share, by the names of flags.
 pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprint {

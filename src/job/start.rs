@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
-use super::agreement::{Agreement, FormerRuns};
+use super::agreement::{Agreement, CAUSE_WAIT, FormerRuns};
 use super::metering;
 use super::pace::EpochProcess;
 use super::plan::{self, JobPlan};
@@ -129,7 +129,10 @@ fn agree(
     let agreed = Agreement::reach(control, &found, decide)?;
     let opened = match own {
         Some((_, opened)) => opened,
-        None => plan.open_as_follower(runtime, &agreed)?,
+        // A process 0 that has ended has given the output back: its cause is the first one.
+        None => plan
+            .open_as_follower(runtime, &agreed)
+            .map_err(|error| control.cause_within(CAUSE_WAIT).map_or(error, |loss| loss.into()))?,
     };
     // The markers of this run bear this: the number of parts was not known before.
     let job = plan.publication(agreed.parts, &agreed.ids).job;
