@@ -63,6 +63,8 @@ mod refusals;
 mod results;
 /// Runs the real program.
 mod rig;
+/// Two jobs on one prefix, at random.
+mod schedules;
 /// An index as the output.
 mod search;
 /// The protocol of a service manager.

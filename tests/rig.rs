@@ -27,6 +27,14 @@ pub(crate) use server::{Peer, Server};
 /// even in a debug build on a machine that is busy with other things.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
 
+/// Names the program to be run, if it is not the one that was built with the tests.
+const PROGRAM: &str = "WORDTIDE_TEST_PROGRAM";
+
+/// Returns true if the program was named, as a release is: it has no crash points and no faults.
+pub(crate) fn is_given() -> bool {
+    std::env::var_os(PROGRAM).is_some()
+}
+
 /// A directory of its own for a run, or for several one after the other.
 pub(crate) struct Rig {
     dir: TempDir,
@@ -64,7 +72,7 @@ impl Rig {
     /// The same, run by another program: `by` is its name and arguments, to which ours are added.
     pub(crate) fn wordtide_by(&self, by: &[&str], arguments: &str) -> Invocation {
         // Another build of the program can be held against the same tests.
-        let program = std::env::var("WORDTIDE_TEST_PROGRAM");
+        let program = std::env::var(PROGRAM);
         let program = program.as_deref().unwrap_or(env!("CARGO_BIN_EXE_wordtide"));
         let words = by.iter().copied().chain([program]);
         let mut words = words.chain(arguments.split_whitespace());

@@ -15,7 +15,7 @@
 /// Senders of numbered words.
 mod feeder;
 /// Where the epochs go.
-mod place;
+pub(crate) mod place;
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use wordtide::internals::crash::POINTS;
 
-use crate::rig::{DEADLINE, Invocation, Rig, Running, random, side_by_side};
+use crate::rig::{DEADLINE, Invocation, Rig, Running, is_given, random, side_by_side};
 use crate::stderr::full_pipe;
 use feeder::Feeder;
 use place::{Place, check_name};
@@ -66,6 +66,8 @@ struct Soak {
     parts: u64,
     interval_ms: u64,
     is_away: bool,
+    /// The disk was full in the present life.
+    was_full: bool,
     /// How long a stop may take, in seconds.
     stop_limit_s: u64,
     /// Connections before the present life.
@@ -78,7 +80,7 @@ struct Soak {
 
 impl Soak {
     fn new(mut seed: u64) -> Soak {
-        let (rig, place) = (Rig::new(), Place::new(&mut seed));
+        let (rig, place) = (Rig::new(), Place::at_random(&mut seed));
         let sources = 1 + random(&mut seed) as usize % 3;
         let feeders = (0..sources).map(|n| Feeder::start(n, random(&mut seed))).collect();
         rig.file("hosts", hosts(true));
@@ -96,6 +98,7 @@ impl Soak {
             parts,
             interval_ms,
             is_away: false,
+            was_full: false,
             stop_limit_s: 2,
             connected: 0,
             committed: BTreeMap::new(),
@@ -148,7 +151,7 @@ impl Soak {
             (unread, program) = (Some(reader), program.stderr(writer));
         }
         self.note_another_life();
-        self.connected = self.connections();
+        (self.connected, self.was_full) = (self.connections(), false);
         let program = program.start();
         for _ in 0..1 + self.below(4) {
             self.step(&program, end, unread.is_none())?;
@@ -177,6 +180,7 @@ impl Soak {
             }
             2 if end != End::SyncFault => {
                 self.act("disk full");
+                self.was_full = true;
                 self.rig.file("fault", "");
                 program.ends_within(pause);
                 self.remove_fault();
@@ -230,6 +234,10 @@ impl Soak {
         self.note_another_life();
         let is_remote_away = self.is_away;
         let allowed: &[Option<i32>] = match end {
+            // A start that meets a full disk is refused, whatever was to end it.
+            _ if self.was_full && self.connections() == self.connected => {
+                &[None, Some(0), Some(69), Some(74), Some(75)]
+            }
             // It may not be so far that it handles signals.
             End::Stop(_) if self.connections() == self.connected => &[None, Some(0), Some(75)],
             // A slow machine or store may need longer than the limit; the next life finishes.
@@ -381,7 +389,9 @@ impl Soak {
                 0 => End::Kill,
                 1 => End::KillOne,
                 2 => End::Point,
-                3 => End::SyncFault,
+                // A release has no disk that fails on request.
+                3 if !is_given() => End::SyncFault,
+                3 => End::Kill,
                 _ => End::Stop(STOPS[self.below(STOPS.len() as u64) as usize]),
             };
             self.live(end)?;
@@ -401,7 +411,13 @@ fn hosts(is_known: bool) -> String {
 fn children(pid: u32) -> Vec<Pid> {
     let list = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
     let list = list.unwrap_or_default();
-    list.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    let is_ours = |pid: &&str| {
+        // Until the program begins, its shell mounts what it needs.
+        let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.trim_end() == "wordtide")
+    };
+    let ours = list.split_whitespace().filter(is_ours);
+    ours.filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
 }
 
 /// Runs the job of a seed and returns a line on it.

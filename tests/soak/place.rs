@@ -9,16 +9,17 @@ use crate::store::oss_double::{Fault, OssDouble};
 use crate::store_program::{TO, oss, program, stored};
 
 /// The prefix of [`TO`].
-const PREFIX: &str = "nyc-taxi/StreamingTest/";
+pub(crate) const PREFIX: &str = "nyc-taxi/StreamingTest/";
 
-pub(super) enum Place {
+pub(crate) enum Place {
     Local,
     Oss(OssDouble),
     S3(OssDouble),
 }
 
 impl Place {
-    pub(super) fn new(seed: &mut u64) -> Place {
+    /// One of the kinds.
+    pub(crate) fn at_random(seed: &mut u64) -> Place {
         match random(seed) % 3 {
             0 => Place::Local,
             1 => Place::Oss(OssDouble::start()),
@@ -26,7 +27,7 @@ impl Place {
         }
     }
 
-    pub(super) fn double(&self) -> Option<&OssDouble> {
+    pub(crate) fn double(&self) -> Option<&OssDouble> {
         match self {
             Place::Local => None,
             Place::Oss(double) | Place::S3(double) => Some(double),
@@ -34,7 +35,7 @@ impl Place {
     }
 
     /// Prepares a run that publishes here.
-    pub(super) fn wordtide(&self, rig: &Rig, by: &[&str], arguments: &str) -> Invocation {
+    pub(crate) fn wordtide(&self, rig: &Rig, by: &[&str], arguments: &str) -> Invocation {
         match self {
             Place::Local => {
                 rig.wordtide_by(by, &format!("{arguments} --to bucket/{PREFIX} --suffix txt"))
@@ -49,7 +50,7 @@ impl Place {
     }
 
     /// Every object, by its key.
-    pub(super) fn objects(&self, rig: &Rig) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn objects(&self, rig: &Rig) -> BTreeMap<String, Vec<u8>> {
         match self.double() {
             Some(double) => double.objects(),
             None => files(&rig.path("bucket")),
@@ -57,7 +58,7 @@ impl Place {
     }
 
     /// Markers so far.
-    pub(super) fn markers(&self, rig: &Rig) -> usize {
+    pub(crate) fn markers(&self, rig: &Rig) -> usize {
         match self.double() {
             Some(double) => double.count(|key| key.ends_with("/_SUCCESS")),
             None => rig.tree().iter().filter(|name| name.ends_with("/_SUCCESS")).count(),
@@ -65,19 +66,19 @@ impl Place {
     }
 
     /// Reads the epochs back; fails on whatever should not be there.
-    pub(super) fn output(&self, rig: &Rig) -> Output {
+    pub(crate) fn output(&self, rig: &Rig) -> Output {
         match self.double() {
             Some(double) => stored(rig, double),
             None => Output::read(&rig.path("bucket"), PREFIX, Some("txt")),
         }
     }
 
-    pub(super) fn set_outage(&self, is_away: bool) -> bool {
+    pub(crate) fn set_outage(&self, is_away: bool) -> bool {
         self.double().map(|double| double.outage(is_away)).is_some()
     }
 
     /// So many requests of a hundred meet a fault.
-    pub(super) fn set_faults(&self, percent: u64, mut seed: u64) {
+    pub(crate) fn set_faults(&self, percent: u64, mut seed: u64) {
         let faults =
             [Fault::Status(503), Fault::ResetBefore, Fault::ResetInside, Fault::AnswerLost];
         if let Some(double) = self.double() {
@@ -90,7 +91,7 @@ impl Place {
 }
 
 /// Fails if `key` is neither of an epoch nor of the program's own.
-pub(super) fn check_name(key: &str) -> Result<(), String> {
+pub(crate) fn check_name(key: &str) -> Result<(), String> {
     let inner = key.strip_prefix(PREFIX).unwrap_or_default();
     let is_own = inner.starts_with("_wordtide/") || key.ends_with(".wordtide.lock");
     let (folder, name) = inner.split_once('/').unwrap_or_default();
