@@ -48,8 +48,8 @@ pub struct StateFlags {
     #[arg(long, env = "WORDTIDE_KEEP_JOURNAL")]
     pub keep_journal: bool,
 
-    /// Start without a journal that is missing, damaged or refused, and without the lines in it; its
-    /// folder is kept aside in the state. Can be repeated
+    /// Start without a journal that is missing, damaged or refused, and without the lines in it.
+    /// Its folder is kept aside in the state. Can be repeated
     #[arg(long, value_name = "ID", env = "WORDTIDE_ABANDON_JOURNAL", value_delimiter = ',',
         value_parser = trimmed)]
     pub abandon_journal: Vec<String>,
