@@ -23,6 +23,11 @@ impl Lagging {
     pub(super) fn from(reader: Reader) -> Lagging {
         Lagging { reader, fed: 0, waits: None }
     }
+
+    /// The position of the record that comes back next.
+    pub(super) fn position(&self) -> Position {
+        self.reader.position()
+    }
 }
 
 /// The result of bringing one record back.
@@ -44,6 +49,11 @@ impl SourceLog {
             let Some(entry) = lagging.reader.next()? else {
                 // Nobody else appends: this is the tail.
                 self.reports.report();
+                if self.aside_pending > 0 {
+                    // These bytes come next, once the journal has room for their record.
+                    self.lagging = Some(lagging);
+                    return Ok(());
+                }
                 return self.bound_lines(0);
             };
             let (position, end) = (entry.position, entry.end);

@@ -105,7 +105,9 @@ impl SourceLog {
 
     /// Takes the next message, or brings some records back. Safe to cancel.
     async fn tend(&mut self) -> Result<()> {
-        let Some(request) = self.lagging_room().filter(|_| self.aside_pending == 0) else {
+        // Bytes without a record wait for room, and it is what comes back that frees room.
+        let has_next = self.aside_pending == 0 || self.has_records_to_bring_back();
+        let Some(request) = self.lagging_room().filter(|_| has_next) else {
             return match self.inbox.recv().await {
                 Some(message) => self.take_message(message),
                 None => std::future::pending().await,
@@ -123,6 +125,12 @@ impl SourceLog {
         }
         // Records that have left the page cache are read from the disk.
         tokio::task::block_in_place(|| self.bring_back())
+    }
+
+    /// Returns true if the log lags and its journal has records that are not back yet.
+    fn has_records_to_bring_back(&self) -> bool {
+        let (Some(lagging), Some(journal)) = (&self.lagging, &self.journal) else { return false };
+        lagging.position() < journal.tail()
     }
 
     /// Returns the room that the next record needs; `None` unless the log lags.
