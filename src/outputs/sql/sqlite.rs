@@ -93,7 +93,7 @@ impl SqliteDriver {
         let set = |connection: &Connection| {
             connection.busy_timeout(BUSY_TIMEOUT)?;
             connection.pragma_update(None, "synchronous", "FULL")?;
-            connection.pragma_update(None, "cache_size", -32_000)?;
+            connection.pragma_update(None, "cache_size", -16_000)?;
             // Kept off the disk of the results: the rows of one epoch, for the time of a commit.
             connection.pragma_update(None, "temp_store", "MEMORY")
         };
