@@ -20,6 +20,7 @@ mod layers;
 mod listing;
 mod log;
 mod man;
+mod progress;
 mod run;
 mod service;
 mod signals;

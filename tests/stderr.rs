@@ -27,6 +27,27 @@ fn send_and_see(program: &Running, peer: &mut Peer) {
     }
 }
 
+/// Runs the rest in a terminal of its own, whose output is standard output here.
+const TERMINAL: &str = "exec script -qfec \"$0 $*\" /dev/null";
+
+#[test]
+fn terminal_has_one_line_that_follows() {
+    let rig = Rig::new();
+    if !rig.by(&["script", "--version"]) {
+        return eprintln!("SKIPPED: there is no script(1), which opens a terminal");
+    }
+    rig.file("lines", "a b\n");
+    let run = "run --file lines --no-state --to out/c --interval 10ms";
+    let program = rig.wordtide_by(&["sh", "-c", TERMINAL], run).env("TERM", "xterm");
+    let ended = program.start().end().expect(0);
+    let shown = String::from_utf8_lossy(&ended.stdout).into_owned();
+    assert!(shown.contains("\r\x1b[K") && shown.contains(" of 4 B, "), "{shown:?}");
+    assert!(shown.ends_with("\r\x1b[K"), "the line is removed: {shown:?}");
+    let quiet = rig.wordtide_by(&["sh", "-c", TERMINAL], &format!("{run} -q"));
+    let ended = quiet.env("TERM", "xterm").start().end().expect(0);
+    assert!(!ended.stdout.contains(&b'\x1b'), "{ended}");
+}
+
 #[test]
 fn unread_stderr_holds_up_no_epoch_nor_stop() {
     side_by_side(vec!["", "-n 2", "-vv"], |flags| {

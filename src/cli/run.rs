@@ -6,6 +6,7 @@ use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
 use super::form::form;
 use super::http::{self, RunServer};
+use super::progress::Progress;
 use super::service::Service;
 use super::signals::{Listener, Supervisor};
 use super::{cluster, layers, log};
@@ -76,6 +77,7 @@ where
     if let Some(lifeline) = lifeline {
         cluster::stop_with_launcher(lifeline, supervisor.stop())?;
     }
+    let progress = Progress::start(&flags, server.meters());
     let job = job.cluster(settings).stop(supervisor.stop()).meters(server.meters());
     let ended = job.start().and_then(|job| {
         service.ready(job.handle());
@@ -83,6 +85,7 @@ where
     });
     service.end(&ended);
     let ended = server.end(ended);
+    drop(progress);
     log::say_in_json("stopped", "the run has ended");
     match ended {
         Ok(code) => Ok(code),

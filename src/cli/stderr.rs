@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,8 @@ use crate::supervise;
 const QUEUE_BYTES_MAX: usize = 4 << 20;
 /// Bytes that a line counts for beside its text, so that empty lines fill the queue too.
 const LINE_BYTES: usize = 32;
+/// Lines that may wait where a status is drawn.
+const STATUS_LINES_MAX: usize = 16;
 /// [`flush`] gives up when no line was written for so long,
 const FLUSH_STALL_MAX: Duration = Duration::from_secs(1);
 /// and in any case after so long.
@@ -35,10 +38,40 @@ const FLUSH_MAX: Duration = Duration::from_secs(5);
 /// The queue of the process; `None` if its thread could not be started.
 static LINES: OnceLock<Option<Arc<LineQueue>>> = OnceLock::new();
 
+/// Removes what stands in the line of a terminal.
+const CLEAR: &str = "\r\x1b[K";
+
+/// True while the last line of the terminal is one that is drawn over.
+static HAS_STATUS: AtomicBool = AtomicBool::new(false);
+
 /// Writes `text` and a line end to standard error, later and without blocking.
 pub(super) fn line(text: impl AsRef<[u8]>) {
-    let mut line = text.as_ref().to_vec();
+    let mut line = Vec::new();
+    if HAS_STATUS.load(Ordering::Relaxed) {
+        line.extend_from_slice(CLEAR.as_bytes());
+    }
+    line.extend_from_slice(text.as_ref());
     line.push(b'\n');
+    write(line);
+}
+
+/// Draws `text` as the last line of the terminal, over the one that was drawn before. Nothing is
+/// drawn while many lines wait.
+pub(super) fn status(text: &str) {
+    HAS_STATUS.store(true, Ordering::Relaxed);
+    if LINES.get_or_init(start).as_ref().is_some_and(|queue| queue.has_few()) {
+        write(format!("{CLEAR}{text}").into_bytes());
+    }
+}
+
+/// Removes the line that was drawn.
+pub(super) fn end_status() {
+    write(CLEAR.as_bytes().to_vec());
+    HAS_STATUS.store(false, Ordering::Relaxed);
+}
+
+/// Has bytes written, later and without blocking.
+fn write(line: Vec<u8>) {
     match LINES.get_or_init(start) {
         Some(queue) => queue.push(line),
         // Without a thread a line is written at once if that does not block, else dropped.
@@ -122,6 +155,11 @@ struct Backlog {
 impl LineQueue {
     fn lock(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns true if few lines wait, so that what is drawn is not old when it is seen.
+    fn has_few(&self) -> bool {
+        self.lock().lines.len() < STATUS_LINES_MAX
     }
 
     /// Adds a line, its end included, or drops and counts it.
