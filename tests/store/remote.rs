@@ -227,6 +227,25 @@ fn rotated_keys_are_read_again_after_a_refusal() {
 }
 
 #[test]
+fn keys_rotated_since_read_are_tried_at_once() {
+    let double = OssDouble::start();
+    let home = tempfile::tempdir().unwrap();
+    let write = |id: &str, secret: &str| {
+        let text = format!("[Credentials]\naccessKeyID={id}\naccessKeySecret={secret}\n");
+        std::fs::write(home.path().join(".ossutilconfig"), text).unwrap();
+    };
+    let off = [("ALIBABA_CLOUD_ECS_METADATA_DISABLED", "true")];
+    let environment = Environment::new(off, Some(PathBuf::from(home.path())));
+    write("LTAIbefore", "before-the-rotation");
+    let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
+    // An answer that says nothing of the keys, which are known from now on.
+    double.fail_next(1, Fault::Status(404), "PUT", "k");
+    runtime().block_on(store.put("k", "v".into())).unwrap_err();
+    write(KEY_ID, SECRET);
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+}
+
+#[test]
 fn a_clock_that_is_wrong_is_told_by_how_much() {
     let (double, store) = started();
     double.fail_next(1, Fault::Refused("RequestTimeTooSkewed"), "PUT", "k");

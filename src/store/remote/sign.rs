@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{DATE, ETAG, HOST};
+use http::header::{AUTHORIZATION, DATE, ETAG, HOST};
 use http::request::Parts;
 use http::uri::Authority;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
@@ -177,6 +177,15 @@ impl Transport {
         })
     }
 
+    /// Sends a request that is signed. The whole answer may come later.
+    async fn send(&self, parts: Parts, body: Buffer) -> Result<Response<HttpBody>> {
+        let allowed = self.allowed(body.len() as u64);
+        let sent = self.0.http.fetch(Request::from_parts(parts, body));
+        let response = within(allowed, sent).await?;
+        self.note_time(&response);
+        Ok(response)
+    }
+
     /// Drops the cached keys. The next request searches for keys again.
     fn forget_keys(&self) {
         *lock(&self.0.signing) = self.0.signing_settings.signing(&self.0.key_search);
@@ -229,15 +238,23 @@ impl HttpTransport for Transport {
         }
         // opendal drops the first label of a host if it equals the bucket's name.
         parts.uri = with_authority(&self.0.signing_settings.authority, &parts.uri);
+        let unsigned = parts.clone();
         self.sign(&mut parts).await?;
 
         let asked = SentRequest::of(&parts);
-        let allowed = self.allowed(body.len() as u64);
-        let sent = self.0.http.fetch(Request::from_parts(parts, body));
-        let response = within(allowed, sent).await?;
-        self.note_time(&response);
-        if matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+        let key = key_of(&parts);
+        let mut response = self.send(parts, body.clone()).await?;
+        if is_refusal(&response) {
             self.forget_keys();
+            // The keys may have been rotated since they were read. Others are tried at once, since
+            // a refusal ends a start.
+            let mut parts = unsigned;
+            if self.sign(&mut parts).await.is_ok() && key_of(&parts) != key {
+                response = self.send(parts, body).await?;
+            }
+            if is_refusal(&response) {
+                self.forget_keys();
+            }
         }
 
         // The body is read as a whole and has a deadline of its own, so a body that stalls is a
@@ -258,6 +275,19 @@ impl HttpTransport for Transport {
         let body = HttpBody::new(futures::stream::iter([Ok(body)]), None);
         Ok(Response::from_parts(parts, body))
     }
+}
+
+/// Returns true if the store does not accept who asks.
+fn is_refusal(response: &Response<HttpBody>) -> bool {
+    matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
+}
+
+/// Returns the name of the key in a signature, which stands in front of its scope; `None` for a
+/// request that is not signed.
+fn key_of(parts: &Parts) -> Option<Vec<u8>> {
+    let signature = parts.headers.get(AUTHORIZATION)?.as_bytes();
+    let before_scope = signature.split(|byte| *byte == b'/').next()?;
+    Some(before_scope.to_vec())
 }
 
 /// Returns `uri` with the bucket in front of its host.
