@@ -52,7 +52,7 @@ pub use frame::Message;
 pub use inbox::{ControlEvent, Inbox};
 pub use settings::{
     ClusterSettings, JobFingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
-    process_of_this_host, random_bytes, read_hostfile,
+    process_of_this_host, read_hostfile,
 };
 pub use ship::BlockLink;
 

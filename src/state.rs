@@ -13,7 +13,7 @@ mod identity;
 mod survey;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -21,9 +21,11 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::durable_file::{replace_file, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::lock;
 use crate::outputs::Ids;
+use crate::random::random_id;
 use crate::store::local::cannot_lock;
 
 pub use identity::Identity;
@@ -124,14 +126,6 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
     Error::new(ErrorKind::Disk, message).cause(error).hint("give another --state")
 }
 
-/// Returns 128 random bits in hexadecimal digits.
-fn random_id() -> Result<String> {
-    let mut bytes = [0; 16];
-    let read = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes));
-    read.map_err(|cause| Error::new(ErrorKind::Failed, "cannot read /dev/urandom").cause(cause))?;
-    Ok(format!("{:032x}", u128::from_ne_bytes(bytes)))
-}
-
 /// A locked state directory; the lock goes with the value.
 #[derive(Debug)]
 pub struct State {
@@ -161,7 +155,7 @@ impl State {
             Ok(bytes) => compare(dir, &bytes, identity).map(|()| false)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let json = serde_json::to_vec_pretty(identity).map_err(io::Error::from);
-                let written = json.and_then(|json| write_durably(&path, &json));
+                let written = json.and_then(|json| replace_file(&path, &json));
                 written.map_err(|error| failed("write", error))?;
                 true
             }
@@ -184,7 +178,7 @@ impl State {
         }
         let file = IdsFile { format: FORMAT, id: id.clone(), former: ids.former.clone() };
         let json = serde_json::to_vec(&file).map_err(io::Error::from);
-        json.and_then(|json| write_durably(&self.dir.join(IDS), &json)).map_err(|error| {
+        json.and_then(|json| replace_file(&self.dir.join(IDS), &json).map(drop)).map_err(|error| {
             let message = format!("cannot note the state id in {}: {error}", self.dir.display());
             Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
         })
@@ -297,30 +291,8 @@ fn make_dir(dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
         made => made?,
     }
-    sync_dir(parent)
-}
-
-/// Syncs the names in `dir`.
-pub(crate) fn sync_dir(dir: &Path) -> io::Result<()> {
-    let dir = if dir.as_os_str().is_empty() { Path::new(".") } else { dir };
-    match File::open(dir)?.sync_all() {
-        // Some file systems sync names with the files and have no such call for a directory.
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-        synced => synced,
-    }
-}
-
-/// Replaces the file at `path`, which is in a state folder, by one with these bytes. After a crash
-/// it has its old bytes or the new ones.
-pub(crate) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
-    let mut options = OpenOptions::new();
-    let mut file = private(options.create(true).truncate(true).write(true)).open(&temporary)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    sync_dir(path.parent().unwrap_or(Path::new("")))
+    sync_folder(parent)?;
+    Ok(())
 }
 
 #[cfg(test)]

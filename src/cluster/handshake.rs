@@ -18,11 +18,12 @@ use super::hello::{
     Each, HELLO_BYTES, HandshakeVerdict, Hello, Incarnation, NotHello, PROOF_BYTES, Purpose,
     VERDICT_BYTES, connector_proof, format_differs, listener_proof,
 };
-use super::settings::{ClusterSettings, MeshKey, random_bytes};
+use super::settings::{ClusterSettings, MeshKey};
 use super::user_key::user_key;
 use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loopback::is_loopback;
+use crate::random::random_bytes;
 
 /// Number of pairs of a host and a reason whose first refusal is logged at once. All other refusals
 /// are logged once in [`REFUSALS_PAUSE`].

@@ -12,8 +12,9 @@
 //! without a key file, the key of the user ([`user_key`](super::user_key)) is used. The handshake
 //! authenticates the start of a connection. Later bytes are neither encrypted nor signed.
 
-use super::settings::{ClusterSettings, JobFingerprint, MeshKey, random_bytes};
+use super::settings::{ClusterSettings, JobFingerprint, MeshKey};
 use crate::error::Result;
+use crate::random::random_bytes;
 
 /// The first bytes of each hello of every version.
 const MAGIC: [u8; 8] = *b"wordtide";

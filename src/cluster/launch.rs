@@ -30,8 +30,10 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
 use super::cause::seconds;
 pub use super::ports::Ports;
-use super::settings::{MeshKey, random_bytes};
+use super::settings::MeshKey;
+use crate::encoding::hex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::random_bytes;
 use crate::supervise;
 
 /// The environment variable with the mesh key of the children.
@@ -403,7 +405,7 @@ impl<'a> ChildCommands<'a> {
     fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
         rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
             .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
-        let key = random_bytes::<32>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+        let key = hex(&random_bytes::<32>()?);
         Ok(ChildCommands {
             settings,
             addresses: ports.addresses().join(","),

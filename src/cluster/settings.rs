@@ -361,18 +361,6 @@ impl MeshKey {
     }
 }
 
-/// Returns random bytes of the kernel.
-///
-/// # Errors
-/// `Failed` if `/dev/urandom` cannot be read.
-pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
-    let mut bytes = [0; N];
-    File::open("/dev/urandom")
-        .and_then(|mut source| source.read_exact(&mut bytes))
-        .map_err(|cause| Error::new(ErrorKind::Failed, "cannot read /dev/urandom").cause(cause))?;
-    Ok(bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

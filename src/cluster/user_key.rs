@@ -19,8 +19,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, open, openat, unlinkat};
 
-use super::settings::{MeshKey, random_bytes};
+use super::settings::MeshKey;
+use crate::encoding::hex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::random_bytes;
 
 /// Name of the key's file in its folder.
 const FILE: &str = "mesh-key";
@@ -131,8 +133,7 @@ fn read(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
 /// Makes the file with a new secret, unless another process has made it meanwhile.
 fn make(folder: &OwnedFd) -> io::Result<()> {
     let random = random_bytes::<40>().map_err(io::Error::other)?;
-    let hex: Vec<String> = random.iter().map(|byte| format!("{byte:02x}")).collect();
-    let (name, secret) = (format!(".{FILE}.{}", hex[32..].concat()), hex[..32].concat());
+    let (name, secret) = (format!(".{FILE}.{}", hex(&random[32..])), hex(&random[..32]));
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut file = File::from(openat(folder, &name, flags, Mode::RUSR | Mode::WUSR)?);
     let linked = file

@@ -8,11 +8,11 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::durable_file::replace_file;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
 use crate::outputs::{Changelog, patiently};
-use crate::state::write_durably;
 
 /// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";
@@ -39,13 +39,13 @@ pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
 }
 
 /// Notes durably that the job of this state began with `epoch`. Several processes may write the
-/// note in one folder.
+/// note in one directory.
 pub(super) fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
     if begun(state)? == Some(epoch) {
         return Ok(());
     }
-    let written = write_durably(&state.join(BEGUN), format!("{epoch}\n").as_bytes());
-    written.map_err(|error| {
+    let written = replace_file(&state.join(BEGUN), format!("{epoch}\n").as_bytes());
+    written.map(drop).map_err(|error| {
         let message = format!("cannot note the job's beginning in {}: {error}", state.display());
         Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
     })

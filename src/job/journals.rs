@@ -19,11 +19,12 @@ use serde::{Deserialize, Serialize};
 use super::messages::{WHILE_ALIVE, decode, encode};
 use super::runs;
 use crate::cluster::Control;
+use crate::durable_file::replace_file;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, damage_hint, peek};
 use crate::sources::{KafkaTopic, Source, merged_positions};
-use crate::state::{JOURNAL, KEPT, NOTE, write_durably};
+use crate::state::{JOURNAL, KEPT, NOTE};
 
 /// Returns the folder of a source's journal.
 pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
@@ -114,7 +115,7 @@ impl KnownJournal {
         if path.exists() {
             return Ok(());
         }
-        write_durably(&path, self.source.as_bytes()).map_err(|error| {
+        replace_file(&path, self.source.as_bytes()).map(drop).map_err(|error| {
             let message = format!("cannot write {}: {error}", path.display());
             Error::new(ErrorKind::Disk, message).cause(error)
         })

@@ -23,7 +23,7 @@ use super::sharing::{self, BlockSharing, Readers};
 use super::stopping::until_stopped;
 use super::streams::{OwnSources, Streams, StreamsEnd};
 use super::{JobBuilder, StatePlace};
-use crate::cluster::{ClusterSettings, Control, Mesh, random_bytes};
+use crate::cluster::{ClusterSettings, Control, Mesh};
 use crate::epoch::{Clock, Schedule};
 use crate::epochs::EpochLeader;
 use crate::error::{Error, ErrorKind, Result};
@@ -39,6 +39,7 @@ use crate::outputs::{
     OutputSettings, OutputStart, Publication, SqlSettings, WriteMode, WriterSettings,
     bound_results, check_form,
 };
+use crate::random::random_bytes;
 use crate::settings::Settings;
 use crate::sources::Stop;
 use crate::state::{Identity, State};

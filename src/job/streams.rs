@@ -18,6 +18,7 @@ use super::replay;
 use super::syncing::SyncThread;
 use crate::cluster::Control;
 use crate::crash::crash_point;
+use crate::durable_file::sync_folder;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -26,7 +27,6 @@ use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
 use crate::meters::{Meters, SourceFacts};
 use crate::sources::{self, KafkaTopic, LogSetup, Past, Source, SourceLog, Started, Stop};
-use crate::state::sync_dir;
 
 /// A source, and what is known of its log.
 struct UnstartedSource {
@@ -375,7 +375,7 @@ fn forget_durably<'a>(notes: impl Iterator<Item = (&'a Path, &'a KnownJournal)>)
         folders.insert(state);
     }
     for folder in folders {
-        if let Err(error) = sync_dir(folder) {
+        if let Err(error) = sync_folder(folder) {
             tracing::warn!("cannot sync {}: {error}", folder.display());
         }
     }

@@ -17,6 +17,7 @@ use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
 use crate::crash;
+use crate::durable_file::sync_folder;
 use crate::lock;
 
 /// One open file.
@@ -188,16 +189,6 @@ fn keep_private(path: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
-/// Syncs the names in a folder.
-pub(super) fn sync_folder(folder: &Path) -> io::Result<()> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-    match fs::File::open(folder)?.sync_all() {
-        // Some file systems sync names with the files and have no such call for a folder.
-        Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => Ok(()),
-        synced => synced,
-    }
-}
-
 /// Name of the file that is locked while a journal is open.
 const LOCK: &str = "lock";
 
@@ -244,7 +235,7 @@ impl Disk for LocalDisk {
     }
 
     fn sync(&self) -> io::Result<()> {
-        sync_folder(&self.folder)
+        sync_folder(&self.folder).map(drop)
     }
 
     fn place(&self, name: &str) -> String {

@@ -13,6 +13,7 @@ use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
 use super::recover::Log;
 use super::scan::{self, Cursor, Step, look_behind};
 use super::segment::{self, Header};
+use crate::encoding::hex;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The result of a check.
@@ -317,7 +318,7 @@ fn show_state(resume: &Resume) -> String {
     let mut text: String = present.map(|(name, number)| format!(" {name}={number}")).collect();
     if (1..=POSITIONS_SHOWN_MAX).contains(&resume.positions.len()) {
         text.push_str(" positions=");
-        text.extend(resume.positions.iter().map(|byte| format!("{byte:02x}")));
+        text.push_str(&hex(&resume.positions));
     }
     text
 }

@@ -1,7 +1,6 @@
 //! Opening: lock, recover, mend, and close the connections that were open.
 
 use std::collections::VecDeque;
-use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -17,6 +16,7 @@ use super::{Append, JournalSettings, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lines::StreamEnd;
+use crate::random::random_bytes;
 
 impl Journal {
     /// Opens the journal in `folder`, or makes it, and takes its lock.
@@ -237,7 +237,12 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
 /// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
 /// bad header is never taken for one that was just being made.
 fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Result<Found> {
-    let header = Header { id: random_id()?, base: 0, facts, standing: Standing::default() };
+    let header = Header {
+        id: u128::from_le_bytes(random_bytes()?),
+        base: 0,
+        facts,
+        standing: Standing::default(),
+    };
     let name = segment::name(0);
     let make = || {
         let name = segment::spare_name(0);
@@ -346,14 +351,6 @@ impl Left {
         }
         Ok(None)
     }
-}
-
-fn random_id() -> Result<u128> {
-    let mut id = [0; 16];
-    std::fs::File::open("/dev/urandom")
-        .and_then(|mut random| random.read_exact(&mut id))
-        .map_err(|error| disk_error(format!("reading /dev/urandom failed: {error}"), error))?;
-    Ok(u128::from_le_bytes(id))
 }
 
 fn failed(doing: &str, disk: &dyn Disk, name: &str, error: std::io::Error) -> Error {

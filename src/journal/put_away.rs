@@ -4,8 +4,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::disk::sync_folder;
 use crate::crash::crash_point;
+use crate::durable_file::sync_folder;
 
 /// Drops the journal in `folder`, which nobody has open. A crash leaves all of it or nothing.
 ///

@@ -5,28 +5,20 @@
 
 use super::encoding::Fields;
 use super::record::{ConnectionState, LASTING, NEXT_CONNECTION, Position, Producer, Resume};
+use crate::encoding::{put_varint, take_varint};
 use crate::lines::{LinePart, SplitterState};
 
-/// Appends `number` in LEB128.
-fn put_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
-    put_number(bytes.len() as u64, out);
+    put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
 }
 
 /// Appends `resume` to `out`.
 pub(super) fn put_resume(resume: &Resume, out: &mut Vec<u8>) {
     for number in [resume.position.0, resume.split.0, resume.order] {
-        put_number(number, out);
+        put_varint(number, out);
     }
-    put_number(resume.connections.len() as u64, out);
+    put_varint(resume.connections.len() as u64, out);
     for state in &resume.connections {
         let splitter = &state.splitter;
         for number in [
@@ -37,7 +29,7 @@ pub(super) fn put_resume(resume: &Resume, out: &mut Vec<u8>) {
             splitter.unfinished_bytes,
             splitter.lines_owed,
         ] {
-            put_number(number, out);
+            put_varint(number, out);
         }
         let part = match splitter.line_part {
             LinePart::Start => 0,
@@ -48,31 +40,18 @@ pub(super) fn put_resume(resume: &Resume, out: &mut Vec<u8>) {
         out.push(part << 1 | u8::from(splitter.pending_cr));
     }
     put_bytes(&resume.positions, out);
-    put_number(resume.producers.len() as u64, out);
+    put_varint(resume.producers.len() as u64, out);
     for Producer { name, connection, next, last_epoch } in &resume.producers {
         put_bytes(name, out);
         for number in [connection & !LASTING, *next, *last_epoch] {
-            put_number(number, out);
+            put_varint(number, out);
         }
     }
 }
 
 impl<'a> Fields<'a> {
     fn number(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.u8()?;
-            let bits = u64::from(byte & 0x7f);
-            // The tenth byte has room for one bit.
-            if shift == 63 && bits > 1 {
-                return None;
-            }
-            number |= bits << shift;
-            if byte & 0x80 == 0 {
-                return Some(number);
-            }
-        }
-        None
+        take_varint(&mut self.0)
     }
 
     fn bytes(&mut self) -> Option<&'a [u8]> {

@@ -6,7 +6,7 @@ use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 
 use super::respond::response;
-use crate::cluster::random_bytes;
+use crate::random::random_id;
 
 const PAGE: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
@@ -30,11 +30,8 @@ pub(super) fn login(status: StatusCode) -> Response {
 /// Returns a file as a page. Its policy allows the style and the script that stand in it, by a
 /// number that nobody can guess, and requests to this server.
 fn html(status: StatusCode, file: &str) -> Response {
-    let nonce = match random_bytes::<16>() {
-        Ok(bytes) => bytes.map(|byte| format!("{byte:02x}")).concat(),
-        // Without a number the policy forbids style and script; the page says so in its text.
-        Err(_) => String::new(),
-    };
+    // Without a number the policy forbids style and script; the page says so in its text.
+    let nonce = random_id().unwrap_or_default();
     let text = file
         .replace("{{style}}", STYLE)
         .replace("{{charts}}", CHARTS)

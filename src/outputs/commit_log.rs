@@ -19,6 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
+use crate::durable_file::sync_folder;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
@@ -102,7 +103,7 @@ impl CommitLog {
             if file.metadata()?.len() < SLOTS * SLOT_DISTANCE {
                 file.write_all_at(&[0], SLOTS * SLOT_DISTANCE - 1)?;
                 file.sync_all()?;
-                sync_names(dir)?;
+                sync_folder(dir)?;
             }
             Ok(CommitSlots { file, dir: dir.to_owned(), next: u64::from(first > second) })
         };
@@ -149,14 +150,6 @@ impl CommitLog {
             inner.next = (slot + 1) % SLOTS;
         }
         Ok(())
-    }
-}
-
-fn sync_names(dir: &Path) -> io::Result<()> {
-    match File::open(dir)?.sync_all() {
-        // Some file systems sync names with the files and have no such call for a directory.
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        synced => synced,
     }
 }
 

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use tokio::runtime::Handle;
 
+use crate::encoding::hex;
 use crate::supervise;
 
 /// The bytes of one object, in chunks as they were encoded, never joined into one allocation.
@@ -267,13 +268,6 @@ impl BodyWriter {
         let pending = self.hashing.take().map(|(_, pending)| pending);
         Body::new(mem::take(&mut self.chunks), pending)
     }
-}
-
-/// Returns `bytes` in lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte)]).collect()
 }
 
 impl From<Bytes> for Body {

@@ -17,7 +17,20 @@ use std::path::{Path, PathBuf};
 /// The layers, lowest first. A module names modules of its own layer or of lower ones; and within a
 /// layer nothing goes round in circles.
 const LAYERS: &[&[&str]] = &[
-    &["error", "epoch", "crash", "backoff", "lock", "loopback", "passed", "tls", "token"],
+    &[
+        "error",
+        "epoch",
+        "crash",
+        "backoff",
+        "lock",
+        "loopback",
+        "passed",
+        "tls",
+        "token",
+        "encoding",
+        "random",
+        "durable_file",
+    ],
     &["settings", "epochs", "lines", "words", "feed", "pulse", "failure", "supervise", "meters"],
     &["operators", "store", "sources", "journal"],
     &["outputs", "state"],

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use super::client::End;
 use super::sender::{Sender, Sent};
 use crate::error::{Error, ErrorKind, Result};
+use crate::random::random_id;
 use crate::sources::Stop;
 use crate::supervise;
 
@@ -57,7 +58,7 @@ impl StreamFeed {
     ) -> Result<()> {
         let (producer, mut skipped) = match &self.producer {
             Some(producer) => (producer.clone(), sender.client.next(producer).await?),
-            None => (random_id(), 0),
+            None => (format!("stdin:{}", random_id()?), 0),
         };
         if skipped > 0 {
             tracing::warn!(
@@ -185,11 +186,4 @@ async fn received(
         Some(until) => timeout_at(until, reading.chunks.recv()).await.ok(),
         None => Some(reading.chunks.recv().await),
     }
-}
-
-/// Returns an id that no other stream has.
-fn random_id() -> String {
-    use std::hash::{BuildHasher, RandomState};
-    let half = || RandomState::new().hash_one(std::process::id());
-    format!("stdin:{:016x}{:016x}", half(), half())
 }

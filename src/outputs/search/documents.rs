@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::encoding::hex;
 use crate::epoch::Epoch;
 use crate::operators::Tally;
 use crate::outputs::publication::Publication;
@@ -88,7 +89,7 @@ pub(super) fn other_type<'a>(found: &Value, wanted: &'a Value) -> Option<&'a str
 
 /// Appends the two lines of a bulk request that create the document of a word.
 pub(super) fn push_count(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>) {
-    let hash: String = Sha256::digest(word).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hex(&Sha256::digest(word));
     let word = Value::from(String::from_utf8_lossy(word));
     let document = format!(
         "{{\"create\":{{\"_id\":\"{epoch}-{hash}\"}}}}\n\

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::encoding::{put_varint, take_varint};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The form of the payload, its first byte.
@@ -67,17 +68,17 @@ impl Positions {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut payload = vec![FORM];
         payload.extend(self.topic_id);
-        put(&mut payload, self.partitions.len() as u64);
+        put_varint(self.partitions.len() as u64, &mut payload);
         for (partition, position) in &self.partitions {
-            put(&mut payload, *partition as u64);
+            put_varint(*partition as u64, &mut payload);
             // One more, so that a partition that has not begun is 0.
-            put(&mut payload, (position.began + 1) as u64);
-            put(&mut payload, (position.next - position.began) as u64);
+            put_varint((position.began + 1) as u64, &mut payload);
+            put_varint((position.next - position.began) as u64, &mut payload);
         }
         if let Some(open) = self.open {
-            put(&mut payload, open.partition as u64);
-            put(&mut payload, open.offset as u64);
-            put(&mut payload, open.taken);
+            put_varint(open.partition as u64, &mut payload);
+            put_varint(open.offset as u64, &mut payload);
+            put_varint(open.taken, &mut payload);
         }
         payload
     }
@@ -169,41 +170,18 @@ fn parse(payload: &[u8]) -> Option<Positions> {
     }
     let (topic_id, mut rest) = rest.split_first_chunk::<16>()?;
     let mut positions = Positions { topic_id: *topic_id, ..Positions::default() };
-    for _ in 0..take(&mut rest)? {
-        let partition = i32::try_from(take(&mut rest)?).ok()?;
-        let began = i64::try_from(take(&mut rest)?).ok()? - 1;
-        let next = began.checked_add(i64::try_from(take(&mut rest)?).ok()?)?;
+    for _ in 0..take_varint(&mut rest)? {
+        let partition = i32::try_from(take_varint(&mut rest)?).ok()?;
+        let began = i64::try_from(take_varint(&mut rest)?).ok()? - 1;
+        let next = began.checked_add(i64::try_from(take_varint(&mut rest)?).ok()?)?;
         positions.partitions.insert(partition, PartitionPosition { began, next });
     }
     if !rest.is_empty() {
-        let partition = i32::try_from(take(&mut rest)?).ok()?;
-        let offset = i64::try_from(take(&mut rest)?).ok()?;
-        positions.open = Some(OpenValue { partition, offset, taken: take(&mut rest)? });
+        let partition = i32::try_from(take_varint(&mut rest)?).ok()?;
+        let offset = i64::try_from(take_varint(&mut rest)?).ok()?;
+        positions.open = Some(OpenValue { partition, offset, taken: take_varint(&mut rest)? });
     }
     rest.is_empty().then_some(positions)
-}
-
-/// Appends an integer in groups of seven bits.
-fn put(payload: &mut Vec<u8>, mut value: u64) {
-    while value >= 0x80 {
-        payload.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    payload.push(value as u8);
-}
-
-/// Takes an integer in groups of seven bits.
-fn take(payload: &mut &[u8]) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let (byte, rest) = payload.split_first()?;
-        *payload = rest;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte & 0x80 == 0 {
-            return Some(value);
-        }
-    }
-    None
 }
 
 #[cfg(test)]

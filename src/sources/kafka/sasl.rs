@@ -3,6 +3,8 @@
 //! SCRAM never sends the password. The client proves that it knows it, and then checks that the
 //! broker knows it, too.
 
+use crate::encoding::hex;
+use base64::prelude::{BASE64_STANDARD, Engine};
 use std::num::NonZeroU32;
 
 use ring::digest;
@@ -143,14 +145,14 @@ fn proof(
     let sign = |key: &[u8], text: &[u8]| hmac::sign(&hmac::Key::new(hash.hmac, key), text);
     let client_key = sign(&salted, b"Client Key");
     let stored_key = digest::digest(hash.digest, client_key.as_ref());
-    let without_proof = format!("c={},r={nonce}", encode_base64(b"n,,"));
+    let without_proof = format!("c={},r={nonce}", BASE64_STANDARD.encode(b"n,,"));
     let message = format!("{first_bare},{challenge},{without_proof}");
     let signature = sign(stored_key.as_ref(), message.as_bytes());
     let pairs = client_key.as_ref().iter().zip(signature.as_ref());
     let proof: Vec<u8> = pairs.map(|(key, signed)| key ^ signed).collect();
     let server_key = sign(&salted, b"Server Key");
     let expected = sign(server_key.as_ref(), message.as_bytes());
-    let last = format!("{without_proof},p={}", encode_base64(&proof));
+    let last = format!("{without_proof},p={}", BASE64_STANDARD.encode(&proof));
     Ok((last.into_bytes(), expected.as_ref().to_vec()))
 }
 
@@ -164,37 +166,11 @@ fn nonce() -> Result<String, BrokerFailure> {
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
         BrokerFailure::Lost(std::io::Error::other("the system gives no random bytes"))
     })?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
-const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-
-fn encode_base64(bytes: &[u8]) -> String {
-    let mut text = String::new();
-    for three in bytes.chunks(3) {
-        let at = |k: usize| u32::from(three.get(k).copied().unwrap_or(0));
-        let bits = at(0) << 16 | at(1) << 8 | at(2);
-        for k in 0..4 {
-            let sextet = (bits >> (18 - 6 * k)) as usize & 63;
-            text.push(if k <= three.len() { char::from(BASE64[sextet]) } else { '=' });
-        }
-    }
-    text
+    Ok(hex(&bytes))
 }
 
 fn decode_base64(text: &str) -> Result<Vec<u8>, BrokerFailure> {
-    let mut bytes = Vec::new();
-    let (mut bits, mut count) = (0u32, 0);
-    for letter in text.trim_end_matches('=').bytes() {
-        let sextet = BASE64.iter().position(|known| *known == letter).ok_or(MALFORMED)?;
-        bits = bits << 6 | sextet as u32;
-        count += 6;
-        if count >= 8 {
-            count -= 8;
-            bytes.push((bits >> count) as u8);
-        }
-    }
-    Ok(bytes)
+    BASE64_STANDARD.decode(text).map_err(|_| MALFORMED)
 }
 
 #[cfg(test)]
@@ -206,7 +182,7 @@ mod tests {
         for (bytes, text) in
             [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
         {
-            assert_eq!(encode_base64(bytes.as_bytes()), text);
+            assert_eq!(BASE64_STANDARD.encode(bytes.as_bytes()), text);
             assert_eq!(decode_base64(text).expect(text), bytes.as_bytes());
         }
         assert!(decode_base64("a b").is_err());
@@ -221,7 +197,10 @@ mod tests {
             proof(&SHA_256, first, challenge.as_bytes(), b"pencil").expect("a proof");
         let proof = String::from_utf8(last).expect("text");
         assert!(proof.ends_with("p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ="), "{proof}");
-        assert_eq!(encode_base64(&expected), "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(
+            BASE64_STANDARD.encode(&expected),
+            "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+        );
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! before them, and the compact forms that newer messages use.
 
 use super::failure::BrokerFailure;
+use crate::encoding::put_varint;
 
 /// Longest string that is taken from a broker.
 const STRING_BYTES_MAX: usize = 64 << 10;
@@ -57,12 +58,8 @@ impl WireWriter {
     }
 
     /// Writes an unsigned integer in groups of seven bits.
-    pub(super) fn uvarint(&mut self, mut value: u32) -> &mut Self {
-        while value >= 0x80 {
-            self.bytes.push(value as u8 | 0x80);
-            value >>= 7;
-        }
-        self.bytes.push(value as u8);
+    pub(super) fn uvarint(&mut self, value: u32) -> &mut Self {
+        put_varint(u64::from(value), &mut self.bytes);
         self
     }
 

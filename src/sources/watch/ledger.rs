@@ -11,11 +11,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::found::{FoundFile, NameHash, Version, hash_of};
 use super::record::LedgerRecord;
+use crate::durable_file::replace_file;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the ledger's file in the folder of the journal.
@@ -322,7 +323,7 @@ impl Ledger {
                 LedgerRecord::Gone { name: file.hash() }.encode(&mut bytes);
             }
         }
-        let file = replace(&path, &bytes)?;
+        let file = replace_file(&path, &bytes)?;
         self.disk = Some(LedgerFile { path, file, bytes: bytes.len() as u64, is_synced: true });
         Ok(())
     }
@@ -354,34 +355,6 @@ impl Ledger {
 /// Returns true for an error that ends when somebody makes room on the disk.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-}
-
-/// Replaces the file at `path` durably and returns the new one, open for writing.
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let aside = path.with_extension("new");
-    let written = write_aside(&aside, bytes).inspect_err(|_| {
-        // On a full disk even a piece of it takes the room of others. The first error counts.
-        let _ = fs::remove_file(&aside);
-    });
-    let file = written?;
-    fs::rename(&aside, path)?;
-    if let Some(folder) = path.parent() {
-        match File::open(folder)?.sync_all() {
-            // Some file systems sync names with the files and have no such call for a folder.
-            Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-            synced => synced?,
-        }
-    }
-    Ok(file)
-}
-
-fn write_aside(aside: &Path, bytes: &[u8]) -> io::Result<File> {
-    // Names of files are nobody else's business.
-    let file =
-        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(aside)?;
-    file.write_all_at(bytes, 0)?;
-    file.sync_all()?;
-    Ok(file)
 }
 
 fn failed(what: &str, path: &Path, error: &io::Error) -> Error {

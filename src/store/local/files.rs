@@ -1,5 +1,6 @@
 //! The file system calls of [`LocalStore`](super::LocalStore). All of them block.
 
+use crate::durable_file::{sync_folder, sync_names};
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
@@ -39,12 +40,8 @@ pub(super) fn create_root(root: &Path) -> io::Result<()> {
     }
     // Always the root's own name too: a crash may have come between making and syncing it.
     for path in root.ancestors().take(made) {
-        let parent = match path.parent() {
-            Some(parent) if parent.as_os_str().is_empty() => Path::new("."),
-            Some(parent) => parent,
-            None => break,
-        };
-        match sync_dir(parent) {
+        let Some(parent) = path.parent() else { break };
+        match sync_folder(parent) {
             // A directory above that may be passed but not read was not made by us.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => break,
             synced => drop(synced?),
@@ -427,35 +424,9 @@ fn empty(folder: &OwnedFd, is_due: &dyn Fn(&str) -> bool) -> io::Result<u64> {
     Ok(removed)
 }
 
-/// Syncs a directory. Returns false if its file system has no sync of directories, as some network
-/// and user-space file systems: names are then as durable as the file system makes them by itself.
-///
-/// A file system that has become read-only (`EROFS`) is not among them: it has met an error.
-pub(super) fn sync(directory: &File) -> io::Result<bool> {
-    match directory.sync_all() {
-        Ok(()) => Ok(true),
-        Err(error) => match Errno::from_io_error(&error) {
-            Some(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
-            _ => Err(error),
-        },
-    }
-}
-
-/// Syncs the directory at `path`, as [`sync`] does.
-fn sync_dir(path: &Path) -> io::Result<bool> {
-    sync(&File::open(path)?)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn directory_without_sync_is_no_failure() {
-        // The kernel's own file system answers EINVAL.
-        assert!(!sync_dir(Path::new("/proc")).expect("no sync, and no failure"));
-        assert!(sync_dir(tempfile::tempdir().expect("a directory").path()).expect("a sync"));
-    }
 
     #[test]
     fn objects_with_words_are_private() {

@@ -1,0 +1,89 @@
+//! Files and names that a crash of the machine does not take back.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+
+/// Syncs the names in a folder that is open. Returns false if its file system has no sync of
+/// folders, as some network and user-space file systems: names are then as durable as the file
+/// system makes them by itself.
+///
+/// # Errors
+/// Those of the disk. A file system that has become read-only (`EROFS`) has met an error.
+pub fn sync_names(folder: &File) -> io::Result<bool> {
+    match folder.sync_all() {
+        Ok(()) => Ok(true),
+        Err(error) => match Errno::from_io_error(&error) {
+            Some(Errno::INVAL | Errno::NOTSUP | Errno::NOSYS) => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
+
+/// Opens and syncs the folder at `path`; the empty path is the working directory. Returns as
+/// [`sync_names`] does.
+///
+/// # Errors
+/// Those of the disk.
+pub fn sync_folder(path: &Path) -> io::Result<bool> {
+    let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
+    sync_names(&File::open(path)?)
+}
+
+/// Replaces the file at `path` by one with these bytes, for its owner only, and returns it open for
+/// writing. After a crash the path has its old bytes or the new ones. Several processes may replace
+/// one file at the same time.
+///
+/// # Errors
+/// Those of the disk. No temporary file is left then.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}-{number}.tmp", std::process::id()));
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true);
+    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let mut file = options.open(&temporary)?;
+    let replaced = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = replaced {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+        return Err(error);
+    }
+    sync_folder(path.parent().unwrap_or(Path::new("")))?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folder_without_sync_is_no_failure() {
+        // The kernel's own file system answers EINVAL.
+        assert!(!sync_folder(Path::new("/proc")).expect("no sync, and no failure"));
+        assert!(sync_folder(tempfile::tempdir().expect("a folder").path()).expect("a sync"));
+    }
+
+    #[test]
+    fn replaced_file_has_new_bytes_only() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("note");
+        for text in ["a longer text", "short"] {
+            replace_file(&path, text.as_bytes()).expect("replaced");
+            assert_eq!(fs::read_to_string(&path).expect("a file"), text);
+        }
+        assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);
+        let error = replace_file(&dir.path().join("no/note"), b"").expect_err("no such folder");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+}
