@@ -55,8 +55,8 @@ impl Key {
     /// 16` bytes, and `len` must be at most [`SHORT_BYTES_MAX`].
     #[inline(always)]
     pub(super) fn load(padded: &[u8], at: usize, len: usize) -> Key {
-        let mut bytes = [0; 16];
-        bytes.copy_from_slice(&padded[at..at + 16]);
+        // Not `copy_from_slice`: with several codegen units that is a call, for each word.
+        let bytes = padded[at..at + 16].first_chunk::<16>().copied().unwrap_or_default();
         let text = u128::from_le_bytes(bytes) & TEXT_MASKS[len & SHORT_BYTES_MAX];
         Key { lo: text as u64, hi: (text >> 64) as u64 | (len as u64) << 56 }
     }
