@@ -58,7 +58,7 @@ mod tests {
     }
 
     #[test]
-    fn varint_that_is_cut_or_too_long_is_refused() {
+    fn varint_cut_or_too_long_is_refused() {
         assert_eq!(take_varint(&mut &[0x80, 0x80][..]), None);
         assert_eq!(take_varint(&mut &[0xff; 11][..]), None);
         let mut above_64_bits = [0xff; 10];
