@@ -13,7 +13,8 @@ use std::time::SystemTime;
 
 use super::super::{StoreErrorKind, StoreResult};
 use super::failure;
-use super::files::{open_dir, sync};
+use super::files::open_dir;
+use crate::durable_file::sync_names;
 
 /// Directories that are remembered. An output has a few at a time: that of the epoch, and one for
 /// each part of the changelog.
@@ -54,7 +55,7 @@ impl SealedDirs {
             let path = root.join(inner);
             let opened = open_dir(root, inner, false);
             let opened = File::from(opened.map_err(|error| failure("open", &path, &error))?);
-            let synced = opened.metadata().and_then(|found| Ok((found, sync(&opened)?)));
+            let synced = opened.metadata().and_then(|found| Ok((found, sync_names(&opened)?)));
             let (found, has_sync) = synced.map_err(|error| {
                 // A sync that failed once proves nothing when it succeeds later.
                 let mut failed = failure("sync", &path, &error);
