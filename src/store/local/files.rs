@@ -1,6 +1,6 @@
 //! The file system calls of [`LocalStore`](super::LocalStore). All of them block.
 
-use crate::durable_file::{sync_folder, sync_names};
+use crate::durable_file::sync_folder;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
 use std::hash::{BuildHasher, RandomState};
