@@ -21,7 +21,7 @@ fn sent_bytes() -> usize {
 }
 
 /// The most memory the program ever had resident.
-fn peak_bytes(program: &Running) -> usize {
+pub(crate) fn peak_bytes(program: &Running) -> usize {
     let status = fs::read_to_string(format!("/proc/{}/status", program.pid()));
     let status = status.expect("the program runs");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a high-water mark");

@@ -11,8 +11,9 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, ClientConnection, DigitallySignedStruct, SignatureScheme, StreamOwned};
 
+use crate::limits::peak_bytes;
 use crate::oracle::{self, Counts};
-use crate::rig::{Rig, Running, random};
+use crate::rig::{Rig, Running, random, watched};
 
 const SHORT: &str = "--interval 50ms --format tsv --to out/c --empty-epochs skip";
 const LONG: &str = "--interval 24h --format tsv --no-state --to out/c";
@@ -226,7 +227,7 @@ fn port_in_use_is_refused() {
     assert_eq!(rig.tree(), Vec::<String>::new());
 }
 
-fn tls_file(name: &str) -> PathBuf {
+pub(crate) fn tls_file(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/tls").join(name)
 }
 
@@ -271,7 +272,7 @@ impl ServerCertVerifier for TrustAll {
     }
 }
 
-fn tls(place: &str) -> StreamOwned<ClientConnection, TcpStream> {
+pub(crate) fn tls(place: &str) -> StreamOwned<ClientConnection, TcpStream> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -309,6 +310,60 @@ fn encrypted_senders_count_and_plain_one_harms_nobody() {
     program.end().expect(0).says(&["TLS handshake failed"]);
     let expected = counts_of("secret lines\nand one unfinished\nanother sender");
     assert_eq!(rig.output("out/c").counts(), expected);
+}
+
+#[test]
+fn stop_counts_encrypted_lines_that_arrived() {
+    let rig = Rig::new();
+    let (cert, key) = (tls_file("cert.pem"), tls_file("key.pem"));
+    let flags = format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
+    let program = rig.wordtide(&format!("{LISTEN} {flags} {LONG}")).start();
+    let place = place(&program);
+    let mut standing = tls(&place);
+    standing.write_all(b"first\n").expect("it reads");
+    program.wait_for("a sender has connected");
+    // This one has the server's part of the handshake, and keeps back its own.
+    let mut shaking = tls(&place);
+    shaking.conn.write_tls(&mut shaking.sock).expect("it reads");
+    while shaking.conn.is_handshaking() {
+        shaking.conn.read_tls(&mut shaking.sock).expect("an answer");
+        shaking.conn.process_new_packets().expect("a handshake");
+    }
+    // Else what follows the handshake would wait in this kernel for an acknowledgement.
+    shaking.sock.set_nodelay(true).expect("a socket");
+    program.signal(Signal::STOP);
+    let text = "some of many lines\n".repeat(3_000);
+    standing.write_all(text.as_bytes()).expect("the kernel takes it");
+    shaking.write_all(b"shaken\n").expect("the kernel takes it");
+    program.signal(Signal::TERM);
+    program.signal(Signal::CONT);
+    program.end().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of(&(text + "first\nshaken\n")));
+}
+
+#[test]
+fn unfinished_lines_are_bounded_when_read_back() {
+    let rig = Rig::new();
+    let run = format!("{LISTEN} {SHORT} --state state --http 127.0.0.1:0");
+    let program = rig.wordtide(&run).start();
+    let (place, http) = (place(&program), watched::port(&program));
+    let senders: Vec<_> = (0..300).map(|_| connect(&place)).collect();
+    // Each takes a buffer of 256 KiB; together they are above the bound of 32 MiB.
+    let text = |k: usize| format!("sender{k}-{} ", "x".repeat(1_000)).repeat(66);
+    senders.iter().enumerate().for_each(|(k, sender)| send(sender, &text(k)));
+    let sent: usize = (0..300).map(|k| text(k).len()).sum();
+    program.wait_until("all bytes to be read", |_| {
+        (watched::get(http, "/api/v1/status").json()["bytes"] == sent).then_some(())
+    });
+    program.insist(Signal::KILL);
+    // All records are read back, and the same lines are cut at the same places.
+    let program = rig.wordtide(&run).start();
+    program.wait_for_lines(1);
+    let peak = peak_bytes(&program);
+    assert!(peak < 90 << 20, "{peak} bytes of memory");
+    program.stop().expect(0).says(&["unfinished lines of all senders"]);
+    let text: String = (0..300).map(|k| text(k) + "\n").collect();
+    assert!(rig.output("out/c").counts() == counts_of(&text));
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! One task accepts and reads all of them, since it owns the log. Senders are read in the order in
 //! which they have bytes, each one buffer at a time, so one that floods does not starve a quiet
-//! one. TLS handshakes have tasks of their own.
+//! one. While the log lags, a sender whose bytes wait there beyond its share is paused, so that a
+//! quiet one does not wait for all that a flood has queued. TLS handshakes have tasks of their own.
 //!
 //! ```text
 //! accept ─► limit ─► [handshake] ─► readable ─► room ─► read ─► source log
@@ -15,11 +16,13 @@ mod settings;
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::unconstrained;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -34,6 +37,15 @@ pub use settings::{ListenAddress, ListenSettings};
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes that wait in a log that lags, of all senders together: what a quiet one sends comes after
+/// them. Each sender has an equal share, and at least [`QUEUED_BYTES_MIN`].
+const QUEUED_BYTES_MAX: u64 = 64 << 20;
+/// Least share of a sender: about one buffer.
+const QUEUED_BYTES_MIN: u64 = 256 << 10;
+
+/// Longest time at a stop for the handshakes that are under way.
+const STOP_HANDSHAKE_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Pause after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -57,6 +69,8 @@ pub(super) async fn read(settings: ListenSettings, once: bool, log: &mut SourceL
         connections_max: settings.senders_max(log),
         turns: FuturesUnordered::new(),
         handshakes: FuturesUnordered::new(),
+        paused: Vec::new(),
+        came_back: log.came_back(),
         open: 0,
         came: 0,
         resting: None,
@@ -71,6 +85,7 @@ pub(super) async fn read(settings: ListenSettings, once: bool, log: &mut SourceL
             Event::Accepted(accepted) => senders.admit(accepted, log),
             Event::Shaken(handshake) => senders.shaken(handshake, log),
             Event::Turn(turn) => senders.take_turn(turn, log).await?,
+            Event::CameBack => senders.resume(log),
         }
     }
     senders.stop(log).await?;
@@ -86,6 +101,8 @@ enum Event {
     Shaken(Handshake),
     /// A sender has bytes, or has ended.
     Turn(Turn),
+    /// More of the log is with the workers.
+    CameBack,
 }
 
 /// A listener and its senders.
@@ -98,6 +115,10 @@ struct Senders {
     /// Senders that wait for bytes.
     turns: FuturesUnordered<sender::Waiting>,
     handshakes: FuturesUnordered<sender::Shaking>,
+    /// Senders that are not read until the workers have more of what they have sent.
+    paused: Vec<Sender>,
+    /// Notified when more of the log is with the workers.
+    came_back: Arc<Notify>,
     /// Connections that stand, those in a handshake included.
     open: usize,
     /// Senders that have come.
@@ -128,6 +149,7 @@ impl Senders {
             accepted = accept(&self.listener, self.resting) => Event::Accepted(accepted),
             Some(handshake) = self.handshakes.next() => Event::Shaken(handshake),
             Some(turn) = self.turns.next() => Event::Turn(turn),
+            () = self.came_back.notified(), if !self.paused.is_empty() => Event::CameBack,
             () = std::future::ready(()), if is_done => Event::Gone,
         }
     }
@@ -173,6 +195,7 @@ impl Senders {
     async fn take_turn(&mut self, turn: Turn, log: &mut SourceLog) -> Result<()> {
         let (sender, end) = turn.read(log).await?;
         match end {
+            None if sender.queued(log) > self.queued_max() => self.paused.push(sender),
             None => self.turns.push(sender.wait(&self.stop)),
             Some(end) => {
                 log.end_connection(sender.connection(), end)?;
@@ -183,12 +206,40 @@ impl Senders {
         Ok(())
     }
 
+    /// Returns how many bytes of a sender may wait in a log that lags. One sender alone may fill the
+    /// journal.
+    fn queued_max(&self) -> u64 {
+        match self.open as u64 {
+            ..=1 => u64::MAX,
+            open => (QUEUED_BYTES_MAX / open).max(QUEUED_BYTES_MIN),
+        }
+    }
+
+    /// Reads paused senders on, of which no more waits than half of what may.
+    fn resume(&mut self, log: &SourceLog) {
+        let most = self.queued_max() / 2;
+        let (go_on, wait) = self.paused.drain(..).partition(|sender| sender.queued(log) <= most);
+        self.paused = wait;
+        let go_on: Vec<Sender> = go_on;
+        go_on.into_iter().for_each(|sender| self.turns.push(sender.wait(&self.stop)));
+    }
+
     /// Takes the connections that wait to be accepted, reads what has arrived here of each, and no
     /// more, and ends them all: a stop loses nothing that a sender saw accepted.
     async fn stop(&mut self, log: &mut SourceLog) -> Result<()> {
         // Without a budget: the runtime would have it pause before the backlog is empty.
         while let Some(Ok(accepted)) = unconstrained(self.listener.accept()).now_or_never() {
             self.admit(Ok(accepted), log);
+        }
+        // A client that has its part of the handshake done may have sent lines already.
+        let until = Instant::now() + STOP_HANDSHAKE_TIME_MAX;
+        while !self.handshakes.is_empty() {
+            let shaken = tokio::time::timeout_at(until, self.handshakes.next());
+            let Ok(Some(handshake)) = log.alongside(shaken).await? else { break };
+            self.shaken(handshake, log);
+        }
+        for sender in self.paused.drain(..) {
+            self.turns.push(sender.wait(&self.stop));
         }
         // The stop ends every wait.
         while let Some(turn) = log.alongside(self.turns.next()).await? {

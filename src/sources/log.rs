@@ -40,6 +40,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::stop::Stop;
@@ -54,7 +55,7 @@ use connection::Connection;
 use cuts::LogEpochs;
 pub use cuts::{LogEvents, LogMessage};
 use lagging::Lagging;
-#[allow(unused_imports, reason = "the source that has producers comes next")]
+pub use producers::LogProducer;
 use producers::Producers;
 use replayable::Replayable;
 use reports::Reports;
@@ -106,11 +107,13 @@ pub struct SourceLog {
     aside_pending: usize,
     /// Bytes since a sync was asked for.
     unsynced: usize,
-    /// Bytes that unfinished lines hold in memory.
+    /// Bytes of memory that the unfinished lines are taken to hold.
     held_bytes: usize,
     /// Bytes since the unfinished lines were looked at.
     unchecked: u64,
     reports: Reports,
+    /// Notified when records have come back from the journal.
+    came_back: Arc<Notify>,
     /// The figures of the source.
     meter: Arc<SourceMeter>,
     /// Set when nothing more can come from the source.
@@ -293,11 +296,10 @@ impl SourceLog {
         connection.pending = 0;
         connection.splitter.filled(bytes);
         let block = connection.take(place.map(|(position, _)| position), (0, bytes as u64));
-        let held = connection.update_held();
-        self.held_bytes = self.held_bytes.saturating_add_signed(held);
         crash_point("source.before_push");
         self.split_through(place.map(|(_, end)| end), bytes as u64);
         self.push(block);
+        self.bound_held_lines(id);
         self.producers.appended(id, bytes as u64, self.epochs.open());
         self.have_synced(bytes);
         self.bound_lines(bytes as u64)?;
@@ -336,6 +338,7 @@ impl SourceLog {
             let block = connection.splitter.end(end);
             connection.settle_state();
             self.push(block);
+            self.bound_held_lines(id);
             return;
         }
         let Some(mut connection) = self.connections.remove(&id) else { return };

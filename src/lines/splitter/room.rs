@@ -1,7 +1,7 @@
 //! The room of a splitter whose reader does other things while it waits for it.
 
 use super::LineSplitter;
-use crate::lines::pool::{Buffer, RoomGrant, RoomRequest};
+use crate::lines::pool::{RoomGrant, RoomRequest};
 
 /// Longest unfinished line that a splitter puts aside if it is one of many.
 const CARRY_BYTES_OF_MANY: usize = 64 << 10;
@@ -34,10 +34,5 @@ impl LineSplitter {
     /// would else keep a whole buffer.
     pub fn be_one_of_many(&mut self) {
         self.carry_bytes_max = CARRY_BYTES_OF_MANY;
-    }
-
-    /// Returns the bytes that are held for the unfinished line.
-    pub fn bytes_held(&self) -> usize {
-        self.buffer.as_ref().map_or(self.carry.capacity(), Buffer::capacity)
     }
 }

@@ -59,6 +59,8 @@ pub(super) struct Sender {
     connection: u64,
     from: SocketAddr,
     stream: Stream,
+    /// Bytes of it that are in the log.
+    logged: u64,
 }
 
 enum Stream {
@@ -88,7 +90,7 @@ enum Ready {
 
 impl Sender {
     pub(super) fn plain(connection: u64, stream: TcpStream, from: SocketAddr) -> Sender {
-        Sender { connection, from, stream: Stream::Plain(stream) }
+        Sender { connection, from, stream: Stream::Plain(stream), logged: 0 }
     }
 
     pub(super) fn tls(
@@ -96,7 +98,7 @@ impl Sender {
         stream: Box<TlsStream<TcpStream>>,
         from: SocketAddr,
     ) -> Sender {
-        Sender { connection, from, stream: Stream::Tls { stream, bytes: Vec::new() } }
+        Sender { connection, from, stream: Stream::Tls { stream, bytes: Vec::new() }, logged: 0 }
     }
 
     pub(super) fn connection(&self) -> u64 {
@@ -105,6 +107,15 @@ impl Sender {
 
     pub(super) fn from(&self) -> SocketAddr {
         self.from
+    }
+
+    /// Returns how many bytes of it wait in a log that lags.
+    pub(super) fn queued(&self, log: &SourceLog) -> u64 {
+        if log.is_lagging() {
+            self.logged.saturating_sub(log.split_bytes(self.connection))
+        } else {
+            0
+        }
     }
 
     /// Waits for bytes or the stop.
@@ -149,6 +160,10 @@ impl Sender {
                 // The session may hold decrypted bytes beside those in the kernel.
                 let mut waiting = held + 2 * DECRYPTED_BYTES as u64;
                 bytes.resize(DECRYPTED_BYTES, 0);
+                // The runtime may not have learned yet that there are bytes: it would report none.
+                if held > 0 && stream.get_ref().0.readable().await.is_err() {
+                    return Ok(StreamEnd::Reset);
+                }
                 // Decrypted bytes are fewer than those that carried them.
                 while waiting > 0 && !log.is_full() {
                     // Without a budget: the runtime would have it pause, as if nothing were there.
@@ -171,7 +186,7 @@ impl Sender {
 impl Turn {
     /// Reads what the sender has, at most one buffer; returns how it ended, if it has.
     pub(super) async fn read(self, log: &mut SourceLog) -> Result<(Sender, Option<StreamEnd>)> {
-        let Turn { sender, ready } = self;
+        let Turn { mut sender, ready } = self;
         let connection = sender.connection;
         let end = match (&sender.stream, ready) {
             (_, Ready::Failed(error)) => Some(end_of(&error)),
@@ -181,12 +196,14 @@ impl Turn {
             (Stream::Plain(stream), Ready::Readable) => {
                 // Room is taken only when there is something to read: quiet senders hold none.
                 log.ready(connection).await?;
-                let (_, end) = take_available(stream, (log, connection), usize::MAX);
+                let (read, end) = take_available(stream, (log, connection), usize::MAX);
                 log.hand_over(connection).await?;
+                sender.logged += read as u64;
                 end
             }
             (Stream::Tls { bytes, .. }, Ready::Decrypted(read)) => {
                 log.append(connection, &bytes[..read]).await?;
+                sender.logged += read as u64;
                 None
             }
             _ => None,

@@ -8,6 +8,19 @@ use crate::lines::{Block, BlockPool, LineLimits, LineSplitter, LineStats, Splitt
 /// More anchors than that and every second one goes: a resume may begin somewhat early.
 const ANCHORS_MAX: usize = 1024;
 
+/// An unfinished line up to this length is copied out of its buffer, at least where there are many.
+const COPIED_BYTES_MAX: u64 = 64 << 10;
+
+/// Least bytes of the buffer that a longer line stays in.
+const BUFFER_BYTES_MIN: u64 = 256 << 10;
+
+/// Returns the bytes of memory that an unfinished line of so many bytes holds at most. It depends
+/// on nothing else, so that a replay comes to the same result.
+fn line_memory(bytes: u64) -> usize {
+    let held = if bytes > COPIED_BYTES_MAX { (2 * bytes).max(BUFFER_BYTES_MIN) } else { bytes };
+    usize::try_from(held).unwrap_or(usize::MAX)
+}
+
 /// A connection whose bytes are being split.
 #[derive(Debug)]
 pub(super) struct Connection {
@@ -27,7 +40,7 @@ pub(super) struct Connection {
     pub(super) unfinished: u64,
     /// The part of the splitter's discards that was reported.
     pub(super) reported: LineStats,
-    /// Bytes that the unfinished line held in memory when that was last looked at.
+    /// Bytes of memory that the unfinished line is taken to hold: see [`line_memory`].
     pub(super) held: usize,
 }
 
@@ -66,7 +79,7 @@ impl Connection {
             begin: None,
             unfinished: 0,
             reported: LineStats::default(),
-            held: 0,
+            held: line_memory(state.unfinished_bytes),
         }
     }
 
@@ -127,9 +140,13 @@ impl Connection {
         }
     }
 
-    /// Looks how much memory the unfinished line holds; returns by how much that has changed.
+    /// Takes over how much memory the unfinished line holds; returns by how much that has changed.
+    /// A line of a former run, the bytes of which are not all here yet, holds what it held there.
     pub(super) fn update_held(&mut self) -> isize {
-        let before = std::mem::replace(&mut self.held, self.splitter.bytes_held());
+        if self.unfinished > 0 {
+            return 0;
+        }
+        let before = std::mem::replace(&mut self.held, line_memory(self.state.unfinished_bytes));
         self.held as isize - before as isize
     }
 

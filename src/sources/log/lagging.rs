@@ -42,6 +42,8 @@ impl SourceLog {
     /// Brings records back while there is room for blocks.
     pub(super) fn bring_back(&mut self) -> Result<()> {
         let Some(mut lagging) = self.lagging.take() else { return Ok(()) };
+        // A permit stays if nobody waits now, so none is missed.
+        self.came_back.notify_one();
         let mut bytes = 0;
         lagging.waits = None;
         while bytes < STEP_BYTES {
@@ -110,11 +112,9 @@ impl SourceLog {
             }
             Record::LineCut { connection } => {
                 self.adopt(connection);
-                self.split_through(Some(end), 0);
-                let cut = self.connection(connection);
-                let block = cut.splitter.cut_open_line();
-                cut.settle_state();
-                self.push(block);
+                self.cut_split_line(connection);
+                self.split = end;
+                self.bound_held_lines(connection);
             }
             Record::EpochEnd { end: ref epoch_end, .. } => {
                 let epoch = epoch_end.epoch;
@@ -157,6 +157,9 @@ impl SourceLog {
             self.split_through(Some(end), bytes.len() as u64);
         }
         self.push(block);
+        if !is_split {
+            self.bound_held_lines(id);
+        }
         if let Some(connection) = self.connections.get_mut(&id) {
             self.reports.discarded(connection);
         }

@@ -39,6 +39,8 @@ pub struct LogProducer {
 pub(super) struct Producers {
     /// By name, with what is appended.
     known: BTreeMap<Vec<u8>, LogProducer>,
+    /// The names of all of them by connection.
+    names: BTreeMap<u64, Vec<u8>>,
     /// The names by connection, of those whose records were split.
     split: BTreeMap<u64, Vec<u8>>,
     /// Bytes that were split where this run began.
@@ -50,11 +52,17 @@ impl Producers {
         let mut begun = Producers::default();
         for Producer { name, connection, next, last_epoch } in producers {
             let (connection, next, last_epoch) = (*connection, *next, *last_epoch);
-            begun.known.insert(name.clone(), LogProducer { connection, next, last_epoch });
+            begun.open(name, LogProducer { connection, next, last_epoch });
             begun.split.insert(connection, name.clone());
             begun.offsets.insert(connection, next);
         }
         begun
+    }
+
+    /// Adds a producer.
+    fn open(&mut self, name: &[u8], producer: LogProducer) {
+        self.names.insert(producer.connection, name.to_vec());
+        self.known.insert(name.to_vec(), producer);
     }
 
     /// Returns the offset at which a connection begins to be split.
@@ -72,8 +80,8 @@ impl Producers {
         if connection & LASTING == 0 {
             return;
         }
-        let known = self.known.values_mut().find(|known| known.connection == connection);
-        if let Some(producer) = known {
+        let name = self.names.get(&connection);
+        if let Some(producer) = name.and_then(|name| self.known.get_mut(name)) {
             producer.next += bytes;
             producer.last_epoch = open;
         }
@@ -94,6 +102,7 @@ impl Producers {
     /// Takes the entry of a producer away.
     fn forget(&mut self, name: &[u8]) -> Option<u64> {
         let LogProducer { connection, .. } = self.known.remove(name)?;
+        self.names.remove(&connection);
         self.split.remove(&connection);
         self.offsets.remove(&connection);
         Some(connection)
@@ -121,12 +130,14 @@ impl SourceLog {
                 }
                 Record::Producer { connection, name } => {
                     let producer = LogProducer { connection, next: 0, last_epoch: open };
-                    self.producers.known.insert(name.to_vec(), producer);
+                    self.producers.open(name, producer);
                 }
                 Record::StreamEnd { connection, kind }
                     if connection & LASTING != 0 && kind != StreamEnd::Stop =>
                 {
-                    self.producers.known.retain(|_, known| known.connection != connection);
+                    if let Some(name) = self.producers.names.remove(&connection) {
+                        self.producers.known.remove(&name);
+                    }
                 }
                 _ => {}
             }
@@ -142,6 +153,12 @@ impl SourceLog {
     /// Returns the producer called `name`.
     pub fn producer(&self, name: &[u8]) -> Option<&LogProducer> {
         self.producers.known.get(name)
+    }
+
+    /// Returns the first producer whose name is not less than `name`, and its name.
+    pub fn producer_from(&self, name: &[u8]) -> Option<(&[u8], &LogProducer)> {
+        let (name, known) = self.producers.known.range(name.to_vec()..).next()?;
+        Some((name.as_slice(), known))
     }
 
     /// Opens the lasting connection of a producer; `None` if there is no room for one more. One
@@ -175,7 +192,7 @@ impl SourceLog {
         }
         let last_epoch = self.epochs.open();
         let producer = LogProducer { connection, next: 0, last_epoch };
-        self.producers.known.insert(name.to_vec(), producer);
+        self.producers.open(name, producer);
         Ok(Some(connection))
     }
 

@@ -1,6 +1,6 @@
 //! The beginning of a source log: empty, or where a former run left it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -84,7 +84,8 @@ impl SourceLog {
             let connection = Connection::resume(source, limits, pool.clone(), state);
             (state.connection, connection)
         });
-        let connections = resumed.collect();
+        let connections: BTreeMap<u64, Connection> = resumed.collect();
+        let held_bytes = connections.values().map(|connection| connection.held).sum();
         let room = journal.as_ref().filter(|_| !is_replayable).map(Journal::room);
         let tail = journal.as_ref().map_or(Position(0), Journal::tail);
         let lags = room.is_some() && (!ends.is_empty() || resume.position != tail);
@@ -115,9 +116,10 @@ impl SourceLog {
             aside: Vec::new(),
             aside_pending: 0,
             unsynced: 0,
-            held_bytes: 0,
+            held_bytes,
             unchecked: 0,
             reports: Reports::default(),
+            came_back: Arc::default(),
             meter,
             has_ended: Arc::new(AtomicBool::new(!is_replayable)),
         }

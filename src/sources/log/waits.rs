@@ -4,6 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::Notify;
+
 use super::connection::Connection;
 use super::lagging::Lagging;
 use super::{ASIDE_BYTES, SourceLog};
@@ -133,6 +135,16 @@ impl SourceLog {
         lagging.position() < journal.tail()
     }
 
+    /// Returns how many bytes of a connection the workers were given or its splitter holds.
+    pub fn split_bytes(&self, connection: u64) -> u64 {
+        self.connections.get(&connection).map_or(0, |connection| connection.fed)
+    }
+
+    /// Returns what is notified when records have come back from the journal.
+    pub fn came_back(&self) -> Arc<Notify> {
+        Arc::clone(&self.came_back)
+    }
+
     /// Returns the room that the next record needs; `None` unless the log lags.
     fn lagging_room(&mut self) -> Option<Option<(u64, RoomRequest)>> {
         let waits = self.lagging.as_ref()?.waits;
@@ -224,7 +236,6 @@ impl SourceLog {
     /// Keeps unfinished lines from holding the journal: one that needs old records is written
     /// again, or cut if it is long itself.
     pub(super) fn bound_lines(&mut self, bytes: u64) -> Result<()> {
-        self.bound_held_lines()?;
         let Some(most) = self.room.as_ref().map(|room| room.line_bytes_max()) else {
             return Ok(());
         };
@@ -249,24 +260,43 @@ impl SourceLog {
         }
     }
 
-    /// Cuts the longest of the unfinished lines while all of them together hold too much memory.
-    fn bound_held_lines(&mut self) -> Result<()> {
-        let most = HELD_BYTES_MAX.max(2 * self.limits.line_bytes_max);
-        while self.held_bytes > most && self.connections.len() > 1 && self.lagging.is_none() {
+    /// Takes over how much memory the unfinished line of a connection holds. While all together
+    /// hold too much, the longest is cut.
+    ///
+    /// It is called after each record that was split, live and when records come back, and looks
+    /// at nothing but what was split so far. So a replay cuts the same lines at the same places,
+    /// and no record states the cut.
+    pub(super) fn bound_held_lines(&mut self, id: u64) {
+        self.update_held(id);
+        let most = HELD_BYTES_MAX.max(2 * self.limits.line_bytes_max + (1 << 20));
+        while self.held_bytes > most {
             let longest = self.connections.iter().max_by_key(|(_, connection)| connection.held);
-            let Some((&id, longest)) = longest else { return Ok(()) };
-            if longest.held == 0 || !self.cut_line(id)? {
-                return Ok(());
-            }
-            let before = self.held_bytes;
-            let held = self.connection(id).update_held();
-            self.held_bytes = before.saturating_add_signed(held);
+            let Some((&longest, _)) = longest else { return };
+            self.cut_split_line(longest);
             self.reports.lines_cut(most);
-            if held >= 0 {
-                return Ok(());
+            if self.update_held(longest) >= 0 {
+                return;
             }
         }
-        Ok(())
+    }
+
+    /// Takes over how much memory the unfinished line of a connection holds; returns by how much
+    /// that has changed.
+    fn update_held(&mut self, id: u64) -> isize {
+        let connection = self.connections.get_mut(&id);
+        let change = connection.map_or(0, Connection::update_held);
+        self.held_bytes = self.held_bytes.saturating_add_signed(change);
+        change
+    }
+
+    /// Cuts the unfinished line of a connection where it is split.
+    pub(super) fn cut_split_line(&mut self, id: u64) {
+        let connection = self.connection(id);
+        let block = connection.splitter.cut_open_line();
+        connection.splitter.release();
+        connection.settle_state();
+        self.split_through(None, 0);
+        self.push(block);
     }
 
     /// Frees the old records of an unfinished line; false if the journal is full.
@@ -291,12 +321,9 @@ impl SourceLog {
                 Append::Full(_) => return Ok(false),
             }
         }
-        let connection = self.connection(id);
-        let block = connection.splitter.cut_open_line();
-        connection.splitter.release();
-        connection.settle_state();
-        self.split_through(cut_at, 0);
-        self.push(block);
+        self.cut_split_line(id);
+        self.split = cut_at.unwrap_or(self.split);
+        self.update_held(id);
         Ok(true)
     }
 
