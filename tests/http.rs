@@ -5,10 +5,11 @@ mod feed;
 /// Requests that are refused, and clients that misbehave.
 mod refused;
 
-use std::io::Write;
+use std::io::{Read, Write};
 
 use rustix::process::Signal;
 
+use crate::listen::{tls, tls_file};
 use crate::oracle::{self, Counts};
 use crate::rig::http::{Wire, ask, get, post, request};
 use crate::rig::{Rig, Running};
@@ -149,6 +150,9 @@ fn ended_stream_ends_its_unfinished_line() {
     assert_eq!(ended("/lines?producer=q&offset=0", "e f"), Some(3));
     assert_eq!(ended("/lines?producer=q&offset=3&end=forget", ""), Some(3));
     assert_eq!(ended("/lines?producer=q&offset=3&end=forget", ""), Some(3), "a retry");
+    // A retry of it could not be told from a new stream.
+    let with_body = post(port, "/lines?producer=r&offset=0&end=forget", "twice\n");
+    assert!(with_body.status == 400 && with_body.error().contains("end=forget"), "{with_body:?}");
     assert_eq!(get(port, "/lines?producer=q").next(), Some(0));
     kill(program);
     let (program, port) = start_kept(&rig);
@@ -157,6 +161,61 @@ fn ended_stream_ends_its_unfinished_line() {
     assert_eq!(post(port, "/lines?producer=p&offset=6", "e\n").next(), Some(8));
     program.stop().expect(0);
     assert_eq!(rig.output("out/c").counts(), counts_of("a b\nc de\ne f\n"));
+}
+
+#[test]
+fn tag_of_producer_stays_and_is_answered() {
+    let rig = Rig::new();
+    let (program, port) = start_kept(&rig);
+    let tag = |port, id: &str| -> Option<String> {
+        let answer: serde_json::Value =
+            serde_json::from_str(&get(port, &format!("/lines?producer={id}")).body).expect("JSON");
+        answer.get("tag").map(|tag| tag.as_str().expect("text").to_owned())
+    };
+    // An id that begins as another does is another.
+    for (id, given) in [("p", "&tag=of%20p"), ("p!", ""), ("pp", "&tag=of-pp")] {
+        let target = format!("/lines?producer={id}&offset=0{given}");
+        assert_eq!(post(port, &target, format!("{id}\n")).next(), Some(id.len() as u64 + 1));
+    }
+    assert_eq!(post(port, "/lines?producer=p&offset=2&tag=other", "q\n").next(), Some(4));
+    assert_eq!(post(port, "/lines?offset=0&tag=x", "none\n").status, 400);
+    let long = format!("/lines?producer={}&offset=0&tag=0123456789", "p".repeat(250));
+    assert_eq!(post(port, &long, "none\n").status, 400);
+    kill(program);
+    let (program, port) = start_kept(&rig);
+    assert_eq!(tag(port, "p").as_deref(), Some("of p"));
+    assert_eq!(tag(port, "pp").as_deref(), Some("of-pp"));
+    assert_eq!((tag(port, "p!"), tag(port, "q")), (None, None));
+    assert_eq!(post(port, "/lines?producer=p&offset=4&end=forget", "").next(), Some(4));
+    assert_eq!(get(port, "/lines?producer=p").next(), Some(0));
+    assert_eq!(get(port, "/lines?producer=pp").next(), Some(3));
+    program.stop().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of("p\np!\npp\nq\n"));
+}
+
+#[test]
+fn encrypted_posts_count_and_plain_ones_do_not() {
+    let rig = Rig::new();
+    let (cert, key) = (tls_file("cert.pem"), tls_file("key.pem"));
+    let flags = format!("--tls-cert {} --tls-key {}", cert.display(), key.display());
+    let program = rig.wordtide(&format!("run {BRIEF} {flags}")).start();
+    let line = program.wait_for("listening for lines on https://");
+    let (place, _) = line.split_once("https://").expect("a URL").1.split_once('/').expect("a path");
+    let port = place.rsplit_once(':').expect("a port").1.parse().expect("a number");
+    let mut plain = Wire::new(port);
+    plain.send(request("POST", "/lines", "", b"plain\n"));
+    assert!(plain.answer().is_none(), "no answer in clear");
+    let mut client = tls(place);
+    let posted = request("POST", "/lines", "connection: close\r\n", b"secret\n");
+    client.write_all(&posted).expect("it reads");
+    let mut answer = Vec::new();
+    // The server may close without a notice of its end.
+    drop(client.read_to_end(&mut answer));
+    assert!(answer.starts_with(b"HTTP/1.1 204 "), "{}", String::from_utf8_lossy(&answer));
+    program.stop().expect(0).says(&["TLS handshake failed"]);
+    assert_eq!(rig.output("out/c").counts(), counts_of("secret\n"));
+    let missing = format!("run {BRIEF} --tls-cert {0} --tls-key {0}", cert.display());
+    rig.run(&missing).expect(78).says(&["--tls-key"]);
 }
 
 #[test]
@@ -219,7 +278,8 @@ fn once_ends_when_all_streams_have_ended() {
     let port = program.http_port();
     assert_eq!(post(port, "/lines", "plain\n").status, 204);
     assert_eq!(post(port, "/lines?producer=p&offset=0", "of p").status, 200);
-    assert_eq!(post(port, "/lines?producer=q&offset=0&end=forget", "of q").status, 200);
+    assert_eq!(post(port, "/lines?producer=q&offset=0", "of q").status, 200);
+    assert_eq!(post(port, "/lines?producer=q&offset=4&end=forget", "").status, 200);
     assert_eq!(post(port, "/lines?producer=p&offset=4&end=line", "").status, 200);
     program.end().expect(0);
     assert_eq!(rig.output("out/c").counts(), counts_of("plain\nof p\nof q\n"));

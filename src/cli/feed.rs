@@ -143,6 +143,7 @@ pub(super) fn run(flags: &FeedFlags) -> Result<u8> {
     let sender = Sender {
         client,
         producer: String::new(),
+        tag: None,
         progress: progress.clone(),
         piece_bytes_max: flags.batch_bytes,
     };

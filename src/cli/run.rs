@@ -228,6 +228,7 @@ fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source
         token_file: source.token_file.clone(),
         body_bytes_max: source.max_body_bytes.min(kept_bytes_max),
         connections_max: source.max_connections,
+        tls: source.tls(),
     };
     Ok((at, Source::Http(listener)))
 }

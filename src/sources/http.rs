@@ -24,6 +24,7 @@ mod body;
 mod connections;
 mod decode;
 mod memory;
+mod producer;
 mod request;
 mod serve;
 
@@ -34,12 +35,14 @@ use std::sync::atomic::AtomicBool;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 
 use super::host::HostPort;
 use super::log::SourceLog;
 use super::stop::Stop;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loopback::{is_loopback, is_loopback_name};
+use crate::tls::{self, TlsFiles};
 use crate::token::Token;
 use append::Appender;
 use body::BodyLimits;
@@ -65,6 +68,8 @@ pub struct HttpListener {
     pub body_bytes_max: usize,
     /// Most connections at a time: `--max-connections`.
     pub connections_max: usize,
+    /// The certificate and key, if senders speak TLS: `--tls-cert`, `--tls-key`.
+    pub tls: Option<TlsFiles>,
 }
 
 impl HttpListener {
@@ -73,7 +78,7 @@ impl HttpListener {
     /// # Errors
     ///
     /// `Usage` for an address beyond loopback without a token, `Configuration` for a token file
-    /// that cannot be used.
+    /// or a certificate that cannot be used.
     pub(super) fn check(&self) -> Result<()> {
         if self.body_bytes_max == 0 || self.body_bytes_max > BODY_BYTES_MAX {
             let message = format!("bodies of {} bytes are out of range", self.body_bytes_max);
@@ -92,6 +97,7 @@ impl HttpListener {
                 .hint("give --token-file FILE with a token that senders must know"));
         }
         self.token()?;
+        self.acceptor()?;
         // A port that is taken is reported before anything is written.
         let HostPort { host, port } = &self.address;
         std::net::TcpListener::bind((host.as_str(), *port)).map(drop).map_err(|e| self.taken(e))
@@ -99,6 +105,11 @@ impl HttpListener {
 
     fn token(&self) -> Result<Option<Token>> {
         self.token_file.as_deref().map(Token::read).transpose()
+    }
+
+    fn acceptor(&self) -> Result<Option<TlsAcceptor>> {
+        let config = self.tls.as_ref().map(tls::server_config).transpose()?;
+        Ok(config.map(TlsAcceptor::from))
     }
 
     /// Returns true if the address is one of this machine only, as it is written.
@@ -130,7 +141,9 @@ pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) 
         Error::new(ErrorKind::Failed, message).cause(error)
     })?;
     log.meter().connected();
-    tracing::info!("listening for lines on http://{address}/lines");
+    let tls = listen.acceptor()?;
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    tracing::info!("listening for lines on {scheme}://{address}/lines");
     let closing = Stop::new();
     let (orders, asked) = mpsc::channel(ORDERS_MAX);
     let service = Service {
@@ -139,6 +152,8 @@ pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) 
         orders,
         closing: closing.clone(),
         is_full: AtomicBool::new(false),
+        tls,
+        no_tls: AtomicBool::new(false),
     };
     let stop = log.stop().clone();
     let mut server = JoinSet::new();

@@ -1,5 +1,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Stdio;
 
@@ -102,6 +103,54 @@ fn rotated_and_truncated_files_are_followed() {
     feed(&rig, port, "log --once").end().expect(0);
     server.stop().expect(0);
     let text = "a1\na2\na3\na4 late\nb1\nc\nd1\nd2\n";
+    assert_eq!(rig.output("out/c").counts(), counts_of(text));
+}
+
+#[test]
+fn replaced_content_begins_anew_whatever_its_length() {
+    let rig = Rig::new();
+    let (server, port) = start_kept(&rig);
+    let path = rig.file("log", "first\na1\na2\n");
+    // In one write, so that nobody meets a shorter file.
+    let replace = |text: &str| {
+        let file = OpenOptions::new().write(true).open(&path).expect("the file");
+        file.write_at(text.as_bytes(), 0).expect("the disk takes it");
+    };
+    let client = feed(&rig, port, "log");
+    server.wait_for_lines(3);
+    replace("first\nb1\nb2\n");
+    server.wait_for_lines(6);
+    replace("first\nc1\nc2\nc3\n");
+    server.wait_for_lines(10);
+    client.wait_for("was truncated");
+    client.signal(Signal::TERM);
+    client.end().expect(0).says(&["15 of 15 bytes"]);
+    // While nobody looks.
+    replace("first\nd1\nd2\nd3\nd4\n");
+    feed(&rig, port, "log --once").end().expect(0).says(&["rotated or truncated"]);
+    feed(&rig, port, "log --once").end().expect(0).says(&["from byte 18"]);
+    server.stop().expect(0);
+    let text = "first\na1\na2\nfirst\nb1\nb2\nfirst\nc1\nc2\nc3\nfirst\nd1\nd2\nd3\nd4\n";
+    assert_eq!(rig.output("out/c").counts(), counts_of(text));
+}
+
+#[test]
+fn named_file_rotated_unseen_begins_anew() {
+    let rig = Rig::new();
+    let (server, port) = start_kept(&rig);
+    let path = rig.file("log", "a1\nun");
+    let named = "log --once --producer web";
+    feed(&rig, port, named).end().expect(0).says(&["from byte 0 as producer web"]);
+    append(&path, "finished\n");
+    feed(&rig, port, named).end().expect(0).says(&["from byte 5 as producer web"]);
+    fs::rename(&path, rig.path("log.1")).expect("renamed");
+    rig.file("log", "b1\nb2\nb3\nb4\nb5\n");
+    feed(&rig, port, named).end().expect(0).says(&["rotated or truncated", "14 bytes"]);
+    append(&path, "b6\n");
+    feed(&rig, port, named).end().expect(0).says(&["from byte 15 as producer web:"]);
+    assert_eq!(get(port, "/lines?producer=web").next(), Some(14));
+    server.stop().expect(0);
+    let text = "a1\nun\nfinished\nb1\nb2\nb3\nb4\nb5\nb6\n";
     assert_eq!(rig.output("out/c").counts(), counts_of(text));
 }
 

@@ -77,6 +77,8 @@ pub(super) struct Client {
     backoff: Backoff,
     /// A failure was logged, and no success since.
     is_away: bool,
+    /// The tag in the last answer.
+    tag: Option<String>,
 }
 
 impl Client {
@@ -118,30 +120,31 @@ impl Client {
         let http = builder.build().map_err(|error| unusable(&error))?;
         let backoff = BackoffPolicy::JITTERED.start();
         let compression = settings.compression;
-        Ok(Client { http, url, authorization, compression, backoff, is_away: false })
+        Ok(Client { http, url, authorization, compression, backoff, is_away: false, tag: None })
     }
 
-    /// Returns the position that comes next in the stream of `producer`.
-    pub(super) async fn next(&mut self, producer: &str) -> Result<u64> {
+    /// Returns the position that comes next in the stream of `producer`, and its tag.
+    pub(super) async fn next(&mut self, producer: &str) -> Result<(u64, Option<String>)> {
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("producer", producer);
         let request = |client: &Client| {
             client.http.get(url.clone()).timeout(CONNECT_TIME_MAX + ANSWER_TIME_MAX)
         };
         match self.ask(request).await? {
-            Answered::Next(next) => Ok(next),
+            Answered::Next(next) => Ok((next, self.tag.take())),
             Answered::Gap(_) | Answered::TooLarge => Err(self.refused(StatusCode::CONFLICT, "")),
         }
     }
 
-    /// Sends a piece of a producer's stream again and again until the server answers.
+    /// Sends a piece of a producer's stream again and again until the server answers. A producer
+    /// that is new gets the tag.
     ///
     /// # Errors
     ///
     /// `Configuration` if the server refuses it for good.
     pub(super) async fn post(
         &mut self,
-        producer: &str,
+        (producer, tag): (&str, Option<&str>),
         offset: u64,
         piece: &[u8],
         end: End,
@@ -150,6 +153,9 @@ impl Client {
         url.query_pairs_mut()
             .append_pair("producer", producer)
             .append_pair("offset", &offset.to_string());
+        if let Some(tag) = tag {
+            url.query_pairs_mut().append_pair("tag", tag);
+        }
         match end {
             End::Open => {}
             End::Line => drop(url.query_pairs_mut().append_pair("end", "line")),
@@ -211,7 +217,11 @@ impl Client {
         let next = answer.get("next").and_then(serde_json::Value::as_u64);
         let why = answer.get("error").and_then(serde_json::Value::as_str).unwrap_or_default();
         match (status, next) {
-            (StatusCode::OK, Some(next)) => Ok(Ok(Answered::Next(next))),
+            (StatusCode::OK, Some(next)) => {
+                let tag = answer.get("tag").and_then(serde_json::Value::as_str);
+                self.tag = tag.map(str::to_owned);
+                Ok(Ok(Answered::Next(next)))
+            }
             (StatusCode::CONFLICT, Some(next)) => Ok(Ok(Answered::Gap(next))),
             (StatusCode::PAYLOAD_TOO_LARGE, _) => Ok(Ok(Answered::TooLarge)),
             (StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS, _) => {

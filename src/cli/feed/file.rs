@@ -3,7 +3,8 @@
 //! The position in the file is the position in the stream of its producer. So a restart of the
 //! client, of the server or of both goes on where the server is, and nothing is kept on disk here.
 //! A file that is renamed away is read to its end before the new one at its path is begun. A file
-//! that has become shorter begins anew, as another stream.
+//! that has become shorter, or in which the bytes that were read have changed, begins anew, as
+//! another stream.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::client::End;
-use super::place::{FilePlace, Identity, Producers};
+use super::place::{Beginning, FilePlace, Identity, Producers, Search, Seen, Stream};
 use super::sender::{Sender, Sent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Stop;
@@ -40,7 +41,7 @@ enum Ended {
     Done,
     /// Another file has taken its place.
     Replaced(File),
-    /// It has become shorter.
+    /// It has become shorter, or its contents were replaced.
     Truncated,
 }
 
@@ -54,26 +55,33 @@ impl FileFeed {
     pub(super) async fn run(&self, sender: &mut Sender) -> Result<()> {
         let producers = Producers::of(&self.path, self.producer.as_deref());
         let Some(mut file) = self.open().await? else { return Ok(()) };
-        let mut is_new = false;
+        let mut search = Search::AtStart;
         loop {
             let Some(identity) = self.identity(&mut file).await? else { return Ok(()) };
+            let beginning = Beginning::of(&file).map_err(|error| self.unreadable(error))?;
             let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
-            let client = &mut sender.client;
-            let place = producers.find(client, &identity, length, is_new).await?;
+            let found = (&identity, &beginning, length);
+            let place = producers.find(&mut sender.client, found, search).await?;
+            if let Some(former) = &place.former {
+                // No more of that content comes, so its last line has ended.
+                sender.begin(&former.producer, None, former.next);
+                sender.end(former.next, End::Line).await?;
+            }
             self.report(&place);
-            sender.begin(&place.producer, place.next);
-            match self.read(&file, place.next, sender).await? {
+            sender.begin(&place.producer, Some(&place.tag), place.next);
+            search = match self.read(&file, place.next, sender).await? {
                 Ended::Done => return Ok(()),
                 Ended::Replaced(new) => {
                     tracing::info!("{} was rotated: the new file is read", self.path.display());
                     file = new;
+                    Search::Rotated
                 }
                 Ended::Truncated => {
                     let path = self.path.display();
                     tracing::warn!("{path} was truncated: it is read from its beginning");
+                    Search::Truncated
                 }
-            }
-            is_new = true;
+            };
         }
     }
 
@@ -119,10 +127,12 @@ impl FileFeed {
     }
 
     fn report(&self, place: &FilePlace) {
-        let (path, FilePlace { producer, next, is_truncated }) = (self.path.display(), place);
-        if *is_truncated {
+        let (path, FilePlace { producer, next, former, .. }) = (self.path.display(), place);
+        if let Some(Stream { producer: former, next }) = former {
             tracing::warn!(
-                "{path} is shorter than what the server has of it: it is read from its beginning"
+                "{path} was rotated or truncated while it was not read: it does not go on after \
+                 the {next} bytes that the server has of producer {former}, and is read from its \
+                 beginning; what the former file had after them is not read"
             );
         }
         tracing::info!("{path} is fed from byte {next} as producer {producer}");
@@ -133,9 +143,13 @@ impl FileFeed {
         let mut buffer = vec![0; self.batch_bytes];
         let mut last_sent: Option<Instant> = None;
         let mut new: Option<File> = None;
+        let mut seen = Seen::of(file, at).map_err(|error| self.unreadable(error))?;
         loop {
             let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
-            if length < at {
+            let bytes = self.fill(file, &mut buffer, at)?;
+            // Looked at after the read: what was read then belongs to the content that was seen.
+            let is_there = seen.is_there(file).map_err(|error| self.unreadable(error))?;
+            if length < at || !is_there {
                 // The old content is over, and so is its last line.
                 sender.end(at, End::Line).await?;
                 return Ok(Ended::Truncated);
@@ -143,7 +157,6 @@ impl FileFeed {
             if self.stop.is_stopped() {
                 return Ok(Ended::Done);
             }
-            let bytes = self.fill(file, &mut buffer, at)?;
             let left = last_sent.map(|last| self.batch_every.saturating_sub(last.elapsed()));
             let is_early = left.is_some_and(|left| !left.is_zero());
             if bytes > 0 && bytes < buffer.len() && is_early && new.is_none() && !self.once {
@@ -152,6 +165,8 @@ impl FileFeed {
             }
             if bytes > 0 {
                 last_sent = Some(Instant::now());
+                seen.read(&buffer[..bytes]);
+                let end = at + bytes as u64;
                 at = match sender.send(at, &buffer[..bytes]).await? {
                     Sent::All(next) => next,
                     Sent::Gap(next) => {
@@ -163,6 +178,9 @@ impl FileFeed {
                         next
                     }
                 };
+                if at != end {
+                    seen = Seen::of(file, at).map_err(|error| self.unreadable(error))?;
+                }
                 continue;
             }
             if let Some(new) = new.take() {

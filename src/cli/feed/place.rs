@@ -3,7 +3,8 @@
 //! The server knows how many bytes of a producer it has, so the client keeps nothing on its own
 //! disk. A file that is rotated or truncated is another stream: each has a producer of its own,
 //! whose id is derived from the path, the inode and the first line. A start asks the server which
-//! of the possible producers it knows and goes on with the last one.
+//! of the possible producers it knows and goes on with the last one, if the file still begins as
+//! that stream did: the tag of a producer states its beginning.
 
 use std::fs::File;
 use std::io;
@@ -15,6 +16,10 @@ use crate::error::Result;
 
 /// Most bytes of the first line that count.
 const FIRST_LINE_BYTES_MAX: usize = 1024;
+/// Most bytes of the beginning of a file that are looked at.
+const BEGINNING_BYTES_MAX: usize = 4 << 10;
+/// Most bytes before the position in a file that are looked at.
+const LAST_BYTES_MAX: usize = 1 << 10;
 /// Most bytes of a file's name in the id of its producer.
 const NAME_BYTES_MAX: usize = 64;
 /// Most streams of one file between two starts: it was truncated so often, and began with the same
@@ -29,18 +34,11 @@ impl Identity {
     /// Returns the identity of an open file, or `None` until it has a first line. With `is_whole`,
     /// nothing more is expected in the file.
     pub(super) fn of(file: &File, is_whole: bool) -> io::Result<Option<Identity>> {
-        let mut beginning = [0; FIRST_LINE_BYTES_MAX];
-        let mut bytes = 0;
-        while bytes < beginning.len() {
-            match file.read_at(&mut beginning[bytes..], bytes as u64)? {
-                0 => break,
-                read => bytes += read,
-            }
-        }
-        let beginning = &beginning[..bytes];
+        let beginning = read_from(file, 0, FIRST_LINE_BYTES_MAX)?;
+        let bytes = beginning.len();
         let line = match beginning.iter().position(|byte| *byte == b'\n') {
             Some(end) => &beginning[..end],
-            None if is_whole || bytes == FIRST_LINE_BYTES_MAX => beginning,
+            None if is_whole || bytes == FIRST_LINE_BYTES_MAX => &beginning[..],
             None => return Ok(None),
         };
         let mut hash = blake3::Hasher::new();
@@ -84,44 +82,145 @@ impl Producers {
         }
     }
 
-    /// Finds the stream of a file with this identity and length.
-    ///
-    /// With `is_new`, the file has taken the place of another at the same path, which had the id
-    /// that was given.
+    /// Finds the stream of a file with this identity, beginning and length.
     pub(super) async fn find(
         &self,
         client: &mut Client,
-        identity: &Identity,
-        length: u64,
-        is_new: bool,
+        (identity, beginning, length): (&Identity, &Beginning, u64),
+        search: Search,
     ) -> Result<FilePlace> {
-        let given = self.given.iter().filter(|_| !is_new).cloned();
+        let given = self.given.iter().filter(|_| search == Search::AtStart);
+        let mut unknown = None;
+        // The last stream that the server knows, and whether the file can be its continuation.
+        let mut last: Option<(Stream, bool)> = None;
+        let mut next_id = self.id(identity, STREAMS_MAX);
         let derived = (0..STREAMS_MAX).map(|number| self.id(identity, number));
-        let mut known: Option<FilePlace> = None;
-        let is_given = |producer: &String| self.given.as_ref() == Some(producer);
-        for producer in given.chain(derived) {
-            let next = client.next(&producer).await?;
-            let place = FilePlace { producer, next, is_truncated: false };
-            match known.take() {
+        for producer in given.cloned().chain(derived) {
+            let (next, tag) = client.next(&producer).await?;
+            let is_given = self.given.as_ref() == Some(&producer);
+            if next > 0 {
+                let fits = next <= length && tag.is_none_or(|tag| beginning.has_tag(&tag));
+                last = Some((Stream { producer, next }, fits));
+            } else if is_given {
+                unknown = Some(producer);
+            } else {
                 // The first id that the server does not know ends the search.
-                Some(last) if next == 0 => {
-                    let fits = last.next <= length;
-                    return Ok(if fits { last } else { FilePlace { is_truncated: true, ..place } });
-                }
-                None if next == 0 && !is_given(&place.producer) => return Ok(place),
-                None if next == 0 => {
-                    // Streams of later contents may be known although this one is not.
-                    let later = client.next(&self.id(identity, 0)).await?;
-                    if later == 0 {
-                        return Ok(place);
-                    }
-                }
-                _ => known = Some(place),
+                next_id = producer;
+                break;
             }
         }
-        let producer = self.id(identity, STREAMS_MAX);
-        Ok(FilePlace { producer, next: 0, is_truncated: true })
+        let tag = beginning.tag();
+        let place = |producer, next, former| FilePlace { producer, tag, next, former };
+        Ok(match last {
+            Some((stream, true)) if search != Search::Truncated => {
+                place(stream.producer, stream.next, None)
+            }
+            Some((stream, _)) => {
+                let former = Some(stream).filter(|_| search == Search::AtStart);
+                place(next_id, 0, former)
+            }
+            None => place(unknown.unwrap_or(next_id), 0, None),
+        })
     }
+}
+
+/// Why the stream of a file is looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Search {
+    /// The client has started.
+    AtStart,
+    /// The file has taken the place of another at the same path, which had the id that was given.
+    Rotated,
+    /// The contents of the file were replaced: no stream that the server knows is theirs.
+    Truncated,
+}
+
+/// The first bytes of a file, by which its contents are known again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Beginning(Vec<u8>);
+
+impl Beginning {
+    /// Reads the beginning of an open file as far as it is there.
+    pub(super) fn of(file: &File) -> io::Result<Beginning> {
+        Ok(Beginning(read_from(file, 0, BEGINNING_BYTES_MAX)?))
+    }
+
+    /// Returns the tag of a stream that begins so.
+    fn tag(&self) -> String {
+        format!("{}-{}", self.0.len(), hash(&self.0))
+    }
+
+    /// Returns true if a stream with this tag begins as this file does.
+    fn has_tag(&self, tag: &str) -> bool {
+        let Some((bytes, hashed)) = tag.split_once('-') else { return false };
+        let beginning = bytes.parse().ok().and_then(|bytes| self.0.get(..bytes));
+        beginning.is_some_and(|beginning| hash(beginning) == hashed)
+    }
+}
+
+/// Bytes of a file that were read, which stay as they are unless its contents are replaced.
+#[derive(Debug)]
+pub(super) struct Seen {
+    beginning: Vec<u8>,
+    /// The last bytes that were read, and their position.
+    last: (u64, Vec<u8>),
+}
+
+impl Seen {
+    /// Returns what is looked at of a file that was read up to `at`.
+    pub(super) fn of(file: &File, at: u64) -> io::Result<Seen> {
+        let from = at.saturating_sub(LAST_BYTES_MAX as u64);
+        let beginning = read_from(file, 0, BEGINNING_BYTES_MAX.min(at as usize))?;
+        Ok(Seen { beginning, last: (from, read_from(file, from, (at - from) as usize)?) })
+    }
+
+    /// Returns true if the bytes are still there.
+    pub(super) fn is_there(&self, file: &File) -> io::Result<bool> {
+        let Seen { beginning, last: (from, last) } = self;
+        Ok(read_from(file, 0, beginning.len())? == *beginning
+            && read_from(file, *from, last.len())? == *last)
+    }
+
+    /// Notes that `bytes`, the next ones, were read.
+    pub(super) fn read(&mut self, bytes: &[u8]) {
+        let (from, last) = &mut self.last;
+        if *from == 0 && self.beginning.len() < BEGINNING_BYTES_MAX {
+            let room = BEGINNING_BYTES_MAX - self.beginning.len();
+            self.beginning.extend_from_slice(&bytes[..bytes.len().min(room)]);
+        }
+        last.extend_from_slice(bytes);
+        let gone = last.len().saturating_sub(LAST_BYTES_MAX);
+        last.drain(..gone);
+        *from += gone as u64;
+    }
+}
+
+/// Reads up to `bytes_max` bytes of a file.
+fn read_from(file: &File, at: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; bytes_max];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read_at(&mut bytes[filled..], at + filled as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+fn hash(bytes: &[u8]) -> String {
+    blake3::hash(bytes).to_hex()[..16].to_owned()
+}
+
+/// A stream that the server knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stream {
+    pub(super) producer: String,
+    /// The bytes of it that the server has.
+    pub(super) next: u64,
 }
 
 /// A place in a file, as the server knows it.
@@ -129,10 +228,12 @@ impl Producers {
 pub(super) struct FilePlace {
     /// The id of the file's producer.
     pub(super) producer: String,
+    /// The tag that the producer gets if it is new.
+    pub(super) tag: String,
     /// The bytes of the file that the server has.
     pub(super) next: u64,
-    /// The file is shorter than what the server has of it: its contents are new.
-    pub(super) is_truncated: bool,
+    /// The stream that was found, if the file is not its continuation: its contents are new.
+    pub(super) former: Option<Stream>,
 }
 
 /// Returns the name of this host.
@@ -165,6 +266,36 @@ mod tests {
         file.set_len(0).expect("truncated");
         file.write_at(b"another\n", 0).expect("written");
         assert_ne!(Identity::of(&file, true).expect("read").as_ref(), Some(&first));
+    }
+
+    #[test]
+    fn tag_is_that_of_files_that_begin_so() {
+        let beginning = |text: &str| Beginning(text.as_bytes().to_vec());
+        let tag = beginning("a\nb\n").tag();
+        assert!(beginning("a\nb\n").has_tag(&tag) && beginning("a\nb\nc").has_tag(&tag));
+        for other in ["a\nb", "a\nc\nd\n", ""] {
+            assert!(!beginning(other).has_tag(&tag), "{other:?}");
+        }
+        assert!(!beginning("a\nb\n").has_tag("no tag of a file"));
+    }
+
+    #[test]
+    fn seen_bytes_are_missed_when_replaced() {
+        let mut file = tempfile::tempfile().expect("a file");
+        let text = (0..3_000).map(|number| format!("line {number}\n")).collect::<String>();
+        file.write_all(text.as_bytes()).expect("written");
+        let mut seen = Seen::of(&file, 0).expect("read");
+        for piece in text.as_bytes().chunks(700) {
+            seen.read(piece);
+            assert!(seen.is_there(&file).expect("read"));
+        }
+        assert!(Seen::of(&file, 20_000).expect("read").is_there(&file).expect("read"));
+        for at in [3, text.len() as u64 - 3] {
+            file.write_at(b"#", at).expect("written");
+            assert!(!seen.is_there(&file).expect("read"), "a change at {at}");
+            file.write_at(&text.as_bytes()[at as usize..][..1], at).expect("written");
+            assert!(seen.is_there(&file).expect("read"));
+        }
     }
 
     #[test]

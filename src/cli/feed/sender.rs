@@ -58,6 +58,8 @@ pub(super) enum Sent {
 pub(super) struct Sender {
     pub(super) client: Client,
     pub(super) producer: String,
+    /// The tag of the producer, if it has one.
+    pub(super) tag: Option<String>,
     pub(super) progress: Progress,
     /// Most bytes of a piece.
     pub(super) piece_bytes_max: usize,
@@ -65,8 +67,9 @@ pub(super) struct Sender {
 
 impl Sender {
     /// Begins the stream of `producer`, of which the server has so many bytes.
-    pub(super) fn begin(&mut self, producer: &str, next: u64) {
+    pub(super) fn begin(&mut self, producer: &str, tag: Option<&str>, next: u64) {
         producer.clone_into(&mut self.producer);
+        self.tag = tag.map(str::to_owned);
         self.progress.update(|counters| {
             producer.clone_into(&mut counters.producer);
             (counters.read, counters.acknowledged) = (next, next);
@@ -80,7 +83,8 @@ impl Sender {
         while at < end {
             let rest = &bytes[(at - offset) as usize..];
             let piece = &rest[..rest.len().min(self.piece_bytes_max)];
-            match self.client.post(&self.producer, at, piece, End::Open).await? {
+            let producer = (self.producer.as_str(), self.tag.as_deref());
+            match self.client.post(producer, at, piece, End::Open).await? {
                 Answered::Next(next) if next < offset => return Ok(Sent::Gap(next)),
                 // More than was sent: somebody else feeds the same stream.
                 Answered::Next(next) => at = next,
@@ -100,7 +104,8 @@ impl Sender {
 
     /// Ends the stream at `offset`.
     pub(super) async fn end(&mut self, offset: u64, end: End) -> Result<()> {
-        match self.client.post(&self.producer, offset, &[], end).await? {
+        let producer = (self.producer.as_str(), self.tag.as_deref());
+        match self.client.post(producer, offset, &[], end).await? {
             Answered::Gap(next) => {
                 let message = format!(
                     "the server knows {next} bytes of producer {}, and had acknowledged {offset}",

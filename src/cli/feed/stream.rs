@@ -57,7 +57,7 @@ impl StreamFeed {
         sender: &mut Sender,
     ) -> Result<()> {
         let (producer, mut skipped) = match &self.producer {
-            Some(producer) => (producer.clone(), sender.client.next(producer).await?),
+            Some(producer) => (producer.clone(), sender.client.next(producer).await?.0),
             None => (format!("stdin:{}", random_id()?), 0),
         };
         if skipped > 0 {
@@ -68,7 +68,7 @@ impl StreamFeed {
             );
         }
         tracing::info!("{} is fed as producer {producer}", self.name);
-        sender.begin(&producer, skipped);
+        sender.begin(&producer, None, skipped);
         let mut at = skipped;
         let mut reading = self.start(open)?;
         let mut batch = Vec::with_capacity(self.batch_bytes);

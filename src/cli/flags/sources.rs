@@ -29,7 +29,7 @@ pub struct SourceFlags {
         value_parser = connections, env = "WORDTIDE_MAX_CONNECTIONS")]
     pub max_connections: usize,
 
-    /// Certificate of the listener, in PEM: senders speak TLS
+    /// Certificate of --listen and --listen-http, in PEM: senders speak TLS
     #[arg(long, value_name = "FILE", env = "WORDTIDE_TLS_CERT")]
     pub tls_cert: Option<PathBuf>,
 
@@ -113,7 +113,7 @@ fn connections(text: &str) -> Result<usize, String> {
 }
 
 impl SourceFlags {
-    /// Returns the files of a listener's certificate, if they were named.
+    /// Returns the files of the listeners' certificate, if they were named.
     pub(in crate::cli) fn tls(&self) -> Option<TlsFiles> {
         let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
         Some(TlsFiles { cert, key })

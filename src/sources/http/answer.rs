@@ -81,9 +81,13 @@ pub(super) fn kept() -> Response<Body> {
     answer
 }
 
-/// Returns the position that comes next in the stream of a producer.
-pub(super) fn next(next: u64) -> Response<Body> {
-    json_answer(StatusCode::OK, json!({"next": next}).to_string())
+/// Returns the position that comes next in the stream of a producer, and its tag.
+pub(super) fn next(next: u64, tag: Option<String>) -> Response<Body> {
+    let body = match tag {
+        Some(tag) => json!({"next": next, "tag": tag}),
+        None => json!({"next": next}),
+    };
+    json_answer(StatusCode::OK, body.to_string())
 }
 
 fn json_answer(status: StatusCode, body: String) -> Response<Body> {

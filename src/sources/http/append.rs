@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use axum::http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
 
-use super::super::log::SourceLog;
+use super::super::log::{LogProducer, SourceLog};
 use super::super::stop::Stop;
 use super::answer::Refusal;
 use super::body::Received;
+use super::producer::ProducerId;
 use super::request::PieceEnd;
 use crate::error::Result;
 use crate::journal::Durable;
@@ -25,7 +26,7 @@ pub(super) enum Ask {
     /// Append lines. With `ends`, nothing more comes from anyone.
     Lines { body: Received, ends: bool },
     /// Append a piece of a producer's stream, which begins at `offset`.
-    Piece { producer: String, offset: u64, end: PieceEnd, body: Received },
+    Piece { producer: ProducerId, offset: u64, end: PieceEnd, body: Received },
     /// Return the position that comes next in the stream of a producer.
     Next { producer: String },
     /// Check that the log has room for a body of so many bytes.
@@ -44,6 +45,8 @@ pub(super) struct Order {
 pub(super) struct Reply {
     /// The position that comes next in the stream of the producer.
     pub(super) next: u64,
+    /// The tag of the producer that was asked for.
+    pub(super) tag: Option<String>,
     /// Resolves when all that the reply speaks of is durable; `None` without state.
     pub(super) durable: Option<Durable>,
     /// Why the order was not carried out.
@@ -80,9 +83,14 @@ impl<'a> Appender<'a> {
     }
 
     async fn carry_out(&mut self, ask: Ask) -> Result<Reply> {
+        let mut tag = None;
         let done = match ask {
             Ask::Room { bytes } => self.check_room(bytes).map(|()| 0),
-            Ask::Next { producer } => Ok(self.next(&producer)),
+            Ask::Next { producer } => {
+                let known = self.known(&producer);
+                tag = known.and_then(|(name, _)| ProducerId::tag_of(name));
+                Ok(self.next(&producer))
+            }
             Ask::Lines { body, ends } => self.lines(&body).await?.map(|()| {
                 self.note_end(ends);
                 0
@@ -93,8 +101,8 @@ impl<'a> Appender<'a> {
         };
         let durable = self.log.durable();
         Ok(match done {
-            Ok(next) => Reply { next, durable, refusal: None },
-            Err(refusal) => Reply { next: 0, durable, refusal: Some(refusal) },
+            Ok(next) => Reply { next, tag, durable, refusal: None },
+            Err(refusal) => Reply { next: 0, tag, durable, refusal: Some(refusal) },
         })
     }
 
@@ -106,8 +114,20 @@ impl<'a> Appender<'a> {
         Err(Refusal::later("the journal is full until an epoch is committed (--journal-max)"))
     }
 
+    /// Returns the producer with this id, and its name in the log.
+    fn known(&self, id: &str) -> Option<(&[u8], &LogProducer)> {
+        // A tag follows the id in the name.
+        let (name, known) = self.log.producer_from(id.as_bytes())?;
+        (ProducerId::id_of(name) == id.as_bytes()).then_some((name, known))
+    }
+
+    /// Returns the name in the log of a producer that is known.
+    fn name(&self, id: &str) -> Vec<u8> {
+        self.known(id).map_or_else(|| id.as_bytes().to_vec(), |(name, _)| name.to_vec())
+    }
+
     fn next(&self, producer: &str) -> u64 {
-        self.log.producer(producer.as_bytes()).map_or(0, |known| known.next)
+        self.known(producer).map_or(0, |(_, known)| known.next)
     }
 
     /// Appends lines of nobody in particular, as a connection of their own.
@@ -129,14 +149,15 @@ impl<'a> Appender<'a> {
     /// Appends those bytes of a piece that are not in the log yet; returns the next position.
     async fn piece(
         &mut self,
-        producer: &str,
+        id: &ProducerId,
         offset: u64,
         end: PieceEnd,
         body: &Received,
     ) -> Result<Result<u64, Refusal>> {
+        let producer = id.id();
         let next = self.next(producer);
         let bytes = body.len() as u64;
-        let is_known = self.log.producer(producer.as_bytes()).is_some();
+        let is_known = self.known(producer).is_some();
         if end == PieceEnd::Forget && !is_known && bytes == 0 {
             // The answer to the same request was lost.
             self.note_end(true);
@@ -152,7 +173,7 @@ impl<'a> Appender<'a> {
             return Ok(Err(refusal));
         }
         if known < bytes {
-            let Some(connection) = self.open_producer(producer)? else {
+            let Some(connection) = self.open_producer(id)? else {
                 return Ok(Err(too_many_producers()));
             };
             for piece in body.pieces(known as usize) {
@@ -172,9 +193,9 @@ impl<'a> Appender<'a> {
 
     fn end_piece(&mut self, producer: &str, end: PieceEnd) -> Result<()> {
         if end == PieceEnd::Forget {
-            self.log.forget_producer(producer.as_bytes())?;
+            self.log.forget_producer(&self.name(producer))?;
         } else {
-            self.log.end_producer_line(producer.as_bytes())?;
+            self.log.end_producer_line(&self.name(producer))?;
         }
         self.open.remove(producer);
         self.note_end(true);
@@ -183,8 +204,11 @@ impl<'a> Appender<'a> {
 
     /// Opens a producer's stream. If there are too many, one that has been silent for a day is
     /// forgotten.
-    fn open_producer(&mut self, producer: &str) -> Result<Option<u64>> {
-        if let Some(connection) = self.log.open_producer(producer.as_bytes())? {
+    fn open_producer(&mut self, id: &ProducerId) -> Result<Option<u64>> {
+        if let Some((_, known)) = self.known(id.id()) {
+            return Ok(Some(known.connection));
+        }
+        if let Some(connection) = self.log.open_producer(id.name())? {
             return Ok(Some(connection));
         }
         let producers = self.log.producers();
@@ -198,11 +222,11 @@ impl<'a> Appender<'a> {
         tracing::warn!(
             "producer {} has been silent for a day and is forgotten, with {next} bytes, to make \
              room for another",
-            String::from_utf8_lossy(&name)
+            String::from_utf8_lossy(ProducerId::id_of(&name))
         );
         self.log.forget_producer(&name)?;
-        self.open.retain(|open| open.as_bytes() != name);
-        self.log.open_producer(producer.as_bytes())
+        self.open.retain(|open| open.as_bytes() != ProducerId::id_of(&name));
+        self.log.open_producer(id.name())
     }
 
     /// Notes that a sender has ended; with `closing`, the last one ends the server.

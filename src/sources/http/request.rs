@@ -7,11 +7,9 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::answer::Refusal;
 use super::decode::Coding;
+use super::producer::ProducerId;
 use crate::loopback::{host_of, is_loopback_name};
 use crate::token::Token;
-
-/// Longest id of a producer, in bytes.
-const PRODUCER_BYTES_MAX: usize = 256;
 
 /// The rules that every request must obey.
 #[derive(Debug)]
@@ -60,7 +58,7 @@ pub(super) enum Wish {
     /// Append lines of nobody in particular.
     Lines { coding: Coding, ends: bool },
     /// Append a piece of a producer's stream.
-    Piece { producer: String, offset: u64, coding: Coding, end: PieceEnd },
+    Piece { producer: ProducerId, offset: u64, coding: Coding, end: PieceEnd },
     /// Return the position that comes next in a producer's stream.
     Next { producer: String },
 }
@@ -95,10 +93,13 @@ impl Wish {
                 return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, message));
             }
         };
-        let Parameters { producer, offset, end } = Parameters::of(&parts.uri)?;
+        let Parameters { producer, offset, end, tag } = Parameters::of(&parts.uri)?;
         if !is_post {
-            return match (producer, offset, end) {
-                (Some(producer), None, None) => Ok(Wish::Next { producer }),
+            return match (producer, offset, end, tag) {
+                (Some(producer), None, None, None) => {
+                    let producer = ProducerId::new(producer, None)?.id().to_owned();
+                    Ok(Wish::Next { producer })
+                }
                 _ => Err(bad("give GET /lines?producer=ID")),
             };
         }
@@ -110,10 +111,12 @@ impl Wish {
             (None, None) if end == Some(PieceEnd::Forget) => {
                 Err(bad("end=forget needs a producer"))
             }
+            (None, None) if tag.is_some() => Err(bad("a tag needs a producer: give producer=ID")),
             (None, None) => Ok(Wish::Lines { coding, ends: end.is_some() }),
             (None, Some(_)) => Err(bad("an offset needs a producer: give producer=ID")),
             (Some(_), None) => Err(bad("a producer needs the offset of its piece: give offset=N")),
             (Some(producer), Some(offset)) => {
+                let producer = ProducerId::new(producer, tag)?;
                 Ok(Wish::Piece { producer, offset, coding, end: end.unwrap_or(PieceEnd::Open) })
             }
         }
@@ -131,6 +134,7 @@ struct Parameters {
     producer: Option<String>,
     offset: Option<u64>,
     end: Option<PieceEnd>,
+    tag: Option<String>,
 }
 
 impl Parameters {
@@ -140,14 +144,16 @@ impl Parameters {
         let mut found = Parameters::default();
         for (name, value) in pairs.0 {
             let is_first = match name.as_str() {
-                "producer" => found.producer.replace(producer(value)?).is_none(),
+                "producer" => found.producer.replace(value).is_none(),
+                "tag" => found.tag.replace(value).is_none(),
                 "offset" => {
                     let offset = value.parse().map_err(|_| bad("offset is not a number of bytes"));
                     found.offset.replace(offset?).is_none()
                 }
                 "end" => found.end.replace(piece_end(&value)?).is_none(),
                 _ => {
-                    let message = format!("unknown parameter {name:?}: producer, offset or end");
+                    let message =
+                        format!("unknown parameter {name:?}: producer, offset, end or tag");
                     return Err(bad(message));
                 }
             };
@@ -157,16 +163,6 @@ impl Parameters {
         }
         Ok(found)
     }
-}
-
-fn producer(id: String) -> Result<String, Refusal> {
-    if id.is_empty() || id.len() > PRODUCER_BYTES_MAX {
-        return Err(bad(format!("the id of a producer has 1 to {PRODUCER_BYTES_MAX} bytes")));
-    }
-    if id.chars().any(char::is_control) {
-        return Err(bad("the id of a producer has no control characters"));
-    }
-    Ok(id)
 }
 
 fn piece_end(value: &str) -> Result<PieceEnd, Refusal> {

@@ -18,6 +18,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::super::stop::Stop;
 use super::answer::{self, Refusal};
@@ -25,10 +27,12 @@ use super::append::{Ask, Order, Reply};
 use super::body::{BodyLimits, Received};
 use super::connections::{Activity, Connections, OpenConnection, Watched};
 use super::decode::Coding;
-use super::request::{Guard, Wish, announced_length};
+use super::request::{Guard, PieceEnd, Wish, announced_length};
 
 /// Longest time for the head of a request, and for the silence between two requests.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest time for a TLS handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 /// Most bytes of a connection that are read and not yet parsed; the head of a request must fit.
 const READ_BYTES_MAX: usize = 32 << 10;
 /// Longest time that a request waits until the log can look at it.
@@ -44,7 +48,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BURST: Duration = Duration::from_secs(10);
 
 /// The service of all connections.
-#[derive(Debug)]
 pub(super) struct Service {
     pub(super) guard: Guard,
     pub(super) bodies: BodyLimits,
@@ -54,6 +57,10 @@ pub(super) struct Service {
     pub(super) closing: Stop,
     /// The log had no room for the last body.
     pub(super) is_full: AtomicBool,
+    /// Accepts TLS, if senders speak it.
+    pub(super) tls: Option<TlsAcceptor>,
+    /// A handshake that failed was reported. Anybody can make many.
+    pub(super) no_tls: AtomicBool,
 }
 
 impl Service {
@@ -93,12 +100,17 @@ impl Service {
                     let message = "the piece ends after the last possible position";
                     return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
                 }
+                if end == PieceEnd::Forget && body.len() > 0 {
+                    // A repeated request would find nothing that is known of the producer.
+                    let message = "end=forget takes no body: send the piece first, then the end";
+                    return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+                }
                 Ask::Piece { producer, offset, end, body }
             }
         };
         activity.set_unread(false);
         let _served = activity.serve();
-        let Reply { next, durable, refusal } = self.order(ask).await?;
+        let Reply { next, tag, durable, refusal } = self.order(ask).await?;
         // Also a refusal names a position that the sender may rely on.
         if let Some(durable) = durable {
             durable.wait().await.map_err(|_| Refusal::stopping())?;
@@ -106,7 +118,7 @@ impl Service {
         match refusal {
             Some(refusal) => Err(refusal),
             None if is_lines => Ok(answer::kept()),
-            None => Ok(answer::next(next)),
+            None => Ok(answer::next(next, tag)),
         }
     }
 
@@ -149,6 +161,40 @@ impl Service {
     }
 }
 
+/// The stream of a connection.
+enum Conversation {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Service {
+    /// Does the handshake of a connection, where senders speak TLS; returns `None` if it fails, or
+    /// if the run stops meanwhile.
+    async fn shake(&self, stream: TcpStream) -> Option<Conversation> {
+        let Some(tls) = &self.tls else { return Some(Conversation::Plain(stream)) };
+        let peer = stream.peer_addr();
+        let shaken = tokio::select! {
+            shaken = timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)) => shaken,
+            () = self.closing.stopped() => return None,
+        };
+        let cause = match shaken {
+            Ok(Ok(stream)) => return Some(Conversation::Tls(Box::new(stream))),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no handshake within {HANDSHAKE_TIME_MAX:?}"),
+        };
+        let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
+        if self.no_tls.swap(true, Ordering::Relaxed) {
+            tracing::debug!("the TLS handshake of {peer} failed: {cause}");
+        } else {
+            tracing::warn!(
+                "{peer} was refused by --listen-http: its TLS handshake failed: {cause}; others \
+                 like it are not reported"
+            );
+        }
+        None
+    }
+}
+
 /// Serves connections of `listener` until the service closes.
 pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, connections_max: usize) {
     let connections = Connections::new(connections_max);
@@ -185,7 +231,10 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, connecti
                     );
                 }
                 refused = Some(Instant::now());
-                refuse(&stream);
+                // A handshake would have to be waited for.
+                if service.tls.is_none() {
+                    refuse(&stream);
+                }
             }
         }
     }
@@ -222,8 +271,19 @@ fn refuse(stream: &TcpStream) {
 async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<Service>) {
     // Answers are short and complete: they need not wait for more.
     let _ = stream.set_nodelay(true);
+    let serving = async {
+        match service.shake(stream).await {
+            Some(Conversation::Plain(stream)) => {
+                converse_http(stream, &open.activity, &service).await;
+            }
+            Some(Conversation::Tls(stream)) => {
+                converse_http(stream, &open.activity, &service).await;
+            }
+            None => {}
+        }
+    };
     tokio::select! {
-        () = converse_http(stream, &open.activity, &service) => {}
+        () = serving => {}
         () = open.closed() => {}
     }
 }
