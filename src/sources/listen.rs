@@ -206,8 +206,8 @@ impl Senders {
         Ok(())
     }
 
-    /// Returns how many bytes of a sender may wait in a log that lags. One sender alone may fill the
-    /// journal.
+    /// Returns how many bytes of a sender may wait in a log that lags. One sender alone may fill
+    /// the journal.
     fn queued_max(&self) -> u64 {
         match self.open as u64 {
             ..=1 => u64::MAX,
