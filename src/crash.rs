@@ -186,7 +186,7 @@ mod armed {
     }
 
     /// `name[:count]`; a count that is not a number is taken as part of the name and never met.
-    pub(super) fn parse(spec: &str) -> (String, u64) {
+    pub fn parse(spec: &str) -> (String, u64) {
         match spec.split_once(':') {
             Some((name, count)) => match count.parse() {
                 Ok(count) => (name.to_owned(), count),

@@ -62,7 +62,7 @@ pub enum EpochAction {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
+enum LeaderPhase {
     /// Sources are read and epochs are cut as they are due.
     Reading,
     /// No process reads any more; some have not handed over what they had read.
@@ -77,7 +77,7 @@ pub struct EpochLeader {
     schedule: Schedule,
     /// The open epoch; `schedule` may have a later one in mind if the start took long.
     open: Epoch,
-    phase: Phase,
+    phase: LeaderPhase,
     /// For each process, true while its sources may bring more.
     reading: Vec<bool>,
     /// Epochs that may still be due; `None` without a limit.
@@ -94,7 +94,7 @@ impl EpochLeader {
         epochs: Option<u64>,
     ) -> EpochLeader {
         let reading = vec![true; processes];
-        EpochLeader { schedule, open, phase: Phase::Reading, reading, left: epochs }
+        EpochLeader { schedule, open, phase: LeaderPhase::Reading, reading, left: epochs }
     }
 
     /// Returns the monotonic time at which the open epoch is due.
@@ -104,7 +104,7 @@ impl EpochLeader {
 
     /// Returns true while epochs are cut as they are due, and a stop would be news.
     pub fn is_reading(&self) -> bool {
-        self.phase == Phase::Reading
+        self.phase == LeaderPhase::Reading
     }
 
     /// Returns true while the sources of this process may bring more.
@@ -116,17 +116,16 @@ impl EpochLeader {
     /// a second stop, asks for nothing.
     pub fn take(&mut self, event: EpochEvent, now: Moment) -> Vec<EpochAction> {
         match (self.phase, event) {
-            (Phase::Reading, EpochEvent::Due) => self.due(now),
-            (Phase::Reading, EpochEvent::StopAsked) => self.stop(),
-            (Phase::Reading | Phase::Stopping, EpochEvent::ReadingEnded(process)) => {
+            (LeaderPhase::Reading, EpochEvent::Due) => self.due(now),
+            (LeaderPhase::Reading, EpochEvent::StopAsked) => self.stop(),
+            (LeaderPhase::Reading | LeaderPhase::Stopping, EpochEvent::ReadingEnded(process)) => {
                 if let Some(reading) = self.reading.get_mut(process) {
                     *reading = false;
                 }
                 if self.reading.contains(&true) { Vec::new() } else { self.end(now) }
             }
-            (Phase::Stopping, EpochEvent::Due | EpochEvent::StopAsked) | (Phase::Ended, _) => {
-                Vec::new()
-            }
+            (LeaderPhase::Stopping, EpochEvent::Due | EpochEvent::StopAsked)
+            | (LeaderPhase::Ended, _) => Vec::new(),
         }
     }
 
@@ -142,12 +141,12 @@ impl EpochLeader {
     }
 
     fn stop(&mut self) -> Vec<EpochAction> {
-        self.phase = Phase::Stopping;
+        self.phase = LeaderPhase::Stopping;
         vec![EpochAction::StopReading]
     }
 
     fn end(&mut self, now: Moment) -> Vec<EpochAction> {
-        self.phase = Phase::Ended;
+        self.phase = LeaderPhase::Ended;
         self.advance(now, |epoch, next| EpochAction::End { epoch, next })
     }
 

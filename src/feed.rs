@@ -55,7 +55,7 @@ struct Border {
     next: Epoch,
 }
 
-struct State {
+struct FeedState {
     /// The epoch after the last border.
     open: Epoch,
     /// Blocks of this process's sources.
@@ -71,11 +71,11 @@ struct State {
     /// Number of borders, counted alike, that all sources of this process have passed.
     sealed: u64,
     ended: bool,
-    readers: Vec<Reader>,
+    readers: Vec<BlockReader>,
     shippers: Vec<Shipper>,
 }
 
-struct Reader {
+struct BlockReader {
     /// Number of borders this worker has passed.
     passed: u64,
     idle: bool,
@@ -85,7 +85,7 @@ struct Reader {
 /// The queue between the sources and the workers of one process. Clones share it.
 #[derive(Clone)]
 pub struct Feed {
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<FeedState>>,
     /// Notified when an epoch is opened.
     opened: Arc<Notify>,
 }
@@ -104,8 +104,8 @@ impl fmt::Debug for Feed {
 impl Feed {
     /// A feed for `workers` workers whose first open epoch is `open`.
     pub fn new(workers: usize, open: Epoch) -> Self {
-        let reader = || Reader { passed: 0, idle: false, wake: None };
-        let state = State {
+        let reader = || BlockReader { passed: 0, idle: false, wake: None };
+        let state = FeedState {
             open,
             own: Queue::default(),
             foreign: Queue::default(),
@@ -192,7 +192,7 @@ impl Feed {
         Next::Wait
     }
 
-    fn wake_all(&self, mut state: MutexGuard<'_, State>) {
+    fn wake_all(&self, mut state: MutexGuard<'_, FeedState>) {
         let mut wakes: Vec<Wake> = state
             .readers
             .iter_mut()
@@ -206,13 +206,13 @@ impl Feed {
         wakes.iter().for_each(|wake| wake());
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FeedState> {
         // A panic elsewhere poisons the job, not this queue: its state is whole between calls.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl FeedState {
     /// The oldest block of the lowest epoch, of this process before those of others.
     fn pop(&mut self) -> Option<(Epoch, Block)> {
         match (self.own.lowest(), self.foreign.lowest()) {
@@ -252,15 +252,15 @@ impl State {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    pub(super) fn block(text: &str) -> Block {
+    pub(crate) fn block(text: &str) -> Block {
         Block::from_text(text.as_bytes())
     }
 
-    pub(super) fn show(next: Next) -> String {
+    pub(crate) fn show(next: Next) -> String {
         match next {
             Next::Block(epoch, block) => {
                 format!("{epoch}:{}", String::from_utf8_lossy(block.text()).trim_end())

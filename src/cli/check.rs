@@ -5,7 +5,7 @@ use super::{failed, log, print, run};
 use crate::error::Result;
 
 /// Tries out the output, and prints how it was reached.
-pub(super) fn run(flags: &JobFlags) -> Result<()> {
+pub fn run(flags: &JobFlags) -> Result<()> {
     log::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the runtime for requests", error))?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::flags::WorkerFlags;
 use super::service::Relay;
-use super::signals::{Listener, Wish};
+use super::signals::{Listener, StopSignal};
 use super::{failed, log};
 use crate::cluster::launch::{Inherited, LaunchSettings, Launcher, Lifeline};
 use crate::cluster::{
@@ -21,14 +21,14 @@ use crate::supervise;
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
 /// Returns true if this process only starts the others.
-pub(super) fn is_launcher(flags: &WorkerFlags) -> bool {
+pub fn is_launcher(flags: &WorkerFlags) -> bool {
     let WorkerFlags { processes, process, hostfile, addresses, restart, .. } = flags;
     let elsewhere = process.is_some() || hostfile.is_some() || addresses.is_some();
     (*processes > 1 || *processes == 1 && *restart > 0) && !elsewhere
 }
 
 /// Returns the index of this process for the log: `None` for the launcher of the others.
-pub(super) fn index(flags: &WorkerFlags) -> Option<usize> {
+pub fn index(flags: &WorkerFlags) -> Option<usize> {
     if is_launcher(flags) {
         return None;
     }
@@ -40,7 +40,7 @@ pub(super) fn index(flags: &WorkerFlags) -> Option<usize> {
 }
 
 /// The cluster that the flags describe, and the pipe to the launcher, if one started this process.
-pub(super) fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<Lifeline>)> {
+pub fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<Lifeline>)> {
     let inherited = Inherited::read(|name| std::env::var(name).ok())?;
     let process = match flags.process.as_deref() {
         Some("auto") => process_of_this_host()?,
@@ -89,7 +89,7 @@ pub(super) fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<L
 }
 
 /// Says how many workers there are, and when that is more than this machine can run at once.
-pub(super) fn announce(settings: &ClusterSettings) {
+pub fn announce(settings: &ClusterSettings) {
     let ClusterSettings { threads, processes, process, .. } = *settings;
     let workers = threads * processes;
     if workers > 1 && process == 0 {
@@ -104,7 +104,7 @@ pub(super) fn announce(settings: &ClusterSettings) {
 }
 
 /// Starts all processes of the cluster on this machine and returns the exit code of the whole.
-pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) -> Result<u8> {
+pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) -> Result<u8> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (threads, processes) = (flags.threads, flags.processes);
     if processes > PROCESSES_MAX {
@@ -135,12 +135,12 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
     let heard = Arc::clone(&second);
     // The launcher has no patience of its own: its processes have, and it waits longer than they.
     signals.on_wish(None, move |wish| {
-        if let Wish::EndNow(code) = wish {
+        if let StopSignal::EndNow(code) = wish {
             heard.store(code, Ordering::Relaxed);
         }
         // First: a service manager that does not read must not hold up the stop.
         stop.stop();
-        if wish == Wish::Stop {
+        if wish == StopSignal::Stop {
             tracing::info!(
                 event = "stopping",
                 "stopping all processes; a second signal kills them"
@@ -163,7 +163,7 @@ pub(super) fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Liste
 }
 
 /// Stops the job when the launcher asks for it, or is gone.
-pub(super) fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
+pub fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
     let blind = stop.clone();
     let wait = move || {
         lifeline.wait()?;

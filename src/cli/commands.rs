@@ -11,7 +11,7 @@ use super::environment;
 use super::feed::FeedFlags;
 use super::file::SettingsFile;
 use super::flags::JobFlags;
-use super::layers::{self, Found, Parsed, Place, Refusal};
+use super::layers::{self, FoundSetting, Parsed, Refusal, SettingOrigin};
 use super::listing;
 use super::states::StateArgs;
 use super::values::choice;
@@ -19,7 +19,7 @@ use crate::error::Error;
 use crate::trace::ProfileFormat;
 
 /// Shown after help, and in the man page.
-pub(super) const EXAMPLES: &str = "\
+pub const EXAMPLES: &str = "\
 Examples:
   wordtide                                    a demo that needs nothing
   nc -lk 9999                                 then, in a second terminal:
@@ -72,11 +72,11 @@ pub struct Cli {
 
     /// Nothing was typed that asks for a run of the user's own.
     #[arg(skip)]
-    pub(super) is_bare: bool,
+    pub(crate) is_bare: bool,
 
     /// The settings in force, for `wordtide config`.
     #[arg(skip)]
-    pub(super) settings: String,
+    pub(crate) settings: String,
 }
 
 /// The commands.
@@ -188,7 +188,7 @@ pub enum JournalCommand {
 
 /// Returns the commands with all that cannot be declared where the flags are: the descriptions of
 /// the definitions, flags that may stand before and after a definition's name, help everywhere.
-pub(super) fn command() -> clap::Command {
+pub fn command() -> clap::Command {
     let describe = |run: clap::Command| {
         let global = |flag: clap::Arg| {
             let is_flag = !flag.is_positional();
@@ -202,7 +202,7 @@ pub(super) fn command() -> clap::Command {
 }
 
 /// Returns the commands as completions need them: without `-?`, which shells take for a pattern.
-pub(super) fn completed() -> clap::Command {
+pub fn completed() -> clap::Command {
     fn without_question_mark(command: clap::Command) -> clap::Command {
         let strip = |argument: clap::Arg| match argument.get_short() {
             Some('?') => {
@@ -217,7 +217,7 @@ pub(super) fn completed() -> clap::Command {
 }
 
 /// Gives a command and those below it a help flag, unless they have one or inherit it.
-pub(super) fn refine(command: clap::Command, inherits_help: bool) -> clap::Command {
+pub fn refine(command: clap::Command, inherits_help: bool) -> clap::Command {
     let help = command.get_arguments().find(|argument| argument.get_id() == "help");
     let has_help = inherits_help || help.is_some();
     let hands_down = inherits_help || help.is_some_and(clap::Arg::is_global_set);
@@ -247,7 +247,7 @@ fn lenient(argument: clap::Arg) -> clap::Arg {
 }
 
 /// Parses the arguments of the program, with the environment where the command line is silent.
-pub(super) fn parse(
+pub fn parse(
     mut arguments: Vec<OsString>,
     lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
 ) -> Result<Cli, Refusal> {
@@ -271,11 +271,11 @@ pub(super) fn parse(
 }
 
 /// Looks a flag up where it can stand beside the command line, the strongest place first.
-pub(super) fn find(
+pub fn find(
     flag: &clap::Arg,
     file: Option<&SettingsFile>,
     lookup: impl Fn(&OsStr) -> Option<OsString>,
-) -> Result<Option<Found>, Error> {
+) -> Result<Option<FoundSetting>, Error> {
     match (environment::find(flag, lookup)?, file) {
         (None, Some(file)) => file.find(flag),
         (found, _) => Ok(found),
@@ -289,14 +289,15 @@ fn name_dataflow(
     arguments: &mut Vec<OsString>,
     file: Option<&SettingsFile>,
     lookup: impl Fn(&OsStr) -> Option<OsString>,
-) -> Result<Option<Place>, Error> {
+) -> Result<Option<SettingOrigin>, Error> {
     let variable = lookup(OsStr::new(environment::DATAFLOW)).filter(|name| !name.is_empty());
     let in_file = || file.and_then(|file| Some((file.dataflow()?.into(), file.place())));
-    let variable = variable.map(|name| (name, Place::Variable(environment::DATAFLOW.to_owned())));
+    let variable =
+        variable.map(|name| (name, SettingOrigin::Variable(environment::DATAFLOW.to_owned())));
     let Some((name, place)) = variable.or_else(in_file) else { return Ok(None) };
     let is_run = arguments.get(1).is_some_and(|it| *it == "run" || *it == "config");
     // A file that names a definition can stand for the whole command.
-    let is_whole = matches!(place, Place::File(_))
+    let is_whole = matches!(place, SettingOrigin::File(_))
         && layers::parse_typed(command, arguments)
             .is_ok_and(|matches| matches.subcommand().is_none() && !matches.contains_id("host"));
     if !is_whole && (!is_run || names_dataflow(command, arguments)) {

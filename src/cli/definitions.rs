@@ -112,7 +112,7 @@ pub struct FieldFlags {
 /// # Errors
 ///
 /// `Usage`, with the names that there are and the one that was meant.
-pub(super) fn check(name: &str, place: &str) -> Result<()> {
+pub fn check(name: &str, place: &str) -> Result<()> {
     let known = || dataflows::ALL.iter().map(|listed| listed.name);
     if known().any(|known| known == name) {
         return Ok(());
@@ -125,7 +125,7 @@ pub(super) fn check(name: &str, place: &str) -> Result<()> {
 }
 
 /// Gives the definitions the descriptions they are listed with.
-pub(super) fn describe(run: Command) -> Command {
+pub fn describe(run: Command) -> Command {
     dataflows::ALL.iter().fold(run, |run, listed| {
         run.mut_subcommand(listed.name, |command| {
             command.about(listed.gives).disable_help_flag(true)
@@ -135,7 +135,7 @@ pub(super) fn describe(run: Command) -> Command {
 
 impl Dataflow {
     /// Gives the definition to the job, whose epochs are `interval` long.
-    pub(super) fn define(self, job: JobBuilder, interval: Duration) -> Result<JobBuilder> {
+    pub fn define(self, job: JobBuilder, interval: Duration) -> Result<JobBuilder> {
         Ok(match self {
             Dataflow::NetworkWordcount => {
                 job.dataflow("network_wordcount", network_wordcount::dataflow)

@@ -36,7 +36,7 @@ const TOP: usize = 10;
 const TEXT: &str = include_str!("demo.txt");
 
 /// Runs the demo.
-pub(super) fn run(flags: &JobFlags) -> Result<()> {
+pub fn run(flags: &JobFlags) -> Result<()> {
     log::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the demo's source", error))?;

@@ -8,14 +8,14 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
 
-use super::layers::{Found, Place};
+use super::layers::{FoundSetting, SettingOrigin};
 use super::values::nearest;
 use crate::error::{Error, ErrorKind};
 
 /// The beginning of all names.
 const PREFIX: &str = "WORDTIDE_";
 /// The definition of a run that does not name one.
-pub(super) const DATAFLOW: &str = "WORDTIDE_DATAFLOW";
+pub const DATAFLOW: &str = "WORDTIDE_DATAFLOW";
 /// Variables that a launcher sets for the processes that it starts.
 const OF_A_LAUNCHER: [&str; 3] = ["MESH_KEY", "GENERATION", "LIFELINE"];
 /// The one of them that is always there.
@@ -28,24 +28,24 @@ const OF_TESTS: [&str; 6] = ["TEST", "TORTURE", "SEED", "CRASH_", "FAULT", "JOUR
 /// # Errors
 ///
 /// `Usage` for a switch that is neither true nor false, naming the variable.
-pub(super) fn find(
+pub fn find(
     flag: &Arg,
     lookup: impl Fn(&OsStr) -> Option<OsString>,
-) -> Result<Option<Found>, Error> {
+) -> Result<Option<FoundSetting>, Error> {
     let Some(name) = flag.get_env() else { return Ok(None) };
     let Some(value) = lookup(name).filter(|value| !value.is_empty()) else { return Ok(None) };
-    let place = Place::Variable(name.to_string_lossy().into_owned());
+    let place = SettingOrigin::Variable(name.to_string_lossy().into_owned());
     let arguments = arguments(flag, &value).map_err(|takes| {
         let (value, long) = (value.to_string_lossy(), flag.get_long().unwrap_or_default());
         Error::new(ErrorKind::Usage, format!("{place} is {value:?}"))
             .hint(format!("--{long} takes {takes}"))
     })?;
-    Ok(Some(Found { place, arguments }))
+    Ok(Some(FoundSetting { place, arguments }))
 }
 
 /// The arguments that give a flag this value; none for a switch that is off or an empty list. Fails
 /// with what the flag takes.
-pub(super) fn arguments(flag: &Arg, value: &OsStr) -> Result<Vec<OsString>, &'static str> {
+pub fn arguments(flag: &Arg, value: &OsStr) -> Result<Vec<OsString>, &'static str> {
     let long = flag.get_long().unwrap_or_default();
     let given = |value: &OsStr| {
         let mut argument = OsString::from(format!("--{long}="));
@@ -83,10 +83,7 @@ fn switch(text: &str) -> Option<bool> {
 
 /// Warns of each variable that looks like a setting and is none, with the name that was meant. Does
 /// nothing in a process that a launcher has started: the launcher has warned.
-pub(super) fn warn_of_unknown(
-    command: &Command,
-    variables: impl Iterator<Item = (OsString, OsString)>,
-) {
+pub fn warn_of_unknown(command: &Command, variables: impl Iterator<Item = (OsString, OsString)>) {
     let known = names_of(command);
     let names: Vec<OsString> = variables.map(|(name, _)| name).collect();
     if names.iter().any(|name| name == LIFELINE) {

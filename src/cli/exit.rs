@@ -11,7 +11,7 @@ use super::{log, stderr};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The exit codes and what they mean.
-pub(super) const CODES: &[(&str, &str)] = &[
+pub const CODES: &[(&str, &str)] = &[
     ("0", "Done, stopped with everything committed, or stopped before anything was read."),
     ("1", "Failed: the message has the reason."),
     ("2", "A flag, a variable or a setting is wrong: nothing was started."),
@@ -24,9 +24,9 @@ pub(super) const CODES: &[(&str, &str)] = &[
 ];
 
 /// Ended by a second SIGINT.
-pub(super) const INTERRUPTED: u8 = 130;
+pub const INTERRUPTED: u8 = 130;
 /// Ended by a second SIGTERM or SIGHUP.
-pub(super) const TERMINATED: u8 = 143;
+pub const TERMINATED: u8 = 143;
 
 /// Returns the exit code for an error of this kind.
 pub fn exit_code(kind: ErrorKind) -> u8 {
@@ -43,7 +43,7 @@ pub fn exit_code(kind: ErrorKind) -> u8 {
 }
 
 /// Runs the program and returns its exit code, with an error or a panic reported on one line.
-pub(super) fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
+pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     ExitCode::from(code_of(run))
 }
 
@@ -66,7 +66,7 @@ fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
 
 /// Reports why the arguments cannot be used, or prints the help that was asked for, and returns the
 /// exit code.
-pub(super) fn refused(refusal: Refusal) -> u8 {
+pub fn refused(refusal: Refusal) -> u8 {
     match refusal {
         Refusal::Setting(error) => code_of(|| Err(error)),
         Refusal::Clap(help) if !help.use_stderr() => {
@@ -87,7 +87,7 @@ pub(super) fn refused(refusal: Refusal) -> u8 {
 
 /// Ends the process without returning to the caller: its job may hang.
 #[allow(clippy::disallowed_methods)] // a hung job cannot be returned from
-pub(super) fn at_once(code: u8) -> ! {
+pub fn at_once(code: u8) -> ! {
     stderr::flush();
     std::process::exit(code.into())
 }

@@ -20,7 +20,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::flags::WatchFlags;
-use super::signals::{Listener, Wish};
+use super::signals::{Listener, StopSignal};
 use super::values::{bytes, choice, duration, show};
 use super::{exit, failed, log, stderr};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,7 +29,7 @@ use crate::sources::Stop;
 pub use client::BodyCompression;
 use client::{Client, ClientSettings};
 use file::FileFeed;
-use sender::{Progress, Sender};
+use sender::{FeedProgress, FeedSender};
 use stream::StreamFeed;
 
 /// Exit code of a stop that has taken too long.
@@ -101,7 +101,7 @@ fn compression() -> impl clap::builder::TypedValueParser<Value = BodyCompression
 }
 
 /// Runs `wordtide feed`.
-pub(super) fn run(flags: &FeedFlags) -> Result<u8> {
+pub fn run(flags: &FeedFlags) -> Result<u8> {
     log::install(&flags.watch, Some(0));
     if flags.batch_bytes == 0 || flags.batch_bytes > BATCH_BYTES_MAX {
         let message = format!("a batch of {} bytes is out of range", flags.batch_bytes);
@@ -119,28 +119,28 @@ pub(super) fn run(flags: &FeedFlags) -> Result<u8> {
         compression: flags.compress,
     };
     let client = Client::new(&settings)?;
-    let input = Input::of(flags.file.as_deref())?;
-    let progress = Progress::new(&input.name());
+    let input = FeedInput::of(flags.file.as_deref())?;
+    let progress = FeedProgress::new(&input.name());
     let stop = Stop::new();
     let (stopping, seen, patience) = (stop.clone(), progress.clone(), flags.stop_timeout);
     signals.on_wish(Some((stop.clone(), patience)), move |wish| match wish {
-        Wish::Stop => {
+        StopSignal::Stop => {
             tracing::info!("stopping: what was read is sent; a second signal ends at once");
             stopping.stop();
         }
-        Wish::Overdue => {
+        StopSignal::Overdue => {
             stderr::line(format!(
                 "wordtide: ended by --stop-timeout of {}: {seen}",
                 show(patience)
             ));
             exit::at_once(NOT_ACKNOWLEDGED);
         }
-        Wish::EndNow(code) => {
+        StopSignal::EndNow(code) => {
             stderr::line(format!("wordtide: ended by a second signal: {seen}"));
             exit::at_once(code);
         }
     })?;
-    let sender = Sender {
+    let sender = FeedSender {
         client,
         producer: String::new(),
         tag: None,
@@ -154,17 +154,22 @@ pub(super) fn run(flags: &FeedFlags) -> Result<u8> {
     Ok(0)
 }
 
-async fn feed(flags: &FeedFlags, input: Input, mut sender: Sender, stop: Stop) -> Result<()> {
+async fn feed(
+    flags: &FeedFlags,
+    input: FeedInput,
+    mut sender: FeedSender,
+    stop: Stop,
+) -> Result<()> {
     let FeedFlags { once, batch_bytes, batch_every, .. } = *flags;
     let (name, producer) = (input.name(), flags.producer.clone());
     let stream = |name| StreamFeed { name, producer, batch_bytes, batch_every, stop: stop.clone() };
     match input {
-        Input::Stdin => {
+        FeedInput::Stdin => {
             let stdin = || Ok(File::from(io::stdin().as_fd().try_clone_to_owned()?));
             stream(name).run(stdin, &mut sender).await
         }
-        Input::Pipe(path) => stream(name).run(move || File::open(path), &mut sender).await,
-        Input::File(path) => {
+        FeedInput::Pipe(path) => stream(name).run(move || File::open(path), &mut sender).await,
+        FeedInput::File(path) => {
             let producer = flags.producer.clone();
             let file = FileFeed { path, producer, once, batch_bytes, batch_every, stop };
             file.run(&mut sender).await
@@ -173,18 +178,18 @@ async fn feed(flags: &FeedFlags, input: Input, mut sender: Sender, stop: Stop) -
 }
 
 /// The input of a feed.
-enum Input {
+enum FeedInput {
     Stdin,
     /// A pipe or device under a file's name, which cannot be read again.
     Pipe(PathBuf),
     File(PathBuf),
 }
 
-impl Input {
+impl FeedInput {
     /// Decides how a path is read. One that does not exist is a file that will.
-    fn of(path: Option<&std::path::Path>) -> Result<Input> {
+    fn of(path: Option<&std::path::Path>) -> Result<FeedInput> {
         let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
-            return Ok(Input::Stdin);
+            return Ok(FeedInput::Stdin);
         };
         let unreadable = |why: String| {
             let message = format!("cannot read {}: {why}", path.display());
@@ -192,15 +197,15 @@ impl Input {
         };
         match path.metadata() {
             Ok(metadata) if metadata.is_dir() => Err(unreadable("it is a directory".to_owned())),
-            Ok(metadata) if !metadata.is_file() => Ok(Input::Pipe(path.to_owned())),
-            _ => Ok(Input::File(path.to_owned())),
+            Ok(metadata) if !metadata.is_file() => Ok(FeedInput::Pipe(path.to_owned())),
+            _ => Ok(FeedInput::File(path.to_owned())),
         }
     }
 
     fn name(&self) -> String {
         match self {
-            Input::Stdin => "standard input".to_owned(),
-            Input::Pipe(path) | Input::File(path) => path.display().to_string(),
+            FeedInput::Stdin => "standard input".to_owned(),
+            FeedInput::Pipe(path) | FeedInput::File(path) => path.display().to_string(),
         }
     }
 }

@@ -10,19 +10,19 @@ use clap::{Arg, Command};
 use toml::{Table, Value};
 
 use super::environment;
-use super::layers::{Found, Place};
+use super::layers::{FoundSetting, SettingOrigin};
 use super::values::nearest;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The key of the definition that runs; it is no flag.
-pub(super) const DATAFLOW: &str = "dataflow";
+pub const DATAFLOW: &str = "dataflow";
 /// The flag that names the file, and its variable.
 const FLAG: &str = "config";
 const VARIABLE: &str = "WORDTIDE_CONFIG";
 
 /// A file of settings that was read.
 #[derive(Debug)]
-pub(super) struct SettingsFile {
+pub struct SettingsFile {
     path: PathBuf,
     table: Table,
 }
@@ -34,7 +34,7 @@ impl SettingsFile {
     ///
     /// `Configuration` if it cannot be read, `Usage` if it is no TOML or has a key that is no
     /// flag's.
-    pub(super) fn of(
+    pub fn of(
         command: &Command,
         arguments: &[OsString],
         lookup: impl Fn(&OsStr) -> Option<OsString>,
@@ -69,13 +69,13 @@ impl SettingsFile {
     }
 
     /// Returns the definition that the file names.
-    pub(super) fn dataflow(&self) -> Option<&str> {
+    pub fn dataflow(&self) -> Option<&str> {
         self.table.get(DATAFLOW).and_then(Value::as_str).filter(|name| !name.is_empty())
     }
 
     /// Returns the place of what the file says.
-    pub(super) fn place(&self) -> Place {
-        Place::File(self.path.clone())
+    pub fn place(&self) -> SettingOrigin {
+        SettingOrigin::File(self.path.clone())
     }
 
     /// Looks a flag up.
@@ -83,7 +83,7 @@ impl SettingsFile {
     /// # Errors
     ///
     /// `Usage` for a value of a kind that the flag does not take.
-    pub(super) fn find(&self, flag: &Arg) -> Result<Option<Found>> {
+    pub fn find(&self, flag: &Arg) -> Result<Option<FoundSetting>> {
         let Some(value) = flag.get_long().and_then(|long| self.table.get(long)) else {
             return Ok(None);
         };
@@ -102,7 +102,7 @@ impl SettingsFile {
             };
             arguments.extend(given.map_err(|takes| self.wrong(flag, value, takes))?);
         }
-        Ok(Some(Found { place: self.place(), arguments }))
+        Ok(Some(FoundSetting { place: self.place(), arguments }))
     }
 
     fn wrong(&self, flag: &Arg, value: &Value, takes: &str) -> Error {
@@ -153,7 +153,7 @@ fn keys(command: &Command) -> Vec<String> {
 }
 
 /// Returns a text as it stands in TOML, with a password in a URL left out.
-pub(super) fn quoted(text: &str) -> String {
+pub fn quoted(text: &str) -> String {
     let open = match text.split_once("://") {
         Some((scheme, rest)) => match rest.split_once('@') {
             Some((user, host)) if user.contains(':') && !user.contains('/') => {
@@ -167,15 +167,15 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Returns true if the setting is the name of the file itself.
-pub(super) fn is_own(flag: &Arg) -> bool {
+pub fn is_own(flag: &Arg) -> bool {
     flag.get_id() == FLAG
 }
 
 /// Returns the place as `wordtide config` shows it.
-pub(super) fn shown(place: Option<&Place>) -> String {
+pub fn shown(place: Option<&SettingOrigin>) -> String {
     match place {
-        Some(Place::Variable(name)) => format!("env {name}"),
-        Some(Place::File(path)) => format!("file {}", Path::display(path)),
+        Some(SettingOrigin::Variable(name)) => format!("env {name}"),
+        Some(SettingOrigin::File(path)) => format!("file {}", Path::display(path)),
         None => "default".to_owned(),
     }
 }

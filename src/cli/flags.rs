@@ -16,13 +16,13 @@ use clap::{ArgAction, Args};
 use super::log::LogFormat;
 use super::values::{choice, duration, trimmed};
 
-pub(super) use output::OutputFlags;
-pub(super) use profile::ProfileFlags;
-pub(super) use sources::SourceFlags;
-pub(super) use state::StateFlags;
-pub(super) use stores::StoreFlags;
-pub(super) use words::WordFlags;
-pub(super) use workers::WorkerFlags;
+pub use output::OutputFlags;
+pub use profile::ProfileFlags;
+pub use sources::SourceFlags;
+pub use state::StateFlags;
+pub use stores::StoreFlags;
+pub use words::WordFlags;
+pub use workers::WorkerFlags;
 
 /// The flags of a run, in groups. Other programs flatten them into their own, switch clap's help
 /// flag off (it would take `-h` from the hostfile), parse with [`parse`](super::parse) and run with

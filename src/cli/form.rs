@@ -11,7 +11,7 @@ use crate::store::Target;
 ///
 /// Where two settings exclude each other and one comes from a weaker place, a variable or a file,
 /// the other one is in force.
-pub(super) fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
+pub fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
     let mut form = FormSettings {
         suffix: flags.suffix.clone(),
         format: flags.format,

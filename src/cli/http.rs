@@ -11,7 +11,7 @@ use crate::sources::Stop;
 use crate::token::Token;
 
 /// The server of a run, if it has one.
-pub(super) struct RunServer {
+pub struct RunServer {
     meters: Meters,
     monitor: Option<Monitor>,
     /// The error of a server that has failed. It ends the run, as that of any task does.
@@ -23,7 +23,7 @@ pub(super) struct RunServer {
 /// # Errors
 ///
 /// `Usage` if it is none.
-pub(super) fn address(flags: &WatchFlags) -> Result<Option<HttpAddress>> {
+pub fn address(flags: &WatchFlags) -> Result<Option<HttpAddress>> {
     flags.http.as_deref().map(str::parse).transpose()
 }
 
@@ -33,10 +33,7 @@ pub(super) fn address(flags: &WatchFlags) -> Result<Option<HttpAddress>> {
 /// # Errors
 ///
 /// `Usage` if there is no such port.
-pub(super) fn address_of(
-    flags: &WatchFlags,
-    launched: Option<usize>,
-) -> Result<Option<HttpAddress>> {
+pub fn address_of(flags: &WatchFlags, launched: Option<usize>) -> Result<Option<HttpAddress>> {
     let of_process = |address: HttpAddress| address.of_process(launched.unwrap_or(0));
     address(flags)?.map(of_process).transpose()
 }
@@ -46,7 +43,7 @@ pub(super) fn address_of(
 /// # Errors
 ///
 /// `Usage` if it has not.
-pub(super) fn check(flags: &WatchFlags, processes: usize) -> Result<()> {
+pub fn check(flags: &WatchFlags, processes: usize) -> Result<()> {
     let last = processes.saturating_sub(1);
     address(flags)?.map_or(Ok(()), |address| address.of_process(last).map(drop))
 }
@@ -58,7 +55,7 @@ impl RunServer {
     /// # Errors
     ///
     /// `Configuration` if the address cannot be listened on, or the token cannot be read.
-    pub(super) fn start(
+    pub fn start(
         address: Option<HttpAddress>,
         token_file: Option<&Path>,
         stop: Stop,
@@ -81,12 +78,12 @@ impl RunServer {
     }
 
     /// Returns the figures that the server shows, for the job to write.
-    pub(super) fn meters(&self) -> Meters {
+    pub fn meters(&self) -> Meters {
         self.meters.clone()
     }
 
     /// Ends the server after the run, whose result is `ended`, and returns the result.
-    pub(super) fn end<T>(self, ended: Result<T>) -> Result<T> {
+    pub fn end<T>(self, ended: Result<T>) -> Result<T> {
         if let Some(monitor) = self.monitor {
             monitor.end(ended.as_ref().err());
         }

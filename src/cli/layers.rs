@@ -30,18 +30,18 @@ const RIVALS: [&[&str]; 2] = [
 
 /// A place, other than the command line, in which a setting was found.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Place {
+pub enum SettingOrigin {
     /// The settings file at this path.
     File(PathBuf),
     /// The environment variable of this name.
     Variable(String),
 }
 
-impl fmt::Display for Place {
+impl fmt::Display for SettingOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Place::File(path) => write!(f, "{}", path.display()),
-            Place::Variable(name) => f.write_str(name),
+            SettingOrigin::File(path) => write!(f, "{}", path.display()),
+            SettingOrigin::Variable(name) => f.write_str(name),
         }
     }
 }
@@ -49,14 +49,14 @@ impl fmt::Display for Place {
 /// A flag that was not typed but found in another place, as the arguments that would give it: none
 /// for a switch that is off, which also hides what a weaker place says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub place: Place,
+pub struct FoundSetting {
+    pub place: SettingOrigin,
     pub arguments: Vec<OsString>,
 }
 
 /// Why the arguments, or what was found in other places, cannot be used.
 #[derive(Debug)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// A mistake on the command line, or a call for help.
     Clap(ClapError),
     /// A mistake elsewhere.
@@ -77,27 +77,24 @@ impl From<Error> for Refusal {
 
 /// Arguments that were parsed together with what was found in other places.
 #[derive(Debug)]
-pub(super) struct Parsed {
+pub struct Parsed {
     pub matches: ArgMatches,
     /// Ids of the arguments that were typed.
     pub typed: BTreeSet<String>,
     /// The places of those that were not, by their ids.
-    pub places: BTreeMap<String, Place>,
+    pub places: BTreeMap<String, SettingOrigin>,
 }
 
 /// Long flags that were found in other places than the command line, for messages: errors arise
 /// far from here.
-static FOUND: Mutex<Vec<(String, Place)>> = Mutex::new(Vec::new());
+static FOUND: Mutex<Vec<(String, SettingOrigin)>> = Mutex::new(Vec::new());
 
 /// Parses the command line alone.
 ///
 /// # Errors
 ///
 /// clap's, among them the text for `--help`.
-pub(super) fn parse_typed(
-    command: &Command,
-    arguments: &[OsString],
-) -> Result<ArgMatches, ClapError> {
+pub fn parse_typed(command: &Command, arguments: &[OsString]) -> Result<ArgMatches, ClapError> {
     let bare = without_variables(command.clone(), false);
     match bare.try_get_matches_from(arguments) {
         // Help names the variables.
@@ -111,10 +108,10 @@ pub(super) fn parse_typed(
 /// # Errors
 ///
 /// An error that clap found on the command line, or an error in another place, with its name.
-pub(super) fn parse(
+pub fn parse(
     command: &Command,
     arguments: &[OsString],
-    find: impl Fn(&Arg) -> Result<Option<Found>, Error>,
+    find: impl Fn(&Arg) -> Result<Option<FoundSetting>, Error>,
 ) -> Result<Parsed, Refusal> {
     let matches = parse_typed(command, arguments)?;
     let in_force = Flags::of(command, &matches);
@@ -124,9 +121,9 @@ pub(super) fn parse(
         found.extend(find(flag)?.map(|it| (*flag, it)));
     }
     // The strongest place decides between flags that exclude each other.
-    let loses = |(flag, it): &(&Arg, Found)| {
+    let loses = |(flag, it): &(&Arg, FoundSetting)| {
         let beaten_by_typed = typed.iter().any(|id| in_force.are_rivals(flag, id));
-        let beaten = |(other, its): &(&Arg, Found)| {
+        let beaten = |(other, its): &(&Arg, FoundSetting)| {
             its.place.rank() > it.place.rank()
                 && !its.arguments.is_empty()
                 && in_force.are_rivals(flag, other.get_id().as_str())
@@ -134,10 +131,11 @@ pub(super) fn parse(
         beaten_by_typed || found.iter().any(beaten)
     };
     let kept: Vec<_> = found.iter().filter(|one| !loses(one)).cloned().collect();
-    let by_id = |(flag, it): &(&Arg, Found)| (flag.get_id().to_string(), it.place.clone());
+    let by_id = |(flag, it): &(&Arg, FoundSetting)| (flag.get_id().to_string(), it.place.clone());
     let ids = kept.iter().map(by_id).collect();
-    let names = |(flag, it): &(&Arg, Found)| Some((flag.get_long()?.to_owned(), it.place.clone()));
-    let places: Vec<(String, Place)> = kept.iter().filter_map(names).collect();
+    let names =
+        |(flag, it): &(&Arg, FoundSetting)| Some((flag.get_long()?.to_owned(), it.place.clone()));
+    let places: Vec<(String, SettingOrigin)> = kept.iter().filter_map(names).collect();
     FOUND.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&places);
 
     // Nothing after `--` is a flag.
@@ -159,14 +157,14 @@ pub(super) fn parse(
 
 /// Returns from where the flags come that `message` names, for those that were not typed, unless
 /// the message names the place itself.
-pub(super) fn note(message: &str) -> Option<String> {
+pub fn note(message: &str) -> Option<String> {
     let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     note_of(message, &found)
 }
 
 /// Returns true if the flag `weak` was found in a weaker place than `strong`, of which it is known
 /// that it is given. The line is the strongest place.
-pub(super) fn is_weaker(weak: &str, strong: &str) -> bool {
+pub fn is_weaker(weak: &str, strong: &str) -> bool {
     let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     let rank = |flag: &str| {
         let place = found.iter().find(|(known, _)| known == flag).map(|(_, place)| place.rank());
@@ -176,12 +174,12 @@ pub(super) fn is_weaker(weak: &str, strong: &str) -> bool {
 }
 
 /// Returns true if the flag was not typed but found in another place.
-pub(super) fn was_found(flag: &str) -> bool {
+pub fn was_found(flag: &str) -> bool {
     let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
     found.iter().any(|(known, _)| known == flag)
 }
 
-fn note_of(message: &str, found: &[(String, Place)]) -> Option<String> {
+fn note_of(message: &str, found: &[(String, SettingOrigin)]) -> Option<String> {
     let named = found
         .iter()
         .filter(|(flag, place)| names_flag(message, flag) && !message.contains(&place.to_string()));
@@ -198,21 +196,21 @@ fn names_flag(text: &str, flag: &str) -> bool {
     })
 }
 
-impl Place {
+impl SettingOrigin {
     /// The stronger of two places has the greater rank.
     fn rank(&self) -> u8 {
         match self {
-            Place::File(_) => 1,
-            Place::Variable(_) => 2,
+            SettingOrigin::File(_) => 1,
+            SettingOrigin::Variable(_) => 2,
         }
     }
 }
 
 /// The flags that the chosen command takes, each with the command that declares it.
-pub(super) struct Flags<'a>(pub Vec<(&'a Command, &'a Arg)>);
+pub struct Flags<'a>(pub Vec<(&'a Command, &'a Arg)>);
 
 impl<'a> Flags<'a> {
-    pub(super) fn of(command: &'a Command, matches: &ArgMatches) -> Flags<'a> {
+    pub fn of(command: &'a Command, matches: &ArgMatches) -> Flags<'a> {
         let mut path = vec![command];
         let mut below = matches.subcommand();
         while let Some((name, matches)) = below {
@@ -271,7 +269,7 @@ fn without_variables(command: Command, requires: bool) -> Command {
 }
 
 /// Returns true if the error is about one of these flags.
-fn names_one_of(error: &ClapError, found: &[(String, Place)]) -> bool {
+fn names_one_of(error: &ClapError, found: &[(String, SettingOrigin)]) -> bool {
     let kinds = [ContextKind::InvalidArg, ContextKind::PriorArg];
     let texts = kinds.iter().filter_map(|kind| match error.get(*kind) {
         Some(ContextValue::String(text)) => Some(vec![text.clone()]),
@@ -489,7 +487,7 @@ mod tests {
     fn flags_are_named_as_whole_words() {
         assert!(names_flag("give --state a folder", "state") && names_flag("--state", "state"));
         assert!(!names_flag("--state-dir", "state") && !names_flag("no state", "state"));
-        let found = [("epochs".to_owned(), Place::Variable("WORDTIDE_EPOCHS".to_owned()))];
+        let found = [("epochs".to_owned(), SettingOrigin::Variable("WORDTIDE_EPOCHS".to_owned()))];
         let note = note_of("give --epochs at least 1", &found);
         assert_eq!(note.as_deref(), Some("--epochs is from WORDTIDE_EPOCHS"));
         assert_eq!(note_of("give --epoch", &found), None);

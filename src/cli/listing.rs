@@ -5,11 +5,11 @@ use std::fmt::Write;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::file::{self, quoted, shown};
-use super::layers::{Flags, Parsed, Place};
+use super::layers::{Flags, Parsed, SettingOrigin};
 use crate::sources::KafkaProperties;
 
 /// Lists the settings; `dataflow` is the place that names the definition, if not the command line.
-pub(super) fn of(command: &Command, parsed: &Parsed, dataflow: Option<&Place>) -> String {
+pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) -> String {
     let (mut levels, mut names) = (vec![&parsed.matches], Vec::new());
     while let Some((name, below)) = levels.last().and_then(|matches| matches.subcommand()) {
         levels.push(below);

@@ -34,7 +34,7 @@ static JSON: OnceLock<Option<usize>> = OnceLock::new();
 
 /// Writes a line that no log event stands for. `text` is the line in text form, which begins with
 /// the name of the program where it is no mere progress.
-pub(super) fn say(level: Level, event: &str, text: &str) {
+pub fn say(level: Level, event: &str, text: &str) {
     let Some(process) = JSON.get() else { return stderr::line(text) };
     let message = text.strip_prefix("wordtide: ").unwrap_or(text);
     let message = message.strip_prefix("error: ").unwrap_or(message);
@@ -43,14 +43,14 @@ pub(super) fn say(level: Level, event: &str, text: &str) {
 }
 
 /// Writes a line only where lines are JSON objects: people see the same from the end itself.
-pub(super) fn say_in_json(event: &str, message: &str) {
+pub fn say_in_json(event: &str, message: &str) {
     if JSON.get().is_some() {
         say(Level::INFO, event, message);
     }
 }
 
 /// Passes on a line of the process with this index, as its launcher.
-pub(super) fn relay(process: usize, line: &[u8]) {
+pub fn relay(process: usize, line: &[u8]) {
     match JSON.get() {
         None => stderr::line([format!("[{process}] ").as_bytes(), line].concat()),
         Some(_) if line.starts_with(b"{") => stderr::line(line),
@@ -84,13 +84,13 @@ fn json(
 
 /// The fields of a log event.
 #[derive(Default)]
-struct Fields {
+struct LogFields {
     message: String,
     event: Option<String>,
     others: Map<String, Value>,
 }
 
-impl Fields {
+impl LogFields {
     fn add(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,
@@ -100,7 +100,7 @@ impl Fields {
     }
 }
 
-impl Visit for Fields {
+impl Visit for LogFields {
     fn record_u64(&mut self, field: &Field, value: u64) {
         self.add(field, value.into());
     }
@@ -123,9 +123,9 @@ impl Visit for Fields {
 }
 
 /// Formats log events as lines.
-struct Lines;
+struct LogLines;
 
-impl<S, N> FormatEvent<S, N> for Lines
+impl<S, N> FormatEvent<S, N> for LogLines
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
@@ -136,7 +136,7 @@ where
         mut writer: Writer<'_>,
         event: &Event<'_>,
     ) -> fmt::Result {
-        let mut fields = Fields::default();
+        let mut fields = LogFields::default();
         event.record(&mut fields);
         let level = *event.metadata().level();
         if let Some(process) = JSON.get() {
@@ -182,7 +182,7 @@ impl Write for StandardError {
 /// Sends the library's messages to standard error: progress and warnings, more with each `-v`, less
 /// with each `-q`. Only its own: those of an HTTP client name proxies and credential sources, with
 /// the passwords in their addresses. Then warns of environment variables that are not known.
-pub(super) fn install(flags: &WatchFlags, process: Option<usize>) {
+pub fn install(flags: &WatchFlags, process: Option<usize>) {
     if flags.log_format == LogFormat::Json {
         // It is set already where the program logs for a second time, in the same form.
         let _ = JSON.set(process);
@@ -198,7 +198,7 @@ pub(super) fn install(flags: &WatchFlags, process: Option<usize>) {
         .with_max_level(level)
         .with_writer(|| StandardError)
         .with_ansi(false)
-        .event_format(Lines)
+        .event_format(LogLines)
         .finish()
         .with(Targets::new().with_target(env!("CARGO_PKG_NAME"), level));
     // It fails only if one is installed already, and then messages have their place.

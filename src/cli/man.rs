@@ -57,7 +57,7 @@ const FILES: &[(&str, &str)] = &[
 ];
 
 /// Writes the page.
-pub(super) fn render(out: &mut dyn Write) -> io::Result<()> {
+pub fn render(out: &mut dyn Write) -> io::Result<()> {
     let command = commands::command();
     let man = clap_mangen::Man::new(command.clone().version(None))
         .source(format!("wordtide {}", env!("CARGO_PKG_VERSION")))

@@ -26,14 +26,14 @@ const RATE_OVER: Duration = Duration::from_secs(2);
 const CHARS_MAX: usize = 79;
 
 /// A line that is drawn until this is dropped.
-pub(super) struct Progress {
+pub struct Progress {
     /// Ends the drawing when it is dropped.
     drawing: Option<(SyncSender<()>, Receiver<()>)>,
 }
 
 impl Progress {
     /// Begins to draw the figures in `meters`, where that is wanted and a thread can be had.
-    pub(super) fn start(flags: &JobFlags, meters: Meters) -> Progress {
+    pub fn start(flags: &JobFlags, meters: Meters) -> Progress {
         if !is_wanted(flags) {
             return Progress { drawing: None };
         }

@@ -25,10 +25,10 @@ use crate::words::WordOptions;
 /// Where results go when nobody says where.
 const DEFAULT_TO: &str = "wordtide-out/counts";
 /// Where states are kept when nobody says where.
-pub(super) const DEFAULT_STATE: &str = "wordtide-state";
+pub const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
-pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
+pub fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
     let port: u16 = port.parse().map_err(|_| {
         Error::new(ErrorKind::Usage, format!("{port:?} is not a port"))
             .hint("give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help")
@@ -39,21 +39,21 @@ pub(super) fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
 }
 
 /// `wordtide run DATAFLOW`.
-pub(super) fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
+pub fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
     run_job(flags, |job| dataflow.define(job, interval))
 }
 
 /// `wordtide replay DIR`.
-pub(super) fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
+pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
     run_job(flags, |job| Ok(dataflow.define(job, interval)?.state(StatePlace::None).replay(dir)))
 }
 
 /// Runs a job as one process of a cluster, or as the launcher of a whole one.
-pub(super) fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
+pub fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
@@ -147,7 +147,7 @@ fn settings(flags: &JobFlags) -> Settings {
 }
 
 /// Opens the output that the flags name.
-pub(super) fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
+pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
     let form = form(&flags.output, &target);
     let target = form.place(target);

@@ -18,7 +18,7 @@ use sd_notify::NotifyState;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-pub(super) use relay::Relay;
+pub use relay::Relay;
 
 use super::failed;
 use crate::error::{Error, Result};
@@ -60,20 +60,20 @@ fn send(states: &[NotifyState<'_>]) {
 }
 
 /// The voice of this process towards the service manager.
-pub(super) struct Service {
+pub struct Service {
     /// `None` where nobody listens.
-    speaker: Option<(mpsc::Sender<Turn>, Receiver<()>)>,
+    speaker: Option<(mpsc::Sender<NotifyTurn>, Receiver<()>)>,
 }
 
 /// The outcome of the job's start.
-enum Turn {
+enum NotifyTurn {
     Ready(JobHandle),
     Failed(String),
 }
 
 impl Service {
     /// Begins to speak, if a manager listens. `process` is the index among those of a launcher.
-    pub(super) fn new(stop: Stop, process: Option<usize>) -> Result<Service> {
+    pub fn new(stop: Stop, process: Option<usize>) -> Result<Service> {
         if !is_listening() {
             return Ok(Service { speaker: None });
         }
@@ -87,15 +87,15 @@ impl Service {
     }
 
     /// Called when the job has started.
-    pub(super) fn ready(&self, job: JobHandle) {
-        self.tell(Turn::Ready(job));
+    pub fn ready(&self, job: JobHandle) {
+        self.tell(NotifyTurn::Ready(job));
     }
 
     /// Called when the job has ended, or could not be started. Waits until that is told, for a
     /// short time.
-    pub(super) fn end<T>(self, result: &Result<T>) {
+    pub fn end<T>(self, result: &Result<T>) {
         if let Err(error) = result {
-            self.tell(Turn::Failed(error.to_string()));
+            self.tell(NotifyTurn::Failed(error.to_string()));
         }
         if let Some((turns, ended)) = self.speaker {
             drop(turns);
@@ -104,7 +104,7 @@ impl Service {
         }
     }
 
-    fn tell(&self, turn: Turn) {
+    fn tell(&self, turn: NotifyTurn) {
         if let Some((turns, _)) = &self.speaker {
             // It fails if the thread has failed, which has been logged. There is room for all.
             let _ = turns.try_send(turn);
@@ -126,7 +126,12 @@ impl Speaker {
     }
 
     /// Speaks until the job has ended.
-    fn speak(&self, turns: mpsc::Receiver<Turn>, stop: Stop, end: SyncSender<()>) -> Result<()> {
+    fn speak(
+        &self,
+        turns: mpsc::Receiver<NotifyTurn>,
+        stop: Stop,
+        end: SyncSender<()>,
+    ) -> Result<()> {
         let built = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime =
             built.map_err(|error| failed("cannot report to the service manager", error))?;
@@ -136,7 +141,7 @@ impl Speaker {
         Ok(())
     }
 
-    async fn follow(&self, mut turns: mpsc::Receiver<Turn>, stop: Stop) {
+    async fn follow(&self, mut turns: mpsc::Receiver<NotifyTurn>, stop: Stop) {
         self.say(&[NotifyState::Status("starting")]);
         let mut is_stopping = false;
         let first = tokio::select! {
@@ -148,7 +153,7 @@ impl Speaker {
             }
         };
         let last = match first {
-            Some(Turn::Ready(job)) => {
+            Some(NotifyTurn::Ready(job)) => {
                 self.accompany(job, &mut turns, &stop, &mut is_stopping).await
             }
             other => other,
@@ -156,7 +161,7 @@ impl Speaker {
         if !is_stopping {
             self.say(&[NotifyState::Stopping]);
         }
-        if let Some(Turn::Failed(error)) = last {
+        if let Some(NotifyTurn::Failed(error)) = last {
             self.say(&[NotifyState::Status(&one_line(&error))]);
         }
     }
@@ -165,10 +170,10 @@ impl Speaker {
     async fn accompany(
         &self,
         job: JobHandle,
-        turns: &mut mpsc::Receiver<Turn>,
+        turns: &mut mpsc::Receiver<NotifyTurn>,
         stop: &Stop,
         is_stopping: &mut bool,
-    ) -> Option<Turn> {
+    ) -> Option<NotifyTurn> {
         let mut status = job.watch();
         let mut told = describe(&status.borrow_and_update());
         self.say(&[NotifyState::Ready, NotifyState::Status(&told)]);

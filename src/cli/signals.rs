@@ -28,7 +28,7 @@ const ONE_WISH: Duration = Duration::from_secs(1);
 
 /// A request by a signal, or by the time since the stop was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub enum StopSignal {
     /// The first signal: commit what was read, then end.
     Stop,
     /// A later signal: end at once, with this exit code.
@@ -38,7 +38,7 @@ pub(super) enum Wish {
 }
 
 /// The signals that ask for a stop.
-pub(super) struct Listener {
+pub struct Listener {
     runtime: Runtime,
     interrupt: Signal,
     terminate: Signal,
@@ -48,7 +48,7 @@ pub(super) struct Listener {
 
 impl Listener {
     /// Listens from now on.
-    pub(super) fn new() -> Result<Listener> {
+    pub fn new() -> Result<Listener> {
         let cannot = |error| failed("cannot listen for signals", error);
         let runtime = Builder::new_current_thread().enable_all().build().map_err(cannot)?;
         let listener = {
@@ -64,13 +64,13 @@ impl Listener {
 
     /// Waits on a thread of its own and calls `act` for each wish.
     ///
-    /// [`Wish::Overdue`] comes when a stop has taken longer than its patience. The stop may be
+    /// [`StopSignal::Overdue`] comes when a stop has taken longer than its patience. The stop may be
     /// asked for by a signal, by the launcher, by another process or by the job itself: the time is
     /// the same.
-    pub(super) fn on_wish(
+    pub fn on_wish(
         self,
         patience: Option<(Stop, Duration)>,
-        mut act: impl FnMut(Wish) + Send + 'static,
+        mut act: impl FnMut(StopSignal) + Send + 'static,
     ) -> Result<()> {
         let Listener { runtime, mut interrupt, mut terminate, mut hangup } = self;
         let listen = async move {
@@ -95,13 +95,13 @@ impl Listener {
                     }
                     () = reached(overdue) => {
                         overdue = None;
-                        act(Wish::Overdue);
+                        act(StopSignal::Overdue);
                         continue;
                     }
                 };
                 match stopping {
                     None => {
-                        act(Wish::Stop);
+                        act(StopSignal::Stop);
                         stopping = Some(Instant::now());
                     }
                     Some(first) if first.elapsed() < ONE_WISH => {
@@ -109,7 +109,7 @@ impl Listener {
                             "another signal within a second of the first: the same stop"
                         );
                     }
-                    Some(_) => act(Wish::EndNow(code)),
+                    Some(_) => act(StopSignal::EndNow(code)),
                 }
             }
         };
@@ -159,30 +159,26 @@ fn ignores(status: &str, signal: i32) -> bool {
 
 /// The job, as the thread that waits for signals knows it.
 #[derive(Default)]
-struct Watched {
+struct WatchedSignals {
     job: Option<JobHandle>,
     /// The job has ended by itself: a late time-out must not end the process differently.
     ended: bool,
 }
 
 /// Stops a job by signals.
-pub(super) struct Supervisor {
+pub struct Supervisor {
     stop: Stop,
-    watched: Arc<Mutex<Watched>>,
+    watched: Arc<Mutex<WatchedSignals>>,
 }
 
 impl Supervisor {
     /// Begins to act on signals. `keeps_state` says that a next start can finish what this one
     /// leaves.
-    pub(super) fn new(
-        signals: Listener,
-        stop_timeout: Duration,
-        keeps_state: bool,
-    ) -> Result<Supervisor> {
-        let (stop, watched) = (Stop::new(), Arc::<Mutex<Watched>>::default());
+    pub fn new(signals: Listener, stop_timeout: Duration, keeps_state: bool) -> Result<Supervisor> {
+        let (stop, watched) = (Stop::new(), Arc::<Mutex<WatchedSignals>>::default());
         let supervisor = Supervisor { stop: stop.clone(), watched: Arc::clone(&watched) };
         signals.on_wish(Some((stop.clone(), stop_timeout)), move |wish| match wish {
-            Wish::Stop => {
+            StopSignal::Stop => {
                 let what = match lock(&watched).job {
                     Some(_) => "the open epoch is cut and committed",
                     None => "nothing was read",
@@ -193,22 +189,22 @@ impl Supervisor {
                 );
                 stop.stop();
             }
-            Wish::Overdue => {
+            StopSignal::Overdue => {
                 let why = format!("--stop-timeout of {}", values::show(stop_timeout));
                 end(&watched, &why, if keeps_state { 75 } else { 1 });
             }
-            Wish::EndNow(code) => end(&watched, "a second signal", code),
+            StopSignal::EndNow(code) => end(&watched, "a second signal", code),
         })?;
         Ok(supervisor)
     }
 
     /// Returns what the first signal sets; the job is to be built with it.
-    pub(super) fn stop(&self) -> Stop {
+    pub fn stop(&self) -> Stop {
         self.stop.clone()
     }
 
     /// Waits for the job.
-    pub(super) fn wait(&self, job: Job) -> Result<Summary> {
+    pub fn wait(&self, job: Job) -> Result<Summary> {
         lock(&self.watched).job = Some(job.handle());
         let summary = job.wait();
         lock(&self.watched).ended = true;
@@ -216,12 +212,12 @@ impl Supervisor {
     }
 }
 
-fn lock(watched: &Mutex<Watched>) -> MutexGuard<'_, Watched> {
+fn lock(watched: &Mutex<WatchedSignals>) -> MutexGuard<'_, WatchedSignals> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Ends the process without waiting for the job, and names the epochs that are not committed.
-fn end(watched: &Mutex<Watched>, why: &str, code: u8) {
+fn end(watched: &Mutex<WatchedSignals>, why: &str, code: u8) {
     let watched = lock(watched);
     if watched.ended {
         return;

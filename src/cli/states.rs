@@ -41,7 +41,7 @@ fn form() -> impl TypedValueParser<Value = ListForm> {
 }
 
 /// Lists or removes the states that the arguments name.
-pub(super) fn run(args: &StateArgs) -> Result<()> {
+pub fn run(args: &StateArgs) -> Result<()> {
     if args.remove {
         if args.dirs.is_empty() {
             return Err(Error::new(ErrorKind::Usage, "--remove names no state folder")

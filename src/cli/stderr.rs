@@ -45,7 +45,7 @@ const CLEAR: &str = "\r\x1b[K";
 static HAS_STATUS: AtomicBool = AtomicBool::new(false);
 
 /// Writes `text` and a line end to standard error, later and without blocking.
-pub(super) fn line(text: impl AsRef<[u8]>) {
+pub fn line(text: impl AsRef<[u8]>) {
     let mut line = Vec::new();
     if HAS_STATUS.load(Ordering::Relaxed) {
         line.extend_from_slice(CLEAR.as_bytes());
@@ -57,7 +57,7 @@ pub(super) fn line(text: impl AsRef<[u8]>) {
 
 /// Draws `text` as the last line of the terminal, over the one that was drawn before. Nothing is
 /// drawn while many lines wait.
-pub(super) fn status(text: &str) {
+pub fn status(text: &str) {
     HAS_STATUS.store(true, Ordering::Relaxed);
     if LINES.get_or_init(start).as_ref().is_some_and(|queue| queue.has_few()) {
         write(format!("{CLEAR}{text}").into_bytes());
@@ -65,7 +65,7 @@ pub(super) fn status(text: &str) {
 }
 
 /// Removes the line that was drawn.
-pub(super) fn end_status() {
+pub fn end_status() {
     write(CLEAR.as_bytes().to_vec());
     HAS_STATUS.store(false, Ordering::Relaxed);
 }
@@ -82,7 +82,7 @@ fn write(line: Vec<u8>) {
 
 /// Waits until all lines are written, for a short time only: a reader that has stopped reading must
 /// not keep the process from ending.
-pub(super) fn flush() {
+pub fn flush() {
     if let Some(Some(queue)) = LINES.get() {
         queue.flush(FLUSH_STALL_MAX, FLUSH_MAX);
     }

@@ -9,7 +9,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 const LIKENESS_MIN: f64 = 0.6;
 
 /// Returns the parser of a flag that takes one of these names.
-pub(super) fn choice<T>(choices: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T>
+pub fn choice<T>(choices: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T>
 where
     T: Copy + Send + Sync + 'static,
 {
@@ -21,19 +21,19 @@ where
 }
 
 /// Parses an element of a list: blanks around it do not count.
-pub(super) fn trimmed(text: &str) -> Result<String, Infallible> {
+pub fn trimmed(text: &str) -> Result<String, Infallible> {
     Ok(text.trim().to_owned())
 }
 
 /// Returns the known name that is most like `name`, if one is like it.
-pub(super) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let likeness = |known: &'a str| (strsim::normalized_damerau_levenshtein(name, known), known);
     let alike = known.into_iter().map(likeness).filter(|(likeness, _)| *likeness >= LIKENESS_MIN);
     alike.max_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, known)| known)
 }
 
 /// Parses `500ms`, `10s`, `5m`, `24h`.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
     number_with_unit(text, &UNITS)
         .map(Duration::from_millis)
@@ -41,7 +41,7 @@ pub(super) fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses `4096`, `64KiB`, `16MiB`, `4GiB`.
-pub(super) fn bytes(text: &str) -> Result<usize, String> {
+pub fn bytes(text: &str) -> Result<usize, String> {
     const UNITS: [(&str, u64); 7] = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -64,7 +64,7 @@ fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 /// A duration as it would be typed.
-pub(super) fn show(duration: Duration) -> String {
+pub fn show(duration: Duration) -> String {
     let ms = duration.as_millis();
     if ms.is_multiple_of(1_000) { format!("{}s", ms / 1_000) } else { format!("{ms}ms") }
 }

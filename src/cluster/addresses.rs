@@ -24,10 +24,7 @@ const RESOLVE_PAUSES: BackoffPolicy =
 ///
 /// Fails with `Configuration` if the own address cannot be bound, if a key is missing, or if the
 /// others cannot reach this process; with `Temporary` if a name does not resolve before `deadline`.
-pub(super) async fn prepare(
-    settings: &ClusterSettings,
-    deadline: Instant,
-) -> Result<Vec<TcpListener>> {
+pub async fn prepare(settings: &ClusterSettings, deadline: Instant) -> Result<Vec<TcpListener>> {
     // Addresses that are written as numbers are checked before any name is resolved, so a missing
     // key is reported at once.
     let written = settings.addresses.iter().map(|address| address.parse().into_iter().collect());

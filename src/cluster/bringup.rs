@@ -37,21 +37,21 @@ const EVENTS_MAX: usize = 64;
 
 /// The sockets to each process in order of index: `None` for this one.
 #[derive(Debug, Default)]
-pub(super) struct Sockets {
+pub struct Sockets {
     /// Timely's data links.
-    pub(super) data: Vec<Option<TcpStream>>,
+    pub data: Vec<Option<TcpStream>>,
     /// The control links.
-    pub(super) control: Vec<Option<TcpStream>>,
+    pub control: Vec<Option<TcpStream>>,
     /// The links for blocks of lines.
-    pub(super) blocks: Vec<Option<TcpStream>>,
+    pub blocks: Vec<Option<TcpStream>>,
     /// True if all processes run on one host. Each process has received the host of every other, so
     /// all have the same answer.
-    pub(super) is_one_host: bool,
+    pub is_one_host: bool,
 }
 
 impl Sockets {
     /// Returns the sockets of a single process: none.
-    pub(super) fn none() -> Sockets {
+    pub fn none() -> Sockets {
         Sockets { is_one_host: true, ..Sockets::default() }
     }
 }
@@ -73,7 +73,7 @@ struct LiveLink {
 /// Brings the cluster up; returns `None` if `cancel` completes first.
 ///
 /// Fails as [`connect`](super::connect).
-pub(super) async fn bring_up(
+pub async fn bring_up(
     settings: &ClusterSettings,
     cancel: impl Future<Output = ()>,
 ) -> Result<Option<Sockets>> {

@@ -25,12 +25,7 @@ pub struct Loss {
 
 impl Loss {
     /// Returns the loss of `process` as this process reports it. A long cause is cut.
-    pub(super) fn new(
-        settings: &ClusterSettings,
-        process: usize,
-        reporter: usize,
-        cause: &str,
-    ) -> Loss {
+    pub fn new(settings: &ClusterSettings, process: usize, reporter: usize, cause: &str) -> Loss {
         let mut end = cause.len().min(CAUSE_BYTES_MAX);
         while !cause.is_char_boundary(end) {
             end -= 1;
@@ -67,7 +62,7 @@ impl From<Loss> for Error {
 /// Returns the text for the end of a link; `None` stands for a connection that was closed in order.
 ///
 /// The text has the subject "it", because a message names the process before it.
-pub(super) fn cause_of(ended: Option<&io::Error>) -> String {
+pub fn cause_of(ended: Option<&io::Error>) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, WouldBlock};
     match ended {
         None => "its connection closed".to_owned(),
@@ -83,7 +78,7 @@ pub(super) fn cause_of(ended: Option<&io::Error>) -> String {
 }
 
 /// Returns a time in seconds, for messages.
-pub(super) fn seconds(time: Duration) -> f64 {
+pub fn seconds(time: Duration) -> f64 {
     time.as_secs_f64()
 }
 

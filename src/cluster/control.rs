@@ -36,7 +36,7 @@ impl Control {
     /// Starts one thread for each link. A panic of such a thread ends the cluster.
     ///
     /// Fails with `Failed` if a socket cannot be set up or a thread cannot be started.
-    pub(super) fn start(settings: &ClusterSettings, sockets: &Sockets) -> Result<(Control, Inbox)> {
+    pub fn start(settings: &ClusterSettings, sockets: &Sockets) -> Result<(Control, Inbox)> {
         let io = |cause: io::Error| {
             Error::new(ErrorKind::Failed, format!("cannot start a control link: {cause}"))
                 .cause(cause)
@@ -253,7 +253,7 @@ impl Control {
     }
 
     /// Returns the links, which the other modules use to report a broken socket.
-    pub(super) fn links(&self) -> &Arc<ControlLinks> {
+    pub fn links(&self) -> &Arc<ControlLinks> {
         &self.0.links
     }
 

@@ -14,7 +14,7 @@ pub type TakeFigures = Box<dyn Fn(usize, &[u8]) + Send + Sync>;
 
 /// The taker of figures; without one they are discarded.
 #[derive(Default)]
-pub(super) struct FiguresTaker(OnceLock<TakeFigures>);
+pub struct FiguresTaker(OnceLock<TakeFigures>);
 
 impl fmt::Debug for FiguresTaker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -24,13 +24,13 @@ impl fmt::Debug for FiguresTaker {
 
 impl FiguresTaker {
     /// Sets the taker. Only the first call counts.
-    pub(super) fn set(&self, take: TakeFigures) {
+    pub fn set(&self, take: TakeFigures) {
         // A second taker would be a mistake of the caller that harms nobody.
         let _ = self.0.set(take);
     }
 
     /// Called with the figures that `from` has sent.
-    pub(super) fn take(&self, from: usize, bytes: &[u8]) {
+    pub fn take(&self, from: usize, bytes: &[u8]) {
         if let Some(take) = self.0.get() {
             take(from, bytes);
         }

@@ -17,7 +17,7 @@ use crate::error::{Error, ErrorKind};
 /// Most bytes of a frame after its length.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// Most bytes of a message that is sent as one frame, and of a piece of a longer one.
-pub(super) const PIECE_BYTES: usize = 32 * 1024;
+pub const PIECE_BYTES: usize = 32 * 1024;
 /// Most bytes of a message. The largest one is the agreement of a start, with a row for each epoch
 /// found: this is enough for a million.
 pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
@@ -52,7 +52,7 @@ pub enum Message {
 
 /// A frame of a control link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub enum Frame {
     /// A sign of life.
     Heartbeat,
     /// A message of the job.
@@ -75,7 +75,7 @@ pub(super) enum Frame {
 
 /// A reason for which bytes are not a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum BadFrame {
+pub enum BadFrame {
     /// Its length is above [`FRAME_BYTES_MAX`].
     TooLong(u32),
     /// Its kind is unknown, or not allowed in pieces.
@@ -100,13 +100,13 @@ impl fmt::Display for BadFrame {
 }
 
 /// Returns the error for a message above the limit that this process was about to send.
-pub(super) fn too_long(bytes: usize) -> Error {
+pub fn too_long(bytes: usize) -> Error {
     let message = format!("a control message has {bytes} bytes; at most {MESSAGE_BYTES_MAX} go");
     Error::new(ErrorKind::Failed, message)
 }
 
 /// Returns the body of a frame with its length before it.
-pub(super) fn with_length(body: &[u8]) -> Vec<u8> {
+pub fn with_length(body: &[u8]) -> Vec<u8> {
     debug_assert!(body.len() <= FRAME_BYTES_MAX, "a frame of {} bytes", body.len());
     [&(body.len() as u32).to_le_bytes(), body].concat()
 }
@@ -114,12 +114,12 @@ pub(super) fn with_length(body: &[u8]) -> Vec<u8> {
 impl Frame {
     /// Returns the frame with its length before it. The frame must be a short one: a longer message
     /// is sent in pieces.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         with_length(&self.body())
     }
 
     /// Returns the kind and the fields, of any length.
-    pub(super) fn body(&self) -> Vec<u8> {
+    pub fn body(&self) -> Vec<u8> {
         match self {
             Frame::Heartbeat => vec![0],
             Frame::Message(Message::Tick { epoch, next }) => {
@@ -216,21 +216,21 @@ impl Rest<'_> {
 /// Splits received bytes into frames. It holds at most one unfinished frame and the bytes that were
 /// pushed last.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
+pub struct Frames {
     bytes: Vec<u8>,
     start: usize,
 }
 
 impl Frames {
     /// Adds received bytes.
-    pub(super) fn push(&mut self, received: &[u8]) {
+    pub fn push(&mut self, received: &[u8]) {
         self.bytes.drain(..self.start);
         self.start = 0;
         self.bytes.extend_from_slice(received);
     }
 
     /// Returns the next whole frame, if there is one.
-    pub(super) fn next(&mut self) -> Result<Option<Frame>, BadFrame> {
+    pub fn next(&mut self) -> Result<Option<Frame>, BadFrame> {
         let waiting = &self.bytes[self.start..];
         let Some((length, rest)) = waiting.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
@@ -250,7 +250,7 @@ impl Frames {
 
 /// Joins the pieces of a message.
 #[derive(Debug)]
-pub(super) struct Assembly {
+pub struct Assembly {
     bytes: Vec<u8>,
     bytes_max: usize,
 }
@@ -265,7 +265,7 @@ impl Assembly {
     /// Adds a piece; returns the frame that the last one completes.
     ///
     /// Fails if the message is above the limit, is no frame, or is a piece itself.
-    pub(super) fn add(&mut self, is_last: bool, piece: &[u8]) -> Result<Option<Frame>, BadFrame> {
+    pub fn add(&mut self, is_last: bool, piece: &[u8]) -> Result<Option<Frame>, BadFrame> {
         if self.bytes.len() + piece.len() > self.bytes_max {
             return Err(BadFrame::TooManyPieces);
         }

@@ -7,7 +7,7 @@ use std::io;
 use std::ops::Range;
 
 /// Length of timely's message header, in bytes.
-pub(super) const HEADER_BYTES: usize = 48;
+pub const HEADER_BYTES: usize = 48;
 /// Most bytes of one message. A run of words is cut far below that; only a single key may be long.
 const MESSAGE_BYTES_MAX: u64 = 1 << 30;
 /// Greatest identifier of a channel that is accepted. A dataflow has some dozens of channels.
@@ -15,7 +15,7 @@ const CHANNEL_MAX: u64 = 1 << 20;
 
 /// The workers at the two ends of a link.
 #[derive(Clone, Debug)]
-pub(super) struct LinkWorkers {
+pub struct LinkWorkers {
     sources: Range<u64>,
     targets: Range<u64>,
 }
@@ -23,7 +23,7 @@ pub(super) struct LinkWorkers {
 impl LinkWorkers {
     /// Returns the workers of `peer` as sources and those of process `own` as targets, with
     /// `threads` workers in each process.
-    pub(super) fn between(peer: usize, own: usize, threads: usize) -> LinkWorkers {
+    pub fn between(peer: usize, own: usize, threads: usize) -> LinkWorkers {
         let of = |process: usize| (process * threads) as u64..((process + 1) * threads) as u64;
         LinkWorkers { sources: of(peer), targets: of(own) }
     }
@@ -31,7 +31,7 @@ impl LinkWorkers {
     /// Returns the length in a header; 0 is the end of the stream.
     ///
     /// Fails if a number in the header is out of the range that timely can use.
-    pub(super) fn check(&self, header: &[u8; HEADER_BYTES]) -> io::Result<u64> {
+    pub fn check(&self, header: &[u8; HEADER_BYTES]) -> io::Result<u64> {
         let (fields, _) = header.as_chunks::<8>();
         let [channel, source, first, end, length, _] =
             std::array::from_fn(|at| u64::from_be_bytes(fields[at]));
@@ -56,22 +56,22 @@ impl LinkWorkers {
 
 /// A position in a stream of timely's messages.
 #[derive(Clone, Debug)]
-pub(super) struct Framing {
+pub struct Framing {
     /// A header that is not whole yet, or that is whole and not handed on yet.
-    pub(super) header: [u8; HEADER_BYTES],
+    pub header: [u8; HEADER_BYTES],
     /// The bytes of `header` that were received; 0 between headers.
-    pub(super) filled: usize,
+    pub filled: usize,
     /// The bytes of a whole header that were handed on; all of them if none is held back.
-    pub(super) handed_on: usize,
+    pub handed_on: usize,
     /// The bytes of the current message that are still to come.
-    pub(super) payload_left: u64,
+    pub payload_left: u64,
     /// True after the header that ends the stream.
-    pub(super) ended: bool,
+    pub ended: bool,
 }
 
 impl Framing {
     /// Returns the position at the beginning of a stream.
-    pub(super) fn new() -> Framing {
+    pub fn new() -> Framing {
         Framing {
             header: [0; HEADER_BYTES],
             filled: 0,
@@ -85,7 +85,7 @@ impl Framing {
     /// their end that is not whole.
     ///
     /// Fails if a header is out of range, or if bytes follow the end.
-    pub(super) fn advance(&mut self, bytes: &[u8], ends: &LinkWorkers) -> io::Result<usize> {
+    pub fn advance(&mut self, bytes: &[u8], ends: &LinkWorkers) -> io::Result<usize> {
         let mut at = 0;
         while at < bytes.len() {
             if self.ended {
@@ -115,7 +115,7 @@ impl Framing {
     }
 
     /// Copies the rest of a held-back header to `buffer`. Returns the number of bytes.
-    pub(super) fn hand_on(&mut self, buffer: &mut [u8]) -> usize {
+    pub fn hand_on(&mut self, buffer: &mut [u8]) -> usize {
         let rest = &self.header[self.handed_on..];
         let taken = rest.len().min(buffer.len());
         buffer[..taken].copy_from_slice(&rest[..taken]);
@@ -125,7 +125,7 @@ impl Framing {
 
     /// Fills `buffer` with zeros: first the rest of the current message, then a header of zeros,
     /// which ends the stream. Returns the number of bytes.
-    pub(super) fn pad(&mut self, buffer: &mut [u8]) -> usize {
+    pub fn pad(&mut self, buffer: &mut [u8]) -> usize {
         let wanted = match self.payload_left {
             0 => HEADER_BYTES - self.filled,
             left => usize::try_from(left).unwrap_or(usize::MAX),

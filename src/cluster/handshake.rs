@@ -36,7 +36,7 @@ const DIAL_PAUSES: BackoffPolicy =
 
 /// An event that a handshake or a link reports to the bring-up.
 #[derive(Debug)]
-pub(super) enum StartEvent {
+pub enum StartEvent {
     /// A handshake has succeeded.
     Up(Box<ProvenLink>),
     /// The link with this serial number ended before the cluster was complete.
@@ -49,17 +49,17 @@ pub(super) enum StartEvent {
 
 /// A connection whose peer has proved the mesh key.
 #[derive(Debug)]
-pub(super) struct ProvenLink {
+pub struct ProvenLink {
     /// The index of the peer.
-    pub(super) peer: usize,
+    pub peer: usize,
     /// The use of the connection.
-    pub(super) purpose: Purpose,
+    pub purpose: Purpose,
     /// The number of the link in this bring-up.
-    pub(super) serial: u64,
+    pub serial: u64,
     /// The run of the peer.
-    pub(super) incarnation: Incarnation,
+    pub incarnation: Incarnation,
     /// The connection after the handshake.
-    pub(super) stream: TcpStream,
+    pub stream: TcpStream,
 }
 
 /// A reason for which a handshake failed.
@@ -84,11 +84,11 @@ impl From<std::io::Error> for Rejection {
 ///
 /// The lock of the registry is never held across an await.
 #[derive(Debug)]
-pub(super) struct Handshakes {
+pub struct Handshakes {
     /// The settings of this process.
-    pub(super) settings: ClusterSettings,
+    pub settings: ClusterSettings,
     /// The run of this process.
-    pub(super) incarnation: Incarnation,
+    pub incarnation: Incarnation,
     /// The key of `--mesh-key-file`, or else the key of the user.
     key: MeshKey,
     /// The inbox of the bring-up.
@@ -136,10 +136,7 @@ impl Handshakes {
     /// Prepares the handshakes of one bring-up, which receives `events`.
     ///
     /// Fails with `Failed` without random bytes, and with `Configuration` if there is no key.
-    pub(super) fn new(
-        settings: &ClusterSettings,
-        events: mpsc::Sender<StartEvent>,
-    ) -> Result<Handshakes> {
+    pub fn new(settings: &ClusterSettings, events: mpsc::Sender<StartEvent>) -> Result<Handshakes> {
         let registry = Registry {
             claims: vec![Each::default(); settings.processes],
             reasons: vec![None; settings.processes],
@@ -162,7 +159,7 @@ impl Handshakes {
     }
 
     /// Reports to the bring-up.
-    pub(super) async fn report(&self, event: StartEvent) {
+    pub async fn report(&self, event: StartEvent) {
         let _ = self.events.send(event).await; // the bring-up may have ended
     }
 
@@ -177,18 +174,18 @@ impl Handshakes {
     }
 
     /// Returns the reason for which the last attempt to reach `process` failed, if one did.
-    pub(super) fn reason(&self, process: usize) -> Option<String> {
+    pub fn reason(&self, process: usize) -> Option<String> {
         self.registry().reasons[process].clone()
     }
 
     /// Returns the number of refused connections, and of those without a log line.
-    pub(super) fn refusals(&self) -> (u64, u64) {
+    pub fn refusals(&self) -> (u64, u64) {
         let registry = self.registry();
         (registry.refused, registry.unlogged)
     }
 
     /// Frees the index that the link with this serial held.
-    pub(super) fn release(&self, serial: u64) {
+    pub fn release(&self, serial: u64) {
         for slot in self.registry().claims.iter_mut().flatten() {
             slot.take_if(|(_, held)| *held == serial);
         }
@@ -256,7 +253,7 @@ impl Handshakes {
 
 /// Accepts connections until the bring-up ends, each in a task of its own. The number of tasks is
 /// limited; see the module.
-pub(super) async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
+pub async fn listen(handshakes: Arc<Handshakes>, listener: TcpListener) {
     let mut open: VecDeque<tokio::task::AbortHandle> = VecDeque::new();
     let mut tasks = tokio::task::JoinSet::new();
     loop {
@@ -394,7 +391,7 @@ fn judge<'a>(
 }
 
 /// Connects to a lower index; retries with back-off until it accepts or the bring-up ends.
-pub(super) async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
+pub async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
     let mut backoff = DIAL_PAUSES.start();
     loop {
         let limit = handshakes.settings.handshake_timeout;

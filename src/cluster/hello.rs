@@ -19,17 +19,17 @@ use crate::random::random_bytes;
 /// The first bytes of each hello of every version.
 const MAGIC: [u8; 8] = *b"wordtide";
 /// The version of the bytes after the magic, and of the control frames.
-pub(super) const FORMAT: u16 = 2;
+pub const FORMAT: u16 = 2;
 /// Length of an encoded hello, in bytes.
-pub(super) const HELLO_BYTES: usize = 124;
+pub const HELLO_BYTES: usize = 124;
 /// Length of a verdict with its proof, in bytes.
-pub(super) const VERDICT_BYTES: usize = 33;
+pub const VERDICT_BYTES: usize = 33;
 /// Length of a proof, in bytes.
-pub(super) const PROOF_BYTES: usize = 32;
+pub const PROOF_BYTES: usize = 32;
 
 /// The use of a connection: timely's data, the control link, or blocks of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Purpose {
+pub enum Purpose {
     Data = 0,
     Control = 1,
     Blocks = 2,
@@ -37,27 +37,27 @@ pub(super) enum Purpose {
 
 impl Purpose {
     /// All purposes, in the order of their numbers.
-    pub(super) const ALL: [Purpose; 3] = [Purpose::Data, Purpose::Control, Purpose::Blocks];
+    pub const ALL: [Purpose; 3] = [Purpose::Data, Purpose::Control, Purpose::Blocks];
 }
 
 /// One `T` for each purpose, in the order of [`Purpose::ALL`].
-pub(super) type Each<T> = [T; Purpose::ALL.len()];
+pub type Each<T> = [T; Purpose::ALL.len()];
 
 /// The identity of one run of a process. Two connections with equal incarnations come from one run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Incarnation {
+pub struct Incarnation {
     /// A random number, chosen once in each run.
-    pub(super) number: u64,
+    pub number: u64,
     /// The host of the run: a hash of its boot id. Without a boot id the value is random, so the
     /// process counts as one on a host of its own.
-    pub(super) host: [u8; 16],
+    pub host: [u8; 16],
 }
 
 impl Incarnation {
     /// Returns the incarnation of this process.
     ///
     /// Fails with `Failed` if the kernel has no random bytes.
-    pub(super) fn of_this_process() -> Result<Incarnation> {
+    pub fn of_this_process() -> Result<Incarnation> {
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id");
         let boot = boot.ok().filter(|boot| !boot.is_empty());
         let host = match boot {
@@ -75,26 +75,26 @@ impl Incarnation {
 
 /// The identity of a process and the cluster that it wants to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Hello {
-    pub(super) format: u16,
-    pub(super) purpose: Purpose,
-    pub(super) processes: u32,
-    pub(super) threads: u32,
-    pub(super) process: u32,
+pub struct Hello {
+    pub format: u16,
+    pub purpose: Purpose,
+    pub processes: u32,
+    pub threads: u32,
+    pub process: u32,
     /// The index that the receiver has in the settings of the sender.
-    pub(super) target: u32,
+    pub target: u32,
     /// The start of the cluster to which the sender belongs.
-    pub(super) generation: u64,
-    pub(super) incarnation: Incarnation,
+    pub generation: u64,
+    pub incarnation: Incarnation,
     /// The digests of the [`JobFingerprint`].
-    pub(super) fingerprint: [u8; 32],
+    pub fingerprint: [u8; 32],
     /// Random bytes that make the proof fresh.
-    pub(super) nonce: [u8; 32],
+    pub nonce: [u8; 32],
 }
 
 /// A reason for which bytes are not a hello.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotHello {
+pub enum NotHello {
     /// They do not begin with the magic.
     Magic,
     /// They have another version.
@@ -105,7 +105,7 @@ pub(super) enum NotHello {
 
 /// The decision of a listener about a process that connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum HandshakeVerdict {
+pub enum HandshakeVerdict {
     /// The link is up.
     Accepted = 0,
     /// It did not prove that it has the key.
@@ -120,7 +120,7 @@ pub(super) enum HandshakeVerdict {
 
 impl HandshakeVerdict {
     /// Returns the verdict with this number, if there is one.
-    pub(super) fn from_byte(byte: u8) -> Option<HandshakeVerdict> {
+    pub fn from_byte(byte: u8) -> Option<HandshakeVerdict> {
         use HandshakeVerdict::{Accepted, Generation, Key, Mismatch, Taken};
         [Accepted, Key, Mismatch, Taken, Generation]
             .into_iter()
@@ -130,7 +130,7 @@ impl HandshakeVerdict {
 
 impl Hello {
     /// Returns the hello of this process. [`ClusterSettings::validate`] has checked the numbers.
-    pub(super) fn new(
+    pub fn new(
         settings: &ClusterSettings,
         (purpose, target): (Purpose, usize),
         incarnation: Incarnation,
@@ -151,7 +151,7 @@ impl Hello {
     }
 
     /// Returns the bytes of the hello.
-    pub(super) fn encode(&self) -> [u8; HELLO_BYTES] {
+    pub fn encode(&self) -> [u8; HELLO_BYTES] {
         let mut bytes = Vec::with_capacity(HELLO_BYTES);
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&self.format.to_le_bytes());
@@ -170,7 +170,7 @@ impl Hello {
     }
 
     /// Decodes a hello. The version is compared before any later byte is read.
-    pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> std::result::Result<Hello, NotHello> {
+    pub fn decode(bytes: &[u8; HELLO_BYTES]) -> std::result::Result<Hello, NotHello> {
         if bytes[..8] != MAGIC {
             return Err(NotHello::Magic);
         }
@@ -203,7 +203,7 @@ impl Hello {
 
     /// Returns the first difference between this process, which runs `job`, and `theirs`, as text,
     /// or `None` if the two can join.
-    pub(super) fn mismatch(&self, job: &JobFingerprint, theirs: &Hello) -> Option<String> {
+    pub fn mismatch(&self, job: &JobFingerprint, theirs: &Hello) -> Option<String> {
         if (self.processes, self.threads) != (theirs.processes, theirs.threads) {
             return Some(format!(
                 "peer runs -n {} -w {}, this process -n {} -w {}",
@@ -224,7 +224,7 @@ impl Hello {
 }
 
 /// Returns the text for a peer of another version.
-pub(super) fn format_differs(format: u16) -> String {
+pub fn format_differs(format: u16) -> String {
     format!("peer speaks mesh format {format}, this process {FORMAT}: run one version everywhere")
 }
 
@@ -236,7 +236,7 @@ fn field<const N: usize>(bytes: &[u8; HELLO_BYTES], at: usize) -> [u8; N] {
 }
 
 /// Returns the connector's proof.
-pub(super) fn connector_proof(
+pub fn connector_proof(
     key: &MeshKey,
     connector: &[u8; HELLO_BYTES],
     listener: &[u8; HELLO_BYTES],
@@ -245,7 +245,7 @@ pub(super) fn connector_proof(
 }
 
 /// Returns the listener's proof. It includes the verdict, so a third party cannot refuse a peer.
-pub(super) fn listener_proof(
+pub fn listener_proof(
     key: &MeshKey,
     verdict: HandshakeVerdict,
     connector: &[u8; HELLO_BYTES],

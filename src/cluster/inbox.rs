@@ -28,7 +28,7 @@ pub struct Inbox(mpsc::Receiver<ControlEvent>);
 
 impl Inbox {
     /// Wraps the receiving end of a queue.
-    pub(super) fn new(events: mpsc::Receiver<ControlEvent>) -> Inbox {
+    pub fn new(events: mpsc::Receiver<ControlEvent>) -> Inbox {
         Inbox(events)
     }
 

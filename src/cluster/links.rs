@@ -44,16 +44,16 @@ use super::settings::ClusterSettings;
 use crate::epoch::{Epoch, TIME_MAX_MS};
 
 /// Time that a control message may wait for room in the kernel before the link counts as broken.
-pub(super) const SEND_TIMEOUT: Duration = Duration::from_secs(1);
+pub const SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Time that the cause of a broken data socket may take to arrive.
 const CAUSE_TIME: Duration = Duration::from_secs(1);
 
 /// The control links of this process and the state that they share.
 #[derive(Debug)]
-pub(super) struct ControlLinks {
+pub struct ControlLinks {
     /// The settings of this process.
-    pub(super) settings: ClusterSettings,
+    pub settings: ClusterSettings,
     /// The link to each process; `None` for this one.
     lines: Vec<Option<PeerLink>>,
     /// Handles to timely's sockets and to those for blocks, to shut them down.
@@ -61,9 +61,9 @@ pub(super) struct ControlLinks {
     state: Mutex<LinkState>,
     changed: Condvar,
     /// The first process that asked for a stop, and its reason.
-    pub(super) stop_asked: watch::Sender<Option<(usize, String)>>,
+    pub stop_asked: watch::Sender<Option<(usize, String)>>,
     /// Takes the figures of other processes.
-    pub(super) figures: FiguresTaker,
+    pub figures: FiguresTaker,
 }
 
 /// The control link to one peer.
@@ -79,21 +79,21 @@ struct PeerLink {
 
 /// The state of all control links.
 #[derive(Debug)]
-pub(super) struct LinkState {
+pub struct LinkState {
     /// The first cause of the cluster's end, after it was sent to all peers.
-    pub(super) cause: Option<Loss>,
+    pub cause: Option<Loss>,
     /// True once a thread has begun to send a cause.
     is_reporting: bool,
     /// The time at which this process sent BYE or began to close. Later losses do not count.
-    pub(super) leaving: Option<Instant>,
+    pub leaving: Option<Instant>,
     /// True for each peer whose link is over, by BYE or by its end.
-    pub(super) gone: Vec<bool>,
+    pub gone: Vec<bool>,
     /// The number of pieces that each peer has taken.
     pieces_taken: Vec<u64>,
     /// The open rounds of common decisions.
-    pub(super) rounds: Rounds,
+    pub rounds: Rounds,
     /// True after the start was stopped. No wait for a decision goes on.
-    pub(super) is_interrupted: bool,
+    pub is_interrupted: bool,
     /// The least epoch that may be open in process 0.
     open_min: Epoch,
     /// The sending end of the inbox. Removed at close, which ends the inbox.
@@ -116,7 +116,7 @@ fn open(settings: &ClusterSettings, stream: &TcpStream) -> io::Result<PeerLink> 
 impl ControlLinks {
     /// Clones the control sockets, and the others to shut them down. Returns the links and the
     /// inbox.
-    pub(super) fn open(
+    pub fn open(
         settings: &ClusterSettings,
         sockets: &Sockets,
     ) -> io::Result<(ControlLinks, Inbox)> {
@@ -154,7 +154,7 @@ impl ControlLinks {
     }
 
     /// Ends the inbox and this process's direction of each link.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         {
             let mut state = self.state();
             state.leaving.get_or_insert_with(Instant::now);
@@ -169,17 +169,17 @@ impl ControlLinks {
     }
 
     /// Locks the state.
-    pub(super) fn state(&self) -> MutexGuard<'_, LinkState> {
+    pub fn state(&self) -> MutexGuard<'_, LinkState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the condition that is notified after each change of the state.
-    pub(super) fn changed(&self) -> &Condvar {
+    pub fn changed(&self) -> &Condvar {
         &self.changed
     }
 
     /// Returns the indices of all other processes.
-    pub(super) fn peers(&self) -> impl Iterator<Item = usize> {
+    pub fn peers(&self) -> impl Iterator<Item = usize> {
         let own = self.settings.process;
         (0..self.lines.len()).filter(move |peer| *peer != own)
     }
@@ -188,7 +188,7 @@ impl ControlLinks {
     /// or are gone.
     ///
     /// Fails with `Failed` if the message is above the limit.
-    pub(super) fn send(
+    pub fn send(
         &self,
         peers: impl Iterator<Item = usize>,
         frame: &Frame,
@@ -209,7 +209,7 @@ impl ControlLinks {
 
     /// Sends a message piece by piece. Other frames may be sent between pieces. If the peer takes
     /// no more pieces, the thread that reads its link detects the loss.
-    pub(super) fn transmit_pieces(&self, to: usize, body: &[u8]) {
+    pub fn transmit_pieces(&self, to: usize, body: &[u8]) {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
         };
@@ -233,7 +233,7 @@ impl ControlLinks {
 
     /// Writes to a peer. An error is kept for the reader of the link, which may still have to read
     /// the cause of it.
-    pub(super) fn transmit(&self, to: usize, bytes: &[u8]) {
+    pub fn transmit(&self, to: usize, bytes: &[u8]) {
         let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
             return;
         };
@@ -251,7 +251,7 @@ impl ControlLinks {
     }
 
     /// Puts a message into the inbox. A full inbox ends the cluster; a closed one discards it.
-    pub(super) fn deliver(&self, from: usize, message: Message) {
+    pub fn deliver(&self, from: usize, message: Message) {
         if let Message::AskStop { reason } = &message {
             // Also before anybody reads the inbox. Asking again is the same stop.
             self.stop_asked.send_if_modified(|asked| {
@@ -275,7 +275,7 @@ impl ControlLinks {
     }
 
     /// Waits until another process asks for a stop. Returns its index and its reason.
-    pub(super) async fn stop_asked(&self) -> (usize, String) {
+    pub async fn stop_asked(&self) -> (usize, String) {
         let mut asked = self.stop_asked.subscribe();
         // The sender lives as long as `self`.
         let first = match asked.wait_for(Option::is_some).await {
@@ -290,7 +290,7 @@ impl ControlLinks {
 
     /// Ends the cluster for this loss, unless there is an earlier one: sends it to all peers, shuts
     /// the data sockets down, and then sets the cause here.
-    pub(super) fn lose(&self, loss: Loss) {
+    pub fn lose(&self, loss: Loss) {
         {
             let mut state = self.state();
             if state.is_reporting || state.leaving.is_some() {
@@ -322,7 +322,7 @@ impl ControlLinks {
     }
 
     /// Reads one link and sends its heartbeats, until the link ends. Runs on a thread of its own.
-    pub(super) fn attend(&self, from: usize) {
+    pub fn attend(&self, from: usize) {
         let Some(line) = self.lines[from].as_ref() else {
             return;
         };
@@ -467,7 +467,7 @@ impl ControlLinks {
     ///
     /// In most cases the control link is about to report the cause, so it is awaited. But a data
     /// socket can also break alone, which is a loss of its own.
-    pub(super) fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
+    pub fn data_broke(&self, peer: usize, cause: Option<&io::Error>) {
         let unexplained = |state: &LinkState| {
             state.cause.is_none() && state.leaving.is_none() && !state.gone[peer]
         };

@@ -11,13 +11,13 @@ use std::collections::BTreeMap;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The decision of process 0, or the kind and message of an error for all.
-pub(super) type RoundOutcome = std::result::Result<Vec<u8>, (u8, String)>;
+pub type RoundOutcome = std::result::Result<Vec<u8>, (u8, String)>;
 
 /// The facts and the answer that have arrived for open rounds.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
+pub struct Rounds {
     /// The round that this process takes part in next.
-    pub(super) round: u32,
+    pub round: u32,
     facts: BTreeMap<(u32, usize), Vec<u8>>,
     answer: Option<RoundOutcome>,
 }
@@ -26,7 +26,7 @@ impl Rounds {
     /// Keeps the facts of process `from`, as process 0 does.
     ///
     /// Fails if their round cannot be open.
-    pub(super) fn take_facts(
+    pub fn take_facts(
         &mut self,
         from: usize,
         round: u32,
@@ -42,7 +42,7 @@ impl Rounds {
     /// Keeps the answer of process 0.
     ///
     /// Fails if it is for another round, or if the round has an answer.
-    pub(super) fn take_answer(
+    pub fn take_answer(
         &mut self,
         round: u32,
         outcome: RoundOutcome,
@@ -55,19 +55,19 @@ impl Rounds {
     }
 
     /// Returns true if the answer of the open round has arrived.
-    pub(super) fn is_answered(&self) -> bool {
+    pub fn is_answered(&self) -> bool {
         self.answer.is_some()
     }
 
     /// Returns true if the facts of this many peers have arrived for the open round.
-    pub(super) fn has_facts_of(&self, peers: usize) -> bool {
+    pub fn has_facts_of(&self, peers: usize) -> bool {
         self.facts.keys().filter(|(round, _)| *round == self.round).count() == peers
     }
 
     /// Ends the open round and returns the answer of process 0.
     ///
     /// Fails with the error of process 0.
-    pub(super) fn end_with_answer(&mut self) -> Result<Vec<u8>> {
+    pub fn end_with_answer(&mut self) -> Result<Vec<u8>> {
         self.round += 1;
         match self.answer.take() {
             Some(Ok(bytes)) => Ok(bytes),
@@ -77,7 +77,7 @@ impl Rounds {
     }
 
     /// Ends the open round and returns the facts of all peers, in order of index.
-    pub(super) fn end_with_facts(&mut self) -> Vec<Vec<u8>> {
+    pub fn end_with_facts(&mut self) -> Vec<Vec<u8>> {
         self.round += 1;
         // Facts of a peer that is one round ahead stay.
         let later = self.facts.split_off(&(self.round, 0));
@@ -86,7 +86,7 @@ impl Rounds {
 }
 
 /// Returns the outcome in the form in which it is sent.
-pub(super) fn outcome_of(decided: &Result<Vec<u8>>) -> RoundOutcome {
+pub fn outcome_of(decided: &Result<Vec<u8>>) -> RoundOutcome {
     match decided {
         Ok(bytes) => Ok(bytes.clone()),
         Err(error) => Err((code_of(error.kind()), error.to_string())),

@@ -51,12 +51,12 @@ impl JobFingerprint {
     }
 
     /// Returns the digests as they are sent.
-    pub(super) fn digests(&self) -> [u8; 32] {
+    pub fn digests(&self) -> [u8; 32] {
         self.digests
     }
 
     /// Returns the names of the settings in which a process with digests `theirs` differs.
-    pub(super) fn differences(&self, theirs: &[u8; 32]) -> Vec<&'static str> {
+    pub fn differences(&self, theirs: &[u8; 32]) -> Vec<&'static str> {
         let (ours, theirs) = (self.digests.as_chunks::<4>().0, theirs.as_chunks::<4>().0);
         let each = self.names.iter().zip(ours.iter().zip(theirs));
         let mut names: Vec<_> =
@@ -168,7 +168,7 @@ impl ClusterSettings {
     }
 
     /// Returns the index and the address of a process, for messages.
-    pub(super) fn shown(&self, process: usize) -> String {
+    pub(crate) fn shown(&self, process: usize) -> String {
         let address = self.addresses.get(process).map_or("?", String::as_str);
         format!("process {process} ({address})")
     }
@@ -196,7 +196,7 @@ fn check_addresses(addresses: &[String]) -> Result<()> {
 }
 
 /// Returns the host of `HOST:PORT`, without brackets.
-pub(super) fn host_of(address: &str) -> &str {
+pub fn host_of(address: &str) -> &str {
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     host.trim_matches(['[', ']'])
 }
@@ -356,7 +356,7 @@ impl MeshKey {
     }
 
     /// Returns the key for the hash function.
-    pub(super) fn bytes(&self) -> &[u8; 32] {
+    pub(crate) fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }

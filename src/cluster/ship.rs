@@ -45,7 +45,7 @@ pub struct BlockLink {
 }
 
 /// Returns the links over the sockets that the bring-up has made.
-pub(super) fn links(blocks: Vec<Option<TcpStream>>, control: &Control) -> Vec<BlockLink> {
+pub fn links(blocks: Vec<Option<TcpStream>>, control: &Control) -> Vec<BlockLink> {
     let each = blocks.into_iter().enumerate();
     let link = |(peer, stream): (usize, Option<TcpStream>)| {
         stream.map(|stream| BlockLink { peer, stream, links: Arc::clone(control.links()) })

@@ -32,7 +32,7 @@ const FILE_BYTES_MAX: u64 = 4096;
 /// Returns the key of the user that runs this process. Makes it if there is none.
 ///
 /// Fails with `Configuration` if no folder can hold it.
-pub(super) fn user_key() -> Result<MeshKey> {
+pub fn user_key() -> Result<MeshKey> {
     let lookup = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let uid = rustix::process::geteuid().as_raw();
     key_in(&folders(lookup, &std::env::temp_dir(), uid), uid)

@@ -7,27 +7,27 @@ use crate::lines::Block;
 
 /// Blocks that wait, the lowest epoch first, within it in order.
 #[derive(Default)]
-pub(super) struct Queue {
+pub struct Queue {
     /// No queue is empty.
     by_epoch: BTreeMap<Epoch, VecDeque<Block>>,
     len: usize,
 }
 
 impl Queue {
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.len
     }
 
-    pub(super) fn lowest(&self) -> Option<Epoch> {
+    pub fn lowest(&self) -> Option<Epoch> {
         self.by_epoch.keys().next().copied()
     }
 
-    pub(super) fn push(&mut self, epoch: Epoch, block: Block) {
+    pub fn push(&mut self, epoch: Epoch, block: Block) {
         self.by_epoch.entry(epoch).or_default().push_back(block);
         self.len += 1;
     }
 
-    pub(super) fn pop(&mut self) -> Option<(Epoch, Block)> {
+    pub fn pop(&mut self) -> Option<(Epoch, Block)> {
         let mut lowest = self.by_epoch.first_entry()?;
         let (epoch, block) = (*lowest.key(), lowest.get_mut().pop_front()?);
         if lowest.get().is_empty() {

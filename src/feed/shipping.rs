@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use super::{Feed, Next, State, Wake};
+use super::{Feed, FeedState, Next, Wake};
 use crate::epoch::Epoch;
 use crate::lines::Block;
 
@@ -22,9 +22,9 @@ use crate::lines::Block;
 const LOAD_BLOCKS: usize = 3;
 
 /// Who takes blocks to another process.
-pub(super) struct Shipper {
+pub(crate) struct Shipper {
     /// Number of borders it has passed.
-    pub(super) passed: u64,
+    pub passed: u64,
     idle: bool,
     wake: Wake,
 }
@@ -104,14 +104,14 @@ impl Feed {
     }
 }
 
-impl State {
+impl FeedState {
     /// Returns true if more blocks wait than the workers of this process are about to take.
     fn has_surplus(&self) -> bool {
         self.own.len() > self.readers.len()
     }
 
     /// Returns true if so many more blocks wait that a shipper should take some.
-    pub(super) fn has_load(&self) -> bool {
+    pub fn has_load(&self) -> bool {
         self.own.len() >= self.readers.len() + LOAD_BLOCKS
     }
 
@@ -126,21 +126,22 @@ impl State {
     }
 
     /// Marks one idle shipper as woken; how to wake it.
-    pub(super) fn wake_shipper(&mut self) -> Option<Wake> {
+    pub fn wake_shipper(&mut self) -> Option<Wake> {
         let shipper = self.shippers.iter_mut().find(|shipper| shipper.idle)?;
         shipper.idle = false;
         Some(Arc::clone(&shipper.wake))
     }
 
     /// The same for those that wait for a border that a worker's taking of a block has opened.
-    pub(super) fn wake_shippers_at_border(&mut self) -> Vec<Wake> {
-        let at_border =
-            |state: &State, k: usize| state.shippers[k].idle && state.border_to_ship(k).is_some();
+    pub fn wake_shippers_at_border(&mut self) -> Vec<Wake> {
+        let at_border = |state: &FeedState, k: usize| {
+            state.shippers[k].idle && state.border_to_ship(k).is_some()
+        };
         let woken = (0..self.shippers.len()).filter(|k| at_border(self, *k)).collect::<Vec<_>>();
         woken.into_iter().map(|k| self.wake_at(k)).collect()
     }
 
-    pub(super) fn wake_all_shippers(&mut self) -> Vec<Wake> {
+    pub fn wake_all_shippers(&mut self) -> Vec<Wake> {
         (0..self.shippers.len()).map(|k| self.wake_at(k)).collect()
     }
 

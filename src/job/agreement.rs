@@ -19,10 +19,10 @@ use crate::state::Identity;
 use crate::worker::ExplainPanic;
 
 /// How long a panic that follows from a lost peer waits for the cause.
-pub(super) const CAUSE_WAIT: Duration = Duration::from_secs(1);
+pub const CAUSE_WAIT: Duration = Duration::from_secs(1);
 
 /// Returns the settings that all processes of a job must share, by the names of flags.
-pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprint {
+pub fn fingerprint(identity: &Identity, sources: String) -> JobFingerprint {
     let Identity { definition, interval_ms, parts, words, line_bytes_max, .. } = identity;
     JobFingerprint::of([
         ("the version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -38,16 +38,16 @@ pub(super) fn fingerprint(identity: &Identity, sources: String) -> JobFingerprin
 
 /// The traces of former runs: those that one process found, or those of all processes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FormerRuns {
+pub struct FormerRuns {
     /// The journals that each process sees, in order of the processes.
-    pub(super) journals: Vec<JournalList>,
+    pub journals: Vec<JournalList>,
     /// The state ids in the folder of each process, in the same order.
-    pub(super) ids: Vec<Ids>,
+    pub ids: Vec<Ids>,
     /// The commit log of each process, in the same order: only that of process 0 is written, but
     /// the processes may have changed places.
-    pub(super) attempts: Vec<Attempts>,
+    pub attempts: Vec<Attempts>,
     /// The first epoch that the job ever opened.
-    pub(super) begun: Option<Epoch>,
+    pub begun: Option<Epoch>,
 }
 
 impl FormerRuns {
@@ -61,29 +61,29 @@ impl FormerRuns {
 
 /// The decision of process 0, which all processes of a job apply.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Agreement {
+pub struct Agreement {
     /// The first epoch that is opened.
-    pub(super) open: Epoch,
+    pub open: Epoch,
     /// Parts of a result.
-    pub(super) parts: u32,
+    pub parts: u32,
     /// The epochs to count again and those that are committed.
-    pub(super) recovery_plan: RecoveryPlan,
+    pub recovery_plan: RecoveryPlan,
     /// The first epoch that the job ever opened: what it remembers bears that number.
-    pub(super) begun: Epoch,
+    pub begun: Epoch,
     /// The note of process 0 in the lock of a local output, for the others to find there.
-    pub(super) lock_note: Option<String>,
+    pub lock_note: Option<String>,
     /// The state ids that the job goes by and went by.
-    pub(super) ids: Ids,
+    pub ids: Ids,
     /// The claim on the prefix of an object store.
-    pub(super) claim: Option<Standing>,
+    pub claim: Option<Standing>,
     /// True if process 0 is watched, so that the others send it their figures.
-    pub(super) is_watched: bool,
+    pub is_watched: bool,
 }
 
 impl Agreement {
     /// Has process 0 decide, knowing what all have `found`; every process returns its
     /// decision.
-    pub(super) fn reach(
+    pub fn reach(
         control: &Control,
         found: &FormerRuns,
         decide: impl FnOnce(&FormerRuns) -> Result<Agreement>,
@@ -100,7 +100,7 @@ impl Agreement {
 
 impl Agreement {
     /// The newest epoch of which all that came before and in it is committed.
-    pub(super) fn committed_through(&self) -> Epoch {
+    pub fn committed_through(&self) -> Epoch {
         let RecoveryPlan { replay, newest, .. } = &self.recovery_plan;
         let before_replay = replay.first().map(|first| first.saturating_sub(1));
         before_replay.or(*newest).unwrap_or(self.open.saturating_sub(1))
@@ -109,7 +109,7 @@ impl Agreement {
 
 /// Returns what turns the message of a worker's panic into the cause of the job's end: a panic in
 /// timely may only follow from a lost peer, and then the control links know which and why.
-pub(super) fn explain_panic(control: Control) -> ExplainPanic {
+pub fn explain_panic(control: Control) -> ExplainPanic {
     Arc::new(move |text| {
         if cluster::is_of_malformed_data(text) {
             let message = format!("another process of the cluster sent malformed data: {text}");

@@ -22,7 +22,7 @@ const BEGUN: &str = "begun";
 /// # Errors
 ///
 /// `Disk` if the note cannot be read or holds no epoch.
-pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
+pub fn begun(state: &Path) -> Result<Option<Epoch>> {
     let path = state.join(BEGUN);
     let failed = |error: io::Error| {
         let message = format!("cannot read {}: {error}", path.display());
@@ -40,7 +40,7 @@ pub(super) fn begun(state: &Path) -> Result<Option<Epoch>> {
 
 /// Notes durably that the job of this state began with `epoch`. Several processes may write the
 /// note in one directory.
-pub(super) fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
+pub fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
     if begun(state)? == Some(epoch) {
         return Ok(());
     }
@@ -52,7 +52,7 @@ pub(super) fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
 }
 
 /// Removes the note, so that the next start begins with an empty changelog.
-pub(super) fn forget_begun(state: &Path) {
+pub fn forget_begun(state: &Path) {
     if let Err(error) = fs::remove_file(state.join(BEGUN))
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -62,7 +62,7 @@ pub(super) fn forget_begun(state: &Path) {
 
 /// Reads the changes of the epochs up to and including `through`, the newest committed one, of the
 /// parts for which `owns` holds.
-pub(super) async fn restore(
+pub async fn restore(
     changelog: &Changelog,
     owns: impl Fn(u32) -> bool,
     through: Epoch,

@@ -10,7 +10,7 @@ use crate::outputs::Committed;
 const KEPT: usize = 1024;
 
 /// Returns the sender that announces commits, and the first reader.
-pub(super) fn channel() -> (broadcast::Sender<Committed>, Commits) {
+pub fn channel() -> (broadcast::Sender<Committed>, Commits) {
     let (sender, receiver) = broadcast::channel(KEPT);
     (sender, Commits { receiver, missed: 0 })
 }
@@ -28,7 +28,7 @@ pub struct Commits {
 }
 
 impl Commits {
-    pub(super) fn of(sender: Option<broadcast::Sender<Committed>>) -> Commits {
+    pub(crate) fn of(sender: Option<broadcast::Sender<Committed>>) -> Commits {
         // A job that has ended commits nothing more: its channel has no sender.
         let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());
         Commits { receiver, missed: 0 }

@@ -27,7 +27,7 @@ use crate::sources::{KafkaTopic, Source, merged_positions};
 use crate::state::{JOURNAL, KEPT, NOTE};
 
 /// Returns the folder of a source's journal.
-pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
+pub fn folder(state: &Path, source: &str) -> PathBuf {
     let plain = |c: char| if c.is_ascii_alphanumeric() || ".-".contains(c) { c } else { '_' };
     let name: String = source.chars().map(plain).take(64).collect();
     let hash = xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32;
@@ -35,12 +35,12 @@ pub(super) fn folder(state: &Path, source: &str) -> PathBuf {
 }
 
 /// Returns a name for each source, all different: their journals are found by these.
-pub(super) fn names(sources: &[Source]) -> Vec<String> {
+pub fn names(sources: &[Source]) -> Vec<String> {
     distinct(sources.iter().map(Source::log_name))
 }
 
 /// Returns the names, with a number for those that occur again.
-pub(super) fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
+pub fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut seen: BTreeMap<String, u32> = BTreeMap::new();
     let name = |name: String| {
         let times = seen.entry(name.clone()).or_default();
@@ -51,7 +51,7 @@ pub(super) fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Returns the folders of journals in a state, sorted.
-pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
+pub fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error: io::Error| {
         let message = format!("cannot list the state in {}: {error}", state.display());
         Error::new(ErrorKind::Disk, message).cause(error)
@@ -75,26 +75,26 @@ pub(super) fn folders(state: &Path) -> Result<Vec<PathBuf>> {
 
 /// A journal that a note names: it exists, or did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct KnownJournal {
+pub struct KnownJournal {
     /// In hexadecimal digits.
-    pub(super) id: String,
-    pub(super) source: String,
+    pub id: String,
+    pub source: String,
     /// True if no process reads its source.
-    pub(super) is_orphan: bool,
+    pub is_orphan: bool,
 }
 
 impl KnownJournal {
-    pub(super) fn new(id: u128, source: &str) -> KnownJournal {
+    pub fn new(id: u128, source: &str) -> KnownJournal {
         KnownJournal { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
     }
 
     /// Returns the topic of Kafka that its source is a share of.
-    pub(super) fn topic(&self) -> Option<String> {
+    pub fn topic(&self) -> Option<String> {
         KafkaTopic::base_name(&self.source)
     }
 
     /// Returns true if its source can be read again, so that its bytes are not in the journal.
-    pub(super) fn is_replayable(&self) -> bool {
+    pub fn is_replayable(&self) -> bool {
         let is_of_files = ["file ", "watch "].iter().any(|kind| self.source.starts_with(kind));
         is_of_files || self.topic().is_some()
     }
@@ -110,7 +110,7 @@ impl KnownJournal {
 
     /// Notes durably in `state` that the journal exists. A note that is there stays as it is: the
     /// disk may be full.
-    pub(super) fn note(&self, state: &Path) -> Result<()> {
+    pub fn note(&self, state: &Path) -> Result<()> {
         let path = self.path(state);
         if path.exists() {
             return Ok(());
@@ -122,7 +122,7 @@ impl KnownJournal {
     }
 
     /// Removes the note.
-    pub(super) fn forget(&self, state: &Path) {
+    pub fn forget(&self, state: &Path) {
         let removed = fs::remove_file(self.path(state));
         removed.unwrap_or_else(|error| tracing::debug!(%error, "no note to remove"));
     }
@@ -130,9 +130,9 @@ impl KnownJournal {
 
 /// A journal that was found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FoundJournal {
+pub struct FoundJournal {
     /// Its id, in hexadecimal digits.
-    pub(super) id: String,
+    pub id: String,
     /// Its folder in the state of the process that found it.
     folder: String,
     /// True if that process reads its source.
@@ -140,7 +140,7 @@ pub(super) struct FoundJournal {
 }
 
 impl FoundJournal {
-    pub(super) fn of(journal: &Journal) -> FoundJournal {
+    pub fn of(journal: &Journal) -> FoundJournal {
         let id = format!("{:032x}", journal.id());
         FoundJournal { id, folder: String::new(), is_own: true }
     }
@@ -148,31 +148,31 @@ impl FoundJournal {
 
 /// A journal whose source nobody reads where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct OrphanJournal {
+pub struct OrphanJournal {
     /// The process that replays it.
-    pub(super) process: usize,
+    pub process: usize,
     /// Its folder there.
-    pub(super) folder: String,
+    pub folder: String,
 }
 
 /// The journals that one process found, and those that its notes name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct JournalList {
-    pub(super) found: Vec<FoundJournal>,
+pub struct JournalList {
+    pub found: Vec<FoundJournal>,
     known: Vec<KnownJournal>,
     /// Epochs that are marked in any of the journals and not known to be committed. Their sources
     /// pass the same cuts: kept for each journal, the same epochs would fill the memory.
     #[serde(with = "runs")]
-    pub(super) epochs: BTreeSet<Epoch>,
+    pub epochs: BTreeSet<Epoch>,
     /// The newest that was marked.
-    pub(super) last: Option<Epoch>,
+    pub last: Option<Epoch>,
     /// Positions in topics of Kafka that the journals have recorded.
-    pub(super) topics: Vec<TopicPositions>,
+    pub topics: Vec<TopicPositions>,
 }
 
 /// The positions in a topic of Kafka that one journal has recorded.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct TopicPositions {
+pub struct TopicPositions {
     /// The newest epoch of the journal.
     epoch: Option<Epoch>,
     /// The name that all shares of the topic have in common.
@@ -181,7 +181,7 @@ pub(super) struct TopicPositions {
 }
 
 /// Returns the positions from which each topic is read on, by its name.
-pub(super) fn topic_positions(lists: &[JournalList]) -> Result<BTreeMap<String, Vec<u8>>> {
+pub fn topic_positions(lists: &[JournalList]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut recorded: Vec<&TopicPositions> = lists.iter().flat_map(|list| &list.topics).collect();
     recorded.sort_by_key(|topic| topic.epoch);
     let names: BTreeSet<&String> = recorded.iter().map(|topic| &topic.name).collect();
@@ -195,7 +195,7 @@ pub(super) fn topic_positions(lists: &[JournalList]) -> Result<BTreeMap<String, 
 
 impl JournalList {
     /// Adds the epochs that are marked in one more journal.
-    pub(super) fn add_epochs(&mut self, epochs: Vec<Epoch>, last: Option<Epoch>) {
+    pub fn add_epochs(&mut self, epochs: Vec<Epoch>, last: Option<Epoch>) {
         self.last = self.last.max(last);
         // Most journals of a process have the same epochs.
         if !self.epochs.iter().eq(&epochs) {
@@ -211,7 +211,7 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
 
 /// Lists the journals in a state, as the process that reads the sources named in `own`. Those
 /// `abandoned` are not looked into: they may be damaged.
-pub(super) fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<JournalList> {
+pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<JournalList> {
     let mut list = JournalList { known: noted(state)?, ..JournalList::default() };
     let known: BTreeMap<PathBuf, String> =
         list.known.iter().map(|known| (known.folder(state), known.id.clone())).collect();
@@ -257,7 +257,7 @@ fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
 }
 
 /// Assigns each journal whose source nobody reads where it lies to a process that found it.
-pub(super) fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
+pub fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
     let mut orphans = BTreeMap::new();
     for (process, list) in lists.iter().enumerate() {
         for found in &list.found {
@@ -273,7 +273,7 @@ pub(super) fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> 
 
 /// Refuses to start while a journal that is known was found by nobody: bytes that were promised to
 /// be counted are in it. Those `abandoned` are not missed.
-pub(super) fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result<()> {
+pub fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result<()> {
     let found =
         |id: &String| lists.iter().flat_map(|list| &list.found).any(|found| found.id == *id);
     let known = lists.iter().flat_map(|list| &list.known);
@@ -296,7 +296,7 @@ pub(super) fn check_none_missing(lists: &[JournalList], abandoned: &[String]) ->
 /// # Errors
 ///
 /// `Disk` if a folder cannot be renamed.
-pub(super) fn set_aside(state: &Path, abandoned: &[String]) -> Result<()> {
+pub fn set_aside(state: &Path, abandoned: &[String]) -> Result<()> {
     for known in noted(state)?.into_iter().filter(|known| abandoned.contains(&known.id)) {
         let folder = known.folder(state);
         match keep_aside(&folder) {
@@ -320,7 +320,7 @@ pub(super) fn set_aside(state: &Path, abandoned: &[String]) -> Result<()> {
 }
 
 /// Renames the folder of a journal to one that is kept, and returns that.
-pub(super) fn keep_aside(folder: &Path) -> io::Result<PathBuf> {
+pub fn keep_aside(folder: &Path) -> io::Result<PathBuf> {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
     let kept = |n: u32| folder.with_file_name(format!("{KEPT}{n}-{name}"));
     let number = (1u32..).find(|&n| !kept(n).exists());
@@ -331,7 +331,7 @@ pub(super) fn keep_aside(folder: &Path) -> io::Result<PathBuf> {
 
 /// Process 0 notes the journals of all processes, before anything is read into them. Returns those
 /// of the others, whose notes are removed when they have been put away.
-pub(super) fn note_all(
+pub fn note_all(
     control: &Control,
     state: Option<&Path>,
     own: &[KnownJournal],

@@ -14,11 +14,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// How long a process waits for the decision of others: for as long as they are alive, which the
 /// control links find out. One may have much to read back, another a slow store to ask.
-pub(super) const WHILE_ALIVE: Duration = Duration::MAX;
+pub const WHILE_ALIVE: Duration = Duration::MAX;
 
 /// A message of the job to its other processes, beside ticks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum ControlMessage {
+pub enum ControlMessage {
     /// From process 0: this epoch and all before it are committed.
     Committed(Epoch),
     /// From process 0: stop reading, and report when all that was read is handed over.
@@ -29,25 +29,25 @@ pub(super) enum ControlMessage {
 
 impl ControlMessage {
     /// Returns the message as the control links carry it.
-    pub(super) fn encode(self) -> Result<Message> {
+    pub fn encode(self) -> Result<Message> {
         encode(&self).map(Message::Other)
     }
 
     /// Reads a message; `None` for anything else.
-    pub(super) fn decode(bytes: &[u8]) -> Option<ControlMessage> {
+    pub fn decode(bytes: &[u8]) -> Option<ControlMessage> {
         serde_json::from_slice(bytes).ok()
     }
 }
 
 /// Returns the bytes of a message to another process.
-pub(super) fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
+pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
     serde_json::to_vec(message).map_err(|error| {
         Error::new(ErrorKind::Failed, format!("a message cannot be encoded: {error}")).cause(error)
     })
 }
 
 /// Reads a message that [`encode`] wrote in another process.
-pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
         let message = format!("another process sent what cannot be read: {error}");
         Error::new(ErrorKind::Failed, message).cause(error)

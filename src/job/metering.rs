@@ -18,7 +18,7 @@ use crate::supervise::{self, supervise};
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// Sets the facts of a job whose settings are checked.
-pub(super) fn begin(
+pub fn begin(
     meters: &Meters,
     (identity, target, cluster): (&Identity, &Target, &ClusterSettings),
     started_ms: u64,
@@ -38,7 +38,7 @@ pub(super) fn begin(
 }
 
 /// Notes a failure in the figures, and if it follows from the loss of another process.
-pub(super) fn note_failure(failure: &Failure, meters: Meters, links: Control, process: usize) {
+pub fn note_failure(failure: &Failure, meters: Meters, links: Control, process: usize) {
     failure.on_cause(move |cause| {
         if links.cause().is_some_and(|loss| loss.process != process) {
             meters.peer_lost(cause);
@@ -49,7 +49,7 @@ pub(super) fn note_failure(failure: &Failure, meters: Meters, links: Control, pr
 
 /// Brings the figures of all processes to process 0: it keeps those of the others, and they send
 /// theirs if it is watched.
-pub(super) fn share(
+pub fn share(
     meters: &Meters,
     links: &Control,
     is_watched: bool,

@@ -12,26 +12,26 @@ use crate::outputs::{Claiming, CommitEvidence, CommitLog, Output, OutputStart, S
 const RECENT_INTERVALS: u64 = 4;
 
 /// A start of process 0 that knows what all processes found.
-pub(super) struct OutputOpening<'a> {
-    pub(super) output: &'a dyn Output,
+pub struct OutputOpening<'a> {
+    pub output: &'a dyn Output,
     /// The facts about the start that the output needs.
-    pub(super) start: OutputStart<'a>,
+    pub start: OutputStart<'a>,
     /// The log of commits in the state of process 0; none in a job without state.
-    pub(super) commits: Option<CommitLog>,
-    pub(super) found: &'a FormerRuns,
+    pub commits: Option<CommitLog>,
+    pub found: &'a FormerRuns,
     /// Ids of journals that are given up.
-    pub(super) abandoned: &'a [String],
+    pub abandoned: &'a [String],
     /// The schedule of a job that begins now, after an epoch.
-    pub(super) schedule: &'a dyn Fn(Option<Epoch>) -> Schedule,
+    pub schedule: &'a dyn Fn(Option<Epoch>) -> Schedule,
 }
 
 /// The output as it is when this run begins to write there.
 #[derive(Debug)]
-pub(super) struct OwnedOutput {
+pub struct OwnedOutput {
     /// The first epoch that is opened.
-    pub(super) open: Epoch,
-    pub(super) recovery_plan: RecoveryPlan,
-    pub(super) claim: Option<Standing>,
+    pub open: Epoch,
+    pub recovery_plan: RecoveryPlan,
+    pub claim: Option<Standing>,
 }
 
 impl OutputOpening<'_> {
@@ -40,7 +40,7 @@ impl OutputOpening<'_> {
     /// # Errors
     ///
     /// `Configuration`, naming the owner, where it is another job's.
-    pub(super) async fn own(&self) -> Result<OwnedOutput> {
+    pub async fn own(&self) -> Result<OwnedOutput> {
         self.output.probe(true).await?;
         journals::check_none_missing(&self.found.journals, self.abandoned)?;
         let (recovery_plan, claim) = self.claim().await?;

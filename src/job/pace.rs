@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::messages::ControlMessage;
 use super::progress::EpochProgress;
-use super::reading::Reading;
+use super::reading::RunningSources;
 use super::status::Status;
 use crate::cluster::{Control, ControlEvent, Inbox, Message};
 use crate::epoch::{Clock, Epoch, Jump};
@@ -27,21 +27,21 @@ use crate::store::{Level, Results};
 use crate::supervise::supervise;
 
 /// The parts of a process that its epochs act on.
-pub(super) struct EpochProcess {
-    pub(super) progress: Arc<EpochProgress>,
-    pub(super) reading: Reading,
-    pub(super) control: Control,
-    pub(super) inbox: Inbox,
+pub struct EpochProcess {
+    pub progress: Arc<EpochProgress>,
+    pub reading: RunningSources,
+    pub control: Control,
+    pub inbox: Inbox,
     /// Set when this process is asked to stop.
-    pub(super) stop: Stop,
-    pub(super) status: watch::Sender<Status>,
-    pub(super) failure: Failure,
+    pub stop: Stop,
+    pub status: watch::Sender<Status>,
+    pub failure: Failure,
     /// The results that wait to be stored.
-    pub(super) results: Results,
+    pub results: Results,
     /// The changelog, which is notified of commits; `None` in a job without state.
-    pub(super) changelog: Option<Changelog>,
+    pub changelog: Option<Changelog>,
     /// The figures of the process.
-    pub(super) meters: Meters,
+    pub meters: Meters,
 }
 
 impl EpochProcess {
@@ -100,7 +100,7 @@ impl EpochProcess {
     }
 
     /// Ends the job when all that a kept journal holds is handed over: there is nothing to cut.
-    pub(super) async fn replay(mut self) -> Result<()> {
+    pub async fn replay(mut self) -> Result<()> {
         let failure = self.failure.clone();
         let ended = tokio::select! {
             ended = self.reading.ended() => ended,
@@ -120,18 +120,18 @@ impl EpochProcess {
 }
 
 /// Drives the epochs of a job: the part of process 0.
-pub(super) struct Leader {
-    pub(super) process: EpochProcess,
-    pub(super) processes: usize,
-    pub(super) clock: Arc<dyn Clock>,
+pub struct Leader {
+    pub process: EpochProcess,
+    pub processes: usize,
+    pub clock: Arc<dyn Clock>,
     /// The rule by which epochs are cut.
-    pub(super) epochs: EpochLeader,
-    pub(super) in_flight_max: usize,
+    pub epochs: EpochLeader,
+    pub in_flight_max: usize,
 }
 
 impl Leader {
     /// Runs until the job is to end, then ends it.
-    pub(super) async fn run(self) -> Result<()> {
+    pub async fn run(self) -> Result<()> {
         let failure = self.process.failure.clone();
         if self.processes > 1 {
             let (status, control) = (self.process.status.subscribe(), self.process.control.clone());
@@ -284,11 +284,11 @@ fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
 }
 
 /// Applies what process 0 decides: the part of every other process.
-pub(super) struct Follower(pub(super) EpochProcess);
+pub struct Follower(pub(super) EpochProcess);
 
 impl Follower {
     /// Runs until process 0 has ended the job.
-    pub(super) async fn run(mut self) -> Result<()> {
+    pub async fn run(mut self) -> Result<()> {
         let failure = self.0.failure.clone();
         let pulse = failure.pulse().clone();
         let follow = async move {

@@ -15,7 +15,7 @@ use super::metering;
 use super::owning::{OutputOpening, OwnedOutput};
 use super::pace::{EpochProcess, Follower, Leader};
 use super::progress::EpochProgress;
-use super::reading::Reading;
+use super::reading::RunningSources;
 use super::recovery::{self, JournalPlan};
 use super::replay;
 use super::resources::StateAndOutput;
@@ -50,13 +50,13 @@ use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
 /// The settings of a job, checked as far as that goes without touching anything.
-pub(super) struct JobPlan {
+pub struct JobPlan {
     definition: Definition,
     target: Target,
     /// With the number of parts 0 where it is free to follow the number of workers.
     identity: Identity,
     place: StatePlace,
-    pub(super) settings: Settings,
+    pub settings: Settings,
     output: OutputSettings,
     /// True if process 0 alone writes to the output.
     is_single: bool,
@@ -67,7 +67,7 @@ pub(super) struct JobPlan {
     /// Ids of journals that are gone for good.
     abandoned: Vec<String>,
     readers: Readers,
-    pub(super) cluster: ClusterSettings,
+    pub cluster: ClusterSettings,
     clock: Arc<dyn Clock>,
     /// Unix milliseconds of the start.
     started_ms: u64,
@@ -75,7 +75,7 @@ pub(super) struct JobPlan {
     /// Ends every wait of the start.
     stop: Stop,
     /// The figures of the process.
-    pub(super) meters: Meters,
+    pub meters: Meters,
 }
 
 /// Checks the settings of a job; returns its plan, and the sources that this process reads.
@@ -83,7 +83,7 @@ pub(super) struct JobPlan {
 /// # Errors
 ///
 /// `Usage` for settings that cannot run, and for a source that cannot be read.
-pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
+pub fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let JobBuilder { definition, target, form, state, store, take_over, .. } = builder;
     let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
     let (sources, meters) = (builder.sources, builder.meters);
@@ -154,7 +154,7 @@ pub(super) fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
 impl JobPlan {
     /// Opens state and output as process 0, which decides the number of parts: that which the job
     /// was begun with, else the number of workers now.
-    pub(super) fn open_first(&self) -> Result<(u32, StateAndOutput)> {
+    pub fn open_first(&self) -> Result<(u32, StateAndOutput)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
         let recorded = match &self.replay {
@@ -186,7 +186,7 @@ impl JobPlan {
     /// # Errors
     ///
     /// `Configuration` if the output is another job's or a journal is missing.
-    pub(super) fn decide(
+    pub fn decide(
         &self,
         runtime: &Runtime,
         own: Option<&(u32, StateAndOutput)>,
@@ -224,7 +224,7 @@ impl JobPlan {
     }
 
     /// Opens the writer of the epochs of this run.
-    pub(super) fn open_writer(
+    pub fn open_writer(
         &self,
         opened: &StateAndOutput,
         agreed: &Agreement,
@@ -254,7 +254,7 @@ impl JobPlan {
     }
 
     /// Finds the traces of former runs in the state of this process.
-    pub(super) fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
+    pub fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
         if let Some(dir) = &self.replay {
             let mut found = JournalList::default();
             if self.cluster.process == 0 {
@@ -280,7 +280,7 @@ impl JobPlan {
     }
 
     /// Opens the changelog and reads it back; `None` for a job without state.
-    pub(super) fn remember(
+    pub fn remember(
         &self,
         runtime: &Runtime,
         opened: &StateAndOutput,
@@ -306,13 +306,13 @@ impl JobPlan {
 
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
     /// removed.
-    pub(super) fn results(&self, opened: &StateAndOutput) -> Result<Results> {
+    pub fn results(&self, opened: &StateAndOutput) -> Result<Results> {
         let memory_bytes_max = self.settings.results_bytes_max as u64;
         opened.results(self.cluster.process, memory_bytes_max, self.journal.journal_bytes_max)
     }
 
     /// Opens the source logs of this process, each at the position where it was left.
-    pub(super) fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
+    pub fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
         let (recovery_plan, threads) = (&agreed.recovery_plan, self.settings.threads);
         match &self.replay {
             Some(dir) if self.cluster.process == 0 => {
@@ -337,13 +337,13 @@ impl JobPlan {
 
     /// Notes the journals of all processes in the state of process 0, and waits until all processes
     /// have come this far: from here on they read.
-    pub(super) fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
+    pub fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
         let dir = self.state_dir().filter(|_| self.replay.is_none());
         streams.note_all(control, dir.as_deref())
     }
 
     /// Opens state and output as a process other than 0, as `agreed`.
-    pub(super) fn open_as_follower(
+    pub fn open_as_follower(
         &self,
         runtime: &Runtime,
         agreed: &Agreement,
@@ -379,7 +379,7 @@ impl JobPlan {
     }
 
     /// Returns the plan that every worker of this process follows.
-    pub(super) fn worker_plan(
+    pub fn worker_plan(
         &self,
         feed: Feed,
         agreed: &Agreement,
@@ -409,7 +409,7 @@ impl JobPlan {
     }
 
     /// Returns the settings and the identity under which results are published.
-    pub(super) fn publication(&self, parts: u32, ids: &Ids) -> Publication {
+    pub fn publication(&self, parts: u32, ids: &Ids) -> Publication {
         let identity = Identity { parts, ..self.identity.clone() };
         Publication {
             order: self.settings.order,
@@ -428,11 +428,7 @@ impl JobPlan {
     }
 
     /// Returns the settings of the data links.
-    pub(super) fn sharing<'a>(
-        &'a self,
-        streams: &'a Streams,
-        failure: &'a Failure,
-    ) -> BlockSharing<'a> {
+    pub fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> BlockSharing<'a> {
         BlockSharing {
             process: self.cluster.process,
             readers: &self.readers,
@@ -446,13 +442,13 @@ impl JobPlan {
     }
 
     /// Starts the sources, and the task that bounds the results which wait to be stored.
-    pub(super) fn read(
+    pub fn read(
         &self,
         runtime: &Runtime,
         streams: Streams,
         results: &Results,
         failure: &Failure,
-    ) -> Result<(Arc<EpochProgress>, Reading, StreamsEnd)> {
+    ) -> Result<(Arc<EpochProgress>, RunningSources, StreamsEnd)> {
         let limits = LineLimits {
             line_bytes_max: self.settings.line_bytes_max,
             word_bytes_max: self.settings.words.word_bytes_max,
@@ -469,7 +465,7 @@ impl JobPlan {
     }
 
     /// Starts the task that drives the epochs: the leader in process 0, a follower elsewhere.
-    pub(super) fn set_pace(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
+    pub fn set_pace(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.cluster;
         if self.replay.is_some() {
             supervise(&process.failure.clone(), runtime.handle(), "replay", process.replay());

@@ -26,7 +26,7 @@ use crate::sources::{LogEvents, LogMessage};
 
 /// A request to the thread that syncs.
 #[derive(Clone, Copy)]
-pub(super) enum SyncRequest {
+pub enum SyncRequest {
     /// Every log has appended the end of this epoch: make it durable.
     Recorded(Epoch),
     /// A log has noted that epochs are committed.
@@ -42,10 +42,10 @@ pub(super) enum SyncRequest {
 }
 
 /// Takes requests for the thread that syncs.
-pub(super) struct SyncQueue(pub(super) Sender<SyncRequest>);
+pub struct SyncQueue(pub(super) Sender<SyncRequest>);
 
 /// The requests, for the thread.
-pub(super) struct SyncRequests(pub(super) Receiver<SyncRequest>);
+pub struct SyncRequests(pub(super) Receiver<SyncRequest>);
 
 impl SyncQueue {
     fn new() -> (SyncQueue, SyncRequests) {
@@ -80,7 +80,7 @@ struct EndedEpochs {
 
 /// The progress of epochs in this process: cuts and commits go out to the logs, and what happens in
 /// them comes back.
-pub(super) struct EpochProgress {
+pub struct EpochProgress {
     feed: Feed,
     epochs: Mutex<EndedEpochs>,
     logs: Vec<UnboundedSender<LogMessage>>,
@@ -90,11 +90,11 @@ pub(super) struct EpochProgress {
 }
 
 /// The receiving ends of what an [`EpochProgress`] sends.
-pub(super) struct ProgressEnds {
+pub struct ProgressEnds {
     /// For the logs, in order.
-    pub(super) logs: Vec<UnboundedReceiver<LogMessage>>,
+    pub logs: Vec<UnboundedReceiver<LogMessage>>,
     /// For the thread that syncs.
-    pub(super) sync: SyncRequests,
+    pub sync: SyncRequests,
 }
 
 impl EpochProgress {
@@ -104,7 +104,7 @@ impl EpochProgress {
         clippy::disallowed_methods,
         reason = "a log has a message for each cut, commit and sync, which the epochs in flight bound"
     )]
-    pub(super) fn new(
+    pub fn new(
         feed: Feed,
         logs: usize,
         recorded: &[(Epoch, usize)],
@@ -140,7 +140,7 @@ impl EpochProgress {
 
     /// Ends the open epoch of this process, which is returned, and opens `next`. Each log takes the
     /// cut as a message: its record is a write to the disk, which the caller must not wait for.
-    pub(super) fn cut(&self, next: Epoch) -> Epoch {
+    pub fn cut(&self, next: Epoch) -> Epoch {
         let mut epoch = next;
         let logs = self.logs.len();
         self.update(|epochs| {
@@ -157,37 +157,37 @@ impl EpochProgress {
     }
 
     /// Called when `epoch` and all before it are committed.
-    pub(super) fn committed(&self, epoch: Epoch) {
+    pub fn committed(&self, epoch: Epoch) {
         self.send(LogMessage::Committed(epoch));
     }
 
     /// Called when nothing comes after the last cut: all sources have ended.
-    pub(super) fn end(&self) {
+    pub fn end(&self) {
         self.feed.end();
     }
 
     /// Has every log close when it has taken what was sent before.
-    pub(super) fn close_logs(&self) {
+    pub fn close_logs(&self) {
         self.send(LogMessage::End);
     }
 
     /// Has every log state how far its journal is on disk.
-    pub(super) fn synced(&self) {
+    pub fn synced(&self) {
         self.send(LogMessage::Synced);
     }
 
     /// Returns the queue of the thread that syncs.
-    pub(super) fn sync_queue(&self) -> &SyncQueue {
+    pub fn sync_queue(&self) -> &SyncQueue {
         &self.sync
     }
 
     /// Called before a sync that is due: what is appended from now on starts the timer again.
-    pub(super) fn sync_begins(&self) {
+    pub fn sync_begins(&self) {
         self.sync_is_due.store(false, Ordering::SeqCst);
     }
 
     /// Called when the ends of the epochs up to `epoch` are on disk in every journal.
-    pub(super) fn durable(&self, epoch: Epoch) {
+    pub fn durable(&self, epoch: Epoch) {
         self.update(|epochs| {
             let durable = epochs.ended.iter_mut().filter(|ended| ended.epoch <= epoch);
             durable.for_each(|ended| ended.durable = true);
@@ -195,7 +195,7 @@ impl EpochProgress {
     }
 
     /// Adds a process that ships blocks to this one, before any cut is passed; returns its index.
-    pub(super) fn add_link(&self) -> usize {
+    pub fn add_link(&self) -> usize {
         let mut epochs = self.epochs.lock().unwrap_or_else(PoisonError::into_inner);
         epochs.arrived.push(0);
         epochs.arrived.len() - 1
@@ -203,7 +203,7 @@ impl EpochProgress {
 
     /// The process with this index ships no more blocks for `epoch`. The cut may be unknown here
     /// yet: it comes on another connection.
-    pub(super) fn arrived(&self, link: usize, epoch: Epoch) {
+    pub fn arrived(&self, link: usize, epoch: Epoch) {
         self.update(|epochs| epochs.arrived[link] = epoch);
     }
 

@@ -7,19 +7,19 @@ use crate::sources::Stop;
 
 /// The running sources of one process.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub struct RunningSources {
     sources: JoinSet<Result<()>>,
     stop: Stop,
 }
 
-impl Reading {
+impl RunningSources {
     /// Holds sources that were started, and the signal that stops them.
-    pub(super) fn new(sources: JoinSet<Result<()>>, stop: Stop) -> Self {
-        Reading { sources, stop }
+    pub fn new(sources: JoinSet<Result<()>>, stop: Stop) -> Self {
+        RunningSources { sources, stop }
     }
 
     /// Waits until every source has ended by itself; safe to cancel.
-    pub(super) async fn ended(&mut self) -> Result<()> {
+    pub async fn ended(&mut self) -> Result<()> {
         while let Some(ended) = self.sources.join_next().await {
             source_ended(ended)?;
         }
@@ -27,7 +27,7 @@ impl Reading {
     }
 
     /// Stops reading and waits until everything that was read is in the feed.
-    pub(super) async fn stop(&mut self) -> Result<()> {
+    pub async fn stop(&mut self) -> Result<()> {
         self.stop.stop();
         self.ended().await
     }

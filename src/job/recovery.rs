@@ -33,21 +33,21 @@ const EPOCHS_AT_A_TIME: usize = 16;
 
 /// The plan for the epochs that journals have marked: those to count again, and those committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct RecoveryPlan {
+pub struct RecoveryPlan {
     /// Epochs to be counted and published again, in order.
     #[serde(with = "runs")]
-    pub(super) replay: Vec<Epoch>,
+    pub replay: Vec<Epoch>,
     /// Epochs that are committed.
     #[serde(with = "runs")]
-    pub(super) committed: BTreeSet<Epoch>,
+    pub committed: BTreeSet<Epoch>,
     /// The newest epoch that any journal knows.
-    pub(super) newest: Option<Epoch>,
+    pub newest: Option<Epoch>,
     /// Journals whose source is not read where they lie, by id.
-    pub(super) orphans: BTreeMap<String, OrphanJournal>,
+    pub orphans: BTreeMap<String, OrphanJournal>,
     /// Ids of journals that are given up.
-    pub(super) abandoned: Vec<String>,
+    pub abandoned: Vec<String>,
     /// Positions from which topics of Kafka are read on, by their names.
-    pub(super) topics: BTreeMap<String, Vec<u8>>,
+    pub topics: BTreeMap<String, Vec<u8>>,
 }
 
 /// Finds out which of the epochs that journals have marked are committed, and changes nothing.
@@ -57,7 +57,7 @@ pub(super) struct RecoveryPlan {
 /// # Errors
 ///
 /// `Configuration` where the marker of such an epoch is another job's or another state's.
-pub(super) async fn judge(
+pub async fn judge(
     lists: &[JournalList],
     output: &dyn Output,
     start: &OutputStart<'_>,
@@ -86,7 +86,7 @@ pub(super) async fn judge(
 
 /// Empties the epochs that are to be counted again of what a crash left in them. They are the
 /// job's own: its journals hold their lines, and no marker stands there.
-pub(super) async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> Result<()> {
+pub async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> Result<()> {
     stream::iter(&recovery_plan.replay)
         .map(async |epoch| {
             crash_point("recovery.before_clear");
@@ -106,16 +106,16 @@ pub(super) async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> 
 
 /// A journal that is open, with the past of its source.
 #[derive(Debug)]
-pub(super) struct OpenJournal {
-    pub(super) journal: Journal,
-    pub(super) past: Past,
+pub struct OpenJournal {
+    pub journal: Journal,
+    pub past: Past,
     /// Where it lies.
-    pub(super) place: JournalPlace,
+    pub place: JournalPlace,
 }
 
 /// Where a journal lies, and what it is known by.
 #[derive(Debug)]
-pub(super) struct JournalPlace {
+pub struct JournalPlace {
     folder: PathBuf,
     state: PathBuf,
     known: KnownJournal,
@@ -123,32 +123,32 @@ pub(super) struct JournalPlace {
 
 impl JournalPlace {
     /// Returns the state folder, and the note in it.
-    pub(super) fn noted(&self) -> (&Path, &KnownJournal) {
+    pub fn noted(&self) -> (&Path, &KnownJournal) {
         (&self.state, &self.known)
     }
 
     /// Returns the note of the journal.
-    pub(super) fn known(&self) -> KnownJournal {
+    pub fn known(&self) -> KnownJournal {
         self.known.clone()
     }
 }
 
 /// The settings by which journals are opened.
 #[derive(Clone, Debug)]
-pub(super) struct JournalPlan<'a> {
-    pub(super) state: &'a Path,
-    pub(super) settings: JournalSettings,
+pub struct JournalPlan<'a> {
+    pub state: &'a Path,
+    pub settings: JournalSettings,
     /// Shared by the journals of all sources of this process that cannot be read again.
-    pub(super) budget: Budget,
-    pub(super) parts: u32,
-    pub(super) interval_ms: u64,
+    pub budget: Budget,
+    pub parts: u32,
+    pub interval_ms: u64,
     /// This process.
-    pub(super) process: usize,
+    pub process: usize,
 }
 
 impl JournalPlan<'_> {
     /// Opens or makes the journal of a source.
-    pub(super) fn open(
+    pub fn open(
         &self,
         name: &str,
         is_file: bool,
@@ -186,7 +186,7 @@ impl JournalPlan<'_> {
     /// Opens the journals that this process brings back for nobody's source, each with its number
     /// among all of that kind. A share of one of the `topics` of this run comes with the source
     /// that reads what it recorded: there were other shares then.
-    pub(super) fn open_orphans(
+    pub fn open_orphans(
         &self,
         recovery_plan: &RecoveryPlan,
         topics: &BTreeMap<String, KafkaTopic>,
@@ -240,7 +240,7 @@ fn unfinished(known: &KnownJournal, epochs: usize) -> Error {
 
 /// Returns the epochs that are to be replayed, each with the number of `pasts` that will pass its
 /// end.
-pub(super) fn crossings<'a>(
+pub fn crossings<'a>(
     recovery_plan: &RecoveryPlan,
     pasts: impl Iterator<Item = &'a Past>,
 ) -> Vec<(Epoch, usize)> {
@@ -253,7 +253,7 @@ pub(super) fn crossings<'a>(
 }
 
 /// Puts a journal away whose job has finished, so that the same command begins a new one.
-pub(super) fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
+pub fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
     // A note without a journal would stop the next start; a journal without a note is noted again.
     known.forget(state);
     // One rename, so that a crash leaves all of it or nothing.
@@ -264,7 +264,7 @@ pub(super) fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: 
 }
 
 /// Tells of states of the same definition, with other flags, that hold lines not committed.
-pub(super) fn warn_of_other_states(state: &Path, definition: &str) {
+pub fn warn_of_other_states(state: &Path, definition: &str) {
     let Some(parent) = state.parent() else { return };
     let Ok(siblings) = std::fs::read_dir(parent) else { return };
     for sibling in siblings.flatten() {

@@ -16,7 +16,7 @@ use crate::journal::{
 use crate::sources::{KafkaTopic, Past};
 
 /// Returns the journals in `dir`: the folder of one, or a state that holds some.
-pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
+pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot list {}: {error}", dir.display());
         Error::new(ErrorKind::Configuration, message).cause(error)
@@ -44,8 +44,8 @@ pub(super) fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
 }
 
 /// A journal that is open to be run again.
-pub(super) struct KeptJournal {
-    pub(super) journal: Journal,
+pub struct KeptJournal {
+    pub journal: Journal,
     /// The ends of its epochs, in order.
     ends: Vec<Epoch>,
     first: Position,
@@ -58,7 +58,7 @@ pub(super) struct KeptJournal {
 /// # Errors
 ///
 /// `Configuration` if the interval of a journal is not `interval_ms`.
-pub(super) fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
+pub fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
     let kept_journals = kept_journals(dir)?;
     let Some((_, first)) = kept_journals.first() else { return Ok(1) };
     if let Some((folder, other)) =
@@ -72,7 +72,7 @@ pub(super) fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
 }
 
 /// Opens a kept journal and finds its marks.
-pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
+pub fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
     if KafkaTopic::base_name(&glimpse.source).is_some() {
         let message =
             format!("the journal of {} holds no bytes: a topic is not copied", glimpse.source);
@@ -110,7 +110,7 @@ pub(super) fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
 
 impl KeptJournal {
     /// Adds the journal and its epochs to the list that process 0 decides by.
-    pub(super) fn add_to(self, list: &mut JournalList) {
+    pub fn add_to(self, list: &mut JournalList) {
         list.found.push(FoundJournal::of(&self.journal));
         let last = self.ends.last().copied();
         list.add_epochs(self.ends, last);
@@ -118,7 +118,7 @@ impl KeptJournal {
 
     /// Returns the past from which the journal is read; lines after the last mark would belong to
     /// `open`.
-    pub(super) fn past(&self, recovery_plan: &RecoveryPlan, open: Epoch) -> Past {
+    pub fn past(&self, recovery_plan: &RecoveryPlan, open: Epoch) -> Past {
         let mut left_out: BTreeSet<Epoch> = recovery_plan.committed.clone();
         left_out.insert(open);
         if !self.is_first_whole {

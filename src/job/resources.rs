@@ -18,10 +18,10 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The opened state and output of a process.
 #[derive(Debug)]
-pub(super) struct StateAndOutput {
+pub struct StateAndOutput {
     /// `None` in a job without state.
-    pub(super) state: Option<State>,
-    pub(super) output: Box<dyn Output>,
+    pub state: Option<State>,
+    pub output: Box<dyn Output>,
 }
 
 impl StateAndOutput {
@@ -31,7 +31,7 @@ impl StateAndOutput {
     /// # Errors
     ///
     /// `Disk` if the folder cannot be emptied.
-    pub(super) fn results(
+    pub fn results(
         &self,
         process: usize,
         memory_bytes_max: u64,
@@ -52,7 +52,7 @@ impl StateAndOutput {
 /// Keeps the claim of `writer` from now on, if the output has claims.
 ///
 /// Called before anything that may take longer than the claim lasts.
-pub(super) fn keep_claim(writer: &dyn EpochWriter, runtime: &Runtime, failure: &Failure) {
+pub fn keep_claim(writer: &dyn EpochWriter, runtime: &Runtime, failure: &Failure) {
     if let Some(kept) = writer.keep_claim(failure.clone()) {
         supervise(failure, runtime.handle(), "renew the claim", kept);
     }
@@ -60,20 +60,20 @@ pub(super) fn keep_claim(writer: &dyn EpochWriter, runtime: &Runtime, failure: &
 
 /// The resources that a process holds for as long as the job lives.
 #[derive(Debug)]
-pub(super) struct JobResources {
-    pub(super) opened: StateAndOutput,
+pub struct JobResources {
+    pub opened: StateAndOutput,
     /// The changelog of a job with state.
-    pub(super) changelog: Option<Changelog>,
+    pub changelog: Option<Changelog>,
     /// The writer, which holds the claim or the lock on the output.
-    pub(super) writer: Arc<dyn EpochWriter>,
+    pub writer: Arc<dyn EpochWriter>,
     /// True in process 0, which removes what the processes share.
-    pub(super) is_first: bool,
+    pub is_first: bool,
 }
 
 impl JobResources {
     /// Releases the lock on a local output, or the claim on an object store, so that the next start
     /// need not wait.
-    pub(super) fn release(&self, runtime: &Runtime) {
+    pub fn release(&self, runtime: &Runtime) {
         let release = self.writer.release();
         // Within the runtime: the timeout needs its clock.
         let release = async { tokio::time::timeout(RELEASE_TIMEOUT, release).await };
@@ -85,7 +85,7 @@ impl JobResources {
     }
 
     /// Removes the changelog of a job that has finished: the next start begins with an empty one.
-    pub(super) fn forget(&self, runtime: &Runtime) {
+    pub fn forget(&self, runtime: &Runtime) {
         let (Some(state), Some(changelog)) = (&self.opened.state, &self.changelog) else { return };
         // First the note that names it: after a crash in between, no job finds the changelog.
         changelog::forget_begun(state.dir());

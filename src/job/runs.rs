@@ -12,10 +12,10 @@ use crate::epoch::Epoch;
 const EPOCHS_MAX: u64 = 64 << 20;
 
 /// The first epoch of a run, the distance between two, and their number.
-type Run = (Epoch, u64, u64);
+type EpochRange = (Epoch, u64, u64);
 
 /// Writes ascending epochs as a sequence of runs.
-pub(super) fn serialize<'a, C, S>(epochs: &'a C, serializer: S) -> Result<S::Ok, S::Error>
+pub fn serialize<'a, C, S>(epochs: &'a C, serializer: S) -> Result<S::Ok, S::Error>
 where
     &'a C: IntoIterator<Item = &'a Epoch>,
     S: Serializer,
@@ -26,12 +26,12 @@ where
 /// Reads the epochs that [`serialize`] wrote.
 ///
 /// Fails if there are too many, or one is above the greatest number.
-pub(super) fn deserialize<'de, C, D>(deserializer: D) -> Result<C, D::Error>
+pub fn deserialize<'de, C, D>(deserializer: D) -> Result<C, D::Error>
 where
     C: FromIterator<Epoch>,
     D: Deserializer<'de>,
 {
-    let runs = Vec::<Run>::deserialize(deserializer)?;
+    let runs = Vec::<EpochRange>::deserialize(deserializer)?;
     let total = runs.iter().try_fold(0u64, |total, (_, _, count)| total.checked_add(*count));
     if total.is_none_or(|total| total > EPOCHS_MAX) {
         return Err(D::Error::custom("too many epochs"));
@@ -44,8 +44,8 @@ where
 }
 
 /// Returns the fewest runs that a single pass finds.
-fn runs(epochs: impl Iterator<Item = Epoch>) -> Vec<Run> {
-    let mut runs: Vec<Run> = Vec::new();
+fn runs(epochs: impl Iterator<Item = Epoch>) -> Vec<EpochRange> {
+    let mut runs: Vec<EpochRange> = Vec::new();
     for epoch in epochs {
         if let Some((first, step, count)) = runs.last_mut() {
             // The second epoch of a run settles its step.

@@ -26,11 +26,11 @@ use crate::supervise::supervise;
 
 /// The process that reads each source of the list.
 #[derive(Clone, Debug)]
-pub(super) struct Readers(Vec<usize>);
+pub struct Readers(Vec<usize>);
 
 impl Readers {
     /// A kept journal is read by process 0.
-    pub(super) fn of_journal() -> Readers {
+    pub fn of_journal() -> Readers {
         Readers(vec![0])
     }
 
@@ -40,7 +40,7 @@ impl Readers {
 
     /// Returns the part that must be the same in every process: kinds and places of the sources.
     /// Their names may differ, as seen by each host.
-    pub(super) fn fingerprint(&self, sources: &[Source]) -> String {
+    pub fn fingerprint(&self, sources: &[Source]) -> String {
         let each = sources.iter().zip(&self.0);
         each.map(|(source, process)| format!(" {process}={}", source.kind())).collect()
     }
@@ -50,7 +50,7 @@ impl Readers {
 ///
 /// # Errors
 /// `Usage` where a process is none, or where a source would read what is written to `target`.
-pub(super) fn place(
+pub fn place(
     sources: Vec<(Source, Option<usize>)>,
     target: &Target,
     processes: usize,
@@ -78,7 +78,7 @@ pub(super) fn place(
 }
 
 /// The sources of this process, which must be there; what another reads need not be on this host.
-pub(super) fn own(
+pub fn own(
     sources: Vec<Source>,
     readers: &Readers,
     cluster: &ClusterSettings,
@@ -105,22 +105,22 @@ pub(super) fn own(
 }
 
 /// The settings of a process's data links.
-pub(super) struct BlockSharing<'a> {
-    pub(super) process: usize,
-    pub(super) readers: &'a Readers,
-    pub(super) feed: &'a Feed,
-    pub(super) progress: &'a Arc<EpochProgress>,
+pub struct BlockSharing<'a> {
+    pub process: usize,
+    pub readers: &'a Readers,
+    pub feed: &'a Feed,
+    pub progress: &'a Arc<EpochProgress>,
     /// Limit on the bytes of this process's own blocks; those of others have half as many.
-    pub(super) blocks_bytes_max: usize,
+    pub blocks_bytes_max: usize,
     /// Longest text of a block that is believed.
-    pub(super) text_bytes_max: u64,
-    pub(super) failure: &'a Failure,
+    pub text_bytes_max: u64,
+    pub failure: &'a Failure,
 }
 
 impl BlockSharing<'_> {
     /// Ships blocks to the other processes if this one has sources, and takes in those of processes
     /// that have. The receiver that is returned ends when nothing more can come or go.
-    pub(super) fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {
+    pub fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {
         let (running, ended) = channel();
         let pool = BlockPool::new(self.blocks_bytes_max / 2);
         let _entered = runtime.enter();

@@ -37,7 +37,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Starts a job; the caller waits for the job, or for a stop.
 ///
 /// The steps run on a thread of their own, so that a step which blocks delays no stop.
-pub(super) fn start(builder: JobBuilder) -> Result<Job> {
+pub fn start(builder: JobBuilder) -> Result<Job> {
     let runtime = Arc::new(runtime()?);
     let (stop, begun) = (builder.stop.clone(), ReadingBegun::default());
     let (give, mut given) = mpsc::channel(1);

@@ -37,12 +37,12 @@ pub struct Summary {
 }
 
 impl Status {
-    pub(super) fn summary(self) -> Summary {
+    pub(crate) fn summary(self) -> Summary {
         Summary { epochs: self.committed, last: self.last, total: self.total }
     }
 
     /// Notes that `epoch` and all before it are committed: epochs are committed in order.
-    pub(super) fn committed_through(&mut self, epoch: Epoch) {
+    pub(crate) fn committed_through(&mut self, epoch: Epoch) {
         while self.in_flight.front().is_some_and(|first| *first <= epoch) {
             self.in_flight.pop_front();
         }
@@ -58,7 +58,7 @@ impl Status {
 
 /// Returns the status of a job whose first epoch is `open`, after those of `replay`, and the
 /// observer that updates it.
-pub(super) fn observe(
+pub fn observe(
     (open, replay): (Epoch, &[Epoch]),
     announce: broadcast::Sender<Committed>,
     then: Option<OnCommit>,

@@ -12,28 +12,25 @@ use crate::sources::Stop;
 /// Before that a stop ends the start of every process, and nothing was read anywhere. After that a
 /// stop is one of a running job.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ReadingBegun(Arc<AtomicBool>);
+pub struct ReadingBegun(Arc<AtomicBool>);
 
 impl ReadingBegun {
-    pub(super) fn set(&self) {
+    pub fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    pub(super) fn is_set(&self) -> bool {
+    pub fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
 }
 
 /// Returns the error of a start that was stopped.
-pub(super) fn stopped() -> Error {
+pub fn stopped() -> Error {
     Error::new(ErrorKind::Stopped, "stopped: nothing was read, and nothing is lost")
 }
 
 /// Waits for `work`, or for a stop, which is an error of kind `Stopped`.
-pub(super) async fn until_stopped<T>(
-    stop: &Stop,
-    work: impl Future<Output = Result<T>>,
-) -> Result<T> {
+pub async fn until_stopped<T>(stop: &Stop, work: impl Future<Output = Result<T>>) -> Result<T> {
     tokio::select! {
         biased;
         () = stop.stopped() => Err(stopped()),
@@ -43,7 +40,7 @@ pub(super) async fn until_stopped<T>(
 
 /// Passes a stop on between the processes: one that is asked to stop asks process 0, which stops
 /// all. Until the job has begun, nobody waits for a common decision any more.
-pub(super) async fn watch_stop(
+pub async fn watch_stop(
     stop: Stop,
     links: Control,
     process: usize,

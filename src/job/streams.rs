@@ -12,7 +12,7 @@ use tokio::runtime::{Handle, Runtime};
 use super::journals::{self, KnownJournal};
 use super::messages::WHILE_ALIVE;
 use super::progress::{EpochProgress, ProgressEnds};
-use super::reading::Reading;
+use super::reading::RunningSources;
 use super::recovery::{self, JournalPlace, JournalPlan, OpenJournal, RecoveryPlan};
 use super::replay;
 use super::syncing::SyncThread;
@@ -49,14 +49,14 @@ impl UnstartedSource {
 }
 
 /// The source logs of a process, before anything is read.
-pub(super) struct Streams {
+pub struct Streams {
     sources: Vec<UnstartedSource>,
     /// How many sources all processes have.
     count: usize,
     open: Epoch,
     progress: Arc<EpochProgress>,
     ends: ProgressEnds,
-    pub(super) feed: Feed,
+    pub feed: Feed,
     /// Notes of journals that other processes will put away.
     elsewhere: Vec<(PathBuf, KnownJournal)>,
     keep: bool,
@@ -85,15 +85,15 @@ impl UsedJournal {
 }
 
 /// The sources of this process, each with its index and name among all.
-pub(super) struct OwnSources {
-    pub(super) own: Vec<(u32, Source, String)>,
+pub struct OwnSources {
+    pub own: Vec<(u32, Source, String)>,
     /// How many there are in all processes.
-    pub(super) count: u32,
+    pub count: u32,
 }
 
 impl OwnSources {
     /// How many of them cannot be read again, so that their bytes go into a journal.
-    pub(super) fn journalled(&self) -> usize {
+    pub fn journalled(&self) -> usize {
         self.own.iter().filter(|(_, source, _)| !source.can_be_read_again()).count()
     }
 
@@ -121,16 +121,12 @@ fn going_on(source: Source, name: &str, recovery_plan: &RecoveryPlan) -> Result<
 
 impl Streams {
     /// The streams of a process that reads none, for as long as the others have theirs.
-    pub(super) fn none(
-        recovery_plan: &RecoveryPlan,
-        open: Epoch,
-        threads: usize,
-    ) -> Result<Streams> {
+    pub fn none(recovery_plan: &RecoveryPlan, open: Epoch, threads: usize) -> Result<Streams> {
         Streams::gather(Vec::new(), recovery_plan, open, threads, true)
     }
 
     /// Has process 0 note the journals of all in its state.
-    pub(super) fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
+    pub fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
         let own = self.sources.iter().filter_map(|source| {
             let is_orphan = source.is_orphan;
             Some(KnownJournal { is_orphan, ..source.place.as_ref()?.known() })
@@ -142,7 +138,7 @@ impl Streams {
     }
 
     /// The streams of kept journals, to be run again.
-    pub(super) fn replay(
+    pub fn replay(
         dir: &Path,
         recovery_plan: &RecoveryPlan,
         open: Epoch,
@@ -160,7 +156,7 @@ impl Streams {
     }
 
     /// Opens the journals, if there is a `plan` for them, and begins each stream where it was left.
-    pub(super) fn open(
+    pub fn open(
         sources: OwnSources,
         plan: Option<&JournalPlan<'_>>,
         recovery_plan: &RecoveryPlan,
@@ -204,18 +200,18 @@ impl Streams {
     }
 
     /// Returns the receiver of commits.
-    pub(super) fn progress(&self) -> &Arc<EpochProgress> {
+    pub fn progress(&self) -> &Arc<EpochProgress> {
         &self.progress
     }
 
     /// Starts to read and to bring back.
-    pub(super) fn start(
+    pub fn start(
         self,
         limits: LineLimits,
         pool: &BlockPool,
         once: bool,
         (failure, meters): (&Failure, &Meters),
-    ) -> Result<(Arc<EpochProgress>, Reading, StreamsEnd)> {
+    ) -> Result<(Arc<EpochProgress>, RunningSources, StreamsEnd)> {
         let Streams { sources, count, open, progress, ends, feed, elsewhere, keep } = self;
         let stop = Stop::new();
         let threads = LogThreads::new(sources.len())?;
@@ -263,7 +259,7 @@ impl Streams {
             keep,
             _threads: threads,
         };
-        Ok((progress, Reading::new(ended, stop), end))
+        Ok((progress, RunningSources::new(ended, stop), end))
     }
 }
 
@@ -311,7 +307,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The work that is left when a job has ended.
 #[derive(Debug)]
-pub(super) struct StreamsEnd {
+pub struct StreamsEnd {
     progress: Arc<EpochProgress>,
     /// Disconnected when every log is closed.
     closed: Receiver<()>,
@@ -334,12 +330,7 @@ impl StreamsEnd {
     /// # Errors
     ///
     /// `PeerLost` if another process is lost before it has come this far; nothing is put away then.
-    pub(super) fn close(
-        self,
-        links: &Control,
-        finished: bool,
-        forget: impl FnOnce(),
-    ) -> Result<()> {
+    pub fn close(self, links: &Control, finished: bool, forget: impl FnOnce()) -> Result<()> {
         let StreamsEnd { progress, closed, syncing, journals, elsewhere, keep, _threads } = self;
         // What the logs note last is synced before the thread ends.
         progress.close_logs();

@@ -19,14 +19,14 @@ use crate::supervise;
 
 /// The syncing thread, which ends with this when it has done what was asked before.
 #[derive(Debug)]
-pub(super) struct SyncThread {
+pub struct SyncThread {
     requests: Sender<SyncRequest>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl SyncThread {
     /// Starts the thread for the journals of `syncers`.
-    pub(super) fn start(
+    pub fn start(
         progress: Arc<EpochProgress>,
         SyncRequests(asked): SyncRequests,
         syncers: Vec<Syncer>,

@@ -9,8 +9,8 @@ use super::read::Reader;
 use super::record::{
     ALL_CONNECTIONS, CommitNote, EpochEnd, LASTING, POSITIONS_BYTES_MAX, Position, Record, Resume,
 };
-use super::segment::{self, Facts, Header, Standing};
-use super::shared::{Room, Segment, Shared};
+use super::segment::{self, Facts, Header, SegmentState};
+use super::shared::{JournalShared, Room, Segment};
 use super::sync::{Durable, Syncer};
 use super::{Append, Full, FullCause, SyncPolicy};
 use crate::crash::{self, crash_point};
@@ -23,33 +23,33 @@ use crate::lines::StreamEnd;
 /// stays locked until all of them are gone.
 #[derive(Debug)]
 pub struct Journal {
-    pub(super) shared: Arc<Shared>,
-    pub(super) id: u128,
-    pub(super) facts: Facts,
-    pub(super) active: Active,
+    pub(crate) shared: Arc<JournalShared>,
+    pub(crate) id: u128,
+    pub(crate) facts: Facts,
+    pub(crate) active: Active,
     /// Where the next record goes.
-    pub(super) tail: u64,
+    pub tail: u64,
     /// As the next segment's header will tell it.
-    pub(super) standing: Standing,
-    pub(super) last_epoch: Option<u64>,
-    pub(super) last_cut: u64,
+    pub standing: SegmentState,
+    pub(crate) last_epoch: Option<u64>,
+    pub(crate) last_cut: u64,
     /// A Data record must leave the reserve alone. Only this value takes a spare away, so `true`
     /// holds until then; `false` is looked up again.
-    pub(super) has_reserve: bool,
+    pub has_reserve: bool,
     /// End of the last record that brought or ended lines.
-    pub(super) last_line_record: u64,
+    pub last_line_record: u64,
     /// The greatest `synced_through` that a record or a header states.
-    pub(super) stated: u64,
-    pub(super) scratch: Vec<u8>,
+    pub stated: u64,
+    pub(crate) scratch: Vec<u8>,
 }
 
 /// The segment that is written to.
 #[derive(Debug)]
-pub(super) struct Active {
-    pub(super) file: Arc<dyn File>,
-    pub(super) base: u64,
+pub struct Active {
+    pub file: Arc<dyn File>,
+    pub base: u64,
     /// First position that is not in it.
-    pub(super) end: u64,
+    pub end: u64,
 }
 
 /// The permission of a record to use the reserve.
@@ -474,6 +474,6 @@ fn refused(message: String) -> Error {
 }
 
 /// A journal that holds nothing yet begins here.
-pub(super) fn beginning() -> Resume {
+pub fn beginning() -> Resume {
     Resume::at(Position(0))
 }

@@ -18,11 +18,11 @@ const RECORD_BYTES_MIN: usize = 16 << 10;
 /// The bytes on disk that the journals of one process may hold together. Clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Budget {
-    shared: Arc<Shared>,
+    shared: Arc<BudgetState>,
 }
 
 #[derive(Debug)]
-struct Shared {
+struct BudgetState {
     /// Bytes that each journal can count on.
     share: u64,
     /// Bytes beside the shares.
@@ -35,7 +35,7 @@ struct Shared {
 
 /// A journal's part of what is borrowed beyond the shares; dropping it gives that back.
 #[derive(Debug)]
-pub(super) struct Account {
+pub struct Account {
     budget: Budget,
     borrowed: u64,
 }
@@ -67,7 +67,7 @@ impl Budget {
         }
         let share = if journals == 1 || half < least { whole } else { half };
         Ok(Budget {
-            shared: Arc::new(Shared {
+            shared: Arc::new(BudgetState {
                 share,
                 common: bytes_max - journals * share,
                 record_bytes_max,
@@ -83,29 +83,29 @@ impl Budget {
     }
 
     /// Length of the longest segment file.
-    pub(super) fn segment_bytes_max(&self) -> u64 {
+    pub fn segment_bytes_max(&self) -> u64 {
         (self.shared.share / SEGMENTS_MIN).min(SEGMENT_BYTES_MAX)
     }
 
     /// Length of the first segment file and of the reserve: a quiet source takes twice this.
-    pub(super) fn segment_bytes_min(&self) -> u64 {
+    pub fn segment_bytes_min(&self) -> u64 {
         let least = share_min(self.shared.record_bytes_max) / SEGMENTS_MIN;
         least.next_power_of_two().min(self.segment_bytes_max())
     }
 
     /// Most bytes of records that an unfinished line may keep in a journal. With the segments that
     /// these begin and end in, the one written to and the reserve it stays within a share.
-    pub(super) fn line_bytes_max(&self) -> u64 {
+    pub fn line_bytes_max(&self) -> u64 {
         self.shared.share / 2
     }
 
     /// Where those wait who found a journal full.
-    pub(super) fn gate(&self) -> &Gate {
+    pub fn gate(&self) -> &Gate {
         &self.shared.gate
     }
 
     /// An account that holds nothing.
-    pub(super) fn account(&self) -> Account {
+    pub fn account(&self) -> Account {
         Account { budget: self.clone(), borrowed: 0 }
     }
 
@@ -117,7 +117,7 @@ impl Budget {
 
 impl Account {
     /// Bytes that a journal which holds `held` bytes may still take.
-    pub(super) fn left(&self, held: u64) -> u64 {
+    pub fn left(&self, held: u64) -> u64 {
         let shared = &self.budget.shared;
         let common = shared.common.saturating_sub(*self.budget.borrowed());
         // What is held beyond the share is borrowed already.
@@ -125,7 +125,7 @@ impl Account {
     }
 
     /// Notes that the journal now holds `held` bytes, allowed or not.
-    pub(super) fn settle(&mut self, held: u64) {
+    pub fn settle(&mut self, held: u64) {
         let borrowed = held.saturating_sub(self.budget.shared.share);
         let mut sum = self.budget.borrowed();
         *sum = *sum - self.borrowed + borrowed;
@@ -133,7 +133,7 @@ impl Account {
     }
 
     /// Takes `bytes` more for a journal that holds `held` bytes; false if they are not left.
-    pub(super) fn take(&mut self, held: u64, bytes: u64) -> bool {
+    pub fn take(&mut self, held: u64, bytes: u64) -> bool {
         let shared = &self.budget.shared;
         let borrowed = (held + bytes).saturating_sub(shared.share);
         let mut sum = self.budget.borrowed();

@@ -105,11 +105,7 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
 
 /// The file of that name with nothing but zeros in it; removed, and `None`, if it is not `bytes`
 /// long or the file system cannot.
-pub(super) fn emptied(
-    disk: &dyn Disk,
-    name: &str,
-    bytes: u64,
-) -> io::Result<Option<Arc<dyn File>>> {
+pub fn emptied(disk: &dyn Disk, name: &str, bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
     let file = disk.open(name)?;
     if file.bytes()? == bytes && file.zero(bytes).is_ok() {
         return Ok(Some(file));
@@ -119,7 +115,7 @@ pub(super) fn emptied(
 }
 
 /// The same, on disk when it returns.
-pub(super) fn emptied_durably(
+pub fn emptied_durably(
     disk: &dyn Disk,
     name: &str,
     bytes: u64,
@@ -132,7 +128,7 @@ pub(super) fn emptied_durably(
 }
 
 /// Returns true if an error means a full disk, which passes, and not a failed one.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

@@ -21,21 +21,21 @@ use super::resume::put_resume;
 use crate::lines::StreamEnd;
 
 /// Bytes of a record before its payload.
-pub(super) const FRAME: usize = 9;
+pub const FRAME: usize = 9;
 /// Longest payload of any record.
-pub(super) const PAYLOAD_MAX: usize = 16 + DATA_BYTES_MAX;
+pub const PAYLOAD_MAX: usize = 16 + DATA_BYTES_MAX;
 /// Longest payload of a record without bytes of a sender.
-pub(super) const CONTROL_MAX: usize = 8 + DATA_BYTES_MAX;
+pub const CONTROL_MAX: usize = 8 + DATA_BYTES_MAX;
 /// A record without bytes of a sender may have so much payload in every journal.
-pub(super) const CONTROL_SHORT: usize = 1280;
+pub const CONTROL_SHORT: usize = 1280;
 /// The first bytes of the payload of records that are never long.
-pub(super) const TAG: &[u8; 4] = b"wtj1";
+pub const TAG: &[u8; 4] = b"wtj1";
 /// The first bytes of the payload of records that may be long, and of those with a resume.
 const TAG_LONG: &[u8; 4] = b"wtj2";
 /// The beginning of both tags.
-pub(super) const TAG_START: &[u8; 3] = b"wtj";
+pub const TAG_START: &[u8; 3] = b"wtj";
 
-pub(super) const DATA: u8 = 1;
+pub const DATA: u8 = 1;
 const STREAM_END: u8 = 2;
 const EPOCH_END: u8 = 3;
 const SYNCED: u8 = 4;
@@ -46,7 +46,7 @@ const PRODUCER: u8 = 8;
 
 /// The fault of bytes that are not a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub enum Fault {
     /// Zeros: nothing was ever written here.
     Empty,
     /// The file ends before the record does.
@@ -62,7 +62,7 @@ pub(super) enum Fault {
 }
 
 impl Fault {
-    pub(super) fn as_str(self) -> &'static str {
+    pub fn as_str(self) -> &'static str {
         match self {
             Fault::Empty => "zeros instead of a record",
             Fault::Missing => "the file ends inside a record",
@@ -75,7 +75,7 @@ impl Fault {
 }
 
 /// Frame and connection id of a Data record, to be written before `bytes`.
-pub(super) fn data_head(seed: u32, position: u64, connection: u64, bytes: &[u8]) -> [u8; 17] {
+pub fn data_head(seed: u32, position: u64, connection: u64, bytes: &[u8]) -> [u8; 17] {
     let mut head = [0; FRAME + 8];
     head[FRAME..].copy_from_slice(&connection.to_le_bytes());
     let len = 8 + bytes.len() as u32;
@@ -85,7 +85,7 @@ pub(super) fn data_head(seed: u32, position: u64, connection: u64, bytes: &[u8])
 }
 
 /// Frame and numbers of a Repeat record, to be written before `bytes`.
-pub(super) fn repeat_head(
+pub fn repeat_head(
     seed: u32,
     position: u64,
     (connection, offset): (u64, u64),
@@ -101,7 +101,7 @@ pub(super) fn repeat_head(
 }
 
 /// Encodes a record without bytes of a sender into `out`, whole.
-pub(super) fn encode_control(seed: u32, position: u64, record: &Record<'_>, out: &mut Vec<u8>) {
+pub fn encode_control(seed: u32, position: u64, record: &Record<'_>, out: &mut Vec<u8>) {
     out.clear();
     out.extend_from_slice(&[0; FRAME]);
     let is_long = matches!(
@@ -184,7 +184,7 @@ fn prefix_crc(seed: u32, len: u32, kind: u8, position: u64) -> u32 {
 /// Returns the length of the whole record whose first [`FRAME`] bytes are given; `left` are the
 /// bytes of the segment from the record on. A length that is refused here makes nobody read or
 /// allocate.
-pub(super) fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
+pub fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
     let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
     if *frame == [0; FRAME] {
         return Err(Fault::Empty);
@@ -197,7 +197,7 @@ pub(super) fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
 }
 
 /// Verifies and decodes one whole record at `position`.
-pub(super) fn decode(seed: u32, position: u64, whole: &[u8]) -> Result<Record<'_>, Fault> {
+pub fn decode(seed: u32, position: u64, whole: &[u8]) -> Result<Record<'_>, Fault> {
     let (frame, payload) = whole.split_at_checked(FRAME).ok_or(Fault::Missing)?;
     let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
     if len as usize != payload.len() {
@@ -215,7 +215,7 @@ pub(super) fn decode(seed: u32, position: u64, whole: &[u8]) -> Result<Record<'_
 
 /// Returns true if a record whose payload begins with `start` may stand at `position`: for one of
 /// the long kinds, its first checksum is right; any other is short.
-pub(super) fn may_be_control(seed: u32, position: u64, frame: &[u8; FRAME], start: &[u8]) -> bool {
+pub fn may_be_control(seed: u32, position: u64, frame: &[u8; FRAME], start: &[u8]) -> bool {
     let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]);
     match start.split_at_checked(TAG.len()) {
         Some((tag, rest)) if tag == TAG_LONG => {
@@ -279,10 +279,10 @@ fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
 }
 
 /// Reads fixed little-endian fields off the front of a payload.
-pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+pub struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
-    pub(super) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
+    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (front, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(front)
@@ -292,15 +292,15 @@ impl<'a> Fields<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    pub(super) fn u8(&mut self) -> Option<u8> {
+    pub fn u8(&mut self) -> Option<u8> {
         Some(self.array::<1>()?[0])
     }
 
-    pub(super) fn u32(&mut self) -> Option<u32> {
+    pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Option<u64> {
+    pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }
 }

@@ -8,47 +8,47 @@ use super::{Full, FullCause, Ticket};
 
 /// The waiting place of readers whose journal is full, for threads and tasks.
 #[derive(Debug, Default)]
-pub(super) struct Gate {
+pub struct Gate {
     state: Mutex<GateState>,
-    pub(super) woken: Condvar,
-    pub(super) notify: Notify,
+    pub woken: Condvar,
+    pub notify: Notify,
 }
 
 #[derive(Debug, Default)]
-pub(super) struct GateState {
+pub struct GateState {
     /// Counts the times that room came.
-    pub(super) generation: u64,
-    pub(super) released: bool,
+    pub generation: u64,
+    pub released: bool,
 }
 
 impl Gate {
-    pub(super) fn state(&self) -> MutexGuard<'_, GateState> {
+    pub fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// To be taken *before* looking for room, so that room that comes in between is not missed.
-    pub(super) fn ticket(&self) -> Ticket {
+    pub(crate) fn ticket(&self) -> Ticket {
         Ticket(self.state().generation)
     }
 
-    pub(super) fn full(&self, ticket: Ticket, cause: FullCause) -> Full {
+    pub(crate) fn full(&self, ticket: Ticket, cause: FullCause) -> Full {
         Full { cause, ticket }
     }
 
-    pub(super) fn wake_all(&self) {
+    pub fn wake_all(&self) {
         self.state().generation += 1;
         self.woken.notify_all();
         self.notify.notify_waiters();
     }
 
     #[cfg(any(test, feature = "internals"))]
-    pub(super) fn release(&self) {
+    pub fn release(&self) {
         self.state().released = true;
         self.wake_all();
     }
 
     /// `None` while there is nothing new; else whether to go on.
-    pub(super) fn answer(&self, ticket: Ticket) -> Option<bool> {
+    pub(crate) fn answer(&self, ticket: Ticket) -> Option<bool> {
         let state = self.state();
         (state.released || state.generation > ticket.0).then_some(!state.released)
     }

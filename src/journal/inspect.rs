@@ -79,11 +79,7 @@ struct BadPlace {
     fault: Fault,
 }
 
-pub(super) fn inspect(
-    disk: &dyn Disk,
-    prints_records: bool,
-    out: &mut dyn Write,
-) -> Result<Verdict> {
+pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Result<Verdict> {
     let log = Log::list(disk)?;
     let mut id = None;
     for at in 0..log.bases.len() {

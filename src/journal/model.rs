@@ -10,7 +10,7 @@ const SECTOR: usize = 512;
 
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ModelDisk(Arc<Mutex<Inner>>);
+pub struct ModelDisk(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -24,22 +24,22 @@ struct Inner {
 
 /// The faults of the model disk from now on.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Faults {
-    pub(super) sync_fails: bool,
-    pub(super) write_fails: bool,
-    pub(super) read_fails: bool,
+pub struct Faults {
+    pub sync_fails: bool,
+    pub write_fails: bool,
+    pub read_fails: bool,
     /// No new file and no new block.
-    pub(super) full: bool,
+    pub full: bool,
     /// Writes answer "full" as well, as on a file system that cannot preallocate.
-    pub(super) full_for_writes: bool,
+    pub full_for_writes: bool,
 }
 
 /// The requests to the disk so far.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Counts {
-    pub(super) file_syncs: u64,
-    pub(super) bytes_read: u64,
-    pub(super) files_made: u64,
+pub struct Counts {
+    pub(crate) file_syncs: u64,
+    pub(crate) bytes_read: u64,
+    pub(crate) files_made: u64,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -64,7 +64,7 @@ enum NameChange {
 
 /// How a run ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// The process is killed: the kernel keeps what it was given.
     Kill,
     /// The power goes: what was not synced is lost, torn or there, in any mixture.
@@ -73,10 +73,10 @@ pub(super) enum End {
 
 /// A small generator, so that a failing case can be run again from its number.
 #[derive(Debug)]
-pub(super) struct Dice(pub(super) u64);
+pub struct Dice(pub(super) u64);
 
 impl Dice {
-    pub(super) fn below(&mut self, bound: usize) -> usize {
+    pub fn below(&mut self, bound: usize) -> usize {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -87,35 +87,35 @@ impl Dice {
 }
 
 impl ModelDisk {
-    pub(super) fn set_faults(&self, faults: Faults) {
+    pub fn set_faults(&self, faults: Faults) {
         self.0.lock().unwrap().faults = faults;
     }
 
-    pub(super) fn counts(&self) -> Counts {
+    pub fn counts(&self) -> Counts {
         self.0.lock().unwrap().counts
     }
 
-    pub(super) fn bytes_held(&self) -> u64 {
+    pub fn bytes_held(&self) -> u64 {
         let inner = self.0.lock().unwrap();
         let files = inner.names.values();
         files.map(|&file| inner.files[file].now.len() as u64).sum()
     }
 
-    pub(super) fn segment_names(&self) -> Vec<String> {
+    pub fn segment_names(&self) -> Vec<String> {
         let inner = self.0.lock().unwrap();
         let names = inner.names.keys().filter(|name| name.ends_with(".wtj"));
         names.cloned().collect()
     }
 
     /// Changes the bytes of a file as a bad disk does.
-    pub(super) fn tamper(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
+    pub fn tamper(&self, name: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.0.lock().unwrap();
         let file = inner.names[name];
         change(&mut inner.files[file].now);
     }
 
     /// The disk as the next process finds it.
-    pub(super) fn after(&self, end: End, dice: &mut Dice) -> ModelDisk {
+    pub fn after(&self, end: End, dice: &mut Dice) -> ModelDisk {
         let inner = self.0.lock().unwrap();
         let (files, names) = match end {
             End::Kill => {

@@ -9,9 +9,9 @@ use super::budget::Budget;
 use super::disk::{self, Disk, LocalDisk};
 use super::encoding::Fault;
 use super::record::{ALL_CONNECTIONS, Position};
-use super::recover::{Found, Recovery, recover};
-use super::segment::{self, Facts, HEADER, Header, SOURCE_ID_BYTES_MAX, Standing};
-use super::shared::{Leftover, Segment, Shared, Spare, disk_error};
+use super::recover::{RecoveredLog, Recovery, recover};
+use super::segment::{self, Facts, HEADER, Header, SOURCE_ID_BYTES_MAX, SegmentState};
+use super::shared::{JournalShared, Leftover, Segment, Spare, disk_error};
 use super::{Append, JournalSettings, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
@@ -120,8 +120,8 @@ impl Journal {
 }
 
 /// Reports what is lost with a torn tail.
-fn warn_of_torn(disk: &dyn Disk, found: &Found) {
-    let Found { torn_bytes, sound_bytes, tail, .. } = found;
+fn warn_of_torn(disk: &dyn Disk, found: &RecoveredLog) {
+    let RecoveredLog { torn_bytes, sound_bytes, tail, .. } = found;
     let base = found.segments.last().map_or(0, |segment| segment.base);
     let (place, at) = (disk.place(&segment::name(base)), HEADER + tail.saturating_sub(base));
     let fault = found.fault.map_or("", Fault::as_str);
@@ -135,7 +135,7 @@ fn warn_of_torn(disk: &dyn Disk, found: &Found) {
 fn assemble(
     disk: Arc<dyn Disk>,
     (settings, budget): (JournalSettings, &Budget),
-    mut found: Found,
+    mut found: RecoveredLog,
     mut left: Left,
 ) -> Result<Journal> {
     let Some(last) = found.segments.last_mut() else {
@@ -152,7 +152,7 @@ fn assemble(
     let kept = if settings.keep_journal { below.count() } else { 0 };
     left.drop_short(&*disk, budget.segment_bytes_min())?;
     let reach = (found.tail, found.standing.synced);
-    let shared = Shared::new(disk, found.header.id, settings, budget.clone(), reach);
+    let shared = JournalShared::new(disk, found.header.id, settings, budget.clone(), reach);
     let mut ledger = shared.ledger();
     ledger.segments = found.segments.into();
     ledger.kept = kept;
@@ -236,12 +236,12 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
 
 /// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
 /// bad header is never taken for one that was just being made.
-fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Result<Found> {
+fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Result<RecoveredLog> {
     let header = Header {
         id: u128::from_le_bytes(random_bytes()?),
         base: 0,
         facts,
-        standing: Standing::default(),
+        standing: SegmentState::default(),
     };
     let name = segment::name(0);
     let make = || {
@@ -257,11 +257,11 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
             Ok(spare.bytes)
         })
         .map_err(|error| failed("making", disk, &name, error))?;
-    Ok(Found {
+    Ok(RecoveredLog {
         header,
         segments: vec![Segment { base: 0, bytes, file: None }],
         tail: beginning().position.0,
-        standing: Standing::default(),
+        standing: SegmentState::default(),
         last_epoch_end: None,
         epoch_ends: VecDeque::new(),
         committed: None,
@@ -275,7 +275,7 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
 
 /// Cuts off what stands after the tail, durably: an old record there could come to follow a new
 /// one and count again.
-fn mend(disk: &dyn Disk, mut found: Found) -> Result<Found> {
+fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
     if !found.dirty {
         return Ok(found);
     }

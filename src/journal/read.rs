@@ -7,14 +7,14 @@ use super::encoding::Fault;
 use super::record::{Entry, Position};
 use super::scan::{self, Cursor, Step};
 use super::segment;
-use super::shared::Shared;
+use super::shared::JournalShared;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Yields the records from a position on, in order, each verified, up to the tail and further as it
 /// grows. Its buffer is its only memory: half a megabyte.
 #[derive(Debug)]
 pub struct Reader {
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
     position: u64,
     /// Up to where `cursor` may read without looking anew.
     limit: u64,
@@ -22,7 +22,7 @@ pub struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(shared: Arc<Shared>, from: Position) -> Reader {
+    pub(crate) fn new(shared: Arc<JournalShared>, from: Position) -> Reader {
         Reader { shared, position: from.0, limit: from.0, cursor: None }
     }
 
@@ -97,7 +97,7 @@ impl Reader {
 }
 
 /// Everything below the tail was whole once, so a bad record is damage.
-fn damage(shared: &Shared, base: u64, position: u64, fault: Fault) -> Error {
+fn damage(shared: &JournalShared, base: u64, position: u64, fault: Fault) -> Error {
     let marks: Vec<(u64, u64)> = {
         let ledger = shared.ledger();
         ledger.epoch_ends.iter().map(|end| (end.epoch, end.cut.0)).collect()
@@ -109,13 +109,7 @@ fn damage(shared: &Shared, base: u64, position: u64, fault: Fault) -> Error {
 }
 
 /// The error of a record that was on disk and is not any more what it was.
-pub(super) fn damage_error(
-    place: &str,
-    base: u64,
-    position: u64,
-    fault: Fault,
-    epochs: &str,
-) -> Error {
+pub fn damage_error(place: &str, base: u64, position: u64, fault: Fault, epochs: &str) -> Error {
     Error::new(
         ErrorKind::Disk,
         format!(

@@ -8,7 +8,7 @@ use super::encoding::Fault;
 use super::read::damage_error;
 use super::record::{CommitNote, Entry, EpochEnd, Position, Record, Resume};
 use super::scan::{self, Cursor, Step, look_behind};
-use super::segment::{self, HEADER, Header, Standing, read_header};
+use super::segment::{self, HEADER, Header, SegmentState, read_header};
 use super::shared::{Segment, disk_error};
 use crate::error::Result;
 
@@ -49,30 +49,30 @@ const VERIFIED_BYTES_MIN: u64 = if cfg!(test) { 16 << 10 } else { 32 << 20 };
 
 /// A log as it was found.
 #[derive(Debug)]
-pub(super) struct Found {
-    pub(super) header: Header,
-    pub(super) segments: Vec<Segment>,
-    pub(super) tail: u64,
-    pub(super) standing: Standing,
-    pub(super) last_epoch_end: Option<EpochEnd>,
+pub struct RecoveredLog {
+    pub header: Header,
+    pub segments: Vec<Segment>,
+    pub tail: u64,
+    pub standing: SegmentState,
+    pub last_epoch_end: Option<EpochEnd>,
     /// Ends of epochs that are not known to be committed, in order.
-    pub(super) epoch_ends: VecDeque<EpochEnd>,
+    pub epoch_ends: VecDeque<EpochEnd>,
     /// The newest Committed and the end of its record.
-    pub(super) committed: Option<(CommitNote, u64)>,
-    pub(super) torn_bytes: u64,
+    pub committed: Option<(CommitNote, u64)>,
+    pub torn_bytes: u64,
     /// Bytes of whole records among them, as far as they follow the first bad one.
-    pub(super) sound_bytes: u64,
+    pub sound_bytes: u64,
     /// The fault at the tail.
-    pub(super) fault: Option<Fault>,
+    pub fault: Option<Fault>,
     /// Something stands after the tail and must go before anything is appended: an old record
     /// could fit in with a new one and come back to life.
-    pub(super) dirty: bool,
+    pub dirty: bool,
     /// Bases of the segments after the tail.
-    pub(super) dropped: Vec<u64>,
+    pub dropped: Vec<u64>,
 }
 
-impl Found {
-    pub(super) fn resume(&self) -> Resume {
+impl RecoveredLog {
+    pub fn resume(&self) -> Resume {
         match &self.committed {
             Some((note, _)) => note.resume.clone(),
             None => Resume::at(Position(self.segments.first().map_or(0, |s| s.base))),
@@ -81,13 +81,13 @@ impl Found {
 }
 
 /// The segment files of a folder in order, opened when looked at.
-pub(super) struct Log<'d> {
-    pub(super) disk: &'d dyn Disk,
-    pub(super) bases: Vec<u64>,
+pub struct Log<'d> {
+    pub disk: &'d dyn Disk,
+    pub bases: Vec<u64>,
 }
 
 impl<'d> Log<'d> {
-    pub(super) fn list(disk: &'d dyn Disk) -> Result<Log<'d>> {
+    pub fn list(disk: &'d dyn Disk) -> Result<Log<'d>> {
         let names = disk.list().map_err(|error| {
             disk_error(format!("listing {} failed: {error}", disk.place("")), error)
         })?;
@@ -96,18 +96,18 @@ impl<'d> Log<'d> {
         Ok(Log { disk, bases })
     }
 
-    pub(super) fn failed(&self, at: usize, error: std::io::Error) -> crate::Error {
+    pub fn failed(&self, at: usize, error: std::io::Error) -> crate::Error {
         let place = self.disk.place(&segment::name(self.bases[at]));
         disk_error(format!("reading {place} failed: {error}"), error)
     }
 
-    pub(super) fn open(&self, at: usize) -> Result<Arc<dyn File>> {
+    pub fn open(&self, at: usize) -> Result<Arc<dyn File>> {
         let name = segment::name(self.bases[at]);
         self.disk.open(&name).map_err(|error| self.failed(at, error))
     }
 
     /// The segment's file, its length, and the first position that it cannot hold.
-    pub(super) fn extent(&self, at: usize) -> Result<(Arc<dyn File>, u64, u64)> {
+    pub fn extent(&self, at: usize) -> Result<(Arc<dyn File>, u64, u64)> {
         let file = self.open(at)?;
         let bytes = file.bytes().map_err(|error| self.failed(at, error))?;
         let end = self.bases[at].saturating_add(bytes.saturating_sub(HEADER));
@@ -115,23 +115,17 @@ impl<'d> Log<'d> {
     }
 
     /// The header of a segment, `None` if it cannot be trusted or is another journal's.
-    pub(super) fn header(&self, at: usize, id: Option<u128>) -> Result<Option<Header>> {
+    pub fn header(&self, at: usize, id: Option<u128>) -> Result<Option<Header>> {
         let file = self.open(at)?;
         let header = read_header(&file, self.bases[at]).map_err(|e| self.failed(at, e))?;
         Ok(header.filter(|header| id.is_none_or(|id| id == header.id)))
     }
 
-    pub(super) fn next_base(&self, at: usize) -> Option<u64> {
+    pub fn next_base(&self, at: usize) -> Option<u64> {
         self.bases.get(at + 1).copied()
     }
 
-    pub(super) fn damage(
-        &self,
-        at: usize,
-        position: u64,
-        fault: Fault,
-        epochs: &str,
-    ) -> crate::Error {
+    pub fn damage(&self, at: usize, position: u64, fault: Fault, epochs: &str) -> crate::Error {
         let base = self.bases[at];
         damage_error(&self.disk.place(&segment::name(base)), base, position, fault, epochs)
     }
@@ -161,7 +155,7 @@ impl<'d> Log<'d> {
 
 /// The facts that the walk over the records found.
 struct Walk {
-    standing: Standing,
+    standing: SegmentState,
     epoch_ends: VecDeque<EpochEnd>,
     committed: Option<(CommitNote, u64)>,
 }
@@ -192,7 +186,7 @@ impl Walk {
 
 /// Where the walk ended: in this segment, at this position, at this fault or at the end of the
 /// file.
-struct Stop {
+struct ScanEnd {
     at: usize,
     position: u64,
     fault: Option<Fault>,
@@ -203,7 +197,7 @@ struct Stop {
 ///
 /// # Errors
 /// `Disk` if the disk fails or the log is damaged.
-pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
+pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
     let log = Log::list(disk)?;
     if log.bases.is_empty() {
         return Ok(None);
@@ -225,11 +219,11 @@ pub(super) fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<Found>> {
     }
     let mut walk = begin();
     let stop = walk_records(&log, start, header.id, trusted, &mut walk)?;
-    let mut found = Found {
+    let mut found = RecoveredLog {
         header,
         segments: Vec::new(),
         tail: stop.position,
-        standing: Standing::default(),
+        standing: SegmentState::default(),
         last_epoch_end: walk.epoch_ends.back().cloned(),
         epoch_ends: VecDeque::new(),
         committed: None,
@@ -278,12 +272,12 @@ fn walk_records(
     id: u128,
     trusted: u64,
     walk: &mut Walk,
-) -> Result<Stop> {
+) -> Result<ScanEnd> {
     let seed = Header::seed(id);
     let mut cursor: Option<Cursor> = None;
     for at in start..log.bases.len() {
         let base = log.bases[at];
-        let stop = |position, fault| Stop { at, position, fault };
+        let stop = |position, fault| ScanEnd { at, position, fault };
         if at > start && log.header(at, Some(id))?.is_none() {
             return Ok(stop(base, Some(Fault::Header)));
         }
@@ -308,7 +302,7 @@ fn walk_records(
         }
     }
     // The last segment has no next one, so the loop ends in one of its returns.
-    Ok(Stop {
+    Ok(ScanEnd {
         at: log.bases.len() - 1,
         position: cursor.map_or(0, |cursor| cursor.position()),
         fault: None,
@@ -317,7 +311,13 @@ fn walk_records(
 
 /// Tells a torn tail from damage: a later record that states the bad place to be synced makes it
 /// damage.
-fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Found) -> Result<()> {
+fn judge_end(
+    log: &Log<'_>,
+    walk: &Walk,
+    stop: &ScanEnd,
+    seed: u32,
+    found: &mut RecoveredLog,
+) -> Result<()> {
     let mut promised = walk.standing.synced;
     let mut marks: Vec<(u64, u64)> =
         walk.epoch_ends.iter().map(|end| (end.epoch, end.cut.0)).collect();
@@ -362,7 +362,7 @@ fn judge_end(log: &Log<'_>, walk: &Walk, stop: &Stop, seed: u32, found: &mut Fou
 }
 
 /// Bytes of the whole records that follow the bad one in its segment.
-fn sound_bytes(log: &Log<'_>, stop: &Stop, seed: u32) -> Result<u64> {
+fn sound_bytes(log: &Log<'_>, stop: &ScanEnd, seed: u32) -> Result<u64> {
     let (file, _, end) = log.extent(stop.at)?;
     let base = log.bases[stop.at];
     let failed = |error| log.failed(stop.at, error);
@@ -376,10 +376,10 @@ fn sound_bytes(log: &Log<'_>, stop: &Stop, seed: u32) -> Result<u64> {
 /// Adds to the marks of the walk those before it that are not done.
 fn complete_marks(
     log: &Log<'_>,
-    before: &Standing,
+    before: &SegmentState,
     walk: Walk,
     seed: u32,
-    found: &mut Found,
+    found: &mut RecoveredLog,
 ) -> Result<()> {
     found.committed = match (walk.committed, before.last_committed) {
         (Some(noted), _) => Some(noted),
@@ -417,8 +417,8 @@ fn list_segments(
     log: &Log<'_>,
     start: usize,
     strict: bool,
-    stop: &Stop,
-    found: &mut Found,
+    stop: &ScanEnd,
+    found: &mut RecoveredLog,
 ) -> Result<()> {
     let kept = stop.at + usize::from(stop.fault != Some(Fault::Header));
     let needed = match &found.committed {

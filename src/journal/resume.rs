@@ -14,7 +14,7 @@ fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
 }
 
 /// Appends `resume` to `out`.
-pub(super) fn put_resume(resume: &Resume, out: &mut Vec<u8>) {
+pub fn put_resume(resume: &Resume, out: &mut Vec<u8>) {
     for number in [resume.position.0, resume.split.0, resume.order] {
         put_varint(number, out);
     }
@@ -60,7 +60,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads what [`put_resume`] wrote.
-    pub(super) fn resume(&mut self) -> Option<Resume> {
+    pub fn resume(&mut self) -> Option<Resume> {
         let (position, split) = (Position(self.number()?), Position(self.number()?));
         let order = self.number()?;
         let mut connections = Vec::new();
@@ -98,7 +98,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads a resume of version 1. The offset and fingerprint of a file become its positions.
-    pub(super) fn resume_of_version_1(&mut self) -> Option<Resume> {
+    pub fn resume_of_version_1(&mut self) -> Option<Resume> {
         let position = Position(self.u64()?);
         let skip = self.u32()?;
         let positions = match self.u8()? {

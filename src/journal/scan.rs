@@ -21,7 +21,7 @@ const SKIM_WINDOW: usize = 4096;
 
 /// The contents of a log at a position.
 #[derive(Debug)]
-pub(super) enum Step<'a> {
+pub enum Step<'a> {
     Entry(Entry<'a>),
     /// The limit is reached.
     End,
@@ -30,7 +30,7 @@ pub(super) enum Step<'a> {
 
 /// Reads the records of one segment in order, each verified.
 #[derive(Debug)]
-pub(super) struct Cursor {
+pub struct Cursor {
     file: Arc<dyn File>,
     seed: u32,
     base: u64,
@@ -42,12 +42,12 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub(super) fn new(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
+    pub fn new(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
         Cursor::with_window(file, seed, base, from, WINDOW)
     }
 
     /// For one record without bytes of a sender: reads little more than that.
-    pub(super) fn for_control(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
+    pub fn for_control(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
         Cursor::with_window(file, seed, base, from, FRAME + CONTROL_SHORT)
     }
 
@@ -56,7 +56,7 @@ impl Cursor {
     }
 
     /// Goes on in another segment, with the same buffer.
-    pub(super) fn enter(&mut self, file: Arc<dyn File>, base: u64, from: u64) {
+    pub fn enter(&mut self, file: Arc<dyn File>, base: u64, from: u64) {
         self.file = file;
         self.base = base;
         self.position = from;
@@ -64,17 +64,17 @@ impl Cursor {
         self.filled = 0;
     }
 
-    pub(super) fn position(&self) -> u64 {
+    pub fn position(&self) -> u64 {
         self.position
     }
 
-    pub(super) fn base(&self) -> u64 {
+    pub fn base(&self) -> u64 {
         self.base
     }
 
     /// The record at the position, which must end at `limit` or before it. Stays where it is if
     /// there is none.
-    pub(super) fn next(&mut self, limit: u64) -> io::Result<Step<'_>> {
+    pub fn next(&mut self, limit: u64) -> io::Result<Step<'_>> {
         let left = limit.saturating_sub(self.position);
         if left == 0 {
             return Ok(Step::End);
@@ -113,7 +113,7 @@ impl Cursor {
 
     /// As [`next`](Cursor::next), but steps over the bytes of Data without looking at them, where
     /// the record ends before `trusted`.
-    pub(super) fn skim(&mut self, limit: u64, trusted: u64) -> io::Result<Step<'_>> {
+    pub fn skim(&mut self, limit: u64, trusted: u64) -> io::Result<Step<'_>> {
         const HEAD: usize = FRAME + 8;
         let left = limit.saturating_sub(self.position);
         if self.position >= trusted
@@ -164,7 +164,7 @@ impl Cursor {
 
     /// Steps over a record whose frame can be followed though its payload is bad; `None` if the
     /// next record does not follow it.
-    pub(super) fn hop(&mut self, limit: u64) -> io::Result<Option<u64>> {
+    pub fn hop(&mut self, limit: u64) -> io::Result<Option<u64>> {
         let (position, left) = (self.position, limit.saturating_sub(self.position));
         if left < FRAME as u64 || !self.fill(FRAME, left, WINDOW)? {
             return Ok(None);
@@ -184,7 +184,7 @@ impl Cursor {
 /// is not zero.
 ///
 /// Data is not looked for: at its lengths a hostile sender could make the search quadratic.
-pub(super) fn look_behind(
+pub fn look_behind(
     file: &dyn File,
     seed: u32,
     base: u64,
@@ -246,7 +246,7 @@ fn length_without_zeros(bytes: &[u8]) -> Option<usize> {
 
 /// Returns the epochs to which bytes of `from..to` belong, by their ends `(epoch, cut)` in order of
 /// the cuts, and true if bytes after the last end are among them.
-pub(super) fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, bool) {
+pub fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, bool) {
     let mut start = 0;
     let mut epochs = Vec::new();
     for &(epoch, cut) in marks {
@@ -259,7 +259,7 @@ pub(super) fn affected(marks: &[(u64, u64)], from: u64, to: u64) -> (Vec<u64>, b
 }
 
 /// As a reader of a message wants it.
-pub(super) fn name_epochs((epochs, open): (Vec<u64>, bool)) -> String {
+pub fn name_epochs((epochs, open): (Vec<u64>, bool)) -> String {
     let mut names: Vec<String> = epochs.iter().map(u64::to_string).collect();
     if open {
         names.push("the one not yet marked".to_owned());

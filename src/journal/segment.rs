@@ -13,7 +13,7 @@ use super::encoding::Fields;
 use super::record::{ALL_CONNECTIONS, LASTING};
 
 /// Bytes of a segment before its first record.
-pub(super) const HEADER: u64 = 4096;
+pub const HEADER: u64 = 4096;
 /// Most connections whose ids a header lists. Of more, it only states how many they are.
 pub const CONNECTIONS_LISTED_MAX: usize = 256;
 /// Longest id of a source in bytes.
@@ -36,22 +36,22 @@ pub struct Facts {
 
 /// How things stood at a position.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Standing {
+pub struct SegmentState {
     /// Everything before is on disk.
-    pub(super) synced: u64,
-    pub(super) last_epoch_end: Option<u64>,
-    pub(super) last_committed: Option<u64>,
+    pub synced: u64,
+    pub last_epoch_end: Option<u64>,
+    pub last_committed: Option<u64>,
     /// Connections with Data and without StreamEnd, those that last left out.
-    pub(super) connections: BTreeSet<u64>,
+    pub connections: BTreeSet<u64>,
     /// There are open connections beside these.
-    pub(super) more_connections: bool,
+    pub more_connections: bool,
     /// One more than the greatest connection id met.
-    pub(super) next_connection: u64,
+    pub next_connection: u64,
 }
 
-impl Standing {
+impl SegmentState {
     /// Notes that a connection has bytes.
-    pub(super) fn opened(&mut self, connection: u64) {
+    pub fn opened(&mut self, connection: u64) {
         if connection & LASTING == 0 {
             self.connections.insert(connection);
         }
@@ -59,7 +59,7 @@ impl Standing {
     }
 
     /// Notes that a connection, or all of them, have ended.
-    pub(super) fn ended(&mut self, connection: u64) {
+    pub fn ended(&mut self, connection: u64) {
         if connection == ALL_CONNECTIONS {
             self.connections.clear();
             self.more_connections = false;
@@ -70,15 +70,15 @@ impl Standing {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Header {
-    pub(super) id: u128,
-    pub(super) base: u64,
-    pub(super) facts: Facts,
-    pub(super) standing: Standing,
+pub struct Header {
+    pub id: u128,
+    pub base: u64,
+    pub facts: Facts,
+    pub standing: SegmentState,
 }
 
 impl Header {
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER as usize);
         out.extend_from_slice(MAGIC);
         out.extend_from_slice(&[0; 4]);
@@ -116,7 +116,7 @@ impl Header {
 
     /// `None` for anything that is not a header of this version for a segment that begins at
     /// `base`.
-    pub(super) fn decode(bytes: &[u8], base: u64) -> Option<Header> {
+    pub fn decode(bytes: &[u8], base: u64) -> Option<Header> {
         let mut fields = Fields(bytes.get(..HEADER as usize)?);
         if fields.take(8)? != MAGIC || fields.u32()? != crc32c::crc32c(&bytes[12..HEADER as usize])
         {
@@ -145,7 +145,7 @@ impl Header {
             id,
             base,
             facts: Facts { source, parts, interval_ms },
-            standing: Standing {
+            standing: SegmentState {
                 synced,
                 last_epoch_end,
                 last_committed,
@@ -158,18 +158,18 @@ impl Header {
     }
 
     /// The first of the checksum of every record of this journal.
-    pub(super) fn seed(id: u128) -> u32 {
+    pub fn seed(id: u128) -> u32 {
         crc32c::crc32c(&id.to_le_bytes())
     }
 }
 
 /// Name of the segment whose first record stands at `base`.
-pub(super) fn name(base: u64) -> String {
+pub fn name(base: u64) -> String {
     format!("{base:020}.wtj")
 }
 
 /// The first position of the segment of that name, `None` if it is no segment's name.
-pub(super) fn base(name: &str) -> Option<u64> {
+pub fn base(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wtj")?;
     let all_digits = digits.len() == 20 && digits.bytes().all(|b| b.is_ascii_digit());
     all_digits.then(|| digits.parse().ok()).flatten()
@@ -177,17 +177,17 @@ pub(super) fn base(name: &str) -> Option<u64> {
 
 /// Name of a preallocated file that is no segment yet. A number is used once, so that a rename
 /// which was lost in a crash cannot hit the next spare.
-pub(super) fn spare_name(number: u64) -> String {
+pub fn spare_name(number: u64) -> String {
     format!("spare-{number}")
 }
 
 /// The number of the spare of that name.
-pub(super) fn spare_number(name: &str) -> Option<u64> {
+pub fn spare_number(name: &str) -> Option<u64> {
     name.strip_prefix("spare-")?.parse().ok()
 }
 
 /// Reads until `buffer` is full or the file ends; returns how much it got.
-pub(super) fn read_full(file: &dyn File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+pub fn read_full(file: &dyn File, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(offset + filled as u64, &mut buffer[filled..])? {
@@ -199,7 +199,7 @@ pub(super) fn read_full(file: &dyn File, offset: u64, buffer: &mut [u8]) -> io::
 }
 
 /// The header of a segment file, `None` if it cannot be trusted.
-pub(super) fn read_header(file: &Arc<dyn File>, base: u64) -> io::Result<Option<Header>> {
+pub fn read_header(file: &Arc<dyn File>, base: u64) -> io::Result<Option<Header>> {
     let mut bytes = vec![0; HEADER as usize];
     let got = read_full(&**file, 0, &mut bytes)?;
     Ok(Header::decode(&bytes[..got], base))
@@ -215,7 +215,7 @@ mod tests {
             id: 7 << 100,
             base: 4711,
             facts: Facts { source: "tcp-localhost-9999".to_owned(), parts: 3, interval_ms: 10_000 },
-            standing: Standing {
+            standing: SegmentState {
                 synced: 4000,
                 last_epoch_end: Some(12),
                 last_committed: None,
@@ -242,9 +242,9 @@ mod tests {
             id: 1,
             base: 0,
             facts: Facts { source: "s".repeat(SOURCE_ID_BYTES_MAX), parts: 1, interval_ms: 1 },
-            standing: Standing {
+            standing: SegmentState {
                 connections: (0..CONNECTIONS_LISTED_MAX as u64).collect(),
-                ..Standing::default()
+                ..SegmentState::default()
             },
         };
         assert_eq!(Header::decode(&header.encode(), 0), Some(header.clone()));

@@ -18,37 +18,37 @@ use crate::crash::crash_point;
 use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug)]
-pub(super) struct Shared {
-    pub(super) disk: Arc<dyn Disk>,
+pub struct JournalShared {
+    pub disk: Arc<dyn Disk>,
     /// The id that names the journal.
-    pub(super) id: u128,
+    pub id: u128,
     /// The seed of its checksums, which follows from the id.
-    pub(super) seed: u32,
-    pub(super) settings: JournalSettings,
-    pub(super) budget: Budget,
+    pub seed: u32,
+    pub settings: JournalSettings,
+    pub budget: Budget,
     /// End of the last whole record. Stored after the bytes are written: readers go up to here.
-    pub(super) appended: AtomicU64,
+    pub appended: AtomicU64,
     /// Everything before is on disk.
-    pub(super) synced: AtomicU64,
-    pub(super) ledger: Mutex<Ledger>,
+    pub synced: AtomicU64,
+    pub ledger: Mutex<JournalFiles>,
     /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
     /// covered.
-    pub(super) syncing: Mutex<()>,
+    pub syncing: Mutex<()>,
     /// How far the log is on disk, for those who wait for that.
-    pub(super) durable: watch::Sender<u64>,
+    pub durable: watch::Sender<u64>,
     /// The disk error that ended this journal.
     poison: OnceLock<String>,
 }
 
 /// One segment file.
 #[derive(Clone, Debug)]
-pub(super) struct Segment {
-    pub(super) base: u64,
+pub struct Segment {
+    pub base: u64,
     /// Length of the file.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// Open while it has bytes that are not synced; readers open it by name else, so that a large
     /// cap or a kept journal does not hold thousands of files open.
-    pub(super) file: Option<Arc<dyn File>>,
+    pub file: Option<Arc<dyn File>>,
 }
 
 /// Spares that are kept of segments which are done with, however little is read. Files are used
@@ -57,52 +57,52 @@ const SPARES_MIN: usize = (SEGMENTS_MIN / 2 - 1) as usize;
 
 /// A file of zeros that is no segment yet.
 #[derive(Debug)]
-pub(super) struct Spare {
-    pub(super) name: String,
-    pub(super) bytes: u64,
-    pub(super) file: Arc<dyn File>,
+pub struct Spare {
+    pub name: String,
+    pub bytes: u64,
+    pub file: Arc<dyn File>,
 }
 
 /// A spare of a former run, which may hold anything still.
 #[derive(Clone, Debug)]
-pub(super) struct Leftover {
-    pub(super) name: String,
-    pub(super) bytes: u64,
+pub struct Leftover {
+    pub name: String,
+    pub bytes: u64,
 }
 
 /// The files of one journal.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub struct JournalFiles {
     /// In order; the last one is written to.
-    pub(super) segments: VecDeque<Segment>,
+    pub segments: VecDeque<Segment>,
     /// How many segments at the front are kept though all in them is done (`--keep-journal`).
-    pub(super) kept: usize,
+    pub kept: usize,
     /// A short file for the records that must always be written: ends of epochs and of connections.
-    pub(super) reserve: Option<Spare>,
-    pub(super) spares: Vec<Spare>,
-    pub(super) next_spare: u64,
-    pub(super) leftovers: Vec<Leftover>,
+    pub reserve: Option<Spare>,
+    pub spares: Vec<Spare>,
+    pub next_spare: u64,
+    pub leftovers: Vec<Leftover>,
     /// Bytes of the leftover that is just being emptied.
-    pub(super) emptying: u64,
+    pub emptying: u64,
     /// Length of the next segment file: they grow, so that a quiet source takes little.
-    pub(super) next_bytes: u64,
+    pub next_bytes: u64,
     /// Segments that the last commit released: the next epoch will need as many.
-    pub(super) released_last: usize,
+    pub released_last: usize,
     /// Names were made or removed since the folder was last synced.
-    pub(super) names_changed: bool,
+    pub names_changed: bool,
     /// The last attempt to grow met a full disk.
-    pub(super) disk_full: bool,
+    pub disk_full: bool,
     /// Ends of epochs that are not known to be committed, in order.
-    pub(super) epoch_ends: VecDeque<EpochEnd>,
+    pub epoch_ends: VecDeque<EpochEnd>,
     /// The newest Committed and the end of its record.
-    pub(super) committed: Option<(CommitNote, u64)>,
-    pub(super) account: Account,
+    pub committed: Option<(CommitNote, u64)>,
+    pub account: Account,
 }
 
-impl Ledger {
+impl JournalFiles {
     /// A journal without files.
-    pub(super) fn new(budget: &Budget) -> Ledger {
-        Ledger {
+    pub fn new(budget: &Budget) -> JournalFiles {
+        JournalFiles {
             segments: VecDeque::new(),
             kept: 0,
             reserve: None,
@@ -121,7 +121,7 @@ impl Ledger {
     }
 
     /// Bytes on disk that count against the limit.
-    pub(super) fn bytes_held(&self) -> u64 {
+    pub fn bytes_held(&self) -> u64 {
         let live: u64 = self.segments.iter().skip(self.kept).map(|s| s.bytes).sum();
         let spares: u64 = self.spares.iter().chain(&self.reserve).map(|spare| spare.bytes).sum();
         let leftovers: u64 = self.leftovers.iter().map(|leftover| leftover.bytes).sum();
@@ -129,7 +129,7 @@ impl Ledger {
     }
 
     /// Tells the budget what the journal holds now.
-    pub(super) fn settle(&mut self) {
+    pub fn settle(&mut self) {
         let held = self.bytes_held();
         self.account.settle(held);
     }
@@ -137,26 +137,26 @@ impl Ledger {
     /// Returns true if one more file of this length is kept to be used again. As many are kept as
     /// the next epoch is likely to fill: one more than the last epoch if it begins later in its
     /// file. The short files of a journal's beginning are not kept.
-    pub(super) fn wants_spare(&self, bytes: u64) -> bool {
+    pub fn wants_spare(&self, bytes: u64) -> bool {
         bytes >= self.next_bytes && self.spares.len() < (1 + self.released_last).max(SPARES_MIN)
     }
 
     /// The live segments that lie wholly before `position`.
-    pub(super) fn below(&self, position: u64) -> impl Iterator<Item = &Segment> {
+    pub fn below(&self, position: u64) -> impl Iterator<Item = &Segment> {
         let live = self.segments.iter().skip(self.kept);
         let next = self.segments.iter().skip(self.kept + 1);
         live.zip(next).take_while(move |(_, next)| next.base <= position).map(|(live, _)| live)
     }
 
     /// A name for one more spare. A number is used once.
-    pub(super) fn name_spare(&mut self) -> String {
+    pub fn name_spare(&mut self) -> String {
         let name = segment::spare_name(self.next_spare);
         self.next_spare += 1;
         name
     }
 
     /// The segments with bytes from `from` on and before `to`.
-    pub(super) fn between(&self, from: u64, to: u64) -> Vec<Segment> {
+    pub fn between(&self, from: u64, to: u64) -> Vec<Segment> {
         let ends = self.segments.iter().skip(1).map(|s| s.base).chain([u64::MAX]);
         (self.segments.iter().zip(ends))
             .filter(|(segment, end)| *end > from && segment.base < to)
@@ -165,7 +165,7 @@ impl Ledger {
     }
 
     /// The segment that holds `position`, and where the next one begins.
-    pub(super) fn segment_at(&self, position: u64) -> Option<(Segment, Option<u64>)> {
+    pub fn segment_at(&self, position: u64) -> Option<(Segment, Option<u64>)> {
         let behind = self.segments.partition_point(|s| s.base <= position);
         let at = behind.checked_sub(1)?;
         let next = self.segments.get(behind).map(|s| s.base);
@@ -173,16 +173,16 @@ impl Ledger {
     }
 }
 
-impl Shared {
-    pub(super) fn new(
+impl JournalShared {
+    pub fn new(
         disk: Arc<dyn Disk>,
         id: u128,
         settings: JournalSettings,
         budget: Budget,
         (appended, synced): (u64, u64),
-    ) -> Shared {
-        let ledger = Mutex::new(Ledger::new(&budget));
-        Shared {
+    ) -> JournalShared {
+        let ledger = Mutex::new(JournalFiles::new(&budget));
+        JournalShared {
             disk,
             id,
             seed: segment::Header::seed(id),
@@ -198,16 +198,16 @@ impl Shared {
     }
 
     /// Where those wait who found the journal full.
-    pub(super) fn room(&self) -> &Gate {
+    pub fn room(&self) -> &Gate {
         self.budget.gate()
     }
 
-    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    pub fn ledger(&self) -> MutexGuard<'_, JournalFiles> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Ends this journal for good: whoever comes later gets the same error.
-    pub(super) fn poison(&self, doing: &str, name: &str, cause: io::Error) -> Error {
+    pub fn poison(&self, doing: &str, name: &str, cause: io::Error) -> Error {
         let message = format!("{doing} {} failed: {cause}", self.disk.place(name));
         // A second error changes nothing: the first one names the cause.
         self.poison.get_or_init(|| message.clone());
@@ -217,7 +217,7 @@ impl Shared {
         disk_error(message, cause)
     }
 
-    pub(super) fn check_poison(&self) -> Result<()> {
+    pub fn check_poison(&self) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
             Some(first) => Err(Error::new(
@@ -228,7 +228,7 @@ impl Shared {
     }
 
     /// Has a reserve at hand if limit and disk allow it, and says what does not.
-    pub(super) fn stock_reserve(&self, ledger: &mut Ledger) -> Result<Option<FullCause>> {
+    pub fn stock_reserve(&self, ledger: &mut JournalFiles) -> Result<Option<FullCause>> {
         if ledger.reserve.is_none() {
             match self.make_file(ledger, self.budget.segment_bytes_min())? {
                 Ok(made) => ledger.reserve = Some(made),
@@ -244,7 +244,7 @@ impl Shared {
 
     /// The file for the next segment: one that was used before, or a new one, which is shorter
     /// where limit or disk have no more room.
-    pub(super) fn next_file(&self, ledger: &mut Ledger) -> Result<Result<Spare, FullCause>> {
+    pub fn next_file(&self, ledger: &mut JournalFiles) -> Result<Result<Spare, FullCause>> {
         if let Some(spare) = self.spare_at_hand(ledger)? {
             ledger.disk_full = false;
             return Ok(Ok(spare));
@@ -259,7 +259,7 @@ impl Shared {
         }
     }
 
-    fn spare_at_hand(&self, ledger: &mut Ledger) -> Result<Option<Spare>> {
+    fn spare_at_hand(&self, ledger: &mut JournalFiles) -> Result<Option<Spare>> {
         while ledger.spares.is_empty()
             && let Some(leftover) = ledger.leftovers.pop()
         {
@@ -271,7 +271,7 @@ impl Shared {
     }
 
     /// Makes a file, whose bytes are then taken from the budget.
-    fn make_file(&self, ledger: &mut Ledger, bytes: u64) -> Result<Result<Spare, FullCause>> {
+    fn make_file(&self, ledger: &mut JournalFiles, bytes: u64) -> Result<Result<Spare, FullCause>> {
         let held = ledger.bytes_held();
         if !ledger.account.take(held, bytes) {
             ledger.disk_full = false;
@@ -297,14 +297,14 @@ impl Shared {
     }
 
     /// The file that a former run left, as a spare; `None` if it is of no use.
-    pub(super) fn emptied(&self, Leftover { name, bytes }: Leftover) -> Result<Option<Spare>> {
+    pub fn emptied(&self, Leftover { name, bytes }: Leftover) -> Result<Option<Spare>> {
         let file = disk::emptied_durably(&*self.disk, &name, bytes);
         let file = file.map_err(|error| self.poison("emptying", &name, error))?;
         Ok(file.map(|file| Spare { name, bytes, file }))
     }
 
     /// Bytes of records with Data that still fit, counted up to `enough`.
-    pub(super) fn bytes_free(&self, enough: u64) -> u64 {
+    pub fn bytes_free(&self, enough: u64) -> u64 {
         let ledger = self.ledger();
         let (Some(active), true) = (ledger.segments.back(), ledger.reserve.is_some()) else {
             return 0;
@@ -334,7 +334,7 @@ impl Shared {
 }
 
 /// An error of the disk with its cause.
-pub(super) fn disk_error(message: String, cause: io::Error) -> Error {
+pub fn disk_error(message: String, cause: io::Error) -> Error {
     let error = Error::new(ErrorKind::Disk, message);
     let is_full = disk::is_full(&cause);
     let error = error.cause(cause);
@@ -347,7 +347,7 @@ pub(super) fn disk_error(message: String, cause: io::Error) -> Error {
 /// Tells how much room is left and waits for more: an event, no polling.
 #[derive(Clone, Debug)]
 pub struct Room {
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<JournalShared>,
 }
 
 impl Room {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::disk;
 use super::record::Position;
 use super::segment;
-use super::shared::{Segment, Shared, Spare};
+use super::shared::{JournalShared, Segment, Spare};
 use super::{FullCause, SyncPolicy};
 use crate::crash::crash_point;
 use crate::error::Result;
@@ -20,7 +20,7 @@ use crate::error::Result;
 /// Makes the journal durable, from any thread.
 #[derive(Clone, Debug)]
 pub struct Syncer {
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<JournalShared>,
 }
 
 impl Syncer {
@@ -65,12 +65,12 @@ impl Syncer {
 /// Waits until what was appended before it was made is on disk.
 #[derive(Clone, Debug)]
 pub struct Durable {
-    shared: Arc<Shared>,
+    shared: Arc<JournalShared>,
     appended: u64,
 }
 
 impl Durable {
-    pub(super) fn new(shared: &Arc<Shared>, appended: u64) -> Durable {
+    pub(crate) fn new(shared: &Arc<JournalShared>, appended: u64) -> Durable {
         Durable { shared: Arc::clone(shared), appended }
     }
 
@@ -96,8 +96,8 @@ impl Durable {
     }
 }
 
-impl Shared {
-    pub(super) fn sync(&self) -> Result<u64> {
+impl JournalShared {
+    pub fn sync(&self) -> Result<u64> {
         let wanted = self.appended.load(Ordering::Acquire);
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         self.check_poison()?;
@@ -153,7 +153,7 @@ impl Shared {
 
     /// Takes the first segment out of the log that the newest durable Committed record does not
     /// need, or sets all of them aside; `false` if there is none.
-    pub(super) fn retire(&self) -> Result<bool> {
+    pub fn retire(&self) -> Result<bool> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((first, count)) = self.retired() else {
             return Ok(false);

@@ -32,11 +32,11 @@ struct SharedBlock {
 }
 
 /// The facts of a block other than its bytes.
-pub(super) struct BlockFacts {
-    pub(super) source: u32,
-    pub(super) offset: u64,
-    pub(super) cuts: u64,
-    pub(super) lines_owed: u64,
+pub(crate) struct BlockFacts {
+    pub source: u32,
+    pub offset: u64,
+    pub cuts: u64,
+    pub lines_owed: u64,
 }
 
 impl Block {
@@ -44,7 +44,7 @@ impl Block {
     pub const PAD: usize = 64;
 
     /// Makes a block of `buffer[start..end]`. The bytes of the pad are overwritten with zeros.
-    pub(super) fn new(mut buffer: Buffer, start: usize, end: usize, facts: BlockFacts) -> Block {
+    pub(crate) fn new(mut buffer: Buffer, start: usize, end: usize, facts: BlockFacts) -> Block {
         buffer.bytes[end..end + Block::PAD].fill(0);
         let BlockFacts { source, offset, cuts, lines_owed } = facts;
         let lines = OnceLock::new();
@@ -92,7 +92,7 @@ impl Block {
     }
 
     /// Returns the fields other than the bytes.
-    pub(super) fn facts(&self) -> BlockFacts {
+    pub(crate) fn facts(&self) -> BlockFacts {
         let SharedBlock { source, offset, cuts, lines_owed, .. } = *self.shared;
         BlockFacts { source, offset, cuts, lines_owed }
     }

@@ -4,14 +4,14 @@ use memchr::{memchr2, memrchr};
 
 /// A cut of an over-long line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cut {
+pub struct Cut {
     /// Number of bytes from the front that are whole lines now; 0 if nothing precedes a discarded
     /// word.
-    pub(super) text_bytes: usize,
+    pub text_bytes: usize,
     /// Number of line ends put into them. None of them ends the line itself.
-    pub(super) cuts: usize,
+    pub cuts: usize,
     /// True if the rest is the beginning of a word that is already too long.
-    pub(super) oversized: bool,
+    pub oversized: bool,
 }
 
 /// Cuts `line`, an over-long line (or the rest of one) without a line end so far, by turning spaces
@@ -19,7 +19,7 @@ pub(super) struct Cut {
 ///
 /// The rest after the cut is never empty: a rest that turns out to be the end of the line would
 /// otherwise be taken for an empty word. Only the last word and the spaces around it are read.
-pub(super) fn cut(line: &mut [u8], word_bytes_max: usize) -> Option<Cut> {
+pub fn cut(line: &mut [u8], word_bytes_max: usize) -> Option<Cut> {
     let last_word_end = line.iter().rposition(|&byte| byte != b' ').map_or(0, |at| at + 1);
     match line.len() - last_word_end {
         0 => cut_before_word(line, line.len(), word_bytes_max),
@@ -55,7 +55,7 @@ fn cut_before_word(line: &mut [u8], word_end: usize, word_bytes_max: usize) -> O
 }
 
 /// Returns the position after the line end at `at`, and whether a `\n` may still follow its `\r`.
-pub(super) fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
+pub fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
     match (text[at], text.get(at + 1)) {
         (b'\r', Some(b'\n')) => (at + 2, false),
         (b'\r', None) => (at + 1, true),
@@ -65,7 +65,7 @@ pub(super) fn past_line_end(text: &[u8], at: usize) -> (usize, bool) {
 
 /// Separates a `\r` that ends a line from a `\n` that was moved after it, to `at`. The two would be
 /// read as one line end, so the `\r` becomes a `\n`, and so does each `\r` before it.
-pub(super) fn unglue(text: &mut [u8], mut at: usize) {
+pub fn unglue(text: &mut [u8], mut at: usize) {
     while at > 0 && text.get(at - 1..=at) == Some(b"\r\n") {
         at -= 1;
         text[at] = b'\n';
@@ -74,7 +74,7 @@ pub(super) fn unglue(text: &mut [u8], mut at: usize) {
 
 /// Moves the lines of `text` that are within `line_bytes_max` to its front. Returns the number of
 /// bytes that they take, and the number of lines dropped.
-pub(super) fn drop_long_lines(text: &mut [u8], line_bytes_max: usize) -> (usize, u64) {
+pub fn drop_long_lines(text: &mut [u8], line_bytes_max: usize) -> (usize, u64) {
     let (mut read, mut kept, mut dropped) = (0, 0, 0);
     while let Some(length) = memchr2(b'\n', b'\r', &text[read..]) {
         let (next, _) = past_line_end(text, read + length);

@@ -13,7 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::Block;
 
 /// Text bytes that a buffer of the standard size holds.
-pub(super) const STANDARD_BYTES: usize = 256 << 10;
+pub const STANDARD_BYTES: usize = 256 << 10;
 
 /// Bytes after a buffer's capacity: room for one line end that the stream lacks, and the pad.
 const TAIL_BYTES: usize = 1 + Block::PAD;
@@ -24,10 +24,10 @@ const PERMIT_BYTES: usize = 1 << 10;
 /// Recycles the buffers of blocks and bounds the bytes of those that are alive. Clones share it.
 #[derive(Clone)]
 pub struct BlockPool {
-    shared: Arc<Shared>,
+    shared: Arc<PoolState>,
 }
 
-struct Shared {
+struct PoolState {
     room: Arc<Semaphore>,
     permits_max: u32,
     free: Mutex<Vec<Vec<u8>>>,
@@ -46,7 +46,7 @@ impl BlockPool {
         let permits = (bytes_max / PERMIT_BYTES).clamp(1, Semaphore::MAX_PERMITS);
         let permits_max = u32::try_from(permits).unwrap_or(u32::MAX);
         BlockPool {
-            shared: Arc::new(Shared {
+            shared: Arc::new(PoolState {
                 room: Arc::new(Semaphore::new(permits_max as usize)),
                 permits_max,
                 free: Mutex::default(),
@@ -62,7 +62,7 @@ impl BlockPool {
     }
 
     /// Waits for room for a buffer of `capacity` bytes. In order of asking, so nobody starves.
-    pub(super) async fn room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
+    pub async fn room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
         let room = Arc::clone(&self.shared.room);
         // The semaphore is never closed, so there is no error to tell.
         room.acquire_many_owned(self.permits(capacity)).await.ok()
@@ -87,7 +87,7 @@ impl BlockPool {
     }
 
     /// Room for a buffer of `capacity` bytes if there is some now.
-    pub(super) fn try_room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
+    pub fn try_room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
         let room = Arc::clone(&self.shared.room);
         room.try_acquire_many_owned(self.permits(capacity)).ok()
     }
@@ -102,7 +102,7 @@ impl BlockPool {
 
     /// A buffer with room for `capacity` bytes of any content; a used one if it is of the standard
     /// size.
-    pub(super) fn buffer(&self, capacity: usize, permit: Option<OwnedSemaphorePermit>) -> Buffer {
+    pub(crate) fn buffer(&self, capacity: usize, permit: Option<OwnedSemaphorePermit>) -> Buffer {
         let used = if capacity == STANDARD_BYTES {
             self.shared.free().pop()
         } else {
@@ -120,7 +120,7 @@ impl BlockPool {
     }
 
     /// A buffer of exactly `text`, which takes over as much of `permit` as it needs.
-    pub(super) fn exact(&self, text: &[u8], permit: Option<&mut OwnedSemaphorePermit>) -> Buffer {
+    pub(crate) fn exact(&self, text: &[u8], permit: Option<&mut OwnedSemaphorePermit>) -> Buffer {
         let permits = self.permits(text.len()) as usize;
         let mut buffer = Buffer::unpooled(text);
         buffer.permit = permit.and_then(|permit| permit.split(permits));
@@ -131,14 +131,14 @@ impl BlockPool {
 /// The room that a splitter needs for its next read.
 #[derive(Clone, Copy, Debug)]
 pub struct RoomRequest {
-    pub(super) capacity: usize,
+    pub(crate) capacity: usize,
 }
 
 /// Room for the next read of a splitter.
 #[derive(Debug)]
 pub struct RoomGrant {
-    pub(super) capacity: usize,
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub(crate) capacity: usize,
+    pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Default for BlockPool {
@@ -155,7 +155,7 @@ impl fmt::Debug for BlockPool {
     }
 }
 
-impl Shared {
+impl PoolState {
     fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         // A stack of byte buffers is whole whatever its last user did.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
@@ -163,17 +163,17 @@ impl Shared {
 }
 
 /// Bytes with their share of the bound. Dropping it gives both back.
-pub(super) struct Buffer {
+pub(crate) struct Buffer {
     /// `capacity` bytes of text and the tail, all initialized.
-    pub(super) bytes: Vec<u8>,
+    pub bytes: Vec<u8>,
     /// The share of the bound; none while a splitter keeps an unfinished line in it.
-    pub(super) permit: Option<OwnedSemaphorePermit>,
+    pub permit: Option<OwnedSemaphorePermit>,
     pool: Option<BlockPool>,
 }
 
 impl Buffer {
     /// A buffer of exactly `text` that no pool knows.
-    pub(super) fn unpooled(text: &[u8]) -> Buffer {
+    pub fn unpooled(text: &[u8]) -> Buffer {
         let mut bytes = Vec::with_capacity(text.len() + TAIL_BYTES);
         bytes.extend_from_slice(text);
         bytes.resize(text.len() + TAIL_BYTES, 0);
@@ -181,7 +181,7 @@ impl Buffer {
     }
 
     /// Bytes of text that fit.
-    pub(super) fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.bytes.len() - TAIL_BYTES
     }
 }

@@ -172,7 +172,7 @@ impl EpochMeter {
     }
 
     /// Notes that an epoch is committed, in process 0. `root` is where its path begins.
-    pub(super) fn committed(&self, counts: EpochCounts, root: &str) {
+    pub fn committed(&self, counts: EpochCounts, root: &str) {
         let mut state = lock(&self.state);
         let EpochCounts { epoch, lines, words, rows, bytes } = counts;
         let stored = state.stored.remove(&epoch).unwrap_or_default();

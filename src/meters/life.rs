@@ -61,7 +61,7 @@ pub struct Life {
 
 impl Life {
     /// Comes to a later phase; an earlier one is ignored.
-    pub(super) fn enter(&mut self, phase: Phase, reason: &str) {
+    pub fn enter(&mut self, phase: Phase, reason: &str) {
         if phase > self.phase {
             self.phase = phase;
             self.reason = reason.to_owned();

@@ -77,7 +77,7 @@ impl OutputMeter {
     }
 
     /// Notes that the output is out of reach. Returns true if that is news.
-    pub(super) fn set_away(&self, detail: &str) -> bool {
+    pub fn set_away(&self, detail: &str) -> bool {
         let mut away = lock(&self.away);
         let since = away.as_ref().map(|(since, _)| *since);
         *away = Some((since.unwrap_or_else(now_ms), detail.to_owned()));
@@ -85,7 +85,7 @@ impl OutputMeter {
     }
 
     /// Notes that the output takes results. Returns true if that is news.
-    pub(super) fn set_available(&self) -> bool {
+    pub fn set_available(&self) -> bool {
         lock(&self.away).take().is_some()
     }
 

@@ -16,7 +16,7 @@ pub struct EpochPositions(Arc<Mutex<BTreeMap<Epoch, SourcePositions>>>);
 
 impl EpochPositions {
     /// Notes where the source called `name` was at the end of `epoch`.
-    pub(super) fn note(&self, epoch: Epoch, name: &str, positions: &[u8]) {
+    pub fn note(&self, epoch: Epoch, name: &str, positions: &[u8]) {
         let mut epochs = lock(&self.0);
         epochs.entry(epoch).or_default().insert(name.to_owned(), positions.to_vec());
     }

@@ -38,14 +38,14 @@ pub struct SourceMeter {
     /// Time in which the source was not read because nothing had room for its lines.
     pub blocked: Stopwatch,
     is_connected: AtomicBool,
-    trouble: Mutex<Trouble>,
+    trouble: Mutex<SourceTrouble>,
     positions: EpochPositions,
     changed: watch::Sender<u64>,
 }
 
 /// The present faults of a source.
 #[derive(Debug, Default)]
-struct Trouble {
+struct SourceTrouble {
     /// The last error of a source that is not connected, and the time since when it is not.
     down: Option<(u64, String)>,
     /// The time since when its journal is full, and the detail.
@@ -54,7 +54,7 @@ struct Trouble {
 
 impl SourceMeter {
     /// Returns the meter of a source from which nothing was read yet.
-    pub(super) fn new(
+    pub fn new(
         facts: SourceFacts,
         positions: EpochPositions,
         changed: watch::Sender<u64>,

@@ -22,7 +22,7 @@ pub struct WorkerMeter {
 
 impl WorkerMeter {
     /// Returns the meter of worker `index`, which runs on the calling thread.
-    pub(super) fn of_this_thread(index: usize) -> WorkerMeter {
+    pub fn of_this_thread(index: usize) -> WorkerMeter {
         // The kernel counts the time anyway, so the worker itself does nothing for it.
         let account = File::open("/proc/thread-self/schedstat").ok();
         WorkerMeter { index, account, ..WorkerMeter::default() }

@@ -21,7 +21,7 @@ const COOKIE_CONTEXT: &str = "wordtide 2026 cookie of the page";
 
 /// The answer to the question of who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub enum AccessVerdict {
     /// The request is answered.
     Allowed,
     /// The request is answered, and the browser gets this cookie.
@@ -38,7 +38,7 @@ pub(super) enum Verdict {
 
 /// The rules of a server that listens at one address.
 #[derive(Clone, Debug)]
-pub(super) struct Access {
+pub struct Access {
     is_loopback: bool,
     /// The token, and the value of the cookie that stands for it.
     token: Option<(Token, String)>,
@@ -46,7 +46,7 @@ pub(super) struct Access {
 
 impl Access {
     /// Returns the rules for a server at `address`.
-    pub(super) fn new(address: SocketAddr, token: Option<Token>) -> Access {
+    pub fn new(address: SocketAddr, token: Option<Token>) -> Access {
         let token = token.map(|token| {
             let cookie = token.derived(COOKIE_CONTEXT);
             (token, cookie)
@@ -55,50 +55,52 @@ impl Access {
     }
 
     /// Judges a request. `is_open` is true for paths that show no words.
-    pub(super) fn judge(
+    pub fn judge(
         &self,
         version: Version,
         uri: &Uri,
         headers: &HeaderMap,
         is_open: bool,
-    ) -> Verdict {
+    ) -> AccessVerdict {
         if self.is_loopback {
             return judge_host(version, uri, headers);
         }
         if is_open {
-            return Verdict::Allowed;
+            return AccessVerdict::Allowed;
         }
-        let Some((token, cookie)) = &self.token else { return Verdict::Closed };
+        let Some((token, cookie)) = &self.token else { return AccessVerdict::Closed };
         let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         if given.is_some_and(|given| token.authorizes(given)) {
             let attributes = "Path=/; HttpOnly; SameSite=Strict";
-            return Verdict::AllowedWithCookie(format!("{COOKIE_NAME}={cookie}; {attributes}"));
+            return AccessVerdict::AllowedWithCookie(format!(
+                "{COOKIE_NAME}={cookie}; {attributes}"
+            ));
         }
         // Hashes are compared in constant time.
         let known = blake3::hash(cookie.as_bytes());
         if cookies(headers).any(|given| blake3::hash(given.as_bytes()) == known) {
-            return Verdict::Allowed;
+            return AccessVerdict::Allowed;
         }
-        Verdict::Unknown
+        AccessVerdict::Unknown
     }
 }
 
 /// Judges the host that a request names.
-fn judge_host(version: Version, uri: &Uri, headers: &HeaderMap) -> Verdict {
+fn judge_host(version: Version, uri: &Uri, headers: &HeaderMap) -> AccessVerdict {
     let mut given = headers.get_all(HOST).iter();
     let host = match (given.next(), given.next()) {
         (Some(host), None) => host.to_str().ok(),
         // No browser of today sends a request without it.
         (None, _) if version < Version::HTTP_11 => Some("localhost"),
-        _ => return Verdict::NoHost,
+        _ => return AccessVerdict::NoHost,
     };
     let authority = uri.authority().map(http::uri::Authority::as_str);
     // The port does not matter: it may be that of a tunnel.
     let is_own = |authority: &str| is_loopback_name(host_of(authority));
     if host.is_some_and(is_own) && authority.is_none_or(is_own) {
-        Verdict::Allowed
+        AccessVerdict::Allowed
     } else {
-        Verdict::ForeignHost
+        AccessVerdict::ForeignHost
     }
 }
 
@@ -113,7 +115,7 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn judge(access: &Access, is_open: bool, headers: &[(&str, &str)]) -> Verdict {
+    fn judge(access: &Access, is_open: bool, headers: &[(&str, &str)]) -> AccessVerdict {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let name: http::HeaderName = name.parse().expect("a name");
@@ -126,32 +128,36 @@ mod tests {
     fn loopback_answers_under_own_names_only() {
         let access = Access::new(([127, 0, 0, 1], 9).into(), None);
         for host in ["localhost", "LOCALHOST.:80", "127.0.0.1:1", "[::1]:9", "a.localhost"] {
-            assert_eq!(judge(&access, false, &[("host", host)]), Verdict::Allowed, "{host}");
+            assert_eq!(judge(&access, false, &[("host", host)]), AccessVerdict::Allowed, "{host}");
         }
         for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "", "127.0.0.1.nip.io"] {
-            assert_eq!(judge(&access, true, &[("host", host)]), Verdict::ForeignHost, "{host}");
+            assert_eq!(
+                judge(&access, true, &[("host", host)]),
+                AccessVerdict::ForeignHost,
+                "{host}"
+            );
         }
-        assert_eq!(judge(&access, true, &[]), Verdict::NoHost);
+        assert_eq!(judge(&access, true, &[]), AccessVerdict::NoHost);
         let two = [("host", "localhost"), ("host", "localhost")];
-        assert_eq!(judge(&access, true, &two), Verdict::NoHost);
+        assert_eq!(judge(&access, true, &two), AccessVerdict::NoHost);
         let absolute = Uri::from_static("http://evil.example/");
         let mut headers = HeaderMap::new();
         headers.insert(HOST, HeaderValue::from_static("localhost"));
         let verdict = access.judge(Version::HTTP_11, &absolute, &headers, true);
-        assert_eq!(verdict, Verdict::ForeignHost);
+        assert_eq!(verdict, AccessVerdict::ForeignHost);
     }
 
     #[test]
     fn words_need_the_token_beyond_loopback() {
         let closed = Access::new(([0, 0, 0, 0], 9).into(), None);
-        assert_eq!(judge(&closed, true, &[]), Verdict::Allowed);
-        assert_eq!(judge(&closed, false, &[("authorization", "Bearer x")]), Verdict::Closed);
+        assert_eq!(judge(&closed, true, &[]), AccessVerdict::Allowed);
+        assert_eq!(judge(&closed, false, &[("authorization", "Bearer x")]), AccessVerdict::Closed);
         let access = Access::new(([0, 0, 0, 0], 9).into(), Some(Token::new("secret".to_owned())));
-        assert_eq!(judge(&access, false, &[]), Verdict::Unknown);
+        assert_eq!(judge(&access, false, &[]), AccessVerdict::Unknown);
         for wrong in ["Bearer secre", "Basic secret", "secret", "Bearer "] {
-            assert_eq!(judge(&access, false, &[("authorization", wrong)]), Verdict::Unknown);
+            assert_eq!(judge(&access, false, &[("authorization", wrong)]), AccessVerdict::Unknown);
         }
-        let Verdict::AllowedWithCookie(cookie) =
+        let AccessVerdict::AllowedWithCookie(cookie) =
             judge(&access, false, &[("authorization", "bearer secret")])
         else {
             panic!("the token is right")
@@ -159,7 +165,10 @@ mod tests {
         assert!(!cookie.contains("secret"), "{cookie}");
         let pair = cookie.split(';').next().expect("a pair");
         let both = format!("a=b; {pair}");
-        assert_eq!(judge(&access, false, &[("cookie", &both)]), Verdict::Allowed);
-        assert_eq!(judge(&access, false, &[("cookie", "wordtide_token=x")]), Verdict::Unknown);
+        assert_eq!(judge(&access, false, &[("cookie", &both)]), AccessVerdict::Allowed);
+        assert_eq!(
+            judge(&access, false, &[("cookie", "wordtide_token=x")]),
+            AccessVerdict::Unknown
+        );
     }
 }

@@ -59,7 +59,7 @@ impl HttpAddress {
     /// # Errors
     ///
     /// `Configuration` if the address cannot be listened on, or no such socket was passed.
-    pub(super) fn listen(&self) -> Result<TcpListener> {
+    pub fn listen(&self) -> Result<TcpListener> {
         let address = match self {
             HttpAddress::Bind(address) => address,
             HttpAddress::Passed => return passed::listener(SOCKET, "--http"),
@@ -71,7 +71,7 @@ impl HttpAddress {
     }
 
     /// Returns the error of an address that cannot be listened on.
-    pub(super) fn refused(&self, cause: std::io::Error) -> Error {
+    pub fn refused(&self, cause: std::io::Error) -> Error {
         let hint = if cause.kind() == std::io::ErrorKind::AddrInUse {
             "give --http another port, or 0 for a free one"
         } else {

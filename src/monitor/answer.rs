@@ -8,7 +8,7 @@ use http::header::{ACCEPT, ALLOW, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::json;
 
-use super::access::Verdict;
+use super::access::AccessVerdict;
 use super::events;
 use super::metrics::{self, MetricsFormat};
 use super::page;
@@ -28,27 +28,27 @@ const TOP_DEFAULT: usize = 20;
 const OPEN_PATHS: [&str; 3] = ["/metrics", "/health", "/ready"];
 
 /// Answers a request.
-pub(super) fn answer<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
+pub fn answer<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     let (uri, headers) = (request.uri(), request.headers());
     let path = uri.path();
     let is_open = OPEN_PATHS.contains(&path);
     let mut cookie = None;
     match site.access.judge(request.version(), uri, headers, is_open) {
-        Verdict::Allowed => {}
-        Verdict::AllowedWithCookie(given) => cookie = Some(given),
-        Verdict::ForeignHost => {
+        AccessVerdict::Allowed => {}
+        AccessVerdict::AllowedWithCookie(given) => cookie = Some(given),
+        AccessVerdict::ForeignHost => {
             let message = "this server answers under a name of its own host only";
             return error(StatusCode::FORBIDDEN, message);
         }
-        Verdict::NoHost => {
+        AccessVerdict::NoHost => {
             return error(StatusCode::BAD_REQUEST, "the request must have one Host header");
         }
-        Verdict::Closed => {
+        AccessVerdict::Closed => {
             let message = "only /metrics, /health and /ready are open to other hosts: give \
                            --token-file to open the rest";
             return error(StatusCode::FORBIDDEN, message);
         }
-        Verdict::Unknown => return unknown(path, headers),
+        AccessVerdict::Unknown => return unknown(path, headers),
     }
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut refused = error(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD are answered");

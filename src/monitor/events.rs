@@ -20,7 +20,7 @@ use crate::epoch::Epoch;
 use crate::meters::{COMMITTED_MAX, Meters};
 
 /// Most streams at a time.
-pub(super) const STREAMS_MAX: usize = 1024;
+pub const STREAMS_MAX: usize = 1024;
 
 /// Shortest time between two wake-ups of the streams.
 const PACE: Duration = Duration::from_millis(50);
@@ -39,7 +39,7 @@ const GREETING: &[u8] = b"retry: 1000\n\n";
 
 /// The events of a run.
 #[derive(Debug)]
-pub(super) struct Events {
+pub struct Events {
     meters: Meters,
     ring: Mutex<Ring>,
     /// Replaced when there are new events.
@@ -90,7 +90,7 @@ impl Ring {
     }
 
     /// Returns the next event of a stream.
-    fn next(&self, position: &mut Position) -> Option<Bytes> {
+    fn next(&self, position: &mut EventPosition) -> Option<Bytes> {
         let after = self.epochs.partition_point(|(epoch, _)| *epoch <= position.epoch);
         if let Some((epoch, event)) = self.epochs.get(after) {
             position.epoch = *epoch;
@@ -105,20 +105,20 @@ impl Ring {
 
 /// The place of a stream: the last epoch and the last status that it was given.
 #[derive(Debug, Default)]
-struct Position {
+struct EventPosition {
     epoch: Epoch,
     status: u64,
 }
 
 impl Events {
     /// Returns the events of the run with these figures.
-    pub(super) fn new(meters: Meters) -> Events {
+    pub fn new(meters: Meters) -> Events {
         let (ring, version) = (Mutex::default(), watch::Sender::default());
         Events { meters, ring, version, streams: AtomicUsize::new(0) }
     }
 
     /// Turns figures into events until the run has ended, then ends all streams.
-    pub(super) async fn tick(&self, mut ended: watch::Receiver<bool>) {
+    pub async fn tick(&self, mut ended: watch::Receiver<bool>) {
         let meters = &self.meters;
         let mut changed = meters.watch();
         while !*ended.borrow() {
@@ -162,7 +162,7 @@ impl Events {
 /// One open stream.
 struct OpenStream {
     events: Arc<Events>,
-    position: Position,
+    position: EventPosition,
     version: watch::Receiver<u64>,
     is_greeted: bool,
 }
@@ -175,14 +175,14 @@ impl Drop for OpenStream {
 
 /// Opens a stream of the epochs after `after`, or of those to come. Returns `None` if there are too
 /// many streams.
-pub(super) fn stream(
+pub fn stream(
     events: &Arc<Events>,
     after: Option<Epoch>,
 ) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
     let before = events.streams.fetch_add(1, Ordering::Relaxed);
     let mut open = OpenStream {
         events: Arc::clone(events),
-        position: Position::default(),
+        position: EventPosition::default(),
         version: events.version.subscribe(),
         is_greeted: false,
     };
@@ -235,7 +235,7 @@ mod tests {
     use super::*;
     use crate::meters::EpochCounts;
 
-    fn ids(ring: &Ring, position: &mut Position) -> Vec<Epoch> {
+    fn ids(ring: &Ring, position: &mut EventPosition) -> Vec<Epoch> {
         let mut ids = Vec::new();
         while let Some(event) = ring.next(position) {
             let text = String::from_utf8_lossy(&event).into_owned();
@@ -253,12 +253,12 @@ mod tests {
             meters.committed(EpochCounts { epoch, ..EpochCounts::default() });
         }
         assert!(ring.take_in(&meters));
-        let mut position = Position { epoch: 2, status: 0 };
+        let mut position = EventPosition { epoch: 2, status: 0 };
         assert_eq!(ids(&ring, &mut position), [3, 4, 5]);
         meters.committed(EpochCounts { epoch: 6, ..EpochCounts::default() });
         ring.take_in(&meters);
         assert_eq!(ids(&ring, &mut position), [6]);
-        assert!(ids(&ring, &mut Position { epoch: 9, status: 0 }).is_empty());
+        assert!(ids(&ring, &mut EventPosition { epoch: 9, status: 0 }).is_empty());
     }
 
     #[test]
@@ -268,7 +268,7 @@ mod tests {
             meters.committed(EpochCounts { epoch, ..EpochCounts::default() });
             ring.take_in(&meters);
         }
-        let ids = ids(&ring, &mut Position::default());
+        let ids = ids(&ring, &mut EventPosition::default());
         assert_eq!((ids.len(), ids[0]), (COMMITTED_MAX, 11));
     }
 }

@@ -18,7 +18,7 @@ use crate::meters::{Meters, Outcome, OutputOp, STAGE_BOUNDS, SourceMeter, Stage,
 
 /// A format of metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum MetricsFormat {
+pub enum MetricsFormat {
     /// The text format of Prometheus.
     Prometheus,
     /// The text format of OpenMetrics.
@@ -28,7 +28,7 @@ pub(super) enum MetricsFormat {
 impl MetricsFormat {
     /// Returns the format that the values of `Accept` ask for: OpenMetrics only if it is named and
     /// not less wanted than plain text.
-    pub(super) fn accepted<'a>(accepts: impl Iterator<Item = &'a str>) -> MetricsFormat {
+    pub fn accepted<'a>(accepts: impl Iterator<Item = &'a str>) -> MetricsFormat {
         let (mut open, mut plain) = (0.0, 0.0);
         for range in accepts.flat_map(|value| value.split(',')) {
             let mut parts = range.split(';').map(str::trim);
@@ -49,7 +49,7 @@ impl MetricsFormat {
     }
 
     /// Returns the value of `Content-Type`.
-    pub(super) fn content_type(self) -> &'static str {
+    pub fn content_type(self) -> &'static str {
         match self {
             MetricsFormat::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
             MetricsFormat::OpenMetrics => {
@@ -60,7 +60,7 @@ impl MetricsFormat {
 }
 
 /// Returns the figures in a format.
-pub(super) fn encode(meters: &Meters, format: MetricsFormat) -> Result<String, fmt::Error> {
+pub fn encode(meters: &Meters, format: MetricsFormat) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(RunCollector(meters.clone())));
     let mut encoded = String::with_capacity(16 << 10);

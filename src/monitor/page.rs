@@ -18,12 +18,12 @@ const LOGIN: &str = include_str!("page/login.html");
 const NONCE: &str = "{{nonce}}";
 
 /// Returns the page.
-pub(super) fn page() -> Response {
+pub fn page() -> Response {
     html(StatusCode::OK, PAGE)
 }
 
 /// Returns the page that asks for the token.
-pub(super) fn login(status: StatusCode) -> Response {
+pub fn login(status: StatusCode) -> Response {
     html(status, LOGIN)
 }
 

@@ -14,7 +14,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A socket that fails once its peer has taken nothing for [`WRITE_TIMEOUT`].
 #[derive(Debug)]
-pub(super) struct PatientStream {
+pub struct PatientStream {
     stream: TcpStream,
     /// Runs while a write waits.
     deadline: Option<Pin<Box<Sleep>>>,
@@ -22,7 +22,7 @@ pub(super) struct PatientStream {
 
 impl PatientStream {
     /// Wraps a socket.
-    pub(super) fn new(stream: TcpStream) -> PatientStream {
+    pub fn new(stream: TcpStream) -> PatientStream {
         PatientStream { stream, deadline: None }
     }
 

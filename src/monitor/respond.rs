@@ -8,12 +8,12 @@ use serde::Serialize;
 use serde_json::json;
 
 /// Returns an error as JSON.
-pub(super) fn error(status: StatusCode, message: &str) -> Response {
+pub fn error(status: StatusCode, message: &str) -> Response {
     json(status, &json!({ "error": message }))
 }
 
 /// Returns a value as JSON.
-pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
+pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(bytes) => response(status, "application/json", bytes.into()),
         Err(_) => {
@@ -24,7 +24,7 @@ pub(super) fn json(status: StatusCode, value: &impl Serialize) -> Response {
 }
 
 /// Returns a response with the headers that all have.
-pub(super) fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+pub fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response {
     const HEADERS: [(&str, &str); 2] =
         [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")];
     let mut response = Response::new(body);

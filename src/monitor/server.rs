@@ -38,7 +38,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 const NICE: i32 = 10;
 
 /// Serves until the run has ended. Fails with `Failed` if the runtime cannot be made.
-pub(super) fn run(listener: TcpListener, site: Site) -> Result<()> {
+pub fn run(listener: TcpListener, site: Site) -> Result<()> {
     // Only a lower priority is asked for, which everybody may have. Without it the server works.
     let _ = rustix::process::setpriority_process(None, NICE);
     let failed = |cause: std::io::Error| {

@@ -10,7 +10,7 @@ use crate::meters::{
 
 /// The state of the run.
 #[derive(Debug, Serialize)]
-pub(super) struct StatusReport {
+pub struct StatusReport {
     version: &'static str,
     dataflow: String,
     job: String,
@@ -51,7 +51,7 @@ fn all_figures(meters: &Meters) -> Vec<ProcessFigures> {
 }
 
 /// Returns the state of the run.
-pub(super) fn report(meters: &Meters) -> StatusReport {
+pub fn report(meters: &Meters) -> StatusReport {
     let (facts, life, epochs) = (meters.facts(), meters.life(), meters.epochs());
     let figures = all_figures(meters);
     let sum = |of: &dyn Fn(&ProcessFigures) -> u64| figures.iter().map(of).sum::<u64>();
@@ -120,7 +120,7 @@ fn conditions(figures: &[ProcessFigures]) -> Vec<Condition> {
 }
 
 /// Returns a text that differs whenever the phase, a condition or the state of a source does.
-pub(super) fn key(meters: &Meters) -> String {
+pub fn key(meters: &Meters) -> String {
     let figures = all_figures(meters);
     let sources = sources(&figures).into_iter();
     let states: Vec<_> = sources.map(|source| (source.connected, source.error)).collect();
@@ -174,7 +174,7 @@ fn time(ms: u64) -> String {
 }
 
 /// Returns why the run is not ready, or `None` if it is.
-pub(super) fn not_ready(meters: &Meters) -> Option<String> {
+pub fn not_ready(meters: &Meters) -> Option<String> {
     let life = meters.life();
     match life.phase {
         Phase::Counting => {}

@@ -22,7 +22,7 @@ use crate::epoch::Epoch;
 ///
 /// Pieces sort by source, then by offset: the order in which the lines are published.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Piece {
+struct ArchivePiece {
     source: u32,
     offset: u64,
     text: Vec<u8>,
@@ -47,8 +47,11 @@ impl<'s> Lines<'s> {
                         let mut session = output.session(&capability);
                         session.give_iterator(blocks.drain(..).map(|block| {
                             let text = block.text().to_vec();
-                            let piece =
-                                Piece { source: block.source(), offset: block.offset(), text };
+                            let piece = ArchivePiece {
+                                source: block.source(),
+                                offset: block.offset(),
+                                text,
+                            };
                             (*capability.time(), piece)
                         }));
                     });
@@ -56,7 +59,7 @@ impl<'s> Lines<'s> {
             },
         );
         let (parts, by_part) = (context.parts, Rc::clone(&context));
-        let to_owner = Exchange::new(move |(_, piece): &(Epoch, Piece)| {
+        let to_owner = Exchange::new(move |(_, piece): &(Epoch, ArchivePiece)| {
             by_part.owner(piece.source % parts) as u64
         });
         let archive = Archive { parts, pieces: Stash::new() };
@@ -68,13 +71,13 @@ impl<'s> Lines<'s> {
 /// The operator state: pieces of open epochs.
 struct Archive {
     parts: u32,
-    pieces: Stash<Piece>,
+    pieces: Stash<ArchivePiece>,
 }
 
-impl AtTicks<Vec<(Epoch, Piece)>> for Archive {
+impl AtTicks<Vec<(Epoch, ArchivePiece)>> for Archive {
     type Out = EpochRows;
 
-    fn absorb(&mut self, pieces: &mut Vec<(Epoch, Piece)>) {
+    fn absorb(&mut self, pieces: &mut Vec<(Epoch, ArchivePiece)>) {
         pieces.drain(..).for_each(|(epoch, piece)| self.pieces.push(epoch, piece));
     }
 
@@ -91,12 +94,12 @@ impl AtTicks<Vec<(Epoch, Piece)>> for Archive {
 /// The lines of one complete epoch at one worker, in order.
 struct Archived {
     parts: u32,
-    pieces: Vec<Piece>,
+    pieces: Vec<ArchivePiece>,
 }
 
 impl RowSet for Archived {
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        for Piece { source, text, .. } in &self.pieces {
+        for ArchivePiece { source, text, .. } in &self.pieces {
             let part = source % self.parts;
             each_line(text, |line| visit(Row::Line { part, line }));
         }

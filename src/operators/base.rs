@@ -30,7 +30,7 @@ const PAD_BYTES: usize = 16;
 
 /// All words whose sum is not 0, ascending by (hash, word). A clone shares the segments.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Base {
+pub struct Base {
     segments: Arc<Vec<Segment>>,
     words: u64,
 }
@@ -45,13 +45,13 @@ struct Segment {
 
 impl Base {
     /// Returns the number of words.
-    pub(super) fn words(&self) -> u64 {
+    pub fn words(&self) -> u64 {
         self.words
     }
 
     /// Adds the counts of a run. Calls `changed` with each of its words and the sums before and
     /// after; words whose sum becomes 0 are removed.
-    pub(super) fn add(&mut self, run: &Run, mut changed: impl FnMut(WordRef<'_>, i64, i64)) {
+    pub fn add(&mut self, run: &Run, mut changed: impl FnMut(WordRef<'_>, i64, i64)) {
         if run.is_empty() {
             return;
         }

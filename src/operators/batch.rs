@@ -24,7 +24,7 @@ pub type WordLayout = (WordColumn, Vec<()>, Times, Vec<i64>, Offsets);
 type KeyBatch = OrdKeyBatch<WordLayout>;
 
 /// An immutable, sorted set of updates `(word, epoch, count)`.
-pub struct WordBatch(pub(super) KeyBatch);
+pub struct WordBatch(pub(crate) KeyBatch);
 
 impl std::fmt::Debug for WordBatch {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -42,7 +42,7 @@ impl Deref for WordBatch {
 
 impl WordBatch {
     /// Makes a batch of sorted words and their updates.
-    pub(super) fn new(keys: WordColumn, upds: Upds<Offsets, Times, Vec<i64>>) -> WordBatch {
+    pub(crate) fn new(keys: WordColumn, upds: Upds<Offsets, Times, Vec<i64>>) -> WordBatch {
         let updates = upds.diffs.len();
         WordBatch(KeyBatch {
             storage: OrdKeyStorage { keys, upds },
@@ -52,38 +52,38 @@ impl WordBatch {
     }
 
     /// Returns the time of all updates, if each word has one update and all are at one time.
-    pub(super) fn only_time(&self) -> Option<Epoch> {
+    pub(crate) fn only_time(&self) -> Option<Epoch> {
         let upds = &self.storage.upds;
         upds.times.only().filter(|_| upds.offs.is_one_each())
     }
 
     /// Makes a batch with one update per word, all at `epoch`.
-    pub(super) fn at(epoch: Epoch, keys: WordColumn, counts: Vec<i64>) -> WordBatch {
+    pub(crate) fn at(epoch: Epoch, keys: WordColumn, counts: Vec<i64>) -> WordBatch {
         let updates = counts.len();
         let times = Times::repeat(epoch, updates);
         WordBatch::new(keys, Upds { offs: Offsets::one_each(updates), times, diffs: counts })
     }
 
     /// Returns the updates, which are all at `epoch` and one for each word, as a run.
-    pub(super) fn into_run(self, epoch: Epoch) -> Run {
+    pub(crate) fn into_run(self, epoch: Epoch) -> Run {
         let OrdKeyStorage { keys, upds } = self.0.storage;
         Run { epoch, worker: 0, words: keys, counts: upds.diffs }
     }
 
     /// Returns a copy of the updates at `epoch`.
-    pub(super) fn run_at(&self, epoch: Epoch) -> Run {
+    pub(crate) fn run_at(&self, epoch: Epoch) -> Run {
         let mut run = Run { epoch, ..Run::default() };
         self.updates_at(epoch).for_each(|(key, count)| run.push(key.hash, key.word, count));
         run
     }
 
     /// Returns the times at which the batch has updates, each once, ascending.
-    pub(super) fn epochs(&self) -> BTreeSet<Epoch> {
+    pub(crate) fn epochs(&self) -> BTreeSet<Epoch> {
         self.storage.upds.times.spans().collect()
     }
 
     /// Returns the updates at `epoch`, ascending by (hash, word).
-    pub(super) fn updates_at(&self, epoch: Epoch) -> impl Iterator<Item = (WordRef<'_>, i64)> {
+    pub(crate) fn updates_at(&self, epoch: Epoch) -> impl Iterator<Item = (WordRef<'_>, i64)> {
         let OrdKeyStorage { keys, upds } = &self.storage;
         (0..keys.len()).flat_map(move |key| {
             let (start, end) = upds.bounds(key);

@@ -23,7 +23,7 @@ use super::run::Run;
 use crate::epoch::Epoch;
 
 /// A stream of arranged batches, as differential's arrange operator produces it.
-pub(super) type Batches<'s> = Stream<'s, Epoch, Vec<Span<Epoch, Rc<WordBatch>>>>;
+pub type Batches<'s> = Stream<'s, Epoch, Vec<Span<Epoch, Rc<WordBatch>>>>;
 
 /// A trace of word counts: the batches of all epochs, merged as they age.
 pub type WordSpine = Spine<Rc<WordBatch>>;
@@ -113,7 +113,7 @@ impl Extract for RunBatcher {
 
 /// Runs that wait for their epochs to be complete.
 #[derive(Debug, Default)]
-pub(super) struct RunsByEpoch {
+pub struct RunsByEpoch {
     epochs: BTreeMap<Epoch, Vec<Run>>,
 }
 
@@ -122,7 +122,7 @@ impl RunsByEpoch {
     ///
     /// A run that continues another one is appended to it, so that the pieces of one sender become
     /// one run.
-    pub(super) fn insert(&mut self, run: &mut Run) {
+    pub fn insert(&mut self, run: &mut Run) {
         let run = std::mem::take(run);
         let runs = self.epochs.entry(run.epoch).or_default();
         let before = runs.iter_mut().filter(|before| before.precedes(&run));
@@ -135,13 +135,13 @@ impl RunsByEpoch {
     }
 
     /// Removes the runs of `epoch` and returns their sum.
-    pub(super) fn add_up(&mut self, epoch: Epoch) -> Option<Run> {
+    pub fn add_up(&mut self, epoch: Epoch) -> Option<Run> {
         self.epochs.remove(&epoch).and_then(Run::sum)
     }
 
     /// Removes and returns the runs of epochs before `upper`, or all runs if there is no such
     /// bound.
-    pub(super) fn split_before(&mut self, upper: Option<&Epoch>) -> BTreeMap<Epoch, Vec<Run>> {
+    pub fn split_before(&mut self, upper: Option<&Epoch>) -> BTreeMap<Epoch, Vec<Run>> {
         let kept = upper.map_or_else(BTreeMap::new, |upper| self.epochs.split_off(upper));
         std::mem::replace(&mut self.epochs, kept)
     }

@@ -72,13 +72,13 @@ pub struct ChangeBuffer {
 
 /// The state that clones of a buffer share.
 #[derive(Debug)]
-pub(super) struct BufferState {
+pub struct BufferState {
     /// Changes of former runs that no counts have taken yet.
-    pub(super) restored: Vec<PartChange>,
+    pub restored: Vec<PartChange>,
     /// Number of totals and windows that the definition has made so far.
-    pub(super) counts: u32,
+    pub counts: u32,
     /// Changes that are not stored yet, by epoch.
-    pub(super) changes: BTreeMap<Epoch, Vec<PartChange>>,
+    pub changes: BTreeMap<Epoch, Vec<PartChange>>,
 }
 
 impl ChangeBuffer {
@@ -91,12 +91,12 @@ impl ChangeBuffer {
     }
 
     /// Returns the shared state, or `None` for a job without state.
-    pub(super) fn state(&self) -> Option<Rc<RefCell<BufferState>>> {
+    pub(crate) fn state(&self) -> Option<Rc<RefCell<BufferState>>> {
         self.state.clone()
     }
 
     /// Returns the newest epoch that former runs committed, or 0.
-    pub(super) fn through(&self) -> Epoch {
+    pub(crate) fn through(&self) -> Epoch {
         self.through
     }
 }

@@ -18,7 +18,7 @@ use super::window::Grid;
 use crate::epoch::Epoch;
 
 /// A handle to the trace of word counts.
-pub(super) type WordTrace = TraceAgent<WordSpine>;
+pub type WordTrace = TraceAgent<WordSpine>;
 
 /// Returns the batches of a trace, oldest first.
 fn batches(trace: &WordTrace) -> Vec<Rc<WordBatch>> {
@@ -41,16 +41,16 @@ fn compact(trace: &mut WordTrace, epoch: Epoch) {
 }
 
 /// A word whose count changed: the word, its old count and its new count.
-pub(super) type CountChange<'a> = (WordRef<'a>, i64, i64);
+pub type CountChange<'a> = (WordRef<'a>, i64, i64);
 
 /// Calls its argument with every change of an epoch.
-pub(super) type EachChange<'a> = dyn FnMut(&mut dyn FnMut(CountChange<'_>)) + 'a;
+pub type EachChange<'a> = dyn FnMut(&mut dyn FnMut(CountChange<'_>)) + 'a;
 
 /// Turns all changes of an epoch into output records.
-pub(super) type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
+pub type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
 
 /// The operator state that publishes the changes since the previous result.
-pub(super) struct Changes<O> {
+pub struct Changes<O> {
     trace: WordTrace,
     grid: Grid,
     /// Batches with updates after `since`.
@@ -62,7 +62,7 @@ pub(super) struct Changes<O> {
 
 impl<O> Changes<O> {
     /// Makes the state of an operator that publishes at the epochs of `grid`.
-    pub(super) fn new(trace: WordTrace, grid: Grid, express: Express<O>) -> Self {
+    pub fn new(trace: WordTrace, grid: Grid, express: Express<O>) -> Self {
         Changes { trace, grid, changed: Vec::new(), since: 0, express }
     }
 }

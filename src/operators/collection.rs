@@ -136,9 +136,7 @@ impl<'s> Lines<'s> {
 
 /// Returns each count as an update at its epoch, retracted 1 ms later: the next epoch, whichever it
 /// is, does not contain it.
-pub(super) fn each_epoch_alone(
-    batches: Batches<'_>,
-) -> VecCollection<'_, Epoch, (String, i64), isize> {
+pub fn each_epoch_alone(batches: Batches<'_>) -> VecCollection<'_, Epoch, (String, i64), isize> {
     let updates = batches.unary::<CapacityContainerBuilder<Vec<_>>, _, _, _>(
         Pipeline,
         "Counts as a collection",
@@ -165,7 +163,7 @@ pub(super) fn each_epoch_alone(
 }
 
 /// Sends changed counts as updates: the old count is retracted, the new one inserted.
-pub(super) fn to_updates(
+pub fn to_updates(
     epoch: Epoch,
     each: &mut EachChange<'_>,
     send: &mut dyn FnMut(Update<(String, i64)>),

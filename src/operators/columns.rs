@@ -31,9 +31,9 @@ pub struct WordOwned {
 /// A column of words with their hashes.
 #[derive(Clone, Debug, Default)]
 pub struct WordColumn {
-    pub(super) hashes: Vec<u64>,
-    pub(super) ends: Ends,
-    pub(super) bytes: Vec<u8>,
+    pub(crate) hashes: Vec<u64>,
+    pub(crate) ends: Ends,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl WordColumn {
@@ -64,7 +64,7 @@ impl WordColumn {
 
     /// Returns the word at `index`.
     #[inline]
-    pub(super) fn word(&self, index: usize) -> WordRef<'_> {
+    pub(crate) fn word(&self, index: usize) -> WordRef<'_> {
         BatchContainer::index(self, index)
     }
 
@@ -72,7 +72,7 @@ impl WordColumn {
     ///
     /// Hashes are compared first: bytes are in another vector, and reading them is a cache miss.
     #[inline]
-    pub(super) fn is_less(&self, index: usize, word: WordRef<'_>) -> bool {
+    pub(crate) fn is_less(&self, index: usize, word: WordRef<'_>) -> bool {
         let hash = self.hashes[index];
         hash < word.hash || (hash == word.hash && self.index(index).word < word.word)
     }
@@ -98,11 +98,11 @@ impl WordColumn {
 
 /// Ascending offsets in four bytes each, without a limit at 4 GiB.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Ends {
+pub struct Ends {
     /// The low 32 bits of each offset.
-    pub(super) low: Vec<u32>,
+    pub low: Vec<u32>,
     /// Indexes at which the high 32 bits grow by one; empty below 4 GiB.
-    pub(super) carries: Vec<u64>,
+    pub carries: Vec<u64>,
 }
 
 impl Ends {
@@ -115,7 +115,7 @@ impl Ends {
     }
 
     /// Returns whether these offsets never fall and the last of them is `bytes`.
-    pub(super) fn are_offsets_into(&self, bytes: usize) -> bool {
+    pub fn are_offsets_into(&self, bytes: usize) -> bool {
         let words = self.low.len();
         let carries_stand = self.carries.is_sorted()
             && self.carries.last().is_none_or(|carry| *carry < words as u64);
@@ -196,7 +196,7 @@ impl Times {
     }
 
     /// Returns the time of the column, if there is only one.
-    pub(super) fn only(&self) -> Option<Epoch> {
+    pub(crate) fn only(&self) -> Option<Epoch> {
         match self.spans.as_slice() {
             [(epoch, _)] => Some(*epoch),
             _ => None,
@@ -271,7 +271,7 @@ impl Offsets {
     }
 
     /// Returns true if every key has one update.
-    pub(super) fn is_one_each(&self) -> bool {
+    pub(crate) fn is_one_each(&self) -> bool {
         self.rest.is_empty()
     }
 }

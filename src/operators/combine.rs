@@ -30,11 +30,11 @@ use crate::lines::Block;
 use crate::words::{Counted, Router, ShortWords, WordOptions, WordTable, decode};
 
 /// Extracts the keys of a line: calls its second argument with each key.
-pub(super) type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
+pub type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
 
 /// The unit that is counted.
 #[derive(Clone)]
-pub(super) enum Unit {
+pub enum Unit {
     /// The words of the lines, by the rule of `--split`.
     Words,
     /// The keys that a definition extracts from each line.
@@ -50,7 +50,7 @@ const ROUTE_REPEATS_MIN: u64 = 4;
 
 /// Counts the words of blocks, and sends each distinct word of an epoch to its owner: once, or a
 /// few times if a table grew too large.
-pub(super) fn combine<'s>(
+pub fn combine<'s>(
     blocks: Stream<'s, Epoch, Vec<Block>>,
     unit: Unit,
     context: Rc<Context>,

@@ -30,7 +30,7 @@ use crate::error::{Error, ErrorKind};
 
 /// The epochs that a count sums over.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Over {
+pub enum Over {
     /// Each epoch alone.
     Epoch,
     /// All epochs since the start, with at most `max_keys` distinct words.
@@ -42,10 +42,10 @@ pub(super) enum Over {
 /// Word counts by epoch. A clone computes the same counts a second time.
 #[derive(Clone)]
 pub struct Counts<'s> {
-    pub(super) runs: Stream<'s, Epoch, Run>,
-    pub(super) ticks: Ticks<'s>,
-    pub(super) context: Rc<Context>,
-    pub(super) over: Over,
+    pub(crate) runs: Stream<'s, Epoch, Run>,
+    pub(crate) ticks: Ticks<'s>,
+    pub(crate) context: Rc<Context>,
+    pub(crate) over: Over,
 }
 
 impl std::fmt::Debug for Counts<'_> {

@@ -14,9 +14,9 @@ use crate::lines::Block;
 /// [`Lines::archive`], [`Lines::as_collection`].
 #[derive(Clone)]
 pub struct Lines<'s> {
-    pub(super) blocks: Stream<'s, Epoch, Vec<Block>>,
-    pub(super) ticks: Stream<'s, Epoch, Vec<Epoch>>,
-    pub(super) context: Rc<Context>,
+    pub(crate) blocks: Stream<'s, Epoch, Vec<Block>>,
+    pub(crate) ticks: Stream<'s, Epoch, Vec<Epoch>>,
+    pub(crate) context: Rc<Context>,
 }
 
 impl std::fmt::Debug for Lines<'_> {

@@ -17,17 +17,17 @@ use crate::words::{self, WordTable};
 const REMOTE_RUN_BYTES: usize = 240 << 10;
 
 /// The output of an operator that sends runs.
-pub(super) type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
+pub type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
 
 /// The table of one open epoch, with the capability to send its runs.
-pub(super) struct OpenTable {
-    pub(super) capability: Capability<Epoch>,
-    pub(super) table: WordTable,
+pub struct OpenTable {
+    pub capability: Capability<Epoch>,
+    pub table: WordTable,
 }
 
 impl OpenTable {
     /// Drains the table if it is larger than `Context::table_bytes_max`.
-    pub(super) fn drain_if_large(&mut self, context: &Context, output: &mut RunOutput<'_>) {
+    pub fn drain_if_large(&mut self, context: &Context, output: &mut RunOutput<'_>) {
         if self.table.heap_bytes() > context.table_bytes_max {
             self.drain(context, output);
         }
@@ -37,7 +37,7 @@ impl OpenTable {
     ///
     /// Each owner in this process receives one sorted run. Each owner elsewhere receives several,
     /// one after the other: timely keeps send buffers of the size of the largest message ever sent.
-    pub(super) fn drain(&mut self, context: &Context, output: &mut RunOutput<'_>) {
+    pub fn drain(&mut self, context: &Context, output: &mut RunOutput<'_>) {
         if self.table.is_empty() {
             return;
         }

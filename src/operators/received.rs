@@ -11,7 +11,7 @@ thread_local! {
 }
 
 /// Notes that `what` cannot be read; returns an empty value in its place.
-pub(super) fn malformed<T: Default>(what: &'static str) -> T {
+pub fn malformed<T: Default>(what: &'static str) -> T {
     MALFORMED.set(Some(what));
     T::default()
 }

@@ -24,13 +24,13 @@ use crate::words;
 /// Sends runs to their owners, adds up the runs of each epoch and adds the sum to the worker's
 /// [`ChangeBuffer`](super::changelog::ChangeBuffer). The changes of former runs come first. Results
 /// contain a change for `lasts_ms`, or for ever.
-pub(super) fn record_changes<'s>(
+pub fn record_changes<'s>(
     runs: Stream<'s, Epoch, Run>,
     lasts_ms: Option<u64>,
     context: &Context,
 ) -> Stream<'s, Epoch, Run> {
     let Some(buffer) = context.changes.state() else { return runs };
-    let recorder = Recorder::new(buffer, lasts_ms, context);
+    let recorder = ChangeRecorder::new(buffer, lasts_ms, context);
     runs.unary_frontier::<NoopBuilder<Run>, _, _, _>(
         DistributorPact(|_peers| ToOwner),
         "Record changes",
@@ -67,7 +67,7 @@ pub(super) fn record_changes<'s>(
 }
 
 /// Records the changes of one of the definition's totals or windows at one worker.
-struct Recorder {
+struct ChangeRecorder {
     buffer: Rc<RefCell<BufferState>>,
     /// The newest epoch that former runs committed.
     through: Epoch,
@@ -77,14 +77,18 @@ struct Recorder {
     worker: u32,
 }
 
-impl Recorder {
+impl ChangeRecorder {
     /// Returns a recorder with the next number of counts.
-    fn new(buffer: Rc<RefCell<BufferState>>, lasts_ms: Option<u64>, context: &Context) -> Recorder {
+    fn new(
+        buffer: Rc<RefCell<BufferState>>,
+        lasts_ms: Option<u64>,
+        context: &Context,
+    ) -> ChangeRecorder {
         let counts = buffer.borrow().counts;
         buffer.borrow_mut().counts += 1;
         let (parts, worker) = (context.parts, context.index as u32);
         let through = context.changes.through();
-        Recorder { buffer, through, counts, lasts_ms, parts, worker }
+        ChangeRecorder { buffer, through, counts, lasts_ms, parts, worker }
     }
 
     /// Removes and returns the changes of these counts in former runs.

@@ -43,7 +43,7 @@ use crate::words::{ShortWords, WordTable};
 
 /// A list of words of one block, for the table of one worker.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Routed {
+pub struct Routed {
     /// Index of the worker that counts the words.
     worker: u64,
     /// Index of the worker that waits for an answer when these words are counted.
@@ -72,13 +72,13 @@ impl Routed {
     }
 
     /// Makes a list for a worker of this process.
-    pub(super) fn within(worker: usize, words: ShortWords, block: Option<&Block>) -> Routed {
+    pub fn within(worker: usize, words: ShortWords, block: Option<&Block>) -> Routed {
         Routed { worker: worker as u64, answer: None, words, block: block.cloned() }
     }
 
     /// Makes the messages for a worker of another process. The last one asks for an answer to
     /// `answer`.
-    pub(super) fn across(
+    pub fn across(
         worker: usize,
         words: &ShortWords,
         answer: Option<usize>,
@@ -94,16 +94,16 @@ impl Routed {
 /// Blocks whose words were sent to other processes, by the worker that counts them. Clones share
 /// them.
 #[derive(Clone, Debug)]
-pub(super) struct SentBlocks(Rc<RefCell<Vec<VecDeque<Block>>>>);
+pub struct SentBlocks(Rc<RefCell<Vec<VecDeque<Block>>>>);
 
 impl SentBlocks {
     /// Makes an empty list for each of `peers` workers.
-    pub(super) fn new(peers: usize) -> SentBlocks {
+    pub fn new(peers: usize) -> SentBlocks {
         SentBlocks(Rc::new(RefCell::new(vec![VecDeque::new(); peers])))
     }
 
     /// Keeps a block until `worker` answers.
-    pub(super) fn keep(&self, worker: usize, block: &Block) {
+    pub fn keep(&self, worker: usize, block: &Block) {
         self.0.borrow_mut()[worker].push_back(block.clone());
     }
 
@@ -118,26 +118,26 @@ impl SentBlocks {
 }
 
 /// The answer that a list is counted: the index of the waiting worker, and of the counting one.
-type Answer = (u64, u64);
+type RoutedAnswer = (u64, u64);
 
 /// Emptied lists of one worker, to be filled again. Clones share them.
 ///
 /// A fresh list costs a page fault for every 4 KiB. A worker sends about as many lists as it
 /// receives, so the pool does not run out.
 #[derive(Clone, Debug, Default)]
-pub(super) struct ListPool(Rc<RefCell<Vec<ShortWords>>>);
+pub struct ListPool(Rc<RefCell<Vec<ShortWords>>>);
 
 impl ListPool {
     /// Number of lists that the pool keeps.
     const KEPT: usize = 16;
 
     /// Returns an empty list.
-    pub(super) fn take(&self) -> ShortWords {
+    pub fn take(&self) -> ShortWords {
         self.0.borrow_mut().pop().unwrap_or_default()
     }
 
     /// Empties a list and keeps it, if there is room.
-    pub(super) fn give(&self, mut words: ShortWords) {
+    pub fn give(&self, mut words: ShortWords) {
         let mut lists = self.0.borrow_mut();
         if lists.len() < ListPool::KEPT {
             words.clear();
@@ -190,7 +190,7 @@ impl Distributor<Routed> for ToTable {
 }
 
 /// Counts the routed words of this worker's range, and answers the workers that sent them.
-pub(super) fn count<'s>(
+pub fn count<'s>(
     routed: Stream<'s, Epoch, Routed>,
     lists: ListPool,
     sent: SentBlocks,
@@ -241,11 +241,11 @@ pub(super) fn count<'s>(
     runs
 }
 
-type AnswerBuilder = CapacityContainerBuilder<Vec<Answer>>;
+type AnswerBuilder = CapacityContainerBuilder<Vec<RoutedAnswer>>;
 
 /// Releases the blocks whose words were counted in another process.
-fn take_answers(answers: Stream<'_, Epoch, Vec<Answer>>, sent: SentBlocks) {
-    let to_sender = Exchange::new(|(to, _): &Answer| *to);
+fn take_answers(answers: Stream<'_, Epoch, Vec<RoutedAnswer>>, sent: SentBlocks) {
+    let to_sender = Exchange::new(|(to, _): &RoutedAnswer| *to);
     answers.sink(to_sender, "Take answers", move |(input, _)| {
         input.for_each(|_, answers| {
             answers.drain(..).for_each(|(_, from)| sent.release(from));

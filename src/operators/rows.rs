@@ -113,7 +113,7 @@ impl fmt::Debug for Rows<'_> {
 /// Returns the updates of each epoch as its rows.
 ///
 /// A batch may span several epochs, if the frontier moved over them at once.
-pub(super) fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<EpochRows>> {
+pub fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<EpochRows>> {
     batches.unary::<CapacityContainerBuilder<Vec<EpochRows>>, _, _, _>(
         Pipeline,
         "Rows of an epoch",

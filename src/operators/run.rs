@@ -164,7 +164,7 @@ impl Run {
     ///
     /// The two smallest runs are added first, so that no word is copied more often than the
     /// logarithm of the number of runs.
-    pub(super) fn sum(mut runs: Vec<Run>) -> Option<Run> {
+    pub(crate) fn sum(mut runs: Vec<Run>) -> Option<Run> {
         while runs.len() > 1 {
             runs.sort_unstable_by_key(|run| Reverse(run.len()));
             let (a, b) = (runs.pop()?, runs.pop()?);

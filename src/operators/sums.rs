@@ -19,7 +19,7 @@ use crate::epoch::Epoch;
 
 /// The rows that are published of sums.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
+pub enum Shown {
     /// All words.
     All,
     /// The words whose sum differs from the previous result; 0 for a word that is gone.
@@ -27,10 +27,10 @@ pub(super) enum Shown {
 }
 
 /// A record of the operator: rows, or by how much the number of distinct words has grown.
-pub(super) type RowsOrGrowth = Result<EpochRows, (Epoch, i64)>;
+pub type RowsOrGrowth = Result<EpochRows, (Epoch, i64)>;
 
 /// The operator state that keeps sums and publishes them.
-pub(super) struct Sums {
+pub struct Sums {
     runs: DueRuns,
     /// Updates since the previous result, of which the base knows nothing yet. A long run is after
     /// a run of at least twice its length.
@@ -45,7 +45,7 @@ pub(super) struct Sums {
 impl Sums {
     /// Makes the state of sums that are published at the epochs of `grid`. Counts are taken back
     /// after `window_ms`, if given. Counts up to `since` belong to the previous result.
-    pub(super) fn new(window_ms: Option<u64>, grid: Grid, shown: Shown, since: Epoch) -> Sums {
+    pub fn new(window_ms: Option<u64>, grid: Grid, shown: Shown, since: Epoch) -> Sums {
         let runs = DueRuns { window_ms, ..DueRuns::default() };
         Sums { runs, held: Vec::new(), base: Base::default(), grid, shown, since }
     }

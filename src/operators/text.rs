@@ -5,7 +5,7 @@ use crate::words::decode;
 /// Calls `line` with each line of `text`, without its end: LF, CR or CR LF.
 ///
 /// Bytes after the last end are a line too, unless there are none.
-pub(super) fn each_line<'a>(text: &'a [u8], mut line: impl FnMut(&'a [u8])) {
+pub fn each_line<'a>(text: &'a [u8], mut line: impl FnMut(&'a [u8])) {
     let mut start = 0;
     for end in memchr::memchr2_iter(b'\n', b'\r', text) {
         let is_lf_of_crlf = text[end] == b'\n' && end > 0 && text[end - 1] == b'\r';
@@ -20,7 +20,7 @@ pub(super) fn each_line<'a>(text: &'a [u8], mut line: impl FnMut(&'a [u8])) {
 }
 
 /// Returns `bytes` as text, with ill-formed UTF-8 replaced as it is in words.
-pub(super) fn text(bytes: &[u8]) -> String {
+pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(&decode::java_lossy(bytes)).into_owned()
 }
 

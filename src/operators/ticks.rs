@@ -17,10 +17,10 @@ use timely::dataflow::operators::generic::Operator;
 use crate::epoch::Epoch;
 
 /// The ticks of all epochs, at every worker.
-pub(super) type Ticks<'s> = Stream<'s, Epoch, Vec<Epoch>>;
+pub type Ticks<'s> = Stream<'s, Epoch, Vec<Epoch>>;
 
 /// The state of an operator that publishes at ticks.
-pub(super) trait AtTicks<C>: 'static {
+pub trait AtTicks<C>: 'static {
     /// The records that the operator sends.
     type Out: Clone + 'static;
 
@@ -32,7 +32,7 @@ pub(super) trait AtTicks<C>: 'static {
 }
 
 /// Makes an operator that absorbs `stream` and publishes at `ticks`.
-pub(super) fn at_ticks<'s, C, P, S>(
+pub fn at_ticks<'s, C, P, S>(
     stream: Stream<'s, Epoch, C>,
     pact: P,
     ticks: Ticks<'s>,
@@ -74,31 +74,31 @@ where
 }
 
 /// Records that arrived before their tick, by epoch.
-pub(super) struct Stash<T> {
+pub struct Stash<T> {
     epochs: BTreeMap<Epoch, Vec<T>>,
 }
 
 impl<T> Stash<T> {
     /// Makes an empty stash.
-    pub(super) fn new() -> Self {
+    pub fn new() -> Self {
         Stash { epochs: BTreeMap::new() }
     }
 
     /// Adds a record of `epoch`.
-    pub(super) fn push(&mut self, epoch: Epoch, item: T) {
+    pub fn push(&mut self, epoch: Epoch, item: T) {
         self.epochs.entry(epoch).or_default().push(item);
     }
 
     /// Removes and returns the records of `epoch`. Records of earlier times, which were no epochs,
     /// are dropped.
-    pub(super) fn take(&mut self, epoch: Epoch) -> Vec<T> {
+    pub fn take(&mut self, epoch: Epoch) -> Vec<T> {
         let later = self.epochs.split_off(&(epoch + 1));
         let mut due = std::mem::replace(&mut self.epochs, later);
         due.remove(&epoch).unwrap_or_default()
     }
 
     /// Removes and returns the records of `epoch` and of earlier times, in order.
-    pub(super) fn take_through(&mut self, epoch: Epoch) -> Vec<T> {
+    pub fn take_through(&mut self, epoch: Epoch) -> Vec<T> {
         let later = self.epochs.split_off(&(epoch + 1));
         let due = std::mem::replace(&mut self.epochs, later);
         due.into_values().flatten().collect()

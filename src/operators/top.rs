@@ -19,7 +19,7 @@ struct RankedWord {
 }
 
 /// Returns the first `k` rows by descending count, then by word.
-pub(super) fn top<'s>(rows: Rows<'s>, k: usize) -> Rows<'s> {
+pub fn top<'s>(rows: Rows<'s>, k: usize) -> Rows<'s> {
     let Rows { stream, ticks, context, grid, kind } = rows;
     let local = WorkerRanking { k, rows: Stash::new() };
     let places = at_ticks(stream, Pipeline, ticks.clone(), "Top of a worker", local);

@@ -160,7 +160,7 @@ fn merge_tied(
 
 /// Calls `visit` with every word of `changed` whose total in `all` differs between two epochs, and
 /// with both totals.
-pub(super) fn for_each_change(
+pub fn for_each_change(
     changed: &[Rc<WordBatch>],
     all: &[Rc<WordBatch>],
     before: Epoch,

@@ -46,7 +46,7 @@ impl Window {
     }
 
     /// Returns length and slide in milliseconds.
-    pub(super) fn resolve(&self, interval_ms: u64) -> Result<(u64, u64)> {
+    pub(crate) fn resolve(&self, interval_ms: u64) -> Result<(u64, u64)> {
         let length_ms = multiple(self.length, interval_ms, "--window")?;
         let slide_ms = multiple(self.slide, interval_ms, "--slide")?;
         if length_ms < slide_ms {
@@ -97,15 +97,15 @@ pub(crate) struct Grid {
 
 impl Grid {
     /// Every epoch.
-    pub(super) const ALL: Grid = Grid { every_ms: 1 };
+    pub const ALL: Grid = Grid { every_ms: 1 };
 
     /// The multiples of `every_ms`.
-    pub(super) fn every(every_ms: u64) -> Grid {
+    pub fn every(every_ms: u64) -> Grid {
         Grid { every_ms }
     }
 
     /// Returns the last time not after `epoch` that may publish a result.
-    pub(super) fn last(self, epoch: Epoch) -> Epoch {
+    pub fn last(self, epoch: Epoch) -> Epoch {
         epoch / self.every_ms * self.every_ms
     }
 

@@ -10,27 +10,27 @@ use timely::scheduling::SyncActivator;
 
 /// Results of requests of one operator. Clones share them.
 #[derive(Debug)]
-pub(super) struct Completions<T> {
+pub struct Completions<T> {
     results: Arc<Mutex<Vec<T>>>,
     activator: SyncActivator,
 }
 
 impl<T> Completions<T> {
     /// Returns an empty list for the operator that `activator` wakes.
-    pub(super) fn new(activator: SyncActivator) -> Self {
+    pub fn new(activator: SyncActivator) -> Self {
         Completions { results: Arc::default(), activator }
     }
 
     /// Adds a result, then wakes the operator. In the other order the operator could run before the
     /// result is there.
-    pub(super) fn complete(&self, result: T) {
+    pub fn complete(&self, result: T) {
         self.results.lock().unwrap_or_else(PoisonError::into_inner).push(result);
         // It fails only if the worker has ended, and then nothing needs the result.
         let _ = self.activator.activate();
     }
 
     /// Removes and returns the results.
-    pub(super) fn take(&self) -> Vec<T> {
+    pub fn take(&self) -> Vec<T> {
         std::mem::take(&mut *self.results.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

@@ -13,7 +13,7 @@ const QUIET: Duration = Duration::from_secs(10);
 
 /// Why an object could not be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum OutageCause {
+pub enum OutageCause {
     /// The store is out of reach or overloaded, which ends by itself.
     Away,
     /// The store refuses, and somebody has to change a setting.
@@ -22,7 +22,7 @@ pub(super) enum OutageCause {
 
 /// An outage, and the lines that were logged for it.
 #[derive(Debug, Default)]
-pub(super) struct OutageLog {
+pub struct OutageLog {
     /// The start of the first attempt that has failed since the last success.
     since: Option<Instant>,
     /// The cause in the last line, and its time.
@@ -36,7 +36,7 @@ pub(super) struct OutageLog {
 impl OutageLog {
     /// Notes that an attempt that began at `began` has failed with `cause`. Returns true if that is
     /// to be logged.
-    pub(super) fn failed(&mut self, cause: OutageCause, began: Instant, now: Instant) -> bool {
+    pub fn failed(&mut self, cause: OutageCause, began: Instant, now: Instant) -> bool {
         let others_succeeded = self.stored.is_some_and(|stored| stored > began);
         if others_succeeded && cause == OutageCause::Away {
             return false;
@@ -55,12 +55,12 @@ impl OutageLog {
     }
 
     /// Returns true if the last attempts have failed, be that logged or not.
-    pub(super) fn is_out(&self) -> bool {
+    pub fn is_out(&self) -> bool {
         self.since.is_some()
     }
 
     /// Notes that an object was stored. Returns the length of the outage if it was logged.
-    pub(super) fn succeeded(&mut self, now: Instant) -> Option<Duration> {
+    pub fn succeeded(&mut self, now: Instant) -> Option<Duration> {
         self.stored = Some(now);
         let since = self.since.take()?;
         std::mem::take(&mut self.is_open).then(|| now.duration_since(since))

@@ -22,7 +22,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 
 /// Retries requests to one store. Clones share the outage and its log.
 #[derive(Clone, Debug)]
-pub(super) struct Retrier {
+pub struct Retrier {
     /// The store in log lines.
     store: Arc<str>,
     outage: Arc<Mutex<OutageLog>>,
@@ -34,13 +34,13 @@ pub(super) struct Retrier {
 
 impl Retrier {
     /// Returns a retrier for requests to the store with this description, without an outage.
-    pub(super) fn new(store: String, results: Results, meters: Meters) -> Retrier {
+    pub fn new(store: String, results: Results, meters: Meters) -> Retrier {
         Retrier { store: store.into(), outage: Arc::default(), results, meters }
     }
 
     /// Repeats `attempt` until it succeeds. `what` names the object in log lines. An error is
     /// final.
-    pub(super) async fn run<T, F>(&self, what: &str, attempt: impl Fn() -> F) -> Result<T, Error>
+    pub async fn run<T, F>(&self, what: &str, attempt: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = StoreResult<T>>,
     {
@@ -48,7 +48,7 @@ impl Retrier {
     }
 
     /// Works as [`Retrier::run`], and counts each attempt in the figures as a request of kind `op`.
-    pub(super) async fn counted<T, F>(
+    pub async fn counted<T, F>(
         &self,
         op: OutputOp,
         what: &str,

@@ -12,13 +12,13 @@ mod text;
 use std::io::{self, Read};
 use std::path::Path;
 
-pub(super) use stored::StoredFile;
-pub(super) use text::{Stored, Text, TextFault};
+pub use stored::StoredFile;
+pub use text::{Stored, Text, TextFault};
 
 /// A format that lines may arrive in.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Compression {
-    pub(super) name: &'static str,
+pub struct InputFormat {
+    pub name: &'static str,
     suffixes: &'static [&'static str],
     /// The bytes that a file of the format begins with.
     magic: &'static [u8],
@@ -29,37 +29,37 @@ pub(super) struct Compression {
 }
 
 /// A zip archive has no program that reads standard input; it is named all the same.
-const COMPRESSIONS: [Compression; 6] = [
-    Compression {
+const COMPRESSIONS: [InputFormat; 6] = [
+    InputFormat {
         name: "gzip",
         suffixes: &["gz", "tgz"],
         magic: b"\x1f\x8b\x08",
         tool: "zcat",
         is_read: true,
     },
-    Compression {
+    InputFormat {
         name: "zstd",
         suffixes: &["zst", "zstd"],
         magic: b"\x28\xb5\x2f\xfd",
         tool: "zstdcat",
         is_read: true,
     },
-    Compression { name: "bzip2", suffixes: &["bz2"], magic: b"BZh", tool: "bzcat", is_read: false },
-    Compression {
+    InputFormat { name: "bzip2", suffixes: &["bz2"], magic: b"BZh", tool: "bzcat", is_read: false },
+    InputFormat {
         name: "xz",
         suffixes: &["xz"],
         magic: b"\xfd7zXZ\0",
         tool: "xzcat",
         is_read: false,
     },
-    Compression {
+    InputFormat {
         name: "lz4",
         suffixes: &["lz4"],
         magic: b"\x04\x22\x4d\x18",
         tool: "lz4cat",
         is_read: false,
     },
-    Compression {
+    InputFormat {
         name: "zip",
         suffixes: &["zip"],
         magic: b"PK\x03\x04",
@@ -76,13 +76,13 @@ const BZIP2_BLOCK: &[u8] = b"\x31\x41\x59\x26\x53\x59";
 /// The end of the magic numbers of zstd's skippable frames, which may come before the first frame.
 const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
 
-fn by_content(beginning: &[u8]) -> Option<&'static Compression> {
+fn by_content(beginning: &[u8]) -> Option<&'static InputFormat> {
     let found = COMPRESSIONS.iter().find(|format| beginning.starts_with(format.magic))?;
     let is_text = found.name == "bzip2" && beginning.get(4..10) != Some(BZIP2_BLOCK);
     (!is_text).then_some(found)
 }
 
-fn by_name(path: &Path) -> Option<&'static Compression> {
+fn by_name(path: &Path) -> Option<&'static InputFormat> {
     let suffix = path.extension()?.to_str()?.to_ascii_lowercase();
     COMPRESSIONS.iter().find(|format| format.suffixes.contains(&suffix.as_str()))
 }
@@ -92,7 +92,7 @@ fn by_name(path: &Path) -> Option<&'static Compression> {
 /// # Errors
 ///
 /// Those of reading it.
-pub(super) fn beginning<R: Stored>(stored: &mut R) -> io::Result<Vec<u8>> {
+pub fn beginning<R: Stored>(stored: &mut R) -> io::Result<Vec<u8>> {
     let mut beginning = Vec::new();
     stored.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut beginning)?;
     stored.seek_to(0);
@@ -101,39 +101,39 @@ pub(super) fn beginning<R: Stored>(stored: &mut R) -> io::Result<Vec<u8>> {
 
 /// The way to read a file.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
+pub enum InputEncoding {
     /// Its bytes are text. The format, if any, is one that is not decompressed.
-    Plain(Option<&'static Compression>),
+    Plain(Option<&'static InputFormat>),
     /// It is decompressed.
-    Compressed(&'static Compression),
+    Compressed(&'static InputFormat),
     /// It is named as a format that is decompressed, and does not begin as one.
-    NotWhatItsNameSays(&'static Compression),
+    NotWhatItsNameSays(&'static InputFormat),
 }
 
-impl Encoding {
+impl InputEncoding {
     /// Returns the way to read the file at `path` that begins with `beginning`, of which
     /// [`MAGIC_BYTES`] are enough. An empty file is empty, whatever its name.
-    pub(super) fn of(path: &Path, beginning: &[u8]) -> Encoding {
+    pub fn of(path: &Path, beginning: &[u8]) -> InputEncoding {
         let named = by_name(path).filter(|_| !beginning.is_empty());
         match (by_content(beginning), named) {
-            (Some(format), _) if format.is_read => Encoding::Compressed(format),
+            (Some(format), _) if format.is_read => InputEncoding::Compressed(format),
             (_, Some(format)) if format.is_read => {
                 let is_skippable = format.name == "zstd"
                     && beginning.first().is_some_and(|byte| byte & 0xf0 == 0x50)
                     && beginning[1..].starts_with(ZSTD_SKIPPABLE);
                 if is_skippable {
-                    Encoding::Compressed(format)
+                    InputEncoding::Compressed(format)
                 } else {
-                    Encoding::NotWhatItsNameSays(format)
+                    InputEncoding::NotWhatItsNameSays(format)
                 }
             }
-            (found, named) => Encoding::Plain(found.or(named)),
+            (found, named) => InputEncoding::Plain(found.or(named)),
         }
     }
 
     /// Logs a warning if the file called `name` is compressed and is not decompressed.
-    pub(super) fn warn(&self, name: &str) {
-        if let Encoding::Plain(Some(Compression { name: compression, tool, .. })) = self {
+    pub fn warn(&self, name: &str) {
+        if let InputEncoding::Plain(Some(InputFormat { name: compression, tool, .. })) = self {
             tracing::warn!(
                 "{name} is compressed ({compression}) and is not decompressed: its bytes are \
                  counted as they are; to count its lines: {tool} {name} | wordtide run --stdin"
@@ -143,9 +143,9 @@ impl Encoding {
 }
 
 /// Logs a warning if the stream called `name`, which begins so, is compressed.
-pub(super) fn warn_of_stream(name: &str, beginning: &[u8]) {
+pub fn warn_of_stream(name: &str, beginning: &[u8]) {
     if let Some(format) = by_content(&beginning[..beginning.len().min(MAGIC_BYTES)]) {
-        let Compression { name: compression, tool, .. } = format;
+        let InputFormat { name: compression, tool, .. } = format;
         tracing::warn!(
             "{name} is compressed ({compression}) and is not decompressed: its bytes are counted \
              as they are; to count its lines put `{tool}` before it in the pipe"
@@ -162,10 +162,10 @@ mod tests {
     }
 
     fn read_as(path: &str, beginning: &[u8]) -> (Option<&'static str>, bool) {
-        match Encoding::of(Path::new(path), beginning) {
-            Encoding::Plain(found) => (found.map(|format| format.name), false),
-            Encoding::Compressed(format) => (Some(format.name), true),
-            Encoding::NotWhatItsNameSays(format) => panic!("{path} is no {}", format.name),
+        match InputEncoding::of(Path::new(path), beginning) {
+            InputEncoding::Plain(found) => (found.map(|format| format.name), false),
+            InputEncoding::Compressed(format) => (Some(format.name), true),
+            InputEncoding::NotWhatItsNameSays(format) => panic!("{path} is no {}", format.name),
         }
     }
 
@@ -199,8 +199,8 @@ mod tests {
         for (path, beginning) in
             [("lines.gz", &b"text"[..]), ("l.zst", b"\x28\xb5"), ("l.gz", b"\x1f")]
         {
-            let found = Encoding::of(Path::new(path), beginning);
-            assert!(matches!(found, Encoding::NotWhatItsNameSays(_)), "{path}: {found:?}");
+            let found = InputEncoding::of(Path::new(path), beginning);
+            assert!(matches!(found, InputEncoding::NotWhatItsNameSays(_)), "{path}: {found:?}");
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::lines::StreamEnd;
 /// # Errors
 ///
 /// `Temporary` if the name does not resolve and never has, those of the journal.
-pub(super) async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<()> {
+pub async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<()> {
     let stop = log.stop().clone();
     let mut retry = Retry::new(address.to_string(), Arc::clone(log.meter()));
     let mut dialer = Dialer::new(address);
@@ -57,7 +57,7 @@ pub(super) async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> 
 }
 
 /// The events that wake a connection.
-enum Wake {
+enum ConnectWake {
     Stop,
     Readable(io::Result<()>),
     /// It has stood for long enough.
@@ -77,16 +77,16 @@ async fn receive(
         let readable = async {
             tokio::select! {
                 biased;
-                () = stop.stopped() => Wake::Stop,
-                readable = stream.readable() => Wake::Readable(readable),
-                () = retry.lasting() => Wake::Lasting,
+                () = stop.stopped() => ConnectWake::Stop,
+                readable = stream.readable() => ConnectWake::Readable(readable),
+                () = retry.lasting() => ConnectWake::Lasting,
             }
         };
         match log.alongside(readable).await? {
-            Wake::Stop => return drain(stream, log, connection).await,
-            Wake::Readable(Err(_)) => return Ok(StreamEnd::Reset),
-            Wake::Readable(Ok(())) => log.ready(connection).await?,
-            Wake::Lasting => {
+            ConnectWake::Stop => return drain(stream, log, connection).await,
+            ConnectWake::Readable(Err(_)) => return Ok(StreamEnd::Reset),
+            ConnectWake::Readable(Ok(())) => log.ready(connection).await?,
+            ConnectWake::Lasting => {
                 retry.proven();
                 continue;
             }
@@ -107,11 +107,7 @@ async fn receive(
 
 /// Reads the bytes that the kernel holds at this moment, and no more: a sender that goes on sending
 /// must not put off the stop for ever. Where the journal is full, they stay unread.
-pub(super) async fn drain(
-    stream: &TcpStream,
-    log: &mut SourceLog,
-    connection: u64,
-) -> Result<StreamEnd> {
+pub async fn drain(stream: &TcpStream, log: &mut SourceLog, connection: u64) -> Result<StreamEnd> {
     let mut waiting = rustix::io::ioctl_fionread(stream).unwrap_or(0) as usize;
     while waiting > 0 && !log.is_full() {
         log.ready(connection).await?;
@@ -131,7 +127,7 @@ pub(super) async fn drain(
 }
 
 /// Reads without waiting until the buffer is full, `most` bytes are read, or there is nothing more.
-pub(super) fn take_available(
+pub fn take_available(
     stream: &TcpStream,
     (log, connection): (&mut SourceLog, u64),
     most: usize,

@@ -71,7 +71,7 @@ pub(crate) fn check<'a>(
 
 /// Returns how many senders a listener may have, at most `wanted`: half of the limit of open files
 /// is left to others.
-pub(super) fn senders_max(wanted: usize) -> usize {
+pub fn senders_max(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current.unwrap_or(RAISED_MAX);
     wanted.min(usize::try_from(limit / 2).unwrap_or(usize::MAX)).max(1)
 }

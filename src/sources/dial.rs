@@ -34,7 +34,7 @@ type Resolver =
     Arc<dyn Fn(&HostPort) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> + Send + Sync>;
 
 /// Connects to one host and port, again and again.
-pub(super) struct Dialer {
+pub struct Dialer {
     address: HostPort,
     resolver: Resolver,
     has_resolved: bool,
@@ -50,7 +50,7 @@ impl fmt::Debug for Dialer {
 
 impl Dialer {
     /// A dialer that asks the system's resolver.
-    pub(super) fn new(address: HostPort) -> Dialer {
+    pub fn new(address: HostPort) -> Dialer {
         Dialer::by(address, Arc::new(system_resolver))
     }
 
@@ -64,7 +64,7 @@ impl Dialer {
     /// # Errors
     ///
     /// `Temporary` if the name does not resolve and never has.
-    pub(super) async fn connect(&mut self, retry: &mut Retry) -> Result<TcpStream> {
+    pub async fn connect(&mut self, retry: &mut Retry) -> Result<TcpStream> {
         loop {
             if let Some(addresses) = self.resolve(retry).await? {
                 match connect_any(addresses, CONNECT_TIMEOUT).await {
@@ -111,7 +111,7 @@ impl Dialer {
 }
 
 /// Looks up the addresses of a host, at least one.
-pub(super) async fn resolve(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
+pub async fn resolve(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
     let found = system_resolver(address).await?;
     if found.is_empty() {
         return Err(io::Error::new(io::ErrorKind::NotFound, "it has no address"));
@@ -120,7 +120,7 @@ pub(super) async fn resolve(address: &HostPort) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Connects to the first of `addresses` that answers, without a second attempt.
-pub(super) async fn connect_once(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+pub async fn connect_once(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     let connected = connect_any(addresses, CONNECT_TIMEOUT).await;
     connected.map_err(|failure| io::Error::other(failure.to_string()))
 }
@@ -176,7 +176,7 @@ fn accept_as_source(stream: TcpStream) -> io::Result<TcpStream> {
 }
 
 /// Has a source whose host is gone without a word noticed in a minute.
-pub(super) fn keep_alive(stream: &TcpStream) {
+pub fn keep_alive(stream: &TcpStream) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
         .with_interval(Duration::from_secs(10))

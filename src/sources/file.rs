@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::sync::Semaphore;
 
-use super::compressed::{self, Encoding, StoredFile, Text, TextFault};
+use super::compressed::{self, InputEncoding, StoredFile, Text, TextFault};
 use super::fingerprint::Fingerprint;
 use super::log::SourceLog;
 use super::path;
@@ -21,7 +21,7 @@ use crate::lines::StreamEnd;
 
 /// Most files of a process that are open at a time. The others wait for their turn, so the limit of
 /// open files does not bound how many files a job can have.
-pub(super) const FILES_OPEN_MAX: usize = 16;
+pub const FILES_OPEN_MAX: usize = 16;
 
 /// A chunk: what is fed to the splitter between two looks for line ends.
 const CHUNK_BYTES: u64 = 256 << 10;
@@ -80,7 +80,7 @@ impl FileOffset {
 ///
 /// `Configuration` if the file cannot be opened or is not the one that was read before, `Disk` if
 /// reading it fails, those of the journal.
-pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceLog) -> Result<()> {
+pub async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceLog) -> Result<()> {
     let stop = log.stop().clone();
     let is_live = log.is_live();
     let turn = async {
@@ -93,7 +93,7 @@ pub(super) async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceL
     };
     let Some(_turn) = log.alongside(turn).await? else { return end_at_stop(log) };
     let file = path::open_file(&path)?;
-    let mut reading = Reading::begin(file, path, log)?;
+    let mut reading = FileReading::begin(file, path, log)?;
     reading.skip().await?;
     reading.run().await
 }
@@ -105,7 +105,7 @@ fn end_at_stop(log: &mut SourceLog) -> Result<()> {
 
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
 /// the splitter the same pieces.
-struct Reading<'a> {
+struct FileReading<'a> {
     text: Text<StoredFile>,
     path: PathBuf,
     log: &'a mut SourceLog,
@@ -117,8 +117,8 @@ struct Reading<'a> {
     open_until: u64,
 }
 
-impl<'a> Reading<'a> {
-    fn begin(file: File, path: PathBuf, log: &'a mut SourceLog) -> Result<Reading<'a>> {
+impl<'a> FileReading<'a> {
+    fn begin(file: File, path: PathBuf, log: &'a mut SourceLog) -> Result<FileReading<'a>> {
         let file = Arc::new(file);
         log.open_connection_as(CONNECTION);
         let known = FileOffset::decode(log.last_recorded());
@@ -132,7 +132,8 @@ impl<'a> Reading<'a> {
         }
         let mut stored = StoredFile::whole(Arc::clone(&file));
         let beginning = compressed::beginning(&mut stored);
-        let encoding = Encoding::of(&path, &beginning.map_err(|error| unreadable(&path, error))?);
+        let encoding =
+            InputEncoding::of(&path, &beginning.map_err(|error| unreadable(&path, error))?);
         encoding.warn(&path.display().to_string());
         let text = Text::new(stored, &encoding);
         let began_at = FileOffset::decode(log.began_at());
@@ -149,7 +150,7 @@ impl<'a> Reading<'a> {
             log.set_positions(move || at_cut.positions(&file));
         }
         let offset = open_until.saturating_sub(unfinished);
-        Ok(Reading { text, path, log, offset, recorded, open_until })
+        Ok(FileReading { text, path, log, offset, recorded, open_until })
     }
 
     /// Goes to where reading begins. Epochs are cut while a file is decompressed again.

@@ -13,11 +13,11 @@ const PLACE_BYTES: u64 = 64 << 10;
 
 /// The fingerprint of a file up to an offset.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Fingerprint(pub(super) u64);
+pub struct Fingerprint(pub(super) u64);
 
 impl Fingerprint {
     /// Returns the fingerprint of the first `offset` bytes of `file`, or `None` if it has fewer.
-    pub(super) fn of(file: &File, offset: u64) -> io::Result<Option<Fingerprint>> {
+    pub fn of(file: &File, offset: u64) -> io::Result<Option<Fingerprint>> {
         let mut bytes = vec![0; offset.min(PLACE_BYTES) as usize];
         let mut hash = xxhash_rust::xxh3::Xxh3::new();
         hash.update(&offset.to_le_bytes());

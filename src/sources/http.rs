@@ -47,7 +47,7 @@ use crate::token::Token;
 use append::Appender;
 use body::BodyLimits;
 use request::Guard;
-use serve::Service;
+use serve::LinesService;
 
 /// Greatest limit of a body.
 const BODY_BYTES_MAX: usize = 1 << 30;
@@ -79,7 +79,7 @@ impl HttpListener {
     ///
     /// `Usage` for an address beyond loopback without a token, `Configuration` for a token file
     /// or a certificate that cannot be used.
-    pub(super) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         if self.body_bytes_max == 0 || self.body_bytes_max > BODY_BYTES_MAX {
             let message = format!("bodies of {} bytes are out of range", self.body_bytes_max);
             return Err(
@@ -133,7 +133,7 @@ impl HttpListener {
 /// # Errors
 ///
 /// `Configuration` for an address that cannot be listened on, those of the log.
-pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Result<()> {
+pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Result<()> {
     log.recover_producers()?;
     let listener = log.alongside(listen.bind()).await??;
     let address = listener.local_addr().map_err(|error| {
@@ -146,7 +146,7 @@ pub(super) async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) 
     tracing::info!("listening for lines on {scheme}://{address}/lines");
     let closing = Stop::new();
     let (orders, asked) = mpsc::channel(ORDERS_MAX);
-    let service = Service {
+    let service = LinesService {
         guard: Guard { token: listen.token()?, is_loopback: is_loopback(address.ip()) },
         bodies: BodyLimits::new(listen.body_bytes_max),
         orders,

@@ -38,7 +38,7 @@ use crate::error::{Error, ErrorKind, Result};
 use positions::Positions;
 
 pub use properties::KafkaProperties;
-pub(super) use reading::read;
+pub use reading::read;
 
 /// The beginning of the name of a topic as a source.
 const PREFIX: &str = "kafka ";

@@ -31,8 +31,8 @@ use super::dial;
 use super::log::SourceLog;
 use super::stop::Stop;
 use crate::error::Result;
-use report::Reports;
-use sender::{Handshake, Sender, Turn};
+use report::ConnectionReports;
+use sender::{Handshake, ListenSender, SenderTurn};
 pub use settings::{ListenAddress, ListenSettings};
 
 /// Longest time for a TLS handshake.
@@ -55,7 +55,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 ///
 /// Those of the journal.
-pub(super) async fn read(settings: ListenSettings, once: bool, log: &mut SourceLog) -> Result<()> {
+pub async fn read(settings: ListenSettings, once: bool, log: &mut SourceLog) -> Result<()> {
     let (listener, tls) = settings.listener()?;
     let listener = TcpListener::from_std(listener).map_err(|error| settings.refused(&error))?;
     let place = listener.local_addr().map_err(|error| settings.refused(&error))?;
@@ -74,7 +74,7 @@ pub(super) async fn read(settings: ListenSettings, once: bool, log: &mut SourceL
         open: 0,
         came: 0,
         resting: None,
-        reports: Reports::default(),
+        reports: ConnectionReports::default(),
     };
     loop {
         // A journal that is full leaves the bytes in the sockets, where their senders feel it.
@@ -84,7 +84,7 @@ pub(super) async fn read(settings: ListenSettings, once: bool, log: &mut SourceL
             Event::Gone => return log.finish().await,
             Event::Accepted(accepted) => senders.admit(accepted, log),
             Event::Shaken(handshake) => senders.shaken(handshake, log),
-            Event::Turn(turn) => senders.take_turn(turn, log).await?,
+            Event::SenderTurn(turn) => senders.take_turn(turn, log).await?,
             Event::CameBack => senders.resume(log),
         }
     }
@@ -100,7 +100,7 @@ enum Event {
     Accepted(io::Result<(TcpStream, SocketAddr)>),
     Shaken(Handshake),
     /// A sender has bytes, or has ended.
-    Turn(Turn),
+    SenderTurn(SenderTurn),
     /// More of the log is with the workers.
     CameBack,
 }
@@ -113,10 +113,10 @@ struct Senders {
     once: bool,
     connections_max: usize,
     /// Senders that wait for bytes.
-    turns: FuturesUnordered<sender::Waiting>,
+    turns: FuturesUnordered<sender::WaitingSender>,
     handshakes: FuturesUnordered<sender::Shaking>,
     /// Senders that are not read until the workers have more of what they have sent.
-    paused: Vec<Sender>,
+    paused: Vec<ListenSender>,
     /// Notified when more of the log is with the workers.
     came_back: Arc<Notify>,
     /// Connections that stand, those in a handshake included.
@@ -125,7 +125,7 @@ struct Senders {
     came: u64,
     /// Until then nothing is accepted, after an accept that failed.
     resting: Option<Instant>,
-    reports: Reports,
+    reports: ConnectionReports,
 }
 
 /// Accepts the next connection, after the time `resting`.
@@ -148,7 +148,7 @@ impl Senders {
             () = self.stop.stopped() => Event::Stopped,
             accepted = accept(&self.listener, self.resting) => Event::Accepted(accepted),
             Some(handshake) = self.handshakes.next() => Event::Shaken(handshake),
-            Some(turn) = self.turns.next() => Event::Turn(turn),
+            Some(turn) = self.turns.next() => Event::SenderTurn(turn),
             () = self.came_back.notified(), if !self.paused.is_empty() => Event::CameBack,
             () = std::future::ready(()), if is_done => Event::Gone,
         }
@@ -170,14 +170,16 @@ impl Senders {
         self.open += 1;
         match &self.tls {
             Some(tls) => self.handshakes.push(sender::shake(tls, stream, from, HANDSHAKE_TIME_MAX)),
-            None => self.begin(Sender::plain(log.open_connection(), stream, from)),
+            None => self.begin(ListenSender::plain(log.open_connection(), stream, from)),
         }
     }
 
     /// Takes a sender whose handshake has ended.
     fn shaken(&mut self, handshake: Handshake, log: &mut SourceLog) {
         match handshake.stream {
-            Ok(stream) => self.begin(Sender::tls(log.open_connection(), stream, handshake.from)),
+            Ok(stream) => {
+                self.begin(ListenSender::tls(log.open_connection(), stream, handshake.from))
+            }
             Err(cause) => {
                 self.open -= 1;
                 self.reports.no_tls(handshake.from, &cause);
@@ -185,14 +187,14 @@ impl Senders {
         }
     }
 
-    fn begin(&mut self, sender: Sender) {
+    fn begin(&mut self, sender: ListenSender) {
         self.came += 1;
         self.reports.came(sender.from());
         self.turns.push(sender.wait(&self.stop));
     }
 
     /// Reads what a sender has, one buffer of it, and has it wait for its next turn.
-    async fn take_turn(&mut self, turn: Turn, log: &mut SourceLog) -> Result<()> {
+    async fn take_turn(&mut self, turn: SenderTurn, log: &mut SourceLog) -> Result<()> {
         let (sender, end) = turn.read(log).await?;
         match end {
             None if sender.queued(log) > self.queued_max() => self.paused.push(sender),
@@ -220,7 +222,7 @@ impl Senders {
         let most = self.queued_max() / 2;
         let (go_on, wait) = self.paused.drain(..).partition(|sender| sender.queued(log) <= most);
         self.paused = wait;
-        let go_on: Vec<Sender> = go_on;
+        let go_on: Vec<ListenSender> = go_on;
         go_on.into_iter().for_each(|sender| self.turns.push(sender.wait(&self.stop)));
     }
 

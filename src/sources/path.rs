@@ -18,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Returns true if what `path` names cannot be read a second time. A path that cannot be examined
 /// is taken for a file's: opening it reports why.
-pub(super) fn is_stream(path: &Path) -> bool {
+pub fn is_stream(path: &Path) -> bool {
     path.metadata().is_ok_and(|found| !found.is_dir() && !is_replayable(&found))
 }
 
@@ -28,13 +28,13 @@ fn is_replayable(found: &Metadata) -> bool {
 }
 
 /// Fails with `Configuration` if the regular file at `path` cannot be opened.
-pub(super) fn check_file(path: &Path) -> Result<()> {
+pub fn check_file(path: &Path) -> Result<()> {
     open_file(path).map(drop)
 }
 
 /// Fails with `Configuration` if the stream at `path` cannot be read. It is not opened: a writer
 /// that waits for a reader would take this for one.
-pub(super) fn check_stream(path: &Path) -> Result<()> {
+pub fn check_stream(path: &Path) -> Result<()> {
     if is_stdin(path) {
         return Ok(());
     }
@@ -46,7 +46,7 @@ pub(super) fn check_stream(path: &Path) -> Result<()> {
 }
 
 /// Opens a regular file.
-pub(super) fn open_file(path: &Path) -> Result<File> {
+pub fn open_file(path: &Path) -> Result<File> {
     let file = File::from(open(path).map_err(|error| refused(path, &error))?);
     let found = file.metadata().map_err(|error| refused(path, &error))?;
     if found.is_dir() {
@@ -60,7 +60,7 @@ pub(super) fn open_file(path: &Path) -> Result<File> {
 
 /// Opens a stream in non-blocking mode, without waiting for a writer. Returns standard input itself
 /// where that is what the path names and it cannot be opened a second time, as a socket cannot.
-pub(super) fn open_stream(path: &Path) -> Result<StreamInput> {
+pub fn open_stream(path: &Path) -> Result<StreamInput> {
     match open(path) {
         Ok(descriptor) => Ok(StreamInput { descriptor, blocks: false }),
         Err(_) if is_stdin(path) => StreamInput::stdin().map_err(|error| refused(path, &error)),
@@ -73,22 +73,22 @@ pub(super) fn open_stream(path: &Path) -> Result<StreamInput> {
 
 /// A descriptor to read a stream from.
 #[derive(Debug)]
-pub(super) struct StreamInput {
-    pub(super) descriptor: OwnedFd,
+pub struct StreamInput {
+    pub descriptor: OwnedFd,
     /// A read without data waits. The mode of standard input is shared with a shell, so it stays.
-    pub(super) blocks: bool,
+    pub blocks: bool,
 }
 
 impl StreamInput {
     /// Standard input, in the mode that it has.
-    pub(super) fn stdin() -> io::Result<StreamInput> {
+    pub fn stdin() -> io::Result<StreamInput> {
         let descriptor = io::stdin().as_fd().try_clone_to_owned()?;
         Ok(StreamInput { descriptor, blocks: true })
     }
 }
 
 /// Never waits: neither for a writer of a pipe nor for the carrier of a line.
-pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
+pub fn open(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     Ok(rustix::fs::open(path, flags, Mode::empty())?)
 }

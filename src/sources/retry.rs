@@ -16,7 +16,7 @@ const LASTING: Duration = Duration::from_secs(5);
 
 /// A kind of trouble in making a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trouble {
+pub enum Trouble {
     /// The name does not resolve any more.
     Resolve,
     /// No address answers.
@@ -25,7 +25,7 @@ pub(super) enum Trouble {
 
 /// The pauses and the log lines of one source.
 #[derive(Debug)]
-pub(super) struct Retry {
+pub struct Retry {
     address: String,
     backoff: Backoff,
     /// Kinds of trouble that were logged since a connection was proven.
@@ -40,12 +40,12 @@ pub(super) struct Retry {
 
 impl Retry {
     /// Nothing was tried yet.
-    pub(super) fn new(address: String, meter: Arc<SourceMeter>) -> Retry {
+    pub fn new(address: String, meter: Arc<SourceMeter>) -> Retry {
         Retry { meter, ..Retry::with_backoff(address, BackoffPolicy::DEFAULT) }
     }
 
     /// The same with pauses by `policy`.
-    pub(super) fn with_backoff(address: String, policy: BackoffPolicy) -> Retry {
+    pub fn with_backoff(address: String, policy: BackoffPolicy) -> Retry {
         Retry {
             address,
             meter: Arc::new(SourceMeter::unread()),
@@ -58,12 +58,12 @@ impl Retry {
     }
 
     /// Returns the pause before the next attempt. The one after it is longer.
-    pub(super) fn next_pause(&mut self) -> Duration {
+    pub fn next_pause(&mut self) -> Duration {
         self.backoff.next_pause()
     }
 
     /// Called when a try has failed; logs the first failure of a kind.
-    pub(super) fn failed(&mut self, trouble: Trouble, message: impl FnOnce() -> String) {
+    pub fn failed(&mut self, trouble: Trouble, message: impl FnOnce() -> String) {
         let message = message();
         self.meter.disconnected(&message);
         if self.logged.contains(&trouble) {
@@ -75,7 +75,7 @@ impl Retry {
     }
 
     /// Called when a connection stands. After one that came to nothing, it must first be proven.
-    pub(super) fn opened(&mut self) {
+    pub fn opened(&mut self) {
         self.opened = Instant::now();
         self.is_proven = false;
         self.meter.connected();
@@ -85,7 +85,7 @@ impl Retry {
     }
 
     /// Resolves when the connection has lasted long enough to be proven; never if it is.
-    pub(super) async fn lasting(&self) {
+    pub async fn lasting(&self) {
         if self.is_proven {
             std::future::pending::<()>().await;
         }
@@ -93,7 +93,7 @@ impl Retry {
     }
 
     /// Called when the connection has given bytes or has lasted: whatever was wrong has passed.
-    pub(super) fn proven(&mut self) {
+    pub fn proven(&mut self) {
         if std::mem::replace(&mut self.is_proven, true) {
             return;
         }
@@ -110,7 +110,7 @@ impl Retry {
     }
 
     /// Called when the source has ended the connection; `is_last` if there will be no other.
-    pub(super) fn ended(&mut self, end: StreamEnd, is_last: bool) {
+    pub fn ended(&mut self, end: StreamEnd, is_last: bool) {
         if !self.is_proven {
             self.unproven += 1;
         }

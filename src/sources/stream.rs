@@ -30,7 +30,7 @@ use crate::supervise;
 /// # Errors
 ///
 /// `Configuration` if it cannot be opened, `Failed` if it cannot be read, those of the journal.
-pub(super) async fn read(
+pub async fn read(
     name: String,
     open: impl FnOnce() -> Result<StreamInput> + Send + 'static,
     log: &mut SourceLog,
@@ -53,7 +53,7 @@ pub(super) async fn read(
 }
 
 /// Opens standard input.
-pub(super) fn stdin() -> Result<StreamInput> {
+pub fn stdin() -> Result<StreamInput> {
     StreamInput::stdin().map_err(|error| failed("from", "standard input", error))
 }
 

@@ -36,4 +36,4 @@ mod record;
 mod start;
 
 pub use place::{Watch, WatchPlace};
-pub(super) use start::read;
+pub use start::read;

@@ -89,7 +89,7 @@ impl Identity {
     }
 
     /// Returns the fields that differ from `other`, with both values.
-    pub(super) fn differences(&self, other: &Identity) -> String {
+    pub fn differences(&self, other: &Identity) -> String {
         let fields = |identity| match serde_json::to_value(identity) {
             Ok(serde_json::Value::Object(fields)) => fields,
             _ => serde_json::Map::new(),

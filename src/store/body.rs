@@ -41,7 +41,7 @@ struct Location {
 }
 
 /// Counts the bytes of a body. It is dropped with the last clone of the body.
-pub(super) trait BodyAccount: Send {
+pub trait BodyAccount: Send {
     /// Called when the bytes have moved from memory to a file.
     fn moved_to_disk(&mut self);
 }
@@ -56,19 +56,19 @@ enum Content {
 }
 
 /// A file that holds a body. It is removed when this value is dropped.
-pub(super) struct BodyFile {
+pub(crate) struct BodyFile {
     file: File,
     path: PathBuf,
 }
 
 impl BodyFile {
     /// Returns the body file at `path`, which is open as `file`.
-    pub(super) fn new(file: File, path: PathBuf) -> BodyFile {
+    pub fn new(file: File, path: PathBuf) -> BodyFile {
         BodyFile { file, path }
     }
 
     /// Returns the open file.
-    pub(super) fn file(&self) -> &File {
+    pub fn file(&self) -> &File {
         &self.file
     }
 }
@@ -81,16 +81,16 @@ impl Drop for BodyFile {
 }
 
 /// A reference to a body that does not keep its bytes alive.
-pub(super) struct WeakBody(Weak<Rope>);
+pub(crate) struct WeakBody(Weak<Rope>);
 
 impl WeakBody {
     /// Returns true if a clone of the body exists.
-    pub(super) fn is_alive(&self) -> bool {
+    pub fn is_alive(&self) -> bool {
         self.0.strong_count() > 0
     }
 
     /// Returns the body if a clone of it exists.
-    pub(super) fn upgrade(&self) -> Option<Body> {
+    pub fn upgrade(&self) -> Option<Body> {
         self.0.upgrade().map(Body)
     }
 }
@@ -171,7 +171,7 @@ impl Body {
 
     /// Attaches `account`, which is dropped with the bytes. Returns false and drops it if the body
     /// has one already.
-    pub(super) fn count(&self, account: Box<dyn BodyAccount>) -> bool {
+    pub fn count(&self, account: Box<dyn BodyAccount>) -> bool {
         let mut location = self.location();
         let is_new = location.account.is_none();
         let refused = if is_new { location.account.replace(account) } else { Some(account) };
@@ -182,7 +182,7 @@ impl Body {
     }
 
     /// Returns a reference that does not keep the bytes alive.
-    pub(super) fn downgrade(&self) -> WeakBody {
+    pub(crate) fn downgrade(&self) -> WeakBody {
         WeakBody(Arc::downgrade(&self.0))
     }
 
@@ -193,7 +193,7 @@ impl Body {
 
     /// Replaces the chunks in memory by `file`, which holds the same bytes. A reader that has begun
     /// continues with the chunks.
-    pub(super) fn move_to(&self, file: BodyFile) {
+    pub(crate) fn move_to(&self, file: BodyFile) {
         let mut location = self.location();
         location.content = Content::File(Arc::new(file));
         location.account.iter_mut().for_each(|account| account.moved_to_disk());

@@ -71,7 +71,7 @@ impl Batch {
 
 /// The state that the workers share: the queue while it is open, and the number of events that it
 /// had no room for.
-struct Queue {
+struct EventQueue {
     batches: Option<SyncSender<(usize, Batch)>>,
     /// Events that were not queued, which the writer notes at the end.
     dropped: Arc<AtomicU64>,
@@ -82,7 +82,7 @@ struct Queue {
 #[derive(Clone)]
 pub struct EventFile {
     path: PathBuf,
-    queue: Arc<Mutex<Queue>>,
+    queue: Arc<Mutex<EventQueue>>,
 }
 
 impl fmt::Debug for EventFile {
@@ -122,7 +122,7 @@ impl EventFile {
             Ok(())
         };
         let thread = supervise::thread("events", |error| tracing::error!("{error}"), write)?;
-        let queue = Queue { batches: Some(batches), dropped: unqueued, thread: Some(thread) };
+        let queue = EventQueue { batches: Some(batches), dropped: unqueued, thread: Some(thread) };
         Ok(EventFile { path, queue: Arc::new(Mutex::new(queue)) })
     }
 
@@ -164,7 +164,7 @@ impl EventFile {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Queue> {
+    fn lock(&self) -> MutexGuard<'_, EventQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -22,7 +22,7 @@ pub enum ProfileFormat {
 
 /// The figures of one operator at all workers.
 #[derive(Debug, Default)]
-struct Row {
+struct ProfileRow {
     activations: u64,
     busy: Duration,
     records: u64,
@@ -96,7 +96,7 @@ impl Profile {
     /// One line an operator, summed over the workers.
     fn table(&self) -> String {
         // The same definition is built at every worker, so addresses are the same.
-        let mut rows: BTreeMap<(&[usize], String), Row> = BTreeMap::new();
+        let mut rows: BTreeMap<(&[usize], String), ProfileRow> = BTreeMap::new();
         for (place, recorder) in self.workers.values().enumerate() {
             for sums in recorder.operators() {
                 let path = recorder.path(sums).join("/");

@@ -18,7 +18,7 @@
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The longest word that is held as a [`Key`].
-pub(super) const SHORT_BYTES_MAX: usize = 15;
+pub const SHORT_BYTES_MAX: usize = 15;
 
 /// The constants that the halves of a key are folded with: the multipliers of MurmurHash3's
 /// finalizer.
@@ -32,19 +32,19 @@ const LONG_SEED: u64 = 0x776F_7264_7469_6465;
 
 /// A word of up to 15 bytes: its bytes, zeros, and its length in the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Key {
-    pub(super) lo: u64,
-    pub(super) hi: u64,
+pub struct Key {
+    pub lo: u64,
+    pub hi: u64,
 }
 
 impl Key {
     /// Returns true if the length within the key is one that a short word can have.
-    pub(super) fn is_sound(self) -> bool {
+    pub fn is_sound(self) -> bool {
         (self.hi >> 56) as usize <= SHORT_BYTES_MAX
     }
 
     /// Returns the key of `word`, which has at most [`SHORT_BYTES_MAX`] bytes.
-    pub(super) fn of(word: &[u8]) -> Key {
+    pub fn of(word: &[u8]) -> Key {
         let mut bytes = [0; 16];
         bytes[..word.len()].copy_from_slice(word);
         bytes[SHORT_BYTES_MAX] = word.len() as u8;
@@ -54,7 +54,7 @@ impl Key {
     /// Returns the key of `padded[at..at + len]`, with one 16-byte load. `padded` must have `at +
     /// 16` bytes, and `len` must be at most [`SHORT_BYTES_MAX`].
     #[inline(always)]
-    pub(super) fn load(padded: &[u8], at: usize, len: usize) -> Key {
+    pub fn load(padded: &[u8], at: usize, len: usize) -> Key {
         // Not `copy_from_slice`: with several codegen units that is a call, for each word.
         let bytes = padded[at..at + 16].first_chunk::<16>().copied().unwrap_or_default();
         let text = u128::from_le_bytes(bytes) & TEXT_MASKS[len & SHORT_BYTES_MAX];
@@ -63,33 +63,33 @@ impl Key {
 
     /// Returns the key with these bytes.
     #[inline(always)]
-    pub(super) fn from_bytes(bytes: [u8; 16]) -> Key {
+    pub fn from_bytes(bytes: [u8; 16]) -> Key {
         let whole = u128::from_le_bytes(bytes);
         Key { lo: whole as u64, hi: (whole >> 64) as u64 }
     }
 
     /// Returns the 16 bytes: the word, zeros, its length.
     #[inline(always)]
-    pub(super) fn to_bytes(self) -> [u8; 16] {
+    pub fn to_bytes(self) -> [u8; 16] {
         (self.lo as u128 | (self.hi as u128) << 64).to_le_bytes()
     }
 
     /// Returns the length of the word in bytes.
     #[inline(always)]
-    pub(super) fn len(self) -> usize {
+    pub fn len(self) -> usize {
         (self.hi >> 56) as usize & SHORT_BYTES_MAX
     }
 
     /// Returns the [`hash`] of the word.
     #[inline(always)]
-    pub(super) fn hash(self) -> u64 {
+    pub fn hash(self) -> u64 {
         let product = (self.lo ^ FOLD[0]) as u128 * (self.hi ^ FOLD[1]) as u128;
         (product as u64 ^ (product >> 64) as u64).wrapping_mul(SPREAD)
     }
 
     /// Returns a number that orders keys as the bytes of their words do. A word that is a prefix of
     /// another is less, because its length follows the zeros.
-    pub(super) fn rank(self) -> u128 {
+    pub fn rank(self) -> u128 {
         u128::from_be_bytes(self.to_bytes())
     }
 }

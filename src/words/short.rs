@@ -5,7 +5,7 @@ use super::hash::Key;
 /// Words of up to 15 bytes, in no order, one entry per occurrence.
 #[derive(Clone, Debug, Default)]
 pub struct ShortWords {
-    pub(super) keys: Vec<Key>,
+    pub(crate) keys: Vec<Key>,
 }
 
 impl ShortWords {

@@ -20,7 +20,7 @@ fn is_kept(capacity: usize, used: usize) -> bool {
 
 /// Words in an arena, found by a seeded hash.
 #[derive(Debug, Default)]
-pub(super) struct Side {
+pub struct Side {
     index: HashTable<SideWord>,
     arena: Vec<u8>,
     seed: RandomState,
@@ -42,17 +42,17 @@ impl SideWord {
 
 impl Side {
     /// Returns the number of distinct words.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.index.len()
     }
 
     /// Returns the allocated memory in bytes.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub fn heap_bytes(&self) -> usize {
         self.index.allocation_size() + self.arena.capacity()
     }
 
     /// Adds `count` to `word`.
-    pub(super) fn add(&mut self, word: &[u8], count: u64) {
+    pub fn add(&mut self, word: &[u8], count: u64) {
         let Side { index, arena, seed } = self;
         let place = seeded_hash(seed, word);
         if let Some(entry) = index.find_mut(place, |entry| entry.word(arena) == word) {
@@ -65,13 +65,13 @@ impl Side {
     }
 
     /// Removes every short word that `take` accepts.
-    pub(super) fn give_back(&mut self, mut take: impl FnMut(&[u8], u64) -> bool) {
+    pub fn give_back(&mut self, mut take: impl FnMut(&[u8], u64) -> bool) {
         let Side { index, arena, .. } = self;
         index.retain(|entry| entry.len > SHORT_BYTES_MAX || !take(entry.word(arena), entry.count));
     }
 
     /// Removes and returns all words, ascending by (hash, word).
-    pub(super) fn take_sorted(&mut self) -> SortedWords {
+    pub fn take_sorted(&mut self) -> SortedWords {
         let arena = mem::take(&mut self.arena);
         let words = self.index.len();
         let mut entries: Vec<(u64, SideWord)> =
@@ -86,7 +86,7 @@ impl Side {
     }
 
     /// Keeps the arena of a drained side table, if it is small.
-    pub(super) fn reuse(&mut self, drained: SortedWords) {
+    pub fn reuse(&mut self, drained: SortedWords) {
         let mut arena = drained.arena;
         if is_kept(arena.capacity(), arena.len()) {
             arena.clear();
@@ -103,7 +103,7 @@ fn seeded_hash(seed: &RandomState, word: &[u8]) -> u64 {
 }
 
 /// A drained side table: words ascending by (hash, word).
-pub(super) struct SortedWords {
+pub struct SortedWords {
     entries: Vec<(u64, SideWord)>,
     next: usize,
     arena: Vec<u8>,
@@ -112,17 +112,12 @@ pub(super) struct SortedWords {
 impl SortedWords {
     /// Returns the hash of the next word.
     #[inline(always)]
-    pub(super) fn next_hash(&self) -> Option<u64> {
+    pub fn next_hash(&self) -> Option<u64> {
         self.entries.get(self.next).map(|(hash, _)| *hash)
     }
 
     /// Calls `emit` with the words that are less than (`hash`, `word`).
-    pub(super) fn before(
-        &mut self,
-        hash: u64,
-        word: &[u8],
-        emit: &mut impl FnMut(u64, &[u8], u64),
-    ) {
+    pub fn before(&mut self, hash: u64, word: &[u8], emit: &mut impl FnMut(u64, &[u8], u64)) {
         while let Some((next_hash, entry)) = self.entries.get(self.next) {
             let next = entry.word(&self.arena);
             if (*next_hash, next) >= (hash, word) {
@@ -134,7 +129,7 @@ impl SortedWords {
     }
 
     /// Calls `emit` with the remaining words.
-    pub(super) fn rest(&mut self, emit: &mut impl FnMut(u64, &[u8], u64)) {
+    pub fn rest(&mut self, emit: &mut impl FnMut(u64, &[u8], u64)) {
         for (hash, entry) in &self.entries[self.next..] {
             emit(*hash, entry.word(&self.arena), entry.count);
         }

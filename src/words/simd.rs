@@ -6,25 +6,25 @@
 #![allow(unsafe_code)]
 
 /// Number of bytes that one mask covers.
-pub(super) const WINDOW_BYTES: usize = 64;
+pub const WINDOW_BYTES: usize = 64;
 
 /// Most windows per call of [`scan`]. The text is then still in the first-level cache when its
 /// words are read.
-pub(super) const WINDOWS_MAX: usize = 32;
+pub const WINDOWS_MAX: usize = 32;
 
 /// Bytes that a scan found and that need more work than a plain word end.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Seen {
+pub struct Seen {
     /// A carriage return.
-    pub(super) cr: bool,
+    pub cr: bool,
     /// A byte above 0x7F.
-    pub(super) high: bool,
+    pub high: bool,
 }
 
 /// Sets bit i of `ends[w]` where byte i of `windows[w]` is a space, a line feed or a carriage
 /// return, for up to [`WINDOWS_MAX`] windows.
 #[inline]
-pub(super) fn scan(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+pub fn scan(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
     #[cfg(target_arch = "x86_64")]
     {
         if std::arch::is_x86_feature_detected!("avx2") {
@@ -58,7 +58,7 @@ fn scan_scalar(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) ->
 
 /// Prefetches the cache line of `items[at]`, if there is one. Nothing else changes.
 #[inline(always)]
-pub(super) fn prefetch<T>(items: &[T], at: usize) {
+pub fn prefetch<T>(items: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
@@ -71,7 +71,7 @@ pub(super) fn prefetch<T>(items: &[T], at: usize) {
 }
 
 /// Size in bytes from which memory is asked for in huge pages (of 2 MiB, if the system has them).
-pub(super) const HUGE_BYTES_MIN: usize = 4 << 20;
+pub const HUGE_BYTES_MIN: usize = 4 << 20;
 
 /// Makes an empty vector with room for `len` items, in huge pages if it is large.
 ///
@@ -89,7 +89,7 @@ pub fn vec_with_room<T>(len: usize) -> Vec<T> {
 ///
 /// A random read then misses the cache, but seldom the address translation. On a system without
 /// huge pages or without this call, nothing changes.
-pub(super) fn advise_huge_pages<T>(items: &Vec<T>) {
+pub fn advise_huge_pages<T>(items: &Vec<T>) {
     #[cfg(target_os = "linux")]
     {
         use rustix::mm::{Advice, madvise};
@@ -115,7 +115,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     /// `scan` with SSE2, which every x86-64 has.
-    pub(super) fn scan_sse2(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+    pub fn scan_sse2(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
         // SAFETY: SSE2 is part of x86-64, and each of the four 16-byte loads (which need no
         // alignment) lies inside its window of 64 bytes.
         unsafe {
@@ -142,7 +142,7 @@ mod x86 {
 
     /// `scan` with AVX2.
     #[target_feature(enable = "avx2")]
-    pub(super) fn scan_avx2(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
+    pub fn scan_avx2(windows: &[[u8; WINDOW_BYTES]], ends: &mut [u64; WINDOWS_MAX]) -> Seen {
         let space = _mm256_set1_epi8(b' ' as i8);
         let lf = _mm256_set1_epi8(b'\n' as i8);
         let cr = _mm256_set1_epi8(b'\r' as i8);

@@ -22,10 +22,10 @@ use std::mem;
 use std::ops::Range;
 
 /// Most slots that are probed for one word.
-pub(super) const PROBES_MAX: usize = 96;
+pub const PROBES_MAX: usize = 96;
 
 /// Number of homes of an empty table.
-pub(super) const CAPACITY_MIN: usize = 1 << 12;
+pub const CAPACITY_MIN: usize = 1 << 12;
 
 const FREE: Slot = [0; 3];
 
@@ -35,7 +35,7 @@ type Slot = [u64; 3];
 
 /// Words of up to 15 bytes with their counts.
 #[derive(Debug)]
-pub(super) struct Slots {
+pub struct Slots {
     slots: Vec<Slot>,
     used: usize,
     homes: Homes,
@@ -43,7 +43,7 @@ pub(super) struct Slots {
 
 /// The mapping from hashes to homes.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Homes {
+pub struct Homes {
     scale: u64,
     shift: u32,
 }
@@ -51,7 +51,7 @@ pub(super) struct Homes {
 impl Homes {
     /// Returns the home of a word with this hash: the slot at which its search begins.
     #[inline(always)]
-    pub(super) fn of(self, hash: u64) -> usize {
+    pub fn of(self, hash: u64) -> usize {
         (hash.wrapping_mul(self.scale) >> self.shift) as usize
     }
 }
@@ -59,7 +59,7 @@ impl Homes {
 impl Slots {
     /// Makes empty slots with `capacity` homes, a power of two. All hashes times `scale` must be
     /// in order where the hashes are: 1, or P if all words are of one of P parts.
-    pub(super) fn new(scale: u32, capacity: usize) -> Slots {
+    pub fn new(scale: u32, capacity: usize) -> Slots {
         Slots {
             slots: free_slots(capacity),
             used: 0,
@@ -68,43 +68,43 @@ impl Slots {
     }
 
     /// Returns the number of distinct words.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.used
     }
 
     /// Returns the number of homes.
-    pub(super) fn capacity(&self) -> usize {
+    pub fn capacity(&self) -> usize {
         self.slots.len() - PROBES_MAX
     }
 
     /// Returns the allocated memory in bytes.
-    pub(super) fn heap_bytes(&self) -> usize {
+    pub fn heap_bytes(&self) -> usize {
         self.slots.capacity() * size_of::<Slot>()
     }
 
     /// Returns true if `more` new words would load the slots above 5/8, where searches get long.
     #[inline(always)]
-    pub(super) fn is_full_for(&self, more: usize) -> bool {
+    pub fn is_full_for(&self, more: usize) -> bool {
         (self.used + more) * 8 > self.capacity() * 5
     }
 
     /// Returns the mapping from hashes to homes. It is valid until the slots grow.
     #[inline(always)]
-    pub(super) fn homes(&self) -> Homes {
+    pub fn homes(&self) -> Homes {
         self.homes
     }
 
     /// Prefetches the first two slots at `home`, where nearly every word is. They usually lie in
     /// two cache lines, and a miss without a prefetch costs most.
     #[inline(always)]
-    pub(super) fn prefetch(&self, home: usize) {
+    pub fn prefetch(&self, home: usize) {
         simd::prefetch(&self.slots, home);
         simd::prefetch(&self.slots, home + 2);
     }
 
     /// Adds `count` (not 0) to the word at `home`. Returns false if there is no slot for it.
     #[inline(always)]
-    pub(super) fn add(&mut self, home: usize, key: Key, count: u64) -> bool {
+    pub fn add(&mut self, home: usize, key: Key, count: u64) -> bool {
         let window = &mut self.slots[home..home + PROBES_MAX];
         // Most words are in their first or second slot: picked without a branch, since which of the
         // two it is cannot be predicted.
@@ -131,7 +131,7 @@ impl Slots {
 
     /// Doubles the number of homes. `refused` is called with the words that find no slot then.
     #[cold]
-    pub(super) fn grow(&mut self, mut refused: impl FnMut(Key, u64)) {
+    pub fn grow(&mut self, mut refused: impl FnMut(Key, u64)) {
         let old_len = self.slots.len();
         let len = self.capacity() * 2 + PROBES_MAX;
         self.slots.reserve_exact(len - old_len);
@@ -163,7 +163,7 @@ impl Slots {
 
     /// Calls `emit` with every word once, ascending by (hash, word). Afterwards words cannot be
     /// found until the slots are [cleared](Self::clear), because clusters are sorted in place.
-    pub(super) fn drain(&mut self, mut emit: impl FnMut(u64, Key, u64)) {
+    pub fn drain(&mut self, mut emit: impl FnMut(u64, Key, u64)) {
         let mut cluster = 0..0;
         for at in 0..self.slots.len() {
             if self.slots[at][2] == 0 {
@@ -193,7 +193,7 @@ impl Slots {
     }
 
     /// Frees all slots.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.slots.fill(FREE);
         self.used = 0;
     }

@@ -15,19 +15,19 @@ use std::borrow::Cow;
 use unicode_segmentation::UnicodeSegmentation;
 
 /// Number of word ends from which a group is passed on.
-pub(super) const GROUP_MIN: usize = 32;
+pub const GROUP_MIN: usize = 32;
 
 /// Number of ends that are written at once.
 const STRIDE: usize = 8;
 
 /// Most word ends in a group: a power of two that holds a nearly full group, the ends of one more
 /// window, and the ends that a stride writes past them.
-pub(super) const GROUP_MAX: usize = 128;
+pub const GROUP_MAX: usize = 128;
 const _: () =
     assert!(GROUP_MAX.is_power_of_two() && GROUP_MAX >= GROUP_MIN + WINDOW_BYTES + STRIDE);
 
 /// Receives the words of a text.
-pub(super) trait WordSink {
+pub trait WordSink {
     /// Receives the words of `padded` that begin at `start` and end before each of `ends` in turn
     /// (at most [`GROUP_MAX`]). Returns the beginning of the next word. With `CR`, a line feed that
     /// follows a carriage return ends no word.
@@ -39,12 +39,7 @@ pub(super) trait WordSink {
 
 /// Passes the words of a block to `sink`. `padded` is the block's text, `text_len` bytes, and
 /// [`PAD_BYTES`] zeros or more.
-pub(super) fn words_into(
-    padded: &[u8],
-    text_len: usize,
-    options: &WordOptions,
-    sink: &mut impl WordSink,
-) {
+pub fn words_into(padded: &[u8], text_len: usize, options: &WordOptions, sink: &mut impl WordSink) {
     assert!(padded.len() >= text_len + PAD_BYTES, "a block lacks its padding");
     let text = &padded[..text_len];
     match (options.split, options.lowercase) {
@@ -75,7 +70,7 @@ pub(super) fn words_into(
 
 /// Calls `word` with the beginning and the end of each word: see [`WordSink::ended`].
 #[inline(always)]
-pub(super) fn each_ended<const CR: bool>(
+pub fn each_ended<const CR: bool>(
     padded: &[u8],
     mut start: usize,
     ends: &[usize],

@@ -38,16 +38,16 @@ pub enum BodyCompression {
 
 /// How the server is reached.
 #[derive(Debug)]
-pub(super) struct ClientSettings<'a> {
-    pub(super) url: &'a str,
-    pub(super) token_file: Option<&'a Path>,
-    pub(super) ca_file: Option<&'a PathBuf>,
-    pub(super) compression: BodyCompression,
+pub struct ClientSettings<'a> {
+    pub url: &'a str,
+    pub token_file: Option<&'a Path>,
+    pub ca_file: Option<&'a PathBuf>,
+    pub compression: BodyCompression,
 }
 
 /// The answer about a producer's stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Answered {
+pub enum Answered {
     /// Everything before this position is durable.
     Next(u64),
     /// The piece begins after this position, which comes next.
@@ -58,7 +58,7 @@ pub(super) enum Answered {
 
 /// The fate of the stream after a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum End {
+pub enum End {
     /// It goes on.
     Open,
     /// Its unfinished line ends.
@@ -69,7 +69,7 @@ pub(super) enum End {
 
 /// A client of one server.
 #[derive(Debug)]
-pub(super) struct Client {
+pub struct Client {
     http: reqwest::Client,
     url: Url,
     authorization: Option<HeaderValue>,
@@ -88,7 +88,7 @@ impl Client {
     ///
     /// `Usage` for a URL that cannot be one of a server, `Configuration` for a file that cannot be
     /// used.
-    pub(super) fn new(settings: &ClientSettings<'_>) -> Result<Client> {
+    pub fn new(settings: &ClientSettings<'_>) -> Result<Client> {
         tls::install_provider();
         let url = parse(settings.url)?;
         let token = settings.token_file.map(Token::read).transpose()?;
@@ -124,7 +124,7 @@ impl Client {
     }
 
     /// Returns the position that comes next in the stream of `producer`, and its tag.
-    pub(super) async fn next(&mut self, producer: &str) -> Result<(u64, Option<String>)> {
+    pub async fn next(&mut self, producer: &str) -> Result<(u64, Option<String>)> {
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("producer", producer);
         let request = |client: &Client| {
@@ -142,7 +142,7 @@ impl Client {
     /// # Errors
     ///
     /// `Configuration` if the server refuses it for good.
-    pub(super) async fn post(
+    pub async fn post(
         &mut self,
         (producer, tag): (&str, Option<&str>),
         offset: u64,

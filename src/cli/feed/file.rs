@@ -13,8 +13,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::client::End;
-use super::place::{Beginning, FilePlace, Identity, Producers, Search, Seen, Stream};
-use super::sender::{Sender, Sent};
+use super::place::{Beginning, FileIdentity, FilePlace, ProducerNames, Search, Seen, Stream};
+use super::sender::{FeedSender, Sent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Stop;
 
@@ -23,16 +23,16 @@ const LOOK: Duration = Duration::from_millis(100);
 
 /// How a file is fed.
 #[derive(Debug)]
-pub(super) struct FileFeed {
-    pub(super) path: PathBuf,
-    pub(super) producer: Option<String>,
+pub struct FileFeed {
+    pub path: PathBuf,
+    pub producer: Option<String>,
     /// Ends at the end of the file.
-    pub(super) once: bool,
+    pub once: bool,
     /// Bytes that are sent at once.
-    pub(super) batch_bytes: usize,
+    pub batch_bytes: usize,
     /// Least time between two batches that are not full.
-    pub(super) batch_every: Duration,
-    pub(super) stop: Stop,
+    pub batch_every: Duration,
+    pub stop: Stop,
 }
 
 /// Why reading a file has ended.
@@ -52,8 +52,8 @@ impl FileFeed {
     ///
     /// `Configuration` for a file that cannot be opened or a server that refuses the lines, `Disk`
     /// if the file cannot be read.
-    pub(super) async fn run(&self, sender: &mut Sender) -> Result<()> {
-        let producers = Producers::of(&self.path, self.producer.as_deref());
+    pub async fn run(&self, sender: &mut FeedSender) -> Result<()> {
+        let producers = ProducerNames::of(&self.path, self.producer.as_deref());
         let Some(mut file) = self.open().await? else { return Ok(()) };
         let mut search = Search::AtStart;
         loop {
@@ -110,9 +110,10 @@ impl FileFeed {
 
     /// Waits until the file has a first line, and returns its identity. Returns `None` at a stop,
     /// and for an empty file that is read once. A file that takes its place meanwhile is opened.
-    async fn identity(&self, file: &mut File) -> Result<Option<Identity>> {
+    async fn identity(&self, file: &mut File) -> Result<Option<FileIdentity>> {
         loop {
-            let found = Identity::of(file, self.once).map_err(|error| self.unreadable(error))?;
+            let found =
+                FileIdentity::of(file, self.once).map_err(|error| self.unreadable(error))?;
             let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0);
             if found.is_some() && !is_empty {
                 return Ok(found);
@@ -139,7 +140,7 @@ impl FileFeed {
     }
 
     /// Reads and sends the file from `at` on.
-    async fn read(&self, file: &File, mut at: u64, sender: &mut Sender) -> Result<Ended> {
+    async fn read(&self, file: &File, mut at: u64, sender: &mut FeedSender) -> Result<Ended> {
         let mut buffer = vec![0; self.batch_bytes];
         let mut last_sent: Option<Instant> = None;
         let mut new: Option<File> = None;

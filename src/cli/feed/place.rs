@@ -28,12 +28,12 @@ const STREAMS_MAX: usize = 1000;
 
 /// The id of a file's contents: an inode that begins with a certain line.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Identity(String);
+pub struct FileIdentity(String);
 
-impl Identity {
+impl FileIdentity {
     /// Returns the identity of an open file, or `None` until it has a first line. With `is_whole`,
     /// nothing more is expected in the file.
-    pub(super) fn of(file: &File, is_whole: bool) -> io::Result<Option<Identity>> {
+    pub fn of(file: &File, is_whole: bool) -> io::Result<Option<FileIdentity>> {
         let beginning = read_from(file, 0, FIRST_LINE_BYTES_MAX)?;
         let bytes = beginning.len();
         let line = match beginning.iter().position(|byte| *byte == b'\n') {
@@ -43,22 +43,22 @@ impl Identity {
         };
         let mut hash = blake3::Hasher::new();
         hash.update(&file.metadata()?.ino().to_le_bytes()).update(line);
-        Ok(Some(Identity(hash.finalize().to_hex()[..16].to_owned())))
+        Ok(Some(FileIdentity(hash.finalize().to_hex()[..16].to_owned())))
     }
 }
 
 /// The producers that a file at a path may have been fed as.
 #[derive(Clone, Debug)]
-pub(super) struct Producers {
+pub struct ProducerNames {
     /// The id that was given by `--producer`.
     given: Option<String>,
     /// The beginning of all other ids.
     prefix: String,
 }
 
-impl Producers {
+impl ProducerNames {
     /// Returns the producers of the file at `path` on this host.
-    pub(super) fn of(path: &Path, given: Option<&str>) -> Producers {
+    pub fn of(path: &Path, given: Option<&str>) -> ProducerNames {
         let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
@@ -71,11 +71,11 @@ impl Producers {
             Some(given) => format!("{given}:"),
             None => format!("{host}:{name}:{}:", &hash[..8]),
         };
-        Producers { given: given.map(str::to_owned), prefix }
+        ProducerNames { given: given.map(str::to_owned), prefix }
     }
 
     /// Returns the id number `number` for contents of this identity.
-    fn id(&self, identity: &Identity, number: usize) -> String {
+    fn id(&self, identity: &FileIdentity, number: usize) -> String {
         match number {
             0 => format!("{}{}", self.prefix, identity.0),
             _ => format!("{}{}:{number}", self.prefix, identity.0),
@@ -83,10 +83,10 @@ impl Producers {
     }
 
     /// Finds the stream of a file with this identity, beginning and length.
-    pub(super) async fn find(
+    pub async fn find(
         &self,
         client: &mut Client,
-        (identity, beginning, length): (&Identity, &Beginning, u64),
+        (identity, beginning, length): (&FileIdentity, &Beginning, u64),
         search: Search,
     ) -> Result<FilePlace> {
         let given = self.given.iter().filter(|_| search == Search::AtStart);
@@ -126,7 +126,7 @@ impl Producers {
 
 /// Why the stream of a file is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Search {
+pub enum Search {
     /// The client has started.
     AtStart,
     /// The file has taken the place of another at the same path, which had the id that was given.
@@ -137,11 +137,11 @@ pub(super) enum Search {
 
 /// The first bytes of a file, by which its contents are known again.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Beginning(Vec<u8>);
+pub struct Beginning(Vec<u8>);
 
 impl Beginning {
     /// Reads the beginning of an open file as far as it is there.
-    pub(super) fn of(file: &File) -> io::Result<Beginning> {
+    pub fn of(file: &File) -> io::Result<Beginning> {
         Ok(Beginning(read_from(file, 0, BEGINNING_BYTES_MAX)?))
     }
 
@@ -160,7 +160,7 @@ impl Beginning {
 
 /// Bytes of a file that were read, which stay as they are unless its contents are replaced.
 #[derive(Debug)]
-pub(super) struct Seen {
+pub struct Seen {
     beginning: Vec<u8>,
     /// The last bytes that were read, and their position.
     last: (u64, Vec<u8>),
@@ -168,21 +168,21 @@ pub(super) struct Seen {
 
 impl Seen {
     /// Returns what is looked at of a file that was read up to `at`.
-    pub(super) fn of(file: &File, at: u64) -> io::Result<Seen> {
+    pub fn of(file: &File, at: u64) -> io::Result<Seen> {
         let from = at.saturating_sub(LAST_BYTES_MAX as u64);
         let beginning = read_from(file, 0, BEGINNING_BYTES_MAX.min(at as usize))?;
         Ok(Seen { beginning, last: (from, read_from(file, from, (at - from) as usize)?) })
     }
 
     /// Returns true if the bytes are still there.
-    pub(super) fn is_there(&self, file: &File) -> io::Result<bool> {
+    pub fn is_there(&self, file: &File) -> io::Result<bool> {
         let Seen { beginning, last: (from, last) } = self;
         Ok(read_from(file, 0, beginning.len())? == *beginning
             && read_from(file, *from, last.len())? == *last)
     }
 
     /// Notes that `bytes`, the next ones, were read.
-    pub(super) fn read(&mut self, bytes: &[u8]) {
+    pub fn read(&mut self, bytes: &[u8]) {
         let (from, last) = &mut self.last;
         if *from == 0 && self.beginning.len() < BEGINNING_BYTES_MAX {
             let room = BEGINNING_BYTES_MAX - self.beginning.len();
@@ -217,23 +217,23 @@ fn hash(bytes: &[u8]) -> String {
 
 /// A stream that the server knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stream {
-    pub(super) producer: String,
+pub struct Stream {
+    pub producer: String,
     /// The bytes of it that the server has.
-    pub(super) next: u64,
+    pub next: u64,
 }
 
 /// A place in a file, as the server knows it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FilePlace {
+pub struct FilePlace {
     /// The id of the file's producer.
-    pub(super) producer: String,
+    pub producer: String,
     /// The tag that the producer gets if it is new.
-    pub(super) tag: String,
+    pub tag: String,
     /// The bytes of the file that the server has.
-    pub(super) next: u64,
+    pub next: u64,
     /// The stream that was found, if the file is not its continuation: its contents are new.
-    pub(super) former: Option<Stream>,
+    pub former: Option<Stream>,
 }
 
 /// Returns the name of this host.
@@ -255,17 +255,17 @@ mod tests {
     #[test]
     fn identity_needs_first_line_and_keeps() {
         let mut file = tempfile::tempfile().expect("a file");
-        assert_eq!(Identity::of(&file, false).expect("read"), None);
+        assert_eq!(FileIdentity::of(&file, false).expect("read"), None);
         file.write_all(b"begin").expect("written");
-        assert_eq!(Identity::of(&file, false).expect("read"), None);
-        assert!(Identity::of(&file, true).expect("read").is_some());
+        assert_eq!(FileIdentity::of(&file, false).expect("read"), None);
+        assert!(FileIdentity::of(&file, true).expect("read").is_some());
         file.write_all(b"ning\n").expect("written");
-        let first = Identity::of(&file, false).expect("read").expect("a line");
+        let first = FileIdentity::of(&file, false).expect("read").expect("a line");
         file.write_all(b"more\n").expect("written");
-        assert_eq!(Identity::of(&file, true).expect("read").as_ref(), Some(&first));
+        assert_eq!(FileIdentity::of(&file, true).expect("read").as_ref(), Some(&first));
         file.set_len(0).expect("truncated");
         file.write_at(b"another\n", 0).expect("written");
-        assert_ne!(Identity::of(&file, true).expect("read").as_ref(), Some(&first));
+        assert_ne!(FileIdentity::of(&file, true).expect("read").as_ref(), Some(&first));
     }
 
     #[test]
@@ -300,14 +300,14 @@ mod tests {
 
     #[test]
     fn ids_of_producers_are_short_and_printable() {
-        let identity = Identity("0123456789abcdef".to_owned());
+        let identity = FileIdentity("0123456789abcdef".to_owned());
         let path = format!("/{}/\u{1f600} {}", "d".repeat(3000), "n".repeat(250));
-        let producers = Producers::of(Path::new(&path), None);
+        let producers = ProducerNames::of(Path::new(&path), None);
         for number in [0, STREAMS_MAX] {
             let id = producers.id(&identity, number);
             assert!(id.len() <= 256 && id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
         }
-        let given = Producers::of(Path::new("/log"), Some("web"));
+        let given = ProducerNames::of(Path::new("/log"), Some("web"));
         assert_eq!(given.id(&identity, 1), "web:0123456789abcdef:1");
     }
 }

@@ -11,7 +11,7 @@ const PIECE_BYTES_MIN: usize = 4 << 10;
 
 /// The progress of a feed, for the message at its end.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress(Arc<Mutex<Counters>>);
+pub struct FeedProgress(Arc<Mutex<Counters>>);
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -23,11 +23,11 @@ struct Counters {
     acknowledged: u64,
 }
 
-impl Progress {
+impl FeedProgress {
     /// Returns the progress of a stream that has not begun.
-    pub(super) fn new(input: &str) -> Progress {
+    pub fn new(input: &str) -> FeedProgress {
         let counters = Counters { input: input.to_owned(), ..Counters::default() };
-        Progress(Arc::new(Mutex::new(counters)))
+        FeedProgress(Arc::new(Mutex::new(counters)))
     }
 
     fn update(&self, change: impl FnOnce(&mut Counters)) {
@@ -35,7 +35,7 @@ impl Progress {
     }
 }
 
-impl fmt::Display for Progress {
+impl fmt::Display for FeedProgress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Counters { input, producer, read, acknowledged } = &*counters;
@@ -46,7 +46,7 @@ impl fmt::Display for Progress {
 
 /// The result of sending bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sent {
+pub enum Sent {
     /// The server has all of them, and everything before this position.
     All(u64),
     /// The server lacks bytes from this position on, which lies before them.
@@ -55,19 +55,19 @@ pub(super) enum Sent {
 
 /// The sender of one stream.
 #[derive(Debug)]
-pub(super) struct Sender {
-    pub(super) client: Client,
-    pub(super) producer: String,
+pub struct FeedSender {
+    pub client: Client,
+    pub producer: String,
     /// The tag of the producer, if it has one.
-    pub(super) tag: Option<String>,
-    pub(super) progress: Progress,
+    pub tag: Option<String>,
+    pub progress: FeedProgress,
     /// Most bytes of a piece.
-    pub(super) piece_bytes_max: usize,
+    pub piece_bytes_max: usize,
 }
 
-impl Sender {
+impl FeedSender {
     /// Begins the stream of `producer`, of which the server has so many bytes.
-    pub(super) fn begin(&mut self, producer: &str, tag: Option<&str>, next: u64) {
+    pub fn begin(&mut self, producer: &str, tag: Option<&str>, next: u64) {
         producer.clone_into(&mut self.producer);
         self.tag = tag.map(str::to_owned);
         self.progress.update(|counters| {
@@ -77,7 +77,7 @@ impl Sender {
     }
 
     /// Sends `bytes`, which begin at `offset`, and waits until the server has them.
-    pub(super) async fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<Sent> {
+    pub async fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<Sent> {
         let (mut at, end) = (offset, offset + bytes.len() as u64);
         self.progress.update(|counters| counters.read = end.max(counters.read));
         while at < end {
@@ -103,7 +103,7 @@ impl Sender {
     }
 
     /// Ends the stream at `offset`.
-    pub(super) async fn end(&mut self, offset: u64, end: End) -> Result<()> {
+    pub async fn end(&mut self, offset: u64, end: End) -> Result<()> {
         let producer = (self.producer.as_str(), self.tag.as_deref());
         match self.client.post(producer, offset, &[], end).await? {
             Answered::Gap(next) => {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::client::End;
-use super::sender::{Sender, Sent};
+use super::sender::{FeedSender, Sent};
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::random_id;
 use crate::sources::Stop;
@@ -27,19 +27,19 @@ const DRAIN: Duration = Duration::from_millis(50);
 
 /// How a stream is fed.
 #[derive(Debug)]
-pub(super) struct StreamFeed {
+pub struct StreamFeed {
     /// The name in messages.
-    pub(super) name: String,
-    pub(super) producer: Option<String>,
+    pub name: String,
+    pub producer: Option<String>,
     /// Bytes that are sent at once.
-    pub(super) batch_bytes: usize,
+    pub batch_bytes: usize,
     /// Longest time that bytes wait for others to be sent with.
-    pub(super) batch_every: Duration,
-    pub(super) stop: Stop,
+    pub batch_every: Duration,
+    pub stop: Stop,
 }
 
 /// The reading side of a stream.
-struct Reading {
+struct InputReading {
     chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
     ends: Arc<AtomicBool>,
 }
@@ -51,10 +51,10 @@ impl StreamFeed {
     ///
     /// `Failed` if the input cannot be read or the server has lost bytes that are not here any
     /// more, `Configuration` for a server that refuses the lines.
-    pub(super) async fn run(
+    pub async fn run(
         &self,
         open: impl FnOnce() -> io::Result<File> + Send + 'static,
-        sender: &mut Sender,
+        sender: &mut FeedSender,
     ) -> Result<()> {
         let (producer, mut skipped) = match &self.producer {
             Some(producer) => (producer.clone(), sender.client.next(producer).await?.0),
@@ -96,10 +96,13 @@ impl StreamFeed {
         }
     }
 
-    fn start(&self, open: impl FnOnce() -> io::Result<File> + Send + 'static) -> Result<Reading> {
+    fn start(
+        &self,
+        open: impl FnOnce() -> io::Result<File> + Send + 'static,
+    ) -> Result<InputReading> {
         let (chunk, chunks) = mpsc::channel((self.batch_bytes / READ_BYTES_MAX).max(1));
         let ends = Arc::new(AtomicBool::new(false));
-        let reading = Reading { chunks, ends: Arc::clone(&ends) };
+        let reading = InputReading { chunks, ends: Arc::clone(&ends) };
         let read = move || {
             // Opening a named pipe waits for its writer.
             let mut input = match open() {
@@ -135,7 +138,7 @@ impl StreamFeed {
     /// false at the end of the stream, and at a stop.
     async fn collect(
         &self,
-        reading: &mut Reading,
+        reading: &mut InputReading,
         batch: &mut Vec<u8>,
         skipped: &mut u64,
     ) -> Result<bool> {
@@ -179,7 +182,7 @@ impl StreamFeed {
 
 /// Waits for a chunk; `Some(None)` is the end of the stream, `None` the end of the time.
 async fn received(
-    reading: &mut Reading,
+    reading: &mut InputReading,
     until: Option<Instant>,
 ) -> Option<Option<io::Result<Vec<u8>>>> {
     match until {

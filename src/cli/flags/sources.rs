@@ -114,13 +114,13 @@ fn connections(text: &str) -> Result<usize, String> {
 
 impl SourceFlags {
     /// Returns the files of the listeners' certificate, if they were named.
-    pub(in crate::cli) fn tls(&self) -> Option<TlsFiles> {
+    pub fn tls(&self) -> Option<TlsFiles> {
         let (cert, key) = (self.tls_cert.clone()?, self.tls_key.clone()?);
         Some(TlsFiles { cert, key })
     }
 
     /// Returns true if no source was named.
-    pub(in crate::cli) fn is_none(&self) -> bool {
+    pub fn is_none(&self) -> bool {
         self.connect.is_empty()
             && self.listen.is_empty()
             && self.file.is_empty()

@@ -33,7 +33,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The socket of a launcher. Its folder is removed with the value.
 #[derive(Debug)]
-pub(in crate::cli) struct Relay {
+pub struct Relay {
     folder: PathBuf,
     /// Changes with each start and each end of the processes.
     phase: Arc<AtomicUsize>,
@@ -46,7 +46,7 @@ impl Relay {
     /// # Errors
     ///
     /// An error of the folder, the socket or the thread.
-    pub(in crate::cli) fn open(processes: usize) -> io::Result<Option<Relay>> {
+    pub fn open(processes: usize) -> io::Result<Option<Relay>> {
         if !is_listening() {
             return Ok(None);
         }
@@ -68,7 +68,7 @@ impl Relay {
     }
 
     /// Returns what the launcher sets in the environment of its processes, or removes.
-    pub(in crate::cli) fn environment(&self) -> Vec<(OsString, Option<OsString>)> {
+    pub fn environment(&self) -> Vec<(OsString, Option<OsString>)> {
         let mut variables = vec![
             (SOCKET.into(), Some(self.socket().into())),
             // The time is theirs, too; the process id is the launcher's.
@@ -81,13 +81,13 @@ impl Relay {
     }
 
     /// Returns the number that the launcher raises when its processes start and when they end.
-    pub(in crate::cli) fn phase(&self) -> Arc<AtomicUsize> {
+    pub fn phase(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.phase)
     }
 
     /// Called when the launcher is asked to stop, and at its end. The manager is told once. Returns
     /// after a short time, whether or not the manager reads.
-    pub(in crate::cli) fn stopping() {
+    pub fn stopping() {
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             let (done, told) = sync_channel(1);

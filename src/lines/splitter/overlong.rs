@@ -32,7 +32,7 @@ impl LineSplitter {
 
     /// Deals with an unfinished line above the limit: returns how many of its bytes are now whole
     /// lines, and the line ends put into them.
-    pub(super) fn shorten(&mut self, line: &mut [u8]) -> (usize, usize) {
+    pub fn shorten(&mut self, line: &mut [u8]) -> (usize, usize) {
         if self.limits.on_long_line == LongLine::Drop {
             self.stats.dropped_lines += 1;
             self.line_part = LinePart::SkippedLine;
@@ -53,7 +53,7 @@ impl LineSplitter {
     }
 
     /// From which length on an unfinished line, of which `rest` bytes are there, is to be cut.
-    pub(super) fn next_cut_above(&self, rest: usize) -> usize {
+    pub fn next_cut_above(&self, rest: usize) -> usize {
         match (self.line_part, self.limits.on_long_line) {
             (LinePart::Start, _) | (_, LongLine::Drop) => self.line_bytes_max(),
             // Twice the rest, so that short reads do not have it searched again and again.

@@ -15,7 +15,7 @@ const HEAD_BYTES: usize = 24;
 const SUM_BYTES: usize = 8;
 
 /// Returns the bytes of a change.
-pub(super) fn encode(change: &PartChange) -> Vec<u8> {
+pub fn encode(change: &PartChange) -> Vec<u8> {
     let PartChange { counts, part, lasts_ms, run } = change;
     let mut bytes = Vec::with_capacity(HEAD_BYTES + run.length_in_bytes() + SUM_BYTES);
     bytes.extend_from_slice(&MAGIC);
@@ -33,7 +33,7 @@ pub(super) fn encode(change: &PartChange) -> Vec<u8> {
 /// # Errors
 ///
 /// The fault of the bytes, as a fragment of a sentence.
-pub(super) fn decode(bytes: &[u8]) -> Result<PartChange, &'static str> {
+pub fn decode(bytes: &[u8]) -> Result<PartChange, &'static str> {
     let sum_at = bytes.len().checked_sub(SUM_BYTES).ok_or("it is too short")?;
     let (content, sum) = bytes.split_at(sum_at);
     if !content.starts_with(&MAGIC) {
@@ -56,7 +56,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<PartChange, &'static str> {
 }
 
 /// Returns the error of an object with other content than was stored under its key.
-pub(super) fn damaged(key: &str, reason: &str) -> StoreError {
+pub fn damaged(key: &str, reason: &str) -> StoreError {
     let message = format!("{key} is damaged: {reason}");
     StoreError::new(StoreErrorKind::Disk, message).hint(
         "bring it back from a copy, or give another --state to begin the totals or windows anew",

@@ -12,16 +12,16 @@ const BASE_BYTES_MIN: u64 = 4 << 20;
 
 /// One part of one of the definition's counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ChangelogPart {
+pub struct ChangelogPart {
     /// The number of the counts in the definition.
-    pub(super) counts: u32,
+    pub counts: u32,
     /// The part.
-    pub(super) part: u32,
+    pub part: u32,
 }
 
 impl ChangelogPart {
     /// Returns the part of a change.
-    pub(super) fn of(change: &PartChange) -> ChangelogPart {
+    pub fn of(change: &PartChange) -> ChangelogPart {
         ChangelogPart { counts: change.counts, part: change.part }
     }
 }
@@ -34,28 +34,28 @@ impl fmt::Display for ChangelogPart {
 
 /// A stored object, ordered by epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct ChangelogObject {
+pub struct ChangelogObject {
     /// The epoch of a change, or the last epoch of a base.
-    pub(super) epoch: Epoch,
+    pub epoch: Epoch,
     /// True for a base, which holds the input up to its epoch. A change holds the input in it.
     is_base: bool,
     /// Its length.
-    pub(super) bytes: u64,
+    pub bytes: u64,
 }
 
 impl ChangelogObject {
     /// Returns the change of `epoch`, of length 0.
-    pub(super) fn change(epoch: Epoch) -> ChangelogObject {
+    pub fn change(epoch: Epoch) -> ChangelogObject {
         ChangelogObject { epoch, is_base: false, bytes: 0 }
     }
 
     /// Returns the base up to `epoch`, of length 0.
-    pub(super) fn base(epoch: Epoch) -> ChangelogObject {
+    pub fn base(epoch: Epoch) -> ChangelogObject {
         ChangelogObject { epoch, is_base: true, bytes: 0 }
     }
 
     /// Returns the same object with another length.
-    pub(super) fn of(self, bytes: u64) -> ChangelogObject {
+    pub fn of(self, bytes: u64) -> ChangelogObject {
         ChangelogObject { bytes, ..self }
     }
 }
@@ -69,7 +69,7 @@ impl fmt::Display for ChangelogObject {
 
 /// Parses a name below the directory of the job. Returns `None` unless the name is exactly as
 /// written by this module.
-pub(super) fn parse(name: &str, bytes: u64) -> Option<(ChangelogPart, ChangelogObject)> {
+pub fn parse(name: &str, bytes: u64) -> Option<(ChangelogPart, ChangelogObject)> {
     let (part, object) = name.split_once('/')?;
     let (counts, part) = part.split_once('-')?;
     let part = ChangelogPart { counts: counts.parse().ok()?, part: part.parse().ok()? };
@@ -86,10 +86,10 @@ pub(super) fn parse(name: &str, bytes: u64) -> Option<(ChangelogPart, ChangelogO
 
 /// The objects of one part: at most one base, then changes, ascending by epoch.
 #[derive(Debug, Default)]
-pub(super) struct PartObjects {
+pub struct PartObjects {
     stored: Vec<ChangelogObject>,
     /// The time for which results contain a change. `None` for ever.
-    pub(super) lasts_ms: Option<u64>,
+    pub lasts_ms: Option<u64>,
     /// True while objects are being merged.
     is_merging: bool,
     /// Additional weight before the next merge. It grows with each failed merge, so that a merge is
@@ -100,7 +100,7 @@ pub(super) struct PartObjects {
 impl PartObjects {
     /// Adds the objects that make up the contents at `through`: the newest base that is committed
     /// and the later changes. Returns the other ones.
-    pub(super) fn adopt(
+    pub fn adopt(
         &mut self,
         mut found: Vec<ChangelogObject>,
         through: Epoch,
@@ -122,19 +122,19 @@ impl PartObjects {
     }
 
     /// Returns the objects, ascending by epoch.
-    pub(super) fn stored(&self) -> &[ChangelogObject] {
+    pub fn stored(&self) -> &[ChangelogObject] {
         &self.stored
     }
 
     /// Adds a change. It replaces a change of the same epoch from before a crash.
-    pub(super) fn add(&mut self, object: ChangelogObject) {
+    pub fn add(&mut self, object: ChangelogObject) {
         self.stored.retain(|stored| stored.is_base || stored.epoch != object.epoch);
         let at = self.stored.partition_point(|stored| stored.epoch <= object.epoch);
         self.stored.insert(at, object);
     }
 
     /// Removes and returns the changes that no result after the committed `epoch` contains.
-    pub(super) fn expire(&mut self, epoch: Epoch) -> Vec<ChangelogObject> {
+    pub fn expire(&mut self, epoch: Epoch) -> Vec<ChangelogObject> {
         let Some(lasts_ms) = self.lasts_ms else { return Vec::new() };
         self.stored
             .extract_if(.., |object| object.epoch.saturating_add(lasts_ms) <= epoch)
@@ -143,7 +143,7 @@ impl PartObjects {
 
     /// Returns the objects up to the committed `epoch` if they are due for a merge. They stay in
     /// the list until [`PartObjects::merged`].
-    pub(super) fn take_due(&mut self, epoch: Epoch) -> Vec<ChangelogObject> {
+    pub fn take_due(&mut self, epoch: Epoch) -> Vec<ChangelogObject> {
         if self.is_merging || self.lasts_ms.is_some() {
             return Vec::new();
         }
@@ -161,7 +161,7 @@ impl PartObjects {
 
     /// Replaces the objects in `due` by the base that was made of them, and returns them. Keeps
     /// them and returns nothing if there is no base because the merge has failed.
-    pub(super) fn merged(
+    pub fn merged(
         &mut self,
         due: Vec<ChangelogObject>,
         base: Option<ChangelogObject>,

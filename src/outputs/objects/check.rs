@@ -8,7 +8,7 @@ use crate::store::{ConditionalPuts, Store, StoreFacts, StoreProbe, Target, Versi
 
 /// Puts, lists, reads back and deletes one object under the prefix. Returns how the store was
 /// reached.
-pub(super) async fn check(
+pub async fn check(
     target: &Target,
     store: &dyn Store,
     made: &Made,
@@ -28,11 +28,11 @@ pub(super) async fn check(
 /// The directories of a local output that were not there before it was opened. Object stores have
 /// none.
 #[derive(Debug)]
-pub(super) struct Made(Vec<PathBuf>);
+pub struct Made(Vec<PathBuf>);
 
 impl Made {
     /// Returns the directories that will be made for `target`.
-    pub(super) fn before(target: &Target) -> Made {
+    pub fn before(target: &Target) -> Made {
         let Target::Local { root, .. } = target else { return Made(Vec::new()) };
         let made = [root.join("_wordtide"), root.clone()];
         Made(made.into_iter().filter(|dir| !dir.exists()).collect())

@@ -15,7 +15,7 @@ use crate::store::{Listing, Store};
 /// # Errors
 ///
 /// `Configuration` if the marker is another job's or another state's.
-pub(super) async fn is_committed(
+pub async fn is_committed(
     store: &dyn Store,
     layout: &Layout,
     job: &str,

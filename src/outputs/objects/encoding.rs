@@ -40,7 +40,7 @@ impl Encoding {
     }
 
     /// Returns true if the bytes that a worker writes are the object.
-    pub(super) fn is_immediate(self) -> bool {
+    pub fn is_immediate(self) -> bool {
         self.format != Format::Parquet && self.compression == Compression::None
     }
 
@@ -49,7 +49,7 @@ impl Encoding {
     /// # Errors
     ///
     /// `Failed` if the encoder refuses the rows.
-    pub(super) fn finish(self, written: &Body) -> Result<Body, Error> {
+    pub fn finish(self, written: &Body) -> Result<Body, Error> {
         let object = match self.format {
             Format::Parquet => encode_parquet(written, self.compression)?,
             _ => compress(written, self.compression)?,
@@ -63,7 +63,7 @@ impl Encoding {
     /// # Errors
     ///
     /// Those of [`Encoding::finish`].
-    pub(super) fn empty(self, kind: RowKind) -> Result<Body, Error> {
+    pub fn empty(self, kind: RowKind) -> Result<Body, Error> {
         let mut written = Vec::new();
         if self.format == Format::Parquet {
             begin_columns(kind, &mut written);

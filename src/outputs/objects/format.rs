@@ -26,11 +26,11 @@ mod compression;
 mod parquet_file;
 mod python;
 
-pub(super) use columns::ROW_BYTES_MAX;
+pub use columns::ROW_BYTES_MAX;
 pub use columns::{RowBatch, RowReader, begin as begin_columns, push_row, read as read_rows};
 pub use compression::Compression;
-pub(super) use compression::compress;
-pub(super) use parquet_file::encode as encode_parquet;
+pub use compression::compress;
+pub use parquet_file::encode as encode_parquet;
 
 /// The length of the chunks of encoded rows. A part is never one allocation.
 pub const CHUNK_BYTES: usize = 256 << 10;

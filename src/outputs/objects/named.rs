@@ -17,21 +17,21 @@ const MARKERS_AT_A_TIME: usize = 8;
 
 /// A place in the output and time from which on epochs are of interest to a start.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct NamedEpochs<'a> {
-    pub(super) store: &'a dyn Store,
-    pub(super) layout: &'a Layout,
+pub struct NamedEpochs<'a> {
+    pub store: &'a dyn Store,
+    pub layout: &'a Layout,
     /// Older epochs are left alone: names follow the clock.
-    pub(super) from: Epoch,
+    pub from: Epoch,
     /// Unix milliseconds by the job's clock.
-    pub(super) wall_ms: u64,
+    pub wall_ms: u64,
     /// Length of an epoch.
-    pub(super) interval_ms: u64,
+    pub interval_ms: u64,
 }
 
 impl NamedEpochs<'_> {
     /// Returns the newest epoch that has a directory, committed or not. New epochs begin after it,
     /// so nothing that stands there is ever written into.
-    pub(super) async fn newest(&self) -> Result<Option<Epoch>> {
+    pub async fn newest(&self) -> Result<Option<Epoch>> {
         let (epochs, ignored) = self.epochs().await?;
         if let Some(name) = ignored {
             tracing::warn!(
@@ -72,11 +72,7 @@ impl NamedEpochs<'_> {
     /// which nothing else is known: it may be of a release, or on a store, without claims.
     ///
     /// `is_known` holds for the state ids of this job and of those whose end is known.
-    pub(super) async fn refuse_foreign(
-        &self,
-        job: &str,
-        is_known: impl Fn(&str) -> bool,
-    ) -> Result<()> {
+    pub async fn refuse_foreign(&self, job: &str, is_known: impl Fn(&str) -> bool) -> Result<()> {
         let (epochs, _) = self.epochs().await?;
         let newest = epochs.into_iter().rev().take(MARKERS_MAX);
         let newest = newest.map(|(_, dir)| format!("{dir}{MARKER}"));
@@ -105,7 +101,7 @@ fn recent(key: &str, owner: &str) -> Error {
 }
 
 /// Returns the bytes of the marker under `key`, if there is one.
-pub(super) async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+pub async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
     patiently(|| async {
         match store.get(key, MARKER_BYTES_MAX).await {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),

@@ -107,7 +107,7 @@ impl Publisher {
     }
 
     /// Returns the right of this process to write.
-    pub(super) fn ownership(&self) -> &Ownership {
+    pub fn ownership(&self) -> &Ownership {
         &self.ownership
     }
 
@@ -122,7 +122,7 @@ impl Publisher {
     /// # Errors
     ///
     /// `Failed` if the encoder refuses the rows.
-    pub(super) async fn finish(&self, written: Body) -> Result<Body, Error> {
+    pub async fn finish(&self, written: Body) -> Result<Body, Error> {
         let encoding = self.form.encoding;
         if encoding.is_immediate() {
             return Ok(written);

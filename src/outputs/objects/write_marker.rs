@@ -12,11 +12,7 @@ use crate::store::Body;
 ///
 /// The note comes before the marker, because a reader may remove the epoch as soon as the marker
 /// exists. Returns when the epoch is committed.
-pub(super) async fn write_marker(
-    publisher: &Publisher,
-    epoch: Epoch,
-    marker: &Marker,
-) -> Result<()> {
+pub async fn write_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Result<()> {
     let layout = &publisher.form.layout;
     let dir = layout.dir(epoch);
     if !marker.parts.is_empty() {

@@ -21,13 +21,13 @@ use crate::store::{StoreError, StoreErrorKind, StoreResult};
 
 /// The documents of one bulk request, each with the lines that create it.
 #[derive(Debug, Default)]
-pub(super) struct BulkItems {
+pub struct BulkItems {
     items: Vec<Bytes>,
 }
 
 impl BulkItems {
     /// Returns the documents of a batch of rows, of which the first is number `row` of `part`.
-    pub(super) fn of(
+    pub fn of(
         (epoch, mode): (Epoch, RowMode),
         (part, row): (u32, u64),
         kind: RowKind,
@@ -53,11 +53,11 @@ impl BulkItems {
 
 /// Documents that are not stored yet.
 #[derive(Debug)]
-pub(super) struct PendingItems(Mutex<BulkItems>);
+pub struct PendingItems(Mutex<BulkItems>);
 
 impl PendingItems {
     /// Returns `items`, none of them stored.
-    pub(super) fn new(items: BulkItems) -> PendingItems {
+    pub fn new(items: BulkItems) -> PendingItems {
         PendingItems(Mutex::new(items))
     }
 
@@ -67,7 +67,7 @@ impl PendingItems {
     ///
     /// `Unavailable` if items are to be sent again, `Denied` if the server takes no documents,
     /// `Invalid` for a document that it never takes, and the errors of the request.
-    pub(super) async fn send(&self, client: &SearchClient, index: &str) -> StoreResult<()> {
+    pub async fn send(&self, client: &SearchClient, index: &str) -> StoreResult<()> {
         let items = {
             let pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             pending.items.clone()

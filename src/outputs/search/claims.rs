@@ -15,10 +15,10 @@ use crate::store::{
 
 /// Claims of one output, in an index of their own.
 #[derive(Clone, Debug)]
-pub(super) struct ClaimDocuments {
-    pub(super) client: SearchClient,
+pub struct ClaimDocuments {
+    pub client: SearchClient,
     /// The index.
-    pub(super) index: String,
+    pub index: String,
 }
 
 impl ClaimDocuments {

@@ -31,7 +31,7 @@ const REASON_CHARS_MAX: usize = 300;
 
 /// A client of one server. Clones share its connections.
 #[derive(Clone)]
-pub(super) struct SearchClient {
+pub struct SearchClient {
     http: reqwest::Client,
     /// Scheme, host and port.
     base: Arc<str>,
@@ -61,7 +61,7 @@ impl SearchClient {
     /// # Errors
     ///
     /// `Configuration` if a certificate or the credentials cannot be used.
-    pub(super) fn new(
+    pub fn new(
         target: &SearchTarget,
         settings: &StoreSettings,
         environment: &Environment,
@@ -86,7 +86,7 @@ impl SearchClient {
     ///
     /// `NotFound` for 404, `Exists` for 409, `Denied` for 401 and 403, `Unavailable` if the server
     /// is out of reach, overloaded or failed, `Invalid` for a request that it does not accept.
-    pub(super) async fn send(
+    pub async fn send(
         &self,
         method: Method,
         path: &str,
@@ -102,7 +102,7 @@ impl SearchClient {
     /// # Errors
     ///
     /// `Unavailable` if a document could not be deleted; else those of [`SearchClient::send`].
-    pub(super) async fn delete_where(&self, index: &str, query: &Value) -> StoreResult<()> {
+    pub async fn delete_where(&self, index: &str, query: &Value) -> StoreResult<()> {
         let path = format!("{index}/_delete_by_query?refresh=true&conflicts=proceed");
         let body = Bytes::from(json!({"query": query}).to_string());
         let deletion = async {
@@ -127,7 +127,7 @@ impl SearchClient {
     /// # Errors
     ///
     /// Those of [`SearchClient::send`].
-    pub(super) async fn send_bytes(
+    pub async fn send_bytes(
         &self,
         method: Method,
         path: &str,
@@ -178,7 +178,7 @@ impl SearchClient {
     }
 
     /// Returns scheme, host and port.
-    pub(super) fn base(&self) -> &str {
+    pub fn base(&self) -> &str {
         &self.base
     }
 }
@@ -236,7 +236,7 @@ fn refused(base: &str, path: &str, status: StatusCode, body: &[u8]) -> StoreErro
 }
 
 /// Returns the reason in the body of an answer, shortened.
-pub(super) fn reason(body: &[u8]) -> String {
+pub fn reason(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let text = match &parsed["error"]["reason"] {
         Value::String(reason) => reason.clone(),

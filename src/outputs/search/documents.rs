@@ -14,18 +14,18 @@ const IGNORE_ABOVE: u64 = 8191;
 
 /// The names of the indexes of one output.
 #[derive(Clone, Debug)]
-pub(super) struct IndexNames {
+pub struct IndexNames {
     /// The index of rows.
-    pub(super) rows: String,
+    pub rows: String,
     /// The index of markers.
-    pub(super) epochs: String,
+    pub epochs: String,
     /// The index of the claim.
-    pub(super) claims: String,
+    pub claims: String,
 }
 
 impl IndexNames {
     /// Returns the names that belong to the index `rows`.
-    pub(super) fn of(rows: &str) -> IndexNames {
+    pub fn of(rows: &str) -> IndexNames {
         IndexNames {
             rows: rows.to_owned(),
             epochs: format!("{rows}-epochs"),
@@ -35,7 +35,7 @@ impl IndexNames {
 }
 
 /// Returns the fields of rows, each with its type: those of words with counts, and those of lines.
-pub(super) fn row_fields() -> Value {
+pub fn row_fields() -> Value {
     let keyword = json!({"type": "keyword", "ignore_above": IGNORE_ABOVE});
     let long = json!({"type": "long"});
     json!({
@@ -50,7 +50,7 @@ pub(super) fn row_fields() -> Value {
 }
 
 /// Returns the fields of markers, each with its type.
-pub(super) fn marker_fields() -> Value {
+pub fn marker_fields() -> Value {
     let mut fields = json!({});
     for name in ["epoch", "lines", "words", "rows", "committed_at"] {
         fields[name] = json!({"type": "long"});
@@ -62,12 +62,12 @@ pub(super) fn marker_fields() -> Value {
 }
 
 /// Returns the request that makes an index with these fields and no others.
-pub(super) fn index_of(fields: &Value) -> Value {
+pub fn index_of(fields: &Value) -> Value {
     json!({"mappings": {"dynamic": "strict", "properties": fields}})
 }
 
 /// Returns the request that makes the index of claims, which searches over all indexes leave out.
-pub(super) fn claims_index() -> Value {
+pub fn claims_index() -> Value {
     json!({
         "settings": {"index": {"hidden": true, "number_of_shards": 1}},
         "mappings": {"dynamic": "strict", "properties": {
@@ -78,7 +78,7 @@ pub(super) fn claims_index() -> Value {
 }
 
 /// Returns the first of the fields `wanted` that `found` has with another type.
-pub(super) fn other_type<'a>(found: &Value, wanted: &'a Value) -> Option<&'a str> {
+pub fn other_type<'a>(found: &Value, wanted: &'a Value) -> Option<&'a str> {
     let fields = wanted.as_object()?;
     let differs = |name: &&String| {
         let there = &found[name.as_str()]["type"];
@@ -88,7 +88,7 @@ pub(super) fn other_type<'a>(found: &Value, wanted: &'a Value) -> Option<&'a str
 }
 
 /// Appends the two lines of a bulk request that create the document of a word.
-pub(super) fn push_count(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>) {
+pub fn push_count(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>) {
     let hash = hex(&Sha256::digest(word));
     let word = Value::from(String::from_utf8_lossy(word));
     let document = format!(
@@ -104,7 +104,7 @@ const WORD_ID_BYTES_MAX: usize = 256;
 /// Returns the id of a word in an index that has one document a word: the word itself. A word that
 /// is empty, long, ill-formed or begins with a blank has a blank and its SHA-256, so that no two
 /// words have the same id.
-pub(super) fn word_id(word: &[u8]) -> String {
+pub fn word_id(word: &[u8]) -> String {
     match std::str::from_utf8(word) {
         Ok(text) if (1..=WORD_ID_BYTES_MAX).contains(&text.len()) && !text.starts_with(' ') => {
             text.to_owned()
@@ -118,7 +118,7 @@ pub(super) fn word_id(word: &[u8]) -> String {
 
 /// Appends the two lines of a bulk request that write the document of a word over an earlier one.
 /// The epoch is the version, so a request that is late never replaces a newer document.
-pub(super) fn push_word(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>) {
+pub fn push_word(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>) {
     let (id, word) = (Value::from(word_id(word)), Value::from(String::from_utf8_lossy(word)));
     let document = format!(
         "{{\"index\":{{\"_id\":{id},\"version\":{epoch},\"version_type\":\"external_gte\"}}}}\n\
@@ -128,7 +128,7 @@ pub(super) fn push_word(epoch: Epoch, word: &[u8], count: i64, out: &mut Vec<u8>
 }
 
 /// Appends the two lines of a bulk request that create the document of a line.
-pub(super) fn push_line(epoch: Epoch, part: u32, row: u64, line: &[u8], out: &mut Vec<u8>) {
+pub fn push_line(epoch: Epoch, part: u32, row: u64, line: &[u8], out: &mut Vec<u8>) {
     let line = Value::from(String::from_utf8_lossy(line));
     let document = format!(
         "{{\"create\":{{\"_id\":\"{epoch}-{part}-{row}\"}}}}\n\
@@ -139,7 +139,7 @@ pub(super) fn push_line(epoch: Epoch, part: u32, row: u64, line: &[u8], out: &mu
 }
 
 /// Returns the marker of an epoch.
-pub(super) fn marker(
+pub fn marker(
     names: &IndexNames,
     publication: &Publication,
     epoch: Epoch,

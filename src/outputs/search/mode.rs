@@ -4,7 +4,7 @@ use crate::outputs::sql::{SqlSettings, WriteMode};
 
 /// How the rows of an epoch come into an index.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum RowMode {
+pub enum RowMode {
     /// Each epoch adds its documents.
     Append,
     /// The index holds the newest result, one document a word.
@@ -15,7 +15,7 @@ pub(super) enum RowMode {
 
 impl RowMode {
     /// Returns the mode of a job with these settings.
-    pub(super) fn of(settings: &SqlSettings) -> RowMode {
+    pub fn of(settings: &SqlSettings) -> RowMode {
         match (settings.write, settings.changes) {
             (WriteMode::Append, _) => RowMode::Append,
             (WriteMode::Upsert, false) => RowMode::Replace,
@@ -24,12 +24,12 @@ impl RowMode {
     }
 
     /// Returns true if documents of an earlier epoch are written over.
-    pub(super) fn is_upsert(self) -> bool {
+    pub fn is_upsert(self) -> bool {
         self != RowMode::Append
     }
 
     /// Returns the name of the mode in `--write`.
-    pub(super) fn flag(self) -> &'static str {
+    pub fn flag(self) -> &'static str {
         if self.is_upsert() { "upsert" } else { "append" }
     }
 }

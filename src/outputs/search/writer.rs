@@ -34,7 +34,7 @@ const PARTS_AT_A_TIME: usize = 4;
 
 /// Writes the epochs of one run.
 #[derive(Debug)]
-pub(super) struct SearchWriter {
+pub struct SearchWriter {
     client: SearchClient,
     names: Arc<IndexNames>,
     publication: Publication,
@@ -54,7 +54,7 @@ pub(super) struct SearchWriter {
 
 impl SearchWriter {
     /// Returns the writer of a run that writes as `ownership`.
-    pub(super) fn new(
+    pub fn new(
         client: SearchClient,
         names: IndexNames,
         ownership: Ownership,

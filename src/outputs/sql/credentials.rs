@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::store::{DatabaseKind, DatabaseTarget};
 
 /// Reads variables of the environment.
-pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+pub type SqlEnvironment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Returns a variable of this process; `None` for an empty one.
 pub fn of_process(name: &str) -> Option<String> {
@@ -37,7 +37,7 @@ impl std::fmt::Debug for Credentials {
 /// # Errors
 ///
 /// `Configuration` if a file that the environment names cannot be read.
-pub fn find(target: &DatabaseTarget, env: Environment<'_>) -> Result<Credentials> {
+pub fn find(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credentials> {
     match target.kind {
         DatabaseKind::Sqlite => Ok(Credentials::default()),
         DatabaseKind::Postgres => postgres(target, env),
@@ -45,7 +45,7 @@ pub fn find(target: &DatabaseTarget, env: Environment<'_>) -> Result<Credentials
     }
 }
 
-fn postgres(target: &DatabaseTarget, env: Environment<'_>) -> Result<Credentials> {
+fn postgres(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credentials> {
     let user = target.user.clone().or_else(|| env("PGUSER")).or_else(|| env("USER"));
     let user = user.unwrap_or_else(|| "postgres".to_owned());
     if let Some(password) = env("PGPASSWORD") {
@@ -64,7 +64,7 @@ fn postgres(target: &DatabaseTarget, env: Environment<'_>) -> Result<Credentials
     Ok(Credentials { user, password })
 }
 
-fn mysql(target: &DatabaseTarget, env: Environment<'_>) -> Result<Credentials> {
+fn mysql(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credentials> {
     let text = read(&home(env).join(".my.cnf"), false, "")?.unwrap_or_default();
     let option = |name: &str| client_option(&text, name);
     let user = target.user.clone().or_else(|| option("user")).or_else(|| env("USER"));
@@ -72,7 +72,7 @@ fn mysql(target: &DatabaseTarget, env: Environment<'_>) -> Result<Credentials> {
     Ok(Credentials { user: user.unwrap_or_else(|| "root".to_owned()), password })
 }
 
-fn home(env: Environment<'_>) -> PathBuf {
+fn home(env: SqlEnvironment<'_>) -> PathBuf {
     env("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }
 

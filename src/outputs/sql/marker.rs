@@ -6,7 +6,7 @@ use crate::epoch::Epoch;
 use crate::store::StoreResult;
 
 /// Returns job and state in the marker of an epoch, if it is committed.
-pub(super) async fn marker(
+pub async fn marker(
     session: &mut dyn Session,
     tables: &Tables,
     epoch: Epoch,

@@ -13,10 +13,7 @@ use crate::store::{StoreError, StoreErrorKind, StoreResult};
 /// # Errors
 ///
 /// `Denied` if it was written by a later release; else those of the session.
-pub(super) async fn read(
-    session: &mut dyn Session,
-    tables: &Tables,
-) -> StoreResult<Option<Standing>> {
+pub async fn read(session: &mut dyn Session, tables: &Tables) -> StoreResult<Option<Standing>> {
     let sql = tables.sql("SELECT \"term\", \"owner\" FROM {owners} WHERE \"output\" = ?");
     let rows = session.query(&sql, vec![tables.table.as_str().into()]).await?;
     let Some(row) = rows.into_iter().next() else { return Ok(None) };
@@ -36,7 +33,7 @@ pub(super) async fn read(
 }
 
 /// Makes `claim` the owner, if `former` still is. Returns false if another start was quicker.
-pub(super) async fn take(
+pub async fn take(
     session: &mut dyn Session,
     tables: &Tables,
     former: Option<&Standing>,
@@ -81,7 +78,7 @@ pub(super) async fn take(
 /// # Errors
 ///
 /// `Exists`, naming the new owner, if it is not.
-pub(super) async fn confirm(
+pub async fn confirm(
     session: &mut dyn Session,
     tables: &Tables,
     claim: &Standing,
@@ -106,7 +103,7 @@ pub(super) async fn confirm(
 }
 
 /// Gives the table back, if `claim` still is the owner.
-pub(super) async fn release(
+pub async fn release(
     session: &mut dyn Session,
     tables: &Tables,
     claim: &Standing,

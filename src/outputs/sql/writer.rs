@@ -39,11 +39,11 @@ const PIECE_BYTES: usize = 512 << 10;
 
 /// A change of a part that waits for the commit of its epoch.
 #[derive(Clone, Debug)]
-pub(super) struct StagedChange {
+pub struct StagedChange {
     /// Its name in the changelog.
-    pub(super) name: String,
+    pub name: String,
     /// Its bytes.
-    pub(super) body: Body,
+    pub body: Body,
 }
 
 /// The parts and changes that wait for the commit of an epoch.
@@ -56,18 +56,18 @@ struct StagedEpoch {
 /// Writes the epochs of one run.
 #[derive(Debug)]
 pub struct SqlWriter {
-    pub(super) tables: Arc<Tables>,
+    pub tables: Arc<Tables>,
     settings: SqlSettings,
     publication: Publication,
     claim: Option<Standing>,
     commits: Option<CommitLog>,
     results: Results,
     meters: Meters,
-    pub(super) retrier: Retrier,
+    pub retrier: Retrier,
     /// The session of commits.
     link: Link,
     /// The session of everything else, which may take long.
-    pub(super) aside: Link,
+    pub aside: Link,
     staged: Mutex<BTreeMap<Epoch, StagedEpoch>>,
     runtime: Handle,
     /// A permit for each processor: parts are staged on no more threads.
@@ -76,7 +76,7 @@ pub struct SqlWriter {
 
 impl SqlWriter {
     /// Returns the writer of a run.
-    pub(super) fn new(
+    pub fn new(
         driver: Arc<dyn Driver>,
         tables: Arc<Tables>,
         settings: SqlSettings,
@@ -101,7 +101,7 @@ impl SqlWriter {
     }
 
     /// Keeps a change until its epoch is committed.
-    pub(super) fn stage_change(&self, epoch: Epoch, change: StagedChange) {
+    pub fn stage_change(&self, epoch: Epoch, change: StagedChange) {
         self.results.admit(&change.body);
         self.staged().entry(epoch).or_default().changes.push(change);
     }
@@ -241,7 +241,7 @@ impl SqlWriter {
 }
 
 /// Replaces a piece of the changelog.
-pub(super) async fn write_pieces(
+pub async fn write_pieces(
     session: &mut dyn Session,
     tables: &Tables,
     name: &str,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::text::Stored;
 
 /// The bytes of a file, read at places of its own.
-pub(in crate::sources) struct StoredFile {
+pub struct StoredFile {
     file: Arc<File>,
     at: u64,
     /// The number of bytes that are read; `None` for all there are.
@@ -17,13 +17,13 @@ pub(in crate::sources) struct StoredFile {
 
 impl StoredFile {
     /// Returns all bytes of `file`.
-    pub(in crate::sources) fn whole(file: Arc<File>) -> StoredFile {
+    pub fn whole(file: Arc<File>) -> StoredFile {
         StoredFile { file, at: 0, bytes: None }
     }
 
     /// Returns the first `bytes` bytes of `file`. If it has fewer when they are read, reading fails
     /// with `InvalidData`.
-    pub(in crate::sources) fn first(file: File, bytes: u64) -> StoredFile {
+    pub fn first(file: File, bytes: u64) -> StoredFile {
         StoredFile { file: Arc::new(file), at: 0, bytes: Some(bytes) }
     }
 }

@@ -11,10 +11,10 @@ use std::ops::Range;
 use flate2::bufread::MultiGzDecoder;
 use zstd::stream::read::Decoder as ZstdDecoder;
 
-use super::Encoding;
+use super::InputEncoding;
 
 /// Bytes of a stored file, from a place that can be chosen.
-pub(in crate::sources) trait Stored: Read {
+pub trait Stored: Read {
     /// Goes to `offset`; the next read begins there.
     fn seek_to(&mut self, offset: u64);
 }
@@ -27,7 +27,7 @@ const OUTPUT_BYTES: usize = 32 << 10;
 
 /// Why the text of a file ends before the file does.
 #[derive(Debug)]
-pub(in crate::sources) enum TextFault {
+pub enum TextFault {
     /// The file cannot be read.
     Unreadable(io::Error),
     /// The bytes are not a whole compressed file.
@@ -35,7 +35,7 @@ pub(in crate::sources) enum TextFault {
 }
 
 /// The text of one file.
-pub(in crate::sources) struct Text<R: Stored> {
+pub struct Text<R: Stored> {
     decoding: Decoding<R>,
     /// Decompressed bytes that were not given out yet.
     output: Box<[u8]>,
@@ -57,21 +57,21 @@ enum Decoding<R: Stored> {
 impl<R: Stored> Text<R> {
     /// Returns the text of `stored` from its beginning, decompressed as `encoding` says. If that is
     /// not what the name of the file says, the text is damaged at once.
-    pub(in crate::sources) fn new(stored: R, encoding: &Encoding) -> Text<R> {
+    pub fn new(stored: R, encoding: &InputEncoding) -> Text<R> {
         let mut fault = None;
         let decoding = match encoding {
-            Encoding::Plain(_) => Decoding::Plain(stored),
-            Encoding::Compressed(format) if format.name == "gzip" => {
+            InputEncoding::Plain(_) => Decoding::Plain(stored),
+            InputEncoding::Compressed(format) if format.name == "gzip" => {
                 Decoding::Gzip(Box::new(MultiGzDecoder::new(Input::new(stored))))
             }
-            Encoding::Compressed(_) => match ZstdDecoder::with_buffer(Input::new(stored)) {
+            InputEncoding::Compressed(_) => match ZstdDecoder::with_buffer(Input::new(stored)) {
                 Ok(decoder) => Decoding::Zstd(Box::new(decoder)),
                 Err(error) => {
                     fault = Some(TextFault::Unreadable(error));
                     Decoding::Ended(0)
                 }
             },
-            Encoding::NotWhatItsNameSays(format) => {
+            InputEncoding::NotWhatItsNameSays(format) => {
                 let why = format!("it does not begin as {} does", format.name);
                 fault = Some(TextFault::Damaged(why));
                 Decoding::Ended(0)
@@ -85,18 +85,18 @@ impl<R: Stored> Text<R> {
     }
 
     /// Returns the number of bytes given out or skipped so far.
-    pub(in crate::sources) fn position(&self) -> u64 {
+    pub fn position(&self) -> u64 {
         self.position
     }
 
     /// Returns true if the file is decompressed.
-    pub(in crate::sources) fn is_decompressed(&self) -> bool {
+    pub fn is_decompressed(&self) -> bool {
         !matches!(self.decoding, Decoding::Plain(_))
     }
 
     /// Returns how many bytes of the file were taken for the text so far. After the same position
     /// it is the same in every run.
-    pub(in crate::sources) fn stored_bytes(&self) -> u64 {
+    pub fn stored_bytes(&self) -> u64 {
         match &self.decoding {
             Decoding::Plain(_) => self.position,
             Decoding::Ended(taken) => *taken,
@@ -110,7 +110,7 @@ impl<R: Stored> Text<R> {
     /// # Errors
     ///
     /// `Unreadable` if the file cannot be read, `Damaged` if it does not decompress further.
-    pub(in crate::sources) fn read(&mut self, into: &mut [u8]) -> Result<usize, TextFault> {
+    pub fn read(&mut self, into: &mut [u8]) -> Result<usize, TextFault> {
         if into.is_empty() {
             return Ok(0);
         }
@@ -138,7 +138,7 @@ impl<R: Stored> Text<R> {
     /// # Errors
     ///
     /// As [`Text::read`].
-    pub(in crate::sources) fn skip_to(&mut self, offset: u64) -> Result<bool, TextFault> {
+    pub fn skip_to(&mut self, offset: u64) -> Result<bool, TextFault> {
         if let Decoding::Plain(stored) = &mut self.decoding {
             stored.seek_to(offset);
             self.position = offset;
@@ -301,7 +301,8 @@ mod tests {
     }
 
     fn open(stored: Vec<u8>) -> Text<Cursor<Vec<u8>>> {
-        let encoding = Encoding::of(std::path::Path::new("x"), &stored[..stored.len().min(16)]);
+        let encoding =
+            InputEncoding::of(std::path::Path::new("x"), &stored[..stored.len().min(16)]);
         Text::new(Cursor::new(stored), &encoding)
     }
 
@@ -386,7 +387,7 @@ mod tests {
             }
         }
         let whole = gzip(&lines(20_000));
-        let encoding = Encoding::of(std::path::Path::new("x.gz"), &whole[..16]);
+        let encoding = InputEncoding::of(std::path::Path::new("x.gz"), &whole[..16]);
         let mut text = Text::new(Failing(Cursor::new(whole[..5000].to_vec())), &encoding);
         let fault = loop {
             match text.read(&mut [0; 4096]) {

@@ -13,7 +13,7 @@ const METHODS: &str = "GET, HEAD, POST";
 
 /// A request that is not done: its status code, and the sentence that explains it.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refusal {
+pub struct Refusal {
     status: StatusCode,
     message: String,
     /// The position that the answer names.
@@ -22,33 +22,33 @@ pub(super) struct Refusal {
 
 impl Refusal {
     /// Returns a refusal with this status. `message` says what to do about it.
-    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
+    pub fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
         Refusal { status, message: message.into(), next: None }
     }
 
     /// The sender may try again soon.
-    pub(super) fn later(message: impl Into<String>) -> Refusal {
+    pub fn later(message: impl Into<String>) -> Refusal {
         Refusal::new(StatusCode::SERVICE_UNAVAILABLE, message)
     }
 
     /// Returns true if the sender may try again soon.
-    pub(super) fn is_later(&self) -> bool {
+    pub fn is_later(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
     }
 
     /// The run is stopping.
-    pub(super) fn stopping() -> Refusal {
+    pub fn stopping() -> Refusal {
         Refusal::later("the run is stopping")
     }
 
     /// The piece of a producer begins after the position that comes next, `next`.
-    pub(super) fn gap(next: u64, offset: u64) -> Refusal {
+    pub fn gap(next: u64, offset: u64) -> Refusal {
         let message = format!("a gap: the piece begins at {offset}, and {next} comes next");
         Refusal { next: Some(next), ..Refusal::new(StatusCode::CONFLICT, message) }
     }
 
     /// Returns the answer to the sender.
-    pub(super) fn answer(self) -> Response<Body> {
+    pub fn answer(self) -> Response<Body> {
         let Refusal { status, message, next } = self;
         let body = match next {
             Some(next) => json!({"error": message, "next": next}),
@@ -75,14 +75,14 @@ impl Refusal {
 }
 
 /// Returns the answer to lines that are kept and belong to no producer.
-pub(super) fn kept() -> Response<Body> {
+pub fn kept() -> Response<Body> {
     let mut answer = Response::new(Body::empty());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
 
 /// Returns the position that comes next in the stream of a producer, and its tag.
-pub(super) fn next(next: u64, tag: Option<String>) -> Response<Body> {
+pub fn next(next: u64, tag: Option<String>) -> Response<Body> {
     let body = match tag {
         Some(tag) => json!({"next": next, "tag": tag}),
         None => json!({"next": next}),

@@ -22,7 +22,7 @@ const SILENT_MS: u64 = 24 * 3600 * 1000;
 
 /// A request to the log.
 #[derive(Debug)]
-pub(super) enum Ask {
+pub enum Ask {
     /// Append lines. With `ends`, nothing more comes from anyone.
     Lines { body: Received, ends: bool },
     /// Append a piece of a producer's stream, which begins at `offset`.
@@ -35,26 +35,26 @@ pub(super) enum Ask {
 
 /// A request to the log, and where its reply goes.
 #[derive(Debug)]
-pub(super) struct Order {
-    pub(super) ask: Ask,
-    pub(super) reply: oneshot::Sender<Reply>,
+pub struct Order {
+    pub ask: Ask,
+    pub reply: oneshot::Sender<Reply>,
 }
 
 /// The reply to an order.
 #[derive(Debug)]
-pub(super) struct Reply {
+pub struct Reply {
     /// The position that comes next in the stream of the producer.
-    pub(super) next: u64,
+    pub next: u64,
     /// The tag of the producer that was asked for.
-    pub(super) tag: Option<String>,
+    pub tag: Option<String>,
     /// Resolves when all that the reply speaks of is durable; `None` without state.
-    pub(super) durable: Option<Durable>,
+    pub durable: Option<Durable>,
     /// Why the order was not carried out.
-    pub(super) refusal: Option<Refusal>,
+    pub refusal: Option<Refusal>,
 }
 
 /// Appends bodies to the log, one after the other.
-pub(super) struct Appender<'a> {
+pub struct Appender<'a> {
     log: &'a mut SourceLog,
     /// Ends the server when nothing more can come; `None` unless the source is read once.
     closing: Option<Stop>,
@@ -64,7 +64,7 @@ pub(super) struct Appender<'a> {
 
 impl<'a> Appender<'a> {
     /// Returns what appends to `log`. With `closing`, the end of all streams ends the server.
-    pub(super) fn new(log: &'a mut SourceLog, closing: Option<Stop>) -> Appender<'a> {
+    pub fn new(log: &'a mut SourceLog, closing: Option<Stop>) -> Appender<'a> {
         Appender { log, closing, open: BTreeSet::new() }
     }
 
@@ -73,7 +73,7 @@ impl<'a> Appender<'a> {
     /// # Errors
     ///
     /// Those of the log.
-    pub(super) async fn run(&mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
+    pub async fn run(&mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
         while let Some(Order { ask, reply }) = self.log.alongside(orders.recv()).await? {
             let done = self.carry_out(ask).await?;
             // It fails if the client has gone, who will ask again.

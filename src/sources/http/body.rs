@@ -34,7 +34,7 @@ const DECODERS_MAX: usize = 2;
 
 /// The limits of bodies.
 #[derive(Debug)]
-pub(super) struct BodyLimits {
+pub struct BodyLimits {
     /// Most bytes of a body, as it is sent and decompressed.
     bytes_max: usize,
     memory: Arc<BodyMemory>,
@@ -43,7 +43,7 @@ pub(super) struct BodyLimits {
 
 /// The bytes of a body.
 #[derive(Debug)]
-pub(super) struct Received {
+pub struct Received {
     pieces: VecDeque<Vec<u8>>,
     bytes: usize,
     lease: Lease,
@@ -52,13 +52,13 @@ pub(super) struct Received {
 impl BodyLimits {
     /// Returns the limits for bodies of at most `bytes_max` bytes. All together may take 32 MiB of
     /// memory, or that of two of the largest.
-    pub(super) fn new(bytes_max: usize) -> BodyLimits {
+    pub fn new(bytes_max: usize) -> BodyLimits {
         let memory = BodyMemory::new((32 << 20).max(2 * (bytes_max + PIECE_BYTES_MAX)));
         BodyLimits { bytes_max, memory, decoders: Semaphore::new(DECODERS_MAX) }
     }
 
     /// Refuses a body that is announced to be larger than the limit.
-    pub(super) fn check_announced(&self, bytes: u64) -> Result<(), Refusal> {
+    pub fn check_announced(&self, bytes: u64) -> Result<(), Refusal> {
         if bytes > self.bytes_max as u64 { Err(self.too_large()) } else { Ok(()) }
     }
 
@@ -68,7 +68,7 @@ impl BodyLimits {
     ///
     /// 413 above the limit of bytes, 408 if the sender is too slow, 400 if the body is broken or
     /// cannot be decompressed, 503 if there is no memory for it.
-    pub(super) async fn receive(&self, body: Body, coding: Coding) -> Result<Received, Refusal> {
+    pub async fn receive(&self, body: Body, coding: Coding) -> Result<Received, Refusal> {
         let mut received = Received::new(self.memory.lease());
         let (mut frames, begun) = (body.into_data_stream(), Instant::now());
         loop {
@@ -149,12 +149,12 @@ impl Received {
     }
 
     /// Returns the number of bytes.
-    pub(super) fn len(&self) -> usize {
+    pub fn len(&self) -> usize {
         self.bytes
     }
 
     /// Returns the pieces in order, without their first `skipped` bytes.
-    pub(super) fn pieces(&self, mut skipped: usize) -> impl Iterator<Item = &[u8]> {
+    pub fn pieces(&self, mut skipped: usize) -> impl Iterator<Item = &[u8]> {
         self.pieces.iter().filter_map(move |piece| {
             let at = skipped.min(piece.len());
             skipped -= at;

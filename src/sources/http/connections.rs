@@ -17,7 +17,7 @@ const IDLE: Duration = Duration::from_secs(1);
 
 /// The connections that are open.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub struct Connections {
     begun: Instant,
     max: usize,
     /// See [`IDLE`].
@@ -27,7 +27,7 @@ pub(super) struct Connections {
 
 /// The activity of one connection.
 #[derive(Debug)]
-pub(super) struct Activity {
+pub struct Activity {
     begun: Instant,
     /// Milliseconds since the server began, when its client last sent something.
     received_ms: AtomicU64,
@@ -40,7 +40,7 @@ pub(super) struct Activity {
 
 impl Connections {
     /// Returns an empty set of at most `max` connections.
-    pub(super) fn new(max: usize) -> Arc<Connections> {
+    pub fn new(max: usize) -> Arc<Connections> {
         Connections::with_idle(max, IDLE)
     }
 
@@ -51,7 +51,7 @@ impl Connections {
 
     /// Adds a connection. At the limit, the one that has been idle for longest is closed; returns
     /// `None` if none is idle.
-    pub(super) fn open(self: &Arc<Self>) -> Option<OpenConnection> {
+    pub fn open(self: &Arc<Self>) -> Option<OpenConnection> {
         let activity = Arc::new(Activity {
             begun: self.begun,
             received_ms: AtomicU64::new(0),
@@ -90,17 +90,17 @@ impl Activity {
     }
 
     /// Notes whether the body of the request is still to be read.
-    pub(super) fn set_unread(&self, is_unread: bool) {
+    pub fn set_unread(&self, is_unread: bool) {
         self.is_unread.store(is_unread, Ordering::Relaxed);
     }
 
     /// Returns true if the client may still be sending a body that nobody reads.
-    pub(super) fn is_unread(&self) -> bool {
+    pub fn is_unread(&self) -> bool {
         self.is_unread.load(Ordering::Relaxed)
     }
 
     /// Notes that the client waits for an answer, until the value is dropped.
-    pub(super) fn serve(self: &Arc<Self>) -> Served {
+    pub fn serve(self: &Arc<Self>) -> Served {
         self.is_served.store(true, Ordering::Relaxed);
         Served(Arc::clone(self))
     }
@@ -108,7 +108,7 @@ impl Activity {
 
 /// A request that is being served.
 #[derive(Debug)]
-pub(super) struct Served(Arc<Activity>);
+pub struct Served(Arc<Activity>);
 
 impl Drop for Served {
     fn drop(&mut self) {
@@ -119,15 +119,15 @@ impl Drop for Served {
 
 /// One of the connections, which leaves them when this is dropped.
 #[derive(Debug)]
-pub(super) struct OpenConnection {
+pub struct OpenConnection {
     all: Arc<Connections>,
     id: u64,
-    pub(super) activity: Arc<Activity>,
+    pub activity: Arc<Activity>,
 }
 
 impl OpenConnection {
     /// Resolves when the connection must make room for another.
-    pub(super) async fn closed(&self) {
+    pub async fn closed(&self) {
         self.activity.closed.notified().await;
     }
 }
@@ -144,9 +144,9 @@ impl Drop for OpenConnection {
 
 /// A stream that notes when its client sends.
 #[derive(Debug)]
-pub(super) struct Watched<S> {
-    pub(super) stream: S,
-    pub(super) activity: Arc<Activity>,
+pub struct Watched<S> {
+    pub stream: S,
+    pub activity: Arc<Activity>,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {

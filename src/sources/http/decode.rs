@@ -10,7 +10,7 @@ const ZSTD_WINDOW_LOG_MAX: u32 = 23;
 
 /// The encoding of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Coding {
+pub enum Coding {
     /// The bytes as they are.
     Identity,
     /// RFC 1952, one or more members.
@@ -21,7 +21,7 @@ pub(super) enum Coding {
 
 impl Coding {
     /// Returns the encoding that the headers name; `None` for one that is not supported.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Coding> {
+    pub fn of(headers: &HeaderMap) -> Option<Coding> {
         let mut found = Coding::Identity;
         for value in headers.get_all(CONTENT_ENCODING) {
             for name in value.to_str().ok()?.split(',').map(str::trim) {
@@ -46,10 +46,7 @@ impl Coding {
     /// # Errors
     ///
     /// Those of the decompressor's start. Reading fails for a damaged or truncated body.
-    pub(super) fn reader<'a>(
-        self,
-        body: impl Read + Send + 'a,
-    ) -> io::Result<Box<dyn Read + Send + 'a>> {
+    pub fn reader<'a>(self, body: impl Read + Send + 'a) -> io::Result<Box<dyn Read + Send + 'a>> {
         Ok(match self {
             Coding::Identity => Box::new(body),
             Coding::Gzip => Box::new(flate2::read::MultiGzDecoder::new(body)),

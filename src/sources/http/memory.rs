@@ -24,7 +24,7 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Why a body has lost its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Dropped {
+pub enum Dropped {
     /// Its sender stalled while others needed the memory.
     Stalled,
     /// There is too little memory for all.
@@ -42,7 +42,7 @@ struct Patience {
 
 /// The budget of all bodies of one server.
 #[derive(Debug)]
-pub(super) struct BodyMemory {
+pub struct BodyMemory {
     patience: Patience,
     state: Mutex<MemoryState>,
 }
@@ -69,7 +69,7 @@ struct Holder {
 
 impl BodyMemory {
     /// Returns a budget of so many bytes.
-    pub(super) fn new(bytes: usize) -> Arc<BodyMemory> {
+    pub fn new(bytes: usize) -> Arc<BodyMemory> {
         BodyMemory::with_patience(bytes, Patience { stalled: STALLED, wait_max: WAIT_MAX })
     }
 
@@ -79,7 +79,7 @@ impl BodyMemory {
     }
 
     /// Adds a body, which holds nothing yet.
-    pub(super) fn lease(self: &Arc<Self>) -> Lease {
+    pub fn lease(self: &Arc<Self>) -> Lease {
         let wake = Arc::new(Notify::new());
         let mut state = self.lock();
         let id = state.next;
@@ -144,7 +144,7 @@ impl Holder {
 
 /// The memory of one body. It is given back when this is dropped.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub struct Lease {
     memory: Arc<BodyMemory>,
     id: u64,
     wake: Arc<Notify>,
@@ -152,7 +152,7 @@ pub(super) struct Lease {
 
 impl Lease {
     /// Reserves `bytes` more bytes, and waits for them.
-    pub(super) async fn grow(&self, bytes: usize) -> Result<(), Dropped> {
+    pub async fn grow(&self, bytes: usize) -> Result<(), Dropped> {
         let until = Instant::now() + self.memory.patience.wait_max;
         loop {
             if self.try_grow(bytes)? {
@@ -190,17 +190,17 @@ impl Lease {
     }
 
     /// Notes that the sender has sent bytes.
-    pub(super) fn received(&self) {
+    pub fn received(&self) {
         self.update(|holder| holder.received = Some(Instant::now()));
     }
 
     /// Notes that the body is complete: nothing more is expected of its sender.
-    pub(super) fn complete(&self) {
+    pub fn complete(&self) {
         self.update(|holder| holder.received = None);
     }
 
     /// Gives back `bytes` bytes.
-    pub(super) fn shrink(&self, bytes: usize) {
+    pub fn shrink(&self, bytes: usize) {
         let mut state = self.memory.lock();
         if let Some(holder) = state.holders.get_mut(&self.id) {
             holder.held -= bytes;
@@ -210,7 +210,7 @@ impl Lease {
     }
 
     /// Resolves when the body has lost its memory.
-    pub(super) async fn dropped(&self) -> Dropped {
+    pub async fn dropped(&self) -> Dropped {
         loop {
             let dropped = self.update(|holder| holder.dropped).flatten();
             if let Some(why) = dropped {

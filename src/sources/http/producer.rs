@@ -17,7 +17,7 @@ const SEPARATOR: u8 = 0;
 
 /// The id of a producer, and the tag that it gets if it is new.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ProducerId {
+pub struct ProducerId {
     /// The name in the log of a new producer.
     name: Vec<u8>,
     id: String,
@@ -29,7 +29,7 @@ impl ProducerId {
     /// # Errors
     ///
     /// 400 for an empty one, one with control characters, or if both together are too long.
-    pub(super) fn new(id: String, tag: Option<String>) -> Result<ProducerId, Refusal> {
+    pub fn new(id: String, tag: Option<String>) -> Result<ProducerId, Refusal> {
         let mut name = check("producer", &id)?.to_vec();
         if let Some(tag) = &tag {
             name.push(SEPARATOR);
@@ -43,22 +43,22 @@ impl ProducerId {
     }
 
     /// Returns the id.
-    pub(super) fn id(&self) -> &str {
+    pub fn id(&self) -> &str {
         &self.id
     }
 
     /// Returns the name in the log of a producer that begins with this id.
-    pub(super) fn name(&self) -> &[u8] {
+    pub fn name(&self) -> &[u8] {
         &self.name
     }
 
     /// Returns the id in a name.
-    pub(super) fn id_of(name: &[u8]) -> &[u8] {
+    pub fn id_of(name: &[u8]) -> &[u8] {
         name.split(|byte| *byte == SEPARATOR).next().unwrap_or_default()
     }
 
     /// Returns the tag in a name.
-    pub(super) fn tag_of(name: &[u8]) -> Option<String> {
+    pub fn tag_of(name: &[u8]) -> Option<String> {
         let at = name.iter().position(|byte| *byte == SEPARATOR)?;
         Some(String::from_utf8_lossy(&name[at + 1..]).into_owned())
     }

@@ -13,17 +13,17 @@ use crate::token::Token;
 
 /// The rules that every request must obey.
 #[derive(Debug)]
-pub(super) struct Guard {
+pub struct Guard {
     /// The token that senders must know.
-    pub(super) token: Option<Token>,
+    pub token: Option<Token>,
     /// The server is reachable from this machine only. A name of another host in a request then
     /// comes from a web page whose name was bound to this machine's address.
-    pub(super) is_loopback: bool,
+    pub is_loopback: bool,
 }
 
 impl Guard {
     /// Refuses requests of strangers.
-    pub(super) fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
+    pub fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
         let forbidden = |why: &str| Err(Refusal::new(StatusCode::FORBIDDEN, why));
         if self.is_loopback {
             let host = headers.get(HOST).map(|host| host.as_bytes());
@@ -54,7 +54,7 @@ fn is_local(host: &[u8]) -> bool {
 
 /// A request to `/lines`.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Wish {
+pub enum LinesRequest {
     /// Append lines of nobody in particular.
     Lines { coding: Coding, ends: bool },
     /// Append a piece of a producer's stream.
@@ -65,7 +65,7 @@ pub(super) enum Wish {
 
 /// The fate of a producer's stream after a piece.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PieceEnd {
+pub enum PieceEnd {
     /// It goes on: an unfinished line waits for the next piece.
     Open,
     /// Its unfinished line ends.
@@ -74,14 +74,14 @@ pub(super) enum PieceEnd {
     Forget,
 }
 
-impl Wish {
+impl LinesRequest {
     /// Reads a request.
     ///
     /// # Errors
     ///
     /// 404 for another path, 405 for another method, 415 for an encoding that is not supported, 400
     /// for parameters that are missing, unknown or out of range.
-    pub(super) fn of(parts: &Parts) -> Result<Wish, Refusal> {
+    pub fn of(parts: &Parts) -> Result<LinesRequest, Refusal> {
         if parts.uri.path() != "/lines" {
             return Err(Refusal::new(StatusCode::NOT_FOUND, "there is only /lines here"));
         }
@@ -98,7 +98,7 @@ impl Wish {
             return match (producer, offset, end, tag) {
                 (Some(producer), None, None, None) => {
                     let producer = ProducerId::new(producer, None)?.id().to_owned();
-                    Ok(Wish::Next { producer })
+                    Ok(LinesRequest::Next { producer })
                 }
                 _ => Err(bad("give GET /lines?producer=ID")),
             };
@@ -112,19 +112,24 @@ impl Wish {
                 Err(bad("end=forget needs a producer"))
             }
             (None, None) if tag.is_some() => Err(bad("a tag needs a producer: give producer=ID")),
-            (None, None) => Ok(Wish::Lines { coding, ends: end.is_some() }),
+            (None, None) => Ok(LinesRequest::Lines { coding, ends: end.is_some() }),
             (None, Some(_)) => Err(bad("an offset needs a producer: give producer=ID")),
             (Some(_), None) => Err(bad("a producer needs the offset of its piece: give offset=N")),
             (Some(producer), Some(offset)) => {
                 let producer = ProducerId::new(producer, tag)?;
-                Ok(Wish::Piece { producer, offset, coding, end: end.unwrap_or(PieceEnd::Open) })
+                Ok(LinesRequest::Piece {
+                    producer,
+                    offset,
+                    coding,
+                    end: end.unwrap_or(PieceEnd::Open),
+                })
             }
         }
     }
 }
 
 /// Returns the length that a request announces.
-pub(super) fn announced_length(headers: &HeaderMap) -> Option<u64> {
+pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(CONTENT_LENGTH)?.to_str().ok()?.trim().parse().ok()
 }
 

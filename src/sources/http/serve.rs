@@ -27,7 +27,7 @@ use super::append::{Ask, Order, Reply};
 use super::body::{BodyLimits, Received};
 use super::connections::{Activity, Connections, OpenConnection, Watched};
 use super::decode::Coding;
-use super::request::{Guard, PieceEnd, Wish, announced_length};
+use super::request::{Guard, LinesRequest, PieceEnd, announced_length};
 
 /// Longest time for the head of a request, and for the silence between two requests.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -48,22 +48,22 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BURST: Duration = Duration::from_secs(10);
 
 /// The service of all connections.
-pub(super) struct Service {
-    pub(super) guard: Guard,
-    pub(super) bodies: BodyLimits,
+pub struct LinesService {
+    pub guard: Guard,
+    pub bodies: BodyLimits,
     /// The queue to the task that owns the log.
-    pub(super) orders: mpsc::Sender<Order>,
+    pub orders: mpsc::Sender<Order>,
     /// Tells the server to end.
-    pub(super) closing: Stop,
+    pub closing: Stop,
     /// The log had no room for the last body.
-    pub(super) is_full: AtomicBool,
+    pub is_full: AtomicBool,
     /// Accepts TLS, if senders speak it.
-    pub(super) tls: Option<TlsAcceptor>,
+    pub tls: Option<TlsAcceptor>,
     /// A handshake that failed was reported. Anybody can make many.
-    pub(super) no_tls: AtomicBool,
+    pub no_tls: AtomicBool,
 }
 
-impl Service {
+impl LinesService {
     /// Answers one request.
     async fn answer(&self, request: Request<Incoming>, activity: &Arc<Activity>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
@@ -83,18 +83,18 @@ impl Service {
         let has_body = !body.is_end_stream();
         activity.set_unread(has_body);
         self.guard.check(&parts.headers, &parts.uri)?;
-        let wish = Wish::of(&parts)?;
+        let wish = LinesRequest::of(&parts)?;
         if self.closing.is_stopped() {
             return Err(Refusal::stopping());
         }
-        let is_lines = matches!(wish, Wish::Lines { .. });
+        let is_lines = matches!(wish, LinesRequest::Lines { .. });
         let ask = match wish {
-            Wish::Next { producer } => Ask::Next { producer },
-            Wish::Lines { coding, ends } => {
+            LinesRequest::Next { producer } => Ask::Next { producer },
+            LinesRequest::Lines { coding, ends } => {
                 let body = self.receive(&parts.headers, body, coding).await?;
                 Ask::Lines { body, ends }
             }
-            Wish::Piece { producer, offset, coding, end } => {
+            LinesRequest::Piece { producer, offset, coding, end } => {
                 let body = self.receive(&parts.headers, body, coding).await?;
                 if offset.checked_add(body.len() as u64).is_none() {
                     let message = "the piece ends after the last possible position";
@@ -167,7 +167,7 @@ enum Conversation {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-impl Service {
+impl LinesService {
     /// Does the handshake of a connection, where senders speak TLS; returns `None` if it fails, or
     /// if the run stops meanwhile.
     async fn shake(&self, stream: TcpStream) -> Option<Conversation> {
@@ -196,7 +196,7 @@ impl Service {
 }
 
 /// Serves connections of `listener` until the service closes.
-pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, connections_max: usize) {
+pub async fn serve(listener: TcpListener, service: Arc<LinesService>, connections_max: usize) {
     let connections = Connections::new(connections_max);
     let mut tasks = JoinSet::new();
     let mut refused: Option<Instant> = None;
@@ -250,7 +250,7 @@ pub(super) async fn serve(listener: TcpListener, service: Arc<Service>, connecti
 }
 
 /// A panic of a connection goes on here: this task is supervised.
-pub(super) fn check(ended: Result<(), tokio::task::JoinError>) {
+pub fn check(ended: Result<(), tokio::task::JoinError>) {
     if let Err(lost) = ended
         && let Ok(panic) = lost.try_into_panic()
     {
@@ -260,7 +260,7 @@ pub(super) fn check(ended: Result<(), tokio::task::JoinError>) {
 
 /// Answers a connection that is one too many, without waiting for its request.
 fn refuse(stream: &TcpStream) {
-    let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+    let answer = "HTTP/1.1 503 LinesService Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 1\r\nconnection: close\r\ncontent-length: 32\r\n\r\n\
         {\"error\":\"too many connections\"}";
     // The client may be gone, and a full socket has told it enough.
@@ -268,7 +268,7 @@ fn refuse(stream: &TcpStream) {
 }
 
 /// Serves one connection to its end.
-async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<Service>) {
+async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<LinesService>) {
     // Answers are short and complete: they need not wait for more.
     let _ = stream.set_nodelay(true);
     let serving = async {
@@ -288,7 +288,7 @@ async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<Service>
     }
 }
 
-async fn converse_http<S>(stream: S, activity: &Arc<Activity>, service: &Arc<Service>)
+async fn converse_http<S>(stream: S, activity: &Arc<Activity>, service: &Arc<LinesService>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {

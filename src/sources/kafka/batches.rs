@@ -19,7 +19,7 @@ use super::wire::WireReader;
 
 /// Bytes of lines that are handed on at once. Every read into a splitter has room for so many, so
 /// that a chunk of this size never lies on both sides of a cut.
-pub(super) const CHUNK_BYTES: usize = 64 << 10;
+pub const CHUNK_BYTES: usize = 64 << 10;
 
 /// Bytes from the beginning of a batch to the end of its length.
 const LENGTH_END: usize = 12;
@@ -30,21 +30,21 @@ const HEADER_BYTES: usize = 61;
 
 /// Lines of one partition, and the position after them.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Chunk {
+pub struct Chunk {
     /// Whole lines, each with its end.
-    pub(super) text: Vec<u8>,
+    pub text: Vec<u8>,
     /// Offset of the next record that is not in the text.
-    pub(super) next: i64,
+    pub next: i64,
     /// Values that were too long, with the offset of the last one.
-    pub(super) skipped: Option<(u64, i64)>,
+    pub skipped: Option<(u64, i64)>,
 }
 
 /// An aborted transaction: the producer, and the offset of its first record.
-pub(super) type Aborted = (i64, i64);
+pub type Aborted = (i64, i64);
 
 /// The batches of one partition in one answer, from a position on.
 #[derive(Debug)]
-pub(super) struct Batches {
+pub struct Batches {
     left: Bytes,
     /// Offset of the next record that is wanted.
     position: i64,
@@ -98,7 +98,7 @@ impl Header {
 impl Batches {
     /// The batches in `bytes`, an answer to a fetch from `position` on. Records at `until` and
     /// after it are left out, and values of more than `value_bytes_max`.
-    pub(super) fn new(
+    pub fn new(
         bytes: Bytes,
         position: i64,
         until: Option<i64>,
@@ -119,7 +119,7 @@ impl Batches {
     }
 
     /// Returns the offset of the next record that is wanted.
-    pub(super) fn position(&self) -> i64 {
+    pub fn position(&self) -> i64 {
         self.position
     }
 
@@ -129,7 +129,7 @@ impl Batches {
     /// # Errors
     ///
     /// `Malformed` for a batch that is damaged, after the lines before it.
-    pub(super) fn next_chunk(&mut self) -> Result<Option<Chunk>, BrokerFailure> {
+    pub fn next_chunk(&mut self) -> Result<Option<Chunk>, BrokerFailure> {
         if let Some(failure) = self.failed.take() {
             return Err(failure);
         }

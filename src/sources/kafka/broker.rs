@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use super::super::dial;
 use super::super::host::HostPort;
 use super::failure::{BrokerFailure, ErrorCode};
-use super::properties::{ClientProperties, Credentials};
+use super::properties::{ClientProperties, SaslCredentials};
 use super::sasl::Conversation;
 use super::wire::{WireReader, WireWriter};
 
@@ -27,7 +27,7 @@ const ROOM_BYTES: usize = 1 << 20;
 
 /// A request of Kafka's protocol that is used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Api {
+pub enum Api {
     Fetch,
     ListOffsets,
     Metadata,
@@ -71,7 +71,7 @@ trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// A connection that is ready for requests.
-pub(super) struct BrokerConnection {
+pub struct BrokerConnection {
     stream: Box<dyn ByteStream>,
     client: String,
     /// How long nothing may come of an answer, or nothing be taken of a request.
@@ -91,7 +91,7 @@ impl BrokerConnection {
     ///
     /// `Lost` if it is out of reach, `Refused` if it refuses the credentials, its certificate is
     /// refused, or it does not speak what the settings say.
-    pub(super) async fn open(
+    pub async fn open(
         address: &HostPort,
         properties: &ClientProperties,
     ) -> Result<BrokerConnection, BrokerFailure> {
@@ -131,7 +131,7 @@ impl BrokerConnection {
     /// # Errors
     ///
     /// `Refused` if there is none.
-    pub(super) fn version(&self, api: Api) -> Result<i16, BrokerFailure> {
+    pub fn version(&self, api: Api) -> Result<i16, BrokerFailure> {
         let (lowest, highest) = api.versions();
         let spoken = self.spoken.iter().find(|(key, ..)| *key == api.key());
         let common = spoken.map(|(_, from, to)| (lowest.max(*from), highest.min(*to)));
@@ -149,7 +149,7 @@ impl BrokerConnection {
     /// # Errors
     ///
     /// `Lost` if nothing comes for too long; `Malformed` if it is no answer.
-    pub(super) async fn ask(
+    pub async fn ask(
         &mut self,
         api: Api,
         version: i16,
@@ -233,7 +233,7 @@ impl BrokerConnection {
         Ok(())
     }
 
-    async fn authenticate(&mut self, credentials: &Credentials) -> Result<(), BrokerFailure> {
+    async fn authenticate(&mut self, credentials: &SaslCredentials) -> Result<(), BrokerFailure> {
         let mechanism = credentials.mechanism.name();
         let mut body = WireWriter::default();
         body.string(mechanism);

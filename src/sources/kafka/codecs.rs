@@ -21,7 +21,7 @@ const XERIAL_HEADER_BYTES: usize = 16;
 /// # Errors
 ///
 /// `InvalidData` for a codec that is not known or a header that is none of it.
-pub(super) fn decompressed(codec: i16, bytes: Bytes) -> io::Result<Option<Box<dyn Read + Send>>> {
+pub fn decompressed(codec: i16, bytes: Bytes) -> io::Result<Option<Box<dyn Read + Send>>> {
     Ok(match codec {
         0 => None,
         1 => Some(Box::new(MultiGzDecoder::new(bytes.reader()))),

@@ -48,7 +48,7 @@ enum ConsumerTrouble {
 
 /// A report of the consumer.
 #[derive(Debug)]
-pub(super) enum Consumed {
+pub enum Consumed {
     /// The topic is there, with these partitions.
     Topic { id: [u8; 16], partitions: Vec<i32> },
     /// The topic is not there.
@@ -59,7 +59,7 @@ pub(super) enum Consumed {
 
 /// Reads partitions of one topic. All its tasks end when it is dropped.
 #[derive(Debug)]
-pub(super) struct Consumer {
+pub struct Consumer {
     topic: String,
     properties: ClientProperties,
     wanted: BTreeMap<i32, Wanted>,
@@ -78,7 +78,7 @@ pub(super) struct Consumer {
 
 impl Consumer {
     /// A consumer that looks for the topic and reads nothing yet.
-    pub(super) fn new(
+    pub fn new(
         bootstrap: Vec<HostPort>,
         topic: String,
         properties: ClientProperties,
@@ -112,7 +112,7 @@ impl Consumer {
     }
 
     /// Begins to read a partition, which must not be read at the moment.
-    pub(super) fn read(&mut self, partition: i32, from: ReadFrom, until: ReadUntil) {
+    pub fn read(&mut self, partition: i32, from: ReadFrom, until: ReadUntil) {
         let wanted = Wanted { from, until, is_assigned: false, has_begun: false };
         self.wanted.insert(partition, wanted);
         self.assign();
@@ -124,7 +124,7 @@ impl Consumer {
     ///
     /// `Temporary` if no name of a broker resolves; `Configuration` if the first broker that
     /// answers refuses; `Panicked` if a task panicked.
-    pub(super) async fn next(&mut self) -> Result<Consumed> {
+    pub async fn next(&mut self) -> Result<Consumed> {
         loop {
             tokio::select! {
                 Some(event) = self.events.recv() => {
@@ -148,7 +148,7 @@ impl Consumer {
     }
 
     /// Returns the next lines or other events that are there already.
-    pub(super) fn try_next(&mut self) -> Option<Fetched> {
+    pub fn try_next(&mut self) -> Option<Fetched> {
         loop {
             let event = self.events.try_recv().ok()?;
             if let Some(event) = self.noted(event) {

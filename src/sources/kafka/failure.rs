@@ -5,7 +5,7 @@ use std::io;
 
 /// The reason why a request to a broker has no result.
 #[derive(Debug)]
-pub(super) enum BrokerFailure {
+pub enum BrokerFailure {
     /// The broker cannot be reached, or the connection was lost.
     Lost(io::Error),
     /// The name of the broker does not resolve.
@@ -46,24 +46,24 @@ impl From<io::Error> for BrokerFailure {
 
 /// An error code of Kafka's protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ErrorCode(pub(super) i16);
+pub struct ErrorCode(pub(super) i16);
 
 impl ErrorCode {
-    pub(super) const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
-    pub(super) const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
-    pub(super) const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
-    pub(super) const INVALID_TOPIC: ErrorCode = ErrorCode(17);
-    pub(super) const TOPIC_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(29);
-    pub(super) const UNSUPPORTED_SASL_MECHANISM: ErrorCode = ErrorCode(33);
-    pub(super) const SASL_AUTHENTICATION_FAILED: ErrorCode = ErrorCode(58);
+    pub const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
+    pub const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
+    pub const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
+    pub const INVALID_TOPIC: ErrorCode = ErrorCode(17);
+    pub const TOPIC_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(29);
+    pub const UNSUPPORTED_SASL_MECHANISM: ErrorCode = ErrorCode(33);
+    pub const SASL_AUTHENTICATION_FAILED: ErrorCode = ErrorCode(58);
 
     /// Returns an error unless the code states success.
-    pub(super) fn check(code: i16) -> Result<(), BrokerFailure> {
+    pub fn check(code: i16) -> Result<(), BrokerFailure> {
         if code == 0 { Ok(()) } else { Err(BrokerFailure::Code(ErrorCode(code))) }
     }
 
     /// Returns true if a retry cannot help unless somebody changes rights or settings.
-    pub(super) fn is_refusal(self) -> bool {
+    pub fn is_refusal(self) -> bool {
         [Self::TOPIC_AUTHORIZATION_FAILED, Self::INVALID_TOPIC, Self::SASL_AUTHENTICATION_FAILED]
             .contains(&self)
     }

@@ -15,30 +15,30 @@ use super::batches::{Batches, Chunk};
 use super::broker::BrokerConnection;
 use super::failure::{BrokerFailure, ErrorCode};
 use super::properties::ClientProperties;
-use super::requests::{FetchedPartition, Place, TopicName, fetch, offset_at};
+use super::requests::{FetchedPartition, PartitionPlace, TopicName, fetch, offset_at};
 
 /// Bytes of lines that wait to be handed to the log, of all fetchers together. One longer value is
 /// let through alone.
-pub(super) const WAITING_BYTES_MAX: u32 = 8 << 20;
+pub const WAITING_BYTES_MAX: u32 = 8 << 20;
 
 /// The partition that a fetcher is to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Assignment {
-    pub(super) partition: i32,
-    pub(super) from: ReadFrom,
-    pub(super) until: ReadUntil,
+pub struct Assignment {
+    pub partition: i32,
+    pub from: ReadFrom,
+    pub until: ReadUntil,
 }
 
 /// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadFrom {
+pub enum ReadFrom {
     Offset(i64),
-    At(Place),
+    At(PartitionPlace),
 }
 
 /// Where reading ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ReadUntil {
+pub enum ReadUntil {
     /// Not at all.
     Never,
     /// Before this offset.
@@ -49,7 +49,7 @@ pub(super) enum ReadUntil {
 
 /// A report of a fetcher.
 #[derive(Debug)]
-pub(super) enum Fetched {
+pub enum Fetched {
     /// A partition begins here, and ends there if it ends.
     Began { partition: i32, next: i64, until: Option<i64> },
     /// Lines, with the share of the bound that they hold.
@@ -64,7 +64,7 @@ pub(super) enum Fetched {
 
 /// The kind of a failure, for what follows from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum GiveUp {
+pub enum GiveUp {
     /// Another broker leads the partition, or the connection is lost.
     Moved,
     /// A retry cannot help unless somebody changes something.
@@ -75,9 +75,9 @@ pub(super) enum GiveUp {
 
 /// Sends events, within the bound of bytes.
 #[derive(Clone, Debug)]
-pub(super) struct EventSender {
-    pub(super) events: mpsc::Sender<Fetched>,
-    pub(super) room: Arc<Semaphore>,
+pub struct EventSender {
+    pub events: mpsc::Sender<Fetched>,
+    pub room: Arc<Semaphore>,
 }
 
 /// The consumer is gone: the task ends.
@@ -119,7 +119,7 @@ struct FetchedRange {
 
 /// Reads partitions from one broker.
 #[derive(Debug)]
-pub(super) struct Fetcher {
+pub struct Fetcher {
     address: HostPort,
     topic: TopicName,
     properties: ClientProperties,
@@ -130,7 +130,7 @@ pub(super) struct Fetcher {
 }
 
 impl Fetcher {
-    pub(super) fn new(
+    pub fn new(
         address: HostPort,
         topic: TopicName,
         properties: ClientProperties,
@@ -142,7 +142,7 @@ impl Fetcher {
 
     /// Reads until the consumer has gone or the connection is lost; all partitions are given back
     /// then.
-    pub(super) async fn run(mut self) {
+    pub async fn run(mut self) {
         let Err(failure) = self.serve().await else { return };
         self.assigned.close();
         while let Ok(assignment) = self.assigned.try_recv() {
@@ -225,9 +225,9 @@ impl Fetcher {
         let until = match until {
             ReadUntil::Never => None,
             ReadUntil::Offset(offset) => Some(offset),
-            ReadUntil::HighWatermark => {
-                Some(offset_at(connection, &self.topic.name, partition, Place::Latest).await?)
-            }
+            ReadUntil::HighWatermark => Some(
+                offset_at(connection, &self.topic.name, partition, PartitionPlace::Latest).await?,
+            ),
         };
         let next = match from {
             ReadFrom::Offset(offset) => offset,
@@ -326,8 +326,10 @@ impl Fetcher {
         connection: &mut BrokerConnection,
         partition: i32,
     ) -> Result<(i64, i64), BrokerFailure> {
-        let earliest = offset_at(connection, &self.topic.name, partition, Place::Earliest).await?;
-        let latest = offset_at(connection, &self.topic.name, partition, Place::Latest).await?;
+        let earliest =
+            offset_at(connection, &self.topic.name, partition, PartitionPlace::Earliest).await?;
+        let latest =
+            offset_at(connection, &self.topic.name, partition, PartitionPlace::Latest).await?;
         Ok((earliest, latest))
     }
 }

@@ -18,54 +18,53 @@ const PENDING: i64 = -1;
 
 /// Where the job is in one partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PartitionPosition {
+pub struct PartitionPosition {
     /// Offset of the first record that the run wanted.
-    pub(super) began: i64,
+    pub began: i64,
     /// Offset of the next record that was not read.
-    pub(super) next: i64,
+    pub next: i64,
 }
 
 impl PartitionPosition {
     /// A partition that is to begin after the newest record.
-    pub(super) const AT_LATEST: PartitionPosition =
-        PartitionPosition { began: PENDING, next: PENDING };
+    pub const AT_LATEST: PartitionPosition = PartitionPosition { began: PENDING, next: PENDING };
 
     /// A partition that begins at `offset`.
-    pub(super) fn at(offset: i64) -> PartitionPosition {
+    pub fn at(offset: i64) -> PartitionPosition {
         PartitionPosition { began: offset, next: offset }
     }
 
     /// Returns true unless the partition is still to begin.
-    pub(super) fn has_begun(self) -> bool {
+    pub fn has_begun(self) -> bool {
         self.began != PENDING
     }
 }
 
 /// A value that was being read when an epoch ended: longer than one read of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct OpenValue {
-    pub(super) partition: i32,
+pub struct OpenValue {
+    pub partition: i32,
     /// The offset of its record.
-    pub(super) offset: i64,
+    pub offset: i64,
     /// Bytes of its lines that the log had taken.
-    pub(super) taken: u64,
+    pub taken: u64,
 }
 
 /// For some partitions, the first offset of a range and the one after its last.
-pub(super) type Ranges = BTreeMap<i32, (i64, i64)>;
+pub type Ranges = BTreeMap<i32, (i64, i64)>;
 
 /// Positions in all partitions of a share.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Positions {
+pub struct Positions {
     /// The id of the topic; zeros while it is not known.
-    pub(super) topic_id: [u8; 16],
-    pub(super) partitions: BTreeMap<i32, PartitionPosition>,
-    pub(super) open: Option<OpenValue>,
+    pub topic_id: [u8; 16],
+    pub partitions: BTreeMap<i32, PartitionPosition>,
+    pub open: Option<OpenValue>,
 }
 
 impl Positions {
     /// Returns the payload that an end of an epoch records.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub fn encode(&self) -> Vec<u8> {
         let mut payload = vec![FORM];
         payload.extend(self.topic_id);
         put_varint(self.partitions.len() as u64, &mut payload);
@@ -88,7 +87,7 @@ impl Positions {
     /// # Errors
     ///
     /// `Disk` for one that cannot be read.
-    pub(super) fn decode(payload: &[u8]) -> Result<Option<Positions>> {
+    pub fn decode(payload: &[u8]) -> Result<Option<Positions>> {
         if payload.is_empty() {
             return Ok(None);
         }
@@ -100,7 +99,7 @@ impl Positions {
 
     /// Takes over the later position of each partition from `other`, which was recorded later. If
     /// the topic was created again in between, only its positions count.
-    pub(super) fn merge(&mut self, other: Positions) {
+    pub fn merge(&mut self, other: Positions) {
         let unknown = [0; 16];
         if other.topic_id != self.topic_id && other.topic_id != unknown {
             if self.topic_id != unknown {
@@ -124,7 +123,7 @@ impl Positions {
 
     /// Returns what lies between here and the later positions `end`, where that is more than
     /// nothing, and notes where each partition of `end` begins.
-    pub(super) fn ranges_to(&mut self, end: &Positions) -> Ranges {
+    pub fn ranges_to(&mut self, end: &Positions) -> Ranges {
         if self.topic_id != end.topic_id && self.topic_id != [0; 16] {
             // The topic was created again before that.
             self.partitions.clear();
@@ -148,18 +147,18 @@ impl Positions {
     }
 
     /// Begins a run here.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.partitions.values_mut().for_each(|position| position.began = position.next);
     }
 
     /// Keeps the partitions of one share only.
-    pub(super) fn keep_share(&mut self, share: usize, of: usize) {
+    pub fn keep_share(&mut self, share: usize, of: usize) {
         self.partitions.retain(|partition, _| is_of_share(*partition, share, of));
     }
 }
 
 /// Returns true if a partition belongs to this share of all.
-pub(super) fn is_of_share(partition: i32, share: usize, of: usize) -> bool {
+pub fn is_of_share(partition: i32, share: usize, of: usize) -> bool {
     usize::try_from(partition).is_ok_and(|partition| partition % of == share)
 }
 

@@ -43,14 +43,14 @@ const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// A SASL mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum SaslMechanism {
+pub enum SaslMechanism {
     Plain,
     ScramSha256,
     ScramSha512,
 }
 
 impl SaslMechanism {
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             SaslMechanism::Plain => "PLAIN",
             SaslMechanism::ScramSha256 => "SCRAM-SHA-256",
@@ -66,10 +66,10 @@ impl SaslMechanism {
 
 /// A password, which no output shows.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Password(String);
+pub struct Password(String);
 
 impl Password {
-    pub(super) fn expose(&self) -> &str {
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -82,18 +82,18 @@ impl fmt::Debug for Password {
 
 /// A user and the proof that he is it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Credentials {
-    pub(super) mechanism: SaslMechanism,
-    pub(super) username: String,
-    pub(super) password: Password,
+pub struct SaslCredentials {
+    pub mechanism: SaslMechanism,
+    pub username: String,
+    pub password: Password,
 }
 
 /// The certificates that a TLS connection is made with.
 #[derive(Clone)]
-pub(super) struct TlsSettings(Arc<ClientConfig>);
+pub struct TlsSettings(Arc<ClientConfig>);
 
 impl TlsSettings {
-    pub(super) fn connector(&self) -> TlsConnector {
+    pub fn connector(&self) -> TlsConnector {
         TlsConnector::from(Arc::clone(&self.0))
     }
 }
@@ -106,29 +106,29 @@ impl fmt::Debug for TlsSettings {
 
 /// Limits of a fetch, and what it shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct FetchLimits {
+pub struct FetchLimits {
     /// How long the broker may wait for records.
-    pub(super) wait_max: Duration,
+    pub wait_max: Duration,
     /// Most bytes of an answer, one batch excepted.
-    pub(super) bytes_max: i32,
+    pub bytes_max: i32,
     /// Most bytes of one partition, one batch excepted.
-    pub(super) partition_bytes_max: i32,
+    pub partition_bytes_max: i32,
     /// Most bytes of a batch, and of a value after decompression. Both are held as a whole.
-    pub(super) message_bytes_max: usize,
+    pub message_bytes_max: usize,
     /// Transactions that are open or aborted are hidden.
-    pub(super) read_committed: bool,
+    pub read_committed: bool,
 }
 
 /// The settings of a client, checked.
 #[derive(Clone, Debug)]
-pub(super) struct ClientProperties {
-    pub(super) client_id: String,
-    pub(super) request_timeout: Duration,
+pub struct ClientProperties {
+    pub client_id: String,
+    pub request_timeout: Duration,
     /// How often a topic is looked at for new partitions.
-    pub(super) metadata_age_max: Duration,
-    pub(super) fetch: FetchLimits,
-    pub(super) credentials: Option<Credentials>,
-    pub(super) tls: Option<TlsSettings>,
+    pub metadata_age_max: Duration,
+    pub fetch: FetchLimits,
+    pub credentials: Option<SaslCredentials>,
+    pub tls: Option<TlsSettings>,
 }
 
 /// Settings as they were given: keys and values in order. A later one replaces an earlier one.
@@ -195,7 +195,7 @@ impl KafkaProperties {
     ///
     /// `Usage` for a value that cannot be and for settings that do not fit together;
     /// `Configuration` for a file that cannot be read.
-    pub(super) fn check(&self) -> Result<ClientProperties> {
+    pub(crate) fn check(&self) -> Result<ClientProperties> {
         let protocol = self.get("security.protocol").unwrap_or("PLAINTEXT").to_ascii_uppercase();
         let (has_tls, has_sasl) = match protocol.as_str() {
             "PLAINTEXT" => (false, false),
@@ -250,7 +250,7 @@ impl KafkaProperties {
         })
     }
 
-    fn credentials(&self) -> Result<Credentials> {
+    fn credentials(&self) -> Result<SaslCredentials> {
         const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512";
         let missing = |key: &str, hint: &str| {
             usage(format!("--kafka-config {key} is missing: security.protocol asks for SASL"))
@@ -285,7 +285,7 @@ impl KafkaProperties {
                 return Err(missing("sasl.password", hint));
             }
         };
-        Ok(Credentials { mechanism, username, password: Password(password) })
+        Ok(SaslCredentials { mechanism, username, password: Password(password) })
     }
 
     fn tls(&self) -> Result<TlsSettings> {

@@ -18,7 +18,7 @@ use super::consumer::{Consumed, Consumer};
 use super::fetcher::{Fetched, ReadFrom, ReadUntil};
 use super::positions::{PartitionPosition, Positions, Ranges, is_of_share};
 use super::properties::ClientProperties;
-use super::requests::Place;
+use super::requests::PartitionPlace;
 use super::{KafkaStart, KafkaTopic};
 use crate::error::Result;
 use value::RestOfValue;
@@ -35,13 +35,9 @@ const HAND_OVER_BYTES: usize = 4 * CHUNK_BYTES;
 ///
 /// `Temporary` if no name of a broker resolves; `Configuration` if the first broker that answers
 /// refuses; those of the log.
-pub(in crate::sources) async fn read(
-    topic: KafkaTopic,
-    once: bool,
-    log: &mut SourceLog,
-) -> Result<()> {
+pub async fn read(topic: KafkaTopic, once: bool, log: &mut SourceLog) -> Result<()> {
     let properties = topic.properties.check()?;
-    let mut reading = Reading::begin(topic, properties, log)?;
+    let mut reading = TopicReading::begin(topic, properties, log)?;
     reading.resume_value().await?;
     reading.pass_recorded_ends().await?;
     if reading.topic.is_recovery_only {
@@ -53,7 +49,7 @@ pub(in crate::sources) async fn read(
 }
 
 /// A share of a topic that is being read.
-struct Reading<'a> {
+struct TopicReading<'a> {
     topic: KafkaTopic,
     properties: ClientProperties,
     log: &'a mut SourceLog,
@@ -67,12 +63,12 @@ struct Reading<'a> {
     is_first_look: bool,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> TopicReading<'a> {
     fn begin(
         topic: KafkaTopic,
         properties: ClientProperties,
         log: &'a mut SourceLog,
-    ) -> Result<Reading<'a>> {
+    ) -> Result<TopicReading<'a>> {
         log.open_connection_as(CONNECTION);
         let began_at = Positions::decode(log.began_at())?;
         let is_first_look = began_at.is_none() && log.recorded_end().is_none();
@@ -86,7 +82,16 @@ impl<'a> Reading<'a> {
             Arc::clone(log.meter()),
         );
         let (rest, held_back) = (None, None);
-        Ok(Reading { topic, properties, log, consumer, positions, rest, held_back, is_first_look })
+        Ok(TopicReading {
+            topic,
+            properties,
+            log,
+            consumer,
+            positions,
+            rest,
+            held_back,
+            is_first_look,
+        })
     }
 
     /// Changes the positions. No cut lies between this and what was handed over before it.
@@ -263,9 +268,9 @@ impl<'a> Reading<'a> {
         // Whoever reads once wants what is there.
         let default = if once { KafkaStart::Earliest } else { KafkaStart::Latest };
         let start = match (self.is_first_look, self.topic.start.unwrap_or(default)) {
-            (true, KafkaStart::Latest) => Place::Latest,
+            (true, KafkaStart::Latest) => PartitionPlace::Latest,
             // Whatever stands in a partition that came later was written after the start.
-            _ => Place::Earliest,
+            _ => PartitionPlace::Earliest,
         };
         let until = if once { ReadUntil::HighWatermark } else { ReadUntil::Never };
         for &partition in &fresh {
@@ -274,14 +279,14 @@ impl<'a> Reading<'a> {
                     positions.topic_id = id;
                 }
                 let known = positions.partitions.get(&partition).copied();
-                if known.is_none() && start == Place::Latest {
+                if known.is_none() && start == PartitionPlace::Latest {
                     positions.partitions.insert(partition, PartitionPosition::AT_LATEST);
                 }
                 known
             });
             let from = match known {
                 Some(known) if known.has_begun() => ReadFrom::Offset(known.next),
-                Some(_) => ReadFrom::At(Place::Latest),
+                Some(_) => ReadFrom::At(PartitionPlace::Latest),
                 None => ReadFrom::At(start),
             };
             self.consumer.read(partition, from, until);
@@ -310,7 +315,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Forgets all that is on the way.
-    pub(super) fn restart_consumer(&mut self) {
+    pub fn restart_consumer(&mut self) {
         let (brokers, topic) = (self.topic.brokers.clone(), self.topic.topic.clone());
         let meter = Arc::clone(self.log.meter());
         self.consumer = Consumer::new(brokers, topic, self.properties.clone(), meter);
@@ -318,7 +323,7 @@ impl<'a> Reading<'a> {
     }
 
     /// Returns true if the topic of this id is not the one that was read.
-    pub(super) fn is_other_topic(&self, id: [u8; 16]) -> bool {
+    pub fn is_other_topic(&self, id: [u8; 16]) -> bool {
         let known = self.change(|positions| positions.topic_id);
         known != [0; 16] && id != [0; 16] && known != id
     }

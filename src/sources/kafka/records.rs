@@ -16,7 +16,7 @@ const VARINT_BYTES_MAX: usize = 10;
 
 /// The value of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value {
+pub enum Value {
     /// A tombstone, which has no value.
     Null,
     /// So many bytes, which follow.
@@ -25,18 +25,18 @@ pub(super) enum Value {
 
 /// The beginning of a record, up to its value.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct RecordHead {
-    pub(super) offset_delta: i32,
-    pub(super) value: Value,
+pub struct RecordHead {
+    pub offset_delta: i32,
+    pub value: Value,
     /// Bytes of the record after the value's length: the value and the headers.
     rest: usize,
 }
 
 /// Reads the records of one batch one after the other.
-pub(super) struct RecordReader {
+pub struct RecordReader {
     /// Where more bytes come from; `None` where the window holds all.
     stream: Option<Box<dyn Read + Send>>,
-    window: Window,
+    window: RecordWindow,
     at: usize,
     /// A head that was read and given back.
     held: Option<RecordHead>,
@@ -49,38 +49,38 @@ impl fmt::Debug for RecordReader {
 }
 
 /// The bytes that are at hand.
-enum Window {
+enum RecordWindow {
     Whole(Bytes),
     Part(Vec<u8>),
 }
 
-impl Window {
+impl RecordWindow {
     fn bytes(&self) -> &[u8] {
         match self {
-            Window::Whole(bytes) => bytes,
-            Window::Part(bytes) => bytes,
+            RecordWindow::Whole(bytes) => bytes,
+            RecordWindow::Part(bytes) => bytes,
         }
     }
 }
 
 impl RecordReader {
     /// A reader of the records in `bytes`, which are compressed with this codec.
-    pub(super) fn new(codec: i16, bytes: Bytes) -> Result<RecordReader, BrokerFailure> {
+    pub fn new(codec: i16, bytes: Bytes) -> Result<RecordReader, BrokerFailure> {
         let stream = decompressed(codec, bytes.clone()).map_err(|_| UNREADABLE)?;
         let window = match stream {
-            None => Window::Whole(bytes),
-            Some(_) => Window::Part(Vec::new()),
+            None => RecordWindow::Whole(bytes),
+            Some(_) => RecordWindow::Part(Vec::new()),
         };
         Ok(RecordReader { stream, window, at: 0, held: None })
     }
 
     /// Returns the beginning of the next record. Its value is read or skipped next.
-    pub(super) fn head(&mut self) -> Result<RecordHead, BrokerFailure> {
+    pub fn head(&mut self) -> Result<RecordHead, BrokerFailure> {
         if let Some(held) = self.held.take() {
             return Ok(held);
         }
         let len = self.length()?;
-        let mut counted = Counted { reader: self, left: len };
+        let mut counted = CountedBytes { reader: self, left: len };
         // Attributes, and the distance of the timestamp.
         counted.skip(1)?;
         counted.varint()?;
@@ -98,12 +98,12 @@ impl RecordReader {
     }
 
     /// Takes a head back: the next call of [`RecordReader::head`] returns it.
-    pub(super) fn hold(&mut self, head: RecordHead) {
+    pub fn hold(&mut self, head: RecordHead) {
         self.held = Some(head);
     }
 
     /// Appends the value of the record to `text`, and passes over its headers.
-    pub(super) fn value_into(
+    pub fn value_into(
         &mut self,
         head: &RecordHead,
         text: &mut Vec<u8>,
@@ -121,14 +121,14 @@ impl RecordReader {
     }
 
     /// Passes over the value of the record and its headers.
-    pub(super) fn skip(&mut self, head: &RecordHead) -> Result<(), BrokerFailure> {
+    pub fn skip(&mut self, head: &RecordHead) -> Result<(), BrokerFailure> {
         self.pass(head.rest)
     }
 
     /// Reads a whole control record; returns its type.
-    pub(super) fn control_type(&mut self) -> Result<Option<i16>, BrokerFailure> {
+    pub fn control_type(&mut self) -> Result<Option<i16>, BrokerFailure> {
         let len = self.length()?;
-        let mut counted = Counted { reader: self, left: len };
+        let mut counted = CountedBytes { reader: self, left: len };
         counted.skip(1)?;
         counted.varint()?;
         counted.varint()?;
@@ -147,7 +147,7 @@ impl RecordReader {
 
     /// Returns the length of the next record.
     fn length(&mut self) -> Result<usize, BrokerFailure> {
-        let mut unbounded = Counted { reader: self, left: VARINT_BYTES_MAX };
+        let mut unbounded = CountedBytes { reader: self, left: VARINT_BYTES_MAX };
         usize::try_from(unbounded.varint()?).map_err(|_| UNREADABLE)
     }
 
@@ -160,7 +160,8 @@ impl RecordReader {
     }
 
     fn refill(&mut self) -> Result<(), BrokerFailure> {
-        let (Some(stream), Window::Part(window)) = (&mut self.stream, &mut self.window) else {
+        let (Some(stream), RecordWindow::Part(window)) = (&mut self.stream, &mut self.window)
+        else {
             return Err(UNREADABLE);
         };
         window.resize(WINDOW_BYTES, 0);
@@ -190,12 +191,12 @@ impl RecordReader {
 const UNREADABLE: BrokerFailure = BrokerFailure::Malformed("a batch holds records that cannot be");
 
 /// Reads the fields of a record, no more than its length.
-struct Counted<'a> {
+struct CountedBytes<'a> {
     reader: &'a mut RecordReader,
     left: usize,
 }
 
-impl Counted<'_> {
+impl CountedBytes<'_> {
     fn byte(&mut self) -> Result<u8, BrokerFailure> {
         self.left = self.left.checked_sub(1).ok_or(UNREADABLE)?;
         let byte = self.reader.at_hand()?[0];

@@ -18,21 +18,21 @@ const FETCH_VERSIONS: (i16, i16) = (11, 13);
 
 /// The brokers of a cluster, and one topic.
 #[derive(Clone, Debug, Default)]
-pub(super) struct TopicMetadata {
+pub struct TopicMetadata {
     /// Brokers by their ids.
-    pub(super) brokers: Vec<(i32, HostPort)>,
+    pub brokers: Vec<(i32, HostPort)>,
     /// The id of the topic; zeros if the broker is too old to have one.
-    pub(super) topic_id: [u8; 16],
+    pub topic_id: [u8; 16],
     /// Partitions in order.
-    pub(super) partitions: Vec<PartitionMetadata>,
+    pub partitions: Vec<PartitionMetadata>,
 }
 
 /// One partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct PartitionMetadata {
-    pub(super) partition: i32,
+pub struct PartitionMetadata {
+    pub partition: i32,
     /// Its leader; negative while there is none.
-    pub(super) leader: i32,
+    pub leader: i32,
 }
 
 /// Asks where the partitions of `topic` lie. The topic is not created.
@@ -40,7 +40,7 @@ pub(super) struct PartitionMetadata {
 /// # Errors
 ///
 /// `Code` for a topic that is not there or not to be read.
-pub(super) async fn metadata(
+pub async fn metadata(
     connection: &mut BrokerConnection,
     topic: &str,
 ) -> Result<TopicMetadata, BrokerFailure> {
@@ -140,7 +140,7 @@ fn broker_address(host: String, port: i32) -> Result<HostPort, BrokerFailure> {
 
 /// A place in a partition that a broker is asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub enum PartitionPlace {
     /// The first record that is still there.
     Earliest,
     /// The high watermark: after the last record that is safe on the replicas.
@@ -152,16 +152,16 @@ pub(super) enum Place {
 /// # Errors
 ///
 /// `Code` as the broker answers.
-pub(super) async fn offset_at(
+pub async fn offset_at(
     connection: &mut BrokerConnection,
     topic: &str,
     partition: i32,
-    place: Place,
+    place: PartitionPlace,
 ) -> Result<i64, BrokerFailure> {
     let version = connection.version(Api::ListOffsets)?;
     let timestamp = match place {
-        Place::Earliest => -2,
-        Place::Latest => -1,
+        PartitionPlace::Earliest => -2,
+        PartitionPlace::Latest => -1,
     };
     let mut body = WireWriter::default();
     body.i32(-1).i8(0).array(1).string(topic).array(1).i32(partition).i64(timestamp);
@@ -185,19 +185,19 @@ pub(super) async fn offset_at(
 
 /// The name of a topic, and its id; zeros where the brokers have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct TopicName {
-    pub(super) name: String,
-    pub(super) id: [u8; 16],
+pub struct TopicName {
+    pub name: String,
+    pub id: [u8; 16],
 }
 
 /// The answer of one partition.
 #[derive(Debug)]
-pub(super) struct FetchedPartition {
-    pub(super) partition: i32,
-    pub(super) code: ErrorCode,
-    pub(super) aborted: Vec<Aborted>,
+pub struct FetchedPartition {
+    pub partition: i32,
+    pub code: ErrorCode,
+    pub aborted: Vec<Aborted>,
     /// Batches, the last of which may be cut off.
-    pub(super) records: Bytes,
+    pub records: Bytes,
 }
 
 /// Fetches records of partitions of `topic` that one broker leads, each from an offset on. A topic
@@ -207,7 +207,7 @@ pub(super) struct FetchedPartition {
 /// # Errors
 ///
 /// Those of a request. An error of one partition is in its answer.
-pub(super) async fn fetch(
+pub async fn fetch(
     connection: &mut BrokerConnection,
     topic: &TopicName,
     partitions: &[(i32, i64)],

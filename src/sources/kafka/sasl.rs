@@ -13,7 +13,7 @@ use ring::pbkdf2;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::failure::BrokerFailure;
-use super::properties::{Credentials, SaslMechanism};
+use super::properties::{SaslCredentials, SaslMechanism};
 
 /// Bytes of the client's nonce, before they are written as hexadecimal digits.
 const NONCE_BYTES: usize = 24;
@@ -23,13 +23,13 @@ const NONCE_BYTES: usize = 24;
 const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// One conversation with a broker.
-pub(super) struct Conversation<'a> {
-    credentials: &'a Credentials,
-    step: Step,
+pub struct Conversation<'a> {
+    credentials: &'a SaslCredentials,
+    step: SaslStep,
 }
 
 /// The next message.
-enum Step {
+enum SaslStep {
     First,
     /// SCRAM: the broker's challenge is awaited, in answer to this.
     Proof {
@@ -44,8 +44,8 @@ enum Step {
 
 impl<'a> Conversation<'a> {
     /// A conversation that has not begun.
-    pub(super) fn new(credentials: &'a Credentials) -> Self {
-        Conversation { credentials, step: Step::First }
+    pub fn new(credentials: &'a SaslCredentials) -> Self {
+        Conversation { credentials, step: SaslStep::First }
     }
 
     /// Returns the answer to `challenge`, which is empty at first; `None` when nothing is left to
@@ -55,12 +55,12 @@ impl<'a> Conversation<'a> {
     ///
     /// `Malformed` for a challenge that cannot be; `Refused` if the broker does not know the
     /// password itself.
-    pub(super) fn answer(&mut self, challenge: &[u8]) -> Result<Option<Vec<u8>>, BrokerFailure> {
-        let Credentials { mechanism, username, password } = self.credentials;
+    pub fn answer(&mut self, challenge: &[u8]) -> Result<Option<Vec<u8>>, BrokerFailure> {
+        let SaslCredentials { mechanism, username, password } = self.credentials;
         let hash = match mechanism {
             SaslMechanism::Plain => {
-                return Ok(match std::mem::replace(&mut self.step, Step::Done) {
-                    Step::First => {
+                return Ok(match std::mem::replace(&mut self.step, SaslStep::Done) {
+                    SaslStep::First => {
                         Some(format!("\0{username}\0{}", password.expose()).into_bytes())
                     }
                     _ => None,
@@ -69,21 +69,21 @@ impl<'a> Conversation<'a> {
             SaslMechanism::ScramSha256 => &SHA_256,
             SaslMechanism::ScramSha512 => &SHA_512,
         };
-        match std::mem::replace(&mut self.step, Step::Done) {
-            Step::First => {
+        match std::mem::replace(&mut self.step, SaslStep::Done) {
+            SaslStep::First => {
                 let name = username.replace('=', "=3D").replace(',', "=2C");
                 let first_bare = format!("n={name},r={}", nonce()?);
                 let message = format!("n,,{first_bare}").into_bytes();
-                self.step = Step::Proof { first_bare };
+                self.step = SaslStep::Proof { first_bare };
                 Ok(Some(message))
             }
-            Step::Proof { first_bare } => {
+            SaslStep::Proof { first_bare } => {
                 let (message, signature) =
                     proof(hash, &first_bare, challenge, password.expose().as_bytes())?;
-                self.step = Step::Verify { signature };
+                self.step = SaslStep::Verify { signature };
                 Ok(Some(message))
             }
-            Step::Verify { signature } => {
+            SaslStep::Verify { signature } => {
                 let text = std::str::from_utf8(challenge).map_err(|_| MALFORMED)?;
                 if let Some(error) = text.strip_prefix("e=") {
                     return Err(BrokerFailure::Refused(format!("SASL failed: {error}")));
@@ -97,7 +97,7 @@ impl<'a> Conversation<'a> {
                 }
                 Ok(None)
             }
-            Step::Done => Ok(None),
+            SaslStep::Done => Ok(None),
         }
     }
 }

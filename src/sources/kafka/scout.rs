@@ -25,7 +25,7 @@ const RESOLVE_ROUNDS: u32 = 4;
 
 /// The findings of the scout.
 #[derive(Debug)]
-pub(super) enum Scouted {
+pub enum Scouted {
     /// Where the partitions lie.
     Topic(TopicMetadata),
     /// The topic is not there yet, or not any more.
@@ -40,7 +40,7 @@ pub(super) enum Scouted {
 
 /// Asks where the partitions of a topic lie.
 #[derive(Debug)]
-pub(super) struct Scout {
+pub struct Scout {
     bootstrap: Vec<HostPort>,
     topic: String,
     properties: ClientProperties,
@@ -54,7 +54,7 @@ pub(super) struct Scout {
 }
 
 impl Scout {
-    pub(super) fn new(
+    pub fn new(
         bootstrap: Vec<HostPort>,
         topic: String,
         properties: ClientProperties,
@@ -75,7 +75,7 @@ impl Scout {
     }
 
     /// Asks until the consumer has gone.
-    pub(super) async fn run(mut self) {
+    pub async fn run(mut self) {
         let mut pauses = PAUSES.start();
         loop {
             let mut brokers = self.bootstrap.clone();

@@ -9,72 +9,72 @@ const STRING_BYTES_MAX: usize = 64 << 10;
 
 /// Writes the fields of a request, in order.
 #[derive(Debug, Default)]
-pub(super) struct WireWriter {
+pub struct WireWriter {
     bytes: Vec<u8>,
 }
 
 impl WireWriter {
     /// Returns the bytes that were written.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub fn into_bytes(self) -> Vec<u8> {
         self.bytes
     }
 
-    pub(super) fn i8(&mut self, value: i8) -> &mut Self {
+    pub fn i8(&mut self, value: i8) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
-    pub(super) fn i16(&mut self, value: i16) -> &mut Self {
+    pub fn i16(&mut self, value: i16) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
-    pub(super) fn i32(&mut self, value: i32) -> &mut Self {
+    pub fn i32(&mut self, value: i32) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
-    pub(super) fn i64(&mut self, value: i64) -> &mut Self {
+    pub fn i64(&mut self, value: i64) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
     /// Writes bytes as they are.
-    pub(super) fn raw(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn raw(&mut self, bytes: &[u8]) -> &mut Self {
         self.bytes.extend_from_slice(bytes);
         self
     }
 
     /// Writes a string of at most 32,767 bytes. A longer one is cut: no setting is that long.
-    pub(super) fn string(&mut self, text: &str) -> &mut Self {
+    pub fn string(&mut self, text: &str) -> &mut Self {
         let bytes = &text.as_bytes()[..text.len().min(i16::MAX as usize)];
         self.i16(bytes.len() as i16).raw(bytes)
     }
 
     /// Writes bytes with their length.
-    pub(super) fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
         self.i32(bytes.len() as i32).raw(bytes)
     }
 
     /// Writes the number of elements of an array; the elements follow.
-    pub(super) fn array(&mut self, len: usize) -> &mut Self {
+    pub fn array(&mut self, len: usize) -> &mut Self {
         self.i32(len as i32)
     }
 
     /// Writes an unsigned integer in groups of seven bits.
-    pub(super) fn uvarint(&mut self, value: u32) -> &mut Self {
+    pub fn uvarint(&mut self, value: u32) -> &mut Self {
         put_varint(u64::from(value), &mut self.bytes);
         self
     }
 
     /// Writes a string in its compact form.
-    pub(super) fn compact_string(&mut self, text: &str) -> &mut Self {
+    pub fn compact_string(&mut self, text: &str) -> &mut Self {
         self.uvarint(text.len() as u32 + 1).raw(text.as_bytes())
     }
 
     /// Writes the number of elements of an array in its compact form; the elements follow.
-    pub(super) fn compact_array(&mut self, len: usize) -> &mut Self {
+    pub fn compact_array(&mut self, len: usize) -> &mut Self {
         self.uvarint(len as u32 + 1)
     }
 
     /// Ends a structure of a flexible message: it has no tagged fields.
-    pub(super) fn no_tags(&mut self) -> &mut Self {
+    pub fn no_tags(&mut self) -> &mut Self {
         self.uvarint(0)
     }
 }
@@ -82,7 +82,7 @@ impl WireWriter {
 /// Reads the fields of an answer, in order. Every method fails with `Malformed` where the answer
 /// ends too early or holds what cannot be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct WireReader<'a> {
+pub struct WireReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
@@ -91,17 +91,17 @@ type Read<T> = Result<T, BrokerFailure>;
 
 impl<'a> WireReader<'a> {
     /// A reader at the beginning of `bytes`.
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub fn new(bytes: &'a [u8]) -> Self {
         WireReader { bytes, at: 0 }
     }
 
     /// Returns the index of the next byte.
-    pub(super) fn position(&self) -> usize {
+    pub fn position(&self) -> usize {
         self.at
     }
 
     /// Takes `len` bytes.
-    pub(super) fn raw(&mut self, len: usize) -> Read<&'a [u8]> {
+    pub fn raw(&mut self, len: usize) -> Read<&'a [u8]> {
         let left = &self.bytes[self.at..];
         let taken = left.get(..len).ok_or(BrokerFailure::Malformed("an answer ends too early"))?;
         self.at += len;
@@ -114,48 +114,48 @@ impl<'a> WireReader<'a> {
         Ok(value)
     }
 
-    pub(super) fn i8(&mut self) -> Read<i8> {
+    pub fn i8(&mut self) -> Read<i8> {
         Ok(i8::from_be_bytes(self.fixed()?))
     }
 
-    pub(super) fn i16(&mut self) -> Read<i16> {
+    pub fn i16(&mut self) -> Read<i16> {
         Ok(i16::from_be_bytes(self.fixed()?))
     }
 
-    pub(super) fn i32(&mut self) -> Read<i32> {
+    pub fn i32(&mut self) -> Read<i32> {
         Ok(i32::from_be_bytes(self.fixed()?))
     }
 
-    pub(super) fn i64(&mut self) -> Read<i64> {
+    pub fn i64(&mut self) -> Read<i64> {
         Ok(i64::from_be_bytes(self.fixed()?))
     }
 
     /// Takes the 16 bytes of a UUID.
-    pub(super) fn uuid(&mut self) -> Read<[u8; 16]> {
+    pub fn uuid(&mut self) -> Read<[u8; 16]> {
         self.fixed()
     }
 
     /// Takes a string, the empty one for null.
-    pub(super) fn string(&mut self) -> Read<String> {
+    pub fn string(&mut self) -> Read<String> {
         let len = self.i16()?;
         self.text(len.max(0) as usize)
     }
 
     /// Takes bytes, none for null.
-    pub(super) fn bytes(&mut self) -> Read<&'a [u8]> {
+    pub fn bytes(&mut self) -> Read<&'a [u8]> {
         let len = self.i32()?;
         self.raw(len.max(0) as usize)
     }
 
     /// Takes the number of elements of an array, 0 for null. No element is shorter than a byte, so
     /// a number above the bytes that are left cannot be.
-    pub(super) fn array(&mut self) -> Read<usize> {
+    pub fn array(&mut self) -> Read<usize> {
         let len = self.i32()?.max(0) as usize;
         self.plausible(len)
     }
 
     /// Takes an unsigned integer in groups of seven bits.
-    pub(super) fn uvarint(&mut self) -> Read<u32> {
+    pub fn uvarint(&mut self) -> Read<u32> {
         let mut value = 0u32;
         for shift in (0..35).step_by(7) {
             let byte = self.fixed::<1>()?[0];
@@ -168,25 +168,25 @@ impl<'a> WireReader<'a> {
     }
 
     /// Takes a string in its compact form, the empty one for null.
-    pub(super) fn compact_string(&mut self) -> Read<String> {
+    pub fn compact_string(&mut self) -> Read<String> {
         let len = self.uvarint()?.saturating_sub(1) as usize;
         self.text(len)
     }
 
     /// Takes bytes in their compact form, none for null.
-    pub(super) fn compact_bytes(&mut self) -> Read<&'a [u8]> {
+    pub fn compact_bytes(&mut self) -> Read<&'a [u8]> {
         let len = self.uvarint()?.saturating_sub(1) as usize;
         self.raw(len)
     }
 
     /// Takes the number of elements of a compact array, 0 for null.
-    pub(super) fn compact_array(&mut self) -> Read<usize> {
+    pub fn compact_array(&mut self) -> Read<usize> {
         let len = self.uvarint()?.saturating_sub(1) as usize;
         self.plausible(len)
     }
 
     /// Passes the tagged fields of a structure of a flexible message.
-    pub(super) fn skip_tags(&mut self) -> Read<()> {
+    pub fn skip_tags(&mut self) -> Read<()> {
         for _ in 0..self.uvarint()? {
             self.uvarint()?;
             let len = self.uvarint()? as usize;

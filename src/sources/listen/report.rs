@@ -39,7 +39,7 @@ impl Burst {
 
 /// The reports of a listener.
 #[derive(Debug, Default)]
-pub(super) struct Reports {
+pub struct ConnectionReports {
     came: Burst,
     refused: Burst,
     no_tls: Burst,
@@ -47,9 +47,9 @@ pub(super) struct Reports {
     failed: Burst,
 }
 
-impl Reports {
+impl ConnectionReports {
     /// Called when a sender has come.
-    pub(super) fn came(&mut self, from: SocketAddr) {
+    pub fn came(&mut self, from: SocketAddr) {
         match self.came.note(Instant::now()) {
             Some(_) => tracing::info!("a sender has connected from {from}"),
             None => tracing::debug!("a sender has connected from {from}"),
@@ -57,7 +57,7 @@ impl Reports {
     }
 
     /// Called when a sender has gone.
-    pub(super) fn gone(&mut self, from: SocketAddr, end: StreamEnd) {
+    pub fn gone(&mut self, from: SocketAddr, end: StreamEnd) {
         if end == StreamEnd::Reset
             && let Some(before) = self.reset.note(Instant::now())
         {
@@ -68,7 +68,7 @@ impl Reports {
     }
 
     /// Called when a connection was closed since there are `most` already.
-    pub(super) fn refused(&mut self, from: SocketAddr, most: usize) {
+    pub fn refused(&mut self, from: SocketAddr, most: usize) {
         if let Some(before) = self.refused.note(Instant::now()) {
             tracing::warn!(
                 "a connection from {from} was closed: {most} senders are connected, and \
@@ -79,7 +79,7 @@ impl Reports {
     }
 
     /// Called when a TLS handshake came to nothing.
-    pub(super) fn no_tls(&mut self, from: SocketAddr, cause: &str) {
+    pub fn no_tls(&mut self, from: SocketAddr, cause: &str) {
         match self.no_tls.note(Instant::now()) {
             Some(before) => tracing::warn!(
                 "a connection from {from} was closed: its TLS handshake failed: {cause}{}",
@@ -90,7 +90,7 @@ impl Reports {
     }
 
     /// Called when a connection cannot be accepted.
-    pub(super) fn accept_failed(&mut self, error: &io::Error) {
+    pub fn accept_failed(&mut self, error: &io::Error) {
         if let Some(before) = self.failed.note(Instant::now()) {
             tracing::warn!(
                 "cannot accept a connection: {error}; trying again (see `ulimit -n`){}",

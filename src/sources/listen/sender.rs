@@ -22,20 +22,20 @@ use crate::sources::stop::Stop;
 const DECRYPTED_BYTES: usize = 16 << 10;
 
 /// A sender that waits for its next bytes.
-pub(super) type Waiting = BoxFuture<'static, Turn>;
+pub type WaitingSender = BoxFuture<'static, SenderTurn>;
 
 /// A handshake under way.
-pub(super) type Shaking = BoxFuture<'static, Handshake>;
+pub type Shaking = BoxFuture<'static, Handshake>;
 
 /// The end of a handshake.
-pub(super) struct Handshake {
-    pub(super) from: SocketAddr,
+pub struct Handshake {
+    pub from: SocketAddr,
     /// The connection, or why it came to nothing.
-    pub(super) stream: std::result::Result<Box<TlsStream<TcpStream>>, String>,
+    pub stream: std::result::Result<Box<TlsStream<TcpStream>>, String>,
 }
 
 /// Starts the handshake of a connection, which may take `time_max`.
-pub(super) fn shake(
+pub fn shake(
     tls: &TlsAcceptor,
     stream: TcpStream,
     from: SocketAddr,
@@ -54,16 +54,16 @@ pub(super) fn shake(
 }
 
 /// A connection that stands.
-pub(super) struct Sender {
+pub struct ListenSender {
     /// Its connection in the source log.
     connection: u64,
     from: SocketAddr,
-    stream: Stream,
+    stream: SenderStream,
     /// Bytes of it that are in the log.
     logged: u64,
 }
 
-enum Stream {
+enum SenderStream {
     Plain(TcpStream),
     /// With bytes that are decrypted and not in the log.
     Tls {
@@ -73,8 +73,8 @@ enum Stream {
 }
 
 /// The turn of a sender that has bytes or has ended, or that was told to stop.
-pub(super) struct Turn {
-    sender: Sender,
+pub struct SenderTurn {
+    sender: ListenSender,
     ready: Ready,
 }
 
@@ -88,29 +88,34 @@ enum Ready {
     Stopped,
 }
 
-impl Sender {
-    pub(super) fn plain(connection: u64, stream: TcpStream, from: SocketAddr) -> Sender {
-        Sender { connection, from, stream: Stream::Plain(stream), logged: 0 }
+impl ListenSender {
+    pub fn plain(connection: u64, stream: TcpStream, from: SocketAddr) -> ListenSender {
+        ListenSender { connection, from, stream: SenderStream::Plain(stream), logged: 0 }
     }
 
-    pub(super) fn tls(
+    pub fn tls(
         connection: u64,
         stream: Box<TlsStream<TcpStream>>,
         from: SocketAddr,
-    ) -> Sender {
-        Sender { connection, from, stream: Stream::Tls { stream, bytes: Vec::new() }, logged: 0 }
+    ) -> ListenSender {
+        ListenSender {
+            connection,
+            from,
+            stream: SenderStream::Tls { stream, bytes: Vec::new() },
+            logged: 0,
+        }
     }
 
-    pub(super) fn connection(&self) -> u64 {
+    pub fn connection(&self) -> u64 {
         self.connection
     }
 
-    pub(super) fn from(&self) -> SocketAddr {
+    pub fn from(&self) -> SocketAddr {
         self.from
     }
 
     /// Returns how many bytes of it wait in a log that lags.
-    pub(super) fn queued(&self, log: &SourceLog) -> u64 {
+    pub fn queued(&self, log: &SourceLog) -> u64 {
         if log.is_lagging() {
             self.logged.saturating_sub(log.split_bytes(self.connection))
         } else {
@@ -119,11 +124,11 @@ impl Sender {
     }
 
     /// Waits for bytes or the stop.
-    pub(super) fn wait(mut self, stop: &Stop) -> Waiting {
+    pub fn wait(mut self, stop: &Stop) -> WaitingSender {
         let stop = stop.clone();
         async move {
             let ready = match &mut self.stream {
-                Stream::Plain(stream) => tokio::select! {
+                SenderStream::Plain(stream) => tokio::select! {
                     biased;
                     readable = stream.readable() => match readable {
                         Ok(()) => Ready::Readable,
@@ -131,7 +136,7 @@ impl Sender {
                     },
                     () = stop.stopped() => Ready::Stopped,
                 },
-                Stream::Tls { stream, bytes } => {
+                SenderStream::Tls { stream, bytes } => {
                     bytes.resize(DECRYPTED_BYTES, 0);
                     tokio::select! {
                         biased;
@@ -143,19 +148,19 @@ impl Sender {
                     }
                 }
             };
-            Turn { sender: self, ready }
+            SenderTurn { sender: self, ready }
         }
         .boxed()
     }
 
     /// Reads the bytes that the kernel holds at this moment, and no more; returns how the
     /// connection ended. Where the journal is full, they stay unread.
-    pub(super) async fn drain(&mut self, log: &mut SourceLog) -> Result<StreamEnd> {
+    pub async fn drain(&mut self, log: &mut SourceLog) -> Result<StreamEnd> {
         match &mut self.stream {
-            Stream::Plain(stream) => {
+            SenderStream::Plain(stream) => {
                 crate::sources::connect::drain(stream, log, self.connection).await
             }
-            Stream::Tls { stream, bytes } => {
+            SenderStream::Tls { stream, bytes } => {
                 let held = rustix::io::ioctl_fionread(stream.get_ref().0).unwrap_or(0);
                 // The session may hold decrypted bytes beside those in the kernel.
                 let mut waiting = held + 2 * DECRYPTED_BYTES as u64;
@@ -183,17 +188,21 @@ impl Sender {
     }
 }
 
-impl Turn {
+impl SenderTurn {
     /// Reads what the sender has, at most one buffer; returns how it ended, if it has.
-    pub(super) async fn read(self, log: &mut SourceLog) -> Result<(Sender, Option<StreamEnd>)> {
-        let Turn { mut sender, ready } = self;
+    pub async fn read(self, log: &mut SourceLog) -> Result<(ListenSender, Option<StreamEnd>)> {
+        let SenderTurn { mut sender, ready } = self;
         let connection = sender.connection;
         let end = match (&sender.stream, ready) {
             (_, Ready::Failed(error)) => Some(end_of(&error)),
             (_, Ready::Decrypted(0)) => Some(StreamEnd::Fin),
             // A stop does not wait for room: what the kernel holds stays unread.
-            (Stream::Plain(_), Ready::Readable) if log.stop().is_stopped() && log.is_full() => None,
-            (Stream::Plain(stream), Ready::Readable) => {
+            (SenderStream::Plain(_), Ready::Readable)
+                if log.stop().is_stopped() && log.is_full() =>
+            {
+                None
+            }
+            (SenderStream::Plain(stream), Ready::Readable) => {
                 // Room is taken only when there is something to read: quiet senders hold none.
                 log.ready(connection).await?;
                 let (read, end) = take_available(stream, (log, connection), usize::MAX);
@@ -201,7 +210,7 @@ impl Turn {
                 sender.logged += read as u64;
                 end
             }
-            (Stream::Tls { bytes, .. }, Ready::Decrypted(read)) => {
+            (SenderStream::Tls { bytes, .. }, Ready::Decrypted(read)) => {
                 log.append(connection, &bytes[..read]).await?;
                 sender.logged += read as u64;
                 None

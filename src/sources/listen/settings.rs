@@ -158,7 +158,7 @@ impl ListenSettings {
     /// # Errors
     ///
     /// `Configuration` if that cannot be, naming the flag.
-    pub(in crate::sources) fn prepare(&self) -> Result<()> {
+    pub(crate) fn prepare(&self) -> Result<()> {
         let mut ready = self.ready.lock();
         if ready.is_none() {
             let tls = self.tls.as_ref().map(tls::server_config).transpose()?;
@@ -168,7 +168,7 @@ impl ListenSettings {
     }
 
     /// Returns the bound socket and the acceptor of TLS.
-    pub(super) fn listener(&self) -> Result<(TcpListener, Option<TlsAcceptor>)> {
+    pub(crate) fn listener(&self) -> Result<(TcpListener, Option<TlsAcceptor>)> {
         self.prepare()?;
         let ready = self.ready.lock().take();
         let (listener, tls) = ready.ok_or_else(|| {
@@ -179,7 +179,7 @@ impl ListenSettings {
 
     /// Returns how many senders there may be: what was asked for, unless the limit of open files or
     /// the records of the journal allow less.
-    pub(super) fn senders_max(&self, log: &SourceLog) -> usize {
+    pub(crate) fn senders_max(&self, log: &SourceLog) -> usize {
         let wanted = self.connections_max;
         let most = descriptors::senders_max(wanted).min(log.connections_max());
         if most < wanted {
@@ -192,7 +192,7 @@ impl ListenSettings {
     }
 
     /// The error of a socket that was bound and cannot be used.
-    pub(super) fn refused(&self, error: &io::Error) -> Error {
+    pub(crate) fn refused(&self, error: &io::Error) -> Error {
         Error::new(ErrorKind::Failed, format!("cannot listen on {}: {error}", self.address))
     }
 }

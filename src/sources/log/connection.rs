@@ -23,36 +23,36 @@ fn line_memory(bytes: u64) -> usize {
 
 /// A connection whose bytes are being split.
 #[derive(Debug)]
-pub(super) struct Connection {
-    pub(super) splitter: LineSplitter,
+pub struct Connection {
+    pub splitter: LineSplitter,
     /// The state after the last bytes that were handed over.
     state: SplitterState,
     /// Bytes split since the connection began.
-    pub(super) fed: u64,
+    pub fed: u64,
     /// Offset and position of records that may hold the beginning of the unfinished line.
     anchors: VecDeque<(u64, Position)>,
     /// Bytes that were read and not handed over.
-    pub(super) pending: usize,
+    pub pending: usize,
     /// The first record that is needed of a connection which a former run had open, and how many of
     /// its bytes are not.
-    pub(super) begin: Option<(Position, u64)>,
+    pub begin: Option<(Position, u64)>,
     /// Bytes of the line that was open where this began. They are fed before anything is taken.
-    pub(super) unfinished: u64,
+    pub unfinished: u64,
     /// The part of the splitter's discards that was reported.
-    pub(super) reported: LineStats,
+    pub reported: LineStats,
     /// Bytes of memory that the unfinished line is taken to hold: see [`line_memory`].
-    pub(super) held: usize,
+    pub held: usize,
 }
 
 impl Connection {
     /// A connection at its byte `offset`, with nothing unfinished.
-    pub(super) fn new(source: u32, limits: LineLimits, pool: BlockPool, offset: u64) -> Connection {
+    pub fn new(source: u32, limits: LineLimits, pool: BlockPool, offset: u64) -> Connection {
         let state = SplitterState { resume_offset: offset, ..SplitterState::default() };
         Connection::from_state(source, limits, pool, state)
     }
 
     /// A connection that goes on where a former run was at a cut.
-    pub(super) fn resume(
+    pub fn resume(
         source: u32,
         limits: LineLimits,
         pool: BlockPool,
@@ -85,7 +85,7 @@ impl Connection {
 
     /// Takes the lines that `fed` bytes in the record at `position` have ended; the first `skipped`
     /// bytes of the record had been split before.
-    pub(super) fn take(
+    pub fn take(
         &mut self,
         position: Option<Position>,
         (skipped, fed): (u64, u64),
@@ -109,7 +109,7 @@ impl Connection {
     }
 
     /// Notes that the record at `position` holds the next `bytes` bytes, after `skipped` others.
-    pub(super) fn anchor(&mut self, position: Position, (skipped, bytes): (u64, u64)) {
+    pub fn anchor(&mut self, position: Position, (skipped, bytes): (u64, u64)) {
         if self.anchors.len() >= ANCHORS_MAX {
             let mut at = 0;
             self.anchors.retain(|_| {
@@ -124,12 +124,12 @@ impl Connection {
     }
 
     /// Replaces the anchors: the unfinished line stands in these records, too.
-    pub(super) fn move_anchors(&mut self, anchors: VecDeque<(u64, Position)>) {
+    pub fn move_anchors(&mut self, anchors: VecDeque<(u64, Position)>) {
         self.anchors = anchors;
     }
 
     /// Takes over the splitter's state, after a record was dealt with.
-    pub(super) fn settle_state(&mut self) {
+    pub fn settle_state(&mut self) {
         self.state = self.splitter.state();
         let begins = self.state.resume_offset;
         while self.anchors.get(1).is_some_and(|(offset, _)| *offset <= begins) {
@@ -142,7 +142,7 @@ impl Connection {
 
     /// Takes over how much memory the unfinished line holds; returns by how much that has changed.
     /// A line of a former run, the bytes of which are not all here yet, holds what it held there.
-    pub(super) fn update_held(&mut self) -> isize {
+    pub fn update_held(&mut self) -> isize {
         if self.unfinished > 0 {
             return 0;
         }
@@ -151,17 +151,17 @@ impl Connection {
     }
 
     /// Returns the first record that the unfinished line needs.
-    pub(super) fn first_record(&self) -> Option<Position> {
+    pub fn first_record(&self) -> Option<Position> {
         self.anchors.front().map(|(_, position)| *position)
     }
 
     /// Returns the state after the last bytes that were handed over.
-    pub(super) fn splitter_state(&self) -> SplitterState {
+    pub fn splitter_state(&self) -> SplitterState {
         self.state
     }
 
     /// Returns the state at a cut, up to which the log was split through `split`.
-    pub(super) fn at_cut(&self, id: u64, split: Position) -> ConnectionState {
+    pub fn at_cut(&self, id: u64, split: Position) -> ConnectionState {
         let (position, skip) = match self.anchors.front() {
             Some((offset, position)) => {
                 (*position, self.state.resume_offset.saturating_sub(*offset))

@@ -55,7 +55,7 @@ pub trait LogEvents: Send + Sync {
 }
 
 /// The epochs of a source log.
-pub(super) struct LogEpochs {
+pub struct LogEpochs {
     /// The epoch that what is read now belongs to.
     open: Epoch,
     /// Ends of epochs that are not passed, and the positions of a source that can be read again.
@@ -70,7 +70,7 @@ pub(super) struct LogEpochs {
 }
 
 impl LogEpochs {
-    pub(super) fn new(
+    pub fn new(
         open: Epoch,
         ahead: RecordedEnds,
         committed: BTreeSet<Epoch>,
@@ -81,31 +81,31 @@ impl LogEpochs {
     }
 
     /// Returns the epoch that what is read now belongs to.
-    pub(super) fn open(&self) -> Epoch {
+    pub fn open(&self) -> Epoch {
         self.open
     }
 
     /// Returns the epoch of the next line that is handed over.
-    pub(super) fn of_next_line(&self) -> Epoch {
+    pub fn of_next_line(&self) -> Epoch {
         self.ahead.front().map_or(self.open, |(epoch, _)| *epoch)
     }
 
     /// Returns the next end of an epoch that is not passed.
-    pub(super) fn next_end(&self) -> Option<(Epoch, &[u8])> {
+    pub fn next_end(&self) -> Option<(Epoch, &[u8])> {
         self.ahead.front().map(|(epoch, positions)| (*epoch, positions.as_slice()))
     }
 
-    pub(super) fn is_committed(&self, epoch: Epoch) -> bool {
+    pub fn is_committed(&self, epoch: Epoch) -> bool {
         self.committed.contains(&epoch)
     }
 
     /// Returns true if a kept journal is run again.
-    pub(super) fn is_replay(&self) -> bool {
+    pub fn is_replay(&self) -> bool {
         self.is_replay
     }
 
     /// Returns true if nobody can send a message any more.
-    pub(super) fn has_closed(&self) -> bool {
+    pub fn has_closed(&self) -> bool {
         self.has_closed
     }
 }
@@ -123,7 +123,7 @@ impl SourceLog {
     }
 
     /// Takes one message.
-    pub(super) fn take_message(&mut self, message: LogMessage) -> Result<()> {
+    pub fn take_message(&mut self, message: LogMessage) -> Result<()> {
         let waits_for_disk = self.syncs_always() && !matches!(message, LogMessage::End);
         let mut take = || match message {
             LogMessage::Cut { epoch, next } => self.cut(epoch, next),
@@ -179,7 +179,7 @@ impl SourceLog {
     }
 
     /// Passes the next end of an epoch: all lines before it are with the workers.
-    pub(super) fn pass(&mut self) -> Result<()> {
+    pub fn pass(&mut self) -> Result<()> {
         let Some((epoch, positions)) = self.epochs.ahead.pop_front() else { return Ok(()) };
         for connection in self.connections.values_mut() {
             connection.splitter.settle();

@@ -10,22 +10,22 @@ const STEP_BYTES: u64 = 512 << 10;
 
 /// Where a log that lags reads its own records.
 #[derive(Debug)]
-pub(super) struct Lagging {
+pub struct Lagging {
     reader: Reader,
     /// Bytes of the next record that its splitter has already.
     fed: usize,
     /// The connection that the next record waits for room for.
-    pub(super) waits: Option<u64>,
+    pub waits: Option<u64>,
 }
 
 impl Lagging {
     /// Records come back from where `reader` is.
-    pub(super) fn from(reader: Reader) -> Lagging {
+    pub fn from(reader: Reader) -> Lagging {
         Lagging { reader, fed: 0, waits: None }
     }
 
     /// The position of the record that comes back next.
-    pub(super) fn position(&self) -> Position {
+    pub fn position(&self) -> Position {
         self.reader.position()
     }
 }
@@ -40,7 +40,7 @@ enum Returned {
 
 impl SourceLog {
     /// Brings records back while there is room for blocks.
-    pub(super) fn bring_back(&mut self) -> Result<()> {
+    pub fn bring_back(&mut self) -> Result<()> {
         let Some(mut lagging) = self.lagging.take() else { return Ok(()) };
         // A permit stays if nobody waits now, so none is missed.
         self.came_back.notify_one();

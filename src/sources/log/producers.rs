@@ -36,7 +36,7 @@ pub struct LogProducer {
 
 /// The producers of a log.
 #[derive(Debug, Default)]
-pub(super) struct Producers {
+pub struct Producers {
     /// By name, with what is appended.
     known: BTreeMap<Vec<u8>, LogProducer>,
     /// The names of all of them by connection.
@@ -48,7 +48,7 @@ pub(super) struct Producers {
 }
 
 impl Producers {
-    pub(super) fn begin(producers: &[Producer]) -> Producers {
+    pub fn begin(producers: &[Producer]) -> Producers {
         let mut begun = Producers::default();
         for Producer { name, connection, next, last_epoch } in producers {
             let (connection, next, last_epoch) = (*connection, *next, *last_epoch);
@@ -66,17 +66,17 @@ impl Producers {
     }
 
     /// Returns the offset at which a connection begins to be split.
-    pub(super) fn split_offset(&self, connection: u64) -> u64 {
+    pub fn split_offset(&self, connection: u64) -> u64 {
         self.offsets.get(&connection).copied().unwrap_or(0)
     }
 
     /// Notes that the record of a new producer was split.
-    pub(super) fn split(&mut self, name: &[u8], connection: u64) {
+    pub fn split(&mut self, name: &[u8], connection: u64) {
         self.split.insert(connection, name.to_vec());
     }
 
     /// Notes that `bytes` bytes of a connection were appended in the epoch `open`.
-    pub(super) fn appended(&mut self, connection: u64, bytes: u64, open: Epoch) {
+    pub fn appended(&mut self, connection: u64, bytes: u64, open: Epoch) {
         if connection & LASTING == 0 {
             return;
         }
@@ -88,7 +88,7 @@ impl Producers {
     }
 
     /// Returns the producers at a cut, each with what was split of it.
-    pub(super) fn at_cut(&self, connections: &BTreeMap<u64, Connection>) -> Vec<Producer> {
+    pub fn at_cut(&self, connections: &BTreeMap<u64, Connection>) -> Vec<Producer> {
         let at_cut = self.split.iter().filter_map(|(id, name)| {
             let known = self.known.get(name).filter(|known| known.connection == *id)?;
             let last_epoch = known.last_epoch;

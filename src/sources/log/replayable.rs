@@ -16,15 +16,15 @@ use crate::journal::{NEXT_CONNECTION, Resume};
 use crate::lines::SplitterState;
 
 /// Returns the positions of a source, called at a cut.
-type Positions = Box<dyn FnMut() -> Result<Vec<u8>> + Send>;
+type ReplayablePositions = Box<dyn FnMut() -> Result<Vec<u8>> + Send>;
 
 /// The positions of a source that can be read again.
-pub(super) struct Replayable {
+pub struct Replayable {
     /// Where the last committed epoch ended.
     began_at: Vec<u8>,
     /// The last positions that are known while the source gives none.
     known: Vec<u8>,
-    positions: Option<Positions>,
+    positions: Option<ReplayablePositions>,
     /// The positions at the ends of epochs that were passed and are not known to be committed.
     passed: VecDeque<(Epoch, Vec<u8>)>,
     /// The positions of the newest end that is known to be committed.
@@ -32,7 +32,7 @@ pub(super) struct Replayable {
 }
 
 impl Replayable {
-    pub(super) fn begin(resume: &Resume, ends: &[(Epoch, Vec<u8>)]) -> Replayable {
+    pub fn begin(resume: &Resume, ends: &[(Epoch, Vec<u8>)]) -> Replayable {
         let last = ends.iter().rev().map(|(_, positions)| positions);
         let known = last.chain([&resume.positions]).find(|positions| !positions.is_empty());
         Replayable {
@@ -45,12 +45,12 @@ impl Replayable {
     }
 
     /// Notes that the end of `epoch` was passed at these positions.
-    pub(super) fn passed(&mut self, epoch: Epoch, positions: &[u8]) {
+    pub fn passed(&mut self, epoch: Epoch, positions: &[u8]) {
         self.passed.push_back((epoch, positions.to_vec()));
     }
 
     /// Notes that `epoch` and all before it are committed.
-    pub(super) fn committed(&mut self, epoch: Epoch) {
+    pub fn committed(&mut self, epoch: Epoch) {
         while self.passed.front().is_some_and(|(passed, _)| *passed <= epoch) {
             self.committed = self.passed.pop_front().map_or_else(Vec::new, |(_, at)| at);
         }
@@ -58,7 +58,7 @@ impl Replayable {
 
     /// Returns the positions at a cut. While recorded ends are ahead, nothing after the last of
     /// them was taken yet, so they are those of the last.
-    pub(super) fn at_cut(&mut self, ahead: &RecordedEnds) -> Result<Vec<u8>> {
+    pub fn at_cut(&mut self, ahead: &RecordedEnds) -> Result<Vec<u8>> {
         match (ahead.back(), &mut self.positions) {
             (Some((_, recorded)), _) if !recorded.is_empty() => Ok(recorded.clone()),
             (_, Some(positions)) => positions(),

@@ -11,7 +11,7 @@ const DROPPED_PAUSE: Duration = Duration::from_secs(1);
 
 /// Discards that were not reported yet, and reports that were made once.
 #[derive(Debug, Default)]
-pub(super) struct Reports {
+pub struct Reports {
     unreported: LineStats,
     /// When dropped bytes were last reported.
     dropped_at: Option<Instant>,
@@ -22,7 +22,7 @@ pub(super) struct Reports {
 
 impl Reports {
     /// Adds what the splitter of a connection has discarded since this was called last.
-    pub(super) fn discarded(&mut self, connection: &mut Connection) {
+    pub fn discarded(&mut self, connection: &mut Connection) {
         let (now, before) = (connection.splitter.stats(), connection.reported);
         self.unreported.oversized_words += now.oversized_words - before.oversized_words;
         self.unreported.dropped_lines += now.dropped_lines - before.dropped_lines;
@@ -31,7 +31,7 @@ impl Reports {
     }
 
     /// Reports what was discarded, which nobody could otherwise see.
-    pub(super) fn report(&mut self) {
+    pub fn report(&mut self) {
         if self.unreported == LineStats::default() {
             return;
         }
@@ -44,7 +44,7 @@ impl Reports {
     }
 
     /// Reports the rest, too, that is held back in a burst.
-    pub(super) fn report_all(&mut self) {
+    pub fn report_all(&mut self) {
         let LineStats { oversized_words, dropped_lines, dropped_bytes } =
             std::mem::take(&mut self.unreported);
         if oversized_words > 0 {
@@ -62,7 +62,7 @@ impl Reports {
     }
 
     /// Reports once why reading stops.
-    pub(super) fn full(&mut self, cause: FullCause) {
+    pub fn full(&mut self, cause: FullCause) {
         if std::mem::replace(&mut self.full, true) {
             return;
         }
@@ -77,7 +77,7 @@ impl Reports {
     }
 
     /// Reports that reading goes on, if it was reported that it stops; returns true then.
-    pub(super) fn has_room(&mut self) -> bool {
+    pub fn has_room(&mut self) -> bool {
         let was_full = std::mem::take(&mut self.full);
         if was_full {
             tracing::info!("the journal has room again: reading goes on");
@@ -86,7 +86,7 @@ impl Reports {
     }
 
     /// Reports once that lines were cut since all together held more than `most` bytes of memory.
-    pub(super) fn lines_cut(&mut self, most: usize) {
+    pub fn lines_cut(&mut self, most: usize) {
         if !std::mem::replace(&mut self.lines_cut, true) {
             tracing::warn!(
                 "the unfinished lines of all senders take more than {most} bytes: the longest is \
@@ -96,7 +96,7 @@ impl Reports {
     }
 
     /// Reports once that a line was cut since it kept more than `most` bytes of the journal.
-    pub(super) fn line_cut(&mut self, most: u64) {
+    pub fn line_cut(&mut self, most: u64) {
         if !std::mem::replace(&mut self.line_cut, true) {
             tracing::warn!(
                 "a line takes more than {most} bytes of the journal: it is cut at a space, as one \

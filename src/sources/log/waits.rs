@@ -214,7 +214,7 @@ impl SourceLog {
 
     /// Waits until something has changed since the journal was found full. A log that holds bytes
     /// which it has read waits through a stop, too.
-    pub(super) async fn wait_for_room(&mut self, full: Full, holds_bytes: bool) -> Result<()> {
+    pub async fn wait_for_room(&mut self, full: Full, holds_bytes: bool) -> Result<()> {
         let Some(room) = self.room.clone() else { return Ok(()) };
         self.events.room_wanted();
         let stop = self.stop.clone();
@@ -235,7 +235,7 @@ impl SourceLog {
 
     /// Keeps unfinished lines from holding the journal: one that needs old records is written
     /// again, or cut if it is long itself.
-    pub(super) fn bound_lines(&mut self, bytes: u64) -> Result<()> {
+    pub fn bound_lines(&mut self, bytes: u64) -> Result<()> {
         let Some(most) = self.room.as_ref().map(|room| room.line_bytes_max()) else {
             return Ok(());
         };
@@ -266,7 +266,7 @@ impl SourceLog {
     /// It is called after each record that was split, live and when records come back, and looks
     /// at nothing but what was split so far. So a replay cuts the same lines at the same places,
     /// and no record states the cut.
-    pub(super) fn bound_held_lines(&mut self, id: u64) {
+    pub fn bound_held_lines(&mut self, id: u64) {
         self.update_held(id);
         let most = HELD_BYTES_MAX.max(2 * self.limits.line_bytes_max + (1 << 20));
         while self.held_bytes > most {
@@ -290,7 +290,7 @@ impl SourceLog {
     }
 
     /// Cuts the unfinished line of a connection where it is split.
-    pub(super) fn cut_split_line(&mut self, id: u64) {
+    pub fn cut_split_line(&mut self, id: u64) {
         let connection = self.connection(id);
         let block = connection.splitter.cut_open_line();
         connection.splitter.release();

@@ -18,14 +18,14 @@ use std::time::Duration;
 use super::found::{FileFacts, FoundFile, NameHash, Version, hash_of};
 
 /// A file that is not written to for so long, when it is first seen, is whole.
-pub(super) const SETTLED: Duration = Duration::from_secs(10);
+pub const SETTLED: Duration = Duration::from_secs(10);
 
 /// A file that cannot be read is tried again after so long.
 const RETRY: Duration = Duration::from_secs(60);
 
 /// The result of what was seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Arrival {
+pub enum WatchEvent {
     /// A file is new and whole.
     Found(FoundFile),
     /// A file that was given out, or was there at the start, has another content now.
@@ -38,7 +38,7 @@ pub(super) enum Arrival {
 
 /// A file that was given out and not read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum UnreadFile {
+pub enum UnreadFile {
     /// It cannot be read.
     Unreadable(FoundFile),
     /// It has changed since it was found: it may still grow.
@@ -82,7 +82,7 @@ struct UnreadableFile {
 
 /// The files of one folder.
 #[derive(Debug)]
-pub(super) struct Arrivals {
+pub struct Arrivals {
     known: HashMap<NameHash, KnownFile>,
     candidates: HashMap<OsString, Candidate>,
     created: HashMap<OsString, CreatedFile>,
@@ -94,13 +94,13 @@ pub(super) struct Arrivals {
     device: Option<u64>,
     /// The whole files that the scan under way has found.
     whole: Vec<FoundFile>,
-    results: Vec<Arrival>,
+    results: Vec<WatchEvent>,
 }
 
 impl Arrivals {
     /// Nothing was seen yet; files in `known` are not given out. A file is whole when it was
     /// unchanged for `patience`.
-    pub(super) fn new(known: &HashMap<NameHash, Version>, patience: Duration) -> Arrivals {
+    pub fn new(known: &HashMap<NameHash, Version>, patience: Duration) -> Arrivals {
         let known = known.iter().map(|(&name, &version)| {
             let file =
                 KnownFile { version, scan: 0, is_change_told: false, may_be_unfinished: false };
@@ -121,14 +121,14 @@ impl Arrivals {
 
     /// Notes that these files, which are known, may have been unfinished when the list of known
     /// files was made: a writer that closes one of them makes it new.
-    pub(super) fn may_be_unfinished(&mut self, names: &HashSet<NameHash>) {
+    pub fn may_be_unfinished(&mut self, names: &HashSet<NameHash>) {
         for (name, known) in &mut self.known {
             known.may_be_unfinished = names.contains(name);
         }
     }
 
     /// Notes the device of the folder in which the known files were, if it is known.
-    pub(super) fn were_on(&mut self, device: Option<u64>) {
+    pub fn were_on(&mut self, device: Option<u64>) {
         self.device = device;
     }
 
@@ -136,7 +136,7 @@ impl Arrivals {
     /// not seen may come back: the folder is on another device than before, and none of them is
     /// there, as below a mount point without its file system. Devices get other numbers when they
     /// are mounted anew, so known files prove that it is the same file system.
-    pub(super) fn is_same_device(&mut self, device: u64) -> bool {
+    pub fn is_same_device(&mut self, device: u64) -> bool {
         if self.device == Some(device) {
             return true;
         }
@@ -145,22 +145,22 @@ impl Arrivals {
             return false;
         }
         self.device = Some(device);
-        self.results.push(Arrival::Device(device));
+        self.results.push(WatchEvent::Device(device));
         true
     }
 
     /// Returns what has come of all that was seen, in order.
-    pub(super) fn take(&mut self) -> Vec<Arrival> {
+    pub fn take(&mut self) -> Vec<WatchEvent> {
         std::mem::take(&mut self.results)
     }
 
     /// Returns true if files were seen that are not known to be whole.
-    pub(super) fn is_waiting(&self) -> bool {
+    pub fn is_waiting(&self) -> bool {
         !self.candidates.is_empty() || self.created.values().any(|created| created.is_opened)
     }
 
     /// Called when a scan begins.
-    pub(super) fn begin_scan(&mut self) {
+    pub fn begin_scan(&mut self) {
         self.scan += 1;
         // The last scan may have failed on its way.
         self.whole.clear();
@@ -168,13 +168,7 @@ impl Arrivals {
 
     /// Called for each file that the scan finds, at time `now`; `age` is the time since the last
     /// write, where that can be told.
-    pub(super) fn seen(
-        &mut self,
-        name: &OsStr,
-        facts: FileFacts,
-        age: Option<Duration>,
-        now: Duration,
-    ) {
+    pub fn seen(&mut self, name: &OsStr, facts: FileFacts, age: Option<Duration>, now: Duration) {
         let (hash, scan) = (hash_of(name.as_bytes()), self.scan);
         if let Some(known) = self.known.get_mut(&hash) {
             known.scan = scan;
@@ -212,7 +206,7 @@ impl Arrivals {
     }
 
     /// Called when a scan has seen everything. With `forgets`, names that it has not seen are gone.
-    pub(super) fn end_scan(&mut self, forgets: bool) {
+    pub fn end_scan(&mut self, forgets: bool) {
         let mut whole = std::mem::take(&mut self.whole);
         whole.sort_by(|a, b| (a.facts.appeared_ns, &a.name).cmp(&(b.facts.appeared_ns, &b.name)));
         whole.into_iter().for_each(|file| self.give(file));
@@ -227,7 +221,7 @@ impl Arrivals {
         self.known.retain(|name, known| {
             let is_there = known.scan == scan || waiting.contains(&known.version);
             if !is_there {
-                results.push(Arrival::Gone(*name));
+                results.push(WatchEvent::Gone(*name));
             }
             is_there
         });
@@ -236,12 +230,12 @@ impl Arrivals {
     }
 
     /// Called when a file was renamed into the folder, or linked there: it is whole.
-    pub(super) fn moved_in(&mut self, name: &OsStr, facts: FileFacts) {
+    pub fn moved_in(&mut self, name: &OsStr, facts: FileFacts) {
         self.closed(name, facts);
     }
 
     /// Called when a file was created, with its facts if it is still there.
-    pub(super) fn created(&mut self, name: &OsStr, facts: Option<FileFacts>) {
+    pub fn created(&mut self, name: &OsStr, facts: Option<FileFacts>) {
         match facts {
             // A second name of a file comes with its content.
             Some(facts) if facts.has_links => self.moved_in(name, facts),
@@ -254,14 +248,14 @@ impl Arrivals {
 
     /// Called when a file was opened, by anybody. A file that was created is opened by its writer;
     /// one that was linked from nowhere is not.
-    pub(super) fn opened(&mut self, name: &OsStr) {
+    pub fn opened(&mut self, name: &OsStr) {
         if let Some(created) = self.created.get_mut(name) {
             created.is_opened = true;
         }
     }
 
     /// Called when a file that was open for writing was closed.
-    pub(super) fn closed(&mut self, name: &OsStr, facts: FileFacts) {
+    pub fn closed(&mut self, name: &OsStr, facts: FileFacts) {
         self.created.remove(name);
         self.candidates.remove(name);
         let hash = hash_of(name.as_bytes());
@@ -277,19 +271,19 @@ impl Arrivals {
     }
 
     /// Called when a name has left the folder.
-    pub(super) fn gone(&mut self, name: &OsStr) {
+    pub fn gone(&mut self, name: &OsStr) {
         self.created.remove(name);
         self.candidates.remove(name);
         let hash = hash_of(name.as_bytes());
         self.unreadable.remove(&hash);
         if self.known.remove(&hash).is_some() {
-            self.results.push(Arrival::Gone(hash));
+            self.results.push(WatchEvent::Gone(hash));
         }
     }
 
     /// Called at time `now` when a file that was given out was not read, because it cannot be, or
     /// because it is another one now.
-    pub(super) fn returned(&mut self, unread: UnreadFile, now: Duration) {
+    pub fn returned(&mut self, unread: UnreadFile, now: Duration) {
         let (file, is_unreadable) = match unread {
             UnreadFile::Unreadable(file) => (file, true),
             UnreadFile::Changed(file) => (file, false),
@@ -307,7 +301,7 @@ impl Arrivals {
     }
 
     /// Called when events were lost: nothing is known about who writes what.
-    pub(super) fn lost_events(&mut self) {
+    pub fn lost_events(&mut self) {
         self.created.clear();
     }
 
@@ -320,7 +314,7 @@ impl Arrivals {
             may_be_unfinished: false,
         };
         self.known.insert(file.hash(), known);
-        self.results.push(Arrival::Found(file));
+        self.results.push(WatchEvent::Found(file));
     }
 
     fn compare(&mut self, name: &OsStr, hash: NameHash, facts: FileFacts) {
@@ -329,7 +323,7 @@ impl Arrivals {
             return;
         }
         let file = FoundFile { name: name.as_bytes().to_vec(), facts };
-        self.results.push(Arrival::Changed(file));
+        self.results.push(WatchEvent::Changed(file));
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
-use super::arrivals::{Arrival, UnreadFile};
+use super::arrivals::{UnreadFile, WatchEvent};
 use crate::backoff::{Backoff, BackoffPolicy};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meters::SourceMeter;
@@ -21,24 +21,24 @@ const SCAN_SHARE: u32 = 20;
 
 /// Where results go.
 #[derive(Clone, Debug)]
-pub(super) struct Results(mpsc::Sender<Arrival>);
+pub struct FoundSender(mpsc::Sender<WatchEvent>);
 
-impl Results {
+impl FoundSender {
     /// Hands results over, in order; waits while too many are not taken. Returns false if the
     /// source has ended.
-    pub(super) fn send(&self, results: Vec<Arrival>) -> bool {
+    pub fn send(&self, results: Vec<WatchEvent>) -> bool {
         results.into_iter().all(|result| self.0.blocking_send(result).is_ok())
     }
 
     /// Resolves when the source has ended.
-    pub(super) async fn closed(&self) {
+    pub async fn closed(&self) {
         self.0.closed().await;
     }
 }
 
 /// When the next scan is due.
 #[derive(Debug)]
-pub(super) struct ScanPace {
+pub struct ScanPace {
     every: Duration,
     backoff: Backoff,
     begun: Instant,
@@ -47,7 +47,7 @@ pub(super) struct ScanPace {
 
 impl ScanPace {
     /// A scan is due now, and then each `every`.
-    pub(super) fn new(every: Duration) -> ScanPace {
+    pub fn new(every: Duration) -> ScanPace {
         let max = BackoffPolicy::DEFAULT.max.max(every);
         let backoff = BackoffPolicy::doubling(every.min(max), max).start();
         let now = Instant::now();
@@ -55,27 +55,27 @@ impl ScanPace {
     }
 
     /// Returns true if a scan is due.
-    pub(super) fn is_due(&self) -> bool {
+    pub fn is_due(&self) -> bool {
         self.left().is_zero()
     }
 
     /// Returns the time until a scan is due.
-    pub(super) fn left(&self) -> Duration {
+    pub fn left(&self) -> Duration {
         self.due.saturating_duration_since(Instant::now())
     }
 
     /// Makes a scan due now.
-    pub(super) fn make_due(&mut self) {
+    pub fn make_due(&mut self) {
         self.due = Instant::now();
     }
 
     /// Called when a scan begins.
-    pub(super) fn begin(&mut self) {
+    pub fn begin(&mut self) {
         self.begun = Instant::now();
     }
 
     /// Called when a scan has ended, with success or not. After a failure pauses grow.
-    pub(super) fn end(&mut self, is_whole: bool) {
+    pub fn end(&mut self, is_whole: bool) {
         let took = self.begun.elapsed();
         let pause = if is_whole {
             self.backoff.reset();
@@ -89,7 +89,7 @@ impl ScanPace {
 
 /// Reports if the place can be listed, to the log and to the meter of the source.
 #[derive(Debug)]
-pub(super) struct ListingReport {
+pub struct ListingReport {
     name: String,
     meter: Arc<SourceMeter>,
     is_away: bool,
@@ -97,12 +97,12 @@ pub(super) struct ListingReport {
 
 impl ListingReport {
     /// Nothing was listed yet.
-    pub(super) fn new(name: String, meter: Arc<SourceMeter>) -> ListingReport {
+    pub fn new(name: String, meter: Arc<SourceMeter>) -> ListingReport {
         ListingReport { name, meter, is_away: false }
     }
 
     /// Called when the place was listed.
-    pub(super) fn listed(&mut self) {
+    pub fn listed(&mut self) {
         if std::mem::take(&mut self.is_away) {
             tracing::info!("{} can be listed again", self.name);
         }
@@ -112,7 +112,7 @@ impl ListingReport {
     }
 
     /// Called when the place could not be listed. It is logged once.
-    pub(super) fn failed(&mut self, error: &dyn Display) {
+    pub fn failed(&mut self, error: &dyn Display) {
         let name = &self.name;
         let message = format!("cannot list {name}: {error}");
         self.meter.disconnected(&message);
@@ -126,8 +126,8 @@ impl ListingReport {
 
 /// The source's end of the thread.
 #[derive(Debug)]
-pub(super) struct Discovery {
-    results: mpsc::Receiver<Arrival>,
+pub struct Discovery {
+    results: mpsc::Receiver<WatchEvent>,
     unread: std::sync::mpsc::Sender<UnreadFile>,
     failed: Arc<Mutex<Option<Error>>>,
     /// Dropped with this, which wakes the thread.
@@ -135,10 +135,10 @@ pub(super) struct Discovery {
 }
 
 /// The thread's ends of its channels.
-pub(super) struct Channels {
-    pub(super) results: Results,
-    pub(super) unread: std::sync::mpsc::Receiver<UnreadFile>,
-    pub(super) stop: io::PipeReader,
+pub struct Channels {
+    pub results: FoundSender,
+    pub unread: std::sync::mpsc::Receiver<UnreadFile>,
+    pub stop: io::PipeReader,
 }
 
 impl Discovery {
@@ -147,9 +147,7 @@ impl Discovery {
     /// # Errors
     ///
     /// `Failed` if the thread cannot be started.
-    pub(super) fn start(
-        work: impl FnOnce(Channels) -> Result<()> + Send + 'static,
-    ) -> Result<Discovery> {
+    pub fn start(work: impl FnOnce(Channels) -> Result<()> + Send + 'static) -> Result<Discovery> {
         let (stop_reader, stop) = io::pipe().map_err(|error| {
             Error::new(ErrorKind::Failed, format!("cannot make a pipe: {error}")).cause(error)
         })?;
@@ -158,7 +156,7 @@ impl Discovery {
         let failed = Arc::new(Mutex::new(None));
         let told = Arc::clone(&failed);
         let channels =
-            Channels { results: Results(sender.clone()), unread: returned, stop: stop_reader };
+            Channels { results: FoundSender(sender.clone()), unread: returned, stop: stop_reader };
         let fail = move |error| {
             *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             // The results end when the failure is known, not before.
@@ -173,7 +171,7 @@ impl Discovery {
     /// # Errors
     ///
     /// The error by which the thread has ended.
-    pub(super) async fn next(&mut self) -> Result<Option<Arrival>> {
+    pub async fn next(&mut self) -> Result<Option<WatchEvent>> {
         if let Some(result) = self.results.recv().await {
             return Ok(Some(result));
         }
@@ -184,13 +182,13 @@ impl Discovery {
     }
 
     /// Returns a result that is there already.
-    pub(super) fn try_next(&mut self) -> Option<Arrival> {
+    pub fn try_next(&mut self) -> Option<WatchEvent> {
         self.results.try_recv().ok()
     }
 
     /// Gives back a file that was not read, to be found again. Returns false if nothing is found
     /// any more, as at the end of a run with `--once`.
-    pub(super) fn give_back(&self, file: UnreadFile) -> bool {
+    pub fn give_back(&self, file: UnreadFile) -> bool {
         self.unread.send(file).is_ok()
     }
 }

@@ -20,7 +20,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 
 /// An event of a name in the folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum FolderEvent {
+pub enum FolderEvent {
     /// It was created; its writer has it open.
     Created(OsString),
     /// Somebody has opened it.
@@ -35,7 +35,7 @@ pub(super) enum FolderEvent {
 
 /// The events of one folder, which may come and go.
 #[derive(Debug)]
-pub(super) struct FolderEvents {
+pub struct FolderEvents {
     folder: PathBuf,
     inotify: Option<Inotify>,
     /// Device and inode of the folder that is watched.
@@ -48,17 +48,17 @@ pub(super) struct FolderEvents {
 
 impl FolderEvents {
     /// The events of `folder`, which is not watched yet.
-    pub(super) fn new(folder: PathBuf) -> FolderEvents {
+    pub fn new(folder: PathBuf) -> FolderEvents {
         FolderEvents { folder, inotify: None, watched: None, leaving: None, is_failure_told: false }
     }
 
     /// Returns the path of the folder.
-    pub(super) fn folder(&self) -> &Path {
+    pub fn folder(&self) -> &Path {
         &self.folder
     }
 
     /// Watches what is at the folder's path now, unless that is being watched.
-    pub(super) fn attach(&mut self) {
+    pub fn attach(&mut self) {
         let Ok(found) = fs::metadata(&self.folder) else {
             self.detach();
             return;
@@ -102,17 +102,17 @@ impl FolderEvents {
     }
 
     /// Returns the descriptor that is readable when there are events.
-    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+    pub fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.inotify.as_ref().map(|inotify| inotify.as_fd())
     }
 
     /// Returns true if the end of a rename has not been seen: it comes at once or never.
-    pub(super) fn is_leaving(&self) -> bool {
+    pub fn is_leaving(&self) -> bool {
         self.leaving.is_some()
     }
 
     /// Takes the events that are there, in order.
-    pub(super) fn take(&mut self) -> Vec<FolderEvent> {
+    pub fn take(&mut self) -> Vec<FolderEvent> {
         let mut taken = Vec::new();
         let was_leaving = self.is_leaving();
         let Some(mut inotify) = self.inotify.take() else { return taken };

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::arrivals::{Arrivals, SETTLED, UnreadFile};
-use super::discovery::{ListingReport, Results, ScanPace};
+use super::discovery::{FoundSender, ListingReport, ScanPace};
 use super::events::{FolderEvent, FolderEvents};
 use super::found::{FileFacts, FoundFile, NameHash, hash_of, is_hidden, shown};
 use crate::epoch::SystemClock;
@@ -25,10 +25,10 @@ const RENAME: Duration = Duration::from_millis(5);
 
 /// The files that are in a folder at a start.
 #[derive(Debug, Default)]
-pub(super) struct FirstListing {
-    pub(super) files: Vec<FoundFile>,
+pub struct FirstListing {
+    pub files: Vec<FoundFile>,
     /// Those of them that may be unfinished: they were written to shortly before.
-    pub(super) unfinished: HashSet<NameHash>,
+    pub unfinished: HashSet<NameHash>,
 }
 
 impl FirstListing {
@@ -37,7 +37,7 @@ impl FirstListing {
     /// # Errors
     ///
     /// Those of reading the folder.
-    pub(super) fn of(folder: &Path) -> io::Result<FirstListing> {
+    pub fn of(folder: &Path) -> io::Result<FirstListing> {
         let (wall, mut listing) = (SystemClock::new().wall(), FirstListing::default());
         for entry in fs::read_dir(folder)? {
             let name = entry?.file_name();
@@ -67,18 +67,18 @@ fn age(found: &Metadata, wall: SystemTime) -> Option<Duration> {
 }
 
 /// Finds files in a folder until nobody wants results any more.
-pub(super) struct FolderWatch {
-    pub(super) events: FolderEvents,
-    pub(super) pace: ScanPace,
+pub struct FolderWatch {
+    pub events: FolderEvents,
+    pub pace: ScanPace,
     /// If true, the end is reached when the files of the first scan are whole.
-    pub(super) once: bool,
-    pub(super) arrivals: Arrivals,
-    pub(super) results: Results,
-    pub(super) report: ListingReport,
+    pub once: bool,
+    pub arrivals: Arrivals,
+    pub results: FoundSender,
+    pub report: ListingReport,
     /// Files that were not read come back by this.
-    pub(super) unread: mpsc::Receiver<UnreadFile>,
+    pub unread: mpsc::Receiver<UnreadFile>,
     /// Ends when the source stops.
-    pub(super) stop: PipeReader,
+    pub stop: PipeReader,
 }
 
 /// The state of a folder that is being watched.
@@ -95,7 +95,7 @@ struct Watching {
 
 impl FolderWatch {
     /// Runs on a thread of its own.
-    pub(super) fn run(self) -> Result<()> {
+    pub fn run(self) -> Result<()> {
         let mut watching = Watching {
             folder: self.events.folder().to_owned(),
             watch: self,
@@ -243,6 +243,6 @@ impl Watching {
 }
 
 /// Returns the name of a file of `folder` for messages.
-pub(super) fn shown_in(folder: &Path, file: &FoundFile) -> String {
+pub fn shown_in(folder: &Path, file: &FoundFile) -> String {
     shown(file.path_in(folder).as_os_str().as_bytes())
 }

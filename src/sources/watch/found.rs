@@ -11,10 +11,10 @@ use xxhash_rust::xxh3::Xxh3;
 use crate::store::ObjectEntry;
 
 /// The hash of a name. Two names never share one, also not on purpose.
-pub(super) type NameHash = u128;
+pub type NameHash = u128;
 
 /// Returns the hash of a name.
-pub(super) fn hash_of(name: &[u8]) -> NameHash {
+pub fn hash_of(name: &[u8]) -> NameHash {
     let mut first = [0; 16];
     first.copy_from_slice(&blake3::hash(name).as_bytes()[..16]);
     u128::from_le_bytes(first)
@@ -23,22 +23,22 @@ pub(super) fn hash_of(name: &[u8]) -> NameHash {
 /// A state of a file's content: equal for a file that was not changed. A hash, so that a hundred
 /// thousand of them take little room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Version(pub(super) u64);
+pub struct Version(pub(super) u64);
 
 /// The facts about a file that was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct FileFacts {
+pub struct FileFacts {
     /// Length, as it is stored.
-    pub(super) bytes: u64,
-    pub(super) version: Version,
+    pub bytes: u64,
+    pub version: Version,
     /// The inode of a file; 0 for an object.
-    pub(super) inode: u64,
+    pub inode: u64,
     /// True if the file has other names, in the folder or elsewhere.
-    pub(super) has_links: bool,
+    pub has_links: bool,
     /// Orders files by the time at which they appeared.
-    pub(super) appeared_ns: i128,
+    pub appeared_ns: i128,
     /// The ETag of an object.
-    pub(super) etag: Option<String>,
+    pub etag: Option<String>,
 }
 
 impl FileFacts {
@@ -46,7 +46,7 @@ impl FileFacts {
     ///
     /// The order is that of the inode's change time: a rename sets it, and the time of the last
     /// write may be any.
-    pub(super) fn of_file(found: &Metadata) -> FileFacts {
+    pub fn of_file(found: &Metadata) -> FileFacts {
         let mut hash = Xxh3::new();
         for part in [found.ino(), found.len(), found.mtime() as u64, found.mtime_nsec() as u64] {
             hash.update(&part.to_le_bytes());
@@ -62,7 +62,7 @@ impl FileFacts {
     }
 
     /// Returns the facts about an object.
-    pub(super) fn of_object(entry: &ObjectEntry) -> FileFacts {
+    pub fn of_object(entry: &ObjectEntry) -> FileFacts {
         let modified = entry.modified.and_then(|at| at.duration_since(std::time::UNIX_EPOCH).ok());
         let modified_ns = modified.map_or(0, |since| since.as_nanos());
         let mut hash = Xxh3::new();
@@ -84,42 +84,42 @@ impl FileFacts {
 
 /// A file or object to be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct FoundFile {
+pub struct FoundFile {
     /// The name in the folder, or the key of an object.
-    pub(super) name: Vec<u8>,
-    pub(super) facts: FileFacts,
+    pub name: Vec<u8>,
+    pub facts: FileFacts,
 }
 
 impl FoundFile {
     /// Returns the name as a path, which it is in a folder.
-    pub(super) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         Path::new(OsStr::from_bytes(&self.name))
     }
 
     /// Returns the path of the file in `folder`.
-    pub(super) fn path_in(&self, folder: &Path) -> PathBuf {
+    pub fn path_in(&self, folder: &Path) -> PathBuf {
         folder.join(self.path())
     }
 
     /// Returns the hash of the name.
-    pub(super) fn hash(&self) -> NameHash {
+    pub fn hash(&self) -> NameHash {
         hash_of(&self.name)
     }
 }
 
 /// Returns the name as text for messages.
-pub(super) fn shown(name: &[u8]) -> String {
+pub fn shown(name: &[u8]) -> String {
     String::from_utf8_lossy(name).into_owned()
 }
 
 /// Returns true for names that are not read: those that begin with a dot or an underscore, as
 /// unfinished and internal files do.
-pub(super) fn is_hidden(name: &[u8]) -> bool {
+pub fn is_hidden(name: &[u8]) -> bool {
     matches!(name.first(), Some(b'.' | b'_'))
 }
 
 /// Returns true for a key below `prefix` of which a part after the prefix is hidden.
-pub(super) fn is_hidden_key(key: &str, prefix: &str) -> bool {
+pub fn is_hidden_key(key: &str, prefix: &str) -> bool {
     let rest = key.get(prefix.len()..).unwrap_or_default();
     // A prefix may end within a name, which then begins as the prefix does.
     let within = !(prefix.is_empty() || prefix.ends_with('/'));

@@ -34,9 +34,9 @@ const BEGUN_BYTES: u64 = 41;
 
 /// A file that was begun, with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct BegunFile {
-    pub(super) number: u64,
-    pub(super) file: FoundFile,
+pub struct BegunFile {
+    pub number: u64,
+    pub file: FoundFile,
 }
 
 impl BegunFile {
@@ -48,7 +48,7 @@ impl BegunFile {
 
 /// The files of one source.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub struct Ledger {
     /// `None` in a job without state.
     disk: Option<LedgerFile>,
     /// The ledger is not rewritten while it is shorter.
@@ -82,7 +82,7 @@ impl Ledger {
     /// # Errors
     ///
     /// `Disk` if it cannot be written.
-    pub(super) fn create(folder: Option<&Path>, known: &[FoundFile]) -> Result<Ledger> {
+    pub fn create(folder: Option<&Path>, known: &[FoundFile]) -> Result<Ledger> {
         let mut ledger = Ledger {
             disk: None,
             rewrite_from_bytes: REWRITE_BYTES_MIN,
@@ -107,7 +107,7 @@ impl Ledger {
     /// # Errors
     ///
     /// `Disk` if it cannot be read.
-    pub(super) fn open(folder: &Path) -> Result<Option<Ledger>> {
+    pub fn open(folder: &Path) -> Result<Option<Ledger>> {
         let path = folder.join(FILE);
         let bytes = match fs::read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -170,13 +170,13 @@ impl Ledger {
     }
 
     /// Returns the files that are not to be read.
-    pub(super) fn known(&self) -> &HashMap<NameHash, Version> {
+    pub fn known(&self) -> &HashMap<NameHash, Version> {
         &self.known
     }
 
     /// Returns the device that the folder was on when it was listed last; `None` if that was not
     /// noted.
-    pub(super) fn device(&self) -> Option<u64> {
+    pub fn device(&self) -> Option<u64> {
         self.device
     }
 
@@ -185,24 +185,24 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of writing; nothing was noted then.
-    pub(super) fn know_device(&mut self, device: u64) -> io::Result<()> {
+    pub fn know_device(&mut self, device: u64) -> io::Result<()> {
         self.know(hash_of(DEVICE_NAME), Version(device))
     }
 
     /// Returns the number that the next file gets.
-    pub(super) fn next_number(&self) -> u64 {
+    pub fn next_number(&self) -> u64 {
         self.next_number
     }
 
     /// Returns the first file with at least this number that is not known to be committed.
-    pub(super) fn begun_from(&self, number: u64) -> Option<&BegunFile> {
+    pub fn begun_from(&self, number: u64) -> Option<&BegunFile> {
         // Numbers increase.
         self.pending.get(self.pending.partition_point(|begun| begun.number < number))
     }
 
     /// Returns true if a file of this version is known under another name, so that this one is the
     /// same, renamed.
-    pub(super) fn is_renamed(&self, file: &FoundFile) -> bool {
+    pub fn is_renamed(&self, file: &FoundFile) -> bool {
         // A file with several names is not moved, and an object has no inode to be known by.
         let can_tell = file.facts.inode != 0 && !file.facts.has_links;
         can_tell && self.versions.contains_key(&file.facts.version)
@@ -213,7 +213,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of writing; nothing was noted then.
-    pub(super) fn begin(&mut self, file: FoundFile) -> io::Result<u64> {
+    pub fn begin(&mut self, file: FoundFile) -> io::Result<u64> {
         let number = self.next_number;
         let record = LedgerRecord::Begun { number, file };
         self.append(&record)?;
@@ -226,7 +226,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of writing; nothing was noted then.
-    pub(super) fn know(&mut self, name: NameHash, version: Version) -> io::Result<()> {
+    pub fn know(&mut self, name: NameHash, version: Version) -> io::Result<()> {
         let record = LedgerRecord::Known { name, version };
         self.append(&record)?;
         self.apply(record);
@@ -238,7 +238,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of writing; nothing was noted then.
-    pub(super) fn forget(&mut self, name: NameHash) -> io::Result<()> {
+    pub fn forget(&mut self, name: NameHash) -> io::Result<()> {
         if !self.known.contains_key(&name) {
             return Ok(());
         }
@@ -254,7 +254,7 @@ impl Ledger {
     /// # Errors
     ///
     /// Those of rewriting the ledger without them.
-    pub(super) fn forget_from(&mut self, number: u64) -> io::Result<()> {
+    pub fn forget_from(&mut self, number: u64) -> io::Result<()> {
         let from = self.pending.partition_point(|begun| begun.number < number);
         let lost = self.pending.split_off(from);
         for begun in &lost {
@@ -276,7 +276,7 @@ impl Ledger {
     /// # Errors
     ///
     /// `Disk` if it cannot be rewritten.
-    pub(super) fn committed(&mut self, number: u64) -> Result<()> {
+    pub fn committed(&mut self, number: u64) -> Result<()> {
         while let Some(begun) = self.pending.front().filter(|begun| begun.number < number) {
             self.pending_bytes -= begun.record_bytes();
             self.pending.pop_front();
@@ -344,7 +344,7 @@ impl Ledger {
     /// # Errors
     ///
     /// `Disk` if that fails.
-    pub(super) fn sync(&mut self) -> Result<()> {
+    pub fn sync(&mut self) -> Result<()> {
         let Some(disk) = self.disk.as_mut().filter(|disk| !disk.is_synced) else { return Ok(()) };
         disk.file.sync_data().map_err(|error| failed("sync", &disk.path, &error))?;
         disk.is_synced = true;
@@ -353,7 +353,7 @@ impl Ledger {
 }
 
 /// Returns true for an error that ends when somebody makes room on the disk.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 

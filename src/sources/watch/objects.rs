@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::arrivals::{Arrivals, SETTLED, UnreadFile};
-use super::discovery::{ListingReport, Results, ScanPace};
+use super::discovery::{FoundSender, ListingReport, ScanPace};
 use super::found::{FileFacts, FoundFile, is_hidden_key};
 use super::place::Bucket;
 use super::pump::{FileEnd, ReadRequest, cannot_read};
@@ -38,7 +38,7 @@ impl Bucket {
     /// # Errors
     ///
     /// Those of the store.
-    pub(super) async fn list(&self) -> StoreResult<Vec<FoundFile>> {
+    pub async fn list(&self) -> StoreResult<Vec<FoundFile>> {
         let (mut files, mut after) = (Vec::new(), None);
         loop {
             let (page, next) = self.page(after.as_deref()).await?;
@@ -52,7 +52,7 @@ impl Bucket {
 
     /// Fails with `Configuration` if the store refuses to list the objects. One that is out of
     /// reach may come back.
-    pub(super) async fn check(&self) -> Result<()> {
+    pub async fn check(&self) -> Result<()> {
         match self.page(None).await {
             Err(error) if error.kind != StoreErrorKind::Unavailable => Err(Error::from(error)),
             _ => Ok(()),
@@ -60,7 +60,7 @@ impl Bucket {
     }
 
     /// Returns the first bytes of an object, if the store gives all of them at once.
-    pub(super) async fn first_range(self, file: FoundFile) -> Option<Bytes> {
+    pub async fn first_range(self, file: FoundFile) -> Option<Bytes> {
         let (key, facts) = (String::from_utf8(file.name).ok()?, file.facts);
         let bytes = facts.bytes.min(FIRST_RANGE_BYTES);
         let range = self.store.get_range(&key, 0..bytes, facts.etag.as_deref()).await.ok()?;
@@ -84,21 +84,21 @@ impl Bucket {
 }
 
 /// Finds objects until nobody wants results any more.
-pub(super) struct ObjectWatch {
-    pub(super) bucket: Bucket,
-    pub(super) every: Duration,
+pub struct ObjectWatch {
+    pub bucket: Bucket,
+    pub every: Duration,
     /// If true, the end is reached after the first listing.
-    pub(super) once: bool,
-    pub(super) arrivals: Arrivals,
-    pub(super) results: Results,
-    pub(super) report: ListingReport,
+    pub once: bool,
+    pub arrivals: Arrivals,
+    pub results: FoundSender,
+    pub report: ListingReport,
     /// Objects that were not read come back by this.
-    pub(super) unread: mpsc::Receiver<UnreadFile>,
+    pub unread: mpsc::Receiver<UnreadFile>,
 }
 
 impl ObjectWatch {
     /// Runs on a thread of its own.
-    pub(super) fn run(mut self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
         let runtime = self.bucket.runtime.clone();
         let started = Instant::now();
         let mut pace = ScanPace::new(self.every);
@@ -165,7 +165,7 @@ impl ObjectWatch {
 }
 
 /// The bytes of one object.
-pub(super) struct ObjectReader<'a> {
+pub struct ObjectReader<'a> {
     bucket: &'a Bucket,
     key: String,
     facts: FileFacts,
@@ -179,7 +179,7 @@ pub(super) struct ObjectReader<'a> {
 impl<'a> ObjectReader<'a> {
     /// Opens the object of a request, as long as it is the one that was found. `prefetched` is its
     /// first range. `is_wanted` returns false when nobody waits for its bytes.
-    pub(super) fn open(
+    pub fn open(
         bucket: &'a Bucket,
         request: &ReadRequest,
         prefetched: Option<Bytes>,
@@ -207,7 +207,7 @@ impl<'a> ObjectReader<'a> {
     }
 
     /// Returns the facts about the object.
-    pub(super) fn facts(&self) -> &FileFacts {
+    pub fn facts(&self) -> &FileFacts {
         &self.facts
     }
 

@@ -40,7 +40,7 @@ impl Watch {
     ///
     /// `Usage` for a time out of range; `Configuration` for a folder that is not there or cannot be
     /// listed, and for a store that is not set up.
-    pub(in crate::sources) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.every < Duration::from_millis(10) || self.every > Duration::from_secs(3600) {
             return Err(Error::new(ErrorKind::Usage, "the time between scans is out of range")
                 .hint("give --watch-every from 10ms to 1h"));
@@ -52,7 +52,7 @@ impl Watch {
     }
 
     /// Refuses an output whose results are a part of the place.
-    pub(in crate::sources) fn check_output(&self, target: &Target) -> Result<()> {
+    pub(crate) fn check_output(&self, target: &Target) -> Result<()> {
         let place = match &self.place {
             WatchPlace::Objects(place) => place,
             // Results in a folder are in folders of their own, which are not read.
@@ -77,7 +77,7 @@ impl Watch {
     /// # Errors
     ///
     /// `Configuration` for a store that is not set up.
-    pub(super) fn open(&self) -> Result<OpenPlace> {
+    pub(crate) fn open(&self) -> Result<OpenPlace> {
         Ok(match &self.place {
             WatchPlace::Folder(folder) => OpenPlace::Folder(folder.clone()),
             WatchPlace::Objects(target) => OpenPlace::Objects(Bucket {
@@ -161,14 +161,14 @@ fn named(error: Error) -> Error {
 
 /// A place that is open.
 #[derive(Clone, Debug)]
-pub(super) enum OpenPlace {
+pub enum OpenPlace {
     Folder(PathBuf),
     Objects(Bucket),
 }
 
 impl OpenPlace {
     /// Returns the name of a file for messages.
-    pub(super) fn shown(&self, file: &FoundFile) -> String {
+    pub fn shown(&self, file: &FoundFile) -> String {
         match self {
             OpenPlace::Folder(folder) => shown_in(folder, file),
             OpenPlace::Objects(bucket) => {
@@ -181,13 +181,13 @@ impl OpenPlace {
 
 /// The objects below a prefix of a bucket.
 #[derive(Clone, Debug)]
-pub(super) struct Bucket {
-    pub(super) store: Arc<dyn Store>,
-    pub(super) prefix: String,
+pub struct Bucket {
+    pub store: Arc<dyn Store>,
+    pub prefix: String,
     /// For messages.
-    pub(super) name: String,
+    pub name: String,
     /// Where requests run.
-    pub(super) runtime: Handle,
+    pub runtime: Handle,
 }
 
 #[cfg(test)]

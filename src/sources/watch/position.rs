@@ -5,11 +5,11 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// All files with a lower number were read, and so many bytes of the text of this one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct FilePosition {
+pub struct FilePosition {
     /// The number of a file in the ledger.
-    pub(super) number: u64,
+    pub number: u64,
     /// The first byte of its text that was not read.
-    pub(super) offset: u64,
+    pub offset: u64,
 }
 
 /// The first byte of an encoded position: the version of the encoding.
@@ -17,12 +17,12 @@ const FORMAT: u8 = 1;
 
 impl FilePosition {
     /// Returns the position before any byte of the file with this number.
-    pub(super) fn before(number: u64) -> FilePosition {
+    pub fn before(number: u64) -> FilePosition {
         FilePosition { number, offset: 0 }
     }
 
     /// Encodes the position for a record of the log.
-    pub(super) fn encode(self) -> Vec<u8> {
+    pub fn encode(self) -> Vec<u8> {
         let mut bytes = vec![FORMAT];
         bytes.extend_from_slice(&self.number.to_le_bytes());
         bytes.extend_from_slice(&self.offset.to_le_bytes());
@@ -34,7 +34,7 @@ impl FilePosition {
     /// # Errors
     ///
     /// `Disk` for bytes that are no position.
-    pub(super) fn decode(bytes: &[u8]) -> Result<FilePosition> {
+    pub fn decode(bytes: &[u8]) -> Result<FilePosition> {
         if bytes.is_empty() {
             return Ok(FilePosition::default());
         }

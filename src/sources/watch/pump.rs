@@ -15,27 +15,27 @@ use super::found::{FileFacts, FoundFile};
 use super::objects::ObjectReader;
 use super::place::OpenPlace;
 use crate::error::{Error, Result};
-use crate::sources::compressed::{Encoding, Stored, StoredFile, Text, TextFault, beginning};
+use crate::sources::compressed::{InputEncoding, Stored, StoredFile, Text, TextFault, beginning};
 use crate::sources::path;
 use crate::supervise;
 
 /// A piece of text: it begins at a multiple of so many bytes of the file's text, so that a run
 /// after a restart hands the same pieces over.
-pub(super) const PIECE_BYTES: u64 = 256 << 10;
+pub const PIECE_BYTES: u64 = 256 << 10;
 /// Most pieces that are read ahead.
 const PIECES_MAX: usize = 8;
 
 /// A file to be read.
 #[derive(Clone, Debug)]
-pub(super) struct ReadRequest {
-    pub(super) file: FoundFile,
+pub struct ReadRequest {
+    pub file: FoundFile,
     /// Where to begin in its text, if it was read before.
-    pub(super) again_from: Option<u64>,
+    pub again_from: Option<u64>,
 }
 
 /// The answers to a request, in this order: opened, texts, end. An end may come alone.
 #[derive(Debug)]
-pub(super) enum Piece {
+pub enum Piece {
     /// The file is open; these are the facts about it now.
     Opened(FileFacts),
     /// The next bytes of its text.
@@ -46,7 +46,7 @@ pub(super) enum Piece {
 
 /// How reading a file has ended.
 #[derive(Debug)]
-pub(super) enum FileEnd {
+pub enum FileEnd {
     /// All of it was read.
     Whole,
     /// It is not there any more.
@@ -61,7 +61,7 @@ pub(super) enum FileEnd {
 
 /// The source's end of the thread.
 #[derive(Debug)]
-pub(super) struct Pump {
+pub struct Pump {
     requests: std_mpsc::Sender<ReadRequest>,
     pieces: mpsc::Receiver<Piece>,
     /// Buffers to be used again.
@@ -75,7 +75,7 @@ impl Pump {
     /// # Errors
     ///
     /// `Failed` if it cannot be started.
-    pub(super) fn start(place: OpenPlace) -> Result<Pump> {
+    pub fn start(place: OpenPlace) -> Result<Pump> {
         let (requests, asked) = std_mpsc::channel();
         let (sender, pieces) = mpsc::channel(PIECES_MAX);
         let (buffers, returned) = std_mpsc::channel();
@@ -95,7 +95,7 @@ impl Pump {
     }
 
     /// Asks for a file. Files are read one after the other, in the order of these calls.
-    pub(super) fn ask(&self, request: ReadRequest) {
+    pub fn ask(&self, request: ReadRequest) {
         // It fails when the thread has failed, which the next piece reports.
         drop(self.requests.send(request));
     }
@@ -105,7 +105,7 @@ impl Pump {
     /// # Errors
     ///
     /// The error by which the thread has ended.
-    pub(super) async fn next(&mut self) -> Result<Piece> {
+    pub async fn next(&mut self) -> Result<Piece> {
         match self.pieces.recv().await {
             Some(piece) => Ok(piece),
             None => {
@@ -117,7 +117,7 @@ impl Pump {
     }
 
     /// Gives a buffer back, to be used again.
-    pub(super) fn recycle(&self, buffer: Vec<u8>) {
+    pub fn recycle(&self, buffer: Vec<u8>) {
         drop(self.buffers.send(buffer));
     }
 }
@@ -214,7 +214,7 @@ impl PumpThread {
             Ok(beginning) => beginning,
             Err(error) => return Ok(cannot_read(&error)),
         };
-        let encoding = Encoding::of(request.file.path(), &beginning);
+        let encoding = InputEncoding::of(request.file.path(), &beginning);
         encoding.warn(&self.place.shown(&request.file));
         let mut text = Text::new(stored, &encoding);
         if let Some(offset) = request.again_from {
@@ -261,7 +261,7 @@ fn ended(fault: TextFault) -> FileEnd {
 }
 
 /// Returns the end for a file that cannot be opened or read.
-pub(super) fn cannot_read(error: &io::Error) -> FileEnd {
+pub fn cannot_read(error: &io::Error) -> FileEnd {
     match error.kind() {
         io::ErrorKind::NotFound => FileEnd::Gone,
         io::ErrorKind::InvalidData => FileEnd::Changed,

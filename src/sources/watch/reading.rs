@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::arrivals::{Arrival, UnreadFile};
+use super::arrivals::{UnreadFile, WatchEvent};
 use super::discovery::Discovery;
 use super::found::{FoundFile, NameHash, Version};
 use super::ledger::{BegunFile, Ledger, is_full};
@@ -26,15 +26,15 @@ const TOLD_MAX: usize = 10_000;
 /// The state that a cut records. Only the task that owns the log uses it, and a cut is a step of
 /// that task.
 #[derive(Debug)]
-struct Progress {
+struct ReadProgress {
     ledger: Ledger,
     position: FilePosition,
 }
 
 /// The task that reads the files of one place.
-pub(super) struct Reading<'a> {
+pub struct WatchReading<'a> {
     log: &'a mut SourceLog,
-    progress: Arc<Mutex<Progress>>,
+    progress: Arc<Mutex<ReadProgress>>,
     pump: Pump,
     place: OpenPlace,
     /// Files whose failure was logged.
@@ -49,19 +49,19 @@ enum Taken {
     Stop,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> WatchReading<'a> {
     /// Begins where the log does. Waits while the disk is full; returns `None` if a stop was asked
     /// for meanwhile.
     ///
     /// # Errors
     ///
     /// `Disk` for positions or a ledger that do not fit the log.
-    pub(super) async fn begin(
+    pub async fn begin(
         log: &'a mut SourceLog,
         mut ledger: Ledger,
         pump: Pump,
         place: OpenPlace,
-    ) -> Result<Option<Reading<'a>>> {
+    ) -> Result<Option<WatchReading<'a>>> {
         let position = FilePosition::decode(log.began_at())?;
         let last = FilePosition::decode(log.last_recorded())?.max(position);
         if last.number > ledger.next_number() {
@@ -75,28 +75,28 @@ impl<'a> Reading<'a> {
             return Ok(None);
         }
         ledger.committed(position.number)?;
-        let progress = Arc::new(Mutex::new(Progress { ledger, position }));
+        let progress = Arc::new(Mutex::new(ReadProgress { ledger, position }));
         let at_cut = Arc::clone(&progress);
         log.set_positions(move || {
             let mut progress = at_cut.lock().unwrap_or_else(PoisonError::into_inner);
             progress.ledger.sync()?;
             Ok(progress.position.encode())
         });
-        Ok(Some(Reading { log, progress, pump, place, told: HashSet::new() }))
+        Ok(Some(WatchReading { log, progress, pump, place, told: HashSet::new() }))
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, ReadProgress> {
         // A panic ends the job; what the lock guards is whole between steps.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the files that are not to be found again.
-    pub(super) fn known(&self) -> HashMap<NameHash, Version> {
+    pub fn known(&self) -> HashMap<NameHash, Version> {
         self.progress().ledger.known().clone()
     }
 
     /// Returns the device that the folder was on, if that is known.
-    pub(super) fn device(&self) -> Option<u64> {
+    pub fn device(&self) -> Option<u64> {
         self.progress().ledger.device()
     }
 
@@ -106,7 +106,7 @@ impl<'a> Reading<'a> {
     /// # Errors
     ///
     /// Those of the log and of the ledger.
-    pub(super) async fn read_again(&mut self) -> Result<bool> {
+    pub async fn read_again(&mut self) -> Result<bool> {
         loop {
             self.pass_recorded_ends()?;
             let position = self.progress().position;
@@ -181,7 +181,7 @@ impl<'a> Reading<'a> {
     /// # Errors
     ///
     /// Those of the log, of the ledger, and of the threads that find and read files.
-    pub(super) async fn read_new(mut self, mut discovery: Discovery, once: bool) -> Result<()> {
+    pub async fn read_new(mut self, mut discovery: Discovery, once: bool) -> Result<()> {
         let stop = self.log.stop().clone();
         let mut ahead = VecDeque::new();
         loop {
@@ -207,10 +207,10 @@ impl<'a> Reading<'a> {
             let committed = FilePosition::decode(self.log.committed_at())?;
             self.progress().ledger.committed(committed.number)?;
             let is_stopped = match arrival {
-                Arrival::Found(file) => self.read_file(file, &discovery).await?,
-                Arrival::Changed(file) => self.tell_change(&file),
-                Arrival::Gone(name) => self.note(|ledger| ledger.forget(name)).await?.is_none(),
-                Arrival::Device(device) => {
+                WatchEvent::Found(file) => self.read_file(file, &discovery).await?,
+                WatchEvent::Changed(file) => self.tell_change(&file),
+                WatchEvent::Gone(name) => self.note(|ledger| ledger.forget(name)).await?.is_none(),
+                WatchEvent::Device(device) => {
                     self.note(|ledger| ledger.know_device(device)).await?.is_none()
                 }
             };
@@ -224,8 +224,8 @@ impl<'a> Reading<'a> {
         self.log.fix_positions()
     }
 
-    fn ask_for(&self, arrival: &Arrival) {
-        if let Arrival::Found(file) = arrival {
+    fn ask_for(&self, arrival: &WatchEvent) {
+        if let WatchEvent::Found(file) = arrival {
             self.ask(file.clone(), None);
         }
     }

@@ -7,7 +7,7 @@
 use super::found::{FileFacts, FoundFile, NameHash, Version};
 
 /// Bytes before the payload of a record.
-pub(super) const FRAME: usize = 8;
+pub const FRAME: usize = 8;
 /// Longest payload: a name of an object has up to 1,024 bytes, a name of a file up to 255.
 const PAYLOAD_MAX: usize = 16 << 10;
 /// The version of the encoding, stated by the first record.
@@ -15,7 +15,7 @@ const FORMAT: u8 = 1;
 
 /// One record of a ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum LedgerRecord {
+pub enum LedgerRecord {
     /// The first record. The next file that is begun has at least this number.
     Header { next_number: u64 },
     /// A file that is not read: it was read before, or was there at the start.
@@ -28,7 +28,7 @@ pub(super) enum LedgerRecord {
 
 impl LedgerRecord {
     /// Appends the whole record to `out`.
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, out: &mut Vec<u8>) {
         let start = out.len();
         out.extend_from_slice(&[0; FRAME]);
         match self {
@@ -62,7 +62,7 @@ impl LedgerRecord {
 
     /// Decodes the record at the beginning of `bytes`; returns it with its length. Returns `None`
     /// for bytes that are no whole record.
-    pub(super) fn decode(bytes: &[u8]) -> Option<(LedgerRecord, usize)> {
+    pub fn decode(bytes: &[u8]) -> Option<(LedgerRecord, usize)> {
         let (len, rest) = bytes.split_first_chunk::<4>()?;
         let (crc, rest) = rest.split_first_chunk::<4>()?;
         let len = u32::from_le_bytes(*len) as usize;

@@ -14,7 +14,7 @@ use super::ledger::Ledger;
 use super::objects::ObjectWatch;
 use super::place::{Bucket, OpenPlace, Watch};
 use super::pump::Pump;
-use super::reading::Reading;
+use super::reading::WatchReading;
 use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sources::log::SourceLog;
@@ -28,7 +28,7 @@ use crate::supervise;
 ///
 /// `Configuration` for a place that cannot be listed at the start, `Disk` if the ledger fails,
 /// those of the journal.
-pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
+pub async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
     let place = watch.open()?;
     // Before the first listing: each file that appears after it makes an event.
     let finder = log.alongside(finder(place.clone())).await?;
@@ -75,7 +75,7 @@ pub(in crate::sources) async fn read(watch: Watch, once: bool, log: &mut SourceL
         listed.await??;
     }
     let pump = Pump::start(place.clone())?;
-    let begun = Reading::begin(log, ledger, pump, place.clone()).await?;
+    let begun = WatchReading::begin(log, ledger, pump, place.clone()).await?;
     let Some(mut reading) = begun else { return Ok(()) };
     if !reading.read_again().await? {
         return Ok(());

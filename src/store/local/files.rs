@@ -21,7 +21,7 @@ use super::failure;
 
 /// Creates `root` with all that leads to it and syncs every directory that got a new name, so that
 /// a crash does not take the whole output with it.
-pub(super) fn create_root(root: &Path) -> io::Result<()> {
+pub fn create_root(root: &Path) -> io::Result<()> {
     let mut missing = Vec::new();
     let mut path = root;
     while !path.as_os_str().is_empty() && !path.is_dir() {
@@ -81,7 +81,7 @@ fn is_private(dir: &str) -> bool {
 
 /// Opens the directory `dir` below `root` one name at a time and follows no symbolic link. With
 /// `creates`, makes what is missing.
-pub(super) fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
+pub fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut folder = openat(CWD, root, flags, Mode::empty())?;
     let names = dir.split('/').filter(|name| !name.is_empty());
@@ -159,7 +159,7 @@ fn write(
 }
 
 /// Stores `body` as the object `key` and replaces an object that exists.
-pub(super) fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
+pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let rename = |folder: &OwnedFd, temporary: &str, name: &str| {
         Ok(renameat(folder, temporary, folder, name)?)
     };
@@ -168,7 +168,7 @@ pub(super) fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
 }
 
 /// Creates the object `key` from `body`, unless it exists with other bytes.
-pub(super) fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
+pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let linked = write(root, key, body, |folder, temporary, name| {
         link_new(folder, temporary, name)?;
         // Gone already if it was renamed; a leftover is removed by `clear`.
@@ -210,7 +210,7 @@ fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
 }
 
 /// Reads the object `key`, if it is at most `bytes_max` bytes long.
-pub(super) fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> {
+pub fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> {
     let path = root.join(key);
     let read = || {
         let mut bytes = Vec::new();
@@ -240,7 +240,7 @@ fn is_absence(error: &io::Error) -> bool {
 /// Names of one directory listing, sorted. Pages are taken from its front, so that a listing of any
 /// length reads each directory once for every [`NAMES_KEPT_MAX`] names.
 #[derive(Debug)]
-pub(super) struct Scan {
+pub struct Scan {
     /// The last name of the page before; this scan answers only the page that follows it.
     after: Option<String>,
     prefix: String,
@@ -255,17 +255,13 @@ const NAMES_KEPT_MAX: usize = 128 << 10;
 
 impl Scan {
     /// Returns true if the page of `prefix` after `after` is the next one of this scan.
-    pub(super) fn answers(&self, prefix: &str, after: Option<&str>) -> bool {
+    pub fn answers(&self, prefix: &str, after: Option<&str>) -> bool {
         self.prefix == prefix && self.after.as_deref() == after && !self.names.is_empty()
     }
 
     /// Removes and returns the next page of at most `limit` names. `make` returns `None` for a name
     /// that is gone.
-    pub(super) fn page<T>(
-        &mut self,
-        limit: usize,
-        mut make: impl FnMut(String) -> Option<T>,
-    ) -> Page<T> {
+    pub fn page<T>(&mut self, limit: usize, mut make: impl FnMut(String) -> Option<T>) -> Page<T> {
         let count = limit.min(self.names.len());
         self.after = count.checked_sub(1).map(|last| self.names[last].clone());
         let items = self.names.drain(..count).filter_map(&mut make).collect();
@@ -331,7 +327,7 @@ fn directory_of(prefix: &str) -> &str {
 }
 
 /// Finds the keys of all files below `prefix` that come after `after`. Files are not looked at yet.
-pub(super) fn scan(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
+pub fn scan(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
     let mut smallest = Smallest::new(prefix, after);
     let mut directories = vec![directory_of(prefix).to_owned()];
     while let Some(directory) = directories.pop() {
@@ -353,13 +349,13 @@ pub(super) fn scan(root: &Path, prefix: &str, after: Option<&str>) -> StoreResul
 }
 
 /// Describes the file `key`; `None` if it was removed since it was listed.
-pub(super) fn describe(root: &Path, key: String) -> Option<ObjectEntry> {
+pub fn describe(root: &Path, key: String) -> Option<ObjectEntry> {
     let metadata = fs::symlink_metadata(root.join(&key)).ok()?;
     metadata.is_file().then(|| entry(key, &metadata))
 }
 
 /// Finds the directories that begin with `prefix` and come after `after`.
-pub(super) fn scan_dirs(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
+pub fn scan_dirs(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
     let mut smallest = Smallest::new(prefix, after);
     let directory = directory_of(prefix);
     visit(&root.join(directory), |name, kind| {
@@ -371,7 +367,7 @@ pub(super) fn scan_dirs(root: &Path, prefix: &str, after: Option<&str>) -> Store
 }
 
 /// Removes the object `key`; one that is not there is a success.
-pub(super) fn delete(root: &Path, key: &str) -> StoreResult<()> {
+pub fn delete(root: &Path, key: &str) -> StoreResult<()> {
     let (dir, name) = split(key);
     let remove = || Ok(unlinkat(open_dir(root, dir, false)?, name, AtFlags::empty())?);
     match remove() {
@@ -381,7 +377,7 @@ pub(super) fn delete(root: &Path, key: &str) -> StoreResult<()> {
 }
 
 /// Removes everything in the directory `dir`, however deep. Returns the number of files removed.
-pub(super) fn clear(root: &Path, dir: &str) -> StoreResult<u64> {
+pub fn clear(root: &Path, dir: &str) -> StoreResult<u64> {
     let cleared = open_dir(root, dir, false).and_then(|folder| empty(&folder, &|_| true));
     match cleared {
         Err(error) if is_absence(&error) => Ok(0),
@@ -390,7 +386,7 @@ pub(super) fn clear(root: &Path, dir: &str) -> StoreResult<u64> {
 }
 
 /// Removes the temporaries in the directory `dir`; locks and directories stay.
-pub(super) fn sweep(root: &Path, dir: &str) -> StoreResult<()> {
+pub fn sweep(root: &Path, dir: &str) -> StoreResult<()> {
     let is_temporary = |name: &str| name.starts_with('.') && name.ends_with(".tmp");
     let swept = open_dir(root, dir, false).and_then(|folder| empty(&folder, &is_temporary));
     match swept {

@@ -22,7 +22,7 @@ use super::failure;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The end of every lock file's name; such files are no objects.
-pub(super) const LOCK_SUFFIX: &str = ".wordtide.lock";
+pub const LOCK_SUFFIX: &str = ".wordtide.lock";
 
 /// More than any lock file holds.
 const NOTE_BYTES_MAX: u64 = 4096;
@@ -43,7 +43,7 @@ fn lock_path(root: &Path, prefix: &str) -> PathBuf {
 }
 
 impl PrefixLock {
-    pub(super) fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
+    pub(crate) fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
         let path = lock_path(root, prefix);
         let failed = |error: io::Error| Error::from(failure("lock", &path, &error));
         let mut file = loop {
@@ -198,7 +198,7 @@ fn read_text(file: &mut File) -> io::Result<String> {
     Ok(text)
 }
 
-pub(super) fn read_note(root: &Path, prefix: &str) -> Result<Option<String>> {
+pub fn read_note(root: &Path, prefix: &str) -> Result<Option<String>> {
     let path = lock_path(root, prefix);
     match open_existing(&path).and_then(|mut file| read_text(&mut file)) {
         Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),

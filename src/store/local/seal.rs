@@ -33,23 +33,23 @@ struct SealedDir {
 
 /// The directories whose names are durable, the newest last.
 #[derive(Debug, Default)]
-pub(super) struct SealedDirs {
+pub struct SealedDirs {
     dirs: Mutex<VecDeque<SealedDir>>,
 }
 
 /// The outcome of a seal.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Sealing {
+pub struct Sealing {
     /// False if the file system has no sync of directories.
-    pub(super) has_sync: bool,
+    pub has_sync: bool,
     /// Number of directories that were synced.
-    pub(super) synced: usize,
+    pub synced: usize,
 }
 
 impl SealedDirs {
     /// Syncs the directory `dir` and, unless they are durable already, the names of the directories
     /// above it up to the root, the last included.
-    pub(super) fn seal(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
+    pub fn seal(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
         let mut sealing = Sealing { has_sync: true, synced: 0 };
         let mut sync_one = |inner: &str| {
             let path = root.join(inner);

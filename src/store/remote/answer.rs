@@ -24,10 +24,10 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 
 /// A request that the server has refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RefusedRequest {
-    pub(super) status: StatusCode,
+pub struct RefusedRequest {
+    pub status: StatusCode,
     /// The code in the answer's body. Empty if there is none.
-    pub(super) code: String,
+    pub code: String,
 }
 
 impl fmt::Display for RefusedRequest {
@@ -44,7 +44,7 @@ impl StdError for RefusedRequest {}
 impl RefusedRequest {
     /// Converts this to an error of opendal. It is temporary if the same request may succeed when
     /// it is repeated.
-    pub(super) fn into_error(self) -> Error {
+    pub fn into_error(self) -> Error {
         let status = self.status.as_u16();
         let kind = match (status, self.code.as_str()) {
             (404, "NoSuchBucket") => ErrorKind::ConfigInvalid,
@@ -59,12 +59,12 @@ impl RefusedRequest {
     }
 
     /// Returns true if the store does not support the request, or a header of it.
-    pub(super) fn is_unsupported(&self) -> bool {
+    pub fn is_unsupported(&self) -> bool {
         self.status == StatusCode::NOT_IMPLEMENTED || self.code == "NotImplemented"
     }
 
     /// Returns true if the cause disappears without a change of settings.
-    pub(super) fn is_transient(&self) -> bool {
+    pub fn is_transient(&self) -> bool {
         const TRANSIENT: [&str; 6] = [
             "BadDigest",
             "InvalidDigest",
@@ -81,7 +81,7 @@ impl RefusedRequest {
 
 /// An answer that does not come from an object store: from a web page, a proxy, another service.
 #[derive(Debug)]
-pub(super) struct NotAStore {
+pub struct NotAStore {
     status: StatusCode,
     fault: &'static str,
 }
@@ -105,9 +105,9 @@ impl NotAStore {
 
 /// No source of credentials had a usable key.
 #[derive(Debug)]
-pub(super) struct NoCredentials {
+pub struct NoCredentials {
     /// The sources, each with the reason if it failed.
-    pub(super) tried: String,
+    pub tried: String,
 }
 
 impl fmt::Display for NoCredentials {
@@ -119,9 +119,7 @@ impl fmt::Display for NoCredentials {
 impl StdError for NoCredentials {}
 
 /// Returns the first cause of type `T` of `error`.
-pub(super) fn cause<'a, T: StdError + 'static>(
-    error: &'a (dyn StdError + 'static),
-) -> Option<&'a T> {
+pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
     let mut next = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref() {
@@ -139,7 +137,7 @@ pub(super) fn cause<'a, T: StdError + 'static>(
 }
 
 /// The properties of a request by which its answer is checked.
-pub(super) struct SentRequest {
+pub struct SentRequest {
     method: Method,
     /// The longest body that the answer may have.
     bytes_max: u64,
@@ -148,7 +146,7 @@ pub(super) struct SentRequest {
 
 impl SentRequest {
     /// Returns the properties of `request`.
-    pub(super) fn of(request: &RequestParts) -> SentRequest {
+    pub fn of(request: &RequestParts) -> SentRequest {
         let query = request.uri.query().unwrap_or_default();
         let range = request.headers.get(RANGE).and_then(|range| range.to_str().ok());
         SentRequest {
@@ -161,7 +159,7 @@ impl SentRequest {
     /// Returns the length of the body that the answer declares, at most the bound.
     ///
     /// Fails if a success declares more than the bound.
-    pub(super) fn body_bytes(&self, answer: &Parts) -> Result<u64> {
+    pub fn body_bytes(&self, answer: &Parts) -> Result<u64> {
         if self.method == Method::HEAD {
             return Ok(0);
         }
@@ -178,7 +176,7 @@ impl SentRequest {
     ///
     /// The body of an error has a bound of its own, since it is not what was asked for. It ends
     /// there and does not fail: the status decides.
-    pub(super) fn bounded(&self, status: StatusCode, body: HttpBody) -> HttpBody {
+    pub fn bounded(&self, status: StatusCode, body: HttpBody) -> HttpBody {
         if !status.is_success() {
             let mut left = ERROR_BYTES_MAX;
             return body.map_inner(|stream| {
@@ -206,7 +204,7 @@ impl SentRequest {
     ///
     /// Fails with [`RefusedRequest`] if the answer is no success, and with [`NotAStore`] if no
     /// object store answers so.
-    pub(super) fn checked(&self, answer: &Parts, body: Buffer) -> Result<Buffer> {
+    pub fn checked(&self, answer: &Parts, body: Buffer) -> Result<Buffer> {
         let status = answer.status;
         if !status.is_success() {
             let text = body.to_bytes();
@@ -252,7 +250,7 @@ fn range_bytes(range: &str) -> Option<u64> {
 }
 
 /// Returns the text of the first element called `name`, or nothing if it is not a plain name.
-pub(super) fn element<'a>(xml: &'a str, name: &str) -> &'a str {
+pub fn element<'a>(xml: &'a str, name: &str) -> &'a str {
     let start = xml.split_once(&format!("<{name}>"));
     let inner = start.and_then(|(_, rest)| rest.split_once('<'));
     let plain = |text: &&str| {

@@ -12,21 +12,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::tls;
 
 /// Builds the HTTP clients of one store.
-pub(super) struct Clients<'a> {
-    pub(super) settings: &'a StoreSettings,
-    pub(super) environment: &'a Environment,
+pub struct Clients<'a> {
+    pub settings: &'a StoreSettings,
+    pub environment: &'a Environment,
     /// True if the store is reached by plain `http`.
-    pub(super) is_plain: bool,
+    pub is_plain: bool,
 }
 
 impl Clients<'_> {
     /// Returns a client that uses the proxies of the environment.
-    pub(super) fn proxied(&self) -> Result<reqwest::Client> {
+    pub fn proxied(&self) -> Result<reqwest::Client> {
         self.build(!self.environment.has_no_proxy())
     }
 
     /// Returns a client that uses no proxy.
-    pub(super) fn direct(&self) -> Result<reqwest::Client> {
+    pub fn direct(&self) -> Result<reqwest::Client> {
         self.build(false)
     }
 
@@ -128,7 +128,7 @@ fn unusable(error: &reqwest::Error) -> Error {
 
 /// The error of a host name that cannot be resolved.
 #[derive(Debug)]
-pub(super) struct LookupFailed {
+pub struct LookupFailed {
     host: String,
     error: std::io::Error,
 }

@@ -26,15 +26,15 @@ struct KeySource<K> {
 
 /// The result of a search for keys. It holds no secret.
 #[derive(Clone, Debug, Default)]
-pub(super) struct KeySearch {
+pub struct KeySearch {
     /// The source of the key, if one was found.
-    pub(super) used: Option<&'static str>,
+    pub used: Option<&'static str>,
     /// The sources without a key, separated by commas, each with the reason if it failed.
-    pub(super) tried: String,
+    pub tried: String,
 }
 
 /// Searches its sources in order and returns the first usable key.
-pub(super) struct Chain<K> {
+pub struct Chain<K> {
     sources: Vec<KeySource<K>>,
     /// The longest time for one source.
     timeout: Duration,
@@ -64,7 +64,7 @@ impl<K> fmt::Debug for Chain<K> {
 }
 
 /// A key whose values can be cleaned.
-pub(super) trait Clean {
+pub trait Clean {
     /// Removes blanks and line breaks around each value; an empty token becomes `None`. Returns
     /// false if a value cannot be part of a request's header.
     fn clean(&mut self) -> bool;
@@ -128,7 +128,7 @@ impl<K: SigningCredential + Clean> ProvideCredential for Chain<K> {
 }
 
 /// Returns the sources of Alibaba Cloud keys.
-pub(super) fn aliyun_chain(
+pub fn aliyun_chain(
     timeout: Duration,
     search: &Arc<Mutex<KeySearch>>,
 ) -> Chain<aliyun::Credential> {
@@ -154,10 +154,7 @@ pub(super) fn aliyun_chain(
 }
 
 /// Returns the sources of AWS keys. `credential_process` is not run.
-pub(super) fn aws_chain(
-    timeout: Duration,
-    search: &Arc<Mutex<KeySearch>>,
-) -> Chain<aws::Credential> {
+pub fn aws_chain(timeout: Duration, search: &Arc<Mutex<KeySearch>>) -> Chain<aws::Credential> {
     Chain::new(timeout, Arc::clone(search))
         .or("environment AWS_ACCESS_KEY_ID", aws::EnvCredentialProvider::new())
         .or(
@@ -233,7 +230,7 @@ fn literal(bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Returns the environment, the files and the HTTP client of the sources.
-pub(super) fn context(environment: &Environment, send: CredentialSend) -> Context {
+pub fn context(environment: &Environment, send: CredentialSend) -> Context {
     Context::new().with_file_read(LiteralFiles).with_http_send(send).with_env(environment.clone())
 }
 
@@ -252,11 +249,11 @@ const NEAR: [&str; 7] = [
 const KEYS_BYTES_MAX: usize = 64 << 10;
 
 /// Sends the HTTP requests of the sources.
-pub(super) struct CredentialSend {
+pub struct CredentialSend {
     /// Sends through the proxy of the environment.
-    pub(super) client: reqwest::Client,
+    pub client: reqwest::Client,
     /// Sends without a proxy, since a metadata service answers only to the machine itself.
-    pub(super) direct: reqwest::Client,
+    pub direct: reqwest::Client,
 }
 
 impl fmt::Debug for CredentialSend {

@@ -10,28 +10,28 @@ use crate::loopback::{host_of, is_loopback_name};
 
 /// A resolved endpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Endpoint {
+pub struct Endpoint {
     /// `http` or `https`.
-    pub(super) scheme: &'static str,
+    pub scheme: &'static str,
     /// Host, with the port if one was given.
-    pub(super) host: String,
+    pub host: String,
     /// The path below which a gateway serves S3. Empty, or begins with `/` and does not end with
     /// one.
-    pub(super) path: String,
+    pub path: String,
     /// The region in signatures.
-    pub(super) region: String,
+    pub region: String,
     /// How requests name the bucket. Never `Auto`.
-    pub(super) addressing: Addressing,
+    pub addressing: Addressing,
 }
 
 impl Endpoint {
     /// Returns scheme, host and path.
-    pub(super) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("{}://{}{}", self.scheme, self.host, self.path)
     }
 
     /// Returns host and port of every request for `bucket`.
-    pub(super) fn authority(&self, bucket: &str) -> Result<Authority> {
+    pub fn authority(&self, bucket: &str) -> Result<Authority> {
         let host = match self.addressing {
             Addressing::VirtualHosted | Addressing::Auto => format!("{bucket}.{}", self.host),
             Addressing::Path | Addressing::CustomDomain => self.host.clone(),
@@ -40,7 +40,7 @@ impl Endpoint {
     }
 
     /// Returns the URL of the bucket, without a `/` at its end.
-    pub(super) fn bucket_url(&self, bucket: &str) -> String {
+    pub fn bucket_url(&self, bucket: &str) -> String {
         let Endpoint { scheme, host, path, .. } = self;
         match self.addressing {
             Addressing::VirtualHosted | Addressing::Auto => format!("{scheme}://{bucket}.{host}"),
@@ -54,7 +54,7 @@ impl Endpoint {
     ///
     /// Fails with `Configuration` if endpoint or region is unknown, and with `Usage` if one is not
     /// valid.
-    pub(super) fn of_oss(
+    pub fn of_oss(
         bucket: &str,
         in_url: Option<&str>,
         settings: &StoreSettings,
@@ -114,7 +114,7 @@ impl Endpoint {
     /// this order.
     ///
     /// Fails as [`Endpoint::of_oss`].
-    pub(super) fn of_s3(
+    pub fn of_s3(
         bucket: &str,
         settings: &StoreSettings,
         environment: &Environment,

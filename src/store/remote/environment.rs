@@ -44,14 +44,14 @@ impl Environment {
     }
 
     /// Returns a value that `ossutil config` has stored.
-    pub(super) fn ossutil_value(&self, name: &str) -> Option<String> {
+    pub fn ossutil_value(&self, name: &str) -> Option<String> {
         let path = self.home.as_ref()?.join(".ossutilconfig");
         let text = std::fs::read_to_string(path).ok()?;
         ini_value(&text, &OSSUTIL_SECTIONS, &[name])
     }
 
     /// Returns a value that `aws configure` has stored in the chosen profile.
-    pub(super) fn aws_value(&self, name: &str) -> Option<String> {
+    pub fn aws_value(&self, name: &str) -> Option<String> {
         let path = match self.var("AWS_CONFIG_FILE") {
             Some(path) => PathBuf::from(path),
             None => self.home.as_ref()?.join(".aws/config"),
@@ -67,12 +67,12 @@ impl Environment {
     }
 
     /// Returns true if the environment exempts every host from its proxies.
-    pub(super) fn has_no_proxy(&self) -> bool {
+    pub fn has_no_proxy(&self) -> bool {
         self.no_proxy().split([',', ' ']).any(|entry| entry == "*")
     }
 
     /// Returns the hosts that the environment exempts from its proxies, separated by commas.
-    pub(super) fn no_proxy(&self) -> String {
+    pub fn no_proxy(&self) -> String {
         self.var("no_proxy").or_else(|| self.var("NO_PROXY")).unwrap_or_default()
     }
 }
@@ -104,12 +104,12 @@ impl Env for Environment {
 }
 
 /// The sections that ossutil reads without a profile: in version 1 and in version 2.
-pub(super) const OSSUTIL_SECTIONS: [&str; 2] = ["credentials", "default"];
+pub const OSSUTIL_SECTIONS: [&str; 2] = ["credentials", "default"];
 
 /// Returns the first value of one of `names` in an INI file, before the first section or in one of
 /// `sections`. `names` and `sections` are in lower case, names without separators. Quotes and
 /// backslashes in a value are literal, as for the tools that write these files.
-pub(super) fn ini_value(text: &str, sections: &[&str], names: &[&str]) -> Option<String> {
+pub fn ini_value(text: &str, sections: &[&str], names: &[&str]) -> Option<String> {
     let mut ours = true;
     for line in text.lines().map(str::trim) {
         if let Some(section) = line.strip_prefix('[') {

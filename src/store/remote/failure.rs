@@ -11,10 +11,10 @@ use opendal::{Error, ErrorKind};
 use super::super::{StoreError, StoreErrorKind};
 use super::answer::{NoCredentials, NotAStore, RefusedRequest, cause};
 use super::client::LookupFailed;
-use super::sign::Service;
+use super::sign::SignedService;
 
 /// Returns the store error for an error of opendal. `what` names the operation and its object.
-pub(super) fn describe(service: Service, what: &str, error: &Error) -> StoreError {
+pub fn describe(service: SignedService, what: &str, error: &Error) -> StoreError {
     if let Some(missing) = cause::<NoCredentials>(error) {
         return no_credentials(service, what, missing);
     }
@@ -37,7 +37,7 @@ pub(super) fn describe(service: Service, what: &str, error: &Error) -> StoreErro
 }
 
 /// Returns the error for a refused request.
-fn refused(service: Service, what: &str, refusal: &RefusedRequest) -> StoreError {
+fn refused(service: SignedService, what: &str, refusal: &RefusedRequest) -> StoreError {
     let code = refusal.code.as_str();
     if let Some(hint) = refusal_hint(service, code) {
         let message = format!("cannot {what}: the store refuses with {refusal}");
@@ -68,21 +68,21 @@ fn refused(service: Service, what: &str, refusal: &RefusedRequest) -> StoreError
 }
 
 /// Returns the error for an answer that does not come from the store.
-fn elsewhere(service: Service, what: &str, answer: &dyn fmt::Display) -> StoreError {
+fn elsewhere(service: SignedService, what: &str, answer: &dyn fmt::Display) -> StoreError {
     let flag = service.endpoint_flag();
     StoreError::new(StoreErrorKind::Denied, format!("cannot {what}: {answer}"))
         .hint(format!("it leads elsewhere: check {flag}, and a proxy in the environment"))
 }
 
 /// Returns the error for a request that could not be signed.
-fn no_credentials(service: Service, what: &str, missing: &NoCredentials) -> StoreError {
+fn no_credentials(service: SignedService, what: &str, missing: &NoCredentials) -> StoreError {
     let (name, hint) = match service {
-        Service::Oss => (
+        SignedService::Oss => (
             "OSS",
             "set OSS_ACCESS_KEY_ID and OSS_ACCESS_KEY_SECRET (and OSS_SESSION_TOKEN for STS), or \
              run `aliyun configure`",
         ),
-        Service::S3 => (
+        SignedService::S3 => (
             "AWS",
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or run \
              `aws configure`",
@@ -93,7 +93,7 @@ fn no_credentials(service: Service, what: &str, missing: &NoCredentials) -> Stor
 }
 
 /// Returns the error for a request without an answer.
-fn unanswered(service: Service, what: &str, error: &Error) -> StoreError {
+fn unanswered(service: SignedService, what: &str, error: &Error) -> StoreError {
     let endpoint = service.endpoint_flag();
     let message = format!("cannot {what}: {}", root_cause(error));
     if let Some(rustls::Error::InvalidCertificate(_)) = cause(error) {
@@ -111,8 +111,8 @@ fn unanswered(service: Service, what: &str, error: &Error) -> StoreError {
 }
 
 /// Returns the hint for a refusal that a retry does not cure, by its code.
-fn refusal_hint(service: Service, code: &str) -> Option<&'static str> {
-    let oss = service == Service::Oss;
+fn refusal_hint(service: SignedService, code: &str) -> Option<&'static str> {
+    let oss = service == SignedService::Oss;
     Some(match code {
         "InvalidAccessKeyId" | "UserDisable" => {
             "the access key is unknown or disabled: check the credentials"
@@ -194,20 +194,20 @@ mod tests {
             "SecondLevelDomainForbidden",
             "SecurityTokenExpired",
         ] {
-            let error = describe(Service::Oss, "put x", &refusal(code, 403));
+            let error = describe(SignedService::Oss, "put x", &refusal(code, 403));
             assert_eq!(error.kind, StoreErrorKind::Denied, "{code}");
             assert!(error.hint.is_some() && error.message.contains(code), "{error}");
             assert!(error.message.contains("HTTP 403"), "{error}");
         }
         for (code, said) in [("", "refuses (HTTP 403)"), ("New", "refuses with New (HTTP 403)")] {
-            let error = describe(Service::Oss, "put x", &refusal(code, 403)).to_string();
+            let error = describe(SignedService::Oss, "put x", &refusal(code, 403)).to_string();
             assert!(error.contains(said) && error.contains("check the credentials"), "{error}");
         }
-        let error = describe(Service::Oss, "put x", &refusal("NoSuchBucket", 404));
+        let error = describe(SignedService::Oss, "put x", &refusal("NoSuchBucket", 404));
         assert_eq!(error.kind, StoreErrorKind::Denied);
         assert!(error.to_string().contains("--to"), "{error}");
         let skewed = refusal("RequestTimeTooSkewed", 403);
-        assert!(describe(Service::Oss, "put x", &skewed).to_string().contains("clock"));
+        assert!(describe(SignedService::Oss, "put x", &skewed).to_string().contains("clock"));
     }
 
     #[test]
@@ -229,12 +229,12 @@ mod tests {
             ("", 403, Denied),
             ("", 302, Denied),
         ] {
-            let error = describe(Service::Oss, "put x", &refusal(code, status));
+            let error = describe(SignedService::Oss, "put x", &refusal(code, status));
             assert_eq!(error.kind, expected, "{error}");
         }
         let late = Error::new(ErrorKind::Unexpected, "no answer within 10 s").set_temporary();
-        assert!(describe(Service::S3, "put x", &late).is_transient());
-        let lost = describe(Service::S3, "put x", &Error::new(ErrorKind::Unexpected, "gone"));
+        assert!(describe(SignedService::S3, "put x", &late).is_transient());
+        let lost = describe(SignedService::S3, "put x", &Error::new(ErrorKind::Unexpected, "gone"));
         assert_eq!(lost.outcome, Outcome::Indeterminate);
         assert!(lost.to_string().contains("--s3-endpoint"), "{lost}");
     }
@@ -243,7 +243,7 @@ mod tests {
     fn missing_credentials_name_what_was_tried() {
         let missing = NoCredentials { tried: "a, b".to_owned() };
         let error = Error::new(ErrorKind::PermissionDenied, "x").set_source(missing);
-        let text = describe(Service::Oss, "put x", &error).to_string();
+        let text = describe(SignedService::Oss, "put x", &error).to_string();
         assert!(text.contains("tried a, b"), "{text}");
         assert!(text.contains("OSS_ACCESS_KEY_ID"), "{text}");
     }
@@ -254,7 +254,7 @@ mod tests {
         let unknown = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
         let cause = std::io::Error::other(std::io::Error::other(unknown));
         let error = Error::new(ErrorKind::Unexpected, "send http request").set_source(cause);
-        let error = describe(Service::Oss, "put x", &error.set_temporary());
+        let error = describe(SignedService::Oss, "put x", &error.set_temporary());
         assert_eq!(error.kind, StoreErrorKind::Denied);
         assert!(error.to_string().contains("--ca-file"), "{error}");
     }

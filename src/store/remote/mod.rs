@@ -68,14 +68,14 @@ pub fn http_client(
     if is_proxied { clients.proxied() } else { clients.direct() }
 }
 
-use sign::{Service, SigningSettings, Transport};
+use sign::{SignedService, SigningSettings, Transport};
 
 /// Deletes under way at a time when a directory is emptied.
 const DELETES_IN_FLIGHT_MAX: usize = 8;
 
 /// A bucket on OSS or S3.
 pub struct RemoteStore {
-    service: Service,
+    service: SignedService,
     bucket: String,
     endpoint: Endpoint,
     operator: Operator,
@@ -113,7 +113,7 @@ impl RemoteStore {
             .addressing_style(style)
             .skip_signature();
         let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
-        Self::over(operator, Service::Oss, bucket, endpoint, settings, environment)
+        Self::over(operator, SignedService::Oss, bucket, endpoint, settings, environment)
     }
 
     /// Returns a store for the S3 bucket `bucket`.
@@ -133,13 +133,13 @@ impl RemoteStore {
             builder = builder.enable_virtual_host_style();
         }
         let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
-        Self::over(operator, Service::S3, bucket, endpoint, settings, environment)
+        Self::over(operator, SignedService::S3, bucket, endpoint, settings, environment)
     }
 
     /// Returns a store over `operator`, with the transport and the retry layer added to it.
     fn over(
         operator: Operator,
-        service: Service,
+        service: SignedService,
         bucket: &str,
         endpoint: Endpoint,
         settings: &StoreSettings,
@@ -194,8 +194,8 @@ impl RemoteStore {
     /// Returns `error` as an error of the store. `what` is the verb for the operation on `key`.
     fn failed(&self, what: &str, key: &str, error: &opendal::Error) -> StoreError {
         let scheme = match self.service {
-            Service::Oss => "oss",
-            Service::S3 => "s3",
+            SignedService::Oss => "oss",
+            SignedService::S3 => "s3",
         };
         let what = format!("{what} {scheme}://{}/{key}", self.bucket);
         let described = failure::describe(self.service, &what, error);
@@ -262,8 +262,8 @@ impl RemoteStore {
     /// may not ask.
     async fn ask_versioning(&self) -> Versioning {
         let (query, tag) = match self.service {
-            Service::Oss => ("?bucketInfo", "Versioning"),
-            Service::S3 => ("?versioning", "Status"),
+            SignedService::Oss => ("?bucketInfo", "Versioning"),
+            SignedService::S3 => ("?versioning", "Status"),
         };
         let url = format!("{}/{query}", self.endpoint.bucket_url(&self.bucket));
         let Ok((http::StatusCode::OK, body)) = self.transport.get(&url).await else {

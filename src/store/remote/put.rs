@@ -15,7 +15,7 @@ use super::super::{
 };
 use super::RemoteStore;
 use super::answer::{RefusedRequest, cause};
-use super::sign::{MD5_INLINE_BYTES_MAX, Service};
+use super::sign::{MD5_INLINE_BYTES_MAX, SignedService};
 use crate::supervise;
 
 /// The content type of an object whose name has no known end.
@@ -56,12 +56,12 @@ enum Present {
 
 impl RemoteStore {
     /// Stores `body` under `key` and replaces an object that exists.
-    pub(super) async fn replace(&self, key: &str, body: &Body) -> StoreResult<Stored> {
+    pub async fn replace(&self, key: &str, body: &Body) -> StoreResult<Stored> {
         self.upload(key, body, PutCondition::None).await
     }
 
     /// Stores `body` under `key` if no object exists there.
-    pub(super) async fn create(&self, key: &str, body: &Body) -> StoreResult<Stored> {
+    pub async fn create(&self, key: &str, body: &Body) -> StoreResult<Stored> {
         check_key(key)?;
         if self.honours_conditions() {
             return self.upload(key, body, PutCondition::IfAbsent).await;
@@ -81,14 +81,14 @@ impl RemoteStore {
     fn honours_conditions(&self) -> bool {
         let kept = self.versioning.get();
         let kept = matches!(kept, Some(Versioning::Enabled | Versioning::Suspended));
-        let ignores = kept && self.service == Service::Oss;
+        let ignores = kept && self.service == SignedService::Oss;
         !ignores && *self.conditional_puts() != ConditionalPuts::Ignored
     }
 
     /// Creates `key` from `first` and then from `second`; see `Store::probe_put_new`.
     ///
     /// Always sends the condition, so that a repeated probe has the same result.
-    pub(super) async fn probe_create(
+    pub async fn probe_create(
         &self,
         key: &str,
         first: &Body,

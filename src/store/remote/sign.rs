@@ -33,7 +33,7 @@ use crate::supervise;
 const BYTES_PER_SECOND_MIN: u64 = 128 << 10;
 
 /// Bodies above this length are hashed on the blocking pool.
-pub(super) const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
+pub const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
 
 /// The signer of one of the two services.
 #[derive(Clone)]
@@ -44,44 +44,44 @@ enum Signing {
 
 /// The kind of a remote store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Service {
+pub enum SignedService {
     /// Alibaba Cloud OSS.
     Oss,
     /// AWS S3, or a store that is compatible with it.
     S3,
 }
 
-impl Service {
+impl SignedService {
     /// Returns the name of the signature's version.
-    pub(super) fn signature(self) -> &'static str {
+    pub fn signature(self) -> &'static str {
         match self {
-            Service::Oss => "OSS V4",
-            Service::S3 => "AWS SigV4",
+            SignedService::Oss => "OSS V4",
+            SignedService::S3 => "AWS SigV4",
         }
     }
 
     /// Returns the flag for the endpoint.
-    pub(super) fn endpoint_flag(self) -> &'static str {
+    pub fn endpoint_flag(self) -> &'static str {
         match self {
-            Service::Oss => "--oss-endpoint",
-            Service::S3 => "--s3-endpoint",
+            SignedService::Oss => "--oss-endpoint",
+            SignedService::S3 => "--s3-endpoint",
         }
     }
 }
 
 /// The settings of signing: service, bucket, and where keys are searched for.
-pub(super) struct SigningSettings {
-    pub(super) service: Service,
-    pub(super) bucket: String,
+pub struct SigningSettings {
+    pub service: SignedService,
+    pub bucket: String,
     /// Host and port of every request.
-    pub(super) authority: Authority,
+    pub authority: Authority,
     /// True if neither host nor path names the bucket.
-    pub(super) custom_domain: bool,
-    pub(super) region: String,
+    pub custom_domain: bool,
+    pub region: String,
     /// Environment, files and HTTP client of the credential sources.
-    pub(super) context: Context,
+    pub context: Context,
     /// The longest time for one credential source.
-    pub(super) timeout: Duration,
+    pub timeout: Duration,
 }
 
 /// The state that clones of a transport share.
@@ -99,7 +99,7 @@ struct TransportShared {
 
 /// Signs each request and sends it. Clones share keys and connections.
 #[derive(Clone)]
-pub(super) struct Transport(Arc<TransportShared>);
+pub struct Transport(Arc<TransportShared>);
 
 impl fmt::Debug for Transport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -116,7 +116,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Transport {
     /// Returns a transport over `client`. A request may take `request_timeout` and the time that
     /// its bytes need on the slowest link.
-    pub(super) fn new(
+    pub fn new(
         client: reqwest::Client,
         signing_settings: SigningSettings,
         request_timeout: Duration,
@@ -133,17 +133,17 @@ impl Transport {
     }
 
     /// Returns the result of the last search for keys.
-    pub(super) fn key_search(&self) -> KeySearch {
+    pub fn key_search(&self) -> KeySearch {
         lock(&self.0.key_search).clone()
     }
 
     /// Returns the store's clock, computed from its last answer. `None` before the first answer.
-    pub(super) fn store_time(&self) -> Option<SystemTime> {
+    pub fn store_time(&self) -> Option<SystemTime> {
         lock(&self.0.store_time).map(|(then, at)| then + at.elapsed())
     }
 
     /// Sends a GET request that opendal has no call for. Returns status and body.
-    pub(super) async fn get(&self, url: &str) -> Result<(StatusCode, Bytes)> {
+    pub async fn get(&self, url: &str) -> Result<(StatusCode, Bytes)> {
         let built = Request::get(url).body(Buffer::new());
         let request = built.map_err(|error| {
             Error::new(ErrorKind::ConfigInvalid, "URL is not valid").set_source(error)
@@ -211,14 +211,14 @@ impl SigningSettings {
     fn signing(&self, search: &Arc<Mutex<KeySearch>>) -> Signing {
         let context = self.context.clone();
         match self.service {
-            Service::Oss => Signing::Oss(Signer::new(
+            SignedService::Oss => Signing::Oss(Signer::new(
                 context,
                 aliyun_chain(self.timeout, search),
                 aliyun::RequestSigner::new(&self.bucket)
                     .with_region(&self.region)
                     .with_signing_version(aliyun::SigningVersion::V4),
             )),
-            Service::S3 => Signing::S3(Signer::new(
+            SignedService::S3 => Signing::S3(Signer::new(
                 context,
                 aws_chain(self.timeout, search),
                 aws::RequestSigner::new("s3", &self.region),

@@ -83,7 +83,7 @@ impl DatabaseTarget {
     /// # Errors
     ///
     /// `Usage` if it names one and is not valid. The message repeats no secret.
-    pub(super) fn parse(to: &str) -> Result<Option<DatabaseTarget>> {
+    pub fn parse(to: &str) -> Result<Option<DatabaseTarget>> {
         let (scheme, rest) = to.split_once(':').unwrap_or((to, ""));
         let kind = match scheme {
             "sqlite" => return sqlite(rest).map(Some),

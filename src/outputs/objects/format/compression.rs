@@ -110,14 +110,14 @@ fn in_blocks(text: &Body, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io:
 
 /// Collects the output of an encoder in chunks, so that an object is never one allocation.
 #[derive(Debug, Default)]
-pub(super) struct ChunkWriter {
+pub struct ChunkWriter {
     chunks: Vec<Bytes>,
     chunk: Vec<u8>,
 }
 
 impl ChunkWriter {
     /// Returns the bytes that were written.
-    pub(super) fn finish(mut self) -> Body {
+    pub fn finish(mut self) -> Body {
         self.chunks.push(self.chunk.into());
         Body::from_chunks(self.chunks)
     }

@@ -4,13 +4,13 @@
 
 use super::bytes_without;
 
-pub(super) mod printable;
+pub mod printable;
 
 /// True for the bytes that Python prints as they are in every string.
 static PLAIN: [bool; 256] = bytes_without(b' '..=b'~', b'\'');
 
 /// Appends `word` as Python 3.11's `repr` prints a string.
-pub(super) fn repr(word: &[u8], out: &mut Vec<u8>) {
+pub fn repr(word: &[u8], out: &mut Vec<u8>) {
     if word.iter().all(|&byte| PLAIN[byte as usize]) {
         out.push(b'\'');
         out.extend_from_slice(word);

@@ -16,21 +16,21 @@ const AHEAD_HOURS_MAX: i64 = 14;
 const BEHIND_HOURS_MAX: i64 = 12;
 
 /// The names of the levels, from the outer one to the inner one.
-pub(super) const DATE: &str = "date=";
-pub(super) const HOUR: &str = "hour=";
-pub(super) const EPOCH: &str = "epoch=";
+pub const DATE: &str = "date=";
+pub const HOUR: &str = "hour=";
+pub const EPOCH: &str = "epoch=";
 
 /// The folders of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct HiveFolders {
-    pub(super) zone: TimeZone,
+pub struct HiveFolders {
+    pub zone: TimeZone,
     /// Length of an epoch.
-    pub(super) interval_ms: u64,
+    pub interval_ms: u64,
 }
 
 impl HiveFolders {
     /// Returns the folder of an epoch.
-    pub(super) fn dir(&self, epoch: Epoch) -> String {
+    pub fn dir(&self, epoch: Epoch) -> String {
         let start = timestamp(epoch.saturating_sub(self.interval_ms));
         let (date, hour) = date_and_hour(self.zone.to_datetime(start));
         format!("{DATE}{date}/{HOUR}{hour}/{EPOCH}{epoch}")
@@ -38,7 +38,7 @@ impl HiveFolders {
 
     /// Returns date and hour of the first folder that can hold an epoch from `from` on, whatever
     /// the time zone in which it was named: another job may have used another one.
-    pub(super) fn first(&self, from: Epoch) -> (String, String) {
+    pub fn first(&self, from: Epoch) -> (String, String) {
         // The clock that is most after UTC shows the least.
         let after_ms = BEHIND_HOURS_MAX as u64 * 3_600_000;
         let start = from.saturating_sub(self.interval_ms).saturating_sub(after_ms);
@@ -62,19 +62,19 @@ fn date_and_hour(at: DateTime) -> (String, String) {
 
 /// Returns the digits of the epoch whose folder is `dir`, named from the prefix on, without a
 /// trailing slash.
-pub(super) fn digits_of(dir: &str) -> Option<&str> {
+pub fn digits_of(dir: &str) -> Option<&str> {
     let (outer, epoch) = dir.rsplit_once('/')?;
     let (date, hour) = outer.split_once('/')?;
     (is_date(date) && is_hour(hour)).then(|| epoch.strip_prefix(EPOCH))?
 }
 
 /// Returns true for the name of a folder of a date.
-pub(super) fn is_date(name: &str) -> bool {
+pub fn is_date(name: &str) -> bool {
     has_form(name, DATE, "0000-00-00")
 }
 
 /// Returns true for the name of a folder of an hour.
-pub(super) fn is_hour(name: &str) -> bool {
+pub fn is_hour(name: &str) -> bool {
     has_form(name, HOUR, "00")
 }
 

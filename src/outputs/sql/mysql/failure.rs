@@ -5,12 +5,12 @@ use mysql_async::{DriverError, Error};
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Returns whether the server has no TLS.
-pub(super) fn lacks_tls(error: &Error) -> bool {
+pub fn lacks_tls(error: &Error) -> bool {
     matches!(error, Error::Driver(DriverError::NoClientSslFlagFromServer))
 }
 
 /// Returns the store's error for an error of the driver.
-pub(super) fn failure(place: &str, error: &Error) -> StoreError {
+pub fn failure(place: &str, error: &Error) -> StoreError {
     if let Error::Server(answer) = error {
         let message = format!("{place}: {} (error {})", answer.message, answer.code);
         let (kind, hint) = kind(answer.code);

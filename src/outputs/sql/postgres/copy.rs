@@ -12,7 +12,7 @@ const TAIL: [u8; 2] = [0xff, 0xff];
 
 /// Encodes rows for `COPY`.
 #[derive(Debug)]
-pub(super) struct CopyEncoder {
+pub struct CopyEncoder {
     bytes: Vec<u8>,
     /// The epoch of every row, if the table has a column for it.
     epoch: Option<i64>,
@@ -20,7 +20,7 @@ pub(super) struct CopyEncoder {
 
 impl CopyEncoder {
     /// Returns an encoder that has the head.
-    pub(super) fn new(epoch: Option<Epoch>) -> CopyEncoder {
+    pub fn new(epoch: Option<Epoch>) -> CopyEncoder {
         CopyEncoder { bytes: HEAD.to_vec(), epoch: epoch.map(|epoch| epoch as i64) }
     }
 

@@ -3,7 +3,7 @@
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Returns the store's error for an error of the driver.
-pub(super) fn failure(place: &str, error: &tokio_postgres::Error) -> StoreError {
+pub fn failure(place: &str, error: &tokio_postgres::Error) -> StoreError {
     let Some(answer) = error.as_db_error() else {
         let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
         let message = format!("{place}: {error}{}", cause.unwrap_or_default());

@@ -7,24 +7,24 @@ use super::super::batches::CHUNK_BYTES;
 use super::super::consumer::Consumed;
 use super::super::fetcher::{Fetched, ReadFrom, ReadUntil};
 use super::super::positions::OpenValue;
-use super::{CONNECTION, Reading};
+use super::{CONNECTION, TopicReading};
 use crate::error::Result;
 use crate::lines::StreamEnd;
 
 /// A value of which the log has taken a part.
 #[derive(Debug)]
-pub(super) struct RestOfValue {
-    pub(super) partition: i32,
-    pub(super) text: Vec<u8>,
+pub struct RestOfValue {
+    pub partition: i32,
+    pub text: Vec<u8>,
     /// Bytes that were handed over.
-    pub(super) at: usize,
+    pub at: usize,
     /// The position after it.
-    pub(super) next: i64,
+    pub next: i64,
 }
 
-impl Reading<'_> {
+impl TopicReading<'_> {
     /// Takes up the value of which a former run had read the beginning.
-    pub(super) async fn resume_value(&mut self) -> Result<()> {
+    pub async fn resume_value(&mut self) -> Result<()> {
         let Some(open) = self.change(|positions| positions.open) else { return Ok(()) };
         let states = self.log.connections_at_begin();
         let unfinished = states.first().map_or(0, |(_, state)| state.unfinished_bytes);
@@ -33,7 +33,7 @@ impl Reading<'_> {
     }
 
     /// Fetches a value of which the first `at` bytes are not needed any more.
-    pub(super) async fn fetch_value(&mut self, open: OpenValue, at: u64) -> Result<()> {
+    pub async fn fetch_value(&mut self, open: OpenValue, at: u64) -> Result<()> {
         let OpenValue { partition, offset, taken } = open;
         self.consumer.read(partition, ReadFrom::Offset(offset), ReadUntil::Offset(offset + 1));
         loop {
@@ -66,7 +66,7 @@ impl Reading<'_> {
 
     /// Hands over what is left of a value, in pieces that end at fixed places, until `most` bytes
     /// of it are taken.
-    pub(super) async fn feed_rest(&mut self, most: usize) -> Result<()> {
+    pub async fn feed_rest(&mut self, most: usize) -> Result<()> {
         while let Some(mut rest) = self.rest.take() {
             let most = most.min(rest.text.len());
             if rest.at >= most {
@@ -98,7 +98,7 @@ impl Reading<'_> {
     }
 
     /// Hands over the rest of a value of which the log has taken a part.
-    pub(super) async fn finish_value(&mut self) -> Result<()> {
+    pub async fn finish_value(&mut self) -> Result<()> {
         self.feed_rest(usize::MAX).await
     }
 }

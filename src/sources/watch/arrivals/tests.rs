@@ -25,10 +25,10 @@ fn scan(arrivals: &mut Arrivals, second: u64, files: &[(&str, FileFacts)]) -> Ve
 
 fn shown(arrivals: &mut Arrivals) -> Vec<String> {
     let show = |arrival| match arrival {
-        Arrival::Found(file) => String::from_utf8(file.name).expect("text"),
-        Arrival::Changed(file) => format!("changed {}", file.path().display()),
-        Arrival::Gone(_) => "gone".to_owned(),
-        Arrival::Device(device) => format!("on {device}"),
+        WatchEvent::Found(file) => String::from_utf8(file.name).expect("text"),
+        WatchEvent::Changed(file) => format!("changed {}", file.path().display()),
+        WatchEvent::Gone(_) => "gone".to_owned(),
+        WatchEvent::Device(device) => format!("on {device}"),
     };
     arrivals.take().into_iter().map(show).collect()
 }
@@ -139,7 +139,7 @@ fn known_file_is_new_only_if_unfinished() {
 fn unreadable_file_is_tried_when_it_changes() {
     let mut arrivals = empty();
     arrivals.moved_in(OsStr::new("a"), facts(1));
-    let Some(Arrival::Found(file)) = arrivals.take().pop() else { panic!("found") };
+    let Some(WatchEvent::Found(file)) = arrivals.take().pop() else { panic!("found") };
     arrivals.returned(UnreadFile::Unreadable(file.clone()), Duration::ZERO);
     for second in 0..3 {
         assert!(scan(&mut arrivals, second, &[("a", facts(1))]).is_empty());
@@ -159,7 +159,7 @@ fn unreadable_file_is_tried_when_it_changes() {
 fn changed_file_is_given_out_when_whole() {
     let mut arrivals = empty();
     arrivals.moved_in(OsStr::new("a"), facts(1));
-    let Some(Arrival::Found(file)) = arrivals.take().pop() else { panic!("found") };
+    let Some(WatchEvent::Found(file)) = arrivals.take().pop() else { panic!("found") };
     arrivals.returned(UnreadFile::Changed(file.clone()), Duration::ZERO);
     assert!(scan(&mut arrivals, 1, &[("a", facts(2))]).is_empty());
     assert_eq!(scan(&mut arrivals, 2, &[("a", facts(2))]), ["a"]);

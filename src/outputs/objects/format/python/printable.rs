@@ -8,7 +8,7 @@
 //! answer is no. Written by `scripts/printable_table.py`: change that, not this.
 
 /// Returns the result of Python 3.11's `str.isprintable` for `character`.
-pub(in crate::outputs::objects::format) fn is_printable(character: char) -> bool {
+pub fn is_printable(character: char) -> bool {
     let code = character as u32;
     let changes = match u16::try_from(code) {
         Ok(code) => PLANE_0.partition_point(|&change| change <= code),
