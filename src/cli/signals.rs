@@ -64,9 +64,9 @@ impl Listener {
 
     /// Waits on a thread of its own and calls `act` for each wish.
     ///
-    /// [`StopSignal::Overdue`] comes when a stop has taken longer than its patience. The stop may be
-    /// asked for by a signal, by the launcher, by another process or by the job itself: the time is
-    /// the same.
+    /// [`StopSignal::Overdue`] comes when a stop has taken longer than its patience. The stop may
+    /// be asked for by a signal, by the launcher, by another process or by the job itself: the time
+    /// is the same.
     pub fn on_wish(
         self,
         patience: Option<(Stop, Duration)>,
