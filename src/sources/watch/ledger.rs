@@ -51,6 +51,8 @@ impl BegunFile {
 pub struct Ledger {
     /// `None` in a job without state.
     disk: Option<LedgerFile>,
+    /// Replaces the file durably. Tests give it a full disk.
+    replace: fn(&Path, &[u8]) -> io::Result<File>,
     /// The ledger is not rewritten while it is shorter.
     rewrite_from_bytes: u64,
     /// The device of the folder, if a listing has stated it.
@@ -85,6 +87,7 @@ impl Ledger {
     pub fn create(folder: Option<&Path>, known: &[FoundFile]) -> Result<Ledger> {
         let mut ledger = Ledger {
             disk: None,
+            replace: replace_file,
             rewrite_from_bytes: REWRITE_BYTES_MIN,
             device: None,
             known: HashMap::new(),
@@ -323,7 +326,7 @@ impl Ledger {
                 LedgerRecord::Gone { name: file.hash() }.encode(&mut bytes);
             }
         }
-        let file = replace_file(&path, &bytes)?;
+        let file = (self.replace)(&path, &bytes)?;
         self.disk = Some(LedgerFile { path, file, bytes: bytes.len() as u64, is_synced: true });
         Ok(())
     }

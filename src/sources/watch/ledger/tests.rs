@@ -89,10 +89,9 @@ fn ledger_stays_short_while_files_come_and_go() {
     assert_eq!(reopen(dir.path()).next_number(), 8_000);
 }
 
-/// Makes rewrites of the ledger in `folder` find no room.
-fn fill_disk(folder: &Path) {
-    let aside = folder.join(FILE).with_extension("new");
-    std::os::unix::fs::symlink("/dev/full", aside).expect("a link");
+/// Finds no room for a rewrite of the ledger.
+fn full(_: &Path, _: &[u8]) -> io::Result<File> {
+    Err(io::ErrorKind::StorageFull.into())
 }
 
 #[test]
@@ -112,10 +111,11 @@ fn full_disk_puts_rewrite_off() {
         number
     };
     let begun = until(&mut ledger, REWRITE_BYTES_MIN);
-    fill_disk(dir.path());
+    ledger.replace = full;
     ledger.committed(begun).expect("put off");
     assert!(length() >= REWRITE_BYTES_MIN, "the old one is kept");
     assert_eq!(reopen(dir.path()).next_number(), begun);
+    ledger.replace = replace_file;
     ledger.committed(begun).expect("not tried");
     assert!(length() >= REWRITE_BYTES_MIN, "not tried again at once");
     let begun = until(&mut ledger, REWRITE_BYTES_MIN + REWRITE_AGAIN_BYTES + 1000);
@@ -131,8 +131,9 @@ fn files_stay_forgotten_after_full_disk() {
     for (name, version) in [("a", 1), ("b", 2)] {
         ledger.begin(file(name, version)).expect("noted");
     }
-    fill_disk(dir.path());
+    ledger.replace = full;
     assert!(is_full(&ledger.forget_from(1).expect_err("full")));
+    ledger.replace = replace_file;
     ledger.forget_from(1).expect("there is room");
     assert_eq!(names(&reopen(dir.path())), ["a"]);
 }
