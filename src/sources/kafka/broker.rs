@@ -340,70 +340,15 @@ fn timed_out(limit: Duration) -> BrokerFailure {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
-    use std::time::Instant;
-
-    use tokio::io::ReadBuf;
-
     use super::super::properties::KafkaProperties;
     use super::*;
-
-    /// A broker that takes every request and answers byte by byte, `slowness` before each.
-    struct SlowBroker {
-        answer: Vec<u8>,
-        slowness: Duration,
-        is_due: bool,
-    }
-
-    impl AsyncRead for SlowBroker {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            into: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            self.is_due = !self.is_due;
-            if self.is_due {
-                // A limit that counts from the beginning of the request is looked at now.
-                context.waker().wake_by_ref();
-                return Poll::Pending;
-            }
-            let began = Instant::now();
-            while began.elapsed() < self.slowness {
-                std::thread::park_timeout(self.slowness);
-            }
-            let byte = self.answer.remove(0);
-            into.put_slice(&[byte]);
-            Poll::Ready(Ok(()))
-        }
-    }
-
-    impl AsyncWrite for SlowBroker {
-        fn poll_write(
-            self: Pin<&mut Self>,
-            _: &mut Context<'_>,
-            bytes: &[u8],
-        ) -> Poll<io::Result<usize>> {
-            Poll::Ready(Ok(bytes.len()))
-        }
-
-        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-
-        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-            Poll::Ready(Ok(()))
-        }
-    }
 
     #[test]
     fn slow_answer_is_no_lost_one() {
         let (limit, slowness) = (Duration::from_secs(2), Duration::from_millis(140));
-        let mut frame = WireWriter::default();
-        frame.i32(16).i32(1).raw(&[7; 12]);
-        let broker = SlowBroker { answer: frame.into_bytes(), slowness, is_due: false };
+        let (stream, mut broker) = tokio::io::duplex(1 << 10);
         let mut connection = BrokerConnection {
-            stream: Box::new(broker),
+            stream: Box::new(stream),
             client: String::new(),
             silence_max: limit,
             wait_max: Duration::ZERO,
@@ -411,10 +356,20 @@ mod tests {
             correlation: 0,
             spoken: Vec::new(),
         };
+        // All of it takes longer than nothing may come for.
+        let mut frame = WireWriter::default();
+        frame.i32(20).i32(1).raw(&[7; 16]);
+        let answers = async {
+            for byte in frame.into_bytes() {
+                tokio::time::sleep(slowness).await;
+                broker.write_all(&[byte]).await.expect("it is read");
+            }
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        let answered = connection.ask(Api::ListOffsets, 2, &[]);
-        let answer = runtime.expect("a runtime").block_on(answered).expect("it has come");
-        assert_eq!(answer[..], [7; 12]);
+        let (answer, ()) = runtime
+            .expect("a runtime")
+            .block_on(async { tokio::join!(connection.ask(Api::ListOffsets, 2, &[]), answers) });
+        assert_eq!(answer.expect("it has come")[..], [7; 16]);
     }
 
     #[test]
