@@ -202,26 +202,6 @@ fn full_disk_pauses_reading() {
 }
 
 #[test]
-fn full_disk_goes_on_with_what_commits_free() {
-    let (rig, server) = (Rig::new(), Server::new());
-    let run = format!("run {} --interval 100ms {STATE}", server.flag());
-    let fault = format!("disk.full={}", rig.path("full").display());
-    let program = rig.wordtide(&run).env("WORDTIDE_FAULT", &fault).start();
-    let mut peer = server.accept();
-    peer.send("a\n");
-    program.wait_for_lines(1);
-    // It stays full: what there is must do, for lines that the workers have not taken yet, too.
-    rig.file("full", "");
-    let text = repeating(400_000);
-    std::thread::scope(|scope| {
-        scope.spawn(|| peer.send(&text));
-        program.wait_for_lines(400_001);
-    });
-    program.stop().expect(0).says(&["the disk of the journal is full"]);
-    assert!(rig.output("out/c").counts() == words(&[b"a\n", &text[..]].concat()));
-}
-
-#[test]
 fn full_journal_pauses_reading_without_loss() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = format!("run {} --interval 300ms --journal-max 5MiB {STATE}", server.flag());
