@@ -4,10 +4,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
+
+use crate::random::random_id;
 
 /// Syncs the names in a folder that is open. Returns false if its file system has no sync of
 /// folders, as some network and user-space file systems: names are then as durable as the file
@@ -42,12 +43,12 @@ pub fn sync_folder(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// Those of the disk. No temporary file is left then.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let temporary = path.with_file_name(format!(".{name}.{}-{number}.tmp", std::process::id()));
+    // Processes of containers that share the folder may have one number.
+    let id = random_id().map_err(io::Error::other)?;
+    let temporary = path.with_file_name(format!(".{name}.{id}.tmp"));
     let mut options = OpenOptions::new();
-    options.create(true).truncate(true).write(true);
+    options.create_new(true).write(true);
     options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     let mut file = options.open(&temporary)?;
     let replaced = file

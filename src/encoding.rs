@@ -8,6 +8,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// Appends `number` in LEB128: groups of seven bits, the lowest first.
+#[inline]
 pub fn put_varint(mut number: u64, out: &mut Vec<u8>) {
     while number >= 0x80 {
         out.push(number as u8 | 0x80);

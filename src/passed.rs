@@ -64,6 +64,11 @@ impl PassedSockets {
             refused(why, hint)
         };
         let at = self.names.iter().position(|passed| passed == name).ok_or_else(missing)?;
+        if self.names[at + 1..].iter().any(|passed| passed == name) {
+            // Nobody would read what the kernel takes on the other.
+            let why = format!("several sockets named {name} were passed by the service manager");
+            return Err(refused(why, "give the socket unit one ListenStream=".to_owned()));
+        }
         let wrong = |cause: std::io::Error| {
             let why = format!("the socket named {name} is not one that listens for TCP: {cause}");
             refused(why, "set ListenStream=ADDR:PORT in the socket unit".to_owned()).cause(cause)

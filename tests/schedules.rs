@@ -9,14 +9,14 @@
 //! `WORDTIDE_SCHEDULES=COUNT` runs more of them, `WORDTIDE_SEED=N` begins with another seed,
 //! `WORDTIDE_TEST_PROGRAM=PATH` takes another program than that which was built with the tests.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use crate::rig::{Ended, Output, Peer, Rig, Running, Server, random, side_by_side};
-use crate::soak::place::Place;
+use crate::soak::place::{CommittedObjects, Place};
 use crate::store::oss_double::{Conditions, OssDouble};
 
 /// How the store treats two that create one object.
@@ -93,7 +93,7 @@ struct Schedule {
     jobs: [Contender; 2],
     /// The job that owns the prefix.
     owner: usize,
-    committed: BTreeMap<String, Vec<u8>>,
+    committed: CommittedObjects,
     actions: Vec<String>,
 }
 
@@ -116,7 +116,7 @@ impl Schedule {
             place,
             jobs: [Contender::new("a"), Contender::new("b")],
             owner: 0,
-            committed: BTreeMap::new(),
+            committed: CommittedObjects::default(),
             actions: Vec::new(),
         }
     }
@@ -289,19 +289,7 @@ impl Schedule {
 
     /// Fails if an object of a committed epoch has changed or is gone.
     fn look(&mut self) -> Result<(), String> {
-        let objects = self.place.objects(&self.rig);
-        for (key, bytes) in &self.committed {
-            if objects.get(key) != Some(bytes) {
-                return Err(format!("{key} was committed and has changed"));
-            }
-        }
-        let is_committed = |key: &String| {
-            let folder = key.rsplit_once('/').map(|(folder, _)| format!("{folder}/_SUCCESS"));
-            folder.is_some_and(|marker| objects.contains_key(&marker))
-        };
-        self.committed = objects.clone();
-        self.committed.retain(|key, _| is_committed(key));
-        Ok(())
+        self.committed.look(self.place.objects(&self.rig))
     }
 
     /// Starts both jobs, at once where the store can tell them apart.

@@ -17,7 +17,6 @@ mod feeder;
 /// Where the epochs go.
 pub(crate) mod place;
 
-use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
@@ -27,7 +26,7 @@ use wordtide::internals::crash::POINTS;
 use crate::rig::{DEADLINE, Invocation, Rig, Running, is_given, random, side_by_side};
 use crate::stderr::full_pipe;
 use feeder::Feeder;
-use place::{Place, check_name};
+use place::{CommittedObjects, Place, check_name};
 
 /// The exit codes in the README's table for an end without a signal and without a usage error.
 const CODES: [i32; 4] = [0, 69, 74, 75];
@@ -73,7 +72,7 @@ struct Soak {
     /// Connections before the present life.
     connected: usize,
     /// The objects of committed epochs.
-    committed: BTreeMap<String, Vec<u8>>,
+    committed: CommittedObjects,
     /// The actions so far, for the message of a failure.
     actions: Vec<String>,
 }
@@ -101,7 +100,7 @@ impl Soak {
             was_full: false,
             stop_limit_s: 2,
             connected: 0,
-            committed: BTreeMap::new(),
+            committed: CommittedObjects::default(),
             actions: Vec::new(),
         }
     }
@@ -347,19 +346,7 @@ impl Soak {
 
     /// Fails if an object of a committed epoch has changed or is gone.
     fn look(&mut self) -> Result<(), String> {
-        let objects = self.place.objects(&self.rig);
-        for (key, bytes) in &self.committed {
-            if objects.get(key) != Some(bytes) {
-                return Err(format!("{key} was committed and has changed"));
-            }
-        }
-        let is_committed = |key: &String| {
-            let folder = key.rsplit_once('/').map(|(folder, _)| format!("{folder}/_SUCCESS"));
-            folder.is_some_and(|marker| objects.contains_key(&marker))
-        };
-        self.committed = objects.clone();
-        self.committed.retain(|key, _| is_committed(key));
-        Ok(())
+        self.committed.look(self.place.objects(&self.rig))
     }
 
     /// Holds the output against what was sent. Returns the words that were sent and counted.

@@ -2,7 +2,7 @@
 //!
 //! The base is a list of segments, each a few kilobytes of entries without gaps: the length of a
 //! word, its bytes, and its sum. Hashes are not stored, because they are computed from the word as
-//! fast as they are read. A word takes three bytes more than its text, as long as its sum is small.
+//! fast as they are read. A word takes two bytes more than its text, as long as its sum is small.
 //!
 //! The updates of an epoch are sorted as the base is, so they are added in one sequential pass.
 //! Only segments with an updated word are written anew; what lies between two updates is copied as
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::columns::WordRef;
 use super::rows::{Row, RowSet};
 use super::run::Run;
+use crate::encoding::put_varint;
 use crate::words;
 
 /// Bytes of entries that a segment begins with. One that has grown to twice as many is split, so
@@ -216,7 +217,7 @@ impl BaseMerge {
         }
         self.last = word.hash;
         self.words += 1;
-        write_number(word.word.len() as u64, &mut self.open);
+        put_varint(word.word.len() as u64, &mut self.open);
         self.open.extend_from_slice(word.word);
         write_sum(count, &mut self.open);
     }
@@ -283,16 +284,6 @@ fn read_number(bytes: &[u8], mut at: usize) -> (u64, usize) {
     (number, at + 1)
 }
 
-/// Appends a number of seven bits a byte, the lowest first.
-#[inline(always)]
-fn write_number(mut number: u64, out: &mut Vec<u8>) {
-    while number >= 0x80 {
-        out.push(number as u8 | 0x80);
-        number >>= 7;
-    }
-    out.push(number as u8);
-}
-
 /// Reads a sum, whose sign is its lowest bit. Returns it with the place after it.
 #[inline(always)]
 fn read_sum(bytes: &[u8], at: usize) -> (i64, usize) {
@@ -303,7 +294,7 @@ fn read_sum(bytes: &[u8], at: usize) -> (i64, usize) {
 /// Appends a sum. Small ones of both signs take one byte.
 #[inline(always)]
 fn write_sum(sum: i64, out: &mut Vec<u8>) {
-    write_number((sum << 1 ^ sum >> 63) as u64, out);
+    put_varint((sum << 1 ^ sum >> 63) as u64, out);
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The operator before the arrangement of totals and windows.
+//! The operator before the base, or the arrangement, of totals and windows.
 //!
 //! It adds up the runs of a complete epoch and adds them to the [changes](super::changelog) that
 //! the sink stores. At the start it sends the changes of former runs at past epochs, as if their
-//! words were counted again; a reader of the trace sees no difference.
+//! words were counted again; what is published or read from a trace is the same.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;

@@ -3,7 +3,7 @@
 //! As the real ones, it shows a search what was there at the last refresh, and a document by its id
 //! at once. It refuses items and loses answers by script.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Result};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -234,6 +234,10 @@ impl Index {
             .into_iter()
             .map(|(id, document)| json!({"_id": id, "_source": document}))
             .collect();
-        json!({"hits": {"hits": hits}, "aggregations": {"newest": {"value": newest}}})
+        let states: BTreeSet<_> =
+            self.visible.values().filter_map(|row| row["state"].as_str()).collect();
+        let buckets: Vec<Value> = states.iter().map(|state| json!({"key": state})).collect();
+        let aggregations = json!({"newest": {"value": newest}, "states": {"buckets": buckets}});
+        json!({"hits": {"hits": hits}, "aggregations": aggregations})
     }
 }

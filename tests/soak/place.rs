@@ -115,3 +115,26 @@ fn files(root: &Path) -> BTreeMap<String, Vec<u8>> {
     }
     files
 }
+
+/// The objects of committed epochs, as they were seen last.
+#[derive(Default)]
+pub(crate) struct CommittedObjects(BTreeMap<String, Vec<u8>>);
+
+impl CommittedObjects {
+    /// Fails if an object of a committed epoch has changed or is gone; else remembers those of
+    /// `objects`.
+    pub(crate) fn look(&mut self, objects: BTreeMap<String, Vec<u8>>) -> Result<(), String> {
+        for (key, bytes) in &self.0 {
+            if objects.get(key) != Some(bytes) {
+                return Err(format!("{key} was committed and has changed"));
+            }
+        }
+        let is_committed = |key: &str| {
+            let folder = key.rsplit_once('/').map(|(folder, _)| format!("{folder}/_SUCCESS"));
+            folder.is_some_and(|marker| objects.contains_key(&marker))
+        };
+        let committed = objects.iter().filter(|(key, _)| is_committed(key));
+        self.0 = committed.map(|(key, bytes)| (key.clone(), bytes.clone())).collect();
+        Ok(())
+    }
+}

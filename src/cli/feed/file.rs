@@ -139,6 +139,12 @@ impl FileFeed {
         tracing::info!("{path} is fed from byte {next} as producer {producer}");
     }
 
+    /// Returns how the stream of a content ends that is over. A name that the user chose stays
+    /// known to the server.
+    fn end_of(&self, sender: &FeedSender) -> End {
+        if self.producer.as_ref() == Some(&sender.producer) { End::Line } else { End::Forget }
+    }
+
     /// Reads and sends the file from `at` on.
     async fn read(&self, file: &File, mut at: u64, sender: &mut FeedSender) -> Result<Ended> {
         let mut buffer = vec![0; self.batch_bytes];
@@ -152,7 +158,7 @@ impl FileFeed {
             let is_there = seen.is_there(file).map_err(|error| self.unreadable(error))?;
             if length < at || !is_there {
                 // The old content is over, and so is its last line.
-                sender.end(at, End::Line).await?;
+                sender.end(at, self.end_of(sender)).await?;
                 return Ok(Ended::Truncated);
             }
             if self.stop.is_stopped() {
@@ -185,10 +191,7 @@ impl FileFeed {
                 continue;
             }
             if let Some(new) = new.take() {
-                // A name that the user chose stays known to the server.
-                let is_named = self.producer.as_ref() == Some(&sender.producer);
-                let end = if is_named { End::Line } else { End::Forget };
-                sender.end(at, end).await?;
+                sender.end(at, self.end_of(sender)).await?;
                 return Ok(Ended::Replaced(new));
             }
             if self.once {

@@ -109,10 +109,7 @@ pub fn word_id(word: &[u8]) -> String {
         Ok(text) if (1..=WORD_ID_BYTES_MAX).contains(&text.len()) && !text.starts_with(' ') => {
             text.to_owned()
         }
-        _ => Sha256::digest(word).iter().fold(String::from(" "), |mut id, byte| {
-            id.push_str(&format!("{byte:02x}"));
-            id
-        }),
+        _ => format!(" {}", hex(&Sha256::digest(word))),
     }
 }
 

@@ -27,6 +27,9 @@ use crate::outputs::sql::SqlSettings;
 use crate::store::local::LocalStore;
 use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, StoreSettings};
 
+/// Most states whose epochs are told apart in an index.
+const STATES_MAX: usize = 10_000;
+
 /// An index, opened for a run.
 #[derive(Debug)]
 pub struct SearchOutput {
@@ -102,8 +105,9 @@ impl SearchOutput {
         let index = &self.names.rows;
         let find = || async {
             self.client.send(Method::POST, &format!("{index}/_refresh"), None).await?;
-            let any = json!({"size": 1, "query": {"exists": {"field": "word"}}});
-            self.client.send(Method::POST, &format!("{index}/_search"), Some(any)).await
+            let any = json!({"size": 1, "query": {"exists": {"field": "epoch"}}});
+            let path = format!("{index}/_search?allow_partial_search_results=false");
+            self.client.send(Method::POST, &path, Some(any)).await
         };
         let find = || async {
             match find().await {
@@ -112,8 +116,10 @@ impl SearchOutput {
             }
         };
         let hit = &patiently(find).await?["hits"]["hits"][0];
-        let Some(word) = hit["_source"]["word"].as_str() else { return Ok(()) };
-        let is_upsert = hit["_id"].as_str().is_some_and(|id| id == word_id(word.as_bytes()));
+        let Some(id) = hit["_id"].as_str() else { return Ok(()) };
+        // Rows that are lines are only ever appended.
+        let word = hit["_source"]["word"].as_str();
+        let is_upsert = word.is_some_and(|word| id == word_id(word.as_bytes()));
         if is_upsert == self.mode.is_upsert() {
             return Ok(());
         }
@@ -123,6 +129,50 @@ impl SearchOutput {
         Err(Error::new(ErrorKind::Configuration, message).hint(format!(
             "nothing was changed; give --write {other}, or --to an index of its own"
         )))
+    }
+
+    /// Refuses an index with epochs of another job to a run that replaces documents: it would
+    /// delete theirs.
+    async fn refuse_foreign(
+        &self,
+        start: &OutputStart<'_>,
+        former: Option<&Standing>,
+    ) -> Result<()> {
+        if !self.mode.is_upsert() || start.take_over {
+            return Ok(());
+        }
+        let epochs = &self.names.epochs;
+        let states = json!({
+            "size": 0,
+            "aggs": {"states": {"terms": {"field": "state", "size": STATES_MAX}}},
+        });
+        let find = || async {
+            let refresh = format!("{epochs}/_refresh");
+            let path = format!("{epochs}/_search?allow_partial_search_results=false");
+            match self.client.send(Method::POST, &refresh, None).await {
+                Ok(_) => self.client.send(Method::POST, &path, Some(states.clone())).await,
+                Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Value::Null),
+                Err(error) => Err(error),
+            }
+        };
+        let found = patiently(find).await?;
+        // The jobs that this one took the index from.
+        let own = former.map(|former| &former.owner);
+        let own = own.filter(|owner| start.ids.contains(&owner.state));
+        let is_own = |state: &str| {
+            start.ids.contains(state) || own.is_some_and(|owner| owner.has_been(state))
+        };
+        let states = found["aggregations"]["states"]["buckets"].as_array().into_iter().flatten();
+        let foreign = states.filter_map(|bucket| bucket["key"].as_str()).find(|key| !is_own(key));
+        let Some(state) = foreign else { return Ok(()) };
+        let message = format!(
+            "the index {} is another job's: it holds epochs of state {state}",
+            self.names.rows
+        );
+        Err(Error::new(ErrorKind::Configuration, message).hint(
+            "nothing was changed; give --to an index of its own, or --take-over to end that job \
+             and go on in its index",
+        ))
     }
 
     /// Makes an index if it is missing.
@@ -190,6 +240,7 @@ impl Output for SearchOutput {
         _recent: Epoch,
     ) -> BoxFuture<'a, Result<Claiming>> {
         async move {
+            self.refuse_foreign(start, former).await?;
             self.make_index(&self.names.claims, claims_index()).await?;
             let owner = Owner::new(start.publication, &start.run, start.interval_ms);
             let Some(claim) = self.attempt(start).take(former, owner).await? else {

@@ -260,7 +260,7 @@ pub fn check(ended: Result<(), tokio::task::JoinError>) {
 
 /// Answers a connection that is one too many, without waiting for its request.
 fn refuse(stream: &TcpStream) {
-    let answer = "HTTP/1.1 503 LinesService Unavailable\r\ncontent-type: application/json\r\n\
+    let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 1\r\nconnection: close\r\ncontent-length: 32\r\n\r\n\
         {\"error\":\"too many connections\"}";
     // The client may be gone, and a full socket has told it enough.

@@ -54,6 +54,8 @@ struct KnownFile {
     is_change_told: bool,
     /// It was there at the first start and may have been unfinished then.
     may_be_unfinished: bool,
+    /// A scan has seen it on the device of the folder.
+    is_on_device: bool,
 }
 
 /// A file that is not known to be whole.
@@ -102,8 +104,13 @@ impl Arrivals {
     /// unchanged for `patience`.
     pub fn new(known: &HashMap<NameHash, Version>, patience: Duration) -> Arrivals {
         let known = known.iter().map(|(&name, &version)| {
-            let file =
-                KnownFile { version, scan: 0, is_change_told: false, may_be_unfinished: false };
+            let file = KnownFile {
+                version,
+                scan: 0,
+                is_change_told: false,
+                may_be_unfinished: false,
+                is_on_device: true,
+            };
             (name, file)
         });
         Arrivals {
@@ -137,15 +144,19 @@ impl Arrivals {
     /// there, as below a mount point without its file system. Devices get other numbers when they
     /// are mounted anew, so known files prove that it is the same file system.
     pub fn is_same_device(&mut self, device: u64) -> bool {
-        if self.device == Some(device) {
-            return true;
+        if self.device != Some(device) {
+            // A file that came while the folder was on another device proves nothing.
+            let scan = self.scan;
+            let proves = |known: &KnownFile| known.is_on_device && known.scan == scan;
+            if self.device.is_some() && !self.known.is_empty() && !self.known.values().any(proves) {
+                return false;
+            }
+            self.device = Some(device);
+            self.results.push(WatchEvent::Device(device));
         }
-        let proves = |known: &KnownFile| known.scan == self.scan;
-        if self.device.is_some() && !self.known.is_empty() && !self.known.values().any(proves) {
-            return false;
+        for known in self.known.values_mut().filter(|known| known.scan == self.scan) {
+            known.is_on_device = true;
         }
-        self.device = Some(device);
-        self.results.push(WatchEvent::Device(device));
         true
     }
 
@@ -312,6 +323,7 @@ impl Arrivals {
             scan: self.scan,
             is_change_told: false,
             may_be_unfinished: false,
+            is_on_device: false,
         };
         self.known.insert(file.hash(), known);
         self.results.push(WatchEvent::Found(file));

@@ -187,3 +187,25 @@ fn known_files_are_kept_without_their_device() {
     assert_eq!(scan_on(9, &[]), ["gone"], "all of it is removed");
     assert_eq!(scan_on(8, &[]), ["on 8"], "nothing is known that might come back");
 }
+
+#[test]
+fn file_below_bare_mount_point_proves_nothing() {
+    let known: HashMap<_, _> = [(hash_of(b"a"), Version(1))].into();
+    let mut arrivals = Arrivals::new(&known, EVERY);
+    arrivals.were_on(Some(7));
+    let scan_on = |arrivals: &mut Arrivals, device, files: &[(&str, u64)]| {
+        arrivals.begin_scan();
+        for (name, version) in files {
+            arrivals.seen(OsStr::new(name), facts(*version), None, EVERY);
+        }
+        let is_same = arrivals.is_same_device(device);
+        arrivals.end_scan(is_same);
+        shown(arrivals)
+    };
+    assert!(scan_on(&mut arrivals, 8, &[]).is_empty(), "nothing is mounted");
+    arrivals.moved_in(OsStr::new("stray"), facts(5));
+    assert_eq!(shown(&mut arrivals), ["stray"]);
+    assert!(scan_on(&mut arrivals, 8, &[("stray", 5)]).is_empty(), "a is not forgotten");
+    assert_eq!(scan_on(&mut arrivals, 7, &[("a", 1)]), ["gone"], "only the stray is");
+    assert!(scan_on(&mut arrivals, 7, &[("a", 1)]).is_empty());
+}
