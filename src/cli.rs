@@ -1,32 +1,32 @@
 //! The command line: flags to settings, errors to exit codes.
 //!
-//! `flags` and `commands` declare what can be typed, `layers` adds what the environment says, and
-//! `run` turns the result into the plain values that the library works on. `exit` has the exit
-//! codes. Only this module prints and ends the process.
+//! `flags` and `commands` declare what can be typed, `precedence` adds what the environment says,
+//! and `run` turns the result into the plain values that the library works on. `exit_codes` has the
+//! exit codes. Only this module prints and ends the process.
 
-mod check;
-mod cluster;
+mod check_command;
+mod cluster_flags;
 mod commands;
+mod config_command;
+mod config_file;
 mod definitions;
 mod demo;
 mod environment;
-mod exit;
+mod exit_codes;
 mod feed;
-mod file;
 mod flags;
-mod form;
-mod http;
-mod layers;
-mod listing;
-mod log;
-mod man;
-mod progress;
+mod log_lines;
+mod man_page;
+mod monitor_server;
+mod object_form;
+mod parse_values;
+mod precedence;
+mod progress_line;
 mod run;
-mod service;
+mod service_manager;
 mod signals;
-mod states;
+mod state_command;
 mod stderr;
-mod values;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
@@ -35,7 +35,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use layers::Refusal;
+use precedence::Refusal;
 
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
@@ -44,15 +44,15 @@ use crate::trace::{Profile, ProfileFormat};
 
 pub use clap;
 pub use commands::{Cli, Command, JournalCommand};
-pub use exit::exit_code;
+pub use exit_codes::exit_code;
 pub use flags::JobFlags;
-pub use states::{ListForm, StateArgs};
+pub use state_command::{ListForm, StateArgs};
 
 /// The whole program: parses the arguments, does what they say, and returns the exit code.
 pub fn main() -> ExitCode {
     match commands::parse(arguments(), |name| std::env::var_os(name)) {
-        Ok(cli) => exit::run_to_exit(|| dispatch(cli)),
-        Err(refusal) => ExitCode::from(exit::refused(refusal)),
+        Ok(cli) => exit_codes::run_to_exit(|| dispatch(cli)),
+        Err(refusal) => ExitCode::from(exit_codes::refused(refusal)),
     }
 }
 
@@ -62,13 +62,13 @@ pub fn main() -> ExitCode {
 pub fn parse<P: Parser>() -> P {
     let command = commands::refine(P::command(), false);
     let (arguments, lookup) = (arguments(), |name: &OsStr| std::env::var_os(name));
-    let parsed = file::SettingsFile::of(&command, &arguments, lookup).map_err(Refusal::from);
+    let parsed = config_file::SettingsFile::of(&command, &arguments, lookup).map_err(Refusal::from);
     let parsed = parsed.and_then(|file| {
         let find = |flag: &clap::Arg| commands::find(flag, file.as_ref(), lookup);
-        let parsed = layers::parse(&command, &arguments, find)?;
+        let parsed = precedence::parse(&command, &arguments, find)?;
         Ok(P::from_arg_matches(&parsed.matches)?)
     });
-    parsed.unwrap_or_else(|refusal| exit::at_once(exit::refused(refusal)))
+    parsed.unwrap_or_else(|refusal| exit_codes::at_once(exit_codes::refused(refusal)))
 }
 
 /// Runs a job of another program as `wordtide run` would: under signals, as one process of a
@@ -76,7 +76,7 @@ pub fn parse<P: Parser>() -> P {
 ///
 /// `define` gives the job what the flags do not: what it computes.
 pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -> ExitCode {
-    exit::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
+    exit_codes::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
 }
 
 /// The arguments as given, but for a bare `-h` at the end: there it can only mean help, though
@@ -94,9 +94,9 @@ fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(dataflow, *flags),
         Some(Command::Replay { dir, dataflow, flags }) => run::replay(dir, dataflow, *flags),
-        Some(Command::Check { flags }) => check::run(&flags).map(|()| 0),
+        Some(Command::Check { flags }) => check_command::run(&flags).map(|()| 0),
         Some(Command::Journal { look }) => journal(&look).map(|()| 0),
-        Some(Command::State { states }) => states::run(&states).map(|()| 0),
+        Some(Command::State { states }) => state_command::run(&states).map(|()| 0),
         Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
         Some(Command::Feed { flags }) => feed::run(&flags),
         Some(Command::Profile { format, files }) => profile(&files, format).map(|()| 0),
@@ -108,7 +108,8 @@ fn dispatch(cli: Cli) -> Result<u8> {
         }
         Some(Command::Man) => {
             let mut page = Vec::new();
-            man::render(&mut page).map_err(|error| failed("cannot render the man page", error))?;
+            man_page::render(&mut page)
+                .map_err(|error| failed("cannot render the man page", error))?;
             print(&page).map(|()| 0)
         }
         None => match (cli.host, cli.port) {
@@ -126,7 +127,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
 fn without_port(host: &str) -> Error {
     let command = commands::command();
     let names = command.get_subcommands().map(clap::Command::get_name);
-    let meant = values::nearest(host, names);
+    let meant = parse_values::nearest(host, names);
     let meant = meant.map(|meant| format!("did you mean `wordtide {meant}`? ")).unwrap_or_default();
     Error::new(ErrorKind::Usage, format!("{host:?} has no port and is no command")).hint(format!(
         "{meant}give HOST PORT, as in `wordtide localhost 9999`, or a command: see --help"

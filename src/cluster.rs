@@ -5,35 +5,35 @@
 //!
 //! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process has proved the key and
 //!   has equal settings. It takes at most `start_timeout`, and strangers on the port cannot stop it
-//!   (`handshake`, `hello`, `bringup`).
+//!   (`handshake`, `handshake_messages`, `bringup`).
 //! * [`Mesh::data`] goes to timely through [`allocators`]. [`Control`] carries ends of epochs,
-//!   stops and decisions, and finds the *first* cause when the cluster breaks (`links`, `cause`).
-//!   Timely does not see the broken link, since it would panic (`data`). The control link reports
-//!   the loss to the job, whose workers drop their dataflows and return. A process cannot rejoin:
-//!   if one is lost, all end and all are started again.
-//! * [`BlockLink`] carries lines from a process that reads more than it can count (`ship`).
-//! * [`launch`] runs a whole cluster on this machine, and starts it again when it breaks.
+//!   stops and decisions, and finds the *first* cause when the cluster breaks (`peer_loss`,
+//!   `loss_cause`). Timely does not see the broken link, since it would panic (`data_sockets`). The
+//!   control link reports the loss to the job, whose workers drop their dataflows and return. A
+//!   process cannot rejoin: if one is lost, all end and all are started again.
+//! * [`BlockLink`] carries lines from a process that reads more than it can count (`block_links`).
+//! * [`launcher`] runs a whole cluster on this machine, and starts it again when it breaks.
 //!
 //! Each end of a connection proves the mesh key once, at the start. Connections are neither
 //! encrypted nor protected against someone who can write into a TCP stream. Use WireGuard for that.
 
 mod addresses;
+mod block_links;
 mod bringup;
-mod cause;
-mod control;
-mod data;
-mod figures;
-mod frame;
-mod framing;
+mod common_decisions;
+mod control_frames;
+mod control_handle;
+mod data_framing;
+mod data_sockets;
 mod handshake;
-mod hello;
+mod handshake_messages;
 mod inbox;
-pub mod launch;
-mod links;
-mod ports;
-mod rounds;
+pub mod launcher;
+mod loopback_ports;
+mod loss_cause;
+mod peer_loss;
+mod process_figures;
 mod settings;
-mod ship;
 mod user_key;
 
 use std::future::Future;
@@ -41,20 +41,20 @@ use std::net::TcpStream;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
-#[cfg(feature = "internals")]
-pub use cause::Loss;
-pub use cause::{follows_a_loss, is_of_malformed_data};
-pub use control::Control;
-pub use data::{Allocators, allocators};
+pub use block_links::BlockLink;
 #[cfg(any(doc, feature = "internals"))]
-pub use frame::MESSAGE_BYTES_MAX;
-pub use frame::Message;
+pub use control_frames::MESSAGE_BYTES_MAX;
+pub use control_frames::Message;
+pub use control_handle::Control;
+pub use data_sockets::{Allocators, allocators};
 pub use inbox::{ControlEvent, Inbox};
+#[cfg(feature = "internals")]
+pub use loss_cause::Loss;
+pub use loss_cause::{follows_a_loss, is_of_malformed_data};
 pub use settings::{
     ClusterSettings, JobFingerprint, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
     process_of_this_host, read_hostfile,
 };
-pub use ship::BlockLink;
 
 /// A complete cluster: every process has three connections to every other.
 #[derive(Debug)]
@@ -120,7 +120,7 @@ pub fn connect_until(
     let (control, inbox) = Control::start(settings, &sockets)?;
     Ok(Some(Mesh {
         data: sockets.data,
-        blocks: ship::links(sockets.blocks, &control),
+        blocks: block_links::links(sockets.blocks, &control),
         control,
         inbox,
         is_one_host: sockets.is_one_host,

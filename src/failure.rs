@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::error::Error;
 use crate::feed::Wake;
-use crate::pulse::Pulse;
+use crate::liveness::Pulse;
 
 /// A callback that is given the text of the cause.
 type CauseReport = Box<dyn FnOnce(&str) + Send>;

@@ -8,14 +8,14 @@
 //! border must be durable, and passed by every source, before any worker may see the epoch close,
 //! while blocks of the next epoch need not wait for that.
 //!
-//! Blocks may also leave the process, and others may come from elsewhere: see [`shipping`].
+//! Blocks may also leave the process, and others may come from elsewhere: see [`remote_blocks`].
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
 //! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
 //! completed epoch wakes all.
 
 mod queue;
-pub mod shipping;
+pub mod remote_blocks;
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -26,7 +26,7 @@ use tokio::sync::Notify;
 use crate::epoch::Epoch;
 use crate::lines::Block;
 use queue::Queue;
-use shipping::Shipper;
+use remote_blocks::Shipper;
 
 /// Wakes a worker; called without the feed's lock held.
 pub type Wake = Arc<dyn Fn() + Send + Sync>;

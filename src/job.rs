@@ -20,26 +20,26 @@
 //! back as an error of [`Job::wait`]. Several jobs may run in one process.
 
 mod agreement;
-mod changelog;
-mod commits;
-mod journals;
-mod messages;
-mod metering;
-mod owning;
-mod pace;
+mod assign_sources;
+mod claim_output;
+mod committed_stream;
+mod control_messages;
+mod epoch_completion;
+mod epoch_driver;
+mod epoch_ranges;
+mod find_journals;
 mod plan;
-mod progress;
-mod reading;
-mod recovery;
-mod replay;
+mod recover_epochs;
+mod replay_journal;
 mod resources;
-mod runs;
-mod sharing;
+mod restore_changelog;
+mod running_sources;
+mod share_figures;
+mod source_logs;
 mod start;
 mod status;
-mod stopping;
-mod streams;
-mod syncing;
+mod stop_during_start;
+mod sync_thread;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,21 +55,21 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::journal::JournalSettings;
 use crate::lines::LongLine;
+use crate::liveness::Pulse;
 use crate::meters::{Meters, OperatorStats};
 use crate::operators::{Counts, Lines, RowKind, Rows};
 use crate::outputs::format::{Compression, Format};
 use crate::outputs::{Committed, FormSettings, OnCommit, SqlSettings, WriteMode};
-use crate::pulse::Pulse;
 use crate::settings::{FolderLayout, Settings};
 use crate::sources::{Source, Stop};
 use crate::store::{StoreSettings, Target};
 use crate::trace::Tracer;
 use crate::worker::{Definition, Workers};
 
-pub use commits::Commits;
+pub use committed_stream::Commits;
 use resources::JobResources;
+use source_logs::StreamsEnd;
 pub use status::{Status, Summary};
-use streams::StreamsEnd;
 
 /// How long the processes wait for each other's good-bye when all is done.
 const BYE_TIMEOUT: Duration = Duration::from_secs(5);

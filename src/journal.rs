@@ -38,31 +38,31 @@
 //! not tried again: a second `fdatasync` may succeed without having written what the first one
 //! lost.
 
-mod append;
-mod budget;
+mod append_records;
 mod disk;
-mod encoding;
-mod gate;
-mod inspect;
-mod open;
-mod peek;
-mod put_away;
-mod read;
+mod disk_budget;
+mod dump_and_check;
+mod first_look;
+mod group_sync;
+mod measure_usage;
+mod open_journal;
+mod read_back;
 mod record;
+mod record_bytes;
 mod recover;
-mod resume;
-mod scan;
+mod remove_journal;
+mod resume_bytes;
+mod scan_segment;
 mod segment;
-mod shared;
-mod sync;
-mod usage;
+mod shared_state;
+mod wait_for_room;
 
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
 mod kill_tests;
 #[cfg(test)]
-mod model;
+mod model_disk;
 #[cfg(test)]
 mod tests;
 
@@ -70,13 +70,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use append::Journal;
-pub use budget::Budget;
+pub use append_records::Journal;
 pub use disk::{Disk, File};
-pub use inspect::{check, dump};
-pub use peek::{Glimpse, peek};
-pub use put_away::put_away;
-pub use read::{Reader, damage_hint};
+pub use disk_budget::Budget;
+pub use dump_and_check::{check, dump};
+pub use first_look::{Glimpse, peek};
+pub use group_sync::{Durable, Syncer};
+pub use measure_usage::{JournalUsage, usage};
+pub use read_back::{Reader, damage_hint};
 pub use record::{
     ALL_CONNECTIONS, ConnectionState, DATA_BYTES_MAX, EpochEnd, LASTING, NEXT_CONNECTION,
     PRODUCER_NAME_BYTES_MAX, Position, Producer, Record, Resume,
@@ -85,10 +86,9 @@ pub use record::{
 pub use record::{Entry, POSITIONS_BYTES_MAX};
 #[cfg(feature = "internals")]
 pub use recover::Recovery;
+pub use remove_journal::put_away;
 pub use segment::Facts;
-pub use shared::Room;
-pub use sync::{Durable, Syncer};
-pub use usage::{JournalUsage, usage};
+pub use shared_state::Room;
 
 use crate::error::{Error, ErrorKind, Result};
 

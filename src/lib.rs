@@ -64,37 +64,37 @@
 extern crate self as wordtide;
 
 mod backoff;
+mod bearer_token;
 #[cfg(feature = "cli")]
 pub mod cli;
 mod cluster;
-mod crash;
+mod crash_points;
 mod durable_file;
-mod encoding;
 mod epoch;
 mod epochs;
 pub mod error;
 mod failure;
 mod feed;
+mod file_lock;
+mod hex_varint;
 pub mod job;
 mod journal;
 mod lines;
-mod lock;
+mod liveness;
 mod loopback;
 mod meters;
 mod monitor;
 pub mod operators;
 mod outputs;
-mod passed;
-mod pulse;
 mod random;
 pub mod settings;
+mod socket_activation;
 mod sources;
 mod state;
 mod store;
 mod supervise;
 pub mod testing;
 mod tls;
-mod token;
 mod trace;
 mod words;
 mod worker;
@@ -129,8 +129,8 @@ pub mod internals {
     pub mod cluster {
         pub use crate::cluster::*;
     }
-    pub mod crash {
-        pub use crate::crash::*;
+    pub mod crash_points {
+        pub use crate::crash_points::*;
     }
     pub mod epoch {
         pub use crate::epoch::*;

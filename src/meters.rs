@@ -12,19 +12,19 @@
 //! | `epochs` | open, cut and committed epochs, the time of their stages, the last thousand |
 //! | `operators` | the way to the figures of operators |
 //! | `top` | the most frequent words of an epoch |
-//! | `life` | the phase of the job, and the reason for its end |
+//! | `job_phase` | the phase of the job, and the reason for its end |
 //! | `system` | memory, processor time and open files of the process |
-//! | `figures` | the state of all that as plain values, which other processes send to process 0 |
+//! | `snapshot` | the state of all that as plain values, which other processes send to process 0 |
 
 mod counter;
 mod epochs;
-mod figures;
+mod job_phase;
 mod journal;
-mod life;
 mod operators;
 mod output;
-mod positions;
+mod snapshot;
 mod source;
+mod source_positions;
 pub mod system;
 mod top;
 mod worker;
@@ -39,15 +39,15 @@ use tokio::sync::watch;
 use crate::epoch::SystemClock;
 pub use counter::{Counter, Stopwatch};
 pub use epochs::{COMMITTED_MAX, EpochCounts, EpochMeter, STAGE_BOUNDS, Stage, StoredEpoch};
-pub use figures::{
-    Condition, ConditionKind, JournalFigures, ProcessFigures, SourceFigures, WorkerFigures,
-};
+pub use job_phase::{JobFacts, Life, Phase};
 pub use journal::JournalMeter;
-pub use life::{JobFacts, Life, Phase};
 pub use operators::{OperatorMeter, OperatorStats};
 pub use output::{Outcome, OutputMeter, OutputOp};
-pub use positions::{EpochPositions, SourcePositions};
+pub use snapshot::{
+    Condition, ConditionKind, JournalFigures, ProcessFigures, SourceFigures, WorkerFigures,
+};
 pub use source::{SourceFacts, SourceMeter};
+pub use source_positions::{EpochPositions, SourcePositions};
 pub use top::{TOP_MAX, TopKeeper, TopWords};
 pub use worker::WorkerMeter;
 

@@ -11,24 +11,25 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `address` | the value of `--http`, and its socket |
-//! | `server`, `patience` | connections, their limits in number, size and time |
-//! | `answer`, `respond`, `access` | the answer to each path, its headers, and to whom |
+//! | `listen_address` | the value of `--http`, and its socket |
+//! | `server`, `slow_client_timeout` | connections, their limits in number, size and time |
+//! | `routes`, `response_headers` | the answer to each path, and its headers |
+//! | `authorize` | who may read what |
 //! | `site` | what all requests share |
 //! | `status`, `metrics` | the state of the run as JSON, and in the format of Prometheus |
-//! | `events` | the stream of committed epochs |
+//! | `event_stream` | the stream of committed epochs |
 //! | `page` | the page, which is one file |
 
-mod access;
-mod address;
-mod answer;
-mod events;
+mod authorize;
+mod event_stream;
+mod listen_address;
 mod metrics;
 mod page;
-mod patience;
-mod respond;
+mod response_headers;
+mod routes;
 mod server;
 mod site;
+mod slow_client_timeout;
 mod status;
 
 use std::net::SocketAddr;
@@ -37,13 +38,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use crate::bearer_token::Token;
 use crate::error::{Error, ErrorKind, Result};
 use crate::meters::{Meters, Phase};
 use crate::supervise;
-use crate::token::Token;
 
-use access::Access;
-pub use address::HttpAddress;
+use authorize::Access;
+pub use listen_address::HttpAddress;
 use site::Site;
 
 /// How long a run that has failed still answers, so that a probe or a page learns the reason.

@@ -16,58 +16,59 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `context`, `lines`, `read`, `ticks`, `text` | facts, the input, ends of epochs |
-//! | `columns`, `run`, `batch`, `merger`, `batcher` | sorted columns, and batches made of them |
-//! | `open_table`, `routed`, `combine`, `words` | counting words per epoch |
-//! | `changelog`, `record_changes` | the stored changes of totals and windows |
-//! | `base`, `sums` | totals and windows that are published |
-//! | `changes`, `totals` | totals and windows as collections |
+//! | `context`, `lines`, `read_blocks`, `epoch_ticks`, `text` | facts, the input, ends of epochs |
+//! | `columns`, `run` | sorted columns of words |
+//! | `differential_batch`, `batch_merger`, `run_batcher` | batches made of them |
+//! | `epoch_table`, `route_words`, `count_words`, `words` | counting words per epoch |
+//! | `stored_change`, `record_changes` | the stored changes of totals and windows |
+//! | `totals_base`, `keep_totals` | totals and windows that are published |
+//! | `changes`, `trace_sums` | totals and windows as collections |
 //! | `counts`, `window` | what is asked of counts |
 //! | `rows`, `archive`, `collection`, `top`, `capture` | rows to publish |
 
 mod archive;
-mod base;
-mod batch;
-mod batcher;
+mod batch_merger;
 mod capture;
-mod changelog;
 mod changes;
 mod collection;
 mod columns;
-mod combine;
 mod context;
+mod count_words;
 mod counts;
+mod differential_batch;
+mod epoch_table;
+mod epoch_ticks;
+mod keep_totals;
 mod lines;
-mod merger;
-mod open_table;
-mod read;
-mod received;
+mod malformed_data;
+mod read_blocks;
 mod record_changes;
-mod routed;
+mod route_words;
 mod rows;
 mod run;
-mod sums;
+mod run_batcher;
+mod stored_change;
 mod text;
-mod ticks;
 mod top;
-mod totals;
+mod totals_base;
+mod trace_sums;
 mod window;
 mod words;
 
-pub use batch::{WordBatch, WordLayout};
-pub use batcher::{RunBatcher, WordSpine};
+pub use batch_merger::WordMerger;
 pub use capture::{Captured, CapturedRow, capture};
-pub use changelog::{ChangeBuffer, PartChange, Restored};
 pub use collection::Printable;
 pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
 pub use context::{Context, Tallies, Tally};
 pub use counts::Counts;
+pub use differential_batch::{WordBatch, WordLayout};
 pub use lines::Lines;
-pub use merger::WordMerger;
-pub use read::read;
-pub(crate) use received::take_malformed;
+pub(crate) use malformed_data::take_malformed;
+pub use read_blocks::read;
 pub use rows::{EpochRows, Row, RowKind, RowSet, Rows};
 pub use run::{Run, ToOwner};
+pub use run_batcher::{RunBatcher, WordSpine};
+pub use stored_change::{ChangeBuffer, PartChange, Restored};
 pub(crate) use window::Grid;
 pub use window::Window;
 pub use words::{Running, Windowed, Words};

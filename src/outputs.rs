@@ -13,51 +13,52 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `write_parts`, `commit` | the operators that store parts and commit epochs |
+//! | `write_parts`, `commit_epochs` | the operators that store parts and commit epochs |
 //! | `objects`, `sql`, `search` | epochs as objects of a store, rows of a database, documents |
-//! | `retry`, `outage_log` | retries, and the log of outages |
+//! | `retry_until_stored`, `outage_log` | retries, and the log of outages |
 //! | `output` | the traits of an output |
-//! | `ids`, `owner`, `evidence` | the names of a job, its claim, and what shows its commits |
+//! | `state_ids`, `owner` | the names of a job, and its claim |
+//! | `commit_evidence` | what shows which epochs are committed |
 //! | `commit_log` | the epochs that were about to be committed |
 //! | `changelog` | the stored changes of totals and windows |
 //! | `completions` | the way of a finished request back to its operator |
 
 mod bound_results;
 mod changelog;
-mod commit;
+mod commit_epochs;
+mod commit_evidence;
 mod commit_log;
 mod completions;
-mod evidence;
 mod foreign_epoch;
-mod ids;
-mod negative;
+mod negative_count;
 mod objects;
-mod opening;
+mod open_output;
 mod outage_log;
 mod output;
 mod owner;
-mod patience;
 mod publication;
-mod retry;
+mod retry_start;
+mod retry_until_stored;
 mod search;
 mod sql;
+mod state_ids;
 mod write_parts;
 
 pub use bound_results::bound_results;
 pub use changelog::Changelog;
-pub use commit::{Committed, OnCommit, commit};
+pub use commit_epochs::{Committed, OnCommit, commit};
+pub use commit_evidence::CommitEvidence;
 pub use commit_log::{Attempts, CommitLog};
-pub use evidence::CommitEvidence;
-pub use ids::Ids;
 #[cfg(any(feature = "cli", feature = "internals"))]
 pub use objects::Layout;
 #[cfg(feature = "internals")]
 pub use objects::{Encoding, ObjectForm, Publisher};
 pub use objects::{FormSettings, format};
-pub use opening::{OutputSettings, check_form, is_single, open};
+pub use open_output::{OutputSettings, check_form, is_single, open};
 pub use output::{Claiming, EpochWriter, OpenWriter, Output, OutputStart, WriterSettings};
 pub use owner::Standing;
-pub use patience::patiently;
 pub use publication::Publication;
+pub use retry_start::patiently;
 pub use sql::{SqlSettings, WriteMode};
+pub use state_ids::Ids;
 pub use write_parts::{OutputHandle, write_parts};

@@ -3,8 +3,8 @@
 use std::fs::File;
 use std::io::Read;
 
-use crate::encoding::hex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hex_varint::hex;
 
 /// Returns random bytes of the kernel.
 ///

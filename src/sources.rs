@@ -17,19 +17,19 @@
 
 mod compressed;
 mod connect;
-pub(crate) mod descriptors;
 mod dial;
 mod file;
-mod fingerprint;
-mod host;
+mod file_fingerprint;
+mod file_or_stream;
+mod host_port;
 mod http;
 mod kafka;
 mod listen;
 mod log;
-mod path;
-mod retry;
-mod stop;
-mod stream;
+pub(crate) mod open_file_limit;
+mod reconnect;
+mod stdin_and_pipes;
+mod stop_signal;
 mod watch;
 
 use std::fmt;
@@ -48,13 +48,13 @@ use crate::store::Target;
 use crate::supervise::supervise;
 
 pub use crate::tls::TlsFiles;
-pub use host::HostPort;
+pub use host_port::HostPort;
 pub use http::HttpListener;
 pub use kafka::{KafkaProperties, KafkaStart, KafkaTopic};
 pub(crate) use kafka::{merged_positions, topic_offsets};
 pub use listen::{ListenAddress, ListenSettings};
 pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
-pub use stop::Stop;
+pub use stop_signal::Stop;
 pub use watch::{Watch, WatchPlace};
 
 /// A place that lines come from.
@@ -109,7 +109,7 @@ impl Source {
     /// something that cannot be read again. A path that is not there stays a file.
     pub(crate) fn resolve(self) -> Source {
         match self {
-            Source::File(path) if path::is_stream(&path) => Source::Pipe(path),
+            Source::File(path) if file_or_stream::is_stream(&path) => Source::Pipe(path),
             source => source,
         }
     }
@@ -129,8 +129,8 @@ impl Source {
     /// that is in use, or for a certificate that cannot be used, naming the flag.
     pub fn check(&self) -> Result<()> {
         match self {
-            Source::File(path) => path::check_file(path),
-            Source::Pipe(path) => path::check_stream(path),
+            Source::File(path) => file_or_stream::check_file(path),
+            Source::Pipe(path) => file_or_stream::check_stream(path),
             Source::Listen(settings) => settings.prepare(),
             Source::Watch(watch) => watch.check(),
             Source::Http(listener) => listener.check(),
@@ -256,8 +256,10 @@ async fn read(
         Source::Connect(address) => connect::read(address, once, log).await,
         Source::Listen(settings) => listen::read(settings, once, log).await,
         Source::File(path) => file::read(path, turns, log).await,
-        Source::Pipe(path) => stream::read(name, move || path::open_stream(&path), log).await,
-        Source::Stdin => stream::read(name, stream::stdin, log).await,
+        Source::Pipe(path) => {
+            stdin_and_pipes::read(name, move || file_or_stream::open_stream(&path), log).await
+        }
+        Source::Stdin => stdin_and_pipes::read(name, stdin_and_pipes::stdin, log).await,
         Source::Watch(place) => watch::read(*place, once, log).await,
         Source::Http(listener) => http::read(listener, once, log).await,
         Source::Kafka(topic) => kafka::read(*topic, once, log).await,

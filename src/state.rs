@@ -10,7 +10,7 @@
 //! ids that the folders had before: epochs published under those are the job's own, too.
 
 mod identity;
-mod survey;
+mod state_folders;
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
@@ -23,13 +23,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable_file::{replace_file, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::lock;
+use crate::file_lock;
 use crate::outputs::Ids;
 use crate::random::random_id;
 use crate::store::local::cannot_lock;
 
 pub use identity::Identity;
-pub use survey::{JOURNAL, KEPT, NOTE, StateSurvey, remove, states_at};
+pub use state_folders::{JOURNAL, KEPT, NOTE, StateSurvey, remove, states_at};
 
 const IDENTITY: &str = "identity.json";
 const IDS: &str = "state.json";
@@ -243,7 +243,7 @@ fn lock_folder(dir: &Path, process: usize) -> Result<File> {
         let message = format!("cannot lock the state in {}: {error}", dir.display());
         Error::new(refusal(&error), message).cause(error).hint("see --state")
     })?;
-    match lock::exclusive(&file) {
+    match file_lock::exclusive(&file) {
         Ok(true) => {
             // For `wordtide state`. The lock counts, not the number: a full disk ends nothing.
             let noted = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));

@@ -7,7 +7,7 @@
 //! the job like any other cause: see [`Failure`].
 //!
 //! Each named task is also a place at which a test can have the panic happen: see
-//! `crash::TASKS`.
+//! `crash_points::TASKS`.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -16,7 +16,7 @@ use std::thread::{JoinHandle, Scope};
 use futures::FutureExt;
 use tokio::runtime::Handle;
 
-use crate::crash;
+use crate::crash_points;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 
@@ -29,7 +29,7 @@ pub fn supervise(
 ) {
     let failure = failure.clone();
     let task = async move {
-        crash::task_point(name);
+        crash_points::task_point(name);
         task.await
     };
     runtime.spawn(async move {
@@ -74,7 +74,7 @@ pub fn scoped<'scope>(
 
 fn run(name: &str, on_failure: impl FnOnce(Error), work: impl FnOnce() -> Result<()>) {
     let work = AssertUnwindSafe(|| {
-        crash::task_point(name);
+        crash_points::task_point(name);
         work()
     });
     match catch_unwind(work) {

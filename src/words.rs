@@ -9,30 +9,30 @@
 //!   `simd` makes 64 bytes at a time; the other rules are rarer and simpler.
 //! * `hash` maps a word to 64 bits, and never changes: parts, and the order of rows in an output
 //!   file, depend on it.
-//! * `slots` stores words of up to 15 bytes inside 24-byte slots, in hash order; `side` stores
-//!   longer words, and words that were crafted to share a slot.
+//! * `slots` stores words of up to 15 bytes inside 24-byte slots, in hash order; `side_table`
+//!   stores longer words, and words that were crafted to share a slot.
 //! * [`WordTable`] combines them: it counts blocks, and drains ascending by (hash, word).
 //! * [`Router`] sorts words by the table that counts them, if each worker counts a range of hashes.
 
 pub mod decode;
-#[cfg(any(test, feature = "internals"))]
-mod each;
 mod hash;
-mod route;
-mod short;
-mod side;
+mod router;
+mod short_word_lists;
+mod side_table;
 mod simd;
 mod slots;
 mod split;
 mod table;
-
 #[cfg(any(test, feature = "internals"))]
-pub use each::each_word;
+mod word_iter;
+
 pub use hash::{hash, hash_at, part};
-pub use route::Router;
-pub use short::ShortWords;
+pub use router::Router;
+pub use short_word_lists::ShortWords;
 pub use simd::vec_with_room;
 pub use table::WordTable;
+#[cfg(any(test, feature = "internals"))]
+pub use word_iter::each_word;
 
 use serde::{Deserialize, Serialize};
 use std::ops::AddAssign;

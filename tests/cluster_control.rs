@@ -14,7 +14,7 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::InputHandle;
 use timely::dataflow::operators::vec::Map;
 use timely::dataflow::operators::{Exchange, Input, Probe};
-use wordtide::internals::cluster::launch::Ports;
+use wordtide::internals::cluster::launcher::Ports;
 use wordtide::internals::cluster::{
     Allocators, ClusterSettings, Control, ControlEvent, Inbox, Loss, MESSAGE_BYTES_MAX, Mesh,
     Message, follows_a_loss,

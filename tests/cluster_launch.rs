@@ -8,7 +8,7 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
-use wordtide::internals::cluster::launch::{LaunchSettings, Launcher, LauncherStop};
+use wordtide::internals::cluster::launcher::{LaunchSettings, Launcher, LauncherStop};
 
 fn launcher(processes: usize, script: &str) -> (Launcher, LauncherStop) {
     Launcher::new(settings(processes, script))

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use wordtide::internals::cluster::launch::Ports;
+use wordtide::internals::cluster::launcher::Ports;
 use wordtide::internals::cluster::{
     ClusterSettings, JobFingerprint, Mesh, MeshKey, connect, connect_until,
 };

@@ -22,7 +22,7 @@ mod stop;
 /// Strangers on the port of a process that waits for the others.
 mod strangers;
 
-use wordtide::internals::cluster::launch::Ports;
+use wordtide::internals::cluster::launcher::Ports;
 
 use crate::oracle::{self, Counts};
 use crate::rig::{Ended, Peer, Rig, Running};

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use proptest::strategy::{Strategy, ValueTree};
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
-use wordtide::internals::cluster::launch::Ports;
+use wordtide::internals::cluster::launcher::Ports;
 use wordtide::internals::cluster::{ClusterSettings, connect, connect_until};
 
 use crate::cluster_mesh::{key, settings};

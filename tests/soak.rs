@@ -21,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use wordtide::internals::crash::POINTS;
+use wordtide::internals::crash_points::POINTS;
 
 use crate::rig::{DEADLINE, Invocation, Rig, Running, is_given, random, side_by_side};
 use crate::stderr::full_pipe;

@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
-use wordtide::internals::crash::TASKS;
+use wordtide::internals::crash_points::TASKS;
 
 use crate::cluster_program::Addresses;
 use crate::rig::{Ended, Invocation, Rig, side_by_side};

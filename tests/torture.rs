@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use rustix::process::Signal;
-use wordtide::internals::crash::POINTS;
+use wordtide::internals::crash_points::POINTS;
 use wordtide::internals::journal::{Facts, Journal, JournalSettings, Record};
 
 use crate::cluster_program::Addresses;

@@ -6,15 +6,15 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::config_command;
+use super::config_file::SettingsFile;
 use super::definitions::{self, Dataflow};
 use super::environment;
 use super::feed::FeedFlags;
-use super::file::SettingsFile;
 use super::flags::JobFlags;
-use super::layers::{self, FoundSetting, Parsed, Refusal, SettingOrigin};
-use super::listing;
-use super::states::StateArgs;
-use super::values::choice;
+use super::parse_values::choice;
+use super::precedence::{self, FoundSetting, Parsed, Refusal, SettingOrigin};
+use super::state_command::StateArgs;
 use crate::error::Error;
 use crate::trace::ProfileFormat;
 
@@ -254,7 +254,7 @@ pub fn parse(
     let command = command();
     let file = SettingsFile::of(&command, &arguments, lookup)?;
     let dataflow = name_dataflow(&command, &mut arguments, file.as_ref(), lookup)?;
-    let parsed = layers::parse(&command, &arguments, |flag| find(flag, file.as_ref(), lookup))?;
+    let parsed = precedence::parse(&command, &arguments, |flag| find(flag, file.as_ref(), lookup))?;
     let Parsed { matches, typed, .. } = &parsed;
     let is_bare = matches.subcommand().is_none()
         && typed.iter().all(|id| FLAGS_OF_THE_DEMO.contains(&id.as_str()));
@@ -263,7 +263,7 @@ pub fn parse(
             if let Some((name, _)) = run.subcommand() {
                 definitions::check(name, "")?;
             }
-            listing::of(&command, &parsed, dataflow.as_ref())
+            config_command::of(&command, &parsed, dataflow.as_ref())
         }
         _ => String::new(),
     };
@@ -298,7 +298,7 @@ fn name_dataflow(
     let is_run = arguments.get(1).is_some_and(|it| *it == "run" || *it == "config");
     // A file that names a definition can stand for the whole command.
     let is_whole = matches!(place, SettingOrigin::File(_))
-        && layers::parse_typed(command, arguments)
+        && precedence::parse_typed(command, arguments)
             .is_ok_and(|matches| matches.subcommand().is_none() && !matches.contains_id("host"));
     if !is_whole && (!is_run || names_dataflow(command, arguments)) {
         return Ok(None);
@@ -313,7 +313,7 @@ fn name_dataflow(
 }
 
 fn names_dataflow(command: &clap::Command, arguments: &[OsString]) -> bool {
-    layers::parse_typed(command, arguments).is_ok_and(|matches| {
+    precedence::parse_typed(command, arguments).is_ok_and(|matches| {
         matches.subcommand().is_some_and(|(_, run)| run.subcommand().is_some())
     })
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 use clap::{Args, Command, Subcommand, value_parser};
 
-use super::values::{choice, duration, nearest, show};
+use super::parse_values::{choice, duration, nearest, show};
 use crate::dataflows::{
     self, field_count, line_archive, network_wordcount, running_totals, sliding_windows, top_k,
 };

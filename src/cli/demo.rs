@@ -14,9 +14,9 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 
 use super::flags::JobFlags;
-use super::http::{self, RunServer};
+use super::monitor_server::{self, RunServer};
 use super::signals::{Listener, Supervisor};
-use super::{failed, log, print};
+use super::{failed, log_lines, print};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -37,7 +37,7 @@ const TEXT: &str = include_str!("demo.txt");
 
 /// Runs the demo.
 pub fn run(flags: &JobFlags) -> Result<()> {
-    log::install(&flags.watch, Some(0));
+    log_lines::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the demo's source", error))?;
     let listener = runtime
@@ -57,7 +57,7 @@ pub fn run(flags: &JobFlags) -> Result<()> {
 
     let committed: Arc<Mutex<Vec<Epoch>>> = Arc::default();
     let seen = Arc::clone(&committed);
-    let asked = http::address(&flags.watch)?;
+    let asked = monitor_server::address(&flags.watch)?;
     // Somebody who asks for the page has time to look at it.
     let stays = asked.is_some();
     let settings = Settings {

@@ -8,8 +8,8 @@ use std::ffi::{OsStr, OsString};
 
 use clap::{Arg, ArgAction, Command};
 
-use super::layers::{FoundSetting, SettingOrigin};
-use super::values::nearest;
+use super::parse_values::nearest;
+use super::precedence::{FoundSetting, SettingOrigin};
 use crate::error::{Error, ErrorKind};
 
 /// The beginning of all names.

@@ -2,14 +2,14 @@
 //!
 //! The bytes of a file or of standard input are the stream of one *producer*. They are posted in
 //! batches, in order, each with its offset in the stream, and a batch is sent again until the
-//! server has acknowledged that it is durable. `sender` does that over `client`; `file` and
-//! `stream` read; `place` finds where a file is to be read from.
+//! server has acknowledged that it is durable. `sender` does that over `http_client`; `follow_file`
+//! and `feed_stdin` read; `file_offsets` finds where a file is to be read from.
 
-mod client;
-mod file;
-mod place;
+mod feed_stdin;
+mod file_offsets;
+mod follow_file;
+mod http_client;
 mod sender;
-mod stream;
 
 use std::fs::File;
 use std::io;
@@ -20,17 +20,17 @@ use std::time::Duration;
 use clap::Args;
 
 use super::flags::WatchFlags;
+use super::parse_values::{bytes, choice, duration, show};
 use super::signals::{Listener, StopSignal};
-use super::values::{bytes, choice, duration, show};
-use super::{exit, failed, log, stderr};
+use super::{exit_codes, failed, log_lines, stderr};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Stop;
 
-pub use client::BodyCompression;
-use client::{Client, ClientSettings};
-use file::FileFeed;
+use feed_stdin::StreamFeed;
+use follow_file::FileFeed;
+pub use http_client::BodyCompression;
+use http_client::{Client, ClientSettings};
 use sender::{FeedProgress, FeedSender};
-use stream::StreamFeed;
 
 /// Exit code of a stop that has taken too long.
 const NOT_ACKNOWLEDGED: u8 = 75;
@@ -102,7 +102,7 @@ fn compression() -> impl clap::builder::TypedValueParser<Value = BodyCompression
 
 /// Runs `wordtide feed`.
 pub fn run(flags: &FeedFlags) -> Result<u8> {
-    log::install(&flags.watch, Some(0));
+    log_lines::install(&flags.watch, Some(0));
     if flags.batch_bytes == 0 || flags.batch_bytes > BATCH_BYTES_MAX {
         let message = format!("a batch of {} bytes is out of range", flags.batch_bytes);
         return Err(Error::new(ErrorKind::Usage, message).hint("give --batch-bytes from 1 to 1GiB"));
@@ -133,11 +133,11 @@ pub fn run(flags: &FeedFlags) -> Result<u8> {
                 "wordtide: ended by --stop-timeout of {}: {seen}",
                 show(patience)
             ));
-            exit::at_once(NOT_ACKNOWLEDGED);
+            exit_codes::at_once(NOT_ACKNOWLEDGED);
         }
         StopSignal::EndNow(code) => {
             stderr::line(format!("wordtide: ended by a second signal: {seen}"));
-            exit::at_once(code);
+            exit_codes::at_once(code);
         }
     })?;
     let sender = FeedSender {

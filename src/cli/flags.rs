@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
-use super::log::LogFormat;
-use super::values::{choice, duration, trimmed};
+use super::log_lines::LogFormat;
+use super::parse_values::{choice, duration, trimmed};
 
 pub use output::OutputFlags;
 pub use profile::ProfileFlags;

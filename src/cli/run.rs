@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use super::definitions::Dataflow;
 use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
-use super::form::form;
-use super::http::{self, RunServer};
-use super::progress::Progress;
-use super::service::Service;
+use super::monitor_server::{self, RunServer};
+use super::object_form::form;
+use super::progress_line::Progress;
+use super::service_manager::Service;
 use super::signals::{Listener, Supervisor};
-use super::{cluster, layers, log};
+use super::{cluster_flags, log_lines, precedence};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
@@ -17,7 +17,7 @@ use crate::outputs::{self, Output, OutputSettings, SqlSettings};
 use crate::settings::Settings;
 use crate::sources::{
     HostPort, HttpListener, KafkaProperties, KafkaTopic, ListenAddress, ListenSettings, Source,
-    Watch, descriptors,
+    Watch, open_file_limit,
 };
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
@@ -57,25 +57,25 @@ pub fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
-    log::install(&flags.watch, cluster::index(&flags.workers));
-    descriptors::raise_limit();
+    log_lines::install(&flags.watch, cluster_flags::index(&flags.workers));
+    open_file_limit::raise_limit();
     let signals = Listener::new()?;
     let job = define(builder(&flags)?)?;
-    if cluster::is_launcher(&flags.workers) {
-        http::check(&flags.watch, flags.workers.processes)?;
+    if cluster_flags::is_launcher(&flags.workers) {
+        monitor_server::check(&flags.watch, flags.workers.processes)?;
         check_passed(&flags.source.listen)?;
-        return cluster::launch(&flags.workers, flags.stop.stop_timeout, signals);
+        return cluster_flags::launch(&flags.workers, flags.stop.stop_timeout, signals);
     }
-    let (settings, lifeline) = cluster::settings(&flags.workers)?;
+    let (settings, lifeline) = cluster_flags::settings(&flags.workers)?;
     let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, keeps_state(&flags))?;
     let launched = lifeline.is_some().then_some(settings.process);
-    let address = http::address_of(&flags.watch, launched)?;
+    let address = monitor_server::address_of(&flags.watch, launched)?;
     let token_file = flags.source.token_file.as_deref();
     let server = RunServer::start(address, token_file, supervisor.stop())?;
-    cluster::announce(&settings);
+    cluster_flags::announce(&settings);
     let service = Service::new(supervisor.stop(), launched)?;
     if let Some(lifeline) = lifeline {
-        cluster::stop_with_launcher(lifeline, supervisor.stop())?;
+        cluster_flags::stop_with_launcher(lifeline, supervisor.stop())?;
     }
     let progress = Progress::start(&flags, server.meters());
     let job = job.cluster(settings).stop(supervisor.stop()).meters(server.meters());
@@ -86,7 +86,7 @@ where
     service.end(&ended);
     let ended = server.end(ended);
     drop(progress);
-    log::say_in_json("stopped", "the run has ended");
+    log_lines::say_in_json("stopped", "the run has ended");
     match ended {
         Ok(code) => Ok(code),
         Err(error) if error.kind() == ErrorKind::Stopped => {
@@ -237,7 +237,7 @@ fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source
 fn topics(flags: &SourceFlags) -> Result<Vec<KafkaTopic>> {
     let mut properties = KafkaProperties::default();
     for setting in &flags.kafka_config {
-        if KafkaProperties::has_password(setting) && !layers::was_found("kafka-config") {
+        if KafkaProperties::has_password(setting) && !precedence::was_found("kafka-config") {
             let message = "a password on the command line can be read by every user";
             let hint = "put it into a file and give --kafka-config sasl.password.file=PATH, or \
                         give it in WORDTIDE_KAFKA_CONFIG";

@@ -16,8 +16,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
-use super::exit::{self, INTERRUPTED, TERMINATED};
-use super::{failed, log, values};
+use super::exit_codes::{self, INTERRUPTED, TERMINATED};
+use super::{failed, log_lines, parse_values};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobHandle, Summary};
 use crate::sources::Stop;
@@ -123,8 +123,8 @@ impl Listener {
 
 /// Ends the process: without this thread nobody could stop it.
 fn end_deaf(error: Error) {
-    log::say(Level::ERROR, "failed", &format!("wordtide: error: {error}"));
-    exit::at_once(exit::exit_code(error.kind()));
+    log_lines::say(Level::ERROR, "failed", &format!("wordtide: error: {error}"));
+    exit_codes::at_once(exit_codes::exit_code(error.kind()));
 }
 
 /// Completes with the next signal; never, where it is ignored.
@@ -190,7 +190,7 @@ impl Supervisor {
                 stop.stop();
             }
             StopSignal::Overdue => {
-                let why = format!("--stop-timeout of {}", values::show(stop_timeout));
+                let why = format!("--stop-timeout of {}", parse_values::show(stop_timeout));
                 end(&watched, &why, if keeps_state { 75 } else { 1 });
             }
             StopSignal::EndNow(code) => end(&watched, "a second signal", code),
@@ -226,8 +226,8 @@ fn end(watched: &Mutex<WatchedSignals>, why: &str, code: u8) {
     let epochs: Vec<String> = status.in_flight.iter().map(u64::to_string).collect();
     let left = if epochs.is_empty() { "the open epoch".to_owned() } else { epochs.join(", ") };
     let text = format!("wordtide: ended by {why}; not committed: {left}");
-    log::say(Level::ERROR, "stopped", &text);
-    exit::at_once(code);
+    log_lines::say(Level::ERROR, "stopped", &text);
+    exit_codes::at_once(code);
 }
 
 #[cfg(test)]

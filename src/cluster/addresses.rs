@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::time::Instant;
 
-use super::cause::seconds;
+use super::loss_cause::seconds;
 use super::settings::{ClusterSettings, host_of};
 use crate::backoff::BackoffPolicy;
 use crate::error::{Error, ErrorKind, Result};

@@ -22,9 +22,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::addresses;
-use super::cause::seconds;
 use super::handshake::{Handshakes, ProvenLink, StartEvent, dial, listen};
-use super::hello::{Each, Incarnation, Purpose};
+use super::handshake_messages::{Each, Incarnation, Purpose};
+use super::loss_cause::seconds;
 use super::settings::ClusterSettings;
 use crate::error::{Error, ErrorKind, Result};
 

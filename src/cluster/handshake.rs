@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use super::hello::{
+use super::handshake_messages::{
     Each, HELLO_BYTES, HandshakeVerdict, Hello, Incarnation, NotHello, PROOF_BYTES, Purpose,
     VERDICT_BYTES, connector_proof, format_differs, listener_proof,
 };

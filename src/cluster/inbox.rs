@@ -2,8 +2,8 @@
 
 use tokio::sync::mpsc;
 
-use super::cause::Loss;
-use super::frame::Message;
+use super::control_frames::Message;
+use super::loss_cause::Loss;
 
 /// An event of the control links.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,8 +20,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Mode, OFlags, linkat, open, openat, unlinkat};
 
 use super::settings::MeshKey;
-use crate::encoding::hex;
 use crate::error::{Error, ErrorKind, Result};
+use crate::hex_varint::hex;
 use crate::random::random_bytes;
 
 /// Name of the key's file in its folder.

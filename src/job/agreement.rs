@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::journals::JournalList;
-use super::messages::{WHILE_ALIVE, decode, encode};
-use super::recovery::RecoveryPlan;
+use super::control_messages::{WHILE_ALIVE, decode, encode};
+use super::find_journals::JournalList;
+use super::recover_epochs::RecoveryPlan;
 use crate::cluster::{self, Control, JobFingerprint};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};

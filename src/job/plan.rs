@@ -9,19 +9,19 @@ use std::sync::Arc;
 use tokio::runtime::Runtime;
 
 use super::agreement::{Agreement, FormerRuns, explain_panic, fingerprint};
-use super::changelog;
-use super::journals::{self, JournalList};
-use super::metering;
-use super::owning::{OutputOpening, OwnedOutput};
-use super::pace::{EpochProcess, Follower, Leader};
-use super::progress::EpochProgress;
-use super::reading::RunningSources;
-use super::recovery::{self, JournalPlan};
-use super::replay;
+use super::assign_sources::{self, BlockSharing, Readers};
+use super::claim_output::{OutputOpening, OwnedOutput};
+use super::epoch_completion::EpochProgress;
+use super::epoch_driver::{EpochProcess, Follower, Leader};
+use super::find_journals::{self, JournalList};
+use super::recover_epochs::{self, JournalPlan};
+use super::replay_journal;
 use super::resources::StateAndOutput;
-use super::sharing::{self, BlockSharing, Readers};
-use super::stopping::until_stopped;
-use super::streams::{OwnSources, Streams, StreamsEnd};
+use super::restore_changelog;
+use super::running_sources::RunningSources;
+use super::share_figures;
+use super::source_logs::{OwnSources, Streams, StreamsEnd};
+use super::stop_during_start::until_stopped;
 use super::{JobBuilder, StatePlace};
 use crate::cluster::{ClusterSettings, Control, Mesh};
 use crate::epoch::{Clock, Schedule};
@@ -107,7 +107,7 @@ pub fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let objects = form.form(&target, settings.interval.as_millis() as u64)?;
     let (sources, readers) = match &builder.replay {
         Some(_) => (Vec::new(), Readers::of_journal()),
-        None => sharing::place(sources, &target, cluster.processes)?,
+        None => assign_sources::place(sources, &target, cluster.processes)?,
     };
     if form.format == Format::Scala && settings.words.split == Split::Space {
         settings.words.split = Split::SpaceScala;
@@ -126,8 +126,8 @@ pub fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
     let have_journals = state != StatePlace::None;
     let started_ms = clock.wall_ms();
     let journal_max = if have_journals { journal.journal_bytes_max } else { 0 };
-    metering::begin(&meters, (&identity, &target, &cluster), started_ms, journal_max);
-    let sources = sharing::own(sources, &readers, &cluster, have_journals, &meters)?;
+    share_figures::begin(&meters, (&identity, &target, &cluster), started_ms, journal_max);
+    let sources = assign_sources::own(sources, &readers, &cluster, have_journals, &meters)?;
     let plan = JobPlan {
         definition,
         is_single: outputs::is_single(&target),
@@ -158,7 +158,7 @@ impl JobPlan {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
         let recorded = match &self.replay {
-            Some(dir) => Some(replay::parts(dir, self.identity.interval_ms)?),
+            Some(dir) => Some(replay_journal::parts(dir, self.identity.interval_ms)?),
             None => recorded,
         };
         let workers = (self.cluster.processes * self.settings.threads) as u32;
@@ -258,8 +258,8 @@ impl JobPlan {
         if let Some(dir) = &self.replay {
             let mut found = JournalList::default();
             if self.cluster.process == 0 {
-                for (folder, glimpse) in replay::kept_journals(dir)? {
-                    replay::open(&folder, &glimpse)?.add_to(&mut found);
+                for (folder, glimpse) in replay_journal::kept_journals(dir)? {
+                    replay_journal::open(&folder, &glimpse)?.add_to(&mut found);
                 }
             }
             return Ok(FormerRuns { journals: vec![found], ..FormerRuns::default() });
@@ -271,12 +271,12 @@ impl JobPlan {
             });
         };
         if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
-            recovery::warn_of_other_states(&dir, self.definition_name());
+            recover_epochs::warn_of_other_states(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
-        let journals = vec![journals::find(&dir, &own, &self.abandoned)?];
+        let journals = vec![find_journals::find(&dir, &own, &self.abandoned)?];
         let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
-        Ok(FormerRuns { journals, ids, attempts, begun: changelog::begun(&dir)? })
+        Ok(FormerRuns { journals, ids, attempts, begun: restore_changelog::begun(&dir)? })
     }
 
     /// Opens the changelog and reads it back; `None` for a job without state.
@@ -291,7 +291,7 @@ impl JobPlan {
         let (Some(state), Some(place)) = (&opened.state, &writer.changelog) else {
             return Ok(None);
         };
-        changelog::note_begun(state.dir(), agreed.begun)?;
+        restore_changelog::note_begun(state.dir(), agreed.begun)?;
         let job = self.publication(agreed.parts, &agreed.ids).job;
         let (place, handle) = (Arc::clone(place), runtime.handle().clone());
         let changelog = Changelog::new(place, &job, agreed.begun, failure.clone(), handle);
@@ -300,7 +300,7 @@ impl JobPlan {
             let worker = part as usize % owners;
             worker / self.settings.threads == self.cluster.process
         };
-        let restored = changelog::restore(&changelog, owns, agreed.committed_through());
+        let restored = restore_changelog::restore(&changelog, owns, agreed.committed_through());
         Ok(Some((runtime.block_on(until_stopped(&self.stop, restored))?, changelog)))
     }
 
@@ -331,7 +331,7 @@ impl JobPlan {
             interval_ms: self.identity.interval_ms,
             process: self.cluster.process,
         });
-        dir.iter().try_for_each(|dir| journals::set_aside(dir, &recovery_plan.abandoned))?;
+        dir.iter().try_for_each(|dir| find_journals::set_aside(dir, &recovery_plan.abandoned))?;
         Streams::open(sources, plan.as_ref(), recovery_plan, agreed.open, threads)
     }
 

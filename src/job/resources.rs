@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
-use super::changelog;
+use super::restore_changelog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::outputs::{Changelog, EpochWriter, Output};
@@ -88,7 +88,7 @@ impl JobResources {
     pub fn forget(&self, runtime: &Runtime) {
         let (Some(state), Some(changelog)) = (&self.opened.state, &self.changelog) else { return };
         // First the note that names it: after a crash in between, no job finds the changelog.
-        changelog::forget_begun(state.dir());
+        restore_changelog::forget_begun(state.dir());
         if self.is_first
             && let Err(error) = runtime.block_on(changelog.discard())
         {

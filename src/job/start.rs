@@ -11,14 +11,14 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::agreement::{Agreement, CAUSE_WAIT, FormerRuns};
-use super::metering;
-use super::pace::EpochProcess;
+use super::epoch_completion::EpochProgress;
+use super::epoch_driver::EpochProcess;
 use super::plan::{self, JobPlan};
-use super::progress::EpochProgress;
 use super::resources::{JobResources, StateAndOutput, keep_claim};
-use super::stopping::{ReadingBegun, stopped, watch_stop};
-use super::streams::OwnSources;
-use super::{Job, JobBuilder, JobHandle, commits, status};
+use super::share_figures;
+use super::source_logs::OwnSources;
+use super::stop_during_start::{ReadingBegun, stopped, watch_stop};
+use super::{Job, JobBuilder, JobHandle, committed_stream, status};
 use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -82,7 +82,7 @@ fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) ->
     let links = mesh.control.clone();
     let failure = Failure::new();
     let failed = failure.clone();
-    metering::note_failure(&failure, plan.meters.clone(), links.clone(), plan.cluster.process);
+    share_figures::note_failure(&failure, plan.meters.clone(), links.clone(), plan.cluster.process);
     if plan.cluster.processes > 1 {
         let watching = watch_stop(stop.clone(), links.clone(), plan.cluster.process, begun.clone());
         supervise(&failure, runtime.handle(), "watch stop", watching);
@@ -155,7 +155,7 @@ fn begin(
     let block_links = std::mem::take(&mut mesh.blocks);
     let (agreed, opened) = agree(&plan, &sources, &runtime, own, &mesh.control)?;
     let mut streams = plan.open_streams(sources, &agreed)?;
-    let (announce, first_commits) = commits::channel();
+    let (announce, first_commits) = committed_stream::channel();
     let announced = announce.downgrade();
     let Publishing { output, changelog, resources } =
         open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
@@ -184,7 +184,7 @@ fn begin(
     let (progress, reading, streams) = read?;
     meters.enter(Phase::Counting, "");
     let Mesh { control, inbox, .. } = mesh;
-    metering::share(&meters, &control, agreed.is_watched, &failure, runtime.handle());
+    share_figures::share(&meters, &control, agreed.is_watched, &failure, runtime.handle());
     let links = control.clone();
     let process = EpochProcess {
         progress,

@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use super::model::{Dice, End, ModelDisk};
+use super::model_disk::{Dice, End, ModelDisk};
 use super::record::CommitNote;
 use super::*;
-use crate::journal::inspect::inspect;
+use crate::journal::dump_and_check::inspect;
 use crate::lines::StreamEnd;
 
 fn cases() -> u32 {

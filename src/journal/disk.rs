@@ -16,9 +16,9 @@ use std::sync::Arc;
 use rustix::fs::{FallocateFlags, OFlags};
 use rustix::io::Errno;
 
-use crate::crash;
+use crate::crash_points;
 use crate::durable_file::sync_folder;
-use crate::lock;
+use crate::file_lock;
 
 /// One open file.
 pub trait File: Send + Sync + fmt::Debug {
@@ -150,7 +150,7 @@ impl LocalDisk {
         sync_folder(folder.parent().unwrap_or(Path::new("")))?;
         keep_private(folder, 0o700)?;
         let lock = private().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
-        match lock::exclusive(&lock) {
+        match file_lock::exclusive(&lock) {
             Ok(true) => {
                 let disk = LocalDisk { folder: folder.to_owned(), _lock: Some(lock) };
                 for name in disk.list()? {
@@ -242,7 +242,7 @@ impl Disk for LocalDisk {
 /// Reserves the blocks; a file system that cannot gets the length alone, and `StorageFull` may then
 /// come from a write, which the journal takes as well.
 fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
-    if crash::has_fault("disk.full") {
+    if crash_points::has_fault("disk.full") {
         return Err(io::ErrorKind::StorageFull.into());
     }
     loop {
@@ -294,7 +294,7 @@ impl File for LocalFile {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if crash::has_fault("disk.sync") {
+        if crash_points::has_fault("disk.sync") {
             return Err(Errno::IO.into());
         }
         // Not repeated on EINTR either: the kernel reports a lost page once.

@@ -11,7 +11,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::*;
-use crate::crash::POINTS;
+use crate::crash_points::POINTS;
 use crate::lines::StreamEnd;
 
 const CHILD: &str = "WORDTIDE_JOURNAL_CHILD";

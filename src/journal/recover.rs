@@ -1,15 +1,15 @@
-//! Reads the contents of a log after a crash. [`open`](super::open) repairs it.
+//! Reads the contents of a log after a crash. [`open`](super::open_journal) repairs it.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::disk::{Disk, File};
-use super::encoding::Fault;
-use super::read::damage_error;
+use super::read_back::damage_error;
 use super::record::{CommitNote, Entry, EpochEnd, Position, Record, Resume};
-use super::scan::{self, Cursor, Step, look_behind};
+use super::record_bytes::Fault;
+use super::scan_segment::{self, Cursor, Step, look_behind};
 use super::segment::{self, HEADER, Header, SegmentState, read_header};
-use super::shared::{Segment, disk_error};
+use super::shared_state::{Segment, disk_error};
 use crate::error::Result;
 
 /// The contents of a journal when it was opened.
@@ -356,7 +356,7 @@ fn judge_end(
     marks.sort_unstable();
     marks.dedup();
     let to = next_whole.min(promised).max(stop.position + 1);
-    let epochs = scan::name_epochs(scan::affected(&marks, stop.position, to));
+    let epochs = scan_segment::name_epochs(scan_segment::affected(&marks, stop.position, to));
     let fault = stop.fault.unwrap_or(Fault::Missing);
     Err(log.damage(stop.at, stop.position, fault, &epochs))
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::pool::Buffer;
+use super::block_pool::Buffer;
 
 /// Consecutive whole lines, each ended by `\n`, `\r` or `\r\n`. A block is immutable, and a clone
 /// is a pointer.

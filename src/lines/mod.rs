@@ -41,18 +41,18 @@
 //! the one unfinished line that each keeps is outside the bound and limited by `line_bytes_max`.
 
 mod block;
-mod long;
-mod pool;
-mod shipped;
+mod block_bytes;
+mod block_pool;
+mod line_limits;
 mod splitter;
 #[cfg(test)]
 mod tests;
 
 pub use block::Block;
+pub use block_bytes::BlockHead;
 #[cfg(any(test, feature = "internals"))]
-pub use pool::RoomGrant;
-pub use pool::{BlockPool, RoomRequest};
-pub use shipped::BlockHead;
+pub use block_pool::RoomGrant;
+pub use block_pool::{BlockPool, RoomRequest};
 pub use splitter::LineSplitter;
 
 use serde::{Deserialize, Serialize};

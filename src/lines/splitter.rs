@@ -16,8 +16,8 @@ use memchr::{memchr2, memchr3, memrchr2};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::block::BlockFacts;
-use super::long;
-use super::pool::{Buffer, STANDARD_BYTES};
+use super::block_pool::{Buffer, STANDARD_BYTES};
+use super::line_limits;
 use super::{
     Block, BlockPool, LineLimits, LinePart, LineStats, LongLine, SplitterState, StreamEnd,
 };
@@ -226,7 +226,8 @@ impl LineSplitter {
                 && end - self.start > self.limits.line_bytes_max
             {
                 let lines = &mut bytes[self.start..end];
-                let (kept, dropped) = long::drop_long_lines(lines, self.limits.line_bytes_max);
+                let (kept, dropped) =
+                    line_limits::drop_long_lines(lines, self.limits.line_bytes_max);
                 text_end = self.start + kept;
                 self.stats.dropped_lines += dropped;
             }
@@ -238,7 +239,7 @@ impl LineSplitter {
             if text_bytes > 0 {
                 text_end = end + text_bytes;
                 if end > self.start {
-                    long::unglue(&mut bytes[self.start..text_end], end - self.start);
+                    line_limits::unglue(&mut bytes[self.start..text_end], end - self.start);
                 }
             }
             end = if self.is_skipping() { self.filled } else { end + text_bytes };
@@ -370,7 +371,7 @@ impl LineSplitter {
                     self.lines_owed += u64::from(self.line_part == LinePart::SkippedWord);
                     self.line_part = LinePart::Start;
                     self.cut_above = self.line_bytes_max();
-                    let (next, pending_cr) = long::past_line_end(bytes, at);
+                    let (next, pending_cr) = line_limits::past_line_end(bytes, at);
                     self.pending_cr = pending_cr;
                     next
                 }

@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::Mutex;
 
-use super::figures::JournalFigures;
 use super::lock;
+use super::snapshot::JournalFigures;
 
 /// Returns bytes held and bytes not synced of one journal.
 type Gauge = Box<dyn Fn() -> (u64, u64) + Send>;

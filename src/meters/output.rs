@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use super::figures::{Condition, ConditionKind};
+use super::snapshot::{Condition, ConditionKind};
 use super::{Counter, lock, now_ms};
 
 /// A kind of request to an output.

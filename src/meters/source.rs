@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::watch;
 
-use super::figures::{Condition, ConditionKind, SourceFigures};
-use super::positions::EpochPositions;
+use super::snapshot::{Condition, ConditionKind, SourceFigures};
+use super::source_positions::EpochPositions;
 use super::{Counter, Stopwatch, lock, now_ms};
 use crate::epoch::Epoch;
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use super::Counter;
-use super::figures::WorkerFigures;
+use super::snapshot::WorkerFigures;
 
 /// The figures of one worker, on cache lines of their own: two workers never write to the same.
 #[derive(Debug, Default)]

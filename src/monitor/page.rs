@@ -5,7 +5,7 @@ use axum::response::Response;
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 
-use super::respond::response;
+use super::response_headers::response;
 use crate::random::random_id;
 
 const PAGE: &str = include_str!("page/page.html");

@@ -2,7 +2,7 @@
 //!
 //! All of it runs on one thread with a low priority. Connections above the limit are closed at
 //! once. A head must come within [`HEAD_TIMEOUT`] and has at most [`HEAD_BYTES_MAX`] bytes; the
-//! body of a request is never read; a peer that takes nothing is cut off by `patience`.
+//! body of a request is never read; a peer that takes nothing is cut off by `slow_client_timeout`.
 
 use std::convert::Infallible;
 use std::net::TcpListener;
@@ -17,13 +17,13 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
 use super::FLUSH_TIMEOUT;
-use super::answer::answer;
-use super::patience::PatientStream;
+use super::routes::answer;
 use super::site::Site;
+use super::slow_client_timeout::PatientStream;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most connections at a time. There is room for all event streams and some short requests.
-const CONNECTIONS_MAX: usize = super::events::STREAMS_MAX + 128;
+const CONNECTIONS_MAX: usize = super::event_stream::STREAMS_MAX + 128;
 
 /// Longest time in which the head of a request must come, also the next one of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);

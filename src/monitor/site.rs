@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::access::Access;
-use super::events::Events;
+use super::authorize::Access;
+use super::event_stream::Events;
 use crate::meters::Meters;
 
 /// The things that a server shows, and to whom.

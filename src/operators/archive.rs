@@ -11,10 +11,10 @@ use timely::container::CapacityContainerBuilder;
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::generic::Operator;
 
+use super::epoch_ticks::{AtTicks, Stash, at_ticks};
 use super::lines::Lines;
 use super::rows::{EpochRows, Row, RowKind, RowSet, Rows};
 use super::text::each_line;
-use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
 use crate::epoch::Epoch;
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 
+use super::epoch_ticks::{AtTicks, Stash, at_ticks};
 use super::rows::{EpochRows, Row, Rows};
-use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
 use crate::epoch::Epoch;
 use crate::words;

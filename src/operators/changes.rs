@@ -9,11 +9,11 @@ use differential_dataflow::operators::arrange::TraceAgent;
 use differential_dataflow::trace::{Span, TraceReader};
 use timely::progress::Antichain;
 
-use super::batch::WordBatch;
-use super::batcher::WordSpine;
 use super::columns::WordRef;
-use super::ticks::AtTicks;
-use super::totals::for_each_change;
+use super::differential_batch::WordBatch;
+use super::epoch_ticks::AtTicks;
+use super::run_batcher::WordSpine;
+use super::trace_sums::for_each_change;
 use super::window::Grid;
 use crate::epoch::Epoch;
 

@@ -15,13 +15,13 @@ use timely::dataflow::channels::pact::{Exchange, Pipeline};
 use timely::dataflow::operators::ToStream;
 use timely::dataflow::operators::generic::Operator;
 
-use super::batcher::Batches;
 use super::changes::EachChange;
 use super::context::Context;
+use super::epoch_ticks::{AtTicks, Stash, at_ticks};
 use super::lines::Lines;
 use super::rows::{EpochRows, Row, RowKind, RowSet, Rows};
+use super::run_batcher::Batches;
 use super::text::{each_line, text};
-use super::ticks::{AtTicks, Stash, at_ticks};
 use super::window::Grid;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind};

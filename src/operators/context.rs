@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::changelog::ChangeBuffer;
+use super::stored_change::ChangeBuffer;
 use crate::epoch::Epoch;
 use crate::failure::Failure;
 use crate::meters::{Meters, WorkerMeter};

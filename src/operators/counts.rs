@@ -3,8 +3,8 @@
 //! The meaning of a count is one of three collections (see [`Words`](super::Words)). How it is
 //! computed is decided here, when the definition asks for a result. The counts of single epochs are
 //! the batches that differential's arrange operator produces; nothing is kept. Totals and windows
-//! that are published are [sums](super::sums). As a collection they are the trace of the batches:
-//! the contents at an epoch are the sums of all updates up to it.
+//! that are published are [sums](super::keep_totals). As a collection they are the trace of the
+//! batches: the contents at an epoch are the sums of all updates up to it.
 
 use std::rc::Rc;
 
@@ -15,14 +15,14 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::{DistributorPact, Exchange, Pipeline};
 use timely::dataflow::operators::core::OkErr;
 
-use super::batcher::{RunBatcher, WordSpine};
 use super::changes::{Changes, EachChange, WordTrace};
 use super::context::Context;
+use super::epoch_ticks::{AtTicks, Ticks, at_ticks};
+use super::keep_totals::{Shown, Sums};
 use super::record_changes::record_changes;
 use super::rows::{RowKind, Rows, per_epoch_rows};
 use super::run::{Run, ToOwner};
-use super::sums::{Shown, Sums};
-use super::ticks::{AtTicks, Ticks, at_ticks};
+use super::run_batcher::{RunBatcher, WordSpine};
 use super::window::{Grid, Window};
 use super::{collection, top};
 use crate::epoch::Epoch;

@@ -1,8 +1,8 @@
 //! The operator before the base, or the arrangement, of totals and windows.
 //!
-//! It adds up the runs of a complete epoch and adds them to the [changes](super::changelog) that
-//! the sink stores. At the start it sends the changes of former runs at past epochs, as if their
-//! words were counted again; what is published or read from a trace is the same.
+//! It adds up the runs of a complete epoch and adds them to the [changes](super::stored_change)
+//! that the sink stores. At the start it sends the changes of former runs at past epochs, as if
+//! their words were counted again; what is published or read from a trace is the same.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -14,16 +14,16 @@ use timely::dataflow::channels::pact::DistributorPact;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
-use super::batcher::RunsByEpoch;
-use super::changelog::{BufferState, PartChange};
 use super::context::Context;
 use super::run::{Run, ToOwner};
+use super::run_batcher::RunsByEpoch;
+use super::stored_change::{BufferState, PartChange};
 use crate::epoch::Epoch;
 use crate::words;
 
 /// Sends runs to their owners, adds up the runs of each epoch and adds the sum to the worker's
-/// [`ChangeBuffer`](super::changelog::ChangeBuffer). The changes of former runs come first. Results
-/// contain a change for `lasts_ms`, or for ever.
+/// [`ChangeBuffer`](super::stored_change::ChangeBuffer). The changes of former runs come first.
+/// Results contain a change for `lasts_ms`, or for ever.
 pub fn record_changes<'s>(
     runs: Stream<'s, Epoch, Run>,
     lasts_ms: Option<u64>,

@@ -14,10 +14,10 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::generic::Operator;
 
-use super::batch::WordBatch;
-use super::batcher::Batches;
 use super::context::Context;
+use super::differential_batch::WordBatch;
 use super::run::Run;
+use super::run_batcher::Batches;
 use super::window::Grid;
 use crate::epoch::Epoch;
 

@@ -16,7 +16,7 @@ use timely::dataflow::channels::{ContainerBytes, Message};
 use timely::progress::Stamp;
 
 use super::columns::{Ends, WordColumn, WordRef};
-use super::received::malformed;
+use super::malformed_data::malformed;
 use crate::epoch::Epoch;
 use crate::words::vec_with_room;
 

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use timely::dataflow::channels::pact::{Exchange, Pipeline};
 
+use super::epoch_ticks::{AtTicks, Stash, at_ticks};
 use super::rows::{EpochRows, Row, RowSet, Rows};
-use super::ticks::{AtTicks, Stash, at_ticks};
 use crate::epoch::Epoch;
 
 /// A word in a ranking. More frequent words compare as less.

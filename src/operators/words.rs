@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::combine::{Unit, combine};
+use super::count_words::{Unit, combine};
 use super::counts::{Counts, Over};
 use super::lines::Lines;
 use super::window::Window;

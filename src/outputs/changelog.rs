@@ -14,9 +14,9 @@
 //! a window has left are removed. A crash during either leaves objects that the next start
 //! recognizes as obsolete and removes.
 
-mod object;
-mod parts;
-mod place;
+mod change_bytes;
+mod changelog_place;
+mod part_objects;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,15 +26,15 @@ use futures::stream::{self, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-use crate::crash::crash_point;
+use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::{PartChange, Run};
 use crate::store::StoreResult;
 use crate::supervise::{self, supervise};
-use parts::{ChangelogObject, ChangelogPart, PartObjects};
-pub use place::{ChangelogStore, StoredChange};
+pub use changelog_place::{ChangelogStore, StoredChange};
+use part_objects::{ChangelogObject, ChangelogPart, PartObjects};
 
 /// Objects that are read at the same time.
 const READS_IN_FLIGHT_MAX: usize = 16;
@@ -111,7 +111,7 @@ impl Changelog {
     async fn store_one(&self, change: PartChange) -> Result<()> {
         let (part, object) =
             (ChangelogPart::of(&change), ChangelogObject::change(change.run.epoch));
-        let (lasts_ms, encoded) = (change.lasts_ms, object::encode(&change));
+        let (lasts_ms, encoded) = (change.lasts_ms, change_bytes::encode(&change));
         // The store may be out of reach for long, and the encoded bytes are sufficient.
         drop(change);
         crash_point("memory.before_put");
@@ -192,7 +192,7 @@ impl Changelog {
         let add_up = move || {
             let runs: Vec<Run> = changes.into_iter().map(|change| change.run).collect();
             let run = Run::add_up(runs, base.epoch);
-            object::encode(&PartChange {
+            change_bytes::encode(&PartChange {
                 counts: part.counts,
                 part: part.part,
                 lasts_ms: None,
@@ -217,7 +217,7 @@ impl Changelog {
         let prefix = format!("{}/", self.dir);
         for StoredChange { name, bytes } in self.store.list(&self.dir).await? {
             let Some(name) = name.strip_prefix(&prefix) else { continue };
-            let Some((part, object)) = parts::parse(name, bytes) else { continue };
+            let Some((part, object)) = part_objects::parse(name, bytes) else { continue };
             if owns(part.part) {
                 found.entry(part).or_default().push(object);
             }
@@ -244,13 +244,14 @@ impl Changelog {
         let name = self.name(part, object);
         let key = self.store.place(&name);
         if object.bytes > OBJECT_BYTES_MAX {
-            return Err(object::damaged(&key, "it is longer than any object of a changelog"));
+            return Err(change_bytes::damaged(&key, "it is longer than any object of a changelog"));
         }
         let stored = StoredChange { name, bytes: object.bytes };
         let bytes = self.store.read(&stored).await?;
-        let change = object::decode(&bytes).map_err(|reason| object::damaged(&key, reason))?;
+        let change =
+            change_bytes::decode(&bytes).map_err(|reason| change_bytes::damaged(&key, reason))?;
         if ChangelogPart::of(&change) != part || change.run.epoch != object.epoch {
-            return Err(object::damaged(&key, "it is of another part or epoch"));
+            return Err(change_bytes::damaged(&key, "it is of another part or epoch"));
         }
         Ok(change)
     }

@@ -1,6 +1,6 @@
 //! The error of an epoch that another job has committed.
 
-use super::evidence::CommitEvidence;
+use super::commit_evidence::CommitEvidence;
 use crate::error::{Error, ErrorKind};
 
 /// Returns the error of a start whose journal holds lines for an epoch of which `owner` has written

@@ -8,42 +8,44 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `format`, `layout` | bytes of rows, names of objects |
-//! | `marker_content` | the JSON in `_SUCCESS` |
-//! | `opened`, `named`, `committed` | the start: epochs that stand there, and those committed |
-//! | `form`, `encoding` | names and bytes as they are set; the steps from rows to an object |
-//! | `encode`, `writer` | rows as the bytes of parts; writes parts and markers |
-//! | `publish`, `write_marker` | creates objects, with retries; the write of `_SUCCESS` |
-//! | `ownership`, `claim`, `claiming` | who may write below a prefix |
-//! | `changelog`, `check` | the changelog as objects; `wordtide check` |
+//! | `format`, `object_names` | bytes of rows, names of objects |
+//! | `marker_json` | the JSON in `_SUCCESS` |
+//! | `object_output` | the start: what stands there, and whose it is |
+//! | `existing_epochs`, `find_marker` | epochs that have a directory, and those committed |
+//! | `object_form` | names and bytes as they are set |
+//! | `part_encoding` | the steps from rows to an object |
+//! | `encode_rows`, `epoch_writer` | rows as the bytes of parts; writes parts and markers |
+//! | `put_objects`, `write_marker` | creates objects, with retries; the write of `_SUCCESS` |
+//! | `check_ownership`, `claim_object`, `take_claim` | who may write below a prefix |
+//! | `changelog`, `check_store` | the changelog as objects; `wordtide check` |
 
 pub mod format;
 
 mod changelog;
-mod check;
-mod claim;
-mod claiming;
-mod committed;
-mod encode;
-mod encoding;
-mod form;
-mod layout;
-mod marker_content;
-mod named;
-mod opened;
-mod ownership;
-mod publish;
+mod check_ownership;
+mod check_store;
+mod claim_object;
+mod encode_rows;
+mod epoch_writer;
+mod existing_epochs;
+mod find_marker;
+mod marker_json;
+mod object_form;
+mod object_names;
+mod object_output;
+mod part_encoding;
+mod put_objects;
+mod take_claim;
 mod write_marker;
-mod writer;
 
 pub use changelog::ObjectChangelog;
-pub use claim::{Claim, ClaimKeys};
-pub use claiming::{ClaimAttempt, keep as keep_claim};
-pub use encode::encode as encode_rows;
-pub use encoding::Encoding;
-pub use form::{FormSettings, ObjectForm};
+pub use check_ownership::Ownership;
+pub use claim_object::{Claim, ClaimKeys};
+pub use encode_rows::encode as encode_rows;
 pub use format::{CHUNK_BYTES, RowBatch, RowReader, begin_columns, push_row, read_rows};
-pub use layout::Layout;
-pub use opened::ObjectOutput;
-pub use ownership::Ownership;
-pub use publish::Publisher;
+pub use object_form::{FormSettings, ObjectForm};
+pub use object_names::Layout;
+pub use object_output::ObjectOutput;
+pub use part_encoding::Encoding;
+pub use put_objects::Publisher;
+pub use take_claim::{ClaimAttempt, keep as keep_claim};

@@ -15,11 +15,11 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use super::changelog::ChangelogStore;
+use super::commit_evidence::CommitEvidence;
 use super::commit_log::CommitLog;
-use super::evidence::CommitEvidence;
-use super::ids::Ids;
 use super::owner::Standing;
 use super::publication::Publication;
+use super::state_ids::Ids;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;

@@ -15,19 +15,19 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `client` | requests, and what their answers mean |
-//! | `mode` | how rows come into an index: `--write` |
+//! | `http_client` | requests, and what their answers mean |
+//! | `write_mode` | how rows come into an index: `--write` |
 //! | `documents` | ids, mappings, and the JSON of rows and markers |
-//! | `bulk` | rows as bulk requests, and the items that were refused |
-//! | `claims` | claims as documents |
-//! | `opened`, `writer` | the start; writes rows and markers |
+//! | `bulk_requests` | rows as bulk requests, and the items that were refused |
+//! | `claim_documents` | claims as documents |
+//! | `search_output`, `epoch_writer` | the start; writes rows and markers |
 
-mod bulk;
-mod claims;
-mod client;
+mod bulk_requests;
+mod claim_documents;
 mod documents;
-mod mode;
-mod opened;
-mod writer;
+mod epoch_writer;
+mod http_client;
+mod search_output;
+mod write_mode;
 
-pub use opened::SearchOutput;
+pub use search_output::SearchOutput;

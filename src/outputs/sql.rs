@@ -11,34 +11,35 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `rows` | rows between worker and transaction |
+//! | `staged_rows` | rows between worker and transaction |
 //! | `tables` | names, columns and statements, in each dialect |
-//! | `session` | the traits of a driver and its sessions |
-//! | `opened`, `ownership`, `settings` | the start: checks, tables, the row of the owner |
-//! | `writer`, `marker`, `changelog` | the transaction of a commit; the changelog as rows |
+//! | `driver_traits` | the traits of a driver and its sessions |
+//! | `database_output`, `owner_row`, `settings` | the start: checks, tables, the row of the owner |
+//! | `epoch_writer`, `marker`, `changelog` | the transaction of a commit; the changelog as rows |
 //! | `sqlite`, `postgres`, `mysql` | the drivers |
-//! | `credentials`, `tls`, `silence` | what servers need: passwords, TLS, the limit of waiting |
+//! | `credentials`, `tls` | what servers need: passwords and TLS |
+//! | `answer_timeout` | the limit of waiting for an answer |
 
+mod answer_timeout;
 mod changelog;
 mod credentials;
+mod database_output;
+mod driver_traits;
+mod epoch_writer;
 mod marker;
 mod mysql;
-mod opened;
-mod ownership;
+mod owner_row;
 mod postgres;
-mod rows;
-mod session;
 mod settings;
-mod silence;
 mod sqlite;
+mod staged_rows;
 mod tables;
 mod tls;
-mod writer;
 
 use std::path::Path;
 use std::sync::Arc;
 
-pub use opened::SqlOutput;
+pub use database_output::SqlOutput;
 pub use settings::SqlSettings;
 pub use tables::WriteMode;
 
@@ -56,7 +57,7 @@ pub fn open(
     settings: SqlSettings,
     ca_file: Option<&Path>,
 ) -> Result<SqlOutput> {
-    let driver: Arc<dyn session::Driver> = match target.kind {
+    let driver: Arc<dyn driver_traits::Driver> = match target.kind {
         DatabaseKind::Sqlite => Arc::new(sqlite::SqliteDriver::new(&target.path)),
         DatabaseKind::Postgres => {
             let credentials = credentials::find(target, &credentials::of_process)?;

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 use super::dial::Dialer;
-use super::host::HostPort;
+use super::host_port::HostPort;
 use super::log::SourceLog;
-use super::retry::Retry;
+use super::reconnect::Retry;
 use crate::error::Result;
 use crate::lines::StreamEnd;
 

@@ -15,8 +15,8 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
-use super::host::HostPort;
-use super::retry::{Retry, Trouble};
+use super::host_port::HostPort;
+use super::reconnect::{Retry, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest wait for one address to answer.

@@ -13,9 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::Semaphore;
 
 use super::compressed::{self, InputEncoding, StoredFile, Text, TextFault};
-use super::fingerprint::Fingerprint;
+use super::file_fingerprint::Fingerprint;
+use super::file_or_stream;
 use super::log::SourceLog;
-use super::path;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lines::StreamEnd;
 
@@ -92,7 +92,7 @@ pub async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceLog) -> 
         }
     };
     let Some(_turn) = log.alongside(turn).await? else { return end_at_stop(log) };
-    let file = path::open_file(&path)?;
+    let file = file_or_stream::open_file(&path)?;
     let mut reading = FileReading::begin(file, path, log)?;
     reading.skip().await?;
     reading.run().await

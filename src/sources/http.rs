@@ -18,15 +18,15 @@
 //! With `--once`, the source ends when a sender says that it has ended (`end=line`, `end=forget`)
 //! and no other producer that has sent something in this run goes on.
 
-mod answer;
-mod append;
-mod body;
-mod connections;
+mod append_bodies;
+mod body_memory;
+mod connection_limits;
 mod decode;
-mod memory;
-mod producer;
+mod producer_id;
+mod receive_body;
 mod request;
-mod serve;
+mod responses;
+mod server;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -37,17 +37,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
-use super::host::HostPort;
+use super::host_port::HostPort;
 use super::log::SourceLog;
-use super::stop::Stop;
+use super::stop_signal::Stop;
+use crate::bearer_token::Token;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loopback::{is_loopback, is_loopback_name};
 use crate::tls::{self, TlsFiles};
-use crate::token::Token;
-use append::Appender;
-use body::BodyLimits;
+use append_bodies::Appender;
+use receive_body::BodyLimits;
 use request::Guard;
-use serve::LinesService;
+use server::LinesService;
 
 /// Greatest limit of a body.
 const BODY_BYTES_MAX: usize = 1 << 30;
@@ -157,7 +157,7 @@ pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Resu
     };
     let stop = log.stop().clone();
     let mut server = JoinSet::new();
-    server.spawn(serve::serve(listener, Arc::new(service), listen.connections_max));
+    server.spawn(server::serve(listener, Arc::new(service), listen.connections_max));
     let closes = closing.clone();
     server.spawn(async move {
         tokio::select! {
@@ -168,7 +168,7 @@ pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Resu
     Appender::new(log, once.then_some(closing)).run(asked).await?;
     // The orders have ended because the server has, or because it panicked.
     while let Some(ended) = server.join_next().await {
-        serve::check(ended);
+        server::check(ended);
     }
     log.meter().ended();
     log.finish().await?;

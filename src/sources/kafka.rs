@@ -14,31 +14,31 @@
 //! The client is written here. It speaks the four requests that a consumer without a group needs,
 //! and two more for SASL, and leaves nothing to be installed.
 
+mod append_records;
 mod batches;
 mod broker;
+mod client_properties;
 mod codecs;
 mod consumer;
-mod failure;
+mod error_kinds;
 mod fetcher;
+mod find_leaders;
 mod positions;
-mod properties;
-mod reading;
 mod records;
 mod requests;
 mod sasl;
-mod scout;
-mod wire;
+mod wire_types;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::host::HostPort;
+use super::host_port::HostPort;
 use crate::error::{Error, ErrorKind, Result};
 use positions::Positions;
 
-pub use properties::KafkaProperties;
-pub use reading::read;
+pub use append_records::read;
+pub use client_properties::KafkaProperties;
 
 /// The beginning of the name of a topic as a source.
 const PREFIX: &str = "kafka ";

@@ -10,8 +10,8 @@
 //!                                      └────────── in turn ──────────┘
 //! ```
 
-mod report;
 mod sender;
+mod sender_reports;
 mod settings;
 
 use std::io;
@@ -29,10 +29,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::dial;
 use super::log::SourceLog;
-use super::stop::Stop;
+use super::stop_signal::Stop;
 use crate::error::Result;
-use report::ConnectionReports;
 use sender::{Handshake, ListenSender, SenderTurn};
+use sender_reports::ConnectionReports;
 pub use settings::{ListenAddress, ListenSettings};
 
 /// Longest time for a TLS handshake.

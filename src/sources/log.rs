@@ -13,11 +13,11 @@
 //!
 //! **Lagging.** When the workers have had no room for a moment, or at a start with records that are
 //! not committed, the log *lags*: what is read goes into the journal only, and the records come
-//! back from there as room comes ([`lagging`]). So a sender is held back only when the journal is
-//! full, and what the kernel has received is soon safe.
+//! back from there as room comes ([`lagging_log`]). So a sender is held back only when the journal
+//! is full, and what the kernel has received is soon safe.
 //!
 //! **Cuts.** An epoch ends at the position where its EpochEnd record stands. It is *passed* when
-//! all lines before it are with the workers: at once unless the log lags ([`cuts`]).
+//! all lines before it are with the workers: at once unless the log lags ([`epoch_end_records`]).
 //!
 //! **Sources that can be read again** copy nothing into the journal. EpochEnd and Committed records
 //! hold their positions ([`replayable`]). Producers have numbered bytes ([`producers`]).
@@ -26,13 +26,13 @@
 //! over-long line at the same places.
 
 mod connection;
-mod cuts;
-mod lagging;
+mod epoch_end_records;
+mod lagging_log;
 mod producers;
 mod replayable;
 mod reports;
-mod setup;
-mod waits;
+mod resume_log;
+mod wait_for_input;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -43,8 +43,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::stop::Stop;
-use crate::crash::crash_point;
+use super::stop_signal::Stop;
+use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::Feed;
@@ -52,14 +52,14 @@ use crate::journal::{Append, DATA_BYTES_MAX, Full, FullCause, Journal, LASTING, 
 use crate::lines::{Block, BlockPool, LineLimits, StreamEnd};
 use crate::meters::SourceMeter;
 use connection::Connection;
-use cuts::LogEpochs;
-pub use cuts::{LogEvents, LogMessage};
-use lagging::Lagging;
+use epoch_end_records::LogEpochs;
+pub use epoch_end_records::{LogEvents, LogMessage};
+use lagging_log::Lagging;
 pub use producers::LogProducer;
 use producers::Producers;
 use replayable::Replayable;
 use reports::Reports;
-pub use setup::{LogSetup, Past};
+pub use resume_log::{LogSetup, Past};
 
 /// A read that only goes into the journal. A little less than a block, so that reading it back
 /// finds room in one beside an unfinished line.

@@ -9,10 +9,12 @@
 //!                                       ledger
 //! ```
 //!
-//! * [`arrivals`] decides which files are new and whole. [`folder`] and [`objects`] tell it what is
-//!   there; both run on a thread, so no disk and no store is waited for while epochs are cut.
-//! * [`pump`] reads the files, one after the other, in the order in which they were found.
-//! * [`reading`] is the task that owns the source log. A file is a connection of the log. Its
+//! * [`new_files`] decides which files are new and whole. [`scan_folder`] and [`list_objects`] tell
+//!   it what is there; both run on a thread, so no disk and no store is waited for while epochs are
+//!   cut.
+//! * [`read_files_thread`] reads the files, one after the other, in the order in which they were
+//!   found.
+//! * [`append_files`] is the task that owns the source log. A file is a connection of the log. Its
 //!   position is a number of a file and an offset in its text.
 //! * [`ledger`] remembers, durably, which file has which number and which files are not to be read.
 //!
@@ -21,19 +23,19 @@
 //! offsets. Files that were begun after the last recorded position are found again as if they were
 //! new.
 
-mod arrivals;
-mod discovery;
-mod events;
-mod folder;
-mod found;
+mod append_files;
+mod find_files_thread;
+mod found_file;
+mod inotify_events;
 mod ledger;
-mod objects;
-mod place;
+mod ledger_record;
+mod list_objects;
+mod new_files;
 mod position;
-mod pump;
-mod reading;
-mod record;
-mod start;
+mod read_files_thread;
+mod resume_watch;
+mod scan_folder;
+mod watched_place;
 
-pub use place::{Watch, WatchPlace};
-pub use start::read;
+pub use resume_watch::read;
+pub use watched_place::{Watch, WatchPlace};

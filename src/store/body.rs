@@ -12,7 +12,7 @@ use bytes::Bytes;
 use md5::{Digest, Md5};
 use tokio::runtime::Handle;
 
-use crate::encoding::hex;
+use crate::hex_varint::hex;
 use crate::supervise;
 
 /// The bytes of one object, in chunks as they were encoded, never joined into one allocation.

@@ -34,20 +34,20 @@ pub mod local;
 #[cfg(test)]
 #[path = "../../tests/store/memory.rs"]
 pub mod memory;
-mod probe;
+mod probe_at_start;
 pub mod remote;
-mod results;
 mod settings;
 pub mod stdout;
 mod target;
+mod waiting_results;
 
 pub use body::{Body, BodyWriter};
 pub use error::{Outcome, StoreError, StoreErrorKind};
-pub use probe::{ConditionalPuts, StoreFacts, StoreProbe, Versioning};
+pub use probe_at_start::{ConditionalPuts, StoreFacts, StoreProbe, Versioning};
 pub use remote::{Environment, http_client};
-pub use results::{Level, Results, ResultsLimits};
 pub use settings::{Addressing, StoreSettings};
 pub use target::{DatabaseKind, DatabaseTarget, SearchProduct, SearchTarget, SslMode, Target};
+pub use waiting_results::{Level, Results, ResultsLimits};
 
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;

@@ -4,8 +4,8 @@
 //! blanks are literal as in Hadoop's `Path`, and a URL parser would silently resolve `..`. Messages
 //! do not repeat the parts of a value in which people put keys and secrets.
 
-mod database;
-mod search;
+mod database_target;
+mod search_target;
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
-pub use database::{DatabaseKind, DatabaseTarget, SslMode};
-pub use search::{SearchProduct, SearchTarget};
+pub use database_target::{DatabaseKind, DatabaseTarget, SslMode};
+pub use search_target::{SearchProduct, SearchTarget};
 
 /// The longest prefix of a key that leaves room for epoch, suffix and part within the 1023 bytes
 /// that OSS allows a key.

@@ -4,8 +4,8 @@
 //! of a group overlap.
 
 use super::hash::{Key, SHORT_BYTES_MAX};
-use super::short::ShortWords;
-use super::side::Side;
+use super::short_word_lists::ShortWords;
+use super::side_table::Side;
 use super::slots::{CAPACITY_MIN, Slots};
 use super::split::{GROUP_MAX, GROUP_MIN, WordSink, each_ended, words_into};
 use super::{Counted, WordOptions};

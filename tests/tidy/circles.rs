@@ -10,7 +10,7 @@ use super::{CODE, Source, identifier, names_in_braces, none, sources};
 /// Folders with circles that are still to be undone. The list only shrinks.
 const PENDING: &[&str] = &["cli", "journal", "lines", "sources"];
 
-/// Returns the path of a module: `["store", "local", "lock"]` for `src/store/local/lock.rs`.
+/// Returns the path of a module: `["store", "local", "body"]` for `src/store/local/body.rs`.
 fn module_path(source: &Source) -> Option<Vec<String>> {
     let inner = source.path.strip_prefix("src/")?.strip_suffix(".rs")?;
     let inner = inner.strip_suffix("/mod").unwrap_or(inner);

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::client::{Answered, Client, End};
+use super::http_client::{Answered, Client, End};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Pieces are not made smaller than this for a server that takes small bodies only.

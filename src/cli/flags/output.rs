@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::TypedValueParser;
 
-use super::super::values::choice;
+use super::super::parse_values::choice;
 use crate::outputs::WriteMode;
 use crate::outputs::format::{Compression, Format};
 use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};

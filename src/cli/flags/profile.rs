@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::super::values::bytes;
+use super::super::parse_values::bytes;
 
 /// Where the time of the workers goes.
 #[derive(Debug, Args)]

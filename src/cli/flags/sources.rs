@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::super::values::{bytes, choice, duration, trimmed};
+use super::super::parse_values::{bytes, choice, duration, trimmed};
 use crate::sources::{KafkaStart, ListenSettings, TlsFiles};
 
 /// Where lines come from.

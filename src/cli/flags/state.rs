@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::TypedValueParser;
 
-use super::super::values::{bytes, choice, duration, trimmed};
+use super::super::parse_values::{bytes, choice, duration, trimmed};
 use crate::journal::SyncPolicy;
 
 /// Flags of the state that survives a restart.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{NonEmptyStringValueParser, TypedValueParser};
 
-use super::super::values::choice;
+use super::super::parse_values::choice;
 use crate::store::Addressing;
 
 /// How an object store is reached. Credentials come from the environment and standard files only.

@@ -3,7 +3,7 @@
 use clap::Args;
 use clap::builder::TypedValueParser;
 
-use super::super::values::choice;
+use super::super::parse_values::choice;
 use crate::words::Split;
 
 /// How a line becomes words.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 
-use super::super::values::duration;
+use super::super::parse_values::duration;
 
 /// Threads, processes and hosts.
 #[derive(Debug, Args)]

@@ -1,7 +1,7 @@
 //! Lines above the limit: how the splitter gives parts of them away.
 
 use super::{LineSplitter, PIECE_BYTES};
-use crate::lines::{Block, LinePart, LongLine, long};
+use crate::lines::{Block, LinePart, LongLine, line_limits};
 
 impl LineSplitter {
     /// Cuts the unfinished line where it is, as if it were above the limit: at the last space, or
@@ -38,7 +38,7 @@ impl LineSplitter {
             self.line_part = LinePart::SkippedLine;
             return (0, 0);
         }
-        let Some(cut) = long::cut(line, self.limits.word_bytes_max) else {
+        let Some(cut) = line_limits::cut(line, self.limits.word_bytes_max) else {
             // A long word may go on for many short reads: look again when there is twice as much.
             self.cut_above = (2 * line.len()).min(self.line_bytes_max());
             return (0, 0);

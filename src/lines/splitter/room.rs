@@ -1,7 +1,7 @@
 //! The room of a splitter whose reader does other things while it waits for it.
 
 use super::LineSplitter;
-use crate::lines::pool::{RoomGrant, RoomRequest};
+use crate::lines::block_pool::{RoomGrant, RoomRequest};
 
 /// Longest unfinished line that a splitter puts aside if it is one of many.
 const CARRY_BYTES_OF_MANY: usize = 64 << 10;

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt};
 
-use super::publish::Publisher;
+use super::put_objects::Publisher;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::outputs::changelog::{ChangelogStore, StoredChange};

@@ -1,7 +1,7 @@
 //! Formats of rows: encodes a word and its count as one line of text, or as columns.
 //!
 //! [`Format::Python`] and [`Format::Scala`] give the same bytes as Spark's `saveAsTextFiles` in its
-//! Python and its Scala program. Python prints a word by `repr`, which the module `python`
+//! Python and its Scala program. Python prints a word by `repr`, which the module `python_repr`
 //! implements. The other formats are for readers that do not expect Spark's. [`Format::Parquet`] is
 //! no text: its rows are gathered as bytes (`columns`), of which `parquet_file` makes a file.
 //! Text may be compressed as a whole (`compression`).
@@ -24,7 +24,7 @@ use crate::error::{Error, ErrorKind};
 mod columns;
 mod compression;
 mod parquet_file;
-mod python;
+mod python_repr;
 
 pub use columns::ROW_BYTES_MAX;
 pub use columns::{RowBatch, RowReader, begin as begin_columns, push_row, read as read_rows};
@@ -80,7 +80,7 @@ impl Format {
         match self {
             Format::Python => {
                 out.push(b'(');
-                python::repr(word, out);
+                python_repr::repr(word, out);
                 count_between(b", ", count, b")\n", out);
             }
             Format::Scala => {

@@ -1,8 +1,8 @@
 //! Writes `_SUCCESS`, the marker that commits an epoch.
 
-use super::marker_content::Marker;
-use super::publish::Publisher;
-use crate::crash::crash_point;
+use super::marker_json::Marker;
+use super::put_objects::Publisher;
+use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::store::Body;

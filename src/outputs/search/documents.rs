@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::encoding::hex;
 use crate::epoch::Epoch;
+use crate::hex_varint::hex;
 use crate::operators::Tally;
 use crate::outputs::publication::Publication;
 

@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use futures::future::{BoxFuture, FutureExt, ready};
 
-use super::session::SqlValue;
-use super::writer::{SqlWriter, StagedChange, write_pieces};
+use super::driver_traits::SqlValue;
+use super::epoch_writer::{SqlWriter, StagedChange, write_pieces};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::meters::OutputOp;

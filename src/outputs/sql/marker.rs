@@ -1,6 +1,6 @@
 //! The marker of an epoch: a row of `wordtide_epochs`.
 
-use super::session::Session;
+use super::driver_traits::Session;
 use super::tables::Tables;
 use crate::epoch::Epoch;
 use crate::store::StoreResult;

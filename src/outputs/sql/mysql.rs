@@ -1,6 +1,6 @@
 //! MySQL and MariaDB: rows go by inserts of many rows, each below the longest packet of the server.
 
-mod failure;
+mod error_kinds;
 
 use std::fmt::Write;
 use std::path::PathBuf;
@@ -10,14 +10,14 @@ use futures::future::{BoxFuture, FutureExt};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder, Params, Row, SslOpts, Value};
 
+use super::answer_timeout::Silence;
 use super::credentials::Credentials;
-use super::rows::{RowEncoder, StagedRow, StagedRows, as_text};
-use super::session::{Answer, Driver, Session, SqlValue};
-use super::silence::Silence;
+use super::driver_traits::{Answer, Driver, Session, SqlValue};
+use super::staged_rows::{RowEncoder, StagedRow, StagedRows, as_text};
 use crate::operators::RowKind;
 use crate::store::{DatabaseTarget, SslMode, StoreError, StoreErrorKind, StoreResult};
 use crate::tls;
-use failure::{failure, lacks_tls};
+use error_kinds::{failure, lacks_tls};
 
 /// The longest statement that is sent, if the server allows it.
 const STATEMENT_BYTES: usize = 1 << 20;

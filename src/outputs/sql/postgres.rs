@@ -1,7 +1,7 @@
 //! PostgreSQL: rows go by `COPY … FROM STDIN` in the binary format.
 
 mod copy;
-mod failure;
+mod error_kinds;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -15,15 +15,15 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use super::answer_timeout::Silence;
 use super::credentials::Credentials;
-use super::rows::StagedRows;
-use super::session::{Answer, Driver, Session, SqlValue};
-use super::silence::Silence;
+use super::driver_traits::{Answer, Driver, Session, SqlValue};
+use super::staged_rows::StagedRows;
 use super::tls;
 use crate::operators::RowKind;
 use crate::store::{DatabaseTarget, SslMode, StoreError, StoreErrorKind, StoreResult};
 use copy::CopyEncoder;
-use failure::failure;
+use error_kinds::failure;
 
 /// The time for which the kernel tries to reach a server that does not acknowledge.
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);

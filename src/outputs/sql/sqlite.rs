@@ -15,8 +15,8 @@ use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, ToSql, params_from_iter};
 use rustix::fs::Access;
 
-use super::rows::{StagedRow, StagedRows, as_text, unreadable};
-use super::session::{Answer, Driver, Session, SqlValue};
+use super::driver_traits::{Answer, Driver, Session, SqlValue};
+use super::staged_rows::{StagedRow, StagedRows, as_text, unreadable};
 use crate::operators::RowKind;
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;

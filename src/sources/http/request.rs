@@ -5,11 +5,11 @@ use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode, Uri};
 
-use super::answer::Refusal;
 use super::decode::Coding;
-use super::producer::ProducerId;
+use super::producer_id::ProducerId;
+use super::responses::Refusal;
+use crate::bearer_token::Token;
 use crate::loopback::{host_of, is_loopback_name};
-use crate::token::Token;
 
 /// The rules that every request must obey.
 #[derive(Debug)]

@@ -13,9 +13,9 @@ use std::collections::{BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::failure::BrokerFailure;
+use super::error_kinds::BrokerFailure;
 use super::records::{RecordReader, Value};
-use super::wire::WireReader;
+use super::wire_types::WireReader;
 
 /// Bytes of lines that are handed on at once. Every read into a splitter has room for so many, so
 /// that a chunk of this size never lies on both sides of a cut.

@@ -13,11 +13,11 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use super::super::dial;
-use super::super::host::HostPort;
-use super::failure::{BrokerFailure, ErrorCode};
-use super::properties::{ClientProperties, SaslCredentials};
+use super::super::host_port::HostPort;
+use super::client_properties::{ClientProperties, SaslCredentials};
+use super::error_kinds::{BrokerFailure, ErrorCode};
 use super::sasl::Conversation;
-use super::wire::{WireReader, WireWriter};
+use super::wire_types::{WireReader, WireWriter};
 
 /// Bytes of an answer besides what its limits count: names, partitions and aborted transactions.
 const ANSWER_HEAD_BYTES: usize = 16 << 20;
@@ -340,7 +340,7 @@ fn timed_out(limit: Duration) -> BrokerFailure {
 
 #[cfg(test)]
 mod tests {
-    use super::super::properties::KafkaProperties;
+    use super::super::client_properties::KafkaProperties;
     use super::*;
 
     #[test]

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
-use super::super::host::HostPort;
+use super::super::host_port::HostPort;
+use super::client_properties::ClientProperties;
 use super::fetcher::{
     Assignment, EventSender, Fetched, Fetcher, GiveUp, ReadFrom, ReadUntil, WAITING_BYTES_MAX,
 };
-use super::properties::ClientProperties;
+use super::find_leaders::{Scout, Scouted};
 use super::requests::{TopicMetadata, TopicName};
-use super::scout::{Scout, Scouted};
 use crate::error::{Error, ErrorKind, Result};
 use crate::meters::SourceMeter;
 

@@ -10,11 +10,11 @@ use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use super::super::host::HostPort;
+use super::super::host_port::HostPort;
 use super::batches::{Batches, Chunk};
 use super::broker::BrokerConnection;
-use super::failure::{BrokerFailure, ErrorCode};
-use super::properties::ClientProperties;
+use super::client_properties::ClientProperties;
+use super::error_kinds::{BrokerFailure, ErrorCode};
 use super::requests::{FetchedPartition, PartitionPlace, TopicName, fetch, offset_at};
 
 /// Bytes of lines that wait to be handed to the log, of all fetchers together. One longer value is

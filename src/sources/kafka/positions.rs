@@ -7,8 +7,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::encoding::{put_varint, take_varint};
 use crate::error::{Error, ErrorKind, Result};
+use crate::hex_varint::{put_varint, take_varint};
 
 /// The form of the payload, its first byte.
 const FORM: u8 = 1;

@@ -6,7 +6,7 @@ use std::io::Read;
 use bytes::Bytes;
 
 use super::codecs::decompressed;
-use super::failure::BrokerFailure;
+use super::error_kinds::BrokerFailure;
 
 /// Bytes that are decompressed at a time.
 const WINDOW_BYTES: usize = 64 << 10;

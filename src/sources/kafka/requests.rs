@@ -3,12 +3,12 @@
 
 use bytes::Bytes;
 
-use super::super::host::HostPort;
+use super::super::host_port::HostPort;
 use super::batches::Aborted;
 use super::broker::{Api, BrokerConnection};
-use super::failure::{BrokerFailure, ErrorCode};
-use super::properties::FetchLimits;
-use super::wire::{WireReader, WireWriter};
+use super::client_properties::FetchLimits;
+use super::error_kinds::{BrokerFailure, ErrorCode};
+use super::wire_types::{WireReader, WireWriter};
 
 /// The oldest version of the metadata request, and the one that has the id of a topic.
 const METADATA_VERSIONS: (i16, i16) = (4, 12);

@@ -3,7 +3,7 @@
 //! SCRAM never sends the password. The client proves that it knows it, and then checks that the
 //! broker knows it, too.
 
-use crate::encoding::hex;
+use crate::hex_varint::hex;
 use base64::prelude::{BASE64_STANDARD, Engine};
 use std::num::NonZeroU32;
 
@@ -12,8 +12,8 @@ use ring::hmac;
 use ring::pbkdf2;
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::failure::BrokerFailure;
-use super::properties::{SaslCredentials, SaslMechanism};
+use super::client_properties::{SaslCredentials, SaslMechanism};
+use super::error_kinds::BrokerFailure;
 
 /// Bytes of the client's nonce, before they are written as hexadecimal digits.
 const NONCE_BYTES: usize = 24;

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::lines::StreamEnd;
 use crate::sources::connect::take_available;
 use crate::sources::log::SourceLog;
-use crate::sources::stop::Stop;
+use crate::sources::stop_signal::Stop;
 
 /// Most bytes that are decrypted at a time: a record of TLS.
 const DECRYPTED_BYTES: usize = 16 << 10;

@@ -11,9 +11,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio_rustls::TlsAcceptor;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::passed::{self, SYSTEMD};
-use crate::sources::descriptors;
+use crate::socket_activation::{self, SYSTEMD};
 use crate::sources::log::SourceLog;
+use crate::sources::open_file_limit;
 use crate::tls::{self, TlsFiles};
 
 /// Connections that the kernel holds until they are accepted.
@@ -39,7 +39,7 @@ impl ListenAddress {
     /// `Configuration` if the address is not one of this host, is in use, or may not be used.
     pub(crate) fn bind(&self, flag: &str) -> Result<TcpListener> {
         if self.is_passed {
-            return passed::listener(SOCKET, flag);
+            return socket_activation::listener(SOCKET, flag);
         }
         let bound = self.addresses().and_then(|addresses| {
             let mut failed = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
@@ -181,7 +181,7 @@ impl ListenSettings {
     /// the records of the journal allow less.
     pub(crate) fn senders_max(&self, log: &SourceLog) -> usize {
         let wanted = self.connections_max;
-        let most = descriptors::senders_max(wanted).min(log.connections_max());
+        let most = open_file_limit::senders_max(wanted).min(log.connections_max());
         if most < wanted {
             tracing::warn!(
                 "{most} senders may be connected at a time, and not {wanted}: see `ulimit -n` and \

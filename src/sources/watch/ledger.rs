@@ -14,8 +14,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::found::{FoundFile, NameHash, Version, hash_of};
-use super::record::LedgerRecord;
+use super::found_file::{FoundFile, NameHash, Version, hash_of};
+use super::ledger_record::LedgerRecord;
 use crate::durable_file::replace_file;
 use crate::error::{Error, ErrorKind, Result};
 

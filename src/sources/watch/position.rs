@@ -1,6 +1,6 @@
 //! The position of a source among its files, as the ends of epochs record it.
 
-use super::found::shown;
+use super::found_file::shown;
 use crate::error::{Error, ErrorKind, Result};
 
 /// All files with a lower number were read, and so many bytes of the text of this one.

@@ -27,14 +27,14 @@ use super::{
 use crate::error::{Error, Result};
 use crate::supervise;
 
-mod files;
-mod lock;
-mod seal;
+mod file_calls;
+mod prefix_lock;
+mod sync_folders;
 
-use files::Scan;
-pub use lock::PrefixLock;
-pub(crate) use lock::cannot_lock;
-use seal::SealedDirs;
+use file_calls::Scan;
+pub use prefix_lock::PrefixLock;
+pub(crate) use prefix_lock::cannot_lock;
+use sync_folders::SealedDirs;
 
 /// Files that are written or read at a time. Enough that one commit of the file system's journal
 /// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
@@ -57,7 +57,7 @@ impl LocalStore {
     /// Returns the store below `root`, which is created durably if it is missing.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root: PathBuf = root.into();
-        files::create_root(&root).map_err(|error| {
+        file_calls::create_root(&root).map_err(|error| {
             let mut refused = failure("create the directory", &root, &error);
             refused.hint.get_or_insert_with(|| "check the path given to --to".to_owned());
             Error::from(refused)
@@ -81,7 +81,7 @@ impl LocalStore {
     /// Returns the note of the present holder of the prefix's lock, or `None` without a lock file.
     /// Two processes that read the same note use the same directory.
     pub fn lock_note(&self, prefix: &str) -> Result<Option<String>> {
-        lock::read_note(&self.root, prefix)
+        prefix_lock::read_note(&self.root, prefix)
     }
 
     /// Returns a page of a listing: from the rest of the scan before if this is its next page, else
@@ -134,42 +134,42 @@ impl LocalStore {
 impl Store for LocalStore {
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::put(root, &name, &body))
+        self.run(&[key], move |root| file_calls::put(root, &name, &body))
     }
 
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::put_new(root, &name, &body))
+        self.run(&[key], move |root| file_calls::put_new(root, &name, &body))
     }
 
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::get(root, &name, bytes_max))
+        self.run(&[key], move |root| file_calls::get(root, &name, bytes_max))
     }
 
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
-        self.page(&self.scans[0], ask, files::scan, files::describe)
+        self.page(&self.scans[0], ask, file_calls::scan, file_calls::describe)
     }
 
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
-        self.page(&self.scans[1], ask, files::scan_dirs, |_, dir| Some(dir))
+        self.page(&self.scans[1], ask, file_calls::scan_dirs, |_, dir| Some(dir))
     }
 
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| files::delete(root, &name))
+        self.run(&[key], move |root| file_calls::delete(root, &name))
     }
 
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
-        self.run(&[name], move |root| files::clear(root, &owned))
+        self.run(&[name], move |root| file_calls::clear(root, &owned))
     }
 
     fn sweep<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
-        self.run(&[name], move |root| files::sweep(root, &owned))
+        self.run(&[name], move |root| file_calls::sweep(root, &owned))
     }
 
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {

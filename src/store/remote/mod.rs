@@ -12,8 +12,8 @@
 //! | [`client`] | the HTTP client: certificates, proxies, names |
 //! | [`credentials`], [`environment`] | the sources of keys and of other settings |
 //! | [`sign`] | signing and sending a request |
-//! | [`answer`] | answers as typed values |
-//! | [`failure`] | failed requests as [`StoreError`] with a hint |
+//! | [`server_answer`] | answers as typed values |
+//! | [`request_error`] | failed requests as [`StoreError`] with a hint |
 //! | [`put`] | uploads, and requests that may not replace an object |
 
 use std::fmt;
@@ -38,19 +38,19 @@ use super::{
 use crate::epoch::SystemClock;
 use crate::error::{Error, ErrorKind, Result};
 
-mod answer;
 mod client;
 mod credentials;
 mod endpoint;
 mod environment;
-mod failure;
 mod put;
+mod request_error;
+mod server_answer;
 mod sign;
 
-use answer::{RefusedRequest, element};
 use client::Clients;
 use endpoint::Endpoint;
 pub use environment::Environment;
+use server_answer::{RefusedRequest, element};
 
 /// Returns an HTTP client with the certificates of `settings`, and with the proxies of the
 /// environment if it `is_proxied`. `is_plain` if it needs no certificates.
@@ -198,8 +198,8 @@ impl RemoteStore {
             SignedService::S3 => "s3",
         };
         let what = format!("{what} {scheme}://{}/{key}", self.bucket);
-        let described = failure::describe(self.service, &what, error);
-        let refusal = answer::cause::<RefusedRequest>(error);
+        let described = request_error::describe(self.service, &what, error);
+        let refusal = server_answer::cause::<RefusedRequest>(error);
         let is_skew = refusal.is_some_and(|refusal| refusal.code == "RequestTimeTooSkewed");
         let facts = StoreFacts { store_time: self.transport.store_time(), ..StoreFacts::default() };
         match facts.skew_ms(SystemClock::new().wall()) {

@@ -14,7 +14,7 @@ use super::super::{
     Body, ConditionalPuts, StoreError, StoreErrorKind, StoreResult, Stored, Versioning, check_key,
 };
 use super::RemoteStore;
-use super::answer::{RefusedRequest, cause};
+use super::server_answer::{RefusedRequest, cause};
 use super::sign::{MD5_INLINE_BYTES_MAX, SignedService};
 use crate::supervise;
 

@@ -6,7 +6,7 @@
 //! cached key that the store refuses, so rotated keys are read again without a restart.
 //!
 //! The transport also sets the host of each request and limits the time and the length of its
-//! answer. [`answer`](super::answer) checks the answer.
+//! answer. [`answer`](super::server_answer) checks the answer.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,8 +25,8 @@ use reqsign_aws_v4 as aws;
 use reqsign_core::time::Timestamp;
 use reqsign_core::{Context, Signer};
 
-use super::answer::{NoCredentials, SentRequest};
 use super::credentials::{KeySearch, aliyun_chain, aws_chain};
+use super::server_answer::{NoCredentials, SentRequest};
 use crate::supervise;
 
 /// The slowest transfer, in bytes a second, that does not exceed its deadline.

@@ -103,7 +103,7 @@ fn every_character_is_escaped_as_by_python() {
             escaped.pop();
         }
         let is_escaped = escaped.last().is_some_and(|&(first, _)| first <= code);
-        assert_eq!(python::printable::is_printable(character), !is_escaped, "U+{code:04X}");
+        assert_eq!(python_repr::printable::is_printable(character), !is_escaped, "U+{code:04X}");
     }
 }
 
@@ -113,7 +113,7 @@ fn nothing_that_rust_calls_unprintable_is_printed() {
     for character in '\u{80}'..=char::MAX {
         let by_rust = format!("a{character}").escape_debug().to_string();
         if by_rust.contains('\\') {
-            assert!(!python::printable::is_printable(character), "U+{:04X}", character as u32);
+            assert!(!python_repr::printable::is_printable(character), "U+{:04X}", character as u32);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::super::rows::{RowEncoder, StagedRow, as_text};
+use super::super::staged_rows::{RowEncoder, StagedRow, as_text};
 use crate::epoch::Epoch;
 
 /// The first bytes: signature, flags, and the length of an extension.

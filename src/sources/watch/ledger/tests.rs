@@ -1,7 +1,7 @@
 //! Ledgers on a real disk, also on one that is full.
 
 use super::*;
-use crate::sources::watch::found::FileFacts;
+use crate::sources::watch::found_file::FileFacts;
 
 fn file(name: &str, version: u64) -> FoundFile {
     let facts = FileFacts { version: Version(version), inode: 1, bytes: 5, ..FileFacts::default() };

@@ -1,0 +1,80 @@
+//! `wordtide config`: every setting in force, as a file for `--config`, and where it comes from.
+
+use std::fmt::Write;
+
+use clap::{Arg, ArgAction, ArgMatches, Command};
+
+use super::config_file::{self, quoted, shown};
+use super::precedence::{Flags, Parsed, SettingOrigin};
+use crate::sources::KafkaProperties;
+
+/// Lists the settings; `dataflow` is the place that names the definition, if not the command line.
+pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) -> String {
+    let (mut levels, mut names) = (vec![&parsed.matches], Vec::new());
+    while let Some((name, below)) = levels.last().and_then(|matches| matches.subcommand()) {
+        levels.push(below);
+        names.push(name);
+    }
+    let mut text = String::new();
+    let origin = match (names.get(1), dataflow) {
+        (Some(_), None) => "flag".to_owned(),
+        (_, place) => shown(place),
+    };
+    let definition = names.get(1).copied().unwrap_or("network_wordcount");
+    add(&mut text, config_file::DATAFLOW, Some(quoted(definition)), &origin);
+    for (_, flag) in Flags::of(command, &parsed.matches).0 {
+        let Some(long) = flag.get_long().filter(|_| flag.get_env().is_some()) else { continue };
+        if config_file::is_own(flag) {
+            continue;
+        }
+        let id = flag.get_id().as_str();
+        let origin = match parsed.typed.contains(id) {
+            true => "flag".to_owned(),
+            false => shown(parsed.places.get(id)),
+        };
+        let level = levels.iter().rev().find(|matches| matches.ids().any(|known| known == id));
+        add(&mut text, long, level.and_then(|matches| value(flag, matches)), &origin);
+    }
+    text
+}
+
+/// Adds a line; a setting without a value is a comment.
+fn add(text: &mut String, name: &str, value: Option<String>, origin: &str) {
+    let written = match value {
+        Some(value) => writeln!(text, "{name} = {value}  # {origin}"),
+        None => writeln!(text, "# {name} =  # {origin}"),
+    };
+    written.expect("a text takes more text");
+}
+
+/// Returns true for an output whose address holds a password. A run refuses it.
+fn has_password(output: &str) -> bool {
+    let authority = output.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
+}
+
+/// The value of a flag in TOML.
+fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
+    let id = flag.get_id().as_str();
+    match flag.get_action() {
+        ArgAction::SetTrue => Some(matches.get_flag(id).to_string()),
+        ArgAction::Count => Some(matches.get_count(id).to_string()),
+        action => {
+            let raw = matches.get_raw(id)?.map(|raw| raw.to_string_lossy().into_owned());
+            let all: Vec<String> = raw.collect();
+            if matches!(action, ArgAction::Append) {
+                // A secret is left out: it stays where it was given.
+                let is_kafka = id == "kafka_config";
+                let is_public = |text: &&String| !is_kafka || KafkaProperties::is_public(text);
+                let all = all.iter().filter(is_public);
+                let quoted: Vec<String> = all.map(|text| quoted(text)).collect();
+                return Some(format!("[{}]", quoted.join(", ")));
+            }
+            let text = all.first().filter(|text| id != "to" || !has_password(text))?;
+            // A number stands without quotes, unless it is written as no number is.
+            let number = text.parse::<u32>().ok().map(|number| number.to_string());
+            Some(number.filter(|number| number == text).unwrap_or_else(|| quoted(text)))
+        }
+    }
+}

@@ -1,0 +1,245 @@
+//! Follows a file as `tail -F` does, or reads it once.
+//!
+//! The position in the file is the position in the stream of its producer. So a restart of the
+//! client, of the server or of both goes on where the server is, and nothing is kept on disk here.
+//! A file that is renamed away is read to its end before the new one at its path is begun. A file
+//! that has become shorter, or in which the bytes that were read have changed, begins anew, as
+//! another stream.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use super::file_offsets::{
+    Beginning, FileIdentity, FilePlace, ProducerNames, Search, Seen, Stream,
+};
+use super::http_client::End;
+use super::sender::{FeedSender, Sent};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sources::Stop;
+
+/// How often the end of a file is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How a file is fed.
+#[derive(Debug)]
+pub struct FileFeed {
+    pub path: PathBuf,
+    pub producer: Option<String>,
+    /// Ends at the end of the file.
+    pub once: bool,
+    /// Bytes that are sent at once.
+    pub batch_bytes: usize,
+    /// Least time between two batches that are not full.
+    pub batch_every: Duration,
+    pub stop: Stop,
+}
+
+/// Why reading a file has ended.
+enum Ended {
+    /// All of it is acknowledged, or a stop was asked for.
+    Done,
+    /// Another file has taken its place.
+    Replaced(File),
+    /// It has become shorter, or its contents were replaced.
+    Truncated,
+}
+
+impl FileFeed {
+    /// Feeds the file until its end, with `once`, or until a stop.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` for a file that cannot be opened or a server that refuses the lines, `Disk`
+    /// if the file cannot be read.
+    pub async fn run(&self, sender: &mut FeedSender) -> Result<()> {
+        let producers = ProducerNames::of(&self.path, self.producer.as_deref());
+        let Some(mut file) = self.open().await? else { return Ok(()) };
+        let mut search = Search::AtStart;
+        loop {
+            let Some(identity) = self.identity(&mut file).await? else { return Ok(()) };
+            let beginning = Beginning::of(&file).map_err(|error| self.unreadable(error))?;
+            let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
+            let found = (&identity, &beginning, length);
+            let place = producers.find(&mut sender.client, found, search).await?;
+            if let Some(former) = &place.former {
+                // No more of that content comes, so its last line has ended.
+                sender.begin(&former.producer, None, former.next);
+                sender.end(former.next, End::Line).await?;
+            }
+            self.report(&place);
+            sender.begin(&place.producer, Some(&place.tag), place.next);
+            search = match self.read(&file, place.next, sender).await? {
+                Ended::Done => return Ok(()),
+                Ended::Replaced(new) => {
+                    tracing::info!("{} was rotated: the new file is read", self.path.display());
+                    file = new;
+                    Search::Rotated
+                }
+                Ended::Truncated => {
+                    let path = self.path.display();
+                    tracing::warn!("{path} was truncated: it is read from its beginning");
+                    Search::Truncated
+                }
+            };
+        }
+    }
+
+    /// Opens the file, and waits for it unless it is read once. Returns `None` at a stop.
+    async fn open(&self) -> Result<Option<File>> {
+        let mut is_told = self.once;
+        loop {
+            match File::open(&self.path) {
+                Ok(file) => return Ok(Some(file)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound && !self.once => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        let path = self.path.display();
+                        tracing::warn!("{path} does not exist: it is waited for");
+                    }
+                }
+                Err(error) => {
+                    let message = format!("cannot open {}: {error}", self.path.display());
+                    return Err(Error::new(ErrorKind::Configuration, message).cause(error));
+                }
+            }
+            if self.stopped_after(LOOK).await {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until the file has a first line, and returns its identity. Returns `None` at a stop,
+    /// and for an empty file that is read once. A file that takes its place meanwhile is opened.
+    async fn identity(&self, file: &mut File) -> Result<Option<FileIdentity>> {
+        loop {
+            let found =
+                FileIdentity::of(file, self.once).map_err(|error| self.unreadable(error))?;
+            let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0);
+            if found.is_some() && !is_empty {
+                return Ok(found);
+            }
+            if self.once || self.stopped_after(LOOK).await {
+                return Ok(None);
+            }
+            if let Some(new) = self.replaced(file) {
+                *file = new;
+            }
+        }
+    }
+
+    fn report(&self, place: &FilePlace) {
+        let (path, FilePlace { producer, next, former, .. }) = (self.path.display(), place);
+        if let Some(Stream { producer: former, next }) = former {
+            tracing::warn!(
+                "{path} was rotated or truncated while it was not read: it does not go on after \
+                 the {next} bytes that the server has of producer {former}, and is read from its \
+                 beginning; what the former file had after them is not read"
+            );
+        }
+        tracing::info!("{path} is fed from byte {next} as producer {producer}");
+    }
+
+    /// Returns how the stream of a content ends that is over. A name that the user chose stays
+    /// known to the server.
+    fn end_of(&self, sender: &FeedSender) -> End {
+        if self.producer.as_ref() == Some(&sender.producer) { End::Line } else { End::Forget }
+    }
+
+    /// Reads and sends the file from `at` on.
+    async fn read(&self, file: &File, mut at: u64, sender: &mut FeedSender) -> Result<Ended> {
+        let mut buffer = vec![0; self.batch_bytes];
+        let mut last_sent: Option<Instant> = None;
+        let mut new: Option<File> = None;
+        let mut seen = Seen::of(file, at).map_err(|error| self.unreadable(error))?;
+        loop {
+            let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
+            let bytes = self.fill(file, &mut buffer, at)?;
+            // Looked at after the read: what was read then belongs to the content that was seen.
+            let is_there = seen.is_there(file).map_err(|error| self.unreadable(error))?;
+            if length < at || !is_there {
+                // The old content is over, and so is its last line.
+                sender.end(at, self.end_of(sender)).await?;
+                return Ok(Ended::Truncated);
+            }
+            if self.stop.is_stopped() {
+                return Ok(Ended::Done);
+            }
+            let left = last_sent.map(|last| self.batch_every.saturating_sub(last.elapsed()));
+            let is_early = left.is_some_and(|left| !left.is_zero());
+            if bytes > 0 && bytes < buffer.len() && is_early && new.is_none() && !self.once {
+                self.stopped_after(left.unwrap_or_default()).await;
+                continue;
+            }
+            if bytes > 0 {
+                last_sent = Some(Instant::now());
+                seen.read(&buffer[..bytes]);
+                let end = at + bytes as u64;
+                at = match sender.send(at, &buffer[..bytes]).await? {
+                    Sent::All(next) => next,
+                    Sent::Gap(next) => {
+                        let producer = &sender.producer;
+                        tracing::warn!(
+                            "the server has {next} bytes of producer {producer}, and had {at}: \
+                             they are sent again from there"
+                        );
+                        next
+                    }
+                };
+                if at != end {
+                    seen = Seen::of(file, at).map_err(|error| self.unreadable(error))?;
+                }
+                continue;
+            }
+            if let Some(new) = new.take() {
+                sender.end(at, self.end_of(sender)).await?;
+                return Ok(Ended::Replaced(new));
+            }
+            if self.once {
+                sender.end(at, End::Line).await?;
+                return Ok(Ended::Done);
+            }
+            self.stopped_after(LOOK).await;
+            // What was written to the old file before it was renamed is read once more. A writer
+            // goes on in the old file until it opens the new one, so an empty one is not taken yet.
+            let is_used = |new: &File| new.metadata().is_ok_and(|new| new.len() > 0);
+            new = self.replaced(file).filter(is_used);
+        }
+    }
+
+    /// Reads what is there, up to the size of the buffer.
+    fn fill(&self, file: &File, buffer: &mut [u8], at: u64) -> Result<usize> {
+        let mut bytes = 0;
+        while bytes < buffer.len() {
+            match file.read_at(&mut buffer[bytes..], at + bytes as u64) {
+                Ok(0) => break,
+                Ok(read) => bytes += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(self.unreadable(error)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Returns the file at the path, if it is another one.
+    fn replaced(&self, file: &File) -> Option<File> {
+        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let there = fs::metadata(&self.path).ok().filter(fs::Metadata::is_file).map(id)?;
+        let own = file.metadata().ok().map(id)?;
+        if there == own { None } else { File::open(&self.path).ok() }
+    }
+
+    /// Waits for so long; returns true if a stop was asked for.
+    async fn stopped_after(&self, time: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(time) => false,
+            () = self.stop.stopped() => true,
+        }
+    }
+
+    fn unreadable(&self, error: io::Error) -> Error {
+        let message = format!("cannot read {}: {error}", self.path.display());
+        Error::new(ErrorKind::Disk, message).cause(error)
+    }
+}

@@ -1,0 +1,348 @@
+//! The driver of a job's epochs: waits for what can happen, and takes the actions that the rule
+//! returns.
+//!
+//! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the
+//! control links, in every other process; the rule is [`EpochLeader`]. When too many epochs wait to
+//! be committed, the open one grows longer instead, so that a slow store costs no memory and no
+//! line.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::control_messages::ControlMessage;
+use super::epoch_completion::EpochProgress;
+use super::running_sources::RunningSources;
+use super::status::Status;
+use crate::cluster::{Control, ControlEvent, Inbox, Message};
+use crate::epoch::{Clock, Epoch, Jump};
+use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::meters::{Meters, Phase};
+use crate::outputs::Changelog;
+use crate::sources::Stop;
+use crate::store::{Level, Results};
+use crate::supervise::supervise;
+
+/// The parts of a process that its epochs act on.
+pub struct EpochProcess {
+    pub progress: Arc<EpochProgress>,
+    pub reading: RunningSources,
+    pub control: Control,
+    pub inbox: Inbox,
+    /// Set when this process is asked to stop.
+    pub stop: Stop,
+    pub status: watch::Sender<Status>,
+    pub failure: Failure,
+    /// The results that wait to be stored.
+    pub results: Results,
+    /// The changelog, which is notified of commits; `None` in a job without state.
+    pub changelog: Option<Changelog>,
+    /// The figures of the process.
+    pub meters: Meters,
+}
+
+impl EpochProcess {
+    /// Closes `epoch` here and opens `next`.
+    fn cut(&self, next: Epoch) -> Epoch {
+        let epoch = self.status.borrow().open;
+        self.status.send_modify(|status| {
+            status.in_flight.push_back(epoch);
+            status.open = next;
+        });
+        self.meters.epochs().cut(epoch, next);
+        self.progress.cut(next);
+        epoch
+    }
+
+    /// Fails with `PeerLost` unless `epoch`, which process 0 has ended, is open here.
+    fn check_end(&self, epoch: Epoch) -> Result<()> {
+        let open = self.status.borrow().open;
+        if epoch == open {
+            return Ok(());
+        }
+        let message = format!("process 0 ended epoch {epoch}, but epoch {open} is open here");
+        Err(Error::new(ErrorKind::PeerLost, message))
+    }
+
+    /// Fails with `PeerLost` if `epoch`, which process 0 has committed, is not closed here.
+    fn check_committed(&self, epoch: Epoch) -> Result<()> {
+        let open = self.status.borrow().open;
+        if epoch < open {
+            return Ok(());
+        }
+        let message = format!("process 0 committed epoch {epoch}, but epoch {open} is open here");
+        Err(Error::new(ErrorKind::PeerLost, message))
+    }
+
+    /// Notes that process 0 has committed `epoch` and all before it.
+    fn committed(&self, epoch: Epoch) {
+        self.progress.committed(epoch);
+        if let Some(changelog) = &self.changelog {
+            changelog.committed(epoch);
+        }
+        self.status.send_modify(|status| status.committed_through(epoch));
+        self.meters.epochs().committed_through(epoch);
+    }
+
+    /// The next message of another process; the loss of one ends the job.
+    async fn message(inbox: &mut Inbox, failure: &Failure) -> (usize, Message) {
+        loop {
+            match inbox.recv().await {
+                Some(ControlEvent::Received { from, message }) => return (from, message),
+                Some(ControlEvent::Lost(loss)) => failure.fail(loss.into()),
+                // The links are closed: no message can come any more.
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends the job when all that a kept journal holds is handed over: there is nothing to cut.
+    pub async fn replay(mut self) -> Result<()> {
+        let failure = self.failure.clone();
+        let ended = tokio::select! {
+            ended = self.reading.ended() => ended,
+            () = failure.failed() => return Ok(()),
+        };
+        ended?;
+        self.progress.end();
+        self.listen().await
+    }
+
+    /// Listens on after the last cut: a peer may still be lost before all is committed.
+    async fn listen(mut self) -> Result<()> {
+        loop {
+            Self::message(&mut self.inbox, &self.failure).await;
+        }
+    }
+}
+
+/// Drives the epochs of a job: the part of process 0.
+pub struct Leader {
+    pub process: EpochProcess,
+    pub processes: usize,
+    pub clock: Arc<dyn Clock>,
+    /// The rule by which epochs are cut.
+    pub epochs: EpochLeader,
+    pub in_flight_max: usize,
+}
+
+impl Leader {
+    /// Runs until the job is to end, then ends it.
+    pub async fn run(self) -> Result<()> {
+        let failure = self.process.failure.clone();
+        if self.processes > 1 {
+            let (status, control) = (self.process.status.subscribe(), self.process.control.clone());
+            let runtime = tokio::runtime::Handle::current();
+            supervise(&failure, &runtime, "report commits", report_commits(status, control));
+        }
+        let pulse = failure.pulse().clone();
+        pulse.accompany(self.lead_and_listen(&failure)).await
+    }
+
+    /// Runs until the last cut or a failure, then listens for the loss of a peer.
+    async fn lead_and_listen(mut self, failure: &Failure) -> Result<()> {
+        tokio::select! {
+            ended = self.lead() => ended?,
+            // The sources go with `self`; the workers have been woken to leave.
+            () = failure.failed() => return Ok(()),
+        }
+        self.process.listen().await
+    }
+
+    /// Passes each event to the rule and does what it asks for; returns after the last cut.
+    async fn lead(&mut self) -> Result<()> {
+        loop {
+            let Some(mut event) = self.next_event().await? else { continue };
+            'actions: loop {
+                let now =
+                    Moment { wall_ms: self.clock.wall_ms(), monotonic: self.clock.monotonic() };
+                for action in self.epochs.take(event, now) {
+                    match action {
+                        EpochAction::ReportJump(jump) => report_jump(jump),
+                        EpochAction::Cut { epoch, next } => self.cut(epoch, next)?,
+                        EpochAction::End { epoch, next } => return self.end(epoch, next),
+                        EpochAction::StopReading => {
+                            let EpochProcess { control, reading, meters, .. } = &mut self.process;
+                            meters.enter(Phase::Stopping, "reading has stopped");
+                            control.broadcast(ControlMessage::StopReading.encode()?)?;
+                            reading.stop().await?;
+                            event = EpochEvent::ReadingEnded(0);
+                            continue 'actions;
+                        }
+                    }
+                }
+                break;
+            }
+        }
+    }
+
+    /// Waits for what happens next; `None` for a message that means nothing to the epochs.
+    async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
+        let EpochProcess { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
+        let is_reading = self.epochs.is_reading();
+        let due = due(&*self.clock, self.epochs.deadline(), status, results, self.in_flight_max);
+        Ok(tokio::select! {
+            // A stop goes first, then what was read, then time.
+            biased;
+            () = stop.stopped(), if is_reading => Some(EpochEvent::StopAsked),
+            ended = reading.ended(), if is_reading && self.epochs.reads(0) => {
+                ended?;
+                Some(EpochEvent::ReadingEnded(0))
+            }
+            (from, message) = EpochProcess::message(inbox, failure) => match message {
+                Message::Other(bytes)
+                    if ControlMessage::decode(&bytes) == Some(ControlMessage::ReadingEnded) =>
+                {
+                    Some(EpochEvent::ReadingEnded(from))
+                }
+                other => {
+                    tracing::debug!(from, ?other, "a message that means nothing now");
+                    None
+                }
+            },
+            () = due, if is_reading => Some(EpochEvent::Due),
+        })
+    }
+
+    /// Closes the open epoch everywhere and opens the next.
+    fn cut(&self, epoch: Epoch, next: Epoch) -> Result<()> {
+        self.process.cut(next);
+        self.process.control.broadcast(Message::Tick { epoch, next })
+    }
+
+    /// Closes the open epoch everywhere for good.
+    fn end(&self, epoch: Epoch, next: Epoch) -> Result<()> {
+        self.process.meters.enter(Phase::Stopping, "all sources have ended");
+        self.process.cut(next);
+        let was_told = self.process.stop.is_stopped();
+        let reason = if was_told { "process 0 was told to stop" } else { "" };
+        self.process.control.broadcast(Message::Stop { epoch, reason: reason.to_owned() })?;
+        self.process.progress.end();
+        Ok(())
+    }
+}
+
+fn report_jump(jump: Jump) {
+    let by_s = jump.by_ms as f64 / 1e3;
+    tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
+}
+
+/// Reports to the other processes what is committed.
+async fn report_commits(mut status: watch::Receiver<Status>, control: Control) -> Result<()> {
+    let mut told = 0;
+    let newest = |status: &Status| status.last.as_ref().map_or(0, |last| last.epoch);
+    while let Ok(committed) = status.wait_for(|status| newest(status) > told).await {
+        told = newest(&committed);
+        drop(committed);
+        // It fails when a peer is lost, which the inbox reports.
+        if control.broadcast(ControlMessage::Committed(told).encode()?).is_err() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Resolves when the open epoch is due and there is room for it in the dataflow.
+async fn due(
+    clock: &dyn Clock,
+    deadline: Duration,
+    status: &watch::Sender<Status>,
+    results: &Results,
+    in_flight_max: usize,
+) {
+    clock.wait_until(deadline).await;
+    let (mut status, mut level) = (status.subscribe(), results.level());
+    while !has_room(&status.borrow_and_update(), &level.borrow_and_update(), in_flight_max) {
+        // Both senders are ours, so there is a change whenever this goes on.
+        tokio::select! {
+            _ = status.changed() => {}
+            _ = level.changed() => {}
+        }
+    }
+}
+
+/// Epochs that may be in flight while the store is away.
+const AWAY_MAX: usize = 1024;
+
+/// Returns whether one more epoch may be in flight.
+///
+/// While the store takes objects, a small number may, and the open epoch grows if commits are
+/// slow. While it is away, epochs whose results are encoded only wait, at the cost of a file each,
+/// and an open epoch that grew for all that time could take any amount of memory. Of epochs that
+/// are not counted and encoded yet, half as many may be in flight: more of them, each with fewer
+/// lines, would cost a process that lags still more.
+fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
+    let in_flight = status.in_flight.len();
+    let counted = status.in_flight.iter().filter(|epoch| **epoch > level.encoded).count();
+    if counted >= in_flight_max.div_ceil(2) {
+        return false;
+    }
+    in_flight < in_flight_max || level.is_away && level.has_room && in_flight < AWAY_MAX
+}
+
+/// Applies what process 0 decides: the part of every other process.
+pub struct Follower(pub(super) EpochProcess);
+
+impl Follower {
+    /// Runs until process 0 has ended the job.
+    pub async fn run(mut self) -> Result<()> {
+        let failure = self.0.failure.clone();
+        let pulse = failure.pulse().clone();
+        let follow = async move {
+            let ended = tokio::select! {
+                ended = self.follow() => ended,
+                () = failure.failed() => return Ok(()),
+            };
+            ended?;
+            self.0.listen().await
+        };
+        pulse.accompany(follow).await
+    }
+
+    async fn follow(&mut self) -> Result<()> {
+        let mut reading = true;
+        loop {
+            let EpochProcess { inbox, failure, reading: own, control, meters, .. } = &mut self.0;
+            tokio::select! {
+                biased;
+                ended = own.ended(), if reading => {
+                    ended?;
+                    reading = false;
+                    control.send(0, ControlMessage::ReadingEnded.encode()?)?;
+                }
+                (_, message) = EpochProcess::message(inbox, failure) => match message {
+                    Message::Tick { epoch, next } => {
+                        self.0.check_end(epoch)?;
+                        self.0.cut(next);
+                    }
+                    Message::Stop { epoch, reason } => {
+                        self.0.check_end(epoch)?;
+                        if !reason.is_empty() {
+                            self.0.stop.stop();
+                        }
+                        self.0.meters.enter(Phase::Stopping, "process 0 has ended the last epoch");
+                        self.0.cut(epoch.saturating_add(1));
+                        self.0.progress.end();
+                        return Ok(());
+                    }
+                    Message::Other(word) => match ControlMessage::decode(&word) {
+                        Some(ControlMessage::Committed(epoch)) => {
+                            self.0.check_committed(epoch)?;
+                            self.0.committed(epoch);
+                        }
+                        Some(ControlMessage::StopReading) if std::mem::take(&mut reading) => {
+                            meters.enter(Phase::Stopping, "process 0 stops reading");
+                            own.stop().await?;
+                            control.send(0, ControlMessage::ReadingEnded.encode()?)?;
+                        }
+                        other => tracing::debug!(?other, "a message that means nothing now"),
+                    },
+                    other => tracing::debug!(?other, "a message that means nothing now"),
+                },
+            }
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! The thread that syncs the journals of this process.
+//!
+//! An `fdatasync` takes as long as it takes, so no log waits for it. Requests that come meanwhile
+//! are served together: one sync covers all that was appended before it. The thread also gives back
+//! the room of what is committed.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::epoch_completion::{EpochProgress, SyncRequest, SyncRequests};
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::failure::Failure;
+use crate::journal::{Position, Syncer};
+use crate::supervise;
+
+/// The syncing thread, which ends with this when it has done what was asked before.
+#[derive(Debug)]
+pub struct SyncThread {
+    requests: Sender<SyncRequest>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl SyncThread {
+    /// Starts the thread for the journals of `syncers`.
+    pub fn start(
+        progress: Arc<EpochProgress>,
+        SyncRequests(asked): SyncRequests,
+        syncers: Vec<Syncer>,
+        failure: &Failure,
+    ) -> Result<SyncThread> {
+        let requests = progress.sync_queue().0.clone();
+        let failure = failure.clone();
+        let fail = move |error| failure.fail(error);
+        let synced = RefCell::default();
+        let serve = move || Syncing { progress, syncers, synced }.serve(&asked);
+        let thread = Some(supervise::thread("sync", fail, serve)?);
+        Ok(SyncThread { requests, thread })
+    }
+}
+
+impl Drop for SyncThread {
+    fn drop(&mut self) {
+        // It fails if the thread has ended by an error.
+        let _ = self.requests.send(SyncRequest::End);
+        if let Some(thread) = self.thread.take() {
+            thread.join().unwrap_or_else(|_| tracing::error!("the syncing thread panicked"));
+        }
+    }
+}
+
+/// The thread: the journals, and where it reports.
+struct Syncing {
+    progress: Arc<EpochProgress>,
+    syncers: Vec<Syncer>,
+    /// How far each journal was on disk after the last sync.
+    synced: RefCell<Vec<Position>>,
+}
+
+impl Syncing {
+    /// Does what is asked until the end.
+    fn serve(&self, asked: &Receiver<SyncRequest>) -> Result<()> {
+        let mut timer = SyncTimer::new(&self.syncers);
+        // A former run may have left bytes that are not on disk.
+        timer.start();
+        let (mut is_full, mut is_untidy) = (false, false);
+        loop {
+            let patience = if is_untidy { Some(Duration::ZERO) } else { timer.left() };
+            let first = match next_within(asked, patience) {
+                Err(RecvTimeoutError::Disconnected) => return Ok(()),
+                Err(RecvTimeoutError::Timeout) => None,
+                Ok(request) => Some(request),
+            };
+            let mut batch = SyncBatch { wants_room: is_full, ..SyncBatch::default() };
+            first.into_iter().chain(asked.try_iter()).for_each(|request| batch.add(request));
+            if batch.appended {
+                timer.start();
+            }
+            if timer.left() == Some(Duration::ZERO) {
+                timer.stop();
+                batch.is_due = true;
+            }
+            is_full = batch.wants_room && !batch.noted;
+            if batch.is_idle() {
+                // Giving room back is done one file at a time, so that a sync need not wait for it.
+                is_untidy = self.tidy()?;
+                continue;
+            }
+            self.run(&batch)?;
+            is_untidy = true;
+            if batch.ends {
+                return Ok(());
+            }
+        }
+    }
+
+    fn run(&self, batch: &SyncBatch) -> Result<()> {
+        if batch.is_due {
+            self.progress.sync_begins();
+        }
+        // Segments go when the note of a commit is on disk, and a source may wait for that.
+        let frees_room = batch.noted && batch.wants_room;
+        if batch.syncs() || frees_room {
+            let at: Vec<Position> = self.syncers.iter().map(Syncer::sync).collect::<Result<_>>()?;
+            // A log that waits for room asks again after each message, so one without news would
+            // keep both busy for as long as the journal is full.
+            if self.synced.replace(at.clone()) != at {
+                self.progress.synced();
+            }
+        }
+        if let Some(epoch) = batch.recorded {
+            self.progress.durable(epoch);
+        }
+        Ok(())
+    }
+
+    /// Gives a little room back in each journal; returns whether there is more to give.
+    fn tidy(&self) -> Result<bool> {
+        let mut tidied = false;
+        for syncer in &self.syncers {
+            tidied |= syncer.tidy()?;
+        }
+        Ok(tidied)
+    }
+}
+
+/// Waits for the next request, for ever without a `patience`.
+fn next_within(
+    asked: &Receiver<SyncRequest>,
+    patience: Option<Duration>,
+) -> std::result::Result<SyncRequest, RecvTimeoutError> {
+    match patience {
+        Some(patience) => asked.recv_timeout(patience),
+        None => asked.recv().map_err(|_| RecvTimeoutError::Disconnected),
+    }
+}
+
+/// Runs from the first append after a sync, so that the next sync comes in time whether or not
+/// anything else is appended.
+struct SyncTimer {
+    /// How long it runs; never where no journal is synced by time.
+    runs: Option<Duration>,
+    ends: Option<Instant>,
+}
+
+impl SyncTimer {
+    fn new(syncers: &[Syncer]) -> SyncTimer {
+        let every = syncers.iter().filter_map(Syncer::sync_every).min();
+        // The other half of the time is the disk's.
+        SyncTimer { runs: every.map(|every| every / 2), ends: None }
+    }
+
+    /// Starts unless it runs.
+    fn start(&mut self) {
+        if let (None, Some(runs)) = (self.ends, self.runs) {
+            self.ends = Some(Instant::now() + runs);
+        }
+    }
+
+    fn stop(&mut self) {
+        self.ends = None;
+    }
+
+    /// The time until its end; `None` unless it runs.
+    fn left(&self) -> Option<Duration> {
+        self.ends.map(|ends| ends.saturating_duration_since(Instant::now()))
+    }
+}
+
+/// Requests that are served together.
+#[derive(Default)]
+struct SyncBatch {
+    recorded: Option<Epoch>,
+    noted: bool,
+    appended: bool,
+    writes: bool,
+    is_due: bool,
+    wants_room: bool,
+    ends: bool,
+}
+
+impl SyncBatch {
+    fn add(&mut self, request: SyncRequest) {
+        match request {
+            SyncRequest::Recorded(epoch) => self.recorded = self.recorded.max(Some(epoch)),
+            SyncRequest::Noted => self.noted = true,
+            SyncRequest::Appended => self.appended = true,
+            SyncRequest::Write => self.writes = true,
+            SyncRequest::Room => {
+                self.writes = true;
+                self.wants_room = true;
+            }
+            SyncRequest::End => self.ends = true,
+        }
+    }
+
+    fn syncs(&self) -> bool {
+        self.writes || self.is_due || self.recorded.is_some()
+    }
+
+    fn is_idle(&self) -> bool {
+        !self.syncs() && !self.noted && !self.ends
+    }
+}

@@ -1,0 +1,324 @@
+//! Looking at a journal without opening it: `wordtide journal dump` and `check`.
+//!
+//! Both read everything there is, verify everything, and go on after damage. They take no lock; at
+//! the tail of a journal that is being written they may see a record that is not whole yet.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::disk::{Disk, LocalDisk};
+use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
+use super::record_bytes::Fault;
+use super::recover::Log;
+use super::scan_segment::{self, Cursor, Step, look_behind};
+use super::segment::{self, Header};
+use crate::error::{Error, ErrorKind, Result};
+use crate::hex_varint::hex;
+
+/// The result of a check.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict {
+    /// Whole records.
+    pub records: u64,
+    /// Bytes from the socket in them.
+    pub data_bytes: u64,
+    /// EpochEnds among them.
+    pub marks: u64,
+    /// Bytes of a torn tail, which the next start cuts off.
+    pub torn_bytes: u64,
+    /// Places that are damaged: bytes that were on disk and are bad.
+    pub damaged_places: u64,
+    /// Epochs that lost bytes by damage, in order.
+    pub epochs_affected: Vec<u64>,
+    /// Bytes after the last EpochEnd are damaged.
+    pub unmarked_affected: bool,
+}
+
+impl Verdict {
+    /// The journal can be opened and replayed.
+    pub fn is_sound(&self) -> bool {
+        self.damaged_places == 0
+    }
+}
+
+/// Writes every record of the journal in `folder` to `out`, one a line.
+///
+/// # Errors
+/// `Disk` if the disk fails or the folder holds no journal; `Failed` if `out` fails.
+pub fn dump(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
+    inspect(&LocalDisk::read_only(folder), true, out)
+}
+
+/// Verifies every record of the journal in `folder` and writes what is wrong, and a summary, to
+/// `out`.
+///
+/// # Errors
+/// As [`dump`]. Damage is no error here: see [`Verdict::is_sound`].
+pub fn check(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
+    inspect(&LocalDisk::read_only(folder), false, out)
+}
+
+struct Inspection<'a> {
+    out: &'a mut dyn Write,
+    prints_records: bool,
+    verdict: Verdict,
+    /// `(epoch, cut)` of every mark.
+    marks: Vec<(u64, u64)>,
+    /// The greatest promise that bytes are on disk.
+    promised: u64,
+    bad: Vec<BadPlace>,
+}
+
+struct BadPlace {
+    at: usize,
+    from: u64,
+    to: u64,
+    /// Bytes that are not zero.
+    used: u64,
+    fault: Fault,
+}
+
+pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Result<Verdict> {
+    let log = Log::list(disk)?;
+    let mut id = None;
+    for at in 0..log.bases.len() {
+        id = id.or(log.header(at, None)?.map(|header| header.id));
+    }
+    let Some(id) = id else {
+        return Err(Error::new(
+            ErrorKind::Disk,
+            format!("{} holds no journal that can be read", disk.place("")),
+        )
+        .hint("give the folder of one source: STATE/SOURCE"));
+    };
+    let mut inspection = Inspection {
+        out,
+        prints_records,
+        verdict: Verdict::default(),
+        marks: Vec::new(),
+        promised: 0,
+        bad: Vec::new(),
+    };
+    for at in 0..log.bases.len() {
+        inspection.segment(&log, at, id)?;
+    }
+    inspection.conclude(&log)
+}
+
+impl Inspection<'_> {
+    fn segment(&mut self, log: &Log<'_>, at: usize, id: u128) -> Result<()> {
+        let base = log.bases[at];
+        let (file, _, end) = log.extent(at)?;
+        let next = log.next_base(at);
+        let limit = next.unwrap_or(u64::MAX).min(end);
+        match log.header(at, Some(id))? {
+            Some(header) => self.header(log, at, &header)?,
+            None => {
+                self.bad.push(BadPlace { at, from: base, to: base, used: 0, fault: Fault::Header })
+            }
+        }
+        let seed = Header::seed(id);
+        let mut cursor = Cursor::new(Arc::clone(&file), seed, base, base);
+        loop {
+            let fault = match cursor.next(limit).map_err(|error| log.failed(at, error))? {
+                Step::Entry(entry) => {
+                    self.entry(&entry)?;
+                    continue;
+                }
+                Step::End => break,
+                Step::Bad(fault) => fault,
+            };
+            let from = cursor.position();
+            let mut to = cursor.hop(limit).map_err(|error| log.failed(at, error))?;
+            let mut used = to.map_or(0, |to| to - from);
+            if to.is_none() {
+                let mut next_whole = limit;
+                let end = look_behind(&*file, seed, base, from, limit, |position, _, _| {
+                    next_whole = next_whole.min(position);
+                });
+                used = end.map_err(|error| log.failed(at, error))? - from;
+                to = Some(next_whole);
+            }
+            let to = to.unwrap_or(limit);
+            if used > 0 || next.is_some() {
+                self.bad.push(BadPlace { at, from, to, used, fault });
+            }
+            cursor.enter(Arc::clone(&file), base, to);
+        }
+        if next.is_some_and(|next| next > end) {
+            self.bad.push(BadPlace {
+                at,
+                from: end,
+                to: next.unwrap_or(end),
+                used: 0,
+                fault: Fault::Missing,
+            });
+        }
+        Ok(())
+    }
+
+    fn header(&mut self, log: &Log<'_>, at: usize, header: &Header) -> Result<()> {
+        self.promised = self.promised.max(header.standing.synced);
+        if !self.prints_records {
+            return Ok(());
+        }
+        writeln!(
+            self.out,
+            "segment {} journal={:032x} source={} parts={} interval_ms={} synced_through={}",
+            segment::name(log.bases[at]),
+            header.id,
+            header.facts.source,
+            header.facts.parts,
+            header.facts.interval_ms,
+            header.standing.synced
+        )
+        .map_err(unwritable)
+    }
+
+    fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
+        self.verdict.records += 1;
+        self.promised = self.promised.max(entry.record.synced_through().map_or(0, |p| p.0));
+        match &entry.record {
+            Record::Data { bytes, .. } => self.verdict.data_bytes += bytes.len() as u64,
+            Record::EpochEnd { end, .. } => {
+                self.verdict.marks += 1;
+                self.marks.push((end.epoch, end.cut.0));
+            }
+            _ => {}
+        }
+        if self.prints_records {
+            print_record(entry, self.out).map_err(unwritable)?;
+        }
+        Ok(())
+    }
+
+    /// Tells damage from a torn tail, now that every promise is known.
+    fn conclude(mut self, log: &Log<'_>) -> Result<Verdict> {
+        let verdict = &mut self.verdict;
+        for bad in &self.bad {
+            let place = log.disk.place(&segment::name(log.bases[bad.at]));
+            let torn = bad.from >= self.promised;
+            if torn {
+                verdict.torn_bytes += bad.used;
+                writeln!(
+                    self.out,
+                    "torn: {place} position {}: {}, {} bytes never promised to be on disk",
+                    bad.from,
+                    bad.fault.as_str(),
+                    bad.used
+                )
+                .map_err(unwritable)?;
+                continue;
+            }
+            verdict.damaged_places += 1;
+            let to = bad.to.max(bad.from + 1);
+            let affected = match bad.fault {
+                // The records after a bad header are read all the same.
+                Fault::Header => (Vec::new(), false),
+                _ => scan_segment::affected(&self.marks, bad.from, to),
+            };
+            verdict.epochs_affected.extend(&affected.0);
+            verdict.unmarked_affected |= affected.1;
+            writeln!(
+                self.out,
+                "damaged: {place} position {}: {}; epochs affected: {}",
+                bad.from,
+                bad.fault.as_str(),
+                scan_segment::name_epochs(affected)
+            )
+            .map_err(unwritable)?;
+        }
+        verdict.epochs_affected.sort_unstable();
+        verdict.epochs_affected.dedup();
+        writeln!(
+            self.out,
+            "{}: {} segments, {} records, {} bytes of data, {} marks, {} bytes torn, \
+             {} places damaged",
+            if verdict.is_sound() { "sound" } else { "damaged" },
+            log.bases.len(),
+            verdict.records,
+            verdict.data_bytes,
+            verdict.marks,
+            verdict.torn_bytes,
+            verdict.damaged_places
+        )
+        .map_err(unwritable)?;
+        Ok(self.verdict)
+    }
+}
+
+fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
+    let at = entry.position.0;
+    match &entry.record {
+        Record::Data { connection, bytes } => {
+            writeln!(out, "{at} DATA connection={connection} bytes={}", bytes.len())
+        }
+        Record::StreamEnd { connection, kind } => {
+            let connection = match *connection {
+                ALL_CONNECTIONS => "all".to_owned(),
+                one => one.to_string(),
+            };
+            let kind = format!("{kind:?}").to_lowercase();
+            writeln!(out, "{at} EOS connection={connection} kind={kind}")
+        }
+        Record::LineCut { connection } => writeln!(out, "{at} LINECUT connection={connection}"),
+        Record::Repeat { connection, offset, bytes } => {
+            let bytes = bytes.len();
+            writeln!(out, "{at} REPEAT connection={connection} offset={offset} bytes={bytes}")
+        }
+        Record::Producer { connection, name } => {
+            writeln!(out, "{at} PRODUCER connection={connection} name={}", name.escape_ascii())
+        }
+        Record::EpochEnd { end, synced_through, .. } => writeln!(
+            out,
+            "{at} MARK epoch={} next_epoch={} cut={}{} synced_through={}{}",
+            end.epoch,
+            end.next_epoch,
+            end.cut.0,
+            show_position(&end.resume),
+            synced_through.0,
+            show_state(&end.resume),
+        ),
+        Record::Synced { synced_through } => {
+            writeln!(out, "{at} SYNC synced_through={}", synced_through.0)
+        }
+        Record::Committed { note, synced_through } => writeln!(
+            out,
+            "{at} DONE epoch={}{} synced_through={}{}",
+            note.epoch,
+            show_position(&note.resume),
+            synced_through.0,
+            show_state(&note.resume),
+        ),
+    }
+}
+
+/// The record where reading goes on, and the bytes of it that are done with.
+fn show_position(resume: &Resume) -> String {
+    let first = resume.connections.iter().find(|state| state.position == resume.position);
+    format!(" resume={}+{}", resume.position.0, first.map_or(0, |state| state.skip))
+}
+
+/// Most bytes of positions that are shown themselves.
+const POSITIONS_SHOWN_MAX: usize = 32;
+
+/// The numbers of open lines and producers, and the length of a source's own positions.
+fn show_state(resume: &Resume) -> String {
+    let numbers = [
+        ("open_lines", resume.connections.len()),
+        ("producers", resume.producers.len()),
+        ("positions_bytes", resume.positions.len()),
+    ];
+    let present = numbers.iter().filter(|(_, number)| *number > 0);
+    let mut text: String = present.map(|(name, number)| format!(" {name}={number}")).collect();
+    if (1..=POSITIONS_SHOWN_MAX).contains(&resume.positions.len()) {
+        text.push_str(" positions=");
+        text.push_str(&hex(&resume.positions));
+    }
+    text
+}
+
+fn unwritable(error: std::io::Error) -> Error {
+    Error::new(ErrorKind::Failed, "writing the listing failed").cause(error)
+}

@@ -1,0 +1,218 @@
+//! Encodes the rows of an epoch as the bytes of its parts.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use tokio::runtime::Handle;
+
+use super::format::{CHUNK_BYTES, Format, ROW_BYTES_MAX, begin_columns, push_row};
+use super::part_encoding::Encoding;
+use crate::error::{Error, ErrorKind, Result};
+use crate::operators::{EpochRows, Row, RowKind};
+use crate::outputs::negative_count::negative;
+use crate::outputs::output::EncodedPart;
+use crate::settings::RowOrder;
+use crate::store::{Body, BodyWriter};
+use crate::words;
+
+/// Number of chunks after which a part has larger ones, which lie in huge pages.
+const LARGE_AFTER: usize = 32;
+/// The length of the chunks of a large part.
+const LARGE_CHUNK_BYTES: usize = 4 << 20;
+
+/// Returns the parts that have rows, ascending. Large parts are hashed on threads of `runtime`.
+///
+/// # Errors
+///
+/// `Failed` for a row that cannot be published.
+pub fn encode(
+    sets: &[EpochRows],
+    order: RowOrder,
+    encoding: Encoding,
+    runtime: &Handle,
+    parts: u32,
+) -> Result<Vec<EncodedPart>> {
+    let open = BTreeMap::new();
+    let mut encoder = Encoder { order, encoding, runtime, current: None, open, error: None };
+    for set in sets {
+        set.rows.for_each(&mut |row| encoder.row(row, parts));
+    }
+    // Parts that are sorted now may have errors, too.
+    let Encoder { mut open, current, mut error, .. } = encoder;
+    open.extend(current);
+    let encoded = open.into_iter().map(|(part, open)| open.close(part, &mut error)).collect();
+    error.map_or(Ok(encoded), Err)
+}
+
+/// Encodes the rows of one epoch.
+struct Encoder<'a> {
+    order: RowOrder,
+    encoding: Encoding,
+    runtime: &'a Handle,
+    /// The part of the last row. Rows mostly come part by part.
+    current: Option<(u32, OpenPart)>,
+    /// The other parts.
+    open: BTreeMap<u32, OpenPart>,
+    /// The first error of a row.
+    error: Option<Error>,
+}
+
+impl Encoder<'_> {
+    /// Adds a row to its part.
+    fn row(&mut self, row: Row<'_>, parts: u32) {
+        let part = match row {
+            Row::Count { hash, .. } => words::part(hash, parts),
+            Row::Ranked { .. } => 0,
+            Row::Line { part, .. } => part,
+        };
+        let kind = row.kind();
+        if self.current.as_ref().is_none_or(|(current, _)| *current != part) {
+            self.turn_to(part, kind);
+        }
+        let Some((_, open)) = &mut self.current else { return };
+        open.rows += 1;
+        if kind != open.kind {
+            self.error.get_or_insert_with(mixed);
+            return;
+        }
+        match row {
+            Row::Count { word, count, .. } | Row::Ranked { word, count } if count < 0 => {
+                self.error.get_or_insert_with(|| negative(word, count));
+            }
+            Row::Count { word, count, .. } if self.order == RowOrder::Word => {
+                open.unsorted.push((word.into(), count));
+            }
+            Row::Count { word, count, .. } | Row::Ranked { word, count } => {
+                open.count(word, count, &mut self.error);
+            }
+            Row::Line { line, .. } => open.line(line, &mut self.error),
+        }
+    }
+
+    /// Makes `part` the current one; if it is new, it takes rows of `kind`.
+    #[cold]
+    fn turn_to(&mut self, part: u32, kind: RowKind) {
+        self.open.extend(self.current.take());
+        let known = self.open.remove(&part);
+        let open = known.unwrap_or_else(|| OpenPart::new(kind, self.encoding, self.runtime));
+        self.current = Some((part, open));
+    }
+}
+
+/// A part to which rows are being added.
+struct OpenPart {
+    kind: RowKind,
+    format: Format,
+    bytes: WrittenBytes,
+    chunk: Vec<u8>,
+    /// Chunks that were full.
+    chunks: usize,
+    rows: u64,
+    /// Rows that wait to be sorted by word.
+    unsorted: Vec<(Box<[u8]>, i64)>,
+}
+
+/// The chunks of a part.
+enum WrittenBytes {
+    /// Those of the object, whose MD5 is computed meanwhile.
+    Object(BodyWriter),
+    /// Those of which the object is made later.
+    Raw(Vec<Bytes>),
+}
+
+impl OpenPart {
+    /// Returns a part without rows.
+    fn new(kind: RowKind, encoding: Encoding, runtime: &Handle) -> OpenPart {
+        let bytes = if encoding.is_immediate() {
+            WrittenBytes::Object(BodyWriter::new(runtime.clone()))
+        } else {
+            WrittenBytes::Raw(Vec::new())
+        };
+        let mut chunk = Vec::new();
+        if encoding.format == Format::Parquet {
+            begin_columns(kind, &mut chunk);
+        }
+        let format = encoding.format;
+        OpenPart { kind, format, bytes, chunk, chunks: 0, rows: 0, unsorted: Vec::new() }
+    }
+
+    /// Adds the row of a word. Notes an error if the word is too long for the format.
+    fn count(&mut self, word: &[u8], count: i64, error: &mut Option<Error>) {
+        match self.format {
+            Format::Parquet => self.columns(word, count, error),
+            format => format.row(word, count, &mut self.chunk),
+        }
+        self.flush_full_chunk();
+    }
+
+    /// Adds a line, which is raw bytes in every format that is text. Notes an error if the line is
+    /// too long for the format.
+    fn line(&mut self, line: &[u8], error: &mut Option<Error>) {
+        match self.format {
+            Format::Parquet => self.columns(line, 0, error),
+            _ => {
+                self.chunk.extend_from_slice(line);
+                self.chunk.push(b'\n');
+            }
+        }
+        self.flush_full_chunk();
+    }
+
+    /// Adds a row that is written as columns.
+    fn columns(&mut self, text: &[u8], count: i64, error: &mut Option<Error>) {
+        if text.len() <= ROW_BYTES_MAX {
+            push_row(text, count, &mut self.chunk);
+        } else {
+            error.get_or_insert_with(|| too_long(text.len()));
+        }
+    }
+
+    /// Moves the chunk to the body if it is full.
+    fn flush_full_chunk(&mut self) {
+        if self.chunk.len() >= self.chunk_bytes() {
+            self.chunks += 1;
+            let next = words::vec_with_room(self.chunk_bytes() + 4096);
+            let full = std::mem::replace(&mut self.chunk, next).into();
+            match &mut self.bytes {
+                WrittenBytes::Object(body) => body.push(full),
+                WrittenBytes::Raw(chunks) => chunks.push(full),
+            }
+        }
+    }
+
+    /// Returns the length from which the chunk is full.
+    #[inline]
+    fn chunk_bytes(&self) -> usize {
+        if self.chunks < LARGE_AFTER { CHUNK_BYTES } else { LARGE_CHUNK_BYTES }
+    }
+
+    /// Returns the part. Adds the rows that are sorted by word first.
+    fn close(mut self, part: u32, error: &mut Option<Error>) -> EncodedPart {
+        let mut unsorted = std::mem::take(&mut self.unsorted);
+        unsorted.sort_unstable();
+        unsorted.iter().for_each(|(word, count)| self.count(word, *count, error));
+        let (rows, last) = (self.rows, self.chunk.into());
+        let body = match self.bytes {
+            WrittenBytes::Object(mut body) => {
+                body.push(last);
+                body.finish()
+            }
+            WrittenBytes::Raw(chunks) => Body::from_chunks(chunks.into_iter().chain([last])),
+        };
+        EncodedPart { part, rows, body }
+    }
+}
+
+/// Returns the error of a definition that publishes both words and lines.
+fn mixed() -> Error {
+    let message = "the result holds words with counts and lines in one part";
+    Error::new(ErrorKind::Failed, message)
+        .hint("the dataflow definition must publish rows of one kind: correct it")
+}
+
+/// Returns the error of a row that is too long for the format.
+fn too_long(bytes: usize) -> Error {
+    let message = format!("a row of {bytes} bytes is too long for a Parquet file");
+    Error::new(ErrorKind::Failed, message)
+        .hint("give a smaller --max-line-bytes, or a --format that is text")
+}

@@ -1,0 +1,102 @@
+//! Writes epochs as objects: the parts, then the marker.
+
+use futures::future::{BoxFuture, FutureExt};
+
+use super::check_ownership::Ownership;
+use super::encode_rows::encode;
+use super::marker_json::{MARKER_FORMAT, MarkedPart, Marker};
+use super::object_names::Layout;
+use super::put_objects::Publisher;
+use super::take_claim;
+use super::write_marker::write_marker;
+use crate::epoch::Epoch;
+use crate::error::Result;
+use crate::failure::Failure;
+use crate::operators::{EpochRows, Tally};
+use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport};
+use crate::settings::EmptyEpochs;
+use crate::sources::topic_offsets;
+use crate::store::{Body, StoreResult};
+
+impl EpochWriter for Publisher {
+    fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
+        let (order, encoding) = (self.publication.order, self.form.encoding);
+        encode(sets, order, encoding, self.runtime(), parts)
+    }
+
+    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
+        let EncodedPart { part, rows, body } = part;
+        async move {
+            let body = self.finish(body).await?;
+            let stored = self.create(epoch, &self.form.layout.part(epoch, part), body).await?;
+            Ok(PartReport { part, rows, bytes: stored.bytes, md5: stored.md5 })
+        }
+        .boxed()
+    }
+
+    fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {
+        commit(self, epoch).boxed()
+    }
+
+    fn place(&self, epoch: Epoch) -> String {
+        self.form.layout.dir(epoch)
+    }
+
+    fn keep_claim(&self, failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
+        let Ownership::Claimed(claim) = self.ownership() else { return None };
+        Some(take_claim::keep(claim.clone(), failure).boxed())
+    }
+
+    fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
+        self.ownership().release().boxed()
+    }
+}
+
+/// Stores the parts without rows, if they are wanted, and then the marker.
+async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
+    let CompleteEpoch { epoch, tally, kind, rows, publishes, mut stored, parts, positions } =
+        complete;
+    let publication = &publisher.publication;
+    let empty = rows == 0;
+    if !publishes {
+        return Ok(());
+    }
+    if !empty || publication.empty_epochs == EmptyEpochs::Write {
+        let empty = publisher.form.encoding.empty(kind)?;
+        let missing = (0..parts).filter(|part| !stored.contains_key(part));
+        let puts = missing.map(|part| put_empty(publisher, epoch, part, empty.clone()));
+        let put = futures::future::try_join_all(puts).await?;
+        stored.extend(put.into_iter().map(|part| (part.part, part)));
+    }
+    if empty && publication.empty_epochs == EmptyEpochs::Skip {
+        return Ok(());
+    }
+    let layout = &publisher.form.layout;
+    let parts = stored.into_values().map(|part| marked(layout, part)).collect();
+    let Tally { lines, words, .. } = tally;
+    let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
+    let (format, job) = (MARKER_FORMAT, publication.job.clone());
+    let (state, started) = (Some(publication.state.clone()), Some(publication.started));
+    let kafka = topic_offsets(&positions)?;
+    let marker =
+        Marker { format, program, job, state, started, epoch, lines, words, rows, parts, kafka };
+    write_marker(publisher, epoch, &marker).await
+}
+
+/// Stores `body`, a part without rows.
+async fn put_empty(
+    publisher: &Publisher,
+    epoch: Epoch,
+    part: u32,
+    body: Body,
+) -> Result<PartReport> {
+    let key = publisher.form.layout.part(epoch, part);
+    let stored = publisher.create(epoch, &key, body).await?;
+    Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
+}
+
+/// Returns the entry of a part in the marker.
+fn marked(layout: &Layout, part: PartReport) -> MarkedPart {
+    let PartReport { part, rows, bytes, md5 } = part;
+    MarkedPart { name: layout.part_name(part), rows, bytes, md5 }
+}

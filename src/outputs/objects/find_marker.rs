@@ -1,0 +1,62 @@
+//! Looks up in a store whether an epoch is committed.
+
+use super::existing_epochs::find_marker;
+use super::marker_json::Marker;
+use super::object_names::{Layout, PART};
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::commit_evidence::CommitEvidence;
+use crate::outputs::foreign_epoch::foreign_epoch;
+use crate::outputs::retry_start::patiently;
+use crate::store::{Listing, Store};
+
+/// Returns whether the job has committed `epoch`.
+///
+/// # Errors
+///
+/// `Configuration` if the marker is another job's or another state's.
+pub async fn is_committed(
+    store: &dyn Store,
+    layout: &Layout,
+    job: &str,
+    evidence: &CommitEvidence,
+    epoch: Epoch,
+) -> Result<bool> {
+    let key = layout.marker(epoch);
+    if let Some(bytes) = find_marker(store, &key).await? {
+        let marker = Marker::parse(&bytes);
+        let is_own = marker.as_ref().is_some_and(|marker| {
+            // The journal lies in this state, so a marker without a state id is of this state, too.
+            let is_of_state = marker.state.as_ref().is_none_or(|id| evidence.ids.contains(id));
+            marker.job == job && is_of_state
+        });
+        return match marker {
+            Some(marker) if is_own && marker.epoch == epoch => Ok(true),
+            Some(marker) if is_own => Err(misplaced(&key, marker.epoch)),
+            _ => Err(foreign_epoch(&key, &Marker::owner_of(&bytes), evidence)),
+        };
+    }
+    if evidence.settled.is_some_and(|settled| epoch <= settled) {
+        tracing::debug!("{key} is not there, but the epoch was committed");
+        return Ok(true);
+    }
+    let attempt = evidence.attempt.filter(|attempt| attempt.epoch == epoch && attempt.parts > 0);
+    let Some(attempt) = attempt else { return Ok(false) };
+    // All parts were there when the epoch was noted, and nobody takes parts without the marker.
+    let prefix = format!("{}/{PART}", layout.dir(epoch));
+    let parts = patiently(|| store.list(Listing::new(&prefix).limit(attempt.parts as usize)));
+    let are_taken = parts.await?.items.len() < attempt.parts as usize;
+    if are_taken {
+        tracing::warn!(
+            "epoch {epoch} was taken away by its reader after it was committed: it is not \
+             published again"
+        );
+    }
+    Ok(are_taken)
+}
+
+fn misplaced(key: &str, epoch: Epoch) -> Error {
+    let message = format!("{key} is the marker of epoch {epoch}: it was copied or renamed");
+    Error::new(ErrorKind::Configuration, message)
+        .hint("nothing was changed; remove that copy, or give another --to")
+}

@@ -1,0 +1,271 @@
+//! An object store, a directory or standard output as the output of a job.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt, ready};
+
+use super::changelog::ObjectChangelog;
+use super::check_ownership::Ownership;
+use super::check_store::{self, Made};
+use super::claim_object::{Claim, ClaimKeys};
+use super::existing_epochs::{NamedEpochs, find_marker};
+use super::find_marker;
+use super::marker_json::Marker;
+use super::object_form::ObjectForm;
+use super::object_names::MARKER;
+use super::put_objects::Publisher;
+use super::take_claim::ClaimAttempt;
+use crate::epoch::{Clock, Epoch, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::commit_evidence::CommitEvidence;
+use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
+use crate::outputs::owner::{Owner, Standing};
+use crate::outputs::retry_start::patiently;
+use crate::store::local::{LocalStore, PrefixLock};
+use crate::store::stdout::StdoutStore;
+use crate::store::{
+    self, ConditionalPuts, Environment, Store, StoreProbe, StoreSettings, Target, Versioning,
+};
+
+/// An opened store of objects. A local one is locked by process 0 for as long as this lives.
+#[derive(Debug)]
+pub struct ObjectOutput {
+    target: Target,
+    store: Arc<dyn Store>,
+    form: ObjectForm,
+    made: Made,
+    lock: Option<(Arc<PrefixLock>, String)>,
+}
+
+impl ObjectOutput {
+    /// Opens the store of `target`.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`store::open`].
+    pub fn open(target: &Target, settings: &StoreSettings, form: ObjectForm) -> Result<Self> {
+        let made = Made::before(target);
+        let store = store::open(target, settings, &Environment::of_process())?;
+        let store = store.unwrap_or_else(|| Arc::new(StdoutStore::new(MARKER)));
+        Ok(ObjectOutput { target: target.clone(), store, form, made, lock: None })
+    }
+
+    /// Returns whether the store is a bucket, which has claims instead of a lock.
+    fn is_bucket(&self) -> bool {
+        matches!(self.target, Target::Oss { .. } | Target::S3 { .. })
+    }
+
+    /// Warns of a bucket with versioning, and of a store that ignores conditional requests.
+    async fn warn_of_limits(&self) {
+        let (target, facts) = (&self.target, self.store.facts().await);
+        if facts.conditional_puts == ConditionalPuts::Ignored {
+            tracing::warn!(
+                "{target} is in a store that does not refuse to create an object which exists: it \
+                 cannot keep a second job from overwriting this one's objects; let no other job \
+                 write below the prefix"
+            );
+        }
+        if facts.versioning == Versioning::Enabled {
+            tracing::warn!(
+                "{target} is in a bucket with versioning: an object that is sent again after a \
+                 fault leaves an old version, which is paid for; add a lifecycle rule that expires \
+                 noncurrent versions"
+            );
+        }
+    }
+
+    /// Returns the right of this process to write to a local output, for which process 0 noted
+    /// `note`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the directory cannot be opened any more.
+    fn local_ownership(&self, note: Option<&str>) -> Result<Ownership> {
+        Ok(match (&self.target, &self.lock, note) {
+            (Target::Local { .. }, Some((lock, _)), _) => Ownership::Locked(Arc::clone(lock)),
+            (Target::Local { root, prefix }, None, Some(note)) => {
+                let store = LocalStore::open(root)?;
+                Ownership::LockedBy(store, prefix.clone(), note.to_owned())
+            }
+            _ => Ownership::Unshared,
+        })
+    }
+
+    /// Returns the names of claims on the prefix.
+    fn claim_keys(&self) -> ClaimKeys {
+        ClaimKeys::of(&self.form.layout)
+    }
+
+    /// Returns an attempt of a start to claim the prefix.
+    fn attempt<'a>(&'a self, start: &OutputStart<'a>) -> ClaimAttempt<'a> {
+        let (store, keys) = (&*self.store, self.claim_keys());
+        ClaimAttempt { store, keys, ids: start.ids, take_over: start.take_over }
+    }
+
+    /// Returns the epochs from `from` on that have a directory.
+    fn since(&self, start: &OutputStart<'_>, from: Epoch) -> NamedEpochs<'_> {
+        let (store, layout) = (&*self.store, &self.form.layout);
+        NamedEpochs { store, layout, from, wall_ms: start.wall_ms, interval_ms: start.interval_ms }
+    }
+}
+
+impl Output for ObjectOutput {
+    fn lock(&mut self) -> Result<()> {
+        if self.target == Target::Stdout {
+            StdoutStore::check()?;
+        }
+        if let Target::Local { root, prefix } = &self.target {
+            let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
+            let note = format!("pid {pid} since {now}");
+            let lock = LocalStore::open(root)?.lock_prefix(prefix, &note)?;
+            self.lock = Some((Arc::new(lock), note));
+        }
+        Ok(())
+    }
+
+    fn lock_note(&self) -> Option<String> {
+        self.lock.as_ref().map(|(_, note)| note.clone())
+    }
+
+    fn join(&self, lock_note: Option<&str>) -> Result<()> {
+        let target = &self.target;
+        if let Target::Local { root, prefix } = target
+            && LocalStore::open(root)?.lock_note(prefix)?.as_deref() != lock_note
+        {
+            let message = format!("{target} is not the directory that process 0 writes to");
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint("give --to a directory that all processes share, or an object store"));
+        }
+        Ok(())
+    }
+
+    fn reads_back(&self) -> bool {
+        // Nothing that was printed can be looked at.
+        self.target != Target::Stdout
+    }
+
+    fn probe(&self, warns: bool) -> BoxFuture<'_, Result<()>> {
+        async move {
+            if self.is_bucket() {
+                let probe = StoreProbe::beside(self.target.prefix());
+                patiently(|| probe.run(&*self.store)).await?;
+            }
+            if warns {
+                self.warn_of_limits().await;
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn standing<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+    ) -> BoxFuture<'a, Result<Option<Standing>>> {
+        if !self.is_bucket() {
+            // Locally the lock is held already.
+            return ready(Ok(None)).boxed();
+        }
+        async move { self.attempt(start).stand().await }.boxed()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        former: Option<&'a Standing>,
+        recent: Epoch,
+    ) -> BoxFuture<'a, Result<Claiming>> {
+        async move {
+            if !self.is_bucket() {
+                return Ok(Claiming::Unneeded);
+            }
+            if !start.take_over {
+                let ids = start.ids;
+                let is_known = |id: &str| {
+                    ids.contains(id) || former.is_some_and(|former| former.owner.has_been(id))
+                };
+                let job = &start.publication.job;
+                self.since(start, recent).refuse_foreign(job, is_known).await?;
+            }
+            let owner = Owner::new(start.publication, &start.run, start.interval_ms);
+            let taken = self.attempt(start).take(former, owner).await?;
+            Ok(taken.map_or(Claiming::Lost, |claim| Claiming::Taken(Box::new(claim))))
+        }
+        .boxed()
+    }
+
+    fn is_committed<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        evidence: &'a CommitEvidence,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            let (layout, job) = (&self.form.layout, &start.publication.job);
+            find_marker::is_committed(&*self.store, layout, job, evidence, epoch).await
+        }
+        .boxed()
+    }
+
+    fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let dir = self.form.layout.dir(epoch);
+            patiently(|| self.store.clear(&dir)).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn newest<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        from: Epoch,
+    ) -> BoxFuture<'a, Result<Option<Epoch>>> {
+        async move { self.since(start, from).newest().await }.boxed()
+    }
+
+    fn refuse_later(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+        async move {
+            let key = self.form.layout.marker(epoch);
+            let found = find_marker(&*self.store, &key).await?;
+            let Some(bytes) = found.filter(|bytes| Marker::later_format(bytes).is_some()) else {
+                return Ok(());
+            };
+            let message = format!("{key} was written by {}", Marker::owner_of(&bytes));
+            Err(Error::new(ErrorKind::Configuration, message)
+                .hint("run that release or a later one, or give another --to and --state"))
+        }
+        .boxed()
+    }
+
+    fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
+        let ownership = match run.claim {
+            Some(standing) => {
+                let store = Arc::clone(&self.store);
+                Ownership::Claimed(Claim::new(store, self.claim_keys(), standing, run.is_first))
+            }
+            None => self.local_ownership(run.lock_note.as_deref())?,
+        };
+        let (form, store) = (self.form.clone(), Arc::clone(&self.store));
+        let publisher = Publisher::new(form, run.publication, store, run.runtime)
+            .bounded_by(run.results)
+            .metered(run.meters)
+            .owned(ownership, run.commits);
+        let changelog = match run.state {
+            None => None,
+            // What is printed cannot be read back: the state itself has to remember.
+            Some(state) if self.target == Target::Stdout => {
+                let publisher = publisher.to_store(Arc::new(LocalStore::open(&state)?));
+                Some(ObjectChangelog::new(publisher))
+            }
+            Some(_) => Some(ObjectChangelog::new(publisher.clone())),
+        };
+        Ok(OpenWriter {
+            writer: Arc::new(publisher),
+            changelog: changelog.map(|changelog| Arc::new(changelog) as _),
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
+        check_store::check(&self.target, &*self.store, &self.made).boxed()
+    }
+}

@@ -1,0 +1,226 @@
+//! Stores the objects of a job: under which names, in which format, as whose.
+//!
+//! A closed epoch stays in memory or on the local disk until it is stored, for as long as the store
+//! is out of reach, because its operator holds the capability of the epoch.
+//! [`retry_until_stored`](crate::outputs::retry_until_stored) repeats the requests.
+
+use std::sync::Arc;
+
+use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+use super::check_ownership::Ownership;
+use super::marker_json::{MARKER_BYTES_MAX, Marker};
+use super::object_form::ObjectForm;
+use crate::crash_points::crash_point;
+use crate::epoch::Epoch;
+use crate::error::Error;
+use crate::meters::{Meters, OutputOp};
+use crate::outputs::commit_log::{Attempt, CommitLog};
+use crate::outputs::publication::Publication;
+use crate::outputs::retry_until_stored::Retrier;
+use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
+use crate::supervise;
+
+/// Stores the objects of a job, with retries. Clones share the store.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    /// The names of objects and the bytes of rows.
+    pub form: Arc<ObjectForm>,
+    /// The settings of what is published.
+    pub publication: Arc<Publication>,
+    store: Arc<dyn Store>,
+    ownership: Ownership,
+    /// Notes epochs before their marker is stored. `None` in a job without state.
+    commits: Option<CommitLog>,
+    runtime: Handle,
+    retrier: Retrier,
+    /// The results that are not stored yet.
+    results: Results,
+    /// The figures of the process.
+    meters: Meters,
+    /// A permit for each processor: objects are encoded on no more threads.
+    encoders: Arc<Semaphore>,
+}
+
+impl Publisher {
+    /// Returns a publisher to `store` whose requests run on `runtime`. It shares the output with
+    /// nobody and has no limit of results.
+    pub fn new(
+        form: ObjectForm,
+        publication: Publication,
+        store: Arc<dyn Store>,
+        runtime: Handle,
+    ) -> Self {
+        let (form, publication) = (Arc::new(form), Arc::new(publication));
+        let (ownership, commits) = (Ownership::Unshared, None);
+        let results = Results::unlimited();
+        let meters = Meters::default();
+        let retrier = Retrier::new(store.describe(), results.clone(), meters.clone());
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        Publisher {
+            form,
+            publication,
+            store,
+            ownership,
+            commits,
+            runtime,
+            retrier,
+            results,
+            meters,
+            encoders: Arc::new(Semaphore::new(processors)),
+        }
+    }
+
+    /// Returns a publisher whose results are counted and limited by `results`.
+    #[must_use]
+    pub fn bounded_by(self, results: Results) -> Self {
+        let retrier = Retrier::new(self.store.describe(), results.clone(), self.meters.clone());
+        Publisher { results, retrier, ..self }
+    }
+
+    /// Returns a publisher that writes its figures to `meters`.
+    #[must_use]
+    pub fn metered(self, meters: Meters) -> Self {
+        let retrier = Retrier::new(self.store.describe(), self.results.clone(), meters.clone());
+        Publisher { meters, retrier, ..self }
+    }
+
+    /// Returns a publisher that stores nothing unless `ownership` is confirmed, and that notes
+    /// epochs in `commits` before they are committed.
+    #[must_use]
+    pub fn owned(self, ownership: Ownership, commits: Option<CommitLog>) -> Self {
+        Publisher { ownership, commits, ..self }
+    }
+
+    /// Returns a publisher to another store, which only this process uses. Its outages are logged
+    /// separately.
+    #[must_use]
+    pub fn to_store(&self, store: Arc<dyn Store>) -> Self {
+        let retrier = Retrier::new(store.describe(), self.results.clone(), self.meters.clone());
+        Publisher { store, ownership: Ownership::Unshared, retrier, ..self.clone() }
+    }
+
+    /// Returns the runtime of the requests. Operators never block on them.
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// Returns the right of this process to write.
+    pub fn ownership(&self) -> &Ownership {
+        &self.ownership
+    }
+
+    /// Returns the store, for requests that are not retried.
+    pub fn store(&self) -> &dyn Store {
+        &*self.store
+    }
+
+    /// Makes the object of a part of the bytes that a worker has written, on a thread that may
+    /// block.
+    ///
+    /// # Errors
+    ///
+    /// `Failed` if the encoder refuses the rows.
+    pub async fn finish(&self, written: Body) -> Result<Body, Error> {
+        let encoding = self.form.encoding;
+        if encoding.is_immediate() {
+            return Ok(written);
+        }
+        // Counted while they wait for a thread, and the object before they are dropped.
+        self.results.admit(&written);
+        // The semaphore is never closed. Permits are given in the order of asking.
+        let _turn = self.encoders.acquire().await;
+        let results = self.results.clone();
+        supervise::blocking(move || {
+            let object = encoding.finish(&written)?;
+            results.admit(&object);
+            Ok(object)
+        })
+        .await
+    }
+
+    /// Stores `body` under `key` and replaces an object that exists. An error is final.
+    pub async fn put(&self, key: &str, body: Body) -> Result<Stored, Error> {
+        crash_point("sink.before_put");
+        self.results.admit(&body);
+        self.confirm(key).await?;
+        let put = || async {
+            // Bodies on disk are read back one after the other, within a limit of memory.
+            let _room = self.results.room_to_read(&body).await;
+            self.store.put(key, body.clone()).await
+        };
+        let stored = self.retrier.counted(OutputOp::Put, key, put).await;
+        crash_point("sink.after_put");
+        self.count_bytes(stored)
+    }
+
+    /// Creates the object `key`, a part or the marker of `epoch`, from `body`. Succeeds if it
+    /// exists with the same bytes. An error is final.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if the object exists with other bytes or another run owns the output. The
+    /// message names the owner if it is known.
+    pub async fn create(&self, epoch: Epoch, key: &str, body: Body) -> Result<Stored, Error> {
+        crash_point("sink.before_put");
+        self.results.admit(&body);
+        self.confirm(key).await?;
+        let put = || async {
+            let _room = self.results.room_to_read(&body).await;
+            self.put_new(epoch, key, body.clone()).await
+        };
+        let stored = self.retrier.counted(OutputOp::Create, key, put).await;
+        crash_point("sink.after_put");
+        self.count_bytes(stored)
+    }
+
+    /// Adds the length of a stored object to the figures.
+    fn count_bytes(&self, stored: Result<Stored, Error>) -> Result<Stored, Error> {
+        stored.inspect(|stored| self.meters.output().bytes.add(stored.bytes))
+    }
+
+    /// Creates an object. After a conflict the error names the owner.
+    async fn put_new(&self, epoch: Epoch, key: &str, body: Body) -> StoreResult<Stored> {
+        match self.store.put_new(key, body).await {
+            Err(error) if error.kind == StoreErrorKind::Exists => {
+                // The claim names the owner if it has changed, and else the marker does.
+                self.ownership.confirm().await?;
+                let marker = self.form.layout.marker(epoch);
+                let owner = match self.store.get(&marker, MARKER_BYTES_MAX).await {
+                    Ok(bytes) => format!("the epoch is that of {}", Marker::owner_of(&bytes)),
+                    Err(_) => "another job writes there, too".to_owned(),
+                };
+                let message = format!("{}: {owner}", error.message);
+                Err(StoreError::new(StoreErrorKind::Exists, message).hint(
+                    "nothing was overwritten; give --to a prefix of its own, or see that the \
+                     other job has ended and start again",
+                ))
+            }
+            stored => stored,
+        }
+    }
+
+    /// Succeeds if this run owns the output. An error is final.
+    async fn confirm(&self, key: &str) -> Result<(), Error> {
+        self.retrier.run(key, || self.ownership.confirm()).await
+    }
+
+    /// Notes durably that `epoch`, whose `parts` parts are durable, is about to be committed.
+    pub async fn note_attempt(&self, epoch: Epoch, parts: usize) -> Result<(), Error> {
+        match &self.commits {
+            Some(commits) => commits.note(Attempt { epoch, parts: parts as u32 }).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Notes that `epoch` is committed.
+    pub fn note_commit(&self, epoch: Epoch) {
+        self.ownership.committed(epoch);
+    }
+
+    /// Makes the names in `dir` durable. An error is final.
+    pub async fn seal(&self, dir: &str) -> Result<(), Error> {
+        self.retrier.counted(OutputOp::Seal, dir, || self.store.seal(dir)).await
+    }
+}

@@ -1,0 +1,224 @@
+//! Writes epochs as documents: the rows, then the marker.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures::future::{BoxFuture, FutureExt};
+use reqwest::Method;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::bulk_requests::{BulkItems, PendingItems};
+use super::documents::{IndexNames, marker};
+use super::http_client::SearchClient;
+use super::write_mode::RowMode;
+use crate::crash_points::crash_point;
+use crate::epoch::{Clock, Epoch, SystemClock};
+use crate::error::{Error, ErrorKind, Result};
+use crate::failure::Failure;
+use crate::meters::{Meters, OutputOp};
+use crate::operators::EpochRows;
+use crate::outputs::commit_log::{Attempt, CommitLog};
+use crate::outputs::objects::format::Format;
+use crate::outputs::objects::{Encoding, Ownership, RowBatch, encode_rows, keep_claim, read_rows};
+use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, WriterSettings};
+use crate::outputs::publication::Publication;
+use crate::outputs::retry_until_stored::Retrier;
+use crate::settings::EmptyEpochs;
+use crate::store::{Body, Results, StoreError, StoreErrorKind, StoreResult};
+use crate::supervise;
+
+/// So many parts are written at a time. More requests would only wait at the server, and hold up
+/// the refresh that the oldest epoch waits for.
+const PARTS_AT_A_TIME: usize = 4;
+
+/// Writes the epochs of one run.
+#[derive(Debug)]
+pub struct SearchWriter {
+    client: SearchClient,
+    names: Arc<IndexNames>,
+    publication: Publication,
+    ownership: Ownership,
+    retrier: Retrier,
+    meters: Meters,
+    /// Notes epochs before their marker is stored. `None` in a job without state.
+    commits: Option<CommitLog>,
+    results: Results,
+    runtime: tokio::runtime::Handle,
+    /// A permit for each part that may be written at the same time.
+    turns: Semaphore,
+    mode: RowMode,
+    /// The parts of an upsert, which are written by the commit of their epoch.
+    staged: Mutex<BTreeMap<Epoch, Vec<(u32, Body)>>>,
+}
+
+impl SearchWriter {
+    /// Returns the writer of a run that writes as `ownership`.
+    pub fn new(
+        client: SearchClient,
+        names: IndexNames,
+        ownership: Ownership,
+        mode: RowMode,
+        run: WriterSettings,
+    ) -> SearchWriter {
+        let place = format!("{}/{}", client.base(), names.rows);
+        SearchWriter {
+            retrier: Retrier::new(place, run.results.clone(), run.meters.clone()),
+            meters: run.meters,
+            commits: run.commits,
+            client,
+            names: Arc::new(names),
+            publication: run.publication,
+            ownership,
+            results: run.results,
+            runtime: run.runtime,
+            turns: Semaphore::new(PARTS_AT_A_TIME),
+            mode,
+            staged: Mutex::default(),
+        }
+    }
+
+    /// Creates the documents of a part, one bulk request after the other.
+    async fn write(&self, epoch: Epoch, part: u32, body: &Body) -> Result<u64> {
+        let what = format!("the rows of epoch {epoch}");
+        self.retrier.run(&what, || self.ownership.confirm()).await?;
+        let (kind, mut rows) = read_rows(body).map_err(unreadable)?;
+        let (mut batch, mut row, mut bytes, mode) = (RowBatch::default(), 0, 0, self.mode);
+        loop {
+            let items;
+            // Reading, hashing and printing a thousand rows takes too long for the runtime.
+            (items, batch, rows) = supervise::blocking(move || {
+                rows.fill(&mut batch)?;
+                let items = BulkItems::of((epoch, mode), (part, row), kind, &batch);
+                Ok((items, batch, rows))
+            })
+            .await
+            .map_err(unreadable)?;
+            if batch.texts.is_empty() {
+                return Ok(bytes);
+            }
+            row += batch.texts.len() as u64;
+            bytes += batch.text_bytes as u64;
+            let pending = PendingItems::new(items);
+            let send = || pending.send(&self.client, &self.names.rows);
+            self.retrier.counted(OutputOp::Create, &what, send).await?;
+            self.meters.output().bytes.add(batch.text_bytes as u64);
+        }
+    }
+
+    /// Makes the rows of an epoch searchable and stores its marker.
+    async fn commit_rows(&self, complete: CompleteEpoch) -> Result<()> {
+        let CompleteEpoch { epoch, tally, rows, publishes, .. } = complete;
+        let staged = self.staged().remove(&epoch).unwrap_or_default();
+        // An upsert without rows empties the index, which no epoch may skip.
+        let is_skipped = rows == 0
+            && self.publication.empty_epochs == EmptyEpochs::Skip
+            && !self.mode.is_upsert();
+        if !publishes || is_skipped {
+            return Ok(());
+        }
+        for (part, body) in &staged {
+            self.write(epoch, *part, body).await?;
+        }
+        let what = format!("the marker of epoch {epoch}");
+        self.retrier.run(&what, || self.ownership.confirm()).await?;
+        let refresh = format!("{}/_refresh", self.names.rows);
+        let refreshed = || self.client.send(Method::POST, &refresh, None);
+        self.retrier.run(&what, refreshed).await?;
+        if self.mode == RowMode::Replace {
+            // What this epoch did not write is not in its result.
+            let older = json!({"range": {"epoch": {"lt": epoch}}});
+            let delete = || self.client.delete_where(&self.names.rows, &older);
+            self.retrier.run(&what, delete).await?;
+        }
+        if let Some(commits) = &self.commits {
+            commits.note(Attempt { epoch, parts: 0 }).await?;
+        }
+        crash_point("sink.before_marker");
+        let now = SystemClock::new().wall_ms();
+        let marker = marker(&self.names, &self.publication, epoch, tally, rows, now);
+        let create = || async {
+            let path = format!("{}/_create/{epoch}?refresh=true", self.names.epochs);
+            match self.client.send(Method::PUT, &path, Some(marker.clone())).await {
+                Err(error) if error.kind == StoreErrorKind::Exists => self.is_own(epoch).await,
+                created => created.map(drop),
+            }
+        };
+        self.retrier.counted(OutputOp::Commit, &what, create).await?;
+        self.ownership.committed(epoch);
+        crash_point("sink.after_marker");
+        Ok(())
+    }
+
+    /// Locks the parts that wait for the commit of their epoch.
+    fn staged(&self) -> MutexGuard<'_, BTreeMap<Epoch, Vec<(u32, Body)>>> {
+        // Each entry is changed at once, so a panic elsewhere leaves nothing half-done.
+        self.staged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Succeeds if the marker of `epoch` is this job's, from an attempt whose answer was lost.
+    async fn is_own(&self, epoch: Epoch) -> StoreResult<()> {
+        let path = format!("{}/_doc/{epoch}", self.names.epochs);
+        let found = self.client.send(Method::GET, &path, None).await?;
+        let found = &found["_source"];
+        let Publication { job, state, .. } = &self.publication;
+        if found["job"] == job.as_str() && found["state"] == state.as_str() {
+            return Ok(());
+        }
+        let message = format!("{path} is that of job {}: another job writes there", found["job"]);
+        Err(StoreError::new(StoreErrorKind::Exists, message)
+            .hint("give --to an index of its own, and see which job has written to this one"))
+    }
+}
+
+impl EpochWriter for SearchWriter {
+    fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
+        // The form in which rows can wait on disk and be read back one by one.
+        let encoding = Encoding::new(Format::Parquet, None);
+        let parts = encode_rows(sets, self.publication.order, encoding, &self.runtime, parts)?;
+        parts.iter().for_each(|part| self.results.admit(&part.body));
+        Ok(parts)
+    }
+
+    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
+        let EncodedPart { part, rows, body } = part;
+        async move {
+            crash_point("sink.before_put");
+            let bytes = if self.mode.is_upsert() {
+                let bytes = body.bytes();
+                self.staged().entry(epoch).or_default().push((part, body));
+                bytes
+            } else {
+                // The semaphore is never closed. Permits are given in the order of asking.
+                let _turn = self.turns.acquire().await;
+                self.write(epoch, part, &body).await?
+            };
+            crash_point("sink.after_put");
+            Ok(PartReport { part, rows, bytes, md5: String::new() })
+        }
+        .boxed()
+    }
+
+    fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {
+        self.commit_rows(epoch).boxed()
+    }
+
+    fn place(&self, _epoch: Epoch) -> String {
+        self.names.rows.clone()
+    }
+
+    fn keep_claim(&self, failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
+        let Ownership::Claimed(claim) = &self.ownership else { return None };
+        Some(keep_claim(claim.clone(), failure).boxed())
+    }
+
+    fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
+        self.ownership.release().boxed()
+    }
+}
+
+/// Returns the error of rows that cannot be read back from the disk.
+fn unreadable(error: std::io::Error) -> Error {
+    let message = format!("cannot read back rows that wait on disk: {error}");
+    Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
+}

@@ -1,0 +1,358 @@
+//! An index of OpenSearch or Elasticsearch as the output of a job.
+
+use std::sync::Arc;
+
+use futures::future::{BoxFuture, FutureExt, ready};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use super::claim_documents::ClaimDocuments;
+use super::documents::{
+    IndexNames, claims_index, index_of, marker_fields, other_type, row_fields, word_id,
+};
+use super::epoch_writer::SearchWriter;
+use super::http_client::SearchClient;
+use super::write_mode::RowMode;
+use crate::epoch::{AHEAD_MAX_MS, Epoch};
+use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::commit_evidence::CommitEvidence;
+use crate::outputs::foreign_epoch::foreign_epoch;
+use crate::outputs::objects::{
+    Claim, ClaimAttempt, ClaimKeys, Layout, ObjectChangelog, ObjectForm, Ownership, Publisher,
+};
+use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
+use crate::outputs::owner::{Owner, Standing};
+use crate::outputs::retry_start::patiently;
+use crate::outputs::sql::SqlSettings;
+use crate::store::local::LocalStore;
+use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, StoreSettings};
+
+/// Most states whose epochs are told apart in an index.
+const STATES_MAX: usize = 10_000;
+
+/// An index, opened for a run.
+#[derive(Debug)]
+pub struct SearchOutput {
+    target: SearchTarget,
+    names: IndexNames,
+    client: SearchClient,
+    claims: Arc<ClaimDocuments>,
+    /// The names in the changelog, which is in the state folder.
+    form: ObjectForm,
+    mode: RowMode,
+}
+
+impl SearchOutput {
+    /// Opens the index of `target`. Asks no server yet.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if a certificate or the credentials cannot be used.
+    pub fn open(
+        target: &SearchTarget,
+        settings: &StoreSettings,
+        form: ObjectForm,
+        rows: &SqlSettings,
+    ) -> Result<Self> {
+        let client = SearchClient::new(target, settings, &Environment::of_process())?;
+        let names = IndexNames::of(&target.index);
+        let claims = ClaimDocuments { client: client.clone(), index: names.claims.clone() };
+        let (target, claims, mode) = (target.clone(), Arc::new(claims), RowMode::of(rows));
+        Ok(SearchOutput { target, names, client, claims, form, mode })
+    }
+
+    /// Returns the names of claims on the index.
+    fn claim_keys(&self) -> ClaimKeys {
+        ClaimKeys::of(&Layout::new(self.names.rows.clone(), None))
+    }
+
+    /// Returns an attempt of a start to claim the index.
+    fn attempt<'a>(&'a self, start: &OutputStart<'a>) -> ClaimAttempt<'a> {
+        let keys = self.claim_keys();
+        ClaimAttempt { store: &*self.claims, keys, ids: start.ids, take_over: start.take_over }
+    }
+
+    /// Returns the fields of an index; `None` if there is no such index.
+    async fn fields(&self, index: &str) -> StoreResult<Option<Vec<Value>>> {
+        match self.client.send(Method::GET, &format!("{index}/_mapping"), None).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            // Several, by the names of indexes, if the name is that of an alias.
+            found => Ok(found?.as_object().map(|indexes| {
+                indexes.values().map(|index| index["mappings"]["properties"].clone()).collect()
+            })),
+        }
+    }
+
+    /// Fails if an index is somebody else's: if it has fields of the same names and other types.
+    /// Returns whether the index is there.
+    async fn check_index(&self, index: &str, wanted: &Value) -> Result<bool> {
+        let found = patiently(|| self.fields(index)).await?;
+        for fields in found.iter().flatten() {
+            if let Some(field) = other_type(fields, wanted) {
+                let (there, here) = (&fields[field]["type"], &wanted[field]["type"]);
+                let message = format!(
+                    "the index {index} has the field {field:?} of type {there}, and not {here}"
+                );
+                return Err(Error::new(ErrorKind::Configuration, message)
+                    .hint("nothing was changed; give --to an index of its own"));
+            }
+        }
+        Ok(found.is_some())
+    }
+
+    /// Fails if the index of rows holds documents of another `--write`.
+    async fn check_mode(&self) -> Result<()> {
+        let index = &self.names.rows;
+        let find = || async {
+            self.client.send(Method::POST, &format!("{index}/_refresh"), None).await?;
+            let any = json!({"size": 1, "query": {"exists": {"field": "epoch"}}});
+            let path = format!("{index}/_search?allow_partial_search_results=false");
+            self.client.send(Method::POST, &path, Some(any)).await
+        };
+        let find = || async {
+            match find().await {
+                Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Value::Null),
+                found => found,
+            }
+        };
+        let hit = &patiently(find).await?["hits"]["hits"][0];
+        let Some(id) = hit["_id"].as_str() else { return Ok(()) };
+        // Rows that are lines are only ever appended.
+        let word = hit["_source"]["word"].as_str();
+        let is_upsert = word.is_some_and(|word| id == word_id(word.as_bytes()));
+        if is_upsert == self.mode.is_upsert() {
+            return Ok(());
+        }
+        let flag = self.mode.flag();
+        let other = if is_upsert { "upsert" } else { "append" };
+        let message = format!("the index {index} was filled by --write {other}, not {flag}");
+        Err(Error::new(ErrorKind::Configuration, message).hint(format!(
+            "nothing was changed; give --write {other}, or --to an index of its own"
+        )))
+    }
+
+    /// Refuses an index with epochs of another job to a run that replaces documents: it would
+    /// delete theirs.
+    async fn refuse_foreign(
+        &self,
+        start: &OutputStart<'_>,
+        former: Option<&Standing>,
+    ) -> Result<()> {
+        if !self.mode.is_upsert() || start.take_over {
+            return Ok(());
+        }
+        let epochs = &self.names.epochs;
+        let states = json!({
+            "size": 0,
+            "aggs": {"states": {"terms": {"field": "state", "size": STATES_MAX}}},
+        });
+        let find = || async {
+            let refresh = format!("{epochs}/_refresh");
+            let path = format!("{epochs}/_search?allow_partial_search_results=false");
+            match self.client.send(Method::POST, &refresh, None).await {
+                Ok(_) => self.client.send(Method::POST, &path, Some(states.clone())).await,
+                Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Value::Null),
+                Err(error) => Err(error),
+            }
+        };
+        let found = patiently(find).await?;
+        // The jobs that this one took the index from.
+        let own = former.map(|former| &former.owner);
+        let own = own.filter(|owner| start.ids.contains(&owner.state));
+        let is_own = |state: &str| {
+            start.ids.contains(state) || own.is_some_and(|owner| owner.has_been(state))
+        };
+        let states = found["aggregations"]["states"]["buckets"].as_array().into_iter().flatten();
+        let foreign = states.filter_map(|bucket| bucket["key"].as_str()).find(|key| !is_own(key));
+        let Some(state) = foreign else { return Ok(()) };
+        let message = format!(
+            "the index {} is another job's: it holds epochs of state {state}",
+            self.names.rows
+        );
+        Err(Error::new(ErrorKind::Configuration, message).hint(
+            "nothing was changed; give --to an index of its own, or --take-over to end that job \
+             and go on in its index",
+        ))
+    }
+
+    /// Makes an index if it is missing.
+    async fn make_index(&self, index: &str, request: Value) -> Result<()> {
+        if patiently(|| self.fields(index)).await?.is_some() {
+            return Ok(());
+        }
+        patiently(|| async {
+            match self.client.send(Method::PUT, index, Some(request.clone())).await {
+                // Another start was quicker, or the answer was lost.
+                Err(error) if error.kind == StoreErrorKind::Invalid => {
+                    self.fields(index).await?.map(drop).ok_or(error)
+                }
+                made => made.map(drop),
+            }
+        })
+        .await
+    }
+
+    /// Returns the greatest epoch in an index from `from` on, up to `until`.
+    async fn greatest(&self, index: &str, from: Epoch, until: Epoch) -> StoreResult<Option<Epoch>> {
+        let search = json!({
+            "size": 0,
+            "query": {"range": {"epoch": {"gte": from, "lte": until}}},
+            "aggs": {"newest": {"max": {"field": "epoch"}}},
+        });
+        let refresh = self.client.send(Method::POST, &format!("{index}/_refresh"), None).await;
+        let found = match refresh {
+            Ok(_) => {
+                // An answer without a shard could miss the newest epoch.
+                let path = format!("{index}/_search?allow_partial_search_results=false");
+                self.client.send(Method::POST, &path, Some(search)).await
+            }
+            Err(error) => Err(error),
+        };
+        match found {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            found => Ok(found?["aggregations"]["newest"]["value"].as_f64().map(|max| max as u64)),
+        }
+    }
+}
+
+impl Output for SearchOutput {
+    fn probe(&self, _warns: bool) -> BoxFuture<'_, Result<()>> {
+        async move {
+            patiently(|| self.client.send(Method::GET, "", None)).await?;
+            self.check_index(&self.names.rows, &row_fields()).await?;
+            self.check_mode().await?;
+            self.check_index(&self.names.epochs, &marker_fields()).await.map(drop)
+        }
+        .boxed()
+    }
+
+    fn standing<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+    ) -> BoxFuture<'a, Result<Option<Standing>>> {
+        async move { self.attempt(start).stand().await }.boxed()
+    }
+
+    fn claim<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        former: Option<&'a Standing>,
+        _recent: Epoch,
+    ) -> BoxFuture<'a, Result<Claiming>> {
+        async move {
+            self.refuse_foreign(start, former).await?;
+            self.make_index(&self.names.claims, claims_index()).await?;
+            let owner = Owner::new(start.publication, &start.run, start.interval_ms);
+            let Some(claim) = self.attempt(start).take(former, owner).await? else {
+                return Ok(Claiming::Lost);
+            };
+            self.make_index(&self.names.rows, index_of(&row_fields())).await?;
+            self.make_index(&self.names.epochs, index_of(&marker_fields())).await?;
+            Ok(Claiming::Taken(Box::new(claim)))
+        }
+        .boxed()
+    }
+
+    fn is_committed<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        evidence: &'a CommitEvidence,
+        epoch: Epoch,
+    ) -> BoxFuture<'a, Result<bool>> {
+        async move {
+            let path = format!("{}/_doc/{epoch}", self.names.epochs);
+            let found = patiently(|| async {
+                match self.client.send(Method::GET, &path, None).await {
+                    Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+                    found => found.map(Some),
+                }
+            });
+            let Some(found) = found.await? else {
+                return Ok(evidence.settled.is_some_and(|settled| epoch <= settled));
+            };
+            let marker = &found["_source"];
+            let is_own = marker["job"] == start.publication.job.as_str()
+                && marker["state"].as_str().is_some_and(|state| evidence.ids.contains(state));
+            if is_own {
+                return Ok(true);
+            }
+            let text = |field: &str| marker[field].as_str().unwrap_or("?").to_owned();
+            let owner = format!("job {} with state {}", text("job"), text("state"));
+            Err(foreign_epoch(&path, &owner, evidence))
+        }
+        .boxed()
+    }
+
+    fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+        if self.mode.is_upsert() {
+            // The epoch, or a later one, writes over what is there.
+            return ready(Ok(())).boxed();
+        }
+        async move {
+            let query = json!({"term": {"epoch": epoch}});
+            patiently(|| self.client.delete_where(&self.names.rows, &query)).await
+        }
+        .boxed()
+    }
+
+    fn newest<'a>(
+        &'a self,
+        start: &'a OutputStart<'a>,
+        from: Epoch,
+    ) -> BoxFuture<'a, Result<Option<Epoch>>> {
+        async move {
+            let until = start.wall_ms.saturating_add(AHEAD_MAX_MS);
+            let rows = patiently(|| self.greatest(&self.names.rows, from, until)).await?;
+            let epochs = patiently(|| self.greatest(&self.names.epochs, from, until)).await?;
+            Ok(rows.max(epochs))
+        }
+        .boxed()
+    }
+
+    fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
+        let ownership = match run.claim.clone() {
+            Some(standing) => {
+                let (store, keys) = (Arc::clone(&self.claims) as _, self.claim_keys());
+                Ownership::Claimed(Claim::new(store, keys, standing, run.is_first))
+            }
+            None => Ownership::Unshared,
+        };
+        // A changelog is not searched, and its objects may be too large for a document.
+        let changelog = match &run.state {
+            Some(state) => {
+                let (form, publication) = (self.form.clone(), run.publication.clone());
+                let store = Arc::new(LocalStore::open(state)?);
+                let publisher = Publisher::new(form, publication, store, run.runtime.clone());
+                let publisher = publisher.bounded_by(run.results.clone());
+                Some(ObjectChangelog::new(publisher.metered(run.meters.clone())))
+            }
+            None => None,
+        };
+        let (client, names) = (self.client.clone(), self.names.clone());
+        Ok(OpenWriter {
+            writer: Arc::new(SearchWriter::new(client, names, ownership, self.mode, run)),
+            changelog: changelog.map(|changelog| Arc::new(changelog) as _),
+        })
+    }
+
+    fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
+        async move {
+            let server = patiently(|| self.client.send(Method::GET, "", None)).await?;
+            let version = &server["version"];
+            let product = version["distribution"].as_str().unwrap_or("elasticsearch");
+            let number = version["number"].as_str().unwrap_or("of an unknown version");
+            let exists = self.check_index(&self.names.rows, &row_fields()).await?;
+            self.check_mode().await?;
+            self.check_index(&self.names.epochs, &marker_fields()).await?;
+            let result =
+                if exists { "is there, with the fields of rows" } else { "is made by a run" };
+            Ok(vec![
+                ("output", self.target.to_string()),
+                ("server", format!("{product} {number}")),
+                ("index", format!("{} {result}", self.names.rows)),
+                ("result", "the server was asked, and nothing was written".to_owned()),
+            ])
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,333 @@
+//! The server: accepts connections and answers their requests.
+
+use std::convert::Infallible;
+use std::future::poll_fn;
+use std::panic::resume_unwind;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::{Body as _, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+use super::super::stop_signal::Stop;
+use super::append_bodies::{Ask, Order, Reply};
+use super::connection_limits::{Activity, Connections, OpenConnection, Watched};
+use super::decode::Coding;
+use super::receive_body::{BodyLimits, Received};
+use super::request::{Guard, LinesRequest, PieceEnd, announced_length};
+use super::responses::{self, Refusal};
+
+/// Longest time for the head of a request, and for the silence between two requests.
+const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
+/// Longest time for a TLS handshake.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Most bytes of a connection that are read and not yet parsed; the head of a request must fit.
+const READ_BYTES_MAX: usize = 32 << 10;
+/// Longest time that a request waits until the log can look at it.
+const QUEUE_TIME_MAX: Duration = Duration::from_secs(10);
+/// Longest time that requests under way may take when the run stops.
+const STOP_TIME_MAX: Duration = Duration::from_secs(5);
+/// Time and bytes for what a client still sends after an answer that closes the connection: a
+/// connection that is closed while it sends is reset, and it would not see the answer.
+const LINGER: (Duration, usize) = (Duration::from_secs(1), 16 << 20);
+/// The pause after a failure to accept, as when the process has no descriptor left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A burst of refused connections is over after so long without one.
+const BURST: Duration = Duration::from_secs(10);
+
+/// The service of all connections.
+pub struct LinesService {
+    pub guard: Guard,
+    pub bodies: BodyLimits,
+    /// The queue to the task that owns the log.
+    pub orders: mpsc::Sender<Order>,
+    /// Tells the server to end.
+    pub closing: Stop,
+    /// The log had no room for the last body.
+    pub is_full: AtomicBool,
+    /// Accepts TLS, if senders speak it.
+    pub tls: Option<TlsAcceptor>,
+    /// A handshake that failed was reported. Anybody can make many.
+    pub no_tls: AtomicBool,
+}
+
+impl LinesService {
+    /// Answers one request.
+    async fn answer(&self, request: Request<Incoming>, activity: &Arc<Activity>) -> Response<Body> {
+        let is_head = request.method() == Method::HEAD;
+        let mut answer = self.fulfil(request, activity).await.unwrap_or_else(Refusal::answer);
+        if is_head {
+            *answer.body_mut() = Body::empty();
+        }
+        answer
+    }
+
+    async fn fulfil(
+        &self,
+        request: Request<Incoming>,
+        activity: &Arc<Activity>,
+    ) -> Result<Response<Body>, Refusal> {
+        let (parts, body) = request.into_parts();
+        let has_body = !body.is_end_stream();
+        activity.set_unread(has_body);
+        self.guard.check(&parts.headers, &parts.uri)?;
+        let wish = LinesRequest::of(&parts)?;
+        if self.closing.is_stopped() {
+            return Err(Refusal::stopping());
+        }
+        let is_lines = matches!(wish, LinesRequest::Lines { .. });
+        let ask = match wish {
+            LinesRequest::Next { producer } => Ask::Next { producer },
+            LinesRequest::Lines { coding, ends } => {
+                let body = self.receive(&parts.headers, body, coding).await?;
+                Ask::Lines { body, ends }
+            }
+            LinesRequest::Piece { producer, offset, coding, end } => {
+                let body = self.receive(&parts.headers, body, coding).await?;
+                if offset.checked_add(body.len() as u64).is_none() {
+                    let message = "the piece ends after the last possible position";
+                    return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+                }
+                if end == PieceEnd::Forget && body.len() > 0 {
+                    // A repeated request would find nothing that is known of the producer.
+                    let message = "end=forget takes no body: send the piece first, then the end";
+                    return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
+                }
+                Ask::Piece { producer, offset, end, body }
+            }
+        };
+        activity.set_unread(false);
+        let _served = activity.serve();
+        let Reply { next, tag, durable, refusal } = self.order(ask).await?;
+        // Also a refusal names a position that the sender may rely on.
+        if let Some(durable) = durable {
+            durable.wait().await.map_err(|_| Refusal::stopping())?;
+        }
+        match refusal {
+            Some(refusal) => Err(refusal),
+            None if is_lines => Ok(responses::kept()),
+            None => Ok(responses::next(next, tag)),
+        }
+    }
+
+    /// Receives the body of a request, unless the run stops meanwhile.
+    async fn receive(
+        &self,
+        headers: &HeaderMap,
+        body: Incoming,
+        coding: Coding,
+    ) -> Result<Received, Refusal> {
+        let announced = announced_length(headers);
+        if let Some(bytes) = announced {
+            self.bodies.check_announced(bytes)?;
+        }
+        if self.is_full.load(Ordering::Relaxed) {
+            // The sender need not send what cannot be kept.
+            let ask = Ask::Room { bytes: announced.unwrap_or(0) };
+            if let Some(refusal) = self.order(ask).await?.refusal {
+                return Err(refusal);
+            }
+        }
+        tokio::select! {
+            received = self.bodies.receive(Body::new(body), coding) => received,
+            () = self.closing.stopped() => Err(Refusal::stopping()),
+        }
+    }
+
+    /// Gives an order to the task that owns the log and waits for its reply.
+    async fn order(&self, ask: Ask) -> Result<Reply, Refusal> {
+        let (reply, replied) = oneshot::channel();
+        let order = Order { ask, reply };
+        let reply = match timeout(QUEUE_TIME_MAX, self.orders.send(order)).await {
+            Ok(Ok(())) => replied.await.map_err(|_| Refusal::stopping())?,
+            Ok(Err(_)) => return Err(Refusal::stopping()),
+            Err(_) => return Err(Refusal::later("the log takes nothing now: send it again later")),
+        };
+        let is_full = reply.refusal.as_ref().is_some_and(Refusal::is_later);
+        self.is_full.store(is_full, Ordering::Relaxed);
+        Ok(reply)
+    }
+}
+
+/// The stream of a connection.
+enum Conversation {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl LinesService {
+    /// Does the handshake of a connection, where senders speak TLS; returns `None` if it fails, or
+    /// if the run stops meanwhile.
+    async fn shake(&self, stream: TcpStream) -> Option<Conversation> {
+        let Some(tls) = &self.tls else { return Some(Conversation::Plain(stream)) };
+        let peer = stream.peer_addr();
+        let shaken = tokio::select! {
+            shaken = timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)) => shaken,
+            () = self.closing.stopped() => return None,
+        };
+        let cause = match shaken {
+            Ok(Ok(stream)) => return Some(Conversation::Tls(Box::new(stream))),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no handshake within {HANDSHAKE_TIME_MAX:?}"),
+        };
+        let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
+        if self.no_tls.swap(true, Ordering::Relaxed) {
+            tracing::debug!("the TLS handshake of {peer} failed: {cause}");
+        } else {
+            tracing::warn!(
+                "{peer} was refused by --listen-http: its TLS handshake failed: {cause}; others \
+                 like it are not reported"
+            );
+        }
+        None
+    }
+}
+
+/// Serves connections of `listener` until the service closes.
+pub async fn serve(listener: TcpListener, service: Arc<LinesService>, connections_max: usize) {
+    let connections = Connections::new(connections_max);
+    let mut tasks = JoinSet::new();
+    let mut refused: Option<Instant> = None;
+    let mut is_failing = false;
+    loop {
+        let accepted = tokio::select! {
+            () = service.closing.stopped() => break,
+            Some(ended) = tasks.join_next() => {
+                check(ended);
+                continue;
+            }
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!("cannot accept a connection of --listen-http: {error}");
+                }
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        is_failing = false;
+        match connections.open() {
+            Some(open) => drop(tasks.spawn(converse(stream, open, Arc::clone(&service)))),
+            None => {
+                if refused.is_none_or(|last| last.elapsed() > BURST) {
+                    tracing::warn!(
+                        "{peer} and perhaps others are refused: --listen-http has \
+                         {connections_max} connections, the most of --max-connections"
+                    );
+                }
+                refused = Some(Instant::now());
+                // A handshake would have to be waited for.
+                if service.tls.is_none() {
+                    refuse(&stream);
+                }
+            }
+        }
+    }
+    drop(listener);
+    let ending = async {
+        while let Some(ended) = tasks.join_next().await {
+            check(ended);
+        }
+    };
+    if timeout(STOP_TIME_MAX, ending).await.is_err() {
+        tracing::debug!("some connections of --listen-http did not end in time");
+    }
+}
+
+/// A panic of a connection goes on here: this task is supervised.
+pub fn check(ended: Result<(), tokio::task::JoinError>) {
+    if let Err(lost) = ended
+        && let Ok(panic) = lost.try_into_panic()
+    {
+        resume_unwind(panic);
+    }
+}
+
+/// Answers a connection that is one too many, without waiting for its request.
+fn refuse(stream: &TcpStream) {
+    let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
+        retry-after: 1\r\nconnection: close\r\ncontent-length: 32\r\n\r\n\
+        {\"error\":\"too many connections\"}";
+    // The client may be gone, and a full socket has told it enough.
+    let _ = stream.try_write(answer.as_bytes());
+}
+
+/// Serves one connection to its end.
+async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<LinesService>) {
+    // Answers are short and complete: they need not wait for more.
+    let _ = stream.set_nodelay(true);
+    let serving = async {
+        match service.shake(stream).await {
+            Some(Conversation::Plain(stream)) => {
+                converse_http(stream, &open.activity, &service).await;
+            }
+            Some(Conversation::Tls(stream)) => {
+                converse_http(stream, &open.activity, &service).await;
+            }
+            None => {}
+        }
+    };
+    tokio::select! {
+        () = serving => {}
+        () = open.closed() => {}
+    }
+}
+
+async fn converse_http<S>(stream: S, activity: &Arc<Activity>, service: &Arc<LinesService>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let answer = |request| {
+        let (service, activity) = (Arc::clone(service), Arc::clone(activity));
+        Box::pin(async move { Ok::<_, Infallible>(service.answer(request, &activity).await) })
+    };
+    let stream = TokioIo::new(Watched { stream, activity: Arc::clone(activity) });
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIME_MAX)
+        .max_buf_size(READ_BYTES_MAX)
+        // A client may close its side when it has sent its request.
+        .half_close(true)
+        .serve_connection(stream, service_fn(answer));
+    let mut is_closing = false;
+    loop {
+        tokio::select! {
+            // An error is the client's: it is gone, or what it sent is not HTTP.
+            _ = poll_fn(|cx| connection.poll_without_shutdown(cx)) => break,
+            () = service.closing.stopped(), if !is_closing => {
+                is_closing = true;
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
+            }
+        }
+    }
+    if activity.is_unread() {
+        linger(connection.into_parts().io.into_inner().stream).await;
+    }
+}
+
+/// Closes a connection so that its client can still read the answer.
+async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+    let (time, bytes) = LINGER;
+    let reading = async {
+        stream.shutdown().await?;
+        let mut sink = tokio::io::sink();
+        tokio::io::copy(&mut stream.take(bytes as u64), &mut sink).await
+    };
+    // Nothing is left to do where the client is gone, or sends on and on.
+    let _ = timeout(time, reading).await;
+}

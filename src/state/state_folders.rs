@@ -1,0 +1,293 @@
+//! Surveys state folders from outside, and removes those that nobody needs.
+//!
+//! A survey reads what is on the local disk and asks no store: an epoch whose marker was stored
+//! just before a crash counts as in flight.
+
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use serde::Serialize;
+
+use super::{IDENTITY, IDS, Identity, Ids, LOCK, format_of, private, refusal};
+use crate::epoch::Epoch;
+use crate::error::{Error, ErrorKind, Result};
+use crate::file_lock;
+use crate::journal::{JournalUsage, usage};
+use crate::outputs::Attempts;
+
+/// The beginning of the name of every journal's folder.
+pub const JOURNAL: &str = "journal-";
+/// The beginning of the name of a note that a journal exists.
+pub const NOTE: &str = "known-";
+/// The beginning of the name of a journal's folder that no start reads any more.
+pub const KEPT: &str = "kept-";
+
+/// Names of all that a job keeps in its state, in the order in which it is removed: a note without
+/// a journal would stop a start, an identity without the rest does not. A name that ends in `-` is
+/// the beginning of names.
+const PARTS: &[&str] =
+    &[NOTE, JOURNAL, KEPT, "results-", "commits", "begun", "_wordtide", IDS, IDENTITY, "lock-"];
+
+/// Returns the place of a name in the order of removal; `None` if no job has made it.
+fn place_of(name: &str) -> Option<usize> {
+    // A file that was being written at a crash.
+    if name.starts_with('.') {
+        return name.ends_with(".tmp").then_some(0);
+    }
+    PARTS
+        .iter()
+        .position(|part| if part.ends_with('-') { name.starts_with(part) } else { name == *part })
+}
+
+/// The facts of a state folder.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct StateSurvey {
+    /// The folder.
+    pub path: PathBuf,
+    /// The name of the definition.
+    pub dataflow: String,
+    /// The definition with its parameters.
+    pub definition: String,
+    /// The output.
+    pub output: String,
+    /// The state id that markers bear; `None` before the first start has ended.
+    pub id: Option<String>,
+    /// The version of the folder's format; 0 for a release that wrote none.
+    pub format: u32,
+    /// True if a job runs on the state.
+    pub running: bool,
+    /// The process of the job, if it runs on this host and is of a release that says so.
+    pub pid: Option<u32>,
+    /// Bytes in the journals that are not known to be committed.
+    pub uncommitted_bytes: u64,
+    /// Epochs that have ended and are not known to be committed.
+    pub epochs_in_flight: usize,
+    /// The newest epoch that is known to be committed.
+    pub last_committed: Option<Epoch>,
+    /// Bytes that the folder takes on the disk.
+    pub disk_bytes: u64,
+    /// The sources of the journals.
+    pub sources: Vec<String>,
+    /// True if a start would publish something that the state holds.
+    #[serde(skip)]
+    pub has_uncommitted: bool,
+}
+
+impl StateSurvey {
+    /// Surveys the state in `dir`.
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if there is no state, or one of a later release; `Disk` if it cannot be
+    /// read.
+    pub fn of(dir: &Path) -> Result<StateSurvey> {
+        let identity = read_identity(dir)?;
+        let format = format_of(dir)?;
+        let ids = Ids::read(dir)?;
+        let (running, pid) = runner(dir)?;
+        let mut journals = Vec::new();
+        for path in entries(dir)? {
+            if path.is_dir() && name_of(&path).starts_with(JOURNAL) {
+                journals.extend(usage(&path)?);
+            }
+        }
+        let in_flight: BTreeSet<Epoch> =
+            journals.iter().flat_map(|journal| &journal.open_epochs).copied().collect();
+        // Of a source that is read again the journal has positions only, so bytes do not count.
+        let holds = |journal: &JournalUsage| {
+            journal.uncommitted_bytes > 0
+                || journal.is_replayable && !journal.open_epochs.is_empty()
+        };
+        Ok(StateSurvey {
+            has_uncommitted: journals.iter().any(holds),
+            path: dir.to_owned(),
+            dataflow: identity.definition.split(' ').next().unwrap_or_default().to_owned(),
+            definition: identity.definition,
+            output: identity.output,
+            id: ids.id,
+            format,
+            running,
+            pid,
+            uncommitted_bytes: journals.iter().map(|journal| journal.uncommitted_bytes).sum(),
+            epochs_in_flight: in_flight.len(),
+            last_committed: last_committed(dir, &journals, &in_flight)?,
+            disk_bytes: disk_bytes(dir)?,
+            sources: journals.into_iter().map(|journal| journal.source).collect(),
+        })
+    }
+}
+
+/// Returns the folders of states at `path`: itself, or those directly below it.
+///
+/// # Errors
+///
+/// `Configuration` if there is none.
+pub fn states_at(path: &Path) -> Result<Vec<PathBuf>> {
+    let is_state = |dir: &Path| dir.join(IDENTITY).is_file() || dir.join(IDS).is_file();
+    if is_state(path) {
+        return Ok(vec![path.to_owned()]);
+    }
+    let below: Vec<PathBuf> = entries(path)?.into_iter().filter(|dir| is_state(dir)).collect();
+    if below.is_empty() {
+        let message = format!("{} holds no state of a job", path.display());
+        return Err(Error::new(ErrorKind::Configuration, message)
+            .hint("give the folder that --state names, or ./wordtide-state"));
+    }
+    Ok(below)
+}
+
+/// Removes the state in `dir`.
+///
+/// # Errors
+///
+/// `Configuration` if a job runs on it, if it holds lines that are not committed, or if it holds
+/// what no job has put there; nothing is removed then. `Disk` if it cannot be removed.
+pub fn remove(dir: &Path) -> Result<()> {
+    let refused = |why: String, hint: &str| {
+        let message = format!("the state in {} {why}: nothing was removed", dir.display());
+        Err(Error::new(ErrorKind::Configuration, message).hint(hint.to_owned()))
+    };
+    let survey = StateSurvey::of(dir)?;
+    let in_use = || {
+        let by = survey.pid.map(|pid| format!(" by process {pid}")).unwrap_or_default();
+        refused(format!("is in use{by}"), "stop the job first")
+    };
+    if survey.running {
+        return in_use();
+    }
+    // Held until all is gone, so that no job begins on it meanwhile.
+    let Some(_locks) = lock_all(dir)? else { return in_use() };
+    // A job may have begun and ended since the first look.
+    let survey = StateSurvey::of(dir)?;
+    if survey.has_uncommitted {
+        let StateSurvey { uncommitted_bytes, epochs_in_flight, .. } = survey;
+        return refused(
+            format!(
+                "holds lines that are not committed ({uncommitted_bytes} bytes, \
+                 {epochs_in_flight} epochs in flight)"
+            ),
+            "start the job once more to commit them, or remove the folder by hand to lose them",
+        );
+    }
+    let entries = entries(dir)?;
+    let order = |path: &PathBuf| place_of(&name_of(path));
+    if let Some(foreign) = entries.iter().find(|path| order(path).is_none()) {
+        let why = format!("holds {}, which no job has put there", name_of(foreign));
+        return refused(why, "remove the folder by hand");
+    }
+    let mut entries = entries;
+    entries.sort_by_key(order);
+    for path in &entries {
+        let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+        removed.map_err(|error| failed("remove", path, error))?;
+    }
+    fs::remove_dir(dir).map_err(|error| failed("remove", dir, error))
+}
+
+fn read_identity(dir: &Path) -> Result<Identity> {
+    // A later release may have changed the identity, too: its number is named first.
+    format_of(dir)?;
+    let path = dir.join(IDENTITY);
+    let bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let message = format!("{} holds no state of a job", dir.display());
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint("give the folder that --state names"));
+        }
+        read => read.map_err(|error| failed("read", &path, error))?,
+    };
+    serde_json::from_slice(&bytes).map_err(|error| {
+        let message = format!("{} cannot be read: {error}", path.display());
+        Error::new(ErrorKind::Disk, message)
+    })
+}
+
+/// Returns true if a job holds one of the locks, and the process that has noted itself there.
+fn runner(dir: &Path) -> Result<(bool, Option<u32>)> {
+    for path in locks(dir)? {
+        let file = File::open(&path).map_err(|error| failed("open", &path, error))?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => {
+                let text = fs::read_to_string(&path).unwrap_or_default();
+                return Ok((true, text.trim().parse().ok()));
+            }
+            Err(errno) => return Err(failed("lock", &path, errno.into())),
+        }
+    }
+    Ok((false, None))
+}
+
+/// Takes all locks of a state; `None` if a job has one of them.
+fn lock_all(dir: &Path) -> Result<Option<Vec<File>>> {
+    let mut held = Vec::new();
+    let mut paths = locks(dir)?;
+    if paths.is_empty() {
+        paths.push(dir.join(format!("{LOCK}-0")));
+    }
+    for path in paths {
+        let file = private(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
+        let file = file.map_err(|error| failed("open", &path, error))?;
+        match file_lock::exclusive(&file) {
+            Ok(true) => held.push(file),
+            Ok(false) => return Ok(None),
+            Err(errno) => return Err(failed("lock", &path, errno.into())),
+        }
+    }
+    Ok(Some(held))
+}
+
+fn locks(dir: &Path) -> Result<Vec<PathBuf>> {
+    let prefix = format!("{LOCK}-");
+    Ok(entries(dir)?.into_iter().filter(|path| name_of(path).starts_with(&prefix)).collect())
+}
+
+/// Returns the newest epoch that journals or the commit log know to be committed.
+fn last_committed(
+    dir: &Path,
+    journals: &[JournalUsage],
+    in_flight: &BTreeSet<Epoch>,
+) -> Result<Option<Epoch>> {
+    let attempts = Attempts::read(dir)?;
+    // The note comes before the marker: what may still be in flight is not known to be committed.
+    let last = attempts.last.map(|attempt| attempt.epoch).filter(|_| in_flight.is_empty());
+    let done = journals.iter().filter_map(|journal| journal.last_committed).max();
+    Ok(last.max(attempts.settled).max(done))
+}
+
+/// Returns the bytes of the blocks of all files below `dir`.
+fn disk_bytes(dir: &Path) -> Result<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut bytes = 0;
+    for path in entries(dir)? {
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_dir() => bytes += disk_bytes(&path)?,
+            Ok(metadata) => bytes += metadata.blocks() * 512,
+            // A running job removes files.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(failed("read", &path, error)),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Returns what is in a folder, sorted by name.
+fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
+    let list = || fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>();
+    let mut paths = list().map_err(|error| failed("list", dir, error))?;
+    paths.sort();
+    Ok(paths)
+}
+
+fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn failed(what: &str, path: &Path, error: io::Error) -> Error {
+    let message = format!("cannot {what} {}: {error}", path.display());
+    Error::new(refusal(&error), message).cause(error)
+}
