@@ -6,8 +6,9 @@
 //! $ cargo bench --bench instructions        # after a change: prints the difference as well
 //! ```
 //!
-//! Needs `valgrind`, whose callgrind counts; without it the bench says so and ends well. Counts are
-//! of the code alone: they know nothing of cache misses, which `cargo bench --bench words` times.
+//! Needs `valgrind`, whose callgrind counts; without it the bench prints that and ends with 0.
+//! Counts are of the code alone: they know nothing of cache misses, which `cargo bench --bench
+//! words` times.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 #[allow(dead_code, reason = "benches share it, and none uses all of it")]
@@ -30,7 +31,7 @@ const TEXT_BYTES: usize = 1 << 20;
 /// Works on a padded text of this length.
 type Work = fn(&[u8], usize);
 
-/// What is counted, by name.
+/// The things that are counted, by name.
 const WORKS: [(&str, Work); 3] =
     [("split", measured_split), ("count_and_drain", measured_count), ("route", measured_route)];
 

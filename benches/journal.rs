@@ -1,4 +1,4 @@
-//! What the journal costs: append, sync, restart, replay. Prints one row a figure.
+//! The cost of the journal: append, sync, restart, replay. Prints one row a figure.
 //!
 //! ```text
 //! cargo bench --bench journal -- [FOLDER]      default: the folder for temporary files

@@ -1,6 +1,6 @@
 //! The command line: flags to settings, errors to exit codes.
 //!
-//! `flags` and `commands` declare what can be typed, `precedence` adds what the environment says,
+//! `flags` and `commands` declare what can be typed, `precedence` adds what the environment holds,
 //! and `run` turns the result into the plain values that the library works on. `exit_codes` has the
 //! exit codes. Only this module prints and ends the process.
 
@@ -48,7 +48,7 @@ pub use exit_codes::exit_code;
 pub use flags::JobFlags;
 pub use state_command::{ListForm, StateArgs};
 
-/// The whole program: parses the arguments, does what they say, and returns the exit code.
+/// The whole program: parses the arguments, carries them out, and returns the exit code.
 pub fn main() -> ExitCode {
     match commands::parse(arguments(), |name| std::env::var_os(name)) {
         Ok(cli) => exit_codes::run_to_exit(|| dispatch(cli)),
@@ -89,7 +89,7 @@ fn arguments() -> Vec<OsString> {
     arguments
 }
 
-/// Does what the arguments say; returns the exit code.
+/// Carries out the arguments; returns the exit code.
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(dataflow, *flags),
@@ -173,6 +173,7 @@ fn profile(files: &[PathBuf], format: ProfileFormat) -> Result<()> {
     print(profile.to_text(format).as_bytes())
 }
 
+/// Returns the names of the definitions, with one line on each.
 fn list() -> Vec<u8> {
     let width = dataflows::ALL.iter().map(|listed| listed.name.len()).max().unwrap_or(0);
     let lines =
@@ -180,7 +181,7 @@ fn list() -> Vec<u8> {
     lines.collect::<String>().into_bytes()
 }
 
-/// Writes data to stdout. A reader who has seen enough and closed the pipe is not an error.
+/// Writes data to stdout. A reader that has closed the pipe is not an error.
 fn print(data: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(data).and_then(|()| stdout.flush()) {
@@ -191,6 +192,7 @@ fn print(data: &[u8]) -> Result<()> {
     }
 }
 
+/// Returns the error of an operation of the program itself.
 fn failed(what: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("{what}: {error}")).cause(error)
 }

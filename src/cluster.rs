@@ -4,8 +4,8 @@
 //! deadline, and answers a lost peer with a panic. So this module owns the sockets:
 //!
 //! * [`connect`] turns [`ClusterSettings`] into a [`Mesh`]: every process has proved the key and
-//!   has equal settings. It takes at most `start_timeout`, and strangers on the port cannot stop it
-//!   (`handshake`, `handshake_messages`, `bringup`).
+//!   has equal settings. It takes at most `start_timeout`, and unknown peers on the port cannot
+//!   stop it (`handshake`, `handshake_messages`, `bringup`).
 //! * [`Mesh::data`] goes to timely through [`allocators`]. [`Control`] carries ends of epochs,
 //!   stops and decisions, and finds the *first* cause when the cluster breaks (`peer_loss`,
 //!   `loss_cause`). Timely does not see the broken link, since it would panic (`data_sockets`). The
@@ -15,7 +15,8 @@
 //! * [`launcher`] runs a whole cluster on this machine, and starts it again when it breaks.
 //!
 //! Each end of a connection proves the mesh key once, at the start. Connections are neither
-//! encrypted nor protected against someone who can write into a TCP stream. Use WireGuard for that.
+//! encrypted nor protected against a program that can write into a TCP stream. Use WireGuard for
+//! that.
 
 mod addresses;
 mod block_links;

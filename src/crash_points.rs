@@ -18,21 +18,22 @@
 /// Every crash point, in the order in which a byte meets them.
 ///
 /// * `journal.before_append`, `journal.mid_record` (half of the record is written),
-///   `journal.after_append`: Data; `journal.before_eos`, `journal.after_eos`.
+///   `journal.after_append`: Data; `journal.before_stream_end`, `journal.after_stream_end`.
 /// * `journal.before_roll`, `journal.roll_header` (the spare has its header but not its name),
 ///   `journal.roll_renamed`, `journal.after_roll`; `journal.spare` (a spare was preallocated).
-/// * `journal.before_mark`, `journal.after_mark`; `journal.before_sync`, `journal.synced_segment`
-///   (the bytes are on disk, the folder is not), `journal.after_sync`; `journal.after_sync_record`.
-/// * `journal.before_done`, `journal.after_done`; `journal.before_delete`, `journal.recycled` (a
-///   segment that is done with has a spare's name and its records still), `journal.after_delete`
-///   (one segment is gone, perhaps of several).
+/// * `journal.before_epoch_end`, `journal.after_epoch_end`; `journal.before_sync`,
+///   `journal.synced_segment` (the bytes are on disk, the folder is not), `journal.after_sync`;
+///   `journal.after_sync_record`.
+/// * `journal.before_committed`, `journal.after_committed`; `journal.before_delete`,
+///   `journal.recycled` (a segment that is done with has a spare's name and its records still),
+///   `journal.after_delete` (one segment is gone, perhaps of several).
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (StreamEnd crash is written).
-/// * `source.after_read`, `source.before_push`; `border.before_complete`, `border.after_complete`;
-///   `sink.before_put`, `sink.after_put` (a part, or a marker), `sink.before_marker`,
-///   `sink.after_marker`.
-/// * `memory.before_put`, `memory.after_put`: what counts with memory received in an epoch;
-///   `memory.before_base`, `memory.after_base`, `memory.before_forget`: a merge of it.
+/// * `source.after_read`, `source.before_push`; `cut.before_complete`, `cut.after_complete`;
+///   `output.before_put`, `output.after_put` (a part, or a marker), `output.before_marker`,
+///   `output.after_marker`.
+/// * `changelog.before_put`, `changelog.after_put`: what counts with memory received in an epoch;
+///   `changelog.before_base`, `changelog.after_base`, `changelog.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
 ///   `recovery.before_put_away`: the notes of the journals of a finished job are gone;
 ///   `recovery.put_away`: the journal of a finished job has lost its name and is still there.
@@ -40,17 +41,17 @@
 pub const POINTS: &[&str] = &[
     "source.after_read",
     "source.before_push",
-    "border.before_complete",
-    "border.after_complete",
-    "sink.before_put",
-    "sink.after_put",
-    "sink.before_marker",
-    "sink.after_marker",
-    "memory.before_put",
-    "memory.after_put",
-    "memory.before_base",
-    "memory.after_base",
-    "memory.before_forget",
+    "cut.before_complete",
+    "cut.after_complete",
+    "output.before_put",
+    "output.after_put",
+    "output.before_marker",
+    "output.after_marker",
+    "changelog.before_put",
+    "changelog.after_put",
+    "changelog.before_base",
+    "changelog.after_base",
+    "changelog.before_forget",
     "recovery.before_clear",
     "recovery.after_clear",
     "recovery.before_put_away",
@@ -58,21 +59,21 @@ pub const POINTS: &[&str] = &[
     "journal.before_append",
     "journal.mid_record",
     "journal.after_append",
-    "journal.before_eos",
-    "journal.after_eos",
+    "journal.before_stream_end",
+    "journal.after_stream_end",
     "journal.before_roll",
     "journal.roll_header",
     "journal.roll_renamed",
     "journal.after_roll",
     "journal.spare",
-    "journal.before_mark",
-    "journal.after_mark",
+    "journal.before_epoch_end",
+    "journal.after_epoch_end",
     "journal.before_sync",
     "journal.synced_segment",
     "journal.after_sync",
     "journal.after_sync_record",
-    "journal.before_done",
-    "journal.after_done",
+    "journal.before_committed",
+    "journal.after_committed",
     "journal.before_delete",
     "journal.recycled",
     "journal.after_delete",

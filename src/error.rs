@@ -31,7 +31,7 @@ pub enum ErrorKind {
     Temporary,
     /// A configuration or credential was refused, or a port is taken: a restart does not help.
     Configuration,
-    /// The job was told to stop before it had read anything: nothing is lost, nothing to be done.
+    /// The job was asked to stop before it had read anything: nothing is lost, nothing to be done.
     Stopped,
 }
 

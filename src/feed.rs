@@ -1,17 +1,17 @@
 //! Where blocks wait for a worker, and where an epoch's end becomes known to the workers.
 //!
-//! The sources of a process push blocks in; the workers of that process take them out, whoever is
-//! idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that its
-//! source's stream is in: a slow source may still be in an epoch that a fast one has left, so there
-//! is a queue for each epoch, and the lowest goes first. [`Feed::open_next`] makes a border known,
-//! [`Feed::complete`] tells the workers that everything before it is final: two steps, because a
-//! border must be durable, and passed by every source, before any worker may see the epoch close,
+//! The sources of a process push blocks in; the workers of that process take them out, the one that
+//! is idle first, so that one socket feeds all workers evenly. A block belongs to the epoch that
+//! its source's stream is in: a slow source may still be in an epoch that a fast one has left, so
+//! there is a queue for each epoch, and the lowest goes first. [`Feed::cut`] makes a cut known,
+//! [`Feed::complete`] lets the workers see that everything before it is final: two steps, because a
+//! cut must be durable, and passed by every source, before any worker may see the epoch close,
 //! while blocks of the next epoch need not wait for that.
 //!
 //! Blocks may also leave the process, and others may come from elsewhere: see [`remote_blocks`].
 //!
 //! The queue is bounded by the [`BlockPool`](crate::lines::BlockPool), whose permits the blocks
-//! carry until a combiner has absorbed them. Nobody polls: a push wakes one idle worker, a
+//! carry until a combiner has absorbed them. Nothing polls: a push wakes one idle worker, a
 //! completed epoch wakes all.
 
 mod queue;
@@ -50,33 +50,33 @@ pub enum Next {
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Border {
+struct FeedCut {
     epoch: Epoch,
     next: Epoch,
 }
 
 struct FeedState {
-    /// The epoch after the last border.
+    /// The epoch after the last cut.
     open: Epoch,
     /// Blocks of this process's sources.
     own: Queue,
     /// Blocks that came from other processes.
     foreign: Queue,
-    /// Borders between epochs not yet passed by every worker; those before `complete` are final.
-    borders: VecDeque<Border>,
-    /// Number of borders ever dropped from the front of `borders`.
-    borders_gone: u64,
-    /// Number of borders that are final, counted from the first ever.
+    /// Cuts between epochs not yet passed by every worker; those before `complete` are final.
+    cuts: VecDeque<FeedCut>,
+    /// Number of cuts ever dropped from the front of `cuts`.
+    cuts_gone: u64,
+    /// Number of cuts that are final, counted from the first ever.
     complete: u64,
-    /// Number of borders, counted alike, that all sources of this process have passed.
-    sealed: u64,
+    /// Number of cuts, counted alike, that all sources of this process have passed.
+    passed_here: u64,
     ended: bool,
     readers: Vec<BlockReader>,
     shippers: Vec<Shipper>,
 }
 
 struct BlockReader {
-    /// Number of borders this worker has passed.
+    /// Number of cuts this worker has passed.
     passed: u64,
     idle: bool,
     wake: Option<Wake>,
@@ -109,10 +109,10 @@ impl Feed {
             open,
             own: Queue::default(),
             foreign: Queue::default(),
-            borders: VecDeque::new(),
-            borders_gone: 0,
+            cuts: VecDeque::new(),
+            cuts_gone: 0,
             complete: 0,
-            sealed: 0,
+            passed_here: 0,
             ended: false,
             readers: (0..workers).map(|_| reader()).collect(),
             shippers: Vec::new(),
@@ -131,14 +131,14 @@ impl Feed {
         wake.into_iter().chain(ship).for_each(|wake| wake());
     }
 
-    /// Makes a border known between the open epoch, which is returned, and `next`, now the open
+    /// Makes a cut known between the open epoch, which is returned, and `next`, now the open
     /// one.
-    pub fn open_next(&self, next: Epoch) -> Epoch {
+    pub fn cut(&self, next: Epoch) -> Epoch {
         let mut state = self.lock();
         let epoch = state.open;
         assert!(next > epoch, "epochs only grow: {next} after {epoch}");
         state.open = next;
-        state.borders.push_back(Border { epoch, next });
+        state.cuts.push_back(FeedCut { epoch, next });
         drop(state);
         self.opened.notify_waiters();
         epoch
@@ -147,12 +147,12 @@ impl Feed {
     /// Declares every epoch up to and with `epoch` final: the workers may see it close.
     pub fn complete(&self, epoch: Epoch) {
         let mut state = self.lock();
-        state.complete = state.complete.max(state.borders_through(epoch));
-        state.sealed = state.sealed.max(state.complete);
+        state.complete = state.complete.max(state.cuts_through(epoch));
+        state.passed_here = state.passed_here.max(state.complete);
         self.wake_all(state);
     }
 
-    /// Nothing comes after what was pushed and the borders that are known: the end is seen when all
+    /// Nothing comes after what was pushed and the cuts that are known: the end is seen when all
     /// of them are complete.
     pub fn end(&self) {
         let mut state = self.lock();
@@ -171,21 +171,21 @@ impl Feed {
         let state = &mut *guard;
         let passed = state.readers[index].passed;
         if passed < state.complete {
-            let border = state.borders[(passed - state.borders_gone) as usize];
+            let cut = state.cuts[(passed - state.cuts_gone) as usize];
             let lowest = state.own.lowest().into_iter().chain(state.foreign.lowest()).min();
-            if lowest.is_none_or(|epoch| epoch > border.epoch) {
+            if lowest.is_none_or(|epoch| epoch > cut.epoch) {
                 state.readers[index].passed += 1;
-                state.drop_passed_borders();
-                return Next::Complete { epoch: border.epoch, next: border.next };
+                state.drop_passed_cuts();
+                return Next::Complete { epoch: cut.epoch, next: cut.next };
             }
         }
         if let Some((epoch, block)) = state.pop() {
-            let wakes = state.wake_shippers_at_border();
+            let wakes = state.wake_shippers_at_cut();
             drop(guard);
             wakes.iter().for_each(|wake| wake());
             return Next::Block(epoch, block);
         }
-        if state.ended && passed == state.borders_gone + state.borders.len() as u64 {
+        if state.ended && passed == state.cuts_gone + state.cuts.len() as u64 {
             return Next::End;
         }
         state.readers[index].idle = true;
@@ -229,24 +229,24 @@ impl FeedState {
         reader.wake.clone()
     }
 
-    /// Number of borders ever known, up to that of `epoch`.
-    fn borders_through(&self, epoch: Epoch) -> u64 {
-        let here = self.borders.iter().filter(|border| border.epoch <= epoch).count();
-        self.borders_gone + here as u64
+    /// Number of cuts ever known, up to that of `epoch`.
+    fn cuts_through(&self, epoch: Epoch) -> u64 {
+        let here = self.cuts.iter().filter(|cut| cut.epoch <= epoch).count();
+        self.cuts_gone + here as u64
     }
 
     fn is_complete(&self, epoch: Epoch) -> bool {
-        let final_here = self.complete.saturating_sub(self.borders_gone) as usize;
-        self.borders.iter().take(final_here).any(|border| border.epoch >= epoch)
+        let final_here = self.complete.saturating_sub(self.cuts_gone) as usize;
+        self.cuts.iter().take(final_here).any(|cut| cut.epoch >= epoch)
     }
 
-    fn drop_passed_borders(&mut self) {
+    fn drop_passed_cuts(&mut self) {
         let readers = self.readers.iter().map(|reader| reader.passed);
         let all = readers.chain(self.shippers.iter().map(|shipper| shipper.passed));
         let passed_by_all = all.min().unwrap_or(0);
-        while self.borders_gone < passed_by_all {
-            self.borders.pop_front();
-            self.borders_gone += 1;
+        while self.cuts_gone < passed_by_all {
+            self.cuts.pop_front();
+            self.cuts_gone += 1;
         }
     }
 }
@@ -274,7 +274,7 @@ pub(crate) mod tests {
     #[test]
     fn the_lowest_epoch_goes_first_whatever_came_first() {
         let feed = Feed::new(1, 10);
-        assert_eq!(feed.open_next(20), 10);
+        assert_eq!(feed.cut(20), 10);
         feed.push(20, block("fast\n"));
         feed.push(10, block("slow\n"));
         assert_eq!(show(feed.next(0)), "10:slow");
@@ -287,9 +287,9 @@ pub(crate) mod tests {
     #[test]
     fn end_waits_until_last_epoch_is_complete() {
         let feed = Feed::new(1, 10);
-        feed.open_next(20);
+        feed.cut(20);
         feed.end();
-        assert_eq!(show(feed.next(0)), "wait", "the border is not durable yet");
+        assert_eq!(show(feed.next(0)), "wait", "the cut is not durable yet");
         feed.complete(10);
         assert_eq!(show(feed.next(0)), "10->20");
         assert_eq!(show(feed.next(0)), "end");
@@ -298,9 +298,9 @@ pub(crate) mod tests {
     #[test]
     fn epoch_closes_for_workers_when_complete() {
         let feed = Feed::new(1, 10);
-        feed.open_next(20);
+        feed.cut(20);
         feed.push(20, block("b\n"));
-        assert_eq!(show(feed.next(0)), "20:b", "later blocks need not wait for the border");
+        assert_eq!(show(feed.next(0)), "20:b", "later blocks need not wait for the cut");
         assert_eq!(show(feed.next(0)), "wait");
         feed.complete(10);
         assert_eq!(show(feed.next(0)), "10->20");
@@ -310,7 +310,7 @@ pub(crate) mod tests {
     fn every_worker_passes_every_border() {
         let feed = Feed::new(2, 10);
         feed.push(10, block("a\n"));
-        feed.open_next(20);
+        feed.cut(20);
         feed.complete(10);
         feed.end();
         assert_eq!(show(feed.next(1)), "10:a");

@@ -180,11 +180,12 @@ pub enum Append {
     Full(Full),
 }
 
-/// Why a journal took nothing, and the ticket to wait with.
+/// The reason for which a journal took nothing, and the ticket to wait with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Full {
-    /// Why.
+    /// The limit that is reached.
     pub cause: FullCause,
+    /// The state of the gate when the journal was found full.
     pub(crate) ticket: Ticket,
 }
 
@@ -193,7 +194,7 @@ pub struct Full {
 pub enum FullCause {
     /// `--journal-max` is reached: room comes when an epoch is committed.
     Cap,
-    /// The disk is full: room comes when somebody frees it, or an epoch is committed.
+    /// The disk is full: room comes when other files go, or an epoch is committed.
     Disk,
 }
 

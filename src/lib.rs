@@ -35,7 +35,7 @@
 //! | to | see |
 //! | --- | --- |
 //! | build, start, watch, stop a job | [`Job`], [`JobBuilder`], [`JobHandle`] |
-//! | say where lines come from and results go | [`Source`], [`Target`], [`store::StoreSettings`] |
+//! | set where lines come from and results go | [`Source`], [`Target`], [`store::StoreSettings`] |
 //! | set intervals, workers, limits | [`Settings`] |
 //! | survive a crash | [`job::StatePlace`], [`journal::JournalSettings`] |
 //! | write a definition: words, keys, totals, windows, rankings | [`operators`] |
@@ -55,10 +55,10 @@
 //! be built with the very versions that run it; so is [`regex`], which `field_count` takes.
 //!
 //! Nothing in the library prints, ends the process, or installs a panic hook, a signal handler or a
-//! logger; several jobs may run in one process, at once or one after the other. What a job has to
-//! say goes to [`tracing`](https://docs.rs/tracing), for whoever subscribes.
+//! logger; several jobs may run in one process, at once or one after the other. The messages of a
+//! job go to [`tracing`](https://docs.rs/tracing), for any subscriber.
 
-// Some private items serve only the command line. The build with it finds what nobody uses.
+// Some private items serve only the command line. The build with it finds what is not used.
 #![cfg_attr(not(feature = "cli"), allow(dead_code, unused_imports))]
 
 extern crate self as wordtide;

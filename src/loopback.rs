@@ -1,7 +1,7 @@
 //! Decides whether an address or the name of a host is on the loopback device.
 //!
-//! Every rule that trusts this machine more than others asks here: who may read without a token,
-//! which text may be sent unencrypted, which processes need no key.
+//! Every rule that trusts this machine more than others asks here: what may be read without a
+//! token, which text may be sent unencrypted, which processes need no key.
 
 use std::net::IpAddr;
 

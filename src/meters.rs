@@ -2,8 +2,8 @@
 //!
 //! A job has one [`Meters`]. Sources, workers, outputs and the driver of epochs hold a clone and
 //! add to it. An addition is one relaxed atomic operation for a block of lines, a request or an
-//! epoch, never for a word, so nothing is switched off when nobody reads. Each worker writes to
-//! cache lines of its own.
+//! epoch, never for a word, so nothing is switched off while they are not read. Each worker writes
+//! to cache lines of its own.
 //!
 //! | module | holds |
 //! | --- | --- |
@@ -70,7 +70,7 @@ struct MetersShared {
     peers: Mutex<BTreeMap<usize, ProcessFigures>>,
     /// Replaced when an epoch is committed, or when phase or conditions may have changed.
     changed: watch::Sender<u64>,
-    /// True if somebody can ask for the most frequent words, so that workers have to keep them.
+    /// True if the most frequent words can be asked for, so that workers have to keep them.
     keeps_top: AtomicBool,
 }
 
@@ -220,7 +220,7 @@ impl Meters {
         self.touch();
     }
 
-    /// Wakes whoever watches.
+    /// Wakes those that watch.
     pub fn touch(&self) {
         self.0.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
     }
@@ -231,7 +231,7 @@ impl Meters {
         self.0.changed.subscribe()
     }
 
-    /// Has the workers keep the most frequent words of each epoch.
+    /// Lets the workers keep the most frequent words of each epoch.
     pub fn keep_top(&self) {
         self.0.keeps_top.store(true, Ordering::Relaxed);
     }

@@ -14,7 +14,7 @@
 //! | `listen_address` | the value of `--http`, and its socket |
 //! | `server`, `slow_client_timeout` | connections, their limits in number, size and time |
 //! | `routes`, `response_headers` | the answer to each path, and its headers |
-//! | `authorize` | who may read what |
+//! | `authorize` | the right to read an answer |
 //! | `site` | what all requests share |
 //! | `status`, `metrics` | the state of the run as JSON, and in the format of Prometheus |
 //! | `event_stream` | the stream of committed epochs |
@@ -56,7 +56,9 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 /// The HTTP server of a run.
 #[derive(Debug)]
 pub struct Monitor {
+    /// The address that the server listens on.
     address: SocketAddr,
+    /// The figures that are shown.
     meters: Meters,
     /// True when the run has ended.
     ending: watch::Sender<bool>,
@@ -124,7 +126,7 @@ impl Monitor {
     /// Waits until the server has ended, no longer than `limit`.
     fn wait(&self, limit: Duration) {
         match self.served.recv_timeout(limit) {
-            // Nobody sends: the channel ends with the server.
+            // Nothing is sent: the channel ends with the server.
             Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
         }
     }

@@ -59,7 +59,7 @@ pub use batch_merger::WordMerger;
 pub use capture::{Captured, CapturedRow, capture};
 pub use collection::Printable;
 pub use columns::{Offsets, Times, WordColumn, WordOwned, WordRef};
-pub use context::{Context, Tallies, Tally};
+pub use context::{Context, DataflowSettings, Tallies, Tally};
 pub use counts::Counts;
 pub use differential_batch::{WordBatch, WordLayout};
 pub use lines::Lines;

@@ -18,7 +18,7 @@ pub fn random_bytes<const N: usize>() -> Result<[u8; N]> {
     Ok(bytes)
 }
 
-/// Returns an id that nobody else has: 128 random bits in hexadecimal digits.
+/// Returns an id that no other has: 128 random bits in hexadecimal digits.
 ///
 /// # Errors
 /// Those of [`random_bytes`].

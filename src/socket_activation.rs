@@ -37,7 +37,7 @@ struct PassedSockets {
 }
 
 impl PassedSockets {
-    /// Reads what the environment says of the sockets.
+    /// Reads the description of the sockets in the environment.
     fn of_process() -> PassedSockets {
         let sockets = ListenFd::from_env();
         let names = std::env::var(NAMES).unwrap_or_default();
@@ -65,7 +65,7 @@ impl PassedSockets {
         };
         let at = self.names.iter().position(|passed| passed == name).ok_or_else(missing)?;
         if self.names[at + 1..].iter().any(|passed| passed == name) {
-            // Nobody would read what the kernel takes on the other.
+            // No source would read what the kernel takes on the other.
             let why = format!("several sockets named {name} were passed by the service manager");
             return Err(refused(why, "give the socket unit one ListenStream=".to_owned()));
         }

@@ -1,7 +1,7 @@
 //! Spawns tasks and threads so that none of them dies unnoticed.
 //!
 //! A task that panics takes its part of the job with it: nothing is cut any more, or nothing is
-//! stored, and everybody else waits for ever. So every task and every thread of the crate is
+//! stored, and all others wait for ever. So every task and every thread of the crate is
 //! started here, and nowhere else (`tests/tidy.rs` checks that). Each has a name. A panic becomes
 //! an error of kind [`Panicked`](ErrorKind::Panicked) that carries the name, and that error ends
 //! the job like any other cause: see [`Failure`].
@@ -33,7 +33,7 @@ pub fn supervise(
         task.await
     };
     runtime.spawn(async move {
-        // The task is dropped with the panic, so nobody sees what it left half-done.
+        // The task is dropped with the panic, so no code sees what it left half-done.
         match AssertUnwindSafe(task).catch_unwind().await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => failure.fail(error),
@@ -97,7 +97,7 @@ pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stat
     }
 }
 
-/// Runs `work` on a thread of `runtime` that may block, without anybody who waits for its end.
+/// Runs `work` on a thread of `runtime` that may block, whose end is not awaited.
 /// `work` must hand its result over by a channel whose reader notices that the sender has gone.
 pub fn aside(runtime: &Handle, work: impl FnOnce() + Send + 'static) {
     runtime.spawn_blocking(work);

@@ -23,7 +23,9 @@ use crate::failure::Failure;
 use crate::feed::Feed;
 use crate::lines::{BlockPool, LineLimits, LineSplitter};
 use crate::meters::Meters;
-use crate::operators::{self, Captured, ChangeBuffer, Context, Counts, Lines, Rows, Tallies};
+use crate::operators::{
+    self, Captured, ChangeBuffer, Context, Counts, DataflowSettings, Lines, Rows, Tallies,
+};
 use crate::words::WordOptions;
 use crate::worker;
 
@@ -155,7 +157,7 @@ where
     for (index, (epoch, lines)) in epochs.iter().enumerate() {
         lines.iter().for_each(|line| give(&mut splitter, &feed, *epoch, line));
         let next = epochs.get(index + 1).map_or(epoch + 1, |(next, _)| *next);
-        feed.open_next(next);
+        feed.cut(next);
         feed.complete(*epoch);
     }
     feed.end();
@@ -203,13 +205,15 @@ where
         let context = std::rc::Rc::new(Context {
             index: worker.index(),
             peers: worker.peers(),
-            threads: worker.peers(),
             routing: worker.peers(),
-            owners: worker.peers(),
-            parts: config.parts,
-            interval_ms: config.interval.as_millis() as u64,
-            words: config.words.clone(),
-            table_bytes_max: config.table_bytes_max,
+            settings: DataflowSettings {
+                threads: worker.peers(),
+                owners: worker.peers(),
+                parts: config.parts,
+                interval_ms: config.interval.as_millis() as u64,
+                words: config.words.clone(),
+                table_bytes_max: config.table_bytes_max,
+            },
             tallies: Tallies::default(),
             changes: ChangeBuffer::default(),
             failure: failure.clone(),

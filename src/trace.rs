@@ -30,7 +30,7 @@ use event_file::{Batch, EventFile};
 pub use profile::{Profile, ProfileFormat};
 use recorder::Recorder;
 
-/// A recorder that is shared between a worker, which writes, and those who read.
+/// A recorder that is shared between a worker, which writes, and its readers.
 type SharedRecorder = Arc<Mutex<Recorder>>;
 
 /// Measures the operators of the workers of one process. Clones share the figures.
@@ -67,7 +67,7 @@ impl Tracer {
         Ok(Tracer { events: Some(EventFile::create(path, bytes_max)?), ..Tracer::default() })
     }
 
-    /// Has `worker` report to this tracer. Called before the worker builds a dataflow, because
+    /// Lets `worker` report to this tracer. Called before the worker builds a dataflow, because
     /// operators and channels are logged when they are built.
     pub fn install(&self, worker: &Worker) {
         let index = worker.index();

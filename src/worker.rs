@@ -19,11 +19,10 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
 use crate::meters::Meters;
-use crate::operators::{self, Context, Lines, Restored, Rows, Tallies};
+use crate::operators::{self, Context, DataflowSettings, Lines, Restored, Rows, Tallies};
 use crate::outputs::{self, Changelog, OnCommit, OutputHandle};
 use crate::supervise::panic_text;
 use crate::trace::Tracer;
-use crate::words::WordOptions;
 
 /// A dataflow definition: from the lines of all sources to the rows to publish.
 pub type Definition = Arc<dyn for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync>;
@@ -35,27 +34,17 @@ pub struct Plan {
     pub definition: Definition,
     /// The queue of this process's blocks.
     pub feed: Feed,
-    /// Workers in this process.
-    pub threads: usize,
     /// True if all processes are on this host, so words may be sent from one to another.
     pub shares_host: bool,
-    /// Parts of a result.
-    pub parts: u32,
-    /// Number of workers, from worker 0 on and over all processes, that own the parts.
-    pub owners: usize,
-    /// Length of an epoch.
-    pub interval_ms: u64,
-    /// The rule that splits lines into words.
-    pub words: WordOptions,
-    /// Size above which a table is drained before its epoch ends.
-    pub table_bytes_max: usize,
+    /// The settings of the operators.
+    pub settings: DataflowSettings,
     /// The changelog: its content from former runs, and its writer; `None` without state.
     pub memory: Option<(Restored, Changelog)>,
     /// The output.
     pub output: OutputHandle,
     /// Called on worker 0 for every committed epoch.
     pub on_commit: OnCommit,
-    /// Measures the operators; `None` if nobody asked for it.
+    /// Measures the operators; `None` if it was not asked for.
     pub tracer: Option<Tracer>,
     /// The failure of the job.
     pub failure: Failure,
@@ -71,10 +60,7 @@ pub type ExplainPanic = Arc<dyn Fn(&str) -> Option<Error> + Send + Sync>;
 
 impl fmt::Debug for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Plan")
-            .field("threads", &self.threads)
-            .field("parts", &self.parts)
-            .finish_non_exhaustive()
+        f.debug_struct("Plan").field("settings", &self.settings).finish_non_exhaustive()
     }
 }
 
@@ -144,17 +130,12 @@ fn malformed(what: &str) -> Error {
 /// Builds the dataflow of a job: read, the definition, write the parts, commit.
 fn build(worker: &mut Worker, plan: &Plan) {
     let (index, peers) = (worker.index(), worker.peers());
-    let owns = |part: u32| part as usize % plan.owners == index;
+    let owns = |part: u32| plan.settings.owner(part) == index;
     let context = Rc::new(Context {
         index,
         peers,
-        threads: plan.threads,
-        routing: if plan.shares_host { peers } else { plan.threads },
-        parts: plan.parts,
-        owners: plan.owners,
-        interval_ms: plan.interval_ms,
-        words: plan.words.clone(),
-        table_bytes_max: plan.table_bytes_max,
+        routing: if plan.shares_host { peers } else { plan.settings.threads },
+        settings: plan.settings.clone(),
         tallies: Tallies::metered(plan.meters.add_worker(index)),
         changes: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),
         failure: plan.failure.clone(),
@@ -162,12 +143,13 @@ fn build(worker: &mut Worker, plan: &Plan) {
     });
     // The probe is not kept: the driver learns of a commit by `on_commit`.
     worker.dataflow_named("wordtide", |scope| {
-        let lines = operators::read(scope, plan.feed.clone(), index % plan.threads, context);
+        let lines =
+            operators::read(scope, plan.feed.clone(), index % plan.settings.threads, context);
         let rows = (plan.definition)(lines);
         let (output, failure) = (plan.output.clone(), plan.failure.clone());
         let keeper = plan.memory.as_ref().map(|(_, keeper)| keeper.clone());
         let reports = outputs::write_parts(rows, output.clone(), keeper, failure.clone());
         let on_commit = Arc::clone(&plan.on_commit);
-        outputs::commit(reports, plan.parts, output, on_commit, failure).probe();
+        outputs::commit(reports, plan.settings.parts, output, on_commit, failure).probe();
     });
 }

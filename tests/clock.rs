@@ -16,10 +16,10 @@ use crate::oracle;
 use crate::rig::{Output, Server};
 
 const SECOND: Duration = Duration::from_secs(1);
-/// Some day, at no border of an epoch.
+/// Some day, not at the end of an epoch.
 const START_MS: i64 = 1_795_345_210_300;
 
-/// A clock that moves when it is told to.
+/// A clock that the test moves.
 #[derive(Clone, Debug)]
 struct HandClock {
     wall_ms: Arc<Mutex<i64>>,
@@ -86,7 +86,7 @@ fn until_a_line(clock: &HandClock, commits: &mut Commits, epochs: &mut Vec<u64>)
 }
 
 #[test]
-fn names_only_grow_and_every_line_is_counted_once_however_the_clock_jumps() {
+fn jumping_clock_counts_every_line_once() {
     const HOUR: i64 = 3_600_000;
     let jumps = [-24 * HOUR, -HOUR, -1_000, 1_000, HOUR, 24 * HOUR, 999, -999, -HOUR];
     let dir = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! Links for blocks between real sockets: what is shipped arrives, and borders keep their place.
+//! Links for blocks between real sockets: what is shipped arrives, and cuts keep their place.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
@@ -13,7 +13,7 @@ use wordtide::internals::lines::{Block, BlockPool, LineLimits, LineSplitter, Str
 
 use crate::cluster_mesh::cluster;
 
-/// Room for all: the tests take nothing before a border.
+/// Room for all: the tests take nothing before a cut.
 const BYTES_MAX: usize = 64 << 20;
 const TEXT_BYTES_MAX: u64 = 1 << 20;
 
@@ -66,16 +66,16 @@ impl Linked {
 }
 
 #[test]
-fn surplus_blocks_arrive_in_order_and_borders_stand_between_them() {
+fn surplus_blocks_arrive_in_order_between_cuts() {
     let (here, there) = (Feed::new(1, 10), Feed::new(1, 10));
     for (epoch, texts) in [(10, ["a", "b", "c"]), (20, ["d", "e", "f"])] {
         let block = |text: &str| Block::from_text(format!("{text}\n").as_bytes());
         texts.iter().for_each(|text| here.push(epoch, block(text)));
-        here.open_next(epoch + 10);
-        here.seal(epoch);
+        here.cut(epoch + 10);
+        here.passed(epoch);
     }
     here.end();
-    let (passed, borders) = channel();
+    let (passed, cuts) = channel();
     let arriving = there.clone();
     let linked = Linked::new(&here, &there, move |epoch| {
         let mut arrived = Vec::new();
@@ -85,19 +85,19 @@ fn surplus_blocks_arrive_in_order_and_borders_stand_between_them() {
                 next => arrived.push(show(next)),
             }
         }
-        arriving.open_next(epoch + 10);
+        arriving.cut(epoch + 10);
         passed.send((epoch, arrived)).unwrap();
     });
     // Five of six are too many for one worker; the last one is taken by the worker here, and lets
-    // the shipper pass the second border.
-    let (first, arrived) = borders.recv().unwrap();
+    // the shipper pass the second cut.
+    let (first, arrived) = cuts.recv().unwrap();
     assert_eq!((first, arrived.concat()), (10, "10:a10:b10:c".into()));
     let mut taken = vec![show(here.next(0))];
     while taken.last().unwrap() == "wait" {
         taken.push(show(here.next(0)));
     }
     assert_eq!(taken.pop().unwrap(), "20:f");
-    let (second, arrived) = borders.recv().unwrap();
+    let (second, arrived) = cuts.recv().unwrap();
     assert_eq!((second, arrived.concat()), (20, "20:d20:e".into()));
     linked.end();
 }
@@ -132,13 +132,13 @@ fn contents(block: &Block) -> (u64, u64, Vec<u8>) {
 fn shipped(blocks: &[Block]) -> Vec<(u64, u64, Vec<u8>)> {
     // No worker takes anything at the first process, so that all goes to the second.
     let (here, there) = (Feed::new(0, 10), Feed::new(1, 10));
-    let (passed, borders) = channel();
+    let (passed, cuts) = channel();
     let linked = Linked::new(&here, &there, move |epoch| passed.send(epoch).unwrap());
     blocks.iter().for_each(|block| here.push(10, block.clone()));
-    here.open_next(20);
-    here.seal(10);
+    here.cut(20);
+    here.passed(10);
     here.end();
-    assert_eq!(borders.recv(), Ok(10));
+    assert_eq!(cuts.recv(), Ok(10));
     let mut arrived = Vec::new();
     while let Next::Block(_, block) = there.next(0) {
         arrived.push(contents(&block));

@@ -56,7 +56,7 @@ fn next(inbox: &mut Inbox) -> Option<ControlEvent> {
     runtime.block_on(inbox.recv())
 }
 
-/// What timely needs, and what a job keeps.
+/// The parts for timely, and those that a job keeps.
 fn parts(mut mesh: Mesh) -> (Allocators, Control, Inbox) {
     let allocators = mesh.allocators().unwrap();
     (allocators, mesh.control, mesh.inbox)
@@ -102,7 +102,7 @@ fn long_messages_arrive_whole_and_in_order() {
 }
 
 #[test]
-fn messages_above_the_limit_are_refused_and_harm_nobody() {
+fn message_above_limit_is_refused() {
     let (controls, mut inboxes) = links(2);
     let error = controls[0].broadcast(Message::Other(vec![0; MESSAGE_BYTES_MAX])).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Failed);
@@ -145,7 +145,7 @@ fn a_full_data_link_is_no_lost_peer() {
 }
 
 #[test]
-fn an_epoch_out_of_turn_is_a_lost_peer() {
+fn epoch_out_of_turn_is_lost_peer() {
     let tick = |epoch, next| Message::Tick { epoch, next };
     let wrong = [
         (0, vec![tick(5, 5)]),
@@ -167,7 +167,7 @@ fn an_epoch_out_of_turn_is_a_lost_peer() {
 }
 
 #[test]
-fn everybody_gets_the_facts_of_all_in_order_round_after_round() {
+fn each_process_gets_facts_of_all_in_order() {
     let (controls, _inboxes) = links(3);
     let rounds = on_all(&controls, |index, control| {
         let round = |r: u8| gather(control, vec![r, index as u8], LONG).unwrap();
@@ -182,7 +182,7 @@ fn everybody_gets_the_facts_of_all_in_order_round_after_round() {
 }
 
 #[test]
-fn an_error_of_the_decision_reaches_everybody_with_its_kind() {
+fn error_of_decision_reaches_all_with_kind() {
     let (controls, _inboxes) = links(3);
     let refuse = |_| Err(Error::new(ErrorKind::Configuration, "the states differ"));
     let errors = on_all(&controls, |_, c| c.agree(Vec::new(), LONG, refuse).unwrap_err());
@@ -193,7 +193,7 @@ fn an_error_of_the_decision_reaches_everybody_with_its_kind() {
 }
 
 #[test]
-fn a_decision_without_a_peer_ends_at_its_timeout() {
+fn decision_without_peer_ends_at_timeout() {
     let (controls, _inboxes) = links(2);
     let error = gather(&controls[0], Vec::new(), Duration::from_millis(50)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::PeerLost);
@@ -202,7 +202,7 @@ fn a_decision_without_a_peer_ends_at_its_timeout() {
 #[test]
 fn a_goodbye_is_no_loss() {
     let (controls, inboxes) = links(3);
-    // The first to leave waits for nobody; its link ends long before the others leave.
+    // The first to leave does not wait; its link ends long before the others leave.
     controls[2].finish(Duration::ZERO).unwrap();
     let others = &controls[..2];
     for cause in on_all(others, |_, c| c.cause_within(Duration::from_millis(200))) {
@@ -216,7 +216,7 @@ fn a_goodbye_is_no_loss() {
 }
 
 #[test]
-fn a_process_that_ends_without_goodbye_is_named_by_all_others_once() {
+fn process_without_goodbye_is_named_once_by_others() {
     let (mut controls, mut inboxes) = links(3);
     drop((controls.pop(), inboxes.pop()));
     let causes = on_all(&controls, |_, control| control.cause_within(LONG).unwrap());
@@ -235,7 +235,7 @@ fn a_process_that_ends_without_goodbye_is_named_by_all_others_once() {
 }
 
 #[test]
-fn a_failure_is_told_with_its_cause_and_the_first_one_stands() {
+fn first_failure_reaches_others_with_cause() {
     let (controls, _inboxes) = links(3);
     let own = controls[1].fail("worker 1 panicked: index out of bounds");
     assert_eq!((own.process, own.reporter), (1, 1));
@@ -249,7 +249,7 @@ fn a_failure_is_told_with_its_cause_and_the_first_one_stands() {
 }
 
 #[test]
-fn a_silent_peer_whose_host_answers_is_lost_after_the_stall_timeout() {
+fn silent_peer_is_lost_after_stall_timeout() {
     let ports = Ports::reserve(2).unwrap();
     let patient = ClusterSettings {
         stall_timeout: Duration::from_millis(300),
@@ -271,7 +271,7 @@ fn a_silent_peer_whose_host_answers_is_lost_after_the_stall_timeout() {
 }
 
 #[test]
-fn a_process_that_does_not_read_its_messages_ends_the_cluster_and_says_so() {
+fn process_that_reads_no_messages_ends_cluster() {
     let ports = Ports::reserve(2).unwrap();
     let lazy = ClusterSettings { inbox_messages_max: 4, ..settings(&ports, 0) };
     let all = connect_all(vec![lazy, settings(&ports, 1)]);
@@ -305,7 +305,7 @@ fn sum(mesh: Mesh) -> (Control, Inbox, Result<u64, String>) {
 }
 
 #[test]
-fn timely_runs_over_the_mesh_and_all_end_cleanly() {
+fn timely_runs_over_mesh_and_ends_cleanly() {
     let start = |mesh| std::thread::spawn(move || sum(mesh));
     let threads: Vec<_> = cluster(3).into_iter().map(start).collect();
     let mut total = 0;
@@ -353,7 +353,7 @@ fn exchange_until_lost(mesh: Mesh) -> (Loss, Result<(), String>) {
 }
 
 #[test]
-fn a_lost_peer_ends_the_workers_of_all_others_without_a_panic() {
+fn lost_peer_ends_other_workers_without_panic() {
     let mut meshes = cluster(3);
     let dying = meshes.pop().unwrap();
     let start = |mesh| std::thread::spawn(move || exchange_until_lost(mesh));
@@ -368,7 +368,7 @@ fn a_lost_peer_ends_the_workers_of_all_others_without_a_panic() {
 }
 
 #[test]
-fn a_data_socket_that_breaks_alone_ends_the_cluster_too() {
+fn broken_data_socket_ends_cluster() {
     let meshes = cluster(2);
     let socket = meshes[1].data[0].as_ref().unwrap().try_clone().unwrap();
     let start = |mesh| std::thread::spawn(move || exchange_until_lost(mesh));
@@ -389,7 +389,7 @@ fn panic_message(panic: Box<dyn std::any::Any + Send>) -> String {
 }
 
 #[test]
-fn the_panics_of_this_version_of_timely_are_known() {
+fn panics_of_this_timely_are_known() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     drop(listener.accept().unwrap());

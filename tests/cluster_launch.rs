@@ -38,7 +38,7 @@ fn run(launcher: Launcher) -> (i32, Vec<(usize, String)>) {
 }
 
 #[test]
-fn each_child_gets_its_index_the_same_addresses_and_its_lines_come_with_the_index() {
+fn child_lines_bear_index_and_share_addresses() {
     let (code, lines) = run(launcher(3, "echo $1 $2 $3 >&2; echo $4 >&2").0);
     assert_eq!(code, 0);
     assert_eq!(lines.len(), 6);
@@ -53,7 +53,7 @@ fn each_child_gets_its_index_the_same_addresses_and_its_lines_come_with_the_inde
 }
 
 #[test]
-fn children_share_a_key_that_no_command_line_shows() {
+fn children_share_key_outside_command_line() {
     let script = "case \"$*\" in *$WORDTIDE_MESH_KEY*) exit 9;; esac
         echo $WORDTIDE_MESH_KEY $WORDTIDE_GENERATION >&2";
     let (code, lines) = run(launcher(2, script).0);
@@ -75,7 +75,7 @@ fn what_is_added_stands_before_a_double_dash() {
 }
 
 #[test]
-fn the_code_is_that_of_the_child_that_failed_by_itself() {
+fn code_is_that_of_first_failed_child() {
     let (code, _) = run(launcher(3, "[ $2 = 1 ] && exit 70; exit 69").0);
     assert_eq!(code, 70);
     let (code, _) = run(launcher(2, "[ $2 = 1 ] && kill -9 $$; exit 0").0);
@@ -83,7 +83,7 @@ fn the_code_is_that_of_the_child_that_failed_by_itself() {
 }
 
 #[test]
-fn a_broken_cluster_is_started_again_as_a_whole_and_only_so_often() {
+fn broken_cluster_restarts_as_whole_and_boundedly() {
     let script = "echo $WORDTIDE_GENERATION >&2; exit 75";
     let settings = LaunchSettings { restarts: 3, ..settings(2, script) };
     let (code, lines) = run(Launcher::new(settings).0);
@@ -94,7 +94,7 @@ fn a_broken_cluster_is_started_again_as_a_whole_and_only_so_often() {
 }
 
 #[test]
-fn what_a_restart_does_not_mend_is_not_started_again() {
+fn cause_that_restart_keeps_ends_launcher() {
     for end in [0, 2, 74, 78] {
         let settings =
             LaunchSettings { restarts: 3, ..settings(1, &format!("echo x >&2; exit {end}")) };
@@ -104,7 +104,7 @@ fn what_a_restart_does_not_mend_is_not_started_again() {
 }
 
 #[test]
-fn a_stop_reaches_process_0_by_its_lifeline_and_no_signal_is_sent() {
+fn stop_reaches_process_0_by_lifeline() {
     let script = "trap 'exit 9' TERM INT HUP
         [ $2 = 0 ] || exit 0
         echo up >&2; read x < $WORDTIDE_LIFELINE; echo stopped >&2";

@@ -52,7 +52,7 @@ pub(crate) fn cluster(n: usize) -> Vec<Mesh> {
 }
 
 #[test]
-fn every_process_gets_a_socket_to_every_other_in_order() {
+fn processes_get_sockets_to_others_in_order() {
     let meshes = cluster(3);
     for (index, mesh) in meshes.iter().enumerate() {
         let present: Vec<bool> = mesh.data.iter().map(Option::is_some).collect();
@@ -85,7 +85,7 @@ fn processes_with_one_key_join() {
 }
 
 #[test]
-fn another_shape_of_the_cluster_is_named_on_both_sides() {
+fn other_cluster_shape_is_named_by_both() {
     let ports = Ports::reserve(2).unwrap();
     let wide = ClusterSettings { threads: 2, ..settings(&ports, 1) };
     let results = connect_all(vec![settings(&ports, 0), wide]);
@@ -109,7 +109,7 @@ fn another_job_is_named_on_both_sides() {
 }
 
 #[test]
-fn hostfiles_in_different_order_are_named_on_both_sides() {
+fn hostfiles_in_different_order_are_named() {
     let ports = Ports::reserve(3).unwrap();
     let mut confused = settings(&ports, 2);
     confused.addresses.swap(0, 1);
@@ -123,7 +123,7 @@ fn hostfiles_in_different_order_are_named_on_both_sides() {
 }
 
 #[test]
-fn the_processes_that_are_missing_are_named_at_the_deadline() {
+fn missing_processes_are_named_at_deadline() {
     let ports = Ports::reserve(4).unwrap();
     let hurried = ClusterSettings { start_timeout: Duration::from_secs(2), ..settings(&ports, 1) };
     let (cancel, cancelled) = tokio::sync::oneshot::channel::<()>();
@@ -144,7 +144,7 @@ fn the_processes_that_are_missing_are_named_at_the_deadline() {
 }
 
 #[test]
-fn a_taken_port_is_told_at_once_and_not_after_the_others_came() {
+fn taken_port_is_reported_at_once() {
     let ports = Ports::reserve(2).unwrap();
     let _other = std::net::TcpListener::bind(&ports.addresses()[1]).unwrap();
     let error = connect(&settings(&ports, 1)).unwrap_err();
@@ -153,7 +153,7 @@ fn a_taken_port_is_told_at_once_and_not_after_the_others_came() {
 }
 
 #[test]
-fn an_address_of_another_host_is_told_at_once() {
+fn foreign_address_is_reported_at_once() {
     let ports = Ports::reserve(2).unwrap();
     let mut elsewhere = settings(&ports, 1);
     elsewhere.addresses[1] = "192.0.2.1:2101".into();
@@ -164,7 +164,7 @@ fn an_address_of_another_host_is_told_at_once() {
 }
 
 #[test]
-fn a_key_is_required_as_soon_as_one_address_is_not_loopback() {
+fn address_beyond_loopback_requires_key() {
     let ports = Ports::reserve(2).unwrap();
     let mut open = settings(&ports, 0);
     open.addresses[1] = "192.0.2.1:2101".into();
@@ -189,7 +189,7 @@ fn a_name_that_does_not_resolve_is_temporary() {
 }
 
 #[test]
-fn a_wrong_key_keeps_a_process_out_and_is_named() {
+fn wrong_key_keeps_process_out_by_name() {
     let ports = Ports::reserve(2).unwrap();
     let with_key = |index, secret| ClusterSettings {
         mesh_key: key(secret),
@@ -218,7 +218,7 @@ fn processes_of_different_starts_do_not_join() {
 }
 
 #[test]
-fn a_process_that_dies_during_the_start_may_come_again() {
+fn process_that_dies_while_starting_may_return() {
     let ports = Ports::reserve(3).unwrap();
     std::thread::scope(|scope| {
         let zero = scope.spawn(|| connect(&settings(&ports, 0)));
@@ -234,7 +234,7 @@ fn a_process_that_dies_during_the_start_may_come_again() {
 }
 
 #[test]
-fn a_second_process_with_a_taken_index_is_kept_out() {
+fn second_process_with_taken_index_is_refused() {
     let ports = Ports::reserve(4).unwrap();
     std::thread::scope(|scope| {
         let started = |index| {

@@ -3,23 +3,23 @@
 //! Timing is not tested here (see the rig): that a loss is noticed *at all*, by whom and in which
 //! words, is. `bench/` has no part in it either; how fast the survivors end is measured by hand.
 
-/// What only one command needs: the local launcher.
+/// The local launcher.
 mod launcher;
 /// A process, or the way to it, is lost.
 mod loss;
 /// Two network namespaces, joined by a router that can drop everything.
 mod netns;
-/// A worker that panics ends everybody.
+/// A worker that panics ends all processes.
 mod panic;
-/// What cannot join is refused, on both sides, in words that help.
+/// A process that cannot join is refused, with the reason on both sides.
 mod refusals;
 /// The same input gives the same bytes.
 mod same;
-/// Who reads what.
+/// The sources of each process.
 mod sources;
 /// A stop of one is a stop of all.
 mod stop;
-/// Strangers on the port of a process that waits for the others.
+/// Unknown peers on the port of a process that waits for the others.
 mod strangers;
 
 use wordtide::internals::cluster::launcher::Ports;
@@ -92,7 +92,7 @@ pub(crate) fn flood(mut peer: Peer, source: usize) {
 #[track_caller]
 pub(crate) fn check_prefixes(counts: &Counts, sources: usize) -> usize {
     let names: Vec<_> = (0..sources).map(|source| format!("{source:02}-").into_bytes()).collect();
-    // An unfinished line may be too short to tell its source: a line all the same.
+    // An unfinished line may be too short to show its source: a line all the same.
     let is_stump =
         |word: &[u8]| !word.is_empty() && names.iter().any(|n| n.starts_with(word) && n != word);
     let is_named = |word: &[u8]| names.iter().any(|name| word.starts_with(name));

@@ -1,4 +1,4 @@
-//! Strangers on the cluster's port while it starts: none may stop, delay or join it.
+//! Unknown peers on the cluster's port while it starts: none may stop, delay or join it.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
@@ -13,13 +13,13 @@ use wordtide::internals::cluster::{ClusterSettings, connect, connect_until};
 
 use crate::cluster_mesh::{key, settings};
 
-/// Starts process 0, lets `strangers` loose on it until they are done, then starts process 1; both
-/// must come up. What the strangers return is kept open until then.
+/// Starts process 0, runs `strangers` against it until they are done, then starts process 1; both
+/// must come up. The connections that they return stay open until then.
 fn comes_up_in_spite_of<T>(strangers: impl FnOnce(&str) -> T) {
     let ports = Ports::reserve(2).unwrap();
     let with_key = |index| ClusterSettings {
         mesh_key: key("known to the two processes"),
-        // Patient with strangers, so that none of them goes away by itself.
+        // Patient with unknown peers, so that none of them goes away by itself.
         handshake_timeout: Duration::from_secs(600),
         ..settings(&ports, index)
     };
@@ -42,7 +42,7 @@ fn reach(address: &str) -> TcpStream {
     }
 }
 
-/// Says something and waits until the listener closes, whatever it answers.
+/// Sends something and waits until the listener closes, whatever it answers.
 fn say(address: &str, bytes: &[u8]) {
     let mut stream = reach(address);
     stream.write_all(bytes).ok();

@@ -79,7 +79,8 @@ fn nasty_words_keep_their_bytes() {
 #[test]
 fn crashes_at_each_step_count_once() {
     let (rig, server) = (Rig::new(), Server::new());
-    let points = ["sink.before_put", "sink.after_put", "sink.before_marker", "sink.after_marker"];
+    let points =
+        ["output.before_put", "output.after_put", "output.before_marker", "output.after_marker"];
     let lines = |life: usize| -> String {
         (0..50).map(|number| format!("w{life}-{number} every\n")).collect()
     };
@@ -172,7 +173,7 @@ fn upsert_holds_newest_totals_after_crashes() {
     run("a b\n", "");
     let first = number(&rig.path("t.db"), "SELECT epoch FROM counts WHERE word = 'b'");
     run("a\n", "");
-    run("", "sink.before_marker");
+    run("", "output.before_marker");
     run("c\n", "");
     let found: Vec<(Vec<u8>, i64)> = words(&rig.path("t.db"), "counts").into_values().collect();
     let mut found: Vec<_> =

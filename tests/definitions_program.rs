@@ -1,7 +1,7 @@
 //! Every definition by the real program, in many processes, over a socket that feeds them all.
 //!
-//! Which line falls into which epoch is the clock's affair. But the lines of one connection are
-//! counted in their order, and the program tells how many each epoch has: so what every file must
+//! The clock decides which line falls into which epoch. But the lines of one connection are
+//! counted in their order, and the program logs how many each epoch has: so what every file must
 //! hold follows from what was sent.
 
 use std::collections::BTreeMap;

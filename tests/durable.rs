@@ -29,18 +29,18 @@ fn words(text: &[u8]) -> Counts {
 #[test]
 fn file_is_counted_once_despite_crashes() {
     let ends = [
-        "border.before_complete:1",
-        "border.after_complete:2",
-        "journal.before_mark:2",
-        "journal.after_mark:2",
+        "cut.before_complete:1",
+        "cut.after_complete:2",
+        "journal.before_epoch_end:2",
+        "journal.after_epoch_end:2",
         "journal.after_sync:3",
-        "sink.before_marker:1",
-        "sink.after_marker:2",
-        "journal.before_done:1",
-        "journal.after_done:1",
+        "output.before_marker:1",
+        "output.after_marker:2",
+        "journal.before_committed:1",
+        "journal.after_committed:1",
         "recovery.after_clear:1",
     ];
-    // Its last line has no end, and CR LF stands across every border of a chunk sooner or later.
+    // Its last line has no end, and CR LF stands across every end of a chunk sooner or later.
     let mut text = numbered(150_000);
     text.extend_from_slice(b"cr\r\n".repeat(100_000).as_slice());
     text.extend_from_slice(b"the end");
@@ -74,7 +74,7 @@ fn words_of(counts: &Counts) -> u64 {
     counts.values().sum()
 }
 
-/// Returns true if a file was read to its end: the greatest bit of its offset says so.
+/// Returns true if a file was read to its end: the greatest bit of its offset states it.
 fn has_ended(dump: &str) -> bool {
     let positions = dump.split(" positions=").skip(1);
     let greatest = positions.filter_map(|hex| u8::from_str_radix(hex.get(14..16)?, 16).ok());
@@ -90,7 +90,7 @@ fn dead_in_the_middle(mut lines: u64) -> (Rig, PathBuf, String, u64) {
         let run = format!("run --file {} --interval 20ms {STATE}", file.display());
         // How much an epoch holds is the machine's affair: nothing at first, or even all of it.
         while rig.output("out/c").counts().is_empty() {
-            rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "sink.after_marker").start().end();
+            rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "output.after_marker").start().end();
         }
         if !has_ended(&dump(&rig)) {
             return (rig, file, run, lines);
@@ -140,7 +140,7 @@ fn uncommitted_file_must_return_or_be_abandoned() {
     let rig = Rig::new();
     let (file, other) = (rig.file("lines", "a b\n"), rig.file("other", "c\n"));
     let run = |file: &PathBuf| format!("run --file {} --interval 20ms {STATE}", file.display());
-    rig.wordtide(&run(&file)).env("WORDTIDE_CRASH_POINT", "border.after_complete").start().end();
+    rig.wordtide(&run(&file)).env("WORDTIDE_CRASH_POINT", "cut.after_complete").start().end();
     let refused = rig.run(&run(&other)).expect(78);
     let refused = refused.says(&["lines", "not committed", "--file", "--abandon-journal"]);
     let text = refused.to_string();
@@ -259,7 +259,8 @@ fn moved_journal_is_found_or_reported_missing() {
     second.send("b\n");
     processes[0].wait_for_lines(2);
     drop(processes);
-    // The sources have changed places: who finds a journal brings it back, and reads the other.
+    // The sources have changed places: the process that finds a journal brings it back, and reads
+    // the other.
     let processes = two_hosts(&rig, [b, a], ["one", "two"]);
     a.accept().send("c\n");
     b.accept().send("d\n");

@@ -1,4 +1,4 @@
-//! The library in somebody else's program: no command line, no logger, no signal handler.
+//! The library in another program: no command line, no logger, no signal handler.
 
 use std::fs;
 use std::path::Path;
@@ -39,7 +39,7 @@ fn rows(dir: &Path, name: &str, epoch: u64) -> Vec<String> {
 }
 
 #[test]
-fn two_jobs_run_in_one_process_at_the_same_time() {
+fn two_jobs_run_in_one_process() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let dir = dir.path();
     let first = job_on(dir, "first", "b a\na\n").dataflow("counts", network_wordcount::dataflow);
@@ -59,7 +59,7 @@ fn two_jobs_run_in_one_process_at_the_same_time() {
 }
 
 #[test]
-fn committed_epochs_come_as_a_stream_from_the_first_to_the_end_of_the_job() {
+fn committed_epochs_stream_from_first_to_last() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let job =
         job_on(dir.path(), "counts", "a\nb\n").dataflow("counts", network_wordcount::dataflow);
@@ -85,7 +85,7 @@ fn by_category<'s>(lines: Lines<'s>) -> Rows<'s> {
 }
 
 #[test]
-fn a_stream_joins_a_static_table_that_holds_nothing_back() {
+fn stream_joins_static_table_without_delay() {
     let epochs: &[&[&str]] = &[&["cat dog", "dog sun"], &[], &["oak"], &["dog"]];
     for threads in [1, 2, 4] {
         let mut rows = rows_on(threads, by_category, epochs);
@@ -100,7 +100,7 @@ fn a_stream_joins_a_static_table_that_holds_nothing_back() {
     }
 }
 
-/// What can be reached from `start` over all edges so far, each a line `from to`.
+/// The nodes that can be reached from `start` over all edges so far, each a line `from to`.
 fn reachable<'s>(lines: Lines<'s>) -> Rows<'s> {
     let start = lines.static_rows(["start".to_owned()]);
     let edges = lines
@@ -128,7 +128,7 @@ fn an_iteration_grows_with_the_stream() {
 }
 
 #[test]
-fn a_row_is_printed_as_often_as_it_occurs() {
+fn row_is_printed_as_often_as_counted() {
     let rows = rows_on(
         2,
         move |lines: Lines<'_>| Rows::from_collection(&lines, lines.clone().as_collection()),
@@ -143,7 +143,7 @@ fn a_row_is_printed_as_often_as_it_occurs() {
 }
 
 #[test]
-fn a_row_that_occurs_less_than_never_ends_the_job_and_is_named() {
+fn negative_row_ends_job_and_is_named() {
     let epochs = [(1_000, vec![b"fine".to_vec()]), (2_000, vec![b"lost words".to_vec()])];
     let outcome = publish(
         2.into(),

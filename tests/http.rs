@@ -150,7 +150,7 @@ fn ended_stream_ends_its_unfinished_line() {
     assert_eq!(ended("/lines?producer=q&offset=0", "e f"), Some(3));
     assert_eq!(ended("/lines?producer=q&offset=3&end=forget", ""), Some(3));
     assert_eq!(ended("/lines?producer=q&offset=3&end=forget", ""), Some(3), "a retry");
-    // A retry of it could not be told from a new stream.
+    // A retry of it could not be separated from a new stream.
     let with_body = post(port, "/lines?producer=r&offset=0&end=forget", "twice\n");
     assert!(with_body.status == 400 && with_body.error().contains("end=forget"), "{with_body:?}");
     assert_eq!(get(port, "/lines?producer=q").next(), Some(0));

@@ -2,7 +2,7 @@
 //!
 //! The bound is measured from outside, as the kernel's high-water mark of the program's resident
 //! memory. What is sent is many times the bound, so that a program which keeps it cannot pass.
-//! CONTRIBUTING tells how to run the same with half a gigabyte: `WORDTIDE_TEST_MIB=512`.
+//! CONTRIBUTING has how to run the same with half a gigabyte: `WORDTIDE_TEST_MIB=512`.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ const MIB: usize = 1 << 20;
 /// and the pool of blocks 8 MiB; an allocator that holds on to what was freed has the rest.
 const GROWTH_MAX_BYTES: usize = 40 * MIB;
 
-/// How much is sent: 64 MiB, or as many MiB as the environment says.
+/// How much is sent: 64 MiB, or as many MiB as the environment has.
 fn sent_bytes() -> usize {
     let mib = std::env::var("WORDTIDE_TEST_MIB").ok();
     mib.map_or(64, |mib| mib.parse().expect("a number of MiB")) * MIB
@@ -29,7 +29,7 @@ pub(crate) fn peak_bytes(program: &Running) -> usize {
     kib.expect("a number of KiB") << 10
 }
 
-/// Sends what `flood` sends, then a line; gives the counts of all, and says what was said. Fails if
+/// Sends what `flood` sends, then a line; returns the counts of all, and what was logged. Fails if
 /// memory grew beyond its bound meanwhile.
 fn run(flags: &str, lines: u64, flood: impl FnOnce(&mut Peer)) -> (Counts, Vec<String>) {
     let (rig, server) = (Rig::new(), Server::new());

@@ -23,7 +23,7 @@ fn counts_of(text: &str) -> Counts {
     oracle::count(text.as_bytes(), oracle::words_python)
 }
 
-/// Returns the place where a program says that it listens.
+/// Returns the address on which a program logs that it listens.
 fn place(program: &Running) -> String {
     let told = program.wait_for("listening on ");
     let place = told.rsplit_once("listening on ").expect("just found").1;

@@ -1,13 +1,13 @@
 //! All integration tests in one binary: a module for each kind, a sentence for each test.
 
-// A test fails by panicking, and says aloud what it skipped or measured.
+// A test fails by panicking, and prints what it skipped or measured.
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 /// A wall clock that jumps.
 mod clock;
 /// Blocks of lines from one process to another.
 mod cluster_blocks;
-/// Control links: the first cause reaches everyone.
+/// Control links: the first cause reaches all processes.
 mod cluster_control;
 /// One command starts all processes of a machine.
 mod cluster_launch;
@@ -15,17 +15,17 @@ mod cluster_launch;
 mod cluster_mesh;
 /// Many processes of the real program as one, and what ends them.
 mod cluster_program;
-/// A stranger on a port neither stops nor joins a cluster.
+/// An unknown peer on a port neither stops nor joins a cluster.
 mod cluster_strangers;
 /// Whole epochs in a database.
 mod databases;
-/// Every definition is what a slow one says.
+/// Every definition gives what a slow one gives.
 mod definitions;
 /// Every definition, in many processes, by the real program.
 mod definitions_program;
 /// A run with state: files, a full journal, a journal that is gone.
 mod durable;
-/// The library in somebody else's program.
+/// The library in another program.
 mod embedding;
 /// A finished job that dies late starts again.
 mod finish;
@@ -43,13 +43,13 @@ mod log_format;
 mod memory;
 /// A run that is watched: the page, metrics, probes and the API.
 mod monitor;
-/// What Spark would have written, computed slowly.
+/// The output of Spark, computed slowly.
 mod oracle;
-/// What stands in the output, and what never does.
+/// The contents of the output.
 mod output;
-/// One writer below a prefix: two jobs never mix, and the second is told whose it is.
+/// One writer below a prefix: two jobs never mix, and the second learns whose it is.
 mod owner;
-/// The same on object stores, by claims.
+/// One writer on object stores, by claims.
 mod owner_store;
 /// Named pipes, and standard input under a file's name.
 mod pipes;
@@ -57,7 +57,7 @@ mod pipes;
 mod profile;
 /// Lines, cuts, workers, parts and epochs, at random, against the oracle.
 mod properties;
-/// What cannot run is refused, in words that help.
+/// Settings that cannot run are refused, with the way out.
 mod refusals;
 /// Results wait on disk while the store is away.
 mod results;
@@ -75,9 +75,9 @@ mod settings;
 mod soak;
 /// Connections that come, go and break; files; standard input.
 mod sources;
-/// What a real Spark wrote, case by case, by the real program.
+/// The output of a real Spark, case by case, by the real program.
 mod spark;
-/// State folders are listed, and removed when nobody needs them.
+/// State folders are listed, and removed when they are not needed.
 mod states;
 /// Standard error that is not read, closed or broken holds up nothing.
 mod stderr;

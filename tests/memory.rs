@@ -19,7 +19,7 @@ fn kept(rig: &Rig) -> Vec<PathBuf> {
     objects.filter(is_kept).collect()
 }
 
-/// One run that commits `lines` and is then told to stop.
+/// One run that commits `lines` and is then asked to stop.
 fn live(rig: &Rig, server: &Server, lines: &str, flags: &str) {
     let program = rig.wordtide(&format!("{TOTALS} {} {flags}", server.flag())).start();
     let mut peer = server.accept();

@@ -4,7 +4,7 @@
 mod metrics;
 /// Health and readiness from the start to the end.
 mod probes;
-/// Requests of strangers, on loopback and beyond.
+/// Requests of unknown clients, on loopback and beyond.
 mod strangers;
 
 use serde_json::Value;

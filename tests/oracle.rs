@@ -71,9 +71,9 @@ pub(crate) fn count(input: &[u8], split: fn(&[u8]) -> Vec<Vec<u8>>) -> Counts {
     counts
 }
 
-/// What Java's UTF-8 decoder makes of `bytes`: U+FFFD for each ill-formed part.
+/// The result of Java's UTF-8 decoder for `bytes`: U+FFFD for each ill-formed part.
 ///
-/// The lead byte tells how long the character should be. Bytes are added to its value while the
+/// The lead byte states how long the character should be. Bytes are added to its value while the
 /// value can still come out right for that length; where it cannot, what was read is one U+FFFD.
 pub(crate) fn decode(bytes: &[u8]) -> String {
     let mut text = String::new();
@@ -156,7 +156,7 @@ fn repr_of_one(character: char, double: bool) -> String {
     }
 }
 
-/// First and last code point of each range that Python 3.11 escapes, as its own `repr` told.
+/// First and last code point of each range that Python 3.11 escapes, as its own `repr` has it.
 static ESCAPED: LazyLock<Vec<(u32, u32)>> = LazyLock::new(|| {
     let code = |text| u32::from_str_radix(text, 16).expect("hexadecimal");
     include_str!("data/python-repr/escaped.txt")
@@ -216,7 +216,7 @@ pub(crate) fn sorted(mut rows: Vec<String>) -> Vec<String> {
     rows
 }
 
-/// What the program writes for `counts`, one row after the other.
+/// The output of the program for `counts`, one row after the other.
 fn rows_of_the_program(format: Format, counts: &Counts) -> Vec<u8> {
     let mut object = Vec::new();
     for (word, &count) in counts {
@@ -242,7 +242,7 @@ fn the_oracle_writes_what_spark_in_scala_wrote() {
 }
 
 #[test]
-fn the_program_formats_the_counts_of_every_case_as_spark_did() {
+fn program_formats_every_case_as_spark() {
     for case in cases() {
         let python = rows_of_the_program(Format::Python, &count(&case.input, words_python));
         assert_eq!(sorted_lines(python), case.python, "case {}", case.name);
@@ -252,7 +252,7 @@ fn the_program_formats_the_counts_of_every_case_as_spark_did() {
 }
 
 #[test]
-fn the_program_decodes_the_input_of_every_case_as_the_oracle_does() {
+fn program_decodes_every_case_as_oracle() {
     for case in cases() {
         let decoded = java_lossy(&case.input);
         assert_eq!(decoded, decode(&case.input).as_bytes(), "case {}", case.name);
@@ -260,7 +260,7 @@ fn the_program_decodes_the_input_of_every_case_as_the_oracle_does() {
 }
 
 #[test]
-fn a_line_ends_at_lf_cr_or_both_and_the_rest_is_a_line() {
+fn line_ends_at_lf_cr_or_both() {
     let found = lines(b"a\nb\rc\r\nd\n\re\r\r\nf");
     assert_eq!(found, ["a", "b", "c", "d", "", "e", "", "f"].map(Vec::from));
     assert_eq!(lines(b"\x0b\x0c\xc2\x85\xe2\x80\xa8").len(), 1);
@@ -268,7 +268,7 @@ fn a_line_ends_at_lf_cr_or_both_and_the_rest_is_a_line() {
 }
 
 #[test]
-fn the_two_languages_differ_in_empty_words_at_the_end() {
+fn languages_differ_in_empty_last_words() {
     for (line, python, scala) in [
         ("", &[""][..], &[""][..]),
         ("   ", &["", "", "", ""], &[]),
@@ -288,7 +288,7 @@ fn the_two_languages_differ_in_empty_words_at_the_end() {
 
 proptest! {
     #[test]
-    fn python_rows_of_any_text_are_those_of_the_oracle(
+    fn python_rows_are_those_of_oracle(
         words in prop::collection::btree_map(r#"[\PC\p{C}'"\\\t]{0,6}"#, any::<u32>(), 0..8),
     ) {
         let counts: Counts = words.into_iter().map(|(word, n)| (word.into(), n.into())).collect();

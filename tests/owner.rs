@@ -42,7 +42,7 @@ fn words(output: &Output, word: &str) -> u64 {
 fn epoch_of_another_state_is_not_ours() {
     let (rig, server) = (Rig::new(), Server::new());
     // Cut and in the journal; nothing of it is in the output.
-    once(&rig, &server, "a", "precious\n", "sink.before_put");
+    once(&rig, &server, "a", "precious\n", "output.before_put");
     assert!(epoch_dirs(&rig).is_empty());
     // The same flags, the same interval, another state and other lines.
     once(&rig, &server, "b", "other\n", "").expect(0);
@@ -64,7 +64,7 @@ fn epoch_of_another_state_is_not_ours() {
 #[test]
 fn refused_lines_are_set_aside_and_published_elsewhere() {
     let (rig, server) = (Rig::new(), Server::new());
-    once(&rig, &server, "a", "precious\n", "sink.before_put");
+    once(&rig, &server, "a", "precious\n", "output.before_put");
     once(&rig, &server, "b", "other\n", "").expect(0);
     let refused = once(&rig, &server, "a", "", "").expect(78).to_string();
     let id = &refused.rsplit_once("--abandon-journal ").expect("a way out").1[..32];
@@ -87,7 +87,7 @@ fn copied_marker_commits_no_other_epoch() {
     once(&rig, &server, "a", "first\n", "").expect(0);
     let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
     let marker = fs::read(rig.path("out").join(dir).join("_SUCCESS")).expect("a marker");
-    once(&rig, &server, "a", "second\n", "sink.before_marker");
+    once(&rig, &server, "a", "second\n", "output.before_marker");
     let dirs = epoch_dirs(&rig);
     fs::write(rig.path("out").join(&dirs[1]).join("_SUCCESS"), marker).expect("room");
     once(&rig, &server, "a", "", "").expect(78).says(&["is the marker of epoch", "copied"]);
@@ -95,7 +95,7 @@ fn copied_marker_commits_no_other_epoch() {
 
 #[test]
 fn epoch_moved_before_its_note_is_published_once() {
-    for (point, moved) in [("sink.after_marker", true), ("sink.before_marker", false)] {
+    for (point, moved) in [("output.after_marker", true), ("output.before_marker", false)] {
         let (rig, server) = (Rig::new(), Server::new());
         once(&rig, &server, "a", "word\n", point);
         let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };

@@ -7,7 +7,7 @@ use crate::store::oss_double::s3::S3_REGION;
 use crate::store::oss_double::{Conditions, OssDouble};
 use crate::store_program::{PREFIX, TO, oss, program, stored};
 
-/// The kinds of stores that tell two jobs apart.
+/// The kinds of stores that separate two jobs.
 const STORES: [&str; 2] = ["oss", "s3"];
 
 /// A bucket with jobs in it.
@@ -50,7 +50,7 @@ impl Bucket {
     }
 }
 
-/// Fails unless the run ended because another is the owner, and says which.
+/// Fails unless the run ended because another is the owner, and names it.
 fn fenced(ended: Ended, owner: &str) {
     ended.expect(78).says(&["output", &format!("process {owner} on"), "with state", "--to"]);
 }
@@ -135,7 +135,7 @@ fn paused_owner_wakes_up_fenced() {
         a.wait_for_lines(1);
         assert!(a.halt(), "it runs");
         peer.send("late\n");
-        // It is not renewed, so the other takes the prefix without being told to.
+        // It is not renewed, so the other takes the prefix without `--take-over`.
         let b = bucket.start(&second, "--state b");
         second.accept().send("theirs\n");
         b.wait_for_lines(1);

@@ -1,7 +1,7 @@
 //! Random lines, cuts, workers, parts and epochs: what is published is what the oracle counts.
 //!
 //! The real operators and workers run here in process, on literal epochs: the test owns the feed
-//! and says itself where an epoch ends, so no clock and no luck is involved.
+//! and decides itself where an epoch ends, so no clock and no luck is involved.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +19,7 @@ use wordtide::internals::outputs::{
 use wordtide::internals::store::Results;
 use wordtide::internals::words::{Split, WordOptions};
 use wordtide::internals::worker::{self, Plan};
-use wordtide::operators::{Lines, Rows};
+use wordtide::operators::{DataflowSettings, Lines, Rows};
 use wordtide::settings::{EmptyEpochs, RowOrder};
 
 use crate::oracle::{self, Counts};
@@ -41,7 +41,7 @@ struct Run {
     table_bytes_max: usize,
 }
 
-/// What a run published.
+/// The result of a run.
 struct Published {
     objects: BTreeMap<String, Vec<u8>>,
     committed: Vec<Committed>,
@@ -68,12 +68,15 @@ fn publish(run: &Run) -> Published {
     let plan = Plan {
         definition: Arc::new(|lines: Lines<'_>| Rows::from(network_wordcount::dataflow(lines))),
         feed: feed.clone(),
-        threads: run.threads,
         shares_host: true,
-        parts: run.parts,
-        owners: run.threads,
-        words: WordOptions { split: run.split, ..WordOptions::default() },
-        table_bytes_max: run.table_bytes_max,
+        settings: DataflowSettings {
+            threads: run.threads,
+            parts: run.parts,
+            owners: run.threads,
+            interval_ms: STEP,
+            words: WordOptions { split: run.split, ..WordOptions::default() },
+            table_bytes_max: run.table_bytes_max,
+        },
         output: OutputHandle {
             writer: Arc::new(Publisher::new(
                 form,
@@ -90,7 +93,6 @@ fn publish(run: &Run) -> Published {
         }),
         failure: failure.clone(),
         explain_panic: Arc::new(|_| None),
-        interval_ms: STEP,
         tracer: None,
         memory: None,
         meters: wordtide::internals::meters::Meters::default(),
@@ -130,8 +132,8 @@ fn send(run: &Run, feed: &Feed) {
         if index == last {
             splitter.end(StreamEnd::Fin).into_iter().for_each(|block| feed.push(open, block));
         }
-        let epoch = feed.open_next((index as u64 + 2) * STEP);
-        // A border may become final late, when blocks of the next epoch are on their way already.
+        let epoch = feed.cut((index as u64 + 2) * STEP);
+        // A cut may become final late, when blocks of the next epoch are on their way already.
         if index % 2 == 1 || index == last {
             feed.complete(epoch);
         }
@@ -139,7 +141,8 @@ fn send(run: &Run, feed: &Feed) {
     feed.end();
 }
 
-/// What each epoch should hold: the lines that end in it, the unfinished last one in the last.
+/// The lines that each epoch should hold: those that end in it, the unfinished last one in the
+/// last.
 fn expected(run: &Run) -> Vec<Counts> {
     let split = match run.split {
         Split::SpaceScala => oracle::words_scala,
@@ -249,7 +252,7 @@ proptest! {
     }
 
     #[test]
-    fn the_number_of_workers_and_the_cut_of_the_bytes_change_no_byte(run in any_run()) {
+    fn workers_and_read_sizes_change_no_byte(run in any_run()) {
         let whole = |run: &Run| {
             let mut objects = publish(run).objects;
             objects.retain(|key, _| !key.ends_with("_SUCCESS"));

@@ -1,8 +1,8 @@
 //! The rig: runs the real program in a directory of its own, and sees what comes of it.
 //!
-//! A test speaks in events: it waits for a line the program says, for a connection, for the end.
+//! A test waits for events: for a line of the program, for a connection, for the end.
 //! Every wait has a deadline, generous, whose only use is to turn a hang into a failure that shows
-//! the command and all that was said. Nothing sleeps, and nothing here shares code with what it
+//! the command and all that was logged. Nothing sleeps, and nothing here shares code with what it
 //! judges: names, markers and checksums of the output are read by [`output`]'s own rules.
 
 pub(crate) mod http;
@@ -69,7 +69,8 @@ impl Rig {
         self.wordtide_by(&[], arguments)
     }
 
-    /// The same, run by another program: `by` is its name and arguments, to which ours are added.
+    /// Makes a command that another program runs: `by` is its name and arguments, to which ours are
+    /// added.
     pub(crate) fn wordtide_by(&self, by: &[&str], arguments: &str) -> Invocation {
         // Another build of the program can be held against the same tests.
         let program = std::env::var(PROGRAM);
@@ -167,7 +168,7 @@ fn show(command: &Command) -> String {
     shown
 }
 
-/// What a program has said so far, filled by threads, waited for by tests.
+/// The lines of a program so far, filled by threads, awaited by tests.
 #[derive(Clone, Default)]
 struct Said {
     state: Arc<(Mutex<SaidState>, Condvar)>,
@@ -177,7 +178,7 @@ struct Said {
 struct SaidState {
     stderr: Vec<String>,
     stdout: Vec<u8>,
-    /// Pipes that somebody may still write to.
+    /// Pipes that may still have a writer.
     open: usize,
 }
 
@@ -218,7 +219,7 @@ impl Said {
         self.wait_for(DEADLINE, found)
     }
 
-    /// The same, with a time limit of one's own.
+    /// Waits as above, with another time limit.
     fn wait_for<T>(
         &self,
         limit: Duration,
@@ -252,12 +253,12 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Waits for a line on stderr that holds `text`, be it said already; returns the line.
+    /// Waits for a line on stderr that holds `text`, also one of the past; returns the line.
     pub(crate) fn wait_for(&self, text: &str) -> String {
         self.wait_until(text, |lines| lines.iter().find(|line| line.contains(text)).cloned())
     }
 
-    /// Waits until the lines on stderr give something; `what` is said if they never do.
+    /// Waits until the lines on stderr give something; `what` names it in the failure.
     pub(crate) fn wait_until<T>(
         &self,
         what: &str,
@@ -268,7 +269,7 @@ impl Running {
         })
     }
 
-    /// Waits until so many epochs are told to be committed; false if the program ended before.
+    /// Waits until so many epochs are logged as committed; false if the program ended before.
     pub(crate) fn lives_until_commits(&self, epochs: usize) -> bool {
         let told = |line: &&String| line.contains(" committed: ");
         let enough = |said: &SaidState| said.stderr.iter().filter(told).count() >= epochs;
@@ -281,7 +282,7 @@ impl Running {
         self.said.wait(|said| found(said).then_some(())).is_some()
     }
 
-    /// Waits until so many lines in all are told to be committed.
+    /// Waits until so many lines in all are logged as committed.
     pub(crate) fn wait_for_lines(&self, lines: u64) {
         self.wait_until(&format!("{lines} lines committed"), |said| {
             (committed_lines(said) >= lines).then_some(())
@@ -342,7 +343,7 @@ impl Running {
         self.said.wait_for(limit, |state| (state.open == 0).then_some(())).is_some()
     }
 
-    /// What it has said so far.
+    /// The lines of standard error so far.
     pub(crate) fn stderr(&self) -> String {
         self.said.stderr()
     }
@@ -396,12 +397,12 @@ impl Ended {
         self
     }
 
-    /// Lines that were told to be committed.
+    /// Lines that were logged as committed.
     pub(crate) fn committed_lines(&self) -> u64 {
         committed_lines(&self.stderr)
     }
 
-    /// Epochs that were told to be committed.
+    /// Epochs that were logged as committed.
     pub(crate) fn committed_epochs(&self) -> usize {
         self.stderr.iter().filter(|line| line.contains(" committed: ")).count()
     }
@@ -442,7 +443,7 @@ pub(crate) fn side_by_side<T: Send>(items: Vec<T>, each: impl Fn(T) + Sync) {
     });
 }
 
-/// Writes all of `text` to a pipe and closes it; a reader who has gone is no failure.
+/// Writes all of `text` to a pipe and closes it; a reader that has gone is no failure.
 pub(crate) fn write_and_close(mut pipe: ChildStdin, text: &[u8]) {
     pipe.write_all(text).ok();
 }

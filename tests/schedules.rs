@@ -1,10 +1,10 @@
 //! Schedules: two jobs that want one prefix, at random, from one seed.
 //!
-//! Each job has a state, a source and lines of numbered words. They start together or one after
-//! the other, with `--take-over` or without; the owner is halted, killed or stopped, and starts
-//! again, or the other does. Whoever loses the prefix must end with 78 and name the owner. In the
-//! end the lines of both are finished. Then no epoch holds words of both jobs, no committed object
-//! has changed, and of each connection a beginning was published, each word once.
+//! Each job has a state, a source and lines of numbered words. They start together or one after the
+//! other, with `--take-over` or without; the owner is halted, killed or stopped, and starts again,
+//! or the other does. The one that loses the prefix must end with 78 and name the owner. In the end
+//! the lines of both are finished. Then no epoch holds words of both jobs, no committed object has
+//! changed, and of each connection a beginning was published, each word once.
 //!
 //! `WORDTIDE_SCHEDULES=COUNT` runs more of them, `WORDTIDE_SEED=N` begins with another seed,
 //! `WORDTIDE_TEST_PROGRAM=PATH` takes another program than that which was built with the tests.
@@ -183,7 +183,7 @@ impl Schedule {
     /// A job that is not the owner starts and must be refused, with the name of the owner.
     fn rival(&mut self) -> Result<(), String> {
         let other = 1 - self.owner;
-        // A local prefix has a lock, which nobody can take from a process that lives.
+        // A local prefix has a lock, which cannot be taken from a running process.
         let take_over = self.is_local() && self.below(2) == 0;
         let ended = self.spawn(other, take_over).end();
         self.is_refused(&ended, self.owner)
@@ -292,7 +292,7 @@ impl Schedule {
         self.committed.look(self.place.objects(&self.rig))
     }
 
-    /// Starts both jobs, at once where the store can tell them apart.
+    /// Starts both jobs, at once where the store can separate them.
     fn open(&mut self) -> Result<(), String> {
         if !self.is_strict() || self.below(2) == 0 {
             self.begin(0, false)?;

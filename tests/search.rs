@@ -84,7 +84,7 @@ fn killed_job_clears_what_has_no_marker() {
     let (rig, double) = (Rig::new(), SearchDouble::start());
     rig.file("in.txt", "a b a\n");
     let run = "run --file in.txt --interval 24h --parts 1 --state state";
-    let dies = program(&rig, &double, run).env("WORDTIDE_CRASH_POINT", "sink.before_marker:1");
+    let dies = program(&rig, &double, run).env("WORDTIDE_CRASH_POINT", "output.before_marker:1");
     dies.start().end();
     assert_eq!(double.index("counts").documents.len(), 2);
     assert!(double.index("counts-epochs").documents.is_empty());

@@ -62,7 +62,7 @@ impl Manager {
     }
 }
 
-/// The flag of a source that nobody serves.
+/// The flag of a source without a server.
 fn nobody() -> String {
     let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr();
     format!("--connect 127.0.0.1:{}", port.expect("an address").port())
@@ -142,7 +142,7 @@ fn watchdog_hears_nothing_of_hanging_run() {
     let mut manager = Manager::new(&rig);
     let program = rig
         .wordtide(&format!("run {} {RUN} --state state", server.flag()).replace("--no-state ", ""));
-    let program = program.env("WORDTIDE_CRASH_POINT", "border.before_complete:300");
+    let program = program.env("WORDTIDE_CRASH_POINT", "cut.before_complete:300");
     let program = program.env("WORDTIDE_CRASH_MODE", "hang");
     let watchdog = Duration::from_millis(300);
     let program = manager.watch(program, Some(watchdog)).start();
@@ -180,7 +180,7 @@ fn missing_or_full_socket_harms_nothing() {
     rig.file("lines", "a b\n");
     let run = format!("run --file lines {RUN}");
     rig.wordtide(&run).env("NOTIFY_SOCKET", "/nowhere/notify").start().end().expect(0);
-    // Nobody takes a message: the sender blocks as soon as the queue is full.
+    // No message is taken: the sender blocks as soon as the queue is full.
     let manager = Manager::new(&rig);
     let sender = UnixDatagram::unbound().expect("a socket");
     sender.set_nonblocking(true).expect("a mode");

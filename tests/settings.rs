@@ -1,4 +1,4 @@
-//! Mistakes in settings, and odd ones that are none: what is said, and that nothing was made.
+//! Mistakes in settings, and odd ones that are none: the message, and that nothing was made.
 
 use crate::rig::{Rig, side_by_side};
 

@@ -1,4 +1,4 @@
-//! `wordtide state`: lists states, and removes those that nobody needs.
+//! `wordtide state`: lists states, and removes those that are not needed.
 
 use rustix::process::Signal;
 use serde_json::Value;

@@ -70,7 +70,7 @@ fn late_reader_of_stderr_misses_no_line() {
     for blocking in [true, false] {
         let (rig, server) = (Rig::new(), Server::new());
         let (mut reader, writer) = full_pipe();
-        // Somebody else who holds the pipe, too, may have made it non-blocking.
+        // Another process that holds the pipe, too, may have made it non-blocking.
         ioctl_fionbio(&writer, !blocking).expect("a pipe");
         let program = rig.wordtide(&format!("run {} {FLAGS}", server.flag())).stderr(writer);
         let program = program.start();

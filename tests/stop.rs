@@ -58,7 +58,7 @@ fn stop_under_load(bytes: usize, signal: Signal, interval_ms: u64, threads: usiz
 }
 
 #[test]
-fn a_stop_at_any_moment_commits_exactly_what_was_received() {
+fn stop_commits_exactly_received_lines() {
     let mut seed = 2_026;
     let moments: Vec<_> = (0..20)
         .map(|n| {
@@ -73,7 +73,7 @@ fn a_stop_at_any_moment_commits_exactly_what_was_received() {
 }
 
 #[test]
-fn what_had_arrived_in_the_kernel_is_read_before_the_end() {
+fn arrived_bytes_are_read_before_end() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--interval 24h --format tsv --to out/c";
     let program = rig.wordtide(&format!("run {} {flags}", server.flag())).start();
@@ -86,7 +86,7 @@ fn what_had_arrived_in_the_kernel_is_read_before_the_end() {
 }
 
 #[test]
-fn a_stop_before_the_first_connection_ends_in_good_order() {
+fn stop_before_first_connection_ends_well() {
     let (rig, port) = (Rig::new(), crate::rig::server::Closed::new());
     for signal in [Signal::TERM, Signal::INT] {
         let program = rig.wordtide(&format!("127.0.0.1 {} --once", port.port())).start();
@@ -111,7 +111,7 @@ fn stuck(rig: &Rig, server: &Server, flags: &str) -> Running {
     program
 }
 
-/// The epoch whose parts the program was told to be unable to store.
+/// The epoch whose parts the program cannot store.
 fn stuck_epoch(program: &Running) -> String {
     let told = program.wait_for("closed epochs are kept and retried");
     let (_, name) = told.split_once("out/c-").expect("the place is named");
@@ -119,7 +119,7 @@ fn stuck_epoch(program: &Running) -> String {
 }
 
 #[test]
-fn a_second_signal_ends_at_once_and_names_what_is_not_committed() {
+fn second_signal_names_uncommitted_epochs_at_once() {
     for (second, code) in [(Signal::TERM, 143), (Signal::INT, 130), (Signal::HUP, 143)] {
         let (rig, server) = (Rig::new(), Server::new());
         let program = stuck(&rig, &server, "");
@@ -168,7 +168,7 @@ fn hangup_ignored_at_the_start_stays_ignored() {
 }
 
 #[test]
-fn a_stop_that_takes_too_long_ends_by_its_timeout() {
+fn long_stop_ends_by_its_timeout() {
     for (flags, code) in [("", 75), ("--no-state", 1)] {
         let (rig, server) = (Rig::new(), Server::new());
         let program = stuck(&rig, &server, &format!("--stop-timeout 200ms {flags}"));
@@ -178,7 +178,7 @@ fn a_stop_that_takes_too_long_ends_by_its_timeout() {
 }
 
 #[test]
-fn a_stop_waits_for_a_store_that_comes_back() {
+fn stop_waits_for_store_that_returns() {
     let (rig, server) = (Rig::new(), Server::new());
     let program = stuck(&rig, &server, "");
     program.signal(Signal::TERM);

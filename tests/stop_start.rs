@@ -9,12 +9,12 @@ use crate::rig::{Rig, Server};
 use crate::store::oss_double::{Fault, OssDouble};
 use crate::store_program::{TO, oss};
 
-/// Has every request with a path that contains `part` unanswered; the first is reported.
+/// Leaves every request with a path that contains `part` unanswered; the first is reported.
 fn stall(double: &OssDouble, part: &'static str) -> Receiver<()> {
     let (asked, heard) = channel();
     double.script(move |_, path| {
         path.contains(part).then(|| {
-            // Nobody listens after the first.
+            // Nothing listens after the first.
             let _ = asked.send(());
             Fault::Stall
         })

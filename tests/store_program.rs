@@ -1,4 +1,5 @@
-//! The real program against the double of an object store: what arrives, what is said, how it ends.
+//! The real program against the double of an object store: what arrives, what is logged, how it
+//! ends.
 //!
 //! The program takes the double for a proxy, so that hosts, requests and signatures are exactly
 //! those that the real service would see, and no name has to be resolved.
@@ -38,7 +39,7 @@ pub(crate) fn program(rig: &Rig, arguments: &str) -> Invocation {
         .env("AWS_EC2_METADATA_DISABLED", "true")
 }
 
-/// The same with an OSS endpoint whose requests go to the double.
+/// A command with an OSS endpoint whose requests go to the double.
 pub(crate) fn oss(rig: &Rig, double: &OssDouble, arguments: &str) -> Invocation {
     let endpoint = format!("--oss-endpoint http://{ENDPOINT} --allow-http");
     let proxy = format!("http://{}", double.address);
@@ -315,7 +316,7 @@ fn refusals_at_start_are_configuration_errors() {
     );
 }
 
-/// Fails if anything secret, or anything that the server quotes, is in what was said.
+/// Fails if anything secret, or anything that the server quotes, is in what was logged.
 #[track_caller]
 pub(crate) fn tells_no_secret(ended: &Ended) {
     let said = format!("{}\n{}", ended.stderr.join("\n"), String::from_utf8_lossy(&ended.stdout));

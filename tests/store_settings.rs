@@ -1,4 +1,4 @@
-//! The real program with odd settings of a store: what it says, how it ends, what it has written.
+//! The real program with odd settings of a store: its messages, its end, what it has written.
 
 use crate::rig::{Ended, Rig};
 use crate::store::oss_double::s3::{S3_PATH, S3_REGION};
@@ -70,7 +70,7 @@ fn s3_endpoints_may_have_a_path() {
 #[test]
 fn no_proxy_holds_for_addresses() {
     let double = OssDouble::start();
-    // Nobody listens there.
+    // Nothing listens there.
     let proxy = ("http_proxy", "http://127.0.0.1:9");
     for name in ["NO_PROXY", "no_proxy"] {
         for value in ["*", "example.com, *", "127.0.0.1", "127.0.0.0/8"] {

@@ -57,7 +57,8 @@ fn panic_of_any_task_is_exit_70() {
 
 #[test]
 fn panic_within_a_step_is_exit_70() {
-    let points = ["source.after_read", "journal.before_sync", "sink.after_put", "memory.after_put"];
+    let points =
+        ["source.after_read", "journal.before_sync", "output.after_put", "changelog.after_put"];
     side_by_side(points.to_vec(), |point| {
         run_alone("run running_totals --to out/c", point).expect(70);
     });

@@ -50,9 +50,9 @@ struct Life {
     point: Option<String>,
     /// How many processes live it; 0 is one.
     processes: usize,
-    /// Whether it sees many epochs.
+    /// True if it sees many epochs.
     is_long: bool,
-    /// Whether the machine goes with it, and what was not yet on the disk.
+    /// True if the machine goes with it, and what was not yet on the disk.
     loses_power: bool,
 }
 
@@ -61,7 +61,7 @@ struct Sender {
     server: Server,
     seed: u64,
     next: u64,
-    /// What was sent on each connection; of the last write perhaps not all arrived.
+    /// The bytes that were sent on each connection; of the last write perhaps not all arrived.
     sent: Vec<Vec<u8>>,
 }
 
@@ -227,7 +227,7 @@ impl Chain {
         let counts = match self.definition {
             WORDCOUNT => output.counts(),
             "running_totals" => output.newest().counts(),
-            // Whether each epoch is right, only the replay can tell.
+            // Only the replay can show that each epoch is right.
             _ => return Ok(()),
         };
         if !self.is_merged() {
@@ -272,7 +272,7 @@ impl Chain {
         }
     }
 
-    /// What the journal took, by connection. Nothing of it was deleted.
+    /// The bytes that the journal took, by connection. Nothing of it was deleted.
     fn journaled(&self) -> BTreeMap<u64, Vec<u8>> {
         let state = std::fs::read_dir(self.rig.path("state")).expect("a state");
         let folder = state
@@ -316,7 +316,7 @@ fn committed_files(out: &Path) -> BTreeMap<PathBuf, u64> {
     files
 }
 
-/// Runs a chain of lives and then one that ends well; says what is wrong with what came of it.
+/// Runs a chain of lives and then one that ends well; returns what is wrong with the result.
 fn run(seed: u64, definition: &'static str, lives: &[Life]) -> Result<(), String> {
     let judged = catch_unwind(AssertUnwindSafe(|| {
         let mut chain = Chain::new(seed, definition);
@@ -353,20 +353,20 @@ fn at(point: &str, pass: u64) -> Life {
 }
 
 #[test]
-fn killed_at_any_moment_nothing_is_lost_and_nothing_doubled() {
+fn kill_at_any_moment_loses_nothing() {
     let seeds = (0..chains(6)).map(|chain| seed() + 1_000 * chain).collect();
     side_by_side(seeds, |seed| pass(seed, WORDCOUNT, &vec![Life::default(); 5]));
 }
 
 #[test]
-fn one_of_several_killed_ends_all_and_nothing_is_lost_and_nothing_doubled() {
+fn kill_of_one_process_loses_nothing() {
     let seeds = (0..chains(2)).map(|chain| seed() + 1_000 * chain).collect();
     let lives = [3, 2, 1, 3].map(|processes| Life { processes, ..Life::default() });
     side_by_side(seeds, |seed| pass(seed, WORDCOUNT, &lives));
 }
 
 #[test]
-fn a_loss_of_power_takes_only_what_was_not_yet_published() {
+fn power_loss_takes_only_unpublished_lines() {
     if let Err(why) = Disk::new(&Rig::new()) {
         eprintln!("SKIPPED: cannot mount a file system of our own here: {why}");
         return;
@@ -377,7 +377,7 @@ fn a_loss_of_power_takes_only_what_was_not_yet_published() {
 }
 
 #[test]
-fn ended_at_every_step_and_again_while_it_recovers() {
+fn end_at_every_step_loses_nothing() {
     let mut seed = seed();
     let mut chains = Vec::new();
     for points in POINTS.chunks(3) {
@@ -393,12 +393,12 @@ fn ended_at_every_step_and_again_while_it_recovers() {
 }
 
 #[test]
-fn totals_and_windows_go_on_where_they_were_wherever_they_ended() {
+fn totals_and_windows_survive_any_end() {
     let mut seed = seed();
-    let points = POINTS.iter().filter(|point| point.starts_with("memory.")).chain([
-        &"sink.before_marker",
-        &"sink.after_marker",
-        &"journal.before_done",
+    let points = POINTS.iter().filter(|point| point.starts_with("changelog.")).chain([
+        &"output.before_marker",
+        &"output.after_marker",
+        &"journal.before_committed",
         &"recovery.after_clear",
     ]);
     let points: Vec<_> = points.collect();
@@ -419,16 +419,16 @@ fn totals_and_windows_go_on_where_they_were_wherever_they_ended() {
 /// The ends that show a broken rule, each with a definition. `.ci/mutants` breaks one rule after
 /// the other and expects a test to fail.
 const REVEALING: [(&str, &str); 5] = [
-    ("border.after_complete:2", WORDCOUNT),
-    ("sink.before_marker:2", WORDCOUNT),
-    ("sink.after_marker:2", WORDCOUNT),
+    ("cut.after_complete:2", WORDCOUNT),
+    ("output.before_marker:2", WORDCOUNT),
+    ("output.after_marker:2", WORDCOUNT),
     ("journal.after_append:3", WORDCOUNT),
-    ("journal.after_done:2", WORDCOUNT),
+    ("journal.after_committed:2", WORDCOUNT),
 ];
 
 #[test]
 fn same_end_again_and_again_loses_nothing() {
-    let chains = REVEALING.into_iter().chain([("sink.before_marker:2", WITH_MEMORY[0])]);
+    let chains = REVEALING.into_iter().chain([("output.before_marker:2", WITH_MEMORY[0])]);
     side_by_side(chains.collect(), |(point, definition)| {
         // Totals are merged after some epochs only.
         let first = Life { is_long: definition != WORDCOUNT, ..Life::default() };

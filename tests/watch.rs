@@ -339,7 +339,7 @@ fn file_lost_before_its_commit_is_reported() {
     appear(&rig, "a", "a\n".repeat(100));
     appear(&rig, "b", "b\n".repeat(100));
     // The epoch with the lines of the first file is recorded, and its marker is not stored.
-    let died = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "sink.after_put").start().end();
+    let died = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "output.after_put").start().end();
     assert_eq!(died.code(), None, "{died}");
     fs::remove_file(inside(&rig, "a")).expect("removed");
     let ended = rig.run(&run).expect(0);

@@ -141,7 +141,7 @@ impl RowFile {
     }
 }
 
-/// What one writes first: every word a `String`, every word an update.
+/// The obvious program: every word a `String`, every word an update.
 fn naive(stream: TcpStream, out: &str) -> Result<()> {
     let lines = Mutex::new(Some(BufReader::new(stream).lines()));
     let rows = Arc::new(Mutex::new(BufWriter::new(File::create(out)?)));

@@ -1,4 +1,4 @@
-//! The flags of a cluster: which process this is, where the others are, and who starts them.
+//! The flags of a cluster: which process this is, where the others are, and what starts them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -88,7 +88,7 @@ pub fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<Lifeline
     Ok((settings, inherited.lifeline))
 }
 
-/// Says how many workers there are, and when that is more than this machine can run at once.
+/// Logs how many workers there are, and if that is more than this machine can run at once.
 pub fn announce(settings: &ClusterSettings) {
     let ClusterSettings { threads, processes, process, .. } = *settings;
     let workers = threads * processes;

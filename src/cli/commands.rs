@@ -28,6 +28,7 @@ Examples:
   wordtide run --file big.txt --to - --format tsv | sort -k2nr | head
 ";
 
+/// The formats of `wordtide profile`.
 const PROFILE_FORMATS: [(&str, ProfileFormat); 2] =
     [("table", ProfileFormat::Table), ("folded", ProfileFormat::Folded)];
 
@@ -203,6 +204,7 @@ pub fn command() -> clap::Command {
 
 /// Returns the commands as completions need them: without `-?`, which shells take for a pattern.
 pub fn completed() -> clap::Command {
+    /// Removes the short name `-?` from the help flag of a command.
     fn without_question_mark(command: clap::Command) -> clap::Command {
         let strip = |argument: clap::Arg| match argument.get_short() {
             Some('?') => {
@@ -230,7 +232,7 @@ pub fn refine(command: clap::Command, inherits_help: bool) -> clap::Command {
     command.disable_help_flag(true).arg(help.help("Print help (also -?)"))
 }
 
-/// Has a number with a minus refused as a value of its flag, not as an unknown flag; and keeps the
+/// Refuses a number with a minus as a value of its flag, not as an unknown flag; and keeps the
 /// values of variables, which may be secrets, out of help.
 fn lenient(argument: clap::Arg) -> clap::Arg {
     let is_number =
@@ -312,6 +314,7 @@ fn name_dataflow(
     Ok(Some(place))
 }
 
+/// Returns true if the arguments name a definition.
 fn names_dataflow(command: &clap::Command, arguments: &[OsString]) -> bool {
     precedence::parse_typed(command, arguments).is_ok_and(|matches| {
         matches.subcommand().is_some_and(|(_, run)| run.subcommand().is_some())

@@ -18,12 +18,15 @@ use crate::error::{Error, ErrorKind, Result};
 pub const DATAFLOW: &str = "dataflow";
 /// The flag that names the file, and its variable.
 const FLAG: &str = "config";
+/// Names the file where `--config` is not given.
 const VARIABLE: &str = "WORDTIDE_CONFIG";
 
 /// A file of settings that was read.
 #[derive(Debug)]
 pub struct SettingsFile {
+    /// The path, for messages.
     path: PathBuf,
+    /// Its keys and values.
     table: Table,
 }
 
@@ -44,6 +47,9 @@ impl SettingsFile {
         named.map(|path| SettingsFile::read(command, PathBuf::from(path))).transpose()
     }
 
+    /// Reads and parses a file.
+    ///
+    /// Fails with `Usage`, naming line and column of what is not TOML.
     fn read(command: &Command, path: PathBuf) -> Result<SettingsFile> {
         let shown = path.display();
         let text = std::fs::read_to_string(&path).map_err(|error| {
@@ -73,7 +79,7 @@ impl SettingsFile {
         self.table.get(DATAFLOW).and_then(Value::as_str).filter(|name| !name.is_empty())
     }
 
-    /// Returns the place of what the file says.
+    /// Returns the place of a setting in the file.
     pub fn place(&self) -> SettingOrigin {
         SettingOrigin::File(self.path.clone())
     }
@@ -105,6 +111,7 @@ impl SettingsFile {
         Ok(Some(FoundSetting { place: self.place(), arguments }))
     }
 
+    /// Returns the error of a value that the flag does not take.
     fn wrong(&self, flag: &Arg, value: &Value, takes: &str) -> Error {
         let (path, key) = (self.path.display(), flag.get_long().unwrap_or_default());
         Error::new(ErrorKind::Usage, format!("{path}: {key} is {value}"))

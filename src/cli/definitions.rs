@@ -106,7 +106,7 @@ pub struct FieldFlags {
     pub regex: Option<String>,
 }
 
-/// Refuses a name that is no definition's; `place` says where it stands, if that is not the command
+/// Refuses a name that is no definition's; `place` is where it stands, if that is not the command
 /// line.
 ///
 /// # Errors

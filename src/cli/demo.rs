@@ -29,10 +29,15 @@ use crate::sources::{HostPort, Source};
 use crate::store::Target;
 use crate::supervise::supervise;
 
+/// The folder that the demo writes to.
 const ROOT: &str = "wordtide-out";
+/// The prefix of its epochs.
 const PREFIX: &str = "demo";
+/// Epochs after which it ends.
 const EPOCHS: u64 = 5;
+/// Words that are shown in the end.
 const TOP: usize = 10;
+/// The lines that it sends to itself.
 const TEXT: &str = include_str!("demo.txt");
 
 /// Runs the demo.
@@ -58,7 +63,7 @@ pub fn run(flags: &JobFlags) -> Result<()> {
     let committed: Arc<Mutex<Vec<Epoch>>> = Arc::default();
     let seen = Arc::clone(&committed);
     let asked = monitor_server::address(&flags.watch)?;
-    // Somebody who asks for the page has time to look at it.
+    // With `--http` the page stays for a while.
     let stays = asked.is_some();
     let settings = Settings {
         interval: Duration::from_secs(1),
@@ -97,7 +102,7 @@ pub fn run(flags: &JobFlags) -> Result<()> {
     Ok(())
 }
 
-/// Serves the text again and again, line by line, to whoever connects first.
+/// Serves the text again and again, line by line, to the first that connects.
 async fn serve(listener: TcpListener) {
     let Ok((mut client, _)) = listener.accept().await else { return };
     let mut tick = tokio::time::interval(Duration::from_millis(20));
@@ -133,6 +138,7 @@ fn row(line: &str) -> Option<(&str, u64)> {
     Some((word, count.parse().ok()?))
 }
 
+/// Returns the most frequent words as a table.
 fn table(counts: BTreeMap<String, u64>) -> String {
     let mut rows: Vec<(String, u64)> = counts.into_iter().collect();
     rows.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));

@@ -97,6 +97,7 @@ pub fn warn_of_unknown(command: &Command, variables: impl Iterator<Item = (OsStr
     }
 }
 
+/// Returns true for a variable that begins like one of ours and is none.
 fn is_unknown(name: &str, known: &[String]) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
     let elsewhere = OF_A_LAUNCHER.contains(&rest)

@@ -47,6 +47,7 @@ pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     ExitCode::from(code_of(run))
 }
 
+/// Returns the exit code of a command, also of one that panics.
 fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
     set_hook(Box::new(|panic| {
         log_lines::say(Level::ERROR, "panicked", &format!("wordtide: {panic}"));
@@ -70,7 +71,7 @@ pub fn refused(refusal: Refusal) -> u8 {
     match refusal {
         Refusal::Setting(error) => code_of(|| Err(error)),
         Refusal::Clap(help) if !help.use_stderr() => {
-            // A reader who has closed the pipe has seen enough.
+            // A reader that has closed the pipe is not an error.
             drop(help.print());
             0
         }

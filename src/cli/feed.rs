@@ -92,6 +92,7 @@ pub struct FeedFlags {
     pub watch: WatchFlags,
 }
 
+/// The names of compressions.
 fn compression() -> impl clap::builder::TypedValueParser<Value = BodyCompression> {
     choice(&[
         ("none", BodyCompression::None),
@@ -154,6 +155,7 @@ pub fn run(flags: &FeedFlags) -> Result<u8> {
     Ok(0)
 }
 
+/// Sends the input until it ends or the job is stopped.
 async fn feed(
     flags: &FeedFlags,
     input: FeedInput,
@@ -179,9 +181,11 @@ async fn feed(
 
 /// The input of a feed.
 enum FeedInput {
+    /// Standard input.
     Stdin,
     /// A pipe or device under a file's name, which cannot be read again.
     Pipe(PathBuf),
+    /// A regular file, which may grow.
     File(PathBuf),
 }
 
@@ -202,6 +206,7 @@ impl FeedInput {
         }
     }
 
+    /// Returns the name of the input in messages.
     fn name(&self) -> String {
         match self {
             FeedInput::Stdin => "standard input".to_owned(),

@@ -85,12 +85,16 @@ fn json(
 /// The fields of a log event.
 #[derive(Default)]
 struct LogFields {
+    /// The text of the event.
     message: String,
+    /// The kind of the event, where it has one.
     event: Option<String>,
+    /// All other fields.
     others: Map<String, Value>,
 }
 
 impl LogFields {
+    /// Adds a field.
     fn add(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,
@@ -163,7 +167,7 @@ where
     }
 }
 
-/// The queue of standard error as a writer. Nothing fails on it: a message that nobody can read is
+/// The queue of standard error as a writer. Nothing fails on it: a message that cannot be read is
 /// no reason to end, as when the launcher at the other end of the pipe has died.
 struct StandardError;
 

@@ -120,11 +120,13 @@ fn environment_section(out: &mut dyn Write, command: &Command) -> io::Result<()>
     VARIABLES.iter().try_for_each(|(name, text)| entry(out, name, text))
 }
 
+/// Writes a section of tags with texts.
 fn table(out: &mut dyn Write, name: &str, entries: &[(&str, &str)]) -> io::Result<()> {
     section(out, name)?;
     entries.iter().try_for_each(|(tag, text)| entry(out, tag, text))
 }
 
+/// Writes the head of a section.
 fn section(out: &mut dyn Write, name: &str) -> io::Result<()> {
     writeln!(out, ".SH \"{name}\"")
 }
@@ -134,6 +136,7 @@ fn entry(out: &mut dyn Write, tag: &str, text: &str) -> io::Result<()> {
     writeln!(out, ".TP\n\\fB{}\\fR\n{}", escape(tag), escape(text))
 }
 
+/// Returns the short description of a command.
 fn about(command: &Command) -> String {
     command.get_about().map(ToString::to_string).unwrap_or_default()
 }

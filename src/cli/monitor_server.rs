@@ -12,7 +12,9 @@ use crate::sources::Stop;
 
 /// The server of a run, if it has one.
 pub struct RunServer {
+    /// The figures of the run.
     meters: Meters,
+    /// The server; `None` without `--http`.
     monitor: Option<Monitor>,
     /// The error of a server that has failed. It ends the run, as that of any task does.
     failed: Arc<Mutex<Option<Error>>>,

@@ -34,6 +34,7 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 
 /// Parses `500ms`, `10s`, `5m`, `24h`.
 pub fn duration(text: &str) -> Result<Duration, String> {
+    /// Units of time in milliseconds.
     const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
     number_with_unit(text, &UNITS)
         .map(Duration::from_millis)
@@ -42,6 +43,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 
 /// Parses `4096`, `64KiB`, `16MiB`, `4GiB`.
 pub fn bytes(text: &str) -> Result<usize, String> {
+    /// Units of size in bytes.
     const UNITS: [(&str, u64); 7] = [
         ("KiB", 1 << 10),
         ("MiB", 1 << 20),
@@ -56,6 +58,7 @@ pub fn bytes(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "give a number of bytes, as in 4096, 64KiB or 16MiB".to_owned())
 }
 
+/// Parses a whole number with one of these units, in any case of letters.
 fn number_with_unit(text: &str, units: &[(&str, u64)]) -> Option<u64> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at_checked(digits)?;

@@ -4,9 +4,9 @@
 //! clap can read variables itself, but it takes an empty one for a value and a switch that is
 //! `false` for a conflict, lets a variable of one kind clash with a flag of another, and does not
 //! name the variable in an error. So the arguments are parsed twice. First the command line alone:
-//! its mistakes are final, and its matches say what was typed. Then the same arguments with a flag
+//! its mistakes are final, and its matches are what was typed. Then the same arguments with a flag
 //! added for each variable that nothing typed decides. What clap refuses in the second parse came
-//! from a variable, and the message says from which.
+//! from a variable, and the message names it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -47,14 +47,16 @@ impl fmt::Display for SettingOrigin {
 }
 
 /// A flag that was not typed but found in another place, as the arguments that would give it: none
-/// for a switch that is off, which also hides what a weaker place says.
+/// for a switch that is off, which also hides the value of a weaker place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FoundSetting {
+    /// Where the setting comes from.
     pub place: SettingOrigin,
+    /// The arguments that it stands for.
     pub arguments: Vec<OsString>,
 }
 
-/// Why the arguments, or what was found in other places, cannot be used.
+/// The fault of arguments, or of what was found in other places.
 #[derive(Debug)]
 pub enum Refusal {
     /// A mistake on the command line, or a call for help.
@@ -179,6 +181,8 @@ pub fn was_found(flag: &str) -> bool {
     found.iter().any(|(known, _)| known == flag)
 }
 
+/// Returns a note for an error of the parser: which of the flags it names were not typed, and where
+/// they come from.
 fn note_of(message: &str, found: &[(String, SettingOrigin)]) -> Option<String> {
     let named = found
         .iter()
@@ -210,6 +214,7 @@ impl SettingOrigin {
 pub struct Flags<'a>(pub Vec<(&'a Command, &'a Arg)>);
 
 impl<'a> Flags<'a> {
+    /// Returns the flags of the command that was chosen, those of the commands above it included.
     pub fn of(command: &'a Command, matches: &ArgMatches) -> Flags<'a> {
         let mut path = vec![command];
         let mut below = matches.subcommand();

@@ -53,7 +53,7 @@ impl Progress {
             lines::end_status();
             Ok(())
         };
-        // A run does not depend on who looks at it.
+        // A run does not depend on its display.
         let fail = |error: Error| tracing::debug!("{error}");
         let drawn = supervise::thread("progress", fail, draw);
         Progress { drawing: drawn.ok().map(|_| (end, is_gone)) }
@@ -70,7 +70,7 @@ impl Drop for Progress {
     }
 }
 
-/// Returns true if the line is of use to somebody.
+/// Returns true if the line can be of use.
 fn is_wanted(flags: &JobFlags) -> bool {
     let watch = &flags.watch;
     let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
@@ -82,6 +82,7 @@ fn is_wanted(flags: &JobFlags) -> bool {
         && stderr().is_terminal()
 }
 
+/// Returns true if all sources are files, so that the amount to read is known.
 fn has_files_only(flags: &JobFlags) -> bool {
     let source = &flags.source;
     let lists =
@@ -155,10 +156,12 @@ impl Rates {
     }
 }
 
+/// Returns a number of bytes with a unit.
 fn in_bytes(bytes: f64) -> String {
     scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 
+/// Returns a number with a unit of thousands.
 fn in_thousands(number: f64) -> String {
     scaled(number, 1000.0, &["", "k", "M", "G"]).trim_end().to_owned()
 }
@@ -174,6 +177,7 @@ fn scaled(mut number: f64, step: f64, units: &[&str]) -> String {
     format!("{number:.digits$} {}", units[unit])
 }
 
+/// Returns a time, in the unit that suits it.
 fn in_time(seconds: f64) -> String {
     match seconds as u64 {
         seconds @ 0..120 => format!("{seconds} s"),

@@ -22,9 +22,9 @@ use crate::sources::{
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
-/// Where results go when nobody says where.
+/// Where results go by default.
 const DEFAULT_TO: &str = "wordtide-out/counts";
-/// Where states are kept when nobody says where.
+/// Where states are kept by default.
 pub const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
@@ -121,6 +121,7 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
     }))
 }
 
+/// Returns the settings of a job that the flags describe.
 fn settings(flags: &JobFlags) -> Settings {
     let words = WordOptions {
         split: flags.words.split,
@@ -162,7 +163,7 @@ pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     outputs::open(&target, &OutputSettings { store: store(&flags.store), form, sql })
 }
 
-/// How an object store is reached, as the flags say it.
+/// How an object store is reached, as the flags have it.
 fn store(flags: &StoreFlags) -> StoreSettings {
     StoreSettings {
         oss_endpoint: flags.oss_endpoint.clone(),
@@ -176,8 +177,8 @@ fn store(flags: &StoreFlags) -> StoreSettings {
     }
 }
 
-/// Returns the sources in the order of their kinds, each with the process that reads it, where that
-/// was said.
+/// Returns the sources in the order of their kinds, each with the process that reads it, where one
+/// was named.
 fn sources(all: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let flags = &all.source;
     if flags.tls_cert.is_some() != flags.tls_key.is_some() {
@@ -218,6 +219,7 @@ fn watched(place: &str, flags: &JobFlags) -> Result<Watch> {
 
 /// `ADDR:PORT`, or `I=ADDR:PORT` for process I.
 fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source)> {
+    /// The flag, for messages.
     const FLAG: &str = "--listen-http";
     let (at, address) = at_process(value, FLAG)?;
     let source = &flags.source;
@@ -281,6 +283,7 @@ fn at_process<'a>(value: &'a str, flag: &str) -> Result<(Option<usize>, &'a str)
     Ok((at, address))
 }
 
+/// Returns where state is kept.
 fn state(flags: &StateFlags, target: &Target) -> StatePlace {
     match &flags.state {
         Some(dir) => StatePlace::Dir(dir.clone()),
@@ -290,6 +293,7 @@ fn state(flags: &StateFlags, target: &Target) -> StatePlace {
     }
 }
 
+/// Returns the settings of the journals.
 fn journal(flags: &StateFlags) -> JournalSettings {
     JournalSettings {
         journal_bytes_max: flags.journal_max as u64,

@@ -3,7 +3,7 @@
 //! The program reports `READY=1` when the job has started, be its sources connected or not, a
 //! `STATUS=` with the newest committed epoch, `STOPPING=1`, and `WATCHDOG=1` for as long as its
 //! workers take turns ([`JobHandle::takes_turns`]). A thread of its own does that, because a
-//! manager that does not read blocks whoever writes to it. Without `NOTIFY_SOCKET` there is none. A
+//! manager that does not read blocks its writers. Without `NOTIFY_SOCKET` there is none. A
 //! message that cannot be sent changes nothing for the job.
 //!
 //! With `-n` alone the manager knows the launcher only. The processes then report to the launcher,
@@ -39,7 +39,7 @@ const STATUS_BYTES_MAX: usize = 512;
 
 /// The variable that names the manager's socket.
 const SOCKET: &str = "NOTIFY_SOCKET";
-/// The field by which a process tells its launcher its index.
+/// The field by which a process sends its launcher its index.
 const PROCESS: &str = "X_WORDTIDE_PROCESS";
 
 /// Returns true if a service manager listens.
@@ -61,13 +61,15 @@ fn send(states: &[NotifyState<'_>]) {
 
 /// The voice of this process towards the service manager.
 pub struct Service {
-    /// `None` where nobody listens.
+    /// `None` without a service manager.
     speaker: Option<(mpsc::Sender<NotifyTurn>, Receiver<()>)>,
 }
 
 /// The outcome of the job's start.
 enum NotifyTurn {
+    /// The job has begun to read.
     Ready(JobHandle),
+    /// The run has failed, for this reason.
     Failed(String),
 }
 
@@ -91,7 +93,7 @@ impl Service {
         self.tell(NotifyTurn::Ready(job));
     }
 
-    /// Called when the job has ended, or could not be started. Waits until that is told, for a
+    /// Called when the job has ended, or could not be started. Waits until that is reported, for a
     /// short time.
     pub fn end<T>(self, result: &Result<T>) {
         if let Err(error) = result {
@@ -104,6 +106,7 @@ impl Service {
         }
     }
 
+    /// Passes a turn to the thread that reports.
     fn tell(&self, turn: NotifyTurn) {
         if let Some((turns, _)) = &self.speaker {
             // It fails if the thread has failed, which has been logged. There is room for all.
@@ -119,6 +122,7 @@ struct Speaker {
 }
 
 impl Speaker {
+    /// Sends states to the service manager.
     fn say(&self, states: &[NotifyState<'_>]) {
         let mut states = states.to_vec();
         states.extend(self.process.as_deref().map(NotifyState::Custom));
@@ -136,11 +140,12 @@ impl Speaker {
         let runtime =
             built.map_err(|error| failed("cannot report to the service manager", error))?;
         runtime.block_on(self.follow(turns, stop));
-        // It fails if nobody waits for it any more.
+        // It fails if the wait has ended.
         let _ = end.try_send(());
         Ok(())
     }
 
+    /// Reports the life of a run: start, readiness, signs of life, stop.
     async fn follow(&self, mut turns: mpsc::Receiver<NotifyTurn>, stop: Stop) {
         self.say(&[NotifyState::Status("starting")]);
         let mut is_stopping = false;

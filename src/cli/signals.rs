@@ -2,10 +2,10 @@
 //!
 //! SIGINT, SIGTERM and SIGHUP are alike. `timeout`, a terminal, a service manager or a closing
 //! session often send several of them within moments, to the process and to its group; so those
-//! within [`ONE_WISH`] of the first count as one. A later one is from somebody who does not want to
+//! within [`ONE_WISH`] of the first count as one. A later one is from a user that does not want to
 //! wait.
 //!
-//! The process listens before the job starts: a signal that found nobody listening would end it and
+//! The process listens before the job starts: a signal without a handler would end it and
 //! lose what the job had begun to read.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,8 +39,11 @@ pub enum StopSignal {
 
 /// The signals that ask for a stop.
 pub struct Listener {
+    /// Runs the task that waits for signals.
     runtime: Runtime,
+    /// SIGINT.
     interrupt: Signal,
+    /// SIGTERM.
     terminate: Signal,
     /// `None` where SIGHUP was ignored at the start, as `nohup` has it: it stays so.
     hangup: Option<Signal>,
@@ -121,7 +124,7 @@ impl Listener {
     }
 }
 
-/// Ends the process: without this thread nobody could stop it.
+/// Ends the process: without this thread it could not be stopped.
 fn end_deaf(error: Error) {
     log_lines::say(Level::ERROR, "failed", &format!("wordtide: error: {error}"));
     exit_codes::at_once(exit_codes::exit_code(error.kind()));
@@ -160,6 +163,7 @@ fn ignores(status: &str, signal: i32) -> bool {
 /// The job, as the thread that waits for signals knows it.
 #[derive(Default)]
 struct WatchedSignals {
+    /// The job to stop, once it runs.
     job: Option<JobHandle>,
     /// The job has ended by itself: a late time-out must not end the process differently.
     ended: bool,
@@ -167,12 +171,14 @@ struct WatchedSignals {
 
 /// Stops a job by signals.
 pub struct Supervisor {
+    /// Asks the run to stop.
     stop: Stop,
+    /// The objects that a signal acts on.
     watched: Arc<Mutex<WatchedSignals>>,
 }
 
 impl Supervisor {
-    /// Begins to act on signals. `keeps_state` says that a next start can finish what this one
+    /// Begins to act on signals. `keeps_state` is true if a next start can finish what this one
     /// leaves.
     pub fn new(signals: Listener, stop_timeout: Duration, keeps_state: bool) -> Result<Supervisor> {
         let (stop, watched) = (Stop::new(), Arc::<Mutex<WatchedSignals>>::default());
@@ -212,6 +218,7 @@ impl Supervisor {
     }
 }
 
+/// Locks what a signal acts on.
 fn lock(watched: &Mutex<WatchedSignals>) -> MutexGuard<'_, WatchedSignals> {
     watched.lock().unwrap_or_else(PoisonError::into_inner)
 }

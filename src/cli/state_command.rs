@@ -1,4 +1,4 @@
-//! `wordtide state`: lists state folders, and removes those that nobody needs.
+//! `wordtide state`: lists state folders, and removes those that are not needed.
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +36,7 @@ pub enum ListForm {
     Json,
 }
 
+/// The names of the forms.
 fn form() -> impl TypedValueParser<Value = ListForm> {
     choice(&[("text", ListForm::Text), ("json", ListForm::Json)])
 }
@@ -59,6 +60,7 @@ pub fn run(args: &StateArgs) -> Result<()> {
     Ok(())
 }
 
+/// Prints the state folders below `dir`.
 fn list(dir: &Path, form: ListForm) -> Result<()> {
     let survey = StateSurvey::of(dir)?;
     let text = match form {

@@ -1,8 +1,8 @@
 //! Standard error: a bounded queue of lines, and one thread that writes them.
 //!
-//! A write to standard error blocks for as long as nobody reads the other end: a pager that waits
+//! A write to standard error blocks for as long as the other end is not read: a pager that waits
 //! for a key, a collector that has stalled. Nothing but the writing thread may wait for that, or
-//! epochs would no longer be published and a signal would no longer stop the job. So everybody
+//! epochs would no longer be published and a signal would no longer stop the job. So all code
 //! else puts lines into a queue and goes on. A line that does not fit is dropped and counted, and
 //! the count is written as soon as lines get through again. As long as the reader reads, the queue
 //! is empty and no line is lost.
@@ -70,7 +70,7 @@ pub fn end_status() {
     HAS_STATUS.store(false, Ordering::Relaxed);
 }
 
-/// Has bytes written, later and without blocking.
+/// Queues bytes, which are written later, without blocking.
 fn write(line: Vec<u8>) {
     match LINES.get_or_init(start) {
         Some(queue) => queue.push(line),
@@ -93,7 +93,7 @@ fn start() -> Option<Arc<LineQueue>> {
     let queue = Arc::<LineQueue>::default();
     let lines = Arc::clone(&queue);
     let work = move || lines.write_forever(write_all);
-    // There is no other way to say that lines are not written any more than to end.
+    // There is no other way to report that lines are not written any more than to end.
     let fail = |_| exit_codes::at_once(exit_codes::exit_code(ErrorKind::Panicked));
     supervise::thread("stderr", fail, work).ok().map(|_| queue)
 }
@@ -132,13 +132,16 @@ fn report(dropped: u64) -> Vec<u8> {
 /// Lines on their way to standard error.
 #[derive(Default)]
 struct LineQueue {
+    /// The lines that wait.
     backlog: Mutex<Backlog>,
+    /// Notified when a line comes or goes.
     changed: Condvar,
 }
 
 /// The lines that wait, oldest first, and what became of the others.
 #[derive(Default)]
 struct Backlog {
+    /// The lines, oldest first.
     lines: VecDeque<Vec<u8>>,
     /// Bytes of the lines that wait and of the one that is being written.
     bytes: usize,
@@ -153,6 +156,7 @@ struct Backlog {
 }
 
 impl LineQueue {
+    /// Locks the lines.
     fn lock(&self) -> MutexGuard<'_, Backlog> {
         self.backlog.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -242,6 +246,7 @@ impl LineQueue {
 }
 
 impl Backlog {
+    /// Adds lines, and drops the oldest above the limit.
     fn extend(&mut self, lines: impl IntoIterator<Item = Vec<u8>>) {
         for line in lines {
             self.bytes += line.len() + LINE_BYTES;
@@ -255,7 +260,7 @@ mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, Sender, channel};
 
-    /// A queue whose thread writes a line whenever the test says so, with that result.
+    /// A queue whose thread writes a line when the test asks for it, with that result.
     fn paced() -> (Arc<LineQueue>, Sender<io::Result<()>>, Receiver<String>) {
         let queue = Arc::<LineQueue>::default();
         let (pace, paced) = channel::<io::Result<()>>();

@@ -1,9 +1,9 @@
-//! The handshake of one connection, from either end, and the defence against strangers.
+//! The handshake of one connection, from either end, and the defence against unknown peers.
 //!
 //! A listener uses nothing of a hello before the proof, grants an index under one lock, and sends
-//! the peer its verdict. A stranger costs one small task for at most the handshake timeout, and at
-//! most one log line. Above `strangers_max` a new connection closes the oldest unfinished one, so a
-//! crowd of silent connections cannot keep a peer out.
+//! the peer its verdict. An unknown peer costs one small task for at most the handshake timeout,
+//! and at most one log line. Above `strangers_max` a new connection closes the oldest unfinished
+//! one, so a crowd of silent connections cannot keep a peer out.
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
@@ -294,7 +294,7 @@ async fn greet(handshakes: Arc<Handshakes>, stream: TcpStream, from: SocketAddr)
 /// Runs the listener's side of the handshake: receives a hello and a proof, and sends its own hello
 /// and the verdict. Reports the link if the verdict is acceptance.
 ///
-/// The task may be aborted at any await, when a newer stranger takes its place. Until the link is
+/// The task may be aborted at any await, when a newer peer takes its place. Until the link is
 /// reported, dropping the claim frees the index again.
 ///
 /// Fails with `Refused` if the peer sends something else, has no proof, or is not accepted.
@@ -360,8 +360,8 @@ async fn answer(handshakes: &Handshakes, mut stream: TcpStream) -> Result<(), Re
 
 /// Returns the verdict on a peer, with the claim of its index if it is accepted.
 ///
-/// Nothing of the hello is compared before the proof, so a stranger cannot end the start with a
-/// hello that differs.
+/// Nothing of the hello is compared before the proof, so an unknown peer cannot end the start with
+/// a hello that differs.
 fn judge<'a>(
     handshakes: &'a Handshakes,
     ours: &Hello,
@@ -411,7 +411,7 @@ pub async fn dial(handshakes: Arc<Handshakes>, peer: usize, purpose: Purpose) {
 /// Runs the connector's side of the handshake over a new connection to `peer`: sends a hello and a
 /// proof, and checks the verdict with its proof.
 ///
-/// A verdict without a valid proof may come from anybody, so it never ends the start.
+/// A verdict without a valid proof may come from any peer, so it never ends the start.
 ///
 /// Fails with `Refused` if the connection fails or the peer does not accept; a retry may succeed.
 /// Fails with `Fatal` if the peer has proved the key and has other settings.
@@ -430,7 +430,7 @@ async fn call(
     stream.read_exact(&mut theirs_raw).await?;
     let theirs = match Hello::decode(&theirs_raw) {
         Ok(theirs) if theirs.incarnation != handshakes.incarnation => theirs,
-        // TCP can connect a local port that nobody listens on to itself (simultaneous open).
+        // TCP can connect a local port without listener to itself (simultaneous open).
         Ok(_) => return refused("reached itself"),
         Err(NotHello::Format(format)) => return Err(Rejection::Refused(format_differs(format))),
         Err(_) => return refused("something else answers there"),

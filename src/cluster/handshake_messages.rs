@@ -1,14 +1,14 @@
 //! The messages of a handshake: hello, proof and verdict.
 //!
-//! Every message has a fixed length, so a stranger can make a process wait for, or allocate, at
-//! most a few hundred bytes:
+//! Every message has a fixed length, so an unknown peer can make a process wait for, or allocate,
+//! at most a few hundred bytes:
 //!
 //! 1. The connector sends its [`Hello`], and the listener answers with its own.
 //! 2. The connector proves that it has the mesh key: it sends a keyed hash of both hellos and its
 //!    role. The nonces of the hellos are fresh, so an old proof is not valid.
 //! 3. The listener answers with a [`HandshakeVerdict`] and a proof of its own, which includes it.
 //!
-//! The connector proves first, so strangers cannot make a listener compute proofs. On loopback,
+//! The connector proves first, so unknown peers cannot make a listener compute proofs. On loopback,
 //! without a key file, the key of the user ([`user_key`](super::user_key)) is used. The handshake
 //! authenticates the start of a connection. Later bytes are neither encrypted nor signed.
 

@@ -253,7 +253,7 @@ impl ControlLinks {
     /// Puts a message into the inbox. A full inbox ends the cluster; a closed one discards it.
     pub fn deliver(&self, from: usize, message: Message) {
         if let Message::AskStop { reason } = &message {
-            // Also before anybody reads the inbox. Asking again is the same stop.
+            // Also before the inbox is read. Asking again is the same stop.
             self.stop_asked.send_if_modified(|asked| {
                 let is_first = asked.is_none();
                 asked.get_or_insert_with(|| (from, reason.clone()));

@@ -25,7 +25,7 @@ impl fmt::Debug for FiguresTaker {
 impl FiguresTaker {
     /// Sets the taker. Only the first call counts.
     pub fn set(&self, take: TakeFigures) {
-        // A second taker would be a mistake of the caller that harms nobody.
+        // A second taker would be a mistake of the caller that does no harm.
         let _ = self.0.set(take);
     }
 

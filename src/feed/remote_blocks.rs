@@ -2,10 +2,10 @@
 //!
 //! One socket may bring more than the workers of one process can count. So a *shipper*, one for
 //! each other process, takes blocks too, but only those that are too many for the workers at hand:
-//! when more wait than there are workers. It meets each border when no source of this process can
-//! push to the epoch any more ([`Feed::seal`]) and no block of it waits here; passing it on, it
-//! tells the other process that nothing more comes for the epoch. That must not wait for the epoch
-//! to be complete *here*: two processes that ship to each other would wait for each other for ever.
+//! when more wait than there are workers. It meets each cut when no source of this process can push
+//! to the epoch any more ([`Feed::seal`]) and no block of it waits here; passing it on, it informs
+//! the other process that nothing more comes for the epoch. That must not wait for the epoch to be
+//! complete *here*: two processes that ship to each other would wait for each other for ever.
 //!
 //! A block that came from elsewhere is counted when there is none of this process's own in the same
 //! epoch, and is never shipped on: among processes that all have more than enough, blocks do not go
@@ -21,20 +21,20 @@ use crate::lines::Block;
 /// much for several blocks as for one.
 const LOAD_BLOCKS: usize = 3;
 
-/// Who takes blocks to another process.
+/// The reader of blocks that go to another process.
 pub(crate) struct Shipper {
-    /// Number of borders it has passed.
+    /// Number of cuts it has passed.
     pub passed: u64,
     idle: bool,
     wake: Wake,
 }
 
 impl Feed {
-    /// Adds a shipper, which is to be woken by `wake`; returns its index. No border may have been
+    /// Adds a shipper, which is to be woken by `wake`; returns its index. No cut may have been
     /// passed yet.
     pub fn add_shipper(&self, wake: Wake) -> usize {
         let mut state = self.lock();
-        assert_eq!(state.borders_gone, 0, "a shipper that comes late has missed borders");
+        assert_eq!(state.cuts_gone, 0, "a shipper that comes late has missed cuts");
         state.shippers.push(Shipper { passed: 0, idle: false, wake });
         state.shippers.len() - 1
     }
@@ -51,9 +51,9 @@ impl Feed {
             opened.as_mut().enable();
             let (open, is_incomplete) = {
                 let state = self.lock();
-                let first = state.complete.saturating_sub(state.borders_gone) as usize;
-                let mut incomplete = state.borders.iter().skip(first);
-                (state.open, incomplete.any(|border| border.epoch == epoch))
+                let first = state.complete.saturating_sub(state.cuts_gone) as usize;
+                let mut incomplete = state.cuts.iter().skip(first);
+                (state.open, incomplete.any(|cut| cut.epoch == epoch))
             };
             if epoch <= open {
                 return epoch == open || is_incomplete;
@@ -72,9 +72,9 @@ impl Feed {
     }
 
     /// Declares that no source of this process pushes to `epoch`, or one before it, any more.
-    pub fn seal(&self, epoch: Epoch) {
+    pub fn passed(&self, epoch: Epoch) {
         let mut state = self.lock();
-        state.sealed = state.sealed.max(state.borders_through(epoch));
+        state.passed_here = state.passed_here.max(state.cuts_through(epoch));
         let wakes = state.wake_all_shippers();
         drop(state);
         wakes.iter().for_each(|wake| wake());
@@ -84,10 +84,10 @@ impl Feed {
     pub fn next_to_ship(&self, index: usize) -> Next {
         let mut state = self.lock();
         let state = &mut *state;
-        if let Some(border) = state.border_to_ship(index) {
+        if let Some(cut) = state.cut_to_ship(index) {
             state.shippers[index].passed += 1;
-            let super::Border { epoch, next } = border;
-            state.drop_passed_borders();
+            let super::FeedCut { epoch, next } = cut;
+            state.drop_passed_cuts();
             return Next::Complete { epoch, next };
         }
         if state.has_surplus()
@@ -95,7 +95,7 @@ impl Feed {
         {
             return Next::Block(epoch, block);
         }
-        let known = state.borders_gone + state.borders.len() as u64;
+        let known = state.cuts_gone + state.cuts.len() as u64;
         if state.ended && state.shippers[index].passed == known {
             return Next::End;
         }
@@ -115,14 +115,14 @@ impl FeedState {
         self.own.len() >= self.readers.len() + LOAD_BLOCKS
     }
 
-    /// The border that the shipper has come to, if it may pass it.
-    fn border_to_ship(&self, index: usize) -> Option<super::Border> {
+    /// The cut that the shipper has come to, if it may pass it.
+    fn cut_to_ship(&self, index: usize) -> Option<super::FeedCut> {
         let passed = self.shippers[index].passed;
-        if passed >= self.sealed {
+        if passed >= self.passed_here {
             return None;
         }
-        let border = self.borders[(passed - self.borders_gone) as usize];
-        self.own.lowest().is_none_or(|epoch| epoch > border.epoch).then_some(border)
+        let cut = self.cuts[(passed - self.cuts_gone) as usize];
+        self.own.lowest().is_none_or(|epoch| epoch > cut.epoch).then_some(cut)
     }
 
     /// Marks one idle shipper as woken; how to wake it.
@@ -132,11 +132,11 @@ impl FeedState {
         Some(Arc::clone(&shipper.wake))
     }
 
-    /// The same for those that wait for a border that a worker's taking of a block has opened.
-    pub fn wake_shippers_at_border(&mut self) -> Vec<Wake> {
-        let at_border = |state: &FeedState, k: usize| {
-            state.shippers[k].idle && state.border_to_ship(k).is_some()
-        };
+    /// Returns the wakes of shippers that wait for a cut that a worker's taking of a block has
+    /// opened.
+    pub fn wake_shippers_at_cut(&mut self) -> Vec<Wake> {
+        let at_border =
+            |state: &FeedState, k: usize| state.shippers[k].idle && state.cut_to_ship(k).is_some();
         let woken = (0..self.shippers.len()).filter(|k| at_border(self, *k)).collect::<Vec<_>>();
         woken.into_iter().map(|k| self.wake_at(k)).collect()
     }
@@ -188,9 +188,9 @@ mod tests {
     fn shipper_passes_border_before_epoch_is_complete() {
         let (feed, woken) = feed_with_shipper(1);
         feed.push(10, block("a\n"));
-        feed.open_next(20);
+        feed.cut(20);
         assert_eq!(show(feed.next_to_ship(0)), "wait");
-        feed.seal(10);
+        feed.passed(10);
         assert_eq!(show(feed.next_to_ship(0)), "wait", "a block of the epoch still waits here");
         assert_eq!(show(feed.next(0)), "10:a");
         assert_eq!(woken.load(Ordering::Relaxed), 2, "by the seal, and by the taking of the block");
@@ -219,7 +219,7 @@ mod tests {
     async fn only_epochs_that_are_not_complete_are_admitted() {
         let (feed, _) = feed_with_shipper(1);
         for next in [20, 30] {
-            feed.open_next(next);
+            feed.cut(next);
         }
         feed.complete(10);
         let times = [5, 10, 15, 20, 25, 30];
@@ -228,17 +228,17 @@ mod tests {
             admitted.push(feed.admits(epoch).await);
         }
         assert_eq!(admitted, [false, false, false, true, false, true]);
-        let later = tokio::join!(feed.admits(40), feed.admits(35), async { feed.open_next(40) });
+        let later = tokio::join!(feed.admits(40), feed.admits(35), async { feed.cut(40) });
         assert_eq!(later, (true, false, 30));
     }
 
     #[test]
     fn shipper_ends_after_last_border() {
         let (feed, _) = feed_with_shipper(1);
-        feed.open_next(20);
+        feed.cut(20);
         feed.end();
         assert_eq!(show(feed.next_to_ship(0)), "wait");
-        feed.seal(10);
+        feed.passed(10);
         assert_eq!(show(feed.next_to_ship(0)), "10->20");
         assert_eq!(show(feed.next_to_ship(0)), "end");
     }

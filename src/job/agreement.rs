@@ -51,6 +51,7 @@ pub struct FormerRuns {
 }
 
 impl FormerRuns {
+    /// Adds what another process found. The processes are added in order.
     fn add(&mut self, other: FormerRuns) {
         self.journals.extend(other.journals);
         self.ids.extend(other.ids);
@@ -81,7 +82,7 @@ pub struct Agreement {
 }
 
 impl Agreement {
-    /// Has process 0 decide, knowing what all have `found`; every process returns its
+    /// Lets process 0 decide with what all have `found`; every process returns its
     /// decision.
     pub fn reach(
         control: &Control,

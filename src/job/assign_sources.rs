@@ -34,6 +34,7 @@ impl Readers {
         Readers(vec![0])
     }
 
+    /// Returns true if `process` reads a source.
     fn contains(&self, process: usize) -> bool {
         self.0.contains(&process)
     }
@@ -106,14 +107,19 @@ pub fn own(
 
 /// The settings of a process's data links.
 pub struct BlockSharing<'a> {
+    /// The number of this process.
     pub process: usize,
+    /// The process that reads each source.
     pub readers: &'a Readers,
+    /// Where blocks wait for the workers of this process.
     pub feed: &'a Feed,
+    /// Where the ends of the others' blocks are noted.
     pub progress: &'a Arc<EpochProgress>,
     /// Limit on the bytes of this process's own blocks; those of others have half as many.
     pub blocks_bytes_max: usize,
     /// Longest text of a block that is believed.
     pub text_bytes_max: u64,
+    /// Ends the job when a link fails.
     pub failure: &'a Failure,
 }
 
@@ -145,6 +151,7 @@ impl BlockSharing<'_> {
         Ok(ended)
     }
 
+    /// Returns true if `process` has sources, so that it ships blocks.
     fn reads(&self, process: usize) -> bool {
         self.readers.contains(process)
     }

@@ -13,11 +13,13 @@ const RECENT_INTERVALS: u64 = 4;
 
 /// A start of process 0 that knows what all processes found.
 pub struct OutputOpening<'a> {
+    /// The output, with its lock.
     pub output: &'a dyn Output,
     /// The facts about the start that the output needs.
     pub start: OutputStart<'a>,
     /// The log of commits in the state of process 0; none in a job without state.
     pub commits: Option<CommitLog>,
+    /// The traces of former runs in all processes.
     pub found: &'a FormerRuns,
     /// Ids of journals that are given up.
     pub abandoned: &'a [String],
@@ -30,7 +32,9 @@ pub struct OutputOpening<'a> {
 pub struct OwnedOutput {
     /// The first epoch that is opened.
     pub open: Epoch,
+    /// The epochs to count again and those that are committed.
     pub recovery_plan: RecoveryPlan,
+    /// The claim as it was taken; `None` for an output without claims.
     pub claim: Option<Standing>,
 }
 
@@ -87,7 +91,7 @@ impl OutputOpening<'_> {
     /// Gathers the evidence of former commits.
     fn evidence(&self, former: Option<&Standing>) -> CommitEvidence {
         let OutputStart { ids, wall_ms, .. } = self.start;
-        // Anybody can write an object: an epoch far from now is not believed.
+        // Any program can write an object: an epoch far from now is not believed.
         let newest = former.and_then(|former| former.owner.newest);
         let newest = newest.filter(|newest| epoch::is_plausible(*newest, wall_ms));
         let is_own = former.is_some_and(|former| ids.contains(&former.owner.state));

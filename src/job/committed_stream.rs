@@ -23,11 +23,14 @@ pub fn channel() -> (broadcast::Sender<Committed>, Commits) {
 /// In a task use [`Commits::next_commit`]; elsewhere it is an iterator, which blocks (and panics in
 /// a task).
 pub struct Commits {
+    /// The epochs that were committed and not taken yet.
     receiver: broadcast::Receiver<Committed>,
+    /// Epochs that were dropped, because they were not taken in time.
     missed: u64,
 }
 
 impl Commits {
+    /// Follows the commits of a job. The stream of a job that has ended is empty.
     pub(crate) fn of(sender: Option<broadcast::Sender<Committed>>) -> Commits {
         // A job that has ended commits nothing more: its channel has no sender.
         let receiver = sender.map_or_else(|| broadcast::channel(1).1, |sender| sender.subscribe());

@@ -1,10 +1,10 @@
 //! The progress of epochs in the source logs of this process.
 //!
-//! The owner of the clock says *when* an epoch ends; the logs put the end into what the sources of
-//! this process have read. The workers may see an epoch close when two things have happened: every
-//! log has passed the cut, so that no line of the epoch can still come; and the record of the end
-//! is on disk in every journal, so that what is then published is a function of bytes that cannot
-//! be lost. Lines of the next epoch need not wait for either.
+//! The owner of the clock decides *when* an epoch ends; the logs put the end into what the sources
+//! of this process have read. The workers may see an epoch close when two things have happened:
+//! every log has passed the cut, so that no line of the epoch can still come; and the record of the
+//! end is on disk in every journal, so that what is then published is a function of bytes that
+//! cannot be lost. Lines of the next epoch need not wait for either.
 //!
 //! ```text
 //! cut ─► message to each log ─► EpochEnd appended (recorded) ─► sync ─► durable ─┐
@@ -48,31 +48,37 @@ pub struct SyncQueue(pub(super) Sender<SyncRequest>);
 pub struct SyncRequests(pub(super) Receiver<SyncRequest>);
 
 impl SyncQueue {
+    /// Returns both ends of an empty queue.
     fn new() -> (SyncQueue, SyncRequests) {
         let (sender, receiver) = channel();
         (SyncQueue(sender), SyncRequests(receiver))
     }
 
+    /// Puts a request into the queue. The thread joins what waits into one sync.
     fn ask(&self, request: SyncRequest) {
-        // It fails only when the job is ending, and then nobody waits for an answer.
+        // It fails only when the job is ending, and then no answer is awaited.
         let _ = self.0.send(request);
     }
 }
 
 /// An epoch that has ended and is not complete.
 struct EndedEpoch {
+    /// The name of the epoch.
     epoch: Epoch,
     /// Logs that have not appended its end.
     unrecorded: usize,
     /// Logs that have not passed its end.
     lagging: usize,
+    /// True when its end is on disk in every journal.
     durable: bool,
 }
 
 /// The epochs that have ended and are not complete, oldest first.
 #[derive(Default)]
 struct EndedEpochs {
+    /// The epoch that is not cut yet.
     open: Epoch,
+    /// Those that are cut. The first one is completed first.
     ended: VecDeque<EndedEpoch>,
     /// For each process that ships blocks to this one, the last epoch for which no more come.
     arrived: Vec<Epoch>,
@@ -81,9 +87,13 @@ struct EndedEpochs {
 /// The progress of epochs in this process: cuts and commits go out to the logs, and what happens in
 /// them comes back.
 pub struct EpochProgress {
+    /// Where the workers learn of cuts and complete epochs.
     feed: Feed,
+    /// The epochs, changed by logs, by the thread that syncs and by the driver.
     epochs: Mutex<EndedEpochs>,
+    /// The inbox of each log.
     logs: Vec<UnboundedSender<LogMessage>>,
+    /// Asks for syncs.
     sync: SyncQueue,
     /// The syncing thread knows that lines were appended since its last sync.
     sync_is_due: AtomicBool,
@@ -120,7 +130,7 @@ impl EpochProgress {
         let epochs = EndedEpochs { open, ended: ended.collect(), arrived: Vec::new() };
         let nexts = recorded.iter().skip(1).map(|(epoch, _)| *epoch).chain([open]);
         nexts.take(recorded.len()).for_each(|next| {
-            feed.open_next(next);
+            feed.cut(next);
         });
         let (logs, inboxes) = (0..logs).map(|_| unbounded_channel()).unzip();
         let (epochs, sync_is_due) = (Mutex::new(epochs), AtomicBool::new(false));
@@ -131,9 +141,10 @@ impl EpochProgress {
         (Arc::new(progress), ProgressEnds { logs: inboxes, sync: requests })
     }
 
+    /// Sends a message to every log.
     fn send(&self, message: LogMessage) {
         for log in &self.logs {
-            // It fails only when the job is ending, and then nobody waits for an answer.
+            // It fails only when the job is ending, and then no answer is awaited.
             let _ = log.send(message);
         }
     }
@@ -147,7 +158,7 @@ impl EpochProgress {
             epoch = std::mem::replace(&mut epochs.open, next);
             let ended = EndedEpoch { epoch, unrecorded: logs, lagging: logs, durable: false };
             epochs.ended.push_back(ended);
-            self.feed.open_next(next);
+            self.feed.cut(next);
         });
         if logs == 0 {
             self.sync.ask(SyncRequest::Recorded(epoch));
@@ -166,12 +177,12 @@ impl EpochProgress {
         self.feed.end();
     }
 
-    /// Has every log close when it has taken what was sent before.
+    /// Asks every log to close when it has taken what was sent before.
     pub fn close_logs(&self) {
         self.send(LogMessage::End);
     }
 
-    /// Has every log state how far its journal is on disk.
+    /// Asks every log to state how far its journal is on disk.
     pub fn synced(&self) {
         self.send(LogMessage::Synced);
     }
@@ -215,16 +226,16 @@ impl EpochProgress {
         // has here.
         let passed = epochs.ended.iter().take_while(|ended| ended.lagging == 0);
         if let Some(ended) = passed.last() {
-            self.feed.seal(ended.epoch);
+            self.feed.passed(ended.epoch);
         }
         let arrived = epochs.arrived.iter().min().copied().unwrap_or(Epoch::MAX);
         while let Some(first) = epochs.ended.front() {
             if first.lagging > 0 || !first.durable || first.epoch > arrived {
                 break;
             }
-            crash_point("border.before_complete");
+            crash_point("cut.before_complete");
             self.feed.complete(first.epoch);
-            crash_point("border.after_complete");
+            crash_point("cut.after_complete");
             epochs.ended.pop_front();
         }
     }

@@ -2,9 +2,9 @@
 //! returns.
 //!
 //! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the
-//! control links, in every other process; the rule is [`EpochLeader`]. When too many epochs wait to
-//! be committed, the open one grows longer instead, so that a slow store costs no memory and no
-//! line.
+//! control links, in every other process. The rules are [`EpochLeader`] and [`EpochFollower`]. When
+//! too many epochs wait to be committed, the open one grows longer instead, so that a slow store
+//! costs no memory and no line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,7 +17,10 @@ use super::running_sources::RunningSources;
 use super::status::Status;
 use crate::cluster::{Control, ControlEvent, Inbox, Message};
 use crate::epoch::{Clock, Epoch, Jump};
-use crate::epochs::{EpochAction, EpochEvent, EpochLeader, Moment};
+use crate::epochs::{
+    EpochAction, EpochEvent, EpochFollower, EpochLeader, FollowerAction, FollowerEvent, Moment,
+    OutOfStep,
+};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::meters::{Meters, Phase};
@@ -28,13 +31,19 @@ use crate::supervise::supervise;
 
 /// The parts of a process that its epochs act on.
 pub struct EpochProcess {
+    /// Cuts and commits on their way to the logs.
     pub progress: Arc<EpochProgress>,
+    /// The sources, which end by themselves or are stopped.
     pub reading: RunningSources,
+    /// Sends to the other processes.
     pub control: Control,
+    /// The messages of the other processes, and their loss.
     pub inbox: Inbox,
     /// Set when this process is asked to stop.
     pub stop: Stop,
+    /// The status that the handle of the job shows.
     pub status: watch::Sender<Status>,
+    /// Ends the job with its first cause.
     pub failure: Failure,
     /// The results that wait to be stored.
     pub results: Results,
@@ -55,26 +64,6 @@ impl EpochProcess {
         self.meters.epochs().cut(epoch, next);
         self.progress.cut(next);
         epoch
-    }
-
-    /// Fails with `PeerLost` unless `epoch`, which process 0 has ended, is open here.
-    fn check_end(&self, epoch: Epoch) -> Result<()> {
-        let open = self.status.borrow().open;
-        if epoch == open {
-            return Ok(());
-        }
-        let message = format!("process 0 ended epoch {epoch}, but epoch {open} is open here");
-        Err(Error::new(ErrorKind::PeerLost, message))
-    }
-
-    /// Fails with `PeerLost` if `epoch`, which process 0 has committed, is not closed here.
-    fn check_committed(&self, epoch: Epoch) -> Result<()> {
-        let open = self.status.borrow().open;
-        if epoch < open {
-            return Ok(());
-        }
-        let message = format!("process 0 committed epoch {epoch}, but epoch {open} is open here");
-        Err(Error::new(ErrorKind::PeerLost, message))
     }
 
     /// Notes that process 0 has committed `epoch` and all before it.
@@ -121,11 +110,15 @@ impl EpochProcess {
 
 /// Drives the epochs of a job: the part of process 0.
 pub struct Leader {
+    /// The parts of this process.
     pub process: EpochProcess,
+    /// The number of processes.
     pub processes: usize,
+    /// The clock, of which epochs get their names.
     pub clock: Arc<dyn Clock>,
     /// The rule by which epochs are cut.
     pub epochs: EpochLeader,
+    /// Most epochs that are cut and not committed while the store answers.
     pub in_flight_max: usize,
 }
 
@@ -225,6 +218,7 @@ impl Leader {
     }
 }
 
+/// Warns that the wall clock was moved. Names of epochs go on counting up.
 fn report_jump(jump: Jump) {
     let by_s = jump.by_ms as f64 / 1e3;
     tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
@@ -283,13 +277,18 @@ fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
     in_flight < in_flight_max || level.is_away && level.has_room && in_flight < AWAY_MAX
 }
 
-/// Applies what process 0 decides: the part of every other process.
-pub struct Follower(pub(super) EpochProcess);
+/// Drives the epochs of every other process: applies what process 0 decides.
+pub struct Follower {
+    /// The parts of this process.
+    pub process: EpochProcess,
+    /// The rule by which the decisions of process 0 are applied.
+    pub epochs: EpochFollower,
+}
 
 impl Follower {
     /// Runs until process 0 has ended the job.
     pub async fn run(mut self) -> Result<()> {
-        let failure = self.0.failure.clone();
+        let failure = self.process.failure.clone();
         let pulse = failure.pulse().clone();
         let follow = async move {
             let ended = tokio::select! {
@@ -297,52 +296,90 @@ impl Follower {
                 () = failure.failed() => return Ok(()),
             };
             ended?;
-            self.0.listen().await
+            self.process.listen().await
         };
         pulse.accompany(follow).await
     }
 
+    /// Passes each event to the rule and does what it asks for; returns after the last cut.
     async fn follow(&mut self) -> Result<()> {
-        let mut reading = true;
-        loop {
-            let EpochProcess { inbox, failure, reading: own, control, meters, .. } = &mut self.0;
-            tokio::select! {
-                biased;
-                ended = own.ended(), if reading => {
-                    ended?;
-                    reading = false;
+        let mut next = None;
+        while !self.epochs.has_ended() {
+            let event = match next.take() {
+                Some(event) => event,
+                None => match self.next_event().await? {
+                    Some(event) => event,
+                    None => continue,
+                },
+            };
+            let action = self.epochs.take(event).map_err(out_of_step)?;
+            let Some(action) = action else { continue };
+            let EpochProcess { reading, control, meters, .. } = &mut self.process;
+            match action {
+                FollowerAction::Cut(next) => drop(self.process.cut(next)),
+                FollowerAction::Commit(epoch) => self.process.committed(epoch),
+                FollowerAction::StopReading => {
+                    meters.enter(Phase::Stopping, "process 0 stops reading");
+                    reading.stop().await?;
+                    next = Some(FollowerEvent::ReadingEnded);
+                }
+                FollowerAction::ReportReadingEnded => {
                     control.send(0, ControlMessage::ReadingEnded.encode()?)?;
                 }
-                (_, message) = EpochProcess::message(inbox, failure) => match message {
+                FollowerAction::End(next) => {
+                    meters.enter(Phase::Stopping, "process 0 has ended the last epoch");
+                    self.process.cut(next);
+                    self.process.progress.end();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for what happens next; `None` for a message that means nothing to the epochs.
+    async fn next_event(&mut self) -> Result<Option<FollowerEvent>> {
+        let EpochProcess { inbox, failure, reading, stop, .. } = &mut self.process;
+        tokio::select! {
+            biased;
+            ended = reading.ended(), if self.epochs.is_reading() => {
+                ended?;
+                Ok(Some(FollowerEvent::ReadingEnded))
+            }
+            (_, message) = EpochProcess::message(inbox, failure) => {
+                let event = match &message {
                     Message::Tick { epoch, next } => {
-                        self.0.check_end(epoch)?;
-                        self.0.cut(next);
+                        Some(FollowerEvent::Cut { epoch: *epoch, next: *next })
                     }
                     Message::Stop { epoch, reason } => {
-                        self.0.check_end(epoch)?;
                         if !reason.is_empty() {
-                            self.0.stop.stop();
+                            stop.stop();
                         }
-                        self.0.meters.enter(Phase::Stopping, "process 0 has ended the last epoch");
-                        self.0.cut(epoch.saturating_add(1));
-                        self.0.progress.end();
-                        return Ok(());
+                        Some(FollowerEvent::End { epoch: *epoch })
                     }
-                    Message::Other(word) => match ControlMessage::decode(&word) {
+                    Message::Other(bytes) => match ControlMessage::decode(bytes) {
                         Some(ControlMessage::Committed(epoch)) => {
-                            self.0.check_committed(epoch)?;
-                            self.0.committed(epoch);
+                            Some(FollowerEvent::Committed(epoch))
                         }
-                        Some(ControlMessage::StopReading) if std::mem::take(&mut reading) => {
-                            meters.enter(Phase::Stopping, "process 0 stops reading");
-                            own.stop().await?;
-                            control.send(0, ControlMessage::ReadingEnded.encode()?)?;
-                        }
-                        other => tracing::debug!(?other, "a message that means nothing now"),
+                        Some(ControlMessage::StopReading) => Some(FollowerEvent::StopReading),
+                        _ => None,
                     },
-                    other => tracing::debug!(?other, "a message that means nothing now"),
-                },
+                    _ => None,
+                };
+                if event.is_none() {
+                    tracing::debug!(?message, "a message that means nothing now");
+                }
+                Ok(event)
             }
         }
     }
+}
+
+/// Returns the error of a process 0 whose epochs are not those of this process.
+fn out_of_step(cause: OutOfStep) -> Error {
+    let (did, epoch, open) = match cause {
+        OutOfStep::Ended { epoch, open } => ("ended", epoch, open),
+        OutOfStep::Committed { epoch, open } => ("committed", epoch, open),
+    };
+    let message = format!("process 0 {did} epoch {epoch}, but epoch {open} is open here");
+    Error::new(ErrorKind::PeerLost, message)
 }

@@ -78,12 +78,14 @@ pub fn folders(state: &Path) -> Result<Vec<PathBuf>> {
 pub struct KnownJournal {
     /// In hexadecimal digits.
     pub id: String,
+    /// The name of the source whose bytes the journal holds.
     pub source: String,
     /// True if no process reads its source.
     pub is_orphan: bool,
 }
 
 impl KnownJournal {
+    /// Returns the note of a journal with this id.
     pub fn new(id: u128, source: &str) -> KnownJournal {
         KnownJournal { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
     }
@@ -104,6 +106,7 @@ impl KnownJournal {
         folder(state, &self.source)
     }
 
+    /// Returns the path of the note in a state folder.
     fn path(&self, state: &Path) -> PathBuf {
         state.join(format!("{NOTE}{}", self.id))
     }
@@ -140,13 +143,14 @@ pub struct FoundJournal {
 }
 
 impl FoundJournal {
+    /// Returns a journal that this process has made just now.
     pub fn of(journal: &Journal) -> FoundJournal {
         let id = format!("{:032x}", journal.id());
         FoundJournal { id, folder: String::new(), is_own: true }
     }
 }
 
-/// A journal whose source nobody reads where it lies.
+/// A journal whose source no process reads where it lies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OrphanJournal {
     /// The process that replays it.
@@ -158,7 +162,9 @@ pub struct OrphanJournal {
 /// The journals that one process found, and those that its notes name.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JournalList {
+    /// The journals in the state folder.
     pub found: Vec<FoundJournal>,
+    /// The notes in the state folder, also of journals that lie elsewhere.
     known: Vec<KnownJournal>,
     /// Epochs that are marked in any of the journals and not known to be committed. Their sources
     /// pass the same cuts: kept for each journal, the same epochs would fill the memory.
@@ -177,6 +183,7 @@ pub struct TopicPositions {
     epoch: Option<Epoch>,
     /// The name that all shares of the topic have in common.
     name: String,
+    /// The encoded positions of one share of the topic.
     positions: Vec<u8>,
 }
 
@@ -204,6 +211,7 @@ impl JournalList {
     }
 }
 
+/// Returns the error of a state folder that cannot be read.
 fn unreadable(state: &Path, error: io::Error) -> Error {
     let message = format!("cannot read the state in {}: {error}", state.display());
     Error::new(ErrorKind::Disk, message).cause(error)
@@ -256,7 +264,7 @@ fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
     Ok(known)
 }
 
-/// Assigns each journal whose source nobody reads where it lies to a process that found it.
+/// Assigns each journal whose source no process reads where it lies to a process that found it.
 pub fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
     let mut orphans = BTreeMap::new();
     for (process, list) in lists.iter().enumerate() {
@@ -271,8 +279,8 @@ pub fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
     orphans
 }
 
-/// Refuses to start while a journal that is known was found by nobody: bytes that were promised to
-/// be counted are in it. Those `abandoned` are not missed.
+/// Refuses to start while a journal that is known was not found by any process: bytes that were
+/// promised to be counted are in it. Those `abandoned` are not missed.
 pub fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result<()> {
     let found =
         |id: &String| lists.iter().flat_map(|list| &list.found).any(|found| found.id == *id);

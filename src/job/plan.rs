@@ -14,6 +14,7 @@ use super::claim_output::{OutputOpening, OwnedOutput};
 use super::epoch_completion::EpochProgress;
 use super::epoch_driver::{EpochProcess, Follower, Leader};
 use super::find_journals::{self, JournalList};
+use super::job_settings::{JobSettings, StatePlace};
 use super::recover_epochs::{self, JournalPlan};
 use super::replay_journal;
 use super::resources::StateAndOutput;
@@ -22,17 +23,16 @@ use super::running_sources::RunningSources;
 use super::share_figures;
 use super::source_logs::{OwnSources, Streams, StreamsEnd};
 use super::stop_during_start::until_stopped;
-use super::{JobBuilder, StatePlace};
+
 use crate::cluster::{ClusterSettings, Control, Mesh};
-use crate::epoch::{Clock, Schedule};
-use crate::epochs::EpochLeader;
+use crate::epoch::Schedule;
+use crate::epochs::{EpochFollower, EpochLeader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
-use crate::journal::{Budget, JournalSettings, SyncPolicy};
-use crate::lines::{BlockPool, LineLimits, LongLine};
-use crate::meters::Meters;
-use crate::operators::Restored;
+use crate::journal::{Budget, SyncPolicy};
+use crate::lines::{BlockPool, LineLimits};
+use crate::operators::{DataflowSettings, Restored};
 use crate::outputs::format::Format;
 use crate::outputs::{
     self, Attempts, Changelog, CommitLog, Ids, OnCommit, OpenWriter, Output, OutputHandle,
@@ -40,8 +40,6 @@ use crate::outputs::{
     bound_results, check_form,
 };
 use crate::random::random_bytes;
-use crate::settings::Settings;
-use crate::sources::Stop;
 use crate::state::{Identity, State};
 use crate::store::{Results, Target};
 use crate::supervise::supervise;
@@ -49,33 +47,24 @@ use crate::trace::Tracer;
 use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
-/// The settings of a job, checked as far as that goes without touching anything.
+/// A job whose settings are checked, as far as that goes without touching anything.
 pub struct JobPlan {
+    /// The settings, with what the output and the number of threads imply for them.
+    pub asked: JobSettings,
+    /// The function from lines to rows.
     definition: Definition,
+    /// The output, with the prefix and the layout that the settings ask for.
     target: Target,
     /// With the number of parts 0 where it is free to follow the number of workers.
     identity: Identity,
-    place: StatePlace,
-    pub settings: Settings,
+    /// The settings of the output, whichever it is.
     output: OutputSettings,
     /// True if process 0 alone writes to the output.
     is_single: bool,
-    take_over: bool,
-    journal: JournalSettings,
-    /// A kept journal to be run again.
-    replay: Option<PathBuf>,
-    /// Ids of journals that are gone for good.
-    abandoned: Vec<String>,
+    /// The process that reads each source.
     readers: Readers,
-    pub cluster: ClusterSettings,
-    clock: Arc<dyn Clock>,
     /// Unix milliseconds of the start.
     started_ms: u64,
-    on_long_line: LongLine,
-    /// Ends every wait of the start.
-    stop: Stop,
-    /// The figures of the process.
-    pub meters: Meters,
 }
 
 /// Checks the settings of a job; returns its plan, and the sources that this process reads.
@@ -83,72 +72,65 @@ pub struct JobPlan {
 /// # Errors
 ///
 /// `Usage` for settings that cannot run, and for a source that cannot be read.
-pub fn check(builder: JobBuilder) -> Result<(JobPlan, OwnSources)> {
-    let JobBuilder { definition, target, form, state, store, take_over, .. } = builder;
-    let (journal, clock, on_long_line) = (builder.journal, builder.clock, builder.on_long_line);
-    let (sources, meters) = (builder.sources, builder.meters);
-    let (mut settings, mut cluster) = (builder.settings, builder.cluster);
-    if state != StatePlace::None {
-        journal.validate()?;
+pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
+    let have_journals = asked.state != StatePlace::None;
+    if have_journals {
+        asked.journal.validate()?;
     }
-    settings.validate()?;
-    cluster.threads = settings.threads;
-    cluster.validate()?;
-    let missing = |what: &str, hint: &str| {
-        Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
-    };
-    if sources.is_empty() && builder.replay.is_none() {
+    asked.settings.validate()?;
+    asked.cluster.threads = asked.settings.threads;
+    asked.cluster.validate()?;
+    if asked.sources.is_empty() && asked.replay.is_none() {
         return Err(missing("source", "give --connect, --file or --stdin"));
     }
-    let (name, definition) =
-        definition.ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
-    let target = form.place(target.ok_or_else(|| missing("output", "give --to"))?);
-    check_form(&target, &form, settings.order)?;
-    let objects = form.form(&target, settings.interval.as_millis() as u64)?;
-    let (sources, readers) = match &builder.replay {
+    let (name, definition) = asked
+        .definition
+        .clone()
+        .ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
+    let target = asked.target.clone().ok_or_else(|| missing("output", "give --to"))?;
+    let target = asked.form.place(target);
+    let output = output_settings(&mut asked, &target)?;
+    let (sources, readers) = match &asked.replay {
         Some(_) => (Vec::new(), Readers::of_journal()),
-        None => assign_sources::place(sources, &target, cluster.processes)?,
+        None => assign_sources::place(asked.sources.clone(), &target, asked.cluster.processes)?,
     };
-    if form.format == Format::Scala && settings.words.split == Split::Space {
-        settings.words.split = Split::SpaceScala;
-    }
-    let mut identity = Identity::new(name, &settings, &form, &target)?;
-    if builder.sql.write == WriteMode::Upsert {
+    let mut identity = Identity::new(name, &asked.settings, &asked.form, &target)?;
+    if asked.sql.write == WriteMode::Upsert {
         identity.output.push_str(" (upsert)");
     }
-    cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
+    asked.cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
+    let started_ms = asked.clock.wall_ms();
+    let journal_max = if have_journals { asked.journal.journal_bytes_max } else { 0 };
+    let shown = (&identity, &target, &asked.cluster);
+    share_figures::begin(&asked.meters, shown, started_ms, journal_max);
+    let sources =
+        assign_sources::own(sources, &readers, &asked.cluster, have_journals, &asked.meters)?;
+    let is_single = outputs::is_single(&target);
+    let plan =
+        JobPlan { asked, definition, target, identity, output, is_single, readers, started_ms };
+    Ok((plan, sources))
+}
+
+/// Returns the error of a job without something that it needs.
+fn missing(what: &str, hint: &str) -> Error {
+    Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
+}
+
+/// Checks the settings of the output, and adapts those of words to its format.
+fn output_settings(asked: &mut JobSettings, target: &Target) -> Result<OutputSettings> {
+    let settings = &mut asked.settings;
+    check_form(target, &asked.form, settings.order)?;
+    let form = asked.form.form(target, settings.interval.as_millis() as u64)?;
+    // Scala's program drops the empty words at the end of a line, too.
+    if asked.form.format == Format::Scala && settings.words.split == Split::Space {
+        settings.words.split = Split::SpaceScala;
+    }
     let sql = SqlSettings {
         word_bytes_max: settings.words.word_bytes_max,
         line_bytes_max: settings.line_bytes_max,
-        ..builder.sql
+        ..asked.sql
     };
-    let output = OutputSettings { store, form: objects, sql };
-    let have_journals = state != StatePlace::None;
-    let started_ms = clock.wall_ms();
-    let journal_max = if have_journals { journal.journal_bytes_max } else { 0 };
-    share_figures::begin(&meters, (&identity, &target, &cluster), started_ms, journal_max);
-    let sources = assign_sources::own(sources, &readers, &cluster, have_journals, &meters)?;
-    let plan = JobPlan {
-        definition,
-        is_single: outputs::is_single(&target),
-        target,
-        identity,
-        place: state,
-        settings,
-        output,
-        take_over,
-        journal,
-        abandoned: builder.abandoned,
-        readers,
-        replay: builder.replay,
-        cluster,
-        started_ms,
-        clock,
-        meters,
-        on_long_line,
-        stop: builder.stop,
-    };
-    Ok((plan, sources))
+    Ok(OutputSettings { store: asked.store.clone(), form, sql })
 }
 
 impl JobPlan {
@@ -157,12 +139,12 @@ impl JobPlan {
     pub fn open_first(&self) -> Result<(u32, StateAndOutput)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
-        let recorded = match &self.replay {
+        let recorded = match &self.asked.replay {
             Some(dir) => Some(replay_journal::parts(dir, self.identity.interval_ms)?),
             None => recorded,
         };
-        let workers = (self.cluster.processes * self.settings.threads) as u32;
-        let parts = self.settings.parts.or(recorded).unwrap_or(workers);
+        let workers = (self.asked.cluster.processes * self.asked.settings.threads) as u32;
+        let parts = self.asked.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
         let output = match self.open_output() {
             Ok(output) => output,
@@ -203,23 +185,23 @@ impl JobPlan {
             publication: &publication,
             ids: &ids,
             run: format!("{:032x}", u128::from_ne_bytes(random_bytes()?)),
-            take_over: self.take_over,
+            take_over: self.asked.take_over,
             interval_ms: self.identity.interval_ms,
-            wall_ms: self.clock.wall_ms(),
+            wall_ms: self.asked.clock.wall_ms(),
         };
         let owning = OutputOpening {
             output: &*opened.output,
             start,
             commits: self.commit_log(opened)?,
             found,
-            abandoned: &self.abandoned,
+            abandoned: &self.asked.abandoned,
             schedule: &|after| self.schedule(after),
         };
         let OwnedOutput { open, recovery_plan, claim } =
-            runtime.block_on(until_stopped(&self.stop, owning.own()))?;
+            runtime.block_on(until_stopped(&self.asked.stop, owning.own()))?;
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
         let parts = *parts;
-        let is_watched = self.meters.keeps_top();
+        let is_watched = self.asked.meters.keeps_top();
         Ok(Agreement { open, parts, recovery_plan, begun, lock_note, ids, claim, is_watched })
     }
 
@@ -231,8 +213,8 @@ impl JobPlan {
         results: &Results,
         runtime: &Runtime,
     ) -> Result<OpenWriter> {
-        let is_first = self.cluster.process == 0;
-        let state = opened.state.as_ref().filter(|_| self.replay.is_none());
+        let is_first = self.asked.cluster.process == 0;
+        let state = opened.state.as_ref().filter(|_| self.asked.replay.is_none());
         opened.output.writer(WriterSettings {
             publication: self.publication(agreed.parts, &agreed.ids),
             claim: agreed.claim.clone(),
@@ -241,23 +223,23 @@ impl JobPlan {
             commits: if is_first { self.commit_log(opened)? } else { None },
             results: results.clone(),
             state: state.map(|state| state.dir().to_owned()),
-            meters: self.meters.clone(),
+            meters: self.asked.meters.clone(),
             runtime: runtime.handle().clone(),
         })
     }
 
     /// Opens the log of commits in the state, if there is one.
     fn commit_log(&self, opened: &StateAndOutput) -> Result<Option<CommitLog>> {
-        let syncs = self.journal.sync != SyncPolicy::Never;
+        let syncs = self.asked.journal.sync != SyncPolicy::Never;
         let open = |state: &State| CommitLog::open(state.dir(), syncs);
         opened.state.as_ref().map(open).transpose()
     }
 
     /// Finds the traces of former runs in the state of this process.
     pub fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
-        if let Some(dir) = &self.replay {
+        if let Some(dir) = &self.asked.replay {
             let mut found = JournalList::default();
-            if self.cluster.process == 0 {
+            if self.asked.cluster.process == 0 {
                 for (folder, glimpse) in replay_journal::kept_journals(dir)? {
                     replay_journal::open(&folder, &glimpse)?.add_to(&mut found);
                 }
@@ -270,11 +252,11 @@ impl JobPlan {
                 ..FormerRuns::default()
             });
         };
-        if let (StatePlace::Below(_), 0) = (&self.place, self.cluster.process) {
+        if let (StatePlace::Below(_), 0) = (&self.asked.state, self.asked.cluster.process) {
             recover_epochs::warn_of_other_states(&dir, self.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
-        let journals = vec![find_journals::find(&dir, &own, &self.abandoned)?];
+        let journals = vec![find_journals::find(&dir, &own, &self.asked.abandoned)?];
         let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
         Ok(FormerRuns { journals, ids, attempts, begun: restore_changelog::begun(&dir)? })
     }
@@ -298,38 +280,42 @@ impl JobPlan {
         let owners = self.owners();
         let owns = |part: u32| {
             let worker = part as usize % owners;
-            worker / self.settings.threads == self.cluster.process
+            worker / self.asked.settings.threads == self.asked.cluster.process
         };
         let restored = restore_changelog::restore(&changelog, owns, agreed.committed_through());
-        Ok(Some((runtime.block_on(until_stopped(&self.stop, restored))?, changelog)))
+        Ok(Some((runtime.block_on(until_stopped(&self.asked.stop, restored))?, changelog)))
     }
 
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
     /// removed.
     pub fn results(&self, opened: &StateAndOutput) -> Result<Results> {
-        let memory_bytes_max = self.settings.results_bytes_max as u64;
-        opened.results(self.cluster.process, memory_bytes_max, self.journal.journal_bytes_max)
+        let memory_bytes_max = self.asked.settings.results_bytes_max as u64;
+        opened.results(
+            self.asked.cluster.process,
+            memory_bytes_max,
+            self.asked.journal.journal_bytes_max,
+        )
     }
 
     /// Opens the source logs of this process, each at the position where it was left.
     pub fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
-        let (recovery_plan, threads) = (&agreed.recovery_plan, self.settings.threads);
-        match &self.replay {
-            Some(dir) if self.cluster.process == 0 => {
+        let (recovery_plan, threads) = (&agreed.recovery_plan, self.asked.settings.threads);
+        match &self.asked.replay {
+            Some(dir) if self.asked.cluster.process == 0 => {
                 return Streams::replay(dir, recovery_plan, agreed.open, threads);
             }
             Some(_) => return Streams::none(recovery_plan, agreed.open, threads),
             None => {}
         }
         let dir = self.state_dir();
-        let budget = Budget::new(&self.journal, sources.journalled())?;
+        let budget = Budget::new(&self.asked.journal, sources.journalled())?;
         let plan = dir.as_deref().map(|state| JournalPlan {
             state,
-            settings: self.journal.clone(),
+            settings: self.asked.journal.clone(),
             budget,
             parts: agreed.parts,
             interval_ms: self.identity.interval_ms,
-            process: self.cluster.process,
+            process: self.asked.cluster.process,
         });
         dir.iter().try_for_each(|dir| find_journals::set_aside(dir, &recovery_plan.abandoned))?;
         Streams::open(sources, plan.as_ref(), recovery_plan, agreed.open, threads)
@@ -338,7 +324,7 @@ impl JobPlan {
     /// Notes the journals of all processes in the state of process 0, and waits until all processes
     /// have come this far: from here on they read.
     pub fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
-        let dir = self.state_dir().filter(|_| self.replay.is_none());
+        let dir = self.state_dir().filter(|_| self.asked.replay.is_none());
         streams.note_all(control, dir.as_deref())
     }
 
@@ -353,12 +339,13 @@ impl JobPlan {
         let output = outputs::open(&self.target, &self.output)?;
         output.join(agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
-        runtime.block_on(until_stopped(&self.stop, output.probe(false)))?;
+        runtime.block_on(until_stopped(&self.asked.stop, output.probe(false)))?;
         Ok(StateAndOutput { state, output })
     }
 
+    /// Returns the state folder; `None` for a job without state.
     fn state_dir(&self) -> Option<PathBuf> {
-        match &self.place {
+        match &self.asked.state {
             StatePlace::None => None,
             StatePlace::Dir(dir) => Some(dir.clone()),
             StatePlace::Below(dir) => {
@@ -367,15 +354,19 @@ impl JobPlan {
         }
     }
 
+    /// Opens the state folder as this process's.
+    ///
+    /// Fails with `Configuration` if it is another job's, or in use.
     fn open_state(&self, parts: u32) -> Result<Option<State>> {
         let identity = Identity { parts, ..self.identity.clone() };
-        let open = |dir: PathBuf| State::open(&dir, &identity, self.cluster.process);
+        let open = |dir: PathBuf| State::open(&dir, &identity, self.asked.cluster.process);
         self.state_dir().map(open).transpose()
     }
 
+    /// Returns a schedule whose first epoch follows `after` and the present.
     fn schedule(&self, after: Option<u64>) -> Schedule {
-        let (wall_ms, monotonic) = (self.clock.wall_ms(), self.clock.monotonic());
-        Schedule::new(self.settings.interval, wall_ms, monotonic, after)
+        let (wall_ms, monotonic) = (self.asked.clock.wall_ms(), self.asked.clock.monotonic());
+        Schedule::new(self.asked.settings.interval, wall_ms, monotonic, after)
     }
 
     /// Returns the plan that every worker of this process follows.
@@ -388,22 +379,25 @@ impl JobPlan {
         failure: &Failure,
         mesh: &Mesh,
     ) -> Plan {
+        let settings = &self.asked.settings;
         Plan {
             definition: Arc::clone(&self.definition),
             feed,
-            threads: self.settings.threads,
             shares_host: mesh.is_one_host,
-            parts: agreed.parts,
-            owners: self.owners(),
-            interval_ms: self.identity.interval_ms,
-            words: self.settings.words.clone(),
-            table_bytes_max: self.settings.table_bytes_max,
+            settings: DataflowSettings {
+                threads: settings.threads,
+                parts: agreed.parts,
+                owners: self.owners(),
+                interval_ms: self.identity.interval_ms,
+                words: settings.words.clone(),
+                table_bytes_max: settings.table_bytes_max,
+            },
             memory,
             output,
             on_commit,
             tracer,
             failure: failure.clone(),
-            meters: self.meters.clone(),
+            meters: self.asked.meters.clone(),
             explain_panic: explain_panic(mesh.control.clone()),
         }
     }
@@ -412,8 +406,8 @@ impl JobPlan {
     pub fn publication(&self, parts: u32, ids: &Ids) -> Publication {
         let identity = Identity { parts, ..self.identity.clone() };
         Publication {
-            order: self.settings.order,
-            empty_epochs: self.settings.empty_epochs,
+            order: self.asked.settings.order,
+            empty_epochs: self.asked.settings.empty_epochs,
             job: identity.digest(),
             state: ids.id.clone().unwrap_or_default(),
             started: self.started_ms,
@@ -423,20 +417,20 @@ impl JobPlan {
     /// Returns the number of workers, from the first on, that own parts: some outputs are those of
     /// process 0 alone.
     fn owners(&self) -> usize {
-        let writing = if self.is_single { 1 } else { self.cluster.processes };
-        writing * self.settings.threads
+        let writing = if self.is_single { 1 } else { self.asked.cluster.processes };
+        writing * self.asked.settings.threads
     }
 
     /// Returns the settings of the data links.
     pub fn sharing<'a>(&'a self, streams: &'a Streams, failure: &'a Failure) -> BlockSharing<'a> {
         BlockSharing {
-            process: self.cluster.process,
+            process: self.asked.cluster.process,
             readers: &self.readers,
             feed: &streams.feed,
             progress: streams.progress(),
-            blocks_bytes_max: self.settings.blocks_bytes_max,
+            blocks_bytes_max: self.asked.settings.blocks_bytes_max,
             // A line is cut soon after it has become too long: this is only a bound.
-            text_bytes_max: 4 * self.settings.line_bytes_max as u64 + (1 << 20),
+            text_bytes_max: 4 * self.asked.settings.line_bytes_max as u64 + (1 << 20),
             failure,
         }
     }
@@ -450,30 +444,32 @@ impl JobPlan {
         failure: &Failure,
     ) -> Result<(Arc<EpochProgress>, RunningSources, StreamsEnd)> {
         let limits = LineLimits {
-            line_bytes_max: self.settings.line_bytes_max,
-            word_bytes_max: self.settings.words.word_bytes_max,
-            on_long_line: self.on_long_line,
+            line_bytes_max: self.asked.settings.line_bytes_max,
+            word_bytes_max: self.asked.settings.words.word_bytes_max,
+            on_long_line: self.asked.on_long_line,
         };
-        let pool = BlockPool::new(self.settings.blocks_bytes_max);
+        let pool = BlockPool::new(self.asked.settings.blocks_bytes_max);
         let bound = bound_results(results.clone(), pool.clone());
         supervise(failure, runtime.handle(), "results", bound);
-        streams.start(limits, &pool, self.settings.once, (failure, &self.meters))
+        streams.start(limits, &pool, self.asked.settings.once, (failure, &self.asked.meters))
     }
 
+    /// Returns the name of the definition, without its parameters.
     fn definition_name(&self) -> &str {
         self.identity.definition.split(' ').next().unwrap_or_default()
     }
 
     /// Starts the task that drives the epochs: the leader in process 0, a follower elsewhere.
     pub fn set_pace(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
-        let ClusterSettings { processes, process: index, .. } = self.cluster;
-        if self.replay.is_some() {
+        let ClusterSettings { processes, process: index, .. } = self.asked.cluster;
+        if self.asked.replay.is_some() {
             supervise(&process.failure.clone(), runtime.handle(), "replay", process.replay());
             return;
         }
         if index > 0 {
             let failure = process.failure.clone();
-            supervise(&failure, runtime.handle(), "follower", Follower(process).run());
+            let follower = Follower { process, epochs: EpochFollower::new(agreed.open) };
+            supervise(&failure, runtime.handle(), "follower", follower.run());
             return;
         }
         let failure = process.failure.clone();
@@ -482,9 +478,9 @@ impl JobPlan {
         let leader = Leader {
             process,
             processes,
-            clock: Arc::clone(&self.clock),
-            epochs: EpochLeader::new(schedule, agreed.open, processes, self.settings.epochs),
-            in_flight_max: self.settings.epochs_in_flight_max(),
+            clock: Arc::clone(&self.asked.clock),
+            epochs: EpochLeader::new(schedule, agreed.open, processes, self.asked.settings.epochs),
+            in_flight_max: self.asked.settings.epochs_in_flight_max(),
         };
         supervise(&failure, runtime.handle(), "leader", leader.run());
     }

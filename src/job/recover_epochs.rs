@@ -107,7 +107,9 @@ pub async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> Result<
 /// A journal that is open, with the past of its source.
 #[derive(Debug)]
 pub struct OpenJournal {
+    /// The journal, open for appending.
     pub journal: Journal,
+    /// How far a former run has come in it.
     pub past: Past,
     /// Where it lies.
     pub place: JournalPlace,
@@ -116,8 +118,11 @@ pub struct OpenJournal {
 /// Where a journal lies, and what it is known by.
 #[derive(Debug)]
 pub struct JournalPlace {
+    /// The folder of the journal.
     folder: PathBuf,
+    /// The state folder that the journal is in.
     state: PathBuf,
+    /// The note that names the journal.
     known: KnownJournal,
 }
 
@@ -136,11 +141,15 @@ impl JournalPlace {
 /// The settings by which journals are opened.
 #[derive(Clone, Debug)]
 pub struct JournalPlan<'a> {
+    /// The state folder of this process.
     pub state: &'a Path,
+    /// The limits of journals, and when they are synced.
     pub settings: JournalSettings,
     /// Shared by the journals of all sources of this process that cannot be read again.
     pub budget: Budget,
+    /// Parts of a result, which a journal states.
     pub parts: u32,
+    /// Length of an epoch in milliseconds, which a journal states.
     pub interval_ms: u64,
     /// This process.
     pub process: usize,
@@ -183,7 +192,7 @@ impl JournalPlan<'_> {
         Ok(OpenJournal { journal, past, place })
     }
 
-    /// Opens the journals that this process brings back for nobody's source, each with its number
+    /// Opens the journals that this process brings back without a source, each with its number
     /// among all of that kind. A share of one of the `topics` of this run comes with the source
     /// that reads what it recorded: there were other shares then.
     pub fn open_orphans(
@@ -263,7 +272,7 @@ pub fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
     }
 }
 
-/// Tells of states of the same definition, with other flags, that hold lines not committed.
+/// Warns of states of the same definition, with other flags, that hold lines not committed.
 pub fn warn_of_other_states(state: &Path, definition: &str) {
     let Some(parent) = state.parent() else { return };
     let Ok(siblings) = std::fs::read_dir(parent) else { return };

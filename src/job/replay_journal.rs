@@ -45,9 +45,11 @@ pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
 
 /// A journal that is open to be run again.
 pub struct KeptJournal {
+    /// The journal, opened for reading.
     pub journal: Journal,
     /// The ends of its epochs, in order.
     ends: Vec<Epoch>,
+    /// The position of its first record.
     first: Position,
     /// True if all lines of the first epoch are there.
     is_first_whole: bool,

@@ -21,6 +21,7 @@ const RELEASE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct StateAndOutput {
     /// `None` in a job without state.
     pub state: Option<State>,
+    /// The output, with its lock where it has one.
     pub output: Box<dyn Output>,
 }
 
@@ -61,6 +62,7 @@ pub fn keep_claim(writer: &dyn EpochWriter, runtime: &Runtime, failure: &Failure
 /// The resources that a process holds for as long as the job lives.
 #[derive(Debug)]
 pub struct JobResources {
+    /// The state folder and the output, which stay locked.
     pub opened: StateAndOutput,
     /// The changelog of a job with state.
     pub changelog: Option<Changelog>,

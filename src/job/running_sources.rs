@@ -8,7 +8,9 @@ use crate::sources::Stop;
 /// The running sources of one process.
 #[derive(Debug)]
 pub struct RunningSources {
+    /// The tasks of the sources.
     sources: JoinSet<Result<()>>,
+    /// Asks the sources to stop.
     stop: Stop,
 }
 
@@ -33,6 +35,7 @@ impl RunningSources {
     }
 }
 
+/// Returns the result of the task of a source. A panic is an error.
 fn source_ended(ended: std::result::Result<Result<()>, JoinError>) -> Result<()> {
     ended.unwrap_or_else(|panicked| {
         Err(Error::new(ErrorKind::Panicked, "the task of a source panicked").cause(panicked))

@@ -14,7 +14,7 @@ use crate::state::Identity;
 use crate::store::Target;
 use crate::supervise::{self, supervise};
 
-/// How often a process sends its figures to process 0, where somebody watches.
+/// How often a process sends its figures to process 0, if that shows a page.
 const REPORT_EVERY: Duration = Duration::from_millis(500);
 
 /// Sets the facts of a job whose settings are checked.

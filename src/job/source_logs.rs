@@ -30,15 +30,20 @@ use crate::sources::{self, KafkaTopic, LogSetup, Past, Source, SourceLog, Starte
 
 /// A source, and what is known of its log.
 struct UnstartedSource {
+    /// The source; `None` where only its journal is left.
     source: Option<Source>,
+    /// The index of the source among those of all processes.
     index: u32,
+    /// The journal, and how far a former run has come in it; `None` without state.
     log: Option<(Journal, Past)>,
+    /// The folder of the journal, to be put away in the end.
     place: Option<JournalPlace>,
     /// Nothing is read but what a former run has recorded.
     is_orphan: bool,
 }
 
 impl UnstartedSource {
+    /// Takes a source and its journal, if it has one.
     fn new(source: Option<Source>, index: u32, opened: Option<OpenJournal>) -> UnstartedSource {
         let (log, place) = match opened {
             Some(OpenJournal { journal, past, place }) => (Some((journal, past)), Some(place)),
@@ -50,23 +55,30 @@ impl UnstartedSource {
 
 /// The source logs of a process, before anything is read.
 pub struct Streams {
+    /// The sources of this process, then the journals whose source is gone.
     sources: Vec<UnstartedSource>,
     /// How many sources all processes have.
     count: usize,
+    /// The first epoch that is opened.
     open: Epoch,
+    /// Cuts and commits on their way to the logs.
     progress: Arc<EpochProgress>,
+    /// The receiving ends of `progress`.
     ends: ProgressEnds,
+    /// Where the blocks of the logs go.
     pub feed: Feed,
     /// Notes of journals that other processes will put away.
     elsewhere: Vec<(PathBuf, KnownJournal)>,
+    /// True if journals are kept when they are done.
     keep: bool,
 }
 
 /// A journal to be put away when the job has finished.
 #[derive(Debug)]
 struct UsedJournal {
+    /// The folder of the journal and its note.
     place: JournalPlace,
-    /// It is of no use after any clean end: nobody reads its source.
+    /// It is of no use after any clean end: no process reads its source.
     is_orphan: bool,
     /// Set when nothing more can come from the source.
     has_ended: Arc<AtomicBool>,
@@ -86,6 +98,7 @@ impl UsedJournal {
 
 /// The sources of this process, each with its index and name among all.
 pub struct OwnSources {
+    /// The index, the source and the name of its log.
     pub own: Vec<(u32, Source, String)>,
     /// How many there are in all processes.
     pub count: u32,
@@ -125,7 +138,7 @@ impl Streams {
         Streams::gather(Vec::new(), recovery_plan, open, threads, true)
     }
 
-    /// Has process 0 note the journals of all in its state.
+    /// Lets process 0 note the journals of all in its state.
     pub fn note_all(&mut self, control: &Control, state: Option<&Path>) -> Result<()> {
         let own = self.sources.iter().filter_map(|source| {
             let is_orphan = source.is_orphan;
@@ -184,6 +197,7 @@ impl Streams {
         Ok(Streams { count: sources.count as usize, ..streams })
     }
 
+    /// Makes feed and progress for these sources. Epochs that a former run cut begin as cut.
     fn gather(
         begun: Vec<UnstartedSource>,
         recovery_plan: &RecoveryPlan,
@@ -267,7 +281,9 @@ impl Streams {
 /// disk, which no request, clock or control link should wait for.
 #[derive(Debug)]
 struct LogThreads {
+    /// `None` when it is being shut down.
     runtime: Option<Runtime>,
+    /// Starts tasks on these threads.
     handle: Handle,
 }
 
@@ -275,6 +291,7 @@ struct LogThreads {
 const LOG_THREADS_MAX: usize = 4;
 
 impl LogThreads {
+    /// Starts one thread per log, up to [`LOG_THREADS_MAX`].
     fn new(logs: usize) -> Result<LogThreads> {
         let built = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(logs.clamp(1, LOG_THREADS_MAX))
@@ -288,6 +305,7 @@ impl LogThreads {
         Ok(LogThreads { runtime: Some(runtime), handle })
     }
 
+    /// Returns what starts tasks on these threads.
     fn handle(&self) -> &Handle {
         &self.handle
     }
@@ -295,7 +313,7 @@ impl LogThreads {
 
 impl Drop for LogThreads {
     fn drop(&mut self) {
-        // A read that blocks (a terminal that nobody types into) must not hold up the end.
+        // A read that blocks (an idle terminal) must not hold up the end.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
@@ -308,13 +326,19 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The work that is left when a job has ended.
 #[derive(Debug)]
 pub struct StreamsEnd {
+    /// Asks the logs to close.
     progress: Arc<EpochProgress>,
     /// Disconnected when every log is closed.
     closed: Receiver<()>,
+    /// Syncs what the logs note last.
     syncing: SyncThread,
+    /// The journals of this process.
     journals: Vec<UsedJournal>,
+    /// Notes of the journals of other processes, each with the state folder it is in.
     elsewhere: Vec<(PathBuf, KnownJournal)>,
+    /// True if journals are kept when they are done.
     keep: bool,
+    /// The threads of the logs, which end last.
     _threads: LogThreads,
 }
 

@@ -13,12 +13,13 @@ use tokio::sync::mpsc;
 use super::agreement::{Agreement, CAUSE_WAIT, FormerRuns};
 use super::epoch_completion::EpochProgress;
 use super::epoch_driver::EpochProcess;
+use super::job_settings::JobSettings;
 use super::plan::{self, JobPlan};
 use super::resources::{JobResources, StateAndOutput, keep_claim};
 use super::share_figures;
 use super::source_logs::OwnSources;
 use super::stop_during_start::{ReadingBegun, stopped, watch_stop};
-use super::{Job, JobBuilder, JobHandle, committed_stream, status};
+use super::{Job, JobHandle, committed_stream, status};
 use crate::cluster::{self, Control, Mesh, Message};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -37,15 +38,15 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Starts a job; the caller waits for the job, or for a stop.
 ///
 /// The steps run on a thread of their own, so that a step which blocks delays no stop.
-pub fn start(builder: JobBuilder) -> Result<Job> {
+pub fn start(asked: JobSettings) -> Result<Job> {
     let runtime = Arc::new(runtime()?);
-    let (stop, begun) = (builder.stop.clone(), ReadingBegun::default());
+    let (stop, begun) = (asked.stop.clone(), ReadingBegun::default());
     let (give, mut given) = mpsc::channel(1);
     let fail = give.clone();
     let work = {
         let (runtime, begun) = (Arc::clone(&runtime), begun.clone());
         move || {
-            let started = steps(builder, runtime, begun);
+            let started = steps(asked, runtime, begun);
             // It fails if the caller has left; then nothing has begun.
             drop(give.try_send(started));
             Ok(())
@@ -69,22 +70,28 @@ pub fn start(builder: JobBuilder) -> Result<Job> {
 }
 
 /// Checks what was asked for, finds the other processes and begins.
-fn steps(mut builder: JobBuilder, runtime: Arc<Runtime>, begun: ReadingBegun) -> Result<Job> {
-    let on_commit = builder.on_commit.take();
-    let stop = builder.stop.clone();
-    let (plan, sources) = plan::check(builder)?;
-    let tracer = Tracer::of_job(&plan.settings, plan.cluster.process)?;
+fn steps(asked: JobSettings, runtime: Arc<Runtime>, begun: ReadingBegun) -> Result<Job> {
+    let on_commit = asked.on_commit.clone();
+    let stop = asked.stop.clone();
+    let (plan, sources) = plan::check(asked)?;
+    let tracer = Tracer::of_job(&plan.asked.settings, plan.asked.cluster.process)?;
     if let Some(tracer) = tracer.clone() {
-        plan.meters.operators().set(move || tracer.operators());
+        plan.asked.meters.operators().set(move || tracer.operators());
     }
-    let own = if plan.cluster.process == 0 { Some(plan.open_first()?) } else { None };
+    let own = if plan.asked.cluster.process == 0 { Some(plan.open_first()?) } else { None };
     let mesh = find_others(&plan, stop.clone())?;
     let links = mesh.control.clone();
     let failure = Failure::new();
     let failed = failure.clone();
-    share_figures::note_failure(&failure, plan.meters.clone(), links.clone(), plan.cluster.process);
-    if plan.cluster.processes > 1 {
-        let watching = watch_stop(stop.clone(), links.clone(), plan.cluster.process, begun.clone());
+    share_figures::note_failure(
+        &failure,
+        plan.asked.meters.clone(),
+        links.clone(),
+        plan.asked.cluster.process,
+    );
+    if plan.asked.cluster.processes > 1 {
+        let watching =
+            watch_stop(stop.clone(), links.clone(), plan.asked.cluster.process, begun.clone());
         supervise(&failure, runtime.handle(), "watch stop", watching);
         pass_on_failure(&failure, links.clone());
     }
@@ -136,7 +143,7 @@ fn agree(
     };
     // The markers of this run bear this: the number of parts was not known before.
     let job = plan.publication(agreed.parts, &agreed.ids).job;
-    plan.meters.update_facts(|facts| facts.job = job);
+    plan.asked.meters.update_facts(|facts| facts.job = job);
     Ok((agreed, opened))
 }
 
@@ -161,14 +168,14 @@ fn begin(
         open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
     let on_commit =
         note_commits(Arc::clone(streams.progress()), resources.changelog.clone(), on_commit);
-    let meters = plan.meters.clone();
+    let meters = plan.asked.meters.clone();
     let replay = &agreed.recovery_plan.replay;
     let (status, on_commit) =
         status::observe((agreed.open, replay), announce, Some(on_commit), meters.clone());
     let work = (output.clone(), on_commit, changelog);
     let worker_plan =
         plan.worker_plan(streams.feed.clone(), &agreed, work, tracer.clone(), &failure, &mesh);
-    if stop.is_stopped() && plan.cluster.process == 0 {
+    if stop.is_stopped() && plan.asked.cluster.process == 0 {
         return Err(stopped());
     }
     plan.note_journals(&mut streams, &mesh.control)?;
@@ -216,9 +223,11 @@ fn begin(
 
 /// The output of a process, with what it needs while the job lives.
 struct Publishing {
+    /// The handle that the operators write with.
     output: OutputHandle,
     /// The changelog, and what it has of former runs; `None` in a job without state.
     changelog: Option<(Restored, Changelog)>,
+    /// The resources that are held until the job ends.
     resources: JobResources,
 }
 
@@ -237,16 +246,16 @@ fn open_publishing(
     keep_claim(&*writer, runtime, failure);
     let restored = plan.remember(runtime, &opened, &opened_writer, agreed, failure)?;
     let changelog = restored.as_ref().map(|(_, changelog)| changelog.clone());
-    let is_first = plan.cluster.process == 0;
+    let is_first = plan.asked.cluster.process == 0;
     let resources = JobResources { opened, changelog, writer: Arc::clone(&writer), is_first };
-    let (meters, runtime) = (plan.meters.clone(), runtime.handle().clone());
+    let (meters, runtime) = (plan.asked.meters.clone(), runtime.handle().clone());
     let output = OutputHandle { writer, results, meters, runtime };
     Ok(Publishing { output, changelog: restored, resources })
 }
 
 /// Waits for the other processes of the cluster, or for a stop.
 fn find_others(plan: &JobPlan, stop: Stop) -> Result<Mesh> {
-    let mesh = cluster::connect_until(&plan.cluster, async move { stop.stopped().await })?;
+    let mesh = cluster::connect_until(&plan.asked.cluster, async move { stop.stopped().await })?;
     mesh.ok_or_else(|| {
         Error::new(
             ErrorKind::Stopped,

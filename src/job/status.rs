@@ -37,6 +37,7 @@ pub struct Summary {
 }
 
 impl Status {
+    /// Returns the totals of a job that has ended.
     pub(crate) fn summary(self) -> Summary {
         Summary { epochs: self.committed, last: self.last, total: self.total }
     }
@@ -48,6 +49,7 @@ impl Status {
         }
     }
 
+    /// Adds a committed epoch to the totals.
     fn commit(&mut self, committed: Committed) {
         self.committed_through(committed.epoch);
         self.committed += 1;
@@ -69,7 +71,7 @@ pub fn observe(
     let status = watch::Sender::new(Status { open, in_flight, ..Status::default() });
     let keep = status.clone();
     let observer = move |committed: Committed| {
-        // First: who reads of the commit in the log may ask for its figures at once.
+        // First: a reader of the log may ask for the figures of the commit at once.
         let Committed { epoch, tally: Tally { lines, words, .. }, rows, bytes, .. } = committed;
         meters.committed(EpochCounts { epoch, lines, words, rows, bytes });
         let Committed { epoch, tally, rows, .. } = committed;
@@ -91,7 +93,7 @@ pub fn observe(
             tracing::info!("{lines} lines had nothing to count and were skipped");
         }
         keep.send_modify(|status| status.commit(committed.clone()));
-        // It fails when nobody listens, which is fine.
+        // It fails if nothing receives, which is fine.
         announce.send(committed.clone()).ok();
         if let Some(then) = &then {
             then(committed);

@@ -15,10 +15,12 @@ use crate::sources::Stop;
 pub struct ReadingBegun(Arc<AtomicBool>);
 
 impl ReadingBegun {
+    /// Notes that all processes have agreed to begin.
     pub fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
+    /// Returns true if a stop is one of a running job.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -39,7 +41,7 @@ pub async fn until_stopped<T>(stop: &Stop, work: impl Future<Output = Result<T>>
 }
 
 /// Passes a stop on between the processes: one that is asked to stop asks process 0, which stops
-/// all. Until the job has begun, nobody waits for a common decision any more.
+/// all. Until the job has begun, no process waits for a common decision any more.
 pub async fn watch_stop(
     stop: Stop,
     links: Control,

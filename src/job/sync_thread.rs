@@ -20,7 +20,9 @@ use crate::supervise;
 /// The syncing thread, which ends with this when it has done what was asked before.
 #[derive(Debug)]
 pub struct SyncThread {
+    /// Takes the request that ends the thread.
     requests: Sender<SyncRequest>,
+    /// `None` when it was joined.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -54,7 +56,9 @@ impl Drop for SyncThread {
 
 /// The thread: the journals, and where it reports.
 struct Syncing {
+    /// Learns what is durable.
     progress: Arc<EpochProgress>,
+    /// Syncs one journal each.
     syncers: Vec<Syncer>,
     /// How far each journal was on disk after the last sync.
     synced: RefCell<Vec<Position>>,
@@ -97,6 +101,7 @@ impl Syncing {
         }
     }
 
+    /// Does what a batch asks for: syncs, states how far, and makes room.
     fn run(&self, batch: &SyncBatch) -> Result<()> {
         if batch.is_due {
             self.progress.sync_begins();
@@ -143,10 +148,12 @@ fn next_within(
 struct SyncTimer {
     /// How long it runs; never where no journal is synced by time.
     runs: Option<Duration>,
+    /// When the running timer ends; `None` while nothing waits for a sync.
     ends: Option<Instant>,
 }
 
 impl SyncTimer {
+    /// Returns a timer of half the shortest time in which bytes must be on disk.
     fn new(syncers: &[Syncer]) -> SyncTimer {
         let every = syncers.iter().filter_map(Syncer::sync_every).min();
         // The other half of the time is the disk's.
@@ -160,6 +167,7 @@ impl SyncTimer {
         }
     }
 
+    /// Stops the timer: everything was synced.
     fn stop(&mut self) {
         self.ends = None;
     }
@@ -173,16 +181,24 @@ impl SyncTimer {
 /// Requests that are served together.
 #[derive(Default)]
 struct SyncBatch {
+    /// The newest epoch whose end all logs have appended.
     recorded: Option<Epoch>,
+    /// A log has noted commits.
     noted: bool,
+    /// Something was appended that no sync is due for.
     appended: bool,
+    /// So much was appended that the disk should have it.
     writes: bool,
+    /// The timer has ended.
     is_due: bool,
+    /// A journal is full.
     wants_room: bool,
+    /// The thread ends after this batch.
     ends: bool,
 }
 
 impl SyncBatch {
+    /// Adds a request to the batch.
     fn add(&mut self, request: SyncRequest) {
         match request {
             SyncRequest::Recorded(epoch) => self.recorded = self.recorded.max(Some(epoch)),
@@ -197,10 +213,12 @@ impl SyncBatch {
         }
     }
 
+    /// Returns true if the batch needs a sync of all journals.
     fn syncs(&self) -> bool {
         self.writes || self.is_due || self.recorded.is_some()
     }
 
+    /// Returns true if the batch only starts the timer or makes room.
     fn is_idle(&self) -> bool {
         !self.syncs() && !self.noted && !self.ends
     }

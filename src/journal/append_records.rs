@@ -1,4 +1,4 @@
-//! The writing end: one owner, who appends.
+//! The writing end of a journal, whose one owner appends.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,15 +23,21 @@ use crate::lines::StreamEnd;
 /// stays locked until all of them are gone.
 #[derive(Debug)]
 pub struct Journal {
+    /// The state that syncer and readers share.
     pub(crate) shared: Arc<JournalShared>,
+    /// The id that names the journal.
     pub(crate) id: u128,
+    /// The facts that a restart must come with.
     pub(crate) facts: Facts,
+    /// The segment that is appended to.
     pub(crate) active: Active,
     /// Where the next record goes.
     pub tail: u64,
-    /// As the next segment's header will tell it.
+    /// As the next segment's header will state it.
     pub standing: SegmentState,
+    /// The newest epoch whose end is appended.
     pub(crate) last_epoch: Option<u64>,
+    /// The position of its cut.
     pub(crate) last_cut: u64,
     /// A Data record must leave the reserve alone. Only this value takes a spare away, so `true`
     /// holds until then; `false` is looked up again.
@@ -40,13 +46,16 @@ pub struct Journal {
     pub last_line_record: u64,
     /// The greatest `synced_through` that a record or a header states.
     pub stated: u64,
+    /// A buffer for control records, used again.
     pub(crate) scratch: Vec<u8>,
 }
 
 /// The segment that is written to.
 #[derive(Debug)]
 pub struct Active {
+    /// The file of the segment.
     pub file: Arc<dyn File>,
+    /// The position of its first byte in the log.
     pub base: u64,
     /// First position that is not in it.
     pub end: u64,
@@ -55,7 +64,9 @@ pub struct Active {
 /// The permission of a record to use the reserve.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Share {
+    /// Data, which may fill the journal up to its limit.
     Ordinary,
+    /// Records that let it be emptied. They may use the reserve, too.
     Reserve,
 }
 
@@ -93,13 +104,13 @@ impl Journal {
     /// # Errors
     /// `Disk` if the disk failed, now or before.
     pub fn append_stream_end(&mut self, connection: u64, kind: StreamEnd) -> Result<Append> {
-        crash_point("journal.before_eos");
+        crash_point("journal.before_stream_end");
         let appended = self.append_control(&Record::StreamEnd { connection, kind })?;
         self.note_lines(appended);
         if let Append::Stored { .. } = appended {
             self.standing.ended(connection);
         }
-        crash_point("journal.after_eos");
+        crash_point("journal.after_stream_end");
         Ok(appended)
     }
 
@@ -153,7 +164,7 @@ impl Journal {
     /// the cut or the resume position lies where it cannot.
     pub fn append_epoch_end(&mut self, end: &EpochEnd) -> Result<Append> {
         self.check_epoch_end(end)?;
-        crash_point("journal.before_mark");
+        crash_point("journal.before_epoch_end");
         let appended = self.append_control(&Record::EpochEnd {
             end: end.clone(),
             synced_through: self.synced(),
@@ -165,10 +176,11 @@ impl Journal {
             self.last_cut = end.cut.0;
             self.shared.ledger().epoch_ends.push_back(end.clone());
         }
-        crash_point("journal.after_mark");
+        crash_point("journal.after_epoch_end");
         Ok(appended)
     }
 
+    /// Refuses an end of an epoch that does not follow those before it.
     fn check_epoch_end(&self, end: &EpochEnd) -> Result<()> {
         let EpochEnd { epoch, next_epoch, cut: Position(cut), resume } = end;
         let forward = self.last_epoch.is_none_or(|last| *epoch > last);
@@ -208,7 +220,7 @@ impl Journal {
     }
 
     /// Appends a record of how far the log is on disk, so that damage to what was synced can be
-    /// told from a torn tail, and a restart verifies little.
+    /// separated from a torn tail, and a restart verifies little.
     ///
     /// # Errors
     /// `Disk` if the disk failed, now or before.
@@ -252,7 +264,7 @@ impl Journal {
             return Ok(None);
         };
         let note = CommitNote { epoch, resume };
-        crash_point("journal.before_done");
+        crash_point("journal.before_committed");
         let appended = self.append_control(&Record::Committed {
             note: note.clone(),
             synced_through: self.synced(),
@@ -266,7 +278,7 @@ impl Journal {
             ledger.released_last = ledger.below(note.resume.position.0).count();
             ledger.committed = Some((note, end.0));
         }
-        crash_point("journal.after_done");
+        crash_point("journal.after_committed");
         Ok(Some(appended))
     }
 
@@ -317,16 +329,19 @@ impl Journal {
         Durable::new(&self.shared, self.tail)
     }
 
+    /// Notes where the last record with bytes of lines ends.
     fn note_lines(&mut self, appended: Append) {
         if let Append::Stored { end, .. } = appended {
             self.last_line_record = end.0;
         }
     }
 
+    /// Returns the position up to which the log is on disk.
     fn synced(&self) -> Position {
         Position(self.shared.synced.load(Ordering::Acquire))
     }
 
+    /// Appends a record that is not Data. It may use the reserve.
     fn append_control(&mut self, record: &Record<'_>) -> Result<Append> {
         let mut whole = std::mem::take(&mut self.scratch);
         record_bytes::encode_control(self.shared.seed, self.tail, record, &mut whole);
@@ -369,6 +384,8 @@ impl Journal {
         Ok(cause.map(|cause| self.shared.room().full(ticket, cause)))
     }
 
+    /// Looks for the reserve again, which a full disk may have taken. Returns the cause if there is
+    /// none.
     fn find_reserve(&mut self) -> Result<Option<FullCause>> {
         let mut ledger = self.shared.ledger();
         let full = self.shared.stock_reserve(&mut ledger)?;
@@ -469,6 +486,7 @@ impl Journal {
     }
 }
 
+/// Returns the error of a call that breaks the order of records.
 fn refused(message: String) -> Error {
     Error::new(ErrorKind::Failed, message)
 }

@@ -110,7 +110,7 @@ struct Run {
     journal: Option<Journal>,
     log: Vec<(u64, u64, Kept)>,
     tail: u64,
-    /// Told by `sync`.
+    /// As `sync` has returned it.
     synced: u64,
     /// The synced positions that records state, with the ends of these records.
     promises: Vec<(u64, u64)>,
@@ -141,7 +141,7 @@ impl Run {
             assert_eq!(position.0, self.tail);
             self.tail = end.0;
             if matches!(kept, Kept::EpochEnd(_) | Kept::Sync | Kept::Committed(_)) {
-                // What this process knows, not what an earlier one was told.
+                // What this process knows, not what an earlier one has learned.
                 let journal = self.journal.as_ref().unwrap();
                 let synced = journal.syncer().synced_through().0;
                 self.promises.push((end.0, synced));

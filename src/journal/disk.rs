@@ -114,7 +114,7 @@ pub fn emptied(disk: &dyn Disk, name: &str, bytes: u64) -> io::Result<Option<Arc
     Ok(None)
 }
 
-/// The same, on disk when it returns.
+/// Writes as `write_at` does; the bytes are on disk when it returns.
 pub fn emptied_durably(
     disk: &dyn Disk,
     name: &str,
@@ -135,7 +135,9 @@ pub fn is_full(error: &io::Error) -> bool {
 /// A folder of the local file system, locked while this value lives unless opened to be read only.
 #[derive(Debug)]
 pub struct LocalDisk {
+    /// The folder of the journal.
     folder: PathBuf,
+    /// Locked for as long as the disk is open; `None` where nothing is written.
     _lock: Option<fs::File>,
 }
 
@@ -163,7 +165,7 @@ impl LocalDisk {
         }
     }
 
-    /// The folder without its lock, for those who only look.
+    /// The folder without its lock, for reading only.
     pub fn read_only(folder: &Path) -> LocalDisk {
         LocalDisk { folder: folder.to_owned(), _lock: None }
     }
@@ -255,6 +257,7 @@ fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
     }
 }
 
+/// A file of the local file system.
 #[derive(Debug)]
 struct LocalFile(fs::File);
 
@@ -268,7 +271,7 @@ impl File for LocalFile {
             Err(Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
         };
-        // The kernel took only a part: the rest goes the slow way, which also tells the reason.
+        // The kernel took only a part: the rest goes the slow way, which also finds the reason.
         let mut skip = done;
         let mut at = offset + done as u64;
         for part in parts {

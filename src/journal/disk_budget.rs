@@ -1,7 +1,7 @@
 //! The bytes on disk that the journals of one process may hold together.
 //!
-//! Half of the limit is divided: each journal has a *share*, which nobody else can take, so that
-//! each can always hold an unfinished line and go on. The other half belongs to whoever needs it. A
+//! Half of the limit is divided: each journal has a *share*, which no other can take, so that each
+//! can always hold an unfinished line and go on. The other half belongs to those that need it. A
 //! journal that is alone has all of it as its share.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +18,7 @@ const RECORD_BYTES_MIN: usize = 16 << 10;
 /// The bytes on disk that the journals of one process may hold together. Clones are the same one.
 #[derive(Clone, Debug)]
 pub struct Budget {
+    /// The state that the journals share.
     shared: Arc<BudgetState>,
 }
 
@@ -27,16 +28,20 @@ struct BudgetState {
     share: u64,
     /// Bytes beside the shares.
     common: u64,
+    /// Longest Data record that fits a share.
     record_bytes_max: usize,
     /// Bytes that journals hold beyond their shares.
     borrowed: Mutex<u64>,
+    /// Wakes writers that wait for bytes.
     gate: Gate,
 }
 
 /// A journal's part of what is borrowed beyond the shares; dropping it gives that back.
 #[derive(Debug)]
 pub struct Account {
+    /// The budget that the account is of.
     budget: Budget,
+    /// Bytes above the share.
     borrowed: u64,
 }
 
@@ -99,7 +104,7 @@ impl Budget {
         self.shared.share / 2
     }
 
-    /// Where those wait who found a journal full.
+    /// Where the writers of full journals wait.
     pub fn gate(&self) -> &Gate {
         &self.shared.gate
     }
@@ -109,6 +114,7 @@ impl Budget {
         Account { budget: self.clone(), borrowed: 0 }
     }
 
+    /// Locks the number of borrowed bytes.
     fn borrowed(&self) -> MutexGuard<'_, u64> {
         // A number is whole whatever its last user did.
         self.shared.borrowed.lock().unwrap_or_else(PoisonError::into_inner)

@@ -60,25 +60,34 @@ pub fn check(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
 }
 
 struct Inspection<'a> {
+    /// Takes the listing.
     out: &'a mut dyn Write,
+    /// True for `dump`, false for `check`.
     prints_records: bool,
+    /// Counts what was found.
     verdict: Verdict,
     /// `(epoch, cut)` of every mark.
     marks: Vec<(u64, u64)>,
     /// The greatest promise that bytes are on disk.
     promised: u64,
+    /// The records that cannot be read.
     bad: Vec<BadPlace>,
 }
 
 struct BadPlace {
+    /// The index of the segment.
     at: usize,
+    /// The position of the bad record.
     from: u64,
+    /// The position at which the segment ends.
     to: u64,
     /// Bytes that are not zero.
     used: u64,
+    /// The fault of the record.
     fault: Fault,
 }
 
+/// Walks over all segments and judges them as a recovery would.
 pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Result<Verdict> {
     let log = Log::list(disk)?;
     let mut id = None;
@@ -107,6 +116,7 @@ pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Re
 }
 
 impl Inspection<'_> {
+    /// Walks over one segment.
     fn segment(&mut self, log: &Log<'_>, at: usize, id: u128) -> Result<()> {
         let base = log.bases[at];
         let (file, _, end) = log.extent(at)?;
@@ -158,6 +168,7 @@ impl Inspection<'_> {
         Ok(())
     }
 
+    /// Prints the header of a segment.
     fn header(&mut self, log: &Log<'_>, at: usize, header: &Header) -> Result<()> {
         self.promised = self.promised.max(header.standing.synced);
         if !self.prints_records {
@@ -176,6 +187,7 @@ impl Inspection<'_> {
         .map_err(unwritable)
     }
 
+    /// Counts a record and prints it.
     fn entry(&mut self, entry: &Entry<'_>) -> Result<()> {
         self.verdict.records += 1;
         self.promised = self.promised.max(entry.record.synced_through().map_or(0, |p| p.0));
@@ -193,7 +205,7 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    /// Tells damage from a torn tail, now that every promise is known.
+    /// Separates damage from a torn tail, now that every promise is known.
     fn conclude(mut self, log: &Log<'_>) -> Result<Verdict> {
         let verdict = &mut self.verdict;
         for bad in &self.bad {
@@ -248,6 +260,7 @@ impl Inspection<'_> {
     }
 }
 
+/// Prints a record as one line.
 fn print_record(entry: &Entry<'_>, out: &mut dyn Write) -> std::io::Result<()> {
     let at = entry.position.0;
     match &entry.record {
@@ -319,6 +332,7 @@ fn show_state(resume: &Resume) -> String {
     text
 }
 
+/// Returns the error of a listing that cannot be written.
 fn unwritable(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Failed, "writing the listing failed").cause(error)
 }

@@ -26,7 +26,7 @@ pub struct Glimpse {
     pub positions: Vec<Vec<u8>>,
 }
 
-/// Looks at the journal in `folder`, which nobody is writing to; `None` if there is none.
+/// Looks at the journal in `folder`, which has no writer; `None` if there is none.
 ///
 /// # Errors
 /// `Disk` if the disk fails or the log is damaged.

@@ -1,7 +1,7 @@
 //! Group commit: one `fdatasync` makes everything durable that was appended before it began.
 //!
 //! A [`Syncer`] lives in a thread of its own, so that neither reading nor the sync of another epoch
-//! waits. It also does the slow work that a sync allows, when nobody waits for one: it takes the
+//! waits. It also does the slow work that a sync allows, when no epoch waits for one: it takes the
 //! segments out of the log below the newest Committed record that is itself on disk, one at a time,
 //! and looks whether a full disk has room again.
 
@@ -20,6 +20,7 @@ use crate::error::Result;
 /// Makes the journal durable, from any thread.
 #[derive(Clone, Debug)]
 pub struct Syncer {
+    /// The state of the journal.
     pub(crate) shared: Arc<JournalShared>,
 }
 
@@ -33,7 +34,7 @@ impl Syncer {
         Ok(Position(self.shared.sync()?))
     }
 
-    /// Takes out one segment that is done with, or empties one old file, and wakes those who wait
+    /// Takes out one segment that is done with, or empties one old file, and wakes those that wait
     /// for room; `false` if nothing of that is left to do. A file takes tens of milliseconds, and
     /// an epoch may leave dozens, so a sync that is asked for meanwhile goes first.
     ///
@@ -65,11 +66,14 @@ impl Syncer {
 /// Waits until what was appended before it was made is on disk.
 #[derive(Clone, Debug)]
 pub struct Durable {
+    /// The state of the journal.
     shared: Arc<JournalShared>,
+    /// The end of what must be durable.
     appended: u64,
 }
 
 impl Durable {
+    /// Returns what waits until everything before `appended` is durable.
     pub(crate) fn new(shared: &Arc<JournalShared>, appended: u64) -> Durable {
         Durable { shared: Arc::clone(shared), appended }
     }
@@ -97,6 +101,8 @@ impl Durable {
 }
 
 impl JournalShared {
+    /// Syncs everything that was appended before the call. Returns the position up to which the log
+    /// is on disk. One sync runs at a time.
     pub fn sync(&self) -> Result<u64> {
         let wanted = self.appended.load(Ordering::Acquire);
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -141,7 +147,7 @@ impl JournalShared {
         (segments, goal, std::mem::take(&mut ledger.names_changed))
     }
 
-    /// Closes the files that nobody has to sync again.
+    /// Closes the files that need no further sync.
     fn close_synced(&self, synced: u64) {
         let mut ledger = self.ledger();
         for at in 1..ledger.segments.len() {
@@ -251,7 +257,7 @@ impl JournalShared {
 
     /// The first of the live segments wholly below the newest Committed record that a crash cannot
     /// take back, and how many they are. Deleting for a Committed record that is not on disk could
-    /// leave a log that begins in the middle and nothing that says why.
+    /// leave a log that begins in the middle and nothing that states why.
     fn retired(&self) -> Option<(Segment, usize)> {
         let ledger = self.ledger();
         let synced = self.synced.load(Ordering::Acquire);
@@ -261,7 +267,7 @@ impl JournalShared {
         Some((ledger.below(position).next()?.clone(), ledger.below(position).count()))
     }
 
-    /// Brings the reserve back, and wakes those who wait when a disk that was full has room again.
+    /// Brings the reserve back, and wakes those that wait when a disk that was full has room again.
     fn restock(&self) -> Result<()> {
         let mut ledger = self.ledger();
         let was_full = ledger.disk_full;
@@ -278,7 +284,7 @@ impl JournalShared {
         let has_reserve = ledger.reserve.is_some();
         drop(ledger);
         // The limit may forbid another file while the disk has room: that is no reason to go on
-        // waiting for the disk, and the next append tells which it is.
+        // waiting for the disk, and the next append finds out which it is.
         if lacks != Some(FullCause::Disk) && has_reserve {
             self.room().wake_all();
         }

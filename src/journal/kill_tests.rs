@@ -104,7 +104,7 @@ fn child_dies_at(folder: &Path, point: &str) -> bool {
 #[test]
 fn process_that_dies_loses_and_doubles_nothing() {
     for point in POINTS.iter().filter(|point| point.starts_with("journal.")) {
-        for (first, pass) in [("journal.mid_record:45", 1), ("journal.after_done:3", 2)] {
+        for (first, pass) in [("journal.mid_record:45", 1), ("journal.after_committed:3", 2)] {
             let folder = tempfile::tempdir().unwrap();
             assert!(child_dies_at(folder.path(), first));
             let died = child_dies_at(folder.path(), &format!("{point}:{pass}"));

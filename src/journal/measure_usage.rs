@@ -25,7 +25,7 @@ pub struct JournalUsage {
     pub last_committed: Option<u64>,
 }
 
-/// Measures the journal in `folder`; `None` if there is none. Somebody may be writing to it: what
+/// Measures the journal in `folder`; `None` if there is none. It may have a writer: what
 /// is appended meanwhile may be missing.
 ///
 /// # Errors

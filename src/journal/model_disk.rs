@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::disk::{Disk, File};
 
+/// Bytes that a loss of power keeps or loses as a whole.
 const SECTOR: usize = 512;
 
 /// A disk in memory. Clones are the same disk.
@@ -14,19 +15,28 @@ pub struct ModelDisk(Arc<Mutex<Inner>>);
 
 #[derive(Debug, Default)]
 struct Inner {
+    /// Every file that was ever made.
     files: Vec<Contents>,
+    /// The names as running programs see them, each with the index of its file.
     names: BTreeMap<String, usize>,
+    /// The names that a loss of power leaves.
     durable_names: BTreeMap<String, usize>,
+    /// The changes of names since the folder was synced.
     name_changes: Vec<NameChange>,
+    /// The faults that are on.
     faults: Faults,
+    /// The calls that were made.
     counts: Counts,
 }
 
 /// The faults of the model disk from now on.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
+    /// A sync fails.
     pub sync_fails: bool,
+    /// A write fails as on a full disk.
     pub write_fails: bool,
+    /// A read fails.
     pub read_fails: bool,
     /// No new file and no new block.
     pub full: bool,
@@ -37,28 +47,39 @@ pub struct Faults {
 /// The requests to the disk so far.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
+    /// Syncs of files.
     pub(crate) file_syncs: u64,
+    /// Bytes that were read.
     pub(crate) bytes_read: u64,
+    /// Files that were made.
     pub(crate) files_made: u64,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Contents {
+    /// The bytes as running programs see them.
     now: Vec<u8>,
+    /// The bytes at the last sync.
     durable: Vec<u8>,
+    /// The changes since the last sync, oldest first.
     pending: Vec<Change>,
 }
 
 #[derive(Clone, Debug)]
 enum Change {
+    /// Bytes were written at this offset.
     Write(usize, Vec<u8>),
+    /// The length was changed.
     Resize { kept: usize, bytes: usize },
 }
 
 #[derive(Clone, Debug)]
 enum NameChange {
+    /// A file got a name.
     Link(String, usize),
+    /// A name was replaced by another.
     Rename(String, String),
+    /// A name was removed.
     Unlink(String),
 }
 
@@ -76,6 +97,7 @@ pub enum End {
 pub struct Dice(pub(super) u64);
 
 impl Dice {
+    /// Returns a number below `bound`.
     pub fn below(&mut self, bound: usize) -> usize {
         // SplitMix64.
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -87,20 +109,24 @@ impl Dice {
 }
 
 impl ModelDisk {
+    /// Switches faults on or off.
     pub fn set_faults(&self, faults: Faults) {
         self.0.lock().unwrap().faults = faults;
     }
 
+    /// Returns the calls so far.
     pub fn counts(&self) -> Counts {
         self.0.lock().unwrap().counts
     }
 
+    /// Returns the bytes of all files that have a name.
     pub fn bytes_held(&self) -> u64 {
         let inner = self.0.lock().unwrap();
         let files = inner.names.values();
         files.map(|&file| inner.files[file].now.len() as u64).sum()
     }
 
+    /// Returns the names of segments, in order.
     pub fn segment_names(&self) -> Vec<String> {
         let inner = self.0.lock().unwrap();
         let names = inner.names.keys().filter(|name| name.ends_with(".wtj"));
@@ -146,6 +172,7 @@ impl ModelDisk {
 }
 
 impl Contents {
+    /// Applies a change, of which only the sectors for which `keeps` returns true arrive.
     fn apply(bytes: &mut Vec<u8>, change: &Change, mut keeps: impl FnMut() -> bool) {
         match change {
             Change::Resize { kept, bytes: to } => {
@@ -169,6 +196,7 @@ impl Contents {
         }
     }
 
+    /// Returns contents that a loss of power may leave.
     fn survives(&self, dice: &mut Dice) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         for change in &self.pending {
@@ -185,6 +213,7 @@ impl Contents {
 }
 
 impl Inner {
+    /// Returns names that a loss of power may leave.
     fn surviving_names(&self, dice: &mut Dice) -> BTreeMap<String, usize> {
         let mut names = self.durable_names.clone();
         // Some file systems keep the order of names, some do not.
@@ -200,6 +229,7 @@ impl Inner {
     }
 }
 
+/// Applies a change of a name.
 fn rename_in(names: &mut BTreeMap<String, usize>, change: &NameChange) {
     match change {
         NameChange::Link(name, file) => {
@@ -217,6 +247,7 @@ fn rename_in(names: &mut BTreeMap<String, usize>, change: &NameChange) {
 }
 
 impl Inner {
+    /// Changes the names, and keeps the change until the folder is synced.
     fn change_names(&mut self, change: NameChange) {
         rename_in(&mut self.names, &change);
         self.name_changes.push(change);
@@ -286,6 +317,7 @@ impl Disk for ModelDisk {
 struct ModelFile(ModelDisk, usize);
 
 impl ModelFile {
+    /// Changes the contents, and keeps the change until the file is synced.
     fn change(&self, change: Change) {
         let mut inner = self.0.0.lock().unwrap();
         let file = &mut inner.files[self.1];

@@ -132,6 +132,7 @@ fn warn_of_torn(disk: &dyn Disk, found: &RecoveredLog) {
     );
 }
 
+/// Makes the writing end and the reader of what recovery found, with its spares and leftovers.
 fn assemble(
     disk: Arc<dyn Disk>,
     (settings, budget): (JournalSettings, &Budget),
@@ -213,6 +214,9 @@ fn close_connections(journal: &mut Journal) -> Result<Vec<u64>> {
     Ok(open)
 }
 
+/// Refuses a journal that was made for another job.
+///
+/// Fails with `Configuration`, naming the facts that differ.
 fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
     if recorded == given {
         return Ok(());
@@ -293,7 +297,7 @@ fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
         last.bytes = (disk.open(&name))
             .and_then(|file| {
                 match file.truncate(kept, last.bytes.max(kept)) {
-                    // The blocks went to somebody else meanwhile: the segment is shorter, no more.
+                    // The blocks went to another file meanwhile: the segment is shorter, no more.
                     Err(error) if disk::is_full(&error) => {}
                     other => other?,
                 }
@@ -309,12 +313,14 @@ fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
 /// The spares of a former run. They may hold records, if a crash took their new name or what
 /// emptied them: these must go, durably, before a file has a place in the log again.
 struct Left {
+    /// Files that recovery no longer needs.
     files: Vec<Leftover>,
     /// For the next spare that is made.
     next_number: u64,
 }
 
 impl Left {
+    /// Finds spare segments and files that a crash left without use.
     fn find(disk: &dyn Disk) -> Result<Left> {
         let mut names = disk.list().map_err(|error| failed("listing", disk, "", error))?;
         names.retain(|name| segment::spare_number(name).is_some());
@@ -353,6 +359,7 @@ impl Left {
     }
 }
 
+/// Returns the error of an operation on a file.
 fn failed(doing: &str, disk: &dyn Disk, name: &str, error: std::io::Error) -> Error {
     disk_error(format!("{doing} {} failed: {error}", disk.place(name)), error)
 }

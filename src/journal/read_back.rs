@@ -14,14 +14,18 @@ use crate::error::{Error, ErrorKind, Result};
 /// grows. Its buffer is its only memory: half a megabyte.
 #[derive(Debug)]
 pub struct Reader {
+    /// The state of the journal.
     shared: Arc<JournalShared>,
+    /// The position of the next record.
     position: u64,
     /// Up to where `cursor` may read without looking anew.
     limit: u64,
+    /// The open segment; `None` before the first read and between two segments.
     cursor: Option<Cursor>,
 }
 
 impl Reader {
+    /// Returns a reader of the records from `from` on.
     pub(crate) fn new(shared: Arc<JournalShared>, from: Position) -> Reader {
         Reader { shared, position: from.0, limit: from.0, cursor: None }
     }

@@ -122,7 +122,7 @@ pub enum Record<'a> {
     StreamEnd {
         /// The connection, or [`ALL_CONNECTIONS`].
         connection: u64,
-        /// Why.
+        /// The way in which it ended.
         kind: StreamEnd,
     },
     /// The unfinished line of a connection kept so many bytes that it was cut there.

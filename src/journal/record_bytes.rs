@@ -35,13 +35,21 @@ const TAG_LONG: &[u8; 4] = b"wtj2";
 /// The beginning of both tags.
 pub const TAG_START: &[u8; 3] = b"wtj";
 
+/// Kind of a Data record.
 pub const DATA: u8 = 1;
+/// Kind of a StreamEnd record.
 const STREAM_END: u8 = 2;
+/// Kind of an EpochEnd record.
 const EPOCH_END: u8 = 3;
+/// Kind of a Synced record.
 const SYNCED: u8 = 4;
+/// Kind of a Committed record.
 const COMMITTED: u8 = 5;
+/// Kind of a LineCut record.
 const LINE_CUT: u8 = 6;
+/// Kind of a Repeat record.
 const REPEAT: u8 = 7;
+/// Kind of a Producer record.
 const PRODUCER: u8 = 8;
 
 /// The fault of bytes that are not a record.
@@ -55,13 +63,14 @@ pub enum Fault {
     Length,
     /// The checksum does not fit.
     Checksum,
-    /// The checksum fits but the payload says nothing known: another version wrote it.
+    /// The checksum fits but the payload is of no known kind: another version wrote it.
     Payload,
     /// The segment has no header that can be trusted.
     Header,
 }
 
 impl Fault {
+    /// Returns the fault in words, for messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Fault::Empty => "zeros instead of a record",
@@ -158,6 +167,7 @@ pub fn encode_control(seed: u32, position: u64, record: &Record<'_>, out: &mut V
     put_frame(out, len, kind, crc);
 }
 
+/// Returns the number that stands for the end of a connection.
 fn end_number(kind: StreamEnd) -> u8 {
     match kind {
         StreamEnd::Fin => 0,
@@ -167,12 +177,15 @@ fn end_number(kind: StreamEnd) -> u8 {
     }
 }
 
+/// Writes the frame of a record: length, kind, checksum.
 fn put_frame(out: &mut [u8], len: u32, kind: u8, crc: u32) {
     out[..4].copy_from_slice(&len.to_le_bytes());
     out[4] = kind;
     out[5..9].copy_from_slice(&crc.to_le_bytes());
 }
 
+/// Returns the checksum of what precedes the payload. The position is part of it, so that a record
+/// of a former use of the segment is not taken for one.
 fn prefix_crc(seed: u32, len: u32, kind: u8, position: u64) -> u32 {
     let mut prefix = [0; 13];
     prefix[..4].copy_from_slice(&len.to_le_bytes());
@@ -182,7 +195,7 @@ fn prefix_crc(seed: u32, len: u32, kind: u8, position: u64) -> u32 {
 }
 
 /// Returns the length of the whole record whose first [`FRAME`] bytes are given; `left` are the
-/// bytes of the segment from the record on. A length that is refused here makes nobody read or
+/// bytes of the segment from the record on. A length that is refused here makes no reader read or
 /// allocate.
 pub fn measure(frame: &[u8; FRAME], left: u64) -> Result<usize, Fault> {
     let len = u32::from_le_bytes([frame[0], frame[1], frame[2], frame[3]]) as usize;
@@ -227,6 +240,7 @@ pub fn may_be_control(seed: u32, position: u64, frame: &[u8; FRAME], start: &[u8
     }
 }
 
+/// Decodes a payload of this kind; `None` if it is none.
 fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
     match kind {
         DATA => return Some(Record::Data { connection: fields.u64()?, bytes: fields.0 }),
@@ -282,24 +296,29 @@ fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
 pub struct Fields<'a>(pub(super) &'a [u8]);
 
 impl<'a> Fields<'a> {
+    /// Takes the next `bytes` bytes.
     pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
         let (front, rest) = self.0.split_at_checked(bytes)?;
         self.0 = rest;
         Some(front)
     }
 
+    /// Takes the next `N` bytes.
     fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
         self.take(N)?.try_into().ok()
     }
 
+    /// Takes one byte.
     pub fn u8(&mut self) -> Option<u8> {
         Some(self.array::<1>()?[0])
     }
 
+    /// Takes four bytes, little endian.
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_le_bytes)
     }
 
+    /// Takes eight bytes, little endian.
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_le_bytes)
     }

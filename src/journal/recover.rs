@@ -50,15 +50,21 @@ const VERIFIED_BYTES_MIN: u64 = if cfg!(test) { 16 << 10 } else { 32 << 20 };
 /// A log as it was found.
 #[derive(Debug)]
 pub struct RecoveredLog {
+    /// The header of the newest segment.
     pub header: Header,
+    /// The segments, oldest first.
     pub segments: Vec<Segment>,
+    /// The end of the last whole record, at which appending goes on.
     pub tail: u64,
+    /// The state that the records up to there give.
     pub standing: SegmentState,
+    /// The newest end of an epoch.
     pub last_epoch_end: Option<EpochEnd>,
     /// Ends of epochs that are not known to be committed, in order.
     pub epoch_ends: VecDeque<EpochEnd>,
     /// The newest Committed and the end of its record.
     pub committed: Option<(CommitNote, u64)>,
+    /// Bytes after the last whole record, which are cut off.
     pub torn_bytes: u64,
     /// Bytes of whole records among them, as far as they follow the first bad one.
     pub sound_bytes: u64,
@@ -72,6 +78,7 @@ pub struct RecoveredLog {
 }
 
 impl RecoveredLog {
+    /// Returns where reading goes on: the newest commit, or the beginning.
     pub fn resume(&self) -> Resume {
         match &self.committed {
             Some((note, _)) => note.resume.clone(),
@@ -82,11 +89,16 @@ impl RecoveredLog {
 
 /// The segment files of a folder in order, opened when looked at.
 pub struct Log<'d> {
+    /// The folder of the log.
     pub disk: &'d dyn Disk,
+    /// The position of the first byte of each segment, ascending.
     pub bases: Vec<u64>,
 }
 
 impl<'d> Log<'d> {
+    /// Lists the segments.
+    ///
+    /// Fails with `Disk` if the folder cannot be read.
     pub fn list(disk: &'d dyn Disk) -> Result<Log<'d>> {
         let names = disk.list().map_err(|error| {
             disk_error(format!("listing {} failed: {error}", disk.place("")), error)
@@ -96,11 +108,13 @@ impl<'d> Log<'d> {
         Ok(Log { disk, bases })
     }
 
+    /// Returns the error of a segment that cannot be read.
     pub fn failed(&self, at: usize, error: std::io::Error) -> crate::Error {
         let place = self.disk.place(&segment::name(self.bases[at]));
         disk_error(format!("reading {place} failed: {error}"), error)
     }
 
+    /// Opens a segment.
     pub fn open(&self, at: usize) -> Result<Arc<dyn File>> {
         let name = segment::name(self.bases[at]);
         self.disk.open(&name).map_err(|error| self.failed(at, error))
@@ -121,16 +135,18 @@ impl<'d> Log<'d> {
         Ok(header.filter(|header| id.is_none_or(|id| id == header.id)))
     }
 
+    /// Returns where the next segment begins; `None` for the last one.
     pub fn next_base(&self, at: usize) -> Option<u64> {
         self.bases.get(at + 1).copied()
     }
 
+    /// Returns the error of a damaged record: it names file, offset and the epochs that are lost.
     pub fn damage(&self, at: usize, position: u64, fault: Fault, epochs: &str) -> crate::Error {
         let base = self.bases[at];
         damage_error(&self.disk.place(&segment::name(base)), base, position, fault, epochs)
     }
 
-    /// The record at a place that was told by another record.
+    /// The record at a place that another record states.
     fn record_at<T>(
         &self,
         seed: u32,
@@ -155,12 +171,16 @@ impl<'d> Log<'d> {
 
 /// The facts that the walk over the records found.
 struct Walk {
+    /// The state that the records give so far.
     standing: SegmentState,
+    /// The ends of epochs that are not known to be committed.
     epoch_ends: VecDeque<EpochEnd>,
+    /// The newest note of commits, and its position.
     committed: Option<(CommitNote, u64)>,
 }
 
 impl Walk {
+    /// Takes a record into account.
     fn take(&mut self, entry: &Entry<'_>) {
         let standing = &mut self.standing;
         if let Some(synced) = entry.record.synced_through() {
@@ -187,13 +207,16 @@ impl Walk {
 /// Where the walk ended: in this segment, at this position, at this fault or at the end of the
 /// file.
 struct ScanEnd {
+    /// The index of the segment in which the scan ended.
     at: usize,
+    /// The position at which it ended.
     position: u64,
+    /// The reason, if it was not the end of the log.
     fault: Option<Fault>,
 }
 
 /// Reads what a restart needs of a log; `None` if there is none. With `strict` a log that does not
-/// begin where its Committed record says, or at 0, is damage.
+/// begin where its Committed record states, or at 0, is damage.
 ///
 /// # Errors
 /// `Disk` if the disk fails or the log is damaged.
@@ -239,6 +262,7 @@ pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
     Ok(Some(found))
 }
 
+/// Returns the newest header that can be read. A crash may have left the last segment without one.
 fn newest_header(log: &Log<'_>) -> Result<Header> {
     for at in (0..log.bases.len()).rev() {
         if let Some(header) = log.header(at, None)? {
@@ -309,8 +333,8 @@ fn walk_records(
     })
 }
 
-/// Tells a torn tail from damage: a later record that states the bad place to be synced makes it
-/// damage.
+/// Separates a torn tail from damage: a later record that states the bad place to be synced makes
+/// it damage.
 fn judge_end(
     log: &Log<'_>,
     walk: &Walk,

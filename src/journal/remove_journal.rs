@@ -7,7 +7,7 @@ use std::path::Path;
 use crate::crash_points::crash_point;
 use crate::durable_file::sync_folder;
 
-/// Drops the journal in `folder`, which nobody has open. A crash leaves all of it or nothing.
+/// Drops the journal in `folder`, which is not open. A crash leaves all of it or nothing.
 ///
 /// # Errors
 /// Those of the disk.

@@ -8,6 +8,7 @@ use super::record_bytes::Fields;
 use crate::hex_varint::{put_varint, take_varint};
 use crate::lines::{LinePart, SplitterState};
 
+/// Writes a length, then the bytes.
 fn put_bytes(bytes: &[u8], out: &mut Vec<u8>) {
     put_varint(bytes.len() as u64, out);
     out.extend_from_slice(bytes);
@@ -50,10 +51,12 @@ pub fn put_resume(resume: &Resume, out: &mut Vec<u8>) {
 }
 
 impl<'a> Fields<'a> {
+    /// Reads a number of variable length.
     fn number(&mut self) -> Option<u64> {
         take_varint(&mut self.0)
     }
 
+    /// Reads a length, then so many bytes.
     fn bytes(&mut self) -> Option<&'a [u8]> {
         let length = self.number()?;
         self.take(usize::try_from(length).ok()?)
@@ -78,6 +81,7 @@ impl<'a> Fields<'a> {
         Some(Resume { position, split, order, connections, positions, producers })
     }
 
+    /// Reads the state of one connection.
     fn connection(&mut self) -> Option<ConnectionState> {
         let (connection, position) = (self.number()?, Position(self.number()?));
         let skip = u32::try_from(self.number()?).ok()?;

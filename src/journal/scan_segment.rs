@@ -14,6 +14,7 @@ use super::segment::{HEADER, read_full};
 
 /// Bytes read at a time; holds the longest record.
 const WINDOW: usize = 512 * 1024;
+/// A whole record always fits the window.
 const _: () = assert!(WINDOW >= FRAME + PAYLOAD_MAX);
 
 /// Bytes read at a time where most are stepped over; holds a frame and mostly its record.
@@ -22,26 +23,35 @@ const SKIM_WINDOW: usize = 4096;
 /// The contents of a log at a position.
 #[derive(Debug)]
 pub enum Step<'a> {
+    /// A whole record.
     Entry(Entry<'a>),
     /// The limit is reached.
     End,
+    /// Bytes that are no record.
     Bad(Fault),
 }
 
 /// Reads the records of one segment in order, each verified.
 #[derive(Debug)]
 pub struct Cursor {
+    /// The file of the segment.
     file: Arc<dyn File>,
+    /// The seed of checksums, which the id of the journal gives.
     seed: u32,
+    /// The position of the first byte of the segment in the log.
     base: u64,
+    /// The position of the next record in the log.
     position: u64,
+    /// The window into the file.
     buffer: Vec<u8>,
     /// The bytes from `position` on that are in `buffer`.
     at: usize,
+    /// Bytes of the window that hold contents of the file.
     filled: usize,
 }
 
 impl Cursor {
+    /// Returns a cursor at `from`, which reads whole windows.
     pub fn new(file: Arc<dyn File>, seed: u32, base: u64, from: u64) -> Cursor {
         Cursor::with_window(file, seed, base, from, WINDOW)
     }
@@ -51,6 +61,7 @@ impl Cursor {
         Cursor::with_window(file, seed, base, from, FRAME + CONTROL_SHORT)
     }
 
+    /// Returns a cursor with a window of this size.
     fn with_window(file: Arc<dyn File>, seed: u32, base: u64, from: u64, window: usize) -> Cursor {
         Cursor { file, seed, base, position: from, buffer: vec![0; window], at: 0, filled: 0 }
     }
@@ -64,10 +75,12 @@ impl Cursor {
         self.filled = 0;
     }
 
+    /// Returns the position of the next record.
     pub fn position(&self) -> u64 {
         self.position
     }
 
+    /// Returns the position of the first byte of the segment.
     pub fn base(&self) -> u64 {
         self.base
     }
@@ -114,6 +127,7 @@ impl Cursor {
     /// As [`next`](Cursor::next), but steps over the bytes of Data without looking at them, where
     /// the record ends before `trusted`.
     pub fn skim(&mut self, limit: u64, trusted: u64) -> io::Result<Step<'_>> {
+        /// Bytes that must be at hand to judge a record without its payload.
         const HEAD: usize = FRAME + 8;
         let left = limit.saturating_sub(self.position);
         if self.position >= trusted
@@ -140,6 +154,7 @@ impl Cursor {
         Ok(Step::Entry(Entry { position, end: Position(self.position), record }))
     }
 
+    /// Returns the frame at the cursor.
     fn frame(&self) -> [u8; FRAME] {
         let mut frame = [0; FRAME];
         frame.copy_from_slice(&self.buffer[self.at..self.at + FRAME]);
@@ -192,6 +207,7 @@ pub fn look_behind(
     limit: u64,
     mut found: impl FnMut(u64, u64, Record<'_>),
 ) -> io::Result<u64> {
+    /// A record that begins in one window and ends in the next is seen whole in one of them.
     const OVERLAP: usize = FRAME + CONTROL_MAX;
     let mut window = vec![0; WINDOW];
     let (mut start, mut used) = (from, from);
@@ -232,6 +248,7 @@ pub fn look_behind(
 /// Length up to the last byte that is not zero; whole blocks are compared, since most of a
 /// preallocated segment is zeros and a restart waits for this.
 fn length_without_zeros(bytes: &[u8]) -> Option<usize> {
+    /// The contents of a preallocated file.
     const ZEROS: [u8; 4096] = [0; 4096];
     let mut end = bytes.len();
     while end > 0 {

@@ -1,6 +1,6 @@
 //! Segments: one file each, a header and then records until the next segment begins.
 //!
-//! The header tells whose journal it is and, beside that, how things stood when the segment began:
+//! The header states whose journal it is and, beside that, how things stood when the segment began:
 //! how far the log was on disk, where the last EpochEnd and Committed record stand, which
 //! connections were open. So a restart reads the last segment or two and never the whole log.
 
@@ -19,8 +19,11 @@ pub const CONNECTIONS_LISTED_MAX: usize = 256;
 /// Longest id of a source in bytes.
 pub const SOURCE_ID_BYTES_MAX: usize = 256;
 
+/// The first bytes of every segment.
 const MAGIC: &[u8; 8] = b"wtj-log\n";
+/// The version of the format.
 const VERSION: u32 = 1;
+/// The value that stands for a missing number.
 const NONE: u64 = u64::MAX;
 
 /// Whose journal this is. A restart must come with the same facts.
@@ -39,7 +42,9 @@ pub struct Facts {
 pub struct SegmentState {
     /// Everything before is on disk.
     pub synced: u64,
+    /// The newest epoch whose end is recorded.
     pub last_epoch_end: Option<u64>,
+    /// The newest epoch that was known to be committed.
     pub last_committed: Option<u64>,
     /// Connections with Data and without StreamEnd, those that last left out.
     pub connections: BTreeSet<u64>,
@@ -71,13 +76,18 @@ impl SegmentState {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
+    /// The id that names the journal.
     pub id: u128,
+    /// The position of the segment's first byte in the log.
     pub base: u64,
+    /// The facts that a restart must come with.
     pub facts: Facts,
+    /// The state that the records before this segment give.
     pub standing: SegmentState,
 }
 
 impl Header {
+    /// Returns the header as it stands in the file: fields, padding, checksum.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(HEADER as usize);
         out.extend_from_slice(MAGIC);

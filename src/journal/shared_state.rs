@@ -19,22 +19,26 @@ use crate::error::{Error, ErrorKind, Result};
 
 #[derive(Debug)]
 pub struct JournalShared {
+    /// The folder of the journal.
     pub disk: Arc<dyn Disk>,
     /// The id that names the journal.
     pub id: u128,
     /// The seed of its checksums, which follows from the id.
     pub seed: u32,
+    /// The limits, and when the log is synced.
     pub settings: JournalSettings,
+    /// The bytes that the journals of the process may hold.
     pub budget: Budget,
     /// End of the last whole record. Stored after the bytes are written: readers go up to here.
     pub appended: AtomicU64,
     /// Everything before is on disk.
     pub synced: AtomicU64,
+    /// The files of the journal. Locked for short whiles, never across a sync.
     pub ledger: Mutex<JournalFiles>,
-    /// Held during a sync, so that those who come meanwhile wait for it and find their bytes
+    /// Held during a sync, so that later callers wait for it and find their bytes
     /// covered.
     pub syncing: Mutex<()>,
-    /// How far the log is on disk, for those who wait for that.
+    /// How far the log is on disk, for those that wait for it.
     pub durable: watch::Sender<u64>,
     /// The disk error that ended this journal.
     poison: OnceLock<String>,
@@ -43,6 +47,7 @@ pub struct JournalShared {
 /// One segment file.
 #[derive(Clone, Debug)]
 pub struct Segment {
+    /// The position of its first byte in the log.
     pub base: u64,
     /// Length of the file.
     pub bytes: u64,
@@ -58,15 +63,20 @@ const SPARES_MIN: usize = (SEGMENTS_MIN / 2 - 1) as usize;
 /// A file of zeros that is no segment yet.
 #[derive(Debug)]
 pub struct Spare {
+    /// The name of the file.
     pub name: String,
+    /// The length for which it is preallocated.
     pub bytes: u64,
+    /// The open file.
     pub file: Arc<dyn File>,
 }
 
 /// A spare of a former run, which may hold anything still.
 #[derive(Clone, Debug)]
 pub struct Leftover {
+    /// The name of the file.
     pub name: String,
+    /// Its length.
     pub bytes: u64,
 }
 
@@ -79,8 +89,11 @@ pub struct JournalFiles {
     pub kept: usize,
     /// A short file for the records that must always be written: ends of epochs and of connections.
     pub reserve: Option<Spare>,
+    /// Empty segments that can be used at once.
     pub spares: Vec<Spare>,
+    /// The number of the next spare.
     pub next_spare: u64,
+    /// Files that are of no use and take room.
     pub leftovers: Vec<Leftover>,
     /// Bytes of the leftover that is just being emptied.
     pub emptying: u64,
@@ -96,6 +109,7 @@ pub struct JournalFiles {
     pub epoch_ends: VecDeque<EpochEnd>,
     /// The newest Committed and the end of its record.
     pub committed: Option<(CommitNote, u64)>,
+    /// The bytes that all files are counted with.
     pub account: Account,
 }
 
@@ -128,7 +142,7 @@ impl JournalFiles {
         live + spares + leftovers + self.emptying
     }
 
-    /// Tells the budget what the journal holds now.
+    /// Passes the bytes that the journal holds now to the budget.
     pub fn settle(&mut self) {
         let held = self.bytes_held();
         self.account.settle(held);
@@ -174,6 +188,7 @@ impl JournalFiles {
 }
 
 impl JournalShared {
+    /// Makes the state of a journal that was recovered or begun.
     pub fn new(
         disk: Arc<dyn Disk>,
         id: u128,
@@ -197,26 +212,28 @@ impl JournalShared {
         }
     }
 
-    /// Where those wait who found the journal full.
+    /// Where the writers of a full journal wait.
     pub fn room(&self) -> &Gate {
         self.budget.gate()
     }
 
+    /// Locks the files.
     pub fn ledger(&self) -> MutexGuard<'_, JournalFiles> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends this journal for good: whoever comes later gets the same error.
+    /// Ends this journal for good: later callers get the same error.
     pub fn poison(&self, doing: &str, name: &str, cause: io::Error) -> Error {
         let message = format!("{doing} {} failed: {cause}", self.disk.place(name));
         // A second error changes nothing: the first one names the cause.
         self.poison.get_or_init(|| message.clone());
         self.room().wake_all();
-        // Those who wait for the disk look at the poison, too.
+        // Tasks that wait for the disk look at the poison, too.
         self.durable.send_modify(|_| {});
         disk_error(message, cause)
     }
 
+    /// Fails once a sync has failed: what the disk holds is not known any more.
     pub fn check_poison(&self) -> Result<()> {
         match self.poison.get() {
             None => Ok(()),
@@ -227,7 +244,7 @@ impl JournalShared {
         }
     }
 
-    /// Has a reserve at hand if limit and disk allow it, and says what does not.
+    /// Gets a reserve if limit and disk allow it, and returns what does not.
     pub fn stock_reserve(&self, ledger: &mut JournalFiles) -> Result<Option<FullCause>> {
         if ledger.reserve.is_none() {
             match self.make_file(ledger, self.budget.segment_bytes_min())? {
@@ -259,6 +276,7 @@ impl JournalShared {
         }
     }
 
+    /// Returns a spare, if need be made of a leftover.
     fn spare_at_hand(&self, ledger: &mut JournalFiles) -> Result<Option<Spare>> {
         while ledger.spares.is_empty()
             && let Some(leftover) = ledger.leftovers.pop()
@@ -344,9 +362,10 @@ pub fn disk_error(message: String, cause: io::Error) -> Error {
     error
 }
 
-/// Tells how much room is left and waits for more: an event, no polling.
+/// Returns how much room is left and waits for more: an event, no polling.
 #[derive(Clone, Debug)]
 pub struct Room {
+    /// The state of the journal.
     pub(crate) shared: Arc<JournalShared>,
 }
 
@@ -385,7 +404,7 @@ impl Room {
 
     #[cfg(any(test, feature = "internals"))]
     /// Blocks until something changed since the append that answered `full`: room came, or the
-    /// journal failed (the next append says so). `false` after [`release`](Room::release).
+    /// journal failed (the next append fails). `false` after [`release`](Room::release).
     #[must_use]
     pub fn wait(&self, full: &Full) -> bool {
         let gate = self.shared.room();
@@ -410,7 +429,7 @@ impl Room {
     }
 
     #[cfg(any(test, feature = "internals"))]
-    /// Lets everyone go who waits or will wait: the program stops.
+    /// Lets all go that wait or will wait: the program stops.
     pub fn release(&self) {
         self.shared.room().release();
     }

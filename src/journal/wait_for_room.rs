@@ -9,8 +9,11 @@ use super::{Full, FullCause, Ticket};
 /// The waiting place of readers whose journal is full, for threads and tasks.
 #[derive(Debug, Default)]
 pub struct Gate {
+    /// Counts openings, and holds if the gate stands open for good.
     state: Mutex<GateState>,
+    /// Wakes threads.
     pub woken: Condvar,
+    /// Wakes tasks.
     pub notify: Notify,
 }
 
@@ -18,10 +21,12 @@ pub struct Gate {
 pub struct GateState {
     /// Counts the times that room came.
     pub generation: u64,
+    /// True when no writer is to wait any more.
     pub released: bool,
 }
 
 impl Gate {
+    /// Locks the state.
     pub fn state(&self) -> MutexGuard<'_, GateState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -31,16 +36,19 @@ impl Gate {
         Ticket(self.state().generation)
     }
 
+    /// Returns the answer to an append for which there was no room.
     pub(crate) fn full(&self, ticket: Ticket, cause: FullCause) -> Full {
         Full { cause, ticket }
     }
 
+    /// Wakes all that wait: there may be room.
     pub fn wake_all(&self) {
         self.state().generation += 1;
         self.woken.notify_all();
         self.notify.notify_waiters();
     }
 
+    /// Opens the gate for good, at the end of the job.
     #[cfg(any(test, feature = "internals"))]
     pub fn release(&self) {
         self.state().released = true;

@@ -61,14 +61,14 @@ impl BlockPool {
         (self.shared.permits_max as usize).saturating_sub(free) * PERMIT_BYTES
     }
 
-    /// Waits for room for a buffer of `capacity` bytes. In order of asking, so nobody starves.
+    /// Waits for room for a buffer of `capacity` bytes. In order of asking, so no reader starves.
     pub async fn room(&self, capacity: usize) -> Option<OwnedSemaphorePermit> {
         let room = Arc::clone(&self.shared.room);
-        // The semaphore is never closed, so there is no error to tell.
+        // The semaphore is never closed, so there is no error to report.
         room.acquire_many_owned(self.permits(capacity)).await.ok()
     }
 
-    /// Waits for the room that a splitter asked for. In order of asking, so nobody starves.
+    /// Waits for the room that a splitter asked for. In order of asking, so no reader starves.
     pub async fn grant(&self, request: RoomRequest) -> RoomGrant {
         let RoomRequest { capacity } = request;
         RoomGrant { capacity, permit: self.room(capacity).await }
@@ -81,7 +81,7 @@ impl BlockPool {
     }
 
     /// Takes all room, so that nothing is read until what is returned is dropped. In order of
-    /// asking; meanwhile nobody else gets any.
+    /// asking; meanwhile no other gets any.
     pub async fn pause(&self) -> Option<OwnedSemaphorePermit> {
         self.room(usize::MAX).await
     }
@@ -188,8 +188,8 @@ impl Buffer {
 
 impl Drop for Buffer {
     fn drop(&mut self) {
-        // The buffer goes back before its permit (a field, dropped after this), so that who waits
-        // for the room finds the buffer too.
+        // The buffer goes back before its permit (a field, dropped after this), so that a task that
+        // waits for the room finds the buffer too.
         let Some(pool) = &self.pool else { return };
         if self.capacity() == STANDARD_BYTES {
             let mut free = pool.shared.free();

@@ -98,7 +98,7 @@ pub enum LongLine {
 pub enum StreamEnd {
     /// The sender closed the connection. An unfinished line counts as a line.
     Fin,
-    /// The program was told to stop. An unfinished line counts as a line.
+    /// The program was asked to stop. An unfinished line counts as a line.
     Stop,
     /// The program died while reading, and recovery found that. An unfinished line counts as a
     /// line.

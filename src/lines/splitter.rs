@@ -69,7 +69,7 @@ pub struct LineSplitter {
     start: usize,
     /// No line end lies in `start..scanned`.
     scanned: usize,
-    /// Behind the last byte read.
+    /// The end of the last byte read.
     filled: usize,
     /// An unfinished line above this length is looked at for a cut.
     cut_above: usize,
@@ -127,7 +127,7 @@ impl LineSplitter {
     /// Drops all that is not in [`state`](LineSplitter::state), so that this splitter and one that
     /// [resumes](LineSplitter::resume) here cut the same lines at the same places from now on.
     ///
-    /// Called at a border between epochs: a replay from the border must agree about each over-long
+    /// Called at a cut between epochs: a replay from the cut must agree about each over-long
     /// line with the run that drew it. The resumed splitter is to be fed what is unfinished before
     /// its first `take`.
     pub fn settle(&mut self) {
@@ -194,7 +194,7 @@ impl LineSplitter {
         }
     }
 
-    /// Says that `bytes` bytes were read into the front of [`LineSplitter::spare`].
+    /// Notes that `bytes` bytes were read into the front of [`LineSplitter::spare`].
     ///
     /// # Panics
     ///
@@ -248,7 +248,7 @@ impl LineSplitter {
     }
 
     /// Ends a connection of the source: what remains becomes a last line or is dropped, as `end`
-    /// says, and the next connection begins a new one. Never waits: a last line that the pool has
+    /// has it, and the next connection begins a new one. Never waits: a last line that the pool has
     /// no room for is given beyond the bound.
     pub fn end(&mut self, end: StreamEnd) -> Option<Block> {
         let finish = end != StreamEnd::Reset && self.line_is_unfinished();
@@ -367,7 +367,8 @@ impl LineSplitter {
                     at + 1
                 }
                 Some(at) => {
-                    // The line of a skipped word counts; a dropped line is told by the statistics.
+                    // The line of a skipped word counts; a dropped line is counted by the
+                    // statistics.
                     self.lines_owed += u64::from(self.line_part == LinePart::SkippedWord);
                     self.line_part = LinePart::Start;
                     self.cut_above = self.line_bytes_max();

@@ -53,7 +53,7 @@ impl Phase {
 pub struct Life {
     /// The phase.
     pub phase: Phase,
-    /// Why it stops or has failed.
+    /// The reason for which it stops or has failed.
     pub reason: String,
     /// The loss of another process.
     pub peer_lost: Option<Condition>,

@@ -1,4 +1,4 @@
-//! The figures of operators, which their tracer computes when somebody asks.
+//! The figures of operators, which their tracer computes on request.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -40,7 +40,7 @@ impl OperatorMeter {
         let _ = self.0.set(Box::new(operators));
     }
 
-    /// Returns the figures by worker and then by operator. Empty if nobody measures them.
+    /// Returns the figures by worker and then by operator. Empty if they are not measured.
     pub fn stats(&self) -> Vec<OperatorStats> {
         self.0.get().map(|operators| operators()).unwrap_or_default()
     }

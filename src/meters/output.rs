@@ -36,7 +36,7 @@ pub enum Outcome {
     Ok,
     /// The output is out of reach or overloaded: the request is repeated.
     Unavailable,
-    /// The output refuses, and somebody has to change a setting: the request is repeated.
+    /// The output refuses until a setting is changed: the request is repeated.
     Refused,
     /// It failed for good.
     Failed,

@@ -72,7 +72,7 @@ impl SourceMeter {
         }
     }
 
-    /// Returns a meter that nobody reads.
+    /// Returns a meter that is not shown.
     pub fn unread() -> SourceMeter {
         let (positions, changed) = (EpochPositions::default(), watch::Sender::new(0));
         SourceMeter::new(SourceFacts::default(), positions, changed)

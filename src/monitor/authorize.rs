@@ -1,8 +1,8 @@
-//! Who may read what.
+//! Decides if a request may be answered.
 //!
-//! A server on loopback answers everybody on this host, but only under a name of this host: a page
+//! A server on loopback answers every user of this host, but only under a name of this host: a page
 //! of another site must not reach it by a name that resolves to loopback (DNS rebinding). A server
-//! that other hosts can reach shows words only to who knows the token. A browser gives the token
+//! that other hosts can reach shows words only with the token. A browser gives the token
 //! once and gets a cookie that scripts cannot read and other sites cannot send.
 
 use std::net::SocketAddr;
@@ -19,7 +19,7 @@ const COOKIE_NAME: &str = "wordtide_token";
 /// Context of the key derivation, so that the cookie is of use nowhere else.
 const COOKIE_CONTEXT: &str = "wordtide 2026 cookie of the page";
 
-/// The answer to the question of who asks.
+/// The right that a request has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccessVerdict {
     /// The request is answered.
@@ -39,6 +39,7 @@ pub enum AccessVerdict {
 /// The rules of a server that listens at one address.
 #[derive(Clone, Debug)]
 pub struct Access {
+    /// True if the server can be reached from this machine only.
     is_loopback: bool,
     /// The token, and the value of the cookie that stands for it.
     token: Option<(Token, String)>,

@@ -40,20 +40,26 @@ const GREETING: &[u8] = b"retry: 1000\n\n";
 /// The events of a run.
 #[derive(Debug)]
 pub struct Events {
+    /// The figures that events are made of.
     meters: Meters,
+    /// The newest events.
     ring: Mutex<Ring>,
     /// Replaced when there are new events.
     version: watch::Sender<u64>,
+    /// Number of open streams.
     streams: AtomicUsize,
 }
 
 /// The last events, as bytes.
 #[derive(Debug, Default)]
 struct Ring {
+    /// The newest committed epochs, oldest first, each as a whole event.
     epochs: VecDeque<(Epoch, Bytes)>,
     /// The last status, and its number.
     status: (u64, Bytes),
+    /// The parts of the status whose change is an event.
     status_key: String,
+    /// The time of the newest event of the status.
     status_at: Option<Instant>,
     /// True if no event follows.
     has_ended: bool,
@@ -106,7 +112,9 @@ impl Ring {
 /// The place of a stream: the last epoch and the last status that it was given.
 #[derive(Debug, Default)]
 struct EventPosition {
+    /// The newest epoch that the stream has sent.
     epoch: Epoch,
+    /// The number of the newest status that the stream has sent.
     status: u64,
 }
 
@@ -149,10 +157,12 @@ impl Events {
         self.wake();
     }
 
+    /// Wakes every stream, which then looks for events after its position.
     fn wake(&self) {
         self.version.send_modify(|version| *version = version.wrapping_add(1));
     }
 
+    /// Locks the events.
     fn ring(&self) -> MutexGuard<'_, Ring> {
         // Whole between two calls; a panic elsewhere does not matter here.
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
@@ -161,9 +171,13 @@ impl Events {
 
 /// One open stream.
 struct OpenStream {
+    /// The events of all streams.
     events: Arc<Events>,
+    /// How far this stream is.
     position: EventPosition,
+    /// Changes when there is something new.
     version: watch::Receiver<u64>,
+    /// True after the first event, which has the time for reconnecting.
     is_greeted: bool,
 }
 
@@ -190,7 +204,7 @@ pub fn stream(
         return None;
     }
     let mut ring = events.ring();
-    // Nothing was encoded while nobody read.
+    // Nothing was encoded while no stream was open.
     let is_new = ring.take_in(&events.meters);
     let newest = ring.epochs.back().map_or(0, |(epoch, _)| *epoch);
     drop(ring);

@@ -144,6 +144,7 @@ impl Families<'_, '_> {
     }
 }
 
+/// Encodes the facts and the phase of the job.
 fn encode_job(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let facts = meters.facts();
     let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -183,6 +184,7 @@ fn encode_job(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fm
     )
 }
 
+/// Encodes the figures of each source of this process.
 fn encode_sources(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let process = meters.facts().process;
     let sources = meters.sources();
@@ -228,6 +230,7 @@ fn encode_sources(meters: &Meters, families: &mut Families<'_, '_>) -> Result<()
     })
 }
 
+/// Encodes open, cut and committed epochs, and the time of their stages.
 fn encode_epochs(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let (epochs, seconds) = (meters.epochs(), Some(&Unit::Seconds));
     let at = |epoch: Epoch| epoch as f64 / 1e3;
@@ -267,6 +270,7 @@ fn encode_epochs(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(),
     })
 }
 
+/// Encodes requests, retries and bytes of the output.
 fn encode_output(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let output = meters.output();
     families.gauge(
@@ -294,6 +298,7 @@ fn encode_output(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(),
     families.counter("wordtide_output", Some(&Unit::Bytes), help, output.bytes.get())
 }
 
+/// Encodes processor time, memory and open files of this process.
 fn encode_system(families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let figures = system::read();
     let (seconds, bytes) = (Some(&Unit::Seconds), Some(&Unit::Bytes));

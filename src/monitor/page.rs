@@ -8,10 +8,15 @@ use http::{HeaderValue, StatusCode};
 use super::response_headers::response;
 use crate::random::random_id;
 
+/// The page, with places for style, script and number.
 const PAGE: &str = include_str!("page/page.html");
+/// The style, in light and dark.
 const STYLE: &str = include_str!("page/page.css");
+/// The script that draws the charts.
 const CHARTS: &str = include_str!("page/charts.js");
+/// The script that asks for figures and follows events.
 const SCRIPT: &str = include_str!("page/page.js");
+/// The page that asks for the token.
 const LOGIN: &str = include_str!("page/login.html");
 
 /// The text in a file that is replaced by the number of the answer.
@@ -28,9 +33,9 @@ pub fn login(status: StatusCode) -> Response {
 }
 
 /// Returns a file as a page. Its policy allows the style and the script that stand in it, by a
-/// number that nobody can guess, and requests to this server.
+/// number that cannot be guessed, and requests to this server.
 fn html(status: StatusCode, file: &str) -> Response {
-    // Without a number the policy forbids style and script; the page says so in its text.
+    // Without a number the policy forbids style and script; the page states it in its text.
     let nonce = random_id().unwrap_or_default();
     let text = file
         .replace("{{style}}", STYLE)

@@ -25,6 +25,7 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
 
 /// Returns a response with the headers that all have.
 pub fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+    /// Headers of every answer: no guessing of types, and no address of the page for other hosts.
     const HEADERS: [(&str, &str); 2] =
         [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")];
     let mut response = Response::new(body);

@@ -177,7 +177,7 @@ fn number(query: Option<&str>, name: &str, default: usize, most: usize) -> Resul
     }
 }
 
-/// Answers somebody who has to give the token. A browser gets a page that takes it.
+/// Answers a request without the token. A browser gets a page that takes it.
 fn unknown(path: &str, headers: &HeaderMap) -> Response {
     let wants_page = headers
         .get(ACCEPT)

@@ -39,7 +39,8 @@ const NICE: i32 = 10;
 
 /// Serves until the run has ended. Fails with `Failed` if the runtime cannot be made.
 pub fn run(listener: TcpListener, site: Site) -> Result<()> {
-    // Only a lower priority is asked for, which everybody may have. Without it the server works.
+    // Only a lower priority is asked for, which every process may have. Without it the server
+    // works.
     let _ = rustix::process::setpriority_process(None, NICE);
     let failed = |cause: std::io::Error| {
         Error::new(ErrorKind::Failed, format!("cannot start the HTTP server: {cause}")).cause(cause)
@@ -83,7 +84,7 @@ async fn serve(listener: tokio::net::TcpListener, site: Arc<Site>) {
     }
     drop(listener);
     let close = async { while connections.join_next().await.is_some() {} };
-    // Who has not taken the last events by then does without them.
+    // Streams that have not taken the last events by then end without them.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, close).await;
 }
 

@@ -15,6 +15,7 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A socket that fails once its peer has taken nothing for [`WRITE_TIMEOUT`].
 #[derive(Debug)]
 pub struct PatientStream {
+    /// The socket.
     stream: TcpStream,
     /// Runs while a write waits.
     deadline: Option<Pin<Box<Sleep>>>,

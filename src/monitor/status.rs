@@ -11,37 +11,62 @@ use crate::meters::{
 /// The state of the run.
 #[derive(Debug, Serialize)]
 pub struct StatusReport {
+    /// The version of the program.
     version: &'static str,
+    /// The name of the definition.
     dataflow: String,
+    /// The digest of the job's identity, as markers bear it.
     job: String,
     /// Unix milliseconds of the start.
     started: u64,
+    /// The phase of the job's life.
     phase: Phase,
+    /// The phase as a sentence, with the reason of an end.
     sentence: String,
+    /// Length of an epoch in milliseconds.
     interval_ms: u64,
+    /// The output, as `--to` was given.
     output: String,
+    /// The epoch that lines belong to now; `None` before the first.
     open_epoch: Option<Epoch>,
+    /// The newest committed epoch.
     committed_epoch: Option<Epoch>,
+    /// Number of epochs that are cut and not committed.
     epochs_in_flight: usize,
+    /// Bytes read, in all processes.
     bytes: u64,
+    /// Lines read, in all processes.
     lines: u64,
+    /// Words counted, in all processes.
     words: u64,
+    /// Resident memory of all processes in bytes.
     memory_bytes: u64,
+    /// Conditions that need attention, by kind, then by the time of their beginning.
     conditions: Vec<Condition>,
+    /// The sources of all processes.
     sources: Vec<SourceFigures>,
+    /// The processes, by their number.
     processes: Vec<ProcessSummary>,
+    /// The workers of all processes.
     workers: Vec<WorkerFigures>,
+    /// The journals of all processes together.
     journal: JournalFigures,
 }
 
 /// The state of one process.
 #[derive(Debug, Serialize)]
 struct ProcessSummary {
+    /// The number of the process.
     process: usize,
+    /// Resident memory in bytes.
     memory_bytes: u64,
+    /// Bytes that the sources of the process have read.
     bytes: u64,
+    /// Lines that they have read.
     lines: u64,
+    /// Words that the workers of the process have counted.
     words: u64,
+    /// The journals of the process.
     journal: JournalFigures,
 }
 
@@ -87,6 +112,7 @@ pub fn report(meters: &Meters) -> StatusReport {
     }
 }
 
+/// Returns the sums of one process.
 fn summary(figures: &ProcessFigures) -> ProcessSummary {
     let ProcessFigures { process, memory_bytes, bytes, lines, words, journal, .. } = *figures;
     ProcessSummary { process, memory_bytes, bytes, lines, words, journal }

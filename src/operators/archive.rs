@@ -58,7 +58,7 @@ impl<'s> Lines<'s> {
                 }
             },
         );
-        let (parts, by_part) = (context.parts, Rc::clone(&context));
+        let (parts, by_part) = (context.settings.parts, Rc::clone(&context));
         let to_owner = Exchange::new(move |(_, piece): &(Epoch, ArchivePiece)| {
             by_part.owner(piece.source % parts) as u64
         });

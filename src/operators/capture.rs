@@ -29,7 +29,7 @@ pub type Captured = Arc<Mutex<BTreeMap<Epoch, Vec<CapturedRow>>>>;
 /// Stores the rows of every epoch that publishes into `captured`, in place of a sink.
 pub fn capture<'s>(rows: Rows<'s>, captured: Captured) -> Stream<'s, Epoch, Vec<()>> {
     let Rows { stream, ticks, context, grid, .. } = rows;
-    let state = Capture { parts: context.parts, grid, rows: Stash::new(), captured };
+    let state = Capture { parts: context.settings.parts, grid, rows: Stash::new(), captured };
     at_ticks(stream, Pipeline, ticks, "Capture", state)
 }
 

@@ -193,7 +193,7 @@ impl<'s> Rows<'s> {
         let (ticks, context) = (lines.ticks.clone(), Rc::clone(&lines.context));
         let by_text = Rc::clone(&context);
         let to_owner = Exchange::new(move |(row, _, _): &Update<D>| {
-            by_text.owner(words::part(words::hash(&row.text()), by_text.parts)) as u64
+            by_text.owner(words::part(words::hash(&row.text()), by_text.settings.parts)) as u64
         });
         let contents = Contents {
             held: Arc::new(Vec::new()),
@@ -241,7 +241,7 @@ impl<D: Printable> AtTicks<Vec<Update<D>>> for Contents<D> {
         }
         if !self.held.is_empty() {
             let held = Arc::clone(&self.held);
-            let parts = self.context.parts;
+            let parts = self.context.settings.parts;
             send(EpochRows { epoch, rows: Arc::new(ContentRows { held, parts }) });
         }
     }

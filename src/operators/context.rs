@@ -11,22 +11,15 @@ use crate::failure::Failure;
 use crate::meters::{Meters, WorkerMeter};
 use crate::words::WordOptions;
 
-/// Facts and figures that the operators of one worker share.
-#[derive(Debug)]
-pub struct Context {
-    /// Index of this worker among all workers of the cluster.
-    pub index: usize,
-    /// Number of workers in the cluster.
-    pub peers: usize,
+/// The settings that the operators of all workers share.
+#[derive(Clone, Debug)]
+pub struct DataflowSettings {
     /// Number of workers in each process.
     pub threads: usize,
-    /// Number of workers among which words may be routed before they are counted: those of this
-    /// process, or all if the processes share a host.
-    pub routing: usize,
     /// Number of parts that a result is divided into.
     pub parts: u32,
-    /// Number of workers, from worker 0 on, that own parts. All workers do, unless the output
-    /// belongs to one process.
+    /// Number of workers, from worker 0 on and over all processes, that own parts. All workers do,
+    /// unless the output belongs to one process.
     pub owners: usize,
     /// Length of an epoch in milliseconds.
     pub interval_ms: u64,
@@ -34,6 +27,27 @@ pub struct Context {
     pub words: WordOptions,
     /// Table size in bytes above which a table is drained before its epoch ends.
     pub table_bytes_max: usize,
+}
+
+impl DataflowSettings {
+    /// Returns the index of the worker that owns `part`.
+    pub fn owner(&self, part: u32) -> usize {
+        part as usize % self.owners
+    }
+}
+
+/// Facts and figures that the operators of one worker share.
+#[derive(Debug)]
+pub struct Context {
+    /// Index of this worker among all workers of the cluster.
+    pub index: usize,
+    /// Number of workers in the cluster.
+    pub peers: usize,
+    /// Number of workers among which words may be routed before they are counted: those of this
+    /// process, or all if the processes share a host.
+    pub routing: usize,
+    /// The settings of all workers.
+    pub settings: DataflowSettings,
     /// Figures of open epochs at this worker.
     pub tallies: Tallies,
     /// Changes of totals and windows that this worker keeps.
@@ -47,7 +61,7 @@ pub struct Context {
 impl Context {
     /// Returns the index of the worker that owns `part`.
     pub fn owner(&self, part: u32) -> usize {
-        part as usize % self.owners
+        self.settings.owner(part)
     }
 
     /// Returns the index of the first worker among those that this one routes words to.
@@ -57,7 +71,7 @@ impl Context {
 
     /// Returns true if `worker` is a worker of this process.
     pub fn is_local(&self, worker: usize) -> bool {
-        worker / self.threads == self.index / self.threads
+        worker / self.settings.threads == self.index / self.settings.threads
     }
 }
 

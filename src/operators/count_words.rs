@@ -124,7 +124,7 @@ struct OpenEpoch {
 impl OpenEpoch {
     /// Counts the words of a block in this worker's table.
     fn absorb(&mut self, block: &Block, unit: &Unit, context: &Context) {
-        let (table, options) = (&mut self.counted.table, &context.words);
+        let (table, options) = (&mut self.counted.table, &context.settings.words);
         let tally = match unit {
             Unit::Words => tally(table.add_block(block.padded(), block.text().len(), options)),
             Unit::Keys(keys) => each_key(block, keys, options, |key| table.add_word(key, 1)),
@@ -137,7 +137,7 @@ impl OpenEpoch {
     fn should_route(&self, context: &Context) -> bool {
         let table = &self.counted.table;
         context.routing > 1
-            && table.heap_bytes() > ROUTE_TABLE_BYTES_MIN.min(context.table_bytes_max)
+            && table.heap_bytes() > ROUTE_TABLE_BYTES_MIN.min(context.settings.table_bytes_max)
             && self.words < ROUTE_REPEATS_MIN * table.len() as u64
     }
 
@@ -149,7 +149,7 @@ impl OpenEpoch {
         self.routes = true;
         let mut counted = mem::replace(&mut self.counted.table, WordTable::new(1));
         let mut lists = vec![ShortWords::default(); context.routing];
-        let mut router = Router::new(&mut self.counted.table, &mut lists, &context.words);
+        let mut router = Router::new(&mut self.counted.table, &mut lists, &context.settings.words);
         counted.drain(|_, word, count| router.add_word(word, count));
         tables.send(&self.to_tables, context, lists, None);
     }
@@ -162,7 +162,7 @@ impl OpenEpoch {
         context: &Context,
         tables: &mut TableSender<'_>,
     ) {
-        let (table, options) = (&mut self.counted.table, &context.words);
+        let (table, options) = (&mut self.counted.table, &context.settings.words);
         let mut lists: Vec<ShortWords> =
             (0..context.routing).map(|_| tables.lists.take()).collect();
         let mut router = Router::new(table, &mut lists, options);

@@ -135,9 +135,9 @@ impl<'s> Counts<'s> {
         let (window_ms, slide_ms) = match over {
             // A count that is inserted at an epoch and gone at the next is a window of one
             // interval.
-            Over::Epoch => (Some(context.interval_ms), None),
+            Over::Epoch => (Some(context.settings.interval_ms), None),
             Over::Start { .. } => (None, None),
-            Over::Window(window) => match window.resolve(context.interval_ms) {
+            Over::Window(window) => match window.resolve(context.settings.interval_ms) {
                 Ok((length_ms, slide_ms)) => (Some(length_ms), Some(slide_ms)),
                 Err(error) => {
                     // The command line refuses such a window earlier, with `Window::check`.
@@ -148,7 +148,7 @@ impl<'s> Counts<'s> {
         };
         // A restart must also restore the last slide: its retraction is a change against the
         // previous result.
-        let slide = slide_ms.unwrap_or(context.interval_ms);
+        let slide = slide_ms.unwrap_or(context.settings.interval_ms);
         let lasts_ms = window_ms.map(|length_ms| length_ms + slide);
         let runs = record_changes(runs, lasts_ms, &context);
         Recorded { runs, window_ms, grid: slide_ms.map_or(Grid::ALL, Grid::every) }

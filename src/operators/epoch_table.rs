@@ -28,7 +28,7 @@ pub struct OpenTable {
 impl OpenTable {
     /// Drains the table if it is larger than `Context::table_bytes_max`.
     pub fn drain_if_large(&mut self, context: &Context, output: &mut RunOutput<'_>) {
-        if self.table.heap_bytes() > context.table_bytes_max {
+        if self.table.heap_bytes() > context.settings.table_bytes_max {
             self.drain(context, output);
         }
     }
@@ -43,17 +43,17 @@ impl OpenTable {
         }
         let epoch = *self.capability.time();
         // A little more than an equal share: a column that grows is moved or doubled.
-        let share = self.table.len() / context.owners;
-        let room = if context.owners == 1 { share } else { share + share / 32 };
+        let share = self.table.len() / context.settings.owners;
+        let room = if context.settings.owners == 1 { share } else { share + share / 32 };
         let run = |owner: u32| {
             let local = context.is_local(owner as usize);
             let room = if local { room } else { room.min(REMOTE_RUN_BYTES / 32) };
             Run::new(epoch, owner, WordColumn::with_room(room, 8 * room))
         };
-        let mut runs: Vec<Run> = (0..context.owners as u32).map(run).collect();
+        let mut runs: Vec<Run> = (0..context.settings.owners as u32).map(run).collect();
         let mut session = output.session_with_builder(&self.capability);
         self.table.drain(&mut |hash, word: &[u8], count| {
-            let owner = context.owner(words::part(hash, context.parts));
+            let owner = context.owner(words::part(hash, context.settings.parts));
             runs[owner].push(hash, word, count as i64);
             if runs[owner].bytes() >= REMOTE_RUN_BYTES && !context.is_local(owner) {
                 session.give_container(&mut mem::replace(&mut runs[owner], run(owner as u32)));

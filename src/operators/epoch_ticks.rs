@@ -1,7 +1,7 @@
 //! Operators that act at ticks: once per epoch, in order, when the epoch is complete.
 //!
 //! Totals and windows have contents at an epoch without lines, and at a worker without words. The
-//! tick of the epoch is the capability to publish them, and the two frontiers tell when they are
+//! tick of the epoch is the capability to publish them, and the two frontiers show when they are
 //! final. Nothing is published between ticks: a retraction at a time that became no epoch shows in
 //! the next epoch.
 

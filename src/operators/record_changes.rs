@@ -86,7 +86,7 @@ impl ChangeRecorder {
     ) -> ChangeRecorder {
         let counts = buffer.borrow().counts;
         buffer.borrow_mut().counts += 1;
-        let (parts, worker) = (context.parts, context.index as u32);
+        let (parts, worker) = (context.settings.parts, context.index as u32);
         let through = context.changes.through();
         ChangeRecorder { buffer, through, counts, lasts_ms, parts, worker }
     }

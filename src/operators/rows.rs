@@ -138,7 +138,7 @@ pub fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<EpochRows>>
 /// Returns the updates of each epoch of a batch.
 fn runs(batch: Rc<WordBatch>) -> Vec<Run> {
     match batch.only_time() {
-        // The trace is dropped, so nobody shares the batch: its columns become the run.
+        // The trace is dropped, so the batch is not shared: its columns become the run.
         Some(epoch) if Rc::strong_count(&batch) == 1 => {
             Rc::into_inner(batch).map(|batch| batch.into_run(epoch)).into_iter().collect()
         }

@@ -114,12 +114,12 @@ impl Changelog {
         let (lasts_ms, encoded) = (change.lasts_ms, change_bytes::encode(&change));
         // The store may be out of reach for long, and the encoded bytes are sufficient.
         drop(change);
-        crash_point("memory.before_put");
+        crash_point("changelog.before_put");
         let bytes = encoded.len() as u64;
         let name = self.name(part, object);
         self.store.write_change(object.epoch, name, encoded).await?;
         let object = object.of(bytes);
-        crash_point("memory.after_put");
+        crash_point("changelog.after_put");
         let mut parts = self.parts();
         let objects = parts.entry(part).or_default();
         objects.lasts_ms = lasts_ms;
@@ -171,7 +171,7 @@ impl Changelog {
             obsolete = objects.merged(due, merged.as_ref().ok().copied());
         }
         merged?;
-        crash_point("memory.before_forget");
+        crash_point("changelog.before_forget");
         Ok(self.remove(part, obsolete).await?)
     }
 
@@ -200,11 +200,11 @@ impl Changelog {
             })
         };
         let encoded = supervise::blocking(add_up).await;
-        crash_point("memory.before_base");
+        crash_point("changelog.before_base");
         let bytes = encoded.len() as u64;
         self.store.write_base(self.name(part, base), encoded).await?;
         let base = base.of(bytes);
-        crash_point("memory.after_base");
+        crash_point("changelog.after_base");
         Ok(base)
     }
 

@@ -13,7 +13,7 @@ pub struct CommitEvidence {
     pub settled: Option<Epoch>,
     /// The epoch that process 0 was about to commit when it noted it last.
     pub attempt: Option<Attempt>,
-    /// The newest epoch that anybody is known to have committed below the prefix.
+    /// The newest epoch that is known to be committed below the prefix, by any job.
     pub used: Option<Epoch>,
     /// The ids of the journals whose epochs are looked up.
     pub journals: Vec<String>,

@@ -16,7 +16,7 @@
 //! | `part_encoding` | the steps from rows to an object |
 //! | `encode_rows`, `epoch_writer` | rows as the bytes of parts; writes parts and markers |
 //! | `put_objects`, `write_marker` | creates objects, with retries; the write of `_SUCCESS` |
-//! | `check_ownership`, `claim_object`, `take_claim` | who may write below a prefix |
+//! | `check_ownership`, `claim_object`, `take_claim` | the owner of a prefix |
 //! | `changelog`, `check_store` | the changelog as objects; `wordtide check` |
 
 pub mod format;

@@ -11,12 +11,12 @@ const REMIND: Duration = Duration::from_secs(60);
 /// The shortest time between two outages that are both logged.
 const QUIET: Duration = Duration::from_secs(10);
 
-/// Why an object could not be stored.
+/// The reason for which an object could not be stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutageCause {
     /// The store is out of reach or overloaded, which ends by itself.
     Away,
-    /// The store refuses, and somebody has to change a setting.
+    /// The store refuses until a setting is changed.
     Refused,
 }
 

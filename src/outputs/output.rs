@@ -1,7 +1,7 @@
 //! The traits of an output: where epochs go.
 //!
-//! An [`Output`] is the place, opened before anything is read: it checks that it takes epochs, says
-//! who owns it, which epochs are committed in it, and clears those that are not. Its
+//! An [`Output`] is the place, opened before anything is read: it checks that it takes epochs,
+//! finds its owner, which epochs are committed in it, and clears those that are not. Its
 //! [`EpochWriter`] lives as long as the run: it writes the parts of an epoch and commits the epoch
 //! with its marker. The operators and the job know nothing else of an output.
 

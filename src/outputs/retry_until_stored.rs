@@ -26,7 +26,7 @@ pub struct Retrier {
     /// The store in log lines.
     store: Arc<str>,
     outage: Arc<Mutex<OutageLog>>,
-    /// Has to know of outages, because results are then moved to disk.
+    /// Learns of outages, because results are then moved to disk.
     results: Results,
     /// The figures of the process.
     meters: Meters,

@@ -8,10 +8,10 @@
 //!
 //! With `--write append` a document is created under an id that depends on its row alone, so a
 //! request can be repeated after a lost answer. The rows of an epoch are refreshed before its
-//! marker is stored, so nobody meets the marker before the rows. With `--write upsert` a word has
-//! one document, which the commit of an epoch writes over; then it deletes the words that are gone.
-//! An index has no transactions, so a reader can meet the rows of two results until the marker is
-//! stored. Process 0 writes all parts, and the changelog is in its state folder.
+//! marker is stored, so no reader meets the marker before the rows. With `--write upsert` a word
+//! has one document, which the commit of an epoch writes over; then it deletes the words that are
+//! gone. An index has no transactions, so a reader can meet the rows of two results until the
+//! marker is stored. Process 0 writes all parts, and the changelog is in its state folder.
 //!
 //! | module | holds |
 //! | --- | --- |

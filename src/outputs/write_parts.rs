@@ -58,7 +58,7 @@ pub struct Report {
     pub publishes: bool,
     /// Microseconds from the completion of the epoch at the worker until all parts were durable.
     pub write_us: u64,
-    /// The most frequent words of the worker, if somebody can ask for them.
+    /// The most frequent words of the worker, if they can be asked for.
     pub top: TopWords,
     /// The positions of sources of the worker's process, from the first worker that asks.
     pub positions: SourcePositions,
@@ -158,8 +158,8 @@ impl Writer {
             output: self.output.clone(),
             epoch,
             rows,
-            parts: self.context.parts,
-            threads: self.context.threads,
+            parts: self.context.settings.parts,
+            threads: self.context.settings.threads,
         };
         let (is_encoded, encoded) = oneshot::channel();
         let before = self.encoded.replace(encoded);
@@ -211,7 +211,7 @@ struct EpochEncoding {
 }
 
 impl EpochEncoding {
-    /// Returns the parts with rows, and the most frequent words if somebody can ask for them. It
+    /// Returns the parts with rows, and the most frequent words if they can be asked for. It
     /// blocks.
     fn run(self) -> Result<(Vec<EncodedPart>, TopWords)> {
         let parts = self.output.writer.encode(&self.rows, self.parts)?;
@@ -220,7 +220,7 @@ impl EpochEncoding {
         Ok((parts, top))
     }
 
-    /// Returns the most frequent words, if somebody can ask for them.
+    /// Returns the most frequent words, if they can be asked for.
     fn top(&self) -> TopWords {
         if !self.output.meters.keeps_top() {
             return TopWords::default();

@@ -162,7 +162,7 @@ async fn attempt(address: SocketAddr, timeout: Duration) -> (SocketAddr, io::Res
 
 /// Refuses a connection of a socket to itself, and has the others watched.
 ///
-/// On a port of the ephemeral range where nobody listens, the system may give a socket the very
+/// On a port of the ephemeral range without listener, the system may give a socket the very
 /// port that it connects to; TCP then connects it to itself.
 fn accept_as_source(stream: TcpStream) -> io::Result<TcpStream> {
     if stream.local_addr()? == stream.peer_addr()? {
@@ -175,7 +175,7 @@ fn accept_as_source(stream: TcpStream) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Has a source whose host is gone without a word noticed in a minute.
+/// Makes the loss of a host that sends no reset known within a minute.
 pub fn keep_alive(stream: &TcpStream) {
     let keepalive = socket2::TcpKeepalive::new()
         .with_time(Duration::from_secs(30))
@@ -206,7 +206,7 @@ fn interleaved(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     }
 }
 
-/// Why none of the addresses could be connected to.
+/// The reasons for which none of the addresses could be connected to.
 #[derive(Debug, Default)]
 struct ConnectFailure(Vec<(SocketAddr, String)>);
 

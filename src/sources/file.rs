@@ -111,7 +111,7 @@ struct FileReading<'a> {
     log: &'a mut SourceLog,
     /// How far it was fed.
     offset: u64,
-    /// The same as the cuts record it.
+    /// The position as the cuts record it.
     recorded: Arc<Recorded>,
     /// Up to here lies a line that was open at the cut where this began.
     open_until: u64,

@@ -134,7 +134,7 @@ impl FromStr for HostPort {
                 .hint("give --connect as HOST:PORT, for example localhost:9999 or [::1]:9999")
         };
         let (host, port) = text.rsplit_once(':').ok_or_else(bad)?;
-        // Without brackets nobody can tell where an IPv6 address ends and a port begins.
+        // Without brackets it is not clear where an IPv6 address ends and a port begins.
         if host.contains(':') && !host.starts_with('[') {
             return Err(bad());
         }

@@ -15,7 +15,7 @@
 //! after a gap is refused with the position that comes next, so a piece that is sent again counts
 //! once. The unfinished line of a producer waits for its next piece, also across restarts.
 //!
-//! With `--once`, the source ends when a sender says that it has ended (`end=line`, `end=forget`)
+//! With `--once`, the source ends when a sender states that it has ended (`end=line`, `end=forget`)
 //! and no other producer that has sent something in this run goes on.
 
 mod append_bodies;
@@ -103,10 +103,14 @@ impl HttpListener {
         std::net::TcpListener::bind((host.as_str(), *port)).map(drop).map_err(|e| self.taken(e))
     }
 
+    /// Reads the bearer token, if there is one.
     fn token(&self) -> Result<Option<Token>> {
         self.token_file.as_deref().map(Token::read).transpose()
     }
 
+    /// Returns what makes connections encrypted; `None` for a plain server.
+    ///
+    /// Fails with `Configuration` if the certificate cannot be used.
     fn acceptor(&self) -> Result<Option<TlsAcceptor>> {
         let config = self.tls.as_ref().map(tls::server_config).transpose()?;
         Ok(config.map(TlsAcceptor::from))
@@ -117,11 +121,15 @@ impl HttpListener {
         is_loopback_name(&self.address.host)
     }
 
+    /// Binds the address.
+    ///
+    /// Fails with `Configuration` if it is in use or not of this host.
     async fn bind(&self) -> Result<TcpListener> {
         let HostPort { host, port } = &self.address;
         TcpListener::bind((host.as_str(), *port)).await.map_err(|error| self.taken(error))
     }
 
+    /// Returns the error of an address that cannot be bound.
     fn taken(&self, error: std::io::Error) -> Error {
         let message = format!("cannot listen on --listen-http {}: {error}", self.address);
         Error::new(ErrorKind::Configuration, message).cause(error)

@@ -27,6 +27,7 @@ mod positions;
 mod records;
 mod requests;
 mod sasl;
+mod tls_settings;
 mod wire_types;
 
 use std::collections::BTreeMap;
@@ -62,9 +63,11 @@ pub enum KafkaStart {
 pub struct KafkaTopic {
     /// Brokers that are asked first; they name the others.
     pub(crate) brokers: Vec<HostPort>,
+    /// The name of the topic.
     pub(crate) topic: String,
     /// `None` is the newest record, or the oldest one for a job that reads once.
     start: Option<KafkaStart>,
+    /// The settings of the client, as `--kafka-config` gives them.
     properties: KafkaProperties,
     /// The share that is read, and how many there are.
     share: (usize, usize),
@@ -120,7 +123,7 @@ impl KafkaTopic {
     pub(crate) fn base_name(source: &str) -> Option<String> {
         let topic = source.strip_prefix(PREFIX)?;
         let Some((topic, share)) = topic.split_once(SHARE) else { return Some(topic.to_owned()) };
-        // Several of one name are told apart by their numbers.
+        // Several of one name are separated by their numbers.
         let number = share.split_once(" (").map(|(_, number)| format!(" ({number}"));
         Some(format!("{topic}{}", number.unwrap_or_default()))
     }

@@ -94,10 +94,13 @@ pub async fn read(settings: ListenSettings, once: bool, log: &mut SourceLog) -> 
 
 /// The next thing that happens to a listener.
 enum Event {
+    /// The job stops reading.
     Stopped,
     /// All senders that came have gone.
     Gone,
+    /// A sender has connected, or accepting failed.
     Accepted(io::Result<(TcpStream, SocketAddr)>),
+    /// The handshake of a sender has ended.
     Shaken(Handshake),
     /// A sender has bytes, or has ended.
     SenderTurn(SenderTurn),
@@ -107,13 +110,19 @@ enum Event {
 
 /// A listener and its senders.
 struct Senders {
+    /// The socket that senders connect to.
     listener: TcpListener,
+    /// Makes connections encrypted; `None` for plain ones.
     tls: Option<TlsAcceptor>,
+    /// The signal to stop reading.
     stop: Stop,
+    /// True if the source ends with its last sender.
     once: bool,
+    /// Most senders at once.
     connections_max: usize,
     /// Senders that wait for bytes.
     turns: FuturesUnordered<sender::WaitingSender>,
+    /// The senders whose handshake is under way.
     handshakes: FuturesUnordered<sender::Shaking>,
     /// Senders that are not read until the workers have more of what they have sent.
     paused: Vec<ListenSender>,
@@ -125,6 +134,7 @@ struct Senders {
     came: u64,
     /// Until then nothing is accepted, after an accept that failed.
     resting: Option<Instant>,
+    /// The reports about senders.
     reports: ConnectionReports,
 }
 
@@ -187,6 +197,7 @@ impl Senders {
         }
     }
 
+    /// Counts a sender and waits for its first bytes.
     fn begin(&mut self, sender: ListenSender) {
         self.came += 1;
         self.reports.came(sender.from());

@@ -44,7 +44,7 @@ impl Retry {
         Retry { meter, ..Retry::with_backoff(address, BackoffPolicy::DEFAULT) }
     }
 
-    /// The same with pauses by `policy`.
+    /// Makes a retry with pauses by `policy`.
     pub fn with_backoff(address: String, policy: BackoffPolicy) -> Retry {
         Retry {
             address,

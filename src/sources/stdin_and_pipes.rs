@@ -89,7 +89,7 @@ impl Stream {
         let run = move || {
             let opened_here = open().map(|input| (Arc::new(input.descriptor), input.blocks));
             let descriptor = opened_here.as_ref().ok().map(|(input, _)| Arc::clone(input));
-            // It fails if the task is gone: nobody asks any more.
+            // It fails if the task is gone: no more requests come.
             drop(opened.send(opened_here));
             if let Some(descriptor) = descriptor {
                 serve_waits(&called, &descriptor, &stopped, &requests);
@@ -160,7 +160,7 @@ fn panicked(name: &str) -> Error {
     Error::new(ErrorKind::Panicked, format!("the reader of {name} panicked"))
 }
 
-/// Answers requests to wait for input until nobody asks or a stop is asked for.
+/// Answers requests to wait for input until no more come or a stop is asked for.
 fn serve_waits(
     name: &str,
     input: &OwnedFd,

@@ -2,7 +2,7 @@
 
 use tokio::sync::watch;
 
-/// Tells sources to stop reading. Clones share it.
+/// The signal to stop reading. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Stop {
     stopped: watch::Sender<bool>,
@@ -14,7 +14,7 @@ impl Stop {
         Stop { stopped: watch::Sender::new(false) }
     }
 
-    /// Asks everyone who looks to stop; asking twice is the same.
+    /// Asks all that look to stop; asking twice is the same.
     pub fn stop(&self) {
         self.stopped.send_replace(true);
     }

@@ -9,9 +9,9 @@
 //!                                       ledger
 //! ```
 //!
-//! * [`new_files`] decides which files are new and whole. [`scan_folder`] and [`list_objects`] tell
-//!   it what is there; both run on a thread, so no disk and no store is waited for while epochs are
-//!   cut.
+//! * [`new_files`] decides which files are new and whole. [`scan_folder`] and [`list_objects`]
+//!   report it what is there; both run on a thread, so no disk and no store is waited for while
+//!   epochs are cut.
 //! * [`read_files_thread`] reads the files, one after the other, in the order in which they were
 //!   found.
 //! * [`append_files`] is the task that owns the source log. A file is a connection of the log. Its

@@ -1,4 +1,4 @@
-//! Surveys state folders from outside, and removes those that nobody needs.
+//! Surveys state folders from outside, and removes those that are not needed.
 //!
 //! A survey reads what is on the local disk and asks no store: an epoch whose marker was stored
 //! just before a crash counts as in flight.
@@ -60,7 +60,7 @@ pub struct StateSurvey {
     pub format: u32,
     /// True if a job runs on the state.
     pub running: bool,
-    /// The process of the job, if it runs on this host and is of a release that says so.
+    /// The process of the job, if it runs on this host and is of a release that states it.
     pub pid: Option<u32>,
     /// Bytes in the journals that are not known to be committed.
     pub uncommitted_bytes: u64,

@@ -26,8 +26,11 @@ pub struct Body(Arc<Rope>);
 
 /// The bytes that clones of a body share.
 struct Rope {
+    /// Where the bytes are: they may be moved to a file while others read them.
     location: Mutex<Location>,
+    /// The length.
     bytes: u64,
+    /// The MD5 of the bytes, computed once.
     md5: OnceLock<[u8; 16]>,
     /// Receives the MD5, if a [`BodyWriter`] has begun to compute it.
     pending_md5: Mutex<Option<mpsc::Receiver<[u8; 16]>>>,
@@ -35,6 +38,7 @@ struct Rope {
 
 /// The place of a body's bytes, and the account that counts them.
 struct Location {
+    /// Chunks or a file.
     content: Content,
     /// Declared after the content, so that bytes are counted until they are dropped.
     account: Option<Box<dyn BodyAccount>>,
@@ -57,7 +61,9 @@ enum Content {
 
 /// A file that holds a body. It is removed when this value is dropped.
 pub(crate) struct BodyFile {
+    /// The open file, which is read by offset.
     file: File,
+    /// The path, removed with the body.
     path: PathBuf,
 }
 
@@ -219,10 +225,12 @@ fn md5(chunks: impl IntoIterator<Item: AsRef<[u8]>>) -> [u8; 16] {
 /// MB.
 #[derive(Debug)]
 pub struct BodyWriter {
+    /// The whole chunks so far.
     chunks: Vec<Bytes>,
     /// The channels of the hashing thread, from [`BodyWriter::CHUNKS_INLINE`] chunks on. The first
     /// needs no bound, because the body holds all chunks anyway.
     hashing: Option<(mpsc::Sender<Bytes>, mpsc::Receiver<[u8; 16]>)>,
+    /// Hashes large chunks on its threads.
     runtime: Handle,
 }
 

@@ -79,7 +79,9 @@ const CLEANUP_TIMEOUT: Duration = Duration::from_secs(2);
 /// A test object in `_wordtide/`, which readers of results ignore.
 #[derive(Clone, Debug)]
 pub struct StoreProbe {
+    /// The key of the object that is written.
     key: String,
+    /// Its content, which is read back.
     text: String,
 }
 

@@ -36,12 +36,15 @@ pub struct StdoutStore {
     marker: Arc<str>,
     /// Parts whose marker has not been put, by key.
     parts: Arc<Mutex<BTreeMap<String, Body>>>,
+    /// The stream and its failure.
     stream: Arc<Mutex<StdoutStream>>,
 }
 
 /// The stream, and the failure after which nothing more is written to it.
 struct StdoutStream {
+    /// Standard output.
     writer: Box<dyn Write + Send>,
+    /// The first failure, which all later writes return.
     failed: Option<StoreError>,
 }
 

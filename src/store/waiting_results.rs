@@ -45,16 +45,20 @@ pub struct ResultsLimits {
 /// The results that wait to be stored, in one process. Clones share them.
 #[derive(Clone)]
 pub struct Results {
+    /// The results that all clones share.
     shared: Arc<ResultsShared>,
 }
 
 struct ResultsShared {
+    /// The limits.
     limits: ResultsLimits,
+    /// The results.
     waiting: Mutex<Waiting>,
     /// Replaced when any figure changes.
     level: watch::Sender<Level>,
     /// Memory for bodies that are read back, in permits.
     reads: Semaphore,
+    /// Most bodies that are read back at once.
     reads_max: u32,
 }
 
@@ -68,7 +72,9 @@ impl fmt::Debug for ResultsShared {
 struct Waiting {
     /// Bodies in memory, oldest first; those that were stored are dropped in passing.
     bodies: VecDeque<(Instant, WeakBody)>,
+    /// Bytes of bodies in memory.
     memory_bytes: u64,
+    /// Bytes of bodies on disk.
     disk_bytes: u64,
     /// Number of the next file.
     next: u64,
@@ -87,14 +93,19 @@ pub struct Level {
     pub is_away: bool,
     /// True if the results of more epochs may wait.
     pub has_room: bool,
+    /// Bytes in memory.
     memory_bytes: u64,
+    /// Bytes on disk.
     disk_bytes: u64,
 }
 
 /// The bytes of a body in the figures, until the body is dropped.
 struct BodyShare {
+    /// Where the bytes are counted.
     shared: Arc<ResultsShared>,
+    /// The length of the body.
     bytes: u64,
+    /// True if it is counted as on disk.
     is_on_disk: bool,
 }
 
@@ -220,11 +231,13 @@ impl Results {
 }
 
 impl ResultsShared {
+    /// Locks the results.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Figures, each changed at once: a panic elsewhere leaves nothing half-done.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns true if a limit is exceeded.
     fn is_over(&self, level: &Level) -> bool {
         level.memory_bytes > self.limits.memory_bytes_max
             || level.disk_bytes > self.limits.disk_bytes_max

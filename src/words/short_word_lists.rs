@@ -29,7 +29,7 @@ impl ShortWords {
     }
 
     /// Returns true if each word has a length that a short word can have: false only for a list
-    /// that was read from bytes which nobody wrote.
+    /// that was read from bytes that were never written.
     pub fn is_sound(&self) -> bool {
         self.keys.iter().all(|key| key.is_sound())
     }

@@ -100,7 +100,7 @@ pub fn advise_huge_pages<T>(items: &Vec<T>) {
         let end = items.as_ptr().addr() + items.capacity() * size_of::<T>();
         let pages = items.as_ptr().with_addr(start).cast_mut().cast();
         // SAFETY: this advice changes neither the contents of memory nor what may be done with it,
-        // so it harms nobody, not even what else lies in the first and the last page.
+        // so it harms nothing, not even what else lies in the first and the last page.
         let advised = unsafe { madvise(pages, end - start, Advice::LinuxHugepage) };
         // A kernel without huge pages refuses the advice. Small pages work as well, only slower.
         let _ = advised;

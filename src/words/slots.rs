@@ -214,7 +214,7 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// A word whose home is `home` of `CAPACITY_MIN`, told apart by `number`.
+    /// A word whose home is `home` of `CAPACITY_MIN`, made distinct by `number`.
     fn key_at(home: usize, number: u64) -> Key {
         (0..)
             .map(|salt: u64| Key { lo: number << 32 | salt, hi: 8 << 56 })

@@ -21,7 +21,7 @@ pub(super) fn three_under_load(rig: &Rig, flags: &str) -> Vec<Running> {
     processes
 }
 
-/// Fails unless it ended with 69 and told in exactly one line that `lost` was lost.
+/// Fails unless it ended with 69 and reported in exactly one line that `lost` was lost.
 #[track_caller]
 pub(super) fn told_once(ended: Ended, lost: usize) -> Ended {
     let ended = ended.expect(69);

@@ -1,5 +1,5 @@
 //! Two hosts made of network namespaces, with a router between them: what it drops, both ends can
-//! only miss. Where the test may not build them (no root, no `ip`) it says so and passes.
+//! only miss. Where the test may not build them (no root, no `ip`) it reports that and passes.
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
@@ -25,7 +25,7 @@ fn run(script: &str) -> Result<(), String> {
 }
 
 impl Network {
-    /// Builds the network, or says aloud why it cannot.
+    /// Builds the network, or prints why it cannot.
     fn new() -> Option<Network> {
         let name = format!("wordtide-{}", std::process::id());
         let network = Network { name };

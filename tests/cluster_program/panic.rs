@@ -17,7 +17,7 @@ fn fragile<'s>(lines: Lines<'s>) -> Counts<'s> {
 }
 
 #[test]
-fn a_panic_of_a_worker_is_an_error_of_its_process_and_a_loss_to_the_others() {
+fn worker_panic_is_loss_to_other_processes() {
     let (rig, addresses, server) = (Rig::new(), Addresses::new(3), Server::new());
     let start = |process: usize| {
         let cluster = ClusterSettings {

@@ -109,7 +109,7 @@ fn a_process_that_never_comes_is_named() {
     let missing = format!("process 1 ({}", addresses.of(1));
     let mut named_alone = 0;
     for ended in end(vec![start(0), start(2)]) {
-        // Whoever gives up last misses the one before it, too.
+        // The process that gives up last misses the one before it, too.
         let ended = ended.expect(69).says(&["missing after 3 s: ", &missing, "--start-timeout"]);
         let errors = ended.stderr.iter().filter(|line| line.contains("error: "));
         assert_eq!(errors.count(), 1, "{ended}");

@@ -11,7 +11,7 @@ fn counts_of(text: &str) -> Counts {
     oracle::count(text.as_bytes(), oracle::words_python)
 }
 
-/// Waits until the process says that it is connected to the server.
+/// Waits until the process logs that it is connected to the server.
 fn wait_for(process: &Running, server: &Server) {
     process.wait_for(&format!("connected to 127.0.0.1:{}", server.port()));
 }
@@ -100,7 +100,7 @@ fn standard_input_is_that_of_process_0() {
         rig.wordtide(&format!("run --stdin {LONG} {flags}")).stdin(Stdio::piped()).start()
     };
     let mut processes = vec![start(0), start(1)];
-    // What is typed at another process is nobody's.
+    // Standard input of another process is not read.
     let unread = processes[1].stdin();
     write_and_close(processes[0].stdin(), b"one two\n");
     all_done(processes);

@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use super::{Addresses, all_done};
 use crate::rig::{Rig, Running, random};
 
-/// Memory that strangers may make a waiting process use, in KiB: that of a debug build, and some.
+/// Memory that unknown peers may make a waiting process use, in KiB: that of a debug build, and
+/// some.
 const MEMORY_KIB: u64 = 64 << 10;
 
 /// The most memory the process ever had, in KiB.
@@ -16,7 +17,7 @@ fn most_memory_kib(process: &Running) -> u64 {
     line.trim().trim_end_matches(" kB").parse().expect("a number")
 }
 
-/// Says something and waits until the program closes, whatever it answers.
+/// Sends something and waits until the program closes, whatever it answers.
 fn say(address: &str, bytes: &[u8]) {
     let mut stream = TcpStream::connect(address).expect("it listens");
     stream.write_all(bytes).ok();
@@ -30,7 +31,7 @@ fn wait_until_it_listens(address: &str) {
     }
 }
 
-/// All kinds of strangers at once; those that say nothing are kept.
+/// All kinds of unknown peers at once; those that send nothing are kept.
 fn bother(address: &str) -> Vec<TcpStream> {
     let mut kept: Vec<_> =
         (0..10).map(|_| TcpStream::connect(address).expect("it listens")).collect();

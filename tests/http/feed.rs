@@ -97,7 +97,7 @@ fn rotated_and_truncated_files_are_followed() {
     server.wait_for_lines(6);
     client.signal(Signal::TERM);
     client.end().expect(0).says(&["2 of 2 bytes"]);
-    // While nobody looks, it is rotated again.
+    // While it is not looked at, it is rotated again.
     fs::rename(&path, rig.path("log.2")).expect("renamed");
     rig.file("log", "d1\nd2\n");
     feed(&rig, port, "log --once").end().expect(0);
@@ -111,7 +111,7 @@ fn replaced_content_begins_anew_whatever_its_length() {
     let rig = Rig::new();
     let (server, port) = start_kept(&rig);
     let path = rig.file("log", "first\na1\na2\n");
-    // In one write, so that nobody meets a shorter file.
+    // In one write, so that no reader meets a shorter file.
     let replace = |text: &str| {
         let file = OpenOptions::new().write(true).open(&path).expect("the file");
         file.write_at(text.as_bytes(), 0).expect("the disk takes it");
@@ -125,7 +125,7 @@ fn replaced_content_begins_anew_whatever_its_length() {
     client.wait_for("was truncated");
     client.signal(Signal::TERM);
     client.end().expect(0).says(&["15 of 15 bytes"]);
-    // While nobody looks.
+    // While it is not looked at.
     replace("first\nd1\nd2\nd3\nd4\n");
     feed(&rig, port, "log --once").end().expect(0).says(&["rotated or truncated"]);
     feed(&rig, port, "log --once").end().expect(0).says(&["from byte 18"]);

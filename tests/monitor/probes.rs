@@ -39,7 +39,7 @@ fn source_decides_readiness_and_not_health() {
     let peer = server.accept();
     until(&mut stream, |status| !has(status, "source_down") && status["phase"] == "counting");
     get(port, "/ready").expect(200);
-    // Nobody listens any more, so it stays away.
+    // No socket listens any more, so it stays away.
     drop((server, peer));
     until(&mut stream, |status| has(status, "source_down"));
     get(port, "/ready").expect(503);

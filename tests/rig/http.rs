@@ -1,4 +1,4 @@
-//! A client of HTTP that sends exactly what a test says.
+//! A client of HTTP that sends exactly the bytes of a test.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

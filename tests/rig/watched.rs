@@ -37,14 +37,14 @@ impl Answer {
     }
 }
 
-/// The port in `http://ADDRESS:PORT/` that a program has said.
+/// The port in `http://ADDRESS:PORT/` that a program has logged.
 pub(crate) fn port_of(line: &str) -> u16 {
     let (_, rest) = line.split_once("http://").expect("an address");
     let port = rest.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
     port.unwrap_or_else(|| panic!("no port in {line}"))
 }
 
-/// Waits until the program has said where it can be watched.
+/// Waits until the program has logged where it can be watched.
 pub(crate) fn port(program: &Running) -> u16 {
     port_of(&program.wait_for("watch this run at http://"))
 }

@@ -84,7 +84,7 @@ fn a_conflict_with_a_vanished_object_is_transient() {
     }
 }
 
-/// Probes; what the store then says of itself.
+/// Probes; returns what the store then states of itself.
 fn probed(store: &dyn Store) -> StoreFacts {
     runtime().block_on(async {
         let found = StoreProbe::beside("p/").run(store).await.unwrap();

@@ -1,4 +1,4 @@
-//! What every store promises, as one function.
+//! The promises of every store, as one function.
 
 use bytes::Bytes;
 use wordtide::internals::store::{

@@ -24,7 +24,7 @@ use wordtide::internals::store::{
 /// The log forgets its oldest operations beyond so many.
 const LOG_MAX: usize = 1 << 20;
 
-/// Which operation of [`Store`] was called.
+/// The operation of [`Store`] that was called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum OpKind {
     /// `put`.
@@ -46,24 +46,24 @@ pub enum OpKind {
 /// One operation, as the log keeps it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Op {
-    /// Which.
+    /// The kind of the operation.
     pub kind: OpKind,
     /// The key, directory or prefix it was called with.
     pub key: String,
     /// Length of what was to be stored, else 0.
     pub bytes: u64,
-    /// What the script did to it.
+    /// The effect of the script on it.
     pub fault: Option<Fault>,
 }
 
-/// What a script does to one operation.
+/// The effect of a script on one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// It does not happen and reports this kind.
     Refused(StoreErrorKind),
     /// It happens, and reports this kind all the same: the answer was lost.
     AnswerLost(StoreErrorKind),
-    /// It does not happen, and nobody can know: the request was lost.
+    /// It does not happen, and the caller cannot know: the request was lost.
     RequestLost(StoreErrorKind),
 }
 
@@ -80,7 +80,7 @@ struct Inner {
 #[derive(Clone)]
 pub struct MemoryStore {
     inner: Arc<Mutex<Inner>>,
-    /// Which operations wait: `true` is a closed gate.
+    /// The operations that wait: `true` is a closed gate.
     gate: watch::Sender<Option<OpKind>>,
     /// How many operations have begun, and of these wait at the gate.
     begun: watch::Sender<(u64, u64)>,
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn a_gate_holds_one_kind_of_operation_until_it_is_opened() {
+    async fn gate_holds_one_operation_until_opened() {
         let store = MemoryStore::new();
         store.close_gate(OpKind::Put);
         let writer = store.clone();

@@ -20,7 +20,7 @@ fn memory_keeps_the_promises_of_a_store() {
 }
 
 #[test]
-fn a_local_directory_keeps_the_promises_of_a_store() {
+fn local_directory_keeps_promises_of_store() {
     let dir = tempfile::tempdir().unwrap();
     let store = LocalStore::open(dir.path().join("out")).unwrap();
     runtime().block_on(conformance::check(&store));

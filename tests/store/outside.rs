@@ -1,4 +1,4 @@
-//! The same promises held to a server of somebody else's, where one is at hand.
+//! The promises of a store, held to a foreign server, where one is at hand.
 //!
 //! Not run by default: set `WORDTIDE_TEST_TO` to a `--to` URL with a bucket of your own, left
 //! empty, `WORDTIDE_TEST_ENDPOINT` to the endpoint, `WORDTIDE_TEST_ADDRESSING` to `virtual-hosted`

@@ -102,7 +102,7 @@ fn each_fault_is_survived_by_trying_again() {
 }
 
 #[test]
-fn a_create_whose_answer_was_lost_knows_its_own_object() {
+fn create_with_lost_answer_knows_own_object() {
     let (double, store) = started();
     double.fail_next(1, Fault::AnswerLost, "PUT", "_SUCCESS");
     runtime().block_on(async {
@@ -120,7 +120,7 @@ pub(super) fn large() -> Body {
 }
 
 #[test]
-fn a_large_object_goes_in_parts_and_a_lost_completion_is_harmless() {
+fn large_object_survives_lost_completion_of_parts() {
     let (double, store) = started();
     double.fail_next(1, Fault::AnswerLost, "POST", "uploadId");
     let body = large();
@@ -194,7 +194,7 @@ fn refusals_say_what_to_do_and_nothing_secret() {
 }
 
 #[test]
-fn a_missing_bucket_and_a_wrong_region_are_configuration() {
+fn missing_bucket_and_wrong_region_are_configuration() {
     let double = OssDouble::start();
     let resolve = ("nobody.oss-cn-hangzhou.aliyuncs.com".to_owned(), double.address);
     let elsewhere = StoreSettings { resolve: vec![resolve], ..settings(&double) };
@@ -238,7 +238,7 @@ fn keys_rotated_since_read_are_tried_at_once() {
     let environment = Environment::new(off, Some(PathBuf::from(home.path())));
     write("LTAIbefore", "before-the-rotation");
     let store = RemoteStore::oss(BUCKET, None, &settings(&double), &environment).unwrap();
-    // An answer that says nothing of the keys, which are known from now on.
+    // An answer that does not name the keys, which are known from now on.
     double.fail_next(1, Fault::Status(404), "PUT", "k");
     runtime().block_on(store.put("k", "v".into())).unwrap_err();
     write(KEY_ID, SECRET);
@@ -246,7 +246,7 @@ fn keys_rotated_since_read_are_tried_at_once() {
 }
 
 #[test]
-fn a_clock_that_is_wrong_is_told_by_how_much() {
+fn wrong_clock_is_reported_with_its_error() {
     let (double, store) = started();
     double.fail_next(1, Fault::Refused("RequestTimeTooSkewed"), "PUT", "k");
     let error = runtime().block_on(store.put("k", "v".into())).unwrap_err();
@@ -256,7 +256,7 @@ fn a_clock_that_is_wrong_is_told_by_how_much() {
 }
 
 #[test]
-fn an_answer_of_something_else_is_refused_and_not_quoted() {
+fn foreign_answer_is_refused_and_not_quoted() {
     let (double, store) = started();
     for status in [301, 302, 307, 404] {
         double.fail_next(1, Fault::Status(status), "PUT", "k");
@@ -283,7 +283,7 @@ fn a_custom_domain_is_signed_for_its_bucket() {
 }
 
 #[test]
-fn a_bucket_that_is_not_in_the_host_name_is_refused() {
+fn bucket_outside_host_name_is_refused() {
     let double = OssDouble::start();
     let store = opened(&StoreSettings {
         oss_addressing: Addressing::CustomDomain,
@@ -296,7 +296,7 @@ fn a_bucket_that_is_not_in_the_host_name_is_refused() {
 }
 
 #[test]
-fn a_versioned_bucket_is_looked_at_before_a_create() {
+fn versioned_bucket_is_examined_before_create() {
     let (double, store) = started();
     double.versioning("Suspended");
     runtime().block_on(async {
@@ -326,7 +326,7 @@ pub(super) fn s3(double: &OssDouble, addressing: Addressing, secret: &str) -> Re
 }
 
 #[test]
-fn s3_keeps_the_promises_of_a_store_by_path_and_by_host() {
+fn s3_keeps_promises_by_path_and_host() {
     for addressing in [Addressing::Path, Addressing::VirtualHosted] {
         let double = OssDouble::start();
         let store = s3(&double, addressing, SECRET);
@@ -340,7 +340,7 @@ fn s3_keeps_the_promises_of_a_store_by_path_and_by_host() {
 }
 
 #[test]
-fn s3_knows_its_own_object_and_refuses_wrong_secrets() {
+fn s3_knows_own_object_and_wrong_secrets() {
     let double = OssDouble::start();
     double.fail_next(1, Fault::AnswerLost, "PUT", "_SUCCESS");
     let store = s3(&double, Addressing::Path, SECRET);

@@ -41,11 +41,11 @@ const LAYERS: &[&[&str]] = &[
     &["cli", "main"],
 ];
 
-/// Who may name the engine, whose interface breaks with each release.
+/// The modules that may name the engine, whose interface breaks with each release.
 const ENGINE: &[&str] =
     &["operators", "outputs", "worker", "cluster", "testing", "trace", "dataflows"];
 
-/// Who may name what. What is not listed here anybody may name.
+/// The modules that may name a crate. Any module may name what is not listed.
 const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["cli", "main"]),
     ("clap_complete", &["cli", "main"]),
@@ -77,7 +77,7 @@ const FENCES: &[(&str, &[&str])] = &[
 const CALLS: &[(&str, &[&str])] = &[
     ("SystemTime::now", &["epoch"]),
     ("process::exit", &["cli"]),
-    // A task that nobody watches dies silently.
+    // A task that is not supervised dies silently.
     ("tokio::spawn", &["supervise"]),
     ("task::spawn", &["supervise"]),
     ("spawn_blocking(", &["supervise"]),
@@ -357,7 +357,7 @@ fn leftover_faults(source: &Source) -> Vec<String> {
     faults.map(|leftover| format!("{}: {leftover}", source.path)).collect()
 }
 
-/// Names that say nothing about what is inside.
+/// Names that do not describe what is inside.
 fn name_faults(source: &Source) -> Vec<String> {
     let vague = ["utils", "util", "helpers", "helper", "common", "misc", "manager"];
     let parts = source.path.split(['/', '.']).filter(|part| vague.contains(part));

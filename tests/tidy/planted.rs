@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn a_module_that_names_a_higher_one_is_found() {
+fn planted_upward_name_is_found() {
     let names = |path: &str, text: &str| layering_faults(&[Source::new(path, text)]).len();
     assert_eq!(names("src/outputs/write_parts.rs", "use crate::job::Job;"), 1);
     assert_eq!(names("src/words.rs", "use crate::{error::Error, store::{a, b}, epoch};"), 1);
@@ -28,7 +28,7 @@ fn modules_that_name_each_other_are_found() {
 }
 
 #[test]
-fn a_crate_on_the_wrong_side_of_its_fence_is_found() {
+fn planted_foreign_crate_is_found() {
     let names = |path: &str, text: &str| fence_faults(&Source::new(path, text)).len();
     assert_eq!(names("src/outputs.rs", "use clap::Parser;"), 1);
     assert_eq!(names("src/job.rs", "let now = std::time::SystemTime::now();"), 1);

@@ -4,7 +4,7 @@
 //! namespace of its own, so that the file system goes when the program goes. To lose power, the
 //! program is halted, the file is copied as it is then, without what the kernel still holds back,
 //! and the program is killed; its next life gets the copy. Where the test may not mount (no root,
-//! no `mkfs.ext4`) it says so.
+//! no `mkfs.ext4`) it reports that.
 
 use std::path::PathBuf;
 use std::process::Command;

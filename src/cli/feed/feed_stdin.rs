@@ -30,17 +30,21 @@ const DRAIN: Duration = Duration::from_millis(50);
 pub struct StreamFeed {
     /// The name in messages.
     pub name: String,
+    /// The id that was given; a random one otherwise.
     pub producer: Option<String>,
     /// Bytes that are sent at once.
     pub batch_bytes: usize,
     /// Longest time that bytes wait for others to be sent with.
     pub batch_every: Duration,
+    /// The signal to stop.
     pub stop: Stop,
 }
 
 /// The reading side of a stream.
 struct InputReading {
+    /// The bytes that were read, or the failure.
     chunks: mpsc::Receiver<io::Result<Vec<u8>>>,
+    /// Set when no more is to be read.
     ends: Arc<AtomicBool>,
 }
 
@@ -96,6 +100,7 @@ impl StreamFeed {
         }
     }
 
+    /// Starts the thread that reads, since a read may block for ever.
     fn start(
         &self,
         open: impl FnOnce() -> io::Result<File> + Send + 'static,
@@ -170,6 +175,7 @@ impl StreamFeed {
         Ok(true)
     }
 
+    /// Returns the error of bytes that the server has lost and that cannot be read again.
     fn lost(&self, producer: &str, next: u64, at: u64) -> Error {
         let message = format!(
             "the server has lost bytes {next} to {at} of producer {producer}, which were \

@@ -124,7 +124,7 @@ impl ProducerNames {
     }
 }
 
-/// Why the stream of a file is looked for.
+/// The reason for which the stream of a file is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Search {
     /// The client has started.
@@ -161,6 +161,7 @@ impl Beginning {
 /// Bytes of a file that were read, which stay as they are unless its contents are replaced.
 #[derive(Debug)]
 pub struct Seen {
+    /// The first bytes of the file, by which it is known again.
     beginning: Vec<u8>,
     /// The last bytes that were read, and their position.
     last: (u64, Vec<u8>),
@@ -211,6 +212,7 @@ fn read_from(file: &File, at: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Returns a short hash of the beginning of a file.
 fn hash(bytes: &[u8]) -> String {
     blake3::hash(bytes).to_hex()[..16].to_owned()
 }
@@ -218,6 +220,7 @@ fn hash(bytes: &[u8]) -> String {
 /// A stream that the server knows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
+    /// The id of the producer.
     pub producer: String,
     /// The bytes of it that the server has.
     pub next: u64,

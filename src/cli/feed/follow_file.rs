@@ -26,7 +26,9 @@ const LOOK: Duration = Duration::from_millis(100);
 /// How a file is fed.
 #[derive(Debug)]
 pub struct FileFeed {
+    /// The path of the file, which may come to name another one.
     pub path: PathBuf,
+    /// The id that was given; one made of the path otherwise.
     pub producer: Option<String>,
     /// Ends at the end of the file.
     pub once: bool,
@@ -34,10 +36,11 @@ pub struct FileFeed {
     pub batch_bytes: usize,
     /// Least time between two batches that are not full.
     pub batch_every: Duration,
+    /// The signal to stop.
     pub stop: Stop,
 }
 
-/// Why reading a file has ended.
+/// The reason for which reading a file has ended.
 enum Ended {
     /// All of it is acknowledged, or a stop was asked for.
     Done,
@@ -129,6 +132,7 @@ impl FileFeed {
         }
     }
 
+    /// Logs where the file goes on, and why.
     fn report(&self, place: &FilePlace) {
         let (path, FilePlace { producer, next, former, .. }) = (self.path.display(), place);
         if let Some(Stream { producer: former, next }) = former {
@@ -238,6 +242,7 @@ impl FileFeed {
         }
     }
 
+    /// Returns the error of a file that cannot be read.
     fn unreadable(&self, error: io::Error) -> Error {
         let message = format!("cannot read {}: {error}", self.path.display());
         Error::new(ErrorKind::Disk, message).cause(error)

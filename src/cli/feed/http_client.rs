@@ -39,9 +39,13 @@ pub enum BodyCompression {
 /// How the server is reached.
 #[derive(Debug)]
 pub struct ClientSettings<'a> {
+    /// The URL that was given.
     pub url: &'a str,
+    /// The file with the bearer token.
     pub token_file: Option<&'a Path>,
+    /// Certificates to trust in place of the system's.
     pub ca_file: Option<&'a PathBuf>,
+    /// The compression of bodies.
     pub compression: BodyCompression,
 }
 
@@ -70,10 +74,15 @@ pub enum End {
 /// A client of one server.
 #[derive(Debug)]
 pub struct Client {
+    /// The pool of connections.
     http: reqwest::Client,
+    /// The URL that lines are posted to.
     url: Url,
+    /// The bearer token. Marked as sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
+    /// The compression of bodies.
     compression: BodyCompression,
+    /// The pauses between attempts.
     backoff: Backoff,
     /// A failure was logged, and no success since.
     is_away: bool,
@@ -243,6 +252,7 @@ impl Client {
         }
     }
 
+    /// Notes that the server has answered.
     fn reached(&mut self) {
         self.backoff.reset();
         if std::mem::take(&mut self.is_away) {
@@ -297,12 +307,13 @@ fn certificates(path: &Path) -> Result<Vec<reqwest::Certificate>> {
     Ok(found)
 }
 
+/// Returns the error of settings with which no client can be made.
 fn unusable(error: &dyn StdError) -> Error {
     let message = format!("the HTTP client cannot be set up: {}", causes(error));
     Error::new(ErrorKind::Configuration, message).hint("give --ca-file for a server with https")
 }
 
-/// Returns the text of the innermost cause, which says what happened.
+/// Returns the text of the innermost cause, which names what happened.
 fn causes(error: &dyn StdError) -> String {
     let mut inner = error;
     while let Some(cause) = inner.source() {

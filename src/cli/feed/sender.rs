@@ -15,7 +15,9 @@ pub struct FeedProgress(Arc<Mutex<Counters>>);
 
 #[derive(Debug, Default)]
 struct Counters {
+    /// The name of the input.
     input: String,
+    /// The id of the producer.
     producer: String,
     /// Bytes of the stream that were read.
     read: u64,
@@ -30,6 +32,7 @@ impl FeedProgress {
         FeedProgress(Arc::new(Mutex::new(counters)))
     }
 
+    /// Changes the figures.
     fn update(&self, change: impl FnOnce(&mut Counters)) {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
@@ -56,10 +59,13 @@ pub enum Sent {
 /// The sender of one stream.
 #[derive(Debug)]
 pub struct FeedSender {
+    /// Sends requests and repeats them.
     pub client: Client,
+    /// The id of the producer.
     pub producer: String,
     /// The tag of the producer, if it has one.
     pub tag: Option<String>,
+    /// The figures for the line at the end.
     pub progress: FeedProgress,
     /// Most bytes of a piece.
     pub piece_bytes_max: usize,
@@ -86,7 +92,7 @@ impl FeedSender {
             let producer = (self.producer.as_str(), self.tag.as_deref());
             match self.client.post(producer, at, piece, End::Open).await? {
                 Answered::Next(next) if next < offset => return Ok(Sent::Gap(next)),
-                // More than was sent: somebody else feeds the same stream.
+                // More than was sent: another client feeds the same stream.
                 Answered::Next(next) => at = next,
                 Answered::Gap(next) if next < offset => return Ok(Sent::Gap(next)),
                 Answered::Gap(next) => at = next,

@@ -28,15 +28,17 @@ use crate::supervise;
 const MESSAGE_BYTES_MAX: usize = 4096;
 /// Names that are tried for the folder.
 const FOLDERS_MAX: u32 = 100;
-/// How often the launcher looks at its processes if no watchdog says how often.
+/// How often the launcher looks at its processes if there is no watchdog.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// The socket of a launcher. Its folder is removed with the value.
 #[derive(Debug)]
 pub struct Relay {
+    /// The private folder of the socket, removed with the relay.
     folder: PathBuf,
     /// Changes with each start and each end of the processes.
     phase: Arc<AtomicUsize>,
+    /// True if the service manager expects signs of life.
     watches: bool,
 }
 
@@ -63,6 +65,7 @@ impl Relay {
         Ok(Some(relay))
     }
 
+    /// Returns the path of the socket.
     fn socket(&self) -> PathBuf {
         self.folder.join("socket")
     }
@@ -85,9 +88,10 @@ impl Relay {
         Arc::clone(&self.phase)
     }
 
-    /// Called when the launcher is asked to stop, and at its end. The manager is told once. Returns
-    /// after a short time, whether or not the manager reads.
+    /// Called when the launcher is asked to stop, and at its end. The manager learns of it once.
+    /// Returns after a short time, whether or not the manager reads.
     pub fn stopping() {
+        /// Reported once: every message would fail alike.
         static TOLD: Once = Once::new();
         TOLD.call_once(|| {
             let (done, told) = sync_channel(1);
@@ -112,7 +116,7 @@ fn make_folder() -> io::Result<PathBuf> {
     loop {
         let folder = base.join(format!("wordtide-notify-{}-{number}", std::process::id()));
         match DirBuilder::new().mode(0o700).create(&folder) {
-            // One that exists is never used: it may be somebody else's.
+            // One that exists is never used: another user may have made it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && number < FOLDERS_MAX => {
                 number += 1;
             }
@@ -131,7 +135,9 @@ impl Drop for Relay {
 /// The messages that were passed on, and the last state of each process.
 #[derive(Default)]
 struct Passing {
+    /// The number of processes of the cluster.
     processes: usize,
+    /// How often the service manager expects a sign of life.
     every: Duration,
     /// The phase in which the sets below were filled.
     phase: usize,
@@ -139,11 +145,14 @@ struct Passing {
     ready: BTreeSet<usize>,
     /// Processes that have given a sign since the last one that was passed on.
     alive: BTreeSet<usize>,
+    /// True when the manager knows that all processes read.
     is_ready: bool,
+    /// The time of the last sign of life to the manager.
     signed: Option<Instant>,
 }
 
 impl Passing {
+    /// Passes on what holds for all processes, until the launcher ends.
     fn run(mut self, socket: &UnixDatagram, phase: &AtomicUsize) -> Result<()> {
         let mut message = [0; MESSAGE_BYTES_MAX];
         loop {

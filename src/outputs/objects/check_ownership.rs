@@ -1,7 +1,7 @@
 //! The right of a run to write below its prefix, looked at before anything is stored.
 //!
 //! Locally the right is a lock; on object stores it is a claim. Either can be lost under a running
-//! job: somebody removes the lock file, or another job takes the prefix over. The run must then end
+//! job: the lock file is removed, or another job takes the prefix over. The run must then end
 //! before it stores one more object.
 
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::supervise;
 /// The right of this process to write below the prefix. Clones are the same right.
 #[derive(Clone, Debug, Default)]
 pub enum Ownership {
-    /// Nothing is to be looked at: the output is nobody else's.
+    /// Nothing is to be looked at: the output has no other owner.
     #[default]
     Unshared,
     /// The lock on a local prefix, held by this process.

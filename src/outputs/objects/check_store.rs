@@ -40,7 +40,7 @@ impl Made {
 
     /// Removes those that are empty.
     fn remove(&self) {
-        // One that is not empty is in use by somebody, and stays.
+        // One that is not empty is in use, and stays.
         self.0.iter().for_each(|dir| drop(std::fs::remove_dir(dir)));
     }
 }

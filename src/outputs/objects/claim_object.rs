@@ -9,7 +9,7 @@
 //!
 //! Each is created only if it does not exist, so a term belongs to one run. The greatest term is
 //! the owner's. The owner stores its object again and again, with a number that grows, and looks
-//! each time for a greater term: one that stands there fences it, and the run ends. Nobody's clock
+//! each time for a greater term: one that stands there fences it, and the run ends. No clock
 //! is compared with another's: a start that meets the claim of another job watches whether the
 //! number grows ([`Owner::stale_after`]).
 //!
@@ -118,11 +118,11 @@ impl ClaimKeys {
             .map_err(|error| refused(format!("is no claim that can be read: {error}")))
     }
 
-    /// Creates the claim with this term, if nobody has.
+    /// Creates the claim with this term, if there is none.
     ///
     /// # Errors
     ///
-    /// `Exists` if somebody has; else those of the store.
+    /// `Exists` if there is one; else those of the store.
     pub async fn create(&self, store: &dyn Store, claim: &Standing) -> StoreResult<()> {
         let key = self.key(claim.term);
         store.put_new(&key, to_body(&claim.owner)?).await?;
@@ -204,7 +204,7 @@ impl Claim {
         self.inner.newest.fetch_max(epoch, Ordering::Relaxed);
     }
 
-    /// Succeeds while nobody can have taken the prefix over; looks where that is uncertain.
+    /// Succeeds while no job can have taken the prefix over; looks where that is uncertain.
     ///
     /// # Errors
     ///
@@ -244,7 +244,7 @@ impl Claim {
         if *renews && stands {
             store.put(&keys.key(term), body.clone()).await?;
         }
-        // After the renewal: whoever comes later sees that the number has grown.
+        // After the renewal: a later start sees that the number has grown.
         if let Some(newer) = keys.terms(&**store, Some(term)).await?.pop() {
             let owner = keys.read(&**store, newer).await.unwrap_or_default();
             return Err(self.lose(&owner));

@@ -42,7 +42,7 @@ pub async fn is_committed(
     }
     let attempt = evidence.attempt.filter(|attempt| attempt.epoch == epoch && attempt.parts > 0);
     let Some(attempt) = attempt else { return Ok(false) };
-    // All parts were there when the epoch was noted, and nobody takes parts without the marker.
+    // All parts were there when the epoch was noted, and no reader takes parts without the marker.
     let prefix = format!("{}/{PART}", layout.dir(epoch));
     let parts = patiently(|| store.list(Listing::new(&prefix).limit(attempt.parts as usize)));
     let are_taken = parts.await?.items.len() < attempt.parts as usize;

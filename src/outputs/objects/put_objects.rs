@@ -44,8 +44,8 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Returns a publisher to `store` whose requests run on `runtime`. It shares the output with
-    /// nobody and has no limit of results.
+    /// Returns a publisher to `store` whose requests run on `runtime`. It
+    /// shares the output with no other job and has no limit of results.
     pub fn new(
         form: ObjectForm,
         publication: Publication,
@@ -142,7 +142,7 @@ impl Publisher {
 
     /// Stores `body` under `key` and replaces an object that exists. An error is final.
     pub async fn put(&self, key: &str, body: Body) -> Result<Stored, Error> {
-        crash_point("sink.before_put");
+        crash_point("output.before_put");
         self.results.admit(&body);
         self.confirm(key).await?;
         let put = || async {
@@ -151,7 +151,7 @@ impl Publisher {
             self.store.put(key, body.clone()).await
         };
         let stored = self.retrier.counted(OutputOp::Put, key, put).await;
-        crash_point("sink.after_put");
+        crash_point("output.after_put");
         self.count_bytes(stored)
     }
 
@@ -163,7 +163,7 @@ impl Publisher {
     /// `Configuration` if the object exists with other bytes or another run owns the output. The
     /// message names the owner if it is known.
     pub async fn create(&self, epoch: Epoch, key: &str, body: Body) -> Result<Stored, Error> {
-        crash_point("sink.before_put");
+        crash_point("output.before_put");
         self.results.admit(&body);
         self.confirm(key).await?;
         let put = || async {
@@ -171,7 +171,7 @@ impl Publisher {
             self.put_new(epoch, key, body.clone()).await
         };
         let stored = self.retrier.counted(OutputOp::Create, key, put).await;
-        crash_point("sink.after_put");
+        crash_point("output.after_put");
         self.count_bytes(stored)
     }
 

@@ -1,8 +1,8 @@
-//! Claims the prefix of an object store for this run, or finds out who owns it.
+//! Claims the prefix of an object store for this run, or finds its owner.
 //!
 //! A start looks at the newest claim (`stand`) before it changes anything. One of its own state,
 //! or one that was given back, it may follow at once. It watches that of another job: if the owner
-//! renews it, the start ends; if nobody does for the time that the claim names, the owner is
+//! renews it, the start ends; if it does not for the time that the claim names, the owner is
 //! gone. Then it creates the next claim (`take`), which fences the one before, and waits until
 //! its owner must have noticed.
 
@@ -157,7 +157,7 @@ pub async fn keep(claim: Claim, failure: Failure) -> Result<()> {
             Ok(()) => {}
             Err(error) if error.kind == StoreErrorKind::Exists => {
                 failure.fail(error.into());
-                // Whoever took it waits for this. It fails where the store is away, too.
+                // The next owner waits for this. It fails where the store is away, too.
                 let released = tokio::time::timeout(RELEASE_TIMEOUT, claim.release()).await;
                 tracing::debug!(?released, "the lost claim is given back");
                 return Ok(());

@@ -19,10 +19,10 @@ pub async fn write_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) 
         publisher.seal(&dir).await?;
     }
     publisher.note_attempt(epoch, marker.parts.len()).await?;
-    crash_point("sink.before_marker");
+    crash_point("output.before_marker");
     publisher.create(epoch, &layout.marker(epoch), Body::from(marker.to_bytes())).await?;
     publisher.seal(&dir).await?;
     publisher.note_commit(epoch);
-    crash_point("sink.after_marker");
+    crash_point("output.after_marker");
     Ok(())
 }

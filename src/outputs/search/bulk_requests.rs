@@ -2,7 +2,7 @@
 //!
 //! A server answers each item of a request by itself. Items that it refuses for now are sent again,
 //! without the others. An item that exists already, or in a newer version, counts as stored: it is
-//! from an earlier attempt whose answer was lost, since nobody else writes the documents of this
+//! from an earlier attempt whose answer was lost, since no other job writes the documents of this
 //! run.
 
 use std::sync::{Mutex, PoisonError};
@@ -22,6 +22,7 @@ use crate::store::{StoreError, StoreErrorKind, StoreResult};
 /// The documents of one bulk request, each with the lines that create it.
 #[derive(Debug, Default)]
 pub struct BulkItems {
+    /// One item a row: the line of the action, then the document.
     items: Vec<Bytes>,
 }
 

@@ -16,6 +16,7 @@ use crate::store::{
 /// Claims of one output, in an index of their own.
 #[derive(Clone, Debug)]
 pub struct ClaimDocuments {
+    /// The client of the server.
     pub client: SearchClient,
     /// The index.
     pub index: String,
@@ -56,6 +57,7 @@ fn text_of(body: &Body) -> StoreResult<String> {
     String::from_utf8(bytes).map_err(|error| unreadable(&error))
 }
 
+/// Returns what a store states of a stored object. A server of documents has no entity tag.
 fn stored(body: &Body) -> Stored {
     Stored { bytes: body.bytes(), md5: body.md5_hex(), etag: None }
 }
@@ -110,7 +112,7 @@ impl Store for ClaimDocuments {
                 Err(error) => Err(error),
             };
             let found = match found {
-                // Nobody has claimed anything yet.
+                // There is no claim yet.
                 Err(error) if error.kind == StoreErrorKind::NotFound => Value::Null,
                 found => found?,
             };

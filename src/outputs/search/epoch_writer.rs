@@ -35,18 +35,27 @@ const PARTS_AT_A_TIME: usize = 4;
 /// Writes the epochs of one run.
 #[derive(Debug)]
 pub struct SearchWriter {
+    /// The client of the server.
     client: SearchClient,
+    /// The names of the indexes of rows, markers and claims.
     names: Arc<IndexNames>,
+    /// The settings of what is published.
     publication: Publication,
+    /// The right to write, looked at before each commit.
     ownership: Ownership,
+    /// Repeats requests while the server is out of reach.
     retrier: Retrier,
+    /// The figures of the process.
     meters: Meters,
     /// Notes epochs before their marker is stored. `None` in a job without state.
     commits: Option<CommitLog>,
+    /// The rows that wait to be sent, in memory or on disk.
     results: Results,
+    /// The runtime on whose threads rows become documents.
     runtime: tokio::runtime::Handle,
     /// A permit for each part that may be written at the same time.
     turns: Semaphore,
+    /// How rows come into the index.
     mode: RowMode,
     /// The parts of an upsert, which are written by the commit of their epoch.
     staged: Mutex<BTreeMap<Epoch, Vec<(u32, Body)>>>,
@@ -134,7 +143,7 @@ impl SearchWriter {
         if let Some(commits) = &self.commits {
             commits.note(Attempt { epoch, parts: 0 }).await?;
         }
-        crash_point("sink.before_marker");
+        crash_point("output.before_marker");
         let now = SystemClock::new().wall_ms();
         let marker = marker(&self.names, &self.publication, epoch, tally, rows, now);
         let create = || async {
@@ -146,7 +155,7 @@ impl SearchWriter {
         };
         self.retrier.counted(OutputOp::Commit, &what, create).await?;
         self.ownership.committed(epoch);
-        crash_point("sink.after_marker");
+        crash_point("output.after_marker");
         Ok(())
     }
 
@@ -183,7 +192,7 @@ impl EpochWriter for SearchWriter {
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
-            crash_point("sink.before_put");
+            crash_point("output.before_put");
             let bytes = if self.mode.is_upsert() {
                 let bytes = body.bytes();
                 self.staged().entry(epoch).or_default().push((part, body));
@@ -193,7 +202,7 @@ impl EpochWriter for SearchWriter {
                 let _turn = self.turns.acquire().await;
                 self.write(epoch, part, &body).await?
             };
-            crash_point("sink.after_put");
+            crash_point("output.after_put");
             Ok(PartReport { part, rows, bytes, md5: String::new() })
         }
         .boxed()

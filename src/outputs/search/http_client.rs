@@ -32,9 +32,11 @@ const REASON_CHARS_MAX: usize = 300;
 /// A client of one server. Clones share its connections.
 #[derive(Clone)]
 pub struct SearchClient {
+    /// The pool of connections.
     http: reqwest::Client,
     /// Scheme, host and port.
     base: Arc<str>,
+    /// User and password, or a key. Marked as sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
 }
 
@@ -289,7 +291,7 @@ mod tests {
     async fn answer_without_end_is_cut_off() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("an address").port();
-        // Ends when the client hangs up, which nobody waits for.
+        // Ends when the client hangs up, which is not waited for.
         let _server = thread::spawn(move || {
             let (mut peer, _) = listener.accept()?;
             let _ = peer.read(&mut [0; 4096])?;

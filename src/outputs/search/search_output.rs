@@ -27,18 +27,23 @@ use crate::outputs::sql::SqlSettings;
 use crate::store::local::LocalStore;
 use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, StoreSettings};
 
-/// Most states whose epochs are told apart in an index.
+/// Most states whose epochs are separated in an index.
 const STATES_MAX: usize = 10_000;
 
 /// An index, opened for a run.
 #[derive(Debug)]
 pub struct SearchOutput {
+    /// The server and the index, as `--to` names them.
     target: SearchTarget,
+    /// The names of the indexes that belong to it.
     names: IndexNames,
+    /// The client of the server.
     client: SearchClient,
+    /// The claims, which are documents too.
     claims: Arc<ClaimDocuments>,
     /// The names in the changelog, which is in the state folder.
     form: ObjectForm,
+    /// How rows come into the index.
     mode: RowMode,
 }
 
@@ -83,7 +88,7 @@ impl SearchOutput {
         }
     }
 
-    /// Fails if an index is somebody else's: if it has fields of the same names and other types.
+    /// Fails if an index is foreign: if it has fields of the same names and other types.
     /// Returns whether the index is there.
     async fn check_index(&self, index: &str, wanted: &Value) -> Result<bool> {
         let found = patiently(|| self.fields(index)).await?;

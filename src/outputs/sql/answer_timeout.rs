@@ -15,6 +15,7 @@ const PATIENCE_MAX_MS: u64 = 960_000;
 /// Gives up what does not answer. Clones share the time.
 #[derive(Clone, Debug)]
 pub struct Silence {
+    /// The limit in milliseconds, which the session changes for long statements.
     limit_ms: Arc<AtomicU64>,
 }
 

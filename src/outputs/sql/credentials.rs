@@ -45,6 +45,7 @@ pub fn find(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credenti
     }
 }
 
+/// Finds user and password as libpq does: `--to`, `PGUSER`, `PGPASSWORD`, then the password file.
 fn postgres(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credentials> {
     let user = target.user.clone().or_else(|| env("PGUSER")).or_else(|| env("USER"));
     let user = user.unwrap_or_else(|| "postgres".to_owned());
@@ -64,6 +65,7 @@ fn postgres(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credenti
     Ok(Credentials { user, password })
 }
 
+/// Finds the user in `--to`, `~/.my.cnf` or `USER`, and the password in `MYSQL_PWD` or the file.
 fn mysql(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credentials> {
     let text = read(&home(env).join(".my.cnf"), false, "")?.unwrap_or_default();
     let option = |name: &str| client_option(&text, name);
@@ -72,6 +74,7 @@ fn mysql(target: &DatabaseTarget, env: SqlEnvironment<'_>) -> Result<Credentials
     Ok(Credentials { user: user.unwrap_or_else(|| "root".to_owned()), password })
 }
 
+/// Returns the home of the user.
 fn home(env: SqlEnvironment<'_>) -> PathBuf {
     env("HOME").map_or_else(|| PathBuf::from("/"), PathBuf::from)
 }

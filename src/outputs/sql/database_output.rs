@@ -28,10 +28,15 @@ use crate::store::{DatabaseTarget, StoreError, StoreErrorKind, StoreResult};
 /// A database that is the output of a job.
 #[derive(Debug)]
 pub struct SqlOutput {
+    /// The database and the table, as `--to` names them.
     target: DatabaseTarget,
+    /// The limits of words and lines, and how rows come into the table.
     settings: SqlSettings,
+    /// Opens sessions of this kind of database.
     driver: Arc<dyn Driver>,
+    /// The names and statements of the tables.
     tables: Arc<Tables>,
+    /// The session of the start, opened again after a failure.
     link: Link,
     /// The tables that are there.
     found: Mutex<BTreeSet<usize>>,
@@ -81,7 +86,7 @@ impl SqlOutput {
         Ok(true)
     }
 
-    /// Returns the error of a table that is somebody else's.
+    /// Returns the error of a foreign table.
     fn foreign(&self, table: Table, difference: &str) -> StoreError {
         let (name, place) = (self.tables.name(table), self.driver.describe());
         let message = format!("the table {name:?} in {place} cannot be used: {difference}");
@@ -98,7 +103,7 @@ impl SqlOutput {
         number.is_some_and(|number| found.contains(&number))
     }
 
-    /// Refuses a table that holds rows of nobody, or epochs of another job.
+    /// Refuses a table that holds rows without an epoch, or epochs of another job.
     async fn refuse_foreign(
         &self,
         session: &mut dyn Session,

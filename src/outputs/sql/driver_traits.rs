@@ -125,9 +125,11 @@ pub trait Driver: Debug + Send + Sync + 'static {
 /// A session that is opened when it is needed, and again after a failure.
 #[derive(Debug)]
 pub struct Link {
+    /// Opens a session.
     driver: Arc<dyn Driver>,
     /// Statements that every new session runs.
     setup: Vec<String>,
+    /// The session and the time of its last use. `None` before the first use and after a failure.
     session: Mutex<Option<(Box<dyn Session>, Instant)>>,
 }
 
@@ -137,8 +139,8 @@ impl Link {
         Link { driver, setup, session: Mutex::new(None) }
     }
 
-    /// Returns the session for the exclusive use of the caller, who calls [`LinkUse::keep`] if all
-    /// went well. The session is dropped otherwise.
+    /// Returns the session for the exclusive use of the caller, which calls [`LinkUse::keep`] if
+    /// all went well. The session is dropped otherwise.
     ///
     /// # Errors
     ///
@@ -160,7 +162,7 @@ impl Link {
 }
 
 impl Link {
-    /// Closes the session, if nobody uses it.
+    /// Closes the session, if it is not in use.
     pub fn close(&self) {
         if let Ok(mut session) = self.session.try_lock() {
             *session = None;
@@ -171,7 +173,9 @@ impl Link {
 /// The exclusive use of a session.
 #[derive(Debug)]
 pub struct LinkUse<'a> {
+    /// The locked session.
     session: MutexGuard<'a, Option<(Box<dyn Session>, Instant)>>,
+    /// True if the session may be used again; it is closed otherwise.
     is_kept: bool,
 }
 

@@ -49,26 +49,38 @@ pub struct StagedChange {
 /// The parts and changes that wait for the commit of an epoch.
 #[derive(Clone, Debug, Default)]
 struct StagedEpoch {
+    /// The rows of each part that has come.
     parts: BTreeMap<u32, Body>,
+    /// The changes of totals or windows that belong to the epoch.
     changes: Vec<StagedChange>,
 }
 
 /// Writes the epochs of one run.
 #[derive(Debug)]
 pub struct SqlWriter {
+    /// The names and statements of the tables.
     pub tables: Arc<Tables>,
+    /// How rows come into the table.
     settings: SqlSettings,
+    /// The settings of what is published.
     publication: Publication,
+    /// The row of the owner, as this run has written it.
     claim: Option<Standing>,
+    /// The commit log of a job with state.
     commits: Option<CommitLog>,
+    /// The parts that wait, in memory or on disk.
     results: Results,
+    /// The figures of the process.
     meters: Meters,
+    /// Repeats transactions while the server is out of reach.
     pub retrier: Retrier,
     /// The session of commits.
     link: Link,
     /// The session of everything else, which may take long.
     pub aside: Link,
+    /// The epochs whose parts have come and whose transaction has not.
     staged: Mutex<BTreeMap<Epoch, StagedEpoch>>,
+    /// The runtime of the requests.
     runtime: Handle,
     /// A permit for each processor: parts are staged on no more threads.
     stagers: Semaphore,
@@ -131,7 +143,7 @@ impl SqlWriter {
                 self.insert_marker(session, complete).await?;
             }
         }
-        crash_point("sink.before_marker");
+        crash_point("output.before_marker");
         // The answer may be lost: the next attempt then finds the marker.
         session.execute("COMMIT", Vec::new()).await?;
         link.keep();
@@ -235,7 +247,7 @@ impl SqlWriter {
         self.retrier.counted(OutputOp::Commit, &what, commit).await?;
         let sent = staged.parts.values().chain(staged.changes.iter().map(|change| &change.body));
         self.meters.output().bytes.add(sent.map(Body::bytes).sum());
-        crash_point("sink.after_marker");
+        crash_point("output.after_marker");
         Ok(())
     }
 }
@@ -281,7 +293,7 @@ impl EpochWriter for SqlWriter {
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
-            crash_point("sink.before_put");
+            crash_point("output.before_put");
             // The semaphore is never closed. Permits are given in the order of asking.
             let turn = self.stagers.acquire().await;
             let (kind, results) = (self.settings.rows, self.results.clone());
@@ -295,7 +307,7 @@ impl EpochWriter for SqlWriter {
             drop(turn);
             let bytes = body.bytes();
             self.staged().entry(epoch).or_default().parts.insert(part, body);
-            crash_point("sink.after_put");
+            crash_point("output.after_put");
             Ok(PartReport { part, rows, bytes, md5: String::new() })
         }
         .boxed()

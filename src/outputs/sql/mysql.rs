@@ -36,12 +36,17 @@ const SETTINGS: [&str; 2] = [
 /// Opens sessions with a MySQL or MariaDB server.
 #[derive(Clone, Debug)]
 pub struct MysqlDriver {
+    /// Host, port, database and table.
     target: DatabaseTarget,
+    /// User and password.
     credentials: Credentials,
+    /// When TLS is used, and what is verified.
     ssl: SslMode,
+    /// The certificates to trust in place of the system's.
     ca_file: Option<PathBuf>,
     /// The longest word or line, and the flag that limits it.
     text_bytes_max: (usize, &'static str),
+    /// The limit of waiting for an answer.
     silence: Silence,
 }
 
@@ -148,8 +153,11 @@ impl Driver for MysqlDriver {
 /// A connection to the server.
 #[derive(Debug)]
 struct MysqlSession {
+    /// The connection.
     conn: Conn,
+    /// Host and database, for messages.
     place: String,
+    /// The limit of waiting for an answer.
     silence: Silence,
     /// The length of a statement after which it is sent.
     statement_bytes: usize,
@@ -257,6 +265,7 @@ impl RowEncoder for Statements {
 
 /// Appends bytes as a literal of hexadecimal digits, which no setting of the server can misread.
 fn digits(bytes: &[u8], out: &mut String) {
+    /// The digits of a hexadecimal literal.
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.push_str("x'");
     for byte in bytes {

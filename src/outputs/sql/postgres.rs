@@ -41,10 +41,15 @@ const SETTINGS: &str = "SET client_encoding = 'UTF8'; SET lock_timeout = '10s'; 
 /// Opens sessions with a PostgreSQL server.
 #[derive(Clone, Debug)]
 pub struct PostgresDriver {
+    /// Host, port, database and table.
     target: DatabaseTarget,
+    /// User and password.
     credentials: Credentials,
+    /// When TLS is used, and what is verified.
     ssl: SslMode,
+    /// The certificates to trust in place of the system's.
     ca_file: Option<PathBuf>,
+    /// The limit of waiting for an answer.
     silence: Silence,
 }
 
@@ -157,11 +162,15 @@ impl Driver for PostgresDriver {
     }
 }
 
-/// A connection to the server, driven by whoever waits for an answer.
+/// A connection to the server, driven by the task that waits for an answer.
 struct PostgresSession {
+    /// Takes statements.
     client: Client,
+    /// Moves bytes between client and server. It runs only while a statement waits for its answer.
     connection: Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>,
+    /// Host and database, for messages.
     place: String,
+    /// The limit of waiting for an answer.
     silence: Silence,
 }
 

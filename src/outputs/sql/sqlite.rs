@@ -21,12 +21,13 @@ use crate::operators::RowKind;
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
-/// The time for which a statement waits for a lock that somebody else holds.
+/// The time for which a statement waits for a lock that another process holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens a SQLite file.
 #[derive(Clone, Debug)]
 pub struct SqliteDriver {
+    /// The file of the database.
     path: PathBuf,
 }
 
@@ -133,7 +134,7 @@ impl SqliteDriver {
             Some(ErrorCode::SystemIoFailure | ErrorCode::DatabaseCorrupt) => {
                 made(StoreErrorKind::Disk, "look at its disk before a restart")
             }
-            // A schema that changed, a table that is gone: somebody else works on the file.
+            // A schema that changed, a table that is gone: another program works on the file.
             Some(_) => made(StoreErrorKind::Denied, "see what else uses the file in --to"),
             None => StoreError::new(StoreErrorKind::Invalid, message),
         }
@@ -171,7 +172,9 @@ impl Driver for SqliteDriver {
 
 /// A connection to the file.
 struct SqliteSession {
+    /// The driver, which opens the file again after a failure.
     driver: SqliteDriver,
+    /// The connection, which is used on a thread that may block.
     connection: Arc<Mutex<Connection>>,
     /// Set after the file was put into WAL mode, which is done before the first table is made.
     is_wal: bool,

@@ -135,11 +135,13 @@ impl StagedRows {
 
 /// Reads staged rows batch by batch, so that an epoch on disk never is in memory as a whole.
 pub struct StagedReader {
+    /// Words with counts, or lines.
     kind: RowKind,
     /// The parts that were not begun.
     parts: Box<dyn Iterator<Item = Body> + Send>,
     /// The part that is being read.
     part: Option<RowReader>,
+    /// The rows that are at hand.
     batch: RowBatch,
     /// The number of the next line.
     number: i64,

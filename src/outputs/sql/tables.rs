@@ -75,6 +75,7 @@ pub struct Tables {
     pub rows: RowKind,
     /// How rows come into the table.
     pub write: WriteMode,
+    /// The schema of the tables; `None` for that of the connection.
     schema: Option<String>,
 }
 

@@ -46,6 +46,7 @@ fn certificates(path: &Path) -> StoreResult<Vec<CertificateDer<'static>>> {
     Ok(found)
 }
 
+/// Returns the error of TLS settings that cannot be used.
 fn refused(what: &str) -> StoreError {
     StoreError::new(StoreErrorKind::Denied, format!("TLS cannot be set up: {what}"))
         .hint("see --ca-file and ?sslmode= in --to")

@@ -25,7 +25,7 @@ const INPUT_BYTES: usize = 256 << 10;
 /// place are lost.
 const OUTPUT_BYTES: usize = 32 << 10;
 
-/// Why the text of a file ends before the file does.
+/// The reason for which the text of a file ends before the file does.
 #[derive(Debug)]
 pub enum TextFault {
     /// The file cannot be read.
@@ -55,8 +55,8 @@ enum Decoding<R: Stored> {
 }
 
 impl<R: Stored> Text<R> {
-    /// Returns the text of `stored` from its beginning, decompressed as `encoding` says. If that is
-    /// not what the name of the file says, the text is damaged at once.
+    /// Returns the text of `stored` from its beginning, decompressed as `encoding` has it. If that
+    /// is not the encoding of the file's name, the text is damaged at once.
     pub fn new(stored: R, encoding: &InputEncoding) -> Text<R> {
         let mut fault = None;
         let decoding = match encoding {
@@ -188,7 +188,7 @@ impl<R: Stored> Text<R> {
                         self.decoding = Decoding::Ended(self.stored_bytes());
                         return Err(fault);
                     }
-                    // What is there goes out first. Asked again, a decompressor may say that all
+                    // What is there goes out first. Asked again, a decompressor may report that all
                     // is well.
                     self.fault = Some(fault);
                     break;

@@ -36,7 +36,9 @@ pub enum Ask {
 /// A request to the log, and where its reply goes.
 #[derive(Debug)]
 pub struct Order {
+    /// The change that is asked for.
     pub ask: Ask,
+    /// Takes the answer when what it states is durable.
     pub reply: oneshot::Sender<Reply>,
 }
 
@@ -49,12 +51,13 @@ pub struct Reply {
     pub tag: Option<String>,
     /// Resolves when all that the reply speaks of is durable; `None` without state.
     pub durable: Option<Durable>,
-    /// Why the order was not carried out.
+    /// The reason for which the order was not carried out.
     pub refusal: Option<Refusal>,
 }
 
 /// Appends bodies to the log, one after the other.
 pub struct Appender<'a> {
+    /// The log, which this task owns.
     log: &'a mut SourceLog,
     /// Ends the server when nothing more can come; `None` unless the source is read once.
     closing: Option<Stop>,
@@ -76,12 +79,13 @@ impl<'a> Appender<'a> {
     pub async fn run(&mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
         while let Some(Order { ask, reply }) = self.log.alongside(orders.recv()).await? {
             let done = self.carry_out(ask).await?;
-            // It fails if the client has gone, who will ask again.
+            // It fails if the client has gone, which will ask again.
             let _ = reply.send(done);
         }
         Ok(())
     }
 
+    /// Does what a request asks for, and returns its answer.
     async fn carry_out(&mut self, ask: Ask) -> Result<Reply> {
         let mut tag = None;
         let done = match ask {
@@ -126,11 +130,12 @@ impl<'a> Appender<'a> {
         self.known(id).map_or_else(|| id.as_bytes().to_vec(), |(name, _)| name.to_vec())
     }
 
+    /// Returns the offset of the next byte of a producer; 0 for one that is not known.
     fn next(&self, producer: &str) -> u64 {
         self.known(producer).map_or(0, |(_, known)| known.next)
     }
 
-    /// Appends lines of nobody in particular, as a connection of their own.
+    /// Appends lines without a producer, as a connection of their own.
     async fn lines(&mut self, body: &Received) -> Result<Result<(), Refusal>> {
         if body.len() == 0 {
             return Ok(Ok(()));
@@ -191,6 +196,7 @@ impl<'a> Appender<'a> {
         Ok(Ok(next))
     }
 
+    /// Ends the line of a producer, or forgets it, after a piece that asks for it.
     fn end_piece(&mut self, producer: &str, end: PieceEnd) -> Result<()> {
         if end == PieceEnd::Forget {
             self.log.forget_producer(&self.name(producer))?;
@@ -237,6 +243,7 @@ impl<'a> Appender<'a> {
     }
 }
 
+/// Returns the refusal of a producer for which there is no room.
 fn too_many_producers() -> Refusal {
     let message = "too many producers: their ids fill 64 KiB, and each was heard of within a day; \
                    end streams with end=forget, or use shorter ids";

@@ -22,7 +22,7 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Longest wait of a body for memory.
 const WAIT_MAX: Duration = Duration::from_secs(10);
 
-/// Why a body has lost its memory.
+/// The reason for which a body has lost its memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dropped {
     /// Its sender stalled while others needed the memory.
@@ -43,13 +43,17 @@ struct Patience {
 /// The budget of all bodies of one server.
 #[derive(Debug)]
 pub struct BodyMemory {
+    /// How long a body may stand still before others take its room.
     patience: Patience,
+    /// The room and the bodies that share it.
     state: Mutex<MemoryState>,
 }
 
 #[derive(Debug)]
 struct MemoryState {
+    /// Bytes that no body holds.
     free: usize,
+    /// The id of the next body.
     next: u64,
     /// The bodies, oldest first.
     holders: BTreeMap<u64, Holder>,
@@ -58,12 +62,15 @@ struct MemoryState {
 /// The share of one body.
 #[derive(Debug)]
 struct Holder {
+    /// Bytes that the body holds.
     held: usize,
     /// Bytes that it waits for, or 0.
     wanted: usize,
     /// When its sender sent the last bytes; `None` once the body is complete.
     received: Option<Instant>,
+    /// The reason for which the body was dropped; `None` while it is received.
     dropped: Option<Dropped>,
+    /// Wakes the task of the body.
     wake: Arc<Notify>,
 }
 
@@ -73,6 +80,7 @@ impl BodyMemory {
         BodyMemory::with_patience(bytes, Patience { stalled: STALLED, wait_max: WAIT_MAX })
     }
 
+    /// Returns memory of so many bytes, with another patience for tests.
     fn with_patience(bytes: usize, patience: Patience) -> Arc<BodyMemory> {
         let state = MemoryState { free: bytes, next: 0, holders: BTreeMap::new() };
         Arc::new(BodyMemory { patience, state: Mutex::new(state) })
@@ -95,6 +103,7 @@ impl BodyMemory {
         Lease { memory: Arc::clone(self), id, wake }
     }
 
+    /// Locks the state, which is whole between calls.
     fn lock(&self) -> MutexGuard<'_, MemoryState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,6 +145,7 @@ impl MemoryState {
 }
 
 impl Holder {
+    /// Drops the body: its task ends with `why`.
     fn drop_for(&mut self, why: Dropped) {
         self.dropped = Some(why);
         self.wake.notify_one();
@@ -145,8 +155,11 @@ impl Holder {
 /// The memory of one body. It is given back when this is dropped.
 #[derive(Debug)]
 pub struct Lease {
+    /// The memory that the lease is of.
     memory: Arc<BodyMemory>,
+    /// The id of the body, which orders bodies by age.
     id: u64,
+    /// Notified when there may be room, or the body was dropped.
     wake: Arc<Notify>,
 }
 
@@ -167,6 +180,8 @@ impl Lease {
         }
     }
 
+    /// Takes `bytes` more bytes; returns false if they are not free. The oldest body that waits
+    /// comes first.
     fn try_grow(&self, bytes: usize) -> Result<bool, Dropped> {
         let mut guard = self.memory.lock();
         let state = &mut *guard;
@@ -220,6 +235,7 @@ impl Lease {
         }
     }
 
+    /// Changes the entry of the body; `None` if it is gone.
     fn update<T>(&self, change: impl FnOnce(&mut Holder) -> T) -> Option<T> {
         self.memory.lock().holders.get_mut(&self.id).map(change)
     }

@@ -18,16 +18,20 @@ const IDLE: Duration = Duration::from_secs(1);
 /// The connections that are open.
 #[derive(Debug)]
 pub struct Connections {
+    /// The time from which activity is measured.
     begun: Instant,
+    /// Most connections at once.
     max: usize,
     /// See [`IDLE`].
     idle: Duration,
+    /// The open connections, by id.
     open: Mutex<BTreeMap<u64, Arc<Activity>>>,
 }
 
 /// The activity of one connection.
 #[derive(Debug)]
 pub struct Activity {
+    /// The time from which activity is measured.
     begun: Instant,
     /// Milliseconds since the server began, when its client last sent something.
     received_ms: AtomicU64,
@@ -35,6 +39,7 @@ pub struct Activity {
     is_served: AtomicBool,
     /// The body of the last request was not read to its end.
     is_unread: AtomicBool,
+    /// Notified when the connection must go.
     closed: Notify,
 }
 
@@ -44,6 +49,7 @@ impl Connections {
         Connections::with_idle(max, IDLE)
     }
 
+    /// Returns the limits with another time of silence, for tests.
     fn with_idle(max: usize, idle: Duration) -> Arc<Connections> {
         let open = Mutex::default();
         Arc::new(Connections { begun: Instant::now(), max, idle, open })
@@ -78,12 +84,14 @@ impl Connections {
         Some(OpenConnection { all: Arc::clone(self), id, activity })
     }
 
+    /// Locks the connections.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Activity>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Activity {
+    /// Notes that bytes have come.
     fn received(&self) {
         let now = self.begun.elapsed().as_millis() as u64;
         self.received_ms.store(now, Ordering::Relaxed);
@@ -94,7 +102,7 @@ impl Activity {
         self.is_unread.store(is_unread, Ordering::Relaxed);
     }
 
-    /// Returns true if the client may still be sending a body that nobody reads.
+    /// Returns true if the client may still be sending a body that is not read.
     pub fn is_unread(&self) -> bool {
         self.is_unread.load(Ordering::Relaxed)
     }
@@ -120,8 +128,11 @@ impl Drop for Served {
 /// One of the connections, which leaves them when this is dropped.
 #[derive(Debug)]
 pub struct OpenConnection {
+    /// The connections that this is one of.
     all: Arc<Connections>,
+    /// The id of the connection.
     id: u64,
+    /// The activity of the connection.
     pub activity: Arc<Activity>,
 }
 
@@ -145,7 +156,9 @@ impl Drop for OpenConnection {
 /// A stream that notes when its client sends.
 #[derive(Debug)]
 pub struct Watched<S> {
+    /// The socket, plain or encrypted.
     pub stream: S,
+    /// Notes each byte that comes.
     pub activity: Arc<Activity>,
 }
 

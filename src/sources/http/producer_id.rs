@@ -1,6 +1,6 @@
 //! The names of producers: an id, which may have a tag.
 //!
-//! The id is how a producer calls itself. The tag says what its bytes are those of, such as a file:
+//! The id is how a producer calls itself. The tag names the origin of its bytes, such as a file:
 //! its first piece sets it, and it stays. A client that finds another tag than its own under an id
 //! knows that the stream is not the one that it is about to send.
 
@@ -20,6 +20,7 @@ const SEPARATOR: u8 = 0;
 pub struct ProducerId {
     /// The name in the log of a new producer.
     name: Vec<u8>,
+    /// The id as the sender gave it.
     id: String,
 }
 
@@ -64,6 +65,7 @@ impl ProducerId {
     }
 }
 
+/// Checks the length and the characters of an id or a tag.
 fn check<'a>(parameter: &str, value: &'a str) -> Result<&'a [u8], Refusal> {
     if value.is_empty() || value.len() > NAME_BYTES_MAX {
         let message = format!("{parameter} has 1 to {NAME_BYTES_MAX} bytes");

@@ -37,15 +37,20 @@ const DECODERS_MAX: usize = 2;
 pub struct BodyLimits {
     /// Most bytes of a body, as it is sent and decompressed.
     bytes_max: usize,
+    /// The memory that all bodies share.
     memory: Arc<BodyMemory>,
+    /// Turns of decompressing, since it takes a thread.
     decoders: Semaphore,
 }
 
 /// The bytes of a body.
 #[derive(Debug)]
 pub struct Received {
+    /// The bytes of the body, in pieces.
     pieces: VecDeque<Vec<u8>>,
+    /// The length of all pieces.
     bytes: usize,
+    /// The memory that they hold, given back with them.
     lease: Lease,
 }
 
@@ -102,6 +107,9 @@ impl BodyLimits {
         self.decode(received, coding).await
     }
 
+    /// Decompresses a body, on its turn.
+    ///
+    /// Refuses with 400 what cannot be decompressed, and with 413 what becomes too long.
     async fn decode(&self, body: Received, coding: Coding) -> Result<Received, Refusal> {
         let _turn = self.decoders.acquire().await.map_err(|_| Refusal::stopping())?;
         let broken = |error: io::Error| {
@@ -125,6 +133,7 @@ impl BodyLimits {
         }
     }
 
+    /// Returns the refusal of a body above the limit.
     fn too_large(&self) -> Refusal {
         let message = format!("a body may have {} bytes (--max-body-bytes)", self.bytes_max);
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
@@ -139,11 +148,13 @@ fn dropped(why: Dropped) -> Refusal {
     }
 }
 
+/// Returns the refusal of a body that stood still.
 fn too_slow() -> Refusal {
     Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body came too slowly")
 }
 
 impl Received {
+    /// Returns an empty body that holds `lease`.
     fn new(lease: Lease) -> Received {
         Received { pieces: VecDeque::new(), bytes: 0, lease }
     }
@@ -207,6 +218,7 @@ impl Received {
 /// Reads a body and gives back the memory of each piece that was read.
 #[derive(Debug)]
 struct Drain {
+    /// The body, whose first piece goes first.
     body: Received,
     /// Bytes of the first piece that were read.
     at: usize,

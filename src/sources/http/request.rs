@@ -1,4 +1,4 @@
-//! A request: who may send it, and what it asks for.
+//! A request: the right to send it, and what it asks for.
 
 use axum::extract::Query;
 use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN};
@@ -22,7 +22,7 @@ pub struct Guard {
 }
 
 impl Guard {
-    /// Refuses requests of strangers.
+    /// Refuses requests without the right to send.
     pub fn check(&self, headers: &HeaderMap, uri: &Uri) -> Result<(), Refusal> {
         let forbidden = |why: &str| Err(Refusal::new(StatusCode::FORBIDDEN, why));
         if self.is_loopback {
@@ -55,7 +55,7 @@ fn is_local(host: &[u8]) -> bool {
 /// A request to `/lines`.
 #[derive(Debug, PartialEq, Eq)]
 pub enum LinesRequest {
-    /// Append lines of nobody in particular.
+    /// Append lines without a producer.
     Lines { coding: Coding, ends: bool },
     /// Append a piece of a producer's stream.
     Piece { producer: ProducerId, offset: u64, coding: Coding, end: PieceEnd },
@@ -136,13 +136,20 @@ pub fn announced_length(headers: &HeaderMap) -> Option<u64> {
 /// The parameters of the query.
 #[derive(Debug, Default)]
 struct Parameters {
+    /// `producer`: the id of the sender.
     producer: Option<String>,
+    /// `offset`: where the body stands in the sender's stream.
     offset: Option<u64>,
+    /// `end`: what happens to the open line after the body.
     end: Option<PieceEnd>,
+    /// `tag`: a second name, so that one id can have several streams.
     tag: Option<String>,
 }
 
 impl Parameters {
+    /// Reads the query of a request.
+    ///
+    /// Refuses with 400 a name that is unknown or given twice, and a value that cannot be.
     fn of(uri: &Uri) -> Result<Parameters, Refusal> {
         let pairs: Query<Vec<(String, String)>> =
             Query::try_from_uri(uri).map_err(|error| bad(format!("bad query: {error}")))?;
@@ -170,6 +177,7 @@ impl Parameters {
     }
 }
 
+/// Reads the value of `end`.
 fn piece_end(value: &str) -> Result<PieceEnd, Refusal> {
     match value {
         "line" | "" | "true" | "1" => Ok(PieceEnd::Line),
@@ -179,6 +187,7 @@ fn piece_end(value: &str) -> Result<PieceEnd, Refusal> {
     }
 }
 
+/// Returns a refusal with 400.
 fn bad(message: impl Into<String>) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, message)
 }

@@ -14,14 +14,16 @@ const METHODS: &str = "GET, HEAD, POST";
 /// A request that is not done: its status code, and the sentence that explains it.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Refusal {
+    /// The status code of the answer.
     status: StatusCode,
+    /// The reason, for the reader of the answer.
     message: String,
     /// The position that the answer names.
     next: Option<u64>,
 }
 
 impl Refusal {
-    /// Returns a refusal with this status. `message` says what to do about it.
+    /// Returns a refusal with this status. `message` states what to do about it.
     pub fn new(status: StatusCode, message: impl Into<String>) -> Refusal {
         Refusal { status, message: message.into(), next: None }
     }
@@ -61,7 +63,7 @@ impl Refusal {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 Some((RETRY_AFTER, RETRY_AFTER_S))
             }
-            // The sender would go on sending what nobody reads.
+            // The sender would go on sending what is not read.
             StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT => {
                 Some((CONNECTION, "close"))
             }
@@ -90,6 +92,7 @@ pub fn next(next: u64, tag: Option<String>) -> Response<Body> {
     json_answer(StatusCode::OK, body.to_string())
 }
 
+/// Returns an answer with JSON.
 fn json_answer(status: StatusCode, body: String) -> Response<Body> {
     let mut answer = Response::new(Body::from(body + "\n"));
     *answer.status_mut() = status;

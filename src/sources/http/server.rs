@@ -49,17 +49,19 @@ const BURST: Duration = Duration::from_secs(10);
 
 /// The service of all connections.
 pub struct LinesService {
+    /// Decides if a request may send.
     pub guard: Guard,
+    /// Receives bodies within their limits.
     pub bodies: BodyLimits,
     /// The queue to the task that owns the log.
     pub orders: mpsc::Sender<Order>,
-    /// Tells the server to end.
+    /// Asks the server to end.
     pub closing: Stop,
     /// The log had no room for the last body.
     pub is_full: AtomicBool,
     /// Accepts TLS, if senders speak it.
     pub tls: Option<TlsAcceptor>,
-    /// A handshake that failed was reported. Anybody can make many.
+    /// A handshake that failed was reported. Any program can make many.
     pub no_tls: AtomicBool,
 }
 
@@ -74,6 +76,8 @@ impl LinesService {
         answer
     }
 
+    /// Answers a request, or refuses it. The right to send is checked first, and an answer is given
+    /// when the position that it names is durable.
     async fn fulfil(
         &self,
         request: Request<Incoming>,
@@ -163,7 +167,9 @@ impl LinesService {
 
 /// The stream of a connection.
 enum Conversation {
+    /// Without TLS.
     Plain(TcpStream),
+    /// With TLS, after the handshake.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
@@ -263,7 +269,7 @@ fn refuse(stream: &TcpStream) {
     let answer = "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\n\
         retry-after: 1\r\nconnection: close\r\ncontent-length: 32\r\n\r\n\
         {\"error\":\"too many connections\"}";
-    // The client may be gone, and a full socket has told it enough.
+    // The client may be gone, and a full socket has its answer.
     let _ = stream.try_write(answer.as_bytes());
 }
 
@@ -288,6 +294,7 @@ async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<LinesSer
     }
 }
 
+/// Serves the requests of one connection until either side closes it.
 async fn converse_http<S>(stream: S, activity: &Arc<Activity>, service: &Arc<LinesService>)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,

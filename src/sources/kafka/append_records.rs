@@ -1,5 +1,5 @@
 //! The task that owns the log of a share of a topic: records become lines of it, in the order in
-//! which they come, and positions say at each cut how far every partition was read.
+//! which they come, and positions state at each cut how far every partition was read.
 //!
 //! A start first reads what ends of epochs of a former run promised: each partition up to the
 //! recorded position and no further, end by end. Then it reads on from there.
@@ -50,20 +50,28 @@ pub async fn read(topic: KafkaTopic, once: bool, log: &mut SourceLog) -> Result<
 
 /// A share of a topic that is being read.
 struct TopicReading<'a> {
+    /// The topic, and the positions from which it is read.
     topic: KafkaTopic,
+    /// The settings of the client, checked.
     properties: ClientProperties,
+    /// The log that the lines of the records go into.
     log: &'a mut SourceLog,
+    /// Reads the partitions of this share.
     consumer: Consumer,
-    /// The same as the cuts record it.
+    /// The position as the cuts record it.
     positions: Arc<Mutex<Positions>>,
+    /// The rest of a value that a former run had cut; it comes before all else of its partition.
     rest: Option<RestOfValue>,
     /// An event that came after lines.
     held_back: Option<Fetched>,
-    /// Nothing was ever read: partitions that are met first begin as the settings say.
+    /// Nothing was ever read: partitions that are met first begin as the settings have it.
     is_first_look: bool,
 }
 
 impl<'a> TopicReading<'a> {
+    /// Prepares the reading of a share from the positions in `log`.
+    ///
+    /// Fails with `Configuration` if the positions in the log are not of this topic.
     fn begin(
         topic: KafkaTopic,
         properties: ClientProperties,
@@ -265,7 +273,7 @@ impl<'a> TopicReading<'a> {
         let (share, of) = self.topic.share;
         let own = partitions.iter().copied().filter(|id| is_of_share(*id, share, of));
         let fresh: Vec<i32> = own.filter(|id| !read.contains(id)).collect();
-        // Whoever reads once wants what is there.
+        // A job that reads once reads what is there.
         let default = if once { KafkaStart::Earliest } else { KafkaStart::Latest };
         let start = match (self.is_first_look, self.topic.start.unwrap_or(default)) {
             (true, KafkaStart::Latest) => PartitionPlace::Latest,
@@ -328,10 +336,12 @@ impl<'a> TopicReading<'a> {
         known != [0; 16] && id != [0; 16] && known != id
     }
 
+    /// Returns the offset of the next record of `partition` that is not in the log yet.
     fn next_of(&self, partition: i32) -> i64 {
         self.change(|positions| positions.partitions.get(&partition).map_or(0, |at| at.next))
     }
 
+    /// Notes that all records of `partition` below `next` are in the log.
     fn move_to(&self, partition: i32, next: i64) {
         self.change(|positions| {
             let at = positions.partitions.entry(partition).or_insert(PartitionPosition::at(next));
@@ -419,6 +429,7 @@ impl<'a> TopicReading<'a> {
         (partition, chunk.next)
     }
 
+    /// Warns of values that are longer than the limit, which are not counted.
     fn report_skipped(&self, partition: i32, chunk: &Chunk) {
         if let Some((count, last)) = chunk.skipped {
             tracing::warn!(

@@ -45,6 +45,7 @@ pub type Aborted = (i64, i64);
 /// The batches of one partition in one answer, from a position on.
 #[derive(Debug)]
 pub struct Batches {
+    /// The bytes that are not taken apart yet.
     left: Bytes,
     /// Offset of the next record that is wanted.
     position: i64,
@@ -56,6 +57,7 @@ pub struct Batches {
     aborting: BTreeSet<i64>,
     /// Largest value that is counted. A longer one is skipped: it would have to be held as a whole.
     value_bytes_max: usize,
+    /// The batch whose records are being read.
     open: Option<OpenBatch>,
     /// A failure that is reported after the lines before it.
     failed: Option<BrokerFailure>,
@@ -64,7 +66,9 @@ pub struct Batches {
 /// The batch whose records are being read.
 #[derive(Debug)]
 struct OpenBatch {
+    /// Reads the records of the batch, decompressed.
     records: RecordReader,
+    /// The offset of the first record: those of the others are relative to it.
     base: i64,
     /// Records that were not read.
     left: i32,
@@ -74,22 +78,30 @@ struct OpenBatch {
 
 /// The header of a batch.
 struct Header {
+    /// The offset of the first record.
     base: i64,
+    /// The offset after the last record, also of those that compaction has removed.
     end: i64,
+    /// Codec in bits 0 to 2, transactional in bit 4, control in bit 5.
     attributes: i16,
+    /// The id of the producer, by which aborted transactions are known.
     producer: i64,
+    /// Number of records in the batch; negative in a damaged one.
     records: i32,
 }
 
 impl Header {
+    /// Returns the number of the codec: 0 none, 1 gzip, 2 snappy, 3 lz4, 4 zstd.
     fn codec(&self) -> i16 {
         self.attributes & 7
     }
 
+    /// Returns true if the records belong to a transaction, which may have been aborted.
     fn is_transactional(&self) -> bool {
         self.attributes & 0x10 != 0
     }
 
+    /// Returns true for a batch that ends a transaction and has no lines.
     fn is_control(&self) -> bool {
         self.attributes & 0x20 != 0
     }

@@ -28,15 +28,22 @@ const ROOM_BYTES: usize = 1 << 20;
 /// A request of Kafka's protocol that is used here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Api {
+    /// Records of partitions, from an offset on.
     Fetch,
+    /// The first and the next offset of a partition.
     ListOffsets,
+    /// The brokers, and the leaders of partitions.
     Metadata,
+    /// The mechanisms of SASL that the broker has.
     SaslHandshake,
+    /// The versions of each request that the broker speaks.
     Versions,
+    /// One message of a SASL conversation.
     SaslAuthenticate,
 }
 
 impl Api {
+    /// Returns the number of the request in the protocol.
     fn key(self) -> i16 {
         match self {
             Api::Fetch => 1,
@@ -72,25 +79,29 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
 /// A connection that is ready for requests.
 pub struct BrokerConnection {
+    /// Plain or encrypted.
     stream: Box<dyn ByteStream>,
+    /// The client id, which brokers show in their logs.
     client: String,
     /// How long nothing may come of an answer, or nothing be taken of a request.
     silence_max: Duration,
     /// How long a broker may wait for records before it answers a fetch.
     wait_max: Duration,
+    /// Longest answer in bytes that is believed.
     answer_bytes_max: usize,
+    /// The number of the last request, which its answer repeats.
     correlation: i32,
     /// Lowest and highest version that the broker speaks, by the key of the request.
     spoken: Vec<(i16, i16, i16)>,
 }
 
 impl BrokerConnection {
-    /// Connects to a broker and proves who the user is.
+    /// Connects to a broker and authenticates the user.
     ///
     /// # Errors
     ///
     /// `Lost` if it is out of reach, `Refused` if it refuses the credentials, its certificate is
-    /// refused, or it does not speak what the settings say.
+    /// refused, or it does not speak what the settings ask for.
     pub async fn open(
         address: &HostPort,
         properties: &ClientProperties,
@@ -99,6 +110,9 @@ impl BrokerConnection {
         opened.await.unwrap_or_else(|_| Err(timed_out(properties.request_timeout)))
     }
 
+    /// Connects to `address`, by TLS if the settings ask for it.
+    ///
+    /// Fails with `Unresolved` if the name has no address, and with `Lost` if none accepts.
     async fn connect(
         address: &HostPort,
         properties: &ClientProperties,
@@ -208,6 +222,8 @@ impl BrokerConnection {
         Ok(answer)
     }
 
+    /// Asks which versions the broker speaks, and keeps the greatest of each that this client
+    /// speaks too.
     async fn ask_versions(&mut self, properties: &ClientProperties) -> Result<(), BrokerFailure> {
         let (_, version) = Api::Versions.versions();
         let answer = self.ask(Api::Versions, version, &[]).await.map_err(|failure| {
@@ -233,6 +249,9 @@ impl BrokerConnection {
         Ok(())
     }
 
+    /// Authenticates the user.
+    ///
+    /// Fails with `Refused` if the broker has no such mechanism or does not accept the proof.
     async fn authenticate(&mut self, credentials: &SaslCredentials) -> Result<(), BrokerFailure> {
         let mechanism = credentials.mechanism.name();
         let mut body = WireWriter::default();
@@ -333,6 +352,7 @@ async fn secured(
     })
 }
 
+/// Returns the failure of an answer that did not come within `limit`.
 fn timed_out(limit: Duration) -> BrokerFailure {
     let message = format!("no answer within {} s", limit.as_secs_f64());
     BrokerFailure::Lost(io::Error::new(io::ErrorKind::TimedOut, message))

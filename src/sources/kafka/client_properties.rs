@@ -2,16 +2,9 @@
 //! clients, so that a working configuration can be carried over.
 
 use std::fmt;
-use std::fs;
-use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::{ClientConfig, RootCertStore, crypto::ring};
-use tokio_rustls::TlsConnector;
-
+use super::tls_settings::{TlsSettings, read, unreadable};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Every key that is known, with what its value means.
@@ -34,22 +27,23 @@ const KEYS: &[&str] = &[
     "ssl.key.location",
 ];
 
-/// Default of the largest batch and value. Brokers take batches of 1 MiB unless they are told
+/// Default of the largest batch and value. Brokers take batches of 1 MiB unless they are set
 /// otherwise.
 const MESSAGE_BYTES_MAX: u64 = 64 << 20;
-
-/// Largest file with a password, a key or certificates.
-const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// A SASL mechanism.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaslMechanism {
+    /// The password itself, which only TLS protects.
     Plain,
+    /// SCRAM with SHA-256.
     ScramSha256,
+    /// SCRAM with SHA-512.
     ScramSha512,
 }
 
 impl SaslMechanism {
+    /// Returns the name of the mechanism in the protocol.
     pub fn name(self) -> &'static str {
         match self {
             SaslMechanism::Plain => "PLAIN",
@@ -58,6 +52,7 @@ impl SaslMechanism {
         }
     }
 
+    /// Returns the mechanism with this name, in any case of letters.
     fn parse(text: &str) -> Option<SaslMechanism> {
         let all = [SaslMechanism::Plain, SaslMechanism::ScramSha256, SaslMechanism::ScramSha512];
         all.into_iter().find(|mechanism| mechanism.name().eq_ignore_ascii_case(text))
@@ -69,6 +64,7 @@ impl SaslMechanism {
 pub struct Password(String);
 
 impl Password {
+    /// Returns the secret. The caller must not print it.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -83,25 +79,12 @@ impl fmt::Debug for Password {
 /// A user and the proof that he is it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SaslCredentials {
+    /// The mechanism that authenticates the user.
     pub mechanism: SaslMechanism,
+    /// The name of the user.
     pub username: String,
+    /// The secret, which nothing prints.
     pub password: Password,
-}
-
-/// The certificates that a TLS connection is made with.
-#[derive(Clone)]
-pub struct TlsSettings(Arc<ClientConfig>);
-
-impl TlsSettings {
-    pub fn connector(&self) -> TlsConnector {
-        TlsConnector::from(Arc::clone(&self.0))
-    }
-}
-
-impl fmt::Debug for TlsSettings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("TlsSettings")
-    }
 }
 
 /// Limits of a fetch, and what it shows.
@@ -122,18 +105,25 @@ pub struct FetchLimits {
 /// The settings of a client, checked.
 #[derive(Clone, Debug)]
 pub struct ClientProperties {
+    /// `client.id`: the name of this client in the logs of brokers.
     pub client_id: String,
+    /// `request.timeout.ms`: longest wait for an answer.
     pub request_timeout: Duration,
     /// How often a topic is looked at for new partitions.
     pub metadata_age_max: Duration,
+    /// How much a broker sends at once, and how long it waits for that.
     pub fetch: FetchLimits,
+    /// The user, where `security.protocol` asks for SASL.
     pub credentials: Option<SaslCredentials>,
+    /// TLS, where `security.protocol` asks for it.
     pub tls: Option<TlsSettings>,
 }
 
 /// Settings as they were given: keys and values in order. A later one replaces an earlier one.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct KafkaProperties {
+    /// Keys and values in the order in which they were given. A later value replaces an earlier
+    /// one.
     given: Vec<(String, String)>,
 }
 
@@ -184,6 +174,7 @@ impl KafkaProperties {
         !Self::has_password(setting) && (key == "sasl.mechanisms" || KEYS.contains(&key))
     }
 
+    /// Returns the value of a key, or `None` if it is not given or empty.
     fn get(&self, key: &str) -> Option<&str> {
         let found = self.given.iter().find(|(known, _)| known == key);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
@@ -250,7 +241,11 @@ impl KafkaProperties {
         })
     }
 
+    /// Returns mechanism, user and password.
+    ///
+    /// Fails with `Usage` if one of them is missing.
     fn credentials(&self) -> Result<SaslCredentials> {
+        /// The mechanisms that this client has.
         const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512";
         let missing = |key: &str, hint: &str| {
             usage(format!("--kafka-config {key} is missing: security.protocol asks for SASL"))
@@ -288,62 +283,40 @@ impl KafkaProperties {
         Ok(SaslCredentials { mechanism, username, password: Password(password) })
     }
 
+    /// Returns the TLS settings: the certificates to trust, and that of the client if there is one.
+    ///
+    /// Fails with `Configuration` if a file cannot be used.
     fn tls(&self) -> Result<TlsSettings> {
-        let failed = |error: rustls::Error| {
-            Error::new(ErrorKind::Configuration, format!("cannot set up TLS for Kafka: {error}"))
-                .hint("see --kafka-config ssl.ca.location, ssl.certificate.location")
-                .cause(error)
-        };
-        let provider = Arc::new(ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(failed)?;
-        let builder = match self.get("ssl.ca.location") {
-            Some(file) => {
-                let mut roots = RootCertStore::empty();
-                for certificate in certificates("ssl.ca.location", file)? {
-                    roots.add(certificate).map_err(failed)?;
-                }
-                builder.with_root_certificates(roots)
-            }
-            None => {
-                let verifier = rustls_platform_verifier::Verifier::new(provider).map_err(failed)?;
-                builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier))
-            }
-        };
-        let own = (self.get("ssl.certificate.location"), self.get("ssl.key.location"));
-        let config = match own {
-            (Some(chain), Some(key)) => {
-                let chain = certificates("ssl.certificate.location", chain)?;
-                let text = read("ssl.key.location", key)?;
-                let key = PrivateKeyDer::from_pem_slice(&text)
-                    .map_err(|_| unreadable("ssl.key.location", key, "it holds no key in PEM"))?;
-                builder.with_client_auth_cert(chain, key).map_err(failed)?
-            }
-            (None, None) => builder.with_no_client_auth(),
+        let own = match (self.get("ssl.certificate.location"), self.get("ssl.key.location")) {
+            (Some(chain), Some(key)) => Some((chain, key)),
+            (None, None) => None,
             _ => {
                 return Err(usage("a certificate needs its key".to_owned()).hint(
                     "give --kafka-config ssl.certificate.location and ssl.key.location together",
                 ));
             }
         };
-        Ok(TlsSettings(Arc::new(config)))
+        TlsSettings::of_files(self.get("ssl.ca.location"), own)
     }
 
+    /// Returns the number of a key, which must lie between `least` and `most`, both included.
     fn number(&self, key: &'static str, default: u64, least: u64, most: u64) -> Result<u64> {
         let Some(text) = self.get(key) else { return Ok(default) };
         let number = text.parse().ok().filter(|number| (least..=most).contains(number));
         number.ok_or_else(|| self.wrong(key, &format!("a number from {least} to {most}")))
     }
 
+    /// Returns the error of a value that is none of `values`.
     fn wrong(&self, key: &str, values: &str) -> Error {
         let value = self.get(key).unwrap_or_default();
         usage(format!("--kafka-config {key}={value:?} cannot be")).hint(format!("give {values}"))
     }
 }
 
+/// The values of `security.protocol`.
 const PROTOCOLS: &str = "PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL";
 
+/// Returns an error of kind `Usage`.
 fn usage(message: String) -> Error {
     Error::new(ErrorKind::Usage, message)
 }
@@ -394,32 +367,6 @@ fn edits(from: &str, to: &str) -> usize {
     row[to.len()]
 }
 
-/// Reads a file that a setting names.
-fn read(key: &str, path: &str) -> Result<Vec<u8>> {
-    let length = fs::metadata(Path::new(path)).map(|found| found.len());
-    match length {
-        Ok(bytes) if bytes > FILE_BYTES_MAX => Err(unreadable(key, path, "it is too large")),
-        Ok(_) => fs::read(path).map_err(|error| unreadable(key, path, &error.to_string())),
-        Err(error) => Err(unreadable(key, path, &error.to_string())),
-    }
-}
-
-fn certificates(key: &str, path: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let text = read(key, path)?;
-    let found: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| unreadable(key, path, &error.to_string()))?;
-    if found.is_empty() {
-        return Err(unreadable(key, path, "it holds no certificate in PEM"));
-    }
-    Ok(found)
-}
-
-fn unreadable(key: &str, path: &str, why: &str) -> Error {
-    Error::new(ErrorKind::Configuration, format!("cannot use {path}: {why}"))
-        .hint(format!("check --kafka-config {key}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -465,7 +412,7 @@ mod tests {
     #[test]
     fn password_is_read_from_file_and_never_shown() {
         let file = tempfile::NamedTempFile::new().expect("a file");
-        fs::write(file.path(), "se=cret\r\n").expect("a file");
+        std::fs::write(file.path(), "se=cret\r\n").expect("a file");
         let mut properties = KafkaProperties::default();
         let path = format!("sasl.password.file={}", file.path().display());
         for setting in

@@ -32,25 +32,33 @@ pub fn decompressed(codec: i16, bytes: Bytes) -> io::Result<Option<Box<dyn Read 
     })
 }
 
+/// A zstd stream over the bytes of a batch.
 type Zstd = zstd::stream::read::Decoder<'static, io::BufReader<Reader<Bytes>>>;
 
+/// Returns the decompressed records of a zstd batch.
 fn zstd_decoder(bytes: Bytes) -> io::Result<Zstd> {
     zstd::stream::read::Decoder::new(bytes.reader())
 }
 
+/// Returns the error of compressed bytes that are not what their codec demands.
 fn damaged(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, what)
 }
 
 /// A snappy stream: blocks with their lengths before them, or one block alone.
 struct SnappyReader {
+    /// The bytes that are not decompressed yet.
     left: Bytes,
+    /// True if blocks with lengths follow, as Java's clients write them.
     is_framed: bool,
+    /// The decompressed block.
     block: Vec<u8>,
+    /// Where the next byte to read stands in `block`.
     at: usize,
 }
 
 impl SnappyReader {
+    /// Looks at the beginning of `left` to find out which of the two forms it has.
     fn new(mut left: Bytes) -> SnappyReader {
         let is_framed = left.starts_with(XERIAL_MAGIC) && left.len() >= XERIAL_HEADER_BYTES;
         if is_framed {

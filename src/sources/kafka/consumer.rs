@@ -29,20 +29,28 @@ const ASSIGNMENTS_MAX: usize = 4096;
 /// A partition that is wanted.
 #[derive(Clone, Copy, Debug)]
 struct Wanted {
+    /// Where to begin.
     from: ReadFrom,
+    /// Where to end: nowhere, unless the job reads once.
     until: ReadUntil,
     /// A fetcher has it.
     is_assigned: bool,
+    /// True if records of the partition have come.
     has_begun: bool,
 }
 
 /// A kind of trouble, which is reported once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum ConsumerTrouble {
+    /// No broker can be reached.
     Unreachable,
+    /// The topic is not there.
     NoTopic,
+    /// The leader of a partition has moved.
     Moved,
+    /// A broker refuses what is asked: rights, user or password.
     Refused,
+    /// A batch cannot be read.
     Damaged,
 }
 
@@ -60,19 +68,31 @@ pub enum Consumed {
 /// Reads partitions of one topic. All its tasks end when it is dropped.
 #[derive(Debug)]
 pub struct Consumer {
+    /// The name of the topic, for reports.
     topic: String,
+    /// The settings of the client.
     properties: ClientProperties,
+    /// The partitions of this share that are not read to their end, each with where to go on.
     wanted: BTreeMap<i32, Wanted>,
+    /// The newest known brokers and leaders.
     metadata: TopicMetadata,
+    /// For each broker, by its node id, the queue of its fetcher.
     fetchers: BTreeMap<i32, mpsc::Sender<Assignment>>,
+    /// The fetchers and the scout.
     tasks: JoinSet<()>,
+    /// The sending end that each new fetcher gets.
     sender: EventSender,
+    /// The events of all fetchers.
     events: mpsc::Receiver<Fetched>,
+    /// The findings of the scout.
     scouted: mpsc::Receiver<Scouted>,
+    /// Wakes the scout before its time.
     look_again: Arc<Notify>,
+    /// The troubles that were reported and are not over, so that each is reported once.
     reported: BTreeSet<ConsumerTrouble>,
     /// A broker has answered.
     is_proven: bool,
+    /// The figures of the source.
     meter: Arc<SourceMeter>,
 }
 
@@ -206,6 +226,8 @@ impl Consumer {
         Some(event)
     }
 
+    /// Takes what the scout has found: gives partitions to the fetchers of their leaders, or
+    /// reports a trouble.
     fn scouted(&mut self, scouted: Scouted) -> Result<Option<Consumed>> {
         let topic = self.topic.clone();
         match scouted {
@@ -249,7 +271,7 @@ impl Consumer {
         Ok(None)
     }
 
-    /// Gives the partitions that nobody reads to the fetchers of their leaders.
+    /// Gives the partitions without a fetcher to the fetchers of their leaders.
     fn assign(&mut self) {
         for (&partition, wanted) in &mut self.wanted {
             if wanted.is_assigned {

@@ -15,7 +15,7 @@ pub enum BrokerFailure {
     /// The broker does not speak as Kafka does.
     Malformed(&'static str),
     /// The broker, or its certificate, refuses the settings: a second attempt does not help unless
-    /// somebody changes something.
+    /// a setting is changed.
     Refused(String),
     /// The broker answered with an error code.
     Code(ErrorCode),
@@ -49,12 +49,20 @@ impl From<io::Error> for BrokerFailure {
 pub struct ErrorCode(pub(super) i16);
 
 impl ErrorCode {
+    /// The offset is not in the log of the partition: retention has removed it, or it is in the
+    /// future.
     pub const OFFSET_OUT_OF_RANGE: ErrorCode = ErrorCode(1);
+    /// The broker does not know the topic, or does not lead the partition any more.
     pub const UNKNOWN_TOPIC_OR_PARTITION: ErrorCode = ErrorCode(3);
+    /// The partition is between two leaders.
     pub const LEADER_NOT_AVAILABLE: ErrorCode = ErrorCode(5);
+    /// The name of the topic breaks a rule.
     pub const INVALID_TOPIC: ErrorCode = ErrorCode(17);
+    /// The user may not read the topic.
     pub const TOPIC_AUTHORIZATION_FAILED: ErrorCode = ErrorCode(29);
+    /// The broker does not have the mechanism that was asked for.
     pub const UNSUPPORTED_SASL_MECHANISM: ErrorCode = ErrorCode(33);
+    /// User or password are wrong.
     pub const SASL_AUTHENTICATION_FAILED: ErrorCode = ErrorCode(58);
 
     /// Returns an error unless the code states success.
@@ -62,7 +70,7 @@ impl ErrorCode {
         if code == 0 { Ok(()) } else { Err(BrokerFailure::Code(ErrorCode(code))) }
     }
 
-    /// Returns true if a retry cannot help unless somebody changes rights or settings.
+    /// Returns true if a retry cannot help unless rights or settings are changed.
     pub fn is_refusal(self) -> bool {
         [Self::TOPIC_AUTHORIZATION_FAILED, Self::INVALID_TOPIC, Self::SASL_AUTHENTICATION_FAILED]
             .contains(&self)

@@ -1,6 +1,6 @@
 //! One task per broker: fetches records of the partitions that the broker leads.
 //!
-//! A fetcher is told which partitions to read and from where, and sends what it finds, in order,
+//! A fetcher is given the partitions to read and where to begin, and sends what it finds, in order,
 //! to the [`Consumer`](super::consumer::Consumer). It gives a partition back when the broker does
 //! not lead it any more, and all of them when the connection is lost: after its last event the
 //! consumer knows the position and may assign the partition elsewhere.
@@ -24,15 +24,20 @@ pub const WAITING_BYTES_MAX: u32 = 8 << 20;
 /// The partition that a fetcher is to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Assignment {
+    /// The number of the partition.
     pub partition: i32,
+    /// Where to begin.
     pub from: ReadFrom,
+    /// Where to end.
     pub until: ReadUntil,
 }
 
 /// Where reading begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadFrom {
+    /// The record with this offset, or the next one that is left.
     Offset(i64),
+    /// The first or the next record of the partition, as the broker states it.
     At(PartitionPlace),
 }
 
@@ -67,7 +72,7 @@ pub enum Fetched {
 pub enum GiveUp {
     /// Another broker leads the partition, or the connection is lost.
     Moved,
-    /// A retry cannot help unless somebody changes something.
+    /// A retry cannot help unless a setting is changed.
     Refused,
     /// The records cannot be read.
     Damaged,
@@ -76,7 +81,9 @@ pub enum GiveUp {
 /// Sends events, within the bound of bytes.
 #[derive(Clone, Debug)]
 pub struct EventSender {
+    /// The queue of events, which is bounded.
     pub events: mpsc::Sender<Fetched>,
+    /// Room for the lines that wait in the queue, in bytes.
     pub room: Arc<Semaphore>,
 }
 
@@ -85,16 +92,19 @@ pub struct EventSender {
 struct Gone;
 
 impl EventSender {
+    /// Sends an event without lines, and waits while the queue is full.
     async fn send(&self, event: Fetched) -> Result<(), Gone> {
         self.events.send(event).await.map_err(|_| Gone)
     }
 
+    /// Sends lines, and waits until there is room for them.
     async fn lines(&self, partition: i32, chunk: Chunk) -> Result<(), Gone> {
         let bytes = u32::try_from(chunk.text.len()).unwrap_or(u32::MAX).min(WAITING_BYTES_MAX);
         let held = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| Gone)?;
         self.send(Fetched::Lines { partition, chunk, _held: held }).await
     }
 
+    /// Sends that the fetcher reads a partition no more, and why.
     async fn give_up(&self, partition: i32, failure: &BrokerFailure) -> Result<(), Gone> {
         let kind = match failure {
             BrokerFailure::Refused(_) => GiveUp::Refused,
@@ -112,24 +122,33 @@ impl EventSender {
 /// A partition that is being read.
 #[derive(Clone, Copy, Debug)]
 struct FetchedRange {
+    /// The number of the partition.
     partition: i32,
+    /// The offset of the next record to fetch.
     next: i64,
+    /// The offset to stop at; `None` for ever.
     until: Option<i64>,
 }
 
 /// Reads partitions from one broker.
 #[derive(Debug)]
 pub struct Fetcher {
+    /// The broker.
     address: HostPort,
+    /// The topic, by the name or the id that the broker wants.
     topic: TopicName,
+    /// The settings of the client.
     properties: ClientProperties,
+    /// Partitions that the fetcher is to read.
     assigned: mpsc::Receiver<Assignment>,
+    /// Takes lines and the ends of partitions.
     events: EventSender,
     /// In the order of the next fetch: what had its turn goes to the end.
     reading: VecDeque<FetchedRange>,
 }
 
 impl Fetcher {
+    /// Returns a fetcher of no partition yet.
     pub fn new(
         address: HostPort,
         topic: TopicName,

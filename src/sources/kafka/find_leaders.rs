@@ -34,26 +34,34 @@ pub enum Scouted {
     Unreachable { address: HostPort, failure: String },
     /// The names of the brokers do not resolve and never have.
     Unresolved { address: HostPort, failure: String },
-    /// A broker refuses: a retry cannot help unless somebody changes something.
+    /// A broker refuses: a retry cannot help unless a setting is changed.
     Refused { address: HostPort, failure: String },
 }
 
 /// Asks where the partitions of a topic lie.
 #[derive(Debug)]
 pub struct Scout {
+    /// The brokers that were given, which are asked in turn.
     bootstrap: Vec<HostPort>,
+    /// The name of the topic.
     topic: String,
+    /// The settings of the client.
     properties: ClientProperties,
     /// Asks for an answer at once.
     wanted: Arc<Notify>,
+    /// Takes what was found.
     found: mpsc::Sender<Scouted>,
     /// Brokers that an answer named.
     known: Vec<HostPort>,
+    /// True if the name of a broker had an address in this run: a later failure of DNS is
+    /// transient.
     has_resolved: bool,
+    /// Rounds in which no name had an address, in a row.
     unresolved_rounds: u32,
 }
 
 impl Scout {
+    /// Returns a scout that looks at once, then when `wanted` is notified or the metadata is old.
     pub fn new(
         bootstrap: Vec<HostPort>,
         topic: String,
@@ -85,7 +93,7 @@ impl Scout {
             for address in brokers {
                 match self.ask(&address, &mut pauses).await {
                     Ok(()) => return,
-                    // A refusal says more than that another broker is down.
+                    // A refusal matters more than a broker that is down.
                     Err(_) if matches!(last, Some((_, BrokerFailure::Refused(_)))) => {}
                     Err(failure) => last = Some((address, failure)),
                 }
@@ -136,6 +144,7 @@ impl Scout {
         }
     }
 
+    /// Returns the report of a failure, and decides if it can pass by itself.
     fn report(&mut self, address: HostPort, failure: BrokerFailure) -> Scouted {
         let text = failure.to_string();
         match failure {

@@ -43,6 +43,7 @@ impl PartitionPosition {
 /// A value that was being read when an epoch ended: longer than one read of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenValue {
+    /// The number of the partition.
     pub partition: i32,
     /// The offset of its record.
     pub offset: i64,
@@ -58,7 +59,9 @@ pub type Ranges = BTreeMap<i32, (i64, i64)>;
 pub struct Positions {
     /// The id of the topic; zeros while it is not known.
     pub topic_id: [u8; 16],
+    /// For each partition, the next offset, and what the records before it have left.
     pub partitions: BTreeMap<i32, PartitionPosition>,
+    /// The value that a cut has divided, if one has.
     pub open: Option<OpenValue>,
 }
 
@@ -114,7 +117,7 @@ impl Positions {
             }
         }
         if let Some(open) = other.open {
-            // Whoever read its beginning reads its end, too.
+            // The share that read its beginning reads its end, too.
             if let Some(position) = self.partitions.get_mut(&open.partition) {
                 position.next = position.next.max(open.offset + 1);
             }
@@ -162,6 +165,7 @@ pub fn is_of_share(partition: i32, share: usize, of: usize) -> bool {
     usize::try_from(partition).is_ok_and(|partition| partition % of == share)
 }
 
+/// Parses positions of the newest form; `None` for any other bytes.
 fn parse(payload: &[u8]) -> Option<Positions> {
     let (form, rest) = payload.split_first()?;
     if *form != FORM {

@@ -26,7 +26,9 @@ pub enum Value {
 /// The beginning of a record, up to its value.
 #[derive(Clone, Copy, Debug)]
 pub struct RecordHead {
+    /// The offset of the record, from that of the batch on.
     pub offset_delta: i32,
+    /// The value: its length, or that there is none.
     pub value: Value,
     /// Bytes of the record after the value's length: the value and the headers.
     rest: usize,
@@ -36,7 +38,9 @@ pub struct RecordHead {
 pub struct RecordReader {
     /// Where more bytes come from; `None` where the window holds all.
     stream: Option<Box<dyn Read + Send>>,
+    /// The bytes at hand.
     window: RecordWindow,
+    /// Where the next byte stands in the window.
     at: usize,
     /// A head that was read and given back.
     held: Option<RecordHead>,
@@ -50,11 +54,14 @@ impl fmt::Debug for RecordReader {
 
 /// The bytes that are at hand.
 enum RecordWindow {
+    /// The records of a batch that is not compressed, all of them.
     Whole(Bytes),
+    /// A piece of the decompressed records.
     Part(Vec<u8>),
 }
 
 impl RecordWindow {
+    /// Returns the bytes at hand.
     fn bytes(&self) -> &[u8] {
         match self {
             RecordWindow::Whole(bytes) => bytes,
@@ -159,6 +166,9 @@ impl RecordReader {
         Ok(&self.window.bytes()[self.at..])
     }
 
+    /// Replaces the window by the next decompressed bytes.
+    ///
+    /// Fails with `Malformed` if there are none, or they cannot be decompressed.
     fn refill(&mut self) -> Result<(), BrokerFailure> {
         let (Some(stream), RecordWindow::Part(window)) = (&mut self.stream, &mut self.window)
         else {
@@ -177,6 +187,7 @@ impl RecordReader {
         if read == 0 { Err(UNREADABLE) } else { Ok(()) }
     }
 
+    /// Moves on by so many bytes, which may lie in later windows.
     fn pass(&mut self, mut bytes: usize) -> Result<(), BrokerFailure> {
         while bytes > 0 {
             let passed = bytes.min(self.at_hand()?.len());
@@ -192,11 +203,16 @@ const UNREADABLE: BrokerFailure = BrokerFailure::Malformed("a batch holds record
 
 /// Reads the fields of a record, no more than its length.
 struct CountedBytes<'a> {
+    /// The reader whose bytes are counted.
     reader: &'a mut RecordReader,
+    /// Bytes that may still be taken.
     left: usize,
 }
 
 impl CountedBytes<'_> {
+    /// Takes one byte.
+    ///
+    /// Fails with `Malformed` if the record has no more.
     fn byte(&mut self) -> Result<u8, BrokerFailure> {
         self.left = self.left.checked_sub(1).ok_or(UNREADABLE)?;
         let byte = self.reader.at_hand()?[0];
@@ -204,6 +220,7 @@ impl CountedBytes<'_> {
         Ok(byte)
     }
 
+    /// Passes so many bytes of the record.
     fn skip(&mut self, bytes: usize) -> Result<(), BrokerFailure> {
         self.left = self.left.checked_sub(bytes).ok_or(UNREADABLE)?;
         self.reader.pass(bytes)

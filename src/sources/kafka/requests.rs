@@ -30,6 +30,7 @@ pub struct TopicMetadata {
 /// One partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionMetadata {
+    /// The number of the partition.
     pub partition: i32,
     /// Its leader; negative while there is none.
     pub leader: i32,
@@ -49,7 +50,7 @@ pub async fn metadata(
     let mut body = WireWriter::default();
     if version == flexible {
         body.uvarint(2).raw(&[0; 16]).compact_string(topic).no_tags();
-        // No topic is created, and nobody asks for rights.
+        // No topic is created, and rights are not asked for.
         body.i8(0).i8(0).no_tags();
     } else {
         body.array(1).string(topic).i8(0);
@@ -59,6 +60,7 @@ pub async fn metadata(
     if version == flexible { flexible_metadata(reader) } else { plain_metadata(reader) }
 }
 
+/// Reads an answer of a version with compact arrays and tagged fields.
 fn flexible_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, BrokerFailure> {
     let mut found = TopicMetadata::default();
     reader.i32()?;
@@ -94,6 +96,7 @@ fn flexible_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, Broker
     complete(found)
 }
 
+/// Reads an answer of an older version.
 fn plain_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, BrokerFailure> {
     let mut found = TopicMetadata::default();
     reader.i32()?;
@@ -132,6 +135,9 @@ fn complete(mut found: TopicMetadata) -> Result<TopicMetadata, BrokerFailure> {
     Ok(found)
 }
 
+/// Returns the address of a broker.
+///
+/// Fails with `Malformed` for a port that is none.
 fn broker_address(host: String, port: i32) -> Result<HostPort, BrokerFailure> {
     let port = u16::try_from(port).ok().filter(|port| *port > 0);
     let port = port.ok_or(BrokerFailure::Malformed("a broker has no port"))?;
@@ -186,15 +192,20 @@ pub async fn offset_at(
 /// The name of a topic, and its id; zeros where the brokers have none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicName {
+    /// The name, for older versions.
     pub name: String,
+    /// The id, which versions from 13 on take in place of the name.
     pub id: [u8; 16],
 }
 
 /// The answer of one partition.
 #[derive(Debug)]
 pub struct FetchedPartition {
+    /// The number of the partition.
     pub partition: i32,
+    /// The error of the partition; 0 for none.
     pub code: ErrorCode,
+    /// The transactions in the records that were aborted.
     pub aborted: Vec<Aborted>,
     /// Batches, the last of which may be cut off.
     pub records: Bytes,
@@ -232,6 +243,7 @@ fn fetch_head(body: &mut WireWriter, limits: &FetchLimits) {
     body.i32(-1).i32(wait_ms).i32(1).i32(limits.bytes_max).i8(limits.read_committed.into());
 }
 
+/// Returns the body of a fetch that names the topic by its id.
 fn fetch_by_id_body(id: &[u8; 16], partitions: &[(i32, i64)], limits: &FetchLimits) -> Vec<u8> {
     let mut body = WireWriter::default();
     fetch_head(&mut body, limits);
@@ -246,6 +258,7 @@ fn fetch_by_id_body(id: &[u8; 16], partitions: &[(i32, i64)], limits: &FetchLimi
     body.into_bytes()
 }
 
+/// Reads the answer to a fetch that named the topic by its id.
 fn fetched_by_id(answer: &Bytes) -> Result<Vec<FetchedPartition>, BrokerFailure> {
     let mut reader = WireReader::new(answer);
     let mut partitions = Vec::new();
@@ -274,6 +287,7 @@ fn fetched_by_id(answer: &Bytes) -> Result<Vec<FetchedPartition>, BrokerFailure>
     Ok(partitions)
 }
 
+/// Returns the body of a fetch that names the topic by its name.
 fn fetch_body(
     version: i16,
     topic: &str,
@@ -307,6 +321,7 @@ fn fetch_body(
     body.into_bytes()
 }
 
+/// Reads the answer to a fetch that named the topic by its name.
 fn fetched(version: i16, answer: &Bytes) -> Result<Vec<FetchedPartition>, BrokerFailure> {
     let mut reader = WireReader::new(answer);
     let mut partitions = Vec::new();

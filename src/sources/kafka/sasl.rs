@@ -1,4 +1,4 @@
-//! SASL: how a user proves to a broker who he is, by PLAIN or by SCRAM (RFC 5802, RFC 7677).
+//! SASL: authenticates a user to a broker, by PLAIN or by SCRAM (RFC 5802, RFC 7677).
 //!
 //! SCRAM never sends the password. The client proves that it knows it, and then checks that the
 //! broker knows it, too.
@@ -24,21 +24,21 @@ const ITERATIONS_MAX: u32 = 1_000_000;
 
 /// One conversation with a broker.
 pub struct Conversation<'a> {
+    /// The user and the secret.
     credentials: &'a SaslCredentials,
+    /// The answer that the broker owes.
     step: SaslStep,
 }
 
 /// The next message.
 enum SaslStep {
+    /// Nothing was sent yet.
     First,
     /// SCRAM: the broker's challenge is awaited, in answer to this.
-    Proof {
-        first_bare: String,
-    },
+    Proof { first_bare: String },
     /// SCRAM: the broker must show this.
-    Verify {
-        signature: Vec<u8>,
-    },
+    Verify { signature: Vec<u8> },
+    /// The user is authenticated.
     Done,
 }
 
@@ -104,22 +104,28 @@ impl<'a> Conversation<'a> {
 
 /// The functions of one SCRAM mechanism.
 struct ScramHash {
+    /// The keyed hash.
     hmac: hmac::Algorithm,
+    /// The hash itself.
     digest: &'static digest::Algorithm,
+    /// The function that makes a key of a password, salted and iterated.
     pbkdf2: pbkdf2::Algorithm,
 }
 
+/// The functions of SCRAM-SHA-256.
 static SHA_256: ScramHash = ScramHash {
     hmac: hmac::HMAC_SHA256,
     digest: &digest::SHA256,
     pbkdf2: pbkdf2::PBKDF2_HMAC_SHA256,
 };
+/// The functions of SCRAM-SHA-512.
 static SHA_512: ScramHash = ScramHash {
     hmac: hmac::HMAC_SHA512,
     digest: &digest::SHA512,
     pbkdf2: pbkdf2::PBKDF2_HMAC_SHA512,
 };
 
+/// The failure of a challenge that has not the form of RFC 5802.
 const MALFORMED: BrokerFailure = BrokerFailure::Malformed("a SASL challenge cannot be read");
 
 /// Returns the client's last message for a challenge, and the signature that the broker must show.
@@ -161,6 +167,7 @@ fn field<'a>(message: &'a str, name: &str) -> Result<&'a str, BrokerFailure> {
     message.split(',').find_map(|field| field.strip_prefix(name)).ok_or(MALFORMED)
 }
 
+/// Returns random printable text, which makes each conversation another one.
 fn nonce() -> Result<String, BrokerFailure> {
     let mut bytes = [0; NONCE_BYTES];
     SystemRandom::new().fill(&mut bytes).map_err(|_| {
@@ -169,6 +176,9 @@ fn nonce() -> Result<String, BrokerFailure> {
     Ok(hex(&bytes))
 }
 
+/// Decodes base64.
+///
+/// Fails with `Malformed` for any other text.
 fn decode_base64(text: &str) -> Result<Vec<u8>, BrokerFailure> {
     BASE64_STANDARD.decode(text).map_err(|_| MALFORMED)
 }

@@ -10,6 +10,7 @@ const STRING_BYTES_MAX: usize = 64 << 10;
 /// Writes the fields of a request, in order.
 #[derive(Debug, Default)]
 pub struct WireWriter {
+    /// The bytes that were written.
     bytes: Vec<u8>,
 }
 
@@ -19,18 +20,22 @@ impl WireWriter {
         self.bytes
     }
 
+    /// Writes one byte.
     pub fn i8(&mut self, value: i8) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
+    /// Writes two bytes.
     pub fn i16(&mut self, value: i16) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
+    /// Writes four bytes.
     pub fn i32(&mut self, value: i32) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
 
+    /// Writes eight bytes.
     pub fn i64(&mut self, value: i64) -> &mut Self {
         self.raw(&value.to_be_bytes())
     }
@@ -83,10 +88,13 @@ impl WireWriter {
 /// ends too early or holds what cannot be.
 #[derive(Clone, Copy, Debug)]
 pub struct WireReader<'a> {
+    /// The bytes of an answer.
     bytes: &'a [u8],
+    /// Where the next value begins.
     at: usize,
 }
 
+/// A value, or the failure of an answer that ends too early.
 type Read<T> = Result<T, BrokerFailure>;
 
 impl<'a> WireReader<'a> {
@@ -108,24 +116,29 @@ impl<'a> WireReader<'a> {
         Ok(taken)
     }
 
+    /// Takes `N` bytes.
     fn fixed<const N: usize>(&mut self) -> Read<[u8; N]> {
         let mut value = [0; N];
         value.copy_from_slice(self.raw(N)?);
         Ok(value)
     }
 
+    /// Takes one byte.
     pub fn i8(&mut self) -> Read<i8> {
         Ok(i8::from_be_bytes(self.fixed()?))
     }
 
+    /// Takes two bytes.
     pub fn i16(&mut self) -> Read<i16> {
         Ok(i16::from_be_bytes(self.fixed()?))
     }
 
+    /// Takes four bytes.
     pub fn i32(&mut self) -> Read<i32> {
         Ok(i32::from_be_bytes(self.fixed()?))
     }
 
+    /// Takes eight bytes.
     pub fn i64(&mut self) -> Read<i64> {
         Ok(i64::from_be_bytes(self.fixed()?))
     }
@@ -195,6 +208,9 @@ impl<'a> WireReader<'a> {
         Ok(())
     }
 
+    /// Takes a string of so many bytes. Ill-formed UTF-8 becomes U+FFFD.
+    ///
+    /// Fails with `Malformed` above [`STRING_BYTES_MAX`].
     fn text(&mut self, len: usize) -> Read<String> {
         if len > STRING_BYTES_MAX {
             return Err(BrokerFailure::Malformed("an answer holds a string that is too long"));
@@ -202,6 +218,8 @@ impl<'a> WireReader<'a> {
         Ok(String::from_utf8_lossy(self.raw(len)?).into_owned())
     }
 
+    /// Returns the number of elements of an array if that many can follow: each has at least one
+    /// byte.
     fn plausible(&self, len: usize) -> Read<usize> {
         if len > self.bytes.len() - self.at {
             return Err(BrokerFailure::Malformed("an answer holds an array that is too long"));

@@ -29,6 +29,7 @@ pub type Shaking = BoxFuture<'static, Handshake>;
 
 /// The end of a handshake.
 pub struct Handshake {
+    /// The address of the sender.
     pub from: SocketAddr,
     /// The connection, or why it came to nothing.
     pub stream: std::result::Result<Box<TlsStream<TcpStream>>, String>,
@@ -57,24 +58,26 @@ pub fn shake(
 pub struct ListenSender {
     /// Its connection in the source log.
     connection: u64,
+    /// The address of the sender.
     from: SocketAddr,
+    /// The connection.
     stream: SenderStream,
     /// Bytes of it that are in the log.
     logged: u64,
 }
 
 enum SenderStream {
+    /// Bytes as they come.
     Plain(TcpStream),
     /// With bytes that are decrypted and not in the log.
-    Tls {
-        stream: Box<TlsStream<TcpStream>>,
-        bytes: Vec<u8>,
-    },
+    Tls { stream: Box<TlsStream<TcpStream>>, bytes: Vec<u8> },
 }
 
-/// The turn of a sender that has bytes or has ended, or that was told to stop.
+/// The turn of a sender that has bytes or has ended, or that was asked to stop.
 pub struct SenderTurn {
+    /// The sender whose turn it is.
     sender: ListenSender,
+    /// The event that the sender is ready for.
     ready: Ready,
 }
 
@@ -84,15 +87,19 @@ enum Ready {
     Readable,
     /// So many bytes were decrypted; none at the end.
     Decrypted(usize),
+    /// The connection failed.
     Failed(io::Error),
+    /// The job stops reading.
     Stopped,
 }
 
 impl ListenSender {
+    /// Returns a sender without TLS.
     pub fn plain(connection: u64, stream: TcpStream, from: SocketAddr) -> ListenSender {
         ListenSender { connection, from, stream: SenderStream::Plain(stream), logged: 0 }
     }
 
+    /// Returns a sender whose handshake has succeeded.
     pub fn tls(
         connection: u64,
         stream: Box<TlsStream<TcpStream>>,
@@ -106,10 +113,12 @@ impl ListenSender {
         }
     }
 
+    /// Returns the id of the connection in the log.
     pub fn connection(&self) -> u64 {
         self.connection
     }
 
+    /// Returns the address of the sender.
     pub fn from(&self) -> SocketAddr {
         self.from
     }

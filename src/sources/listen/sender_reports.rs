@@ -1,4 +1,4 @@
-//! Reports of a listener about its senders. Anybody can connect, so what may happen a thousand
+//! Reports of a listener about its senders. Any program can connect, so what may happen a thousand
 //! times a second is reported once a burst.
 
 use std::io;
@@ -15,7 +15,9 @@ const BURST_REPORTED: Duration = Duration::from_secs(600);
 /// Events of one kind that are reported once a burst.
 #[derive(Debug, Default)]
 struct Burst {
+    /// The time of the last event.
     last: Option<Instant>,
+    /// The time of the last line about such events.
     reported: Option<Instant>,
     /// Events since the last report.
     unreported: u64,
@@ -40,10 +42,15 @@ impl Burst {
 /// The reports of a listener.
 #[derive(Debug, Default)]
 pub struct ConnectionReports {
+    /// Senders that connected.
     came: Burst,
+    /// Senders that were closed at once, because there are too many.
     refused: Burst,
+    /// Senders whose handshake failed.
     no_tls: Burst,
+    /// Connections that were reset.
     reset: Burst,
+    /// Connections that failed otherwise.
     failed: Burst,
 }
 

@@ -26,8 +26,11 @@ const SOCKET: &str = "listen";
 /// manager has opened. Port 0 stands for any that is free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenAddress {
+    /// The host, as it was given.
     host: String,
+    /// The port; 0 for any.
     port: u16,
+    /// True if the service manager passes the socket.
     is_passed: bool,
 }
 
@@ -69,11 +72,15 @@ impl ListenAddress {
         self.is_passed
     }
 
+    /// Resolves the host.
+    ///
+    /// Fails if it has no address.
     fn addresses(&self) -> io::Result<impl Iterator<Item = SocketAddr> + use<>> {
         (self.host.as_str(), self.port).to_socket_addrs()
     }
 }
 
+/// Binds and listens, also where a former run's connections are still closing.
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // A port whose last connections are still closing can be used again at once.
@@ -134,6 +141,7 @@ pub struct ListenSettings {
     pub connections_max: usize,
     /// The certificate and key, if the senders speak TLS.
     pub tls: Option<TlsFiles>,
+    /// The socket, once it is bound.
     ready: ReadyListener,
 }
 
@@ -205,6 +213,7 @@ type Prepared = (TcpListener, Option<Arc<ServerConfig>>);
 struct ReadyListener(Arc<Mutex<Option<Prepared>>>);
 
 impl ReadyListener {
+    /// Locks the socket.
     fn lock(&self) -> std::sync::MutexGuard<'_, Option<Prepared>> {
         // It is whole between two uses.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

@@ -104,7 +104,7 @@ impl LogEpochs {
         self.is_replay
     }
 
-    /// Returns true if nobody can send a message any more.
+    /// Returns true if no message can come any more.
     pub fn has_closed(&self) -> bool {
         self.has_closed
     }
@@ -245,7 +245,7 @@ impl SourceLog {
         Ok(())
     }
 
-    /// States in the journal how far it is on disk, if that is farther than any record says.
+    /// States in the journal how far it is on disk, if that is farther than any record states.
     fn state_synced(&mut self) -> Result<()> {
         if let Some(journal) = &mut self.journal
             && journal.state_synced()?

@@ -42,14 +42,14 @@ impl SourceLog {
     /// Brings records back while there is room for blocks.
     pub fn bring_back(&mut self) -> Result<()> {
         let Some(mut lagging) = self.lagging.take() else { return Ok(()) };
-        // A permit stays if nobody waits now, so none is missed.
+        // A permit stays if no task waits now, so none is missed.
         self.came_back.notify_one();
         let mut bytes = 0;
         lagging.waits = None;
         while bytes < STEP_BYTES {
             let at = lagging.reader.position();
             let Some(entry) = lagging.reader.next()? else {
-                // Nobody else appends: this is the tail.
+                // No other task appends: this is the tail.
                 self.reports.report();
                 if self.aside_pending > 0 {
                     // These bytes come next, once the journal has room for their record.

@@ -68,7 +68,7 @@ impl Replayable {
 }
 
 impl SourceLog {
-    /// Has `positions` called at each cut from now on, by the task that owns the log, between two
+    /// Calls `positions` at each cut from now on, by the task that owns the log, between two
     /// of its steps. It returns at most 128 KiB.
     pub fn set_positions(&mut self, positions: impl FnMut() -> Result<Vec<u8>> + Send + 'static) {
         if let Some(replayable) = &mut self.replayable {

@@ -30,7 +30,7 @@ impl Reports {
         connection.reported = now;
     }
 
-    /// Reports what was discarded, which nobody could otherwise see.
+    /// Reports what was discarded, which could not be seen otherwise.
     pub fn report(&mut self) {
         if self.unreported == LineStats::default() {
             return;

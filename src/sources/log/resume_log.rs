@@ -74,7 +74,7 @@ impl fmt::Debug for LogSetup {
 }
 
 impl SourceLog {
-    /// Makes a log that goes on where `setup` says.
+    /// Makes a log that goes on where `setup` has it.
     pub fn new(setup: LogSetup) -> SourceLog {
         let LogSetup { source, journal, past, open, feed, events, inbox, limits, .. } = setup;
         let (pool, stop, meter) = (setup.pool, setup.stop, setup.meter);

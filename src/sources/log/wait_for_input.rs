@@ -50,7 +50,7 @@ impl SourceLog {
         Ok(())
     }
 
-    /// The same for a source that nothing is lost of while it waits: its log never lags.
+    /// Waits as `ready` does, for a source that loses nothing while it waits: its log never lags.
     ///
     /// # Errors
     /// `Disk` if the journal fails.
@@ -218,7 +218,7 @@ impl SourceLog {
         let Some(room) = self.room.clone() else { return Ok(()) };
         self.events.room_wanted();
         let stop = self.stop.clone();
-        // There is no event for a disk that somebody has cleared.
+        // There is no event for a disk that has room again.
         let look_again = async {
             match full.cause {
                 FullCause::Disk => tokio::time::sleep(DISK_PAUSE).await,

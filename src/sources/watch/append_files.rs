@@ -494,7 +494,7 @@ async fn changed<T>(
     }
 }
 
-/// The pieces of a file that nobody asked for.
+/// The pieces of a file that was not asked for.
 fn out_of_order() -> Error {
     Error::new(ErrorKind::Failed, "the pieces of a file came in a wrong order")
 }

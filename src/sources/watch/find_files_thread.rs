@@ -39,9 +39,13 @@ impl FoundSender {
 /// When the next scan is due.
 #[derive(Debug)]
 pub struct ScanPace {
+    /// The time between two listings.
     every: Duration,
+    /// The pauses after listings that failed.
     backoff: Backoff,
+    /// The time at which the last listing began.
     begun: Instant,
+    /// The time at which the next one is due.
     due: Instant,
 }
 
@@ -90,8 +94,11 @@ impl ScanPace {
 /// Reports if the place can be listed, to the log and to the meter of the source.
 #[derive(Debug)]
 pub struct ListingReport {
+    /// The name of the place in log lines.
     name: String,
+    /// The figures of the source.
     meter: Arc<SourceMeter>,
+    /// True while the place cannot be listed, so that it is reported once.
     is_away: bool,
 }
 
@@ -127,8 +134,11 @@ impl ListingReport {
 /// The source's end of the thread.
 #[derive(Debug)]
 pub struct Discovery {
+    /// The files that were found.
     results: mpsc::Receiver<WatchEvent>,
+    /// Files that could not be read, to be looked at again.
     unread: std::sync::mpsc::Sender<UnreadFile>,
+    /// The failure of the thread, once it has ended.
     failed: Arc<Mutex<Option<Error>>>,
     /// Dropped with this, which wakes the thread.
     _stop: PipeWriter,
@@ -136,8 +146,11 @@ pub struct Discovery {
 
 /// The thread's ends of its channels.
 pub struct Channels {
+    /// Takes the files that were found.
     pub results: FoundSender,
+    /// Files that the source could not read.
     pub unread: std::sync::mpsc::Receiver<UnreadFile>,
+    /// Readable when the thread is to end.
     pub stop: io::PipeReader,
 }
 

@@ -1,4 +1,4 @@
-//! A file or object that was found, and what tells its states apart.
+//! A file or object that was found, and what separates its states.
 
 use std::ffi::OsStr;
 use std::fs::Metadata;
@@ -30,6 +30,7 @@ pub struct Version(pub(super) u64);
 pub struct FileFacts {
     /// Length, as it is stored.
     pub bytes: u64,
+    /// The state of the file by which a change is seen.
     pub version: Version,
     /// The inode of a file; 0 for an object.
     pub inode: u64,
@@ -87,6 +88,7 @@ impl FileFacts {
 pub struct FoundFile {
     /// The name in the folder, or the key of an object.
     pub name: Vec<u8>,
+    /// Size, version and time of the file.
     pub facts: FileFacts,
 }
 

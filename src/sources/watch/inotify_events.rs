@@ -23,7 +23,7 @@ const BUFFER_BYTES: usize = 64 << 10;
 pub enum FolderEvent {
     /// It was created; its writer has it open.
     Created(OsString),
-    /// Somebody has opened it.
+    /// It was opened.
     Opened(OsString),
     /// A writer has closed it, or it was renamed into the folder.
     Whole(OsString),
@@ -36,13 +36,16 @@ pub enum FolderEvent {
 /// The events of one folder, which may come and go.
 #[derive(Debug)]
 pub struct FolderEvents {
+    /// The folder that is watched.
     folder: PathBuf,
+    /// The queue of events; `None` while they cannot be had.
     inotify: Option<Inotify>,
     /// Device and inode of the folder that is watched.
     watched: Option<(u64, u64)>,
     /// A name that has left the folder, with the cookie of its rename. Where the rename leads is
     /// the next event: a file that stays in the folder must not be forgotten first.
     leaving: Option<(u32, OsString)>,
+    /// True if it was reported that there are no events.
     is_failure_told: bool,
 }
 
@@ -83,6 +86,9 @@ impl FolderEvents {
         }
     }
 
+    /// Watches the folder.
+    ///
+    /// Fails where the system has no more watches, or the folder is not there.
     fn watch(&self) -> io::Result<Inotify> {
         let inotify = Inotify::init()?;
         let mask = WatchMask::CREATE
@@ -97,6 +103,7 @@ impl FolderEvents {
         Ok(inotify)
     }
 
+    /// Ends the watch: the folder is not the one that it was.
     fn detach(&mut self) {
         (self.inotify, self.watched, self.leaving) = (None, None, None);
     }

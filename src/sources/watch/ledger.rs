@@ -35,7 +35,9 @@ const BEGUN_BYTES: u64 = 41;
 /// A file that was begun, with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BegunFile {
+    /// The number of the file in the order of reading.
     pub number: u64,
+    /// The file.
     pub file: FoundFile,
 }
 
@@ -57,6 +59,7 @@ pub struct Ledger {
     rewrite_from_bytes: u64,
     /// The device of the folder, if a listing has stated it.
     device: Option<u64>,
+    /// The version of each known file, by the hash of its name.
     known: HashMap<NameHash, Version>,
     /// How many names have each version.
     versions: HashMap<Version, u32>,
@@ -64,6 +67,7 @@ pub struct Ledger {
     pending: VecDeque<BegunFile>,
     /// Bytes of the records of `pending`.
     pending_bytes: u64,
+    /// The number of the next file.
     next_number: u64,
     /// Files were forgotten that the file still holds.
     holds_forgotten: bool,
@@ -71,10 +75,13 @@ pub struct Ledger {
 
 #[derive(Debug)]
 struct LedgerFile {
+    /// The path of the ledger.
     path: PathBuf,
+    /// The open file.
     file: File,
     /// Where the next record goes.
     bytes: u64,
+    /// True if nothing was appended since the last sync.
     is_synced: bool,
 }
 
@@ -138,6 +145,7 @@ impl Ledger {
         Ok(Some(ledger))
     }
 
+    /// Applies a record that was read back.
     fn apply(&mut self, record: LedgerRecord) {
         match record {
             LedgerRecord::Header { next_number } => self.next_number = next_number,
@@ -156,12 +164,14 @@ impl Ledger {
         }
     }
 
+    /// Notes the version of a name.
     fn insert(&mut self, name: NameHash, version: Version) {
         self.remove(name);
         self.known.insert(name, version);
         *self.versions.entry(version).or_default() += 1;
     }
 
+    /// Forgets a name.
     fn remove(&mut self, name: NameHash) {
         let Some(version) = self.known.remove(&name) else { return };
         if let Some(names) = self.versions.get_mut(&version) {
@@ -301,6 +311,7 @@ impl Ledger {
         Ok(())
     }
 
+    /// Writes the ledger anew, without what is of no use any more.
     fn rewrite(&mut self) -> io::Result<()> {
         match &self.disk {
             Some(disk) => self.write_anew(disk.path.clone()),
@@ -331,6 +342,7 @@ impl Ledger {
         Ok(())
     }
 
+    /// Appends a record. Without a state folder it is kept in memory only.
     fn append(&mut self, record: &LedgerRecord) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let mut bytes = Vec::new();
@@ -355,11 +367,12 @@ impl Ledger {
     }
 }
 
-/// Returns true for an error that ends when somebody makes room on the disk.
+/// Returns true for an error that ends when the disk has room again.
 pub fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
+/// Returns the error of an operation on the ledger.
 fn failed(what: &str, path: &Path, error: &io::Error) -> Error {
     let message = format!("cannot {what} {}: {error}", path.display());
     Error::new(ErrorKind::Disk, message).hint("see --state")

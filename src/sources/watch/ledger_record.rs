@@ -74,6 +74,7 @@ impl LedgerRecord {
     }
 }
 
+/// Decodes the payload of a record; `None` if it is none.
 fn decode_payload(payload: &[u8]) -> Option<LedgerRecord> {
     let (kind, mut fields) = payload.split_first()?;
     let mut next = || {

@@ -83,14 +83,19 @@ impl Bucket {
     }
 }
 
-/// Finds objects until nobody wants results any more.
+/// Finds objects until the source has stopped.
 pub struct ObjectWatch {
+    /// The bucket and the prefix.
     pub bucket: Bucket,
+    /// The time between two listings.
     pub every: Duration,
     /// If true, the end is reached after the first listing.
     pub once: bool,
+    /// Decides which objects are new.
     pub arrivals: Arrivals,
+    /// Takes the objects that were found.
     pub results: FoundSender,
+    /// Reports a bucket that cannot be listed.
     pub report: ListingReport,
     /// Objects that were not read come back by this.
     pub unread: mpsc::Receiver<UnreadFile>,
@@ -166,19 +171,25 @@ impl ObjectWatch {
 
 /// The bytes of one object.
 pub struct ObjectReader<'a> {
+    /// The bucket.
     bucket: &'a Bucket,
+    /// The key of the object.
     key: String,
+    /// The size and version with which the object was found.
     facts: FileFacts,
+    /// Where the next byte stands in the object.
     at: u64,
     /// The range that was fetched last, and where it begins.
     chunk: Bytes,
+    /// Where the chunk begins in the object.
     chunk_at: u64,
+    /// Returns false when the source has stopped.
     is_wanted: &'a dyn Fn() -> bool,
 }
 
 impl<'a> ObjectReader<'a> {
     /// Opens the object of a request, as long as it is the one that was found. `prefetched` is its
-    /// first range. `is_wanted` returns false when nobody waits for its bytes.
+    /// first range. `is_wanted` returns false when its bytes are not awaited any more.
     pub fn open(
         bucket: &'a Bucket,
         request: &ReadRequest,
@@ -211,6 +222,7 @@ impl<'a> ObjectReader<'a> {
         &self.facts
     }
 
+    /// Looks up the object as it is now.
     fn look_up(&self) -> io::Result<FileFacts> {
         let page = self
             .patiently(async || self.bucket.store.list(Listing::new(&self.key).limit(1)).await)?;
@@ -265,6 +277,7 @@ impl<'a> ObjectReader<'a> {
     }
 }
 
+/// Logs an error, once per outage.
 fn tell(error: &StoreError, is_told: &mut bool) {
     if std::mem::replace(is_told, true) {
         tracing::debug!("{error}");

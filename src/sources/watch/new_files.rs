@@ -1,10 +1,10 @@
-//! Which files of a folder are new and whole: a state machine that is told what is seen.
+//! Decides which files of a folder are new and whole: a state machine that takes in what is seen.
 //!
 //! A scan lists the folder and is the truth. Events come between scans and make it fast: they are
 //! hints, and one that is lost costs time only. A file is *whole*, and read, when
 //!
 //! * it was renamed or linked into the folder, or
-//! * the one who wrote it has closed it, or
+//! * its writer has closed it, or
 //! * a scan finds it unchanged since an earlier one, or since some time before the scan.
 //!
 //! A file that an event has shown to be opened for writing waits for its closing, however long the
@@ -48,9 +48,11 @@ pub enum UnreadFile {
 /// A file that is known: given out, or not to be read.
 #[derive(Clone, Copy, Debug)]
 struct KnownFile {
+    /// The version with which the file was given to the source.
     version: Version,
     /// The scan that has seen it last.
     scan: u64,
+    /// True if it was reported that the file has changed.
     is_change_told: bool,
     /// It was there at the first start and may have been unfinished then.
     may_be_unfinished: bool,
@@ -61,41 +63,54 @@ struct KnownFile {
 /// A file that is not known to be whole.
 #[derive(Clone, Copy, Debug)]
 struct Candidate {
+    /// The version at the last look.
     version: Version,
     /// When this version was seen first, by a clock that only goes forward.
     since: Duration,
+    /// The listing that saw it so.
     scan: u64,
 }
 
 /// A file that was created before our eyes.
 #[derive(Clone, Copy, Debug, Default)]
 struct CreatedFile {
+    /// True if a program holds it open for writing, as far as events show.
     is_opened: bool,
+    /// The listing after which it is a candidate like any other.
     scan: u64,
 }
 
 /// A file that could not be read. It is tried again when it has changed, or some time later.
 #[derive(Clone, Debug)]
 struct UnreadableFile {
+    /// The state in which it could not be read.
     facts: FileFacts,
+    /// The time of the first failure.
     since: Duration,
+    /// The listing that saw it last.
     scan: u64,
 }
 
 /// The files of one folder.
 #[derive(Debug)]
 pub struct Arrivals {
+    /// Files that were given to the source.
     known: HashMap<NameHash, KnownFile>,
+    /// Files that may still be written.
     candidates: HashMap<OsString, Candidate>,
+    /// Files that were created and not closed.
     created: HashMap<OsString, CreatedFile>,
+    /// Files that could not be read.
     unreadable: HashMap<NameHash, UnreadableFile>,
     /// Time for which a candidate must not change.
     patience: Duration,
+    /// The number of the current listing.
     scan: u64,
     /// The device that the known files are on.
     device: Option<u64>,
     /// The whole files that the scan under way has found.
     whole: Vec<FoundFile>,
+    /// The decisions that were not taken yet.
     results: Vec<WatchEvent>,
 }
 
@@ -178,7 +193,7 @@ impl Arrivals {
     }
 
     /// Called for each file that the scan finds, at time `now`; `age` is the time since the last
-    /// write, where that can be told.
+    /// write, where that can be seen.
     pub fn seen(&mut self, name: &OsStr, facts: FileFacts, age: Option<Duration>, now: Duration) {
         let (hash, scan) = (hash_of(name.as_bytes()), self.scan);
         if let Some(known) = self.known.get_mut(&hash) {
@@ -257,8 +272,8 @@ impl Arrivals {
         }
     }
 
-    /// Called when a file was opened, by anybody. A file that was created is opened by its writer;
-    /// one that was linked from nowhere is not.
+    /// Called when a file was opened, by any program. A file that was created is opened by its
+    /// writer; one that was linked from nowhere is not.
     pub fn opened(&mut self, name: &OsStr) {
         if let Some(created) = self.created.get_mut(name) {
             created.is_opened = true;
@@ -311,11 +326,12 @@ impl Arrivals {
         }
     }
 
-    /// Called when events were lost: nothing is known about who writes what.
+    /// Called when events were lost: it is not known which files are being written.
     pub fn lost_events(&mut self) {
         self.created.clear();
     }
 
+    /// Gives a file to the source.
     fn give(&mut self, file: FoundFile) {
         self.candidates.remove(file.path().as_os_str());
         let known = KnownFile {
@@ -329,6 +345,7 @@ impl Arrivals {
         self.results.push(WatchEvent::Found(file));
     }
 
+    /// Reports a known file whose version has changed, once.
     fn compare(&mut self, name: &OsStr, hash: NameHash, facts: FileFacts) {
         let Some(known) = self.known.get_mut(&hash) else { return };
         if known.version == facts.version || std::mem::replace(&mut known.is_change_told, true) {

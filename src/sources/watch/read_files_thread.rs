@@ -28,6 +28,7 @@ const PIECES_MAX: usize = 8;
 /// A file to be read.
 #[derive(Clone, Debug)]
 pub struct ReadRequest {
+    /// The file to read.
     pub file: FoundFile,
     /// Where to begin in its text, if it was read before.
     pub again_from: Option<u64>,
@@ -62,10 +63,13 @@ pub enum FileEnd {
 /// The source's end of the thread.
 #[derive(Debug)]
 pub struct Pump {
+    /// Takes requests, which are served in order.
     requests: std_mpsc::Sender<ReadRequest>,
+    /// The pieces of the files.
     pieces: mpsc::Receiver<Piece>,
     /// Buffers to be used again.
     buffers: std_mpsc::Sender<Vec<u8>>,
+    /// The failure of the thread, once it has ended.
     failed: Arc<Mutex<Option<Error>>>,
 }
 
@@ -123,14 +127,19 @@ impl Pump {
 }
 
 struct PumpThread {
+    /// The folder or the bucket.
     place: OpenPlace,
+    /// Takes the pieces of files.
     pieces: mpsc::Sender<Piece>,
+    /// Buffers that the source has emptied.
     buffers: std_mpsc::Receiver<Vec<u8>>,
 }
 
 /// A request, and the first range of its object if that was asked for.
 struct WaitingRequest {
+    /// The request.
     request: ReadRequest,
+    /// The first range of an object, which is fetched ahead.
     range: Option<oneshot::Receiver<Bytes>>,
 }
 
@@ -138,6 +147,7 @@ struct WaitingRequest {
 struct Unwanted;
 
 impl PumpThread {
+    /// Serves requests until the source has gone.
     fn run(&self, asked: &std_mpsc::Receiver<ReadRequest>) {
         let (mut waiting, mut fetching) = (VecDeque::new(), JoinSet::new());
         loop {
@@ -175,10 +185,14 @@ impl PumpThread {
         WaitingRequest { request, range: Some(range) }
     }
 
+    /// Sends a piece, and waits while the source has enough.
     fn send(&self, piece: Piece) -> std::result::Result<(), Unwanted> {
         self.pieces.blocking_send(piece).map_err(|_| Unwanted)
     }
 
+    /// Reads one file to its end.
+    ///
+    /// Fails with `Unwanted` when the source has stopped.
     fn read(&self, next: WaitingRequest) -> std::result::Result<FileEnd, Unwanted> {
         let WaitingRequest { request, range } = next;
         let request = &request;
@@ -253,6 +267,7 @@ fn fill<R: Stored>(text: &mut Text<R>, piece: &mut [u8]) -> (usize, Option<FileE
     (read, None)
 }
 
+/// Returns the end of a file whose text cannot be read further.
 fn ended(fault: TextFault) -> FileEnd {
     match fault {
         TextFault::Unreadable(error) => cannot_read(&error),

@@ -92,7 +92,9 @@ pub async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
 
 /// Finds the files of a place.
 enum Finder {
+    /// A local folder, with its events.
     Folder(FolderEvents),
+    /// A prefix of an object store.
     Objects(Bucket),
 }
 

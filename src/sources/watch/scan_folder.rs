@@ -26,6 +26,7 @@ const RENAME: Duration = Duration::from_millis(5);
 /// The files that are in a folder at a start.
 #[derive(Debug, Default)]
 pub struct FirstListing {
+    /// The files, in the order of their names.
     pub files: Vec<FoundFile>,
     /// Those of them that may be unfinished: they were written to shortly before.
     pub unfinished: HashSet<NameHash>,
@@ -66,14 +67,19 @@ fn age(found: &Metadata, wall: SystemTime) -> Option<Duration> {
     wall.duration_since(found.modified().ok()?).ok()
 }
 
-/// Finds files in a folder until nobody wants results any more.
+/// Finds files in a folder until the source has stopped.
 pub struct FolderWatch {
+    /// Reports changes at once.
     pub events: FolderEvents,
+    /// Decides when the folder is listed.
     pub pace: ScanPace,
     /// If true, the end is reached when the files of the first scan are whole.
     pub once: bool,
+    /// Decides which files are new and whole.
     pub arrivals: Arrivals,
+    /// Takes the files that were found.
     pub results: FoundSender,
+    /// Reports a folder that cannot be listed.
     pub report: ListingReport,
     /// Files that were not read come back by this.
     pub unread: mpsc::Receiver<UnreadFile>,
@@ -83,11 +89,15 @@ pub struct FolderWatch {
 
 /// The state of a folder that is being watched.
 struct Watching {
+    /// The settings of the watch.
     watch: FolderWatch,
+    /// The folder.
     folder: PathBuf,
+    /// The time from which others are measured.
     started: Instant,
     /// Names that a warning was logged for, with the scan that has seen them last.
     told: HashMap<NameHash, u64>,
+    /// Listings so far.
     scans: u64,
     /// With `once`, the files that are waited for.
     only: Option<HashSet<NameHash>>,
@@ -110,6 +120,7 @@ impl FolderWatch {
 }
 
 impl Watching {
+    /// Lists the folder and takes events until the source has gone.
     fn run(&mut self) {
         loop {
             if self.watch.pace.is_due() {
@@ -210,6 +221,7 @@ impl Watching {
         }
     }
 
+    /// Takes the events that have come.
     fn take_events(&mut self) {
         for event in self.watch.events.take() {
             match event {
@@ -220,7 +232,7 @@ impl Watching {
                 FolderEvent::Created(name) => self.created(&name),
                 FolderEvent::Opened(name) => self.watch.arrivals.opened(&name),
                 FolderEvent::Whole(name) => {
-                    // A file that is not there any more was seen in time by nobody.
+                    // A file that is not there any more was not seen in time.
                     if let Ok(Some(found)) = examine(&self.folder.join(&name)) {
                         self.watch.arrivals.closed(&name, FileFacts::of_file(&found));
                     }
@@ -230,6 +242,7 @@ impl Watching {
         }
     }
 
+    /// Examines a file that was created.
     fn created(&mut self, name: &OsString) {
         let path = self.folder.join(name);
         let facts = match examine(&path) {

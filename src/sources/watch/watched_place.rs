@@ -104,6 +104,9 @@ fn check_folder(folder: &Path) -> Result<()> {
     fs::read_dir(folder).map(drop).map_err(|error| failed(error.to_string()))
 }
 
+/// Opens the store of a prefix.
+///
+/// Fails with `Usage` for an output that is no store.
 fn open_store(target: &Target, settings: &StoreSettings) -> Result<Arc<dyn Store>> {
     let store = store::open(target, settings, &Environment::of_process()).map_err(named)?;
     store.ok_or_else(|| Error::new(ErrorKind::Usage, "--watch needs a folder or a bucket"))
@@ -162,7 +165,9 @@ fn named(error: Error) -> Error {
 /// A place that is open.
 #[derive(Clone, Debug)]
 pub enum OpenPlace {
+    /// A local folder.
     Folder(PathBuf),
+    /// A prefix of an object store.
     Objects(Bucket),
 }
 
@@ -182,7 +187,9 @@ impl OpenPlace {
 /// The objects below a prefix of a bucket.
 #[derive(Clone, Debug)]
 pub struct Bucket {
+    /// The store.
     pub store: Arc<dyn Store>,
+    /// The prefix of the keys.
     pub prefix: String,
     /// For messages.
     pub name: String,

@@ -54,10 +54,10 @@ pub fn create_root(root: &Path) -> io::Result<()> {
 /// so only their owner may read them; the results have the permissions of the umask.
 const OWN_DIR: &str = "_wordtide";
 
-/// Tries of a name for a temporary. One is enough unless somebody guesses 64 random bits.
+/// Tries of a name for a temporary. One is enough unless a program guesses 64 random bits.
 const NAMES_MAX: u64 = 4;
 
-/// Returns a name for a temporary of the object `name` that no other write uses and nobody can
+/// Returns a name for a temporary of the object `name` that no other write uses and no program can
 /// guess.
 fn temporary(name: &str, attempt: u64) -> String {
     let random = RandomState::new().hash_one(attempt);
@@ -200,6 +200,7 @@ fn link_new(folder: &OwnedFd, temporary: &str, name: &str) -> io::Result<()> {
     }
 }
 
+/// Returns true if the file has the bytes of `body`.
 fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
     let mut file = open_file(root, key)?;
     if file.metadata()?.len() != body.bytes() {
@@ -230,10 +231,12 @@ pub fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> {
     Ok(bytes.into())
 }
 
+/// Returns a file as the entry of a listing.
 fn entry(key: String, metadata: &fs::Metadata) -> ObjectEntry {
     ObjectEntry { key, bytes: metadata.len(), modified: metadata.modified().ok(), etag: None }
 }
 
+/// Returns true if an error means that there is no such file.
 fn is_absence(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
@@ -244,6 +247,7 @@ fn is_absence(error: &io::Error) -> bool {
 pub struct Scan {
     /// The last name of the page before; this scan answers only the page that follows it.
     after: Option<String>,
+    /// The prefix that names begin with.
     prefix: String,
     /// Names after `after`, ascending.
     names: VecDeque<String>,
@@ -273,17 +277,23 @@ impl Scan {
 
 /// The smallest names after `after`, as many as a scan keeps, however many files there are.
 struct Smallest<'a> {
+    /// The least names so far.
     found: BTreeSet<String>,
+    /// The prefix that names begin with.
     prefix: &'a str,
+    /// The name after which names count.
     after: Option<&'a str>,
+    /// True if greater names were left out.
     has_more: bool,
 }
 
 impl<'a> Smallest<'a> {
+    /// Begins without names.
     fn new(prefix: &'a str, after: Option<&'a str>) -> Self {
         Smallest { found: BTreeSet::new(), prefix, after, has_more: false }
     }
 
+    /// Adds a name, and drops the greatest above the limit.
     fn add(&mut self, name: String) {
         if !name.starts_with(self.prefix) || self.after.is_some_and(|after| *name <= *after) {
             return;
@@ -295,6 +305,7 @@ impl<'a> Smallest<'a> {
         }
     }
 
+    /// Returns the names as a page of a listing.
     fn finish(self) -> Scan {
         Scan {
             after: self.after.map(str::to_owned),

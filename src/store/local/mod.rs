@@ -44,10 +44,13 @@ const FILES_MAX: usize = 32;
 /// Objects as files below a directory.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
+    /// The folder that keys are relative to.
     root: Arc<Path>,
+    /// Bounds the threads that wait for the disk.
     turns: Arc<Semaphore>,
     /// The rest of the last scan of keys, and of the last scan of directories.
     scans: [Arc<Mutex<Option<Scan>>>; 2],
+    /// The folders whose names are durable.
     sealed: Arc<SealedDirs>,
     /// True if it was logged that directories cannot be synced.
     reported: Arc<AtomicBool>,
@@ -196,6 +199,7 @@ impl Store for LocalStore {
 /// Returns the store's error for an error of the operating system.
 fn failure(what: &str, path: &Path, error: &io::Error) -> StoreError {
     use io::ErrorKind as Io;
+    /// The number of an input/output error.
     const EIO: i32 = 5;
     /// A symbolic link where none is followed.
     const ELOOP: i32 = 40;

@@ -1,9 +1,9 @@
 //! The lock on a local prefix: a hidden file beside the output, held with `flock`.
 //!
 //! The kernel drops the lock with the process, so a crash leaves a file and no lock. The file is
-//! removed when the lock is given back; whoever takes it makes sure that the file it has locked is
-//! still the one that bears the name, or two processes could hold locks on two files. The holder
-//! makes the same check before it publishes ([`PrefixLock::check`]), since somebody may remove the
+//! removed when the lock is given back; its taker makes sure that the file it has locked is still
+//! the one that bears the name, or two processes could hold locks on two files. The holder makes
+//! the same check before it publishes ([`PrefixLock::check`]), since another program may remove the
 //! file, or the whole output, under a running job.
 //!
 //! Only the file's owner can open it: a reader could lock it, too. It is never reached through a
@@ -33,16 +33,22 @@ const MODE: u32 = 0o600;
 /// A held lock on a prefix. Dropping it gives the prefix back.
 #[derive(Debug)]
 pub struct PrefixLock {
+    /// The path of the lock.
     path: PathBuf,
     // Holds the lock for as long as it is open.
+    /// The locked file.
     file: File,
 }
 
+/// Returns the path of the lock of a prefix.
 fn lock_path(root: &Path, prefix: &str) -> PathBuf {
     root.join(format!(".{prefix}{LOCK_SUFFIX}"))
 }
 
 impl PrefixLock {
+    /// Takes the lock and writes `note` into it.
+    ///
+    /// Fails with `Configuration`, naming the holder, if another process has it.
     pub(crate) fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
         let path = lock_path(root, prefix);
         let failed = |error: io::Error| Error::from(failure("lock", &path, &error));
@@ -109,6 +115,7 @@ impl Drop for PrefixLock {
     }
 }
 
+/// Opens a lock that is there, and follows no symbolic link.
 fn open_existing(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32;
     OpenOptions::new().read(true).custom_flags(flags).open(path)
@@ -167,6 +174,7 @@ pub(crate) fn cannot_lock(path: &Path, error: &io::Error, flag: &str) -> Error {
     }
 }
 
+/// Returns true if `path` still names the file, so that others lock the same one.
 fn bears_name(file: &File, path: &Path) -> bool {
     match (file.metadata(), fs::symlink_metadata(path)) {
         (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
@@ -182,6 +190,7 @@ fn holder(text: &str) -> String {
     }
 }
 
+/// Returns the error of a lock that is held.
 fn held(path: &Path, file: &mut File) -> Error {
     let holder = holder(&read_text(file).unwrap_or_default());
     Error::new(
@@ -191,6 +200,7 @@ fn held(path: &Path, file: &mut File) -> Error {
     .hint("stop it, or give --to another prefix")
 }
 
+/// Reads the note in a lock, up to [`NOTE_BYTES_MAX`] bytes.
 fn read_text(file: &mut File) -> io::Result<String> {
     let mut text = String::new();
     file.rewind()?;
@@ -198,6 +208,7 @@ fn read_text(file: &mut File) -> io::Result<String> {
     Ok(text)
 }
 
+/// Returns the note of the holder; `None` if there is no lock.
 pub fn read_note(root: &Path, prefix: &str) -> Result<Option<String>> {
     let path = lock_path(root, prefix);
     match open_existing(&path).and_then(|mut file| read_text(&mut file)) {

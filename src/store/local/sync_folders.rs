@@ -24,8 +24,11 @@ const SEALED_MAX: usize = 256;
 /// removed and made again is another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct SealedDir {
+    /// The path of the folder.
     dir: String,
+    /// The device that it is on.
     device: u64,
+    /// Its number on the device, by which a folder of the same name is known from it.
     inode: u64,
     /// A number is used again after a removal, so it is not sufficient.
     created: Option<SystemTime>,
@@ -34,6 +37,7 @@ struct SealedDir {
 /// The directories whose names are durable, the newest last.
 #[derive(Debug, Default)]
 pub struct SealedDirs {
+    /// The newest [`SEALED_MAX`] folders.
     dirs: Mutex<VecDeque<SealedDir>>,
 }
 
@@ -83,10 +87,12 @@ impl SealedDirs {
         Ok(sealing)
     }
 
+    /// Returns true if the names in the folder are known to be durable.
     fn contains(&self, dir: &SealedDir) -> bool {
         self.dirs.lock().unwrap_or_else(PoisonError::into_inner).contains(dir)
     }
 
+    /// Notes that the names in the folder are durable.
     fn add(&self, dir: SealedDir) {
         let mut dirs = self.dirs.lock().unwrap_or_else(PoisonError::into_inner);
         if dirs.len() == SEALED_MAX {

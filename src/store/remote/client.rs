@@ -13,7 +13,9 @@ use crate::tls;
 
 /// Builds the HTTP clients of one store.
 pub struct Clients<'a> {
+    /// The settings of the store.
     pub settings: &'a StoreSettings,
+    /// Proxies and certificates of the user.
     pub environment: &'a Environment,
     /// True if the store is reached by plain `http`.
     pub is_plain: bool,
@@ -77,6 +79,7 @@ impl Clients<'_> {
 
     /// Returns the proxies of the environment, each with the hosts that are exempt from them.
     fn proxies(&self) -> Result<Vec<reqwest::Proxy>> {
+        /// Makes a proxy for a kind of URL.
         type Make = fn(&str) -> reqwest::Result<reqwest::Proxy>;
         let kinds: [(&[&str], Make); 3] = [
             (&["http_proxy", "HTTP_PROXY"], |url| reqwest::Proxy::http(url)),
@@ -129,7 +132,9 @@ fn unusable(error: &reqwest::Error) -> Error {
 /// The error of a host name that cannot be resolved.
 #[derive(Debug)]
 pub struct LookupFailed {
+    /// The name.
     host: String,
+    /// The failure of the resolver.
     error: std::io::Error,
 }
 

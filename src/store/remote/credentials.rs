@@ -21,6 +21,7 @@ use super::environment::{Environment, OSSUTIL_SECTIONS, ini_value};
 struct KeySource<K> {
     /// The name in messages.
     name: &'static str,
+    /// Returns the keys, if this place has them.
     provider: Box<dyn ProvideCredentialDyn<Credential = K>>,
 }
 
@@ -35,6 +36,7 @@ pub struct KeySearch {
 
 /// Searches its sources in order and returns the first usable key.
 pub struct Chain<K> {
+    /// The places, in the order in which they are asked.
     sources: Vec<KeySource<K>>,
     /// The longest time for one source.
     timeout: Duration,

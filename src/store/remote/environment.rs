@@ -13,7 +13,9 @@ use reqsign_core::Env;
 /// It is passed to a store, so that tests have an environment of their own. `Debug` shows no value.
 #[derive(Clone, Default)]
 pub struct Environment {
+    /// The variables.
     vars: Arc<HashMap<String, String>>,
+    /// The home of the user, which has the files of other tools.
     home: Option<PathBuf>,
 }
 

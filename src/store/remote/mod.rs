@@ -75,11 +75,17 @@ const DELETES_IN_FLIGHT_MAX: usize = 8;
 
 /// A bucket on OSS or S3.
 pub struct RemoteStore {
+    /// OSS or S3.
     service: SignedService,
+    /// The name of the bucket.
     bucket: String,
+    /// Where the bucket is.
     endpoint: Endpoint,
+    /// Makes the requests.
     operator: Operator,
+    /// Signs and sends them.
     transport: Transport,
+    /// The settings of the store.
     settings: StoreSettings,
     /// One permit for each object that is being uploaded.
     uploads: Semaphore,

@@ -25,6 +25,7 @@ const ERROR_BYTES_MAX: usize = 64 << 10;
 /// A request that the server has refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RefusedRequest {
+    /// The status code.
     pub status: StatusCode,
     /// The code in the answer's body. Empty if there is none.
     pub code: String,
@@ -65,6 +66,7 @@ impl RefusedRequest {
 
     /// Returns true if the cause disappears without a change of settings.
     pub fn is_transient(&self) -> bool {
+        /// Codes of errors that pass by themselves, whatever their status.
         const TRANSIENT: [&str; 6] = [
             "BadDigest",
             "InvalidDigest",
@@ -82,7 +84,9 @@ impl RefusedRequest {
 /// An answer that does not come from an object store: from a web page, a proxy, another service.
 #[derive(Debug)]
 pub struct NotAStore {
+    /// The status code.
     status: StatusCode,
+    /// The part of the answer that no store would give.
     fault: &'static str,
 }
 
@@ -138,9 +142,11 @@ pub fn cause<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> 
 
 /// The properties of a request by which its answer is checked.
 pub struct SentRequest {
+    /// The method of the request.
     method: Method,
     /// The longest body that the answer may have.
     bytes_max: u64,
+    /// True for a listing, whose answer is XML.
     is_listing: bool,
 }
 

@@ -38,7 +38,9 @@ pub const MD5_INLINE_BYTES_MAX: usize = 256 << 10;
 /// The signer of one of the two services.
 #[derive(Clone)]
 enum Signing {
+    /// OSS V4.
     Oss(Signer<aliyun::Credential>),
+    /// S3 V4.
     S3(Signer<aws::Credential>),
 }
 
@@ -71,12 +73,15 @@ impl SignedService {
 
 /// The settings of signing: service, bucket, and where keys are searched for.
 pub struct SigningSettings {
+    /// OSS or S3.
     pub service: SignedService,
+    /// The name of the bucket, which OSS signs.
     pub bucket: String,
     /// Host and port of every request.
     pub authority: Authority,
     /// True if neither host nor path names the bucket.
     pub custom_domain: bool,
+    /// The region, which both sign.
     pub region: String,
     /// Environment, files and HTTP client of the credential sources.
     pub context: Context,
@@ -86,8 +91,11 @@ pub struct SigningSettings {
 
 /// The state that clones of a transport share.
 struct TransportShared {
+    /// Sends requests.
     http: ReqwestTransport,
+    /// The settings of signatures.
     signing_settings: SigningSettings,
+    /// Longest wait for an answer.
     request_timeout: Duration,
     /// The result of the last search for keys.
     key_search: Arc<Mutex<KeySearch>>,
@@ -277,7 +285,7 @@ impl HttpTransport for Transport {
     }
 }
 
-/// Returns true if the store does not accept who asks.
+/// Returns true if the store does not accept the user.
 fn is_refusal(response: &Response<HttpBody>) -> bool {
     matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN)
 }

@@ -72,6 +72,7 @@ pub struct DatabaseTarget {
 /// The longest name of a table or schema: bytes in PostgreSQL, which cuts longer ones silently, and
 /// characters in MySQL.
 const NAME_BYTES_MAX: usize = 63;
+/// Longest name of a database or table in characters.
 const NAME_CHARS_MAX: usize = 64;
 
 /// Names that the tables of the program have.
@@ -318,6 +319,7 @@ fn decoded(text: &str) -> Result<String> {
     String::from_utf8(bytes).map_err(|_| not_decoded())
 }
 
+/// Returns the error of a wrong percent escape.
 fn not_decoded() -> crate::error::Error {
     usage(
         "the output has a % that is not followed by two hexadecimal digits of UTF-8",

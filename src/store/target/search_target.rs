@@ -102,6 +102,7 @@ fn is_host(host: &str) -> bool {
 
 /// Fails if a server would refuse the name of an index.
 fn check_index(index: &str) -> Result<()> {
+    /// Characters that no index may have.
     const REFUSED: &str = "\\/*?\"<>| ,#:";
     let fault = if index.len() > INDEX_BYTES_MAX {
         "is longer than 240 bytes"

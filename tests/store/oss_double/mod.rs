@@ -28,7 +28,7 @@ pub(crate) const KEY_ID: &str = "LTAIdouble";
 pub(crate) const SECRET: &str = "secret-of-the-double";
 pub(crate) const TOKEN: &str = "token-of-the-double==";
 
-/// What happens to one request instead of, or beside, its work.
+/// The fate of one request instead of, or beside, its work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// This status, and no work.
@@ -448,7 +448,7 @@ impl State {
                 false => rest.find('/').map(|at| &key[..prefix.len() + at + 1]),
             };
             let name = dir.unwrap_or(key).to_owned();
-            // As the real one: a directory is named again if any key in it comes behind.
+            // As the real one: a directory is named again if any key in it comes after.
             let behind = if after.ends_with('\u{1}') {
                 name.as_str() > after.trim_end_matches('\u{1}')
             } else {

@@ -13,6 +13,7 @@ const TAIL: [u8; 2] = [0xff, 0xff];
 /// Encodes rows for `COPY`.
 #[derive(Debug)]
 pub struct CopyEncoder {
+    /// The encoded rows.
     bytes: Vec<u8>,
     /// The epoch of every row, if the table has a column for it.
     epoch: Option<i64>,

@@ -14,7 +14,9 @@ use crate::lines::StreamEnd;
 /// A value of which the log has taken a part.
 #[derive(Debug)]
 pub struct RestOfValue {
+    /// The partition of the value.
     pub partition: i32,
+    /// The bytes of the value that are not in the log.
     pub text: Vec<u8>,
     /// Bytes that were handed over.
     pub at: usize,
