@@ -18,17 +18,24 @@ mod recorder;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use differential_dataflow::logging::DifferentialEventBuilder;
-use timely::logging::TimelyEventBuilder;
+use rustix::time::{ClockId, clock_gettime};
+use timely::logging::{ParkEvent, TimelyEvent, TimelyEventBuilder};
 use timely::worker::Worker;
 
 use crate::error::Result;
 use crate::meters::OperatorStats;
 use crate::settings::Settings;
 use event_file::{Batch, EventFile};
+use event_line::LoggedEvent;
 pub use profile::{Profile, ProfileFormat};
 use recorder::Recorder;
+
+/// Time after which the processor time of a worker is read again. It is also read when the worker
+/// parks.
+const PROCESSOR_EVERY: Duration = Duration::from_millis(2);
 
 /// A recorder that is shared between a worker, which writes, and its readers.
 type SharedRecorder = Arc<Mutex<Recorder>>;
@@ -76,11 +83,18 @@ impl Tracer {
         let recorder = SharedRecorder::default();
         self.lock().insert(index, Arc::clone(&recorder));
         let events = self.events.clone();
+        let mut clock = ProcessorClock::of_this_thread();
         register.insert::<TimelyEventBuilder, _>("timely", move |_, batch| {
             let Some(batch) = batch else { return };
-            recorder.lock().unwrap_or_else(PoisonError::into_inner).observe(batch);
+            let used = clock.read_after(batch);
+            let mut recorder = recorder.lock().unwrap_or_else(PoisonError::into_inner);
+            recorder.observe(batch);
+            if let Some((time, us)) = used {
+                recorder.add(time, LoggedEvent::Processor { us });
+            }
+            drop(recorder);
             match &events {
-                Some(events) => events.push(index, Batch::Timely(std::mem::take(batch))),
+                Some(events) => events.push(index, Batch::Timely(std::mem::take(batch), used)),
                 None => batch.clear(),
             }
         });
@@ -111,6 +125,42 @@ impl Tracer {
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, SharedRecorder>> {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The processor time of a worker, which only its own thread can read.
+#[derive(Debug)]
+struct ProcessorClock {
+    /// The processor time at the last reading.
+    used: Duration,
+    /// The time of the last reading, by the clock of the events.
+    read_at: Duration,
+}
+
+impl ProcessorClock {
+    fn of_this_thread() -> ProcessorClock {
+        ProcessorClock { used: Self::now(), read_at: Duration::ZERO }
+    }
+
+    fn now() -> Duration {
+        let now = clock_gettime(ClockId::ThreadCPUTime);
+        // Neither is ever negative.
+        Duration::new(now.tv_sec.unsigned_abs(), now.tv_nsec.unsigned_abs() as u32)
+    }
+
+    /// Returns the time of the last event of `batch`, and the microseconds of processor time since
+    /// the last reading, if they are to be read after these events.
+    fn read_after(&mut self, batch: &[(Duration, TimelyEvent)]) -> Option<(Duration, u64)> {
+        let (time, event) = batch.last()?;
+        let parks = matches!(event, TimelyEvent::Park(ParkEvent::Park(_)));
+        if !parks && time.saturating_sub(self.read_at) < PROCESSOR_EVERY {
+            return None;
+        }
+        let us = Self::now().saturating_sub(self.used).as_micros() as u64;
+        // What is left of a microsecond is part of the next reading.
+        self.used += Duration::from_micros(us);
+        self.read_at = *time;
+        Some((*time, us))
     }
 }
 

@@ -1,11 +1,16 @@
 //! One line on a terminal that follows a run: how fast it reads, how much is left, what waits.
 //!
+//! ```text
+//! [=======>            ] 38 % of 12.4 GiB, 1.1 GiB/s, 182 M words/s, 7 s left
+//! ```
+//!
 //! The line is drawn again a few times a second and removed at the end. Other lines of standard
 //! error appear above it. It is not drawn where standard error is no terminal, with
-//! `--log-format json`, `--to -`, `-q` and `-v`.
+//! `--log-format json`, `--to -`, `-q` and `-v`. The share is known where all sources end: regular
+//! files, also compressed ones and those that a former run has begun, and journals that are
+//! replayed.
 
 use std::io::{IsTerminal, stderr};
-use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -22,8 +27,11 @@ const EVERY: Duration = Duration::from_millis(250);
 /// Time over which rates are taken.
 const RATE_OVER: Duration = Duration::from_secs(2);
 
-/// Longest text: a line that the terminal would break could not be drawn over.
-const CHARS_MAX: usize = 79;
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS_DEFAULT: usize = 80;
+
+/// Columns of the bar in a terminal that has room for it.
+const BAR_COLUMNS: usize = 20;
 
 /// A line that is drawn until this is dropped.
 pub struct Progress {
@@ -37,14 +45,14 @@ impl Progress {
         if !is_wanted(flags) {
             return Progress { drawing: None };
         }
-        let total = total_bytes(&flags.source.file).filter(|_| has_files_only(flags));
         let (end, ended) = sync_channel(0);
         let (gone, is_gone) = sync_channel(0);
         let draw = move || {
             let _gone: SyncSender<()> = gone;
             let mut rates = Rates::default();
             loop {
-                lines::status(&text(&meters, total, &mut rates));
+                let (now, figures) = (Instant::now(), ProgressFigures::of(&meters));
+                lines::status(&fitted(&text(now, &figures, &mut rates), columns()));
                 match ended.recv_timeout(EVERY) {
                     Err(RecvTimeoutError::Timeout) => {}
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
@@ -53,8 +61,8 @@ impl Progress {
             lines::end_status();
             Ok(())
         };
-        // A run does not depend on its display.
-        let fail = |error: Error| tracing::debug!("{error}");
+        // A run does not depend on its display. The message of a panic is here, too.
+        let fail = |error: Error| tracing::error!("the progress of the run is not drawn: {error}");
         let drawn = supervise::thread("progress", fail, draw);
         Progress { drawing: drawn.ok().map(|_| (end, is_gone)) }
     }
@@ -82,77 +90,121 @@ fn is_wanted(flags: &JobFlags) -> bool {
         && stderr().is_terminal()
 }
 
-/// Returns true if all sources are files, so that the amount to read is known.
-fn has_files_only(flags: &JobFlags) -> bool {
-    let source = &flags.source;
-    let lists =
-        [&source.connect, &source.listen, &source.listen_http, &source.watch, &source.kafka];
-    lists.iter().all(|list| list.is_empty()) && !source.stdin
+/// Returns the columns of the terminal, which may change while a run goes on.
+fn columns() -> usize {
+    let size = rustix::termios::tcgetwinsize(stderr());
+    size.map(|size| usize::from(size.ws_col))
+        .ok()
+        .filter(|columns| *columns > 0)
+        .unwrap_or(COLUMNS_DEFAULT)
 }
 
-/// Returns the bytes of regular files; `None` where there are none, or where one is compressed,
-/// because what is read is its text.
-fn total_bytes(files: &[PathBuf]) -> Option<u64> {
-    let mut total = None;
-    for file in files {
-        let is_compressed = file.extension().is_some_and(|end| end == "gz" || end == "zst");
-        let metadata = std::fs::metadata(file).ok().filter(std::fs::Metadata::is_file)?;
-        if is_compressed {
-            return None;
+/// Figures of a run at a moment.
+#[derive(Debug, Default)]
+struct ProgressFigures {
+    /// Bytes of text that were read.
+    bytes: u64,
+    words: u64,
+    /// Bytes that were read of sources that all end, and the bytes that they have.
+    extent: Option<(u64, u64)>,
+    in_flight: usize,
+    /// The first condition that needs attention.
+    condition: Option<String>,
+}
+
+impl ProgressFigures {
+    fn of(meters: &Meters) -> ProgressFigures {
+        let process = meters.facts().process;
+        let sources = meters.sources();
+        let here = sources.iter().filter(|(_, meter)| meter.facts().process == process);
+        let extents: Option<Vec<_>> = here.map(|(_, meter)| meter.extent()).collect();
+        let sum = |extents: Vec<(u64, u64)>| {
+            extents.iter().fold((0, 0), |sum, extent| (sum.0 + extent.0, sum.1 + extent.1))
+        };
+        let figures = meters.figures();
+        ProgressFigures {
+            bytes: figures.bytes,
+            words: figures.words,
+            extent: extents.filter(|extents| !extents.is_empty()).map(sum),
+            in_flight: meters.epochs().in_flight(),
+            condition: figures.conditions.into_iter().next().map(|condition| condition.detail),
         }
-        total = Some(total.unwrap_or(0) + metadata.len());
     }
-    total
 }
 
-/// Returns the text of the line.
-fn text(meters: &Meters, total: Option<u64>, rates: &mut Rates) -> String {
-    let figures = meters.figures();
-    let (bytes, words) = (figures.bytes, figures.words);
-    let (byte_rate, word_rate) = rates.of(Instant::now(), bytes, words);
-    let mut parts = Vec::new();
-    match total.filter(|total| *total > 0) {
-        Some(total) => {
-            let share = 100.0 * bytes as f64 / total as f64;
-            parts.push(format!("{share:.0} % of {}", in_bytes(total as f64)));
+/// Returns the text of the line, its most important parts first.
+fn text(now: Instant, figures: &ProgressFigures, rates: &mut Rates) -> String {
+    let reached = figures.extent.map_or(0, |(reached, _)| reached);
+    let [byte_rate, word_rate, share_rate] = rates.of(now, [figures.bytes, figures.words, reached]);
+    let (mut bar, mut parts) = (String::new(), Vec::new());
+    match figures.extent {
+        Some((reached, total)) => {
+            let share = reached as f64 / total as f64;
+            bar = format!("{} ", bar_of(share));
+            parts.push(format!("{:.0} % of {}", (100.0 * share).floor(), in_bytes(total as f64)));
         }
-        None => parts.push(format!("read {}", in_bytes(bytes as f64))),
+        None => parts.push(format!("read {}", in_bytes(figures.bytes as f64))),
     }
     parts.push(format!("{}/s", in_bytes(byte_rate)));
     parts.push(format!("{} words/s", in_thousands(word_rate)));
-    let left = total.map(|total| total.saturating_sub(bytes) as f64 / byte_rate);
+    let left = figures.extent.map(|(reached, total)| (total - reached) as f64 / share_rate);
     if let Some(seconds) = left.filter(|seconds| seconds.is_finite() && *seconds >= 1.0) {
         parts.push(format!("{} left", in_time(seconds)));
     }
-    match meters.epochs().in_flight() {
+    match figures.in_flight {
         0 | 1 => {}
         epochs => parts.push(format!("{epochs} epochs wait")),
     }
-    if let Some(condition) = figures.conditions.first() {
-        parts.push(condition.detail.clone());
+    parts.extend(figures.condition.clone());
+    bar + &parts.join(", ")
+}
+
+fn bar_of(share: f64) -> String {
+    let filled = (share * BAR_COLUMNS as f64) as usize;
+    let head = if filled < BAR_COLUMNS { ">" } else { "" };
+    format!("[{:BAR_COLUMNS$}]", "=".repeat(filled) + head)
+}
+
+/// Returns what of `text` fits into one line: a line that the terminal would break could not be
+/// drawn over. The bar is left out first.
+fn fitted(text: &str, columns: usize) -> String {
+    // A terminal breaks a line when its last column is taken. A character outside ASCII may take
+    // two columns.
+    let room = columns.saturating_sub(1);
+    let width = |c: char| if c.is_ascii() { 1 } else { 2 };
+    let mut text = text;
+    if text.chars().map(width).sum::<usize>() > room
+        && let Some((_, without)) = text.strip_prefix('[').and_then(|text| text.split_once("] "))
+    {
+        text = without;
     }
-    let text = parts.join(", ");
-    text.chars().filter(|c| !c.is_control()).take(CHARS_MAX).collect()
+    let mut used = 0;
+    text.chars()
+        .filter(|c| !c.is_control())
+        .take_while(|c| {
+            used += width(*c);
+            used <= room
+        })
+        .collect()
 }
 
 /// The figures of the last seconds.
 #[derive(Default)]
-struct Rates(Vec<(Instant, u64, u64)>);
+struct Rates(Vec<(Instant, [u64; 3])>);
 
 impl Rates {
     /// Takes the figures of now, and returns their growth in a second.
-    fn of(&mut self, now: Instant, bytes: u64, words: u64) -> (f64, f64) {
-        self.0.push((now, bytes, words));
+    fn of(&mut self, now: Instant, figures: [u64; 3]) -> [f64; 3] {
+        self.0.push((now, figures));
         while self.0.len() > 2 && now - self.0[1].0 >= RATE_OVER {
             self.0.remove(0);
         }
-        let (then, old_bytes, old_words) = self.0[0];
+        let (then, old) = self.0[0];
         let seconds = (now - then).as_secs_f64();
-        let rate = |new: u64, old: u64| match seconds {
+        std::array::from_fn(|at| match seconds {
             0.0 => 0.0,
-            seconds => new.saturating_sub(old) as f64 / seconds,
-        };
-        (rate(bytes, old_bytes), rate(words, old_words))
+            seconds => figures[at].saturating_sub(old[at]) as f64 / seconds,
+        })
     }
 }
 
@@ -193,11 +245,39 @@ mod tests {
     #[test]
     fn rates_are_those_of_the_last_seconds() {
         let (mut rates, began) = (Rates::default(), Instant::now());
-        assert_eq!(rates.of(began, 100, 10), (0.0, 0.0));
-        assert_eq!(rates.of(began + Duration::from_secs(1), 300, 20), (200.0, 10.0));
+        assert_eq!(rates.of(began, [100, 10, 0]), [0.0; 3]);
+        assert_eq!(rates.of(began + Duration::from_secs(1), [300, 20, 5]), [200.0, 10.0, 5.0]);
         // The first second does not count any more.
-        rates.of(began + Duration::from_secs(2), 300, 20);
-        assert_eq!(rates.of(began + Duration::from_secs(3), 300, 20), (0.0, 0.0));
+        rates.of(began + Duration::from_secs(2), [300, 20, 5]);
+        assert_eq!(rates.of(began + Duration::from_secs(3), [300, 20, 5]), [0.0; 3]);
+    }
+
+    #[test]
+    fn share_counts_what_former_runs_read() {
+        let (mut rates, began) = (Rates::default(), Instant::now());
+        let mib = 1 << 20;
+        let figures = |bytes, reached| ProgressFigures {
+            bytes,
+            extent: Some((reached, 100 * mib)),
+            ..ProgressFigures::default()
+        };
+        // A run that begins in the middle of a file that is compressed to a third.
+        text(began, &figures(0, 50 * mib), &mut rates);
+        let text = text(began + Duration::from_secs(1), &figures(30 * mib, 60 * mib), &mut rates);
+        let expected = "[============>       ] 60 % of 100 MiB, 30.0 MiB/s, 0 words/s, 4 s left";
+        assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn line_fits_into_narrow_terminals() {
+        let text = format!("{} 60 % of 100 MiB, 30.0 MiB/s, Größe", bar_of(0.6));
+        assert_eq!(fitted(&text, 80), text);
+        // Two characters are counted twice.
+        assert_eq!(fitted(&text, text.chars().count() + 3), text);
+        assert_eq!(fitted(&text, text.chars().count() + 2), "60 % of 100 MiB, 30.0 MiB/s, Größe");
+        assert_eq!(fitted(&text, 20), "60 % of 100 MiB, 30");
+        assert_eq!(fitted("a\x1b[Kb\n", 80), "a[Kb");
+        assert_eq!(fitted(&text, 0), "");
     }
 
     #[test]
@@ -208,17 +288,5 @@ mod tests {
         );
         assert_eq!([7.0, 1500.0, 2.5e6].map(in_thousands), ["7", "1.5 k", "2.5 M"]);
         assert_eq!([3.9, 130.0, 7300.0].map(in_time), ["3 s", "2 min", "2 h"]);
-    }
-
-    #[test]
-    fn total_is_known_for_plain_files_only() {
-        let dir = tempfile::tempdir().expect("a directory");
-        let (plain, packed) = (dir.path().join("a"), dir.path().join("b.gz"));
-        std::fs::write(&plain, "12345").expect("a file");
-        std::fs::write(&packed, "1").expect("a file");
-        assert_eq!(total_bytes(&[plain.clone(), plain.clone()]), Some(10));
-        assert_eq!(total_bytes(&[plain.clone(), packed]), None);
-        assert_eq!(total_bytes(&[plain, dir.path().to_owned()]), None);
-        assert_eq!(total_bytes(&[]), None);
     }
 }

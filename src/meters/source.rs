@@ -1,7 +1,7 @@
 //! The figures of one source of lines.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::watch;
 
@@ -37,10 +37,20 @@ pub struct SourceMeter {
     pub lines: Counter,
     /// Time in which the source was not read because nothing had room for its lines.
     pub blocked: Stopwatch,
+    extent: Extent,
     is_connected: AtomicBool,
     trouble: Mutex<SourceTrouble>,
     positions: EpochPositions,
     changed: watch::Sender<u64>,
+}
+
+/// The size of a source that ends, and how far it was read. Both are in bytes as they are stored,
+/// so of a compressed file they are not those of its text.
+#[derive(Debug, Default)]
+struct Extent {
+    /// 0 where the size is not known.
+    total: AtomicU64,
+    reached: AtomicU64,
 }
 
 /// The present faults of a source.
@@ -65,6 +75,7 @@ impl SourceMeter {
             bytes: Counter::default(),
             lines: Counter::default(),
             blocked: Stopwatch::default(),
+            extent: Extent::default(),
             is_connected,
             trouble: Mutex::default(),
             positions,
@@ -88,6 +99,24 @@ impl SourceMeter {
         if self.facts.kind == TOPIC {
             self.positions.note(epoch, &self.facts.name, positions);
         }
+    }
+
+    /// Notes that the source ends after `bytes` bytes.
+    pub fn ends_after(&self, bytes: u64) {
+        self.extent.total.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Notes that the source was read up to `position`, by this run or by one before.
+    pub fn reached(&self, position: u64) {
+        self.extent.reached.store(position, Ordering::Relaxed);
+    }
+
+    /// Returns the bytes that were read of a source that ends, and the bytes that it has; `None`
+    /// where its size is not known.
+    pub fn extent(&self) -> Option<(u64, u64)> {
+        let total = self.extent.total.load(Ordering::Relaxed);
+        let reached = self.extent.reached.load(Ordering::Relaxed);
+        (total > 0).then(|| (reached.min(total), total))
     }
 
     /// Notes that the source is connected, so lines can come.

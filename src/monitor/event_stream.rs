@@ -19,6 +19,9 @@ use super::status;
 use crate::epoch::Epoch;
 use crate::meters::{COMMITTED_MAX, Meters};
 
+/// The path of the streams.
+pub const PATH: &str = "/api/v1/events";
+
 /// Most streams at a time.
 pub const STREAMS_MAX: usize = 1024;
 

@@ -86,7 +86,7 @@ fn of_path<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
         "/api/v1/operators" => {
             json(StatusCode::OK, &json!({ "operators": meters.operators_of_all() }))
         }
-        "/api/v1/events" => stream(site, request),
+        event_stream::PATH => stream(site, request),
         path => error(StatusCode::NOT_FOUND, &format!("there is no {path:?} here: see /")),
     }
 }

@@ -1,29 +1,34 @@
 //! The server: connections, and their limits in number, size and time.
 //!
-//! All of it runs on one thread with a low priority. Connections above the limit are closed at
-//! once. A head must come within [`HEAD_TIMEOUT`] and has at most [`HEAD_BYTES_MAX`] bytes; the
-//! body of a request is never read; a peer that takes nothing is cut off by `slow_client_timeout`.
+//! All of it runs on one thread with a low priority. A connection above the limit takes the place
+//! of the oldest one that is no event stream: strangers who open connections and send nothing
+//! cannot keep probes out. A head must come within [`HEAD_TIMEOUT`] and has at most
+//! [`HEAD_BYTES_MAX`] bytes; the body of a request is never read; a peer that takes nothing is cut
+//! off by `slow_client_timeout`.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::net::TcpListener;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpStream;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 
 use super::FLUSH_TIMEOUT;
+use super::event_stream;
 use super::routes::answer;
 use super::site::Site;
 use super::slow_client_timeout::PatientStream;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Most connections at a time. There is room for all event streams and some short requests.
-const CONNECTIONS_MAX: usize = super::event_stream::STREAMS_MAX + 128;
+const CONNECTIONS_MAX: usize = event_stream::STREAMS_MAX + 128;
 
 /// Longest time in which the head of a request must come, also the next one of a connection.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
@@ -57,7 +62,7 @@ pub fn run(listener: TcpListener, site: Site) -> Result<()> {
 
 /// Accepts connections until the run has ended, then waits a moment for those that are open.
 async fn serve(listener: tokio::net::TcpListener, site: Arc<Site>) {
-    let mut connections = JoinSet::new();
+    let mut connections = Connections::default();
     let mut ended = site.ended.clone();
     let mut ticking = pin!(site.events.tick(site.ended.clone()));
     loop {
@@ -68,12 +73,12 @@ async fn serve(listener: tokio::net::TcpListener, site: Arc<Site>) {
                 ticking.await;
                 break;
             }
-            Some(connection) = connections.join_next() => report(connection),
+            Some(connection) = connections.tasks.join_next() => report(connection),
             accepted = listener.accept() => match accepted {
-                // Dropping it closes it: the client sees that at once.
-                Ok((stream, _)) if connections.len() >= CONNECTIONS_MAX => drop(stream),
                 Ok((stream, _)) => {
-                    connections.spawn(connection(stream, Arc::clone(&site)));
+                    connections.make_room(CONNECTIONS_MAX);
+                    let site = Arc::clone(&site);
+                    connections.add(|is_stream| connection(stream, site, is_stream));
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no connection can be accepted");
@@ -83,28 +88,71 @@ async fn serve(listener: tokio::net::TcpListener, site: Arc<Site>) {
         }
     }
     drop(listener);
-    let close = async { while connections.join_next().await.is_some() {} };
+    let close = async { while connections.tasks.join_next().await.is_some() {} };
     // Streams that have not taken the last events by then end without them.
     let _ = tokio::time::timeout(FLUSH_TIMEOUT, close).await;
 }
 
+/// The connections that are open.
+#[derive(Debug, Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// Those that may give way to others, the oldest first. Some may have ended.
+    short: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+}
+
+impl Connections {
+    /// Serves a connection by the task that `serve` makes. It sets its flag when the connection has
+    /// become an event stream.
+    fn add<F>(&mut self, serve: impl FnOnce(Arc<AtomicBool>) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let is_stream = Arc::new(AtomicBool::new(false));
+        let task = self.tasks.spawn(serve(Arc::clone(&is_stream)));
+        self.short.push_back((task, is_stream));
+    }
+
+    /// Closes the oldest connection that is no event stream, if there are `max`.
+    fn make_room(&mut self, max: usize) {
+        if self.short.len() >= 2 * max {
+            self.short.retain(|(task, _)| !task.is_finished());
+        }
+        while self.tasks.len() >= max
+            && let Some((task, is_stream)) = self.short.pop_front()
+        {
+            // A stream stays one, so it need not be looked at again. Their number has its own
+            // limit, which leaves room for others.
+            if !task.is_finished() && !is_stream.load(Ordering::Relaxed) {
+                task.abort();
+                break;
+            }
+        }
+    }
+}
+
 /// Reports a connection whose task has panicked. The others, and the run, go on.
-fn report(connection: std::result::Result<(), tokio::task::JoinError>) {
-    if let Err(error) = connection {
+fn report(connection: std::result::Result<(), JoinError>) {
+    if let Err(error) = connection
+        && error.is_panic()
+    {
         tracing::error!("an answer of the HTTP server panicked: {error}");
     }
 }
 
-/// Serves one connection to its end.
-async fn connection(stream: TcpStream, site: Arc<Site>) {
+/// Serves one connection to its end. Sets `is_stream` when it carries events.
+async fn connection(stream: TcpStream, site: Arc<Site>, is_stream: Arc<AtomicBool>) {
     // An event is small and should not wait for the next one.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "no TCP_NODELAY");
     }
     let mut ended = site.ended.clone();
     let service = service_fn(move |request| {
-        let site = Arc::clone(&site);
-        async move { Ok::<_, Infallible>(answer(&site, &request)) }
+        let answered = answer(&site, &request);
+        if request.uri().path() == event_stream::PATH && answered.status().is_success() {
+            is_stream.store(true, Ordering::Relaxed);
+        }
+        async move { Ok::<_, Infallible>(answered) }
     });
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
@@ -126,5 +174,41 @@ async fn connection(stream: TcpStream, site: Arc<Site>) {
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection of the HTTP server ended");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn oldest_silent_connection_gives_way() {
+        let mut connections = Connections::default();
+        let mut flags = Vec::new();
+        // The first one has ended by itself.
+        connections.add(|_| std::future::ready(()));
+        connections.tasks.join_next().await.expect("a connection").expect("no panic");
+        for _ in 0..3 {
+            connections.add(|is_stream| {
+                flags.push(is_stream);
+                std::future::pending()
+            });
+        }
+        connections.make_room(4);
+        assert_eq!(connections.tasks.len(), 3, "there is room");
+        // The oldest one that is left is an event stream.
+        flags[0].store(true, Ordering::Relaxed);
+        connections.make_room(3);
+        let ended = connections.tasks.join_next().await.expect("a connection");
+        assert!(ended.is_err_and(|error| error.is_cancelled()));
+        let left: Vec<_> = connections.short.iter().map(|(_, flag)| flag).collect();
+        assert!(left.len() == 1 && Arc::ptr_eq(left[0], &flags[2]));
+        // Those that have ended are not kept for ever.
+        for _ in 0..4 {
+            connections.add(|_| std::future::ready(()));
+            connections.tasks.join_next().await.expect("a connection").expect("no panic");
+        }
+        connections.make_room(2);
+        assert_eq!(connections.short.len(), 0, "the last one gave way");
     }
 }

@@ -83,6 +83,10 @@ impl FileOffset {
 pub async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceLog) -> Result<()> {
     let stop = log.stop().clone();
     let is_live = log.is_live();
+    // What cannot be examined is reported when it is opened.
+    if let Ok(found) = path.metadata() {
+        log.meter().ends_after(found.len());
+    }
     let turn = async {
         tokio::select! {
             biased;
@@ -178,6 +182,7 @@ impl<'a> FileReading<'a> {
             let (most, is_last) = self.next_chunk();
             let (read, mut damage) = self.fill(most).await?;
             self.offset += read;
+            self.log.meter().reached(self.text.stored_bytes());
             self.log.hand_over(CONNECTION).await?;
             if self.offset >= self.open_until {
                 self.recorded.at(self.offset, self.text.stored_bytes());
@@ -202,6 +207,8 @@ impl<'a> FileReading<'a> {
 
     /// Closes a file that was read to its end: the next one may need its descriptor.
     fn end(&mut self) -> Result<()> {
+        // Also a file that is damaged, or that has grown: no more of it is read.
+        self.log.meter().reached(u64::MAX);
         self.pass_ends(u64::MAX)?;
         self.log.fix_positions()?;
         self.log.input_has_ended();

@@ -101,6 +101,8 @@ pub struct SourceLog {
     /// Records and bytes that were split: it orders the blocks of the source.
     order: u64,
     lagging: Option<Lagging>,
+    /// Where a kept journal is run again from.
+    replayed_from: Option<Position>,
     /// Where to read while the log lags.
     aside: Vec<u8>,
     /// Bytes in `aside` that are not in the journal yet.

@@ -26,8 +26,9 @@ const WRITE_BYTES: usize = 256 << 10;
 /// Events of one worker, in the order of their times.
 #[derive(Debug)]
 pub enum Batch {
-    /// Events of timely.
-    Timely(Vec<(Duration, TimelyEvent)>),
+    /// Events of timely, and the processor time in microseconds that the worker has used since the
+    /// last batch with one, if it was read after them.
+    Timely(Vec<(Duration, TimelyEvent)>, Option<(Duration, u64)>),
     /// Events of differential's arrangements.
     Differential(Vec<(Duration, DifferentialEvent)>),
 }
@@ -35,7 +36,7 @@ pub enum Batch {
 impl Batch {
     fn events(&self) -> u64 {
         let events = match self {
-            Batch::Timely(events) => events.len(),
+            Batch::Timely(events, used) => events.len() + usize::from(used.is_some()),
             Batch::Differential(events) => events.len(),
         };
         events as u64
@@ -43,7 +44,7 @@ impl Batch {
 
     fn last_time(&self) -> Duration {
         let last = match self {
-            Batch::Timely(events) => events.last().map(|(time, _)| *time),
+            Batch::Timely(events, _) => events.last().map(|(time, _)| *time),
             Batch::Differential(events) => events.last().map(|(time, _)| *time),
         };
         last.unwrap_or_default()
@@ -51,11 +52,14 @@ impl Batch {
 
     fn write(&self, text: &mut Vec<u8>, worker: usize) {
         match self {
-            Batch::Timely(events) => {
+            Batch::Timely(events, used) => {
                 for (time, event) in events {
                     if let Some(event) = LoggedEvent::of_timely(event) {
                         write_line(text, worker, *time, event);
                     }
+                }
+                if let Some((time, us)) = *used {
+                    write_line(text, worker, time, LoggedEvent::Processor { us });
                 }
             }
             Batch::Differential(events) => {

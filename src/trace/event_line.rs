@@ -41,6 +41,8 @@ pub enum LoggedEvent<'a> {
     Park,
     /// The worker goes on.
     Unpark,
+    /// The worker has used so much processor time since the last such event.
+    Processor { us: u64 },
     /// An arrangement got a batch.
     Batch { operator: usize, length: usize },
     /// An arrangement merges batches; `complete` is the length of the result when it is done.

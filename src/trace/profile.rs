@@ -102,10 +102,10 @@ impl Profile {
                 let path = recorder.path(sums).join("/");
                 let row = rows.entry((&sums.addr, path)).or_default();
                 row.activations += sums.activations;
-                row.busy += sums.busy;
+                row.busy += sums.busy();
                 row.records += sums.records;
                 row.by_worker.resize(place, Duration::ZERO);
-                row.by_worker.push(sums.busy);
+                row.by_worker.push(sums.busy());
             }
         }
         let total: Duration = rows.values().map(|row| row.busy).sum();
@@ -134,11 +134,11 @@ impl Profile {
     fn folded(&self) -> String {
         let mut text = String::new();
         for (worker, recorder) in &self.workers {
-            for sums in recorder.operators().filter(|sums| !sums.busy.is_zero()) {
+            for sums in recorder.operators().filter(|sums| !sums.busy().is_zero()) {
                 // The separators of the format.
                 let name = |name: &&str| name.replace([';', ' '], "_");
                 let stack: Vec<_> = recorder.path(sums).iter().map(name).collect();
-                let (stack, us) = (stack.join(";"), sums.busy.as_micros());
+                let (stack, us) = (stack.join(";"), sums.busy().as_micros());
                 let _ = writeln!(text, "worker_{worker};{stack} {us}");
             }
         }

@@ -1,4 +1,8 @@
 //! Sums up the events of one worker: how often and how long each operator ran, on how many records.
+//!
+//! The events have times of a clock, and a worker that lost its processor to another thread did not
+//! run meanwhile. So times are kept apart until the next event `Processor`, which states how much
+//! processor time the worker has used since the last one, and are scaled down to it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -17,10 +21,20 @@ pub struct Sums {
     pub name: String,
     /// Number of times that the operator was scheduled.
     pub activations: u64,
-    /// Time in the operator itself.
-    pub busy: Duration,
+    /// Processor time in the operator itself, up to the last event `Processor`.
+    busy: Duration,
+    /// Time in the operator itself since then, by the clock.
+    unsettled: Duration,
     /// Number of records that the operator received.
     pub records: u64,
+}
+
+impl Sums {
+    /// Returns the processor time in the operator itself. It is time of the clock where the events
+    /// do not state the processor time.
+    pub fn busy(&self) -> Duration {
+        self.busy + self.unsettled
+    }
 }
 
 /// The sums of one worker.
@@ -32,8 +46,13 @@ pub struct Recorder {
     channels: HashMap<usize, Vec<usize>>,
     /// The operators that run now, outermost first: scopes, then the operator inside them.
     running: Vec<usize>,
-    /// The time up to which the innermost running operator was charged.
-    charged_until: Duration,
+    /// The time of the last event that begins or ends something; `None` before the first.
+    charged_until: Option<Duration>,
+    /// The operators that ran since the last event `Processor`.
+    unsettled: Vec<usize>,
+    /// Time since then in which the worker was not parked.
+    awake: Duration,
+    is_parked: bool,
 }
 
 impl Recorder {
@@ -76,17 +95,47 @@ impl Recorder {
                 // The innermost one, unless an operator was dropped while it ran.
                 while self.running.pop().is_some_and(|innermost| innermost != id) {}
             }
+            LoggedEvent::Park => {
+                self.charge(now);
+                self.is_parked = true;
+            }
+            LoggedEvent::Unpark => {
+                self.charge(now);
+                self.is_parked = false;
+            }
+            LoggedEvent::Processor { us } => {
+                self.charge(now);
+                self.settle(Duration::from_micros(us));
+            }
             _ => {}
         }
     }
 
     /// Charges the time since the last event to the innermost running operator.
     fn charge(&mut self, now: Duration) {
-        if let Some(innermost) = self.running.last() {
-            let busy = now.saturating_sub(self.charged_until);
-            self.operators.entry(*innermost).or_default().busy += busy;
+        let passed = now.saturating_sub(self.charged_until.unwrap_or(now));
+        self.charged_until = Some(now);
+        if self.is_parked {
+            return;
         }
-        self.charged_until = now;
+        self.awake += passed;
+        if let Some(innermost) = self.running.last() {
+            let sums = self.operators.entry(*innermost).or_default();
+            if sums.unsettled.is_zero() {
+                self.unsettled.push(*innermost);
+            }
+            sums.unsettled += passed;
+        }
+    }
+
+    /// Scales the times of operators since the last call to the processor time of the worker.
+    fn settle(&mut self, used: Duration) {
+        let share = (used.as_secs_f64() / self.awake.as_secs_f64().max(1e-9)).min(1.0);
+        self.awake = Duration::ZERO;
+        for id in self.unsettled.drain(..) {
+            let sums = self.operators.entry(id).or_default();
+            sums.busy += std::mem::take(&mut sums.unsettled).mul_f64(share);
+        }
     }
 
     /// Returns the sums so far. The activation that runs now is not in them.
@@ -101,7 +150,7 @@ impl Recorder {
             id: *id,
             name: sums.name.clone(),
             activations: sums.activations,
-            busy_seconds: sums.busy.as_secs_f64(),
+            busy_seconds: sums.busy().as_secs_f64(),
             records: sums.records,
         };
         self.operators.iter().map(stats).collect()
@@ -119,7 +168,7 @@ impl Recorder {
 
 #[cfg(test)]
 mod tests {
-    use timely::logging::{ChannelsEvent, MessagesEvent, OperatesEvent, ScheduleEvent};
+    use timely::logging::{ChannelsEvent, MessagesEvent, OperatesEvent, ParkEvent, ScheduleEvent};
 
     use super::*;
 
@@ -150,6 +199,35 @@ mod tests {
         assert_eq!(busy, [(7, 4), (9, 8)]);
         assert_eq!(stats.iter().map(|s| s.activations).collect::<Vec<_>>(), [2, 1]);
         assert!(stats.iter().all(|s| s.worker == 3));
+    }
+
+    #[test]
+    fn busy_time_is_scaled_to_processor_time() {
+        let mut recorder = Recorder::default();
+        let at = Duration::from_millis;
+        recorder.observe(&[
+            (at(0), operates(7, &[0], "Dataflow")),
+            (at(0), operates(9, &[0, 4], "Count")),
+            (at(10), ScheduleEvent::start(7).into()),
+            (at(20), ScheduleEvent::start(9).into()),
+            (at(80), ScheduleEvent::stop(9).into()),
+            (at(100), ScheduleEvent::stop(7).into()),
+            (at(110), ParkEvent::park(None).into()),
+        ]);
+        let busy = |recorder: &Recorder| -> Vec<u64> {
+            let ms = |s: &OperatorStats| (s.busy_seconds * 1e3).round() as u64;
+            recorder.stats(0).iter().map(ms).collect()
+        };
+        assert_eq!(busy(&recorder), [30, 60], "times of the clock");
+        // Of 100 ms the worker had the processor for half. A parked worker uses none.
+        recorder.add(at(110), LoggedEvent::Processor { us: 50_000 });
+        recorder.add(at(900), LoggedEvent::Unpark);
+        assert_eq!(busy(&recorder), [15, 30]);
+        // The account of the kernel is coarser than the clock: more than all is all.
+        recorder.add(at(900), LoggedEvent::Start { id: 9 });
+        recorder.add(at(910), LoggedEvent::Stop { id: 9 });
+        recorder.add(at(910), LoggedEvent::Processor { us: 11_000 });
+        assert_eq!(busy(&recorder), [15, 40]);
     }
 
     #[test]

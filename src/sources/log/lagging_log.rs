@@ -61,7 +61,10 @@ impl SourceLog {
             let (position, end) = (entry.position, entry.end);
             let place = (position, end);
             match self.bring_back_record(place, &entry.record, &mut lagging.fed)? {
-                Returned::Bytes(count) => bytes += count,
+                Returned::Bytes(count) => {
+                    bytes += count;
+                    self.replayed(end, count);
+                }
                 Returned::Waits(connection) => {
                     lagging.reader.seek(at);
                     lagging.waits = Some(connection);
@@ -73,6 +76,14 @@ impl SourceLog {
         self.lagging = Some(lagging);
         self.reports.report();
         Ok(())
+    }
+
+    /// Notes in the figures that a kept journal was read up to `end`: it is the source there.
+    fn replayed(&self, end: Position, bytes: u64) {
+        if let Some(from) = self.replayed_from {
+            self.meter.bytes.add(bytes);
+            self.meter.reached(end.0.saturating_sub(from.0));
+        }
     }
 
     fn bring_back_record(

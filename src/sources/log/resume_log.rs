@@ -92,6 +92,9 @@ impl SourceLog {
         let reader = journal.as_ref().filter(|_| lags);
         let lagging = reader.map(|journal| Lagging::from(journal.reader(resume.position)));
         let replayable = is_replayable.then(|| Replayable::begin(&resume, &ends));
+        if is_replay {
+            meter.ends_after(tail.0.saturating_sub(resume.position.0));
+        }
         let producers = Producers::begin(&resume.producers);
         SourceLog {
             source,
@@ -106,6 +109,7 @@ impl SourceLog {
             folder,
             replayable,
             epochs: LogEpochs::new(open, ends.into(), committed, is_replay),
+            replayed_from: is_replay.then_some(resume.position),
             connections,
             next_connection,
             producers,
