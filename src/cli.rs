@@ -40,6 +40,7 @@ use precedence::Refusal;
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
+use crate::sources::HostPort;
 use crate::trace::{Profile, ProfileFormat};
 
 pub use clap;
@@ -125,6 +126,12 @@ fn dispatch(cli: Cli) -> Result<u8> {
 
 /// The error for one word that is neither a command nor followed by a port.
 fn without_port(host: &str) -> Error {
+    if let Ok(HostPort { host: name, port }) = host.parse() {
+        let message = format!("{host:?} holds host and port in one word");
+        return Error::new(ErrorKind::Usage, message).hint(format!(
+            "give HOST PORT, as in `wordtide {name} {port}`, or `wordtide run --connect {host}`"
+        ));
+    }
     let command = commands::command();
     let names = command.get_subcommands().map(clap::Command::get_name);
     let meant = parse_values::nearest(host, names);

@@ -144,6 +144,90 @@ fn hosts_and_ports_are_checked() {
 }
 
 #[test]
+fn addresses_in_odd_forms_are_refused() {
+    check(&[
+        ("", "[::1]:1", Refused(2, &["in one word", "`wordtide ::1 1`"])),
+        ("", "localhost:1", Refused(2, &["in one word", "HOST PORT", "--connect"])),
+        ("", "[::1]|x", Refused(2, &["\"x\"", "HOST PORT"])),
+        ("", "run|--connect|[::1]", Refused(2, &["[::1]", "--connect"])),
+        ("", "run|--connect|[::1]:", Refused(2, &["[::1]:", "--connect"])),
+        ("", "run|--connect|[]:1", Refused(2, &["[]:1", "brackets"])),
+        ("", "run|--connect|,", Refused(2, &["--connect"])),
+        ("", "run|--connect|a:1,,b:2", Refused(2, &["--connect"])),
+        ("", "run|--connect|tcp://localhost:1", Refused(2, &["tcp://", "--connect"])),
+        ("", "run|--connect|0=0=localhost:1", Refused(2, &["0=localhost", "--connect"])),
+        ("", "run|--listen|9999", Refused(2, &["--listen", "no port"])),
+        ("", "run|--listen|:9999", Refused(2, &["--listen", "no host"])),
+        ("", "run|--listen|::1:9", Refused(2, &["--listen", "brackets"])),
+        ("", "run|--listen|127.0.0.1:99999", Refused(2, &["--listen", "65535"])),
+        ("", "run|--listen-http|0.0.0.0:0", Refused(2, &["--listen-http", "--token-file"])),
+        ("", "run|--stdin|--http|:80", Refused(2, &["--http", "ADDR:PORT"])),
+        ("", "run|--stdin|--http|127.0.0.1", Refused(2, &["--http", "ADDR:PORT"])),
+        ("", "run|--kafka|/t", Refused(2, &["--kafka", "broker"])),
+        ("", "run|--kafka|a:1,/t", Refused(2, &["--kafka", "broker"])),
+        ("WORDTIDE_LISTEN=127.0.0.1:x", "run", Refused(2, &["--listen", "WORDTIDE_LISTEN"])),
+        ("WORDTIDE_LISTEN=, ", "run", Refused(2, &["no source"])),
+        ("WORDTIDE_HTTP=false", "run|--stdin", Refused(2, &["--http", "WORDTIDE_HTTP"])),
+        (
+            "",
+            "run|--stdin|-n|2|-p|0|--addresses|10.1.2.3:1,10.1.2.4:2",
+            Refused(78, &["10.1.2.3:1", "--mesh-key-file"]),
+        ),
+        ("", "run|--stdin|-n|2|-p|0|--addresses|127.0.0.1:1,", Refused(2, &["--addresses"])),
+        ("", "run|--stdin|-n|2|-p|0|--addresses|[::1]:1,[::1]:1", Refused(78, &["same address"])),
+        ("", "run|--stdin|-n|2|--start-timeout|0s", Refused(2, &["--start-timeout"])),
+        ("", "run|--stdin|-n|2|--stall-timeout|0s", Refused(2, &["--stall-timeout"])),
+    ]);
+}
+
+#[test]
+fn places_of_other_kinds_are_refused() {
+    check(&[
+        ("", "run|--stdin|--to|oss:/bucket/p", Refused(2, &["oss:", "//", "--to"])),
+        ("", "run|--stdin|--to|s3:bucket/p", Refused(2, &["s3:", "//", "--to"])),
+        ("", "run|--stdin|--to|OSS://bucket/p", Refused(2, &["OSS://", "oss://BUCKET"])),
+        ("", "run|--stdin|--to|s3://bucket", Refused(2, &["--to", "BUCKET/PREFIX"])),
+        ("", "run|--stdin|--to|sqlite:", Refused(2, &["sqlite:PATH"])),
+        ("", "run|--stdin|--to|sqlite:x?tabel=a", Refused(2, &["\"tabel\"", "--to"])),
+        ("", "run|--stdin|--to|sqlite:x?table=%zz", Refused(2, &["%25", "--to"])),
+        ("", "run|--stdin|--to|sqlite:folder", Refused(78, &["folder", "--to"])),
+        ("", "run|--stdin|--to|sqlite:file", Refused(78, &["file", "--to"])),
+        ("", "run|--stdin|--to|sqlite:file/below", Refused(78, &["file", "--to"])),
+        ("", "run|--stdin|--to|sqlite:x|--format|csv", Refused(2, &["--format", "--to"])),
+        ("", "run|--stdin|--to|postgres:x", Refused(2, &["//", "--to"])),
+        ("", "run|--stdin|--to|postgres://u:p@h/d", Refused(2, &["password", "PGPASSWORD"])),
+        ("", "run|--stdin|--to|mysql://u@[::1]:x/d", Refused(2, &["port", "--to"])),
+        ("", "run|--stdin|--write|upsert", Refused(2, &["--write"])),
+        ("", "run|--watch|absent", Refused(78, &["absent", "--watch"])),
+        ("", "run|--watch|file", Refused(78, &["file", "--watch"])),
+        ("", "run|--watch|ftp://x", Refused(2, &["ftp://", "--watch as a folder"])),
+        ("", "run|--watch|s3://bucket", Refused(2, &["--watch", "BUCKET/PREFIX"])),
+        ("", "run|--watch|folder|--watch-every|0s", Refused(2, &["--watch-every"])),
+        ("", "run|--stdin|--events|folder", Refused(78, &["folder", "--events"])),
+        ("", "run|--stdin|--state|file/below", Refused(78, &["file", "--state"])),
+        ("", "run|--listen|127.0.0.1:0|--tls-cert|file", Refused(2, &["--tls-key"])),
+        (
+            "",
+            "run|--listen|127.0.0.1:0|--tls-cert|file|--tls-key|file",
+            Refused(78, &["--tls-cert", "PEM"]),
+        ),
+        (
+            "",
+            "run|--listen-http|127.0.0.1:0|--token-file|folder",
+            Refused(78, &["--token-file", "folder"]),
+        ),
+        (
+            "",
+            "run|--stdin|--to|s3://bucket/p|--s3-endpoint|http://192.0.2.1",
+            Refused(78, &["plain http", "--allow-http"]),
+        ),
+        ("", "run|--stdin|--config|folder", Refused(78, &["folder", "--config"])),
+        ("", "state|--remove|folder", Refused(78, &["folder", "--state"])),
+        ("", "profile|file", Refused(78, &["file", "--events"])),
+    ]);
+}
+
+#[test]
 fn topics_and_their_settings_are_checked() {
     check(&[
         ("", "run|--kafka|localhost:9092", Refused(2, &["--kafka", "/TOPIC"])),

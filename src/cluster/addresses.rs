@@ -86,12 +86,7 @@ async fn resolve(
 /// Fails with `Configuration`, naming the first such process.
 fn require_key(settings: &ClusterSettings, addresses: &[Vec<SocketAddr>]) -> Result<()> {
     match addresses.iter().position(|found| !all_loopback(found)) {
-        Some(process) if settings.mesh_key.is_none() => {
-            let shown = settings.shown(process);
-            let message = format!("{shown} is not on loopback, and there is no mesh key");
-            Err(Error::new(ErrorKind::Configuration, message)
-                .hint("give every process the same secret with --mesh-key-file"))
-        }
+        Some(process) if settings.mesh_key.is_none() => Err(settings.keyless(process)),
         _ => Ok(()),
     }
 }

@@ -6,11 +6,13 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::loopback::is_loopback;
 
 /// Most processes of one cluster: each holds three sockets and three threads for every other.
 pub const PROCESSES_MAX: usize = 1024;
@@ -164,7 +166,25 @@ impl ClusterSettings {
                 self.stall_timeout
             ));
         }
-        check_addresses(&self.addresses)
+        if self.start_timeout.is_zero() {
+            return usage("--start-timeout is 0s; give the other processes time to come".into());
+        }
+        check_addresses(&self.addresses)?;
+        let is_far = |address: &String| {
+            address.parse::<SocketAddr>().is_ok_and(|address| !is_loopback(address.ip()))
+        };
+        match self.addresses.iter().position(is_far) {
+            Some(process) if self.mesh_key.is_none() => Err(self.keyless(process)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the error of a process that other hosts can reach while there is no key.
+    pub(crate) fn keyless(&self, process: usize) -> Error {
+        let message =
+            format!("{} is not on loopback, and there is no mesh key", self.shown(process));
+        Error::new(ErrorKind::Configuration, message)
+            .hint("give every process the same secret with --mesh-key-file")
     }
 
     /// Returns the index and the address of a process, for messages.

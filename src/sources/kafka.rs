@@ -202,7 +202,9 @@ impl FromStr for KafkaTopic {
             return Err(usage("the topic's name is too long"));
         }
         let address = |address: &str| {
-            address.trim().parse().map_err(|error: Error| usage(&error.to_string()))
+            let address = address.trim();
+            let parsed = address.parse::<HostPort>();
+            parsed.map_err(|_| usage(&format!("{address:?} is not the HOST:PORT of a broker")))
         };
         Ok(KafkaTopic {
             brokers: brokers.split(',').map(address).collect::<Result<_>>()?,

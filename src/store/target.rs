@@ -88,7 +88,15 @@ impl Target {
                  opensearch://HOST:PORT/INDEX, elasticsearch://HOST:PORT/INDEX, a path prefix \
                  or -",
             )),
-            _ => local(to),
+            _ => match to.split_once(':') {
+                // A path may hold a colon, but nobody means a folder by this.
+                Some((scheme @ ("oss" | "s3" | "hdfs"), _)) => Err(usage(
+                    format!("the output's {scheme}: URL has no //"),
+                    "give --to as oss://BUCKET/PREFIX or s3://BUCKET/PREFIX; ./ before it makes a \
+                     path of it",
+                )),
+                _ => local(to),
+            },
         }
     }
 

@@ -100,7 +100,10 @@ impl FromStr for ListenAddress {
     fn from_str(text: &str) -> Result<ListenAddress> {
         let usage = |why: &str| {
             Error::new(ErrorKind::Usage, format!("{text:?} is not an address to listen on: {why}"))
-                .hint("give ADDR:PORT, as in 0.0.0.0:9999 or [::]:9999; port 0 is any free one")
+                .hint(
+                    "give --listen as ADDR:PORT, as in 0.0.0.0:9999 or [::]:9999; port 0 is any \
+                     free one",
+                )
         };
         if text == SYSTEMD {
             return Ok(ListenAddress { host: text.to_owned(), port: 0, is_passed: true });

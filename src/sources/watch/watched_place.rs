@@ -127,6 +127,13 @@ impl FromStr for WatchPlace {
 
     /// Parses `DIR`, `file:DIR`, `oss://BUCKET/PREFIX` or `s3://BUCKET/PREFIX`.
     fn from_str(value: &str) -> Result<WatchPlace> {
+        let scheme = value.split_once("://").map(|(scheme, _)| scheme);
+        // The list of what an output may be does not help here, and a URL may hold a password.
+        if let Some(scheme) = scheme.filter(|name| !["oss", "s3", "file"].contains(name)) {
+            let message = format!("the watched place's scheme {scheme}:// is not known");
+            return Err(Error::new(ErrorKind::Usage, message)
+                .hint("give --watch as a folder, oss://BUCKET/PREFIX or s3://BUCKET/PREFIX"));
+        }
         match Target::parse(value).map_err(named)? {
             Target::Local { root, prefix } if value.starts_with("file:") => {
                 Ok(WatchPlace::Folder(root.join(prefix)))
@@ -159,7 +166,8 @@ impl fmt::Display for WatchPlace {
 fn named(error: Error) -> Error {
     let text = error.to_string();
     let text = text.replace("--to", "--watch").replace("the output's", "the watched place's");
-    Error::new(error.kind(), text.replace("the output ", "the watched place "))
+    let text = text.replace("the output ", "the watched place ");
+    Error::new(error.kind(), text.replace("// output ", "// place "))
 }
 
 /// A place that is open.
@@ -226,11 +234,20 @@ mod tests {
 
     #[test]
     fn refusals_name_the_flag() {
-        for value in ["", "-", "hdfs://host/x", "oss://", "s3://No/x", "s3://AKIA:sEcReT@bucket/x"]
-        {
+        for value in [
+            "",
+            "-",
+            "hdfs://host/x",
+            "oss://",
+            "oss:/bucket/x",
+            "s3://No/x",
+            "s3://AKIA:sEcReT@bucket/x",
+            "postgres://u:sEcReT@host/x",
+            "sqlite:x",
+        ] {
             let text = value.parse::<WatchPlace>().expect_err(value).to_string();
             assert!(text.contains("--watch") && !text.contains("--to"), "{value}: {text}");
-            assert!(!text.contains("sEcReT"), "{text}");
+            assert!(!text.contains("sEcReT") && !text.contains("output"), "{text}");
         }
     }
 
