@@ -48,7 +48,7 @@ pub use bound_results::bound_results;
 pub use changelog::Changelog;
 pub use commit_epochs::{Committed, OnCommit, commit};
 pub use commit_evidence::CommitEvidence;
-pub use commit_log::{Attempts, CommitLog};
+pub use commit_log::{Attempts, COMMITS, CommitLog};
 #[cfg(any(feature = "cli", feature = "internals"))]
 pub use objects::Layout;
 #[cfg(feature = "internals")]

@@ -21,25 +21,31 @@ const START_MS: i64 = 1_795_345_210_300;
 
 /// A clock that the test moves.
 #[derive(Clone, Debug)]
-struct HandClock {
+pub(crate) struct HandClock {
     wall_ms: Arc<Mutex<i64>>,
     monotonic: watch::Sender<Duration>,
 }
 
 impl HandClock {
-    fn new() -> HandClock {
-        let wall_ms = Arc::new(Mutex::new(START_MS));
+    /// Returns a clock that stands at a time in milliseconds.
+    pub(crate) fn at(wall_ms: i64) -> HandClock {
+        let wall_ms = Arc::new(Mutex::new(wall_ms));
         HandClock { wall_ms, monotonic: watch::Sender::new(Duration::ZERO) }
     }
 
     /// Sets the wall clock, as an administrator or a leap second does.
-    fn jump(&self, by_ms: i64) {
+    pub(crate) fn jump(&self, by_ms: i64) {
         *self.wall_ms.lock().expect("nobody panicked") += by_ms;
     }
 
     /// Lets two seconds go by: an epoch lasts that long at most.
     fn tick(&self) {
-        self.jump(2_000);
+        self.pass(2_000);
+    }
+
+    /// Lets so much time go by, as the wall clock has it, and two seconds in truth.
+    pub(crate) fn pass(&self, wall_ms: i64) {
+        self.jump(wall_ms);
         self.monotonic.send_modify(|now| *now += 2 * SECOND);
     }
 }
@@ -90,7 +96,7 @@ fn jumping_clock_counts_every_line_once() {
     const HOUR: i64 = 3_600_000;
     let jumps = [-24 * HOUR, -HOUR, -1_000, 1_000, HOUR, 24 * HOUR, 999, -999, -HOUR];
     let dir = tempfile::tempdir().expect("a directory");
-    let (clock, server) = (HandClock::new(), Server::new());
+    let (clock, server) = (HandClock::at(START_MS), Server::new());
     let (mut epochs, mut sent) = (Vec::new(), Vec::new());
     // Every other jump falls into the time between two runs.
     for between in [false, true] {

@@ -103,3 +103,5 @@ mod torture;
 mod upgrade;
 /// Files that appear in a folder or a bucket.
 mod watch;
+/// Windows after a restart, where slides were skipped.
+mod windows;

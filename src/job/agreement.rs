@@ -51,6 +51,12 @@ pub struct FormerRuns {
 }
 
 impl FormerRuns {
+    /// Returns the newest epoch with a result among the committed ones up to `through`; 0 if none
+    /// had a result, and `None` if no commit log was found.
+    pub fn result(&self, through: Epoch) -> Option<Epoch> {
+        self.attempts.iter().filter_map(|log| log.result(through)).max()
+    }
+
     /// Adds what another process found. The processes are added in order.
     fn add(&mut self, other: FormerRuns) {
         self.journals.extend(other.journals);
@@ -69,6 +75,8 @@ pub struct Agreement {
     pub parts: u32,
     /// The epochs to count again and those that are committed.
     pub recovery_plan: RecoveryPlan,
+    /// The newest committed epoch with a result; 0 if none had one, `None` if that is not known.
+    pub result: Option<Epoch>,
     /// The first epoch that the job ever opened: what it remembers bears that number.
     pub begun: Epoch,
     /// The note of process 0 in the lock of a local output, for the others to find there.
@@ -102,9 +110,7 @@ impl Agreement {
 impl Agreement {
     /// The newest epoch of which all that came before and in it is committed.
     pub fn committed_through(&self) -> Epoch {
-        let RecoveryPlan { replay, newest, .. } = &self.recovery_plan;
-        let before_replay = replay.first().map(|first| first.saturating_sub(1));
-        before_replay.or(*newest).unwrap_or(self.open.saturating_sub(1))
+        self.recovery_plan.committed_before(self.open)
     }
 }
 

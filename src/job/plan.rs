@@ -202,7 +202,18 @@ impl JobPlan {
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
         let parts = *parts;
         let is_watched = self.asked.meters.keeps_top();
-        Ok(Agreement { open, parts, recovery_plan, begun, lock_note, ids, claim, is_watched })
+        let result = found.result(recovery_plan.committed_before(open));
+        Ok(Agreement {
+            open,
+            parts,
+            recovery_plan,
+            result,
+            begun,
+            lock_note,
+            ids,
+            claim,
+            is_watched,
+        })
     }
 
     /// Opens the writer of the epochs of this run.
@@ -282,7 +293,8 @@ impl JobPlan {
             let worker = part as usize % owners;
             worker / self.asked.settings.threads == self.asked.cluster.process
         };
-        let restored = restore_changelog::restore(&changelog, owns, agreed.committed_through());
+        let through = agreed.committed_through();
+        let restored = restore_changelog::restore(&changelog, owns, through, agreed.result);
         Ok(Some((runtime.block_on(until_stopped(&self.asked.stop, restored))?, changelog)))
     }
 

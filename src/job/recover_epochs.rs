@@ -50,6 +50,15 @@ pub struct RecoveryPlan {
     pub topics: BTreeMap<String, Vec<u8>>,
 }
 
+impl RecoveryPlan {
+    /// Returns the newest epoch of which all that came before and in it is committed, for a job
+    /// that opens `open` first.
+    pub fn committed_before(&self, open: Epoch) -> Epoch {
+        let before_replay = self.replay.first().map(|first| first.saturating_sub(1));
+        before_replay.or(self.newest).unwrap_or(open.saturating_sub(1))
+    }
+}
+
 /// Finds out which of the epochs that journals have marked are committed, and changes nothing.
 /// Epochs are committed in order: with one, all before it are, also those that had nothing to
 /// publish and so have no marker.

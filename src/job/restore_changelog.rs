@@ -61,18 +61,21 @@ pub fn forget_begun(state: &Path) {
 }
 
 /// Reads the changes of the epochs up to and including `through`, the newest committed one, of the
-/// parts for which `owns` holds.
+/// parts for which `owns` holds. `result` is the newest of these epochs with a result, if that is
+/// known.
 pub async fn restore(
     changelog: &Changelog,
     owns: impl Fn(u32) -> bool,
     through: Epoch,
+    result: Option<Epoch>,
 ) -> Result<Restored> {
-    let changes = patiently(|| changelog.restore(&owns, through)).await?;
+    let shown = result.unwrap_or(through);
+    let changes = patiently(|| changelog.restore(&owns, through, shown)).await?;
     if !changes.is_empty() {
         let counts: usize = changes.iter().map(|change| change.run.len()).sum();
         tracing::info!("{counts} counts of epochs up to {through} are remembered");
     }
-    Ok(Restored::new(changes, through))
+    Ok(Restored::new(changes, through, result))
 }
 
 #[cfg(test)]

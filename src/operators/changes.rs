@@ -3,6 +3,7 @@
 //! An operator with a trace publishes at each tick the words whose sum differs from the previous
 //! result. Only words with updates since then are looked up, so a small change costs little.
 
+use std::mem;
 use std::rc::Rc;
 
 use differential_dataflow::operators::arrange::TraceAgent;
@@ -57,13 +58,16 @@ pub struct Changes<O> {
     changed: Vec<Rc<WordBatch>>,
     /// The epoch of the previous result.
     since: Epoch,
+    /// The epoch of the newest result of former runs; 0 once there was a tick, or if there was none.
+    restored: Epoch,
     express: Express<O>,
 }
 
 impl<O> Changes<O> {
-    /// Makes the state of an operator that publishes at the epochs of `grid`.
-    pub fn new(trace: WordTrace, grid: Grid, express: Express<O>) -> Self {
-        Changes { trace, grid, changed: Vec::new(), since: 0, express }
+    /// Makes the state of an operator that publishes at the epochs of `grid`, and at its first tick
+    /// at the latest the result that former runs published at `restored`.
+    pub fn new(trace: WordTrace, grid: Grid, restored: Epoch, express: Express<O>) -> Self {
+        Changes { trace, grid, changed: Vec::new(), since: 0, restored, express }
     }
 }
 
@@ -75,14 +79,17 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
     }
 
     fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut(O)) {
-        if !self.grid.contains(epoch) {
+        let restored = mem::take(&mut self.restored);
+        // Between results the contents are those of the one before.
+        let result = if self.grid.contains(epoch) { epoch } else { restored };
+        if result == 0 {
             return;
         }
         if !self.changed.is_empty() {
             let all = batches(&self.trace);
             let (changed, since) = (&self.changed, self.since);
             let mut each = |visit: &mut dyn FnMut(CountChange<'_>)| {
-                for_each_change(changed, &all, since, epoch, &mut |word, old, new| {
+                for_each_change(changed, &all, since, result, &mut |word, old, new| {
                     visit((word, old, new));
                 });
             };
@@ -91,9 +98,9 @@ impl<O: Clone + 'static> AtTicks<Vec<Span<Epoch, Rc<WordBatch>>>> for Changes<O>
         // A batch may have later updates: the frontier moved over several epochs, or the input
         // ended and all retractions were made at once.
         let reaches_on =
-            |batch: &Rc<WordBatch>| batch.storage.upds.times.spans().any(|time| time > epoch);
+            |batch: &Rc<WordBatch>| batch.storage.upds.times.spans().any(|time| time > result);
         self.changed.retain(reaches_on);
-        self.since = epoch;
-        compact(&mut self.trace, epoch);
+        self.since = result;
+        compact(&mut self.trace, result);
     }
 }

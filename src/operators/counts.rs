@@ -94,14 +94,15 @@ impl<'s> Counts<'s> {
         let (ticks, context, max_keys) =
             (self.ticks.clone(), Rc::clone(&self.context), self.max_keys());
         let Recorded { runs, window_ms, grid } = self.recorded();
+        let result = context.changes.result(grid);
         let arranged = arrange(runs, window_ms);
         if let Some(max) = max_keys {
-            let changes = Changes::new(arranged.trace.clone(), Grid::ALL, to_growth);
+            let changes = Changes::new(arranged.trace.clone(), Grid::ALL, 0, to_growth);
             let batches = arranged.stream.clone();
             let grown = at_ticks(batches, Pipeline, ticks.clone(), "New words", changes);
             limit_keys(grown, ticks.clone(), max, context);
         }
-        let changes = Changes::new(arranged.trace, grid, collection::to_updates);
+        let changes = Changes::new(arranged.trace, grid, result, collection::to_updates);
         let stream = at_ticks(arranged.stream, Pipeline, ticks, "Counts as a collection", changes);
         VecCollection::new(stream)
     }
@@ -111,7 +112,7 @@ impl<'s> Counts<'s> {
         let (ticks, context) = (self.ticks.clone(), Rc::clone(&self.context));
         let max_keys = self.max_keys();
         let Recorded { runs, window_ms, grid } = self.recorded();
-        let sums = Sums::new(window_ms, grid, shown, grid.last(context.changes.through()));
+        let sums = Sums::new(window_ms, grid, shown, context.changes.result(grid));
         let to_owner = DistributorPact(|_peers| ToOwner);
         let (stream, grown) =
             at_ticks(runs, to_owner, ticks.clone(), "Sums", sums).ok_err(|record| record);

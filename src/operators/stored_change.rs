@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::run::Run;
+use super::window::Grid;
 use crate::epoch::Epoch;
 
 /// The input of one part of some counts in one epoch, or in all epochs up to one.
@@ -44,12 +45,14 @@ impl PartChange {
 pub struct Restored {
     changes: Arc<Mutex<Vec<PartChange>>>,
     through: Epoch,
+    result: Option<Epoch>,
 }
 
 impl Restored {
-    /// Returns the changes of epochs up to and including `through`.
-    pub fn new(changes: Vec<PartChange>, through: Epoch) -> Restored {
-        Restored { changes: Arc::new(Mutex::new(changes)), through }
+    /// Returns the changes of epochs up to and including `through`. `result` is the newest of them
+    /// with a result, if that is known, and 0 if none had one.
+    pub fn new(changes: Vec<PartChange>, through: Epoch, result: Option<Epoch>) -> Restored {
+        Restored { changes: Arc::new(Mutex::new(changes)), through, result }
     }
 
     /// Removes the changes of the parts that a worker `owns` and returns a buffer with them.
@@ -57,7 +60,8 @@ impl Restored {
         let mut all = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         let restored = all.extract_if(.., |change| owns(change.part)).collect();
         let state = BufferState { restored, counts: 0, changes: BTreeMap::new() };
-        ChangeBuffer { state: Some(Rc::new(RefCell::new(state))), through: self.through }
+        let (through, result) = (self.through, self.result);
+        ChangeBuffer { state: Some(Rc::new(RefCell::new(state))), through, result }
     }
 }
 
@@ -68,6 +72,8 @@ pub struct ChangeBuffer {
     state: Option<Rc<RefCell<BufferState>>>,
     /// The newest epoch that former runs committed.
     through: Epoch,
+    /// The newest of their epochs with a result.
+    result: Option<Epoch>,
 }
 
 /// The state that clones of a buffer share.
@@ -98,5 +104,14 @@ impl ChangeBuffer {
     /// Returns the newest epoch that former runs committed, or 0.
     pub(crate) fn through(&self) -> Epoch {
         self.through
+    }
+
+    /// Returns the epoch of the newest result that former runs committed, of results at the epochs
+    /// of `grid`; 0 if there was none.
+    pub(crate) fn result(&self, grid: Grid) -> Epoch {
+        // Each epoch has a result of totals, and their restored changes are all at the last one.
+        // An earlier release noted no result without rows.
+        let noted = self.result.filter(|_| grid != Grid::ALL);
+        noted.unwrap_or_else(|| grid.last(self.through))
     }
 }

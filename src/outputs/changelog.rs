@@ -18,7 +18,7 @@ mod change_bytes;
 mod changelog_place;
 mod part_objects;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::try_join_all;
@@ -42,6 +42,27 @@ const READS_IN_FLIGHT_MAX: usize = 16;
 /// memory. A base that would be longer is not made.
 const OBJECT_BYTES_MAX: u64 = 8 << 30;
 
+/// The epochs with a result. A change is needed until the result after its retraction is
+/// committed, because a result is published as the difference from the one before.
+#[derive(Debug, Default)]
+struct ResultEpochs {
+    /// The newest committed one.
+    last: Epoch,
+    /// Those that are not committed yet.
+    open: BTreeSet<Epoch>,
+}
+
+impl ResultEpochs {
+    /// Returns the newest epoch with a result, now that all up to `epoch` are committed.
+    fn committed(&mut self, epoch: Epoch) -> Epoch {
+        while let Some(first) = self.open.first().copied().filter(|first| *first <= epoch) {
+            self.open.pop_first();
+            self.last = self.last.max(first);
+        }
+        self.last
+    }
+}
+
 /// The changelog of a job. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Changelog {
@@ -50,6 +71,8 @@ pub struct Changelog {
     dir: String,
     /// The objects of each part.
     parts: Arc<Mutex<BTreeMap<ChangelogPart, PartObjects>>>,
+    /// The epochs with a result.
+    results: Arc<Mutex<ResultEpochs>>,
     /// One permit, because a merge needs memory for all changes that it merges.
     merges: Arc<Semaphore>,
     failure: Failure,
@@ -69,12 +92,13 @@ impl Changelog {
     ) -> Changelog {
         let dir = format!("{job}-{begun}");
         let merges = Arc::new(Semaphore::new(1));
-        Changelog { store, dir, parts: Arc::default(), merges, failure, runtime }
+        let (parts, results) = (Arc::default(), Arc::default());
+        Changelog { store, dir, parts, results, merges, failure, runtime }
     }
 
     /// Returns the changes up to and including the committed epoch `through` of the parts that this
-    /// process `owns`, and removes all other objects of these parts. Called before the first
-    /// [`Changelog::store`].
+    /// process `owns`, and removes all other objects of these parts. `result` is the newest of
+    /// these epochs with a result. Called before the first [`Changelog::store`].
     ///
     /// # Errors
     ///
@@ -83,7 +107,9 @@ impl Changelog {
         &self,
         owns: impl Fn(u32) -> bool,
         through: Epoch,
+        result: Epoch,
     ) -> StoreResult<Vec<PartChange>> {
+        *self.results() = ResultEpochs { last: result, open: BTreeSet::new() };
         let mut restored = Vec::new();
         for (part, stored) in self.find(owns).await? {
             let mut objects = PartObjects::default();
@@ -91,8 +117,8 @@ impl Changelog {
             self.store.sweep(&self.part_dir(part)).await?;
             let changes = self.read(part, objects.stored()).await?;
             objects.lasts_ms = changes.last().and_then(|change| change.lasts_ms);
-            self.remove(part, objects.expire(through)).await?;
-            restored.extend(changes.into_iter().filter(|change| !change.is_past(through)));
+            self.remove(part, objects.expire(result)).await?;
+            restored.extend(changes.into_iter().filter(|change| !change.is_past(result)));
             self.parts().insert(part, objects);
         }
         Ok(restored)
@@ -127,11 +153,17 @@ impl Changelog {
         Ok(())
     }
 
+    /// Called before `epoch`, which has a result, is committed.
+    pub fn publishes(&self, epoch: Epoch) {
+        self.results().open.insert(epoch);
+    }
+
     /// Called when `epoch` and all earlier epochs are committed. Starts merges and removals that
     /// are due, in the background.
     pub fn committed(&self, epoch: Epoch) {
+        let result = self.results().committed(epoch);
         for (part, objects) in self.parts().iter_mut() {
-            let expired = objects.expire(epoch);
+            let expired = objects.expire(result);
             let due = objects.take_due(epoch);
             if expired.is_empty() && due.is_empty() {
                 continue;
@@ -272,6 +304,11 @@ impl Changelog {
     /// Returns the name of an object.
     fn name(&self, part: ChangelogPart, object: ChangelogObject) -> String {
         format!("{}/{part}/{object}", self.dir)
+    }
+
+    /// Locks the epochs with a result.
+    fn results(&self) -> MutexGuard<'_, ResultEpochs> {
+        self.results.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Locks the objects of all parts.

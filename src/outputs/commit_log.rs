@@ -25,7 +25,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
 
 /// The name of the file in the state folder.
-const FILE: &str = "commits";
+pub const COMMITS: &str = "commits";
 /// A slot is written by one request and lies in a block of its own.
 const SLOT_BYTES: usize = 512;
 const SLOT_DISTANCE: u64 = 4096;
@@ -47,6 +47,8 @@ pub struct Attempts {
     pub settled: Option<Epoch>,
     /// The epoch that was noted last.
     pub last: Option<Attempt>,
+    /// True if there is a log, be it empty.
+    pub is_kept: bool,
 }
 
 impl Attempts {
@@ -56,7 +58,7 @@ impl Attempts {
     ///
     /// `Disk` if it cannot be read.
     pub fn read(dir: &Path) -> Result<Attempts> {
-        match File::open(dir.join(FILE)) {
+        match File::open(dir.join(COMMITS)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Attempts::default()),
             opened => {
                 let slots = opened.and_then(|file| slots(&file));
@@ -67,7 +69,16 @@ impl Attempts {
 
     fn of(mut slots: [Option<Attempt>; SLOTS as usize]) -> Attempts {
         slots.sort_by_key(|slot| slot.map(|attempt| attempt.epoch));
-        Attempts { settled: slots[0].map(|attempt| attempt.epoch), last: slots[1] }
+        let settled = slots[0].map(|attempt| attempt.epoch);
+        Attempts { settled, last: slots[1], is_kept: true }
+    }
+
+    /// Returns the newest epoch with a result among those up to `through`, which are committed; 0
+    /// if none had a result, and `None` where no log says so.
+    pub fn result(&self, through: Epoch) -> Option<Epoch> {
+        let noted = [self.last.map(|attempt| attempt.epoch), self.settled];
+        let committed = noted.into_iter().flatten().find(|epoch| *epoch <= through);
+        self.is_kept.then(|| committed.unwrap_or(0))
     }
 }
 
@@ -97,7 +108,7 @@ impl CommitLog {
         let open = || {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(FILE))?;
+            let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(COMMITS))?;
             let [first, second] = slots(&file)?.map(|slot| slot.map(|attempt| attempt.epoch));
             // Full length from the start: a note then changes no metadata that must be synced.
             if file.metadata()?.len() < SLOTS * SLOT_DISTANCE {
@@ -154,7 +165,7 @@ impl CommitLog {
 }
 
 fn failed(what: &str, dir: &Path, error: io::Error) -> Error {
-    let message = format!("cannot {what} {}: {error}", dir.join(FILE).display());
+    let message = format!("cannot {what} {}: {error}", dir.join(COMMITS).display());
     Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
 }
 
@@ -201,7 +212,7 @@ mod tests {
     }
 
     fn read(dir: &Path) -> (Option<Epoch>, Option<Epoch>) {
-        let Attempts { settled, last } = Attempts::read(dir).expect("a log");
+        let Attempts { settled, last, .. } = Attempts::read(dir).expect("a log");
         (settled, last.map(|last| last.epoch))
     }
 
@@ -229,7 +240,7 @@ mod tests {
         let log = CommitLog::open(dir.path(), true).expect("room");
         log.note(attempt(10)).await.expect("room");
         log.note(attempt(20)).await.expect("room");
-        let file = OpenOptions::new().write(true).open(dir.path().join(FILE)).expect("a log");
+        let file = OpenOptions::new().write(true).open(dir.path().join(COMMITS)).expect("a log");
         file.write_all_at(b"x", SLOT_DISTANCE + 20).expect("room");
         assert_eq!(read(dir.path()), (None, Some(10)));
     }

@@ -166,6 +166,9 @@ impl Writer {
         let tally = self.context.tallies.take(epoch);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (publishes, kind) = (self.grid.contains(epoch), self.kind);
+        if let Some(changelog) = self.changelog.as_ref().filter(|_| publishes) {
+            changelog.publishes(epoch);
+        }
         let positions = self.output.meters.positions().take(epoch);
         let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
         let store_changes = async move {

@@ -133,7 +133,7 @@ impl PartObjects {
         self.stored.insert(at, object);
     }
 
-    /// Removes and returns the changes that no result after the committed `epoch` contains.
+    /// Removes and returns the changes that no result after that of the committed `epoch` contains.
     pub fn expire(&mut self, epoch: Epoch) -> Vec<ChangelogObject> {
         let Some(lasts_ms) = self.lasts_ms else { return Vec::new() };
         self.stored

@@ -123,8 +123,12 @@ impl SearchWriter {
         let is_skipped = rows == 0
             && self.publication.empty_epochs == EmptyEpochs::Skip
             && !self.mode.is_upsert();
-        if !publishes || is_skipped {
+        if !publishes {
             return Ok(());
+        }
+        if is_skipped {
+            // The results of windows after a restart build on this one.
+            return self.note_attempt(epoch).await;
         }
         for (part, body) in &staged {
             self.write(epoch, *part, body).await?;
@@ -140,9 +144,7 @@ impl SearchWriter {
             let delete = || self.client.delete_where(&self.names.rows, &older);
             self.retrier.run(&what, delete).await?;
         }
-        if let Some(commits) = &self.commits {
-            commits.note(Attempt { epoch, parts: 0 }).await?;
-        }
+        self.note_attempt(epoch).await?;
         crash_point("output.before_marker");
         let now = SystemClock::new().wall_ms();
         let marker = marker(&self.names, &self.publication, epoch, tally, rows, now);
@@ -157,6 +159,14 @@ impl SearchWriter {
         self.ownership.committed(epoch);
         crash_point("output.after_marker");
         Ok(())
+    }
+
+    /// Notes durably that `epoch` is about to be committed.
+    async fn note_attempt(&self, epoch: Epoch) -> Result<()> {
+        match &self.commits {
+            Some(commits) => commits.note(Attempt { epoch, parts: 0 }).await,
+            None => Ok(()),
+        }
     }
 
     /// Locks the parts that wait for the commit of their epoch.

@@ -235,12 +235,13 @@ impl SqlWriter {
         let is_skipped = complete.rows == 0
             && self.publication.empty_epochs == EmptyEpochs::Skip
             && self.settings.write == WriteMode::Append;
+        // Also noted without rows: the results of windows after a restart build on this one.
+        if let Some(commits) = self.commits.as_ref().filter(|_| complete.publishes) {
+            commits.note(Attempt { epoch, parts: 0 }).await?;
+        }
         let complete = CompleteEpoch { publishes: complete.publishes && !is_skipped, ..complete };
         if !complete.publishes && staged.changes.is_empty() {
             return Ok(());
-        }
-        if let Some(commits) = self.commits.as_ref().filter(|_| complete.publishes) {
-            commits.note(Attempt { epoch, parts: 0 }).await?;
         }
         let what = format!("epoch {epoch}");
         let commit = || self.commit_once(&complete, &staged);
