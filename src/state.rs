@@ -16,6 +16,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -24,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::durable_file::{replace_file, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_lock;
-use crate::outputs::Ids;
+use crate::outputs::{COMMITS, Ids};
 use crate::random::random_id;
 use crate::store::local::cannot_lock;
 
@@ -131,8 +132,10 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 pub struct State {
     dir: PathBuf,
     lock_path: PathBuf,
-    /// Set if this value made it.
-    is_new: bool,
+    /// Directories that this value made, each before those in it.
+    made: Vec<PathBuf>,
+    /// True if the state is new and nothing outside bears its id yet: it goes with this value.
+    is_tentative: AtomicBool,
     _lock: File,
 }
 
@@ -146,7 +149,8 @@ impl State {
                 .cause(error)
                 .hint("see --state, or give --no-state")
         };
-        make_dir(dir).map_err(|error| failed("make", error))?;
+        let mut made = Vec::new();
+        make_dir(dir, &mut made).map_err(|error| failed("make", error))?;
         let lock = lock_folder(dir, process)?;
         // A later release may have changed the identity, too: its number is named first.
         format_of(dir)?;
@@ -162,7 +166,8 @@ impl State {
             Err(error) => return Err(failed("read", error)),
         };
         let lock_path = lock_path(dir, process);
-        Ok(State { dir: dir.to_owned(), lock_path, is_new, _lock: lock })
+        let (dir, is_tentative) = (dir.to_owned(), AtomicBool::new(is_new));
+        Ok(State { dir, lock_path, made, is_tentative, _lock: lock })
     }
 
     /// Notes durably that the job in this folder goes by these ids.
@@ -184,18 +189,10 @@ impl State {
         })
     }
 
-    /// Removes the folder that [`State::open`] has made, for a job that was refused before it
-    /// began. Directories with other content stay, and so does the state of an earlier run.
-    pub fn discard_if_new(self) {
-        if !self.is_new {
-            return;
-        }
-        // The lock is still held. An empty state that cannot be removed does no harm.
-        for path in [self.dir.join(IDENTITY), self.dir.join(IDS), self.lock_path.clone()] {
-            let _ = fs::remove_file(path);
-        }
-        let removed = fs::remove_dir(&self.dir);
-        let _ = removed.and_then(|()| self.dir.parent().map_or(Ok(()), fs::remove_dir));
+    /// Called before anything outside bears the id of this state. A new state that is dropped
+    /// earlier, because the job was refused, leaves nothing.
+    pub fn keep(&self) {
+        self.is_tentative.store(false, Ordering::Relaxed);
     }
 
     /// Returns the folder.
@@ -207,6 +204,23 @@ impl State {
     pub fn recorded_parts(dir: &Path) -> Option<u32> {
         let bytes = fs::read(dir.join(IDENTITY)).ok()?;
         serde_json::from_slice::<Identity>(&bytes).ok().map(|identity| identity.parts)
+    }
+}
+
+impl Drop for State {
+    fn drop(&mut self) {
+        if !*self.is_tentative.get_mut() {
+            return;
+        }
+        // The lock is still held. An empty state that cannot be removed does no harm.
+        for name in [IDENTITY, IDS, COMMITS] {
+            let _ = fs::remove_file(self.dir.join(name));
+        }
+        let _ = fs::remove_file(&self.lock_path);
+        // Directories with other content stay.
+        for dir in self.made.iter().rev() {
+            let _ = fs::remove_dir(dir);
+        }
     }
 }
 
@@ -278,18 +292,21 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32)
 }
 
-/// Makes `dir` and all that leads to it, durably, for its owner only. Directories that exist stay
-/// as they are.
-fn make_dir(dir: &Path) -> io::Result<()> {
+/// Makes `dir` and all that leads to it, durably, for its owner only, and adds what it has made to
+/// `made`. Directories that exist stay as they are.
+fn make_dir(dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
     if dir.as_os_str().is_empty() || dir.is_dir() {
         return Ok(());
     }
     let parent = dir.parent().unwrap_or(Path::new(""));
-    make_dir(parent)?;
+    make_dir(parent, made)?;
     match DirBuilder::new().mode(0o700).create(dir) {
         // Another process of the cluster has made it at the same time.
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists && dir.is_dir() => {}
-        made => made?,
+        created => {
+            created?;
+            made.push(dir.to_owned());
+        }
     }
     sync_folder(parent)?;
     Ok(())
@@ -324,6 +341,7 @@ mod tests {
     fn same_job_starts_again_after_its_end() {
         let dir = tempfile::tempdir().expect("a directory");
         let first = State::open(dir.path(), &identity(), 0).expect("a new state");
+        first.keep();
         let locked = State::open(dir.path(), &identity(), 0).expect_err("it is locked");
         assert_eq!(locked.kind(), ErrorKind::Configuration);
         drop(first);
@@ -335,17 +353,21 @@ mod tests {
     fn refused_job_removes_only_new_state() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("states").join("job");
-        State::open(&dir, &identity(), 0).expect("a new state").discard_if_new();
-        assert!(!root.path().join("states").exists());
         drop(State::open(&dir, &identity(), 0).expect("a new state"));
-        State::open(&dir, &identity(), 0).expect("an old state").discard_if_new();
+        assert!(!root.path().join("states").exists());
+        // A folder that somebody made for it stays, with its rights.
+        fs::create_dir_all(&dir).expect("a folder");
+        drop(State::open(&dir, &identity(), 0).expect("a new state"));
+        assert_eq!(fs::read_dir(&dir).expect("the folder").count(), 0);
+        State::open(&dir, &identity(), 0).expect("a new state").keep();
+        drop(State::open(&dir, &identity(), 0).expect("an old state"));
         assert_eq!(State::recorded_parts(&dir), Some(2));
     }
 
     #[test]
     fn another_identity_is_refused_with_differences() {
         let dir = tempfile::tempdir().expect("a directory");
-        drop(State::open(dir.path(), &identity(), 0).expect("a new state"));
+        State::open(dir.path(), &identity(), 0).expect("a new state").keep();
         let other = Identity { interval_ms: 1_000, ..identity() };
         let error = State::open(dir.path(), &other, 0).expect_err("another job");
         assert_eq!(error.kind(), ErrorKind::Configuration);

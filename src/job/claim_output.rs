@@ -5,8 +5,9 @@ use super::agreement::FormerRuns;
 use super::find_journals;
 use super::recover_epochs::{self, RecoveryPlan};
 use crate::epoch::{self, Epoch, Schedule};
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::outputs::{Claiming, CommitEvidence, CommitLog, Output, OutputStart, Standing};
+use crate::state::State;
 
 /// The markers of so many intervals before the start are looked at for those of other jobs.
 const RECENT_INTERVALS: u64 = 4;
@@ -19,6 +20,8 @@ pub struct OutputOpening<'a> {
     pub start: OutputStart<'a>,
     /// The log of commits in the state of process 0; none in a job without state.
     pub commits: Option<CommitLog>,
+    /// The state of process 0, which is kept from the moment when the output may bear its id.
+    pub state: Option<&'a State>,
     /// The traces of former runs in all processes.
     pub found: &'a FormerRuns,
     /// Ids of journals that are given up.
@@ -74,7 +77,11 @@ impl OutputOpening<'_> {
             let recovery_plan = self.judge(&evidence).await?;
             let open = (self.schedule)(recovery_plan.newest).open();
             let recent = open.saturating_sub(RECENT_INTERVALS * self.start.interval_ms).max(1);
-            match self.output.claim(&self.start, former.as_ref(), recent).await? {
+            let claimed = self.output.claim(&self.start, former.as_ref(), recent).await;
+            let is_refused =
+                claimed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Configuration);
+            self.state.filter(|_| !is_refused).inspect(|state| state.keep());
+            match claimed? {
                 Claiming::Unneeded => return Ok((recovery_plan, None)),
                 Claiming::Lost => {}
                 // Once more: the former owner may have gone on until it was fenced.

@@ -146,14 +146,7 @@ impl JobPlan {
         let workers = (self.asked.cluster.processes * self.asked.settings.threads) as u32;
         let parts = self.asked.settings.parts.or(recorded).unwrap_or(workers);
         let state = self.open_state(parts)?;
-        let output = match self.open_output() {
-            Ok(output) => output,
-            Err(error) => {
-                state.into_iter().for_each(State::discard_if_new);
-                return Err(error);
-            }
-        };
-        Ok((parts, StateAndOutput { state, output }))
+        Ok((parts, StateAndOutput { state, output: self.open_output()? }))
     }
 
     /// Opens the output as process 0, with its lock.
@@ -193,6 +186,7 @@ impl JobPlan {
             output: &*opened.output,
             start,
             commits: self.commit_log(opened)?,
+            state: opened.state.as_ref(),
             found,
             abandoned: &self.asked.abandoned,
             schedule: &|after| self.schedule(after),
@@ -352,6 +346,7 @@ impl JobPlan {
         output.join(agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
         runtime.block_on(until_stopped(&self.asked.stop, output.probe(false)))?;
+        state.as_ref().inspect(|state| state.keep());
         Ok(StateAndOutput { state, output })
     }
 
