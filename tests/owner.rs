@@ -94,6 +94,17 @@ fn copied_marker_commits_no_other_epoch() {
 }
 
 #[test]
+fn marker_too_long_is_another_programs() {
+    let (rig, server) = (Rig::new(), Server::new());
+    once(&rig, &server, "a", "precious\n", "sink.before_marker");
+    let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
+    let marker = fs::File::create(rig.path("out").join(dir).join("_SUCCESS")).expect("room");
+    marker.set_len(1 << 32).expect("a sparse file");
+    let refused = once(&rig, &server, "a", "", "").expect(78);
+    refused.says(&["another program", "nothing was changed", "--to"]);
+}
+
+#[test]
 fn epoch_moved_before_its_note_is_published_once() {
     for (point, moved) in [("output.after_marker", true), ("output.before_marker", false)] {
         let (rig, server) = (Rig::new(), Server::new());

@@ -105,6 +105,8 @@ pub async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> 
     patiently(|| async {
         match store.get(key, MARKER_BYTES_MAX).await {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            // It is longer than any marker, so another program has written it.
+            Err(error) if error.kind == StoreErrorKind::Invalid => Ok(Some(Bytes::new())),
             found => found.map(Some),
         }
     })

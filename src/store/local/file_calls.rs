@@ -112,7 +112,7 @@ fn open_file(root: &Path, key: &str) -> io::Result<File> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(open_dir(root, dir, false)?, name, flags, Mode::empty())?);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::from(io::ErrorKind::IsADirectory));
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is not a regular file"));
     }
     Ok(file)
 }
