@@ -167,6 +167,13 @@ fn addresses_in_odd_forms_are_refused() {
         ("", "run|--kafka|a:1,/t", Refused(2, &["--kafka", "broker"])),
         ("WORDTIDE_LISTEN=127.0.0.1:x", "run", Refused(2, &["--listen", "WORDTIDE_LISTEN"])),
         ("WORDTIDE_LISTEN=, ", "run", Refused(2, &["no source"])),
+        ("WORDTIDE_STATE= ;WORDTIDE_EVENTS=\t;WORDTIDE_DATAFLOW= ", "run|--stdin", Ends(0, &[])),
+        ("WORDTIDE_NO_STATE=1\n;WORDTIDE_TO=-\r\n", "run|--stdin", Refused(0, &[])),
+        (
+            "WORDTIDE_DELIMITER= ",
+            "run|field_count|--field|2|--file|file|--to|-",
+            Ends(0, &["1 words"]),
+        ),
         ("WORDTIDE_HTTP=false", "run|--stdin", Refused(2, &["--http", "WORDTIDE_HTTP"])),
         (
             "",

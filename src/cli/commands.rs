@@ -292,7 +292,7 @@ fn name_dataflow(
     file: Option<&SettingsFile>,
     lookup: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<Option<SettingOrigin>, Error> {
-    let variable = lookup(OsStr::new(environment::DATAFLOW)).filter(|name| !name.is_empty());
+    let variable = lookup(OsStr::new(environment::DATAFLOW)).and_then(environment::meant);
     let in_file = || file.and_then(|file| Some((file.dataflow()?.into(), file.place())));
     let variable =
         variable.map(|name| (name, SettingOrigin::Variable(environment::DATAFLOW.to_owned())));

@@ -1,10 +1,12 @@
 //! Settings from environment variables: `WORDTIDE_` and the flag's name.
 //!
-//! An empty variable is unset. A switch is `true`, `1`, `yes`, or `false`, `0`, `no`, which is the
+//! An empty variable is unset, and so is one of blanks only. A line end after the value, as a file
+//! or a secret may have it, does not count. A switch is `true`, `1`, `yes`, or `false`, `0`, `no`, which is the
 //! same as not given. A list is separated as on the command line, and blanks around its elements do
-//! not count.
+//! not count. A delimiter is taken as it stands, since it may be a blank.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt;
 
 use clap::{Arg, ArgAction, Command};
 
@@ -14,6 +16,8 @@ use crate::error::{Error, ErrorKind};
 
 /// The beginning of all names.
 const PREFIX: &str = "WORDTIDE_";
+/// The flag whose value may be a blank.
+const DELIMITER: &str = "delimiter";
 /// The definition of a run that does not name one.
 pub const DATAFLOW: &str = "WORDTIDE_DATAFLOW";
 /// Variables that a launcher sets for the processes that it starts.
@@ -33,7 +37,9 @@ pub fn find(
     lookup: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<Option<FoundSetting>, Error> {
     let Some(name) = flag.get_env() else { return Ok(None) };
-    let Some(value) = lookup(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let is_literal = flag.get_id() == DELIMITER;
+    let value = if is_literal { lookup(name) } else { lookup(name).and_then(meant) };
+    let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     let place = SettingOrigin::Variable(name.to_string_lossy().into_owned());
     let arguments = arguments(flag, &value).map_err(|takes| {
         let (value, long) = (value.to_string_lossy(), flag.get_long().unwrap_or_default());
@@ -41,6 +47,13 @@ pub fn find(
             .hint(format!("--{long} takes {takes}"))
     })?;
     Ok(Some(FoundSetting { place, arguments }))
+}
+
+/// Returns the value of a variable without the line ends after it; `None` for blanks only.
+pub fn meant(value: OsString) -> Option<OsString> {
+    let mut bytes = value.into_vec();
+    while bytes.pop_if(|last| matches!(last, b'\n' | b'\r')).is_some() {}
+    (!bytes.trim_ascii().is_empty()).then(|| OsString::from_vec(bytes))
 }
 
 /// The arguments that give a flag this value; none for a switch that is off or an empty list. Fails
@@ -133,6 +146,17 @@ mod tests {
         }
         for other in ["", "on", "off", "2", "truee", "y", "-1"] {
             assert_eq!(switch(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn blanks_and_line_ends_mean_nothing() {
+        for unset in ["", " ", "\t ", "\n", " \r\n"] {
+            assert_eq!(meant(unset.into()), None, "{unset:?}");
+        }
+        for (value, expected) in [("1s\n", "1s"), ("a\r\n\r\n", "a"), (" b ", " b "), ("a\nb", "a\nb")]
+        {
+            assert_eq!(meant(value.into()), Some(expected.into()), "{value:?}");
         }
     }
 
