@@ -202,3 +202,21 @@ fn store_without_conditional_puts_is_reported() {
     ended.says(&["warning", "cannot keep a second job"]);
     assert_eq!(bucket.words("word"), 1);
 }
+
+#[test]
+fn unreadable_claims_refuse_the_start() {
+    side_by_side(STORES.to_vec(), |kind| {
+        let bucket = Bucket::new(kind);
+        bucket.rig.file("text", "mine\n");
+        bucket.run("--file text --state a").end().expect(0);
+        let objects = bucket.double.objects();
+        let claim = objects.keys().find(|key| key.contains("/owner-")).expect("a claim");
+        let too_long = vec![b'x'; 70_000];
+        for content in [&b""[..], b"{", br#"{"format":99}"#, &[0xff; 9], &too_long] {
+            bucket.double.plant(claim, content);
+            let ended = bucket.run("--file text --state a").end().expect(78);
+            ended.says(&[claim, "remove the object", "--to"]);
+        }
+        assert_eq!(bucket.words("mine"), 1, "{kind}");
+    });
+}

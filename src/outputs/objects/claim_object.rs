@@ -101,14 +101,19 @@ impl ClaimKeys {
     /// `NotFound`, and those of [`ClaimKeys::newest`].
     pub async fn read(&self, store: &dyn Store, term: u64) -> StoreResult<Owner> {
         let key = self.key(term);
-        let bytes = store.get(&key, OWNER_BYTES_MAX).await?;
-        let number = serde_json::from_slice::<serde_json::Value>(&bytes)
-            .ok()
-            .and_then(|value| value.get("format")?.as_u64());
         let refused = |what: String| {
             StoreError::new(StoreErrorKind::Denied, format!("{key} {what}"))
                 .hint("see which job writes to --to; remove the object if none does")
         };
+        let bytes = match store.get(&key, OWNER_BYTES_MAX).await {
+            Err(error) if error.kind == StoreErrorKind::Invalid => {
+                return Err(refused("is no claim that can be read: it is too long".to_owned()));
+            }
+            read => read?,
+        };
+        let number = serde_json::from_slice::<serde_json::Value>(&bytes)
+            .ok()
+            .and_then(|value| value.get("format")?.as_u64());
         if let Some(number) = number.filter(|number| *number > u64::from(OWNER_FORMAT)) {
             return Err(refused(format!(
                 "has format {number}, and this release knows formats up to {OWNER_FORMAT}"
