@@ -154,7 +154,8 @@ mod tests {
         for unset in ["", " ", "\t ", "\n", " \r\n"] {
             assert_eq!(meant(unset.into()), None, "{unset:?}");
         }
-        for (value, expected) in [("1s\n", "1s"), ("a\r\n\r\n", "a"), (" b ", " b "), ("a\nb", "a\nb")]
+        for (value, expected) in
+            [("1s\n", "1s"), ("a\r\n\r\n", "a"), (" b ", " b "), ("a\nb", "a\nb")]
         {
             assert_eq!(meant(value.into()), Some(expected.into()), "{value:?}");
         }

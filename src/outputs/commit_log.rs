@@ -108,7 +108,8 @@ impl CommitLog {
         let open = || {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(COMMITS))?;
+            let file =
+                options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(COMMITS))?;
             let [first, second] = slots(&file)?.map(|slot| slot.map(|attempt| attempt.epoch));
             // Full length from the start: a note then changes no metadata that must be synced.
             if file.metadata()?.len() < SLOTS * SLOT_DISTANCE {
