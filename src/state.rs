@@ -355,7 +355,7 @@ mod tests {
         let dir = root.path().join("states").join("job");
         drop(State::open(&dir, &identity(), 0).expect("a new state"));
         assert!(!root.path().join("states").exists());
-        // A folder that somebody made for it stays, with its rights.
+        // A folder that was there before stays, with its rights.
         fs::create_dir_all(&dir).expect("a folder");
         drop(State::open(&dir, &identity(), 0).expect("a new state"));
         assert_eq!(fs::read_dir(&dir).expect("the folder").count(), 0);

@@ -1,9 +1,9 @@
 //! Settings from environment variables: `WORDTIDE_` and the flag's name.
 //!
 //! An empty variable is unset, and so is one of blanks only. A line end after the value, as a file
-//! or a secret may have it, does not count. A switch is `true`, `1`, `yes`, or `false`, `0`, `no`, which is the
-//! same as not given. A list is separated as on the command line, and blanks around its elements do
-//! not count. A delimiter is taken as it stands, since it may be a blank.
+//! or a secret may have it, does not count. A switch is `true`, `1`, `yes`, or `false`, `0`, `no`,
+//! which is the same as not given. A list is separated as on the command line, and blanks around
+//! its elements do not count. A delimiter is taken as it stands, since it may be a blank.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;

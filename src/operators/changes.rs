@@ -58,7 +58,7 @@ pub struct Changes<O> {
     changed: Vec<Rc<WordBatch>>,
     /// The epoch of the previous result.
     since: Epoch,
-    /// The epoch of the newest result of former runs; 0 once there was a tick, or if there was none.
+    /// The epoch of the newest result of former runs, until the first tick; 0 if there was none.
     restored: Epoch,
     express: Express<O>,
 }

@@ -89,7 +89,7 @@ impl Target {
                  or -",
             )),
             _ => match to.split_once(':') {
-                // A path may hold a colon, but nobody means a folder by this.
+                // A path may hold a colon, but none begins with the name of a store by intent.
                 Some((scheme @ ("oss" | "s3" | "hdfs"), _)) => Err(usage(
                     format!("the output's {scheme}: URL has no //"),
                     "give --to as oss://BUCKET/PREFIX or s3://BUCKET/PREFIX; ./ before it makes a \
