@@ -11,16 +11,13 @@
 //! words` times.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
-#[allow(dead_code, reason = "benches share it, and none uses all of it")]
-mod corpus;
-
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::hint::black_box;
 use std::path::Path;
 use std::process::Command;
 
-use corpus::Corpus;
+use wordtide::internals::bench::Corpus;
 use wordtide::internals::words::{
     PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word,
 };

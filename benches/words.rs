@@ -4,12 +4,9 @@
 //!
 //! `cargo bench --bench words`; `MIB=64` sets the size of each text (the default is 32 MiB).
 
-#[allow(dead_code, reason = "benches share it, and none uses all of it")]
-mod corpus;
-
-use corpus::Corpus;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use wordtide::internals::bench::Corpus;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter};
 use wordtide::internals::outputs::format::Format;
 use wordtide::internals::words::{

@@ -4,6 +4,7 @@
 //! and `run` turns the result into the plain values that the library works on. `exit_codes` has the
 //! exit codes. Only this module prints and ends the process.
 
+pub(crate) mod bench;
 mod check_command;
 mod cluster_flags;
 mod commands;
@@ -100,6 +101,7 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::State { states }) => state_command::run(&states).map(|()| 0),
         Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
         Some(Command::Feed { flags }) => feed::run(&flags),
+        Some(Command::Bench { flags }) => bench::run(&flags),
         Some(Command::Profile { format, files }) => profile(&files, format).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
         Some(Command::Completions { shell }) => {

@@ -126,6 +126,10 @@ pub use words::{Split, WordOptions};
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod internals {
+    #[cfg(feature = "cli")]
+    pub mod bench {
+        pub use crate::cli::bench::corpus::Corpus;
+    }
     pub mod cluster {
         pub use crate::cluster::*;
     }

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr, clippy::print_stdout)]
 
 /// A wall clock that jumps.
+mod bench;
 mod clock;
 /// Blocks of lines from one process to another.
 mod cluster_blocks;

@@ -140,7 +140,7 @@ pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) ->
         }
         // First: a service manager that does not read must not hold up the stop.
         stop.stop();
-        if wish == StopSignal::Stop {
+        if matches!(wish, StopSignal::Stop(_)) {
             tracing::info!(
                 event = "stopping",
                 "stopping all processes; a second signal kills them"

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
+use super::bench::BenchFlags;
 use super::config_command;
 use super::config_file::SettingsFile;
 use super::definitions::{self, Dataflow};
@@ -146,6 +147,13 @@ pub enum Command {
         /// The lines to send, and the server.
         #[command(flatten)]
         flags: Box<FeedFlags>,
+    },
+    /// Measure how fast the program is here, beside others, with every count checked
+    #[command(disable_help_flag = true)]
+    Bench {
+        /// The runs.
+        #[command(flatten)]
+        flags: Box<BenchFlags>,
     },
     /// Print where the time of a run went, from the files that --events wrote
     #[command(disable_help_flag = true)]

@@ -20,7 +20,10 @@ pub const CODES: &[(&str, &str)] = &[
     ("74", "The local disk failed or holds damaged state."),
     ("75", "Something outside was out of reach for too long: a restart helps."),
     ("78", "A configuration or credential was refused: a restart does not help."),
-    ("130, 143", "Ended at once by a second SIGINT, or by a second SIGTERM or SIGHUP."),
+    (
+        "130, 143",
+        "Ended at once by a second SIGINT, or by a second SIGTERM or SIGHUP; a bench by the first.",
+    ),
 ];
 
 /// Ended by a second SIGINT.

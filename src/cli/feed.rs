@@ -125,7 +125,7 @@ pub fn run(flags: &FeedFlags) -> Result<u8> {
     let stop = Stop::new();
     let (stopping, seen, patience) = (stop.clone(), progress.clone(), flags.stop_timeout);
     signals.on_wish(Some((stop.clone(), patience)), move |wish| match wish {
-        StopSignal::Stop => {
+        StopSignal::Stop(_) => {
             tracing::info!("stopping: what was read is sent; a second signal ends at once");
             stopping.stop();
         }

@@ -81,13 +81,17 @@ impl Drop for Progress {
 /// Returns true if the line can be of use.
 fn is_wanted(flags: &JobFlags) -> bool {
     let watch = &flags.watch;
-    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
     // Rows on the same terminal would stand in the line.
     flags.output.to.as_deref() != Some("-")
         && watch.log_format == LogFormat::Text
         && (watch.verbose, watch.quiet) == (0, 0)
-        && !is_dumb
-        && stderr().is_terminal()
+        && is_terminal()
+}
+
+/// Returns true if standard error is a terminal on which a line can be drawn again.
+pub fn is_terminal() -> bool {
+    let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb" || term.is_empty());
+    !is_dumb && stderr().is_terminal()
 }
 
 /// Returns the columns of the terminal, which may change while a run goes on.
@@ -209,7 +213,7 @@ impl Rates {
 }
 
 /// Returns a number of bytes with a unit.
-fn in_bytes(bytes: f64) -> String {
+pub fn in_bytes(bytes: f64) -> String {
     scaled(bytes, 1024.0, &["B", "KiB", "MiB", "GiB", "TiB"])
 }
 
@@ -230,7 +234,7 @@ fn scaled(mut number: f64, step: f64, units: &[&str]) -> String {
 }
 
 /// Returns a time, in the unit that suits it.
-fn in_time(seconds: f64) -> String {
+pub fn in_time(seconds: f64) -> String {
     match seconds as u64 {
         seconds @ 0..120 => format!("{seconds} s"),
         seconds @ 120..7200 => format!("{} min", seconds / 60),

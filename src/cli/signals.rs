@@ -29,8 +29,9 @@ const ONE_WISH: Duration = Duration::from_secs(1);
 /// A request by a signal, or by the time since the stop was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StopSignal {
-    /// The first signal: commit what was read, then end.
-    Stop,
+    /// The first signal: commit what was read, then end. A command that has nothing to commit ends
+    /// at once, with this exit code.
+    Stop(u8),
     /// A later signal: end at once, with this exit code.
     EndNow(u8),
     /// The stop has taken too long.
@@ -104,7 +105,7 @@ impl Listener {
                 };
                 match stopping {
                     None => {
-                        act(StopSignal::Stop);
+                        act(StopSignal::Stop(code));
                         stopping = Some(Instant::now());
                     }
                     Some(first) if first.elapsed() < ONE_WISH => {
@@ -184,7 +185,7 @@ impl Supervisor {
         let (stop, watched) = (Stop::new(), Arc::<Mutex<WatchedSignals>>::default());
         let supervisor = Supervisor { stop: stop.clone(), watched: Arc::clone(&watched) };
         signals.on_wish(Some((stop.clone(), stop_timeout)), move |wish| match wish {
-            StopSignal::Stop => {
+            StopSignal::Stop(_) => {
                 let what = match lock(&watched).job {
                     Some(_) => "the open epoch is cut and committed",
                     None => "nothing was read",

@@ -76,12 +76,16 @@ pub fn observe(
         meters.committed(EpochCounts { epoch, lines, words, rows, bytes });
         let Committed { epoch, tally, rows, .. } = committed;
         let Tally { lines, words, .. } = tally;
+        let times = meters.epochs().last().unwrap_or_default();
         tracing::info!(
             event = "epoch_committed",
             epoch,
             lines,
             words,
             distinct = rows,
+            count_ms = times.count_ms,
+            write_ms = times.write_ms,
+            commit_ms = times.commit_ms,
             "{committed}"
         );
         if committed.tally.oversized_words > 0 {

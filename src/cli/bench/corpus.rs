@@ -1,8 +1,8 @@
-//! Texts for benchmarks, made from a seed: the same call gives the same bytes on every machine.
+//! Texts that are made from a seed: the same call gives the same bytes on every machine.
 
 /// A kind of text. The kinds differ in their demands on a table of words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Corpus {
+pub enum Corpus {
     /// Lines of English length over a small vocabulary whose short words are frequent: in cache.
     English,
     /// Twelve words a line, by Zipf's law over a million: skewed, and out of the second-level
@@ -14,14 +14,14 @@ pub(crate) enum Corpus {
 
 impl Corpus {
     /// All kinds.
-    pub(crate) const ALL: [Corpus; 3] = [Corpus::English, Corpus::Zipf, Corpus::Uniform];
+    pub const ALL: [Corpus; 3] = [Corpus::English, Corpus::Zipf, Corpus::Uniform];
 
     /// Returns the name in reports.
-    pub(crate) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Corpus::English => "english",
-            Corpus::Zipf => "zipf1m",
-            Corpus::Uniform => "uniform8m",
+            Corpus::Zipf => "zipf",
+            Corpus::Uniform => "uniform",
         }
     }
 
@@ -34,7 +34,7 @@ impl Corpus {
     }
 
     /// Returns at least `text_bytes` of whole lines.
-    pub(crate) fn text(self, text_bytes: usize, seed: u64) -> Vec<u8> {
+    pub fn text(self, text_bytes: usize, seed: u64) -> Vec<u8> {
         let mut random = Random(seed);
         let mut text = Vec::with_capacity(text_bytes + 256);
         while text.len() < text_bytes {
@@ -57,7 +57,7 @@ impl Corpus {
     }
 }
 
-/// Returns word `number`: letters in base 26, the least significant first. All words are distinct.
+/// Appends word `number`: letters in base 26, the least significant first. All words are distinct.
 fn spell(mut number: u64, text: &mut Vec<u8>) {
     let start = text.len();
     loop {

@@ -1,0 +1,148 @@
+//! The reference: one thread that reads, counts in the same table, and writes the table as often as
+//! epochs end. It is as fast as a program without a dataflow can be.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::super::failed;
+use crate::error::Result;
+use crate::words::{PAD_BYTES, WordOptions, WordTable};
+
+/// Bytes of one read.
+const BLOCK_BYTES: usize = 256 << 10;
+
+/// Counts the lines from `stream`. Every `every` the counts so far are appended to the file `out`;
+/// with `syncs` they are durable then.
+///
+/// # Errors
+///
+/// `Failed` if the lines cannot be read or the counts cannot be written.
+pub fn count(stream: TcpStream, out: &Path, every: Duration, syncs: bool) -> Result<()> {
+    let rows = CountFile::create(out, syncs);
+    let counted = rows.and_then(|rows| count_to(stream, rows, every));
+    counted.map_err(|error| failed("the reference cannot count", error))
+}
+
+fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::Result<()> {
+    let (mut table, options) = (WordTable::new(1), WordOptions::default());
+    let (mut block, mut held) = (vec![0; BLOCK_BYTES + PAD_BYTES], 0);
+    let mut due = Instant::now() + every;
+    loop {
+        if held + PAD_BYTES == block.len() {
+            block.resize(2 * block.len(), 0);
+        }
+        let room = block.len() - PAD_BYTES;
+        let read = stream.read(&mut block[held..room])?;
+        if read == 0 {
+            break;
+        }
+        let filled = held + read;
+        let Some(last) = memchr::memrchr(b'\n', &block[held..filled]) else {
+            held = filled;
+            continue;
+        };
+        let end = held + last + 1;
+        // The pad must be zeros, and the beginning of the next line may lie there.
+        let rest = block[end..filled].to_vec();
+        block[end..end + PAD_BYTES].fill(0);
+        table.add_block(&block, end, &options);
+        block[..rest.len()].copy_from_slice(&rest);
+        held = rest.len();
+        if Instant::now() >= due {
+            rows.write(&mut table)?;
+            due = Instant::now() + every;
+        }
+    }
+    block[held..held + PAD_BYTES].fill(0);
+    table.add_block(&block, held, &options);
+    rows.write(&mut table)
+}
+
+/// The file of the reference, which gets the rows of one table after the other.
+struct CountFile {
+    file: File,
+    syncs: bool,
+    /// Rows that are not written yet.
+    rows: Vec<u8>,
+}
+
+impl CountFile {
+    const ROWS_BYTES: usize = 1 << 20;
+
+    /// Creates the file. With `syncs`, each table is durable when it is written.
+    fn create(path: &Path, syncs: bool) -> io::Result<CountFile> {
+        let rows = Vec::with_capacity(2 * Self::ROWS_BYTES);
+        Ok(CountFile { file: File::create(path)?, syncs, rows })
+    }
+
+    /// Writes the words of a table and empties it.
+    fn write(&mut self, table: &mut WordTable) -> io::Result<()> {
+        let mut failed = Ok(());
+        table.drain(|_, word, count| {
+            self.row(word, count);
+            if self.rows.len() >= Self::ROWS_BYTES && failed.is_ok() {
+                failed = self.flush();
+            }
+        });
+        failed?;
+        self.flush()?;
+        if self.syncs {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Appends a row. The digits are written from the last.
+    fn row(&mut self, word: &[u8], mut count: u64) {
+        self.rows.extend_from_slice(word);
+        let (mut tail, mut first) = ([0; 22], 21);
+        tail[first] = b'\n';
+        loop {
+            first -= 1;
+            tail[first] = b'0' + (count % 10) as u8;
+            count /= 10;
+            if count == 0 {
+                break;
+            }
+        }
+        tail[first - 1] = b'\t';
+        self.rows.extend_from_slice(&tail[first - 1..]);
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let written = self.file.write_all(&self.rows);
+        self.rows.clear();
+        written
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    #[test]
+    fn reference_counts_lines_of_any_blocks() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let out = dir.path().join("rows");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let line = format!("{} tide", "x".repeat(BLOCK_BYTES));
+        let sent = format!("the sea\n{line}\nthe");
+        let sender = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a connection");
+            stream.write_all(sent.as_bytes()).expect("a reader");
+        });
+        let stream = TcpStream::connect(address).expect("the sender");
+        count(stream, &out, Duration::from_secs(3600), true).expect("counts");
+        sender.join().expect("all was sent");
+        let rows = std::fs::read_to_string(out).expect("rows");
+        let mut short: Vec<&str> = rows.lines().filter(|row| row.len() < 20).collect();
+        short.sort_unstable();
+        assert_eq!(short, ["sea\t1", "the\t2", "tide\t1"]);
+        assert_eq!(rows.lines().count(), 4);
+    }
+}
