@@ -3,7 +3,7 @@
 
 Run from the root of the repository; it writes two files that say the same in two ways:
 
-    src/sink/format/python/printable.rs     the table of the program, from str.isprintable()
+    src/outputs/objects/format/python_repr/printable.rs     the table of the program, from str.isprintable()
     tests/data/python-repr/escaped.txt      what the tests compare with, from repr() itself
 
 Any other Unicode version would give another table, and with it other bytes in the published
@@ -19,7 +19,7 @@ UNICODE = "14.0.0"
 CODE_POINTS = range(0x110000)
 PLANE = 0x10000
 
-TABLE = pathlib.Path("src/sink/format/python/printable.rs")
+TABLE = pathlib.Path("src/outputs/objects/format/python_repr/printable.rs")
 ESCAPED = pathlib.Path("tests/data/python-repr/escaped.txt")
 
 HEAD = '''\

@@ -40,6 +40,7 @@ impl BackoffPolicy {
 /// The pauses of one operation.
 #[derive(Clone, Debug)]
 pub(crate) struct Backoff {
+    /// How pauses grow, and how long the longest is.
     policy: BackoffPolicy,
     /// The next pause, before jitter.
     next: Duration,

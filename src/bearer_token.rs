@@ -12,7 +12,9 @@ const TOKEN_BYTES_MAX: usize = 4096;
 /// A secret that clients send as `Authorization: Bearer TOKEN`. It is never printed.
 #[derive(Clone)]
 pub struct Token {
+    /// The secret. Nothing prints it.
     text: String,
+    /// Its hash, compared in place of the secret so that the time shows nothing.
     hash: blake3::Hash,
 }
 

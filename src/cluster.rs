@@ -70,6 +70,7 @@ pub struct Mesh {
     pub inbox: Inbox,
     /// True if all processes run on one host; every process has the same answer.
     pub is_one_host: bool,
+    /// Number of workers in each process.
     threads: usize,
 }
 

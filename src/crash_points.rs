@@ -143,18 +143,25 @@ mod armed {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     struct Armed {
+        /// The name of the crash point.
         name: String,
+        /// Passes until it acts.
         passes_left: AtomicU64,
+        /// How the process ends there.
         mode: Mode,
     }
 
     /// The way in which the process ends at the point.
     enum Mode {
+        /// By an abort, as a kill would end it.
         Abort,
+        /// Not at all: it stops there to be killed.
         Hang,
+        /// By a panic.
         Panic,
     }
 
+    /// Returns the crash point of the environment, if one is set.
     fn armed() -> Option<&'static Armed> {
         static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
         ARMED
@@ -208,6 +215,7 @@ mod armed {
         pass(&format!("task.{name}"));
     }
 
+    /// Passes a crash point; acts if it is armed and its count is reached.
     fn pass(name: &str) {
         let Some(armed) = armed().filter(|armed| armed.name == name) else {
             return;

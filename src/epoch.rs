@@ -43,6 +43,7 @@ pub trait Clock: Send + Sync + std::fmt::Debug + 'static {
 /// The clock of the machine.
 #[derive(Clone, Debug)]
 pub struct SystemClock {
+    /// The origin of the monotonic clock.
     start: Instant,
 }
 
@@ -98,9 +99,11 @@ pub struct Jump {
 /// The open epoch and its end.
 #[derive(Clone, Debug)]
 pub struct Schedule {
+    /// Length of an epoch in milliseconds.
     interval_ms: u64,
     /// Wall minus monotonic time in milliseconds at the last call.
     offset_ms: i64,
+    /// The open epoch.
     open: Epoch,
     /// The monotonic time of the open epoch's end.
     deadline: Duration,

@@ -38,9 +38,13 @@ pub enum ErrorKind {
 /// An error: what happened, where, and what to do about it.
 #[derive(Debug)]
 pub struct Error {
+    /// The remedy that the error asks for.
     kind: ErrorKind,
+    /// The sentence that describes it.
     message: String,
+    /// The way out, if one is known.
     hint: Option<String>,
+    /// The error that it follows from.
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 

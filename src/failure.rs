@@ -18,7 +18,9 @@ type CauseReport = Box<dyn FnOnce(&str) + Send>;
 
 /// The cause, and the callbacks that are still to be called.
 struct FailureState {
+    /// The first cause.
     cause: Option<Error>,
+    /// Wakes every thread and task that must stop.
     wakes: Vec<Wake>,
     /// Callbacks for the text of the cause.
     reporters: Vec<CauseReport>,
@@ -27,9 +29,11 @@ struct FailureState {
 /// The failure of one job, if it has failed. Clones share it.
 #[derive(Clone)]
 pub struct Failure {
+    /// The cause and the wakes.
     state: Arc<Mutex<FailureState>>,
     /// True after the first error. A channel, so that tasks can wait for it.
     failed: watch::Sender<bool>,
+    /// The signs of life of the job.
     pulse: Pulse,
 }
 

@@ -51,7 +51,9 @@ pub enum Next {
 
 #[derive(Clone, Copy, Debug)]
 struct FeedCut {
+    /// The epoch that ended.
     epoch: Epoch,
+    /// The epoch that was opened.
     next: Epoch,
 }
 
@@ -70,21 +72,27 @@ struct FeedState {
     complete: u64,
     /// Number of cuts, counted alike, that all sources of this process have passed.
     passed_here: u64,
+    /// True when nothing follows the known cuts.
     ended: bool,
+    /// The workers of this process.
     readers: Vec<BlockReader>,
+    /// The links that take blocks to other processes.
     shippers: Vec<Shipper>,
 }
 
 struct BlockReader {
     /// Number of cuts this worker has passed.
     passed: u64,
+    /// True while the worker waits to be woken.
     idle: bool,
+    /// Wakes the worker; `None` before it is attached.
     wake: Option<Wake>,
 }
 
 /// The queue between the sources and the workers of one process. Clones share it.
 #[derive(Clone)]
 pub struct Feed {
+    /// The queues and what the readers have passed.
     state: Arc<Mutex<FeedState>>,
     /// Notified when an epoch is opened.
     opened: Arc<Notify>,
@@ -192,6 +200,7 @@ impl Feed {
         Next::Wait
     }
 
+    /// Wakes every reader and shipper.
     fn wake_all(&self, mut state: MutexGuard<'_, FeedState>) {
         let mut wakes: Vec<Wake> = state
             .readers
@@ -206,6 +215,7 @@ impl Feed {
         wakes.iter().for_each(|wake| wake());
     }
 
+    /// Locks the state.
     fn lock(&self) -> MutexGuard<'_, FeedState> {
         // A panic elsewhere poisons the job, not this queue: its state is whole between calls.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -235,11 +245,13 @@ impl FeedState {
         self.cuts_gone + here as u64
     }
 
+    /// Returns true if `epoch` is final, so that no block of it may come.
     fn is_complete(&self, epoch: Epoch) -> bool {
         let final_here = self.complete.saturating_sub(self.cuts_gone) as usize;
         self.cuts.iter().take(final_here).any(|cut| cut.epoch >= epoch)
     }
 
+    /// Drops the cuts that every reader has passed.
     fn drop_passed_cuts(&mut self) {
         let readers = self.readers.iter().map(|reader| reader.passed);
         let all = readers.chain(self.shippers.iter().map(|shipper| shipper.passed));

@@ -2,6 +2,7 @@
 
 /// Returns `bytes` in lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
+    /// The digits, in lower case.
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
     bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte)]).collect()

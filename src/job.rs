@@ -22,6 +22,7 @@
 mod agreement;
 mod assign_sources;
 mod builder;
+mod check_settings;
 mod claim_output;
 mod committed_stream;
 mod control_messages;
@@ -73,10 +74,15 @@ const BYE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Stops and watches a job from elsewhere. Clones are the same job's.
 #[derive(Clone, Debug)]
 pub struct JobHandle {
+    /// Asks the job to stop.
     stop: Stop,
+    /// The status, replaced whole.
     status: watch::Sender<Status>,
+    /// Sends committed epochs while the job lives.
     announced: broadcast::WeakSender<Committed>,
+    /// The signs of life of workers and driver.
     pulse: Pulse,
+    /// The figures of operators; `None` if they are not measured.
     tracer: Option<Tracer>,
 }
 
@@ -117,15 +123,23 @@ impl JobHandle {
 
 /// A running job. To let go of it without [`Job::wait`] blocks until the workers have ended.
 pub struct Job {
+    /// Stops and watches the job.
     handle: JobHandle,
+    /// The first cause of an end.
     failure: Failure,
+    /// The workers of this process.
     workers: Workers,
+    /// The threads for sockets and requests.
     runtime: Arc<Runtime>,
+    /// The links to the other processes.
     links: Control,
+    /// The end of the source logs, which is left to do.
     streams: StreamsEnd,
     /// Ends when no block can come or go any more.
     shipping: Receiver<()>,
+    /// The commits from the first on, until they are taken.
     first_commits: Option<Commits>,
+    /// State folder and output, held until the end.
     resources: JobResources,
 }
 

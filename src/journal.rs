@@ -42,6 +42,7 @@ mod append_records;
 mod disk;
 mod disk_budget;
 mod dump_and_check;
+mod fields;
 mod first_look;
 mod group_sync;
 mod measure_usage;

@@ -21,12 +21,15 @@ pub struct Pulse(Arc<PulseState>);
 struct PulseState {
     /// The number of the newest question.
     asked: AtomicU64,
+    /// The threads and tasks that answer.
     members: Mutex<Vec<Weak<Turns>>>,
 }
 
 /// The answers of one member.
 struct Turns {
+    /// The newest question that was answered.
     answered: AtomicU64,
+    /// Wakes the thread, so that it takes a turn.
     wake: Wake,
 }
 
@@ -39,7 +42,9 @@ impl fmt::Debug for Turns {
 /// A thread or task that answers. It is no member any more when this is dropped.
 #[derive(Debug)]
 pub struct PulseMember {
+    /// The questions.
     state: Arc<PulseState>,
+    /// The answers of this member.
     turns: Arc<Turns>,
 }
 

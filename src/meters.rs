@@ -57,14 +57,23 @@ pub struct Meters(Arc<MetersShared>);
 
 #[derive(Default)]
 struct MetersShared {
+    /// The facts of the job.
     facts: Mutex<JobFacts>,
+    /// The phase of the job.
     life: Mutex<Life>,
+    /// The sources, by their index among all.
     sources: Mutex<BTreeMap<u32, Arc<SourceMeter>>>,
+    /// The positions of sources, for markers.
     positions: EpochPositions,
+    /// The workers of this process.
     workers: Mutex<Vec<Arc<WorkerMeter>>>,
+    /// Requests and bytes of the output.
     output: OutputMeter,
+    /// The bytes of journals.
     journal: JournalMeter,
+    /// The epochs.
     epochs: EpochMeter,
+    /// The figures of operators.
     operators: OperatorMeter,
     /// The last figures of each other process; only process 0 receives any.
     peers: Mutex<BTreeMap<usize, ProcessFigures>>,

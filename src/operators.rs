@@ -19,6 +19,7 @@
 //! | `context`, `lines`, `read_blocks`, `epoch_ticks`, `text` | facts, the input, ends of epochs |
 //! | `columns`, `run` | sorted columns of words |
 //! | `differential_batch`, `batch_merger`, `run_batcher` | batches made of them |
+//! | `due_runs` | runs that wait for their epoch, and retractions of windows |
 //! | `epoch_table`, `route_words`, `count_words`, `words` | counting words per epoch |
 //! | `stored_change`, `record_changes` | the stored changes of totals and windows |
 //! | `totals_base`, `keep_totals` | totals and windows that are published |
@@ -36,6 +37,7 @@ mod context;
 mod count_words;
 mod counts;
 mod differential_batch;
+mod due_runs;
 mod epoch_table;
 mod epoch_ticks;
 mod keep_totals;

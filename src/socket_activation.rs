@@ -32,7 +32,9 @@ pub fn listener(name: &str, flag: &str) -> Result<TcpListener> {
 
 /// The sockets that were passed, with their names.
 struct PassedSockets {
+    /// The name of each socket.
     names: Vec<String>,
+    /// The sockets, taken one by one.
     sockets: ListenFd,
 }
 
@@ -46,6 +48,9 @@ impl PassedSockets {
         PassedSockets { names, sockets }
     }
 
+    /// Takes the listening socket with this name.
+    ///
+    /// Fails with `Configuration` if there is none, or it is of another kind.
     fn take(&mut self, name: &str, flag: &str) -> Result<TcpListener> {
         let refused = |why: String, hint: String| {
             let message = format!("cannot listen on {SYSTEMD} ({flag}): {why}");

@@ -30,6 +30,7 @@ pub(crate) mod open_file_limit;
 mod reconnect;
 mod stdin_and_pipes;
 mod stop_signal;
+mod tls_accept;
 mod watch;
 
 use std::fmt;

@@ -32,8 +32,11 @@ use crate::store::local::cannot_lock;
 pub use identity::Identity;
 pub use state_folders::{JOURNAL, KEPT, NOTE, StateSurvey, remove, states_at};
 
+/// The identity of the job.
 const IDENTITY: &str = "identity.json";
+/// The state id, and the ids that it replaced.
 const IDS: &str = "state.json";
+/// The beginning of the names of locks, one for each process.
 const LOCK: &str = "lock";
 
 /// The version of the state folder's format that this release writes, and the newest it reads. It
@@ -49,7 +52,9 @@ const FORMER_MAX: usize = 16;
 /// The content of the file that holds the ids.
 #[derive(Serialize, Deserialize)]
 struct IdsFile {
+    /// The version of the folder's format.
     format: u32,
+    /// The state id.
     id: String,
     #[serde(default)]
     former: Vec<String>,
@@ -122,6 +127,7 @@ fn format_of(dir: &Path) -> Result<u32> {
     })
 }
 
+/// Returns the error of a file that cannot be read.
 fn unreadable(path: &Path, error: io::Error) -> Error {
     let message = format!("{} cannot be read: {error}", path.display());
     Error::new(ErrorKind::Disk, message).cause(error).hint("give another --state")
@@ -130,12 +136,15 @@ fn unreadable(path: &Path, error: io::Error) -> Error {
 /// A locked state directory; the lock goes with the value.
 #[derive(Debug)]
 pub struct State {
+    /// The folder.
     dir: PathBuf,
+    /// The path of this process's lock.
     lock_path: PathBuf,
     /// Directories that this value made, each before those in it.
     made: Vec<PathBuf>,
     /// True if the state is new and nothing outside bears its id yet: it goes with this value.
     is_tentative: AtomicBool,
+    /// Locked for as long as the state is open.
     _lock: File,
 }
 
@@ -240,6 +249,7 @@ fn refusal(error: &io::Error) -> ErrorKind {
     }
 }
 
+/// Returns the path of the lock of a process.
 fn lock_path(dir: &Path, process: usize) -> PathBuf {
     dir.join(format!("{LOCK}-{process}"))
 }
@@ -273,6 +283,7 @@ fn lock_folder(dir: &Path, process: usize) -> Result<File> {
     }
 }
 
+/// Refuses a state whose identity is another one, naming what differs.
 fn compare(dir: &Path, recorded: &[u8], identity: &Identity) -> Result<()> {
     let recorded: Identity = serde_json::from_slice(recorded).map_err(|error| {
         let message = format!("the state in {} cannot be read: {error}", dir.display());

@@ -72,6 +72,7 @@ pub fn scoped<'scope>(
     scope.spawn(move || run(name, on_failure, work));
 }
 
+/// Runs the work of a thread and reports an error or a panic.
 fn run(name: &str, on_failure: impl FnOnce(Error), work: impl FnOnce() -> Result<()>) {
     let work = AssertUnwindSafe(|| {
         crash_points::task_point(name);

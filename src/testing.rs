@@ -108,10 +108,12 @@ where
     published.into_values().map(|rows| rows.iter().map(shown).collect()).collect()
 }
 
+/// Returns the text of a row.
 fn text(row: &CapturedRow) -> String {
     String::from_utf8_lossy(&row.text).into_owned()
 }
 
+/// Runs a definition on literal epochs.
 fn literal<F>(
     config: Config,
     definition: F,

@@ -56,6 +56,7 @@ pub fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>> {
     Ok(Arc::new(config))
 }
 
+/// Returns the fault of a PEM file.
 fn pem_cause(error: &PemError) -> String {
     match error {
         PemError::NoItemsFound => "it holds no private key in PEM".to_owned(),
@@ -64,6 +65,7 @@ fn pem_cause(error: &PemError) -> String {
     }
 }
 
+/// Returns the error of a file that a flag names and that cannot be used.
 fn refused(flag: &str, path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Configuration, format!("cannot use {flag} {}: {why}", path.display()))
         .hint(format!("give a file in PEM to {flag}; it must be readable by this user"))

@@ -43,7 +43,9 @@ type SharedRecorder = Arc<Mutex<Recorder>>;
 /// Measures the operators of the workers of one process. Clones share the figures.
 #[derive(Clone, Debug, Default)]
 pub struct Tracer {
+    /// The recorder of each worker, by its index.
     recorders: Arc<Mutex<BTreeMap<usize, SharedRecorder>>>,
+    /// The event file, if one is written.
     events: Option<EventFile>,
 }
 
@@ -123,6 +125,7 @@ impl Tracer {
         }
     }
 
+    /// Locks the recorders.
     fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, SharedRecorder>> {
         self.recorders.lock().unwrap_or_else(PoisonError::into_inner)
     }

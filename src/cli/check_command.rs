@@ -5,6 +5,8 @@ use super::{failed, log_lines, print, run};
 use crate::error::Result;
 
 /// Tries out the output, and prints how it was reached.
+///
+/// Fails with the kind that a run would fail with.
 pub fn run(flags: &JobFlags) -> Result<()> {
     log_lines::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()

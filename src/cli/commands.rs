@@ -257,6 +257,8 @@ fn lenient(argument: clap::Arg) -> clap::Arg {
 }
 
 /// Parses the arguments of the program, with the environment where the command line is silent.
+///
+/// Fails with the parser's refusal, or with that of a setting from another place, which it names.
 pub fn parse(
     mut arguments: Vec<OsString>,
     lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
@@ -281,6 +283,8 @@ pub fn parse(
 }
 
 /// Looks a flag up where it can stand beside the command line, the strongest place first.
+///
+/// Fails with `Usage` for a value that the flag does not take.
 pub fn find(
     flag: &clap::Arg,
     file: Option<&SettingsFile>,

@@ -135,6 +135,8 @@ pub fn describe(run: Command) -> Command {
 
 impl Dataflow {
     /// Gives the definition to the job, whose epochs are `interval` long.
+    ///
+    /// Fails with `Usage` for parameters that do not fit the interval.
     pub fn define(self, job: JobBuilder, interval: Duration) -> Result<JobBuilder> {
         Ok(match self {
             Dataflow::NetworkWordcount => {

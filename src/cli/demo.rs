@@ -41,6 +41,8 @@ const TOP: usize = 10;
 const TEXT: &str = include_str!("demo.txt");
 
 /// Runs the demo.
+///
+/// Fails as a run does.
 pub fn run(flags: &JobFlags) -> Result<()> {
     log_lines::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()

@@ -102,6 +102,8 @@ fn compression() -> impl clap::builder::TypedValueParser<Value = BodyCompression
 }
 
 /// Runs `wordtide feed`.
+///
+/// Fails with `Usage` for flags that cannot be, and with the refusal of the server.
 pub fn run(flags: &FeedFlags) -> Result<u8> {
     log_lines::install(&flags.watch, Some(0));
     if flags.batch_bytes == 0 || flags.batch_bytes > BATCH_BYTES_MAX {

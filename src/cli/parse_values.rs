@@ -33,6 +33,8 @@ pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Opti
 }
 
 /// Parses `500ms`, `10s`, `5m`, `24h`.
+///
+/// Fails with the units that there are.
 pub fn duration(text: &str) -> Result<Duration, String> {
     /// Units of time in milliseconds.
     const UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000)];
@@ -42,6 +44,8 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses `4096`, `64KiB`, `16MiB`, `4GiB`.
+///
+/// Fails with the units that there are.
 pub fn bytes(text: &str) -> Result<usize, String> {
     /// Units of size in bytes.
     const UNITS: [(&str, u64); 7] = [

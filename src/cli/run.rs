@@ -28,6 +28,8 @@ const DEFAULT_TO: &str = "wordtide-out/counts";
 pub const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
+///
+/// Fails as [`run_job`] does.
 pub fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
     let port: u16 = port.parse().map_err(|_| {
         Error::new(ErrorKind::Usage, format!("{port:?} is not a port"))
@@ -46,6 +48,8 @@ pub fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
 }
 
 /// `wordtide replay DIR`.
+///
+/// Fails with `Usage` if the folder holds no kept journal.
 pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
@@ -53,6 +57,9 @@ pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Resu
 }
 
 /// Runs a job as one process of a cluster, or as the launcher of a whole one.
+///
+/// Fails with `Usage` for flags that cannot run, before anything is written, and then with the
+/// cause for which the job ended.
 pub fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
@@ -148,6 +155,8 @@ fn settings(flags: &JobFlags) -> Settings {
 }
 
 /// Opens the output that the flags name.
+///
+/// Fails with `Usage` if there is none, or it cannot be parsed.
 pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
     let form = form(&flags.output, &target);

@@ -52,6 +52,8 @@ pub struct Listener {
 
 impl Listener {
     /// Listens from now on.
+    ///
+    /// Fails with `Failed` if handlers cannot be installed.
     pub fn new() -> Result<Listener> {
         let cannot = |error| failed("cannot listen for signals", error);
         let runtime = Builder::new_current_thread().enable_all().build().map_err(cannot)?;

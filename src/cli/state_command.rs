@@ -42,6 +42,9 @@ fn form() -> impl TypedValueParser<Value = ListForm> {
 }
 
 /// Lists or removes the states that the arguments name.
+///
+/// Fails with `Usage` for a folder that is no state, and with `Disk` if one cannot be read or
+/// removed.
 pub fn run(args: &StateArgs) -> Result<()> {
     if args.remove {
         if args.dirs.is_empty() {

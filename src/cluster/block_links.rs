@@ -39,8 +39,11 @@ const FRAMES_BYTES: usize = 2 << 10;
 /// The connection for blocks to one other process.
 #[derive(Debug)]
 pub struct BlockLink {
+    /// The process at the other end.
     peer: usize,
+    /// The connection.
     stream: TcpStream,
+    /// Where the loss of the connection is reported.
     links: Arc<ControlLinks>,
 }
 
@@ -86,7 +89,9 @@ impl BlockLink {
 /// The control links and the peer, to report that a direction has broken.
 #[derive(Debug)]
 struct LinkReport {
+    /// The process at the other end.
     peer: usize,
+    /// Where the loss is reported.
     links: Arc<ControlLinks>,
 }
 
@@ -113,7 +118,9 @@ enum BlockFrameKind {
 /// A frame, without the text that follows a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct BlockFrame {
+    /// A block, or the end of an epoch.
     kind: BlockFrameKind,
+    /// The epoch of the block, or the one that has ended.
     epoch: Epoch,
     /// The head of the block; zeros for the other kinds.
     head: [u8; BlockHead::BYTES],
@@ -156,7 +163,9 @@ impl BlockFrame {
 /// The direction to the other process.
 #[derive(Debug)]
 pub struct Outbound {
+    /// The writing half.
     stream: OwnedWriteHalf,
+    /// Reports the loss of the connection.
     report: LinkReport,
 }
 
@@ -227,7 +236,9 @@ async fn ship_all(
 /// The direction from the other process.
 #[derive(Debug)]
 pub struct Inbound {
+    /// The reading half.
     stream: OwnedReadHalf,
+    /// Reports the loss of the connection.
     report: LinkReport,
 }
 

@@ -59,6 +59,7 @@ impl Sockets {
 /// A link that is up and watched. Its peer and purpose are its place in the table.
 #[derive(Debug)]
 struct LiveLink {
+    /// The connection, over which the handshake has succeeded.
     stream: TcpStream,
     /// The number of the link in this bring-up.
     serial: u64,

@@ -18,7 +18,9 @@ pub type RoundOutcome = std::result::Result<Vec<u8>, (u8, String)>;
 pub struct Rounds {
     /// The round that this process takes part in next.
     pub round: u32,
+    /// The facts of each round and process that have come.
     facts: BTreeMap<(u32, usize), Vec<u8>>,
+    /// The answer of process 0 to the current round.
     answer: Option<RoundOutcome>,
 }
 

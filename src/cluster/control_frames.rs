@@ -217,7 +217,9 @@ impl Rest<'_> {
 /// pushed last.
 #[derive(Debug, Default)]
 pub struct Frames {
+    /// The bytes that were received.
     bytes: Vec<u8>,
+    /// Where the next frame begins.
     start: usize,
 }
 
@@ -251,7 +253,9 @@ impl Frames {
 /// Joins the pieces of a message.
 #[derive(Debug)]
 pub struct Assembly {
+    /// The pieces so far.
     bytes: Vec<u8>,
+    /// Longest message that is believed.
     bytes_max: usize,
 }
 

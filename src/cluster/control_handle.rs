@@ -28,7 +28,9 @@ pub struct Control(Arc<LinkThreads>);
 /// the `ControlLinks`.
 #[derive(Debug)]
 struct LinkThreads {
+    /// The links of this process.
     links: Arc<ControlLinks>,
+    /// One thread for each link, joined at the end.
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 

@@ -16,7 +16,9 @@ const CHANNEL_MAX: u64 = 1 << 20;
 /// The workers at the two ends of a link.
 #[derive(Clone, Debug)]
 pub struct LinkWorkers {
+    /// The workers that send over the link.
     sources: Range<u64>,
+    /// The workers that receive over the link.
     targets: Range<u64>,
 }
 

@@ -88,7 +88,9 @@ pub fn allocators(
 /// a broken stream for data.
 #[derive(Debug, Default)]
 struct DrainGate {
+    /// True when the threads may end.
     open: Mutex<bool>,
+    /// Notified when the gate opens.
     opened: Condvar,
 }
 
@@ -108,7 +110,9 @@ impl DrainGate {
 
 /// Timely's guard and the gate. Dropped after all workers have ended.
 struct DataThreads {
+    /// The gate that timely's threads wait at.
     gate: Arc<DrainGate>,
+    /// Timely's threads, joined when this is dropped.
     guard: Option<CommsGuard>,
 }
 
@@ -130,11 +134,15 @@ impl Drop for DataThreads {
 /// reading one follows the framing.
 #[derive(Debug)]
 struct DataStream {
+    /// The socket.
     stream: TcpStream,
+    /// The gate at which a broken socket waits.
     gate: Arc<DrainGate>,
     /// The control links and the peer, to report a broken socket.
     alarm: Option<(Arc<ControlLinks>, usize)>,
+    /// The workers at both ends.
     ends: LinkWorkers,
+    /// Checks the headers of messages.
     framing: Framing,
     /// True after an error. The stream then yields padding up to an orderly end.
     broken: bool,

@@ -93,6 +93,7 @@ pub struct Handshakes {
     key: MeshKey,
     /// The inbox of the bring-up.
     events: mpsc::Sender<StartEvent>,
+    /// The indexes that are granted.
     registry: Mutex<Registry>,
 }
 
@@ -118,7 +119,9 @@ struct Registry {
 /// A claim of an index, granted by [`Handshakes::claim`]. Dropping it frees the index unless the
 /// link is up, because a task may be aborted at any await.
 struct IndexClaim<'a> {
+    /// The handshakes that the claim belongs to.
     handshakes: &'a Handshakes,
+    /// The number of the claim, by which a newer one is recognized.
     serial: u64,
     /// True once the link is up. The bring-up then frees the index.
     kept: bool,

@@ -30,8 +30,11 @@ pub const PROOF_BYTES: usize = 32;
 /// The use of a connection: timely's data, the control link, or blocks of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
+    /// Carries timely's messages.
     Data = 0,
+    /// Carries control messages and heartbeats.
     Control = 1,
+    /// Carries blocks of lines.
     Blocks = 2,
 }
 
@@ -76,15 +79,21 @@ impl Incarnation {
 /// The identity of a process and the cluster that it wants to join.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hello {
+    /// The version of the format of a handshake.
     pub format: u16,
+    /// The use of the connection.
     pub purpose: Purpose,
+    /// Number of processes.
     pub processes: u32,
+    /// Number of workers in each process.
     pub threads: u32,
+    /// The index of the sender.
     pub process: u32,
     /// The index that the receiver has in the settings of the sender.
     pub target: u32,
     /// The start of the cluster to which the sender belongs.
     pub generation: u64,
+    /// The start of the process that the sender belongs to.
     pub incarnation: Incarnation,
     /// The digests of the [`JobFingerprint`].
     pub fingerprint: [u8; 32],

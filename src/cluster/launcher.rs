@@ -182,15 +182,20 @@ impl LauncherStop {
 /// A cluster of local processes, not yet started.
 #[derive(Debug)]
 pub struct Launcher {
+    /// The command and the limits of restarts.
     settings: LaunchSettings,
+    /// The lines and the ends of children.
     events: Receiver<LauncherEvent>,
+    /// Takes events; every child's threads have a clone.
     sender: SyncSender<LauncherEvent>,
 }
 
 /// A child process. One thread waits for it, and another may kill it.
 #[derive(Debug)]
 struct ChildProcess {
+    /// The process id.
     pid: Pid,
+    /// The handle; `None` once the child was waited for.
     child: Mutex<Option<Child>>,
 }
 
@@ -392,9 +397,13 @@ fn pass_on(output: impl Read, index: usize, line: &(dyn Fn(usize, &[u8]) + Sync)
 
 /// The commands that start the children of one generation.
 struct ChildCommands<'a> {
+    /// The command and the limits of restarts.
     settings: &'a LaunchSettings,
+    /// The addresses of all processes, as a flag takes them.
     addresses: String,
+    /// The key of the mesh, passed in the environment.
     key: String,
+    /// The number of the start, from which the incarnation is made.
     generation: u64,
     /// The reading end of the lifeline, which all children inherit.
     lifeline: PipeReader,

@@ -15,7 +15,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// socket that asks for any free port.
 #[derive(Debug)]
 pub struct Ports {
+    /// One address for each process.
     addresses: Vec<String>,
+    /// Holds the ports until the children bind them.
     _reserved: Vec<Socket>,
 }
 

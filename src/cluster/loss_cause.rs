@@ -90,6 +90,7 @@ pub fn seconds(time: Duration) -> f64 {
 /// [`Control::cause_within`](super::Control::cause_within) returns in the next second, or else the
 /// panic's own message.
 pub fn follows_a_loss(message: &str) -> bool {
+    /// The beginnings of the panics with which timely reports a broken socket.
     const STARTS: [&str; 8] = [
         "timely communication error:",
         "Clean shutdown followed by data",

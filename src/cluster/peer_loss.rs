@@ -58,6 +58,7 @@ pub struct ControlLinks {
     lines: Vec<Option<PeerLink>>,
     /// Handles to timely's sockets and to those for blocks, to shut them down.
     data: Vec<TcpStream>,
+    /// The links and the first loss.
     state: Mutex<LinkState>,
     changed: Condvar,
     /// The first process that asked for a stop, and its reason.

@@ -29,7 +29,9 @@ const PORT_BASE: usize = 2101;
 /// difference can be named.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct JobFingerprint {
+    /// The names of the settings, as messages show them.
     names: [&'static str; JobFingerprint::THINGS],
+    /// A digest of each, of which two processes compare theirs.
     digests: [u8; 32],
 }
 

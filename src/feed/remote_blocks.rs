@@ -25,7 +25,9 @@ const LOAD_BLOCKS: usize = 3;
 pub(crate) struct Shipper {
     /// Number of cuts it has passed.
     pub passed: u64,
+    /// True while the shipper waits to be woken.
     idle: bool,
+    /// Wakes the shipper.
     wake: Wake,
 }
 
@@ -141,10 +143,12 @@ impl FeedState {
         woken.into_iter().map(|k| self.wake_at(k)).collect()
     }
 
+    /// Returns what wakes every shipper.
     pub fn wake_all_shippers(&mut self) -> Vec<Wake> {
         (0..self.shippers.len()).map(|k| self.wake_at(k)).collect()
     }
 
+    /// Marks a shipper as woken and returns what wakes it.
     fn wake_at(&mut self, index: usize) -> Wake {
         self.shippers[index].idle = false;
         Arc::clone(&self.shippers[index].wake)

@@ -92,6 +92,9 @@ pub struct Agreement {
 impl Agreement {
     /// Lets process 0 decide with what all have `found`; every process returns its
     /// decision.
+    ///
+    /// Fails with `PeerLost` if a process is lost before all have agreed, and with the error of
+    /// `decide` in every process.
     pub fn reach(
         control: &Control,
         found: &FormerRuns,

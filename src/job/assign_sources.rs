@@ -79,6 +79,9 @@ pub fn place(
 }
 
 /// The sources of this process, which must be there; what another reads need not be on this host.
+///
+/// Fails with `Configuration` if a source of this process is not there, or the system allows too
+/// few open files.
 pub fn own(
     sources: Vec<Source>,
     readers: &Readers,
@@ -126,6 +129,8 @@ pub struct BlockSharing<'a> {
 impl BlockSharing<'_> {
     /// Ships blocks to the other processes if this one has sources, and takes in those of processes
     /// that have. The receiver that is returned ends when nothing more can come or go.
+    ///
+    /// Fails with `Failed` if a link cannot be handed to the runtime.
     pub fn start(&self, runtime: &Runtime, links: Vec<BlockLink>) -> Result<Receiver<()>> {
         let (running, ended) = channel();
         let pool = BlockPool::new(self.blocks_bytes_max / 2);

@@ -47,6 +47,8 @@ pub fn encode(message: &impl Serialize) -> Result<Vec<u8>> {
 }
 
 /// Reads a message that [`encode`] wrote in another process.
+///
+/// Fails with `Failed` for other bytes: the processes run different releases.
 pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|error| {
         let message = format!("another process sent what cannot be read: {error}");

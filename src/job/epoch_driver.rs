@@ -89,6 +89,8 @@ impl EpochProcess {
     }
 
     /// Ends the job when all that a kept journal holds is handed over: there is nothing to cut.
+    ///
+    /// Fails with the error of the journal, if it cannot be read to its end.
     pub async fn replay(mut self) -> Result<()> {
         let failure = self.failure.clone();
         let ended = tokio::select! {

@@ -51,6 +51,8 @@ pub fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
 }
 
 /// Returns the folders of journals in a state, sorted.
+///
+/// Fails with `Disk` if the state cannot be read.
 pub fn folders(state: &Path) -> Result<Vec<PathBuf>> {
     let failed = |error: io::Error| {
         let message = format!("cannot list the state in {}: {error}", state.display());
@@ -113,6 +115,8 @@ impl KnownJournal {
 
     /// Notes durably in `state` that the journal exists. A note that is there stays as it is: the
     /// disk may be full.
+    ///
+    /// Fails with `Disk` if the note cannot be written.
     pub fn note(&self, state: &Path) -> Result<()> {
         let path = self.path(state);
         if path.exists() {
@@ -188,6 +192,8 @@ pub struct TopicPositions {
 }
 
 /// Returns the positions from which each topic is read on, by its name.
+///
+/// Fails with `Disk` if the positions are of no known form.
 pub fn topic_positions(lists: &[JournalList]) -> Result<BTreeMap<String, Vec<u8>>> {
     let mut recorded: Vec<&TopicPositions> = lists.iter().flat_map(|list| &list.topics).collect();
     recorded.sort_by_key(|topic| topic.epoch);
@@ -219,6 +225,8 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
 
 /// Lists the journals in a state, as the process that reads the sources named in `own`. Those
 /// `abandoned` are not looked into: they may be damaged.
+///
+/// Fails with `Disk` if a journal cannot be read or is damaged, naming the flag that gives it up.
 pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<JournalList> {
     let mut list = JournalList { known: noted(state)?, ..JournalList::default() };
     let known: BTreeMap<PathBuf, String> =
@@ -339,6 +347,9 @@ pub fn keep_aside(folder: &Path) -> io::Result<PathBuf> {
 
 /// Process 0 notes the journals of all processes, before anything is read into them. Returns those
 /// of the others, whose notes are removed when they have been put away.
+///
+/// Fails with `Disk` if a note cannot be written, and with `PeerLost` if a process is lost
+/// meanwhile.
 pub fn note_all(
     control: &Control,
     state: Option<&Path>,

@@ -1,15 +1,15 @@
 //! The plan of a job: its checked settings, and the steps that each process takes with them.
 //!
-//! [`check`] refuses settings that cannot run and touches nothing. Then process 0 opens state and
-//! output and decides where the job begins, and all processes recover what former runs left.
+//! [`check`](super::check_settings::check) makes it. Then process 0 opens state and output and
+//! decides where the job begins, and all processes recover what former runs left.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use tokio::runtime::Runtime;
 
-use super::agreement::{Agreement, FormerRuns, explain_panic, fingerprint};
-use super::assign_sources::{self, BlockSharing, Readers};
+use super::agreement::{Agreement, FormerRuns, explain_panic};
+use super::assign_sources::{BlockSharing, Readers};
 use super::claim_output::{OutputOpening, OwnedOutput};
 use super::epoch_completion::EpochProgress;
 use super::epoch_driver::{EpochProcess, Follower, Leader};
@@ -20,10 +20,8 @@ use super::replay_journal;
 use super::resources::StateAndOutput;
 use super::restore_changelog;
 use super::running_sources::RunningSources;
-use super::share_figures;
 use super::source_logs::{OwnSources, Streams, StreamsEnd};
 use super::stop_during_start::until_stopped;
-
 use crate::cluster::{ClusterSettings, Control, Mesh};
 use crate::epoch::Schedule;
 use crate::epochs::{EpochFollower, EpochLeader};
@@ -33,18 +31,15 @@ use crate::feed::Feed;
 use crate::journal::{Budget, SyncPolicy};
 use crate::lines::{BlockPool, LineLimits};
 use crate::operators::{DataflowSettings, Restored};
-use crate::outputs::format::Format;
 use crate::outputs::{
     self, Attempts, Changelog, CommitLog, Ids, OnCommit, OpenWriter, Output, OutputHandle,
-    OutputSettings, OutputStart, Publication, SqlSettings, WriteMode, WriterSettings,
-    bound_results, check_form,
+    OutputSettings, OutputStart, Publication, WriterSettings, bound_results,
 };
 use crate::random::random_bytes;
 use crate::state::{Identity, State};
 use crate::store::{Results, Target};
 use crate::supervise::supervise;
 use crate::trace::Tracer;
-use crate::words::Split;
 use crate::worker::{Definition, Plan};
 
 /// A job whose settings are checked, as far as that goes without touching anything.
@@ -52,90 +47,27 @@ pub struct JobPlan {
     /// The settings, with what the output and the number of threads imply for them.
     pub asked: JobSettings,
     /// The function from lines to rows.
-    definition: Definition,
+    pub definition: Definition,
     /// The output, with the prefix and the layout that the settings ask for.
-    target: Target,
+    pub target: Target,
     /// With the number of parts 0 where it is free to follow the number of workers.
-    identity: Identity,
+    pub identity: Identity,
     /// The settings of the output, whichever it is.
-    output: OutputSettings,
+    pub output: OutputSettings,
     /// True if process 0 alone writes to the output.
-    is_single: bool,
+    pub is_single: bool,
     /// The process that reads each source.
-    readers: Readers,
+    pub readers: Readers,
     /// Unix milliseconds of the start.
-    started_ms: u64,
-}
-
-/// Checks the settings of a job; returns its plan, and the sources that this process reads.
-///
-/// # Errors
-///
-/// `Usage` for settings that cannot run, and for a source that cannot be read.
-pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
-    let have_journals = asked.state != StatePlace::None;
-    if have_journals {
-        asked.journal.validate()?;
-    }
-    asked.settings.validate()?;
-    asked.cluster.threads = asked.settings.threads;
-    asked.cluster.validate()?;
-    if asked.sources.is_empty() && asked.replay.is_none() {
-        return Err(missing("source", "give --connect, --file or --stdin"));
-    }
-    let (name, definition) = asked
-        .definition
-        .clone()
-        .ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
-    let target = asked.target.clone().ok_or_else(|| missing("output", "give --to"))?;
-    let target = asked.form.place(target);
-    let output = output_settings(&mut asked, &target)?;
-    let (sources, readers) = match &asked.replay {
-        Some(_) => (Vec::new(), Readers::of_journal()),
-        None => assign_sources::place(asked.sources.clone(), &target, asked.cluster.processes)?,
-    };
-    let mut identity = Identity::new(name, &asked.settings, &asked.form, &target)?;
-    if asked.sql.write == WriteMode::Upsert {
-        identity.output.push_str(" (upsert)");
-    }
-    asked.cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
-    let started_ms = asked.clock.wall_ms();
-    let journal_max = if have_journals { asked.journal.journal_bytes_max } else { 0 };
-    let shown = (&identity, &target, &asked.cluster);
-    share_figures::begin(&asked.meters, shown, started_ms, journal_max);
-    let sources =
-        assign_sources::own(sources, &readers, &asked.cluster, have_journals, &asked.meters)?;
-    let is_single = outputs::is_single(&target);
-    let plan =
-        JobPlan { asked, definition, target, identity, output, is_single, readers, started_ms };
-    Ok((plan, sources))
-}
-
-/// Returns the error of a job without something that it needs.
-fn missing(what: &str, hint: &str) -> Error {
-    Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
-}
-
-/// Checks the settings of the output, and adapts those of words to its format.
-fn output_settings(asked: &mut JobSettings, target: &Target) -> Result<OutputSettings> {
-    let settings = &mut asked.settings;
-    check_form(target, &asked.form, settings.order)?;
-    let form = asked.form.form(target, settings.interval.as_millis() as u64)?;
-    // Scala's program drops the empty words at the end of a line, too.
-    if asked.form.format == Format::Scala && settings.words.split == Split::Space {
-        settings.words.split = Split::SpaceScala;
-    }
-    let sql = SqlSettings {
-        word_bytes_max: settings.words.word_bytes_max,
-        line_bytes_max: settings.line_bytes_max,
-        ..asked.sql
-    };
-    Ok(OutputSettings { store: asked.store.clone(), form, sql })
+    pub started_ms: u64,
 }
 
 impl JobPlan {
     /// Opens state and output as process 0, which decides the number of parts: that which the job
     /// was begun with, else the number of workers now.
+    ///
+    /// Fails with `Configuration` if the state is another job's, or state or output are in use. A
+    /// state that was made just now is removed again.
     pub fn open_first(&self) -> Result<(u32, StateAndOutput)> {
         let dir = self.state_dir();
         let recorded = dir.as_deref().and_then(State::recorded_parts);
@@ -211,6 +143,8 @@ impl JobPlan {
     }
 
     /// Opens the writer of the epochs of this run.
+    ///
+    /// Fails with `Disk` if the commit log or the local changelog cannot be opened.
     pub fn open_writer(
         &self,
         opened: &StateAndOutput,
@@ -241,6 +175,8 @@ impl JobPlan {
     }
 
     /// Finds the traces of former runs in the state of this process.
+    ///
+    /// Fails with `Disk` if the state cannot be read, or holds a damaged journal.
     pub fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
         if let Some(dir) = &self.asked.replay {
             let mut found = JournalList::default();
@@ -267,6 +203,9 @@ impl JobPlan {
     }
 
     /// Opens the changelog and reads it back; `None` for a job without state.
+    ///
+    /// Fails with `Configuration` or `Temporary` if a stored change cannot be read, and with
+    /// `Stopped` at a stop.
     pub fn remember(
         &self,
         runtime: &Runtime,
@@ -294,6 +233,8 @@ impl JobPlan {
 
     /// Returns the bound of the results that wait to be stored. What an earlier run left of them is
     /// removed.
+    ///
+    /// Fails with `Disk` if the folder of results cannot be emptied.
     pub fn results(&self, opened: &StateAndOutput) -> Result<Results> {
         let memory_bytes_max = self.asked.settings.results_bytes_max as u64;
         opened.results(
@@ -304,6 +245,8 @@ impl JobPlan {
     }
 
     /// Opens the source logs of this process, each at the position where it was left.
+    ///
+    /// Fails with `Disk` if a journal cannot be opened, or was made for another job.
     pub fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
         let (recovery_plan, threads) = (&agreed.recovery_plan, self.asked.settings.threads);
         match &self.asked.replay {
@@ -329,12 +272,17 @@ impl JobPlan {
 
     /// Notes the journals of all processes in the state of process 0, and waits until all processes
     /// have come this far: from here on they read.
+    ///
+    /// Fails with `PeerLost` if a process does not come this far.
     pub fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
         let dir = self.state_dir().filter(|_| self.asked.replay.is_none());
         streams.note_all(control, dir.as_deref())
     }
 
     /// Opens state and output as a process other than 0, as `agreed`.
+    ///
+    /// Fails with `Configuration` if the output is not the one that process 0 has locked, or cannot
+    /// be reached from here.
     pub fn open_as_follower(
         &self,
         runtime: &Runtime,
@@ -443,6 +391,8 @@ impl JobPlan {
     }
 
     /// Starts the sources, and the task that bounds the results which wait to be stored.
+    ///
+    /// Fails with `Failed` if a thread cannot be started.
     pub fn read(
         &self,
         runtime: &Runtime,

@@ -95,6 +95,8 @@ pub async fn judge(
 
 /// Empties the epochs that are to be counted again of what a crash left in them. They are the
 /// job's own: its journals hold their lines, and no marker stands there.
+///
+/// Fails with the error of the output, after retries for a while.
 pub async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> Result<()> {
     stream::iter(&recovery_plan.replay)
         .map(async |epoch| {
@@ -166,6 +168,8 @@ pub struct JournalPlan<'a> {
 
 impl JournalPlan<'_> {
     /// Opens or makes the journal of a source.
+    ///
+    /// Fails with `Disk` if the journal cannot be read, or was made for another job.
     pub fn open(
         &self,
         name: &str,
@@ -204,6 +208,8 @@ impl JournalPlan<'_> {
     /// Opens the journals that this process brings back without a source, each with its number
     /// among all of that kind. A share of one of the `topics` of this run comes with the source
     /// that reads what it recorded: there were other shares then.
+    ///
+    /// Fails with `Disk` if one of them cannot be opened.
     pub fn open_orphans(
         &self,
         recovery_plan: &RecoveryPlan,

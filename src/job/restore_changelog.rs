@@ -40,6 +40,8 @@ pub fn begun(state: &Path) -> Result<Option<Epoch>> {
 
 /// Notes durably that the job of this state began with `epoch`. Several processes may write the
 /// note in one directory.
+///
+/// Fails with `Disk` if the note cannot be written.
 pub fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
     if begun(state)? == Some(epoch) {
         return Ok(());
@@ -63,6 +65,8 @@ pub fn forget_begun(state: &Path) {
 /// Reads the changes of the epochs up to and including `through`, the newest committed one, of the
 /// parts for which `owns` holds. `result` is the newest of these epochs with a result, if that is
 /// known.
+///
+/// Fails with the error of the place after retries, or if a change is damaged or missing.
 pub async fn restore(
     changelog: &Changelog,
     owns: impl Fn(u32) -> bool,

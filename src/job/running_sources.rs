@@ -21,6 +21,9 @@ impl RunningSources {
     }
 
     /// Waits until every source has ended by itself; safe to cancel.
+    ///
+    /// Fails with the error of the first source that fails, and with `Panicked` if its task
+    /// panicked.
     pub async fn ended(&mut self) -> Result<()> {
         while let Some(ended) = self.sources.join_next().await {
             source_ended(ended)?;
@@ -29,6 +32,8 @@ impl RunningSources {
     }
 
     /// Stops reading and waits until everything that was read is in the feed.
+    ///
+    /// Fails as [`RunningSources::ended`] does.
     pub async fn stop(&mut self) -> Result<()> {
         self.stop.stop();
         self.ended().await

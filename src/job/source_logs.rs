@@ -151,6 +151,8 @@ impl Streams {
     }
 
     /// The streams of kept journals, to be run again.
+    ///
+    /// Fails with `Disk` if a journal cannot be read.
     pub fn replay(
         dir: &Path,
         recovery_plan: &RecoveryPlan,
@@ -169,6 +171,8 @@ impl Streams {
     }
 
     /// Opens the journals, if there is a `plan` for them, and begins each stream where it was left.
+    ///
+    /// Fails with `Disk` if a journal cannot be opened.
     pub fn open(
         sources: OwnSources,
         plan: Option<&JournalPlan<'_>>,
@@ -219,6 +223,8 @@ impl Streams {
     }
 
     /// Starts to read and to bring back.
+    ///
+    /// Fails with `Failed` if a thread cannot be started.
     pub fn start(
         self,
         limits: LineLimits,

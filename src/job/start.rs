@@ -11,10 +11,11 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 
 use super::agreement::{Agreement, CAUSE_WAIT, FormerRuns};
+use super::check_settings;
 use super::epoch_completion::EpochProgress;
 use super::epoch_driver::EpochProcess;
 use super::job_settings::JobSettings;
-use super::plan::{self, JobPlan};
+use super::plan::JobPlan;
 use super::resources::{JobResources, StateAndOutput, keep_claim};
 use super::share_figures;
 use super::source_logs::OwnSources;
@@ -38,6 +39,9 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Starts a job; the caller waits for the job, or for a stop.
 ///
 /// The steps run on a thread of their own, so that a step which blocks delays no stop.
+///
+/// Fails with `Stopped` if a stop comes before anything was read, and otherwise with the first
+/// cause in any process.
 pub fn start(asked: JobSettings) -> Result<Job> {
     let runtime = Arc::new(runtime()?);
     let (stop, begun) = (asked.stop.clone(), ReadingBegun::default());
@@ -69,43 +73,77 @@ pub fn start(asked: JobSettings) -> Result<Job> {
     started.unwrap_or_else(|| Err(Error::new(ErrorKind::Panicked, "the start has no result")))
 }
 
-/// Checks what was asked for, finds the other processes and begins.
+/// The steps of a start, one after the other. Each can fail, and a stop ends each.
 fn steps(asked: JobSettings, runtime: Arc<Runtime>, begun: ReadingBegun) -> Result<Job> {
-    let on_commit = asked.on_commit.clone();
-    let stop = asked.stop.clone();
-    let (plan, sources) = plan::check(asked)?;
-    let tracer = Tracer::of_job(&plan.asked.settings, plan.asked.cluster.process)?;
-    if let Some(tracer) = tracer.clone() {
-        plan.asked.meters.operators().set(move || tracer.operators());
+    let (plan, sources) = check_settings::check(asked)?;
+    let start = Start::of(plan, runtime, begun)?;
+    let own = start.open_first()?;
+    let mesh = find_others(&start.plan, start.stop.clone())?;
+    let failing = start.watch(&mesh.control);
+    begin(start, sources, own, mesh).map_err(|error| failing.cause_of(error))
+}
+
+/// A start whose settings are checked.
+struct Start {
+    plan: JobPlan,
+    runtime: Arc<Runtime>,
+    /// Ends every wait of the start.
+    stop: Stop,
+    /// The figures of operators; `None` if they are not measured.
+    tracer: Option<Tracer>,
+    /// The first cause in this process.
+    failure: Failure,
+    /// Set when all processes have agreed to begin to read.
+    begun: ReadingBegun,
+}
+
+impl Start {
+    /// Prepares what a start needs besides its plan.
+    fn of(plan: JobPlan, runtime: Arc<Runtime>, begun: ReadingBegun) -> Result<Start> {
+        let tracer = Tracer::of_job(&plan.asked.settings, plan.asked.cluster.process)?;
+        if let Some(tracer) = tracer.clone() {
+            plan.asked.meters.operators().set(move || tracer.operators());
+        }
+        let (stop, failure) = (plan.asked.stop.clone(), Failure::new());
+        Ok(Start { plan, runtime, stop, tracer, failure, begun })
     }
-    let own = if plan.asked.cluster.process == 0 { Some(plan.open_first()?) } else { None };
-    let mesh = find_others(&plan, stop.clone())?;
-    let links = mesh.control.clone();
-    let failure = Failure::new();
-    let failed = failure.clone();
-    share_figures::note_failure(
-        &failure,
-        plan.asked.meters.clone(),
-        links.clone(),
-        plan.asked.cluster.process,
-    );
-    if plan.asked.cluster.processes > 1 {
-        let watching =
-            watch_stop(stop.clone(), links.clone(), plan.asked.cluster.process, begun.clone());
-        supervise(&failure, runtime.handle(), "watch stop", watching);
-        pass_on_failure(&failure, links.clone());
+
+    /// Opens state and output in process 0, before the others are let in: what is refused is
+    /// refused at once.
+    fn open_first(&self) -> Result<Option<(u32, StateAndOutput)>> {
+        let is_first = self.plan.asked.cluster.process == 0;
+        if is_first { self.plan.open_first().map(Some) } else { Ok(None) }
     }
-    let began = begin(
-        plan,
-        sources,
-        runtime,
-        own,
-        mesh,
-        (stop.clone(), on_commit, tracer, failure, &begun),
-    );
-    began.map_err(|error| {
+
+    /// Passes stops and failures on between the processes from now on.
+    fn watch(&self, links: &Control) -> FailingStart {
+        let cluster = &self.plan.asked.cluster;
+        let (failure, stop, begun) = (&self.failure, self.stop.clone(), self.begun.clone());
+        let meters = self.plan.asked.meters.clone();
+        share_figures::note_failure(failure, meters, links.clone(), cluster.process);
+        if cluster.processes > 1 {
+            let watching = watch_stop(stop.clone(), links.clone(), cluster.process, begun.clone());
+            supervise(failure, self.runtime.handle(), "watch stop", watching);
+            pass_on_failure(failure, links.clone());
+        }
+        FailingStart { failure: failure.clone(), links: links.clone(), stop, begun }
+    }
+}
+
+/// Finds the cause of a start that has failed, and passes it on.
+struct FailingStart {
+    failure: Failure,
+    links: Control,
+    stop: Stop,
+    begun: ReadingBegun,
+}
+
+impl FailingStart {
+    /// Returns the first cause, of which `error` may only be a consequence.
+    fn cause_of(self, error: Error) -> Error {
+        let FailingStart { failure, links, stop, begun } = self;
         // The first failure was sent to the others already; this error only follows from it.
-        if let Some(cause) = failed.take_cause() {
+        if let Some(cause) = failure.take_cause() {
             return cause;
         }
         let is_stop = stop.is_stopped() || links.is_stop_asked();
@@ -119,7 +157,7 @@ fn steps(asked: JobSettings, runtime: Arc<Runtime>, begun: ReadingBegun) -> Resu
         // The others should not only see the connections close.
         links.fail(&error.to_string());
         error
-    })
+    }
 }
 
 /// Agrees with the other processes where the job begins, and opens state and output, which process
@@ -147,18 +185,14 @@ fn agree(
     Ok((agreed, opened))
 }
 
-/// The ways in which a running job is stopped, watched and ended.
-type Wishes<'a> = (Stop, Option<OnCommit>, Option<Tracer>, Failure, &'a ReadingBegun);
-
 /// Starts the job among the processes that have found each other.
 fn begin(
-    plan: JobPlan,
+    start: Start,
     sources: OwnSources,
-    runtime: Arc<Runtime>,
     own: Option<(u32, StateAndOutput)>,
     mut mesh: Mesh,
-    (stop, on_commit, tracer, failure, begun): Wishes<'_>,
 ) -> Result<Job> {
+    let Start { plan, runtime, stop, tracer, failure, begun } = start;
     let block_links = std::mem::take(&mut mesh.blocks);
     let (agreed, opened) = agree(&plan, &sources, &runtime, own, &mesh.control)?;
     let mut streams = plan.open_streams(sources, &agreed)?;
@@ -166,8 +200,11 @@ fn begin(
     let announced = announce.downgrade();
     let Publishing { output, changelog, resources } =
         open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
-    let on_commit =
-        note_commits(Arc::clone(streams.progress()), resources.changelog.clone(), on_commit);
+    let on_commit = note_commits(
+        Arc::clone(streams.progress()),
+        resources.changelog.clone(),
+        plan.asked.on_commit.clone(),
+    );
     let meters = plan.asked.meters.clone();
     let replay = &agreed.recovery_plan.replay;
     let (status, on_commit) =
@@ -183,7 +220,6 @@ fn begin(
     mesh.control.resume();
     let shipping = plan.sharing(&streams, &failure).start(&runtime, block_links)?;
     let workers = worker::spawn(worker_plan, mesh.allocators()?)?;
-
     let read = plan.read(&runtime, streams, &output.results, &failure).inspect_err(|error| {
         // Otherwise the workers would wait for lines, and their guards for the workers.
         failure.fail(Error::new(error.kind(), error.to_string()));

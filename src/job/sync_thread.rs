@@ -28,6 +28,8 @@ pub struct SyncThread {
 
 impl SyncThread {
     /// Starts the thread for the journals of `syncers`.
+    ///
+    /// Fails with `Failed` if the thread cannot be started.
     pub fn start(
         progress: Arc<EpochProgress>,
         SyncRequests(asked): SyncRequests,

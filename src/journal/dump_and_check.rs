@@ -88,6 +88,8 @@ struct BadPlace {
 }
 
 /// Walks over all segments and judges them as a recovery would.
+///
+/// Fails with `Disk` if a segment cannot be read. Damage is counted, and is no failure.
 pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Result<Verdict> {
     let log = Log::list(disk)?;
     let mut id = None;

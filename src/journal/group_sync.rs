@@ -159,6 +159,8 @@ impl JournalShared {
 
     /// Takes the first segment out of the log that the newest durable Committed record does not
     /// need, or sets all of them aside; `false` if there is none.
+    ///
+    /// Fails with `Disk` if a file cannot be removed or emptied.
     pub fn retire(&self) -> Result<bool> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((first, count)) = self.retired() else {

@@ -14,6 +14,7 @@
 //! be long have the tag of version 2, and after it a checksum of what the frame covers beside the
 //! payload: so the search need not compute a long checksum at each tag that a sender planted.
 
+use super::fields::Fields;
 use super::record::{
     CommitNote, DATA_BYTES_MAX, EpochEnd, LASTING, PRODUCER_NAME_BYTES_MAX, Position, Record,
 };
@@ -290,38 +291,6 @@ fn decode_payload<'a>(kind: u8, fields: &mut Fields<'a>) -> Option<Record<'a>> {
         _ => return None,
     };
     fields.0.is_empty().then_some(record)
-}
-
-/// Reads fixed little-endian fields off the front of a payload.
-pub struct Fields<'a>(pub(super) &'a [u8]);
-
-impl<'a> Fields<'a> {
-    /// Takes the next `bytes` bytes.
-    pub fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (front, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(front)
-    }
-
-    /// Takes the next `N` bytes.
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    /// Takes one byte.
-    pub fn u8(&mut self) -> Option<u8> {
-        Some(self.array::<1>()?[0])
-    }
-
-    /// Takes four bytes, little endian.
-    pub fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    /// Takes eight bytes, little endian.
-    pub fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
 }
 
 #[cfg(test)]

@@ -115,6 +115,8 @@ impl<'d> Log<'d> {
     }
 
     /// Opens a segment.
+    ///
+    /// Fails with `Disk`, naming the segment.
     pub fn open(&self, at: usize) -> Result<Arc<dyn File>> {
         let name = segment::name(self.bases[at]);
         self.disk.open(&name).map_err(|error| self.failed(at, error))
@@ -129,6 +131,8 @@ impl<'d> Log<'d> {
     }
 
     /// The header of a segment, `None` if it cannot be trusted or is another journal's.
+    ///
+    /// Fails with `Disk` if the segment cannot be read.
     pub fn header(&self, at: usize, id: Option<u128>) -> Result<Option<Header>> {
         let file = self.open(at)?;
         let header = read_header(&file, self.bases[at]).map_err(|e| self.failed(at, e))?;

@@ -3,8 +3,8 @@
 //! Numbers are LEB128, since a thousand open connections are in one record. Version 1 (tag `wtj1`)
 //! had one connection at a time, its splitter in JSON, and the offset of a file; it is read only.
 
+use super::fields::Fields;
 use super::record::{ConnectionState, LASTING, NEXT_CONNECTION, Position, Producer, Resume};
-use super::record_bytes::Fields;
 use crate::hex_varint::{put_varint, take_varint};
 use crate::lines::{LinePart, SplitterState};
 

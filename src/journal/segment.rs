@@ -9,8 +9,8 @@ use std::io;
 use std::sync::Arc;
 
 use super::disk::File;
+use super::fields::Fields;
 use super::record::{ALL_CONNECTIONS, LASTING};
-use super::record_bytes::Fields;
 
 /// Bytes of a segment before its first record.
 pub const HEADER: u64 = 4096;

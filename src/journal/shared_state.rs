@@ -261,6 +261,8 @@ impl JournalShared {
 
     /// The file for the next segment: one that was used before, or a new one, which is shorter
     /// where limit or disk have no more room.
+    ///
+    /// Fails with `Disk` if no file can be made for another reason than a full disk.
     pub fn next_file(&self, ledger: &mut JournalFiles) -> Result<Result<Spare, FullCause>> {
         if let Some(spare) = self.spare_at_hand(ledger)? {
             ledger.disk_full = false;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use super::block_pool::Buffer;
+use super::block_pool::{Buffer, PAD_BYTES};
 
 /// Consecutive whole lines, each ended by `\n`, `\r` or `\r\n`. A block is immutable, and a clone
 /// is a pointer.
@@ -12,36 +12,45 @@ use super::block_pool::Buffer;
 /// [`BlockPool`](super::BlockPool).
 #[derive(Clone)]
 pub struct Block {
+    /// The buffer, given back with the last clone.
     shared: Arc<SharedBlock>,
 }
 
 /// The buffer and the facts that the clones of a block share.
 struct SharedBlock {
+    /// The bytes, with a pad.
     buffer: Buffer,
     /// Index of the first byte of the text in the buffer.
     start: usize,
     /// Index after the last byte of the text. The pad begins here.
     end: usize,
+    /// The index of the source.
     source: u32,
+    /// The place of the block among those of its source.
     offset: u64,
     /// Number of line ends in the text that only cut a line.
     cuts: u64,
     /// Number of lines that ended in discarded bytes before the text.
     lines_owed: u64,
+    /// Number of lines, counted when it is first asked for.
     lines: OnceLock<u64>,
 }
 
 /// The facts of a block other than its bytes.
 pub(crate) struct BlockFacts {
+    /// The index of the source.
     pub source: u32,
+    /// The place of the block among those of its source.
     pub offset: u64,
+    /// Number of line ends in the text that only cut a line.
     pub cuts: u64,
+    /// Number of lines that ended in discarded bytes before the text.
     pub lines_owed: u64,
 }
 
 impl Block {
     /// Number of zero bytes that follow the text, so that a vector load may read past it.
-    pub const PAD: usize = 64;
+    pub const PAD: usize = PAD_BYTES;
 
     /// Makes a block of `buffer[start..end]`. The bytes of the pad are overwritten with zeros.
     pub(crate) fn new(mut buffer: Buffer, start: usize, end: usize, facts: BlockFacts) -> Block {
@@ -122,6 +131,7 @@ impl fmt::Debug for Block {
 /// follows.
 fn line_ends(padded: &[u8]) -> u64 {
     // A stretch is so short that a byte holds its count, and the compiler uses vectors of bytes.
+    /// Bytes that are looked at together.
     const STRETCH: usize = 192;
     let text_bytes = padded.len() - Block::PAD;
     let texts = padded[..text_bytes].chunks(STRETCH);

@@ -12,10 +12,15 @@ const SIZE_MAX: u64 = 1 << 60;
 /// The head of a block, which is sent before its text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BlockHead {
+    /// The index of the source.
     source: u32,
+    /// The place of the block among those of its source.
     offset: u64,
+    /// Number of line ends that only cut a line.
     cuts: u64,
+    /// Number of lines that ended in discarded bytes.
     lines_owed: u64,
+    /// The length of the text that follows.
     text_bytes: u64,
 }
 
@@ -64,7 +69,9 @@ impl BlockHead {
 
 /// A block whose text is still to be received, with its room in the pool.
 pub struct Arrival {
+    /// The facts of the block.
     head: BlockHead,
+    /// The buffer that the text is read into.
     buffer: Buffer,
 }
 

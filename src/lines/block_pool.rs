@@ -10,13 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::Block;
-
 /// Text bytes that a buffer of the standard size holds.
 pub const STANDARD_BYTES: usize = 256 << 10;
 
+/// Number of zero bytes that follow the text of a block, so that a vector load may read past it.
+pub const PAD_BYTES: usize = 64;
+
 /// Bytes after a buffer's capacity: room for one line end that the stream lacks, and the pad.
-const TAIL_BYTES: usize = 1 + Block::PAD;
+const TAIL_BYTES: usize = 1 + PAD_BYTES;
 
 /// Bytes that one permit stands for.
 const PERMIT_BYTES: usize = 1 << 10;
@@ -24,13 +25,18 @@ const PERMIT_BYTES: usize = 1 << 10;
 /// Recycles the buffers of blocks and bounds the bytes of those that are alive. Clones share it.
 #[derive(Clone)]
 pub struct BlockPool {
+    /// The bound and the free buffers.
     shared: Arc<PoolState>,
 }
 
 struct PoolState {
+    /// One permit for each KiB.
     room: Arc<Semaphore>,
+    /// Number of all permits.
     permits_max: u32,
+    /// Buffers of the standard size that are not in use.
     free: Mutex<Vec<Vec<u8>>>,
+    /// Most of them that are kept.
     free_max: usize,
 }
 
@@ -131,13 +137,16 @@ impl BlockPool {
 /// The room that a splitter needs for its next read.
 #[derive(Clone, Copy, Debug)]
 pub struct RoomRequest {
+    /// Bytes of the buffer that is asked for.
     pub(crate) capacity: usize,
 }
 
 /// Room for the next read of a splitter.
 #[derive(Debug)]
 pub struct RoomGrant {
+    /// Bytes of the buffer that is granted.
     pub(crate) capacity: usize,
+    /// The share of the bound; `None` beyond it.
     pub(crate) permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -156,6 +165,7 @@ impl fmt::Debug for BlockPool {
 }
 
 impl PoolState {
+    /// Locks the free buffers.
     fn free(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
         // A stack of byte buffers is whole whatever its last user did.
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
@@ -168,6 +178,7 @@ pub(crate) struct Buffer {
     pub bytes: Vec<u8>,
     /// The share of the bound; none while a splitter keeps an unfinished line in it.
     pub permit: Option<OwnedSemaphorePermit>,
+    /// The pool to give the buffer back to; `None` for one outside any pool.
     pool: Option<BlockPool>,
 }
 

@@ -56,8 +56,11 @@ const COPY_SHARE: usize = 8;
 /// Room is held from `ready` to `take`. With many sources on one pool, wait for a source's bytes
 /// *before* asking for room, so that quiet sources hold none.
 pub struct LineSplitter {
+    /// The index of the source, which blocks bear.
     source: u32,
+    /// The limits of lines and words.
     limits: LineLimits,
+    /// Gives buffers, and bounds them.
     pool: BlockPool,
     /// The buffer that is read into. None after a block took it or a short rest was put aside.
     buffer: Option<Buffer>,
@@ -76,9 +79,13 @@ pub struct LineSplitter {
     /// Position of `start` in the source's stream.
     offset: u64,
     // With one of the next two set, nothing is unfinished: `start == filled`.
+    /// True if the last byte was CR, so that LF belongs to the same end.
     pending_cr: bool,
+    /// The part of a line that the next byte continues.
     line_part: LinePart,
+    /// Lines that ended in discarded bytes and are not in a block yet.
     lines_owed: u64,
+    /// The counts of what was discarded.
     stats: LineStats,
 }
 
@@ -275,16 +282,19 @@ impl LineSplitter {
         block
     }
 
+    /// Returns true while bytes are discarded.
     fn is_skipping(&self) -> bool {
         matches!(self.line_part, LinePart::SkippedWord | LinePart::SkippedLine)
     }
 
+    /// Returns true if there is room to read into.
     fn is_ready(&self) -> bool {
         self.buffer.as_ref().is_some_and(|buffer| {
             buffer.permit.is_some() && buffer.capacity() - self.filled >= SPARE_BYTES_MIN
         })
     }
 
+    /// Returns the length above which a line is cut or dropped.
     fn line_bytes_max(&self) -> usize {
         match self.limits.on_long_line {
             LongLine::CutAtSpace => self.limits.line_bytes_max.max(self.limits.word_bytes_max),
@@ -432,6 +442,7 @@ impl LineSplitter {
         (self.scanned, self.filled) = (self.carry.len(), self.carry.len());
     }
 
+    /// Returns true if the text ends inside a line.
     fn line_is_unfinished(&self) -> bool {
         match self.unfinished().last() {
             Some(byte) => !matches!(byte, b'\n' | b'\r'),

@@ -23,7 +23,9 @@ impl Counter {
 /// Adds up the time between its starts and stops. One thread at a time starts it; any reads it.
 #[derive(Debug)]
 pub struct Stopwatch {
+    /// The origin of times.
     epoch: Instant,
+    /// The time that was measured so far, in nanoseconds.
     total_ns: AtomicU64,
     /// Nanoseconds from `epoch` to the start, plus one; 0 while it stands.
     since_ns: AtomicU64,
@@ -50,6 +52,7 @@ impl Stopwatch {
         Duration::from_nanos(self.total_ns.load(Ordering::Relaxed) + present)
     }
 
+    /// Returns the time since the origin in nanoseconds.
     fn now_ns(&self) -> u64 {
         self.epoch.elapsed().as_nanos() as u64
     }

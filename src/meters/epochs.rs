@@ -45,10 +45,12 @@ impl Stage {
 pub struct Histogram {
     /// The last bucket has no bound.
     buckets: [Counter; STAGE_BOUNDS.len() + 1],
+    /// The sum of all times in nanoseconds.
     sum_ns: Counter,
 }
 
 impl Histogram {
+    /// Counts a time in its bucket.
     fn observe(&self, time: Duration) {
         let seconds = time.as_secs_f64();
         let bucket = STAGE_BOUNDS.iter().position(|bound| seconds <= *bound);
@@ -126,12 +128,15 @@ pub struct EpochRecord {
 /// The figures of the epochs of a job, as one process knows them.
 #[derive(Debug, Default)]
 pub struct EpochMeter {
+    /// A histogram for each stage.
     stages: [Histogram; Stage::ALL.len()],
+    /// The epochs.
     state: Mutex<EpochState>,
 }
 
 #[derive(Debug, Default)]
 struct EpochState {
+    /// The open epoch.
     open: Epoch,
     /// Epochs that are cut and not committed, with the time of the cut.
     in_flight: BTreeMap<Epoch, Instant>,
@@ -139,8 +144,11 @@ struct EpochState {
     stored: BTreeMap<Epoch, StoredEpoch>,
     /// The newest committed epoch; 0 before the first.
     newest: Epoch,
+    /// The sums of all committed epochs.
     totals: EpochCounts,
+    /// The newest committed epochs.
     records: VecDeque<Arc<EpochRecord>>,
+    /// The most frequent words of the newest epoch that has them.
     top: (Epoch, Arc<TopWords>),
 }
 

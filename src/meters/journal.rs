@@ -12,6 +12,7 @@ type Gauge = Box<dyn Fn() -> (u64, u64) + Send>;
 /// The figures of the journals of one process.
 #[derive(Default)]
 pub struct JournalMeter {
+    /// The limit in bytes, and a gauge for each journal.
     gauges: Mutex<(u64, Vec<Gauge>)>,
 }
 

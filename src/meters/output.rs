@@ -56,6 +56,7 @@ impl Outcome {
 /// The figures of the output, as this process uses it.
 #[derive(Debug, Default)]
 pub struct OutputMeter {
+    /// Number of requests by operation and outcome.
     requests: [[Counter; Outcome::ALL.len()]; OutputOp::ALL.len()],
     /// Requests that were repeated.
     pub retries: Counter,

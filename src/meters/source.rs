@@ -30,6 +30,7 @@ pub struct SourceFacts {
 /// The figures of one source. A process that only counts lines of it has a meter of it, too.
 #[derive(Debug)]
 pub struct SourceMeter {
+    /// The kind and the name of the source.
     facts: SourceFacts,
     /// Bytes read from the source in this run.
     pub bytes: Counter,
@@ -37,10 +38,15 @@ pub struct SourceMeter {
     pub lines: Counter,
     /// Time in which the source was not read because nothing had room for its lines.
     pub blocked: Stopwatch,
+    /// How much there is to read, where that is known.
     extent: Extent,
+    /// True while the source is connected.
     is_connected: AtomicBool,
+    /// The trouble that the source has, if any.
     trouble: Mutex<SourceTrouble>,
+    /// The positions of the source, for markers.
     positions: EpochPositions,
+    /// Changes when something was changed.
     changed: watch::Sender<u64>,
 }
 
@@ -184,6 +190,7 @@ impl SourceMeter {
         }
     }
 
+    /// Notes that something was changed.
     fn touch(&self) {
         self.changed.send_modify(|changes| *changes = changes.wrapping_add(1));
     }

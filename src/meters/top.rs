@@ -29,6 +29,7 @@ impl TopWords {
         top
     }
 
+    /// Adds a word.
     fn push(&mut self, word: &[u8], count: i64) {
         self.text.extend_from_slice(word);
         self.words.push((self.text.len() as u32, count));

@@ -11,6 +11,7 @@ use super::snapshot::WorkerFigures;
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct WorkerMeter {
+    /// The index of the worker among all.
     index: usize,
     /// Words counted.
     pub words: Counter,

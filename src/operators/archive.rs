@@ -23,8 +23,11 @@ use crate::epoch::Epoch;
 /// Pieces sort by source, then by offset: the order in which the lines are published.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct ArchivePiece {
+    /// The index of the source, by which pieces are ordered first.
     source: u32,
+    /// The place of the piece in its source.
     offset: u64,
+    /// The text: whole lines.
     text: Vec<u8>,
 }
 
@@ -70,7 +73,9 @@ impl<'s> Lines<'s> {
 
 /// The operator state: pieces of open epochs.
 struct Archive {
+    /// Number of parts.
     parts: u32,
+    /// The pieces of open epochs.
     pieces: Stash<ArchivePiece>,
 }
 
@@ -93,7 +98,9 @@ impl AtTicks<Vec<(Epoch, ArchivePiece)>> for Archive {
 
 /// The lines of one complete epoch at one worker, in order.
 struct Archived {
+    /// Number of parts.
     parts: u32,
+    /// The pieces in order.
     pieces: Vec<ArchivePiece>,
 }
 

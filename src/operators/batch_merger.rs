@@ -39,8 +39,11 @@ impl std::fmt::Debug for WordMerger {
 /// A merge of two batches column by column, and its result so far.
 #[derive(Debug)]
 pub struct ColumnMerge {
+    /// The time of the updates that are merged.
     epoch: Epoch,
+    /// The merged words.
     words: WordColumn,
+    /// Their counts.
     counts: Vec<i64>,
     /// The index of the next word of the left and of the right batch.
     at: (usize, usize),

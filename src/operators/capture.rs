@@ -35,9 +35,13 @@ pub fn capture<'s>(rows: Rows<'s>, captured: Captured) -> Stream<'s, Epoch, Vec<
 
 /// The operator state: rows of open epochs.
 struct Capture {
+    /// Number of parts.
     parts: u32,
+    /// The epochs that have a result.
     grid: Grid,
+    /// The rows of open epochs.
     rows: Stash<EpochRows>,
+    /// Takes the rows.
     captured: Captured,
 }
 
@@ -64,6 +68,7 @@ impl AtTicks<Vec<EpochRows>> for Capture {
     }
 }
 
+/// Copies a row out of its epoch.
 fn owned(row: Row<'_>, parts: u32) -> CapturedRow {
     let (part, text, count) = match row {
         Row::Count { hash, word, count } => (words::part(hash, parts), word, Some(count)),

@@ -52,7 +52,9 @@ pub type Express<O> = fn(Epoch, &mut EachChange<'_>, &mut dyn FnMut(O));
 
 /// The operator state that publishes the changes since the previous result.
 pub struct Changes<O> {
+    /// The trace of all counts.
     trace: WordTrace,
+    /// The epochs that have a result.
     grid: Grid,
     /// Batches with updates after `since`.
     changed: Vec<Rc<WordBatch>>,
@@ -60,6 +62,7 @@ pub struct Changes<O> {
     since: Epoch,
     /// The epoch of the newest result of former runs, until the first tick; 0 if there was none.
     restored: Epoch,
+    /// Sends changes at the time of their result.
     express: Express<O>,
 }
 

@@ -84,6 +84,7 @@ impl Printable for Vec<u8> {
     }
 }
 
+/// A record, its time and by how much its number changes.
 type Update<D> = (D, Epoch, isize);
 
 impl<'s> Lines<'s> {
@@ -212,8 +213,11 @@ type CountedRow<D> = (u64, D, isize);
 
 /// The operator state: the contents of a collection, ascending by (hash, row).
 struct Contents<D> {
+    /// The rows of the newest result.
     held: Arc<Vec<CountedRow<D>>>,
+    /// The changes of open epochs.
     changes: Stash<CountedRow<D>>,
+    /// Facts and failure of the worker.
     context: Rc<Context>,
 }
 
@@ -280,7 +284,9 @@ fn negative<D: Printable>((_, row, times): &CountedRow<D>) -> Error {
 
 /// The contents of a collection at one epoch, as rows.
 struct ContentRows<D> {
+    /// The rows of the result.
     held: Arc<Vec<CountedRow<D>>>,
+    /// Number of parts.
     parts: u32,
 }
 

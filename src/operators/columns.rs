@@ -24,15 +24,20 @@ pub struct WordRef<'a> {
 /// A word and its hash, owned; ordered as [`WordRef`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct WordOwned {
+    /// The hash of the word.
     hash: u64,
+    /// The bytes of the word.
     word: Vec<u8>,
 }
 
 /// A column of words with their hashes.
 #[derive(Clone, Debug, Default)]
 pub struct WordColumn {
+    /// The hashes, ascending.
     pub(crate) hashes: Vec<u64>,
+    /// Where each word ends in `bytes`.
     pub(crate) ends: Ends,
+    /// The bytes of all words, one after the other.
     pub(crate) bytes: Vec<u8>,
 }
 
@@ -106,6 +111,7 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Adds the end of a word.
     #[inline]
     fn push(&mut self, end: usize) {
         while (end >> 32) > self.carries.len() {
@@ -123,6 +129,7 @@ impl Ends {
         carries_stand && last == bytes && (0..words).is_sorted_by_key(|at| self.get(at))
     }
 
+    /// Returns the end of the word at `index`.
     #[inline]
     fn get(&self, index: usize) -> usize {
         let low = self.low[index] as usize;
@@ -203,6 +210,7 @@ impl Times {
         }
     }
 
+    /// Adds the time of an update.
     fn push(&mut self, epoch: Epoch) {
         let end = self.len() + 1;
         match self.spans.last_mut() {
@@ -260,7 +268,9 @@ impl BatchContainer for Times {
 /// A column of offsets that stores a leading 0, 1, 2, … as its length.
 #[derive(Clone, Debug, Default)]
 pub struct Offsets {
+    /// Number of offsets that equal their index.
     identity: usize,
+    /// The offsets after those.
     rest: Vec<usize>,
 }
 

@@ -105,6 +105,7 @@ impl Tally {
 /// The tallies of the open epochs of one worker. Clones share them; a worker is one thread.
 #[derive(Clone, Debug, Default)]
 pub struct Tallies {
+    /// The tally of each open epoch.
     epochs: Rc<RefCell<BTreeMap<Epoch, Tally>>>,
     /// The figures of the worker, which no epoch ends.
     meter: Arc<WorkerMeter>,

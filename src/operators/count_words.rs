@@ -112,6 +112,7 @@ pub fn combine<'s>(
 
 /// The words of one open epoch.
 struct OpenEpoch {
+    /// The table and its capability.
     counted: OpenTable,
     /// The capability to send words to the tables of other workers.
     to_tables: Capability<Epoch>,
@@ -177,8 +178,11 @@ impl OpenEpoch {
 
 /// Sends lists of words to the tables that count them.
 struct TableSender<'a> {
+    /// Takes lists of words.
     output: OutputBuilderSession<'a, Epoch, NoopBuilder<Routed>>,
+    /// Lists to be used again.
     lists: &'a ListPool,
+    /// Blocks whose words are on their way.
     sent: &'a SentBlocks,
 }
 

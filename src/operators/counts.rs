@@ -42,9 +42,13 @@ pub enum Over {
 /// Word counts by epoch. A clone computes the same counts a second time.
 #[derive(Clone)]
 pub struct Counts<'s> {
+    /// The counts of each worker and epoch, at their owners.
     pub(crate) runs: Stream<'s, Epoch, Run>,
+    /// The complete epochs.
     pub(crate) ticks: Ticks<'s>,
+    /// Facts and failure of the worker.
     pub(crate) context: Rc<Context>,
+    /// The epochs that a result covers.
     pub(crate) over: Over,
 }
 
@@ -158,6 +162,7 @@ impl<'s> Counts<'s> {
 
 /// The recorded runs of totals or windows.
 struct Recorded<'s> {
+    /// The runs, after their changes are recorded.
     runs: Stream<'s, Epoch, Run>,
     /// The time after which a count is taken back.
     window_ms: Option<u64>,
@@ -198,8 +203,11 @@ fn limit_keys<'s>(
 
 /// The number of distinct words of all workers, at worker 0.
 struct KeyLimit {
+    /// Distinct words that this worker owns.
     keys: i64,
+    /// Most distinct words of all workers.
     max: u64,
+    /// Facts and failure of the worker.
     context: Rc<Context>,
 }
 

@@ -21,7 +21,9 @@ pub type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
 
 /// The table of one open epoch, with the capability to send its runs.
 pub struct OpenTable {
+    /// Allows to send at the epoch.
     pub capability: Capability<Epoch>,
+    /// The counted words.
     pub table: WordTable,
 }
 

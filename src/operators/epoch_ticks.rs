@@ -75,6 +75,7 @@ where
 
 /// Records that arrived before their tick, by epoch.
 pub struct Stash<T> {
+    /// The data of each open epoch.
     epochs: BTreeMap<Epoch, Vec<T>>,
 }
 

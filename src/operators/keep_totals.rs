@@ -4,15 +4,14 @@
 //! tick the runs that are due are added up and merged into the base in one pass. The result is a
 //! snapshot of the base, or the words that the merge changed.
 
-use std::collections::BTreeMap;
 use std::mem;
 use std::sync::Arc;
 
 use super::columns::WordColumn;
+use super::due_runs::DueRuns;
 use super::epoch_ticks::AtTicks;
 use super::rows::EpochRows;
 use super::run::Run;
-use super::run_batcher::RunsByEpoch;
 use super::totals_base::Base;
 use super::window::Grid;
 use crate::epoch::Epoch;
@@ -31,12 +30,16 @@ pub type RowsOrGrowth = Result<EpochRows, (Epoch, i64)>;
 
 /// The operator state that keeps sums and publishes them.
 pub struct Sums {
+    /// Runs that are not added yet, and retractions to come.
     runs: DueRuns,
     /// Updates since the previous result, of which the base knows nothing yet. A long run is after
     /// a run of at least twice its length.
     held: Vec<Run>,
+    /// The sums as of the last result.
     base: Base,
+    /// The epochs that have a result.
     grid: Grid,
+    /// The rows that a result has.
     shown: Shown,
     /// The epoch of the previous result.
     since: Epoch,
@@ -46,13 +49,13 @@ impl Sums {
     /// Makes the state of sums that are published at the epochs of `grid`. Counts are taken back
     /// after `window_ms`, if given. Counts up to `since` belong to the previous result.
     pub fn new(window_ms: Option<u64>, grid: Grid, shown: Shown, since: Epoch) -> Sums {
-        let runs = DueRuns { window_ms, ..DueRuns::default() };
+        let runs = DueRuns::over(window_ms);
         Sums { runs, held: Vec::new(), base: Base::default(), grid, shown, since }
     }
 
     /// Adds all updates up to `epoch` to the base and ignores the changes.
     fn add_through(&mut self, epoch: Epoch) {
-        if let Some(run) = self.runs.take_through(epoch) {
+        if let Some(run) = self.runs.sum_through(epoch) {
             self.base.add(&run, |_, _, _| ());
         }
     }
@@ -85,7 +88,7 @@ impl Sums {
             Shown::Changed => {
                 // Only at the first tick: restored counts that the previous result had.
                 self.add_through(self.since);
-                if let Some(run) = self.runs.take_through(epoch) {
+                if let Some(run) = self.runs.sum_through(epoch) {
                     self.hold(run, epoch);
                 }
                 if !self.grid.contains(epoch) {
@@ -103,7 +106,7 @@ impl AtTicks<Run> for Sums {
     type Out = RowsOrGrowth;
 
     fn absorb(&mut self, run: &mut Run) {
-        self.runs.waiting.insert(run);
+        self.runs.insert(run);
     }
 
     fn publish(&mut self, epoch: Epoch, send: &mut dyn FnMut(RowsOrGrowth)) {
@@ -114,35 +117,6 @@ impl AtTicks<Run> for Sums {
         if let Some(rows) = result {
             send(Ok(rows));
         }
-    }
-}
-
-/// Runs, and their retractions if they count for a window.
-#[derive(Default)]
-struct DueRuns {
-    waiting: RunsByEpoch,
-    window_ms: Option<u64>,
-    /// Retractions to come, by their time.
-    retractions: BTreeMap<Epoch, Run>,
-}
-
-impl DueRuns {
-    /// Removes the runs and retractions up to and including `epoch`, and returns their sum.
-    fn take_through(&mut self, epoch: Epoch) -> Option<Run> {
-        let after = epoch + 1;
-        let mut due = Vec::new();
-        for (at, runs) in self.waiting.split_before(Some(&after)) {
-            let Some(run) = Run::sum(runs) else { continue };
-            if let Some(window_ms) = self.window_ms {
-                let end = at + window_ms;
-                self.retractions.insert(end, run.negated_at(end));
-            }
-            due.push(run);
-        }
-        // Also those of the runs above, if their window has ended already.
-        let kept = self.retractions.split_off(&after);
-        due.extend(mem::replace(&mut self.retractions, kept).into_values());
-        Some(Run::add_up(due, epoch)).filter(|run| !run.is_empty())
     }
 }
 

@@ -14,8 +14,11 @@ use crate::lines::Block;
 /// [`Lines::archive`], [`Lines::as_collection`].
 #[derive(Clone)]
 pub struct Lines<'s> {
+    /// The blocks of lines, at their epoch.
     pub(crate) blocks: Stream<'s, Epoch, Vec<Block>>,
+    /// The complete epochs.
     pub(crate) ticks: Stream<'s, Epoch, Vec<Epoch>>,
+    /// Facts and failure of the worker.
     pub(crate) context: Rc<Context>,
 }
 

@@ -7,6 +7,7 @@
 use std::cell::Cell;
 
 thread_local! {
+    /// The kind of data that could not be read, until the worker looks.
     static MALFORMED: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 

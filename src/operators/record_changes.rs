@@ -15,8 +15,8 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
 use super::context::Context;
+use super::due_runs::RunsByEpoch;
 use super::run::{Run, ToOwner};
-use super::run_batcher::RunsByEpoch;
 use super::stored_change::{BufferState, PartChange};
 use crate::epoch::Epoch;
 use crate::words;
@@ -68,12 +68,17 @@ pub fn record_changes<'s>(
 
 /// Records the changes of one of the definition's totals or windows at one worker.
 struct ChangeRecorder {
+    /// Takes the changes of each epoch.
     buffer: Rc<RefCell<BufferState>>,
     /// The newest epoch that former runs committed.
     through: Epoch,
+    /// Number of parts with changes.
     counts: u32,
+    /// The time for which counts last; `None` for ever.
     lasts_ms: Option<u64>,
+    /// Number of parts.
     parts: u32,
+    /// The index of the worker.
     worker: u32,
 }
 

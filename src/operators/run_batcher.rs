@@ -6,7 +6,7 @@
 //! moved by one epoch), the columns of the run become the batch without a copy.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BinaryHeap;
 use std::rc::Rc;
 
 use differential_dataflow::batcher::{Batcher, Extract};
@@ -19,6 +19,7 @@ use timely::progress::frontier::{Antichain, AntichainRef};
 
 use super::columns::{Offsets, Times, WordColumn, WordRef};
 use super::differential_batch::WordBatch;
+use super::due_runs::DueRuns;
 use super::run::Run;
 use crate::epoch::Epoch;
 
@@ -29,15 +30,9 @@ pub type Batches<'s> = Stream<'s, Epoch, Vec<Span<Epoch, Rc<WordBatch>>>>;
 pub type WordSpine = Spine<Rc<WordBatch>>;
 
 /// Collects runs by epoch; extracts them as batches.
-///
-/// With a window, it retracts the counts of an epoch one window later. The retractions are made
-/// here, at the worker that owns the words, so they cost no traffic.
 #[derive(Debug)]
 pub struct RunBatcher {
-    runs: RunsByEpoch,
-    window_ms: Option<u64>,
-    /// Retractions to come, by their time.
-    retractions: BTreeMap<Epoch, Run>,
+    runs: DueRuns,
     /// The least epoch still held. The arrange operator borrows it from here.
     least: Antichain<Epoch>,
 }
@@ -50,34 +45,7 @@ impl RunBatcher {
 
     /// Makes an empty batcher that retracts counts after `window_ms` milliseconds, if given.
     pub fn over(window_ms: Option<u64>) -> Self {
-        let (runs, retractions) = (RunsByEpoch::default(), BTreeMap::new());
-        RunBatcher { runs, window_ms, retractions, least: Antichain::new() }
-    }
-
-    /// Adds up the runs to release, and schedules their retraction.
-    fn release(&mut self, ready: BTreeMap<Epoch, Vec<Run>>) -> BTreeMap<Epoch, Vec<Run>> {
-        let Some(window_ms) = self.window_ms else { return ready };
-        let mut released = BTreeMap::new();
-        for (epoch, runs) in ready {
-            let Some(run) = Run::sum(runs) else { continue };
-            self.retractions.insert(epoch + window_ms, run.negated_at(epoch + window_ms));
-            released.insert(epoch, vec![run]);
-        }
-        released
-    }
-
-    /// Adds the retractions that are due before `upper`.
-    ///
-    /// At the end of input all of them are due: a retraction that is still held would keep the
-    /// dataflow alive for ever, and no epoch follows that could show it.
-    fn retract(&mut self, upper: Option<&Epoch>, released: &mut BTreeMap<Epoch, Vec<Run>>) {
-        let kept = match upper {
-            Some(first_open) => self.retractions.split_off(first_open),
-            None => BTreeMap::new(),
-        };
-        for (epoch, run) in std::mem::replace(&mut self.retractions, kept) {
-            released.entry(epoch).or_default().push(run);
-        }
+        RunBatcher { runs: DueRuns::over(window_ms), least: Antichain::new() }
     }
 }
 
@@ -101,54 +69,9 @@ impl Extract for RunBatcher {
         &'a mut self,
         upper: AntichainRef<'_, Epoch>,
     ) -> (Option<WordBatch>, AntichainRef<'a, Epoch>) {
-        let ready = self.runs.split_before(upper.first());
-        let mut released = self.release(ready);
-        self.retract(upper.first(), &mut released);
-        let held = self.runs.first().into_iter().chain(self.retractions.keys().next());
-        self.least = held.min().copied().into_iter().collect();
-        let by_epoch = released.into_values().filter_map(Run::sum).collect();
+        let by_epoch = self.runs.sums_before(upper.first()).collect();
+        self.least = self.runs.first().into_iter().collect();
         (batch(by_epoch), self.least.borrow())
-    }
-}
-
-/// Runs that wait for their epochs to be complete.
-#[derive(Debug, Default)]
-pub struct RunsByEpoch {
-    epochs: BTreeMap<Epoch, Vec<Run>>,
-}
-
-impl RunsByEpoch {
-    /// Adds a run.
-    ///
-    /// A run that continues another one is appended to it, so that the pieces of one sender become
-    /// one run.
-    pub fn insert(&mut self, run: &mut Run) {
-        let run = std::mem::take(run);
-        let runs = self.epochs.entry(run.epoch).or_default();
-        let before = runs.iter_mut().filter(|before| before.precedes(&run));
-        match before.max_by(|a, b| a.last().cmp(&b.last())) {
-            // Another process sends a run in pieces, in order. If the piece fits after several
-            // runs, the one that reaches furthest is its own predecessor, or serves as well.
-            Some(before) => before.append(&run),
-            None => runs.push(run),
-        }
-    }
-
-    /// Removes the runs of `epoch` and returns their sum.
-    pub fn add_up(&mut self, epoch: Epoch) -> Option<Run> {
-        self.epochs.remove(&epoch).and_then(Run::sum)
-    }
-
-    /// Removes and returns the runs of epochs before `upper`, or all runs if there is no such
-    /// bound.
-    pub fn split_before(&mut self, upper: Option<&Epoch>) -> BTreeMap<Epoch, Vec<Run>> {
-        let kept = upper.map_or_else(BTreeMap::new, |upper| self.epochs.split_off(upper));
-        std::mem::replace(&mut self.epochs, kept)
-    }
-
-    /// Returns the least epoch that has runs.
-    fn first(&self) -> Option<&Epoch> {
-        self.epochs.keys().next()
     }
 }
 
@@ -266,9 +189,9 @@ mod tests {
                 batcher.insert(&mut piece(sender + 100 * number));
             }
             assert!(
-                batcher.runs.epochs[&10].len() <= 3,
+                batcher.runs.runs.epochs[&10].len() <= 3,
                 "{order:?}: {} runs",
-                batcher.runs.epochs[&10].len()
+                batcher.runs.runs.epochs[&10].len()
             );
             let batch = extract(&mut batcher, &[20]).0.expect("words");
             assert_eq!(rows(&batch, 10).len(), 90);

@@ -95,14 +95,8 @@ impl<'a> BatchCursor<'a> {
     }
 }
 
-/// Calls `visit` with every word of `batches` once, ascending, and with the sums of its updates up
-/// to each of two epochs.
-fn merge(
-    batches: &[Rc<WordBatch>],
-    before: Epoch,
-    upto: Epoch,
-    visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
-) {
+/// Calls `visit` with every word of `batches` once, ascending.
+fn merge(batches: &[Rc<WordBatch>], visit: &mut dyn FnMut(WordRef<'_>)) {
     let mut heads: Vec<BatchCursor<'_>> = batches.iter().filter_map(BatchCursor::new).collect();
     while let Some(first) = heads.first() {
         // The least hash, and the least hash of the other batches. Up to the latter, words come
@@ -116,13 +110,12 @@ fn merge(
             }
         }
         if least == other {
-            merge_tied(&mut heads, least, before, upto, visit);
+            merge_tied(&mut heads, least, visit);
             continue;
         }
         let head = &mut heads[at];
         let is_left = loop {
-            let (old, new) = head.sums(before, upto);
-            visit(head.word(), old, new);
+            visit(head.word());
             if !head.go_to(head.key + 1) {
                 break false;
             }
@@ -137,25 +130,11 @@ fn merge(
 }
 
 /// Visits the least of the words with this hash, and moves the cursors after it.
-fn merge_tied(
-    heads: &mut Vec<BatchCursor<'_>>,
-    hash: u64,
-    before: Epoch,
-    upto: Epoch,
-    visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
-) {
+fn merge_tied(heads: &mut Vec<BatchCursor<'_>>, hash: u64, visit: &mut dyn FnMut(WordRef<'_>)) {
     let tied = heads.iter().filter(|head| head.hash == hash);
     let Some(word) = tied.map(BatchCursor::word).min() else { return };
-    let (mut old, mut new) = (0, 0);
-    heads.retain_mut(|head| {
-        if head.hash != hash || head.word() != word {
-            return true;
-        }
-        let sums = head.sums(before, upto);
-        (old, new) = (old + sums.0, new + sums.1);
-        head.go_to(head.key + 1)
-    });
-    visit(word, old, new);
+    heads.retain_mut(|head| head.hash != hash || head.word() != word || head.go_to(head.key + 1));
+    visit(word);
 }
 
 /// Calls `visit` with every word of `changed` whose total in `all` differs between two epochs, and
@@ -168,7 +147,7 @@ pub fn for_each_change(
     visit: &mut dyn FnMut(WordRef<'_>, i64, i64),
 ) {
     let mut heads: Vec<BatchCursor<'_>> = all.iter().filter_map(BatchCursor::new).collect();
-    merge(changed, before, upto, &mut |word, _, _| {
+    merge(changed, &mut |word| {
         let (mut old, mut new) = (0, 0);
         for head in &mut heads {
             if head.seek(word) && head.hash == word.hash && head.word() == word {

@@ -16,6 +16,7 @@ pub const OWNER_FORMAT: u32 = 1;
 /// Bounds on the time between two renewals, which is otherwise the batch interval: below it
 /// requests would cost more than those of the epochs, above it a failover would take too long.
 const RENEW_MIN: Duration = Duration::from_secs(2);
+/// Longest time between two renewals.
 const RENEW_MAX: Duration = Duration::from_secs(10);
 /// After so many periods without a renewal the owner counts as gone.
 const STALE_PERIODS: u32 = 3;

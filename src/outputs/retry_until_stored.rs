@@ -25,6 +25,7 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 pub struct Retrier {
     /// The store in log lines.
     store: Arc<str>,
+    /// The outage, if there is one.
     outage: Arc<Mutex<OutageLog>>,
     /// Learns of outages, because results are then moved to disk.
     results: Results,

@@ -135,15 +135,21 @@ struct Writer {
     ticked: BTreeMap<Epoch, Capability<Epoch>>,
     /// Epochs whose parts are being stored. A capability is dropped after its parts are durable.
     writing: BTreeMap<Epoch, Capability<Epoch>>,
+    /// The stored parts, on their way back to the operator.
     completions: Completions<Report>,
     /// Resolves when the last epoch that was started is encoded.
     encoded: Option<oneshot::Receiver<()>>,
+    /// Where parts are written, and with what.
     output: OutputHandle,
     /// Stores the changes of totals and windows. `None` in a job without state.
     changelog: Option<Changelog>,
+    /// Ends the job when a part cannot be stored.
     failure: Failure,
+    /// Facts and tallies of the worker.
     context: Rc<Context>,
+    /// The epochs that have a result.
     grid: Grid,
+    /// Words with counts, or lines.
     kind: RowKind,
 }
 
@@ -204,8 +210,11 @@ impl Writer {
 
 /// The rows of an epoch that are to be encoded.
 struct EpochEncoding {
+    /// Where parts are written, and with what.
     output: OutputHandle,
+    /// The epoch.
     epoch: Epoch,
+    /// Its rows, as they came from the definition.
     rows: Vec<EpochRows>,
     /// Number of parts of a result.
     parts: u32,

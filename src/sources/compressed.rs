@@ -18,7 +18,9 @@ pub use text::{Stored, Text, TextFault};
 /// A format that lines may arrive in.
 #[derive(Debug, PartialEq, Eq)]
 pub struct InputFormat {
+    /// The name in messages.
     pub name: &'static str,
+    /// Endings of file names, without the dot.
     suffixes: &'static [&'static str],
     /// The bytes that a file of the format begins with.
     magic: &'static [u8],
@@ -76,12 +78,14 @@ const BZIP2_BLOCK: &[u8] = b"\x31\x41\x59\x26\x53\x59";
 /// The end of the magic numbers of zstd's skippable frames, which may come before the first frame.
 const ZSTD_SKIPPABLE: &[u8] = b"\x2a\x4d\x18";
 
+/// Returns the format that the first bytes of a file show.
 fn by_content(beginning: &[u8]) -> Option<&'static InputFormat> {
     let found = COMPRESSIONS.iter().find(|format| beginning.starts_with(format.magic))?;
     let is_text = found.name == "bzip2" && beginning.get(4..10) != Some(BZIP2_BLOCK);
     (!is_text).then_some(found)
 }
 
+/// Returns the format that the name of a file states.
 fn by_name(path: &Path) -> Option<&'static InputFormat> {
     let suffix = path.extension()?.to_str()?.to_ascii_lowercase();
     COMPRESSIONS.iter().find(|format| format.suffixes.contains(&suffix.as_str()))

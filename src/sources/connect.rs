@@ -58,7 +58,9 @@ pub async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<
 
 /// The events that wake a connection.
 enum ConnectWake {
+    /// The job stops reading.
     Stop,
+    /// The socket has bytes, or has failed.
     Readable(io::Result<()>),
     /// It has stood for long enough.
     Lasting,

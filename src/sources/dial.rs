@@ -35,8 +35,11 @@ type Resolver =
 
 /// Connects to one host and port, again and again.
 pub struct Dialer {
+    /// The host and the port.
     address: HostPort,
+    /// Resolves the name.
     resolver: Resolver,
+    /// True if the name had an address in this run: a later failure of DNS is transient.
     has_resolved: bool,
     /// Look-ups that failed since one succeeded.
     unresolved: u32,
@@ -54,6 +57,7 @@ impl Dialer {
         Dialer::by(address, Arc::new(system_resolver))
     }
 
+    /// Makes a dialer with a resolver of its own, for tests.
     fn by(address: HostPort, resolver: Resolver) -> Dialer {
         Dialer { address, resolver, has_resolved: false, unresolved: 0 }
     }
@@ -84,6 +88,9 @@ impl Dialer {
         }
     }
 
+    /// Resolves the name; `None` if that is to be tried again.
+    ///
+    /// Fails with `Configuration` for a name that has never had an address.
     async fn resolve(&mut self, retry: &mut Retry) -> Result<Option<Vec<SocketAddr>>> {
         let host = &self.address.host;
         let cause = match (self.resolver)(&self.address).await {
@@ -125,6 +132,7 @@ pub async fn connect_once(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
     connected.map_err(|failure| io::Error::other(failure.to_string()))
 }
 
+/// Resolves a name as the system does.
 fn system_resolver(address: &HostPort) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
     let HostPort { host, port } = address.clone();
     Box::pin(async move { Ok(tokio::net::lookup_host((host, port)).await?.collect()) })
@@ -152,6 +160,7 @@ async fn connect_any(
     Err(failure)
 }
 
+/// Connects to one address within `timeout`.
 async fn attempt(address: SocketAddr, timeout: Duration) -> (SocketAddr, io::Result<TcpStream>) {
     let connected = tokio::time::timeout(timeout, TcpStream::connect(address)).await;
     let connected = connected.unwrap_or_else(|_| {

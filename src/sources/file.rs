@@ -53,10 +53,12 @@ impl FileOffset {
         self.offset & !Self::ENDED
     }
 
+    /// Returns true if the file was read to its end.
     fn is_end(self) -> bool {
         self.offset & Self::ENDED != 0
     }
 
+    /// Returns the offset as a record holds it.
     fn encode(self) -> Vec<u8> {
         let fields = [Some(self.offset), Some(self.fingerprint), self.stored];
         fields.into_iter().flatten().flat_map(u64::to_le_bytes).collect()
@@ -110,8 +112,11 @@ fn end_at_stop(log: &mut SourceLog) -> Result<()> {
 /// A file that is being read, chunk by chunk at fixed places, so that a run after a restart feeds
 /// the splitter the same pieces.
 struct FileReading<'a> {
+    /// The text, decompressed if need be.
     text: Text<StoredFile>,
+    /// The path, for messages.
     path: PathBuf,
+    /// The log that lines go into.
     log: &'a mut SourceLog,
     /// How far it was fed.
     offset: u64,
@@ -122,6 +127,9 @@ struct FileReading<'a> {
 }
 
 impl<'a> FileReading<'a> {
+    /// Goes on where the log has left the file.
+    ///
+    /// Fails with `Configuration` if it is not that file any more.
     fn begin(file: File, path: PathBuf, log: &'a mut SourceLog) -> Result<FileReading<'a>> {
         let file = Arc::new(file);
         log.open_connection_as(CONNECTION);
@@ -170,6 +178,7 @@ impl<'a> FileReading<'a> {
         Ok(())
     }
 
+    /// Reads until the end of the file or a stop.
     async fn run(mut self) -> Result<()> {
         if self.recorded.has_ended() {
             return self.end();
@@ -282,17 +291,22 @@ impl<'a> FileReading<'a> {
 /// How far a file was read, as the cuts record it. Only the task that owns the log uses it.
 #[derive(Debug)]
 struct Recorded {
+    /// The offset in the text.
     offset: AtomicU64,
+    /// The offset in the stored file.
     stored: AtomicU64,
+    /// True if the two differ.
     is_decompressed: bool,
 }
 
 impl Recorded {
+    /// Moves to these offsets.
     fn at(&self, offset: u64, stored: u64) {
         self.offset.store(offset, Ordering::Relaxed);
         self.stored.store(stored, Ordering::Relaxed);
     }
 
+    /// Returns true if the file was read to its end.
     fn has_ended(&self) -> bool {
         self.offset.load(Ordering::Relaxed) & FileOffset::ENDED != 0
     }
@@ -310,12 +324,14 @@ impl Recorded {
     }
 }
 
+/// Returns the error of a file that is not the one which was read.
 fn changed(path: &Path) -> Error {
     let message = format!("{} has changed since it was read last", path.display());
     Error::new(ErrorKind::Configuration, message)
         .hint("restore it, or give another --state to read it from its beginning")
 }
 
+/// Returns the error of a file that cannot be read on.
 fn unreadable(path: &Path, error: io::Error) -> Error {
     let message = format!("cannot read on in {}: {error}", path.display());
     Error::new(ErrorKind::Disk, message).cause(error)

@@ -46,6 +46,8 @@ pub fn check_stream(path: &Path) -> Result<()> {
 }
 
 /// Opens a regular file.
+///
+/// Fails if the path names something else by now.
 pub fn open_file(path: &Path) -> Result<File> {
     let file = File::from(open(path).map_err(|error| refused(path, &error))?);
     let found = file.metadata().map_err(|error| refused(path, &error))?;
@@ -74,6 +76,7 @@ pub fn open_stream(path: &Path) -> Result<StreamInput> {
 /// A descriptor to read a stream from.
 #[derive(Debug)]
 pub struct StreamInput {
+    /// The open stream.
     pub descriptor: OwnedFd,
     /// A read without data waits. The mode of standard input is shared with a shell, so it stays.
     pub blocks: bool,
@@ -101,6 +104,7 @@ fn is_stdin(path: &Path) -> bool {
     (found.dev(), found.ino()) == (stdin.st_dev, stdin.st_ino)
 }
 
+/// Returns the error of a path that names a socket.
 fn is_socket(path: &Path) -> Error {
     let message = format!("cannot read {}: a socket cannot be opened as a file", path.display());
     let hint = "give --connect for a TCP address, or pipe the lines into --stdin";
@@ -118,6 +122,7 @@ fn refused(path: &Path, error: &io::Error) -> Error {
     refused_because(path, &error.to_string())
 }
 
+/// Returns the error of a path that cannot be read.
 fn refused_because(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::Configuration, format!("cannot read {}: {why}", path.display()))
         .hint("check the path given to --file")

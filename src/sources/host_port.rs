@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// Longest host name, and longest part of it between two dots, that DNS can hold.
 const NAME_BYTES_MAX: usize = 253;
+/// Longest part of a name between two dots.
 const LABEL_BYTES_MAX: usize = 63;
 
 /// A host name or address, and a port.

@@ -74,12 +74,19 @@ const MANY_CONNECTIONS: usize = 16;
 
 /// The log of one source. The task that reads the source owns it.
 pub struct SourceLog {
+    /// The index of the source, which blocks bear.
     source: u32,
+    /// The limits of lines and words.
     limits: LineLimits,
+    /// Bounds the blocks that are not counted yet.
     pool: BlockPool,
+    /// Takes the blocks.
     feed: Feed,
+    /// The signal to stop reading.
     stop: Stop,
+    /// Receives what happens in the log.
     events: Arc<dyn LogEvents>,
+    /// Cuts and commits, in order.
     inbox: UnboundedReceiver<LogMessage>,
     /// `None` without a state folder.
     journal: Option<Journal>,
@@ -89,10 +96,13 @@ pub struct SourceLog {
     folder: Option<PathBuf>,
     /// The positions of a source that can be read again; `None` for any other.
     replayable: Option<Replayable>,
+    /// The open epoch and those before it.
     epochs: LogEpochs,
     /// The connections whose bytes are being split, by id.
     connections: BTreeMap<u64, Connection>,
+    /// The id of the next connection.
     next_connection: u64,
+    /// The producers and their offsets.
     producers: Producers,
     /// The end of the records that were split.
     split: Position,
@@ -100,6 +110,7 @@ pub struct SourceLog {
     split_before: Position,
     /// Records and bytes that were split: it orders the blocks of the source.
     order: u64,
+    /// Records on their way back from the journal; `None` unless the log lags.
     lagging: Option<Lagging>,
     /// Where a kept journal is run again from.
     replayed_from: Option<Position>,
@@ -113,6 +124,7 @@ pub struct SourceLog {
     held_bytes: usize,
     /// Bytes since the unfinished lines were looked at.
     unchecked: u64,
+    /// Reports to the user that are due.
     reports: Reports,
     /// Notified when records have come back from the journal.
     came_back: Arc<Notify>,
@@ -386,10 +398,12 @@ impl SourceLog {
         }
     }
 
+    /// Returns true if every append is synced before the bytes are handed over.
     fn syncs_always(&self) -> bool {
         self.room.as_ref().is_some_and(Room::syncs_always)
     }
 
+    /// Returns the most bytes of one record.
     fn record_bytes_max(&self) -> usize {
         self.room.as_ref().map_or(DATA_BYTES_MAX, Room::record_bytes_max)
     }

@@ -26,13 +26,17 @@ pub enum Trouble {
 /// The pauses and the log lines of one source.
 #[derive(Debug)]
 pub struct Retry {
+    /// The address, for messages.
     address: String,
+    /// The pauses between attempts.
     backoff: Backoff,
     /// Kinds of trouble that were logged since a connection was proven.
     logged: Vec<Trouble>,
     /// Connections in a row that ended before they were proven.
     unproven: u64,
+    /// The time at which the connection was made.
     opened: Instant,
+    /// True if a connection has succeeded in this run.
     is_proven: bool,
     /// The figures of the source.
     meter: Arc<SourceMeter>,

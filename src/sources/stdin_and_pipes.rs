@@ -57,6 +57,7 @@ pub fn stdin() -> Result<StreamInput> {
     StreamInput::stdin().map_err(|error| failed("from", "standard input", error))
 }
 
+/// Returns the error of a stream that cannot be read.
 fn failed(what: &str, name: &str, error: io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("cannot read {what} {name}: {error}")).cause(error)
 }
@@ -66,10 +67,13 @@ type WaitRequest = oneshot::Sender<Result<()>>;
 
 /// A stream that is being read.
 struct Stream {
+    /// The name, for messages.
     name: String,
+    /// The descriptor, which another thread waits on.
     descriptor: Arc<OwnedFd>,
     /// A read without data waits.
     blocks: bool,
+    /// Asks the thread to wait for input.
     waits: mpsc::Sender<WaitRequest>,
     /// Dropping it wakes the thread, also when the task is ended from outside.
     _stop: PipeWriter,
@@ -156,6 +160,7 @@ impl Stream {
     }
 }
 
+/// Returns the error of a reader that panicked.
 fn panicked(name: &str) -> Error {
     Error::new(ErrorKind::Panicked, format!("the reader of {name} panicked"))
 }

@@ -5,6 +5,7 @@ use tokio::sync::watch;
 /// The signal to stop reading. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Stop {
+    /// True once a stop was asked for.
     stopped: watch::Sender<bool>,
 }
 

@@ -33,6 +33,7 @@ mod list_objects;
 mod new_files;
 mod position;
 mod read_files_thread;
+mod read_request;
 mod resume_watch;
 mod scan_folder;
 mod watched_place;

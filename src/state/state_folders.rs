@@ -188,6 +188,7 @@ pub fn remove(dir: &Path) -> Result<()> {
     fs::remove_dir(dir).map_err(|error| failed("remove", dir, error))
 }
 
+/// Reads the identity in a state folder.
 fn read_identity(dir: &Path) -> Result<Identity> {
     // A later release may have changed the identity, too: its number is named first.
     format_of(dir)?;
@@ -241,6 +242,7 @@ fn lock_all(dir: &Path) -> Result<Option<Vec<File>>> {
     Ok(Some(held))
 }
 
+/// Returns the locks in a state folder.
 fn locks(dir: &Path) -> Result<Vec<PathBuf>> {
     let prefix = format!("{LOCK}-");
     Ok(entries(dir)?.into_iter().filter(|path| name_of(path).starts_with(&prefix)).collect())
@@ -283,10 +285,12 @@ fn entries(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
+/// Returns the name of a file.
 fn name_of(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
+/// Returns the error of an operation on a state folder.
 fn failed(what: &str, path: &Path, error: io::Error) -> Error {
     let message = format!("cannot {what} {}: {error}", path.display());
     Error::new(refusal(&error), message).cause(error)

@@ -34,6 +34,7 @@ pub enum Batch {
 }
 
 impl Batch {
+    /// Returns the number of events in the batch.
     fn events(&self) -> u64 {
         let events = match self {
             Batch::Timely(events, used) => events.len() + usize::from(used.is_some()),
@@ -42,6 +43,7 @@ impl Batch {
         events as u64
     }
 
+    /// Returns the time of the last event, from the start of the worker on.
     fn last_time(&self) -> Duration {
         let last = match self {
             Batch::Timely(events, _) => events.last().map(|(time, _)| *time),
@@ -50,6 +52,7 @@ impl Batch {
         last.unwrap_or_default()
     }
 
+    /// Writes the events as lines.
     fn write(&self, text: &mut Vec<u8>, worker: usize) {
         match self {
             Batch::Timely(events, used) => {
@@ -76,16 +79,20 @@ impl Batch {
 /// The state that the workers share: the queue while it is open, and the number of events that it
 /// had no room for.
 struct EventQueue {
+    /// Takes batches; `None` when the file is closed.
     batches: Option<SyncSender<(usize, Batch)>>,
     /// Events that were not queued, which the writer notes at the end.
     dropped: Arc<AtomicU64>,
+    /// Writes the file; `None` once it was joined.
     thread: Option<JoinHandle<()>>,
 }
 
 /// A file of events that is being written. Clones write to the same file.
 #[derive(Clone)]
 pub struct EventFile {
+    /// The path, for messages.
     path: PathBuf,
+    /// The queue, which all workers share.
     queue: Arc<Mutex<EventQueue>>,
 }
 
@@ -168,6 +175,7 @@ impl EventFile {
         }
     }
 
+    /// Locks the queue.
     fn lock(&self) -> MutexGuard<'_, EventQueue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -175,16 +183,20 @@ impl EventFile {
 
 /// Writes lines until the limit of the file is reached.
 struct EventWriter {
+    /// The open file.
     file: File,
+    /// Bytes until the limit.
     bytes_left: u64,
     /// Events that were not queued.
     unqueued: Arc<AtomicU64>,
     /// Events that had no room in the file.
     dropped: u64,
+    /// Lines that are not written yet.
     text: Vec<u8>,
 }
 
 impl EventWriter {
+    /// Writes batches until the queue is closed or the limit is reached.
     fn run(mut self, batches: &Receiver<(usize, Batch)>) -> io::Result<()> {
         let (mut worker, mut time) = (0, Duration::ZERO);
         while let Ok((from, batch)) = batches.recv() {
@@ -212,6 +224,7 @@ impl EventWriter {
         self.flush()
     }
 
+    /// Writes the lines that wait.
     fn flush(&mut self) -> io::Result<()> {
         self.file.write_all(&self.text)?;
         self.bytes_left = self.bytes_left.saturating_sub(self.text.len() as u64);

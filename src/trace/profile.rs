@@ -23,16 +23,22 @@ pub enum ProfileFormat {
 /// The figures of one operator at all workers.
 #[derive(Debug, Default)]
 struct ProfileRow {
+    /// Number of activations.
     activations: u64,
+    /// The time in them.
     busy: Duration,
+    /// Number of records that were sent.
     records: u64,
+    /// The time of each worker.
     by_worker: Vec<Duration>,
 }
 
 /// Where the time of a run went.
 #[derive(Debug, Default)]
 pub struct Profile {
+    /// The sums of each worker.
     workers: BTreeMap<usize, Recorder>,
+    /// Events that were dropped, so that sums are too small.
     dropped: u64,
 }
 
@@ -49,6 +55,9 @@ impl Profile {
         Ok(profile)
     }
 
+    /// Adds the events of a file.
+    ///
+    /// Fails if it cannot be read or is no event file.
     fn add(&mut self, path: &Path) -> Result<()> {
         let unreadable = |error: std::io::Error| {
             let message = format!("cannot read {}: {error}", path.display());

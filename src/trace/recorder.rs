@@ -40,7 +40,9 @@ impl Sums {
 /// The sums of one worker.
 #[derive(Debug, Default)]
 pub struct Recorder {
+    /// The sums of each operator, by its id.
     operators: BTreeMap<usize, Sums>,
+    /// The id of the operator at each address.
     by_address: HashMap<Vec<usize>, usize>,
     /// The address that each channel leads to.
     channels: HashMap<usize, Vec<usize>>,

@@ -83,6 +83,8 @@ impl ProducerNames {
     }
 
     /// Finds the stream of a file with this identity, beginning and length.
+    ///
+    /// Fails with `Disk` if the notes cannot be read.
     pub async fn find(
         &self,
         client: &mut Client,

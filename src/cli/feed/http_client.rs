@@ -133,6 +133,8 @@ impl Client {
     }
 
     /// Returns the position that comes next in the stream of `producer`, and its tag.
+    ///
+    /// Fails only with a refusal: everything else is tried again.
     pub async fn next(&mut self, producer: &str) -> Result<(u64, Option<String>)> {
         let mut url = self.url.clone();
         url.query_pairs_mut().append_pair("producer", producer);

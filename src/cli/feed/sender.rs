@@ -83,6 +83,8 @@ impl FeedSender {
     }
 
     /// Sends `bytes`, which begin at `offset`, and waits until the server has them.
+    ///
+    /// Fails only with a refusal, or if the server has lost bytes.
     pub async fn send(&mut self, offset: u64, bytes: &[u8]) -> Result<Sent> {
         let (mut at, end) = (offset, offset + bytes.len() as u64);
         self.progress.update(|counters| counters.read = end.max(counters.read));
@@ -109,6 +111,8 @@ impl FeedSender {
     }
 
     /// Ends the stream at `offset`.
+    ///
+    /// Fails only with a refusal.
     pub async fn end(&mut self, offset: u64, end: End) -> Result<()> {
         let producer = (self.producer.as_str(), self.tag.as_deref());
         match self.client.post(producer, offset, &[], end).await? {

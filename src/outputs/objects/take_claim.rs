@@ -125,6 +125,7 @@ impl ClaimAttempt<'_> {
         Ok(())
     }
 
+    /// Returns the newest claim, with retries for a while.
     async fn newest(&self) -> Result<Option<Standing>> {
         patiently(|| self.keys.newest(self.store)).await
     }
@@ -132,11 +133,15 @@ impl ClaimAttempt<'_> {
 
 /// The outcome of watching a claim.
 enum WatchedClaim {
+    /// Its owner has renewed it: the output is in use.
     Renewed,
+    /// It was not renewed for as long as it names: the owner is gone.
     Stale,
+    /// Another start has created the next claim.
     Followed,
 }
 
+/// Returns the error of an output that another run owns.
 fn owned(owner: &Owner) -> Error {
     let message = format!("the output is owned by {owner}, which is running");
     Error::new(ErrorKind::Configuration, message)

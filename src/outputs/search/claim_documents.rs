@@ -63,10 +63,14 @@ fn stored(body: &Body) -> Stored {
 }
 
 impl Store for ClaimDocuments {
+    /// Writes a document, also over one that is there.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         async move { self.write("_doc", key, &body).await }.boxed()
     }
 
+    /// Creates a document.
+    ///
+    /// Fails with `Exists` if there is one.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         async move {
             match self.write("_create", key, &body).await {
@@ -81,6 +85,9 @@ impl Store for ClaimDocuments {
         .boxed()
     }
 
+    /// Reads a document by its id.
+    ///
+    /// Fails with `NotFound` if there is none.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move {
             let bytes = self.read(key).await?;
@@ -95,6 +102,7 @@ impl Store for ClaimDocuments {
         .boxed()
     }
 
+    /// Lists the documents whose ids begin with a prefix.
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         async move {
             let (client, index) = (&self.client, &self.index);
@@ -130,10 +138,12 @@ impl Store for ClaimDocuments {
         .boxed()
     }
 
+    /// Returns nothing: claims have no folders.
     fn list_dirs<'a>(&'a self, _ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
         ready(Ok(Page { items: Vec::new(), next: None })).boxed()
     }
 
+    /// Deletes a document. One that is missing is no error.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         async move {
             match self.client.send(Method::DELETE, &self.path("_doc", key), None).await {
@@ -144,14 +154,17 @@ impl Store for ClaimDocuments {
         .boxed()
     }
 
+    /// Does nothing: claims have no folders.
     fn clear<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         ready(Ok(0)).boxed()
     }
 
+    /// Does nothing: a document is durable when the server answers.
     fn seal<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         ready(Ok(())).boxed()
     }
 
+    /// Returns server and index.
     fn describe(&self) -> String {
         format!("{}/{}", self.client.base(), self.index)
     }

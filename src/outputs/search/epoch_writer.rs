@@ -191,6 +191,7 @@ impl SearchWriter {
 }
 
 impl EpochWriter for SearchWriter {
+    /// Encodes rows in the form in which they wait, part by part.
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
         // The form in which rows can wait on disk and be read back one by one.
         let encoding = Encoding::new(Format::Parquet, None);
@@ -199,6 +200,7 @@ impl EpochWriter for SearchWriter {
         Ok(parts)
     }
 
+    /// Keeps a part until the commit of its epoch. Nothing is sent to the server yet.
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
@@ -218,19 +220,23 @@ impl EpochWriter for SearchWriter {
         .boxed()
     }
 
+    /// Sends the rows of an epoch, refreshes the index, then stores the marker.
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {
         self.commit_rows(epoch).boxed()
     }
 
+    /// Returns the name of the index, for messages.
     fn place(&self, _epoch: Epoch) -> String {
         self.names.rows.clone()
     }
 
+    /// Renews the claim for as long as the run lasts; the run ends if another has taken the index.
     fn keep_claim(&self, failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
         let Ownership::Claimed(claim) = &self.ownership else { return None };
         Some(keep_claim(claim.clone(), failure).boxed())
     }
 
+    /// Gives the claim back.
     fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
         self.ownership.release().boxed()
     }

@@ -221,6 +221,9 @@ impl SearchOutput {
 }
 
 impl Output for SearchOutput {
+    /// Asks the server for its version, and compares the fields of the indexes that are there.
+    ///
+    /// Fails with `Configuration` if an index has other fields, or the rights do not suffice.
     fn probe(&self, _warns: bool) -> BoxFuture<'_, Result<()>> {
         async move {
             patiently(|| self.client.send(Method::GET, "", None)).await?;
@@ -231,6 +234,7 @@ impl Output for SearchOutput {
         .boxed()
     }
 
+    /// Reads the newest claim, and watches that of another run for renewals.
     fn standing<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -238,6 +242,9 @@ impl Output for SearchOutput {
         async move { self.attempt(start).stand().await }.boxed()
     }
 
+    /// Creates the next claim, then the indexes that are missing.
+    ///
+    /// Returns `Lost` if another start was faster.
     fn claim<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -258,6 +265,9 @@ impl Output for SearchOutput {
         .boxed()
     }
 
+    /// Looks the marker document of an epoch up.
+    ///
+    /// Fails with `Configuration` for the marker of another job.
     fn is_committed<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -288,6 +298,7 @@ impl Output for SearchOutput {
         .boxed()
     }
 
+    /// Deletes the rows of an epoch without marker, which bear its number.
     fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
         if self.mode.is_upsert() {
             // The epoch, or a later one, writes over what is there.
@@ -300,6 +311,7 @@ impl Output for SearchOutput {
         .boxed()
     }
 
+    /// Returns the greatest epoch of rows and markers from `from` on that is not far in the future.
     fn newest<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -314,6 +326,7 @@ impl Output for SearchOutput {
         .boxed()
     }
 
+    /// Returns the writer of a run. The changelog goes into the state folder.
     fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
         let ownership = match run.claim.clone() {
             Some(standing) => {
@@ -340,6 +353,7 @@ impl Output for SearchOutput {
         })
     }
 
+    /// Asks for version and fields, and writes nothing: the facts for `wordtide check`.
     fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
         async move {
             let server = patiently(|| self.client.send(Method::GET, "", None)).await?;

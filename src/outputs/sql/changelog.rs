@@ -55,6 +55,7 @@ fn inside(dir: &str) -> String {
 }
 
 impl ChangelogStore for SqlWriter {
+    /// Lists the stored changes of a part, by name and length.
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<Vec<StoredChange>>> {
         async move {
             let rows = self
@@ -77,6 +78,7 @@ impl ChangelogStore for SqlWriter {
         .boxed()
     }
 
+    /// Reads a stored change.
     fn read<'a>(&'a self, stored: &'a StoredChange) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move {
             let (mut content, mut piece) = (Vec::new(), 0_u64);
@@ -95,6 +97,7 @@ impl ChangelogStore for SqlWriter {
         .boxed()
     }
 
+    /// Stages a change, which the transaction of its epoch stores with the rows.
     fn write_change(
         &self,
         epoch: Epoch,
@@ -105,6 +108,7 @@ impl ChangelogStore for SqlWriter {
         ready(Ok(())).boxed()
     }
 
+    /// Stores a base, which replaces the changes before it, in a transaction of its own.
     fn write_base(&self, name: String, bytes: Vec<u8>) -> BoxFuture<'_, Result<()>> {
         let body = Body::from(bytes);
         async move {
@@ -114,16 +118,19 @@ impl ChangelogStore for SqlWriter {
         .boxed()
     }
 
+    /// Deletes one stored change.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let template = "DELETE FROM {changelog} WHERE \"output\" = ? AND \"name\" = ?";
         self.change(template, self.named(name)).boxed()
     }
 
+    /// Deletes all that is stored of a part.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let template = "DELETE FROM {changelog} WHERE \"output\" = ? AND \"name\" LIKE ?";
         self.change(template, self.named(&inside(dir))).boxed()
     }
 
+    /// Returns table and name, for messages.
     fn place(&self, name: &str) -> String {
         format!("wordtide_changelog {name}")
     }

@@ -206,6 +206,10 @@ impl SqlOutput {
 }
 
 impl Output for SqlOutput {
+    /// Connects and examines the tables that are there, in process 0: the others send their rows
+    /// there and open nothing.
+    ///
+    /// Fails with `Configuration` if rights are missing or a table is foreign.
     fn probe(&self, warns: bool) -> BoxFuture<'_, Result<()>> {
         if !warns {
             // The other processes send their rows to process 0 and open nothing.
@@ -214,6 +218,10 @@ impl Output for SqlOutput {
         async move { patiently(|| self.inspect()).await.map(drop) }.boxed()
     }
 
+    /// Reads the row of the owner.
+    ///
+    /// Fails with `Configuration`, naming the owner, if another run has not given the table back
+    /// and may not be taken over.
     fn standing<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -241,6 +249,9 @@ impl Output for SqlOutput {
         .boxed()
     }
 
+    /// Writes the row of the owner and makes the tables that are missing, in one transaction.
+    ///
+    /// Returns `Lost` if another start was faster.
     fn claim<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -258,6 +269,10 @@ impl Output for SqlOutput {
         .boxed()
     }
 
+    /// Looks the marker row of an epoch up. One without a marker is committed if the journal has
+    /// settled it: retention may have removed the row.
+    ///
+    /// Fails with `Configuration` for the marker of another job.
     fn is_committed<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -292,6 +307,7 @@ impl Output for SqlOutput {
         ready(Ok(())).boxed()
     }
 
+    /// Returns the greatest epoch of a marker from `from` on that is not far in the future.
     fn newest<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -301,6 +317,7 @@ impl Output for SqlOutput {
         async move { patiently(|| self.newest_marker(from, most)).await }.boxed()
     }
 
+    /// Returns the writer of a run. It has two sessions: one for rows and one for the changelog.
     fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
         // The writer has sessions of its own, and a server has few to give.
         self.link.close();
@@ -311,6 +328,7 @@ impl Output for SqlOutput {
         Ok(OpenWriter { writer, changelog })
     }
 
+    /// Connects and examines the tables, and changes nothing: the facts for `wordtide check`.
     fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
         async move {
             let facts = patiently(|| self.inspect()).await?;

@@ -283,6 +283,7 @@ pub async fn write_pieces(
 }
 
 impl EpochWriter for SqlWriter {
+    /// Encodes rows in the form in which they wait, part by part.
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
         // The form in which rows can wait on disk and be read back one by one.
         let encoding = Encoding::new(Format::Parquet, None);
@@ -291,6 +292,8 @@ impl EpochWriter for SqlWriter {
         Ok(parts)
     }
 
+    /// Keeps a part until the commit of its epoch, in memory or on disk. Nothing is sent to the
+    /// database yet.
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
@@ -314,14 +317,18 @@ impl EpochWriter for SqlWriter {
         .boxed()
     }
 
+    /// Inserts the rows of an epoch with its marker in one transaction, and repeats that while the
+    /// server is out of reach.
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {
         self.commit(epoch).boxed()
     }
 
+    /// Returns table and epoch, for messages.
     fn place(&self, epoch: Epoch) -> String {
         format!("{} epoch {epoch}", self.tables.table)
     }
 
+    /// Notes in the row of the owner that the run has ended, so that the next start need not wait.
     fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
         async move {
             let Some(claim) = &self.claim else { return Ok(()) };

@@ -6,6 +6,8 @@ use crate::epoch::Epoch;
 use crate::store::StoreResult;
 
 /// Returns job and state in the marker of an epoch, if it is committed.
+///
+/// Fails with the error of the session.
 pub async fn marker(
     session: &mut dyn Session,
     tables: &Tables,

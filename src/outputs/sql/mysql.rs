@@ -101,6 +101,8 @@ impl MysqlDriver {
 }
 
 impl Driver for MysqlDriver {
+    /// Connects, sets the modes that rows need, and asks for the longest packet, which bounds a
+    /// statement.
     fn connect(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
         async move {
             let place = self.describe();
@@ -119,6 +121,9 @@ impl Driver for MysqlDriver {
         .boxed()
     }
 
+    /// Returns the version and the user.
+    ///
+    /// Fails with `Denied` if the longest word or line does not fit a packet.
     fn examine<'a>(
         &'a self,
         session: &'a mut dyn Session,
@@ -144,6 +149,7 @@ impl Driver for MysqlDriver {
         .boxed()
     }
 
+    /// Returns kind, database and address.
     fn describe(&self) -> String {
         let DatabaseTarget { host, port, database, .. } = &self.target;
         format!("MySQL database {database} at {host}:{port}")
@@ -305,6 +311,7 @@ fn parameters(values: Vec<SqlValue>) -> Params {
 }
 
 impl Session for MysqlSession {
+    /// Executes a statement; returns the number of rows that it changed.
     fn execute<'a>(
         &'a mut self,
         sql: &'a str,
@@ -329,6 +336,7 @@ impl Session for MysqlSession {
         .boxed()
     }
 
+    /// Returns all rows of a query.
     fn query<'a>(
         &'a mut self,
         sql: &'a str,

@@ -33,6 +33,8 @@ pub async fn read(session: &mut dyn Session, tables: &Tables) -> StoreResult<Opt
 }
 
 /// Makes `claim` the owner, if `former` still is. Returns false if another start was quicker.
+///
+/// Fails with the error of the session. The transaction is then rolled back.
 pub async fn take(
     session: &mut dyn Session,
     tables: &Tables,
@@ -103,6 +105,8 @@ pub async fn confirm(
 }
 
 /// Gives the table back, if `claim` still is the owner.
+///
+/// Fails with the error of the session; the next start then waits for its own look at the row.
 pub async fn release(
     session: &mut dyn Session,
     tables: &Tables,

@@ -108,6 +108,8 @@ impl PostgresDriver {
 }
 
 impl Driver for PostgresDriver {
+    /// Connects by TLS as `sslmode` demands, within the limit of waiting, and sets what sessions
+    /// need.
     fn connect(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
         async move {
             let place = self.describe();
@@ -118,6 +120,7 @@ impl Driver for PostgresDriver {
         .boxed()
     }
 
+    /// Returns the version and the user.
     fn examine<'a>(
         &'a self,
         session: &'a mut dyn Session,
@@ -156,6 +159,7 @@ impl Driver for PostgresDriver {
         .boxed()
     }
 
+    /// Returns kind, database and address.
     fn describe(&self) -> String {
         let DatabaseTarget { host, port, database, .. } = &self.target;
         format!("PostgreSQL database {database} at {host}:{port}")
@@ -264,6 +268,7 @@ impl PostgresSession {
 }
 
 impl Session for PostgresSession {
+    /// Executes a statement; returns the number of rows that it changed.
     fn execute<'a>(
         &'a mut self,
         sql: &'a str,
@@ -285,6 +290,7 @@ impl Session for PostgresSession {
         .boxed()
     }
 
+    /// Returns all rows of a query.
     fn query<'a>(
         &'a mut self,
         sql: &'a str,
@@ -300,6 +306,7 @@ impl Session for PostgresSession {
         .boxed()
     }
 
+    /// Inserts staged rows by `COPY` in the binary format.
     fn insert<'a>(&'a mut self, into: &'a str, rows: StagedRows) -> BoxFuture<'a, StoreResult<()>> {
         async move { self.copy(into, &rows).await }.boxed()
     }

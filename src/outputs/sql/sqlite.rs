@@ -142,14 +142,19 @@ impl SqliteDriver {
 }
 
 impl Driver for SqliteDriver {
+    /// Opens the file, and makes it if it is missing.
     fn connect(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
         self.session(SqliteDriver::open)
     }
 
+    /// Opens the file if it is there, and makes nothing.
     fn visit(&self) -> BoxFuture<'_, StoreResult<Box<dyn Session>>> {
         self.session(SqliteDriver::open_to_visit)
     }
 
+    /// Returns the version.
+    ///
+    /// Fails if the file is read-only, or another process holds it locked.
     fn examine<'a>(
         &'a self,
         session: &'a mut dyn Session,
@@ -165,6 +170,7 @@ impl Driver for SqliteDriver {
         .boxed()
     }
 
+    /// Returns the path.
     fn describe(&self) -> String {
         format!("SQLite file {}", self.path.display())
     }
@@ -246,6 +252,7 @@ fn value(found: Value) -> SqlValue {
 }
 
 impl Session for SqliteSession {
+    /// Executes a statement on a thread that may block; returns the number of rows that it changed.
     fn execute<'a>(
         &'a mut self,
         sql: &'a str,
@@ -272,6 +279,7 @@ impl Session for SqliteSession {
         .boxed()
     }
 
+    /// Returns all rows of a query.
     fn query<'a>(
         &'a mut self,
         sql: &'a str,
@@ -295,6 +303,7 @@ impl Session for SqliteSession {
         .boxed()
     }
 
+    /// Inserts staged rows one by one with a prepared statement.
     fn insert<'a>(&'a mut self, into: &'a str, rows: StagedRows) -> BoxFuture<'a, StoreResult<()>> {
         let into = into.to_owned();
         async move { self.run(move |connection| insert(connection, &into, &rows)).await }.boxed()

@@ -57,6 +57,7 @@ fn refused(what: &str) -> StoreError {
 struct AnyCertificate(Arc<CryptoProvider>);
 
 impl ServerCertVerifier for AnyCertificate {
+    /// Accepts the certificate: `sslmode=require` asks for encryption only, as in libpq.
     fn verify_server_cert(
         &self,
         _end_entity: &CertificateDer<'_>,

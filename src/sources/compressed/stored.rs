@@ -9,7 +9,9 @@ use super::text::Stored;
 
 /// The bytes of a file, read at places of its own.
 pub struct StoredFile {
+    /// The open file, which others may read, too.
     file: Arc<File>,
+    /// Where the next byte is read.
     at: u64,
     /// The number of bytes that are read; `None` for all there are.
     bytes: Option<u64>,

@@ -36,6 +36,7 @@ pub enum TextFault {
 
 /// The text of one file.
 pub struct Text<R: Stored> {
+    /// The bytes, decompressed if need be.
     decoding: Decoding<R>,
     /// Decompressed bytes that were not given out yet.
     output: Box<[u8]>,
@@ -43,12 +44,16 @@ pub struct Text<R: Stored> {
     left: Range<usize>,
     /// The fault that comes after what is left.
     fault: Option<TextFault>,
+    /// Bytes of text so far.
     position: u64,
 }
 
 enum Decoding<R: Stored> {
+    /// Not compressed.
     Plain(R),
+    /// One or more members of gzip.
     Gzip(Box<MultiGzDecoder<Input<R>>>),
+    /// One or more frames of zstd.
     Zstd(Box<ZstdDecoder<'static, Input<R>>>),
     /// Nothing more comes, after so many bytes of the file were taken.
     Ended(u64),
@@ -211,6 +216,7 @@ fn retried(mut read: impl FnMut() -> io::Result<usize>) -> io::Result<usize> {
 
 /// The compressed bytes, in buffers that are full except the last.
 struct Input<R> {
+    /// The stored bytes, in buffers of [`INPUT_BYTES`].
     inner: BufReader<Filling<R>>,
     /// Bytes that were taken from the file.
     taken: u64,
@@ -219,6 +225,7 @@ struct Input<R> {
 }
 
 impl<R: Read> Input<R> {
+    /// Begins before the first byte.
     fn new(stored: R) -> Input<R> {
         let inner = BufReader::with_capacity(INPUT_BYTES, Filling(stored));
         Input { inner, taken: 0, failed: None }

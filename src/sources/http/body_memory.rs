@@ -165,6 +165,8 @@ pub struct Lease {
 
 impl Lease {
     /// Reserves `bytes` more bytes, and waits for them.
+    ///
+    /// Fails if the body was dropped in favour of others, or there can never be room for it.
     pub async fn grow(&self, bytes: usize) -> Result<(), Dropped> {
         let until = Instant::now() + self.memory.patience.wait_max;
         loop {

@@ -22,6 +22,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::super::stop_signal::Stop;
+use super::super::tls_accept;
 use super::append_bodies::{Ask, Order, Reply};
 use super::connection_limits::{Activity, Connections, OpenConnection, Watched};
 use super::decode::Coding;
@@ -180,13 +181,12 @@ impl LinesService {
         let Some(tls) = &self.tls else { return Some(Conversation::Plain(stream)) };
         let peer = stream.peer_addr();
         let shaken = tokio::select! {
-            shaken = timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)) => shaken,
+            shaken = tls_accept::accept(tls, stream, HANDSHAKE_TIME_MAX) => shaken,
             () = self.closing.stopped() => return None,
         };
         let cause = match shaken {
-            Ok(Ok(stream)) => return Some(Conversation::Tls(Box::new(stream))),
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => format!("no handshake within {HANDSHAKE_TIME_MAX:?}"),
+            Ok(stream) => return Some(Conversation::Tls(stream)),
+            Err(cause) => cause,
         };
         let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
         if self.no_tls.swap(true, Ordering::Relaxed) {

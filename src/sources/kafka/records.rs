@@ -72,6 +72,8 @@ impl RecordWindow {
 
 impl RecordReader {
     /// A reader of the records in `bytes`, which are compressed with this codec.
+    ///
+    /// Fails with `Malformed` for a codec that is none.
     pub fn new(codec: i16, bytes: Bytes) -> Result<RecordReader, BrokerFailure> {
         let stream = decompressed(codec, bytes.clone()).map_err(|_| UNREADABLE)?;
         let window = match stream {
@@ -82,6 +84,8 @@ impl RecordReader {
     }
 
     /// Returns the beginning of the next record. Its value is read or skipped next.
+    ///
+    /// Fails with `Malformed` if the record does not fit the batch.
     pub fn head(&mut self) -> Result<RecordHead, BrokerFailure> {
         if let Some(held) = self.held.take() {
             return Ok(held);

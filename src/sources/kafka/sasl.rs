@@ -10,10 +10,10 @@ use std::num::NonZeroU32;
 use ring::digest;
 use ring::hmac;
 use ring::pbkdf2;
-use ring::rand::{SecureRandom, SystemRandom};
 
 use super::client_properties::{SaslCredentials, SaslMechanism};
 use super::error_kinds::BrokerFailure;
+use crate::random::random_bytes;
 
 /// Bytes of the client's nonce, before they are written as hexadecimal digits.
 const NONCE_BYTES: usize = 24;
@@ -169,10 +169,8 @@ fn field<'a>(message: &'a str, name: &str) -> Result<&'a str, BrokerFailure> {
 
 /// Returns random printable text, which makes each conversation another one.
 fn nonce() -> Result<String, BrokerFailure> {
-    let mut bytes = [0; NONCE_BYTES];
-    SystemRandom::new().fill(&mut bytes).map_err(|_| {
-        BrokerFailure::Lost(std::io::Error::other("the system gives no random bytes"))
-    })?;
+    let bytes = random_bytes::<NONCE_BYTES>()
+        .map_err(|error| BrokerFailure::Lost(std::io::Error::other(error)))?;
     Ok(hex(&bytes))
 }
 

@@ -73,6 +73,8 @@ impl fmt::Debug for TlsSettings {
 }
 
 /// Reads a file that a setting names.
+///
+/// Fails with `Configuration`, naming the key, if it cannot be read or is larger than 4 MiB.
 pub fn read(key: &str, path: &str) -> Result<Vec<u8>> {
     let length = fs::metadata(Path::new(path)).map(|found| found.len());
     match length {

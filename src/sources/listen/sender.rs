@@ -17,6 +17,7 @@ use crate::lines::StreamEnd;
 use crate::sources::connect::take_available;
 use crate::sources::log::SourceLog;
 use crate::sources::stop_signal::Stop;
+use crate::sources::tls_accept;
 
 /// Most bytes that are decrypted at a time: a record of TLS.
 const DECRYPTED_BYTES: usize = 16 << 10;
@@ -42,16 +43,9 @@ pub fn shake(
     from: SocketAddr,
     time_max: Duration,
 ) -> Shaking {
-    let accepting = tls.accept(stream);
-    async move {
-        let stream = match tokio::time::timeout(time_max, accepting).await {
-            Ok(Ok(stream)) => Ok(Box::new(stream)),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no handshake within {time_max:?}")),
-        };
-        Handshake { from, stream }
-    }
-    .boxed()
+    let tls = tls.clone();
+    async move { Handshake { from, stream: tls_accept::accept(&tls, stream, time_max).await } }
+        .boxed()
 }
 
 /// A connection that stands.

@@ -24,6 +24,7 @@ fn line_memory(bytes: u64) -> usize {
 /// A connection whose bytes are being split.
 #[derive(Debug)]
 pub struct Connection {
+    /// Splits the bytes of the connection.
     pub splitter: LineSplitter,
     /// The state after the last bytes that were handed over.
     state: SplitterState,
@@ -64,6 +65,7 @@ impl Connection {
         Connection { begin, unfinished, ..connection }
     }
 
+    /// Makes a connection that goes on where a record has left it.
     fn from_state(
         source: u32,
         limits: LineLimits,

@@ -60,16 +60,20 @@ pub struct LogEpochs {
     open: Epoch,
     /// Ends of epochs that are not passed, and the positions of a source that can be read again.
     ahead: RecordedEnds,
+    /// Epochs of a former run that are committed already.
     committed: BTreeSet<Epoch>,
+    /// True for a kept journal, to which nothing is appended.
     is_replay: bool,
     /// The last end that was passed, and where a replay from there begins.
     passed: Option<(Epoch, Resume)>,
     /// The newest epoch known to be committed that is not noted in the journal.
     to_note: Option<Epoch>,
+    /// True after the last message.
     has_closed: bool,
 }
 
 impl LogEpochs {
+    /// Begins with `open`, after the epochs that a former run has ended.
     pub fn new(
         open: Epoch,
         ahead: RecordedEnds,
@@ -95,6 +99,7 @@ impl LogEpochs {
         self.ahead.front().map(|(epoch, positions)| (*epoch, positions.as_slice()))
     }
 
+    /// Returns true if `epoch` is committed, so that its lines are not counted.
     pub fn is_committed(&self, epoch: Epoch) -> bool {
         self.committed.contains(&epoch)
     }
@@ -123,6 +128,8 @@ impl SourceLog {
     }
 
     /// Takes one message.
+    ///
+    /// Fails with `Disk` if the journal cannot take the record.
     pub fn take_message(&mut self, message: LogMessage) -> Result<()> {
         let waits_for_disk = self.syncs_always() && !matches!(message, LogMessage::End);
         let mut take = || match message {
@@ -166,6 +173,9 @@ impl SourceLog {
         Ok(())
     }
 
+    /// Appends an EpochEnd record, if there is a journal.
+    ///
+    /// Fails with `Disk` if the journal has no room for it.
     fn append_epoch_end(&mut self, end: &EpochEnd) -> Result<()> {
         let Some(journal) = &mut self.journal else { return Ok(()) };
         match journal.append_epoch_end(end)? {
@@ -221,6 +231,7 @@ impl SourceLog {
         }
     }
 
+    /// Returns the end of the journal.
     fn tail(&self) -> Position {
         self.journal.as_ref().map_or(Position(u64::MAX), Journal::tail)
     }

@@ -11,6 +11,7 @@ const STEP_BYTES: u64 = 512 << 10;
 /// Where a log that lags reads its own records.
 #[derive(Debug)]
 pub struct Lagging {
+    /// Reads the records that the workers do not have yet.
     reader: Reader,
     /// Bytes of the next record that its splitter has already.
     fed: usize,
@@ -40,6 +41,8 @@ enum Returned {
 
 impl SourceLog {
     /// Brings records back while there is room for blocks.
+    ///
+    /// Fails with `Disk` if a record cannot be read back.
     pub fn bring_back(&mut self) -> Result<()> {
         let Some(mut lagging) = self.lagging.take() else { return Ok(()) };
         // A permit stays if no task waits now, so none is missed.
@@ -86,6 +89,7 @@ impl SourceLog {
         }
     }
 
+    /// Splits one record as it was split, or would have been, when it was appended.
     fn bring_back_record(
         &mut self,
         (position, end): (Position, Position),

@@ -48,6 +48,7 @@ pub struct Producers {
 }
 
 impl Producers {
+    /// Begins with the producers of a record.
     pub fn begin(producers: &[Producer]) -> Producers {
         let mut begun = Producers::default();
         for Producer { name, connection, next, last_epoch } in producers {
@@ -108,6 +109,7 @@ impl Producers {
         Some(connection)
     }
 
+    /// Returns the bytes that a record of all producers takes.
     fn bytes(&self) -> usize {
         self.known.keys().map(|name| name.len() + PRODUCER_BYTES).sum()
     }
@@ -250,6 +252,7 @@ impl SourceLog {
         self.control_bytes_max() / CONNECTION_BYTES
     }
 
+    /// Returns the longest control record that the journal takes.
     fn control_bytes_max(&self) -> usize {
         self.journal.as_ref().map_or(usize::MAX, Journal::control_bytes_max)
     }

@@ -24,6 +24,7 @@ pub struct Replayable {
     began_at: Vec<u8>,
     /// The last positions that are known while the source gives none.
     known: Vec<u8>,
+    /// Returns the positions at a cut; `None` before the source has begun.
     positions: Option<ReplayablePositions>,
     /// The positions at the ends of epochs that were passed and are not known to be committed.
     passed: VecDeque<(Epoch, Vec<u8>)>,
@@ -32,6 +33,7 @@ pub struct Replayable {
 }
 
 impl Replayable {
+    /// Begins where the newest record has left the source.
     pub fn begin(resume: &Resume, ends: &[(Epoch, Vec<u8>)]) -> Replayable {
         let last = ends.iter().rev().map(|(_, positions)| positions);
         let known = last.chain([&resume.positions]).find(|positions| !positions.is_empty());

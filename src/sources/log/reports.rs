@@ -12,11 +12,15 @@ const DROPPED_PAUSE: Duration = Duration::from_secs(1);
 /// Discards that were not reported yet, and reports that were made once.
 #[derive(Debug, Default)]
 pub struct Reports {
+    /// Discards that are not reported yet.
     unreported: LineStats,
     /// When dropped bytes were last reported.
     dropped_at: Option<Instant>,
+    /// True if a full journal was reported and is full still.
     full: bool,
+    /// True if a cut of one line was reported.
     line_cut: bool,
+    /// True if cuts of several lines were reported.
     lines_cut: bool,
 }
 

@@ -214,6 +214,8 @@ impl SourceLog {
 
     /// Waits until something has changed since the journal was found full. A log that holds bytes
     /// which it has read waits through a stop, too.
+    ///
+    /// Fails with `Disk` if the journal has failed.
     pub async fn wait_for_room(&mut self, full: Full, holds_bytes: bool) -> Result<()> {
         let Some(room) = self.room.clone() else { return Ok(()) };
         self.events.room_wanted();

@@ -10,7 +10,8 @@ use super::found_file::{FoundFile, NameHash, Version};
 use super::ledger::{BegunFile, Ledger, is_full};
 use super::new_files::{UnreadFile, WatchEvent};
 use super::position::FilePosition;
-use super::read_files_thread::{FileEnd, Piece, Pump, ReadRequest};
+use super::read_files_thread::{Piece, Pump};
+use super::read_request::{FileEnd, ReadRequest};
 use super::watched_place::OpenPlace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::lines::StreamEnd;
@@ -494,7 +495,6 @@ async fn changed<T>(
     }
 }
 
-/// The pieces of a file that was not asked for.
 fn out_of_order() -> Error {
     Error::new(ErrorKind::Failed, "the pieces of a file came in a wrong order")
 }

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::find_files_thread::{FoundSender, ListingReport, ScanPace};
 use super::found_file::{FileFacts, FoundFile, is_hidden_key};
 use super::new_files::{Arrivals, SETTLED, UnreadFile};
-use super::read_files_thread::{FileEnd, ReadRequest, cannot_read};
+use super::read_request::{FileEnd, ReadRequest, cannot_read};
 use super::watched_place::Bucket;
 use crate::backoff::BackoffPolicy;
 use crate::error::{Error, Result};

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 
@@ -11,8 +10,9 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::found_file::{FileFacts, FoundFile};
+use super::found_file::FileFacts;
 use super::list_objects::ObjectReader;
+use super::read_request::{FileEnd, ReadRequest, cannot_read};
 use super::watched_place::OpenPlace;
 use crate::error::{Error, Result};
 use crate::sources::compressed::{InputEncoding, Stored, StoredFile, Text, TextFault, beginning};
@@ -25,15 +25,6 @@ pub const PIECE_BYTES: u64 = 256 << 10;
 /// Most pieces that are read ahead.
 const PIECES_MAX: usize = 8;
 
-/// A file to be read.
-#[derive(Clone, Debug)]
-pub struct ReadRequest {
-    /// The file to read.
-    pub file: FoundFile,
-    /// Where to begin in its text, if it was read before.
-    pub again_from: Option<u64>,
-}
-
 /// The answers to a request, in this order: opened, texts, end. An end may come alone.
 #[derive(Debug)]
 pub enum Piece {
@@ -43,21 +34,6 @@ pub enum Piece {
     Text(Vec<u8>),
     /// Nothing more comes of the file.
     End(FileEnd),
-}
-
-/// How reading a file has ended.
-#[derive(Debug)]
-pub enum FileEnd {
-    /// All of it was read.
-    Whole,
-    /// It is not there any more.
-    Gone,
-    /// It is not the file that was found.
-    Changed,
-    /// It cannot be read, or not further.
-    Unreadable(String),
-    /// It does not decompress further.
-    Damaged(String),
 }
 
 /// The source's end of the thread.
@@ -272,15 +248,6 @@ fn ended(fault: TextFault) -> FileEnd {
     match fault {
         TextFault::Unreadable(error) => cannot_read(&error),
         TextFault::Damaged(why) => FileEnd::Damaged(why),
-    }
-}
-
-/// Returns the end for a file that cannot be opened or read.
-pub fn cannot_read(error: &io::Error) -> FileEnd {
-    match error.kind() {
-        io::ErrorKind::NotFound => FileEnd::Gone,
-        io::ErrorKind::InvalidData => FileEnd::Changed,
-        _ => FileEnd::Unreadable(error.to_string()),
     }
 }
 

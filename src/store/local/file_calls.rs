@@ -160,6 +160,8 @@ fn write(
 }
 
 /// Stores `body` as the object `key` and replaces an object that exists.
+///
+/// Fails if the folder cannot be made, or the disk is full. The temporary file is removed.
 pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let rename = |folder: &OwnedFd, temporary: &str, name: &str| {
         Ok(renameat(folder, temporary, folder, name)?)
@@ -212,6 +214,8 @@ fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
 }
 
 /// Reads the object `key`, if it is at most `bytes_max` bytes long.
+///
+/// Fails with `NotFound` or for a longer file.
 pub fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> {
     let path = root.join(key);
     let read = || {

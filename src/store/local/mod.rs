@@ -58,6 +58,8 @@ pub struct LocalStore {
 
 impl LocalStore {
     /// Returns the store below `root`, which is created durably if it is missing.
+    ///
+    /// Fails with `Configuration` if the folder cannot be made or is none.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root: PathBuf = root.into();
         file_calls::create_root(&root).map_err(|error| {
@@ -77,6 +79,8 @@ impl LocalStore {
     /// Locks the prefix for this process until the lock is dropped, so that no two jobs write the
     /// same names. `note` is one line for other processes of the same cluster to recognise it by.
     /// Another holder is a `Configuration` error that names its process id.
+    ///
+    /// Fails with `Configuration`, naming the holder.
     pub fn lock_prefix(&self, prefix: &str, note: &str) -> Result<PrefixLock> {
         PrefixLock::take(&self.root, prefix, note)
     }
@@ -135,34 +139,41 @@ impl LocalStore {
 }
 
 impl Store for LocalStore {
+    /// Writes a file under another name, syncs it, and renames it over one that is there.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
         self.run(&[key], move |root| file_calls::put(root, &name, &body))
     }
 
+    /// Writes a file under another name, syncs it, and renames it if there is none.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
         self.run(&[key], move |root| file_calls::put_new(root, &name, &body))
     }
 
+    /// Reads a file of at most `bytes_max` bytes.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         let name = key.to_owned();
         self.run(&[key], move |root| file_calls::get(root, &name, bytes_max))
     }
 
+    /// Lists the files whose names begin with a prefix, by pages.
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         self.page(&self.scans[0], ask, file_calls::scan, file_calls::describe)
     }
 
+    /// Lists the folders whose names begin with a prefix, by pages.
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
         self.page(&self.scans[1], ask, file_calls::scan_dirs, |_, dir| Some(dir))
     }
 
+    /// Removes a file. One that is missing is no error.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = key.to_owned();
         self.run(&[key], move |root| file_calls::delete(root, &name))
     }
 
+    /// Removes a folder with its files; returns their number.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
@@ -175,6 +186,7 @@ impl Store for LocalStore {
         self.run(&[name], move |root| file_calls::sweep(root, &owned))
     }
 
+    /// Makes the names in a folder durable, and the name of the folder.
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         let name = dir.trim_end_matches('/');
         let owned = name.to_owned();
@@ -191,6 +203,7 @@ impl Store for LocalStore {
         })
     }
 
+    /// Returns the path.
     fn describe(&self) -> String {
         format!("local directory {}", self.root.display())
     }

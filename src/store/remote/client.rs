@@ -23,6 +23,8 @@ pub struct Clients<'a> {
 
 impl Clients<'_> {
     /// Returns a client that uses the proxies of the environment.
+    ///
+    /// Fails with `Configuration` for a certificate or proxy that cannot be used.
     pub fn proxied(&self) -> Result<reqwest::Client> {
         self.build(!self.environment.has_no_proxy())
     }

@@ -207,6 +207,7 @@ impl ProvideCredential for OssutilConfig {
 struct LiteralFiles;
 
 impl FileRead for LiteralFiles {
+    /// Reads a file as the parser of the source has to see it: see [`literal`].
     async fn file_read(&self, path: &str) -> reqsign_core::Result<Vec<u8>> {
         let bytes = TokioFileRead.file_read(path).await?;
         Ok(literal(&bytes))
@@ -265,6 +266,7 @@ impl fmt::Debug for CredentialSend {
 }
 
 impl reqsign_core::HttpSend for CredentialSend {
+    /// Sends a request for credentials; one to a service of this machine takes no proxy.
     async fn http_send(
         &self,
         request: http::Request<Bytes>,

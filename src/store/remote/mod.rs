@@ -296,14 +296,19 @@ impl fmt::Debug for RemoteStore {
 }
 
 impl Store for RemoteStore {
+    /// Uploads an object, also over one that is there.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         async move { self.replace(key, &body).await }.boxed()
     }
 
+    /// Uploads an object that must not exist.
+    ///
+    /// Fails with `Exists` if there is another; an equal one is a retry of its own.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         async move { self.create(key, &body).await }.boxed()
     }
 
+    /// Finds out if the store refuses to create an object twice.
     fn probe_put_new<'a>(
         &'a self,
         key: &'a str,
@@ -318,6 +323,9 @@ impl Store for RemoteStore {
         .boxed()
     }
 
+    /// Downloads an object.
+    ///
+    /// Fails if it has more than `bytes_max` bytes.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move {
             let metadata = self.operator.stat(key).await;
@@ -335,6 +343,7 @@ impl Store for RemoteStore {
         .boxed()
     }
 
+    /// Downloads a part of an object, if it is still the version that was found.
     fn get_range<'a>(
         &'a self,
         key: &'a str,
@@ -344,6 +353,7 @@ impl Store for RemoteStore {
         async move { Ok(self.read(key, range, etag).await?.to_bytes()) }.boxed()
     }
 
+    /// Lists the objects below a prefix, by pages.
     fn list<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         let take = |found: opendal::Entry| {
             let is_object = found.metadata().mode() == EntryMode::FILE;
@@ -353,6 +363,7 @@ impl Store for RemoteStore {
             .boxed()
     }
 
+    /// Lists what stands before the next slash below a prefix, by pages.
     fn list_dirs<'a>(&'a self, ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
         let take = move |found: opendal::Entry| {
             let is_dir = found.metadata().mode() == EntryMode::DIR && found.path() != ask.prefix;
@@ -361,6 +372,7 @@ impl Store for RemoteStore {
         async move { self.names(ask, false, |name: &String| name, take).await }.boxed()
     }
 
+    /// Deletes an object. One that is missing is no error.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         async move {
             check_key(key)?;
@@ -373,6 +385,7 @@ impl Store for RemoteStore {
         .boxed()
     }
 
+    /// Deletes all objects below a folder; returns their number.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         async move {
             // The slash keeps siblings whose names begin with the directory's.
@@ -404,10 +417,12 @@ impl Store for RemoteStore {
         futures::future::ready(Ok(())).boxed()
     }
 
+    /// Returns bucket and endpoint.
     fn describe(&self) -> String {
         format!("bucket {} at {}", self.bucket, self.endpoint.url())
     }
 
+    /// Returns the facts for `wordtide check`: endpoint, region, addressing, signature.
     fn facts(&self) -> BoxFuture<'_, StoreFacts> {
         async move {
             let versioning = self.ask_versioning().await;

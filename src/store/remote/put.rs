@@ -61,6 +61,9 @@ impl RemoteStore {
     }
 
     /// Stores `body` under `key` if no object exists there.
+    ///
+    /// Fails with `Exists` if there is another object; an equal one is taken for a retry of its
+    /// own.
     pub async fn create(&self, key: &str, body: &Body) -> StoreResult<Stored> {
         check_key(key)?;
         if self.honours_conditions() {

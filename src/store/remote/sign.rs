@@ -151,6 +151,8 @@ impl Transport {
     }
 
     /// Sends a GET request that opendal has no call for. Returns status and body.
+    ///
+    /// Fails if no answer comes in time. The status is not judged.
     pub async fn get(&self, url: &str) -> Result<(StatusCode, Bytes)> {
         let built = Request::get(url).body(Buffer::new());
         let request = built.map_err(|error| {

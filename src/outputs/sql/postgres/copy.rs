@@ -35,6 +35,7 @@ impl CopyEncoder {
 impl RowEncoder for CopyEncoder {
     type Piece = Bytes;
 
+    /// Encodes a row: the number of fields, then each with its length.
     fn row(&mut self, row: StagedRow<'_>) {
         let fields: u16 =
             3 + u16::from(matches!(row, StagedRow::Word { .. }) && self.epoch.is_some());
@@ -61,6 +62,7 @@ impl RowEncoder for CopyEncoder {
         }
     }
 
+    /// Takes the encoded bytes; the last ones end with the tail.
     fn take(&mut self, is_last: bool) -> Bytes {
         if is_last {
             self.bytes.extend_from_slice(&TAIL);

@@ -1,0 +1,80 @@
+//! Checks the settings of a job. What cannot run is refused here, and nothing is touched.
+
+use super::agreement::fingerprint;
+use super::assign_sources::{self, Readers};
+use super::job_settings::{JobSettings, StatePlace};
+use super::plan::JobPlan;
+use super::share_figures;
+use super::source_logs::OwnSources;
+use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::format::Format;
+use crate::outputs::{self, OutputSettings, SqlSettings, WriteMode, check_form};
+use crate::state::Identity;
+use crate::store::Target;
+use crate::words::Split;
+
+/// Checks the settings of a job; returns its plan, and the sources that this process reads.
+///
+/// # Errors
+///
+/// `Usage` for settings that cannot run, and for a source that cannot be read.
+pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
+    let have_journals = asked.state != StatePlace::None;
+    if have_journals {
+        asked.journal.validate()?;
+    }
+    asked.settings.validate()?;
+    asked.cluster.threads = asked.settings.threads;
+    asked.cluster.validate()?;
+    if asked.sources.is_empty() && asked.replay.is_none() {
+        return Err(missing("source", "give --connect, --file or --stdin"));
+    }
+    let (name, definition) = asked
+        .definition
+        .clone()
+        .ok_or_else(|| missing("dataflow", "name one of `wordtide list`"))?;
+    let target = asked.target.clone().ok_or_else(|| missing("output", "give --to"))?;
+    let target = asked.form.place(target);
+    let output = output_settings(&mut asked, &target)?;
+    let (sources, readers) = match &asked.replay {
+        Some(_) => (Vec::new(), Readers::of_journal()),
+        None => assign_sources::place(asked.sources.clone(), &target, asked.cluster.processes)?,
+    };
+    let mut identity = Identity::new(name, &asked.settings, &asked.form, &target)?;
+    if asked.sql.write == WriteMode::Upsert {
+        identity.output.push_str(" (upsert)");
+    }
+    asked.cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
+    let started_ms = asked.clock.wall_ms();
+    let journal_max = if have_journals { asked.journal.journal_bytes_max } else { 0 };
+    let shown = (&identity, &target, &asked.cluster);
+    share_figures::begin(&asked.meters, shown, started_ms, journal_max);
+    let sources =
+        assign_sources::own(sources, &readers, &asked.cluster, have_journals, &asked.meters)?;
+    let is_single = outputs::is_single(&target);
+    let plan =
+        JobPlan { asked, definition, target, identity, output, is_single, readers, started_ms };
+    Ok((plan, sources))
+}
+
+/// Returns the error of a job without something that it needs.
+fn missing(what: &str, hint: &str) -> Error {
+    Error::new(ErrorKind::Usage, format!("the job has no {what}")).hint(hint)
+}
+
+/// Checks the settings of the output, and adapts those of words to its format.
+fn output_settings(asked: &mut JobSettings, target: &Target) -> Result<OutputSettings> {
+    let settings = &mut asked.settings;
+    check_form(target, &asked.form, settings.order)?;
+    let form = asked.form.form(target, settings.interval.as_millis() as u64)?;
+    // Scala's program drops the empty words at the end of a line, too.
+    if asked.form.format == Format::Scala && settings.words.split == Split::Space {
+        settings.words.split = Split::SpaceScala;
+    }
+    let sql = SqlSettings {
+        word_bytes_max: settings.words.word_bytes_max,
+        line_bytes_max: settings.line_bytes_max,
+        ..asked.sql
+    };
+    Ok(OutputSettings { store: asked.store.clone(), form, sql })
+}
