@@ -245,6 +245,9 @@ pub fn in_time(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataflows::network_wordcount;
+    use crate::job::StatePlace;
+    use crate::{Job, Source, Target};
 
     #[test]
     fn rates_are_those_of_the_last_seconds() {
@@ -270,6 +273,29 @@ mod tests {
         let text = text(began + Duration::from_secs(1), &figures(30 * mib, 60 * mib), &mut rates);
         let expected = "[============>       ] 60 % of 100 MiB, 30.0 MiB/s, 0 words/s, 4 s left";
         assert_eq!(text, expected);
+    }
+
+    #[test]
+    fn share_of_compressed_files_is_of_stored_bytes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        // The name does not say that it is compressed.
+        let path = dir.path().join("lines");
+        let file = std::fs::File::create(&path).expect("a file");
+        let mut file = flate2::write::GzEncoder::new(file, flate2::Compression::fast());
+        std::io::Write::write_all(&mut file, "tide sea\n".repeat(10_000).as_bytes())
+            .expect("space");
+        let bytes = file.finish().and_then(|file| file.metadata()).expect("space").len();
+        let meters = Meters::default();
+        let target = Target::Local { root: dir.path().to_owned(), prefix: "counts".to_owned() };
+        let job = Job::builder()
+            .source(Source::File(path))
+            .to(target)
+            .state(StatePlace::None)
+            .meters(meters.clone())
+            .dataflow("counts", network_wordcount::dataflow);
+        job.start().expect("a job").wait().expect("all counted");
+        let figures = ProgressFigures::of(&meters);
+        assert_eq!((figures.bytes, figures.extent), (90_000, Some((bytes, bytes))));
     }
 
     #[test]

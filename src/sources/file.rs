@@ -170,7 +170,10 @@ impl<'a> FileReading<'a> {
         while self.text.position() < self.offset {
             let next = self.offset.min(self.text.position() + SKIP_BYTES);
             match self.text.skip_to(if self.text.is_decompressed() { next } else { self.offset }) {
-                Ok(true) => self.log.alongside(tokio::task::yield_now()).await?,
+                Ok(true) => {
+                    self.log.meter().reached(self.text.stored_bytes());
+                    self.log.alongside(tokio::task::yield_now()).await?;
+                }
                 Ok(false) | Err(TextFault::Damaged(_)) => return Err(changed(&self.path)),
                 Err(TextFault::Unreadable(error)) => return Err(unreadable(&self.path, error)),
             }
