@@ -302,6 +302,10 @@ impl Schedule {
         let [first, second] = [0, 1].map(|job| self.spawn(job, false));
         let is_first = first.lives_until("connected to");
         let (program, other) = if is_first { (first, second) } else { (second, first) };
+        // A connection that is not reported yet may be given up by a stop, with what it was sent.
+        if !program.lives_until("connected to") {
+            return Err(format!("neither got the prefix: {}", program.end()));
+        }
         self.owner = usize::from(!is_first);
         self.jobs[self.owner].program = Some(program);
         self.jobs[self.owner].accept();

@@ -7,6 +7,9 @@
 //! of the epoch noted last knows that a reader took them; with all the parts there and no marker,
 //! the epoch was not committed.
 //!
+//! An epoch whose result has no rows, and so no marker, is noted too, without parts: what counts as
+//! changed in the next window is the difference from it.
+//!
 //! Two slots of a small file are written in turn, so that a torn write leaves the other. Epochs are
 //! committed one after the other: the older slot's epoch is committed for certain.
 

@@ -53,6 +53,17 @@ fn oss_keeps_the_promises_of_a_store() {
 }
 
 #[test]
+fn objects_replaced_while_read_are_read_again() {
+    let (double, store) = started();
+    runtime().block_on(store.put("k", "v".into())).unwrap();
+    double.fail_next(2, Fault::Code(412, "PreconditionFailed"), "GET", "k");
+    assert_eq!(runtime().block_on(store.get("k", 9)).unwrap(), "v");
+    double.fail_next(u32::MAX, Fault::Code(412, "PreconditionFailed"), "GET", "k");
+    let error = runtime().block_on(store.get("k", 9)).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Unavailable, "{error}");
+}
+
+#[test]
 fn a_put_is_one_request() {
     let (double, store) = started();
     runtime().block_on(store.put("e/part-00000", "x".into())).unwrap();

@@ -72,6 +72,8 @@ use sign::{SignedService, SigningSettings, Transport};
 
 /// Deletes under way at a time when a directory is emptied.
 const DELETES_IN_FLIGHT_MAX: usize = 8;
+/// Attempts to read an object that is replaced meanwhile.
+const READ_ATTEMPTS: u32 = 5;
 
 /// A bucket on OSS or S3.
 pub struct RemoteStore {
@@ -328,17 +330,27 @@ impl Store for RemoteStore {
     /// Fails if it has more than `bytes_max` bytes.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move {
-            let metadata = self.operator.stat(key).await;
-            let metadata = metadata.map_err(|error| self.failed("read", key, &error))?;
-            if metadata.content_length() > bytes_max {
-                let message = format!("{key} is longer than the {bytes_max} bytes asked for");
-                return Err(StoreError::invalid(message));
-            }
-            match metadata.content_length() {
+            for _ in 0..READ_ATTEMPTS {
+                let metadata = self.operator.stat(key).await;
+                let metadata = metadata.map_err(|error| self.failed("read", key, &error))?;
+                let bytes = metadata.content_length();
+                if bytes > bytes_max {
+                    let message = format!("{key} is longer than the {bytes_max} bytes asked for");
+                    return Err(StoreError::invalid(message));
+                }
                 // A range of no bytes is not valid.
-                0 => Ok(Bytes::new()),
-                bytes => Ok(self.read(key, 0..bytes, None).await?.to_bytes()),
+                if bytes == 0 {
+                    return Ok(Bytes::new());
+                }
+                match self.read(key, 0..bytes, metadata.etag()).await {
+                    // It was replaced since, as a claim is when it is renewed: a part of its new
+                    // content would be read.
+                    Err(error) if error.kind == StoreErrorKind::Exists => {}
+                    read => return Ok(read?.to_bytes()),
+                }
             }
+            let message = format!("{key} was replaced each time that it was read");
+            Err(StoreError::new(StoreErrorKind::Unavailable, message))
         }
         .boxed()
     }
