@@ -2,10 +2,19 @@
 
 /// Returns `bytes` in lower-case hexadecimal digits.
 pub fn hex(bytes: &[u8]) -> String {
+    let mut digits = String::with_capacity(2 * bytes.len());
+    push_hex(bytes, &mut digits);
+    digits
+}
+
+/// Appends `bytes` in lower-case hexadecimal digits.
+pub fn push_hex(bytes: &[u8], out: &mut String) {
     /// The digits, in lower case.
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digit = |nibble: u8| char::from(DIGITS[usize::from(nibble & 15)]);
-    bytes.iter().flat_map(|&byte| [digit(byte >> 4), digit(byte)]).collect()
+    for byte in bytes {
+        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        out.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
 }
 
 /// Appends `number` in LEB128: groups of seven bits, the lowest first.

@@ -85,16 +85,23 @@ fn run(name: &str, on_failure: impl FnOnce(Error), work: impl FnOnce() -> Result
     }
 }
 
-/// Runs `work` on a thread that may block and returns its result. A panic goes on in the caller,
-/// which is supervised itself.
-pub async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(lost) => match lost.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            // The runtime shuts down, and drops the caller too.
-            Err(_) => std::future::pending().await,
-        },
+/// Runs `work` on a thread that may block and returns its result. It begins at once, and not when
+/// the result is waited for. A panic goes on in the caller, which is supervised itself.
+pub fn blocking<T, F>(work: F) -> impl Future<Output = T> + Send + use<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
+    let running = tokio::task::spawn_blocking(work);
+    async move {
+        match running.await {
+            Ok(done) => done,
+            Err(lost) => match lost.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                // The runtime shuts down, and drops the caller too.
+                Err(_) => std::future::pending().await,
+            },
+        }
     }
 }
 

@@ -1,17 +1,18 @@
 //! Epochs as rows of a database: SQLite, PostgreSQL, MySQL and MariaDB.
 //!
 //! ```text
-//! worker: rows ─► key, sort ─► results of process 0 (memory, then disk)
+//! write:  rows ─► key, sort ─► results of process 0 (memory, then disk)
 //! commit: BEGIN ─► lock the owner ─► marker there? ─► rows ─► changelog ─► marker ─► COMMIT
 //! ```
 //!
-//! Process 0 alone writes: its workers own all parts, so the rows of an epoch are in one place, and
+//! Keys, sorting and encoding are the work of threads that may block, and not of workers. Process 0
+//! alone writes: its workers own all parts, so the rows of an epoch are in one place, and
 //! one transaction makes rows and marker visible together. Nothing is staged in the database, so a
 //! crash leaves nothing to clear.
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `staged_rows` | rows between worker and transaction |
+//! | `staged_rows` | rows between the dataflow and the transaction |
 //! | `tables` | names, columns and statements, in each dialect |
 //! | `driver_traits` | the traits of a driver and its sessions |
 //! | `database_output`, `owner_row`, `settings` | the start: checks, tables, the row of the owner |

@@ -303,7 +303,7 @@ impl EpochWriter for SqlWriter {
             let (kind, results) = (self.settings.rows, self.results.clone());
             let body = supervise::blocking(move || {
                 let staged = stage(kind, &body)?;
-                // Counted before the body that a worker has written is dropped.
+                // Counted before the body that it was made of is dropped.
                 results.admit(&staged);
                 Ok::<_, Error>(staged)
             })

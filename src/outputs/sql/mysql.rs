@@ -1,9 +1,13 @@
-//! MySQL and MariaDB: rows go by inserts of many rows, each below the longest packet of the server.
+//! MySQL and MariaDB: rows go by `LOAD DATA LOCAL` where the server allows it, and else by inserts of
+//! many rows.
 
 mod error_kinds;
+mod insert_statements;
+mod load_data;
 
-use std::fmt::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt};
@@ -13,11 +17,13 @@ use mysql_async::{Conn, OptsBuilder, Params, Row, SslOpts, Value};
 use super::answer_timeout::Silence;
 use super::credentials::Credentials;
 use super::driver_traits::{Answer, Driver, Session, SqlValue};
-use super::staged_rows::{RowEncoder, StagedRow, StagedRows, as_text};
+use super::staged_rows::StagedRows;
 use crate::operators::RowKind;
 use crate::store::{DatabaseTarget, SslMode, StoreError, StoreErrorKind, StoreResult};
 use crate::tls;
 use error_kinds::{failure, lacks_tls};
+use insert_statements::Statements;
+use load_data::Loading;
 
 /// The longest statement that is sent, if the server allows it.
 const STATEMENT_BYTES: usize = 1 << 20;
@@ -48,6 +54,8 @@ pub struct MysqlDriver {
     text_bytes_max: (usize, &'static str),
     /// The limit of waiting for an answer.
     silence: Silence,
+    /// Set after the server has refused `LOAD DATA LOCAL`.
+    load_refused: Arc<AtomicBool>,
 }
 
 impl MysqlDriver {
@@ -61,8 +69,8 @@ impl MysqlDriver {
     ) -> MysqlDriver {
         // The driver takes the provider of the process.
         tls::install_provider();
-        let silence = Silence::new();
-        MysqlDriver { target, credentials, ssl, ca_file, text_bytes_max, silence }
+        let (silence, load_refused) = (Silence::new(), Arc::default());
+        MysqlDriver { target, credentials, ssl, ca_file, text_bytes_max, silence, load_refused }
     }
 
     /// Returns the settings of a connection.
@@ -107,15 +115,21 @@ impl Driver for MysqlDriver {
         async move {
             let place = self.describe();
             let conn = self.silence.limit(&place, self.open()).await?;
-            let silence = self.silence.clone();
-            let mut session =
-                MysqlSession { conn, place, silence, statement_bytes: STATEMENT_BYTES };
+            let mut session = MysqlSession {
+                conn,
+                place,
+                silence: self.silence.clone(),
+                statement_bytes: STATEMENT_BYTES,
+                can_load: false,
+                load_refused: Arc::clone(&self.load_refused),
+            };
             for setting in SETTINGS {
                 session.execute(setting, Vec::new()).await?;
             }
             let packet = session.query("SELECT @@max_allowed_packet", Vec::new()).await?;
             let packet = packet.first().map_or(0, |row| row[0].int()) as usize;
             session.statement_bytes = STATEMENT_BYTES.min(packet.saturating_sub(ROW_BYTES));
+            session.can_load = session.allows_load().await?;
             Ok(Box::new(session) as Box<dyn Session>)
         }
         .boxed()
@@ -165,8 +179,12 @@ struct MysqlSession {
     place: String,
     /// The limit of waiting for an answer.
     silence: Silence,
-    /// The length of a statement after which it is sent.
+    /// The length that no statement and no other packet exceeds, except for a row that is longer.
     statement_bytes: usize,
+    /// True if the settings of the server allow `LOAD DATA LOCAL` in a transaction.
+    can_load: bool,
+    /// Set after the server has refused it nevertheless.
+    load_refused: Arc<AtomicBool>,
 }
 
 impl MysqlSession {
@@ -181,104 +199,38 @@ impl MysqlSession {
     }
 
     /// Inserts rows, many by each statement.
-    async fn insert_all(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
-        let columns = match (rows.kind, rows.epoch) {
-            (RowKind::Lines, _) => "`row_number`, `line`, `epoch`",
-            (RowKind::Counts, Some(_)) => "`word`, `word_key`, `count`, `epoch`",
-            (RowKind::Counts, None) => "`word`, `word_key`, `count`",
-        };
-        let statements = Statements {
-            head: format!("INSERT INTO {into} ({columns}) VALUES "),
-            end: rows.epoch.map_or(String::from(")"), |epoch| format!(",{epoch})")),
-            bytes_max: self.statement_bytes,
-            open: String::new(),
-            full: Vec::new(),
-        };
-        let mut pieces = rows.pieces(statements);
-        let mut full = pieces.next().await?;
-        while let Some(statements) = full {
-            let sending = async {
-                for statement in statements {
-                    self.run(&statement).await?;
-                }
-                Ok::<_, StoreError>(())
-            };
-            let (sent, next) = futures::join!(sending, pieces.next());
-            sent?;
-            full = next?;
+    async fn insert_many(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
+        let mut pieces = rows.pieces(Statements::new(into, rows, self.statement_bytes));
+        while let Some(statements) = pieces.next().await? {
+            for statement in statements {
+                self.run(&statement).await?;
+            }
         }
         Ok(())
     }
-}
 
-/// Builds statements that insert many rows.
-#[derive(Debug)]
-struct Statements {
-    /// The statement up to its rows.
-    head: String,
-    /// The end of each row.
-    end: String,
-    /// The length that no statement exceeds, unless it has one row only.
-    bytes_max: usize,
-    /// The statement to which rows are being added.
-    open: String,
-    /// The statements that are complete.
-    full: Vec<String>,
-}
-
-impl RowEncoder for Statements {
-    type Piece = Vec<String>;
-
-    fn row(&mut self, row: StagedRow<'_>) {
-        let text_bytes = match row {
-            StagedRow::Word { word, .. } => word.len(),
-            StagedRow::Line { line, .. } => line.len(),
-        };
-        let row_bytes = 2 * text_bytes + ROW_BYTES;
-        if !self.open.is_empty() && self.open.len() + row_bytes > self.bytes_max {
-            self.full.push(std::mem::take(&mut self.open));
-        }
-        if self.open.is_empty() {
-            self.open.reserve(self.bytes_max.min(STATEMENT_BYTES));
-            self.open.push_str(&self.head);
-        } else {
-            self.open.push(',');
-        }
-        self.open.push('(');
-        match row {
-            StagedRow::Word { key, count, word } => {
-                digits(as_text(word).as_bytes(), &mut self.open);
-                self.open.push(',');
-                digits(key, &mut self.open);
-                // It does not fail for a string.
-                let _ = write!(self.open, ",{count}");
-            }
-            StagedRow::Line { number, line } => {
-                let _ = write!(self.open, "{number},");
-                digits(line, &mut self.open);
+    /// Inserts rows by the fastest way that the server allows.
+    async fn insert_all(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
+        if self.can_load && !self.load_refused.load(Ordering::Relaxed) {
+            match self.load(into, rows).await? {
+                Loading::Done => return Ok(()),
+                Loading::Refused(reason) => {
+                    self.load_refused.store(true, Ordering::Relaxed);
+                    tracing::debug!("rows go by inserts from now on: {reason}");
+                }
             }
         }
-        self.open.push_str(&self.end);
-    }
-
-    fn take(&mut self, is_last: bool) -> Vec<String> {
-        if is_last && !self.open.is_empty() {
-            self.full.push(std::mem::take(&mut self.open));
-        }
-        std::mem::take(&mut self.full)
+        self.insert_many(into, rows).await
     }
 }
 
-/// Appends bytes as a literal of hexadecimal digits, which no setting of the server can misread.
-fn digits(bytes: &[u8], out: &mut String) {
-    /// The digits of a hexadecimal literal.
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    out.push_str("x'");
-    for byte in bytes {
-        out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-        out.push(char::from(DIGITS[usize::from(byte & 15)]));
+/// Returns the columns of `rows` in the order in which they are sent.
+fn columns_of(rows: &StagedRows) -> &'static str {
+    match (rows.kind, rows.epoch) {
+        (RowKind::Lines, _) => "`row_number`, `line`, `epoch`",
+        (RowKind::Counts, Some(_)) => "`word`, `word_key`, `count`, `epoch`",
+        (RowKind::Counts, None) => "`word`, `word_key`, `count`",
     }
-    out.push('\'');
 }
 
 /// Returns a parameter as the driver takes it.
@@ -357,34 +309,5 @@ impl Session for MysqlSession {
 
     fn insert<'a>(&'a mut self, into: &'a str, rows: StagedRows) -> BoxFuture<'a, StoreResult<()>> {
         async move { self.insert_all(into, &rows).await }.boxed()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn statements_stay_below_their_limit() {
-        let mut statements = Statements {
-            head: "INSERT INTO `t` VALUES ".to_owned(),
-            end: ",7)".to_owned(),
-            bytes_max: 1000,
-            open: String::new(),
-            full: Vec::new(),
-        };
-        for number in 0..20 {
-            statements.row(StagedRow::Word {
-                key: &[0xab; 32],
-                count: number,
-                word: b"it's \\ \0",
-            });
-        }
-        let full = statements.take(true);
-        assert!(full.len() > 1);
-        let all: String = full.concat();
-        assert!(full.iter().all(|statement| statement.len() <= 1000));
-        assert_eq!(all.matches("(x'69742773205c2000',x'abab").count(), 20);
-        assert!(full.iter().all(|statement| statement.ends_with(",7)")));
     }
 }

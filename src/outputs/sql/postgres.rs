@@ -246,16 +246,12 @@ impl PostgresSession {
         let sink = driven(connection, limit, client.copy_in::<_, Bytes>(&sql)).await?;
         let mut sink = Box::pin(sink);
         let (mut pieces, mut broken) = (rows.pieces(CopyEncoder::new(rows.epoch)), None);
-        let mut piece = pieces.next().await?;
-        while let Some(bytes) = piece {
-            let sending = driven(connection, limit, sink.send(bytes));
-            let (sent, next) = futures::join!(sending, pieces.next());
-            if let Err(error) = sent {
+        // An error of reading drops the session, and the server rolls back.
+        while let Some(bytes) = pieces.next().await? {
+            if let Err(error) = driven(connection, limit, sink.send(bytes)).await {
                 broken = Some(error);
                 break;
             }
-            // An error drops the session, and the server rolls back.
-            piece = next?;
         }
         // The reason why the server took no more is the answer to the whole.
         match (driven(connection, limit, sink.as_mut().finish()).await, broken) {

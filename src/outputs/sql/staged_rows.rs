@@ -1,32 +1,35 @@
-//! The rows of an epoch between the worker that counts them and the transaction that inserts them.
+//! The rows of an epoch between the dataflow that counts them and the transaction that inserts them.
 //!
 //! ```text
-//! worker: rows ─► columns ─► [stage: key, sort] ─► results ─► [encode a piece] ─► session
-//!                             in square brackets: on threads that may block
+//! rows ─► [columns] ─► [stage: key, sort] ─► results ─► [merge, encode a piece] ─► session
+//!         in square brackets: on threads that may block
 //! ```
 //!
-//! A worker only copies rows, in the form that files of columns are made of. [`stage`] gives each
-//! word its key and sorts the rows of a part by it, because a database inserts sorted keys faster
-//! than others. A staged word is a row of columns whose text is the key and then the word.
+//! Rows are first copied, in the form that files of columns are made of. [`stage`] gives each word
+//! its key and sorts the rows of a part by it, and a [`StagedReader`] merges the parts, because a
+//! database inserts sorted keys faster than others. A staged word is a row of columns whose text is
+//! the key and then the word.
+
+mod merge_parts;
+mod staged_row;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::io;
 
 use bytes::Bytes;
+use futures::future::{BoxFuture, FutureExt};
 use sha2::{Digest, Sha256};
 
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind};
 use crate::operators::RowKind;
-use crate::outputs::objects::{
-    CHUNK_BYTES, RowBatch, RowReader, begin_columns, push_row, read_rows,
-};
+use crate::outputs::objects::{CHUNK_BYTES, RowBatch, begin_columns, push_row, read_rows};
 use crate::store::{Body, StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
-/// The length of a key.
-pub const KEY_BYTES: usize = 32;
+pub use merge_parts::StagedReader;
+pub use staged_row::{KEY_BYTES, StagedRow};
 
 /// Returns the key of a word: its SHA-256.
 fn key(word: &[u8]) -> [u8; KEY_BYTES] {
@@ -38,7 +41,7 @@ pub fn as_text(word: &[u8]) -> Cow<'_, str> {
     String::from_utf8_lossy(word)
 }
 
-/// Returns the staged form of a part that a worker has written. It blocks.
+/// Returns the staged form of a part, whose rows were copied. It blocks.
 ///
 /// # Errors
 ///
@@ -88,27 +91,6 @@ fn mixed(kind: RowKind) -> Error {
         .hint("declare what it publishes with `JobBuilder::publishes_lines`")
 }
 
-/// One row on its way into a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StagedRow<'a> {
-    /// A word.
-    Word {
-        /// Its key.
-        key: &'a [u8; KEY_BYTES],
-        /// Its count.
-        count: i64,
-        /// The word.
-        word: &'a [u8],
-    },
-    /// A line.
-    Line {
-        /// Its number in the epoch, from 0.
-        number: i64,
-        /// The line.
-        line: &'a [u8],
-    },
-}
-
 /// The rows of one epoch, for one insertion. A clone reads them from the beginning.
 #[derive(Clone, Debug)]
 pub struct StagedRows {
@@ -123,72 +105,12 @@ pub struct StagedRows {
 impl StagedRows {
     /// Returns a reader at the first row.
     pub fn reader(&self) -> StagedReader {
-        let parts: Box<dyn Iterator<Item = Body> + Send> = Box::new(self.parts.clone().into_iter());
-        StagedReader { kind: self.kind, parts, part: None, batch: RowBatch::default(), number: 0 }
+        StagedReader::new(self.kind, self.parts.clone())
     }
 
     /// Returns the rows as pieces that `encoder` makes of them, for a session that sends them.
     pub fn pieces<E: RowEncoder>(&self, encoder: E) -> RowPieces<E> {
-        RowPieces { state: Some((self.reader(), encoder)) }
-    }
-}
-
-/// Reads staged rows batch by batch, so that an epoch on disk never is in memory as a whole.
-pub struct StagedReader {
-    /// Words with counts, or lines.
-    kind: RowKind,
-    /// The parts that were not begun.
-    parts: Box<dyn Iterator<Item = Body> + Send>,
-    /// The part that is being read.
-    part: Option<RowReader>,
-    /// The rows that are at hand.
-    batch: RowBatch,
-    /// The number of the next line.
-    number: i64,
-}
-
-impl fmt::Debug for StagedReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("StagedReader").field("number", &self.number).finish_non_exhaustive()
-    }
-}
-
-impl StagedReader {
-    /// Calls `visit` with the rows of the next batch. Returns false after the last one. It blocks.
-    ///
-    /// # Errors
-    ///
-    /// Those of reading a body that is on disk, and those of `visit`.
-    pub fn next_batch<E>(
-        &mut self,
-        mut visit: impl FnMut(StagedRow<'_>) -> Result<(), E>,
-    ) -> Result<bool, E>
-    where
-        E: From<io::Error>,
-    {
-        loop {
-            if let Some(part) = &mut self.part {
-                part.fill(&mut self.batch)?;
-                if !self.batch.texts.is_empty() {
-                    break;
-                }
-            }
-            let Some(next) = self.parts.next() else { return Ok(false) };
-            self.part = Some(read_rows(&next)?.1);
-        }
-        for (text, count) in self.batch.texts.iter().zip(&self.batch.counts) {
-            visit(match self.kind {
-                RowKind::Counts => {
-                    let (key, word) = text
-                        .split_first_chunk()
-                        .ok_or_else(|| io::Error::from(io::ErrorKind::InvalidData))?;
-                    StagedRow::Word { key, count: *count, word }
-                }
-                RowKind::Lines => StagedRow::Line { number: self.number, line: text },
-            })?;
-            self.number += 1;
-        }
-        Ok(true)
+        RowPieces { running: Some(begin(self.reader(), encoder)) }
     }
 }
 
@@ -204,32 +126,58 @@ pub trait RowEncoder: Send + 'static {
     fn take(&mut self, is_last: bool) -> Self::Piece;
 }
 
-/// The encoded pieces of an insertion. The caller polls for the next one while it sends the one
-/// before, so encoding and sending go on at the same time.
-#[derive(Debug)]
-pub struct RowPieces<E> {
-    /// The reader and the encoder. `None` after the last piece.
-    state: Option<(StagedReader, E)>,
+/// A piece, and what makes the next one; `None` after the last piece.
+type Encoded<E> = (<E as RowEncoder>::Piece, Option<(StagedReader, E)>);
+
+/// The encoded pieces of an insertion. While the caller sends one, the next is encoded.
+pub struct RowPieces<E: RowEncoder> {
+    /// The encoding of the next piece. `None` after the last piece.
+    running: Option<BoxFuture<'static, io::Result<Encoded<E>>>>,
+}
+
+impl<E: RowEncoder> fmt::Debug for RowPieces<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RowPieces").field("has_more", &self.running.is_some()).finish()
+    }
+}
+
+/// Begins to encode a piece on a thread that may block.
+fn begin<E: RowEncoder>(
+    mut reader: StagedReader,
+    mut encoder: E,
+) -> BoxFuture<'static, io::Result<Encoded<E>>> {
+    let encoded = supervise::blocking(move || {
+        let has_more = reader.next_batch(|row| {
+            encoder.row(row);
+            Ok::<_, io::Error>(())
+        })?;
+        Ok((encoder.take(!has_more), has_more.then_some((reader, encoder))))
+    });
+    encoded.boxed()
 }
 
 impl<E: RowEncoder> RowPieces<E> {
-    /// Returns the next piece, encoded on a thread that may block. `None` after the last one.
+    /// Returns the next piece. `None` after the last one.
     ///
     /// # Errors
     ///
     /// `Disk` if a body on disk cannot be read back.
     pub async fn next(&mut self) -> StoreResult<Option<E::Piece>> {
-        let Some((mut reader, mut encoder)) = self.state.take() else { return Ok(None) };
-        let encoded = supervise::blocking(move || {
-            let has_more = reader.next_batch(|row| {
-                encoder.row(row);
-                Ok::<_, io::Error>(())
-            })?;
-            let piece = encoder.take(!has_more);
-            Ok::<_, io::Error>((piece, has_more.then_some((reader, encoder))))
-        });
-        let (piece, state) = encoded.await.map_err(|error| unreadable(&error))?;
-        self.state = state;
+        self.read().await.map_err(|error| unreadable(&error))
+    }
+
+    /// Returns the next piece. `None` after the last one.
+    ///
+    /// # Errors
+    ///
+    /// Those of reading a body that is on disk.
+    pub async fn read(&mut self) -> io::Result<Option<E::Piece>> {
+        // It stays where it is while it is waited for: who stops waiting loses no piece.
+        let Some(running) = &mut self.running else { return Ok(None) };
+        let encoded = running.await;
+        self.running = None;
+        let (piece, rest) = encoded?;
+        self.running = rest.map(|(reader, encoder)| begin(reader, encoder));
         Ok(Some(piece))
     }
 }
@@ -274,6 +222,33 @@ mod tests {
         let mut found: Vec<_> = found.into_iter().map(|(_, word)| word).collect();
         found.sort();
         assert_eq!(found, words);
+    }
+
+    #[test]
+    fn parts_merge_in_the_order_of_keys() {
+        // More than a batch, in more parts than are merged at a time; some parts are empty.
+        let words: Vec<String> = (0..20_000).map(|word| format!("w{word}")).collect();
+        let parts: Vec<Vec<(&[u8], i64)>> = (0..20)
+            .map(|part| {
+                let of_part = words.iter().enumerate().filter(|(word, _)| word % 19 == part);
+                of_part.map(|(number, word)| (word.as_bytes(), number as i64)).collect()
+            })
+            .collect();
+        let parts: Vec<_> = parts.iter().map(Vec::as_slice).collect();
+        let (mut reader, mut keys) = (staged(RowKind::Counts, &parts).reader(), Vec::new());
+        let mut found = std::collections::BTreeMap::new();
+        let mut visit = |row: StagedRow<'_>| {
+            let StagedRow::Word { key: found_key, count, word } = row else { panic!("{row:?}") };
+            assert_eq!(*found_key, key(word));
+            keys.push(*found_key);
+            found.insert(count, String::from_utf8_lossy(word).into_owned());
+            Ok::<_, io::Error>(())
+        };
+        while reader.next_batch(&mut visit).expect("whole rows") {}
+        assert_eq!(keys.len(), words.len());
+        assert!(found.into_values().eq(words.iter().cloned()));
+        let descents = keys.windows(2).filter(|pair| pair[0] > pair[1]).count();
+        assert_eq!(descents, 1, "two groups of parts");
     }
 
     #[test]
@@ -324,6 +299,6 @@ mod tests {
         while let Some(piece) = pieces.next().await.expect("rows in memory") {
             found.push(String::from_utf8(piece).expect("text"));
         }
-        assert_eq!(found, ["one,", "two,", "."]);
+        assert_eq!(found, ["one,two,", "."]);
     }
 }

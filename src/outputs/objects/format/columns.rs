@@ -1,8 +1,8 @@
-//! Rows as bytes, as they leave a worker for a format that is written column by column.
+//! Rows as bytes, for a format that is written column by column, and for outputs without files.
 //!
-//! A worker only copies rows, one after the other, into chunks of a [`Body`]. The file is encoded
-//! and compressed from them on another thread. The body may have been on disk meanwhile, so a row
-//! may lie in two of its pieces.
+//! Rows are first copied, one after the other, into chunks of a [`Body`]. The file is encoded and
+//! compressed from them later. The body may have been on disk meanwhile, so a row may lie in two of
+//! its pieces. All of that happens on threads that may block, and not on the workers.
 //!
 //! ```text
 //! body = kind, row …      row = length of text (u32), count (i64, 0 for lines), text

@@ -1,7 +1,8 @@
 //! Classifies the errors of MySQL and MariaDB.
 
-use mysql_async::{DriverError, Error};
+use mysql_async::{DriverError, Error, LocalInfileError};
 
+use crate::outputs::sql::staged_rows::unreadable;
 use crate::store::{StoreError, StoreErrorKind};
 
 /// Returns whether the server has no TLS.
@@ -12,10 +13,10 @@ pub fn lacks_tls(error: &Error) -> bool {
 /// Returns the store's error for an error of the driver.
 pub fn failure(place: &str, error: &Error) -> StoreError {
     if let Error::Server(answer) = error {
-        let message = format!("{place}: {} (error {})", answer.message, answer.code);
-        let (kind, hint) = kind(answer.code);
-        let failed = StoreError::new(kind, message);
-        return if hint.is_empty() { failed } else { failed.hint(hint) };
+        return refused(place, answer.code, &answer.message);
+    }
+    if let Error::Driver(DriverError::LocalInfile(LocalInfileError::ReadError(error))) = error {
+        return unreadable(error);
     }
     let message = format!("{place}: {error}");
     // A certificate that is not trusted, and TLS that the server does not have, are settings.
@@ -25,6 +26,18 @@ pub fn failure(place: &str, error: &Error) -> StoreError {
             .hint("see --ca-file and ?sslmode= in --to");
     }
     StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
+}
+
+/// Returns the store's error for a warning of the server about rows.
+pub fn warning(place: &str, code: i64, message: &str) -> StoreError {
+    refused(place, u16::try_from(code).unwrap_or_default(), message)
+}
+
+/// Returns the store's error for an error of the server.
+fn refused(place: &str, code: u16, message: &str) -> StoreError {
+    let (kind, hint) = kind(code);
+    let failed = StoreError::new(kind, format!("{place}: {message} (error {code})"));
+    if hint.is_empty() { failed } else { failed.hint(hint) }
 }
 
 /// Returns the kind of a failure and what to do about it.

@@ -1,0 +1,290 @@
+//! Rows by `LOAD DATA LOCAL`: the server asks for a file, and gets the rows instead.
+//!
+//! `LOCAL` makes the server ignore what it cannot store: it skips rows whose key is there, and cuts
+//! values, with a warning each. So the rows that it has stored are counted afterwards, and each
+//! warning is an error; the transaction is then dropped.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use futures::stream::{self, BoxStream, StreamExt};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Error, LocalInfileError};
+
+use super::error_kinds::{failure, warning};
+use super::{MysqlSession, columns_of};
+use crate::outputs::sql::staged_rows::{RowEncoder, RowPieces, StagedRow, StagedRows, as_text};
+use crate::outputs::sql::driver_traits::{Session, SqlValue};
+use crate::store::{StoreError, StoreErrorKind, StoreResult};
+
+/// The longest piece that is sent at once, if the server allows it.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// The number of the warning that a statement may differ on a replica which repeats statements. It
+/// is about the log of the server, and not about the rows.
+const UNSAFE_STATEMENT: i64 = 1592;
+
+/// The outcome of a `LOAD DATA LOCAL`.
+#[derive(Debug)]
+pub enum Loading {
+    /// All rows are in the table.
+    Done,
+    /// The server does not take such a statement, for this reason. It has read no row.
+    Refused(String),
+}
+
+/// Encodes rows as lines with fields.
+#[derive(Debug)]
+struct LoadEncoder {
+    bytes: Vec<u8>,
+    /// The number of rows so far.
+    rows: Arc<AtomicU64>,
+    /// The end of each row.
+    end: String,
+}
+
+impl LoadEncoder {
+    /// Adds a field and the mark after it. Escapes what has a meaning between fields.
+    fn field(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while let Some(at) = rest.iter().position(|byte| escape(*byte).is_some()) {
+            self.bytes.extend_from_slice(&rest[..at]);
+            self.bytes.push(b'\\');
+            self.bytes.extend(escape(rest[at]));
+            rest = &rest[at + 1..];
+        }
+        self.bytes.extend_from_slice(rest);
+        self.bytes.push(b'\t');
+    }
+}
+
+/// Returns what follows the backslash in place of a byte, if the byte has a meaning by itself.
+fn escape(byte: u8) -> Option<u8> {
+    match byte {
+        b'\\' => Some(b'\\'),
+        b'\t' => Some(b't'),
+        b'\n' => Some(b'n'),
+        b'\r' => Some(b'r'),
+        0 => Some(b'0'),
+        0x1a => Some(b'Z'),
+        _ => None,
+    }
+}
+
+impl RowEncoder for LoadEncoder {
+    type Piece = Bytes;
+
+    fn row(&mut self, row: StagedRow<'_>) {
+        match row {
+            StagedRow::Word { key, count, word } => {
+                self.field(as_text(word).as_bytes());
+                self.field(key);
+                self.bytes.extend_from_slice(count.to_string().as_bytes());
+            }
+            StagedRow::Line { number, line } => {
+                self.field(number.to_string().as_bytes());
+                self.field(line);
+                // The mark after a line is that before the epoch.
+                self.bytes.pop();
+            }
+        }
+        self.bytes.extend_from_slice(self.end.as_bytes());
+        self.rows.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn take(&mut self, _is_last: bool) -> Bytes {
+        let capacity = self.bytes.len();
+        std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity)).into()
+    }
+}
+
+/// Returns encoded rows in pieces of at most `bytes_max` bytes. Counts the pieces in `sent`.
+fn stream_of(
+    pieces: RowPieces<LoadEncoder>,
+    bytes_max: usize,
+    sent: Arc<AtomicU64>,
+) -> BoxStream<'static, io::Result<Bytes>> {
+    let next = |mut pieces: RowPieces<LoadEncoder>| async move {
+        pieces.read().await.transpose().map(|piece| (piece, pieces))
+    };
+    let cut = move |piece: io::Result<Bytes>| {
+        let (mut rest, mut failed) = match piece {
+            Ok(piece) => (piece, None),
+            Err(error) => (Bytes::new(), Some(error)),
+        };
+        stream::iter(std::iter::from_fn(move || {
+            if let Some(error) = failed.take() {
+                return Some(Err(error));
+            }
+            let length = bytes_max.min(rest.len());
+            (length > 0).then(|| Ok(rest.split_to(length)))
+        }))
+    };
+    let count = move |_: &io::Result<Bytes>| {
+        sent.fetch_add(1, Ordering::Relaxed);
+    };
+    stream::unfold(pieces, next).flat_map(cut).inspect(count).boxed()
+}
+
+impl MysqlSession {
+    /// Returns whether the server allows `LOAD DATA LOCAL`, and runs it within a transaction.
+    pub async fn allows_load(&mut self) -> StoreResult<bool> {
+        let query = "SHOW VARIABLES WHERE Variable_name IN ('local_infile', \
+                     'wsrep_load_data_splitting', 'tidb_version')";
+        let rows = self.query(query, Vec::new()).await?;
+        let is_on = |name: &str| {
+            let row = rows.iter().find(|row| row[0].text().eq_ignore_ascii_case(name));
+            row.is_some_and(|row| !matches!(row[1].text().as_str(), "OFF" | "0" | ""))
+        };
+        // The other two commit while they load.
+        Ok(is_on("local_infile") && !is_on("wsrep_load_data_splitting") && !is_on("tidb_version"))
+    }
+
+    /// Inserts rows by `LOAD DATA LOCAL`.
+    pub async fn load(&mut self, into: &str, rows: &StagedRows) -> StoreResult<Loading> {
+        let columns = columns_of(rows);
+        let sql = format!(
+            "LOAD DATA LOCAL INFILE 'wordtide' INTO TABLE {into} CHARACTER SET binary FIELDS \
+             TERMINATED BY '\\t' ENCLOSED BY '' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' \
+             ({columns})"
+        );
+        let end = rows.epoch.map_or(String::from("\n"), |epoch| format!("\t{epoch}\n"));
+        let (sent, encoded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let encoder = LoadEncoder { bytes: Vec::new(), rows: Arc::clone(&encoded), end };
+        let pieces = rows.pieces(encoder);
+        let bytes_max = PIECE_BYTES.min(self.statement_bytes);
+        // Only for this statement: the server can ask for a file in any answer.
+        let stream = Mutex::new(stream_of(pieces, bytes_max, Arc::clone(&sent)));
+        self.conn.set_infile_handler(async move {
+            Ok(stream.into_inner().unwrap_or_else(PoisonError::into_inner))
+        });
+        let MysqlSession { conn, place, silence, .. } = self;
+        let loading = async { Ok(conn.query_drop(&sql).await) };
+        match silence.limit_between(place, &sent, loading).await? {
+            Ok(()) => {}
+            Err(Error::Server(answer)) if is_refusal(answer.code) => {
+                conn.set_infile_handler(async { Err(LocalInfileError::NoHandler.into()) });
+                return Ok(Loading::Refused(answer.message));
+            }
+            Err(error) => return Err(failure(place, &error)),
+        }
+        self.check_loaded(encoded.load(Ordering::Relaxed)).await?;
+        Ok(Loading::Done)
+    }
+
+    /// Checks that the last statement has inserted `expected` rows as they were sent.
+    async fn check_loaded(&mut self, expected: u64) -> StoreResult<()> {
+        let (inserted, warnings) = (self.conn.affected_rows(), self.conn.get_warnings());
+        if inserted == expected && warnings == 0 {
+            return Ok(());
+        }
+        let listed = self.query("SHOW WARNINGS", Vec::new()).await?;
+        let listed: Vec<(i64, String)> =
+            listed.into_iter().map(|row| (number(&row[1]), row[2].text())).collect();
+        let harmless = listed.iter().filter(|listed| listed.0 == UNSAFE_STATEMENT).count();
+        if inserted == expected && harmless == usize::from(warnings) {
+            return Ok(());
+        }
+        let first = listed.into_iter().find(|listed| listed.0 != UNSAFE_STATEMENT);
+        Err(match first {
+            Some((code, message)) => warning(&self.place, code, &message),
+            None => {
+                let message = format!("{} has stored {inserted} rows of {expected}", self.place);
+                StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
+            }
+        })
+    }
+}
+
+/// Returns the number in a column, whose type is that of a text or a number.
+fn number(value: &SqlValue) -> i64 {
+    match value {
+        SqlValue::Int(number) => *number,
+        other => other.text().parse().unwrap_or_default(),
+    }
+}
+
+/// Returns whether an error with this code is about the statement as such.
+fn is_refusal(code: u16) -> bool {
+    // Not allowed by server or client, in words of MySQL 5, of MySQL 8 and of MariaDB; unknown to a
+    // proxy in between; not supported.
+    matches!(code, 1148 | 3948 | 4166 | 1047 | 1235)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operators::RowKind;
+    use crate::outputs::objects::{begin_columns, push_row};
+    use crate::outputs::sql::staged_rows::stage;
+    use crate::store::Body;
+
+    /// Reads fields back as a server does.
+    fn fields(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
+        let (mut rows, mut row, mut field) = (Vec::new(), Vec::new(), Vec::new());
+        let mut bytes = bytes.iter();
+        while let Some(byte) = bytes.next() {
+            match byte {
+                b'\\' => field.push(match bytes.next().expect("an escaped byte") {
+                    b't' => b'\t',
+                    b'n' => b'\n',
+                    b'r' => b'\r',
+                    b'0' => 0,
+                    b'Z' => 0x1a,
+                    b'N' => panic!("no value"),
+                    other => *other,
+                }),
+                b'\t' => row.push(std::mem::take(&mut field)),
+                b'\n' => {
+                    row.push(std::mem::take(&mut field));
+                    rows.push(std::mem::take(&mut row));
+                }
+                other => field.push(*other),
+            }
+        }
+        assert!(field.is_empty() && row.is_empty(), "each row has an end");
+        rows
+    }
+
+    #[test]
+    fn fields_of_any_bytes_read_back() {
+        let all: Vec<u8> = (0..=255).collect();
+        let key: [u8; 32] = std::array::from_fn(|at| all[at]);
+        let (rows, end) = (Arc::default(), "\t7\n".to_owned());
+        let mut encoder = LoadEncoder { bytes: Vec::new(), rows, end };
+        for word in ["", "\\N", "\\", "a\tb\nc\rd\0e\u{1a}", "\u{1f30a}'\""] {
+            encoder.row(StagedRow::Word { key: &key, count: -3, word: word.as_bytes() });
+            let expected = [word.as_bytes(), &key, b"-3", b"7"].map(<[u8]>::to_vec);
+            assert_eq!(fields(&encoder.take(false)), [expected]);
+        }
+        encoder.row(StagedRow::Line { number: 5, line: &all });
+        assert_eq!(fields(&encoder.take(true)), [[b"5".to_vec(), all, b"7".to_vec()]]);
+        assert_eq!(encoder.rows.load(Ordering::Relaxed), 6);
+    }
+
+    #[tokio::test]
+    async fn stream_has_all_rows_in_short_pieces() {
+        let mut bytes = Vec::new();
+        begin_columns(RowKind::Lines, &mut bytes);
+        (0..20_000).for_each(|row: u32| push_row(row.to_string().as_bytes(), 0, &mut bytes));
+        let part = stage(RowKind::Lines, &Body::from(bytes)).expect("rows");
+        let staged = StagedRows { kind: RowKind::Lines, epoch: Some(7), parts: vec![part] };
+        let (sent, rows) = (Arc::new(AtomicU64::new(0)), Arc::default());
+        let encoder = LoadEncoder { bytes: Vec::new(), rows, end: "\t7\n".to_owned() };
+        let pieces: Vec<_> =
+            stream_of(staged.pieces(encoder), 1000, Arc::clone(&sent)).collect().await;
+        let pieces: Vec<Bytes> = pieces.into_iter().map(|piece| piece.expect("rows")).collect();
+        assert!(pieces.iter().all(|piece| (1..=1000).contains(&piece.len())));
+        assert_eq!(sent.load(Ordering::Relaxed), pieces.len() as u64);
+        let rows = fields(&pieces.concat());
+        assert_eq!(rows.len(), 20_000);
+        for (number, row) in rows.iter().enumerate() {
+            assert_eq!(
+                row,
+                &[&number.to_string(), &number.to_string(), "7"].map(|it| it.as_bytes())
+            );
+        }
+    }
+}
