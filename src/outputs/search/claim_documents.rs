@@ -114,9 +114,10 @@ impl Store for ClaimDocuments {
             if let Some(after) = ask.after {
                 search["search_after"] = json!([after]);
             }
-            let refreshed = client.send(Method::POST, &format!("{index}/_refresh"), None).await;
-            let found = match refreshed {
-                Ok(_) => client.send(Method::POST, &format!("{index}/_search"), Some(search)).await,
+            let found = match client.refresh(index).await {
+                Ok(()) => {
+                    client.send(Method::POST, &format!("{index}/_search"), Some(search)).await
+                }
                 Err(error) => Err(error),
             };
             let found = match found {

@@ -135,9 +135,7 @@ impl SearchWriter {
         }
         let what = format!("the marker of epoch {epoch}");
         self.retrier.run(&what, || self.ownership.confirm()).await?;
-        let refresh = format!("{}/_refresh", self.names.rows);
-        let refreshed = || self.client.send(Method::POST, &refresh, None);
-        self.retrier.run(&what, refreshed).await?;
+        self.retrier.run(&what, || self.client.refresh(&self.names.rows)).await?;
         if self.mode == RowMode::Replace {
             // What this epoch did not write is not in its result.
             let older = json!({"range": {"epoch": {"lt": epoch}}});

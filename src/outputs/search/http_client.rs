@@ -98,8 +98,17 @@ impl SearchClient {
         self.send_bytes(method, path, body, "application/json").await
     }
 
-    /// Deletes the documents of an index that `query` finds. Waits up to [`LONG_TIMEOUT`]. Does
-    /// nothing if there is no such index.
+    /// Makes what was written to an index visible to searches.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SearchClient::send`].
+    pub async fn refresh(&self, index: &str) -> StoreResult<()> {
+        self.send(Method::POST, &format!("{index}/_refresh"), None).await.map(drop)
+    }
+
+    /// Deletes the documents of an index that `query` finds among those of the last refresh, and
+    /// refreshes it. Waits up to [`LONG_TIMEOUT`].
     ///
     /// # Errors
     ///
@@ -107,16 +116,8 @@ impl SearchClient {
     pub async fn delete_where(&self, index: &str, query: &Value) -> StoreResult<()> {
         let path = format!("{index}/_delete_by_query?refresh=true&conflicts=proceed");
         let body = Bytes::from(json!({"query": query}).to_string());
-        let deletion = async {
-            // A query finds what was there at the last refresh.
-            self.send(Method::POST, &format!("{index}/_refresh"), None).await?;
-            let sent = (Some(body), "application/json");
-            self.send_within(LONG_TIMEOUT, Method::POST, &path, sent).await
-        };
-        let done = match deletion.await {
-            Err(error) if error.kind == StoreErrorKind::NotFound => return Ok(()),
-            done => done?,
-        };
+        let sent = (Some(body), "application/json");
+        let done = self.send_within(LONG_TIMEOUT, Method::POST, &path, sent).await?;
         if done["failures"].as_array().is_none_or(Vec::is_empty) {
             return Ok(());
         }

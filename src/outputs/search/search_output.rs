@@ -109,7 +109,7 @@ impl SearchOutput {
     async fn check_mode(&self) -> Result<()> {
         let index = &self.names.rows;
         let find = || async {
-            self.client.send(Method::POST, &format!("{index}/_refresh"), None).await?;
+            self.client.refresh(index).await?;
             let any = json!({"size": 1, "query": {"exists": {"field": "epoch"}}});
             let path = format!("{index}/_search?allow_partial_search_results=false");
             self.client.send(Method::POST, &path, Some(any)).await
@@ -152,10 +152,9 @@ impl SearchOutput {
             "aggs": {"states": {"terms": {"field": "state", "size": STATES_MAX}}},
         });
         let find = || async {
-            let refresh = format!("{epochs}/_refresh");
             let path = format!("{epochs}/_search?allow_partial_search_results=false");
-            match self.client.send(Method::POST, &refresh, None).await {
-                Ok(_) => self.client.send(Method::POST, &path, Some(states.clone())).await,
+            match self.client.refresh(epochs).await {
+                Ok(()) => self.client.send(Method::POST, &path, Some(states.clone())).await,
                 Err(error) if error.kind == StoreErrorKind::NotFound => Ok(Value::Null),
                 Err(error) => Err(error),
             }
@@ -204,9 +203,8 @@ impl SearchOutput {
             "query": {"range": {"epoch": {"gte": from, "lte": until}}},
             "aggs": {"newest": {"max": {"field": "epoch"}}},
         });
-        let refresh = self.client.send(Method::POST, &format!("{index}/_refresh"), None).await;
-        let found = match refresh {
-            Ok(_) => {
+        let found = match self.client.refresh(index).await {
+            Ok(()) => {
                 // An answer without a shard could miss the newest epoch.
                 let path = format!("{index}/_search?allow_partial_search_results=false");
                 self.client.send(Method::POST, &path, Some(search)).await
@@ -306,7 +304,20 @@ impl Output for SearchOutput {
         }
         async move {
             let query = json!({"term": {"epoch": epoch}});
-            patiently(|| self.client.delete_where(&self.names.rows, &query)).await
+            let (client, index) = (&self.client, &self.names.rows);
+            let delete = || async {
+                // An attempt that crashed may have written since the last refresh.
+                let deleted = match client.refresh(index).await {
+                    Ok(()) => client.delete_where(index, &query).await,
+                    Err(error) => Err(error),
+                };
+                match deleted {
+                    // There is nothing to delete.
+                    Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
+                    deleted => deleted,
+                }
+            };
+            patiently(delete).await
         }
         .boxed()
     }
