@@ -76,7 +76,8 @@ const NAME_BYTES_MAX: usize = 63;
 const NAME_CHARS_MAX: usize = 64;
 
 /// Names that the tables of the program have.
-const RESERVED: [&str; 3] = ["wordtide_epochs", "wordtide_changelog", "wordtide_owners"];
+const RESERVED: [&str; 4] =
+    ["wordtide_epochs", "wordtide_changelog", "wordtide_owners", "wordtide_staging"];
 
 impl DatabaseTarget {
     /// Parses `to` if it names a database; returns `None` if it does not.
@@ -174,7 +175,7 @@ impl DatabaseTarget {
         {
             "begins with sqlite_, as the tables of SQLite itself"
         } else if RESERVED.iter().any(|reserved| name.eq_ignore_ascii_case(reserved)) {
-            "is that of a table in which the program keeps its markers"
+            "is that of a table of the program itself"
         } else {
             return Ok(());
         };
@@ -402,6 +403,8 @@ mod tests {
             "sqlite:a?table=",
             "sqlite:a?table=%zz",
             "sqlite:a?table=wordtide_epochs",
+            // It would hide behind the temporary table of an upsert.
+            "mysql://h/db?table=Wordtide_Staging",
             "postgres:db",
             "postgres://host",
             "postgres:///db",

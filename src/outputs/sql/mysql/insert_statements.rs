@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::{ROW_BYTES, STATEMENT_BYTES, columns_of};
-use crate::encoding::push_hex;
+use crate::hex_varint::push_hex;
 use crate::outputs::sql::staged_rows::{RowEncoder, StagedRow, StagedRows, as_text};
 
 /// Builds statements that insert many rows.
