@@ -60,7 +60,8 @@ mod tests {
     #[test]
     fn outage_of_several_requests_is_logged_once() {
         let (logged, start) = (Mutex::new(None), Instant::now());
-        let due = [0, 0, 1, 29, 31, 32, 70].map(|s| is_due(&logged, start + Duration::from_secs(s)));
+        let is_due_at = |seconds| is_due(&logged, start + Duration::from_secs(seconds));
+        let due = [0, 0, 1, 29, 31, 32, 70].map(is_due_at);
         assert_eq!(due, [true, false, false, false, true, false, true]);
     }
 }

@@ -1,5 +1,5 @@
-//! MySQL and MariaDB: rows go by `LOAD DATA LOCAL` where the server allows it, and else by inserts of
-//! many rows.
+//! MySQL and MariaDB: rows go by `LOAD DATA LOCAL` where the server allows it, and else by inserts
+//! of many rows.
 
 mod error_kinds;
 mod insert_statements;

@@ -1,4 +1,5 @@
-//! The rows of an epoch between the dataflow that counts them and the transaction that inserts them.
+//! The rows of an epoch between the dataflow that counts them and the transaction that inserts
+//! them.
 //!
 //! ```text
 //! rows ─► [columns] ─► [stage: key, sort] ─► results ─► [merge, encode a piece] ─► session

@@ -403,7 +403,7 @@ mod tests {
             "sqlite:a?table=",
             "sqlite:a?table=%zz",
             "sqlite:a?table=wordtide_epochs",
-            // It would hide behind the temporary table of an upsert.
+            // The temporary table of an upsert has this name, and would hide it.
             "mysql://h/db?table=Wordtide_Staging",
             "postgres:db",
             "postgres://host",

@@ -15,8 +15,8 @@ use mysql_async::{Error, LocalInfileError};
 
 use super::error_kinds::{failure, warning};
 use super::{MysqlSession, columns_of};
-use crate::outputs::sql::staged_rows::{RowEncoder, RowPieces, StagedRow, StagedRows, as_text};
 use crate::outputs::sql::driver_traits::{Session, SqlValue};
+use crate::outputs::sql::staged_rows::{RowEncoder, RowPieces, StagedRow, StagedRows, as_text};
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
 
 /// The longest piece that is sent at once, if the server allows it.
@@ -38,6 +38,7 @@ pub enum Loading {
 /// Encodes rows as lines with fields.
 #[derive(Debug)]
 struct LoadEncoder {
+    /// The rows that were not taken yet.
     bytes: Vec<u8>,
     /// The number of rows so far.
     rows: Arc<AtomicU64>,

@@ -19,6 +19,7 @@ const BATCH_TEXT_BYTES: usize = 1 << 20;
 
 /// Reads staged rows batch by batch, so that an epoch on disk never is in memory as a whole.
 pub struct StagedReader {
+    /// Words with counts, or lines.
     kind: RowKind,
     /// The parts that were not begun.
     parts: std::vec::IntoIter<Body>,
@@ -99,7 +100,9 @@ impl StagedReader {
 
 /// A part that is being read.
 struct OpenPart {
+    /// The rest of its rows.
     rows: RowReader,
+    /// The rows that are at hand.
     batch: RowBatch,
     /// The place of the next row in the batch.
     at: usize,
