@@ -96,7 +96,7 @@ fn copied_marker_commits_no_other_epoch() {
 #[test]
 fn marker_too_long_is_another_programs() {
     let (rig, server) = (Rig::new(), Server::new());
-    once(&rig, &server, "a", "precious\n", "sink.before_marker");
+    once(&rig, &server, "a", "precious\n", "output.before_marker");
     let [dir] = &epoch_dirs(&rig)[..] else { panic!("one epoch") };
     let marker = fs::File::create(rig.path("out").join(dir).join("_SUCCESS")).expect("room");
     marker.set_len(1 << 32).expect("a sparse file");
