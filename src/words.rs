@@ -11,11 +11,13 @@
 //!   file, depend on it.
 //! * `slots` stores words of up to 15 bytes inside 24-byte slots, in hash order; `side_table`
 //!   stores longer words, and words that were crafted to share a slot.
+//! * `ranges` counts short words in many small tables, if one would outgrow the caches.
 //! * [`WordTable`] combines them: it counts blocks, and drains ascending by (hash, word).
 //! * [`Router`] sorts words by the table that counts them, if each worker counts a range of hashes.
 
 pub mod decode;
 mod hash;
+mod ranges;
 mod router;
 mod short_word_lists;
 mod side_table;

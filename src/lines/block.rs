@@ -130,19 +130,33 @@ impl fmt::Debug for Block {
 /// Returns the number of line ends in the text of `padded`: each `\n`, and each `\r` that no `\n`
 /// follows.
 fn line_ends(padded: &[u8]) -> u64 {
+    // So short that the second pass finds it in the first-level cache.
+    const STRETCH: usize = 8 << 10;
+    let text_bytes = padded.len() - Block::PAD;
+    let starts = (0..text_bytes).step_by(STRETCH);
+    let count = |start: usize| {
+        let end = text_bytes.min(start + STRETCH);
+        match memchr::memchr(b'\r', &padded[start..end]) {
+            None => memchr::memchr_iter(b'\n', &padded[start..end]).count() as u64,
+            Some(_) => mixed_line_ends(&padded[start..end], &padded[start + 1..=end]),
+        }
+    };
+    starts.map(count).sum()
+}
+
+/// Returns the number of line ends in `text` with carriage returns. `next` is the text from its
+/// second byte on, and the byte that follows.
+fn mixed_line_ends(text: &[u8], next: &[u8]) -> u64 {
     // A stretch is so short that a byte holds its count, and the compiler uses vectors of bytes.
     /// Bytes that are looked at together.
     const STRETCH: usize = 192;
-    let text_bytes = padded.len() - Block::PAD;
-    let texts = padded[..text_bytes].chunks(STRETCH);
-    let nexts = padded[1..=text_bytes].chunks(STRETCH);
     let count = |(text, next): (&[u8], &[u8])| {
         let ends = text.iter().zip(next).fold(0u8, |ends, (&byte, &next)| {
             ends + u8::from((byte == b'\n') | ((byte == b'\r') & (next != b'\n')))
         });
         u64::from(ends)
     };
-    texts.zip(nexts).map(count).sum()
+    text.chunks(STRETCH).zip(next.chunks(STRETCH)).map(count).sum()
 }
 
 #[cfg(test)]
@@ -166,5 +180,11 @@ mod tests {
         assert_eq!(Block::from_text(b"a\nb\rc\r\n").lines(), 3);
         assert_eq!(Block::from_text(&b"\n".repeat(1_000)).lines(), 1_000);
         assert_eq!(Block::from_text(&b"\r\n".repeat(1_001)[1..]).lines(), 1_001);
+        for len in (8 << 10) - 3..(8 << 10) + 3 {
+            for (end, lines) in [("\n", 1), ("\r", 1), ("\r\n", 1), ("\n\r", 2), ("\r\r", 2)] {
+                let text = ["a".repeat(len), end.to_owned(), "b".repeat(9_000), "\n".into()];
+                assert_eq!(Block::from_text(text.concat().as_bytes()).lines(), lines + 1, "{len}");
+            }
+        }
     }
 }

@@ -21,7 +21,7 @@ use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 use timely::dataflow::operators::{Capability, Concat};
 
 use super::context::{Context, Tally};
-use super::epoch_table::OpenTable;
+use super::epoch_table::{OpenTable, SpareTable};
 use super::route_words::{self, ListPool, Routed, SentBlocks};
 use super::run::Run;
 use super::text::each_line;
@@ -41,9 +41,13 @@ pub enum Unit {
     Keys(Keys),
 }
 
-/// Table size in bytes from which words may be routed. Such a table has outgrown the caches of a
-/// core, so that sorting words by range costs less than the cache misses.
-const ROUTE_TABLE_BYTES_MIN: usize = 16 << 20;
+/// Number of distinct words from which words may be routed. Their table has outgrown the caches of
+/// a core, so that sorting words by range costs less than the cache misses. (Memory does not show
+/// that: a table may have it from the epoch before.)
+const ROUTE_WORDS_MIN: usize = 5 << 16;
+
+/// Memory in bytes that a distinct word takes, about.
+const WORD_BYTES: usize = 48;
 
 /// Average number of occurrences of a distinct word below which words are routed.
 const ROUTE_REPEATS_MIN: u64 = 4;
@@ -67,8 +71,7 @@ pub fn combine<'s>(
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
-        // The last drained table is kept, so that a steady stream of epochs allocates nothing.
-        let mut spare = None;
+        let mut spare = SpareTable::default();
         move |frontiers| {
             let mut runs = run_output.activate();
             let output = routed_output.activate();
@@ -77,10 +80,7 @@ pub fn combine<'s>(
                 let Some(to_runs) = capability.retain_least(0) else { return };
                 let Some(to_tables) = capability.retain_least(1) else { return };
                 let at = open.entry(*to_runs.time()).or_insert_with(|| OpenEpoch {
-                    counted: OpenTable {
-                        capability: to_runs,
-                        table: spare.take().unwrap_or_else(|| WordTable::new(1)),
-                    },
+                    counted: OpenTable { capability: to_runs, table: spare.take(1) },
                     to_tables,
                     words: 0,
                     routes: false,
@@ -103,8 +103,9 @@ pub fn combine<'s>(
                 }
                 let mut done = first.remove().counted;
                 done.drain(&context, &mut runs);
-                spare = Some(done.table);
+                spare.keep(done.table);
             }
+            spare.pass(frontiers[0].frontier().first());
         }
     });
     runs.concat(counted)
@@ -138,7 +139,7 @@ impl OpenEpoch {
     fn should_route(&self, context: &Context) -> bool {
         let table = &self.counted.table;
         context.routing > 1
-            && table.heap_bytes() > ROUTE_TABLE_BYTES_MIN.min(context.settings.table_bytes_max)
+            && table.len() >= ROUTE_WORDS_MIN.min(context.settings.table_bytes_max / WORD_BYTES)
             && self.words < ROUTE_REPEATS_MIN * table.len() as u64
     }
 

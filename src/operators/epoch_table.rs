@@ -27,6 +27,44 @@ pub struct OpenTable {
     pub table: WordTable,
 }
 
+/// The last drained table, kept for the next epoch: a steady stream of epochs then allocates
+/// nothing.
+#[derive(Debug, Default)]
+pub struct SpareTable {
+    table: Option<WordTable>,
+    /// The first open epoch that was seen last.
+    first_open: Epoch,
+    /// Number of epochs that have passed without a use of the table.
+    unused_epochs: u32,
+}
+
+impl SpareTable {
+    /// Number of epochs without words after which the memory is freed.
+    const UNUSED_EPOCHS_MAX: u32 = 4;
+
+    /// Returns the kept table, or a new one with `scale`.
+    pub fn take(&mut self, scale: u32) -> WordTable {
+        self.table.take().unwrap_or_else(|| WordTable::new(scale))
+    }
+
+    /// Keeps a drained table.
+    pub fn keep(&mut self, table: WordTable) {
+        self.table = Some(table);
+        self.unused_epochs = 0;
+    }
+
+    /// Notes the first open epoch, and frees a table that was not used for some epochs.
+    pub fn pass(&mut self, first_open: Option<&Epoch>) {
+        if first_open.is_some_and(|first| *first > self.first_open) {
+            self.first_open = first_open.copied().unwrap_or_default();
+            self.unused_epochs += 1;
+        }
+        if first_open.is_none() || self.unused_epochs > SpareTable::UNUSED_EPOCHS_MAX {
+            self.table = None;
+        }
+    }
+}
+
 impl OpenTable {
     /// Drains the table if it is larger than `Context::table_bytes_max`.
     pub fn drain_if_large(&mut self, context: &Context, output: &mut RunOutput<'_>) {
@@ -54,13 +92,42 @@ impl OpenTable {
         };
         let mut runs: Vec<Run> = (0..context.settings.owners as u32).map(run).collect();
         let mut session = output.session_with_builder(&self.capability);
+        // Words come in the order of parts, so a division is needed only where a part begins.
+        let (mut part, mut owner) = (0, context.owner(0));
         self.table.drain(&mut |hash, word: &[u8], count| {
-            let owner = context.owner(words::part(hash, context.settings.parts));
+            let of = words::part(hash, context.settings.parts);
+            if of != part {
+                (part, owner) = (of, context.owner(of));
+            }
             runs[owner].push(hash, word, count as i64);
             if runs[owner].bytes() >= REMOTE_RUN_BYTES && !context.is_local(owner) {
                 session.give_container(&mut mem::replace(&mut runs[owner], run(owner as u32)));
             }
         });
         runs.iter_mut().filter(|run| !run.is_empty()).for_each(|run| session.give_container(run));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unused_table_is_freed_after_some_epochs() {
+        let mut spare = SpareTable::default();
+        spare.pass(Some(&10));
+        for first_used in [10, 15] {
+            spare.keep(WordTable::new(1));
+            // The same epoch is seen any number of times.
+            for epoch in [0, 1, 2, 3, 4, 4, 4] {
+                spare.pass(Some(&(first_used + epoch)));
+                assert!(spare.table.is_some(), "after {epoch} epochs");
+            }
+            spare.pass(Some(&(first_used + 5)));
+            assert!(spare.table.is_none());
+        }
+        spare.keep(WordTable::new(1));
+        spare.pass(None);
+        assert!(spare.table.is_none(), "no epoch follows");
     }
 }

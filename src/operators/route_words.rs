@@ -34,12 +34,12 @@ use timely::dataflow::operators::generic::{Operator, OutputBuilder};
 use timely::progress::Stamp;
 
 use super::context::Context;
-use super::epoch_table::OpenTable;
+use super::epoch_table::{OpenTable, SpareTable};
 use super::malformed_data::malformed;
 use super::run::Run;
 use crate::epoch::Epoch;
 use crate::lines::Block;
-use crate::words::{ShortWords, WordTable};
+use crate::words::ShortWords;
 
 /// A list of words of one block, for the table of one worker.
 #[derive(Clone, Debug, Default)]
@@ -207,7 +207,7 @@ pub fn count<'s>(
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut open: BTreeMap<Epoch, OpenTable> = BTreeMap::new();
-        let mut spare = None;
+        let mut spare = SpareTable::default();
         let (ranges, own) = (context.routing as u32, context.index as u64);
         move |frontiers| {
             let (mut runs, mut answers) = (run_output.activate(), answer_output.activate());
@@ -216,7 +216,7 @@ pub fn count<'s>(
                 let Routed { words, block, answer, .. } = std::mem::take(routed);
                 let at = open.entry(*to_runs.time()).or_insert_with(|| OpenTable {
                     capability: to_runs,
-                    table: spare.take().unwrap_or_else(|| WordTable::new(ranges)),
+                    table: spare.take(ranges),
                 });
                 at.table.add_short(&words);
                 if block.is_some() {
@@ -234,8 +234,9 @@ pub fn count<'s>(
                 }
                 let mut done = first.remove();
                 done.drain(&context, &mut runs);
-                spare = Some(done.table);
+                spare.keep(done.table);
             }
+            spare.pass(frontiers[0].frontier().first());
         }
     });
     runs

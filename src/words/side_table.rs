@@ -4,7 +4,8 @@
 //! outside, so words crafted to share a [`hash`] are found here as quickly as any others. Words are
 //! sorted only when the table is drained.
 
-use super::hash::{SHORT_BYTES_MAX, hash};
+use super::hash::{Key, SHORT_BYTES_MAX, hash};
+use super::slots::Slots;
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hasher};
@@ -68,6 +69,30 @@ impl Side {
     pub fn give_back(&mut self, mut take: impl FnMut(&[u8], u64) -> bool) {
         let Side { index, arena, .. } = self;
         index.retain(|entry| entry.len > SHORT_BYTES_MAX || !take(entry.word(arena), entry.count));
+    }
+
+    /// Makes room in `slots` for `more` words. The short words of this table are those that `slots`
+    /// refused: after growth they are tried again.
+    #[inline(always)]
+    pub fn make_room(&mut self, slots: &mut Slots, more: usize) {
+        if slots.is_full_for(more) {
+            self.grow(slots, more);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self, slots: &mut Slots, more: usize) {
+        while slots.is_full_for(more) {
+            let mut refused: Vec<(Key, u64)> = Vec::new();
+            slots.grow(|key, count| refused.push((key, count)));
+            self.give_back(|word, count| {
+                let key = Key::of(word);
+                slots.add(slots.homes().of(key.hash()), key, count)
+            });
+            for (key, count) in refused {
+                self.add(&key.to_bytes()[..key.len()], count);
+            }
+        }
     }
 
     /// Removes and returns all words, ascending by (hash, word).

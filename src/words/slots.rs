@@ -59,12 +59,22 @@ impl Homes {
 impl Slots {
     /// Makes empty slots with `capacity` homes, a power of two. All hashes times `scale` must be
     /// in order where the hashes are: 1, or P if all words are of one of P parts.
-    pub fn new(scale: u32, capacity: usize) -> Slots {
+    pub fn new(scale: u64, capacity: usize) -> Slots {
         Slots {
             slots: free_slots(capacity),
             used: 0,
-            homes: Homes { scale: u64::from(scale), shift: u64::BITS - capacity.trailing_zeros() },
+            homes: Homes { scale, shift: u64::BITS - capacity.trailing_zeros() },
         }
+    }
+
+    /// Returns the capacity to which `words` words grow the slots.
+    pub fn capacity_for(words: usize) -> usize {
+        (words * 8).div_ceil(5).next_power_of_two().max(CAPACITY_MIN)
+    }
+
+    /// Returns the memory in bytes that slots with `capacity` homes take.
+    pub fn bytes_of(capacity: usize) -> usize {
+        (capacity + PROBES_MAX) * size_of::<Slot>()
     }
 
     /// Returns the number of distinct words.
@@ -192,6 +202,15 @@ impl Slots {
         }
     }
 
+    /// Frees all slots, and changes the number of homes.
+    pub fn reset(&mut self, capacity: usize) {
+        if capacity == self.capacity() {
+            self.clear();
+        } else {
+            *self = Slots::new(self.homes.scale, capacity);
+        }
+    }
+
     /// Frees all slots.
     pub fn clear(&mut self) {
         self.slots.fill(FREE);
@@ -223,7 +242,7 @@ mod tests {
     }
 
     /// Adds words, growing as a table would; what was refused is counted apart.
-    fn filled(scale: u32, keys: &[Key]) -> (Slots, usize) {
+    fn filled(scale: u64, keys: &[Key]) -> (Slots, usize) {
         let mut slots = Slots::new(scale, CAPACITY_MIN);
         let mut refused = 0;
         for &key in keys {
@@ -281,7 +300,7 @@ mod tests {
             .map(|number| Key { lo: number, hi: 8 << 56 })
             .filter(|key| super::super::part(key.hash(), parts) == 5)
             .collect();
-        let (mut slots, refused) = filled(parts, &keys);
+        let (mut slots, refused) = filled(parts.into(), &keys);
         assert_eq!((slots.len(), refused), (keys.len(), 0));
         let mut hashes = Vec::new();
         slots.drain(|hash, _, _| hashes.push(hash));

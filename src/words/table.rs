@@ -1,9 +1,11 @@
 //! The word table: counts words in place and drains them in hash order.
 //!
 //! Words go through a small group of probes, whose slots are prefetched, so that the cache misses
-//! of a group overlap.
+//! of a group overlap. If the table outgrows the caches and words hardly repeat, its short words
+//! are counted by [`Ranges`] from then on.
 
 use super::hash::{Key, SHORT_BYTES_MAX};
+use super::ranges::Ranges;
 use super::short_word_lists::ShortWords;
 use super::side_table::Side;
 use super::slots::{CAPACITY_MIN, Slots};
@@ -14,6 +16,14 @@ use std::mem;
 /// Homes that a drained table may keep (24 bytes each).
 const KEPT_CAPACITY_MAX: usize = 1 << 20;
 
+/// Number of distinct words from which words may be counted by ranges. The slots then take 24 MiB,
+/// more than the caches of a core.
+const RANGED_WORDS_MIN: usize = 5 << 16;
+
+/// Average number of occurrences of a distinct word below which words are counted by ranges. If
+/// words repeat, the frequent ones stay in the caches.
+const RANGED_REPEATS_MAX: u64 = 4;
+
 /// The words of an epoch with their counts. They drain ascending by (hash, word).
 ///
 /// Small when empty (96 KiB), 24 bytes a slot for words of up to 15 bytes at a load of 5/16 to 5/8,
@@ -22,8 +32,13 @@ const KEPT_CAPACITY_MAX: usize = 1 << 20;
 #[derive(Debug)]
 pub struct WordTable {
     scale: u32,
+    /// Short words, unless there are `ranges`.
     slots: Slots,
     side: Side,
+    /// Short words by ranges, in an epoch in which they hardly repeat.
+    ranges: Option<Ranges>,
+    /// Number of words added since the last drain.
+    words: u64,
     group: Box<[Probe; GROUP_MAX]>,
 }
 
@@ -46,8 +61,10 @@ impl WordTable {
         assert!(scale > 0, "a word table is scaled by 0 parts");
         WordTable {
             scale,
-            slots: Slots::new(scale, CAPACITY_MIN),
+            slots: Slots::new(scale.into(), CAPACITY_MIN),
             side: Side::default(),
+            ranges: None,
+            words: 0,
             group: Box::new([Probe { key: Key::of(b""), home: 0 }; GROUP_MAX]),
         }
     }
@@ -64,6 +81,12 @@ impl WordTable {
         text_len: usize,
         options: &WordOptions,
     ) -> Counted {
+        self.choose();
+        if let Some(ranges) = &mut self.ranges {
+            let counted = ranges.add_block(&mut self.side, block_padded, text_len, options);
+            self.words += counted.words;
+            return counted;
+        }
         let mut adder = BlockCounter {
             table: self,
             waiting: 0,
@@ -73,7 +96,9 @@ impl WordTable {
         };
         words_into(block_padded, text_len, options, &mut adder);
         adder.settle();
-        adder.counted
+        let counted = adder.counted;
+        self.words += counted.words;
+        counted
     }
 
     /// Adds `count` to `word`, which may hold any bytes. A count of 0 adds nothing.
@@ -84,8 +109,12 @@ impl WordTable {
         if word.len() > SHORT_BYTES_MAX {
             return self.side.add(word, count);
         }
-        self.make_room(1);
+        self.words += count;
         let key = Key::of(word);
+        if let Some(ranges) = &mut self.ranges {
+            return ranges.add(key, count);
+        }
+        self.make_room(1);
         if !self.slots.add(self.slots.homes().of(key.hash()), key, count) {
             self.side.add(word, count);
         }
@@ -93,6 +122,11 @@ impl WordTable {
 
     /// Adds 1 to each of `words`.
     pub fn add_short(&mut self, words: &ShortWords) {
+        self.choose();
+        self.words += words.len() as u64;
+        if let Some(ranges) = &mut self.ranges {
+            return words.keys.iter().for_each(|&key| ranges.push(key));
+        }
         // For all at once: words in the order of their hashes, as another table drained them, would
         // crowd a small table from one end, whatever its load.
         self.make_room(words.keys.len());
@@ -107,9 +141,14 @@ impl WordTable {
         }
     }
 
-    /// Returns the number of distinct words.
+    /// Returns the number of distinct words. If words are counted by ranges, those that wait for it
+    /// count as distinct.
     pub fn len(&self) -> usize {
-        self.slots.len() + self.side.len()
+        self.short_len() + self.side.len()
+    }
+
+    fn short_len(&self) -> usize {
+        self.ranges.as_ref().map_or(self.slots.len(), Ranges::len)
     }
 
     /// Returns true if there are no words.
@@ -119,62 +158,88 @@ impl WordTable {
 
     /// Returns the allocated memory in bytes, used or not.
     pub fn heap_bytes(&self) -> usize {
-        self.slots.heap_bytes() + self.side.heap_bytes() + size_of_val(&*self.group)
+        let ranges = self.ranges.as_ref().map_or(0, Ranges::heap_bytes);
+        let side = self.side.heap_bytes() + size_of_val(&*self.group);
+        self.slots.heap_bytes() + ranges + side
     }
 
     /// Calls `emit(hash, word, count)` with every word once, ascending by (hash, word), and empties
-    /// the table. Memory is kept for the same number of words, up to about 600,000.
+    /// the table. Memory is kept for the same number of words, up to about 600,000, or about 5
+    /// million if they hardly repeat.
     pub fn drain(&mut self, mut emit: impl FnMut(u64, &[u8], u64)) {
         if self.is_empty() {
             return;
         }
-        let capacity = kept_capacity(self.slots.len());
+        let mut ranges = self.ranges.take();
+        if let Some(ranges) = &mut ranges {
+            ranges.finish(&mut self.side);
+        }
         let mut longer = self.side.take_sorted();
-        let empty = Slots::new(self.scale, CAPACITY_MIN);
-        let mut slots = mem::replace(&mut self.slots, empty);
-        slots.drain(|hash, key, count| {
+        let mut give = |hash: u64, key: Key, count| {
             let bytes = key.to_bytes();
             let word = &bytes[..key.len()];
             if longer.next_hash().is_some_and(|next| next <= hash) {
                 longer.before(hash, word, &mut emit);
             }
             emit(hash, word, count);
-        });
+        };
+        match ranges {
+            Some(ranges) => self.drain_ranges(ranges, &mut give),
+            None => self.drain_slots(&mut give),
+        }
         longer.rest(&mut emit);
         self.side.reuse(longer);
+        self.words = 0;
+    }
+
+    /// Drains the ranges, and keeps them if the next epoch is likely to need them.
+    fn drain_ranges(&mut self, ranges: Ranges, give: impl FnMut(u64, Key, u64)) {
+        let words = ranges.len();
+        let repeats = self.words / words.max(1) as u64;
+        let kept = ranges.drain(give);
+        self.ranges = kept.filter(|_| words >= RANGED_WORDS_MIN && repeats < RANGED_REPEATS_MAX);
+    }
+
+    /// Drains the slots, and keeps them if they are not too large.
+    fn drain_slots(&mut self, give: impl FnMut(u64, Key, u64)) {
+        let capacity = Slots::capacity_for(self.slots.len()).min(KEPT_CAPACITY_MAX);
+        let empty = Slots::new(self.scale.into(), CAPACITY_MIN);
+        let mut slots = mem::replace(&mut self.slots, empty);
+        slots.drain(give);
         if capacity == slots.capacity() {
             slots.clear();
             self.slots = slots;
         } else if capacity != CAPACITY_MIN {
             drop(slots);
-            self.slots = Slots::new(self.scale, capacity);
+            self.slots = Slots::new(self.scale.into(), capacity);
         }
+    }
+
+    /// Turns to ranges if the table has outgrown the caches and words hardly repeat.
+    #[inline]
+    fn choose(&mut self) {
+        let distinct = self.slots.len();
+        if distinct >= RANGED_WORDS_MIN && self.words < RANGED_REPEATS_MAX * distinct as u64 {
+            self.turn_to_ranges();
+        }
+    }
+
+    #[cold]
+    fn turn_to_ranges(&mut self) {
+        let mut ranges = Ranges::new(self.scale, self.slots.len());
+        self.side.give_back(|word, count| {
+            ranges.add(Key::of(word), count);
+            true
+        });
+        let empty = Slots::new(self.scale.into(), CAPACITY_MIN);
+        mem::replace(&mut self.slots, empty).drain(|_, key, count| ranges.add(key, count));
+        self.ranges = Some(ranges);
     }
 
     /// Makes room in the slots for `more` words.
     #[inline(always)]
     fn make_room(&mut self, more: usize) {
-        if self.slots.is_full_for(more) {
-            self.grow(more);
-        }
-    }
-
-    #[cold]
-    fn grow(&mut self, more: usize) {
-        while self.slots.is_full_for(more) {
-            let WordTable { slots, side, .. } = self;
-            // The side table holds short words that the smaller slots had refused. They are tried
-            // again.
-            let mut refused: Vec<(Key, u64)> = Vec::new();
-            slots.grow(|key, count| refused.push((key, count)));
-            side.give_back(|word, count| {
-                let key = Key::of(word);
-                slots.add(slots.homes().of(key.hash()), key, count)
-            });
-            for (key, count) in refused {
-                side.add(&key.to_bytes()[..key.len()], count);
-            }
-        }
+        self.side.make_room(&mut self.slots, more);
     }
 }
 
@@ -186,11 +251,6 @@ fn add_group(slots: &mut Slots, side: &mut Side, group: &[Probe]) {
             side.add(&key.to_bytes()[..key.len()], 1);
         }
     }
-}
-
-/// Returns the capacity to which `words` short words grow the slots.
-fn kept_capacity(words: usize) -> usize {
-    ((words * 8).div_ceil(5)).next_power_of_two().clamp(CAPACITY_MIN, KEPT_CAPACITY_MAX)
 }
 
 /// The sink that counts the words of one block.
@@ -269,6 +329,7 @@ impl WordSink for BlockCounter<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PAD_BYTES;
     use super::super::hash::hash;
     use super::*;
     use std::collections::HashMap;
@@ -394,6 +455,34 @@ mod tests {
             assert!(table.heap_bytes() <= filled_bytes);
         }
         assert!(table.heap_bytes() <= fresh_bytes + (1 << 16), "room for 50,000 words was kept");
+    }
+
+    /// A block of `words` distinct words, each `repeats` times in a row, and a long word.
+    fn block(words: usize, repeats: usize, expected: &mut Counts) -> Vec<u8> {
+        let mut text = Vec::new();
+        for number in (0..words).flat_map(|number| vec![number; repeats]) {
+            text.extend_from_slice(format!("{number} ").as_bytes());
+            *expected.entry(number.to_string().into_bytes()).or_insert(0) += 1;
+        }
+        *expected.entry(b"sixteen161616161".to_vec()).or_insert(0) += 1;
+        text.extend_from_slice(b"sixteen161616161\n");
+        [text, vec![0; PAD_BYTES]].concat()
+    }
+
+    #[test]
+    fn words_that_hardly_repeat_are_counted_by_ranges() {
+        let (mut table, options) = (WordTable::new(1), WordOptions::default());
+        for (repeats, is_ranged) in [(1, true), (1, true), (4, false)] {
+            let mut expected = Counts::new();
+            let padded = block(RANGED_WORDS_MIN, repeats, &mut expected);
+            table.add_block(&padded, padded.len() - PAD_BYTES, &options);
+            table.add_short(&ShortWords { keys: vec![Key::of(b"more")] });
+            fill(&mut table, &mut expected, b"more", 6);
+            *expected.entry(b"more".to_vec()).or_insert(0) += 1;
+            assert!(table.ranges.is_some() || !is_ranged, "{repeats}");
+            assert_eq!(drained(&mut table), expected);
+            assert_eq!(table.ranges.is_some(), is_ranged, "for the next epoch");
+        }
     }
 
     #[test]
