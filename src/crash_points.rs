@@ -93,6 +93,7 @@ pub const TASKS: &[&str] = &[
     "follower",
     "replay",
     "report commits",
+    "report results",
     "write",
     "commit",
     "compact",

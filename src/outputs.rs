@@ -20,6 +20,7 @@
 //! | `state_ids`, `owner` | the names of a job, and its claim |
 //! | `commit_evidence` | what shows which epochs are committed |
 //! | `commit_log` | the epochs that were about to be committed |
+//! | `durable_epochs` | the epochs whose ends are on disk |
 //! | `changelog` | the stored changes of totals and windows |
 //! | `completions` | the way of a finished request back to its operator |
 
@@ -29,6 +30,7 @@ mod commit_epochs;
 mod commit_evidence;
 mod commit_log;
 mod completions;
+mod durable_epochs;
 mod foreign_epoch;
 mod negative_count;
 mod objects;
@@ -49,6 +51,7 @@ pub use changelog::Changelog;
 pub use commit_epochs::{Committed, OnCommit, commit};
 pub use commit_evidence::CommitEvidence;
 pub use commit_log::{Attempts, COMMITS, CommitLog};
+pub use durable_epochs::DurableEpochs;
 #[cfg(any(feature = "cli", feature = "internals"))]
 pub use objects::Layout;
 #[cfg(feature = "internals")]

@@ -16,6 +16,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
@@ -145,7 +146,7 @@ pub struct State {
     /// True if the state is new and nothing outside bears its id yet: it goes with this value.
     is_tentative: AtomicBool,
     /// Locked for as long as the state is open.
-    _lock: File,
+    lock: Arc<File>,
 }
 
 impl State {
@@ -176,7 +177,12 @@ impl State {
         };
         let lock_path = lock_path(dir, process);
         let (dir, is_tentative) = (dir.to_owned(), AtomicBool::new(is_new));
-        Ok(State { dir, lock_path, made, is_tentative, _lock: lock })
+        Ok(State { dir, lock_path, made, is_tentative, lock: Arc::new(lock) })
+    }
+
+    /// Returns the lock on the state.
+    pub fn lock(&self) -> &Arc<File> {
+        &self.lock
     }
 
     /// Notes durably that the job in this folder goes by these ids.
@@ -257,7 +263,7 @@ fn lock_path(dir: &Path, process: usize) -> PathBuf {
 /// Takes the lock of `process` in `dir`.
 fn lock_folder(dir: &Path, process: usize) -> Result<File> {
     let path = lock_path(dir, process);
-    let opened = private(OpenOptions::new().create(true).truncate(false).write(true))
+    let opened = private(OpenOptions::new().create(true).truncate(false).read(true).write(true))
         .open(&path)
         .and_then(|file| {
             // The lock file of an older release: others could open it and lock it.

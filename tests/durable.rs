@@ -201,6 +201,39 @@ fn full_disk_pauses_reading() {
     assert!(rig.output("out/c").counts() == expected);
 }
 
+/// The lines of [`numbered`] that are counted: the first so many, and perhaps a part of another.
+fn first_counted(rig: &Rig) -> u64 {
+    let counts = rig.output("out/c").counts();
+    let lines = counts.keys().filter(|word| word.len() == 11).count() as u64;
+    let once = |n: u64| counts.get(format!("{n:011}").as_bytes()) == Some(&1);
+    assert!((0..lines).all(once), "{lines} lines, and not the first ones, once each");
+    lines
+}
+
+#[test]
+fn stop_on_a_full_disk_ends_at_once() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let run = format!("run {} --interval 1h --stop-timeout 1h {STATE}", server.flag());
+    let fault = format!("disk.full={}", rig.path("full").display());
+    let program = rig.wordtide(&run).env("WORDTIDE_FAULT", &fault).start();
+    let mut peer = server.accept();
+    rig.file("full", "");
+    let text = numbered(300_000);
+    std::thread::scope(|scope| {
+        // What is not read is not counted: sending it fails.
+        scope.spawn(|| peer.try_send(&text));
+        program.wait_for("the disk of the journal is full");
+        program.stop().expect(0).says(&["are in no journal", "counted in the last epoch"]);
+    });
+    let lines = first_counted(&rig);
+    assert!(lines > 50_000, "{lines} lines, and the first segment of the journal holds more");
+    fs::remove_file(rig.path("full")).expect("the fault");
+    let program = rig.wordtide(&run).start();
+    drop(server.accept());
+    program.stop().expect(0);
+    assert_eq!(first_counted(&rig), lines);
+}
+
 #[test]
 fn full_journal_pauses_reading_without_loss() {
     let (rig, server) = (Rig::new(), Server::new());

@@ -14,7 +14,7 @@ use wordtide::internals::feed::Feed;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd};
 use wordtide::internals::outputs::format::Format;
 use wordtide::internals::outputs::{
-    Committed, Encoding, Layout, ObjectForm, OutputHandle, Publication, Publisher,
+    Committed, DurableEpochs, Encoding, Layout, ObjectForm, OutputHandle, Publication, Publisher,
 };
 use wordtide::internals::store::Results;
 use wordtide::internals::words::{Split, WordOptions};
@@ -86,6 +86,7 @@ fn publish(run: &Run) -> Published {
             )),
             results: Results::unlimited(),
             meters: wordtide::internals::meters::Meters::default(),
+            durable: DurableEpochs::all(),
             runtime: runtime.handle().clone(),
         },
         on_commit: Arc::new(move |one| {

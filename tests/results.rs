@@ -4,6 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use rustix::process::Signal;
+
 use crate::rig::{Rig, Server};
 use crate::store::oss_double::OssDouble;
 use crate::store_program::{TO, oss, stored};
@@ -37,6 +39,31 @@ fn results_of_an_outage_wait_on_disk() {
     program.stop().expect(0).says(&["results that wait", "state/results-0"]);
     assert_eq!(stored(&rig, &double).total("words"), lines);
     assert_eq!(waiting(&rig), Vec::<PathBuf>::new(), "removed when they are stored");
+}
+
+#[test]
+fn start_waits_for_run_that_ends() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    let run = format!("run {} --interval 50ms --state state {TO}", server.flag());
+    let first = oss(&rig, &double, &run).start();
+    let mut peer = server.accept();
+    peer.send("before\n");
+    first.wait_for_lines(1);
+    double.outage(true);
+    peer.send("during\n");
+    first.signal(Signal::TERM);
+    // Until the store is back its stop cannot end.
+    first.wait_for("stopping: ");
+    let second = oss(&rig, &double, &run).start();
+    second.wait_for("the run before this one is ending");
+    double.outage(false);
+    let first = first.end().expect(0);
+    let mut peer = server.accept();
+    peer.send("after\n");
+    second.wait_for_lines(1);
+    let second = second.stop().expect(0);
+    let lines = first.committed_lines() + second.committed_lines();
+    assert_eq!(stored(&rig, &double).total("words"), lines as u64);
 }
 
 #[test]

@@ -23,7 +23,7 @@ fn alone(task: &str) -> Option<&'static str> {
 fn of_cluster(task: &str) -> Option<usize> {
     match task {
         "leader" | "watch stop" | "ship" | "report commits" => Some(0),
-        "follower" | "receive" => Some(1),
+        "follower" | "receive" | "report results" => Some(1),
         _ => None,
     }
 }

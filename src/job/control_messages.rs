@@ -1,7 +1,7 @@
 //! The messages that the processes of a job send each other, and their bytes.
 //!
-//! Beside the ticks of [`cluster`](crate::cluster) there are three control messages: an epoch is
-//! committed, reading is to stop, reading has ended.
+//! Beside the ticks of [`cluster`](crate::cluster) there are four control messages: an epoch is
+//! committed, an epoch is encoded, reading is to stop, reading has ended.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub const WHILE_ALIVE: Duration = Duration::MAX;
 pub enum ControlMessage {
     /// From process 0: this epoch and all before it are committed.
     Committed(Epoch),
+    /// To process 0: the sender has encoded its results of this epoch and of all before it.
+    Encoded(Epoch),
     /// From process 0: stop reading, and report when all that was read is handed over.
     StopReading,
     /// To process 0: the sources of the sender have ended.
@@ -62,8 +64,8 @@ mod tests {
 
     #[test]
     fn control_messages_read_back() {
-        use ControlMessage::{Committed, ReadingEnded, StopReading};
-        for sent in [Committed(7), StopReading, ReadingEnded] {
+        use ControlMessage::{Committed, Encoded, ReadingEnded, StopReading};
+        for sent in [Committed(7), Encoded(8), StopReading, ReadingEnded] {
             let Ok(Message::Other(bytes)) = sent.encode() else { panic!("not sent: {sent:?}") };
             assert_eq!(ControlMessage::decode(&bytes), Some(sent));
         }

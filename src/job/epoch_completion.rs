@@ -1,15 +1,19 @@
 //! The progress of epochs in the source logs of this process.
 //!
 //! The owner of the clock decides *when* an epoch ends; the logs put the end into what the sources
-//! of this process have read. The workers may see an epoch close when two things have happened:
-//! every log has passed the cut, so that no line of the epoch can still come; and the record of the
-//! end is on disk in every journal, so that what is then published is a function of bytes that
-//! cannot be lost. Lines of the next epoch need not wait for either.
+//! of this process have read. The workers may see an epoch close when every log has appended its end
+//! and has passed the cut, so that no line of the epoch can still come. Nothing of the epoch is
+//! stored before the record of its end is on disk in every journal, so that what is published is a
+//! function of bytes that cannot be lost. Lines of the next epoch need not wait for either.
 //!
 //! ```text
-//! cut ─► message to each log ─► EpochEnd appended (recorded) ─► sync ─► durable ─┐
-//!                             └► all lines with the workers (passed) ────────────┴► complete
+//! cut ─► message to each log ─► EpochEnd appended (recorded) ─► sync ─► durable ─► stored
+//!                             └► all lines with the workers (passed) ─► complete ──┘
 //! ```
+//!
+//! A cluster of several processes has no such overlap: a worker sees an epoch close when its end is
+//! durable. Otherwise one process could store parts of an epoch that another does not know of after
+//! a loss of power.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -22,6 +26,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::feed::Feed;
+use crate::outputs::DurableEpochs;
 use crate::sources::{LogEvents, LogMessage};
 
 /// A request to the thread that syncs.
@@ -70,7 +75,7 @@ struct EndedEpoch {
     /// Logs that have not passed its end.
     lagging: usize,
     /// True when its end is on disk in every journal.
-    durable: bool,
+    is_durable: bool,
 }
 
 /// The epochs that have ended and are not complete, oldest first.
@@ -97,6 +102,9 @@ pub struct EpochProgress {
     sync: SyncQueue,
     /// The syncing thread knows that lines were appended since its last sync.
     sync_is_due: AtomicBool,
+    durable: DurableEpochs,
+    /// Set if an epoch completes before its end is durable.
+    completes_recorded: AtomicBool,
 }
 
 /// The receiving ends of what an [`EpochProgress`] sends.
@@ -125,7 +133,7 @@ impl EpochProgress {
             epoch: *epoch,
             unrecorded: 0,
             lagging: *lagging,
-            durable: false,
+            is_durable: false,
         });
         let epochs = EndedEpochs { open, ended: ended.collect(), arrived: Vec::new() };
         let nexts = recorded.iter().skip(1).map(|(epoch, _)| *epoch).chain([open]);
@@ -134,7 +142,9 @@ impl EpochProgress {
         });
         let (logs, inboxes) = (0..logs).map(|_| unbounded_channel()).unzip();
         let (epochs, sync_is_due) = (Mutex::new(epochs), AtomicBool::new(false));
-        let progress = EpochProgress { feed, epochs, logs, sync, sync_is_due };
+        let (durable, completes_recorded) = (DurableEpochs::none(), AtomicBool::new(false));
+        let progress =
+            EpochProgress { feed, epochs, logs, sync, sync_is_due, durable, completes_recorded };
         if let Some((newest, _)) = recorded.last() {
             progress.sync.ask(SyncRequest::Recorded(*newest));
         }
@@ -156,7 +166,7 @@ impl EpochProgress {
         let logs = self.logs.len();
         self.update(|epochs| {
             epoch = std::mem::replace(&mut epochs.open, next);
-            let ended = EndedEpoch { epoch, unrecorded: logs, lagging: logs, durable: false };
+            let ended = EndedEpoch { epoch, unrecorded: logs, lagging: logs, is_durable: false };
             epochs.ended.push_back(ended);
             self.feed.cut(next);
         });
@@ -201,8 +211,20 @@ impl EpochProgress {
     pub fn durable(&self, epoch: Epoch) {
         self.update(|epochs| {
             let durable = epochs.ended.iter_mut().filter(|ended| ended.epoch <= epoch);
-            durable.for_each(|ended| ended.durable = true);
+            durable.for_each(|ended| ended.is_durable = true);
         });
+        self.durable.reached(epoch);
+    }
+
+    /// Returns the epochs whose ends are on disk in every journal.
+    pub fn durable_epochs(&self) -> &DurableEpochs {
+        &self.durable
+    }
+
+    /// Has epochs complete when their ends are recorded. Called in a process that is alone, before
+    /// anything is read.
+    pub fn complete_when_recorded(&self) {
+        self.completes_recorded.store(true, Ordering::Release);
     }
 
     /// Adds a process that ships blocks to this one, before any cut is passed; returns its index.
@@ -229,8 +251,10 @@ impl EpochProgress {
             self.feed.passed(ended.epoch);
         }
         let arrived = epochs.arrived.iter().min().copied().unwrap_or(Epoch::MAX);
+        let is_early = self.completes_recorded.load(Ordering::Acquire);
         while let Some(first) = epochs.ended.front() {
-            if first.lagging > 0 || !first.durable || first.epoch > arrived {
+            let is_recorded = first.is_durable || is_early && first.unrecorded == 0;
+            if first.lagging > 0 || !is_recorded || first.epoch > arrived {
                 break;
             }
             crash_point("cut.before_complete");

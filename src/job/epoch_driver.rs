@@ -23,11 +23,12 @@ use crate::epochs::{
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::file_lock::HeldLocks;
 use crate::meters::{Meters, Phase};
 use crate::outputs::Changelog;
 use crate::sources::Stop;
 use crate::store::{Level, Results};
-use crate::supervise::supervise;
+use crate::supervise::{self, supervise};
 
 /// The parts of a process that its epochs act on.
 pub struct EpochProcess {
@@ -49,6 +50,8 @@ pub struct EpochProcess {
     pub results: Results,
     /// The changelog, which is notified of commits; `None` in a job without state.
     pub changelog: Option<Changelog>,
+    /// The locks of this process, in which the end of the run is noted.
+    pub locks: HeldLocks,
     /// The figures of the process.
     pub meters: Meters,
 }
@@ -64,6 +67,14 @@ impl EpochProcess {
         self.meters.epochs().cut(epoch, next);
         self.progress.cut(next);
         epoch
+    }
+
+    /// Enters the phase of the end, because of `reason`, and notes it for a start that waits.
+    fn enter_stopping(&self, reason: &str) {
+        self.meters.enter(Phase::Stopping, reason);
+        let locks = self.locks.clone();
+        // A file may take its time, and nothing waits for it.
+        supervise::aside(&tokio::runtime::Handle::current(), move || locks.note_end());
     }
 
     /// Notes that process 0 has committed `epoch` and all before it.
@@ -122,6 +133,8 @@ pub struct Leader {
     pub epochs: EpochLeader,
     /// Most epochs that are cut and not committed while the store answers.
     pub in_flight_max: usize,
+    /// The epochs that the other processes have encoded.
+    pub encoded: EncodedElsewhere,
 }
 
 impl Leader {
@@ -160,8 +173,8 @@ impl Leader {
                         EpochAction::Cut { epoch, next } => self.cut(epoch, next)?,
                         EpochAction::End { epoch, next } => return self.end(epoch, next),
                         EpochAction::StopReading => {
-                            let EpochProcess { control, reading, meters, .. } = &mut self.process;
-                            meters.enter(Phase::Stopping, "reading has stopped");
+                            self.process.enter_stopping("reading has stopped");
+                            let EpochProcess { control, reading, .. } = &mut self.process;
                             control.broadcast(ControlMessage::StopReading.encode()?)?;
                             reading.stop().await?;
                             event = EpochEvent::ReadingEnded(0);
@@ -178,7 +191,8 @@ impl Leader {
     async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
         let EpochProcess { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
         let is_reading = self.epochs.is_reading();
-        let due = due(&*self.clock, self.epochs.deadline(), status, results, self.in_flight_max);
+        let bounds = (self.in_flight_max, self.encoded.all());
+        let due = due(&*self.clock, self.epochs.deadline(), status, results, bounds);
         Ok(tokio::select! {
             // A stop goes first, then what was read, then time.
             biased;
@@ -187,17 +201,23 @@ impl Leader {
                 ended?;
                 Some(EpochEvent::ReadingEnded(0))
             }
-            (from, message) = EpochProcess::message(inbox, failure) => match message {
-                Message::Other(bytes)
-                    if ControlMessage::decode(&bytes) == Some(ControlMessage::ReadingEnded) =>
-                {
-                    Some(EpochEvent::ReadingEnded(from))
+            (from, message) = EpochProcess::message(inbox, failure) => {
+                let known = match &message {
+                    Message::Other(bytes) => ControlMessage::decode(bytes),
+                    _ => None,
+                };
+                match known {
+                    Some(ControlMessage::ReadingEnded) => Some(EpochEvent::ReadingEnded(from)),
+                    Some(ControlMessage::Encoded(epoch)) => {
+                        self.encoded.note(from, epoch);
+                        None
+                    }
+                    _ => {
+                        tracing::debug!(from, ?message, "a message that means nothing now");
+                        None
+                    }
                 }
-                other => {
-                    tracing::debug!(from, ?other, "a message that means nothing now");
-                    None
-                }
-            },
+            }
             () = due, if is_reading => Some(EpochEvent::Due),
         })
     }
@@ -210,7 +230,7 @@ impl Leader {
 
     /// Closes the open epoch everywhere for good.
     fn end(&self, epoch: Epoch, next: Epoch) -> Result<()> {
-        self.process.meters.enter(Phase::Stopping, "all sources have ended");
+        self.process.enter_stopping("all sources have ended");
         self.process.cut(next);
         let was_told = self.process.stop.is_stopped();
         let reason = if was_told { "process 0 was told to stop" } else { "" };
@@ -247,11 +267,14 @@ async fn due(
     deadline: Duration,
     status: &watch::Sender<Status>,
     results: &Results,
-    in_flight_max: usize,
+    (in_flight_max, elsewhere): (usize, Epoch),
 ) {
     clock.wait_until(deadline).await;
     let (mut status, mut level) = (status.subscribe(), results.level());
-    while !has_room(&status.borrow_and_update(), &level.borrow_and_update(), in_flight_max) {
+    let has_room = |status: &Status, level: &Level| {
+        has_room(status, level, level.encoded.min(elsewhere), in_flight_max)
+    };
+    while !has_room(&status.borrow_and_update(), &level.borrow_and_update()) {
         // Both senders are ours, so there is a change whenever this goes on.
         tokio::select! {
             _ = status.changed() => {}
@@ -269,14 +292,51 @@ const AWAY_MAX: usize = 1024;
 /// slow. While it is away, epochs whose results are encoded only wait, at the cost of a file each,
 /// and an open epoch that grew for all that time could take any amount of memory. Of epochs that
 /// are not counted and encoded yet, half as many may be in flight: more of them, each with fewer
-/// lines, would cost a process that lags still more.
-fn has_room(status: &Status, level: &Level, in_flight_max: usize) -> bool {
+/// lines, would cost a process that lags still more. Every process has encoded the epochs up to
+/// `encoded`.
+fn has_room(status: &Status, level: &Level, encoded: Epoch, in_flight_max: usize) -> bool {
     let in_flight = status.in_flight.len();
-    let counted = status.in_flight.iter().filter(|epoch| **epoch > level.encoded).count();
+    let counted = status.in_flight.iter().filter(|epoch| **epoch > encoded).count();
     if counted >= in_flight_max.div_ceil(2) {
         return false;
     }
     in_flight < in_flight_max || level.is_away && level.has_room && in_flight < AWAY_MAX
+}
+
+/// The epochs that the processes other than this one have encoded.
+pub struct EncodedElsewhere(Vec<Epoch>);
+
+impl EncodedElsewhere {
+    /// Returns that nothing is encoded yet in the others of `processes` processes.
+    pub fn none(processes: usize) -> EncodedElsewhere {
+        EncodedElsewhere(vec![0; processes.saturating_sub(1)])
+    }
+
+    /// Notes that the process with the index `from` has encoded `epoch` and all before it.
+    fn note(&mut self, from: usize, epoch: Epoch) {
+        if let Some(known) = from.checked_sub(1).and_then(|other| self.0.get_mut(other)) {
+            *known = epoch.max(*known);
+        }
+    }
+
+    /// Returns the newest epoch that all of them have encoded.
+    fn all(&self) -> Epoch {
+        self.0.iter().copied().min().unwrap_or(Epoch::MAX)
+    }
+}
+
+/// Reports to process 0 what is encoded here.
+async fn report_encoded(results: Results, control: Control) -> Result<()> {
+    let (mut level, mut told) = (results.level(), 0);
+    while let Ok(newer) = level.wait_for(|level| level.encoded > told).await {
+        told = newer.encoded;
+        drop(newer);
+        // It fails when process 0 is lost, which the inbox reports.
+        if control.send(0, ControlMessage::Encoded(told).encode()?).is_err() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Drives the epochs of every other process: applies what process 0 decides.
@@ -292,6 +352,9 @@ impl Follower {
     pub async fn run(mut self) -> Result<()> {
         let failure = self.process.failure.clone();
         let pulse = failure.pulse().clone();
+        let (results, control) = (self.process.results.clone(), self.process.control.clone());
+        let report = report_encoded(results, control);
+        supervise(&failure, &tokio::runtime::Handle::current(), "report results", report);
         let follow = async move {
             let ended = tokio::select! {
                 ended = self.follow() => ended,
@@ -316,20 +379,20 @@ impl Follower {
             };
             let action = self.epochs.take(event).map_err(out_of_step)?;
             let Some(action) = action else { continue };
-            let EpochProcess { reading, control, meters, .. } = &mut self.process;
             match action {
                 FollowerAction::Cut(next) => drop(self.process.cut(next)),
                 FollowerAction::Commit(epoch) => self.process.committed(epoch),
                 FollowerAction::StopReading => {
-                    meters.enter(Phase::Stopping, "process 0 stops reading");
-                    reading.stop().await?;
+                    self.process.enter_stopping("process 0 stops reading");
+                    self.process.reading.stop().await?;
                     next = Some(FollowerEvent::ReadingEnded);
                 }
                 FollowerAction::ReportReadingEnded => {
-                    control.send(0, ControlMessage::ReadingEnded.encode()?)?;
+                    let ended = ControlMessage::ReadingEnded.encode()?;
+                    self.process.control.send(0, ended)?;
                 }
                 FollowerAction::End(next) => {
-                    meters.enter(Phase::Stopping, "process 0 has ended the last epoch");
+                    self.process.enter_stopping("process 0 has ended the last epoch");
                     self.process.cut(next);
                     self.process.progress.end();
                 }
@@ -384,4 +447,35 @@ fn out_of_step(cause: OutOfStep) -> Error {
     };
     let message = format!("process 0 {did} epoch {epoch}, but epoch {open} is open here");
     Error::new(ErrorKind::PeerLost, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn process_that_lags_leaves_no_room() {
+        let mut status = Status::default();
+        status.in_flight.extend([10, 20, 30]);
+        // The store is away and process 0 has encoded everything.
+        let mut level = Level::default();
+        (level.encoded, level.is_away, level.has_room) = (30, true, true);
+        let leaves_room = |elsewhere: &EncodedElsewhere| {
+            has_room(&status, &level, level.encoded.min(elsewhere.all()), 4)
+        };
+        assert!(leaves_room(&EncodedElsewhere::none(1)));
+        let mut elsewhere = EncodedElsewhere::none(3);
+        assert!(!leaves_room(&elsewhere));
+        elsewhere.note(1, 30);
+        assert!(!leaves_room(&elsewhere), "the other has encoded nothing");
+        elsewhere.note(2, 10);
+        assert!(!leaves_room(&elsewhere));
+        elsewhere.note(2, 20);
+        assert!(leaves_room(&elsewhere));
+        // What comes late or from nobody changes nothing.
+        elsewhere.note(2, 10);
+        elsewhere.note(0, 99);
+        elsewhere.note(7, 99);
+        assert_eq!(elsewhere.all(), 20);
+    }
 }

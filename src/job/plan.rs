@@ -12,7 +12,7 @@ use super::agreement::{Agreement, FormerRuns, explain_panic};
 use super::assign_sources::{BlockSharing, Readers};
 use super::claim_output::{OutputOpening, OwnedOutput};
 use super::epoch_completion::EpochProgress;
-use super::epoch_driver::{EpochProcess, Follower, Leader};
+use super::epoch_driver::{EncodedElsewhere, EpochProcess, Follower, Leader};
 use super::find_journals::{self, JournalList};
 use super::job_settings::{JobSettings, StatePlace};
 use super::recover_epochs::{self, JournalPlan};
@@ -438,6 +438,7 @@ impl JobPlan {
             clock: Arc::clone(&self.asked.clock),
             epochs: EpochLeader::new(schedule, agreed.open, processes, self.asked.settings.epochs),
             in_flight_max: self.asked.settings.epochs_in_flight_max(),
+            encoded: EncodedElsewhere::none(processes),
         };
         supervise(&failure, runtime.handle(), "leader", leader.run());
     }

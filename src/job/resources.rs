@@ -8,6 +8,7 @@ use tokio::runtime::Runtime;
 use super::restore_changelog;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+use crate::file_lock::HeldLocks;
 use crate::outputs::{Changelog, EpochWriter, Output};
 use crate::state::State;
 use crate::store::{Results, ResultsLimits};
@@ -73,6 +74,14 @@ pub struct JobResources {
 }
 
 impl JobResources {
+    /// Returns the locks that this process holds.
+    pub fn locks(&self) -> HeldLocks {
+        let mut locks = HeldLocks::default();
+        let state = self.opened.state.as_ref().map(State::lock);
+        state.into_iter().chain(self.writer.lock()).for_each(|lock| locks.add(lock));
+        locks
+    }
+
     /// Releases the lock on a local output, or the claim on an object store, so that the next start
     /// need not wait.
     pub fn release(&self, runtime: &Runtime) {

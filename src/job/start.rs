@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::meters::Phase;
 use crate::operators::Restored;
-use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle};
+use crate::outputs::{Changelog, Committed, DurableEpochs, OnCommit, OutputHandle};
 use crate::sources::Stop;
 use crate::supervise::{self, supervise};
 use crate::trace::Tracer;
@@ -198,8 +198,12 @@ fn begin(
     let mut streams = plan.open_streams(sources, &agreed)?;
     let (announce, first_commits) = committed_stream::channel();
     let announced = announce.downgrade();
+    let durable = streams.progress().durable_epochs().clone();
+    if plan.asked.cluster.processes == 1 {
+        streams.progress().complete_when_recorded();
+    }
     let Publishing { output, changelog, resources } =
-        open_publishing(&plan, opened, &agreed, &runtime, &failure)?;
+        open_publishing(&plan, opened, &agreed, (&runtime, &failure), durable)?;
     let on_commit = note_commits(
         Arc::clone(streams.progress()),
         resources.changelog.clone(),
@@ -239,6 +243,7 @@ fn begin(
         failure: failure.clone(),
         results: output.results,
         changelog: resources.changelog.clone(),
+        locks: resources.locks(),
         meters,
     };
     plan.set_pace(&runtime, process, &agreed);
@@ -272,8 +277,8 @@ fn open_publishing(
     plan: &JobPlan,
     opened: StateAndOutput,
     agreed: &Agreement,
-    runtime: &Runtime,
-    failure: &Failure,
+    (runtime, failure): (&Runtime, &Failure),
+    durable: DurableEpochs,
 ) -> Result<Publishing> {
     let results = plan.results(&opened)?;
     let opened_writer = plan.open_writer(&opened, agreed, &results, runtime)?;
@@ -285,7 +290,7 @@ fn open_publishing(
     let is_first = plan.asked.cluster.process == 0;
     let resources = JobResources { opened, changelog, writer: Arc::clone(&writer), is_first };
     let (meters, runtime) = (plan.asked.meters.clone(), runtime.handle().clone());
-    let output = OutputHandle { writer, results, meters, runtime };
+    let output = OutputHandle { writer, results, meters, durable, runtime };
     Ok(Publishing { output, changelog: restored, resources })
 }
 

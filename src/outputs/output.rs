@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -160,6 +161,11 @@ pub trait EpochWriter: Debug + Send + Sync + 'static {
     /// Keeps the claim of this run until the job fails; the loss of the claim ends the job. `None`
     /// if there is nothing to keep.
     fn keep_claim(&self, _failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
+        None
+    }
+
+    /// Returns the locked file, if the right to write is a lock of this process.
+    fn lock(&self) -> Option<&Arc<File>> {
         None
     }
 

@@ -21,6 +21,7 @@ use tokio::sync::oneshot;
 
 use super::changelog::Changelog;
 use super::completions::Completions;
+use super::durable_epochs::DurableEpochs;
 use super::output::{EncodedPart, EpochWriter, PartReport};
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -39,6 +40,8 @@ pub struct OutputHandle {
     pub results: Results,
     /// The figures of the process.
     pub meters: Meters,
+    /// The epochs whose ends are on disk.
+    pub durable: DurableEpochs,
     /// The runtime of the requests. Operators never block on them.
     pub runtime: Handle,
 }
@@ -65,7 +68,7 @@ pub struct Report {
 }
 
 /// Stores the rows of every ticked epoch and its changes of totals and windows. Sends a [`Report`]
-/// when all of them are durable.
+/// when all of them are durable. Nothing of an epoch is stored before its end is.
 ///
 /// Only ticked epochs are written. Rows at other times are dropped; an example is the retraction of
 /// a window that ends at a time without an epoch.
@@ -177,6 +180,7 @@ impl Writer {
         }
         let positions = self.output.meters.positions().take(epoch);
         let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
+        let durable = self.output.durable.clone();
         let store_changes = async move {
             match changelog {
                 Some(changelog) => changelog.store(changes).await,
@@ -190,6 +194,7 @@ impl Writer {
             }
             let (parts, top) = supervise::blocking(move || encoding.run()).await?;
             drop(is_encoded);
+            durable.wait(epoch).await;
             let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
             let write_us = started.elapsed().as_micros() as u64;
             completions.complete(Report {

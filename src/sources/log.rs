@@ -32,6 +32,7 @@ mod producers;
 mod replayable;
 mod reports;
 mod resume_log;
+mod unkept_bytes;
 mod wait_for_input;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -206,7 +207,8 @@ impl SourceLog {
     }
 
     /// Keeps what was read, and hands the whole lines of it to the workers unless the log lags. It
-    /// waits only while the journal is full.
+    /// waits only while the journal is full. At a stop, what can find no room goes to the workers
+    /// all the same: see [`unkept_bytes`].
     ///
     /// # Errors
     /// `Disk` if the journal fails.
@@ -219,6 +221,10 @@ impl SourceLog {
             };
             match handed_over? {
                 None => break,
+                Some(_) if self.can_only_go_unkept(connection) => {
+                    self.hand_over_unkept(connection).await?;
+                    break;
+                }
                 Some(full) => {
                     self.report_full(full.cause);
                     let meter = Arc::clone(&self.meter);
@@ -396,6 +402,17 @@ impl SourceLog {
             self.events.write_due();
             self.unsynced = 0;
         }
+    }
+
+    /// Splits what was read of a connection and stands in no record.
+    fn split_unkept(&mut self, id: u64) {
+        let connection = self.connection(id);
+        let bytes = std::mem::take(&mut connection.pending);
+        connection.splitter.filled(bytes);
+        let block = connection.take(None, (0, bytes as u64));
+        self.split_through(None, bytes as u64);
+        self.push(block);
+        self.bound_held_lines(id);
     }
 
     /// Returns true if every append is synced before the bytes are handed over.

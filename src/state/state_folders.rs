@@ -215,7 +215,8 @@ fn runner(dir: &Path) -> Result<(bool, Option<u32>)> {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => {
                 let text = fs::read_to_string(&path).unwrap_or_default();
-                return Ok((true, text.trim().parse().ok()));
+                let pid = text.lines().next().and_then(|line| line.parse().ok());
+                return Ok((true, pid));
             }
             Err(errno) => return Err(failed("lock", &path, errno.into())),
         }
@@ -231,7 +232,9 @@ fn lock_all(dir: &Path) -> Result<Option<Vec<File>>> {
         paths.push(dir.join(format!("{LOCK}-0")));
     }
     for path in paths {
-        let file = private(OpenOptions::new().create(true).truncate(false).write(true)).open(&path);
+        let mut options = OpenOptions::new();
+        options.create(true).truncate(false).read(true).write(true);
+        let file = private(&mut options).open(&path);
         let file = file.map_err(|error| failed("open", &path, error))?;
         match file_lock::exclusive(&file) {
             Ok(true) => held.push(file),

@@ -76,6 +76,39 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// [`StoreErrorKind::Exists`] if the object exists with other bytes. They are not changed.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>>;
 
+    /// Works as [`Store::put_new`] and makes the name durable, too: for parts of an epoch, which
+    /// nobody reads before its marker. In a local directory a crash may leave a torn object, and a
+    /// reader may see it grow; who finds it without a marker writes it anew.
+    ///
+    /// # Errors
+    /// As [`Store::put_new`].
+    fn put_part<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+        async move {
+            let stored = self.put_new(key, body).await?;
+            self.seal(key.rsplit_once('/').map_or("", |(dir, _)| dir)).await?;
+            Ok(stored)
+        }
+        .boxed()
+    }
+
+    /// Works as [`Store::put_new`], but nobody can see the object before `ready` resolves. What can
+    /// be prepared is prepared meanwhile.
+    ///
+    /// # Errors
+    /// As [`Store::put_new`].
+    fn put_new_after<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+        ready: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, StoreResult<Stored>> {
+        async move {
+            ready.await;
+            self.put_new(key, body).await
+        }
+        .boxed()
+    }
+
     /// Creates the object `key` twice, from `first` and then from different bytes, and returns
     /// whether the store refused the second. Remembers the answer for [`Store::put_new`] and
     /// [`Store::facts`]. The object remains, with one content or the other.

@@ -4,6 +4,7 @@
 //! job: the lock file is removed, or another job takes the prefix over. The run must then end
 //! before it stores one more object.
 
+use std::fs::File;
 use std::sync::Arc;
 
 use super::claim_object::Claim;
@@ -65,6 +66,14 @@ impl Ownership {
                 Ok(())
             }
             Ownership::Unshared | Ownership::LockedBy(..) => Ok(()),
+        }
+    }
+
+    /// Returns the locked file, if the right is a lock of this process.
+    pub fn lock(&self) -> Option<&Arc<File>> {
+        match self {
+            Ownership::Locked(lock) => Some(lock.file()),
+            _ => None,
         }
     }
 

@@ -1,5 +1,8 @@
 //! Writes epochs as objects: the parts, then the marker.
 
+use std::fs::File;
+use std::sync::Arc;
+
 use futures::future::{BoxFuture, FutureExt};
 
 use super::check_ownership::Ownership;
@@ -28,7 +31,7 @@ impl EpochWriter for Publisher {
         let EncodedPart { part, rows, body } = part;
         async move {
             let body = self.finish(body).await?;
-            let stored = self.create(epoch, &self.form.layout.part(epoch, part), body).await?;
+            let stored = self.create_part(epoch, &self.form.layout.part(epoch, part), body).await?;
             Ok(PartReport { part, rows, bytes: stored.bytes, md5: stored.md5 })
         }
         .boxed()
@@ -45,6 +48,10 @@ impl EpochWriter for Publisher {
     fn keep_claim(&self, failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
         let Ownership::Claimed(claim) = self.ownership() else { return None };
         Some(take_claim::keep(claim.clone(), failure).boxed())
+    }
+
+    fn lock(&self) -> Option<&Arc<File>> {
+        self.ownership().lock()
     }
 
     fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
@@ -92,7 +99,7 @@ async fn put_empty(
     body: Body,
 ) -> Result<PartReport> {
     let key = publisher.form.layout.part(epoch, part);
-    let stored = publisher.create(epoch, &key, body).await?;
+    let stored = publisher.create_part(epoch, &key, body).await?;
     Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
 }
 

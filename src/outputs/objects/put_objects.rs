@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 
+use futures::future::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use super::check_ownership::Ownership;
 use super::marker_json::{MARKER_BYTES_MAX, Marker};
@@ -155,20 +156,60 @@ impl Publisher {
         self.count_bytes(stored)
     }
 
-    /// Creates the object `key`, a part or the marker of `epoch`, from `body`. Succeeds if it
-    /// exists with the same bytes. An error is final.
+    /// Creates the object `key`, a part of `epoch`, from `body`, and makes its name durable.
+    /// Succeeds if it exists with the same bytes. An error is final.
     ///
     /// # Errors
     ///
     /// `Configuration` if the object exists with other bytes or another run owns the output. The
     /// message names the owner if it is known.
-    pub async fn create(&self, epoch: Epoch, key: &str, body: Body) -> Result<Stored, Error> {
+    pub async fn create_part(&self, epoch: Epoch, key: &str, body: Body) -> Result<Stored, Error> {
+        self.create(epoch, key, &body, || self.store.put_part(key, body.clone())).await
+    }
+
+    /// Creates the object `key`, the marker of `epoch`, from `body`, when `ready` holds true. It
+    /// may be prepared before.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::create_part`].
+    pub async fn create_marker(
+        &self,
+        epoch: Epoch,
+        key: &str,
+        body: Body,
+        ready: watch::Receiver<bool>,
+    ) -> Result<Stored, Error> {
+        let create = || {
+            let mut ready = ready.clone();
+            let ready = async move {
+                if ready.wait_for(|ready| *ready).await.is_err() {
+                    // Whoever would say so has failed, and that error ends the job.
+                    std::future::pending::<()>().await;
+                }
+            };
+            self.store.put_new_after(key, body.clone(), ready.boxed())
+        };
+        self.create(epoch, key, &body, create).await
+    }
+
+    /// Creates an object of `epoch` by `create`, a request that is repeated.
+    async fn create<F>(
+        &self,
+        epoch: Epoch,
+        key: &str,
+        body: &Body,
+        create: impl Fn() -> F,
+    ) -> Result<Stored, Error>
+    where
+        F: Future<Output = StoreResult<Stored>>,
+    {
         crash_point("output.before_put");
-        self.results.admit(&body);
+        self.results.admit(body);
         self.confirm(key).await?;
         let put = || async {
-            let _room = self.results.room_to_read(&body).await;
-            self.put_new(epoch, key, body.clone()).await
+            let _room = self.results.room_to_read(body).await;
+            self.explain_conflict(epoch, create().await).await
         };
         let stored = self.retrier.counted(OutputOp::Create, key, put).await;
         crash_point("output.after_put");
@@ -180,9 +221,13 @@ impl Publisher {
         stored.inspect(|stored| self.meters.output().bytes.add(stored.bytes))
     }
 
-    /// Creates an object. After a conflict the error names the owner.
-    async fn put_new(&self, epoch: Epoch, key: &str, body: Body) -> StoreResult<Stored> {
-        match self.store.put_new(key, body).await {
+    /// Names the owner in the error of a conflict.
+    async fn explain_conflict(
+        &self,
+        epoch: Epoch,
+        created: StoreResult<Stored>,
+    ) -> StoreResult<Stored> {
+        match created {
             Err(error) if error.kind == StoreErrorKind::Exists => {
                 // The claim names the owner if it has changed, and else the marker does.
                 self.ownership.confirm().await?;

@@ -80,6 +80,14 @@ impl Reports {
         }
     }
 
+    /// Reports that `bytes` bytes which were read found no room in the journal at a stop.
+    pub fn unkept(&mut self, bytes: usize) {
+        tracing::warn!(
+            "the journal is full and the run ends: the last {bytes} bytes that were read are in no \
+             journal; they are counted in the last epoch, and lost if that is not committed"
+        );
+    }
+
     /// Reports that reading goes on, if it was reported that it stops; returns true then.
     pub fn has_room(&mut self) -> bool {
         let was_full = std::mem::take(&mut self.full);

@@ -62,7 +62,7 @@ impl SourceLog {
     }
 
     /// Waits until the splitter of a connection has room; false when `patience` is at its end.
-    async fn workers_room(&mut self, id: u64, patience: Option<Duration>) -> Result<bool> {
+    pub async fn workers_room(&mut self, id: u64, patience: Option<Duration>) -> Result<bool> {
         let Some(request) = self.connection(id).splitter.room_wanted() else { return Ok(true) };
         let granted = match self.pool.try_grant(request) {
             Some(granted) => granted,
@@ -212,8 +212,8 @@ impl SourceLog {
         Ok(())
     }
 
-    /// Waits until something has changed since the journal was found full. A log that holds bytes
-    /// which it has read waits through a stop, too.
+    /// Waits until something has changed since the journal was found full, or until a stop. A log
+    /// that holds bytes which it has read waits through a stop, too.
     ///
     /// Fails with `Disk` if the journal has failed.
     pub async fn wait_for_room(&mut self, full: Full, holds_bytes: bool) -> Result<()> {
@@ -230,7 +230,7 @@ impl SourceLog {
         tokio::select! {
             _ = room.wait_async(&full) => Ok(()),
             () = look_again => Ok(()),
-            () = stop.stopped(), if !holds_bytes => Ok(()),
+            () = stop.stopped(), if !holds_bytes || !self.stop.is_stopped() => Ok(()),
             tended = self.tend() => tended,
         }
     }

@@ -1,22 +1,18 @@
-//! The file system calls of [`LocalStore`](super::LocalStore). All of them block.
+//! Directories, reads, listings and removals of [`LocalStore`](super::LocalStore). All of them
+//! block.
 
 use crate::durable_file::sync_folder;
 use std::collections::{BTreeSet, VecDeque};
 use std::fs::{self, File};
-use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bytes::Bytes;
-use md5::{Digest, Md5};
-use rustix::fs::{
-    AtFlags, CWD, Dir, Mode, OFlags, RenameFlags, linkat, mkdirat, openat, renameat, renameat_with,
-    unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Dir, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::super::{Body, ObjectEntry, Page, StoreError, StoreErrorKind, StoreResult, Stored};
+use super::super::{ObjectEntry, Page, StoreError, StoreResult};
 use super::failure;
 
 /// Creates `root` with all that leads to it and syncs every directory that got a new name, so that
@@ -54,16 +50,6 @@ pub fn create_root(root: &Path) -> io::Result<()> {
 /// so only their owner may read them; the results have the permissions of the umask.
 const OWN_DIR: &str = "_wordtide";
 
-/// Tries of a name for a temporary. One is enough unless a program guesses 64 random bits.
-const NAMES_MAX: u64 = 4;
-
-/// Returns a name for a temporary of the object `name` that no other write uses and no program can
-/// guess.
-fn temporary(name: &str, attempt: u64) -> String {
-    let random = RandomState::new().hash_one(attempt);
-    format!(".{name}.{random:016x}.tmp")
-}
-
 /// Returns true if a file is a temporary or a lock, which are no objects.
 fn is_hidden(name: &str) -> bool {
     name.starts_with('.')
@@ -71,12 +57,12 @@ fn is_hidden(name: &str) -> bool {
 }
 
 /// Splits a key into its directory and its name.
-fn split(key: &str) -> (&str, &str) {
+pub fn split(key: &str) -> (&str, &str) {
     key.rsplit_once('/').unwrap_or(("", key))
 }
 
 /// Returns true if files in the directory `dir` of a store are readable by their owner only.
-fn is_private(dir: &str) -> bool {
+pub fn is_private(dir: &str) -> bool {
     dir.split('/').skip_while(|name| *name != OWN_DIR).count() > 1
 }
 
@@ -107,7 +93,7 @@ pub fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
 
 /// Opens the regular file `key` to read it. A symbolic link is not followed, and a pipe that stands
 /// there does not block.
-fn open_file(root: &Path, key: &str) -> io::Result<File> {
+pub fn open_file(root: &Path, key: &str) -> io::Result<File> {
     let (dir, name) = split(key);
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = File::from(openat(open_dir(root, dir, false)?, name, flags, Mode::empty())?);
@@ -115,102 +101,6 @@ fn open_file(root: &Path, key: &str) -> io::Result<File> {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is not a regular file"));
     }
     Ok(file)
-}
-
-/// Creates a temporary for the object `name` in `folder`.
-fn create_temporary(folder: &OwnedFd, name: &str, mode: u32) -> io::Result<(String, File)> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut attempt = 0;
-    loop {
-        let temporary = temporary(name, attempt);
-        attempt += 1;
-        match openat(folder, &temporary, flags, Mode::from_raw_mode(mode)) {
-            Ok(file) => return Ok((temporary, file.into())),
-            Err(Errno::EXIST) if attempt < NAMES_MAX => {}
-            // Not `AlreadyExists`, which a caller would take for the object's.
-            Err(Errno::EXIST) => return Err(io::Error::other("names of temporaries are taken")),
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Writes `body` to a synced temporary beside the object `key` and lets `place` rename or link it.
-/// Leaves no temporary after a failure.
-fn write(
-    root: &Path,
-    key: &str,
-    body: &Body,
-    place: impl FnOnce(&OwnedFd, &str, &str) -> io::Result<()>,
-) -> io::Result<()> {
-    let (dir, name) = split(key);
-    // The first part of an epoch makes its directory.
-    let folder = open_dir(root, dir, true)?;
-    let mode = if is_private(dir) { 0o600 } else { 0o666 };
-    let (temporary, mut file) = create_temporary(&folder, name, mode)?;
-    let written = body
-        .pieces()
-        .try_for_each(|piece| file.write_all(&piece?))
-        .and_then(|()| file.sync_all())
-        .and_then(|()| place(&folder, &temporary, name));
-    if written.is_err() {
-        // The first error is the one to report; a leftover is removed by `clear`.
-        let _ = unlinkat(&folder, &temporary, AtFlags::empty());
-    }
-    written
-}
-
-/// Stores `body` as the object `key` and replaces an object that exists.
-///
-/// Fails if the folder cannot be made, or the disk is full. The temporary file is removed.
-pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
-    let rename = |folder: &OwnedFd, temporary: &str, name: &str| {
-        Ok(renameat(folder, temporary, folder, name)?)
-    };
-    write(root, key, body, rename).map_err(|error| failure("write", &root.join(key), &error))?;
-    Ok(Stored::of(body, None))
-}
-
-/// Creates the object `key` from `body`, unless it exists with other bytes.
-pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
-    let linked = write(root, key, body, |folder, temporary, name| {
-        link_new(folder, temporary, name)?;
-        // Gone already if it was renamed; a leftover is removed by `clear`.
-        let _ = unlinkat(folder, temporary, AtFlags::empty());
-        Ok(())
-    });
-    let path = root.join(key);
-    match linked {
-        Ok(()) => Ok(Stored::of(body, None)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            if same_content(root, key, body).map_err(|error| failure("read", &path, &error))? {
-                return Ok(Stored::of(body, None));
-            }
-            let message = format!("{} exists with other content", path.display());
-            Err(StoreError::new(StoreErrorKind::Exists, message))
-        }
-        Err(error) => Err(failure("write", &path, &error)),
-    }
-}
-
-/// Gives the file at `temporary` the name `name`, unless that name is taken.
-fn link_new(folder: &OwnedFd, temporary: &str, name: &str) -> io::Result<()> {
-    match linkat(folder, temporary, folder, name, AtFlags::empty()) {
-        Ok(()) => Ok(()),
-        Err(Errno::EXIST) => Err(Errno::EXIST.into()),
-        // File systems without hard links: vfat, some network and user-space ones.
-        Err(_) => Ok(renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE)?),
-    }
-}
-
-/// Returns true if the file has the bytes of `body`.
-fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
-    let mut file = open_file(root, key)?;
-    if file.metadata()?.len() != body.bytes() {
-        return Ok(false);
-    }
-    let mut hasher = Md5::new();
-    io::copy(&mut file, &mut hasher)?;
-    Ok(<[u8; 16]>::from(hasher.finalize()) == body.md5())
 }
 
 /// Reads the object `key`, if it is at most `bytes_max` bytes long.

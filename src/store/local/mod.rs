@@ -5,6 +5,9 @@
 //! directory, which the committer does once an epoch instead of once an object. Creating without
 //! overwriting is a hard link, the one call that is both atomic and refuses.
 //!
+//! The parts of an epoch mean nothing without its marker, so they are written under their own names
+//! at once, and file and directory are synced at the same time: see [`Store::put_part`].
+//!
 //! A temporary's name begins with a dot and ends in `.tmp`. It is random, and the file is created
 //! exclusively: a write whose caller gave up may still be running on the blocking pool and must not
 //! get into the file of the next try, and another user of a shared directory cannot plant the name.
@@ -30,6 +33,7 @@ use crate::supervise;
 mod file_calls;
 mod prefix_lock;
 mod sync_folders;
+mod write_files;
 
 use file_calls::Scan;
 pub use prefix_lock::PrefixLock;
@@ -40,6 +44,9 @@ use sync_folders::SealedDirs;
 /// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
 /// and what the allocator keeps for it.
 const FILES_MAX: usize = 32;
+
+/// The MD5 of a longer body is computed while it is synced.
+const HASH_ASIDE_BYTES: u64 = 256 << 10;
 
 /// Objects as files below a directory.
 #[derive(Clone, Debug)]
@@ -142,13 +149,50 @@ impl Store for LocalStore {
     /// Writes a file under another name, syncs it, and renames it over one that is there.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| file_calls::put(root, &name, &body))
+        self.run(&[key], move |root| write_files::put(root, &name, &body))
     }
 
     /// Writes a file under another name, syncs it, and renames it if there is none.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         let name = key.to_owned();
-        self.run(&[key], move |root| file_calls::put_new(root, &name, &body))
+        self.run(&[key], move |root| write_files::put_new(root, &name, &body))
+    }
+
+    fn put_part<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+        let (name, content) = (key.to_owned(), body.clone());
+        async move {
+            let draft =
+                self.run(&[key], move |root| write_files::draft(root, &name, &content)).await?;
+            let dir = key.rsplit_once('/').map_or("", |(dir, _)| dir);
+            // The MD5 of a large body takes as long as the syncs.
+            let hashed = async {
+                if body.bytes() > HASH_ASIDE_BYTES {
+                    let body = body.clone();
+                    supervise::blocking(move || body.md5()).await;
+                }
+                Ok(())
+            };
+            let synced = self.run(&[key], move |root| draft.sync(root));
+            futures::try_join!(synced, self.seal(dir), hashed)?;
+            Ok(Stored::of(&body, None))
+        }
+        .boxed()
+    }
+
+    fn put_new_after<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+        ready: BoxFuture<'a, ()>,
+    ) -> BoxFuture<'a, StoreResult<Stored>> {
+        let (name, content) = (key.to_owned(), body.clone());
+        let prepared = self.run(&[key], move |root| write_files::prepare(root, &name, &content));
+        async move {
+            let (prepared, ()) = futures::join!(prepared, ready);
+            let (prepared, name) = (prepared?, key.to_owned());
+            self.run(&[key], move |root| write_files::place_new(root, &name, prepared, &body)).await
+        }
+        .boxed()
     }
 
     /// Reads a file of at most `bytes_max` bytes.
@@ -372,6 +416,70 @@ mod tests {
             .collect();
         names.sort();
         assert_eq!(names, ["p", "q"]);
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn part_is_written_under_its_name_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        for _ in 0..2 {
+            let stored = store.put_part("e-1/part", "one".into()).await.unwrap();
+            assert_eq!((stored.bytes, stored.md5), (3, Body::from("one").md5_hex()));
+        }
+        for other in ["", "on", "two"] {
+            let refused = store.put_part("e-1/part", other.into()).await.unwrap_err();
+            assert_eq!(refused.kind, StoreErrorKind::Exists, "{refused}");
+        }
+        assert_eq!(store.get("e-1/part", 3).await.unwrap(), "one");
+        let long = Body::from("x".repeat(HASH_ASIDE_BYTES as usize + 1));
+        let stored = store.put_part("e-1/long", long.clone()).await.unwrap();
+        assert_eq!(stored.md5, long.md5_hex());
+        std::fs::create_dir(dir.path().join("e-1/taken")).unwrap();
+        store.put_part("e-1/taken", "x".into()).await.unwrap_err();
+        let planted = dir.path().join("e-1/planted");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), planted).unwrap();
+        store.put_part("e-1/planted", "x".into()).await.unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path().join("e-1")).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn draft_that_is_not_synced_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = || write_files::draft(dir.path(), "e/part", &"one".into()).unwrap();
+        drop(make());
+        assert!(!dir.path().join("e/part").exists());
+        make().sync(dir.path()).unwrap();
+        // What was there before is not this draft's.
+        drop(make());
+        assert_eq!(std::fs::read(dir.path().join("e/part")).unwrap(), b"one");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn object_is_invisible_before_it_may_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let path = dir.path().join("e/marker");
+        let stands = || path.exists();
+        let ready = async { assert!(!stands(), "not yet") };
+        store.put_new_after("e/marker", "one".into(), ready.boxed()).await.unwrap();
+        assert!(stands());
+        let refused = store.put_new_after("e/marker", "two".into(), async {}.boxed()).await;
+        assert_eq!(refused.unwrap_err().kind, StoreErrorKind::Exists);
+        // One that is given up leaves nothing.
+        let never = futures::future::pending().boxed();
+        let mut given_up = store.put_new_after("e/other", "one".into(), never);
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), &mut given_up);
+        waits.await.expect_err("it waits");
+        drop(given_up);
+        let objects = || std::fs::read_dir(dir.path().join("e")).unwrap().count();
+        for _ in 0..1_000 {
+            // A thread may still be writing it.
+            if objects() == 1 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{} files are left", objects());
     }
 
     #[tokio::test(flavor = "current_thread")]

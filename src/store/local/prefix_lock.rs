@@ -9,10 +9,11 @@
 //! Only the file's owner can open it: a reader could lock it, too. It is never reached through a
 //! symbolic link and must have no other name, because it is emptied before it is written.
 
-use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -20,6 +21,7 @@ use rustix::io::Errno;
 use super::super::{StoreError, StoreErrorKind, StoreResult};
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_lock;
 
 /// The end of every lock file's name; such files are no objects.
 pub const LOCK_SUFFIX: &str = ".wordtide.lock";
@@ -37,7 +39,7 @@ pub struct PrefixLock {
     path: PathBuf,
     // Holds the lock for as long as it is open.
     /// The locked file.
-    file: File,
+    file: Arc<File>,
 }
 
 /// Returns the path of the lock of a prefix.
@@ -65,13 +67,18 @@ impl PrefixLock {
             .and_then(|()| file.rewind())
             .and_then(|()| file.write_all(text.as_bytes()))
             .map_err(failed)?;
-        Ok(PrefixLock { path, file })
+        Ok(PrefixLock { path, file: Arc::new(file) })
     }
 
     #[cfg(any(test, feature = "internals"))]
     /// The lock file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Returns the locked file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
     }
 
     /// Succeeds while the locked file bears its name.
@@ -154,10 +161,10 @@ fn open(path: &Path) -> Result<File> {
 /// Locks an opened lock file; `None` when it no longer bears the name, so that its lock is worth
 /// nothing.
 fn hold(mut file: File, path: &Path) -> Result<Option<File>> {
-    match file.try_lock() {
-        Ok(()) => Ok(bears_name(&file, path).then_some(file)),
-        Err(TryLockError::WouldBlock) => Err(held(path, &mut file)),
-        Err(TryLockError::Error(error)) => Err(cannot_lock(path, &error, "--to")),
+    match file_lock::exclusive(&file) {
+        Ok(true) => Ok(bears_name(&file, path).then_some(file)),
+        Ok(false) => Err(held(path, &mut file)),
+        Err(error) => Err(cannot_lock(path, &error.into(), "--to")),
     }
 }
 

@@ -1,0 +1,211 @@
+//! Writes objects as files. All of this blocks.
+//!
+//! An object becomes visible in one step: a synced temporary gets its name. The parts of an epoch,
+//! which nobody reads before the marker, are written under their own names ([`draft`]).
+
+use std::fs::File;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use md5::{Digest, Md5};
+use rustix::fs::{
+    AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat, renameat_with, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored};
+use super::failure;
+use super::file_calls::{is_private, open_dir, open_file, split};
+
+/// Tries of a name for a temporary. One is enough unless somebody guesses 64 random bits.
+const NAMES_MAX: u64 = 4;
+
+/// Returns a name for a temporary of the object `name` that no other write uses and nobody can
+/// guess.
+fn temporary(name: &str, attempt: u64) -> String {
+    let random = RandomState::new().hash_one(attempt);
+    format!(".{name}.{random:016x}.tmp")
+}
+
+/// Creates a temporary for the object `name` in `folder`.
+fn create_temporary(folder: &OwnedFd, name: &str, mode: u32) -> io::Result<(String, File)> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut attempt = 0;
+    loop {
+        let temporary = temporary(name, attempt);
+        attempt += 1;
+        match openat(folder, &temporary, flags, Mode::from_raw_mode(mode)) {
+            Ok(file) => return Ok((temporary, file.into())),
+            Err(Errno::EXIST) if attempt < NAMES_MAX => {}
+            // Not `AlreadyExists`, which a caller would take for the object's.
+            Err(Errno::EXIST) => return Err(io::Error::other("names of temporaries are taken")),
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// A file with a name that is removed when this value is dropped, unless it is kept.
+#[derive(Debug)]
+struct UnkeptFile {
+    folder: OwnedFd,
+    name: String,
+    is_kept: bool,
+}
+
+impl Drop for UnkeptFile {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // The first error is the one to report; a leftover is removed by `clear`.
+            let _ = unlinkat(&self.folder, &self.name, AtFlags::empty());
+        }
+    }
+}
+
+/// A durable temporary beside an object. It is removed unless it becomes that object.
+#[derive(Debug)]
+pub struct PreparedObject(UnkeptFile);
+
+/// Returns the directory of an object, which the first part of an epoch makes, and the permissions
+/// of the files in it.
+fn folder_of(root: &Path, dir: &str) -> io::Result<(OwnedFd, u32)> {
+    let mode = if is_private(dir) { 0o600 } else { 0o666 };
+    Ok((open_dir(root, dir, true)?, mode))
+}
+
+/// Writes all of `body` to `file`.
+fn write_body(file: &mut File, body: &Body) -> io::Result<()> {
+    body.pieces().try_for_each(|piece| file.write_all(&piece?))
+}
+
+/// Writes `body` to a synced temporary beside the object `key`.
+fn write(root: &Path, key: &str, body: &Body) -> io::Result<PreparedObject> {
+    let (dir, name) = split(key);
+    let (folder, mode) = folder_of(root, dir)?;
+    let (name, mut file) = create_temporary(&folder, name, mode)?;
+    let prepared = PreparedObject(UnkeptFile { folder, name, is_kept: false });
+    write_body(&mut file, body)?;
+    file.sync_all()?;
+    Ok(prepared)
+}
+
+/// Stores `body` as the object `key` and replaces an object that exists.
+pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
+    let put = || {
+        let PreparedObject(mut file) = write(root, key, body)?;
+        renameat(&file.folder, &file.name, &file.folder, split(key).1)?;
+        file.is_kept = true;
+        Ok(())
+    };
+    put().map_err(|error: io::Error| failure("write", &root.join(key), &error))?;
+    Ok(Stored::of(body, None))
+}
+
+/// Creates the object `key` from `body`, unless it exists with other bytes.
+pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
+    place_new(root, key, prepare(root, key, body)?, body)
+}
+
+/// Makes `body` durable as a temporary beside the object `key`.
+pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<PreparedObject> {
+    write(root, key, body).map_err(|error| failure("write", &root.join(key), &error))
+}
+
+/// Creates the object `key` from what was prepared of `body`, unless it exists with other bytes.
+pub fn place_new(
+    root: &Path,
+    key: &str,
+    PreparedObject(file): PreparedObject,
+    body: &Body,
+) -> StoreResult<Stored> {
+    let linked = link_new(&file.folder, &file.name, split(key).1);
+    // Its first name, which a rename has removed already.
+    drop(file);
+    match linked {
+        Ok(()) => Ok(Stored::of(body, None)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            check_same(root, key, body)?;
+            Ok(Stored::of(body, None))
+        }
+        Err(error) => Err(failure("write", &root.join(key), &error)),
+    }
+}
+
+/// Fails with `Exists` unless the object `key` has the bytes of `body`.
+fn check_same(root: &Path, key: &str, body: &Body) -> StoreResult<()> {
+    let path = root.join(key);
+    if same_content(root, key, body).map_err(|error| failure("read", &path, &error))? {
+        return Ok(());
+    }
+    let message = format!("{} exists with other content", path.display());
+    Err(StoreError::new(StoreErrorKind::Exists, message))
+}
+
+/// An object that is written and not synced.
+#[derive(Debug)]
+pub struct Draft {
+    key: String,
+    file: File,
+    /// `None` for an object that was there before.
+    name: Option<UnkeptFile>,
+}
+
+/// Creates the object `key` from `body` under its own name at once, unless it exists with other
+/// bytes. Leaves no file after a failure.
+pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<Draft> {
+    let (dir, name) = split(key);
+    let create = || {
+        let (folder, mode) = folder_of(root, dir)?;
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mut file = File::from(openat(&folder, name, flags, Mode::from_raw_mode(mode))?);
+        let name = UnkeptFile { folder, name: name.to_owned(), is_kept: false };
+        write_body(&mut file, body)?;
+        Ok(Draft { key: key.to_owned(), file, name: Some(name) })
+    };
+    let created: io::Result<Draft> = create();
+    match created {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            check_same(root, key, body)?;
+            let failed = |error| failure("read", &root.join(key), &error);
+            let file = open_file(root, key).map_err(failed)?;
+            Ok(Draft { key: key.to_owned(), file, name: None })
+        }
+        created => created.map_err(|error| failure("write", &root.join(key), &error)),
+    }
+}
+
+impl Draft {
+    /// Makes the bytes durable. A file that cannot be synced is removed, so that the next attempt
+    /// writes another one.
+    pub fn sync(self, root: &Path) -> StoreResult<()> {
+        let Draft { key, file, name } = self;
+        let synced = file.sync_all();
+        synced.map_err(|error| failure("write", &root.join(key), &error))?;
+        if let Some(mut name) = name {
+            name.is_kept = true;
+        }
+        Ok(())
+    }
+}
+
+/// Gives the file at `temporary` the name `name`, unless that name is taken.
+fn link_new(folder: &OwnedFd, temporary: &str, name: &str) -> io::Result<()> {
+    match linkat(folder, temporary, folder, name, AtFlags::empty()) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => Err(Errno::EXIST.into()),
+        // File systems without hard links: vfat, some network and user-space ones.
+        Err(_) => Ok(renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE)?),
+    }
+}
+
+fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
+    let mut file = open_file(root, key)?;
+    if file.metadata()?.len() != body.bytes() {
+        return Ok(false);
+    }
+    let mut hasher = Md5::new();
+    io::copy(&mut file, &mut hasher)?;
+    Ok(<[u8; 16]>::from(hasher.finalize()) == body.md5())
+}
