@@ -69,7 +69,7 @@ fn states_end(file: &File) -> bool {
     file.read_exact_at(&mut last, at).is_ok() && last == ENDING
 }
 
-/// The locks of a run. They are given back by whoever holds them, not by this value.
+/// The locks of a run. The holders give them back, not this value.
 #[derive(Clone, Debug, Default)]
 pub struct HeldLocks(Vec<Weak<File>>);
 

@@ -1,8 +1,8 @@
 //! The progress of epochs in the source logs of this process.
 //!
 //! The owner of the clock decides *when* an epoch ends; the logs put the end into what the sources
-//! of this process have read. The workers may see an epoch close when every log has appended its end
-//! and has passed the cut, so that no line of the epoch can still come. Nothing of the epoch is
+//! of this process have read. The workers may see an epoch close when every log has appended its
+//! end and has passed the cut, so that no line of the epoch can still come. Nothing of the epoch is
 //! stored before the record of its end is on disk in every journal, so that what is published is a
 //! function of bytes that cannot be lost. Lines of the next epoch need not wait for either.
 //!
@@ -221,8 +221,8 @@ impl EpochProgress {
         &self.durable
     }
 
-    /// Has epochs complete when their ends are recorded. Called in a process that is alone, before
-    /// anything is read.
+    /// Completes epochs from now on when their ends are recorded. Called in a process that is alone,
+    /// before anything is read.
     pub fn complete_when_recorded(&self) {
         self.completes_recorded.store(true, Ordering::Release);
     }

@@ -472,7 +472,7 @@ mod tests {
         assert!(!leaves_room(&elsewhere));
         elsewhere.note(2, 20);
         assert!(leaves_room(&elsewhere));
-        // What comes late or from nobody changes nothing.
+        // A late report, or one of no known process, changes nothing.
         elsewhere.note(2, 10);
         elsewhere.note(0, 99);
         elsewhere.note(7, 99);

@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::meters::Phase;
 use crate::operators::Restored;
-use crate::outputs::{Changelog, Committed, DurableEpochs, OnCommit, OutputHandle};
+use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle};
 use crate::sources::Stop;
 use crate::supervise::{self, supervise};
 use crate::trace::Tracer;
@@ -198,17 +198,10 @@ fn begin(
     let mut streams = plan.open_streams(sources, &agreed)?;
     let (announce, first_commits) = committed_stream::channel();
     let announced = announce.downgrade();
-    let durable = streams.progress().durable_epochs().clone();
-    if plan.asked.cluster.processes == 1 {
-        streams.progress().complete_when_recorded();
-    }
     let Publishing { output, changelog, resources } =
-        open_publishing(&plan, opened, &agreed, (&runtime, &failure), durable)?;
-    let on_commit = note_commits(
-        Arc::clone(streams.progress()),
-        resources.changelog.clone(),
-        plan.asked.on_commit.clone(),
-    );
+        open_publishing(&plan, opened, &agreed, (&runtime, &failure), streams.progress())?;
+    let (progress, observer) = (Arc::clone(streams.progress()), plan.asked.on_commit.clone());
+    let on_commit = note_commits(progress, resources.changelog.clone(), observer);
     let meters = plan.asked.meters.clone();
     let replay = &agreed.recovery_plan.replay;
     let (status, on_commit) =
@@ -278,8 +271,12 @@ fn open_publishing(
     opened: StateAndOutput,
     agreed: &Agreement,
     (runtime, failure): (&Runtime, &Failure),
-    durable: DurableEpochs,
+    progress: &EpochProgress,
 ) -> Result<Publishing> {
+    let durable = progress.durable_epochs().clone();
+    if plan.asked.cluster.processes == 1 {
+        progress.complete_when_recorded();
+    }
     let results = plan.results(&opened)?;
     let opened_writer = plan.open_writer(&opened, agreed, &results, runtime)?;
     let writer = Arc::clone(&opened_writer.writer);

@@ -282,11 +282,6 @@ impl Journal {
         Ok(Some(appended))
     }
 
-    /// Returns true if an epoch has ended that is not known to be committed.
-    pub fn awaits_commit(&self) -> bool {
-        !self.shared.ledger().epoch_ends.is_empty()
-    }
-
     /// The id that names this journal, minted when it was made.
     pub fn id(&self) -> u128 {
         self.id

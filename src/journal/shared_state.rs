@@ -388,6 +388,11 @@ impl Room {
         self.shared.budget.line_bytes_max()
     }
 
+    /// Returns true if an epoch has ended that is not known to be committed: room may come of it.
+    pub fn awaits_commit(&self) -> bool {
+        !self.shared.ledger().epoch_ends.is_empty()
+    }
+
     /// Returns true if every append waits for the disk.
     pub fn syncs_always(&self) -> bool {
         self.shared.settings.sync == SyncPolicy::Always

@@ -184,7 +184,7 @@ impl Publisher {
             let mut ready = ready.clone();
             let ready = async move {
                 if ready.wait_for(|ready| *ready).await.is_err() {
-                    // Whoever would say so has failed, and that error ends the job.
+                    // The note has failed, and that error ends the job.
                     std::future::pending::<()>().await;
                 }
             };

@@ -1,13 +1,13 @@
 //! The last bytes of a run whose journal is full.
 //!
-//! A source that was told to stop may hold bytes for which the journal has no room. Room comes when
+//! A source that has to stop may hold bytes for which the journal has no room. Room comes when
 //! an epoch is committed. If none waits to be, it cannot come any more: the open epoch is cut only
 //! when the source has ended. So these bytes go to the workers without a record. They are counted
 //! in the last epoch, and are lost if that one is not committed.
 
 use super::SourceLog;
 use crate::error::Result;
-use crate::journal::{Journal, LASTING};
+use crate::journal::{LASTING, Room};
 
 impl SourceLog {
     /// Returns true if no room for what was read of a connection can come any more.
@@ -15,7 +15,7 @@ impl SourceLog {
         // Producers learn that nothing was taken, and send it again.
         connection & LASTING == 0
             && self.stop.is_stopped()
-            && !self.journal.as_ref().is_some_and(Journal::awaits_commit)
+            && !self.room.as_ref().is_some_and(Room::awaits_commit)
     }
 
     /// Hands what was read of a connection to the workers, without a record.

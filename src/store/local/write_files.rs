@@ -1,7 +1,7 @@
 //! Writes objects as files. All of this blocks.
 //!
 //! An object becomes visible in one step: a synced temporary gets its name. The parts of an epoch,
-//! which nobody reads before the marker, are written under their own names ([`draft`]).
+//! which no reader takes before the marker, are written under their own names ([`draft`]).
 
 use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
@@ -19,10 +19,10 @@ use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored};
 use super::failure;
 use super::file_calls::{is_private, open_dir, open_file, split};
 
-/// Tries of a name for a temporary. One is enough unless somebody guesses 64 random bits.
+/// Tries of a name for a temporary. One is enough unless a program guesses 64 random bits.
 const NAMES_MAX: u64 = 4;
 
-/// Returns a name for a temporary of the object `name` that no other write uses and nobody can
+/// Returns a name for a temporary of the object `name` that no other write uses and no program can
 /// guess.
 fn temporary(name: &str, attempt: u64) -> String {
     let random = RandomState::new().hash_one(attempt);
@@ -208,4 +208,77 @@ fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
     let mut hasher = Md5::new();
     io::copy(&mut file, &mut hasher)?;
     Ok(<[u8; 16]>::from(hasher.finalize()) == body.md5())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::FutureExt;
+
+    use super::super::LocalStore;
+    use super::*;
+    use crate::store::Store;
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn part_is_written_under_its_name_or_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        for _ in 0..2 {
+            let stored = store.put_part("e-1/part", "one".into()).await.unwrap();
+            assert_eq!((stored.bytes, stored.md5), (3, Body::from("one").md5_hex()));
+        }
+        for other in ["", "on", "two"] {
+            let refused = store.put_part("e-1/part", other.into()).await.unwrap_err();
+            assert_eq!(refused.kind, StoreErrorKind::Exists, "{refused}");
+        }
+        assert_eq!(store.get("e-1/part", 3).await.unwrap(), "one");
+        let long = Body::from("x".repeat(super::super::HASH_ASIDE_BYTES as usize + 1));
+        let stored = store.put_part("e-1/long", long.clone()).await.unwrap();
+        assert_eq!(stored.md5, long.md5_hex());
+        std::fs::create_dir(dir.path().join("e-1/taken")).unwrap();
+        store.put_part("e-1/taken", "x".into()).await.unwrap_err();
+        let planted = dir.path().join("e-1/planted");
+        std::os::unix::fs::symlink(dir.path().join("elsewhere"), planted).unwrap();
+        store.put_part("e-1/planted", "x".into()).await.unwrap_err();
+        assert_eq!(std::fs::read_dir(dir.path().join("e-1")).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn draft_that_is_not_synced_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let make = || draft(dir.path(), "e/part", &"one".into()).unwrap();
+        drop(make());
+        assert!(!dir.path().join("e/part").exists());
+        make().sync(dir.path()).unwrap();
+        // What was there before is not this draft's.
+        drop(make());
+        assert_eq!(std::fs::read(dir.path().join("e/part")).unwrap(), b"one");
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn object_is_invisible_before_it_may_be_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = LocalStore::open(dir.path()).unwrap();
+        let path = dir.path().join("e/marker");
+        let stands = || path.exists();
+        let ready = async { assert!(!stands(), "not yet") };
+        store.put_new_after("e/marker", "one".into(), ready.boxed()).await.unwrap();
+        assert!(stands());
+        let refused = store.put_new_after("e/marker", "two".into(), async {}.boxed()).await;
+        assert_eq!(refused.unwrap_err().kind, StoreErrorKind::Exists);
+        // One that is given up leaves nothing.
+        let never = futures::future::pending().boxed();
+        let mut given_up = store.put_new_after("e/other", "one".into(), never);
+        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), &mut given_up);
+        waits.await.expect_err("it waits");
+        drop(given_up);
+        let objects = || std::fs::read_dir(dir.path().join("e")).unwrap().count();
+        for _ in 0..1_000 {
+            // A thread may still be writing it.
+            if objects() == 1 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("{} files are left", objects());
+    }
 }
