@@ -221,8 +221,8 @@ impl EpochProgress {
         &self.durable
     }
 
-    /// Completes epochs from now on when their ends are recorded. Called in a process that is alone,
-    /// before anything is read.
+    /// Completes epochs from now on when their ends are recorded. Called in a process that is
+    /// alone, before anything is read.
     pub fn complete_when_recorded(&self) {
         self.completes_recorded.store(true, Ordering::Release);
     }

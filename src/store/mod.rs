@@ -77,8 +77,8 @@ pub trait Store: Send + Sync + Debug + 'static {
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>>;
 
     /// Works as [`Store::put_new`] and makes the name durable, too: for parts of an epoch, which
-    /// no reader takes before its marker. In a local directory a crash may leave a torn object, and a
-    /// reader may see it grow; the next start clears an epoch without a marker.
+    /// no reader takes before its marker. In a local directory a crash may leave a torn object, and
+    /// a reader may see it grow; the next start clears an epoch without a marker.
     ///
     /// # Errors
     /// As [`Store::put_new`].
@@ -91,8 +91,8 @@ pub trait Store: Send + Sync + Debug + 'static {
         .boxed()
     }
 
-    /// Works as [`Store::put_new`], but the object is invisible before `ready` resolves. What can be
-    /// prepared is prepared meanwhile.
+    /// Works as [`Store::put_new`], but the object is invisible before `ready` resolves. What can
+    /// be prepared is prepared meanwhile.
     ///
     /// # Errors
     /// As [`Store::put_new`].
