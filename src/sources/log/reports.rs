@@ -81,7 +81,7 @@ impl Reports {
     }
 
     /// Reports that `bytes` bytes which were read found no room in the journal at a stop.
-    pub fn unkept(&mut self, bytes: usize) {
+    pub fn unkept(&self, bytes: usize) {
         tracing::warn!(
             "the journal is full and the run ends: the last {bytes} bytes that were read are in \
              no journal; they are counted in the last epoch, and lost if that is not committed"
