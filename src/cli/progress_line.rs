@@ -49,14 +49,16 @@ impl Progress {
         let (gone, is_gone) = sync_channel(0);
         let draw = move || {
             let _gone: SyncSender<()> = gone;
-            let mut rates = Rates::default();
+            let (mut rates, mut wait) = (Rates::default(), Duration::ZERO);
             loop {
+                let is_end = ended.recv_timeout(wait) != Err(RecvTimeoutError::Timeout);
+                // Drawn at the end, too: a source may be known only then.
                 let (now, figures) = (Instant::now(), ProgressFigures::of(&meters));
                 lines::status(&fitted(&text(now, &figures, &mut rates), columns()));
-                match ended.recv_timeout(EVERY) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => break,
+                if is_end {
+                    break;
                 }
+                wait = EVERY;
             }
             lines::end_status();
             Ok(())
