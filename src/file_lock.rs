@@ -7,7 +7,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::Path;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -58,6 +59,14 @@ fn attempt(file: &File, mut pause: impl FnMut()) -> rustix::io::Result<bool> {
             tracing::info!("the run before this one is ending: waiting until it has ended");
         }
         pause();
+    }
+}
+
+/// Returns true if `path` still names the file, so that others lock the same one.
+pub fn bears_name(file: &File, path: &Path) -> bool {
+    match (file.metadata(), std::fs::symlink_metadata(path)) {
+        (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
+        _ => false,
     }
 }
 

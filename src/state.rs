@@ -171,7 +171,8 @@ impl State {
                 let json = serde_json::to_vec_pretty(identity).map_err(io::Error::from);
                 let written = json.and_then(|json| replace_file(&path, &json));
                 written.map_err(|error| failed("write", error))?;
-                true
+                // A state that has lost its identity has ids of an earlier run.
+                ![IDS, COMMITS].iter().any(|name| dir.join(name).exists())
             }
             Err(error) => return Err(failed("read", error)),
         };
@@ -205,9 +206,15 @@ impl State {
     }
 
     /// Called before anything outside bears the id of this state. A new state that is dropped
-    /// earlier, because the job was refused, leaves nothing.
-    pub fn keep(&self) {
-        self.is_tentative.store(false, Ordering::Relaxed);
+    /// earlier, because the job was refused, leaves nothing. Returns true if the state was new and
+    /// not kept yet.
+    pub fn keep(&self) -> bool {
+        self.is_tentative.swap(false, Ordering::Relaxed)
+    }
+
+    /// Called if nothing outside bears the id of this new state after all.
+    pub fn unkeep(&self) {
+        self.is_tentative.store(true, Ordering::Relaxed);
     }
 
     /// Returns the folder.
@@ -263,17 +270,25 @@ fn lock_path(dir: &Path, process: usize) -> PathBuf {
 /// Takes the lock of `process` in `dir`.
 fn lock_folder(dir: &Path, process: usize) -> Result<File> {
     let path = lock_path(dir, process);
-    let opened = private(OpenOptions::new().create(true).truncate(false).read(true).write(true))
-        .open(&path)
-        .and_then(|file| {
-            // The lock file of an older release: others could open it and lock it.
-            file.set_permissions(Permissions::from_mode(0o600)).map(|()| file)
-        });
-    let file = opened.map_err(|error| {
-        let message = format!("cannot lock the state in {}: {error}", dir.display());
-        Error::new(refusal(&error), message).cause(error).hint("see --state")
-    })?;
-    match file_lock::exclusive(&file) {
+    let open = || {
+        let mut options = OpenOptions::new();
+        let file = private(options.create(true).truncate(false).read(true).write(true));
+        let file = file.open(&path)?;
+        // The lock file of an older release: others could open it and lock it.
+        file.set_permissions(Permissions::from_mode(0o600)).map(|()| file)
+    };
+    let (file, locked) = loop {
+        let file = open().map_err(|error: io::Error| {
+            let message = format!("cannot lock the state in {}: {error}", dir.display());
+            Error::new(refusal(&error), message).cause(error).hint("see --state")
+        })?;
+        let locked = file_lock::exclusive(&file);
+        // A new state that was refused removes its lock: the name may be another file's by now.
+        if locked != Ok(true) || file_lock::bears_name(&file, &path) {
+            break (file, locked);
+        }
+    };
+    match locked {
         Ok(true) => {
             // For `wordtide state`. The lock counts, not the number: a full disk ends nothing.
             let noted = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));

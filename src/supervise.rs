@@ -2,7 +2,7 @@
 //!
 //! A task that panics takes its part of the job with it: nothing is cut any more, or nothing is
 //! stored, and all others wait for ever. So every task and every thread of the crate is
-//! started here, and nowhere else (`tests/tidy.rs` checks that). Each has a name. A panic becomes
+//! started here, and nowhere else (`tests/tidy` checks that). Each has a name. A panic becomes
 //! an error of kind [`Panicked`](ErrorKind::Panicked) that carries the name, and that error ends
 //! the job like any other cause: see [`Failure`].
 //!

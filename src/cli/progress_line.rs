@@ -145,7 +145,7 @@ fn text(now: Instant, figures: &ProgressFigures, rates: &mut Rates) -> String {
     let (mut bar, mut parts) = (String::new(), Vec::new());
     match figures.extent {
         Some((reached, total)) => {
-            let share = reached as f64 / total as f64;
+            let share = if total > 0 { reached as f64 / total as f64 } else { 1.0 };
             bar = format!("{} ", bar_of(share));
             parts.push(format!("{:.0} % of {}", (100.0 * share).floor(), in_bytes(total as f64)));
         }

@@ -77,10 +77,14 @@ impl OutputOpening<'_> {
             let recovery_plan = self.judge(&evidence).await?;
             let open = (self.schedule)(recovery_plan.newest).open();
             let recent = open.saturating_sub(RECENT_INTERVALS * self.start.interval_ms).max(1);
+            // A stop may come while the claim is on its way: the state must stay then.
+            let was_tentative = self.state.is_some_and(State::keep);
             let claimed = self.output.claim(&self.start, former.as_ref(), recent).await;
             let is_refused =
                 claimed.as_ref().is_err_and(|error| error.kind() == ErrorKind::Configuration);
-            self.state.filter(|_| !is_refused).inspect(|state| state.keep());
+            if was_tentative && is_refused {
+                self.state.inspect(|state| state.unkeep());
+            }
             match claimed? {
                 Claiming::Unneeded => return Ok((recovery_plan, None)),
                 Claiming::Lost => {}

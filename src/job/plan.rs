@@ -294,7 +294,9 @@ impl JobPlan {
         output.join(agreed.lock_note.as_deref())?;
         // Its credentials and its way to the store are its own.
         runtime.block_on(until_stopped(&self.asked.stop, output.probe(false)))?;
-        state.as_ref().inspect(|state| state.keep());
+        if let Some(state) = &state {
+            state.keep();
+        }
         Ok(StateAndOutput { state, output })
     }
 

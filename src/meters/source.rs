@@ -54,8 +54,8 @@ pub struct SourceMeter {
 /// so of a compressed file they are not those of its text.
 #[derive(Debug, Default)]
 struct Extent {
-    /// 0 where the size is not known.
-    total: AtomicU64,
+    /// The size and 1, or 0 where it is not known.
+    end: AtomicU64,
     reached: AtomicU64,
 }
 
@@ -109,7 +109,7 @@ impl SourceMeter {
 
     /// Notes that the source ends after `bytes` bytes.
     pub fn ends_after(&self, bytes: u64) {
-        self.extent.total.store(bytes, Ordering::Relaxed);
+        self.extent.end.store(bytes.saturating_add(1), Ordering::Relaxed);
     }
 
     /// Notes that the source was read up to `position`, by this run or by one before.
@@ -120,9 +120,9 @@ impl SourceMeter {
     /// Returns the bytes that were read of a source that ends, and the bytes that it has; `None`
     /// where its size is not known.
     pub fn extent(&self) -> Option<(u64, u64)> {
-        let total = self.extent.total.load(Ordering::Relaxed);
+        let total = self.extent.end.load(Ordering::Relaxed).checked_sub(1)?;
         let reached = self.extent.reached.load(Ordering::Relaxed);
-        (total > 0).then(|| (reached.min(total), total))
+        Some((reached.min(total), total))
     }
 
     /// Notes that the source is connected, so lines can come.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use hyper::Method;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -76,9 +77,11 @@ async fn serve(listener: tokio::net::TcpListener, site: Arc<Site>) {
             Some(connection) = connections.tasks.join_next() => report(connection),
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    connections.make_room(CONNECTIONS_MAX);
-                    let site = Arc::clone(&site);
-                    connections.add(|is_stream| connection(stream, site, is_stream));
+                    // Dropped, and so closed, if there are event streams only.
+                    if connections.make_room(CONNECTIONS_MAX) {
+                        let site = Arc::clone(&site);
+                        connections.add(|is_stream| connection(stream, site, is_stream));
+                    }
                 }
                 Err(error) => {
                     tracing::debug!(%error, "no connection can be accepted");
@@ -113,21 +116,24 @@ impl Connections {
         self.short.push_back((task, is_stream));
     }
 
-    /// Closes the oldest connection that is no event stream, if there are `max`.
-    fn make_room(&mut self, max: usize) {
+    /// Closes the oldest connection that is no event stream, if there are `max`. Returns false if
+    /// none can give way.
+    fn make_room(&mut self, max: usize) -> bool {
         if self.short.len() >= 2 * max {
             self.short.retain(|(task, _)| !task.is_finished());
         }
-        while self.tasks.len() >= max
-            && let Some((task, is_stream)) = self.short.pop_front()
-        {
+        if self.tasks.len() < max {
+            return true;
+        }
+        while let Some((task, is_stream)) = self.short.pop_front() {
             // A stream stays one, so it need not be looked at again. Their number has its own
             // limit, which leaves room for others.
             if !task.is_finished() && !is_stream.load(Ordering::Relaxed) {
                 task.abort();
-                break;
+                return true;
             }
         }
+        false
     }
 }
 
@@ -149,7 +155,9 @@ async fn connection(stream: TcpStream, site: Arc<Site>, is_stream: Arc<AtomicBoo
     let mut ended = site.ended.clone();
     let service = service_fn(move |request| {
         let answered = answer(&site, &request);
-        if request.uri().path() == event_stream::PATH && answered.status().is_success() {
+        // The answer to HEAD has the same status and no events.
+        let is_get = request.method() == Method::GET && request.uri().path() == event_stream::PATH;
+        if is_get && answered.status().is_success() {
             is_stream.store(true, Ordering::Relaxed);
         }
         async move { Ok::<_, Infallible>(answered) }
@@ -194,11 +202,11 @@ mod tests {
                 std::future::pending()
             });
         }
-        connections.make_room(4);
+        assert!(connections.make_room(4));
         assert_eq!(connections.tasks.len(), 3, "there is room");
         // The oldest one that is left is an event stream.
         flags[0].store(true, Ordering::Relaxed);
-        connections.make_room(3);
+        assert!(connections.make_room(3));
         let ended = connections.tasks.join_next().await.expect("a connection");
         assert!(ended.is_err_and(|error| error.is_cancelled()));
         let left: Vec<_> = connections.short.iter().map(|(_, flag)| flag).collect();
@@ -208,7 +216,9 @@ mod tests {
             connections.add(|_| std::future::ready(()));
             connections.tasks.join_next().await.expect("a connection").expect("no panic");
         }
-        connections.make_room(2);
+        assert!(connections.make_room(2));
         assert_eq!(connections.short.len(), 0, "the last one gave way");
+        // Only the stream is left, and the one that has not ended yet.
+        assert!(!connections.make_room(1));
     }
 }

@@ -95,15 +95,15 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// be prepared is prepared meanwhile.
     ///
     /// # Errors
-    /// As [`Store::put_new`].
+    /// Those of `ready`, and as [`Store::put_new`].
     fn put_new_after<'a>(
         &'a self,
         key: &'a str,
         body: Body,
-        ready: BoxFuture<'a, ()>,
+        ready: BoxFuture<'a, StoreResult<()>>,
     ) -> BoxFuture<'a, StoreResult<Stored>> {
         async move {
-            ready.await;
+            ready.await?;
             self.put_new(key, body).await
         }
         .boxed()

@@ -187,6 +187,8 @@ impl Publisher {
                     // The note has failed, and that error ends the job.
                     std::future::pending::<()>().await;
                 }
+                // Time has passed since the attempt began: the owner may have changed.
+                self.ownership.confirm().await
             };
             self.store.put_new_after(key, body.clone(), ready.boxed())
         };

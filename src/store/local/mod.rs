@@ -170,10 +170,11 @@ impl Store for LocalStore {
                     let body = body.clone();
                     supervise::blocking(move || body.md5()).await;
                 }
-                Ok(())
             };
             let synced = self.run(&[key], move |root| draft.sync(root));
-            futures::try_join!(synced, self.seal(dir), hashed)?;
+            // All of them end before another attempt finds the file.
+            let (synced, sealed, ()) = futures::join!(synced, self.seal(dir), hashed);
+            synced.and(sealed)?;
             Ok(Stored::of(&body, None))
         }
         .boxed()
@@ -183,12 +184,13 @@ impl Store for LocalStore {
         &'a self,
         key: &'a str,
         body: Body,
-        ready: BoxFuture<'a, ()>,
+        ready: BoxFuture<'a, StoreResult<()>>,
     ) -> BoxFuture<'a, StoreResult<Stored>> {
         let (name, content) = (key.to_owned(), body.clone());
         let prepared = self.run(&[key], move |root| write_files::prepare(root, &name, &content));
         async move {
-            let (prepared, ()) = futures::join!(prepared, ready);
+            let (prepared, ready) = futures::join!(prepared, ready);
+            ready?;
             let (prepared, name) = (prepared?, key.to_owned());
             self.run(&[key], move |root| write_files::place_new(root, &name, prepared, &body)).await
         }

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::super::{StoreError, StoreErrorKind, StoreResult};
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_lock;
+use crate::file_lock::{self, bears_name};
 
 /// The end of every lock file's name; such files are no objects.
 pub const LOCK_SUFFIX: &str = ".wordtide.lock";
@@ -178,14 +178,6 @@ pub(crate) fn cannot_lock(path: &Path, error: &io::Error, flag: &str) -> Error {
             "the file system below {flag} has no locks: give {flag} a place on a local disk, or \
              start the lock service of the network file system"
         )),
-    }
-}
-
-/// Returns true if `path` still names the file, so that others lock the same one.
-fn bears_name(file: &File, path: &Path) -> bool {
-    match (file.metadata(), fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
-        _ => false,
     }
 }
 

@@ -7,11 +7,12 @@ use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use md5::{Digest, Md5};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat, renameat_with, unlinkat,
+    AtFlags, Mode, OFlags, RenameFlags, linkat, openat, renameat, renameat_with, statat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -51,12 +52,28 @@ fn create_temporary(folder: &OwnedFd, name: &str, mode: u32) -> io::Result<(Stri
 struct UnkeptFile {
     folder: OwnedFd,
     name: String,
+    /// Device and inode.
+    id: (u64, u64),
     is_kept: bool,
+}
+
+impl UnkeptFile {
+    fn new(folder: OwnedFd, name: String, file: &File) -> io::Result<UnkeptFile> {
+        let metadata = file.metadata()?;
+        Ok(UnkeptFile { folder, name, id: (metadata.dev(), metadata.ino()), is_kept: false })
+    }
+
+    /// Returns true if the name is still that of this file.
+    fn bears_name(&self) -> bool {
+        let stat = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
+    }
 }
 
 impl Drop for UnkeptFile {
     fn drop(&mut self) {
-        if !self.is_kept {
+        // A later attempt may have put a file of its own there.
+        if !self.is_kept && self.bears_name() {
             // The first error is the one to report; a leftover is removed by `clear`.
             let _ = unlinkat(&self.folder, &self.name, AtFlags::empty());
         }
@@ -84,7 +101,7 @@ fn write(root: &Path, key: &str, body: &Body) -> io::Result<PreparedObject> {
     let (dir, name) = split(key);
     let (folder, mode) = folder_of(root, dir)?;
     let (name, mut file) = create_temporary(&folder, name, mode)?;
-    let prepared = PreparedObject(UnkeptFile { folder, name, is_kept: false });
+    let prepared = PreparedObject(UnkeptFile::new(folder, name, &file)?);
     write_body(&mut file, body)?;
     file.sync_all()?;
     Ok(prepared)
@@ -160,7 +177,7 @@ pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<Draft> {
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&folder, name, flags, Mode::from_raw_mode(mode))?);
-        let name = UnkeptFile { folder, name: name.to_owned(), is_kept: false };
+        let name = UnkeptFile::new(folder, name.to_owned(), &file)?;
         write_body(&mut file, body)?;
         Ok(Draft { key: key.to_owned(), file, name: Some(name) })
     };
@@ -248,6 +265,12 @@ mod tests {
         let make = || draft(dir.path(), "e/part", &"one".into()).unwrap();
         drop(make());
         assert!(!dir.path().join("e/part").exists());
+        // Another file has its name by now.
+        let late = make();
+        std::fs::rename(dir.path().join("e/part"), dir.path().join("e/gone")).unwrap();
+        make().sync(dir.path()).unwrap();
+        drop(late);
+        assert!(dir.path().join("e/part").exists());
         make().sync(dir.path()).unwrap();
         // What was there before is not this draft's.
         drop(make());
@@ -260,10 +283,14 @@ mod tests {
         let store = LocalStore::open(dir.path()).unwrap();
         let path = dir.path().join("e/marker");
         let stands = || path.exists();
-        let ready = async { assert!(!stands(), "not yet") };
+        let ready = async {
+            assert!(!stands(), "not yet");
+            Ok(())
+        };
         store.put_new_after("e/marker", "one".into(), ready.boxed()).await.unwrap();
         assert!(stands());
-        let refused = store.put_new_after("e/marker", "two".into(), async {}.boxed()).await;
+        let ready = async { Ok(()) }.boxed();
+        let refused = store.put_new_after("e/marker", "two".into(), ready).await;
         assert_eq!(refused.unwrap_err().kind, StoreErrorKind::Exists);
         // One that is given up leaves nothing.
         let never = futures::future::pending().boxed();

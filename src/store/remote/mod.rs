@@ -226,7 +226,8 @@ impl RemoteStore {
     ///
     /// They are requested as a range, because the length of an answer is checked against the range.
     async fn read(&self, key: &str, range: Range<u64>, etag: Option<&str>) -> StoreResult<Buffer> {
-        let if_match = etag.map(str::to_owned);
+        // A weak tag never matches: the store would refuse each attempt.
+        let if_match = etag.filter(|tag| !tag.starts_with("W/")).map(str::to_owned);
         let options = ReadOptions { range: range.into(), if_match, ..ReadOptions::default() };
         let read = self.operator.read_options(key, options).await;
         read.map_err(|error| self.failed("read", key, &error))
