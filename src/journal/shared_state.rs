@@ -388,9 +388,13 @@ impl Room {
         self.shared.budget.line_bytes_max()
     }
 
-    /// Returns true if an epoch has ended that is not known to be committed: room may come of it.
+    /// Returns true if room may come of an epoch that has ended: it is not known to be committed,
+    /// or the segments before it are not removed yet.
     pub fn awaits_commit(&self) -> bool {
-        !self.shared.ledger().epoch_ends.is_empty()
+        let ledger = self.shared.ledger();
+        let committed = ledger.committed.as_ref().map(|(note, _)| note.resume.position.0);
+        !ledger.epoch_ends.is_empty()
+            || committed.is_some_and(|position| ledger.below(position).next().is_some())
     }
 
     /// Returns true if every append waits for the disk.

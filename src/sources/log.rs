@@ -61,6 +61,7 @@ use producers::Producers;
 use replayable::Replayable;
 use reports::Reports;
 pub use resume_log::{LogSetup, Past};
+use unkept_bytes::WithoutRoom;
 
 /// A read that only goes into the journal. A little less than a block, so that reading it back
 /// finds room in one beside an unfinished line.
@@ -213,45 +214,75 @@ impl SourceLog {
     /// # Errors
     /// `Disk` if the journal fails.
     pub async fn hand_over(&mut self, connection: u64) -> Result<()> {
+        self.hand_over_or(connection, WithoutRoom::HandOver).await.map(drop)
+    }
+
+    /// Hands over what was read; at a stop, does with what finds no room as `without_room` states.
+    /// Returns false if it gave bytes up.
+    async fn hand_over_or(&mut self, connection: u64, without_room: WithoutRoom) -> Result<bool> {
         loop {
             let handed_over = if self.syncs_always() {
                 tokio::task::block_in_place(|| self.try_hand_over(connection))
             } else {
                 self.try_hand_over(connection)
             };
-            match handed_over? {
-                None => break,
-                Some(_) if self.can_only_go_unkept(connection) => {
+            let Some(full) = handed_over? else { break };
+            match without_room {
+                WithoutRoom::GiveUp if self.stop.is_stopped() => {
+                    self.give_up(connection);
+                    return Ok(false);
+                }
+                WithoutRoom::HandOver if self.can_only_go_unkept()? => {
                     self.hand_over_unkept(connection).await?;
                     break;
                 }
-                Some(full) => {
-                    self.report_full(full.cause);
-                    let meter = Arc::clone(&self.meter);
-                    let _blocked = meter.blocked.run();
-                    self.wait_for_room(full, true).await?;
-                }
+                WithoutRoom::GiveUp | WithoutRoom::HandOver => {}
             }
+            self.report_full(full.cause);
+            let meter = Arc::clone(&self.meter);
+            let _blocked = meter.blocked.run();
+            self.wait_for_room(full, true).await?;
         }
         self.report(connection);
-        Ok(())
+        Ok(true)
     }
 
     /// Appends bytes that are in memory, in as many pieces as that takes.
     ///
     /// # Errors
     /// `Disk` if the journal fails.
-    pub async fn append(&mut self, connection: u64, mut bytes: &[u8]) -> Result<()> {
+    pub async fn append(&mut self, connection: u64, bytes: &[u8]) -> Result<()> {
+        self.append_or(connection, bytes, WithoutRoom::HandOver).await.map(drop)
+    }
+
+    /// Appends bytes whose sender waits for an acknowledgement. Returns false if the run stops
+    /// while the journal is full: the bytes from there on are given up.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub async fn append_acknowledged(&mut self, connection: u64, bytes: &[u8]) -> Result<bool> {
+        self.append_or(connection, bytes, WithoutRoom::GiveUp).await
+    }
+
+    /// Appends bytes; returns false if it gave some up.
+    async fn append_or(
+        &mut self,
+        connection: u64,
+        mut bytes: &[u8],
+        without_room: WithoutRoom,
+    ) -> Result<bool> {
         while !bytes.is_empty() {
             self.ready(connection).await?;
             let spare = self.spare(connection);
             let (now, rest) = bytes.split_at(bytes.len().min(spare.len()));
             spare[..now.len()].copy_from_slice(now);
             self.filled(connection, now.len());
-            self.hand_over(connection).await?;
+            if !self.hand_over_or(connection, without_room).await? {
+                return Ok(false);
+            }
             bytes = rest;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Ends a connection: `Reset` drops its unfinished line, the others make it a line. The

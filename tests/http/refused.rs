@@ -236,3 +236,38 @@ fn full_journal_refuses_bodies_as_a_whole() {
     program.stop().expect(0);
     assert!(rig.output("out/c").counts() == counts_of(text.repeat(taken)));
 }
+
+#[test]
+fn stop_on_full_disk_acknowledges_nothing_unkept() {
+    let text: String = (0..300_000).map(|n| format!("{n:011}\n")).collect();
+    let target = |next: u64| format!("/lines?producer=p&offset={next}");
+    for (posts_to, is_producer) in [("/lines".to_owned(), false), (target(0), true)] {
+        let rig = Rig::new();
+        let run = format!("run {KEPT} --interval 24h --stop-timeout 1h --listen-http 127.0.0.1:0");
+        let fault = format!("disk.full={}", rig.path("full").display());
+        let program = rig.wordtide(&run).env("WORDTIDE_FAULT", &fault).start();
+        let port = program.http_port();
+        rig.file("full", "");
+        let mut wire = Wire::new(port);
+        wire.send(request("POST", &posts_to, "", text.as_bytes()));
+        program.wait_for("the disk of the journal is full");
+        let ended = program.stop().expect(0);
+        assert!(!ended.to_string().contains("are in no journal"), "{ended}");
+        let answer = wire.answer().expect("an answer");
+        assert_eq!((answer.status, answer.error().as_str()), (503, "the run is stopping"));
+        let counted = rig.output("out/c").counts();
+        assert!(counted.len() < 300_000, "{} lines", counted.len());
+        assert!(counted.values().all(|count| *count == 1), "a line was counted twice");
+        std::fs::remove_file(rig.path("full")).expect("the fault");
+        if is_producer {
+            let program = rig.wordtide(&run).start();
+            let port = program.http_port();
+            let next = get(port, "/lines?producer=p").next().expect("a position");
+            assert_eq!(next / 12, counted.len() as u64, "what is known is counted");
+            let rest = post(port, &target(next), &text[next as usize..]);
+            assert_eq!(rest.next(), Some(text.len() as u64));
+            program.stop().expect(0);
+            assert!(rig.output("out/c").counts() == counts_of(&text), "each line once");
+        }
+    }
+}

@@ -135,7 +135,8 @@ impl<'a> Appender<'a> {
         self.known(producer).map_or(0, |(_, known)| known.next)
     }
 
-    /// Appends lines without a producer, as a connection of their own.
+    /// Appends lines without a producer, as a connection of their own. If the run stops while the
+    /// journal is full, the lines that are in it stay, and the body is refused.
     async fn lines(&mut self, body: &Received) -> Result<Result<(), Refusal>> {
         if body.len() == 0 {
             return Ok(Ok(()));
@@ -145,7 +146,11 @@ impl<'a> Appender<'a> {
         }
         let connection = self.log.open_connection();
         for piece in body.pieces(0) {
-            self.log.append(connection, piece).await?;
+            if !self.log.append_acknowledged(connection, piece).await? {
+                // The line that is cut off is no line.
+                self.log.end_connection(connection, StreamEnd::Reset)?;
+                return Ok(Err(Refusal::stopping()));
+            }
         }
         self.log.end_connection(connection, StreamEnd::Fin)?;
         Ok(Ok(()))
@@ -182,7 +187,10 @@ impl<'a> Appender<'a> {
                 return Ok(Err(too_many_producers()));
             };
             for piece in body.pieces(known as usize) {
-                self.log.append(connection, piece).await?;
+                if !self.log.append_acknowledged(connection, piece).await? {
+                    // What is in the log already is skipped when the piece is sent again.
+                    return Ok(Err(Refusal::stopping()));
+                }
             }
         }
         let next = self.next(producer);

@@ -4,18 +4,45 @@
 //! an epoch is committed. If none waits to be, it cannot come any more: the open epoch is cut only
 //! when the source has ended. So these bytes go to the workers without a record. They are counted
 //! in the last epoch, and are lost if that one is not committed.
+//!
+//! Bytes whose sender waits for an acknowledgement never go without a record. They are given up at
+//! the stop, and the sender is refused: it sends them again.
 
 use super::SourceLog;
 use crate::error::Result;
-use crate::journal::{LASTING, Room};
+use crate::journal::Room;
+
+/// The fate of bytes that find no room in the journal at a stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WithoutRoom {
+    /// They go to the workers without a record when no room can come any more.
+    HandOver,
+    /// They are dropped at once: their sender is refused.
+    GiveUp,
+}
 
 impl SourceLog {
-    /// Returns true if no room for what was read of a connection can come any more.
-    pub fn can_only_go_unkept(&self, connection: u64) -> bool {
-        // Producers learn that nothing was taken, and send it again.
-        connection & LASTING == 0
-            && self.stop.is_stopped()
-            && !self.room.as_ref().is_some_and(Room::awaits_commit)
+    /// Returns true if the run stops and no room can come any more for what was read. Takes the
+    /// messages first: one may end an epoch, whose commit brings room.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub fn can_only_go_unkept(&mut self) -> Result<bool> {
+        if !self.stop.is_stopped() {
+            return Ok(false);
+        }
+        self.take_messages()?;
+        Ok(!self.room.as_ref().is_some_and(Room::awaits_commit))
+    }
+
+    /// Drops what was read of a connection and stands in no record.
+    pub fn give_up(&mut self, connection: u64) {
+        self.aside_pending = 0;
+        let known = self.connection(connection);
+        known.pending = 0;
+        if known.unfinished == 0 {
+            known.splitter.release();
+        }
     }
 
     /// Hands what was read of a connection to the workers, without a record.
