@@ -34,8 +34,8 @@ const ROW_BYTES: usize = 256;
 /// has left ends soon, because it holds the lock on the row of the owner.
 const SETTINGS: [&str; 2] = [
     "SET SESSION sql_mode = 'STRICT_ALL_TABLES', SESSION innodb_lock_wait_timeout = 10, \
-     SESSION lock_wait_timeout = 10, SESSION wait_timeout = 60, SESSION net_write_timeout = 60, \
-     SESSION autocommit = 1",
+     SESSION lock_wait_timeout = 10, SESSION wait_timeout = 60, SESSION net_read_timeout = 60, \
+     SESSION net_write_timeout = 60, SESSION max_error_count = 64, SESSION autocommit = 1",
     "SET NAMES utf8mb4",
 ];
 
@@ -54,7 +54,7 @@ pub struct MysqlDriver {
     text_bytes_max: (usize, &'static str),
     /// The limit of waiting for an answer.
     silence: Silence,
-    /// Set after the server has refused `LOAD DATA LOCAL`.
+    /// Set when rows are to go by inserts, though the settings allow `LOAD DATA LOCAL`.
     load_refused: Arc<AtomicBool>,
 }
 
@@ -183,7 +183,7 @@ struct MysqlSession {
     statement_bytes: usize,
     /// True if the settings of the server allow `LOAD DATA LOCAL` in a transaction.
     can_load: bool,
-    /// Set after the server has refused it nevertheless.
+    /// Set when rows are to go by inserts nevertheless.
     load_refused: Arc<AtomicBool>,
 }
 
@@ -211,16 +211,26 @@ impl MysqlSession {
 
     /// Inserts rows by the fastest way that the server allows.
     async fn insert_all(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
-        if self.can_load && !self.load_refused.load(Ordering::Relaxed) {
-            match self.load(into, rows).await? {
-                Loading::Done => return Ok(()),
-                Loading::Refused(reason) => {
-                    self.load_refused.store(true, Ordering::Relaxed);
-                    tracing::debug!("rows go by inserts from now on: {reason}");
-                }
-            }
+        let may_load = self.can_load && !self.load_refused.load(Ordering::Relaxed);
+        let loading = if may_load { Some(self.load(into, rows).await?) } else { None };
+        let refusal = match loading {
+            Some(Loading::Done) => return Ok(()),
+            Some(Loading::Refused(reason)) => Some(reason),
+            None => None,
+        };
+        self.insert_many(into, rows).await?;
+        // A server that is not ready refuses everything with the same error.
+        if let Some(reason) = refusal {
+            self.refuse_load(&format!("does not take LOAD DATA LOCAL: {reason}"));
         }
-        self.insert_many(into, rows).await
+        Ok(())
+    }
+
+    /// Makes rows go by inserts from now on, in all sessions. `reason` follows the place.
+    fn refuse_load(&self, reason: &str) {
+        if !self.load_refused.swap(true, Ordering::Relaxed) {
+            tracing::info!("rows go by INSERT from now on: {} {reason}", self.place);
+        }
     }
 }
 

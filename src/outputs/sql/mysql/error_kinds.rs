@@ -28,9 +28,14 @@ pub fn failure(place: &str, error: &Error) -> StoreError {
     StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
 }
 
+/// Returns whether an error with this code is about a key that is in the table.
+pub fn is_duplicate(code: u16) -> bool {
+    matches!(code, 1062 | 1586)
+}
+
 /// Returns the store's error for a warning of the server about rows.
-pub fn warning(place: &str, code: i64, message: &str) -> StoreError {
-    refused(place, u16::try_from(code).unwrap_or_default(), message)
+pub fn warning(place: &str, code: u16, message: &str) -> StoreError {
+    refused(place, code, message)
 }
 
 /// Returns the store's error for an error of the server.
@@ -44,7 +49,7 @@ fn refused(place: &str, code: u16, message: &str) -> StoreError {
 fn kind(code: u16) -> (StoreErrorKind, &'static str) {
     use StoreErrorKind::{Denied, Exists, Unavailable};
     match code {
-        1062 | 1586 => (Exists, ""),
+        _ if is_duplicate(code) => (Exists, ""),
         1044 | 1045 | 1698 => {
             (Denied, "see the user and the database in --to, and MYSQL_PWD or ~/.my.cnf")
         }
@@ -57,11 +62,9 @@ fn kind(code: u16) -> (StoreErrorKind, &'static str) {
         1205 => (Denied, "see which session holds a lock on the tables"),
         1054 | 1146 => (Denied, "see who has changed the tables of the output"),
         1153 => (Denied, "set max_allowed_packet of the server"),
-        // Connections, shutdown, kills, deadlocks, the network.
-        1040
-        | 1041
-        | 1042
-        | 1043
+        // Connections, a node that is not ready, shutdown, kills, deadlocks, the network.
+        1040..=1043
+        | 1047
         | 1053
         | 1077..=1081
         | 1129

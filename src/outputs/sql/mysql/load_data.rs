@@ -2,20 +2,21 @@
 //!
 //! `LOCAL` makes the server ignore what it cannot store: it skips rows whose key is there, and cuts
 //! values, with a warning each. So the rows that it has stored are counted afterwards, and each
-//! warning is an error; the transaction is then dropped.
+//! warning is an error; the transaction is then dropped. A key that is there is the error of an
+//! insert. After anything else the rows go by inserts, which succeed or name the fault.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream, StreamExt};
 use mysql_async::prelude::Queryable;
-use mysql_async::{Error, LocalInfileError};
+use mysql_async::{Error, LocalInfileError, Row};
 
-use super::error_kinds::{failure, warning};
-use super::{MysqlSession, columns_of};
-use crate::outputs::sql::driver_traits::{Session, SqlValue};
+use super::error_kinds::{failure, is_duplicate, warning};
+use super::{MysqlSession, cell, columns_of};
+use crate::outputs::sql::driver_traits::Session;
 use crate::outputs::sql::staged_rows::{RowEncoder, RowPieces, StagedRow, StagedRows, as_text};
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
 
@@ -24,7 +25,10 @@ const PIECE_BYTES: usize = 256 << 10;
 
 /// The number of the warning that a statement may differ on a replica which repeats statements. It
 /// is about the log of the server, and not about the rows.
-const UNSAFE_STATEMENT: i64 = 1592;
+const UNSAFE_STATEMENT: u16 = 1592;
+
+/// A warning of the server: its code and its text.
+type Warning = (u16, String);
 
 /// The outcome of a `LOAD DATA LOCAL`.
 #[derive(Debug)]
@@ -35,13 +39,36 @@ pub enum Loading {
     Refused(String),
 }
 
+/// The progress of a load.
+#[derive(Debug, Default)]
+struct LoadProgress {
+    /// The pieces that were taken.
+    pieces: AtomicU64,
+    /// The rows that were encoded.
+    rows: AtomicU64,
+    /// Set after the last piece was taken.
+    is_complete: AtomicBool,
+}
+
+impl LoadProgress {
+    /// Returns the number of rows that were sent.
+    ///
+    /// Fails if the server has not taken them all. One that never asked for them may answer that it
+    /// has loaded a file of its own, or nothing.
+    fn sent_rows(&self) -> Result<u64, String> {
+        let is_complete = self.is_complete.load(Ordering::Relaxed);
+        let rows = self.rows.load(Ordering::Relaxed);
+        is_complete.then_some(rows).ok_or_else(|| "answered before it took all rows".to_owned())
+    }
+}
+
 /// Encodes rows as lines with fields.
 #[derive(Debug)]
 struct LoadEncoder {
     /// The rows that were not taken yet.
     bytes: Vec<u8>,
-    /// The number of rows so far.
-    rows: Arc<AtomicU64>,
+    /// Counts the rows.
+    progress: Arc<LoadProgress>,
     /// The end of each row.
     end: String,
 }
@@ -92,7 +119,7 @@ impl RowEncoder for LoadEncoder {
             }
         }
         self.bytes.extend_from_slice(self.end.as_bytes());
-        self.rows.fetch_add(1, Ordering::Relaxed);
+        self.progress.rows.fetch_add(1, Ordering::Relaxed);
     }
 
     fn take(&mut self, _is_last: bool) -> Bytes {
@@ -101,15 +128,19 @@ impl RowEncoder for LoadEncoder {
     }
 }
 
-/// Returns encoded rows in pieces of at most `bytes_max` bytes. Counts the pieces in `sent`.
+/// Returns encoded rows in pieces of at most `bytes_max` bytes. Notes in `progress` what was taken.
 fn stream_of(
     pieces: RowPieces<LoadEncoder>,
     bytes_max: usize,
-    sent: Arc<AtomicU64>,
+    progress: Arc<LoadProgress>,
 ) -> BoxStream<'static, io::Result<Bytes>> {
-    let next = |mut pieces: RowPieces<LoadEncoder>| async move {
-        pieces.read().await.transpose().map(|piece| (piece, pieces))
+    let next = |(mut pieces, progress): (RowPieces<LoadEncoder>, Arc<LoadProgress>)| async move {
+        let piece = pieces.read().await.transpose();
+        // It asks for one more piece after it has taken the last.
+        progress.is_complete.store(piece.is_none(), Ordering::Relaxed);
+        piece.map(|piece| (piece, (pieces, progress)))
     };
+    let taken = Arc::clone(&progress);
     let cut = move |piece: io::Result<Bytes>| {
         let (mut rest, mut failed) = match piece {
             Ok(piece) => (piece, None),
@@ -124,9 +155,9 @@ fn stream_of(
         }))
     };
     let count = move |_: &io::Result<Bytes>| {
-        sent.fetch_add(1, Ordering::Relaxed);
+        taken.pieces.fetch_add(1, Ordering::Relaxed);
     };
-    stream::unfold(pieces, next).flat_map(cut).inspect(count).boxed()
+    stream::unfold((pieces, progress), next).flat_map(cut).inspect(count).boxed()
 }
 
 impl MysqlSession {
@@ -152,18 +183,18 @@ impl MysqlSession {
              ({columns})"
         );
         let end = rows.epoch.map_or(String::from("\n"), |epoch| format!("\t{epoch}\n"));
-        let (sent, encoded) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let encoder = LoadEncoder { bytes: Vec::new(), rows: Arc::clone(&encoded), end };
+        let progress = Arc::<LoadProgress>::default();
+        let encoder = LoadEncoder { bytes: Vec::new(), progress: Arc::clone(&progress), end };
         let pieces = rows.pieces(encoder);
         let bytes_max = PIECE_BYTES.min(self.statement_bytes);
         // Only for this statement: the server can ask for a file in any answer.
-        let stream = Mutex::new(stream_of(pieces, bytes_max, Arc::clone(&sent)));
+        let stream = Mutex::new(stream_of(pieces, bytes_max, Arc::clone(&progress)));
         self.conn.set_infile_handler(async move {
             Ok(stream.into_inner().unwrap_or_else(PoisonError::into_inner))
         });
         let MysqlSession { conn, place, silence, .. } = self;
         let loading = async { Ok(conn.query_drop(&sql).await) };
-        match silence.limit_between(place, &sent, loading).await? {
+        match silence.limit_between(place, &progress.pieces, loading).await? {
             Ok(()) => {}
             Err(Error::Server(answer)) if is_refusal(answer.code) => {
                 conn.set_infile_handler(async { Err(LocalInfileError::NoHandler.into()) });
@@ -171,40 +202,86 @@ impl MysqlSession {
             }
             Err(error) => return Err(failure(place, &error)),
         }
-        self.check_loaded(encoded.load(Ordering::Relaxed)).await?;
+        self.check_loaded(progress.sent_rows()).await?;
         Ok(Loading::Done)
     }
 
-    /// Checks that the last statement has inserted `expected` rows as they were sent.
-    async fn check_loaded(&mut self, expected: u64) -> StoreResult<()> {
+    /// Checks that the last statement has inserted the rows that were `sent`, and as they were.
+    ///
+    /// Fails with `Exists` if one is in the table already. After any other difference it fails with
+    /// `Unavailable`, and rows go by inserts from then on: also those of the next attempt.
+    async fn check_loaded(&mut self, sent: Result<u64, String>) -> StoreResult<()> {
         let (inserted, warnings) = (self.conn.affected_rows(), self.conn.get_warnings());
-        if inserted == expected && warnings == 0 {
-            return Ok(());
-        }
-        let listed = self.query("SHOW WARNINGS", Vec::new()).await?;
-        let listed: Vec<(i64, String)> =
-            listed.into_iter().map(|row| (number(&row[1]), row[2].text())).collect();
-        let harmless = listed.iter().filter(|listed| listed.0 == UNSAFE_STATEMENT).count();
-        if inserted == expected && harmless == usize::from(warnings) {
-            return Ok(());
-        }
-        let first = listed.into_iter().find(|listed| listed.0 != UNSAFE_STATEMENT);
-        Err(match first {
-            Some((code, message)) => warning(&self.place, code, &message),
-            None => {
-                let message = format!("{} has stored {inserted} rows of {expected}", self.place);
-                StoreError::new(StoreErrorKind::Unavailable, message).indeterminate()
+        let listed = if warnings == 0 { Vec::new() } else { self.warnings().await? };
+        let Some(failed) = judge(sent, inserted, warnings, listed) else { return Ok(()) };
+        match failed {
+            LoadFault::Occupied(code, message) => Err(warning(&self.place, code, &message)),
+            LoadFault::Other(reason) => {
+                self.refuse_load(&reason);
+                let message = format!("{} {reason}", self.place);
+                Err(StoreError::new(StoreErrorKind::Unavailable, message))
             }
-        })
+        }
+    }
+
+    /// Returns the warnings about the last statement; none if the server does not list them.
+    async fn warnings(&mut self) -> StoreResult<Vec<Warning>> {
+        let MysqlSession { conn, place, silence, .. } = self;
+        // MySQL refuses it as a prepared statement.
+        let run = async {
+            match conn.query::<Row, _>("SHOW WARNINGS").await {
+                Err(Error::Server(_)) => Ok(Vec::new()),
+                rows => rows.map_err(|error| failure(place, &error)),
+            }
+        };
+        let rows = silence.limit(place, run).await?;
+        // Level, code, text.
+        let warning = |row: Row| {
+            let mut cells = row.unwrap().into_iter().skip(1).map(|value| cell(value).text());
+            Some((cells.next()?.parse().ok()?, cells.next()?))
+        };
+        Ok(rows.into_iter().filter_map(warning).collect())
     }
 }
 
-/// Returns the number in a column, whose type is that of a text or a number.
-fn number(value: &SqlValue) -> i64 {
-    match value {
-        SqlValue::Int(number) => *number,
-        other => other.text().parse().unwrap_or_default(),
+/// A difference between the rows that were sent and those that are in the table.
+#[derive(Debug, PartialEq)]
+enum LoadFault {
+    /// A row with the same key was there, by this warning.
+    Occupied(u16, String),
+    /// Anything else, in words that follow the place.
+    Other(String),
+}
+
+/// Returns the fault of a load that has `inserted` rows with so many `warnings`, of which these are
+/// `listed`. The setting `max_error_count` of the server limits the list.
+fn judge(
+    sent: Result<u64, String>,
+    inserted: u64,
+    warnings: u16,
+    listed: Vec<Warning>,
+) -> Option<LoadFault> {
+    let harmless = listed.iter().filter(|listed| listed.0 == UNSAFE_STATEMENT).count();
+    let is_silent = harmless == usize::from(warnings);
+    if is_silent && sent == Ok(inserted) {
+        return None;
     }
+    let is_occupied = |listed: &Warning| is_duplicate(listed.0);
+    let mut unexpected = listed.into_iter().filter(|listed| listed.0 != UNSAFE_STATEMENT);
+    // The first one says most, but a key that is there decides.
+    let first = unexpected.next();
+    if let Some((code, message)) =
+        first.clone().filter(is_occupied).or_else(|| unexpected.find(is_occupied))
+    {
+        return Some(LoadFault::Occupied(code, message));
+    }
+    Some(LoadFault::Other(match (first, sent) {
+        (Some((code, message)), _) => format!("warns of rows: {message} (error {code})"),
+        (None, Err(reason)) => reason,
+        (None, Ok(sent)) => {
+            format!("has stored {inserted} rows of {sent} with {warnings} warnings")
+        }
+    }))
 }
 
 /// Returns whether an error with this code is about the statement as such.
@@ -253,8 +330,8 @@ mod tests {
     fn fields_of_any_bytes_read_back() {
         let all: Vec<u8> = (0..=255).collect();
         let key: [u8; 32] = std::array::from_fn(|at| all[at]);
-        let (rows, end) = (Arc::default(), "\t7\n".to_owned());
-        let mut encoder = LoadEncoder { bytes: Vec::new(), rows, end };
+        let (progress, end) = (Arc::default(), "\t7\n".to_owned());
+        let mut encoder = LoadEncoder { bytes: Vec::new(), progress, end };
         for word in ["", "\\N", "\\", "a\tb\nc\rd\0e\u{1a}", "\u{1f30a}'\""] {
             encoder.row(StagedRow::Word { key: &key, count: -3, word: word.as_bytes() });
             let expected = [word.as_bytes(), &key, b"-3", b"7"].map(<[u8]>::to_vec);
@@ -262,7 +339,32 @@ mod tests {
         }
         encoder.row(StagedRow::Line { number: 5, line: &all });
         assert_eq!(fields(&encoder.take(true)), [[b"5".to_vec(), all, b"7".to_vec()]]);
-        assert_eq!(encoder.rows.load(Ordering::Relaxed), 6);
+        assert_eq!(encoder.progress.rows.load(Ordering::Relaxed), 6);
+    }
+
+    #[test]
+    fn differences_are_faults_of_two_kinds() {
+        let listed = |codes: &[u16]| codes.iter().map(|code| (*code, "x".to_owned())).collect();
+        let judged = |sent, inserted, warnings, codes: &[u16]| {
+            judge(sent, inserted, warnings, listed(codes))
+        };
+        assert_eq!(judged(Ok(2), 2, 0, &[]), None);
+        assert_eq!(judged(Ok(2), 2, 1, &[1592]), None);
+        let occupied = Some(LoadFault::Occupied(1062, "x".to_owned()));
+        assert_eq!(judged(Ok(2), 1, 1, &[1062]), occupied);
+        assert_eq!(judged(Ok(2), 1, 3, &[1592, 1265, 1062]), occupied);
+        let others = [
+            judged(Ok(2), 2, 1, &[1265]),
+            judged(Ok(2), 1, 1, &[1592]),
+            // The server lists none.
+            judged(Ok(2), 2, 1, &[]),
+            judged(Ok(2), 1, 0, &[]),
+            judged(Err("never asked".to_owned()), 0, 0, &[]),
+        ];
+        assert!(
+            others.iter().all(|fault| matches!(fault, Some(LoadFault::Other(_)))),
+            "{others:?}"
+        );
     }
 
     #[tokio::test]
@@ -272,13 +374,20 @@ mod tests {
         (0..20_000).for_each(|row: u32| push_row(row.to_string().as_bytes(), 0, &mut bytes));
         let part = stage(RowKind::Lines, &Body::from(bytes)).expect("rows");
         let staged = StagedRows { kind: RowKind::Lines, epoch: Some(7), parts: vec![part] };
-        let (sent, rows) = (Arc::new(AtomicU64::new(0)), Arc::default());
-        let encoder = LoadEncoder { bytes: Vec::new(), rows, end: "\t7\n".to_owned() };
-        let pieces: Vec<_> =
-            stream_of(staged.pieces(encoder), 1000, Arc::clone(&sent)).collect().await;
+        let progress = Arc::<LoadProgress>::default();
+        let end = "\t7\n".to_owned();
+        let encoder = LoadEncoder { bytes: Vec::new(), progress: Arc::clone(&progress), end };
+        let mut stream = stream_of(staged.pieces(encoder), 1000, Arc::clone(&progress));
+        progress.sent_rows().expect_err("nothing was taken");
+        let mut pieces = vec![stream.next().await.expect("a piece")];
+        progress.sent_rows().expect_err("more is to come");
+        while let Some(piece) = stream.next().await {
+            pieces.push(piece);
+        }
+        assert_eq!(progress.sent_rows(), Ok(20_000));
         let pieces: Vec<Bytes> = pieces.into_iter().map(|piece| piece.expect("rows")).collect();
         assert!(pieces.iter().all(|piece| (1..=1000).contains(&piece.len())));
-        assert_eq!(sent.load(Ordering::Relaxed), pieces.len() as u64);
+        assert_eq!(progress.pieces.load(Ordering::Relaxed), pieces.len() as u64);
         let rows = fields(&pieces.concat());
         assert_eq!(rows.len(), 20_000);
         for (number, row) in rows.iter().enumerate() {
