@@ -6,7 +6,7 @@
 //!
 //! If the words of an epoch hardly repeat, the tables of all workers would hold nearly all of them.
 //! When a table shows that, its words and the rest of the epoch's words are routed to one worker
-//! each, which counts them: see [`route_words`](super::route_words). Both ways end in runs for the
+//! each, which counts them: see [`route_words`]. Both ways end in runs for the
 //! same owners, so each worker decides for itself, in each epoch.
 
 use std::collections::BTreeMap;
