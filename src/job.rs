@@ -98,8 +98,10 @@ impl JobHandle {
     }
 
     /// Returns the figures of this process's operators so far, by worker. Empty unless
-    /// [`Settings::measure_operators`](crate::settings::Settings::measure_operators) or
-    /// [`Settings::events`](crate::settings::Settings::events) is set.
+    /// [`measure_operators`] or [`events`] is set.
+    ///
+    /// [`measure_operators`]: crate::settings::Settings::measure_operators
+    /// [`events`]: crate::settings::Settings::events
     pub fn operators(&self) -> Vec<OperatorStats> {
         self.tracer.as_ref().map(Tracer::operators).unwrap_or_default()
     }

@@ -3,9 +3,10 @@
 //! One socket may bring more than the workers of one process can count. So a *shipper*, one for
 //! each other process, takes blocks too, but only those that are too many for the workers at hand:
 //! when more wait than there are workers. It meets each cut when no source of this process can push
-//! to the epoch any more ([`Feed::passed`]) and no block of it waits here; passing it on, it informs
-//! the other process that nothing more comes for the epoch. That must not wait for the epoch to be
-//! complete *here*: two processes that ship to each other would wait for each other for ever.
+//! to the epoch any more ([`Feed::passed`]) and no block of it waits here; passing it on, it
+//! informs the other process that nothing more comes for the epoch. That must not wait for the
+//! epoch to be complete *here*: two processes that ship to each other would wait for each other for
+//! ever.
 //!
 //! A block that came from elsewhere is counted when there is none of this process's own in the same
 //! epoch, and is never shipped on: among processes that all have more than enough, blocks do not go
