@@ -16,6 +16,7 @@ mod environment;
 mod exit_codes;
 mod feed;
 mod flags;
+mod given_flags;
 mod log_lines;
 mod man_page;
 mod monitor_server;
@@ -28,6 +29,7 @@ mod service_manager;
 mod signals;
 mod state_command;
 mod stderr;
+mod unused_flags;
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};

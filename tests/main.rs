@@ -100,6 +100,8 @@ mod supervision;
 mod tidy;
 /// Nothing is lost and nothing doubled, however often and wherever the program dies.
 mod torture;
+/// Flags that do nothing without another one.
+mod unused_flags;
 /// States of earlier releases are continued.
 mod upgrade;
 /// Files that appear in a folder or a bucket.

@@ -72,8 +72,9 @@ fn no_proxy_holds_for_addresses() {
     let double = OssDouble::start();
     // Nothing listens there.
     let proxy = ("http_proxy", "http://127.0.0.1:9");
+    let address = double.address.to_string();
     for name in ["NO_PROXY", "no_proxy"] {
-        for value in ["*", "example.com, *", "127.0.0.1", "127.0.0.0/8"] {
+        for value in ["*", "example.com, *", "127.0.0.1", "127.0.0.0/8", &address] {
             if name == "no_proxy" || value == "*" {
                 s3_at(&double, "", &[proxy, (name, value)], 0);
             }

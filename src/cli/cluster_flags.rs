@@ -66,8 +66,8 @@ pub fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<Lifeline
         (None, None) => default_addresses(flags.processes),
     };
     let mesh_key = match &flags.mesh_key_file {
-        Some(file) => Some(MeshKey::read(file)?),
-        None => inherited.mesh_key,
+        Some(file) if flags.processes > 1 => Some(MeshKey::read(file)?),
+        _ => inherited.mesh_key,
     };
     let settings = ClusterSettings {
         threads: flags.threads,

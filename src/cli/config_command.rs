@@ -5,7 +5,8 @@ use std::fmt::Write;
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::config_file::{self, quoted, shown};
-use super::precedence::{Flags, Parsed, SettingOrigin};
+use super::given_flags::SettingOrigin;
+use super::precedence::{Flags, Parsed};
 use crate::sources::KafkaProperties;
 
 /// Lists the settings; `dataflow` is the place that names the definition, if not the command line.

@@ -10,8 +10,9 @@ use clap::{Arg, Command};
 use toml::{Table, Value};
 
 use super::environment;
+use super::given_flags::SettingOrigin;
 use super::parse_values::nearest;
-use super::precedence::{FoundSetting, SettingOrigin};
+use super::precedence::FoundSetting;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The key of the definition that runs; it is no flag.

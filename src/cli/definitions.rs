@@ -96,7 +96,13 @@ pub struct FieldFlags {
     pub field: Option<usize>,
 
     /// Separator of fields: one or more characters; \t is a tab
-    #[arg(long, value_name = "C", env = "WORDTIDE_DELIMITER", default_value = " ")]
+    #[arg(
+        long,
+        value_name = "C",
+        env = "WORDTIDE_DELIMITER",
+        default_value = " ",
+        conflicts_with = "regex"
+    )]
     pub delimiter: String,
 
     /// Count the first match of this regular expression in each line: group 1 if there is one, else

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use super::flags::JobFlags;
 use super::monitor_server::{self, RunServer};
 use super::signals::{Listener, Supervisor};
-use super::{failed, log_lines, print};
+use super::{failed, log_lines, print, unused_flags};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -44,6 +44,7 @@ const TEXT: &str = include_str!("demo.txt");
 ///
 /// Fails as a run does.
 pub fn run(flags: &JobFlags) -> Result<()> {
+    unused_flags::check(flags, true)?;
     log_lines::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the demo's source", error))?;

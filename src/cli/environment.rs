@@ -10,8 +10,9 @@ use std::os::unix::ffi::OsStringExt;
 
 use clap::{Arg, ArgAction, Command};
 
+use super::given_flags::SettingOrigin;
 use super::parse_values::nearest;
-use super::precedence::{FoundSetting, SettingOrigin};
+use super::precedence::FoundSetting;
 use crate::error::{Error, ErrorKind};
 
 /// The beginning of all names.
@@ -94,12 +95,17 @@ fn switch(text: &str) -> Option<bool> {
     }
 }
 
+/// Returns true in a process that a launcher has started with its own arguments.
+pub fn is_launched() -> bool {
+    std::env::var_os(LIFELINE).is_some()
+}
+
 /// Warns of each variable that looks like a setting and is none, with the name that was meant. Does
 /// nothing in a process that a launcher has started: the launcher has warned.
 pub fn warn_of_unknown(command: &Command, variables: impl Iterator<Item = (OsString, OsString)>) {
     let known = names_of(command);
     let names: Vec<OsString> = variables.map(|(name, _)| name).collect();
-    if names.iter().any(|name| name == LIFELINE) {
+    if is_launched() {
         return;
     }
     for name in names {

@@ -6,7 +6,8 @@ use std::process::ExitCode;
 
 use tracing::Level;
 
-use super::precedence::{self, Refusal};
+use super::given_flags;
+use super::precedence::Refusal;
 use super::{log_lines, stderr};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -108,7 +109,7 @@ fn report(error: &Error) {
         }
         cause = error.source();
     }
-    if let Some(places) = precedence::note(&text) {
+    if let Some(places) = given_flags::note(&text) {
         text = format!("{text} ({places})");
     }
     log_lines::say(Level::ERROR, "failed", &format!("wordtide: error: {text}"));

@@ -1,7 +1,7 @@
 //! The form of objects as the flags describe it: names, format and compression.
 
 use super::flags::OutputFlags;
-use super::precedence;
+use super::given_flags;
 use crate::outputs::FormSettings;
 use crate::outputs::format::Format;
 use crate::settings::FolderLayout;
@@ -19,7 +19,7 @@ pub fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
         layout: flags.layout,
         time_zone: flags.time_zone.clone(),
     };
-    let beats = |flag, other| precedence::is_weaker(other, flag);
+    let beats = |flag, other| given_flags::is_weaker(other, flag);
     if *target == Target::Stdout {
         if beats("to", "compress") {
             form.compression = None;
@@ -41,8 +41,9 @@ pub fn form(flags: &OutputFlags, target: &Target) -> FormSettings {
             form.layout = FolderLayout::Spark;
         }
     }
-    if form.layout != flags.layout {
-        // The zone belongs to the layout that was beaten.
+    let is_plain = form.layout == FolderLayout::Spark;
+    if form.layout != flags.layout || is_plain && given_flags::was_found("time-zone") {
+        // The zone belongs to the layout that was beaten, or to another job.
         form.time_zone = None;
     }
     form

@@ -10,14 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
-use std::fmt;
-use std::path::PathBuf;
-use std::sync::{Mutex, PoisonError};
 
 use clap::error::{ContextKind, ContextValue, Error as ClapError};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Command};
 
+use super::given_flags::{self, SettingOrigin, note_of};
 use crate::error::{Error, ErrorKind};
 
 /// Flags of which one replaces the others where they come from a weaker place, although they may
@@ -27,24 +25,6 @@ const RIVALS: [&[&str]; 2] = [
     &["host", "connect", "listen", "file", "watch", "listen_http", "kafka", "stdin"],
     &["verbose", "quiet"],
 ];
-
-/// A place, other than the command line, in which a setting was found.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SettingOrigin {
-    /// The settings file at this path.
-    File(PathBuf),
-    /// The environment variable of this name.
-    Variable(String),
-}
-
-impl fmt::Display for SettingOrigin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            SettingOrigin::File(path) => write!(f, "{}", path.display()),
-            SettingOrigin::Variable(name) => f.write_str(name),
-        }
-    }
-}
 
 /// A flag that was not typed but found in another place, as the arguments that would give it: none
 /// for a switch that is off, which also hides the value of a weaker place.
@@ -86,10 +66,6 @@ pub struct Parsed {
     /// The places of those that were not, by their ids.
     pub places: BTreeMap<String, SettingOrigin>,
 }
-
-/// Long flags that were found in other places than the command line, for messages: errors arise
-/// far from here.
-static FOUND: Mutex<Vec<(String, SettingOrigin)>> = Mutex::new(Vec::new());
 
 /// Parses the command line alone.
 ///
@@ -138,7 +114,7 @@ pub fn parse(
     let names =
         |(flag, it): &(&Arg, FoundSetting)| Some((flag.get_long()?.to_owned(), it.place.clone()));
     let places: Vec<(String, SettingOrigin)> = kept.iter().filter_map(names).collect();
-    FOUND.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&places);
+    given_flags::keep(&places, in_force.long_names(&typed));
 
     // Nothing after `--` is a flag.
     let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
@@ -154,59 +130,6 @@ pub fn parse(
             Err(Error::new(ErrorKind::Usage, message).into())
         }
         Err(error) => Err(error.into()),
-    }
-}
-
-/// Returns from where the flags come that `message` names, for those that were not typed, unless
-/// the message names the place itself.
-pub fn note(message: &str) -> Option<String> {
-    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    note_of(message, &found)
-}
-
-/// Returns true if the flag `weak` was found in a weaker place than `strong`, of which it is known
-/// that it is given. The line is the strongest place.
-pub fn is_weaker(weak: &str, strong: &str) -> bool {
-    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    let rank = |flag: &str| {
-        let place = found.iter().find(|(known, _)| known == flag).map(|(_, place)| place.rank());
-        place.unwrap_or(u8::MAX)
-    };
-    rank(weak) < rank(strong)
-}
-
-/// Returns true if the flag was not typed but found in another place.
-pub fn was_found(flag: &str) -> bool {
-    let found = FOUND.lock().unwrap_or_else(PoisonError::into_inner);
-    found.iter().any(|(known, _)| known == flag)
-}
-
-/// Returns a note for an error of the parser: which of the flags it names were not typed, and where
-/// they come from.
-fn note_of(message: &str, found: &[(String, SettingOrigin)]) -> Option<String> {
-    let named = found
-        .iter()
-        .filter(|(flag, place)| names_flag(message, flag) && !message.contains(&place.to_string()));
-    let notes: Vec<String> = named.map(|(flag, at)| format!("--{flag} is from {at}")).collect();
-    (!notes.is_empty()).then(|| notes.join(", "))
-}
-
-/// Returns true if `text` holds `--flag` as a whole word.
-fn names_flag(text: &str, flag: &str) -> bool {
-    let flag = format!("--{flag}");
-    text.match_indices(&flag).any(|(at, _)| {
-        let next = text[at + flag.len()..].chars().next();
-        !next.is_some_and(|next| next == '-' || next.is_alphanumeric())
-    })
-}
-
-impl SettingOrigin {
-    /// The stronger of two places has the greater rank.
-    fn rank(&self) -> u8 {
-        match self {
-            SettingOrigin::File(_) => 1,
-            SettingOrigin::Variable(_) => 2,
-        }
     }
 }
 
@@ -245,6 +168,12 @@ impl<'a> Flags<'a> {
         };
         let ids = self.0.iter().map(|(_, flag)| flag.get_id().as_str());
         ids.filter(|id| is_typed(id)).map(str::to_owned).collect()
+    }
+
+    /// Returns the long names of the flags with these ids.
+    fn long_names(&self, ids: &BTreeSet<String>) -> BTreeSet<String> {
+        let named = self.0.iter().filter(|(_, flag)| ids.contains(flag.get_id().as_str()));
+        named.filter_map(|(_, flag)| flag.get_long().map(str::to_owned)).collect()
     }
 
     /// Returns true if only one of the two can be in force.
@@ -486,15 +415,5 @@ mod tests {
         let (_, run) = parsed.matches.subcommand().expect("a run");
         let list: Vec<&String> = run.get_many("connect").expect("given").collect();
         assert_eq!(list, ["a:1", "b:2"]);
-    }
-
-    #[test]
-    fn flags_are_named_as_whole_words() {
-        assert!(names_flag("give --state a folder", "state") && names_flag("--state", "state"));
-        assert!(!names_flag("--state-dir", "state") && !names_flag("no state", "state"));
-        let found = [("epochs".to_owned(), SettingOrigin::Variable("WORDTIDE_EPOCHS".to_owned()))];
-        let note = note_of("give --epochs at least 1", &found);
-        assert_eq!(note.as_deref(), Some("--epochs is from WORDTIDE_EPOCHS"));
-        assert_eq!(note_of("give --epoch", &found), None);
     }
 }

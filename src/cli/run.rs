@@ -9,11 +9,11 @@ use super::object_form::form;
 use super::progress_line::Progress;
 use super::service_manager::Service;
 use super::signals::{Listener, Supervisor};
-use super::{cluster_flags, log_lines, precedence};
+use super::{cluster_flags, given_flags, log_lines, unused_flags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
-use crate::outputs::{self, Output, OutputSettings, SqlSettings};
+use crate::outputs::{self, Output, OutputSettings, SqlSettings, WriteMode};
 use crate::settings::Settings;
 use crate::sources::{
     HostPort, HttpListener, KafkaProperties, KafkaTopic, ListenAddress, ListenSettings, Source,
@@ -44,6 +44,7 @@ pub fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
 pub fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
+    unused_flags::check_words(&dataflow)?;
     run_job(flags, |job| dataflow.define(job, interval))
 }
 
@@ -53,7 +54,9 @@ pub fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
 pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
-    run_job(flags, |job| Ok(dataflow.define(job, interval)?.state(StatePlace::None).replay(dir)))
+    let define = |job| Ok(dataflow.define(job, interval)?.state(StatePlace::None).replay(dir));
+    unused_flags::check(&flags, false)?;
+    run_checked(flags, define)
 }
 
 /// Runs a job as one process of a cluster, or as the launcher of a whole one.
@@ -61,6 +64,17 @@ pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Resu
 /// Fails with `Usage` for flags that cannot run, before anything is written, and then with the
 /// cause for which the job ended.
 pub fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
+where
+    F: FnOnce(JobBuilder) -> Result<JobBuilder>,
+{
+    unused_flags::check(&flags, true)?;
+    run_checked(flags, define)
+}
+
+/// Runs a job whose flags are all of use.
+///
+/// Fails as [`run_job`] does.
+fn run_checked<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
@@ -77,7 +91,8 @@ where
     let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, keeps_state(&flags))?;
     let launched = lifeline.is_some().then_some(settings.process);
     let address = monitor_server::address_of(&flags.watch, launched)?;
-    let token_file = flags.source.token_file.as_deref();
+    // One in the environment may be another job's.
+    let token_file = flags.source.token_file.as_deref().filter(|_| address.is_some());
     let server = RunServer::start(address, token_file, supervisor.stop())?;
     cluster_flags::announce(&settings);
     let service = Service::new(supervisor.stop(), launched)?;
@@ -106,7 +121,8 @@ where
 
 /// The job that the flags describe, but for what is computed.
 fn builder(flags: &JobFlags) -> Result<JobBuilder> {
-    let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
+    let target = target(flags)?;
+    let write = write_mode(flags, &target);
     let (state, form) = (state(&flags.state, &target), form(&flags.output, &target));
     let builder = Job::builder()
         .to(target)
@@ -115,7 +131,7 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         .compress(form.compression)
         .layout(form.layout)
         .time_zone(form.time_zone)
-        .write(flags.output.write)
+        .write(write)
         .state(state)
         .journal(journal(&flags.state))
         .abandon(flags.state.abandon_journal.clone())
@@ -126,6 +142,23 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         Some(process) => builder.source_at(process, source),
         None => builder.source(source),
     }))
+}
+
+/// Returns the output that the flags name.
+///
+/// Fails with `Usage` if it cannot be parsed.
+pub fn target(flags: &JobFlags) -> Result<Target> {
+    flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()
+}
+
+/// Returns how rows come into a database or an index. For another output a setting that was not
+/// typed may be another job's, and does nothing.
+fn write_mode(flags: &JobFlags, target: &Target) -> WriteMode {
+    let is_other = !matches!(target, Target::Database(_) | Target::Search(_));
+    if is_other && given_flags::was_found("write") {
+        return WriteMode::default();
+    }
+    flags.output.write
 }
 
 /// Returns the settings of a job that the flags describe.
@@ -158,13 +191,14 @@ fn settings(flags: &JobFlags) -> Settings {
 ///
 /// Fails with `Usage` if there is none, or it cannot be parsed.
 pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
-    let target: Target = flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()?;
+    let target = target(flags)?;
     let form = form(&flags.output, &target);
+    let write = write_mode(flags, &target);
     let target = form.place(target);
     outputs::check_form(&target, &form, flags.output.sort)?;
     let form = form.form(&target, flags.epochs.interval.as_millis() as u64)?;
     let sql = SqlSettings {
-        write: flags.output.write,
+        write,
         word_bytes_max: flags.source.max_word_bytes,
         line_bytes_max: flags.source.max_line_bytes,
         ..SqlSettings::default()
@@ -190,7 +224,8 @@ fn store(flags: &StoreFlags) -> StoreSettings {
 /// was named.
 fn sources(all: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let flags = &all.source;
-    if flags.tls_cert.is_some() != flags.tls_key.is_some() {
+    let has_listeners = !flags.listen.is_empty() || !flags.listen_http.is_empty();
+    if has_listeners && flags.tls_cert.is_some() != flags.tls_key.is_some() {
         return Err(Error::new(ErrorKind::Usage, "a certificate and its key belong together")
             .hint("give --tls-cert and --tls-key, or neither"));
     }
@@ -246,9 +281,12 @@ fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source
 
 /// The topics of Kafka, with the settings of their client.
 fn topics(flags: &SourceFlags) -> Result<Vec<KafkaTopic>> {
+    if flags.kafka.is_empty() {
+        return Ok(Vec::new());
+    }
     let mut properties = KafkaProperties::default();
     for setting in &flags.kafka_config {
-        if KafkaProperties::has_password(setting) && !precedence::was_found("kafka-config") {
+        if KafkaProperties::has_password(setting) && !given_flags::was_found("kafka-config") {
             let message = "a password on the command line can be read by every user";
             let hint = "put it into a file and give --kafka-config sasl.password.file=PATH, or \
                         give it in WORDTIDE_KAFKA_CONFIG";
@@ -314,7 +352,7 @@ fn journal(flags: &StateFlags) -> JournalSettings {
 }
 
 /// Returns true if a later start can finish the epochs that this one leaves.
-fn keeps_state(flags: &JobFlags) -> bool {
+pub fn keeps_state(flags: &JobFlags) -> bool {
     let to_a_pipe = flags.output.to.as_deref() == Some("-");
     flags.state.state.is_some() || !(flags.state.no_state || to_a_pipe)
 }

@@ -75,9 +75,10 @@ impl SearchClient {
                 .hint("give --to with the scheme for TLS, opensearchs:// or elasticsearchs://, or --allow-http"));
         }
         let scheme = if target.tls { "https" } else { "http" };
+        let host = format!("{}:{}", target.host, target.port);
         Ok(SearchClient {
-            http: http_client(settings, environment, !target.tls, !target.is_loopback())?,
-            base: format!("{scheme}://{}:{}", target.host, target.port).into(),
+            http: http_client(settings, environment, (!target.tls, &host), !target.is_loopback())?,
+            base: format!("{scheme}://{host}").into(),
             authorization,
         })
     }

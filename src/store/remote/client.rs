@@ -8,6 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::super::settings::StoreSettings;
 use super::environment::Environment;
+use super::no_proxy::ExemptHosts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tls;
 
@@ -19,6 +20,8 @@ pub struct Clients<'a> {
     pub environment: &'a Environment,
     /// True if the store is reached by plain `http`.
     pub is_plain: bool,
+    /// The host of the store, with the port if one was given.
+    pub host: &'a str,
 }
 
 impl Clients<'_> {
@@ -26,7 +29,12 @@ impl Clients<'_> {
     ///
     /// Fails with `Configuration` for a certificate or proxy that cannot be used.
     pub fn proxied(&self) -> Result<reqwest::Client> {
-        self.build(!self.environment.has_no_proxy())
+        self.build(!self.exempt_hosts().is_all())
+    }
+
+    /// Returns the hosts that the environment exempts from its proxies.
+    fn exempt_hosts(&self) -> ExemptHosts {
+        ExemptHosts::of(&self.environment.no_proxy(), self.host, self.is_plain)
     }
 
     /// Returns a client that uses no proxy.
@@ -88,7 +96,7 @@ impl Clients<'_> {
             (&["https_proxy", "HTTPS_PROXY"], |url| reqwest::Proxy::https(url)),
             (&["all_proxy", "ALL_PROXY"], |url| reqwest::Proxy::all(url)),
         ];
-        let exempt = reqwest::NoProxy::from_string(&self.environment.no_proxy());
+        let exempt = reqwest::NoProxy::from_string(&self.exempt_hosts().list());
         let mut proxies = Vec::new();
         for (names, make) in kinds {
             let found = names.iter().find_map(|name| Some((name, self.environment.var(name)?)));

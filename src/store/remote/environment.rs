@@ -68,12 +68,7 @@ impl Environment {
         }
     }
 
-    /// Returns true if the environment exempts every host from its proxies.
-    pub fn has_no_proxy(&self) -> bool {
-        self.no_proxy().split([',', ' ']).any(|entry| entry == "*")
-    }
-
-    /// Returns the hosts that the environment exempts from its proxies, separated by commas.
+    /// Returns the hosts that the environment exempts from its proxies, as they stand there.
     pub fn no_proxy(&self) -> String {
         self.var("no_proxy").or_else(|| self.var("NO_PROXY")).unwrap_or_default()
     }
@@ -136,14 +131,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_proxy_exempts_every_host() {
-        for (value, exempts) in
-            [("*", true), ("a, *", true), (" * ", true), ("", false), ("*.example.com", false)]
-        {
-            for name in ["NO_PROXY", "no_proxy"] {
-                let environment = Environment::new([(name, value)], None);
-                assert_eq!(environment.has_no_proxy(), exempts, "{value}");
-            }
+    fn no_proxy_is_read_in_either_case() {
+        for name in ["NO_PROXY", "no_proxy"] {
+            assert_eq!(Environment::new([(name, " a, b ")], None).no_proxy(), "a, b");
         }
     }
 

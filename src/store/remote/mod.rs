@@ -42,6 +42,7 @@ mod client;
 mod credentials;
 mod endpoint;
 mod environment;
+mod no_proxy;
 mod put;
 mod request_error;
 mod server_answer;
@@ -53,7 +54,7 @@ pub use environment::Environment;
 use server_answer::{RefusedRequest, element};
 
 /// Returns an HTTP client with the certificates of `settings`, and with the proxies of the
-/// environment if it `is_proxied`. `is_plain` if it needs no certificates.
+/// environment if it `is_proxied`. The server is HOST:PORT; `is_plain` if it needs no certificates.
 ///
 /// # Errors
 ///
@@ -61,10 +62,10 @@ use server_answer::{RefusedRequest, element};
 pub fn http_client(
     settings: &StoreSettings,
     environment: &Environment,
-    is_plain: bool,
+    (is_plain, host): (bool, &str),
     is_proxied: bool,
 ) -> Result<reqwest::Client> {
-    let clients = Clients { settings, environment, is_plain };
+    let clients = Clients { settings, environment, is_plain, host };
     if is_proxied { clients.proxied() } else { clients.direct() }
 }
 
@@ -155,7 +156,7 @@ impl RemoteStore {
     ) -> Result<Self> {
         settings.validate()?;
         let is_plain = endpoint.scheme == "http";
-        let clients = Clients { settings, environment, is_plain };
+        let clients = Clients { settings, environment, is_plain, host: &endpoint.host };
         let send =
             credentials::CredentialSend { client: clients.proxied()?, direct: clients.direct()? };
         let signing = SigningSettings {
