@@ -47,7 +47,7 @@ mod state_ids;
 mod write_parts;
 
 pub use bound_results::bound_results;
-pub use changelog::Changelog;
+pub use changelog::{Changelog, NewestChanges, NewestChangesLog};
 pub use commit_epochs::{Committed, OnCommit, commit};
 pub use commit_evidence::CommitEvidence;
 pub use commit_log::{Attempts, COMMITS, CommitLog};

@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable_file::{replace_file, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_lock;
+use crate::file_lock::{self, LockOutcome, LockPatience};
 use crate::outputs::{COMMITS, Ids};
 use crate::random::random_id;
 use crate::store::local::cannot_lock;
@@ -151,8 +151,14 @@ pub struct State {
 
 impl State {
     /// Opens or makes the state of the job with this identity in `dir`, as the process with this
-    /// index: several processes of one cluster may share a directory on one host.
-    pub fn open(dir: &Path, identity: &Identity, process: usize) -> Result<State> {
+    /// index: several processes of one cluster may share a directory on one host. Waits with
+    /// `patience` for a former run that ends.
+    pub fn open(
+        dir: &Path,
+        identity: &Identity,
+        process: usize,
+        patience: &LockPatience,
+    ) -> Result<State> {
         let failed = |what: &str, error: io::Error| {
             let message = format!("cannot {what} the state in {}: {error}", dir.display());
             Error::new(refusal(&error), message)
@@ -161,7 +167,7 @@ impl State {
         };
         let mut made = Vec::new();
         make_dir(dir, &mut made).map_err(|error| failed("make", error))?;
-        let lock = lock_folder(dir, process)?;
+        let lock = lock_folder(dir, process, patience)?;
         // A later release may have changed the identity, too: its number is named first.
         format_of(dir)?;
         let path = dir.join(IDENTITY);
@@ -268,7 +274,7 @@ fn lock_path(dir: &Path, process: usize) -> PathBuf {
 }
 
 /// Takes the lock of `process` in `dir`.
-fn lock_folder(dir: &Path, process: usize) -> Result<File> {
+fn lock_folder(dir: &Path, process: usize, patience: &LockPatience) -> Result<File> {
     let path = lock_path(dir, process);
     let open = || {
         let mut options = OpenOptions::new();
@@ -282,20 +288,22 @@ fn lock_folder(dir: &Path, process: usize) -> Result<File> {
             let message = format!("cannot lock the state in {}: {error}", dir.display());
             Error::new(refusal(&error), message).cause(error).hint("see --state")
         })?;
-        let locked = file_lock::exclusive(&file);
+        let locked = file_lock::exclusive(&file, patience);
         // A new state that was refused removes its lock: the name may be another file's by now.
-        if locked != Ok(true) || file_lock::bears_name(&file, &path) {
+        if locked != Ok(LockOutcome::Locked) || file_lock::bears_name(&file, &path) {
             break (file, locked);
         }
     };
     match locked {
-        Ok(true) => {
+        Ok(LockOutcome::Locked) => {
             // For `wordtide state`. The lock counts, not the number: a full disk ends nothing.
             let noted = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));
             noted.unwrap_or_else(|error| tracing::debug!(%error, "the lock names no process"));
             Ok(file)
         }
-        Ok(false) => {
+        Ok(LockOutcome::StillEnding) => Err(file_lock::still_ending(&path)),
+        Ok(LockOutcome::Stopped) => Err(file_lock::stopped()),
+        Ok(LockOutcome::Held) => {
             let message = format!("another process runs on the state in {}", dir.display());
             Err(Error::new(ErrorKind::Configuration, message)
                 .hint("stop it, or give another --state"))
@@ -346,6 +354,8 @@ fn make_dir(dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::outputs::format::{Compression, Format};
     use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
@@ -369,39 +379,59 @@ mod tests {
         }
     }
 
+    fn open_state(dir: &Path, identity: &Identity, process: usize) -> Result<State> {
+        State::open(dir, identity, process, &LockPatience::default())
+    }
+
     #[test]
     fn same_job_starts_again_after_its_end() {
         let dir = tempfile::tempdir().expect("a directory");
-        let first = State::open(dir.path(), &identity(), 0).expect("a new state");
+        let first = open_state(dir.path(), &identity(), 0).expect("a new state");
         first.keep();
-        let locked = State::open(dir.path(), &identity(), 0).expect_err("it is locked");
+        let locked = open_state(dir.path(), &identity(), 0).expect_err("it is locked");
         assert_eq!(locked.kind(), ErrorKind::Configuration);
         drop(first);
-        State::open(dir.path(), &identity(), 0).expect("the same job");
+        open_state(dir.path(), &identity(), 0).expect("the same job");
         assert_eq!(State::recorded_parts(dir.path()), Some(2));
+    }
+
+    #[test]
+    fn stop_ends_wait_for_ending_run() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let first = open_state(dir.path(), &identity(), 0).expect("a new state");
+        let mut locks = file_lock::HeldLocks::default();
+        locks.add(first.lock());
+        locks.note_end();
+        let open = |patience: LockPatience| {
+            let opened = State::open(dir.path(), &identity(), 0, &patience);
+            opened.expect_err("it is locked").kind()
+        };
+        assert_eq!(open(LockPatience::of_start(None, || true)), ErrorKind::Stopped);
+        let no_time = LockPatience::of_start(Some(Duration::ZERO), || false);
+        assert_eq!(open(no_time), ErrorKind::Temporary, "the next start may find it ended");
     }
 
     #[test]
     fn refused_job_removes_only_new_state() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("states").join("job");
-        drop(State::open(&dir, &identity(), 0).expect("a new state"));
+        drop(open_state(&dir, &identity(), 0).expect("a new state"));
         assert!(!root.path().join("states").exists());
         // A folder that was there before stays, with its rights.
         fs::create_dir_all(&dir).expect("a folder");
-        drop(State::open(&dir, &identity(), 0).expect("a new state"));
+        drop(open_state(&dir, &identity(), 0).expect("a new state"));
         assert_eq!(fs::read_dir(&dir).expect("the folder").count(), 0);
-        State::open(&dir, &identity(), 0).expect("a new state").keep();
-        drop(State::open(&dir, &identity(), 0).expect("an old state"));
+        open_state(&dir, &identity(), 0).expect("a new state").keep();
+        drop(open_state(&dir, &identity(), 0).expect("an old state"));
         assert_eq!(State::recorded_parts(&dir), Some(2));
     }
 
     #[test]
     fn another_identity_is_refused_with_differences() {
         let dir = tempfile::tempdir().expect("a directory");
-        State::open(dir.path(), &identity(), 0).expect("a new state").keep();
+        open_state(dir.path(), &identity(), 0).expect("a new state").keep();
         let other = Identity { interval_ms: 1_000, ..identity() };
-        let error = State::open(dir.path(), &other, 0).expect_err("another job");
+        let error = open_state(dir.path(), &other, 0).expect_err("another job");
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let text = error.to_string();
         assert!(text.contains("interval_ms is 10000 there, 1000 here"), "{text}");
@@ -411,7 +441,7 @@ mod tests {
     #[test]
     fn ids_are_agreed_on_and_found_again() {
         let (dir, other) = (tempfile::tempdir().expect("room"), tempfile::tempdir().expect("room"));
-        let state = State::open(dir.path(), &identity(), 0).expect("a new state");
+        let state = open_state(dir.path(), &identity(), 0).expect("a new state");
         let none = Ids::read(dir.path()).expect("no file");
         assert_eq!(none, Ids::default(), "as a state of a release without ids");
         let first = Ids::agree(&[none.clone(), none.clone()]).expect("random bytes");
@@ -426,7 +456,7 @@ mod tests {
         assert_eq!(merged.id, apart.id);
         assert!(merged.contains(first.id.as_deref().expect("an id")));
         assert!(merged.contains(&"c".repeat(32)));
-        let state = State::open(other.path(), &identity(), 1).expect("a new state");
+        let state = open_state(other.path(), &identity(), 1).expect("a new state");
         state.adopt(&merged).expect("room");
         assert_eq!(Ids::read(other.path()).expect("ids"), merged);
     }
@@ -446,7 +476,7 @@ mod tests {
     fn new_states_are_readable_by_their_owner_only() {
         let root = tempfile::tempdir().expect("a directory");
         let dir = root.path().join("a/b");
-        let state = State::open(&dir, &identity(), 0).expect("a new state");
+        let state = open_state(&dir, &identity(), 0).expect("a new state");
         state.adopt(&Ids::agree(&[]).expect("random bytes")).expect("room");
         let mode =
             |path: &Path| fs::metadata(path).expect("it exists").permissions().mode() & 0o777;
@@ -463,7 +493,7 @@ mod tests {
         let victim = dir.path().join("victim");
         fs::write(&victim, "precious").expect("room");
         std::os::unix::fs::symlink(&victim, dir.path().join("lock-0")).expect("a link");
-        let error = State::open(dir.path(), &identity(), 0).expect_err("a link");
+        let error = open_state(dir.path(), &identity(), 0).expect_err("a link");
         assert!(!error.to_string().contains("another process"), "{error}");
         assert_eq!(fs::read_to_string(&victim).expect("a file"), "precious");
     }

@@ -1,10 +1,13 @@
 //! Totals and windows over several runs of one job: they go on where they were, and only then.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 
 use crate::oracle::Counts;
-use crate::rig::{Rig, Server};
+use crate::rig::{Rig, Server, side_by_side};
+use crate::soak::place::Place;
+use crate::store::oss_double::OssDouble;
 
 const TOTALS: &str = "run running_totals --format tsv --state state --interval 50ms --parts 3";
 
@@ -98,4 +101,72 @@ fn damaged_changelog_is_refused_by_name() {
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
     let ended = rig.run(&format!("{TOTALS} {} --to out/c", server.flag()));
     ended.expect(74).says(&[&name, "damaged", "--state"]);
+}
+
+/// Returns the objects of the changelog, by their keys.
+fn changelog(place: &Place, rig: &Rig) -> BTreeMap<String, Vec<u8>> {
+    let mut objects = place.objects(rig);
+    objects.retain(|key, _| key.ends_with(".change") || key.ends_with(".base"));
+    objects
+}
+
+/// Sets or removes an object.
+fn set(place: &Place, rig: &Rig, key: &str, bytes: Option<&[u8]>) {
+    let path = rig.path("bucket").join(key);
+    match (place.double(), bytes) {
+        (Some(double), _) => double.set_object(key, bytes),
+        (None, Some(bytes)) => fs::write(path, bytes).expect("room"),
+        (None, None) => fs::remove_file(path).expect("a file"),
+    }
+}
+
+/// Runs a job of totals whose words are in `epochs` epochs, each its own.
+fn remembered(place: &Place, epochs: usize) -> (Rig, Server) {
+    let (rig, server) = (Rig::new(), Server::new());
+    let program = place.wordtide(&rig, &[], &format!("{TOTALS} {}", server.flag())).start();
+    let mut peer = server.accept();
+    for epoch in 0..epochs {
+        peer.send("a b c\n");
+        program.wait_for_lines(epoch as u64 + 1);
+    }
+    program.stop().expect(0);
+    (rig, server)
+}
+
+#[test]
+fn missing_or_replaced_changes_stop_the_start() {
+    side_by_side(vec![Place::Local, Place::S3(OssDouble::start())], |place| {
+        let (rig, server) = remembered(&place, 3);
+        let start = |flags: &str| {
+            let run = format!("{TOTALS} {} {flags}", server.flag());
+            place.wordtide(&rig, &[], &run).start()
+        };
+        let whole = changelog(&place, &rig);
+        assert!(whole.len() >= 3, "{whole:?}");
+        // A part with an object in each epoch: the first, one in the middle and the last.
+        let part = |name: &str| name.rsplit_once('/').map(|(part, _)| part.to_owned());
+        let first = part(whole.keys().next().expect("an object"));
+        let names: Vec<&String> = whole.keys().filter(|name| part(name) == first).collect();
+        let flags = ["-w 1", "-w 3", "-n 2"];
+        for (at, name) in names.iter().enumerate() {
+            let file = name.rsplit('/').next().expect("a name");
+            let other = &whole[names[(at + 1) % names.len()]];
+            let half = &whole[*name][..whole[*name].len() / 2];
+            for bytes in [None, Some(&b""[..]), Some(half), Some(&other[..])] {
+                set(&place, &rig, name, bytes);
+                let ended = start(flags[at % flags.len()]).end().expect(74);
+                ended.says(&[file, "is damaged", "--state"]);
+            }
+            set(&place, &rig, name, Some(&whole[*name]));
+        }
+        whole.keys().for_each(|name| set(&place, &rig, name, None));
+        start("-w 2").end().expect(74).says(&["is damaged"]);
+        whole.iter().for_each(|(name, bytes)| set(&place, &rig, name, Some(bytes)));
+        let program = start("-w 2");
+        server.accept().send("a\n");
+        program.wait_for_lines(1);
+        program.stop().expect(0);
+        let newest = place.output(&rig).newest().counts();
+        assert_eq!(newest, counts(&[("a", 4), ("b", 3), ("c", 3)]));
+    });
 }

@@ -14,7 +14,7 @@ use super::recover_epochs::RecoveryPlan;
 use crate::cluster::{self, Control, JobFingerprint};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::outputs::{Attempts, Ids, Standing};
+use crate::outputs::{Attempts, Ids, NewestChanges, Standing};
 use crate::state::Identity;
 use crate::worker::ExplainPanic;
 
@@ -46,6 +46,8 @@ pub struct FormerRuns {
     /// The commit log of each process, in the same order: only that of process 0 is written, but
     /// the processes may have changed places.
     pub attempts: Vec<Attempts>,
+    /// The newest changes of totals and windows that the folders name.
+    pub changes: Vec<NewestChanges>,
     /// The first epoch that the job ever opened.
     pub begun: Option<Epoch>,
 }
@@ -57,11 +59,18 @@ impl FormerRuns {
         self.attempts.iter().filter_map(|log| log.result(through)).max()
     }
 
+    /// Returns the newest epoch that a commit log names: all its parts were durable.
+    pub fn noted(&self) -> Option<Epoch> {
+        let newest = |log: &Attempts| log.last.map(|last| last.epoch).max(log.settled);
+        self.attempts.iter().filter_map(newest).max()
+    }
+
     /// Adds what another process found. The processes are added in order.
     fn add(&mut self, other: FormerRuns) {
         self.journals.extend(other.journals);
         self.ids.extend(other.ids);
         self.attempts.extend(other.attempts);
+        self.changes.extend(other.changes);
         self.begun = self.begun.max(other.begun);
     }
 }
@@ -77,6 +86,8 @@ pub struct Agreement {
     pub recovery_plan: RecoveryPlan,
     /// The newest committed epoch with a result; 0 if none had one, `None` if that is not known.
     pub result: Option<Epoch>,
+    /// The newest committed changes of totals and windows, as far as the state knows of them.
+    pub changes: NewestChanges,
     /// The first epoch that the job ever opened: what it remembers bears that number.
     pub begun: Epoch,
     /// The note of process 0 in the lock of a local output, for the others to find there.

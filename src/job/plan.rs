@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::runtime::Runtime;
 
@@ -28,12 +29,14 @@ use crate::epochs::{EpochFollower, EpochLeader};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
+use crate::file_lock::LockPatience;
 use crate::journal::{Budget, SyncPolicy};
 use crate::lines::{BlockPool, LineLimits};
 use crate::operators::{DataflowSettings, Restored};
 use crate::outputs::{
-    self, Attempts, Changelog, CommitLog, Ids, OnCommit, OpenWriter, Output, OutputHandle,
-    OutputSettings, OutputStart, Publication, WriterSettings, bound_results,
+    self, Attempts, Changelog, CommitLog, Ids, NewestChanges, NewestChangesLog, OnCommit,
+    OpenWriter, Output, OutputHandle, OutputSettings, OutputStart, Publication, WriterSettings,
+    bound_results,
 };
 use crate::random::random_bytes;
 use crate::state::{Identity, State};
@@ -77,15 +80,24 @@ impl JobPlan {
         };
         let workers = (self.asked.cluster.processes * self.asked.settings.threads) as u32;
         let parts = self.asked.settings.parts.or(recorded).unwrap_or(workers);
-        let state = self.open_state(parts)?;
-        Ok((parts, StateAndOutput { state, output: self.open_output()? }))
+        // The others wait for this process, and give the start up after their `start_timeout`.
+        let ClusterSettings { processes, start_timeout, .. } = self.asked.cluster;
+        let patience = self.lock_patience((processes > 1).then_some(start_timeout));
+        let state = self.open_state(parts, &patience)?;
+        Ok((parts, StateAndOutput { state, output: self.open_output(&patience)? }))
     }
 
     /// Opens the output as process 0, with its lock.
-    fn open_output(&self) -> Result<Box<dyn Output>> {
+    fn open_output(&self, patience: &LockPatience) -> Result<Box<dyn Output>> {
         let mut output = outputs::open(&self.target, &self.output)?;
-        output.lock()?;
+        output.lock(patience)?;
         Ok(output)
+    }
+
+    /// Returns how long this start waits for locks, which a stop ends.
+    fn lock_patience(&self, start_timeout: Option<Duration>) -> LockPatience {
+        let stop = self.asked.stop.clone();
+        LockPatience::of_start(start_timeout, move || stop.is_stopped())
     }
 
     /// Decides as process 0 where the job begins, knowing what all processes `found`.
@@ -120,6 +132,8 @@ impl JobPlan {
             commits: self.commit_log(opened)?,
             state: opened.state.as_ref(),
             found,
+            // Without syncs a loss of power may take the end of an epoch that was published.
+            noted: found.noted().filter(|_| self.asked.journal.sync != SyncPolicy::Never),
             abandoned: &self.asked.abandoned,
             schedule: &|after| self.schedule(after),
         };
@@ -128,12 +142,16 @@ impl JobPlan {
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
         let parts = *parts;
         let is_watched = self.asked.meters.keeps_top();
-        let result = found.result(recovery_plan.committed_before(open));
+        let through = recovery_plan.committed_before(open);
+        let result = found.result(through);
+        let dir = Changelog::dir(&publication.job, begun);
+        let changes = NewestChanges::choose(&found.changes, &dir, through);
         Ok(Agreement {
             open,
             parts,
             recovery_plan,
             result,
+            changes,
             begun,
             lock_note,
             ids,
@@ -199,7 +217,8 @@ impl JobPlan {
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
         let journals = vec![find_journals::find(&dir, &own, &self.asked.abandoned)?];
         let (ids, attempts) = (vec![Ids::read(&dir)?], vec![Attempts::read(&dir)?]);
-        Ok(FormerRuns { journals, ids, attempts, begun: restore_changelog::begun(&dir)? })
+        let (changes, begun) = (NewestChanges::read(&dir)?, restore_changelog::begun(&dir)?);
+        Ok(FormerRuns { journals, ids, attempts, changes, begun })
     }
 
     /// Opens the changelog and reads it back; `None` for a job without state.
@@ -220,7 +239,11 @@ impl JobPlan {
         restore_changelog::note_begun(state.dir(), agreed.begun)?;
         let job = self.publication(agreed.parts, &agreed.ids).job;
         let (place, handle) = (Arc::clone(place), runtime.handle().clone());
-        let changelog = Changelog::new(place, &job, agreed.begun, failure.clone(), handle);
+        let is_first = self.asked.cluster.process == 0;
+        let log = is_first.then(|| NewestChangesLog::new(state.dir(), &agreed.changes));
+        let dir = Changelog::dir(&job, agreed.begun);
+        let newest = (agreed.changes.clone(), log);
+        let changelog = Changelog::new(place, dir, newest, failure.clone(), handle);
         let owners = self.owners();
         let owns = |part: u32| {
             let worker = part as usize % owners;
@@ -288,7 +311,8 @@ impl JobPlan {
         runtime: &Runtime,
         agreed: &Agreement,
     ) -> Result<StateAndOutput> {
-        let state = self.open_state(agreed.parts)?;
+        // All processes have found each other: none counts the time of the start any more.
+        let state = self.open_state(agreed.parts, &self.lock_patience(None))?;
         state.as_ref().map_or(Ok(()), |state| state.adopt(&agreed.ids))?;
         let output = outputs::open(&self.target, &self.output)?;
         output.join(agreed.lock_note.as_deref())?;
@@ -314,9 +338,10 @@ impl JobPlan {
     /// Opens the state folder as this process's.
     ///
     /// Fails with `Configuration` if it is another job's, or in use.
-    fn open_state(&self, parts: u32) -> Result<Option<State>> {
+    fn open_state(&self, parts: u32, patience: &LockPatience) -> Result<Option<State>> {
         let identity = Identity { parts, ..self.identity.clone() };
-        let open = |dir: PathBuf| State::open(&dir, &identity, self.asked.cluster.process);
+        let process = self.asked.cluster.process;
+        let open = |dir: PathBuf| State::open(&dir, &identity, process, patience);
         self.state_dir().map(open).transpose()
     }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cluster::{Control, Message};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+use crate::file_lock::stopped;
 use crate::sources::Stop;
 
 /// Set when all processes have agreed to begin to read. Clones share it.
@@ -24,11 +25,6 @@ impl ReadingBegun {
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
-}
-
-/// Returns the error of a start that was stopped.
-pub fn stopped() -> Error {
-    Error::new(ErrorKind::Stopped, "stopped: nothing was read, and nothing is lost")
 }
 
 /// Waits for `work`, or for a stop, which is an error of kind `Stopped`.

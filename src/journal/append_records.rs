@@ -426,6 +426,7 @@ impl Journal {
             base,
             facts: self.facts.clone(),
             standing: self.standing.clone(),
+            bytes: spare.bytes,
         };
         if let Err(error) = spare.file.write_at(0, [&header.encode(), &[]]) {
             if !disk::is_full(&error) {

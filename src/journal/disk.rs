@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::crash_points;
 use crate::durable_file::sync_folder;
-use crate::file_lock;
+use crate::file_lock::{self, LockOutcome, LockPatience};
 
 /// One open file.
 pub trait File: Send + Sync + fmt::Debug {
@@ -152,15 +152,16 @@ impl LocalDisk {
         sync_folder(folder.parent().unwrap_or(Path::new("")))?;
         keep_private(folder, 0o700)?;
         let lock = private().create(true).truncate(false).write(true).open(folder.join(LOCK))?;
-        match file_lock::exclusive(&lock) {
-            Ok(true) => {
+        // The locks of state and output are held already: only a survey may hold this one.
+        match file_lock::exclusive(&lock, &LockPatience::default()) {
+            Ok(LockOutcome::Locked) => {
                 let disk = LocalDisk { folder: folder.to_owned(), _lock: Some(lock) };
                 for name in disk.list()? {
                     keep_private(&folder.join(name), 0o600)?;
                 }
                 Ok(Some(disk))
             }
-            Ok(false) => Ok(None),
+            Ok(_) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -305,18 +306,43 @@ impl File for LocalFile {
     }
 
     fn zero(&self, bytes: u64) -> io::Result<()> {
-        loop {
-            match rustix::fs::fallocate(&self.0, FallocateFlags::ZERO_RANGE, 0, bytes) {
-                Err(Errno::INTR) => {}
-                other => return Ok(other?),
-            }
-        }
+        Ok(zero_range(&self.0, 0, bytes)?)
     }
 
     fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes_kept)?;
-        allocate(&self.0, bytes)
+        // A file that has its length keeps it at every moment: a shorter one counts as damaged.
+        let has_length = self.bytes()? == bytes;
+        match bytes.checked_sub(bytes_kept).filter(|_| has_length) {
+            Some(0) => Ok(()),
+            Some(rest) if zero_range(&self.0, bytes_kept, rest).is_ok() => Ok(()),
+            Some(rest) => write_zeros(&self.0, bytes_kept, rest),
+            None => {
+                self.0.set_len(bytes_kept)?;
+                allocate(&self.0, bytes)
+            }
+        }
     }
+}
+
+/// Turns a part of a file into zeros, without writing them.
+fn zero_range(file: &fs::File, offset: u64, bytes: u64) -> rustix::io::Result<()> {
+    loop {
+        match rustix::fs::fallocate(file, FallocateFlags::ZERO_RANGE, offset, bytes) {
+            Err(Errno::INTR) => {}
+            other => return other,
+        }
+    }
+}
+
+/// Writes zeros, on a file system that cannot do without.
+fn write_zeros(file: &fs::File, mut offset: u64, mut bytes: u64) -> io::Result<()> {
+    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    while bytes > 0 {
+        let part = bytes.min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..part as usize], offset)?;
+        (offset, bytes) = (offset + part, bytes - part);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -346,6 +372,21 @@ mod tests {
         assert_eq!(file.bytes().unwrap(), 9_000);
         file.read_at(4_999, &mut back).unwrap();
         assert_eq!(&back, b"\0a\0\0\0\0\0\0");
+        file.write_at(5_000, [b"ab", b"cde"]).unwrap();
+        file.truncate(5_002, 9_000).unwrap();
+        file.read_at(4_999, &mut back).unwrap();
+        assert_eq!((file.bytes().unwrap(), &back), (9_000, b"\0ab\0\0\0\0\0"));
+    }
+
+    #[test]
+    fn zeros_are_written_where_range_cannot_be_zeroed() {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
+        disk.create("a", 200_000).unwrap().write_at(0, [&[1; 200_000], &[]]).unwrap();
+        let file = fs::OpenOptions::new().read(true).write(true).open(folder.path().join("a"));
+        write_zeros(&file.unwrap(), 5, 199_995).unwrap();
+        let bytes = fs::read(folder.path().join("a")).unwrap();
+        assert_eq!((bytes.len(), bytes.iter().filter(|byte| **byte != 0).count()), (200_000, 5));
     }
 
     #[test]

@@ -121,11 +121,12 @@ impl Inspection<'_> {
     /// Walks over one segment.
     fn segment(&mut self, log: &Log<'_>, at: usize, id: u128) -> Result<()> {
         let base = log.bases[at];
-        let (file, _, end) = log.extent(at)?;
+        let (file, bytes, end) = log.extent(at)?;
         let next = log.next_base(at);
         let limit = next.unwrap_or(u64::MAX).min(end);
-        match log.header(at, Some(id))? {
-            Some(header) => self.header(log, at, &header)?,
+        let header = log.header(at, Some(id))?;
+        match &header {
+            Some(header) => self.header(log, at, header)?,
             None => {
                 self.bad.push(BadPlace { at, from: base, to: base, used: 0, fault: Fault::Header })
             }
@@ -157,6 +158,11 @@ impl Inspection<'_> {
                 self.bad.push(BadPlace { at, from, to, used, fault });
             }
             cursor.enter(Arc::clone(&file), base, to);
+        }
+        let is_synced = |header: &Header| header.base == 0 || self.promised > header.base;
+        if next.is_none() && header.is_some_and(|it| bytes < it.bytes && is_synced(&it)) {
+            let (from, fault) = (cursor.position(), Fault::Truncated);
+            self.bad.push(BadPlace { at, from, to: u64::MAX, used: 0, fault });
         }
         if next.is_some_and(|next| next > end) {
             self.bad.push(BadPlace {
@@ -212,7 +218,7 @@ impl Inspection<'_> {
         let verdict = &mut self.verdict;
         for bad in &self.bad {
             let place = log.disk.place(&segment::name(log.bases[bad.at]));
-            let torn = bad.from >= self.promised;
+            let torn = bad.from >= self.promised && bad.fault != Fault::Truncated;
             if torn {
                 verdict.torn_bytes += bad.used;
                 writeln!(

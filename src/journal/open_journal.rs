@@ -241,11 +241,13 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
 /// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
 /// bad header is never taken for one that was just being made.
 fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Result<RecoveredLog> {
+    let bytes = spare.as_ref().map_or(bytes, |spare| spare.bytes);
     let header = Header {
         id: u128::from_le_bytes(random_bytes()?),
         base: 0,
         facts,
         standing: SegmentState::default(),
+        bytes,
     };
     let name = segment::name(0);
     let make = || {
@@ -272,6 +274,7 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
         torn_bytes: 0,
         sound_bytes: 0,
         fault: None,
+        has_unmarked: false,
         dirty: false,
         dropped: Vec::new(),
     })

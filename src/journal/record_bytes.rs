@@ -68,6 +68,8 @@ pub enum Fault {
     Payload,
     /// The segment has no header that can be trusted.
     Header,
+    /// The file is shorter than it was made.
+    Truncated,
 }
 
 impl Fault {
@@ -80,6 +82,7 @@ impl Fault {
             Fault::Checksum => "a wrong checksum",
             Fault::Payload => "an unknown payload",
             Fault::Header => "a bad segment header",
+            Fault::Truncated => "the file was truncated",
         }
     }
 }

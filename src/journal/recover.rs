@@ -70,6 +70,8 @@ pub struct RecoveredLog {
     pub sound_bytes: u64,
     /// The fault at the tail.
     pub fault: Option<Fault>,
+    /// Bytes of a sender, or a torn tail, stand after the newest end of an epoch.
+    pub has_unmarked: bool,
     /// Something stands after the tail and must go before anything is appended: an old record
     /// could fit in with a new one and come back to life.
     pub dirty: bool,
@@ -181,6 +183,8 @@ struct Walk {
     epoch_ends: VecDeque<EpochEnd>,
     /// The newest note of commits, and its position.
     committed: Option<(CommitNote, u64)>,
+    /// Bytes of a sender came after the last end of an epoch.
+    has_unmarked: bool,
 }
 
 impl Walk {
@@ -191,13 +195,16 @@ impl Walk {
             standing.synced = standing.synced.max(synced.0);
         }
         match &entry.record {
-            Record::Data { connection, .. } | Record::Producer { connection, .. } => {
+            Record::Data { connection, .. } => {
                 standing.opened(*connection);
+                self.has_unmarked = true;
             }
+            Record::Producer { connection, .. } => standing.opened(*connection),
             Record::StreamEnd { connection, .. } => standing.ended(*connection),
             Record::EpochEnd { end, .. } => {
                 standing.last_epoch_end = Some(entry.position.0);
                 self.epoch_ends.push_back(end.clone());
+                self.has_unmarked = false;
             }
             Record::Committed { note, .. } => {
                 standing.last_committed = Some(entry.position.0);
@@ -235,7 +242,7 @@ pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
     let begin = || {
         let mut standing = start_header.standing.clone();
         standing.synced = standing.synced.max(header.standing.synced);
-        Walk { standing, epoch_ends: VecDeque::new(), committed: None }
+        Walk { standing, epoch_ends: VecDeque::new(), committed: None, has_unmarked: false }
     };
     let mut trusted = 0;
     if log.extent(log.bases.len() - 1)?.2 - log.bases[start] > VERIFIED_BYTES_MIN {
@@ -257,9 +264,11 @@ pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
         torn_bytes: 0,
         sound_bytes: 0,
         fault: stop.fault,
+        has_unmarked: walk.has_unmarked,
         dirty: false,
         dropped: Vec::new(),
     };
+    refuse_truncated(&log, &walk, &stop, found.header.id)?;
     judge_end(&log, &walk, &stop, seed, &mut found)?;
     complete_marks(&log, &start_header.standing, walk, seed, &mut found)?;
     list_segments(&log, start, strict, &stop, &mut found)?;
@@ -337,6 +346,22 @@ fn walk_records(
     })
 }
 
+/// Fails with `Disk` if the last segment is shorter than its header states: segments get their
+/// length when they are made and keep it. A loss of power may take the length only from a segment
+/// that was never synced, which is never the first one.
+fn refuse_truncated(log: &Log<'_>, walk: &Walk, stop: &ScanEnd, id: u128) -> Result<()> {
+    let last = log.bases.len() - 1;
+    let Some(header) = log.header(last, Some(id))? else { return Ok(()) };
+    let is_synced = header.base == 0 || walk.standing.synced > header.base;
+    if stop.at < last || !is_synced || log.extent(last)?.1 >= header.bytes {
+        return Ok(());
+    }
+    let marks: Vec<(u64, u64)> = walk.epoch_ends.iter().map(|end| (end.epoch, end.cut.0)).collect();
+    let lost = scan_segment::affected(&marks, stop.position, u64::MAX);
+    let epochs = scan_segment::name_epochs(lost);
+    Err(log.damage(last, stop.position, Fault::Truncated, &epochs))
+}
+
 /// Separates a torn tail from damage: a later record that states the bad place to be synced makes
 /// it damage.
 fn judge_end(
@@ -376,6 +401,7 @@ fn judge_end(
     }
     if found.torn_bytes > 0 {
         found.sound_bytes = sound_bytes(log, stop, seed)?;
+        found.has_unmarked = true;
     }
     found.dirty = found.torn_bytes > 0 || !found.dropped.is_empty();
     if promised <= stop.position {
@@ -389,7 +415,7 @@ fn judge_end(
     Err(log.damage(stop.at, stop.position, fault, &epochs))
 }
 
-/// Bytes of the whole records that follow the bad one in its segment.
+/// Bytes of whole records after the bad one.
 fn sound_bytes(log: &Log<'_>, stop: &ScanEnd, seed: u32) -> Result<u64> {
     let (file, _, end) = log.extent(stop.at)?;
     let base = log.bases[stop.at];

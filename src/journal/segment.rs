@@ -84,6 +84,9 @@ pub struct Header {
     pub facts: Facts,
     /// The state that the records before this segment give.
     pub standing: SegmentState,
+    /// The length of the file, which never changes: a shorter one was truncated. It is 0 in
+    /// segments of releases that did not state it.
+    pub bytes: u64,
 }
 
 impl Header {
@@ -118,6 +121,8 @@ impl Header {
         }
         out.extend_from_slice(&(self.facts.source.len() as u32).to_le_bytes());
         out.extend_from_slice(self.facts.source.as_bytes());
+        // Earlier releases read nothing after the source.
+        out.extend_from_slice(&self.bytes.to_le_bytes());
         out.resize(HEADER as usize, 0);
         let crc = crc32c::crc32c(&out[12..]);
         out[8..12].copy_from_slice(&crc.to_le_bytes());
@@ -151,6 +156,7 @@ impl Header {
         let more_connections = count > CONNECTIONS_LISTED_MAX;
         let source_bytes = fields.u32()? as usize;
         let source = String::from_utf8(fields.take(source_bytes)?.to_vec()).ok()?;
+        let bytes = fields.u64()?;
         let header = Header {
             id,
             base,
@@ -163,6 +169,7 @@ impl Header {
                 more_connections,
                 next_connection,
             },
+            bytes,
         };
         (own_base == base).then_some(header)
     }
@@ -233,6 +240,7 @@ mod tests {
                 more_connections: false,
                 next_connection: 6,
             },
+            bytes: 1 << 20,
         };
         let mut bytes = header.encode();
         assert_eq!(bytes.len() as u64, HEADER);
@@ -256,6 +264,7 @@ mod tests {
                 connections: (0..CONNECTIONS_LISTED_MAX as u64).collect(),
                 ..SegmentState::default()
             },
+            bytes: u64::MAX,
         };
         assert_eq!(Header::decode(&header.encode(), 0), Some(header.clone()));
         let mut more = header;

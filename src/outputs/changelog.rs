@@ -7,7 +7,8 @@
 //!
 //! The changes of an epoch are stored before its marker. The changes of committed epochs can
 //! therefore always be restored; those of other epochs are written again together with their epoch.
-//! No other order matters, since an object is atomic and has a checksum.
+//! No other order matters, since an object is atomic and has a checksum. Each change names the one
+//! before it, and the state folder names the newest ones, so a start notices one that is gone.
 //!
 //! The changes of totals are merged in the background: when the changes of a part are as large as
 //! its base, base and changes up to the last committed epoch become the new base. The changes that
@@ -15,7 +16,9 @@
 //! recognizes as obsolete and removes.
 
 mod change_bytes;
+mod change_links;
 mod changelog_place;
+mod newest_changes;
 mod part_objects;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,9 +34,12 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::operators::{PartChange, Run};
-use crate::store::StoreResult;
+use crate::store::{StoreError, StoreResult};
 use crate::supervise::{self, supervise};
+use change_links::find_gap;
+pub use change_links::{LinkedChange, NewestChange};
 pub use changelog_place::{ChangelogStore, StoredChange};
+pub use newest_changes::{NewestChanges, NewestChangesLog};
 use part_objects::{ChangelogObject, ChangelogPart, PartObjects};
 
 /// Objects that are read at the same time.
@@ -73,6 +79,8 @@ pub struct Changelog {
     parts: Arc<Mutex<BTreeMap<ChangelogPart, PartObjects>>>,
     /// The epochs with a result.
     results: Arc<Mutex<ResultEpochs>>,
+    /// The newest changes of all parts, and where process 0 notes them.
+    newest: Arc<Mutex<(NewestChanges, Option<NewestChangesLog>)>>,
     /// One permit, because a merge needs memory for all changes that it merges.
     merges: Arc<Semaphore>,
     failure: Failure,
@@ -80,20 +88,26 @@ pub struct Changelog {
 }
 
 impl Changelog {
-    /// Returns the changelog in `store` of the job whose identity has the hash `job` and whose
-    /// first epoch was `begun`. Background tasks run on `runtime`; a panic in one ends the job
-    /// through `failure`.
+    /// Returns the changelog in the folder `dir` of `store`. `newest` are the newest changes that
+    /// the state knows of, which process 0 notes in `log`. Background tasks run on `runtime`; a
+    /// panic in one ends the job through `failure`.
     pub fn new(
         store: Arc<dyn ChangelogStore>,
-        job: &str,
-        begun: Epoch,
+        dir: String,
+        (mut newest, log): (NewestChanges, Option<NewestChangesLog>),
         failure: Failure,
         runtime: Handle,
     ) -> Changelog {
-        let dir = format!("{job}-{begun}");
-        let merges = Arc::new(Semaphore::new(1));
+        newest.dir.clone_from(&dir);
+        let (merges, newest) = (Arc::new(Semaphore::new(1)), Arc::new(Mutex::new((newest, log))));
         let (parts, results) = (Arc::default(), Arc::default());
-        Changelog { store, dir, parts, results, merges, failure, runtime }
+        Changelog { store, dir, parts, results, newest, merges, failure, runtime }
+    }
+
+    /// Returns the folder of the changelog of the job whose identity has the hash `job` and whose
+    /// first epoch was `begun`.
+    pub fn dir(job: &str, begun: Epoch) -> String {
+        format!("{job}-{begun}")
     }
 
     /// Returns the changes up to and including the committed epoch `through` of the parts that this
@@ -102,7 +116,7 @@ impl Changelog {
     ///
     /// # Errors
     ///
-    /// `Disk` if an object is damaged, and the errors of the store.
+    /// `Disk` if an object is damaged or gone, and the errors of the store.
     pub async fn restore(
         &self,
         owns: impl Fn(u32) -> bool,
@@ -110,12 +124,25 @@ impl Changelog {
         result: Epoch,
     ) -> StoreResult<Vec<PartChange>> {
         *self.results() = ResultEpochs { last: result, open: BTreeSet::new() };
+        let mut found = self.find(&owns).await?;
+        let newest = self.newest().0.changes.clone();
+        // A part of which all objects are gone is looked at, too.
+        for newest in newest.iter().filter(|newest| owns(newest.part)) {
+            found.entry(newest.of_part()).or_default();
+        }
         let mut restored = Vec::new();
-        for (part, stored) in self.find(owns).await? {
+        for (part, stored) in found {
             let mut objects = PartObjects::default();
-            self.remove(part, objects.adopt(stored, through)).await?;
-            self.store.sweep(&self.part_dir(part)).await?;
+            let obsolete = objects.adopt(stored, through);
             let changes = self.read(part, objects.stored()).await?;
+            let newest = newest.iter().copied().find(|newest| newest.of_part() == part);
+            if let Some(epoch) = find_gap(&changes, newest, result) {
+                return Err(self.gone(part, epoch));
+            }
+            self.remove(part, obsolete).await?;
+            self.store.sweep(&self.part_dir(part)).await?;
+            let changes = changes.into_iter().map(|linked| linked.change);
+            let changes: Vec<PartChange> = changes.collect();
             objects.lasts_ms = changes.last().and_then(|change| change.lasts_ms);
             self.remove(part, objects.expire(result)).await?;
             restored.extend(changes.into_iter().filter(|change| !change.is_past(result)));
@@ -124,22 +151,54 @@ impl Changelog {
         Ok(restored)
     }
 
+    /// Returns the error of a change that is gone, and so is a base in its place.
+    fn gone(&self, part: ChangelogPart, epoch: Epoch) -> StoreError {
+        let place = |object| self.store.place(&self.name(part, object));
+        let base = place(ChangelogObject::base(epoch));
+        let key = place(ChangelogObject::change(epoch));
+        change_bytes::damaged(&key, &format!("it is not there, nor is {base} in its place"))
+    }
+
+    /// Names the change before each of `changes`, which are those of the next epoch. Called in
+    /// order of the epochs, before [`Changelog::store`].
+    pub fn link(&self, changes: Vec<PartChange>) -> Vec<LinkedChange> {
+        let mut parts = self.parts();
+        let link = |change: PartChange| {
+            let objects = parts.entry(ChangelogPart::of(&change)).or_default();
+            let before = Some(objects.link(change.run.epoch));
+            LinkedChange { change, before }
+        };
+        changes.into_iter().map(link).collect()
+    }
+
+    /// Notes in the state, as process 0, the newest changes of all parts up to and in `epoch`. Its
+    /// `changes` are durable, and it is about to be committed. Called in order of the epochs.
+    pub async fn note_newest(&self, epoch: Epoch, changes: Vec<NewestChange>) {
+        let changelog = self.clone();
+        supervise::blocking(move || {
+            let (newest, log) = &mut *changelog.newest();
+            newest.advance(epoch, changes);
+            log.iter_mut().for_each(|log| log.note(newest));
+        })
+        .await;
+    }
+
     /// Stores the changes of an epoch. Returns when they are durable.
     ///
     /// # Errors
     ///
     /// The errors that a retry does not cure.
-    pub async fn store(&self, changes: Vec<PartChange>) -> Result<()> {
+    pub async fn store(&self, changes: Vec<LinkedChange>) -> Result<()> {
         try_join_all(changes.into_iter().map(|change| self.store_one(change))).await.map(drop)
     }
 
     /// Stores one change and adds its object to the list of its part.
-    async fn store_one(&self, change: PartChange) -> Result<()> {
-        let (part, object) =
-            (ChangelogPart::of(&change), ChangelogObject::change(change.run.epoch));
-        let (lasts_ms, encoded) = (change.lasts_ms, change_bytes::encode(&change));
+    async fn store_one(&self, linked: LinkedChange) -> Result<()> {
+        let change = &linked.change;
+        let (part, object) = (ChangelogPart::of(change), ChangelogObject::change(change.run.epoch));
+        let (lasts_ms, encoded) = (change.lasts_ms, change_bytes::encode(&linked));
         // The store may be out of reach for long, and the encoded bytes are sufficient.
-        drop(change);
+        drop(linked);
         crash_point("changelog.before_put");
         let bytes = encoded.len() as u64;
         let name = self.name(part, object);
@@ -222,14 +281,11 @@ impl Changelog {
         let changes = self.read(part, due).await?;
         let base = ChangelogObject::base(due.last().map_or(0, |object| object.epoch));
         let add_up = move || {
-            let runs: Vec<Run> = changes.into_iter().map(|change| change.run).collect();
+            let runs: Vec<Run> = changes.into_iter().map(|linked| linked.change.run).collect();
             let run = Run::add_up(runs, base.epoch);
-            change_bytes::encode(&PartChange {
-                counts: part.counts,
-                part: part.part,
-                lasts_ms: None,
-                run,
-            })
+            let ChangelogPart { counts, part } = part;
+            let change = PartChange { counts, part, lasts_ms: None, run };
+            change_bytes::encode(&LinkedChange { change, before: None })
         };
         let encoded = supervise::blocking(add_up).await;
         crash_point("changelog.before_base");
@@ -262,7 +318,7 @@ impl Changelog {
         &self,
         part: ChangelogPart,
         objects: &[ChangelogObject],
-    ) -> StoreResult<Vec<PartChange>> {
+    ) -> StoreResult<Vec<LinkedChange>> {
         let reads: Vec<_> = objects.iter().map(|object| self.read_one(part, *object)).collect();
         stream::iter(reads).buffered(READS_IN_FLIGHT_MAX).try_collect().await
     }
@@ -272,7 +328,7 @@ impl Changelog {
         &self,
         part: ChangelogPart,
         object: ChangelogObject,
-    ) -> StoreResult<PartChange> {
+    ) -> StoreResult<LinkedChange> {
         let name = self.name(part, object);
         let key = self.store.place(&name);
         if object.bytes > OBJECT_BYTES_MAX {
@@ -280,12 +336,13 @@ impl Changelog {
         }
         let stored = StoredChange { name, bytes: object.bytes };
         let bytes = self.store.read(&stored).await?;
-        let change =
+        let linked =
             change_bytes::decode(&bytes).map_err(|reason| change_bytes::damaged(&key, reason))?;
-        if ChangelogPart::of(&change) != part || change.run.epoch != object.epoch {
+        let change = &linked.change;
+        if ChangelogPart::of(change) != part || change.run.epoch != object.epoch {
             return Err(change_bytes::damaged(&key, "it is of another part or epoch"));
         }
-        Ok(change)
+        Ok(linked)
     }
 
     /// Removes objects of a part.
@@ -304,6 +361,11 @@ impl Changelog {
     /// Returns the name of an object.
     fn name(&self, part: ChangelogPart, object: ChangelogObject) -> String {
         format!("{}/{part}/{object}", self.dir)
+    }
+
+    /// Locks the newest changes.
+    fn newest(&self) -> MutexGuard<'_, (NewestChanges, Option<NewestChangesLog>)> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Locks the epochs with a result.

@@ -11,6 +11,7 @@ use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 
+use super::changelog::Changelog;
 use super::completions::Completions;
 use super::output::{CompleteEpoch, EpochWriter, PartReport};
 use super::write_parts::{OutputHandle, Report};
@@ -57,7 +58,7 @@ pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
 pub fn commit<'s>(
     reports: Stream<'s, Epoch, Vec<Report>>,
     parts: u32,
-    output: OutputHandle,
+    (output, changelog): (OutputHandle, Option<Changelog>),
     on_commit: OnCommit,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Epoch>> {
@@ -72,6 +73,7 @@ pub fn commit<'s>(
                 committing: None,
                 completions: Completions::new(activator),
                 output,
+                changelog,
                 failure,
                 parts,
             };
@@ -109,6 +111,8 @@ struct Committer {
     committing: Option<Capability<Epoch>>,
     completions: Completions<Committed>,
     output: OutputHandle,
+    /// Knows the newest changes of totals and windows. `None` in a job without state.
+    changelog: Option<Changelog>,
     failure: Failure,
     parts: u32,
 }
@@ -127,8 +131,18 @@ impl Committer {
         self.committing = Some(capability);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (parts, meters) = (self.parts, self.output.meters.clone());
+        let changelog = self.changelog.clone();
         let commit = async move {
-            completions.complete(finish((&*writer, &meters), epoch, reports, parts).await?);
+            let changes = reports.iter().flat_map(|report| report.changes.iter().copied());
+            let changes = changes.collect();
+            let note = async move {
+                if let Some(changelog) = changelog {
+                    changelog.note_newest(epoch, changes).await;
+                }
+            };
+            let finished = finish((&*writer, &meters), epoch, reports, parts);
+            let (committed, ()) = futures::join!(finished, note);
+            completions.complete(committed?);
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "commit", commit);

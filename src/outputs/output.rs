@@ -24,6 +24,7 @@ use super::state_ids::Ids;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
+use crate::file_lock::LockPatience;
 use crate::meters::{Meters, SourcePositions};
 use crate::operators::{EpochRows, RowKind, Tally};
 use crate::store::{Body, Results, StoreResult};
@@ -31,12 +32,12 @@ use crate::store::{Body, Results, StoreResult};
 /// The place to which a job publishes its epochs.
 pub trait Output: Debug + Send + Sync + 'static {
     /// Takes the lock on the output, if it is one that can be locked. Called by process 0, before
-    /// it waits for the others.
+    /// it waits for the others. Waits with `patience` for a former run that ends.
     ///
     /// # Errors
     ///
-    /// `Configuration` if another job on this host has it.
-    fn lock(&mut self) -> Result<()> {
+    /// `Configuration` if another job on this host has it, and `Temporary` if that is ending.
+    fn lock(&mut self, _patience: &LockPatience) -> Result<()> {
         Ok(())
     }
 

@@ -19,7 +19,7 @@ use timely::dataflow::operators::generic::Operator;
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
-use super::changelog::Changelog;
+use super::changelog::{Changelog, NewestChange};
 use super::completions::Completions;
 use super::durable_epochs::DurableEpochs;
 use super::output::{EncodedPart, EpochWriter, PartReport};
@@ -57,6 +57,8 @@ pub struct Report {
     pub kind: RowKind,
     /// The stored parts: the parts of the worker that have rows.
     pub parts: Vec<PartReport>,
+    /// The changes of totals and windows that the worker has stored.
+    pub changes: Vec<NewestChange>,
     /// False if the epoch publishes no result, because no window ends with it.
     pub publishes: bool,
     /// Microseconds from the completion of the epoch at the worker until all parts were durable.
@@ -179,11 +181,13 @@ impl Writer {
             changelog.publishes(epoch);
         }
         let positions = self.output.meters.positions().take(epoch);
-        let (changelog, changes) = (self.changelog.clone(), self.context.changes.take(epoch));
-        let durable = self.output.durable.clone();
+        let (durable, changes) = (self.output.durable.clone(), self.context.changes.take(epoch));
+        let newest: Vec<NewestChange> = changes.iter().map(NewestChange::of).collect();
+        // Here, in order of the epochs, and not when they are stored.
+        let links = self.changelog.clone().map(|log| (log.link(changes), log));
         let store_changes = async move {
-            match changelog {
-                Some(changelog) => changelog.store(changes).await,
+            match links {
+                Some((changes, changelog)) => changelog.store(changes).await,
                 None => Ok(()),
             }
         };
@@ -202,6 +206,7 @@ impl Writer {
                 tally,
                 kind,
                 parts,
+                changes: newest,
                 publishes,
                 write_us,
                 top,

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{IDENTITY, IDS, Identity, Ids, LOCK, format_of, private, refusal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_lock;
+use crate::file_lock::{self, LockOutcome, LockPatience};
 use crate::journal::{JournalUsage, usage};
 use crate::outputs::Attempts;
 
@@ -29,8 +29,19 @@ pub const KEPT: &str = "kept-";
 /// Names of all that a job keeps in its state, in the order in which it is removed: a note without
 /// a journal would stop a start, an identity without the rest does not. A name that ends in `-` is
 /// the beginning of names.
-const PARTS: &[&str] =
-    &[NOTE, JOURNAL, KEPT, "results-", "commits", "begun", "_wordtide", IDS, IDENTITY, "lock-"];
+const PARTS: &[&str] = &[
+    NOTE,
+    JOURNAL,
+    KEPT,
+    "results-",
+    "commits",
+    "changes-",
+    "begun",
+    "_wordtide",
+    IDS,
+    IDENTITY,
+    "lock-",
+];
 
 /// Returns the place of a name in the order of removal; `None` if no job has made it.
 fn place_of(name: &str) -> Option<usize> {
@@ -236,9 +247,9 @@ fn lock_all(dir: &Path) -> Result<Option<Vec<File>>> {
         options.create(true).truncate(false).read(true).write(true);
         let file = private(&mut options).open(&path);
         let file = file.map_err(|error| failed("open", &path, error))?;
-        match file_lock::exclusive(&file) {
-            Ok(true) => held.push(file),
-            Ok(false) => return Ok(None),
+        match file_lock::exclusive(&file, &LockPatience::default()) {
+            Ok(LockOutcome::Locked) => held.push(file),
+            Ok(_) => return Ok(None),
             Err(errno) => return Err(failed("lock", &path, errno.into())),
         }
     }

@@ -3,25 +3,35 @@
 use timely::dataflow::channels::ContainerBytes;
 use xxhash_rust::xxh3::xxh3_64;
 
+use super::change_links::LinkedChange;
 use crate::operators::{PartChange, Run};
 use crate::store::{StoreError, StoreErrorKind};
 use crate::words;
 
-/// The first bytes of every object. The last one is the version.
+/// The first bytes of a base, and of a change of a release that did not name the change before it.
+/// The last one is the version.
 const MAGIC: [u8; 8] = *b"wordrun\x01";
-/// The length of the head: magic, counts, part, and the time for which it lasts (0 for ever).
+/// The length of its head: magic, counts, part, and the time for which it lasts (0 for ever).
 const HEAD_BYTES: usize = 24;
+/// The first bytes of a change.
+const LINKED_MAGIC: [u8; 8] = *b"wordrun\x02";
+/// The length of its head, which ends with the epoch of the change before it.
+const LINKED_HEAD_BYTES: usize = HEAD_BYTES + 8;
 /// The length of the checksum after the run.
 const SUM_BYTES: usize = 8;
 
 /// Returns the bytes of a change.
-pub fn encode(change: &PartChange) -> Vec<u8> {
+pub fn encode(linked: &LinkedChange) -> Vec<u8> {
+    let LinkedChange { change, before } = linked;
     let PartChange { counts, part, lasts_ms, run } = change;
-    let mut bytes = Vec::with_capacity(HEAD_BYTES + run.length_in_bytes() + SUM_BYTES);
-    bytes.extend_from_slice(&MAGIC);
+    let mut bytes = Vec::with_capacity(LINKED_HEAD_BYTES + run.length_in_bytes() + SUM_BYTES);
+    bytes.extend_from_slice(before.map_or(&MAGIC, |_| &LINKED_MAGIC));
     bytes.extend_from_slice(&counts.to_le_bytes());
     bytes.extend_from_slice(&part.to_le_bytes());
     bytes.extend_from_slice(&lasts_ms.unwrap_or(0).to_le_bytes());
+    if let Some(before) = before {
+        bytes.extend_from_slice(&before.to_le_bytes());
+    }
     run.into_bytes(&mut bytes);
     let sum = xxh3_64(&bytes);
     bytes.extend_from_slice(&sum.to_le_bytes());
@@ -33,26 +43,29 @@ pub fn encode(change: &PartChange) -> Vec<u8> {
 /// # Errors
 ///
 /// The fault of the bytes, as a fragment of a sentence.
-pub fn decode(bytes: &[u8]) -> Result<PartChange, &'static str> {
+pub fn decode(bytes: &[u8]) -> Result<LinkedChange, &'static str> {
     let sum_at = bytes.len().checked_sub(SUM_BYTES).ok_or("it is too short")?;
     let (content, sum) = bytes.split_at(sum_at);
-    if !content.starts_with(&MAGIC) {
+    let is_linked = content.starts_with(&LINKED_MAGIC);
+    if !is_linked && !content.starts_with(&MAGIC) {
         return Err("it does not begin as a change does");
     }
     if sum != xxh3_64(content).to_le_bytes() {
         return Err("its checksum is wrong");
     }
-    let (head, run) = content.split_at_checked(HEAD_BYTES).ok_or("it is too short")?;
+    let head_bytes = if is_linked { LINKED_HEAD_BYTES } else { HEAD_BYTES };
+    let (head, run) = content.split_at_checked(head_bytes).ok_or("it is too short")?;
     let number =
         |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let lasts_ms = u64::from(number(16)) | u64::from(number(20)) << 32;
-    let lasts_ms = (lasts_ms > 0).then_some(lasts_ms);
+    let long = |at: usize| u64::from(number(at)) | u64::from(number(at + 4)) << 32;
+    let (lasts_ms, before) = (Some(long(16)).filter(|ms| *ms > 0), is_linked.then(|| long(24)));
     let run = Run::parse(run)?;
     // Anyone can compute the checksum, and part and worker of a word depend on its hash.
     if run.words.iter().any(|word| word.hash != words::hash(word.word)) {
         return Err("the hash of a word is wrong");
     }
-    Ok(PartChange { counts: number(8), part: number(12), lasts_ms, run })
+    let change = PartChange { counts: number(8), part: number(12), lasts_ms, run };
+    Ok(LinkedChange { change, before })
 }
 
 /// Returns the error of an object with other content than was stored under its key.
@@ -67,21 +80,25 @@ pub fn damaged(key: &str, reason: &str) -> StoreError {
 mod tests {
     use super::*;
 
-    fn change() -> PartChange {
+    fn change() -> LinkedChange {
         let mut run = Run { epoch: 10, ..Run::default() };
         let words = [("a", 3), ("", -1), ("zebra", 1 << 40)];
         let mut hashed = words.map(|(word, count)| (words::hash(word.as_bytes()), word, count));
         hashed.sort_unstable();
         hashed.iter().for_each(|(hash, word, count)| run.push(*hash, word.as_bytes(), *count));
-        PartChange { counts: 1, part: 2, lasts_ms: Some(1 << 33), run }
+        let change = PartChange { counts: 1, part: 2, lasts_ms: Some(1 << 33), run };
+        LinkedChange { change, before: Some(1 << 41) }
     }
 
     #[test]
     fn a_change_reads_back() {
         for lasts_ms in [None, Some(20), Some(1 << 33)] {
-            let change = PartChange { lasts_ms, ..change() };
-            let back = decode(&encode(&change)).expect("it is whole");
-            assert_eq!(format!("{back:?}"), format!("{change:?}"));
+            for before in [None, Some(0), Some(1 << 41)] {
+                let change = PartChange { lasts_ms, ..change().change };
+                let linked = LinkedChange { change, before };
+                let back = decode(&encode(&linked)).expect("it is whole");
+                assert_eq!(format!("{back:?}"), format!("{linked:?}"));
+            }
         }
     }
 
@@ -113,7 +130,8 @@ mod tests {
             let sum = xxh3_64(&forged);
             forged.extend_from_slice(&sum.to_le_bytes());
             if let Ok(change) = decode(&forged) {
-                assert_eq!(decode(&encode(&change)).map(|again| again.part), Ok(change.part));
+                let again = decode(&encode(&change)).map(|again| again.change.part);
+                assert_eq!(again, Ok(change.change.part));
             }
         });
     }

@@ -88,6 +88,8 @@ pub fn parse(name: &str, bytes: u64) -> Option<(ChangelogPart, ChangelogObject)>
 #[derive(Debug, Default)]
 pub struct PartObjects {
     stored: Vec<ChangelogObject>,
+    /// The epoch of the newest change that was linked or adopted; 0 if there was none.
+    newest: Epoch,
     /// The time for which results contain a change. `None` for ever.
     pub lasts_ms: Option<u64>,
     /// True while objects are being merged.
@@ -118,7 +120,13 @@ impl PartObjects {
             let to = if is_used(at, &object) && !is_in_base { &mut self.stored } else { &mut rest };
             to.push(object);
         }
+        self.newest = self.stored.last().map_or(0, |object| object.epoch);
         rest
+    }
+
+    /// Returns the epoch of the change before that of `epoch`, which becomes the newest one.
+    pub fn link(&mut self, epoch: Epoch) -> Epoch {
+        std::mem::replace(&mut self.newest, epoch)
     }
 
     /// Returns the objects, ascending by epoch.

@@ -17,6 +17,7 @@ use super::put_objects::Publisher;
 use super::take_claim::ClaimAttempt;
 use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_lock::LockPatience;
 use crate::outputs::commit_evidence::CommitEvidence;
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
@@ -110,14 +111,14 @@ impl ObjectOutput {
 }
 
 impl Output for ObjectOutput {
-    fn lock(&mut self) -> Result<()> {
+    fn lock(&mut self, patience: &LockPatience) -> Result<()> {
         if self.target == Target::Stdout {
             StdoutStore::check()?;
         }
         if let Target::Local { root, prefix } = &self.target {
             let (pid, now) = (std::process::id(), SystemClock::new().wall_ms());
             let note = format!("pid {pid} since {now}");
-            let lock = LocalStore::open(root)?.lock_prefix(prefix, &note)?;
+            let lock = LocalStore::open(root)?.lock_prefix(prefix, &note, patience)?;
             self.lock = Some((Arc::new(lock), note));
         }
         Ok(())

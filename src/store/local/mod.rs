@@ -28,6 +28,7 @@ use super::{
     check_key,
 };
 use crate::error::{Error, Result};
+use crate::file_lock::LockPatience;
 use crate::supervise;
 
 mod file_calls;
@@ -88,8 +89,13 @@ impl LocalStore {
     /// Another holder is a `Configuration` error that names its process id.
     ///
     /// Fails with `Configuration`, naming the holder.
-    pub fn lock_prefix(&self, prefix: &str, note: &str) -> Result<PrefixLock> {
-        PrefixLock::take(&self.root, prefix, note)
+    pub fn lock_prefix(
+        &self,
+        prefix: &str,
+        note: &str,
+        patience: &LockPatience,
+    ) -> Result<PrefixLock> {
+        PrefixLock::take(&self.root, prefix, note, patience)
     }
 
     /// Returns the note of the present holder of the prefix's lock, or `None` without a lock file.

@@ -21,7 +21,7 @@ use rustix::io::Errno;
 use super::super::{StoreError, StoreErrorKind, StoreResult};
 use super::failure;
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_lock::{self, bears_name};
+use crate::file_lock::{self, LockOutcome, LockPatience, bears_name};
 
 /// The end of every lock file's name; such files are no objects.
 pub const LOCK_SUFFIX: &str = ".wordtide.lock";
@@ -50,13 +50,19 @@ fn lock_path(root: &Path, prefix: &str) -> PathBuf {
 impl PrefixLock {
     /// Takes the lock and writes `note` into it.
     ///
-    /// Fails with `Configuration`, naming the holder, if another process has it.
-    pub(crate) fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
+    /// Fails with `Configuration`, naming the holder, if another process has it, with `Temporary`
+    /// if that ends and needs longer than `patience`, and with `Stopped` at a stop.
+    pub(crate) fn take(
+        root: &Path,
+        prefix: &str,
+        note: &str,
+        patience: &LockPatience,
+    ) -> Result<PrefixLock> {
         let path = lock_path(root, prefix);
         let failed = |error: io::Error| Error::from(failure("lock", &path, &error));
         let mut file = loop {
             let opened = open(&path)?;
-            if let Some(file) = hold(opened, &path)? {
+            if let Some(file) = hold(opened, &path, patience)? {
                 break file;
             }
             // Given back between opening and locking: the name is free or another's now.
@@ -160,10 +166,12 @@ fn open(path: &Path) -> Result<File> {
 
 /// Locks an opened lock file; `None` when it no longer bears the name, so that its lock is worth
 /// nothing.
-fn hold(mut file: File, path: &Path) -> Result<Option<File>> {
-    match file_lock::exclusive(&file) {
-        Ok(true) => Ok(bears_name(&file, path).then_some(file)),
-        Ok(false) => Err(held(path, &mut file)),
+fn hold(mut file: File, path: &Path, patience: &LockPatience) -> Result<Option<File>> {
+    match file_lock::exclusive(&file, patience) {
+        Ok(LockOutcome::Locked) => Ok(bears_name(&file, path).then_some(file)),
+        Ok(LockOutcome::Held) => Err(held(path, &mut file)),
+        Ok(LockOutcome::StillEnding) => Err(file_lock::still_ending(path)),
+        Ok(LockOutcome::Stopped) => Err(file_lock::stopped()),
         Err(error) => Err(cannot_lock(path, &error.into(), "--to")),
     }
 }
@@ -223,29 +231,45 @@ pub fn read_note(root: &Path, prefix: &str) -> Result<Option<String>> {
 mod tests {
     use super::*;
 
+    fn take(root: &Path, prefix: &str, note: &str) -> Result<PrefixLock> {
+        PrefixLock::take(root, prefix, note, &LockPatience::default())
+    }
+
     #[test]
     fn second_holder_is_refused_until_release() {
         let dir = tempfile::tempdir().unwrap();
-        let first = PrefixLock::take(dir.path(), "counts", "run 1").unwrap();
+        let first = take(dir.path(), "counts", "run 1").unwrap();
         assert_eq!(read_note(dir.path(), "counts").unwrap().as_deref(), Some("run 1"));
-        let error = PrefixLock::take(dir.path(), "counts", "run 2").unwrap_err();
+        let error = take(dir.path(), "counts", "run 2").unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Configuration);
         let pid = format!("process {}", std::process::id());
         assert!(error.to_string().contains(&pid), "{error}");
         assert!(error.to_string().contains("--to"), "{error}");
-        PrefixLock::take(dir.path(), "other", "").unwrap();
+        take(dir.path(), "other", "").unwrap();
 
         drop(first);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
         assert_eq!(read_note(dir.path(), "counts").unwrap(), None);
-        PrefixLock::take(dir.path(), "counts", "run 2").unwrap();
+        take(dir.path(), "counts", "run 2").unwrap();
+    }
+
+    #[test]
+    fn stop_ends_wait_for_ending_holder() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = take(dir.path(), "counts", "run 1").unwrap();
+        let mut locks = file_lock::HeldLocks::default();
+        locks.add(first.file());
+        locks.note_end();
+        let stopped = LockPatience::of_start(None, || true);
+        let error = PrefixLock::take(dir.path(), "counts", "run 2", &stopped).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Stopped, "{error}");
     }
 
     #[test]
     fn a_file_left_by_a_crash_locks_nothing() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(lock_path(dir.path(), "counts"), "pid 1\na much longer old note\n").unwrap();
-        let lock = PrefixLock::take(dir.path(), "counts", "new").unwrap();
+        let lock = take(dir.path(), "counts", "new").unwrap();
         assert_eq!(read_note(dir.path(), "counts").unwrap().as_deref(), Some("new"));
         assert!(lock.path().ends_with(".counts.wordtide.lock"));
     }
@@ -253,24 +277,24 @@ mod tests {
     #[test]
     fn lock_on_a_removed_file_is_void() {
         let dir = tempfile::tempdir().unwrap();
-        let first = PrefixLock::take(dir.path(), "counts", "").unwrap();
+        let first = take(dir.path(), "counts", "").unwrap();
         let path = first.path().to_owned();
         let opened = open(&path).unwrap();
         drop(first);
-        let _second = PrefixLock::take(dir.path(), "counts", "").unwrap();
-        assert!(hold(opened, &path).unwrap().is_none());
+        let _second = take(dir.path(), "counts", "").unwrap();
+        assert!(hold(opened, &path, &LockPatience::default()).unwrap().is_none());
     }
 
     #[test]
     fn lock_without_its_name_is_noticed() {
         let dir = tempfile::tempdir().unwrap();
-        let first = PrefixLock::take(dir.path(), "counts", "run 1").unwrap();
+        let first = take(dir.path(), "counts", "run 1").unwrap();
         first.check().unwrap();
         fs::remove_file(first.path()).unwrap();
         let error = first.check().unwrap_err();
         assert_eq!(error.kind, StoreErrorKind::Exists, "{error}");
         assert!(error.message.contains("was removed or replaced"), "{error}");
-        let second = PrefixLock::take(dir.path(), "counts", "run 2").unwrap();
+        let second = take(dir.path(), "counts", "run 2").unwrap();
         let error = first.check().unwrap_err();
         let pid = format!("process {}", std::process::id());
         assert!(error.message.contains(&pid), "{error}");
@@ -284,7 +308,7 @@ mod tests {
         let path = lock_path(dir.path(), "counts");
         fs::write(&path, "pid 1\nan older release\n").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let lock = PrefixLock::take(dir.path(), "counts", "").unwrap();
+        let lock = take(dir.path(), "counts", "").unwrap();
         assert_eq!(fs::metadata(lock.path()).unwrap().mode() & 0o777, 0o600);
         drop(lock);
         let victim = dir.path().join("victim");
@@ -293,7 +317,7 @@ mod tests {
             [|from, to| std::os::unix::fs::symlink(from, to), |from, to| fs::hard_link(from, to)];
         for link in links {
             link(&victim, &path).unwrap();
-            let error = PrefixLock::take(dir.path(), "counts", "").unwrap_err();
+            let error = take(dir.path(), "counts", "").unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
             assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
             fs::remove_file(&path).unwrap();

@@ -161,6 +161,15 @@ impl OssDouble {
         self.lock().objects.clone()
     }
 
+    /// Sets or removes an object, as another program does.
+    pub(crate) fn set_object(&self, key: &str, bytes: Option<&[u8]>) {
+        let objects = &mut self.lock().objects;
+        match bytes {
+            Some(bytes) => drop(objects.insert(key.to_owned(), bytes.to_vec())),
+            None => drop(objects.remove(key)),
+        }
+    }
+
     /// Returns content type and content encoding of each object, by key.
     pub(crate) fn types(&self) -> BTreeMap<String, [String; 2]> {
         self.lock().types.clone()
