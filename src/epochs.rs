@@ -1,19 +1,29 @@
-//! When epochs are cut and how the last one ends, as state machines without clock or threads.
+//! When epochs are cut, complete and end, as state machines without clock, threads or locks.
 //!
 //! Process 0 owns the epochs of a job: [`EpochLeader`] is its rule, [`EpochFollower`] that of every
-//! other process. An event goes in, the actions to take come out. `job::epoch_driver` drives both:
-//! it waits for what can happen, passes it in, and takes the actions. Nothing here waits or has an
-//! effect, so a test can go through any order of events.
+//! other process, and [`EpochRoom`] bounds how many may be in flight. [`EpochCompletion`] decides in
+//! each process when an epoch that is cut is final. An event goes in, the actions to take come out.
+//! Nothing here waits or has an effect, so a test can go through any order of events.
 //!
 //! ```text
 //!           process 0                                 every other process
 //! due ──► EpochLeader ──► Cut, StopReading, End ══► EpochFollower ──► Cut, StopReading, End
-//!              ▲                                         │
-//!              └══════════════ reading has ended ════════┘
+//!  ▲           ▲  │                                      │  │
+//! room         └──│═══════════ reading has ended ════════┘  │
+//!                 ▼                                         ▼
+//!          EpochCompletion                           EpochCompletion
+//!      cut ──► recorded, passed, durable, arrived ──► complete ──► written ──► committed
 //! ```
+//!
+//! `job::epoch_driver` and `job::epoch_progress` drive them: they wait for what can happen, pass it
+//! in, and take the actions.
 
+mod completion;
 mod follower;
 mod leader;
+mod room;
 
+pub use completion::{CompletionAction, CompletionEvent, EpochCompletion};
 pub use follower::{EpochFollower, FollowerAction, FollowerEvent, OutOfStep};
 pub use leader::{EpochAction, EpochEvent, EpochLeader, Moment};
+pub use room::EpochRoom;

@@ -26,8 +26,8 @@ mod check_settings;
 mod claim_output;
 mod committed_stream;
 mod control_messages;
-mod epoch_completion;
 mod epoch_driver;
+mod epoch_progress;
 mod epoch_ranges;
 mod find_journals;
 mod job_settings;
@@ -42,6 +42,7 @@ mod source_logs;
 mod start;
 mod status;
 mod stop_during_start;
+mod sync_requests;
 mod sync_thread;
 
 use std::sync::Arc;

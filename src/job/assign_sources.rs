@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::runtime::Runtime;
 
-use super::epoch_completion::EpochProgress;
+use super::epoch_progress::EpochProgress;
 use super::find_journals;
 use super::source_logs::OwnSources;
 use crate::cluster::{BlockLink, ClusterSettings};

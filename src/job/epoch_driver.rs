@@ -2,9 +2,9 @@
 //! returns.
 //!
 //! One task in process 0 owns the clock. It cuts the open epoch here and, by a tick over the
-//! control links, in every other process. The rules are [`EpochLeader`] and [`EpochFollower`]. When
-//! too many epochs wait to be committed, the open one grows longer instead, so that a slow store
-//! costs no memory and no line.
+//! control links, in every other process. The rules are [`EpochLeader`], [`EpochRoom`] and
+//! [`EpochFollower`]. When too many epochs wait to be committed, the open one grows longer instead,
+//! so that a slow store costs no memory and no line.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,14 +12,14 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::control_messages::ControlMessage;
-use super::epoch_completion::EpochProgress;
+use super::epoch_progress::EpochProgress;
 use super::running_sources::RunningSources;
 use super::status::Status;
 use crate::cluster::{Control, ControlEvent, Inbox, Message};
 use crate::epoch::{Clock, Epoch, Jump};
 use crate::epochs::{
-    EpochAction, EpochEvent, EpochFollower, EpochLeader, FollowerAction, FollowerEvent, Moment,
-    OutOfStep,
+    EpochAction, EpochEvent, EpochFollower, EpochLeader, EpochRoom, FollowerAction, FollowerEvent,
+    Moment, OutOfStep,
 };
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
@@ -131,10 +131,8 @@ pub struct Leader {
     pub clock: Arc<dyn Clock>,
     /// The rule by which epochs are cut.
     pub epochs: EpochLeader,
-    /// Most epochs that are cut and not committed while the store answers.
-    pub in_flight_max: usize,
-    /// The epochs that the other processes have encoded.
-    pub encoded: EncodedElsewhere,
+    /// The rule by which there is room for one more epoch.
+    pub room: EpochRoom,
 }
 
 impl Leader {
@@ -191,8 +189,8 @@ impl Leader {
     async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
         let EpochProcess { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
         let is_reading = self.epochs.is_reading();
-        let bounds = (self.in_flight_max, self.encoded.all());
-        let due = due(&*self.clock, self.epochs.deadline(), status, results, bounds);
+        // A copy, because a report of another process changes the rule's figures meanwhile.
+        let due = due(&*self.clock, self.epochs.deadline(), status, results, self.room.clone());
         Ok(tokio::select! {
             // A stop goes first, then what was read, then time.
             biased;
@@ -209,7 +207,7 @@ impl Leader {
                 match known {
                     Some(ControlMessage::ReadingEnded) => Some(EpochEvent::ReadingEnded(from)),
                     Some(ControlMessage::Encoded(epoch)) => {
-                        self.encoded.note(from, epoch);
+                        self.room.encoded(from, epoch);
                         None
                     }
                     _ => {
@@ -267,61 +265,20 @@ async fn due(
     deadline: Duration,
     status: &watch::Sender<Status>,
     results: &Results,
-    (in_flight_max, elsewhere): (usize, Epoch),
+    room: EpochRoom,
 ) {
     clock.wait_until(deadline).await;
     let (mut status, mut level) = (status.subscribe(), results.level());
-    let has_room = |status: &Status, level: &Level| {
-        has_room(status, level, level.encoded.min(elsewhere), in_flight_max)
+    let is_left = |status: &Status, level: &Level| {
+        let results_may_wait = level.is_away && level.has_room;
+        room.is_left(&status.in_flight, level.encoded, results_may_wait)
     };
-    while !has_room(&status.borrow_and_update(), &level.borrow_and_update()) {
+    while !is_left(&status.borrow_and_update(), &level.borrow_and_update()) {
         // Both senders are ours, so there is a change whenever this goes on.
         tokio::select! {
             _ = status.changed() => {}
             _ = level.changed() => {}
         }
-    }
-}
-
-/// Epochs that may be in flight while the store is away.
-const AWAY_MAX: usize = 1024;
-
-/// Returns whether one more epoch may be in flight.
-///
-/// While the store takes objects, a small number may, and the open epoch grows if commits are
-/// slow. While it is away, epochs whose results are encoded only wait, at the cost of a file each,
-/// and an open epoch that grew for all that time could take any amount of memory. Of epochs that
-/// are not counted and encoded yet, half as many may be in flight: more of them, each with fewer
-/// lines, would cost a process that lags still more. Every process has encoded the epochs up to
-/// `encoded`.
-fn has_room(status: &Status, level: &Level, encoded: Epoch, in_flight_max: usize) -> bool {
-    let in_flight = status.in_flight.len();
-    let counted = status.in_flight.iter().filter(|epoch| **epoch > encoded).count();
-    if counted >= in_flight_max.div_ceil(2) {
-        return false;
-    }
-    in_flight < in_flight_max || level.is_away && level.has_room && in_flight < AWAY_MAX
-}
-
-/// The epochs that the processes other than this one have encoded.
-pub struct EncodedElsewhere(Vec<Epoch>);
-
-impl EncodedElsewhere {
-    /// Returns that nothing is encoded yet in the others of `processes` processes.
-    pub fn none(processes: usize) -> EncodedElsewhere {
-        EncodedElsewhere(vec![0; processes.saturating_sub(1)])
-    }
-
-    /// Notes that the process with the index `from` has encoded `epoch` and all before it.
-    fn note(&mut self, from: usize, epoch: Epoch) {
-        if let Some(known) = from.checked_sub(1).and_then(|other| self.0.get_mut(other)) {
-            *known = epoch.max(*known);
-        }
-    }
-
-    /// Returns the newest epoch that all of them have encoded.
-    fn all(&self) -> Epoch {
-        self.0.iter().copied().min().unwrap_or(Epoch::MAX)
     }
 }
 
@@ -447,35 +404,4 @@ fn out_of_step(cause: OutOfStep) -> Error {
     };
     let message = format!("process 0 {did} epoch {epoch}, but epoch {open} is open here");
     Error::new(ErrorKind::PeerLost, message)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn process_that_lags_leaves_no_room() {
-        let mut status = Status::default();
-        status.in_flight.extend([10, 20, 30]);
-        // The store is away and process 0 has encoded everything.
-        let mut level = Level::default();
-        (level.encoded, level.is_away, level.has_room) = (30, true, true);
-        let leaves_room = |elsewhere: &EncodedElsewhere| {
-            has_room(&status, &level, level.encoded.min(elsewhere.all()), 4)
-        };
-        assert!(leaves_room(&EncodedElsewhere::none(1)));
-        let mut elsewhere = EncodedElsewhere::none(3);
-        assert!(!leaves_room(&elsewhere));
-        elsewhere.note(1, 30);
-        assert!(!leaves_room(&elsewhere), "the other has encoded nothing");
-        elsewhere.note(2, 10);
-        assert!(!leaves_room(&elsewhere));
-        elsewhere.note(2, 20);
-        assert!(leaves_room(&elsewhere));
-        // A late report, or one of no known process, changes nothing.
-        elsewhere.note(2, 10);
-        elsewhere.note(0, 99);
-        elsewhere.note(7, 99);
-        assert_eq!(elsewhere.all(), 20);
-    }
 }

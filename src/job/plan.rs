@@ -12,8 +12,8 @@ use tokio::runtime::Runtime;
 use super::agreement::{Agreement, FormerRuns, explain_panic};
 use super::assign_sources::{BlockSharing, Readers};
 use super::claim_output::{OutputOpening, OwnedOutput};
-use super::epoch_completion::EpochProgress;
-use super::epoch_driver::{EncodedElsewhere, EpochProcess, Follower, Leader};
+use super::epoch_driver::{EpochProcess, Follower, Leader};
+use super::epoch_progress::EpochProgress;
 use super::find_journals::{self, JournalList};
 use super::job_settings::{JobSettings, StatePlace};
 use super::recover_epochs::{self, JournalPlan};
@@ -25,7 +25,7 @@ use super::source_logs::{OwnSources, Streams, StreamsEnd};
 use super::stop_during_start::until_stopped;
 use crate::cluster::{ClusterSettings, Control, Mesh};
 use crate::epoch::Schedule;
-use crate::epochs::{EpochFollower, EpochLeader};
+use crate::epochs::{EpochFollower, EpochLeader, EpochRoom};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
@@ -464,8 +464,7 @@ impl JobPlan {
             processes,
             clock: Arc::clone(&self.asked.clock),
             epochs: EpochLeader::new(schedule, agreed.open, processes, self.asked.settings.epochs),
-            in_flight_max: self.asked.settings.epochs_in_flight_max(),
-            encoded: EncodedElsewhere::none(processes),
+            room: EpochRoom::new(self.asked.settings.epochs_in_flight_max(), processes),
         };
         supervise(&failure, runtime.handle(), "leader", leader.run());
     }

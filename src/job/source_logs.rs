@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::runtime::{Handle, Runtime};
 
 use super::control_messages::WHILE_ALIVE;
-use super::epoch_completion::{EpochProgress, ProgressEnds};
+use super::epoch_progress::{EpochProgress, ProgressEnds};
 use super::find_journals::{self, KnownJournal};
 use super::recover_epochs::{self, JournalPlace, JournalPlan, OpenJournal, RecoveryPlan};
 use super::replay_journal;

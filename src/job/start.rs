@@ -12,8 +12,8 @@ use tokio::sync::mpsc;
 
 use super::agreement::{Agreement, CAUSE_WAIT, FormerRuns};
 use super::check_settings;
-use super::epoch_completion::EpochProgress;
 use super::epoch_driver::EpochProcess;
+use super::epoch_progress::EpochProgress;
 use super::job_settings::JobSettings;
 use super::plan::JobPlan;
 use super::resources::{JobResources, StateAndOutput, keep_claim};

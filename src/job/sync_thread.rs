@@ -6,11 +6,12 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::epoch_completion::{EpochProgress, SyncRequest, SyncRequests};
+use super::epoch_progress::EpochProgress;
+use super::sync_requests::SyncRequest;
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -21,7 +22,7 @@ use crate::supervise;
 #[derive(Debug)]
 pub struct SyncThread {
     /// Takes the request that ends the thread.
-    requests: Sender<SyncRequest>,
+    progress: Arc<EpochProgress>,
     /// `None` when it was joined.
     thread: Option<JoinHandle<()>>,
 }
@@ -32,24 +33,23 @@ impl SyncThread {
     /// Fails with `Failed` if the thread cannot be started.
     pub fn start(
         progress: Arc<EpochProgress>,
-        SyncRequests(asked): SyncRequests,
+        asked: Receiver<SyncRequest>,
         syncers: Vec<Syncer>,
         failure: &Failure,
     ) -> Result<SyncThread> {
-        let requests = progress.sync_queue().0.clone();
         let failure = failure.clone();
         let fail = move |error| failure.fail(error);
-        let synced = RefCell::default();
-        let serve = move || Syncing { progress, syncers, synced }.serve(&asked);
+        let syncing =
+            Syncing { progress: Arc::clone(&progress), syncers, synced: RefCell::default() };
+        let serve = move || syncing.serve(&asked);
         let thread = Some(supervise::thread("sync", fail, serve)?);
-        Ok(SyncThread { requests, thread })
+        Ok(SyncThread { progress, thread })
     }
 }
 
 impl Drop for SyncThread {
     fn drop(&mut self) {
-        // It fails if the thread has ended by an error.
-        let _ = self.requests.send(SyncRequest::End);
+        self.progress.sync_queue().ask(SyncRequest::End);
         if let Some(thread) = self.thread.take() {
             thread.join().unwrap_or_else(|_| tracing::error!("the syncing thread panicked"));
         }
@@ -106,7 +106,7 @@ impl Syncing {
     /// Does what a batch asks for: syncs, states how far, and makes room.
     fn run(&self, batch: &SyncBatch) -> Result<()> {
         if batch.is_due {
-            self.progress.sync_begins();
+            self.progress.sync_queue().begins();
         }
         // Segments go when the note of a commit is on disk, and a source may wait for that.
         let frees_room = batch.noted && batch.wants_room;
