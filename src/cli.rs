@@ -1,22 +1,26 @@
 //! The command line: flags to settings, errors to exit codes.
 //!
 //! `flags` and `commands` declare what can be typed, `precedence` adds what the environment holds,
-//! and `run` turns the result into the plain values that the library works on. `exit_codes` has the
-//! exit codes. Only this module prints and ends the process.
+//! and `run` turns the result into the plain values that the library works on. `end_process` turns
+//! an error into its line and its exit code (`exit_codes`). Only this module prints and ends the
+//! process.
 
-pub(crate) mod bench;
+mod bench;
 mod check_command;
 mod cluster_flags;
 mod commands;
 mod config_command;
 mod config_file;
+pub(crate) mod corpus;
 mod definitions;
 mod demo;
+mod end_process;
 mod environment;
 mod exit_codes;
 mod feed;
 mod flags;
 mod given_flags;
+mod log_format;
 mod log_lines;
 mod man_page;
 mod monitor_server;
@@ -49,14 +53,13 @@ use crate::trace::{Profile, ProfileFormat};
 pub use clap;
 pub use commands::{Cli, Command, JournalCommand};
 pub use exit_codes::exit_code;
-pub use flags::JobFlags;
-pub use state_command::{ListForm, StateArgs};
+pub use flags::{JobFlags, ListForm, StateArgs};
 
 /// The whole program: parses the arguments, carries them out, and returns the exit code.
 pub fn main() -> ExitCode {
     match commands::parse(arguments(), |name| std::env::var_os(name)) {
-        Ok(cli) => exit_codes::run_to_exit(|| dispatch(cli)),
-        Err(refusal) => ExitCode::from(exit_codes::refused(refusal)),
+        Ok(cli) => end_process::run_to_exit(|| dispatch(cli)),
+        Err(refusal) => ExitCode::from(end_process::refused(refusal)),
     }
 }
 
@@ -72,7 +75,7 @@ pub fn parse<P: Parser>() -> P {
         let parsed = precedence::parse(&command, &arguments, find)?;
         Ok(P::from_arg_matches(&parsed.matches)?)
     });
-    parsed.unwrap_or_else(|refusal| exit_codes::at_once(exit_codes::refused(refusal)))
+    parsed.unwrap_or_else(|refusal| end_process::at_once(end_process::refused(refusal)))
 }
 
 /// Runs a job of another program as `wordtide run` would: under signals, as one process of a
@@ -80,7 +83,7 @@ pub fn parse<P: Parser>() -> P {
 ///
 /// `define` gives the job what the flags do not: what it computes.
 pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -> ExitCode {
-    exit_codes::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
+    end_process::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
 }
 
 /// The arguments as given, but for a bare `-h` at the end: there it can only mean help, though

@@ -84,6 +84,7 @@ mod liveness;
 mod loopback;
 mod meters;
 mod monitor;
+mod named_values;
 pub mod operators;
 mod outputs;
 mod random;
@@ -128,7 +129,7 @@ pub use words::{Split, WordOptions};
 pub mod internals {
     #[cfg(feature = "cli")]
     pub mod bench {
-        pub use crate::cli::bench::corpus::Corpus;
+        pub use crate::cli::corpus::Corpus;
     }
     pub mod cluster {
         pub use crate::cluster::*;

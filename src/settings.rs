@@ -3,14 +3,13 @@
 //! Settings hold no handle and do no I/O. A clock, a store and sources are passed separately.
 //! [`Settings::validate`] refuses values that cannot run and names the flag of the command line.
 
-use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::named_values::named_values;
 use crate::words::WordOptions;
 
 /// The objects that are stored for an epoch whose result is empty.
@@ -48,33 +47,9 @@ pub enum FolderLayout {
     Hive,
 }
 
-/// Implements `Display` and `FromStr` for the values of an enum, for flags and messages.
-macro_rules! named {
-    ($type:ty, $flag:literal, $($value:path => $name:literal),+) => {
-        impl fmt::Display for $type {
-            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(match self { $($value => $name),+ })
-            }
-        }
-
-        impl FromStr for $type {
-            type Err = Error;
-
-            fn from_str(name: &str) -> Result<Self> {
-                match name {
-                    $($name => Ok($value),)+
-                    _ => Err(Error::new(ErrorKind::Usage, format!("{name:?} is not a value of {}", $flag))
-                        .hint(concat!("give one of:" $(, " ", $name)+))),
-                }
-            }
-        }
-    };
-}
-
-named!(EmptyEpochs, "--empty-epochs",
-    EmptyEpochs::Marker => "marker", EmptyEpochs::Skip => "skip", EmptyEpochs::Write => "write");
-named!(FolderLayout, "--layout", FolderLayout::Spark => "spark", FolderLayout::Hive => "hive");
-named!(RowOrder, "--sort", RowOrder::Hash => "hash", RowOrder::Word => "word");
+named_values!(EmptyEpochs, "--empty-epochs", Marker => "marker", Skip => "skip", Write => "write");
+named_values!(FolderLayout, "--layout", Spark => "spark", Hive => "hive");
+named_values!(RowOrder, "--sort", Hash => "hash", Word => "word");
 
 /// The settings of a run, without its sources and its outputs.
 #[derive(Clone, Debug, PartialEq, Eq)]

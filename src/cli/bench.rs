@@ -1,8 +1,8 @@
 //! `wordtide bench`: how fast the program is on this machine, beside what it has to beat.
 //!
-//! `flags` say which suites of runs there are. Each text (`texts`, made by `corpus`) is served on a
-//! loopback socket (`line_sender`) to one program after the other (`programs`), each a child that
-//! is measured (`measured_child`) in a folder of its own (`scratch_folder`). `throughput_runs` runs
+//! `suites` has the runs that the flags ask for. Each text (`texts`) is served on a loopback socket
+//! (`line_sender`) to one program after the other (`programs`), each a child that is measured
+//! (`measured_child`) in a folder of its own (`scratch_folder`). `throughput_runs` runs
 //! all of them in turn, `latency_runs` runs them by the clock. Every run's output
 //! (`committed_epochs`) is read back and compared with counts made by the simplest code there is
 //! (`check_counts`); a wrong count ends the bench. `row_files` and `html_report` keep the figures,
@@ -14,9 +14,7 @@
 
 mod check_counts;
 mod committed_epochs;
-pub mod corpus;
 mod duckdb;
-mod flags;
 mod html_report;
 mod latency_runs;
 mod line_sender;
@@ -28,6 +26,7 @@ mod reference_program;
 mod row_files;
 mod run_progress;
 mod scratch_folder;
+mod suites;
 mod svg_plot;
 mod texts;
 mod throughput_runs;
@@ -36,18 +35,17 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
+use super::flags::BenchFlags;
 use super::{failed, print, stderr};
 use crate::epoch::SystemClock;
 use crate::error::{Error, ErrorKind, Result};
 
-pub use flags::BenchFlags;
-use flags::Suite;
 use html_report::BenchReport;
 use programs::{BenchProgram, ROLE_NAME};
 use row_files::RowFiles;
 use run_progress::Following;
 use scratch_folder::Scratch;
-
+use suites::Suite;
 use texts::BenchText;
 
 /// Runs `wordtide bench`.
@@ -61,7 +59,7 @@ pub fn run(flags: &BenchFlags) -> Result<u8> {
         let (role, port) = (role.to_string_lossy(), port.to_string_lossy());
         return play(&role, &port, Path::new(out), flags.interval).map(|()| 0);
     }
-    let mut suites = flags.suites()?;
+    let mut suites = suites::asked(flags)?;
     let scratch = Scratch::create(flags.scratch.as_deref())?;
     let place = if scratch.is_in_memory() { "memory (tmpfs)" } else { "a disk" };
     if scratch.is_in_memory() {

@@ -6,17 +6,14 @@ use std::path::PathBuf;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
-use super::bench::BenchFlags;
 use super::config_command;
 use super::config_file::SettingsFile;
 use super::definitions::{self, Dataflow};
 use super::environment;
-use super::feed::FeedFlags;
-use super::flags::JobFlags;
+use super::flags::{BenchFlags, FeedFlags, JobFlags, StateArgs};
 use super::given_flags::SettingOrigin;
 use super::parse_values::choice;
 use super::precedence::{self, FoundSetting, Parsed, Refusal};
-use super::state_command::StateArgs;
 use crate::error::Error;
 use crate::trace::ProfileFormat;
 

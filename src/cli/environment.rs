@@ -21,9 +21,9 @@ const PREFIX: &str = "WORDTIDE_";
 const DELIMITER: &str = "delimiter";
 /// The definition of a run that does not name one.
 pub const DATAFLOW: &str = "WORDTIDE_DATAFLOW";
-/// Variables that a launcher sets for the processes that it starts.
-const OF_A_LAUNCHER: [&str; 3] = ["MESH_KEY", "GENERATION", "LIFELINE"];
-/// The one of them that is always there.
+/// Variables that a launcher and a bench set for the processes that they start.
+const OF_CHILDREN: [&str; 4] = ["MESH_KEY", "GENERATION", "LIFELINE", "BENCH_ROLE"];
+/// The one that a launcher always sets.
 const LIFELINE: &str = "WORDTIDE_LIFELINE";
 /// Beginnings of names that tests use.
 const OF_TESTS: [&str; 6] = ["TEST", "TORTURE", "SEED", "CRASH_", "FAULT", "JOURNAL_C"];
@@ -119,8 +119,8 @@ pub fn warn_of_unknown(command: &Command, variables: impl Iterator<Item = (OsStr
 /// Returns true for a variable that begins like one of ours and is none.
 fn is_unknown(name: &str, known: &[String]) -> bool {
     let Some(rest) = name.strip_prefix(PREFIX) else { return false };
-    let elsewhere = OF_A_LAUNCHER.contains(&rest)
-        || OF_TESTS.iter().any(|beginning| rest.starts_with(beginning));
+    let elsewhere =
+        OF_CHILDREN.contains(&rest) || OF_TESTS.iter().any(|beginning| rest.starts_with(beginning));
     !elsewhere && !known.iter().any(|known| known == name)
 }
 
@@ -173,7 +173,13 @@ mod tests {
         for name in ["WORDTIDE_INTERVALL", "WORDTIDE_", "WORDTIDE_WORKERS", "WORDTIDE_interval"] {
             assert!(is_unknown(name, &known), "{name}");
         }
-        let fine = [DATAFLOW, "WORDTIDE_INTERVAL", "WORDTIDE_K", "WORDTIDE_MESH_KEY"];
+        let fine = [
+            DATAFLOW,
+            "WORDTIDE_INTERVAL",
+            "WORDTIDE_K",
+            "WORDTIDE_MESH_KEY",
+            "WORDTIDE_BENCH_ROLE",
+        ];
         for name in fine.into_iter().chain(["WORDTIDE_TEST_TO", "WORDTIDE_TORTURE", "WORDTIDES"]) {
             assert!(!is_unknown(name, &known), "{name}");
         }

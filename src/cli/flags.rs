@@ -1,9 +1,13 @@
-//! The flags of a run, in groups: each with its default and its environment variable.
+//! The flags of the commands: each with its default and, where a run has it, its environment
+//! variable. Those of a run are in groups.
 
+mod bench;
+mod feed;
 mod output;
 mod profile;
 mod sources;
 mod state;
+mod state_list;
 mod stores;
 mod words;
 mod workers;
@@ -13,13 +17,16 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args};
 
-use super::log_lines::LogFormat;
-use super::parse_values::{choice, duration, trimmed};
+use super::log_format::LogFormat;
+use super::parse_values::{duration, named, trimmed};
 
+pub use bench::{BenchFlags, Beside, TextChoice};
+pub use feed::FeedFlags;
 pub use output::OutputFlags;
 pub use profile::ProfileFlags;
 pub use sources::SourceFlags;
-pub use state::StateFlags;
+pub use state::{DEFAULT_STATE, StateFlags};
+pub use state_list::{ListForm, StateArgs};
 pub use stores::StoreFlags;
 pub use words::WordFlags;
 pub use workers::WorkerFlags;
@@ -93,8 +100,7 @@ pub struct WatchFlags {
     pub http: Option<String>,
 
     /// Form of the lines on standard error: text, or one JSON object a line
-    #[arg(long, value_name = "FORM", default_value = "text", value_parser =
-        choice(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
+    #[arg(long, value_name = "FORM", default_value = "text", value_parser = named(),
         env = "WORDTIDE_LOG_FORMAT")]
     pub log_format: LogFormat,
 

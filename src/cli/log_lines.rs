@@ -17,17 +17,9 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::flags::WatchFlags;
+use super::log_format::LogFormat;
 use super::{commands, environment, stderr};
 use crate::epoch::SystemClock;
-
-/// The forms of a line on standard error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// The message, after its level unless that is mere progress.
-    Text,
-    /// One JSON object.
-    Json,
-}
 
 /// The form of the lines of this process, with its index in the cluster. The launcher has none.
 static JSON: OnceLock<Option<usize>> = OnceLock::new();

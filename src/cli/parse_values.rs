@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
+use crate::named_values::NamedValue;
+
 /// Names that are less alike than this are not offered for one another.
 const LIKENESS_MIN: f64 = 0.6;
 
@@ -18,6 +20,11 @@ where
         let known = choices.iter().find(|(known, _)| *known == name);
         known.map(|(_, value)| *value).ok_or("not one of the names above")
     })
+}
+
+/// Returns the parser of a flag whose values have names everywhere.
+pub fn named<T: NamedValue>() -> impl TypedValueParser<Value = T> {
+    choice(T::NAMES)
 }
 
 /// Parses an element of a list: blanks around it do not count.

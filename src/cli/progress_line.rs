@@ -15,7 +15,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::flags::JobFlags;
-use super::log_lines::LogFormat;
+use super::log_format::LogFormat;
 use super::stderr as lines;
 use crate::error::Error;
 use crate::meters::Meters;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::definitions::Dataflow;
-use super::flags::{JobFlags, SourceFlags, StateFlags, StoreFlags};
+use super::flags::{DEFAULT_STATE, JobFlags, SourceFlags, StateFlags, StoreFlags};
 use super::monitor_server::{self, RunServer};
 use super::object_form::form;
 use super::progress_line::Progress;
@@ -24,8 +24,6 @@ use crate::words::WordOptions;
 
 /// Where results go by default.
 const DEFAULT_TO: &str = "wordtide-out/counts";
-/// Where states are kept by default.
-pub const DEFAULT_STATE: &str = "wordtide-state";
 
 /// `wordtide HOST PORT`: Spark's own shape.
 ///

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Level;
 
 use super::exit_codes::{self, INTERRUPTED, TERMINATED};
-use super::{failed, log_lines, parse_values};
+use super::{end_process, failed, log_lines, parse_values};
 use crate::error::{Error, Result};
 use crate::job::{Job, JobHandle, Summary};
 use crate::sources::Stop;
@@ -130,7 +130,7 @@ impl Listener {
 /// Ends the process: without this thread it could not be stopped.
 fn end_deaf(error: Error) {
     log_lines::say(Level::ERROR, "failed", &format!("wordtide: error: {error}"));
-    exit_codes::at_once(exit_codes::exit_code(error.kind()));
+    end_process::at_once(exit_codes::exit_code(error.kind()));
 }
 
 /// Completes with the next signal; never, where it is ignored.
@@ -237,7 +237,7 @@ fn end(watched: &Mutex<WatchedSignals>, why: &str, code: u8) {
     let left = if epochs.is_empty() { "the open epoch".to_owned() } else { epochs.join(", ") };
     let text = format!("wordtide: ended by {why}; not committed: {left}");
     log_lines::say(Level::ERROR, "stopped", &text);
-    exit_codes::at_once(code);
+    end_process::at_once(code);
 }
 
 #[cfg(test)]

@@ -1,45 +1,11 @@
 //! `wordtide state`: lists state folders, and removes those that are not needed.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use clap::Args;
-use clap::builder::TypedValueParser;
-
-use super::parse_values::choice;
+use super::flags::{DEFAULT_STATE, ListForm, StateArgs};
 use super::print;
-use super::run::DEFAULT_STATE;
 use crate::error::{Error, ErrorKind, Result};
 use crate::state::{self, StateSurvey};
-
-/// Arguments of `wordtide state`.
-#[derive(Debug, Args)]
-pub struct StateArgs {
-    /// State folders, or folders that hold some [default: ./wordtide-state]
-    #[arg(value_name = "DIR")]
-    pub dirs: Vec<PathBuf>,
-
-    /// Form of the list: text, or one JSON object a line
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = form())]
-    pub format: ListForm,
-
-    /// Remove the state folders; refused (78) if a job runs or lines are not committed
-    #[arg(long)]
-    pub remove: bool,
-}
-
-/// The form of a list of states.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ListForm {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// The names of the forms.
-fn form() -> impl TypedValueParser<Value = ListForm> {
-    choice(&[("text", ListForm::Text), ("json", ListForm::Json)])
-}
 
 /// Lists or removes the states that the arguments name.
 ///

@@ -94,7 +94,7 @@ fn start() -> Option<Arc<LineQueue>> {
     let lines = Arc::clone(&queue);
     let work = move || lines.write_forever(write_all);
     // There is no other way to report that lines are not written any more than to end.
-    let fail = |_| exit_codes::at_once(exit_codes::exit_code(ErrorKind::Panicked));
+    let fail = |_| exit_codes::exit(exit_codes::exit_code(ErrorKind::Panicked));
     supervise::thread("stderr", fail, work).ok().map(|_| queue)
 }
 

@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "hex_varint",
         "random",
         "durable_file",
+        "named_values",
     ],
     &["settings", "epochs", "lines", "words", "feed", "liveness", "failure", "supervise", "meters"],
     &["operators", "store", "sources", "journal"],

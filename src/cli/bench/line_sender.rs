@@ -97,7 +97,7 @@ impl LineSender {
 
 #[cfg(test)]
 mod tests {
-    use super::super::corpus::Corpus;
+    use super::super::super::corpus::Corpus;
     use super::super::texts::TextChoice;
     use super::*;
     use std::io::Read;

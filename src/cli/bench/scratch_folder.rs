@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 
-use super::super::exit_codes;
 use super::super::failed;
 use super::super::signals::{Listener, StopSignal};
 use super::super::stderr;
+use super::super::{end_process, exit_codes};
 use crate::error::{Error, ErrorKind, Result};
 use crate::random::random_id;
 
@@ -61,7 +61,7 @@ impl Scratch {
             }
             remove(&dir);
             stderr::line("wordtide: ended by a signal; the rows so far are complete");
-            exit_codes::at_once(match wish {
+            end_process::at_once(match wish {
                 StopSignal::Stop(code) | StopSignal::EndNow(code) => code,
                 StopSignal::Overdue => exit_codes::TERMINATED,
             });

@@ -2,53 +2,17 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use super::super::failed;
+use super::super::flags::TextChoice;
 use super::check_counts::Truth;
-use super::corpus::Corpus;
 use crate::error::{Error, ErrorKind, Result};
 use crate::words::{WordOptions, decode::java_lossy};
 
 /// Largest piece of a text. A longer text is this piece again and again.
 pub const PIECE_MIB_MAX: u64 = 256;
-
-/// A text that was asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TextChoice {
-    /// Made from a seed.
-    Generated(Corpus),
-    /// Read from a file.
-    File(PathBuf),
-}
-
-impl TextChoice {
-    /// Parses the name of a kind of text, or the path of a file that exists.
-    ///
-    /// # Errors
-    ///
-    /// A sentence that names the kinds.
-    pub fn parse(text: &str) -> std::result::Result<TextChoice, String> {
-        let text = text.trim();
-        if let Some(corpus) = Corpus::ALL.into_iter().find(|corpus| corpus.name() == text) {
-            return Ok(TextChoice::Generated(corpus));
-        }
-        let path = PathBuf::from(text);
-        if !path.is_file() {
-            return Err("it is no file; english, zipf and uniform are made".to_owned());
-        }
-        Ok(TextChoice::File(path))
-    }
-
-    /// Returns the name in reports.
-    pub fn name(&self) -> String {
-        match self {
-            TextChoice::Generated(corpus) => corpus.name().to_owned(),
-            TextChoice::File(path) => path.display().to_string(),
-        }
-    }
-}
 
 /// A text, with its counts.
 #[derive(Clone, Debug)]
@@ -212,7 +176,5 @@ mod tests {
         std::fs::write(&empty, "").expect("a file");
         let error = BenchText::load(&TextChoice::File(empty), 1, 1).expect_err("nothing to count");
         assert_eq!(error.kind(), ErrorKind::Configuration);
-        assert!(TextChoice::parse("englsh").is_err());
-        assert_eq!(TextChoice::parse("zipf"), Ok(TextChoice::Generated(Corpus::Zipf)));
     }
 }

@@ -201,17 +201,23 @@ impl Seen {
 /// Reads up to `bytes_max` bytes of a file.
 fn read_from(file: &File, at: u64, bytes_max: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; bytes_max];
+    let filled = read_at_most(file, &mut bytes, at)?;
+    bytes.truncate(filled);
+    Ok(bytes)
+}
+
+/// Reads from `at` on until the buffer is full or the file ends; returns the number of bytes.
+pub fn read_at_most(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], at + filled as u64) {
+    while filled < buffer.len() {
+        match file.read_at(&mut buffer[filled..], at + filled as u64) {
             Ok(0) => break,
             Ok(read) => filled += read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    bytes.truncate(filled);
-    Ok(bytes)
+    Ok(filled)
 }
 
 /// Returns a short hash of the beginning of a file.

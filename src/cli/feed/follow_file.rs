@@ -8,12 +8,12 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::file_offsets::{
-    Beginning, FileIdentity, FilePlace, ProducerNames, Search, Seen, Stream,
+    Beginning, FileIdentity, FilePlace, ProducerNames, Search, Seen, Stream, read_at_most,
 };
 use super::http_client::End;
 use super::sender::{FeedSender, Sent};
@@ -159,7 +159,8 @@ impl FileFeed {
         let mut seen = Seen::of(file, at).map_err(|error| self.unreadable(error))?;
         loop {
             let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
-            let bytes = self.fill(file, &mut buffer, at)?;
+            let bytes = read_at_most(file, &mut buffer, at);
+            let bytes = bytes.map_err(|error| self.unreadable(error))?;
             // Looked at after the read: what was read then belongs to the content that was seen.
             let is_there = seen.is_there(file).map_err(|error| self.unreadable(error))?;
             if length < at || !is_there {
@@ -210,20 +211,6 @@ impl FileFeed {
             let is_used = |new: &File| new.metadata().is_ok_and(|new| new.len() > 0);
             new = self.replaced(file).filter(is_used);
         }
-    }
-
-    /// Reads what is there, up to the size of the buffer.
-    fn fill(&self, file: &File, buffer: &mut [u8], at: u64) -> Result<usize> {
-        let mut bytes = 0;
-        while bytes < buffer.len() {
-            match file.read_at(&mut buffer[bytes..], at + bytes as u64) {
-                Ok(0) => break,
-                Ok(read) => bytes += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(self.unreadable(error)),
-            }
-        }
-        Ok(bytes)
     }
 
     /// Returns the file at the path, if it is another one.

@@ -12,6 +12,7 @@ use reqwest::{RequestBuilder, Response, StatusCode, Url};
 use crate::backoff::{Backoff, BackoffPolicy};
 use crate::bearer_token::Token;
 use crate::error::{Error, ErrorKind, Result};
+use crate::outputs::format::Compression;
 use crate::tls;
 
 /// Longest time to connect.
@@ -25,17 +26,6 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 /// Longest answer that is read.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 
-/// How bodies are compressed: `--compress`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BodyCompression {
-    /// Not at all.
-    None,
-    /// By gzip.
-    Gzip,
-    /// By zstd.
-    Zstd,
-}
-
 /// How the server is reached.
 #[derive(Debug)]
 pub struct ClientSettings<'a> {
@@ -46,7 +36,7 @@ pub struct ClientSettings<'a> {
     /// Certificates to trust in place of the system's.
     pub ca_file: Option<&'a PathBuf>,
     /// The compression of bodies.
-    pub compression: BodyCompression,
+    pub compression: Compression,
 }
 
 /// The answer about a producer's stream.
@@ -81,7 +71,7 @@ pub struct Client {
     /// The bearer token. Marked as sensitive, so that nothing prints it.
     authorization: Option<HeaderValue>,
     /// The compression of bodies.
-    compression: BodyCompression,
+    compression: Compression,
     /// The pauses between attempts.
     backoff: Backoff,
     /// A failure was logged, and no success since.
@@ -345,18 +335,18 @@ async fn limited(mut response: Response) -> Result<Vec<u8>, String> {
 /// Compresses a body; returns the name of its encoding, too.
 fn compressed(
     piece: &[u8],
-    compression: BodyCompression,
+    compression: Compression,
 ) -> std::io::Result<(Option<&'static str>, Vec<u8>)> {
     match compression {
         _ if piece.is_empty() => Ok((None, Vec::new())),
-        BodyCompression::None => Ok((None, piece.to_vec())),
-        BodyCompression::Gzip => {
+        Compression::None => Ok((None, piece.to_vec())),
+        Compression::Gzip => {
             let level = flate2::Compression::fast();
             let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
             encoder.write_all(piece)?;
             Ok((Some("gzip"), encoder.finish()?))
         }
-        BodyCompression::Zstd => Ok((Some("zstd"), zstd::encode_all(piece, 1)?)),
+        Compression::Zstd => Ok((Some("zstd"), zstd::encode_all(piece, 1)?)),
     }
 }
 

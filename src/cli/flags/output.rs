@@ -1,9 +1,8 @@
 //! Flags of the output: where results go, and as what bytes.
 
 use clap::Args;
-use clap::builder::TypedValueParser;
 
-use super::super::parse_values::choice;
+use super::super::parse_values::named;
 use crate::outputs::WriteMode;
 use crate::outputs::format::{Compression, Format};
 use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
@@ -24,18 +23,18 @@ pub struct OutputFlags {
     pub suffix: Option<String>,
 
     /// Format of a row
-    #[arg(long, value_name = "FORMAT", default_value = "python", value_parser = format(),
+    #[arg(long, value_name = "FORMAT", default_value = "python", value_parser = named(),
         env = "WORDTIDE_FORMAT")]
     pub format: Format,
 
     /// Compression of parts: none, gzip or zstd [default: none; with --format parquet zstd]
-    #[arg(long, value_name = "METHOD", value_parser = compression(), hide_possible_values = true,
+    #[arg(long, value_name = "METHOD", value_parser = named(), hide_possible_values = true,
         env = "WORDTIDE_COMPRESS")]
     pub compress: Option<Compression>,
 
     /// Names of the epochs' folders: PREFIX-MS, or PREFIX/date=…/hour=…/epoch=MS, which
     /// readers of partitioned data know
-    #[arg(long, value_name = "NAMES", default_value = "spark", value_parser = layout(),
+    #[arg(long, value_name = "NAMES", default_value = "spark", value_parser = named(),
         env = "WORDTIDE_LAYOUT")]
     pub layout: FolderLayout,
 
@@ -44,7 +43,7 @@ pub struct OutputFlags {
     pub time_zone: Option<String>,
 
     /// Rows of a database or an index: added by each epoch, or one a word with the newest result
-    #[arg(long, value_name = "MODE", default_value = "append", value_parser = write(),
+    #[arg(long, value_name = "MODE", default_value = "append", value_parser = named(),
         env = "WORDTIDE_WRITE")]
     pub write: WriteMode,
 
@@ -53,47 +52,12 @@ pub struct OutputFlags {
     pub parts: Option<u32>,
 
     /// Files of an epoch without rows: _SUCCESS alone, none, or empty parts and _SUCCESS
-    #[arg(long, value_name = "WHAT", default_value = "marker", value_parser = empty_epochs(),
+    #[arg(long, value_name = "WHAT", default_value = "marker", value_parser = named(),
         env = "WORDTIDE_EMPTY_EPOCHS")]
     pub empty_epochs: EmptyEpochs,
 
     /// Order of the rows in a part: by hash, which costs nothing, or by word
-    #[arg(long, value_name = "ORDER", default_value = "hash", value_parser = order(),
+    #[arg(long, value_name = "ORDER", default_value = "hash", value_parser = named(),
         env = "WORDTIDE_SORT")]
     pub sort: RowOrder,
-}
-
-fn format() -> impl TypedValueParser<Value = Format> {
-    choice(&[
-        ("python", Format::Python),
-        ("scala", Format::Scala),
-        ("tsv", Format::Tsv),
-        ("csv", Format::Csv),
-        ("jsonl", Format::Jsonl),
-        ("parquet", Format::Parquet),
-    ])
-}
-
-fn compression() -> impl TypedValueParser<Value = Compression> {
-    choice(&[("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)])
-}
-
-fn layout() -> impl TypedValueParser<Value = FolderLayout> {
-    choice(&[("spark", FolderLayout::Spark), ("hive", FolderLayout::Hive)])
-}
-
-fn write() -> impl TypedValueParser<Value = WriteMode> {
-    choice(&[("append", WriteMode::Append), ("upsert", WriteMode::Upsert)])
-}
-
-fn empty_epochs() -> impl TypedValueParser<Value = EmptyEpochs> {
-    choice(&[
-        ("marker", EmptyEpochs::Marker),
-        ("skip", EmptyEpochs::Skip),
-        ("write", EmptyEpochs::Write),
-    ])
-}
-
-fn order() -> impl TypedValueParser<Value = RowOrder> {
-    choice(&[("hash", RowOrder::Hash), ("word", RowOrder::Word)])
 }

@@ -9,6 +9,9 @@ use clap::builder::TypedValueParser;
 use super::super::parse_values::{bytes, choice, duration, trimmed};
 use crate::journal::SyncPolicy;
 
+/// Where states are kept by default.
+pub const DEFAULT_STATE: &str = "wordtide-state";
+
 /// Flags of the state that survives a restart.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "State")]

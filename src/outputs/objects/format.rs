@@ -13,13 +13,11 @@
 //! An epoch has millions of rows, and nearly all words are plain ASCII. Such a word is recognized
 //! in one pass and copied as a whole.
 
-use std::fmt;
 use std::ops::RangeInclusive;
-use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, ErrorKind};
+use crate::named_values::named_values;
 
 mod columns;
 mod compression;
@@ -54,23 +52,11 @@ pub enum Format {
     Parquet,
 }
 
+named_values!(Format, "--format",
+    Python => "python", Scala => "scala", Tsv => "tsv", Csv => "csv", Jsonl => "jsonl",
+    Parquet => "parquet");
+
 impl Format {
-    /// Every format, in the order in which help lists them.
-    pub const ALL: [Format; 6] =
-        [Format::Python, Format::Scala, Format::Tsv, Format::Csv, Format::Jsonl, Format::Parquet];
-
-    /// Returns the name on the command line and in settings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Python => "python",
-            Format::Scala => "scala",
-            Format::Tsv => "tsv",
-            Format::Csv => "csv",
-            Format::Jsonl => "jsonl",
-            Format::Parquet => "parquet",
-        }
-    }
-
     /// Appends the row of `word`, well-formed UTF-8, and its `count` to `out`, ended by LF. Appends
     /// nothing in a format that is no text.
     ///
@@ -103,24 +89,6 @@ impl Format {
             }
             Format::Parquet => {}
         }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Format {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self, Error> {
-        let known = Format::ALL.into_iter().find(|format| format.name() == name);
-        known.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("format {name:?} is not known"))
-                .hint(format!("give --format one of {}", Format::ALL.map(Format::name).join(", ")))
-        })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::outputs::objects::{
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
 use crate::outputs::retry_start::patiently;
-use crate::outputs::sql::SqlSettings;
+use crate::outputs::sql::{SqlSettings, WriteMode};
 use crate::store::local::LocalStore;
 use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, StoreSettings};
 
@@ -129,7 +129,7 @@ impl SearchOutput {
             return Ok(());
         }
         let flag = self.mode.flag();
-        let other = if is_upsert { "upsert" } else { "append" };
+        let other = if is_upsert { WriteMode::Upsert } else { WriteMode::Append };
         let message = format!("the index {index} was filled by --write {other}, not {flag}");
         Err(Error::new(ErrorKind::Configuration, message).hint(format!(
             "nothing was changed; give --write {other}, or --to an index of its own"

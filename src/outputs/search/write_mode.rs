@@ -28,8 +28,8 @@ impl RowMode {
         self != RowMode::Append
     }
 
-    /// Returns the name of the mode in `--write`.
-    pub fn flag(self) -> &'static str {
-        if self.is_upsert() { "upsert" } else { "append" }
+    /// Returns the value of `--write` that asks for the mode.
+    pub fn flag(self) -> WriteMode {
+        if self.is_upsert() { WriteMode::Upsert } else { WriteMode::Append }
     }
 }

@@ -10,6 +10,7 @@
 //! Statements are written with `"column"`, `?` for a parameter and `{rows}`, `{epochs}`,
 //! `{owners}`, `{changelog}` for the tables.
 
+use crate::named_values::named_values;
 use crate::operators::RowKind;
 use crate::store::{DatabaseKind, DatabaseTarget};
 
@@ -22,6 +23,8 @@ pub enum WriteMode {
     /// The table holds the result of the newest epoch: one row a word.
     Upsert,
 }
+
+named_values!(WriteMode, "--write", Append => "append", Upsert => "upsert");
 
 /// One of the tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -39,19 +39,7 @@ pub enum Compression {
     Zstd,
 }
 
-impl Compression {
-    /// Every compression, in the order in which help lists them.
-    pub const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
-
-    /// Returns the name on the command line and in settings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Compression::None => "none",
-            Compression::Gzip => "gzip",
-            Compression::Zstd => "zstd",
-        }
-    }
-}
+named_values!(Compression, "--compress", None => "none", Gzip => "gzip", Zstd => "zstd");
 
 /// Compresses a text. It blocks; gzip takes a second for 50 MB.
 ///
@@ -134,25 +122,6 @@ impl Write for ChunkWriter {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl fmt::Display for Compression {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.name())
-    }
-}
-
-impl FromStr for Compression {
-    type Err = Error;
-
-    fn from_str(name: &str) -> Result<Self, Error> {
-        let known = Compression::ALL.into_iter().find(|known| known.name() == name);
-        known.ok_or_else(|| {
-            Error::new(ErrorKind::Usage, format!("compression {name:?} is not known")).hint(
-                format!("give --compress one of {}", Compression::ALL.map(Self::name).join(", ")),
-            )
-        })
     }
 }
 

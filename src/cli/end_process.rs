@@ -1,0 +1,79 @@
+//! How the process ends: the error's line, panics, and the exit code.
+
+use std::io::{self, IsTerminal};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::process::ExitCode;
+
+use tracing::Level;
+
+use super::precedence::Refusal;
+use super::{exit_codes, given_flags, log_lines, stderr};
+use crate::error::{Error, ErrorKind, Result};
+
+/// Runs the program and returns its exit code, with an error or a panic reported on one line.
+pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
+    ExitCode::from(code_of(run))
+}
+
+/// Returns the exit code of a command, also of one that panics.
+fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
+    set_hook(Box::new(|panic| {
+        log_lines::say(Level::ERROR, "panicked", &format!("wordtide: {panic}"));
+    }));
+    // The hook has reported a panic; what it left half done is not looked at again.
+    let code = match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(Ok(code)) => code,
+        Ok(Err(error)) => {
+            report(&error);
+            exit_codes::exit_code(error.kind())
+        }
+        Err(_) => exit_codes::exit_code(ErrorKind::Panicked),
+    };
+    stderr::flush();
+    code
+}
+
+/// Reports why the arguments cannot be used, or prints the help that was asked for, and returns the
+/// exit code.
+pub fn refused(refusal: Refusal) -> u8 {
+    match refusal {
+        Refusal::Setting(error) => code_of(|| Err(error)),
+        Refusal::Clap(help) if !help.use_stderr() => {
+            // A reader that has closed the pipe is not an error.
+            drop(help.print());
+            0
+        }
+        Refusal::Clap(error) => {
+            let text = error.render();
+            let is_plain = !io::stderr().is_terminal() || std::env::var_os("NO_COLOR").is_some();
+            let text = if is_plain { text.to_string() } else { text.ansi().to_string() };
+            stderr::line(text.trim_end());
+            stderr::flush();
+            exit_codes::exit_code(ErrorKind::Usage)
+        }
+    }
+}
+
+/// Ends the process without returning to the caller: its job may hang.
+pub fn at_once(code: u8) -> ! {
+    stderr::flush();
+    exit_codes::exit(code)
+}
+
+/// Writes the error's line, with those causes that the message does not contain already.
+fn report(error: &Error) {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        // Some causes explain themselves on several lines.
+        let because = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+        if !text.contains(&because) {
+            text = format!("{text} ({because})");
+        }
+        cause = error.source();
+    }
+    if let Some(places) = given_flags::note(&text) {
+        text = format!("{text} ({places})");
+    }
+    log_lines::say(Level::ERROR, "failed", &format!("wordtide: error: {text}"));
+}
