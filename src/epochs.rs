@@ -3,7 +3,8 @@
 //! Process 0 owns the epochs of a job: [`EpochLeader`] is its rule, [`EpochFollower`] that of every
 //! other process, and [`EpochRoom`] bounds how many may be in flight. In each process,
 //! [`EpochCompletion`] decides when an epoch that is cut is final. An event goes in, the actions to
-//! take come out. Nothing here waits or has an effect, so a test can go through any order of events.
+//! take come out. Nothing here waits or has an effect, so a test can go through any order of
+//! events.
 //!
 //! ```text
 //!           process 0                                 every other process
