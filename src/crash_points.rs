@@ -30,8 +30,8 @@
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (StreamEnd crash is written).
 /// * `source.after_read`, `source.before_push`; `cut.before_complete`, `cut.after_complete`;
-///   `output.before_put`, `output.after_put` (a part, or a marker), `output.before_marker`,
-///   `output.after_marker`.
+///   `output.before_put`, `output.part_opened` (a part of a directory has its name and no bytes),
+///   `output.after_put` (a part, or a marker), `output.before_marker`, `output.after_marker`.
 /// * `changelog.before_put`, `changelog.after_put`: what counts with memory received in an epoch;
 ///   `changelog.before_base`, `changelog.after_base`, `changelog.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
@@ -44,6 +44,7 @@ pub const POINTS: &[&str] = &[
     "cut.before_complete",
     "cut.after_complete",
     "output.before_put",
+    "output.part_opened",
     "output.after_put",
     "output.before_marker",
     "output.after_marker",

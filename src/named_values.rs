@@ -42,7 +42,8 @@ macro_rules! named_values {
                 use $crate::error::{Error, ErrorKind};
                 let known = $type::ALL.into_iter().find(|known| known.name() == name);
                 known.ok_or_else(|| {
-                    let message = format!("{name:?} is not a value of {}", $flag);
+                    let noun = $flag.trim_start_matches('-');
+                    let message = format!("{noun} {name:?} is not known");
                     let names = $type::ALL.map(Self::name).join(", ");
                     Error::new(ErrorKind::Usage, message)
                         .hint(format!("give {} one of {names}", $flag))

@@ -123,6 +123,7 @@ fn measure(
     let head =
         format!("{name}: {mib} MiB, {words} words, {distinct} distinct, epochs of {interval}\n");
     print(head.as_bytes())?;
+    following.leave_out(suite.unsuited_runs(text));
     if suite.programs.iter().any(|program| !program.suits(text)) {
         warn(&format!("DuckDB skips the empty lines of {name}: it is left out"));
     }

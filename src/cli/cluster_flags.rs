@@ -41,7 +41,8 @@ pub fn index(flags: &WorkerFlags) -> Option<usize> {
 
 /// The cluster that the flags describe, and the pipe to the launcher, if one started this process.
 ///
-/// Fails with `Usage` if the flags contradict each other, naming both.
+/// Fails with `Usage` for flags that do not describe a cluster, and with `Configuration` if the
+/// hostfile or the key file cannot be read or holds something else.
 pub fn settings(flags: &WorkerFlags) -> Result<(ClusterSettings, Option<Lifeline>)> {
     let inherited = Inherited::read(|name| std::env::var(name).ok())?;
     let process = match flags.process.as_deref() {
@@ -107,7 +108,7 @@ pub fn announce(settings: &ClusterSettings) {
 
 /// Starts all processes of the cluster on this machine and returns the exit code of the whole.
 ///
-/// Fails with `Usage` for flags that a launcher cannot pass on, and with `Failed` if a process
+/// Fails with `Usage` for more than `PROCESSES_MAX` processes, and with `Failed` if one of them
 /// cannot be started.
 pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) -> Result<u8> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);

@@ -50,7 +50,8 @@ impl SettingsFile {
 
     /// Reads and parses a file.
     ///
-    /// Fails with `Usage`, naming line and column of what is not TOML.
+    /// Fails with `Configuration` if the file cannot be read, with `Usage` for a line that is not
+    /// TOML, which is named, and for a key that is no flag, with the nearest one.
     fn read(command: &Command, path: PathBuf) -> Result<SettingsFile> {
         let shown = path.display();
         let text = std::fs::read_to_string(&path).map_err(|error| {

@@ -142,7 +142,8 @@ pub fn describe(run: Command) -> Command {
 impl Dataflow {
     /// Gives the definition to the job, whose epochs are `interval` long.
     ///
-    /// Fails with `Usage` for parameters that do not fit the interval.
+    /// Fails with `Usage` for parameters that are out of range or do not fit the interval, and for
+    /// a name that is no definition.
     pub fn define(self, job: JobBuilder, interval: Duration) -> Result<JobBuilder> {
         Ok(match self {
             Dataflow::NetworkWordcount => {

@@ -100,7 +100,7 @@ pub struct WatchFlags {
     pub http: Option<String>,
 
     /// Form of the lines on standard error: text, or one JSON object a line
-    #[arg(long, value_name = "FORM", default_value = "text", value_parser = named(),
+    #[arg(long, value_name = "FORM", default_value = "text", value_parser = named::<LogFormat>(),
         env = "WORDTIDE_LOG_FORMAT")]
     pub log_format: LogFormat,
 

@@ -48,7 +48,8 @@ pub fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
 
 /// `wordtide replay DIR`.
 ///
-/// Fails with `Usage` if the folder holds no kept journal.
+/// Fails with `Configuration` if the folder holds no kept journal, and otherwise as [`run_job`]
+/// does.
 pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
@@ -187,7 +188,8 @@ fn settings(flags: &JobFlags) -> Settings {
 
 /// Opens the output that the flags name.
 ///
-/// Fails with `Usage` if there is none, or it cannot be parsed.
+/// Fails with `Usage` if `--to` cannot be parsed or excludes another flag, and with `Configuration`
+/// if the store or the folder cannot be used.
 pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     let target = target(flags)?;
     let form = form(&flags.output, &target);

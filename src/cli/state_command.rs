@@ -9,8 +9,8 @@ use crate::state::{self, StateSurvey};
 
 /// Lists or removes the states that the arguments name.
 ///
-/// Fails with `Usage` for a folder that is no state, and with `Disk` if one cannot be read or
-/// removed.
+/// Fails with `Usage` if `--remove` names no folder, with `Configuration` for a folder that is no
+/// state or is needed still, and with `Disk` if one cannot be read or removed.
 pub fn run(args: &StateArgs) -> Result<()> {
     if args.remove {
         if args.dirs.is_empty() {

@@ -68,7 +68,7 @@ impl Rounds {
 
     /// Ends the open round and returns the answer of process 0.
     ///
-    /// Fails with the error of process 0.
+    /// Fails with the error of process 0, and with `Failed` if it has not answered.
     pub fn end_with_answer(&mut self) -> Result<Vec<u8>> {
         self.round += 1;
         match self.answer.take() {

@@ -147,7 +147,8 @@ impl Control {
 
     /// Waits until `ready`, then applies `then` to the state.
     ///
-    /// Fails with the loss if the cluster ends, and with `PeerLost` if `timeout` passes.
+    /// Fails with the loss if the cluster ends, with `PeerLost` if `timeout` passes, and with
+    /// `Stopped` if the wait was interrupted.
     fn wait<T>(
         &self,
         timeout: Duration,

@@ -116,7 +116,8 @@ fn read_or_make(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
 
 /// Reads the secret in the folder.
 ///
-/// Fails with `NotFound` if there is none, and if the file is not a private one of the user.
+/// Fails with `NotFound` if there is none, and with another kind if the file belongs to another
+/// user or others have access.
 fn read(folder: &OwnedFd, uid: u32) -> io::Result<Vec<u8>> {
     // Opening a named pipe would block without NONBLOCK.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;

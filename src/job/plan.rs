@@ -194,7 +194,8 @@ impl JobPlan {
 
     /// Finds the traces of former runs in the state of this process.
     ///
-    /// Fails with `Disk` if the state cannot be read, or holds a damaged journal.
+    /// Fails with `Disk` if the state cannot be read, or holds a damaged journal, and with
+    /// `Configuration` if a replay finds no journal that was kept.
     pub fn find(&self, sources: &OwnSources) -> Result<FormerRuns> {
         if let Some(dir) = &self.asked.replay {
             let mut found = JournalList::default();
@@ -223,8 +224,8 @@ impl JobPlan {
 
     /// Opens the changelog and reads it back; `None` for a job without state.
     ///
-    /// Fails with `Configuration` or `Temporary` if a stored change cannot be read, and with
-    /// `Stopped` at a stop.
+    /// Fails with `Configuration` or `Temporary` if a stored change cannot be read, with `Disk` if
+    /// the state cannot be written, and with `Stopped` at a stop.
     pub fn remember(
         &self,
         runtime: &Runtime,
@@ -269,7 +270,8 @@ impl JobPlan {
 
     /// Opens the source logs of this process, each at the position where it was left.
     ///
-    /// Fails with `Disk` if a journal cannot be opened, or was made for another job.
+    /// Fails with `Disk` if a journal cannot be opened, with `Configuration` if one was made for
+    /// another job, and with `Usage` if `--journal-max` is too small for the sources.
     pub fn open_streams(&self, sources: OwnSources, agreed: &Agreement) -> Result<Streams> {
         let (recovery_plan, threads) = (&agreed.recovery_plan, self.asked.settings.threads);
         match &self.asked.replay {
@@ -296,7 +298,8 @@ impl JobPlan {
     /// Notes the journals of all processes in the state of process 0, and waits until all processes
     /// have come this far: from here on they read.
     ///
-    /// Fails with `PeerLost` if a process does not come this far.
+    /// Fails with `PeerLost` if a process does not come this far, and with `Disk` if a note cannot
+    /// be written.
     pub fn note_journals(&self, streams: &mut Streams, control: &Control) -> Result<()> {
         let dir = self.state_dir().filter(|_| self.asked.replay.is_none());
         streams.note_all(control, dir.as_deref())
@@ -304,8 +307,8 @@ impl JobPlan {
 
     /// Opens state and output as a process other than 0, as `agreed`.
     ///
-    /// Fails with `Configuration` if the output is not the one that process 0 has locked, or cannot
-    /// be reached from here.
+    /// Fails with `Configuration` if the output is not the one that process 0 has locked or refuses
+    /// this process, and with `Temporary` if it cannot be reached from here for a while.
     pub fn open_as_follower(
         &self,
         runtime: &Runtime,

@@ -169,7 +169,8 @@ pub struct JournalPlan<'a> {
 impl JournalPlan<'_> {
     /// Opens or makes the journal of a source.
     ///
-    /// Fails with `Disk` if the journal cannot be read, or was made for another job.
+    /// Fails with `Disk` if the journal cannot be read, and with `Configuration` if it was made for
+    /// another job.
     pub fn open(
         &self,
         name: &str,
@@ -209,7 +210,8 @@ impl JournalPlan<'_> {
     /// among all of that kind. A share of one of the `topics` of this run comes with the source
     /// that reads what it recorded: there were other shares then.
     ///
-    /// Fails with `Disk` if one of them cannot be opened.
+    /// Fails with `Disk` if one of them cannot be opened, and with `Configuration` for files or a
+    /// topic that are not given now and have epochs which are not committed.
     pub fn open_orphans(
         &self,
         recovery_plan: &RecoveryPlan,

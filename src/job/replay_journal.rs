@@ -17,7 +17,7 @@ use crate::sources::{KafkaTopic, Past};
 
 /// Returns the journals in `dir`: the folder of one, or a state that holds some.
 ///
-/// Fails with `Usage` if there is none.
+/// Fails with `Configuration` if there is none, or the folder cannot be listed.
 pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot list {}: {error}", dir.display());
@@ -77,7 +77,8 @@ pub fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
 
 /// Opens a kept journal and finds its marks.
 ///
-/// Fails with `Disk` if the journal cannot be read, or is damaged.
+/// Fails with `Disk` if the journal cannot be read, or is damaged, and with `Configuration` if it
+/// holds positions only.
 pub fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
     if KafkaTopic::base_name(&glimpse.source).is_some() {
         let message =

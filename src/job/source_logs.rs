@@ -152,7 +152,7 @@ impl Streams {
 
     /// The streams of kept journals, to be run again.
     ///
-    /// Fails with `Disk` if a journal cannot be read.
+    /// Fails with `Disk` if a journal cannot be read, and with `Configuration` if none was kept.
     pub fn replay(
         dir: &Path,
         recovery_plan: &RecoveryPlan,
@@ -172,7 +172,8 @@ impl Streams {
 
     /// Opens the journals, if there is a `plan` for them, and begins each stream where it was left.
     ///
-    /// Fails with `Disk` if a journal cannot be opened.
+    /// Fails with `Disk` if a journal cannot be opened, and with `Configuration` if one was made
+    /// for another job, or has lines of a source that is not given now.
     pub fn open(
         sources: OwnSources,
         plan: Option<&JournalPlan<'_>>,

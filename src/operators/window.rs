@@ -67,7 +67,9 @@ impl From<u64> for Window {
 /// The longest window: a century. Retractions that far ahead still fit a timestamp.
 const MS_MAX: u64 = 876_600 * 3_600_000;
 
-/// Returns `extent` in milliseconds. Fails with `Usage` unless it is a multiple of the interval.
+/// Returns `extent` in milliseconds.
+///
+/// Fails with `Usage` unless it is a multiple of the interval of at most [`MS_MAX`].
 fn multiple(extent: Extent, interval_ms: u64, flag: &str) -> Result<u64> {
     let ms = match extent {
         Extent::Epochs(count) => count.saturating_mul(interval_ms),

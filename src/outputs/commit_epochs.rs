@@ -1,4 +1,12 @@
 //! The operator on worker 0 that commits epochs, one after the other.
+//!
+//! ```text
+//! reports of all workers ─► gathered by epoch ─► frontier passed: parts durable ─► marker ─► probe
+//! ```
+//!
+//! The frontier of the reports passes an epoch when every worker has dropped its capability, which
+//! it does when its parts are durable. The operator keeps one capability of its own until the
+//! marker is stored, so the probe after it stands for what is committed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -99,7 +107,9 @@ pub fn commit<'s>(
 
 /// The reports on one epoch, with the capability that keeps it from being committed.
 struct Gathered {
+    /// Keeps the frontier after this operator at the epoch.
     capability: Capability<Epoch>,
+    /// One of each worker that had lines or parts in it.
     reports: Vec<Report>,
 }
 
@@ -109,11 +119,15 @@ struct Committer {
     open: BTreeMap<Epoch, Gathered>,
     /// The epoch whose marker is being stored. One at a time keeps them in order.
     committing: Option<Capability<Epoch>>,
+    /// Takes the result of the commit from its task, and wakes the operator.
     completions: Completions<Committed>,
+    /// The writer and the runtime of its requests.
     output: OutputHandle,
     /// Knows the newest changes of totals and windows. `None` in a job without state.
     changelog: Option<Changelog>,
+    /// Ends the job if a commit fails.
     failure: Failure,
+    /// The number of parts of a result.
     parts: u32,
 }
 
@@ -149,7 +163,8 @@ impl Committer {
     }
 }
 
-/// Commits an epoch whose parts are durable.
+/// Commits an epoch whose parts are durable: adds up the reports of all workers, stores the marker,
+/// and notes how long both took.
 async fn finish(
     (writer, meters): (&dyn EpochWriter, &Meters),
     epoch: Epoch,

@@ -90,7 +90,7 @@ impl Dialer {
 
     /// Resolves the name; `None` if that is to be tried again.
     ///
-    /// Fails with `Configuration` for a name that has never had an address.
+    /// Fails with `Temporary` for a name that has not had an address in [`RESOLVE_TRIES`] attempts.
     async fn resolve(&mut self, retry: &mut Retry) -> Result<Option<Vec<SocketAddr>>> {
         let host = &self.address.host;
         let cause = match (self.resolver)(&self.address).await {

@@ -98,7 +98,7 @@ impl LineSender {
 #[cfg(test)]
 mod tests {
     use super::super::super::corpus::Corpus;
-    use super::super::texts::TextChoice;
+    use super::super::super::flags::TextChoice;
     use super::*;
     use std::io::Read;
 

@@ -14,10 +14,15 @@ const CHARS_MAX: usize = 79;
 /// The state of the line. It is drawn on a terminal only.
 #[derive(Debug)]
 pub struct Following {
+    /// True if standard error is a terminal.
     is_drawn: bool,
+    /// The beginning of the bench.
     began: Instant,
+    /// The beginning of the run.
     run_began: Instant,
+    /// The time of the last drawing of this run.
     drawn: Option<Instant>,
+    /// The text, the program and the round of the run.
     what: String,
     /// Runs that have begun, and runs in all.
     runs: (usize, usize),
@@ -35,6 +40,11 @@ impl Following {
             what: String::new(),
             runs: (0, runs),
         }
+    }
+
+    /// Takes runs off the number of all: their program does not suit a text.
+    pub fn leave_out(&mut self, runs: usize) {
+        self.runs.1 = self.runs.1.saturating_sub(runs);
     }
 
     /// Draws a step that is no run.
@@ -62,6 +72,8 @@ impl Following {
         stderr::status(&text.chars().take(CHARS_MAX).collect::<String>());
     }
 
+    /// Returns the line: the run, its share and speed, and the time that the other runs take if
+    /// they take as long as those that have ended.
     fn text(&self, sent: Option<(u64, u64)>, of_run: Duration, of_all: Duration) -> String {
         let (run, runs) = self.runs;
         let mut text = format!("run {run} of {runs}, {}", self.what);
@@ -100,5 +112,8 @@ mod tests {
         following.begin("english: wordtide -w 1, round 1".to_owned());
         let text = following.text(None, second, 2 * second);
         assert_eq!(text, "run 2 of 5, english: wordtide -w 1, round 1, 8 s left");
+        following.leave_out(3);
+        let text = following.text(None, second, 2 * second);
+        assert_eq!(text, "run 2 of 2, english: wordtide -w 1, round 1, 2 s left");
     }
 }

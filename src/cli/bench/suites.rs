@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::corpus::Corpus;
 use super::super::flags::{BenchFlags, Beside, TextChoice};
 use super::programs::{BenchProgram, BenchResult, RunShape};
+use super::texts::BenchText;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Largest size of a text, in MiB.
@@ -48,11 +49,21 @@ impl Suite {
         self.programs.iter().copied().filter(move |program| self.rate > 0 && counts(program))
     }
 
-    /// Returns the number of runs on each text.
+    /// Returns the number of runs on each text, of programs that suit it or not.
     pub fn runs(&self) -> usize {
-        let once = self.programs.iter().filter(|program| **program == BenchProgram::Naive).count();
-        let in_turn = self.programs.len() - once;
-        self.paced().count() + if self.rounds == 0 { 0 } else { once + self.rounds * in_turn }
+        let in_turn = self.programs.iter().map(|program| self.rounds_of(*program));
+        self.paced().count() + in_turn.sum::<usize>()
+    }
+
+    /// Returns the number of those that are left out, because their program does not suit `text`.
+    pub fn unsuited_runs(&self, text: &BenchText) -> usize {
+        let unsuited = self.programs.iter().filter(|program| !program.suits(text));
+        unsuited.map(|program| self.rounds_of(*program)).sum()
+    }
+
+    /// Returns the number of rounds in which a program runs: the naive one is slow, and runs once.
+    fn rounds_of(&self, program: BenchProgram) -> usize {
+        if program == BenchProgram::Naive { self.rounds.min(1) } else { self.rounds }
     }
 }
 
@@ -184,6 +195,17 @@ fn figures(seed: u64, extra: &[OsString]) -> Vec<Suite> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn unsuited_runs_are_counted() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("lines");
+        std::fs::write(&path, b"a\n\nb\n").expect("a file");
+        let text = BenchText::load(&TextChoice::File(path), 1, 1).expect("a text");
+        let mut suite = figures(1, &[]).remove(0);
+        suite.programs = programs(&[Beside::Naive, Beside::DuckDb], &[1, 2], &[1], &[false]);
+        assert_eq!((suite.runs(), suite.unsuited_runs(&text)), (1 + 4 * 5, 2 * 5));
+    }
 
     #[test]
     fn programs_are_every_shape_once() {

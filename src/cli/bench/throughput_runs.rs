@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::super::{failed, parse_values};
 use super::committed_epochs;
-use super::flags::Suite;
 use super::line_sender::LineSender;
 use super::measured_child::{self, ProgramRun};
 use super::programs::{BenchProgram, RunShape, RunSite};
@@ -16,6 +15,7 @@ use super::quantiles::{Quantiles, median};
 use super::row_files::{Fields, figure};
 use super::run_progress::Following;
 use super::scratch_folder::Scratch;
+use super::suites::Suite;
 use super::svg_plot;
 use super::texts::BenchText;
 use crate::error::Result;

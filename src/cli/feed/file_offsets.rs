@@ -84,7 +84,8 @@ impl ProducerNames {
 
     /// Finds the stream of a file with this identity, beginning and length.
     ///
-    /// Fails with `Disk` if the notes cannot be read.
+    /// Fails with `Configuration` if the server refuses to answer. One that is out of reach is
+    /// asked again.
     pub async fn find(
         &self,
         client: &mut Client,

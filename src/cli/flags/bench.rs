@@ -54,7 +54,7 @@ pub struct BenchFlags {
     /// (reference), durably (reference-sync); running_totals, all of them or their changes (totals,
     /// changes); one update a word (naive); wc -w; DuckDB. Those not installed are left out
     #[arg(long, value_name = "NAME", value_delimiter = ',',
-        default_value = "reference,reference-sync,totals,wc,duckdb", value_parser = named())]
+        default_value = "reference,reference-sync,totals,wc,duckdb", value_parser = named::<Beside>())]
     pub beside: Vec<Beside>,
 
     /// Words a second of the runs that measure latency, by the clock; 5k and 5M are understood. 0:
@@ -109,7 +109,7 @@ named_values!(Beside, "--beside",
     Changes => "changes", Naive => "naive", Wc => "wc", DuckDb => "duckdb");
 
 /// Parses `5000000`, `5000k` or `5M`.
-fn rate(text: &str) -> std::result::Result<u64, String> {
+fn rate(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.strip_suffix(['k', 'K', 'm', 'M']) {
         Some(digits) if text.ends_with(['k', 'K']) => (digits, 1_000),
         Some(digits) => (digits, 1_000_000),
@@ -134,7 +134,7 @@ impl TextChoice {
     /// # Errors
     ///
     /// A sentence that names the kinds.
-    pub fn parse(text: &str) -> std::result::Result<TextChoice, String> {
+    pub fn parse(text: &str) -> Result<TextChoice, String> {
         let text = text.trim();
         if let Some(corpus) = Corpus::ALL.into_iter().find(|corpus| corpus.name() == text) {
             return Ok(TextChoice::Generated(corpus));

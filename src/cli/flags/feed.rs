@@ -39,7 +39,7 @@ pub struct FeedFlags {
     pub ca_file: Option<PathBuf>,
 
     /// Compression of what is sent
-    #[arg(long, value_name = "NAME", default_value = "none", value_parser = named(),
+    #[arg(long, value_name = "NAME", default_value = "none", value_parser = named::<Compression>(),
         env = "WORDTIDE_COMPRESS")]
     pub compress: Compression,
 

@@ -23,18 +23,18 @@ pub struct OutputFlags {
     pub suffix: Option<String>,
 
     /// Format of a row
-    #[arg(long, value_name = "FORMAT", default_value = "python", value_parser = named(),
+    #[arg(long, value_name = "FORMAT", default_value = "python", value_parser = named::<Format>(),
         env = "WORDTIDE_FORMAT")]
     pub format: Format,
 
     /// Compression of parts: none, gzip or zstd [default: none; with --format parquet zstd]
-    #[arg(long, value_name = "METHOD", value_parser = named(), hide_possible_values = true,
+    #[arg(long, value_name = "METHOD", value_parser = named::<Compression>(), hide_possible_values = true,
         env = "WORDTIDE_COMPRESS")]
     pub compress: Option<Compression>,
 
     /// Names of the epochs' folders: PREFIX-MS, or PREFIX/date=…/hour=…/epoch=MS, which
     /// readers of partitioned data know
-    #[arg(long, value_name = "NAMES", default_value = "spark", value_parser = named(),
+    #[arg(long, value_name = "NAMES", default_value = "spark", value_parser = named::<FolderLayout>(),
         env = "WORDTIDE_LAYOUT")]
     pub layout: FolderLayout,
 
@@ -43,7 +43,7 @@ pub struct OutputFlags {
     pub time_zone: Option<String>,
 
     /// Rows of a database or an index: added by each epoch, or one a word with the newest result
-    #[arg(long, value_name = "MODE", default_value = "append", value_parser = named(),
+    #[arg(long, value_name = "MODE", default_value = "append", value_parser = named::<WriteMode>(),
         env = "WORDTIDE_WRITE")]
     pub write: WriteMode,
 
@@ -52,12 +52,12 @@ pub struct OutputFlags {
     pub parts: Option<u32>,
 
     /// Files of an epoch without rows: _SUCCESS alone, none, or empty parts and _SUCCESS
-    #[arg(long, value_name = "WHAT", default_value = "marker", value_parser = named(),
+    #[arg(long, value_name = "WHAT", default_value = "marker", value_parser = named::<EmptyEpochs>(),
         env = "WORDTIDE_EMPTY_EPOCHS")]
     pub empty_epochs: EmptyEpochs,
 
     /// Order of the rows in a part: by hash, which costs nothing, or by word
-    #[arg(long, value_name = "ORDER", default_value = "hash", value_parser = named(),
+    #[arg(long, value_name = "ORDER", default_value = "hash", value_parser = named::<RowOrder>(),
         env = "WORDTIDE_SORT")]
     pub sort: RowOrder,
 }

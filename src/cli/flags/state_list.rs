@@ -15,7 +15,7 @@ pub struct StateArgs {
     pub dirs: Vec<PathBuf>,
 
     /// Form of the list: text, or one JSON object a line
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = named())]
+    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = named::<ListForm>())]
     pub format: ListForm,
 
     /// Remove the state folders; refused (78) if a job runs or lines are not committed

@@ -1,4 +1,7 @@
 //! Writes epochs as objects: the parts, then the marker.
+//!
+//! A part is created as soon as its rows are encoded, in any order and by any process. The marker
+//! comes last, from worker 0, and makes the parts visible: readers wait for it.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -22,11 +25,16 @@ use crate::sources::topic_offsets;
 use crate::store::{Body, StoreResult};
 
 impl EpochWriter for Publisher {
+    /// Encodes rows as the text or file of each part, in the order and the format of the job.
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>> {
         let (order, encoding) = (self.publication.order, self.form.encoding);
         encode(sets, order, encoding, self.runtime(), parts)
     }
 
+    /// Compresses a part, if it is to be, and creates its object. The report has the size and the
+    /// MD5 of what was stored, for the marker.
+    ///
+    /// Fails with `Configuration` if there is another object of that name.
     fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
         let EncodedPart { part, rows, body } = part;
         async move {
@@ -37,29 +45,38 @@ impl EpochWriter for Publisher {
         .boxed()
     }
 
+    /// Stores the marker of an epoch whose parts are durable.
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {
         commit(self, epoch).boxed()
     }
 
+    /// Returns the folder of the epoch.
     fn place(&self, epoch: Epoch) -> String {
         self.form.layout.dir(epoch)
     }
 
+    /// Renews the claim on a bucket for as long as the run lasts; `None` for outputs without one.
     fn keep_claim(&self, failure: Failure) -> Option<BoxFuture<'static, Result<()>>> {
         let Ownership::Claimed(claim) = self.ownership() else { return None };
         Some(take_claim::keep(claim.clone(), failure).boxed())
     }
 
+    /// Returns the lock of a local output, if this process holds it.
     fn lock(&self) -> Option<&Arc<File>> {
         self.ownership().lock()
     }
 
+    /// Gives the claim back, so that the next start need not wait until it lapses.
     fn release(&self) -> BoxFuture<'_, StoreResult<()>> {
         self.ownership().release().boxed()
     }
 }
 
 /// Stores the parts without rows, if they are wanted, and then the marker.
+///
+/// An epoch that has rows gets all its parts, the empty ones too, so that a reader finds the same
+/// names everywhere. One without rows gets what `--empty-epochs` asks for. Between the results of a
+/// window nothing is published.
 async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     let CompleteEpoch { epoch, tally, kind, rows, publishes, mut stored, parts, positions } =
         complete;

@@ -1,4 +1,10 @@
 //! An object store, a directory or standard output as the output of a job.
+//!
+//! | output | who may write | which epochs are committed |
+//! | --- | --- | --- |
+//! | bucket | the run with the newest claim object | those with a marker |
+//! | directory | the process that holds the lock | those with a marker |
+//! | standard output | the process itself | those that the state has noted |
 
 use std::sync::Arc;
 
@@ -31,10 +37,15 @@ use crate::store::{
 /// An opened store of objects. A local one is locked by process 0 for as long as this lives.
 #[derive(Debug)]
 pub struct ObjectOutput {
+    /// The place that `--to` names.
     target: Target,
+    /// The store of the place.
     store: Arc<dyn Store>,
+    /// The names and the encoding of the objects.
     form: ObjectForm,
+    /// Folders that opening the store has made, for `wordtide check`.
     made: Made,
+    /// The lock of a directory and the note in it; `None` before [`Output::lock`] and elsewhere.
     lock: Option<(Arc<PrefixLock>, String)>,
 }
 
@@ -111,6 +122,11 @@ impl ObjectOutput {
 }
 
 impl Output for ObjectOutput {
+    /// Locks the prefix of a directory. The note in the lock names this process and the time, so
+    /// that other processes of the job can see that they write to the same directory.
+    ///
+    /// Fails with `Configuration`, naming the holder, if another process has the lock, and with
+    /// `Temporary` if that one ends and needs longer than `patience`.
     fn lock(&mut self, patience: &LockPatience) -> Result<()> {
         if self.target == Target::Stdout {
             StdoutStore::check()?;
@@ -124,10 +140,15 @@ impl Output for ObjectOutput {
         Ok(())
     }
 
+    /// Returns the note in the lock that this process holds.
     fn lock_note(&self) -> Option<String> {
         self.lock.as_ref().map(|(_, note)| note.clone())
     }
 
+    /// Compares the note in the lock of a directory with that of process 0. Two hosts can have
+    /// different directories under one path.
+    ///
+    /// Fails with `Configuration` if the notes differ.
     fn join(&self, lock_note: Option<&str>) -> Result<()> {
         let target = &self.target;
         if let Target::Local { root, prefix } = target
@@ -140,11 +161,18 @@ impl Output for ObjectOutput {
         Ok(())
     }
 
+    /// Returns false for standard output alone.
     fn reads_back(&self) -> bool {
         // Nothing that was printed can be looked at.
         self.target != Target::Stdout
     }
 
+    /// Puts, lists, reads and deletes a probe object beside the prefix of a bucket, so that a right
+    /// which is missing is known before anything is read. A directory was opened and locked
+    /// already.
+    ///
+    /// Fails with `Configuration` if a request is refused, and with `Temporary` if the store is out
+    /// of reach for a while.
     fn probe(&self, warns: bool) -> BoxFuture<'_, Result<()>> {
         async move {
             if self.is_bucket() {
@@ -159,6 +187,7 @@ impl Output for ObjectOutput {
         .boxed()
     }
 
+    /// Reads the newest claim of a bucket, and watches that of another run for renewals.
     fn standing<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -170,6 +199,11 @@ impl Output for ObjectOutput {
         async move { self.attempt(start).stand().await }.boxed()
     }
 
+    /// Creates the next claim of a bucket. Locally the lock is held already.
+    ///
+    /// Fails with `Configuration` if a recent epoch below the prefix has the marker of another job.
+    ///
+    /// Returns `Lost` if another start was faster.
     fn claim<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -195,6 +229,9 @@ impl Output for ObjectOutput {
         .boxed()
     }
 
+    /// Looks the marker of an epoch up.
+    ///
+    /// Fails with `Configuration` for the marker of another job.
     fn is_committed<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -208,6 +245,7 @@ impl Output for ObjectOutput {
         .boxed()
     }
 
+    /// Deletes what is in the folder of an epoch without marker.
     fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
         async move {
             let dir = self.form.layout.dir(epoch);
@@ -216,6 +254,7 @@ impl Output for ObjectOutput {
         .boxed()
     }
 
+    /// Returns the newest epoch that a folder below the prefix is named for, from `from` on.
     fn newest<'a>(
         &'a self,
         start: &'a OutputStart<'a>,
@@ -224,6 +263,9 @@ impl Output for ObjectOutput {
         async move { self.since(start, from).newest().await }.boxed()
     }
 
+    /// Reads the marker of an epoch, if there is one.
+    ///
+    /// Fails with `Configuration` if a later release wrote it in a format that is not known here.
     fn refuse_later(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
         async move {
             let key = self.form.layout.marker(epoch);
@@ -238,6 +280,8 @@ impl Output for ObjectOutput {
         .boxed()
     }
 
+    /// Returns the writer of a run, and its changelog: below the prefix, or, for standard output,
+    /// in the state folder.
     fn writer(&self, run: WriterSettings) -> Result<OpenWriter> {
         let ownership = match run.claim {
             Some(standing) => {
@@ -266,6 +310,7 @@ impl Output for ObjectOutput {
         })
     }
 
+    /// Puts, lists, reads and deletes one object under the prefix: the facts for `wordtide check`.
     fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
         check_store::check(&self.target, &*self.store, &self.made).boxed()
     }

@@ -70,7 +70,7 @@ impl Store for ClaimDocuments {
 
     /// Creates a document.
     ///
-    /// Fails with `Exists` if there is one.
+    /// Fails with `Exists` if there is one with other content.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         async move {
             match self.write("_create", key, &body).await {
@@ -87,7 +87,7 @@ impl Store for ClaimDocuments {
 
     /// Reads a document by its id.
     ///
-    /// Fails with `NotFound` if there is none.
+    /// Fails with `NotFound` if there is none, and with `Invalid` for a longer one.
     fn get<'a>(&'a self, key: &'a str, bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move {
             let bytes = self.read(key).await?;

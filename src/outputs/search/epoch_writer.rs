@@ -87,7 +87,12 @@ impl SearchWriter {
         }
     }
 
-    /// Creates the documents of a part, one bulk request after the other.
+    /// Creates the documents of a part, one bulk request after the other. Returns the bytes of
+    /// text that were sent.
+    ///
+    /// Only the items that the server has not taken are sent again, under the same ids, so a lost
+    /// answer doubles nothing. Fails with `Configuration` if the run is not the owner any more or
+    /// the server refuses a document.
     async fn write(&self, epoch: Epoch, part: u32, body: &Body) -> Result<u64> {
         let what = format!("the rows of epoch {epoch}");
         self.retrier.run(&what, || self.ownership.confirm()).await?;
@@ -115,7 +120,9 @@ impl SearchWriter {
         }
     }
 
-    /// Makes the rows of an epoch searchable and stores its marker.
+    /// Makes the rows of an epoch searchable and stores its marker, in this order: rows of an
+    /// upsert, refresh, deletion of older rows, marker. Readers who wait for the marker therefore
+    /// find all rows, and no others.
     async fn commit_rows(&self, complete: CompleteEpoch) -> Result<()> {
         let CompleteEpoch { epoch, tally, rows, publishes, .. } = complete;
         let staged = self.staged().remove(&epoch).unwrap_or_default();
@@ -240,7 +247,7 @@ impl EpochWriter for SearchWriter {
     }
 }
 
-/// Returns the error of rows that cannot be read back from the disk.
+/// Returns the error of rows that cannot be read back from the disk: `Disk`.
 fn unreadable(error: std::io::Error) -> Error {
     let message = format!("cannot read back rows that wait on disk: {error}");
     Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")

@@ -77,7 +77,8 @@ impl SearchOutput {
         ClaimAttempt { store: &*self.claims, keys, ids: start.ids, take_over: start.take_over }
     }
 
-    /// Returns the fields of an index; `None` if there is no such index.
+    /// Returns the fields of an index, or those of each index of an alias; `None` if there is no
+    /// such index.
     async fn fields(&self, index: &str) -> StoreResult<Option<Vec<Value>>> {
         match self.client.send(Method::GET, &format!("{index}/_mapping"), None).await {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
@@ -88,8 +89,9 @@ impl SearchOutput {
         }
     }
 
-    /// Fails if an index is foreign: if it has fields of the same names and other types.
-    /// Returns whether the index is there.
+    /// Checks the fields of an index. Returns true if the index is there.
+    ///
+    /// Fails with `Configuration` if a field of a name that rows use has another type.
     async fn check_index(&self, index: &str, wanted: &Value) -> Result<bool> {
         let found = patiently(|| self.fields(index)).await?;
         for fields in found.iter().flatten() {
@@ -105,7 +107,10 @@ impl SearchOutput {
         Ok(found.is_some())
     }
 
-    /// Fails if the index of rows holds documents of another `--write`.
+    /// Looks at one document of the index of rows, whose id shows how it was written: that of an
+    /// upsert is made of the word alone.
+    ///
+    /// Fails with `Configuration` if it was written by another `--write`.
     async fn check_mode(&self) -> Result<()> {
         let index = &self.names.rows;
         let find = || async {
@@ -137,7 +142,9 @@ impl SearchOutput {
     }
 
     /// Refuses an index with epochs of another job to a run that replaces documents: it would
-    /// delete theirs.
+    /// delete theirs. The markers of all epochs are grouped by the state that wrote them.
+    ///
+    /// Fails with `Configuration`, naming the state.
     async fn refuse_foreign(
         &self,
         start: &OutputStart<'_>,
@@ -179,7 +186,7 @@ impl SearchOutput {
         ))
     }
 
-    /// Makes an index if it is missing.
+    /// Makes an index if it is missing. One that another start makes meanwhile will do.
     async fn make_index(&self, index: &str, request: Value) -> Result<()> {
         if patiently(|| self.fields(index)).await?.is_some() {
             return Ok(());
@@ -221,7 +228,9 @@ impl SearchOutput {
 impl Output for SearchOutput {
     /// Asks the server for its version, and compares the fields of the indexes that are there.
     ///
-    /// Fails with `Configuration` if an index has other fields, or the rights do not suffice.
+    /// Fails with `Configuration` if an index has other fields or was filled by another `--write`,
+    /// or the rights do not suffice, and with `Temporary` if the server is out of reach for a
+    /// while.
     fn probe(&self, _warns: bool) -> BoxFuture<'_, Result<()>> {
         async move {
             patiently(|| self.client.send(Method::GET, "", None)).await?;

@@ -52,6 +52,9 @@ impl SqlOutput {
 
     /// Looks at everything that could stop the start, and changes nothing. Returns facts about the
     /// database.
+    ///
+    /// Fails with `Denied` for a database that cannot hold the rows, a table that is not as this
+    /// program makes it, and a right that is missing.
     async fn inspect(&self) -> StoreResult<Vec<(&'static str, String)>> {
         let mut session = self.driver.visit().await?;
         let facts = self.driver.examine(&mut *session).await?;
@@ -65,7 +68,8 @@ impl SqlOutput {
         Ok(facts)
     }
 
-    /// Checks the columns of a table and the rights to it. Returns whether it is there.
+    /// Checks the columns of a table and the rights to it, by statements that touch no row. Returns
+    /// true if it is there.
     async fn look_at(&self, session: &mut dyn Session, table: Table) -> StoreResult<bool> {
         let (query, name) = (self.tables.describe_query(), self.tables.described(table));
         let columns: Vec<_> = session
@@ -103,7 +107,10 @@ impl SqlOutput {
         number.is_some_and(|number| found.contains(&number))
     }
 
-    /// Refuses a table that holds rows without an epoch, or epochs of another job.
+    /// Refuses a table that holds rows without an epoch, or epochs of another job. Jobs that the
+    /// owner has taken the table from are not foreign.
+    ///
+    /// Fails with `Denied`, naming the other job and its newest epoch.
     async fn refuse_foreign(
         &self,
         session: &mut dyn Session,
@@ -152,7 +159,7 @@ impl SqlOutput {
         )
     }
 
-    /// Makes the tables that are missing.
+    /// Makes the tables that are missing. Another start may make them at the same time.
     async fn make_tables(&self, session: &mut dyn Session) -> StoreResult<()> {
         for table in Table::ALL.into_iter().filter(|table| !self.has(*table)) {
             session.execute(&self.tables.create(table), Vec::new()).await?;
@@ -160,7 +167,10 @@ impl SqlOutput {
         Ok(())
     }
 
-    /// Checks the markers, makes missing tables and becomes the owner.
+    /// Checks the markers, makes missing tables and becomes the owner. The term is one more than
+    /// that of `former`, the owner that was read before.
+    ///
+    /// Returns `Lost` if the row of the owner is not that of `former` any more.
     async fn take(
         &self,
         start: &OutputStart<'_>,
@@ -183,7 +193,7 @@ impl SqlOutput {
         Ok(if taken { Claiming::Taken(Box::new(claim)) } else { Claiming::Lost })
     }
 
-    /// Returns job and state in the marker of an epoch.
+    /// Returns job and state in the marker of an epoch; `None` if it has none.
     async fn marker(&self, epoch: Epoch) -> StoreResult<Option<(String, String)>> {
         let mut link = self.link.open().await?;
         let found = marker(link.session()?, &self.tables, epoch).await?;
@@ -209,7 +219,8 @@ impl Output for SqlOutput {
     /// Connects and examines the tables that are there, in process 0: the others send their rows
     /// there and open nothing.
     ///
-    /// Fails with `Configuration` if rights are missing or a table is foreign.
+    /// Fails with `Configuration` if rights are missing or a table is foreign, and with `Temporary`
+    /// if the database is out of reach for a while.
     fn probe(&self, warns: bool) -> BoxFuture<'_, Result<()>> {
         if !warns {
             // The other processes send their rows to process 0 and open nothing.
@@ -302,6 +313,7 @@ impl Output for SqlOutput {
         .boxed()
     }
 
+    /// Does nothing: an epoch without a marker has no rows.
     fn clear(&self, _epoch: Epoch) -> BoxFuture<'_, Result<()>> {
         // A transaction that did not commit left nothing.
         ready(Ok(())).boxed()

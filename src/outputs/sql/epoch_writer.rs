@@ -87,7 +87,7 @@ pub struct SqlWriter {
 }
 
 impl SqlWriter {
-    /// Returns the writer of a run.
+    /// Returns the writer of a run. Its sessions are opened when they are needed first.
     pub fn new(
         driver: Arc<dyn Driver>,
         tables: Arc<Tables>,
@@ -124,7 +124,11 @@ impl SqlWriter {
         self.staged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Commits an epoch once. The caller repeats it after an error.
+    /// Commits an epoch once: one transaction with its rows, its changes and its marker. The caller
+    /// repeats it after an error.
+    ///
+    /// Fails with `Exists` if another job has committed the epoch or has rows in it, with `Denied`
+    /// if this run is not the owner any more, and with the error of the session.
     async fn commit_once(&self, complete: &CompleteEpoch, staged: &StagedEpoch) -> StoreResult<()> {
         let mut link = self.link.open().await?;
         let session = link.session()?;
@@ -150,7 +154,9 @@ impl SqlWriter {
         Ok(())
     }
 
-    /// Returns whether this job has committed `epoch`, by an attempt whose answer was lost.
+    /// Returns true if this job has committed `epoch`, by an attempt whose answer was lost.
+    ///
+    /// Fails with `Exists`, naming the other job, if the marker is not this job's.
     async fn is_done(&self, session: &mut dyn Session, epoch: Epoch) -> StoreResult<bool> {
         let Some((job, state)) = marker(session, &self.tables, epoch).await? else {
             return Ok(false);
@@ -169,7 +175,8 @@ impl SqlWriter {
         ))
     }
 
-    /// Inserts the rows of an epoch, or makes the table hold them.
+    /// Inserts the rows of an epoch, or, for an upsert, makes the table hold them: they go into a
+    /// table of the session first, and a few statements merge it.
     async fn insert_rows(
         &self,
         session: &mut dyn Session,
@@ -203,7 +210,8 @@ impl SqlWriter {
             .hint("nothing was overwritten; see who else writes to that table")
     }
 
-    /// Inserts the marker of an epoch.
+    /// Inserts the marker of an epoch: the job and the state that committed it, what was counted,
+    /// and the time.
     async fn insert_marker(
         &self,
         session: &mut dyn Session,
@@ -253,7 +261,8 @@ impl SqlWriter {
     }
 }
 
-/// Replaces a piece of the changelog.
+/// Replaces an entry of the changelog. It is stored in pieces of at most [`PIECE_BYTES`], numbered
+/// from 0, in the transaction that is open.
 pub async fn write_pieces(
     session: &mut dyn Session,
     tables: &Tables,

@@ -1,5 +1,9 @@
 //! MySQL and MariaDB: rows go by `LOAD DATA LOCAL` where the server allows it, and else by inserts
 //! of many rows.
+//!
+//! Loading is faster, but a server can refuse it (`local_infile`), a proxy may not
+//! know it, and it reports a row that does not fit as a warning only. So what was loaded is counted
+//! (`load_data`), and one failure makes all sessions of the run insert (`insert_statements`).
 
 mod error_kinds;
 mod insert_statements;
@@ -25,7 +29,7 @@ use error_kinds::{failure, lacks_tls};
 use insert_statements::Statements;
 use load_data::Loading;
 
-/// The longest statement that is sent, if the server allows it.
+/// The longest statement that is sent, in bytes, if the server allows it.
 const STATEMENT_BYTES: usize = 1 << 20;
 /// The bytes of a row without its word or line, written in digits, and those of a statement.
 const ROW_BYTES: usize = 256;
@@ -73,7 +77,8 @@ impl MysqlDriver {
         MysqlDriver { target, credentials, ssl, ca_file, text_bytes_max, silence, load_refused }
     }
 
-    /// Returns the settings of a connection.
+    /// Returns the settings of a connection with this use of TLS. `require` encrypts and verifies
+    /// nothing, as MySQL's own clients do; `verify-full` verifies the certificate and its name.
     fn options(&self, ssl: SslMode) -> OptsBuilder {
         let tls = match ssl {
             SslMode::Disable => None,
@@ -97,6 +102,9 @@ impl MysqlDriver {
     }
 
     /// Connects, without TLS if the server has none and need not have it.
+    ///
+    /// Fails with `Denied` if the server refuses the user or has no TLS where it is required, and
+    /// with `Unavailable` if it cannot be reached.
     async fn open(&self) -> StoreResult<Conn> {
         let connected = match Conn::new(self.options(self.ssl)).await {
             Err(error) if self.ssl == SslMode::Prefer && lacks_tls(&error) => {
@@ -188,7 +196,8 @@ struct MysqlSession {
 }
 
 impl MysqlSession {
-    /// Runs a statement without parameters.
+    /// Runs a statement without parameters; returns the number of rows that it changed. It is sent
+    /// as text, since a server need not prepare every statement, such as `SET` or `COMMIT`.
     async fn run(&mut self, sql: &str) -> StoreResult<u64> {
         let MysqlSession { conn, place, silence, .. } = self;
         let run = async {
@@ -198,7 +207,8 @@ impl MysqlSession {
         silence.limit(place, run).await
     }
 
-    /// Inserts rows, many by each statement.
+    /// Inserts rows, many by each statement. The statements are made on a thread of their own, a
+    /// piece ahead of the one that is sent.
     async fn insert_many(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
         let mut pieces = rows.pieces(Statements::new(into, rows, self.statement_bytes));
         while let Some(statements) = pieces.next().await? {
@@ -209,7 +219,8 @@ impl MysqlSession {
         Ok(())
     }
 
-    /// Inserts rows by the fastest way that the server allows.
+    /// Inserts rows by the fastest way that the server allows. Nothing of a load that was refused
+    /// is in the table, so the same rows are then inserted.
     async fn insert_all(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
         let may_load = self.can_load && !self.load_refused.load(Ordering::Relaxed);
         let loading = if may_load { Some(self.load(into, rows).await?) } else { None };
@@ -253,7 +264,7 @@ fn parameter(value: SqlValue) -> Value {
     }
 }
 
-/// Returns a value of an answer.
+/// Returns a value of an answer. Texts are bytes to this protocol.
 fn cell(value: Value) -> SqlValue {
     match value {
         Value::Int(value) => SqlValue::Int(value),
@@ -317,6 +328,7 @@ impl Session for MysqlSession {
         .boxed()
     }
 
+    /// Inserts staged rows by `LOAD DATA LOCAL`, or by statements of many rows.
     fn insert<'a>(&'a mut self, into: &'a str, rows: StagedRows) -> BoxFuture<'a, StoreResult<()>> {
         async move { self.insert_all(into, &rows).await }.boxed()
     }

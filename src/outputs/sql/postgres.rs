@@ -1,4 +1,8 @@
 //! PostgreSQL: rows go by `COPY … FROM STDIN` in the binary format.
+//!
+//! The driver's connection is a future that moves bytes. It is not a task of its own here: it runs
+//! beside each request, in the task that waits for the answer, so a session ends with its owner and
+//! leaves no task that nothing supervises.
 
 mod copy;
 mod error_kinds;
@@ -25,9 +29,10 @@ use crate::store::{DatabaseTarget, SslMode, StoreError, StoreErrorKind, StoreRes
 use copy::CopyEncoder;
 use error_kinds::failure;
 
-/// The time for which the kernel tries to reach a server that does not acknowledge.
+/// The time for which the kernel tries to reach a server that does not acknowledge. The keepalives
+/// of an idle connection add up to the same.
 const TCP_TIMEOUT: Duration = Duration::from_secs(30);
-/// The longest time for a connection.
+/// The longest time in which a connection is made, for each address of the host.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The settings that a session relies on, whatever the server's or the user's are. A transaction
@@ -64,7 +69,9 @@ impl PostgresDriver {
         PostgresDriver { target, credentials, ssl, ca_file, silence: Silence::new() }
     }
 
-    /// Returns the settings of a connection.
+    /// Returns the settings of a connection: the address, the user, and times after which a server
+    /// that is gone is noticed. `verify-full` is `require` to the driver; the certificate is
+    /// verified by the TLS client that it is given.
     fn config(&self) -> Config {
         let mut config = Config::new();
         config
@@ -89,7 +96,10 @@ impl PostgresDriver {
         config
     }
 
-    /// Connects.
+    /// Connects, by TLS as `sslmode` demands.
+    ///
+    /// Fails with `Denied` if the server refuses the user or has no TLS where it is required, and
+    /// with `Unavailable` if it cannot be reached.
     async fn open(&self) -> StoreResult<PostgresSession> {
         let (config, place) = (self.config(), self.describe());
         let failed = |error: tokio_postgres::Error| failure(&place, &error);
@@ -120,7 +130,10 @@ impl Driver for PostgresDriver {
         .boxed()
     }
 
-    /// Returns the version and the user.
+    /// Returns the version, the user and the schema.
+    ///
+    /// Fails with `Denied` for a database that cannot hold all words, is read-only, or has no
+    /// schema in which tables could be made.
     fn examine<'a>(
         &'a self,
         session: &'a mut dyn Session,
@@ -184,13 +197,17 @@ impl fmt::Debug for PostgresSession {
     }
 }
 
-/// The two ends of a session: requests, and the connection that carries them.
+/// The two ends of a session: the client that takes requests, and the connection that carries them.
+/// They are borrowed apart, because a request borrows the client while the connection runs.
 type Ends<'a> = (
     &'a mut Client,
     &'a mut Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>,
 );
 
-/// Waits for the answer to a request, and carries it meanwhile.
+/// Waits for the answer to a request, and moves its bytes meanwhile.
+///
+/// Fails with the error of the server, with `Unavailable` if the connection ends or `silence` has
+/// passed without an answer. Whether the request was carried out is then not known.
 async fn driven<T>(
     connection: &mut Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>,
     (silence, place): (&Silence, &str),
@@ -223,7 +240,8 @@ impl PostgresSession {
         ((&mut self.client, &mut self.connection), (&self.silence, &self.place))
     }
 
-    /// Runs statements without parameters.
+    /// Runs statements without parameters, separated by semicolons, in one round trip. Returns the
+    /// number of rows that the last of them changed.
     async fn batch(&mut self, sql: &str) -> StoreResult<u64> {
         let ((client, connection), limit) = self.ends();
         let messages = driven(connection, limit, client.simple_query(sql)).await?;
@@ -234,7 +252,11 @@ impl PostgresSession {
         Ok(complete.last().unwrap_or(0))
     }
 
-    /// Inserts rows by `COPY`.
+    /// Inserts rows by `COPY`, in the transaction that is open. They are encoded in pieces, so an
+    /// epoch is never in memory as a whole.
+    ///
+    /// Fails with the error that the server gives for the rows, if it gives one, and else with that
+    /// of the connection.
     async fn copy(&mut self, into: &str, rows: &StagedRows) -> StoreResult<()> {
         let columns = match (rows.kind, rows.epoch) {
             (RowKind::Lines, _) => "epoch, row_number, line",
@@ -308,7 +330,7 @@ impl Session for PostgresSession {
     }
 }
 
-/// Returns parameters as the driver takes them.
+/// Returns parameters as the driver takes them: owned, since a request outlives the call.
 fn parameters(values: &[SqlValue]) -> Vec<Box<dyn ToSql + Sync + Send>> {
     values
         .iter()
@@ -326,7 +348,8 @@ fn borrowed(parameters: &[Box<dyn ToSql + Sync + Send>]) -> Vec<&(dyn ToSql + Sy
     parameters.iter().map(|parameter| &**parameter as &(dyn ToSql + Sync)).collect()
 }
 
-/// Returns the values of a row.
+/// Returns the values of a row. A value that is NULL, or of a type that no query asks for, is
+/// [`SqlValue::Null`].
 fn cells(row: &Row) -> Vec<SqlValue> {
     let columns = row.columns().iter().enumerate();
     columns

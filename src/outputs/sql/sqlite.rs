@@ -21,7 +21,8 @@ use crate::operators::RowKind;
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
-/// The time for which a statement waits for a lock that another process holds.
+/// The time for which a statement waits for a lock that another process holds. Readers hold none
+/// that a writer waits for; another writer does, until its transaction ends.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Opens a SQLite file.
@@ -37,14 +38,20 @@ impl SqliteDriver {
         SqliteDriver { path: path.to_owned() }
     }
 
-    /// Makes the folder of the file.
+    /// Makes the folder of the file, and those above it. A path without a folder needs none.
+    ///
+    /// Fails with `Denied` if that is not allowed.
     fn make_folder(&self) -> StoreResult<()> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let made = folder.map_or(Ok(()), fs::create_dir_all);
         made.map_err(|error| self.refused(&format!("its folder cannot be made: {error}")))
     }
 
-    /// Opens the file, or, if there is none and it could be made, an empty database in memory.
+    /// Opens the file, or, if there is none and it could be made, an empty database in memory. So a
+    /// start that is refused, and `wordtide check`, leave no file where none was.
+    ///
+    /// Fails with `Denied` if the nearest folder that exists is not one, or nothing can be made in
+    /// it.
     fn open_to_visit(&self) -> StoreResult<Connection> {
         if self.path.exists() {
             return self.open();
@@ -61,7 +68,7 @@ impl SqliteDriver {
         Connection::open_in_memory().map_err(|error| self.failure(&error))
     }
 
-    /// Returns a session on what `open` opens.
+    /// Returns a session on the connection that `open` opens, on a thread that may block.
     fn session(
         &self,
         open: fn(&SqliteDriver) -> StoreResult<Connection>,
@@ -76,7 +83,11 @@ impl SqliteDriver {
         .boxed()
     }
 
-    /// Opens the file.
+    /// Opens the file, and makes it and its folder if they are missing.
+    ///
+    /// The connection writes its log through to the disk at each commit, has 16 MB of pages in
+    /// memory, and keeps its own tables there. Each of the settings is the connection's: the file
+    /// remembers only WAL mode.
     fn open(&self) -> StoreResult<Connection> {
         self.make_folder()?;
         // No URI: a path with `file:` or a question mark is a path.
@@ -109,6 +120,11 @@ impl SqliteDriver {
     }
 
     /// Returns the store's error for an error of SQLite.
+    ///
+    /// None is `Unavailable`: an error of a local file does not pass by itself, so the run ends and
+    /// its message names what to look at. A constraint that is violated is `Exists`: the rows of
+    /// the epoch are in the table without its marker. A code that is not SQLite's, as of a value
+    /// that has another type than asked for, is `Invalid`.
     fn failure(&self, error: &rusqlite::Error) -> StoreError {
         let place = self.describe();
         let message = format!("{place}: {error}");
@@ -194,6 +210,9 @@ impl fmt::Debug for SqliteSession {
 
 impl SqliteSession {
     /// Runs `work` with the connection, on a thread that may block.
+    ///
+    /// The lock is never waited for: a session is used by one task at a time. It lets the
+    /// connection go from thread to thread.
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, SqliteFailure> + Send + 'static,
@@ -240,7 +259,8 @@ impl ToSql for SqlValue {
     }
 }
 
-/// Returns a value of an answer.
+/// Returns a value of an answer. The queries of this program ask for no fractions; SQLite may keep
+/// a number as one all the same, which is cut to an integer.
 fn value(found: Value) -> SqlValue {
     match found {
         Value::Null => SqlValue::Null,
@@ -279,7 +299,8 @@ impl Session for SqliteSession {
         .boxed()
     }
 
-    /// Returns all rows of a query.
+    /// Returns all rows of a query, in the order in which the database gives them. They are held in
+    /// memory, so queries ask for few: markers, an owner, columns.
     fn query<'a>(
         &'a mut self,
         sql: &'a str,
@@ -310,7 +331,10 @@ impl Session for SqliteSession {
     }
 }
 
-/// Inserts rows by one prepared statement.
+/// Inserts rows by one prepared statement, in the transaction that is open. The values that are the
+/// same for all rows are bound once.
+///
+/// Fails if a row is in the table already, or if results that wait on disk cannot be read back.
 fn insert(connection: &Connection, into: &str, rows: &StagedRows) -> Result<(), SqliteFailure> {
     let epoch = rows.epoch.map(|epoch| epoch as i64);
     let sql = match (rows.kind, epoch) {

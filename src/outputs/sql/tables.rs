@@ -108,7 +108,8 @@ impl Tables {
         }
     }
 
-    /// Returns the quoted name of a table, with its schema.
+    /// Returns the quoted name of a table, with its schema. SQLite's is always `main`, because a
+    /// table of the session would hide one of the same name.
     pub fn quoted(&self, table: Table) -> String {
         let name = self.quote(self.name(table));
         match &self.schema {
@@ -135,7 +136,8 @@ impl Tables {
         }
     }
 
-    /// Returns a statement in the dialect.
+    /// Returns a statement in the dialect: quotes of names, numbers of parameters, names of tables.
+    /// `{lock}` stands after a query whose rows stay as they are until the transaction ends.
     pub fn sql(&self, template: &str) -> String {
         let (mut out, mut rest, mut number) = (String::new(), template, 0);
         while let Some(at) = rest.find(['"', '?', '{']) {
@@ -168,7 +170,8 @@ impl Tables {
         out
     }
 
-    /// Returns the statement that begins a transaction which writes.
+    /// Returns the statement that begins a transaction which writes. SQLite takes the lock for
+    /// writing at once; the others lock the row of the owner.
     pub fn begin(&self) -> &'static str {
         match self.kind {
             DatabaseKind::Sqlite => "BEGIN IMMEDIATE",
@@ -177,7 +180,10 @@ impl Tables {
         }
     }
 
-    /// Returns the columns of a table.
+    /// Returns the columns of a table, those of the primary key in its order.
+    ///
+    /// A key of rows is the epoch and a hash of the word, since some databases index no text of any
+    /// length. Only an upsert has one row a word, so the epoch is no part of its key.
     fn columns(&self, table: Table) -> Vec<Column> {
         use ColumnKind::{Bytes, Int, Key, Name, Text, Word};
         match (table, self.rows, self.write) {
@@ -215,7 +221,7 @@ impl Tables {
         }
     }
 
-    /// Returns the statement that makes a table.
+    /// Returns the statement that makes a table, if it is missing. No column may be NULL.
     pub fn create(&self, table: Table) -> String {
         let columns = self.columns(table);
         let keys: Vec<_> =
@@ -229,7 +235,8 @@ impl Tables {
         format!("CREATE TABLE IF NOT EXISTS {name} ({}){end}", lines.join(", "))
     }
 
-    /// Returns the statements that every session of an upsert runs.
+    /// Returns the statements that every session of an upsert runs: they make the table of the
+    /// session that takes the rows of an epoch. A session that only appends needs none.
     pub fn setup(&self) -> Vec<String> {
         if self.write == WriteMode::Append {
             return Vec::new();
@@ -249,7 +256,8 @@ impl Tables {
     }
 
     /// Returns the statements that make the table hold the staged rows. `changes` is set if the
-    /// rows are only those that differ from the ones in the table.
+    /// rows are only those that differ from the ones in the table; else rows without a staged one
+    /// are deleted. A row whose count is the same keeps its epoch and is not written.
     pub fn merge(&self, epoch: u64, changes: bool) -> Vec<String> {
         let delete = match self.kind {
             DatabaseKind::Mysql => {
@@ -358,7 +366,7 @@ impl Tables {
         })
     }
 
-    /// Returns the type of a column.
+    /// Returns the type of a column. A word is bytes in MySQL, whose texts compare by a collation.
     fn type_of(&self, kind: ColumnKind) -> &'static str {
         use ColumnKind::{Bytes, Int, Key, Name, Text, Word};
         match (self.kind, kind) {
@@ -374,7 +382,8 @@ impl Tables {
         }
     }
 
-    /// Returns whether a column of the type `found` can be used as one of `kind`.
+    /// Returns true if a column of the type `found` can be used as one of `kind`: a user may have
+    /// made the table with a type of another name that holds the same values.
     fn accepts(&self, kind: ColumnKind, found: &str) -> bool {
         use ColumnKind::{Bytes, Int, Key, Name, Text, Word};
         let names: &[&str] = match (self.kind, kind) {

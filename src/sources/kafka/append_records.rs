@@ -71,7 +71,7 @@ struct TopicReading<'a> {
 impl<'a> TopicReading<'a> {
     /// Prepares the reading of a share from the positions in `log`.
     ///
-    /// Fails with `Configuration` if the positions in the log are not of this topic.
+    /// Fails with `Disk` if the positions in the log cannot be read.
     fn begin(
         topic: KafkaTopic,
         properties: ClientProperties,

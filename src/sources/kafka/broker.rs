@@ -112,7 +112,8 @@ impl BrokerConnection {
 
     /// Connects to `address`, by TLS if the settings ask for it.
     ///
-    /// Fails with `Unresolved` if the name has no address, and with `Lost` if none accepts.
+    /// Fails with `Unresolved` if the name has no address, with `Lost` if none accepts or the
+    /// connection ends, and with `Refused` if the broker does not let the client in.
     async fn connect(
         address: &HostPort,
         properties: &ClientProperties,

@@ -243,7 +243,8 @@ impl KafkaProperties {
 
     /// Returns mechanism, user and password.
     ///
-    /// Fails with `Usage` if one of them is missing.
+    /// Fails with `Usage` if one of them is missing or unknown, and with `Configuration` if the
+    /// file of the password cannot be read.
     fn credentials(&self) -> Result<SaslCredentials> {
         /// The mechanisms that this client has.
         const MECHANISMS: &str = "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512";
@@ -285,7 +286,8 @@ impl KafkaProperties {
 
     /// Returns the TLS settings: the certificates to trust, and that of the client if there is one.
     ///
-    /// Fails with `Configuration` if a file cannot be used.
+    /// Fails with `Configuration` if a file cannot be used, and with `Usage` for a certificate
+    /// without its key, or the reverse.
     fn tls(&self) -> Result<TlsSettings> {
         let own = match (self.get("ssl.certificate.location"), self.get("ssl.key.location")) {
             (Some(chain), Some(key)) => Some((chain, key)),

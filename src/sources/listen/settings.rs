@@ -180,7 +180,8 @@ impl ListenSettings {
 
     /// Returns the bound socket and the acceptor of TLS.
     ///
-    /// Fails with `Configuration` if the address is taken or the certificate cannot be used.
+    /// Fails with `Configuration` if the address is taken or the certificate cannot be used, and
+    /// with `Failed` if it was called before.
     pub(crate) fn listener(&self) -> Result<(TcpListener, Option<TlsAcceptor>)> {
         self.prepare()?;
         let ready = self.ready.lock().take();

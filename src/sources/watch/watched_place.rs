@@ -106,7 +106,8 @@ fn check_folder(folder: &Path) -> Result<()> {
 
 /// Opens the store of a prefix.
 ///
-/// Fails with `Usage` for an output that is no store.
+/// Fails with `Usage` for an output that is no store, and with `Configuration` if the endpoint is
+/// unknown.
 fn open_store(target: &Target, settings: &StoreSettings) -> Result<Arc<dyn Store>> {
     let store = store::open(target, settings, &Environment::of_process()).map_err(named)?;
     store.ok_or_else(|| Error::new(ErrorKind::Usage, "--watch needs a folder or a bucket"))

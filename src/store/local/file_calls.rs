@@ -105,7 +105,7 @@ pub fn open_file(root: &Path, key: &str) -> io::Result<File> {
 
 /// Reads the object `key`, if it is at most `bytes_max` bytes long.
 ///
-/// Fails with `NotFound` or for a longer file.
+/// Fails with `NotFound` if there is none, and with `Invalid` for a longer file.
 pub fn get(root: &Path, key: &str, bytes_max: u64) -> StoreResult<Bytes> {
     let path = root.join(key);
     let read = || {

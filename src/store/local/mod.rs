@@ -67,7 +67,8 @@ pub struct LocalStore {
 impl LocalStore {
     /// Returns the store below `root`, which is created durably if it is missing.
     ///
-    /// Fails with `Configuration` if the folder cannot be made or is none.
+    /// Fails with `Configuration` if the folder may not be made or is none, with `Temporary` if the
+    /// disk is full, and with `Disk` if it fails.
     pub fn open(root: impl Into<PathBuf>) -> Result<Self> {
         let root: PathBuf = root.into();
         file_calls::create_root(&root).map_err(|error| {
@@ -88,7 +89,8 @@ impl LocalStore {
     /// same names. `note` is one line for other processes of the same cluster to recognise it by.
     /// Another holder is a `Configuration` error that names its process id.
     ///
-    /// Fails with `Configuration`, naming the holder.
+    /// Fails with `Configuration`, naming the holder, if another process has it, and with
+    /// `Temporary` if that one ends and needs longer than `patience`.
     pub fn lock_prefix(
         &self,
         prefix: &str,

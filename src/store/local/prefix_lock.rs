@@ -50,8 +50,9 @@ fn lock_path(root: &Path, prefix: &str) -> PathBuf {
 impl PrefixLock {
     /// Takes the lock and writes `note` into it.
     ///
-    /// Fails with `Configuration`, naming the holder, if another process has it, with `Temporary`
-    /// if that ends and needs longer than `patience`, and with `Stopped` at a stop.
+    /// Fails with `Configuration`, naming the holder, if another process has it, and if the file
+    /// system has no locks; with `Temporary` if the holder ends and needs longer than `patience`,
+    /// and with `Stopped` at a stop.
     pub(crate) fn take(
         root: &Path,
         prefix: &str,

@@ -39,6 +39,8 @@ struct SealedDir {
 pub struct SealedDirs {
     /// The newest [`SEALED_MAX`] folders.
     dirs: Mutex<VecDeque<SealedDir>>,
+    /// Held while the folders above one are synced.
+    above: Mutex<()>,
 }
 
 /// The outcome of a seal.
@@ -52,7 +54,10 @@ pub struct Sealing {
 
 impl SealedDirs {
     /// Syncs the directory `dir` and, unless they are durable already, the names of the directories
-    /// above it up to the root, the last included.
+    /// above it up to the root, the last included. The parts of an epoch seal their directory at
+    /// the same time; the first syncs those above it, and the others wait for that.
+    ///
+    /// Fails with `Disk` if a sync fails.
     pub fn seal(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
         let mut sealing = Sealing { has_sync: true, synced: 0 };
         let mut sync_one = |inner: &str| {
@@ -75,6 +80,11 @@ impl SealedDirs {
             Ok(SealedDir { dir: inner.to_owned(), device, inode, created })
         };
         let this = sync_one(dir)?;
+        if self.contains(&this) {
+            return Ok(sealing);
+        }
+        // One that comes meanwhile has to wait: the names are not durable before the syncs end.
+        let _turn = self.above.lock().unwrap_or_else(PoisonError::into_inner);
         if self.contains(&this) {
             return Ok(sealing);
         }
@@ -120,6 +130,23 @@ mod tests {
         make();
         assert_eq!([synced("a/b"), synced("a/b")], [3, 1]);
         sealed.seal(root.path(), "a/missing").unwrap_err();
+    }
+
+    #[test]
+    fn concurrent_seals_sync_names_above_once() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let (sealed, ready) = (SealedDirs::default(), std::sync::Barrier::new(8));
+        let synced = std::thread::scope(|scope| {
+            let seal = || {
+                ready.wait();
+                sealed.seal(root.path(), "a/b").unwrap().synced
+            };
+            let sealing: Vec<_> = (0..8).map(|_| scope.spawn(seal)).collect();
+            sealing.into_iter().map(|sealing| sealing.join().unwrap()).sum::<usize>()
+        });
+        assert_eq!(synced, 8 + 2);
+        assert_eq!(sealed.dirs.lock().unwrap().len(), 1);
     }
 
     #[test]

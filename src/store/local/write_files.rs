@@ -19,6 +19,7 @@ use rustix::io::Errno;
 use super::super::{Body, StoreError, StoreErrorKind, StoreResult, Stored};
 use super::failure;
 use super::file_calls::{is_private, open_dir, open_file, split};
+use crate::crash_points::crash_point;
 
 /// Tries of a name for a temporary. One is enough unless a program guesses 64 random bits.
 const NAMES_MAX: u64 = 4;
@@ -50,14 +51,18 @@ fn create_temporary(folder: &OwnedFd, name: &str, mode: u32) -> io::Result<(Stri
 /// A file with a name that is removed when this value is dropped, unless it is kept.
 #[derive(Debug)]
 struct UnkeptFile {
+    /// The folder of the file.
     folder: OwnedFd,
+    /// The name in the folder.
     name: String,
     /// Device and inode.
     id: (u64, u64),
+    /// True if the name stays.
     is_kept: bool,
 }
 
 impl UnkeptFile {
+    /// Takes over the open `file`, which was created as `name` in `folder`.
     fn new(folder: OwnedFd, name: String, file: &File) -> io::Result<UnkeptFile> {
         let metadata = file.metadata()?;
         Ok(UnkeptFile { folder, name, id: (metadata.dev(), metadata.ino()), is_kept: false })
@@ -108,6 +113,8 @@ fn write(root: &Path, key: &str, body: &Body) -> io::Result<PreparedObject> {
 }
 
 /// Stores `body` as the object `key` and replaces an object that exists.
+///
+/// The bytes are durable when this returns, the name is after the folder was sealed.
 pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let put = || {
         let PreparedObject(mut file) = write(root, key, body)?;
@@ -119,7 +126,9 @@ pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     Ok(Stored::of(body, None))
 }
 
-/// Creates the object `key` from `body`, unless it exists with other bytes.
+/// Creates the object `key` from `body`, in one step for those who look.
+///
+/// Fails with `Exists` if there is one with other bytes.
 pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     place_new(root, key, prepare(root, key, body)?, body)
 }
@@ -129,7 +138,9 @@ pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<PreparedObjec
     write(root, key, body).map_err(|error| failure("write", &root.join(key), &error))
 }
 
-/// Creates the object `key` from what was prepared of `body`, unless it exists with other bytes.
+/// Creates the object `key` from what was prepared of `body`. The temporary is gone afterwards.
+///
+/// Fails with `Exists` if there is an object with other bytes.
 pub fn place_new(
     root: &Path,
     key: &str,
@@ -162,14 +173,18 @@ fn check_same(root: &Path, key: &str, body: &Body) -> StoreResult<()> {
 /// An object that is written and not synced.
 #[derive(Debug)]
 pub struct Draft {
+    /// The name of the object.
     key: String,
+    /// The file with the bytes.
     file: File,
-    /// `None` for an object that was there before.
+    /// Removes the file unless it is synced; `None` for an object that was there before.
     name: Option<UnkeptFile>,
 }
 
-/// Creates the object `key` from `body` under its own name at once, unless it exists with other
-/// bytes. Leaves no file after a failure.
+/// Creates the object `key` from `body` under its own name at once. Leaves no file after a failure;
+/// a crash may leave one with some of the bytes, which the next start removes with the epoch.
+///
+/// Fails with `Exists` if there is an object with other bytes.
 pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<Draft> {
     let (dir, name) = split(key);
     let create = || {
@@ -178,6 +193,7 @@ pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<Draft> {
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&folder, name, flags, Mode::from_raw_mode(mode))?);
         let name = UnkeptFile::new(folder, name.to_owned(), &file)?;
+        crash_point("output.part_opened");
         write_body(&mut file, body)?;
         Ok(Draft { key: key.to_owned(), file, name: Some(name) })
     };
@@ -217,6 +233,7 @@ fn link_new(folder: &OwnedFd, temporary: &str, name: &str) -> io::Result<()> {
     }
 }
 
+/// Compares an object with a body, by length and MD5.
 fn same_content(root: &Path, key: &str, body: &Body) -> io::Result<bool> {
     let mut file = open_file(root, key)?;
     if file.metadata()?.len() != body.bytes() {

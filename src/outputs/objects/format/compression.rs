@@ -4,9 +4,7 @@
 //! and both levels are constants. The bytes do not depend on the pieces in which a text is kept.
 //! A part without rows is a valid stream of nothing, because most readers refuse an empty file.
 
-use std::fmt;
 use std::io::{self, Write};
-use std::str::FromStr;
 
 use bytes::Bytes;
 use flate2::GzBuilder;
@@ -15,6 +13,7 @@ use zstd::stream::write::Encoder as ZstdEncoder;
 
 use super::CHUNK_BYTES;
 use crate::error::{Error, ErrorKind};
+use crate::named_values::named_values;
 use crate::store::Body;
 
 /// The level of gzip: the default of its command.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::error::ErrorKind;
 
 /// The row of `word`, without its line end.
 fn row(format: Format, word: impl AsRef<[u8]>, count: i64) -> String {

@@ -36,8 +36,10 @@ impl TopicReading<'_> {
 
     /// Fetches a value of which the first `at` bytes are not needed any more.
     ///
-    /// Fails with `Disk` if the log cannot take it, and with `Failed` if the record is gone from
-    /// the topic.
+    /// The line is dropped, with a warning, if the record is gone from the topic.
+    ///
+    /// Fails with `Disk` if the log cannot take it, and with the error of the topic if that cannot
+    /// be read.
     pub async fn fetch_value(&mut self, open: OpenValue, at: u64) -> Result<()> {
         let OpenValue { partition, offset, taken } = open;
         self.consumer.read(partition, ReadFrom::Offset(offset), ReadUntil::Offset(offset + 1));
