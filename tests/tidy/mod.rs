@@ -6,6 +6,7 @@
 //! `#[cfg(test)]`.
 
 mod circles;
+mod documents;
 mod mutants;
 mod planted;
 mod prose;
