@@ -32,8 +32,9 @@ HEAD = '''\
 //! Each column lists, ascending, the code points at which the answer changes; below the first the
 //! answer is no. Written by `scripts/printable_table.py`: change that, not this.
 
-/// Returns the result of Python 3.11's `str.isprintable` for `character`.
-pub(in crate::sink::format) fn is_printable(character: char) -> bool {
+/// Returns the result of Python 3.11's `str.isprintable` for `character`: an odd number of changes
+/// lies at or below a character that is printed as it is.
+pub fn is_printable(character: char) -> bool {
     let code = character as u32;
     let changes = match u16::try_from(code) {
         Ok(code) => PLANE_0.partition_point(|&change| change <= code),

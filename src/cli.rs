@@ -19,12 +19,12 @@ mod environment;
 mod exit_codes;
 mod feed;
 mod flags;
+mod form_of_flags;
 mod given_flags;
 mod log_format;
 mod log_lines;
 mod man_page;
 mod monitor_server;
-mod object_form;
 mod parse_values;
 mod precedence;
 mod progress_line;
@@ -86,8 +86,8 @@ pub fn run_job(flags: JobFlags, define: impl FnOnce(JobBuilder) -> JobBuilder) -
     end_process::run_to_exit(|| run::run_job(flags, |job| Ok(define(job))))
 }
 
-/// The arguments as given, but for a bare `-h` at the end: there it can only mean help, though
-/// elsewhere it is the hostfile, as timely has it.
+/// Returns the arguments as given, but for a bare `-h` at the end: there it can only mean help,
+/// though elsewhere it is the hostfile, as timely has it.
 fn arguments() -> Vec<OsString> {
     let mut arguments: Vec<_> = std::env::args_os().collect();
     if let Some(last) = arguments.last_mut().filter(|last| *last == "-h") {
@@ -96,7 +96,10 @@ fn arguments() -> Vec<OsString> {
     arguments
 }
 
-/// Carries out the arguments; returns the exit code.
+/// Carries out the arguments; returns the exit code. Without a command, `HOST PORT` is Spark's form
+/// of a run, other flags are a run, and nothing is the demo.
+///
+/// Fails with the error of the command, whose kind decides the exit code.
 fn dispatch(cli: Cli) -> Result<u8> {
     match cli.command {
         Some(Command::Run { dataflow, flags }) => run::run(dataflow, *flags),
@@ -148,7 +151,10 @@ fn without_port(host: &str) -> Error {
     ))
 }
 
-/// `wordtide journal check|dump`.
+/// `wordtide journal check|dump`. A reader of the listing that closes the pipe ends it.
+///
+/// Fails with `Configuration` if the argument is no folder, and with `Disk` for a journal that is
+/// damaged or cannot be read.
 fn journal(look: &JournalCommand) -> Result<()> {
     let (JournalCommand::Check { dir } | JournalCommand::Dump { dir }) = look;
     if !dir.is_dir() {
@@ -175,7 +181,7 @@ fn journal(look: &JournalCommand) -> Result<()> {
     Err(Error::new(ErrorKind::Disk, "the journal is damaged").hint("see the places named above"))
 }
 
-/// `wordtide profile`.
+/// `wordtide profile`. Warns if events are missing in the files, which `--events-max` limits.
 fn profile(files: &[PathBuf], format: ProfileFormat) -> Result<()> {
     let profile = Profile::read(files)?;
     if profile.dropped() > 0 {
@@ -195,7 +201,10 @@ fn list() -> Vec<u8> {
     lines.collect::<String>().into_bytes()
 }
 
-/// Writes data to stdout. A reader that has closed the pipe is not an error.
+/// Writes data to stdout, and nothing else does: a program may read it. A reader that has closed
+/// the pipe is not an error.
+///
+/// Fails with `Failed` if it cannot be written otherwise, as to a full disk.
 fn print(data: &[u8]) -> Result<()> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(data).and_then(|()| stdout.flush()) {

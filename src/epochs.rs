@@ -21,10 +21,10 @@
 
 mod completion;
 mod follower;
+mod in_flight;
 mod leader;
-mod room;
 
 pub use completion::{CompletionAction, CompletionEvent, EpochCompletion};
 pub use follower::{EpochFollower, FollowerAction, FollowerEvent, OutOfStep};
+pub use in_flight::EpochRoom;
 pub use leader::{EpochAction, EpochEvent, EpochLeader, Moment};
-pub use room::EpochRoom;

@@ -43,7 +43,6 @@ mod disk;
 mod disk_budget;
 mod dump_and_check;
 mod fields;
-mod first_look;
 mod group_sync;
 mod measure_usage;
 mod open_journal;
@@ -56,6 +55,7 @@ mod resume_bytes;
 mod scan_segment;
 mod segment;
 mod shared_state;
+mod summary;
 mod wait_for_room;
 
 #[cfg(test)]
@@ -75,7 +75,6 @@ pub use append_records::Journal;
 pub use disk::{Disk, File};
 pub use disk_budget::Budget;
 pub use dump_and_check::{check, dump};
-pub use first_look::{Glimpse, peek};
 pub use group_sync::{Durable, Syncer};
 pub use measure_usage::{JournalUsage, usage};
 pub use read_back::{Reader, damage_hint};
@@ -90,6 +89,7 @@ pub use recover::Recovery;
 pub use remove_journal::put_away;
 pub use segment::Facts;
 pub use shared_state::Room;
+pub use summary::{JournalSummary, peek};
 
 use crate::error::{Error, ErrorKind, Result};
 

@@ -1,4 +1,9 @@
 //! The flags of a cluster: which process this is, where the others are, and what starts them.
+//!
+//! There are three ways to start one. `-n N` alone makes this command the *launcher*: it starts N
+//! copies of itself on this host with the same arguments and waits for them. `-n N -p I` with
+//! addresses makes it process I of N, which other hosts start, too. Without `-n` it is a cluster of
+//! one process, which opens no port.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -17,10 +22,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Stop;
 use crate::supervise;
 
-/// How much longer than the processes' own stop the launcher waits for them.
+/// How much longer than the processes' own stop the launcher waits for them: `--stop-timeout` is
+/// theirs, and they need a little more to report that it has passed.
 const STOP_MARGIN: Duration = Duration::from_secs(15);
 
-/// Returns true if this process only starts the others.
+/// Returns true if this process only starts the others: `-n N` without `-p` and addresses, or
+/// `--restart` with one process.
 pub fn is_launcher(flags: &WorkerFlags) -> bool {
     let WorkerFlags { processes, process, hostfile, addresses, restart, .. } = flags;
     let elsewhere = process.is_some() || hostfile.is_some() || addresses.is_some();
@@ -106,7 +113,8 @@ pub fn announce(settings: &ClusterSettings) {
     }
 }
 
-/// Starts all processes of the cluster on this machine and returns the exit code of the whole.
+/// Starts all processes of the cluster on this machine and returns the exit code of the whole: that
+/// of the process that failed first, or of the second signal that ended them.
 ///
 /// Fails with `Usage` for more than `PROCESSES_MAX` processes, and with `Failed` if one of them
 /// cannot be started.
@@ -168,7 +176,10 @@ pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) ->
     })
 }
 
-/// Stops the job when the launcher asks for it, or is gone.
+/// Stops the job when the launcher asks for it, or is gone. A process without its launcher has
+/// nothing to pass its lines of the log on to.
+///
+/// Fails with `Failed` if the thread that waits cannot be started.
 pub fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
     let blind = stop.clone();
     let wait = move || {

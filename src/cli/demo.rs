@@ -40,9 +40,10 @@ const TOP: usize = 10;
 /// The lines that it sends to itself.
 const TEXT: &str = include_str!("demo.txt");
 
-/// Runs the demo.
+/// Runs the demo: five epochs, or, with `--http`, until a stop. Then prints the words seen most.
 ///
-/// Fails as a run does.
+/// Fails as a run does, and with `Failed` if there is no loopback port or the files cannot be read
+/// back.
 pub fn run(flags: &JobFlags) -> Result<()> {
     unused_flags::check(flags, true)?;
     log_lines::install(&flags.watch, Some(0));
@@ -135,7 +136,8 @@ fn read_back(root: &Path, epochs: &[Epoch]) -> std::io::Result<BTreeMap<String, 
     Ok(counts)
 }
 
-/// The word and count of a row in Python's form, `('tide', 3)`.
+/// Returns the word and count of a row in Python's form, `('tide', 3)`. The words of the demo have
+/// no quotes in them.
 fn row(line: &str) -> Option<(&str, u64)> {
     let (word, count) = line.strip_prefix("('")?.strip_suffix(')')?.rsplit_once("', ")?;
     Some((word, count.parse().ok()?))

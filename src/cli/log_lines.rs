@@ -41,7 +41,8 @@ pub fn say_in_json(event: &str, message: &str) {
     }
 }
 
-/// Passes on a line of the process with this index, as its launcher.
+/// Passes on a line of the process with this index, as its launcher. In text form the line gets the
+/// index in front; a JSON object has it already.
 pub fn relay(process: usize, line: &[u8]) {
     match JSON.get() {
         None => stderr::line([format!("[{process}] ").as_bytes(), line].concat()),
@@ -54,7 +55,7 @@ pub fn relay(process: usize, line: &[u8]) {
     }
 }
 
-/// Returns the object of a line.
+/// Returns the object of a line. The time is UTC, in milliseconds.
 fn json(
     process: Option<usize>,
     level: Level,
@@ -118,7 +119,8 @@ impl Visit for LogFields {
     }
 }
 
-/// Formats log events as lines.
+/// Formats log events as lines. In text form the fields of an event are shown with `-v` only: the
+/// message has what people need.
 struct LogLines;
 
 impl<S, N> FormatEvent<S, N> for LogLines

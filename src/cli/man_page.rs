@@ -56,7 +56,7 @@ const FILES: &[(&str, &str)] = &[
     ),
 ];
 
-/// Writes the page.
+/// Writes the page in roff. Fails if `out` does.
 pub fn render(out: &mut dyn Write) -> io::Result<()> {
     let command = commands::command();
     let man = clap_mangen::Man::new(command.clone().version(None))
@@ -89,7 +89,7 @@ pub fn render(out: &mut dyn Write) -> io::Result<()> {
     writeln!(out, "{}", escape("nc(1), systemd.service(5), /usr/share/doc/wordtide/"))
 }
 
-/// Each command with its positional arguments and what it does, those of two words in place.
+/// Writes each command with its positional arguments and what it does, those of two words in place.
 fn commands_below(out: &mut dyn Write, command: &Command, before: &str) -> io::Result<()> {
     for below in command.get_subcommands().filter(|below| !below.is_hide_set()) {
         let name = format!("{before}{}", below.get_name());
@@ -109,7 +109,7 @@ fn commands_below(out: &mut dyn Write, command: &Command, before: &str) -> io::R
     Ok(())
 }
 
-/// The variables of all flags, then the others.
+/// Writes the variables of all flags of a run, then the others.
 fn environment_section(out: &mut dyn Write, command: &Command) -> io::Result<()> {
     section(out, "ENVIRONMENT")?;
     for flag in command.get_arguments() {

@@ -1,11 +1,18 @@
 //! Running a job from the command line: flags to a job, signals to a stop.
+//!
+//! ```text
+//! flags ─► log ─► signals ─► launcher? ─► cluster settings ─► HTTP server ─► job ─► wait ─► code
+//! ```
+//!
+//! Signals are listened for before anything that may take long, so a stop is obeyed during the
+//! start, too. The HTTP server begins before the job and ends after it, and shows both.
 
 use std::path::PathBuf;
 
 use super::definitions::Dataflow;
 use super::flags::{DEFAULT_STATE, JobFlags, SourceFlags, StateFlags, StoreFlags};
+use super::form_of_flags::form;
 use super::monitor_server::{self, RunServer};
-use super::object_form::form;
 use super::progress_line::Progress;
 use super::service_manager::Service;
 use super::signals::{Listener, Supervisor};
@@ -38,7 +45,9 @@ pub fn spark(host: &str, port: &str, mut flags: JobFlags) -> Result<u8> {
     run(Some(Dataflow::NetworkWordcount), flags)
 }
 
-/// `wordtide run DATAFLOW`.
+/// `wordtide run DATAFLOW`: network_wordcount without one. Returns the exit code.
+///
+/// Fails as [`run_job`] does.
 pub fn run(dataflow: Option<Dataflow>, flags: JobFlags) -> Result<u8> {
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
@@ -118,7 +127,9 @@ where
     }
 }
 
-/// The job that the flags describe, but for what is computed.
+/// Returns the job that the flags describe, but for what is computed.
+///
+/// Fails with `Usage` for an output or a source that cannot be parsed.
 fn builder(flags: &JobFlags) -> Result<JobBuilder> {
     let target = target(flags)?;
     let write = write_mode(flags, &target);
@@ -206,7 +217,7 @@ pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
     outputs::open(&target, &OutputSettings { store: store(&flags.store), form, sql })
 }
 
-/// How an object store is reached, as the flags have it.
+/// Returns the settings of object stores: for the output, and for `--watch` of a bucket.
 fn store(flags: &StoreFlags) -> StoreSettings {
     StoreSettings {
         oss_endpoint: flags.oss_endpoint.clone(),
@@ -221,7 +232,9 @@ fn store(flags: &StoreFlags) -> StoreSettings {
 }
 
 /// Returns the sources in the order of their kinds, each with the process that reads it, where one
-/// was named.
+/// was named. Standard input is that of process 0.
+///
+/// Fails with `Usage` for an address that cannot be parsed, and for a certificate without its key.
 fn sources(all: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     let flags = &all.source;
     let has_listeners = !flags.listen.is_empty() || !flags.listen_http.is_empty();
@@ -254,14 +267,15 @@ fn sources(all: &JobFlags) -> Result<Vec<(Option<usize>, Source)>> {
     Ok(sources)
 }
 
-/// The place that a value of `--watch` names, and how it is watched.
+/// Returns the place that a value of `--watch` names, and how it is watched.
 fn watched(place: &str, flags: &JobFlags) -> Result<Watch> {
     let SourceFlags { watch_existing, watch_every, .. } = flags.source;
     let (place, store) = (place.parse()?, store(&flags.store));
     Ok(Watch { place, existing: watch_existing, every: watch_every, store })
 }
 
-/// `ADDR:PORT`, or `I=ADDR:PORT` for process I.
+/// Returns the listener of a value of `--listen-http`, which is `ADDR:PORT`, or `I=ADDR:PORT` for
+/// process I.
 fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source)> {
     /// The flag, for messages.
     const FLAG: &str = "--listen-http";
@@ -279,7 +293,9 @@ fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source
     Ok((at, Source::Http(listener)))
 }
 
-/// The topics of Kafka, with the settings of their client.
+/// Returns the topics of Kafka, with the settings of their client, which all of them share.
+///
+/// Fails with `Usage` for a setting that is not known, and for a password on the command line.
 fn topics(flags: &SourceFlags) -> Result<Vec<KafkaTopic>> {
     if flags.kafka.is_empty() {
         return Ok(Vec::new());
@@ -317,6 +333,8 @@ fn check_passed(listen: &[String]) -> Result<()> {
 }
 
 /// Separates the index of a process from the rest of a value of `flag`.
+///
+/// Fails with `Usage` if something else stands before the `=`.
 fn at_process<'a>(value: &'a str, flag: &str) -> Result<(Option<usize>, &'a str)> {
     let (at, address) = match value.split_once('=') {
         Some((at, address)) => (Some(at), address),

@@ -171,7 +171,7 @@ impl EpochCompletion {
         let arrived = self.arrived.iter().min().copied().unwrap_or(Epoch::MAX);
         let is_early = self.completes_recorded;
         let is_complete = |ended: &&EndedEpoch| {
-            let is_recorded = ended.is_durable || is_early && ended.unrecorded == 0;
+            let is_recorded = ended.unrecorded == 0 && (ended.is_durable || is_early);
             ended.lagging == 0 && is_recorded && ended.epoch <= arrived
         };
         let count = self.ended.iter().take_while(is_complete).count();

@@ -81,7 +81,9 @@ enum FollowerPhase {
 /// The rule by which a process other than 0 follows the epochs of process 0.
 #[derive(Debug)]
 pub struct EpochFollower {
+    /// The epoch that lines belong to now.
     open: Epoch,
+    /// How far this process has come.
     phase: FollowerPhase,
 }
 

@@ -69,9 +69,11 @@ enum LeaderPhase {
 /// The rule by which process 0 cuts the epochs of a job.
 #[derive(Debug)]
 pub struct EpochLeader {
+    /// The names and the deadlines of epochs.
     schedule: Schedule,
     /// The open epoch; `schedule` may have a later one in mind if the start took long.
     open: Epoch,
+    /// The phase of the job.
     phase: LeaderPhase,
     /// For each process, true while its sources may bring more.
     reading: Vec<bool>,
@@ -124,6 +126,7 @@ impl EpochLeader {
         }
     }
 
+    /// Cuts the open epoch, or, if it is the last one of `--epochs`, stops reading first.
     fn due(&mut self, now: Moment) -> Vec<EpochAction> {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(1);
@@ -135,16 +138,19 @@ impl EpochLeader {
         self.advance(now, |epoch, next| EpochAction::Cut { epoch, next })
     }
 
+    /// Stops reading. The last cut follows when all processes have handed over what they had read.
     fn stop(&mut self) -> Vec<EpochAction> {
         self.phase = LeaderPhase::Stopping;
         vec![EpochAction::StopReading]
     }
 
+    /// Cuts the last epoch.
     fn end(&mut self, now: Moment) -> Vec<EpochAction> {
         self.phase = LeaderPhase::Ended;
         self.advance(now, |epoch, next| EpochAction::End { epoch, next })
     }
 
+    /// Moves on to the next epoch, and returns its cut after the report of a clock that was moved.
     fn advance(
         &mut self,
         now: Moment,

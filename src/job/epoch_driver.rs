@@ -57,7 +57,8 @@ pub struct EpochProcess {
 }
 
 impl EpochProcess {
-    /// Closes `epoch` here and opens `next`.
+    /// Cuts the open epoch here and opens `next`: in the status, in the figures and in the logs.
+    /// Returns the epoch that was cut.
     fn cut(&self, next: Epoch) -> Epoch {
         let epoch = self.status.borrow().open;
         self.status.send_modify(|status| {
@@ -77,7 +78,8 @@ impl EpochProcess {
         supervise::aside(&tokio::runtime::Handle::current(), move || locks.note_end());
     }
 
-    /// Notes that process 0 has committed `epoch` and all before it.
+    /// Notes that process 0 has committed `epoch` and all before it: the journals may give their
+    /// room back, and the changelog may be merged.
     fn committed(&self, epoch: Epoch) {
         self.progress.committed(epoch);
         if let Some(changelog) = &self.changelog {
@@ -87,7 +89,8 @@ impl EpochProcess {
         self.meters.epochs().committed_through(epoch);
     }
 
-    /// The next message of another process; the loss of one ends the job.
+    /// Returns the next message of another process, with its index. The loss of a process fails the
+    /// job, and nothing is returned then.
     async fn message(inbox: &mut Inbox, failure: &Failure) -> (usize, Message) {
         loop {
             match inbox.recv().await {
@@ -159,6 +162,9 @@ impl Leader {
     }
 
     /// Passes each event to the rule and does what it asks for; returns after the last cut.
+    ///
+    /// An action can be an event itself: when reading has stopped here, its end goes in at once.
+    /// Fails with the error of a source, and with `PeerLost` if a link is closed.
     async fn lead(&mut self) -> Result<()> {
         loop {
             let Some(mut event) = self.next_event().await? else { continue };
@@ -185,7 +191,8 @@ impl Leader {
         }
     }
 
-    /// Waits for what happens next; `None` for a message that means nothing to the epochs.
+    /// Waits for what happens next; `None` for a message that means nothing to the epochs. A stop
+    /// is looked at before the end of the sources, and both before time.
     async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
         let EpochProcess { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
         let is_reading = self.epochs.is_reading();
@@ -220,13 +227,14 @@ impl Leader {
         })
     }
 
-    /// Closes the open epoch everywhere and opens the next.
+    /// Cuts the open epoch in every process and opens the next.
     fn cut(&self, epoch: Epoch, next: Epoch) -> Result<()> {
         self.process.cut(next);
         self.process.control.broadcast(Message::Tick { epoch, next })
     }
 
-    /// Closes the open epoch everywhere for good.
+    /// Cuts the open epoch in every process for good. The others get the reason for their logs, if
+    /// there is one.
     fn end(&self, epoch: Epoch, next: Epoch) -> Result<()> {
         self.process.enter_stopping("all sources have ended");
         self.process.cut(next);
@@ -244,7 +252,8 @@ fn report_jump(jump: Jump) {
     tracing::warn!("the wall clock was moved by {by_s:+.1} s; epochs go on counting up");
 }
 
-/// Reports to the other processes what is committed.
+/// Reports to the other processes what is committed. Epochs that are committed while a report is
+/// sent are in the next one: it names the newest.
 async fn report_commits(mut status: watch::Receiver<Status>, control: Control) -> Result<()> {
     let mut told = 0;
     let newest = |status: &Status| status.last.as_ref().map_or(0, |last| last.epoch);

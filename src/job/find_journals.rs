@@ -239,24 +239,24 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
         if id.is_some_and(|id| abandoned.contains(id)) {
             continue;
         }
-        let glimpse = peek(&path).map_err(|error| match id {
+        let summary = peek(&path).map_err(|error| match id {
             Some(id) if error.kind() == ErrorKind::Disk => error.hint(damage_hint(id)),
             _ => error,
         });
-        let Some(glimpse) = glimpse? else { continue };
-        let is_copied = !KnownJournal::new(glimpse.id, &glimpse.source).is_replayable();
-        let last = glimpse.last_epoch.filter(|_| is_copied && glimpse.has_unmarked);
+        let Some(summary) = summary? else { continue };
+        let is_copied = !KnownJournal::new(summary.id, &summary.source).is_replayable();
+        let last = summary.last_epoch.filter(|_| is_copied && summary.has_unmarked);
         list.found.push(FoundJournal {
-            unmarked_after: last.map(|last| (last, glimpse.end.clone())),
-            id: format!("{:032x}", glimpse.id),
+            unmarked_after: last.map(|last| (last, summary.end.clone())),
+            id: format!("{:032x}", summary.id),
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
-            is_own: own.contains(&glimpse.source),
+            is_own: own.contains(&summary.source),
         });
-        if let Some(name) = KafkaTopic::base_name(&glimpse.source) {
-            let positions = merged_positions(glimpse.positions.iter().map(Vec::as_slice))?;
-            list.topics.push(TopicPositions { epoch: glimpse.last_epoch, name, positions });
+        if let Some(name) = KafkaTopic::base_name(&summary.source) {
+            let positions = merged_positions(summary.positions.iter().map(Vec::as_slice))?;
+            list.topics.push(TopicPositions { epoch: summary.last_epoch, name, positions });
         }
-        list.add_epochs(glimpse.open_epochs, glimpse.last_epoch);
+        list.add_epochs(summary.open_epochs, summary.last_epoch);
     }
     Ok(list)
 }

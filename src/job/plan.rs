@@ -88,6 +88,8 @@ impl JobPlan {
     }
 
     /// Opens the output as process 0, with its lock.
+    ///
+    /// Fails with `Configuration` if it is not valid, or another process holds the lock.
     fn open_output(&self, patience: &LockPatience) -> Result<Box<dyn Output>> {
         let mut output = outputs::open(&self.target, &self.output)?;
         output.lock(patience)?;
@@ -200,8 +202,8 @@ impl JobPlan {
         if let Some(dir) = &self.asked.replay {
             let mut found = JournalList::default();
             if self.asked.cluster.process == 0 {
-                for (folder, glimpse) in replay_journal::kept_journals(dir)? {
-                    replay_journal::open(&folder, &glimpse)?.add_to(&mut found);
+                for (folder, summary) in replay_journal::kept_journals(dir)? {
+                    replay_journal::open(&folder, &summary)?.add_to(&mut found);
                 }
             }
             return Ok(FormerRuns { journals: vec![found], ..FormerRuns::default() });
@@ -338,7 +340,7 @@ impl JobPlan {
         }
     }
 
-    /// Opens the state folder as this process's.
+    /// Opens the state folder as this process's, or makes it, with the identity of the job.
     ///
     /// Fails with `Configuration` if it is another job's, or in use.
     fn open_state(&self, parts: u32, patience: &LockPatience) -> Result<Option<State>> {
@@ -354,7 +356,8 @@ impl JobPlan {
         Schedule::new(self.asked.settings.interval, wall_ms, monotonic, after)
     }
 
-    /// Returns the plan that every worker of this process follows.
+    /// Returns the plan that every worker of this process follows: where it begins, what it reads
+    /// and writes, and what it remembers.
     pub fn worker_plan(
         &self,
         feed: Feed,
@@ -447,7 +450,7 @@ impl JobPlan {
     }
 
     /// Starts the task that drives the epochs: the leader in process 0, a follower elsewhere.
-    pub fn set_pace(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
+    pub fn drive_epochs(&self, runtime: &Runtime, process: EpochProcess, agreed: &Agreement) {
         let ClusterSettings { processes, process: index, .. } = self.asked.cluster;
         if self.asked.replay.is_some() {
             supervise(&process.failure.clone(), runtime.handle(), "replay", process.replay());

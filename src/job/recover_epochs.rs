@@ -224,21 +224,21 @@ impl JournalPlan<'_> {
             if orphan.process != self.process {
                 continue;
             }
-            let Some(glimpse) = peek(&path)? else { continue };
-            let known = KnownJournal::new(glimpse.id, &glimpse.source);
+            let Some(summary) = peek(&path)? else { continue };
+            let known = KnownJournal::new(summary.id, &summary.source);
             if known.id != *id {
                 continue;
             }
             let topic = known.topic().and_then(|name| topics.get(&name));
             if topic.is_some() || !known.is_replayable() {
-                let journal = self.open(&glimpse.source, topic.is_some(), recovery_plan)?;
+                let journal = self.open(&summary.source, topic.is_some(), recovery_plan)?;
                 let source = topic.map(|topic| topic.clone().recovery_only());
                 let source = source.map(|topic| Source::Kafka(Box::new(topic)));
                 opened.push((number, source, journal));
                 continue;
             }
             let lost =
-                glimpse.open_epochs.iter().filter(|epoch| recovery_plan.replay.contains(epoch));
+                summary.open_epochs.iter().filter(|epoch| recovery_plan.replay.contains(epoch));
             match lost.count() {
                 0 => tracing::warn!(
                     "{} was read before and is not given now: its rest is not read",
@@ -266,7 +266,7 @@ fn unfinished(known: &KnownJournal, epochs: usize) -> Error {
 
 /// Returns the epochs that are to be replayed, each with the number of `pasts` that will pass its
 /// end.
-pub fn crossings<'a>(
+pub fn ends_to_pass<'a>(
     recovery_plan: &RecoveryPlan,
     pasts: impl Iterator<Item = &'a Past>,
 ) -> Vec<(Epoch, usize)> {
@@ -302,7 +302,7 @@ pub fn warn_of_other_states(state: &Path, definition: &str) {
         let epochs: BTreeSet<Epoch> = journals
             .iter()
             .filter_map(|journal| peek(journal).ok().flatten())
-            .flat_map(|glimpse| glimpse.open_epochs)
+            .flat_map(|summary| summary.open_epochs)
             .collect();
         if !epochs.is_empty() {
             tracing::warn!(

@@ -11,14 +11,14 @@ use super::recover_epochs::RecoveryPlan;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
-    Facts, Glimpse, Journal, JournalSettings, Position, Record, Resume, SyncPolicy, peek,
+    Facts, Journal, JournalSettings, JournalSummary, Position, Record, Resume, SyncPolicy, peek,
 };
 use crate::sources::{KafkaTopic, Past};
 
 /// Returns the journals in `dir`: the folder of one, or a state that holds some.
 ///
 /// Fails with `Configuration` if there is none, or the folder cannot be listed.
-pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
+pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, JournalSummary)>> {
     let failed = |error: std::io::Error| {
         let message = format!("cannot list {}: {error}", dir.display());
         Error::new(ErrorKind::Configuration, message).cause(error)
@@ -33,8 +33,8 @@ pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, Glimpse)>> {
     folders.sort();
     let mut found = Vec::new();
     for folder in folders {
-        if let Some(glimpse) = peek(&folder)? {
-            found.push((folder, glimpse));
+        if let Some(summary) = peek(&folder)? {
+            found.push((folder, summary));
         }
     }
     if found.is_empty() {
@@ -79,16 +79,16 @@ pub fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
 ///
 /// Fails with `Disk` if the journal cannot be read, or is damaged, and with `Configuration` if it
 /// holds positions only.
-pub fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
-    if KafkaTopic::base_name(&glimpse.source).is_some() {
+pub fn open(folder: &Path, summary: &JournalSummary) -> Result<KeptJournal> {
+    if KafkaTopic::base_name(&summary.source).is_some() {
         let message =
-            format!("the journal of {} holds no bytes: a topic is not copied", glimpse.source);
+            format!("the journal of {} holds no bytes: a topic is not copied", summary.source);
         return Err(Error::new(ErrorKind::Configuration, message)
             .hint("read the topic itself with another --state: --kafka"));
     }
-    if KnownJournal::new(glimpse.id, &glimpse.source).is_replayable() {
+    if KnownJournal::new(summary.id, &summary.source).is_replayable() {
         let message =
-            format!("the journal of {} holds no bytes: files are not copied", glimpse.source);
+            format!("the journal of {} holds no bytes: files are not copied", summary.source);
         return Err(Error::new(ErrorKind::Configuration, message)
             .hint("run the files themselves: --file, or --watch with --watch-existing"));
     }
@@ -99,7 +99,7 @@ pub fn open(folder: &Path, glimpse: &Glimpse) -> Result<KeptJournal> {
         keep_journal: true,
         ..JournalSettings::default()
     };
-    let Glimpse { source, parts, interval_ms, open_epochs, .. } = glimpse.clone();
+    let JournalSummary { source, parts, interval_ms, open_epochs, .. } = summary.clone();
     let (journal, recovery) =
         Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
     let mut reader = journal.reader(recovery.first);

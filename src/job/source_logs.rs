@@ -160,8 +160,8 @@ impl Streams {
         threads: usize,
     ) -> Result<Streams> {
         let mut kept = Vec::new();
-        for (folder, glimpse) in replay_journal::kept_journals(dir)? {
-            let journal = replay_journal::open(&folder, &glimpse)?;
+        for (folder, summary) in replay_journal::kept_journals(dir)? {
+            let journal = replay_journal::open(&folder, &summary)?;
             let past = journal.past(recovery_plan, open);
             let index = kept.len() as u32;
             let log = Some((journal.journal, past));
@@ -211,7 +211,7 @@ impl Streams {
         keep: bool,
     ) -> Result<Streams> {
         let pasts = begun.iter().filter_map(|begun| begun.log.as_ref().map(|(_, past)| past));
-        let recorded = recover_epochs::crossings(recovery_plan, pasts);
+        let recorded = recover_epochs::ends_to_pass(recovery_plan, pasts);
         let feed = Feed::new(threads, recorded.first().map_or(open, |(epoch, _)| *epoch));
         let (progress, ends) = EpochProgress::new(feed.clone(), begun.len(), &recorded, open);
         let (sources, elsewhere, count) = (begun, Vec::new(), 0);

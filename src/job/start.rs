@@ -1,8 +1,15 @@
 //! Starts a job: checks its settings, connects the processes, agrees where to begin, then starts
 //! workers, sources and the driver of epochs.
 //!
+//! ```text
+//! check ─► open state and output (process 0) ─► connect the processes ─► find former runs
+//!   ─► agree ─► open state and output (others) ─► open journals ─► restore totals
+//!   ─► workers ─► read
+//! ```
+//!
 //! Process 0 opens state and output before it lets the others in, so that what is refused is
-//! refused at once; the others open theirs when they know what process 0 decided.
+//! refused at once; the others open theirs when they know what process 0 decided. Nothing is read
+//! before every process has come to the end of these steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +93,9 @@ fn steps(asked: JobSettings, runtime: Arc<Runtime>, begun: ReadingBegun) -> Resu
 
 /// A start whose settings are checked.
 struct Start {
+    /// The checked settings, and the steps that are taken with them.
     plan: JobPlan,
+    /// Runs sockets and requests.
     runtime: Arc<Runtime>,
     /// Ends every wait of the start.
     stop: Stop,
@@ -133,9 +142,13 @@ impl Start {
 
 /// Finds the cause of a start that has failed, and passes it on.
 struct FailingStart {
+    /// The first cause in this process, if there is one.
     failure: Failure,
+    /// The links to the other processes.
     links: Control,
+    /// Set if this process was asked to stop.
     stop: Stop,
+    /// Set if reading has begun: a stop then ends the job as one that runs.
     begun: ReadingBegun,
 }
 
@@ -163,6 +176,9 @@ impl FailingStart {
 
 /// Agrees with the other processes where the job begins, and opens state and output, which process
 /// 0 has opened before.
+///
+/// Fails with the same error in every process if process 0 refuses what former runs left, and with
+/// an error of this process alone if it cannot open them.
 fn agree(
     plan: &JobPlan,
     sources: &OwnSources,
@@ -186,7 +202,8 @@ fn agree(
     Ok((agreed, opened))
 }
 
-/// Starts the job among the processes that have found each other.
+/// Starts the job among the processes that have found each other. Workers begin before sources do,
+/// so that the first block finds a reader.
 fn begin(
     start: Start,
     sources: OwnSources,
@@ -240,7 +257,7 @@ fn begin(
         locks: resources.locks(),
         meters,
     };
-    plan.set_pace(&runtime, process, &agreed);
+    plan.drive_epochs(&runtime, process, &agreed);
     let pulse = failure.pulse().clone();
     let handle = JobHandle { stop, status, announced, pulse, tracer };
     Ok(Job {

@@ -11,7 +11,7 @@ use super::disk::{Disk, LocalDisk};
 use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
 use super::record_bytes::Fault;
 use super::recover::Log;
-use super::scan_segment::{self, Cursor, Step, look_behind};
+use super::scan_segment::{self, Cursor, Step, scan_after};
 use super::segment::{self, Header};
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex_varint::hex;
@@ -59,6 +59,7 @@ pub fn check(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
     inspect(&LocalDisk::read_only(folder), false, out)
 }
 
+/// A walk over a journal, and what it has found so far.
 struct Inspection<'a> {
     /// Takes the listing.
     out: &'a mut dyn Write,
@@ -74,6 +75,7 @@ struct Inspection<'a> {
     bad: Vec<BadPlace>,
 }
 
+/// Bytes between two whole records that are none.
 struct BadPlace {
     /// The index of the segment.
     at: usize,
@@ -87,7 +89,8 @@ struct BadPlace {
     fault: Fault,
 }
 
-/// Walks over all segments and judges them as a recovery would.
+/// Walks over all segments and judges them as a recovery would. A header that cannot be read does
+/// not end the walk: the id of the journal is in every other header, and records are found by it.
 ///
 /// Fails with `Disk` if a segment cannot be read. Damage is counted, and is no failure.
 pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Result<Verdict> {
@@ -118,7 +121,8 @@ pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Re
 }
 
 impl Inspection<'_> {
-    /// Walks over one segment.
+    /// Walks over one segment. After a bad record it goes on at the next whole one, if there is any
+    /// up to `limit`.
     fn segment(&mut self, log: &Log<'_>, at: usize, id: u128) -> Result<()> {
         let base = log.bases[at];
         let (file, bytes, end) = log.extent(at)?;
@@ -147,7 +151,7 @@ impl Inspection<'_> {
             let mut used = to.map_or(0, |to| to - from);
             if to.is_none() {
                 let mut next_whole = limit;
-                let end = look_behind(&*file, seed, base, from, limit, |position, _, _| {
+                let end = scan_after(&*file, seed, base, from, limit, |position, _, _| {
                     next_whole = next_whole.min(position);
                 });
                 used = end.map_err(|error| log.failed(at, error))? - from;
@@ -176,7 +180,7 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    /// Prints the header of a segment.
+    /// Prints the header of a segment, and takes over how far it states the log to be on disk.
     fn header(&mut self, log: &Log<'_>, at: usize, header: &Header) -> Result<()> {
         self.promised = self.promised.max(header.standing.synced);
         if !self.prints_records {
@@ -213,7 +217,9 @@ impl Inspection<'_> {
         Ok(())
     }
 
-    /// Separates damage from a torn tail, now that every promise is known.
+    /// Separates damage from a torn tail, now that every promise is known, and prints both. A bad
+    /// record below the greatest position that a record states to be on disk is damage; after it, a
+    /// crash may leave anything.
     fn conclude(mut self, log: &Log<'_>) -> Result<Verdict> {
         let verdict = &mut self.verdict;
         for bad in &self.bad {

@@ -1,4 +1,8 @@
 //! A disk that breaks every promise it did not give: the stand-in for power loss and bad hardware.
+//!
+//! Files and names have two states each: the one that running programs see, and the one that the
+//! last sync made durable, with the changes since. [`ModelDisk::after`] makes of them the disk that
+//! the next process finds: after a kill all changes are there, after a loss of power any of them.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -13,6 +17,7 @@ const SECTOR: usize = 512;
 #[derive(Clone, Debug, Default)]
 pub struct ModelDisk(Arc<Mutex<Inner>>);
 
+/// The files and names of a model disk.
 #[derive(Debug, Default)]
 struct Inner {
     /// Every file that was ever made.
@@ -55,6 +60,7 @@ pub struct Counts {
     pub(crate) files_made: u64,
 }
 
+/// The bytes of one file.
 #[derive(Clone, Debug, Default)]
 struct Contents {
     /// The bytes as running programs see them.
@@ -65,6 +71,7 @@ struct Contents {
     pending: Vec<Change>,
 }
 
+/// A change of a file's bytes.
 #[derive(Clone, Debug)]
 enum Change {
     /// Bytes were written at this offset.
@@ -73,6 +80,7 @@ enum Change {
     Resize { kept: usize, bytes: usize },
 }
 
+/// A change of a name in the folder.
 #[derive(Clone, Debug)]
 enum NameChange {
     /// A file got a name.
@@ -196,7 +204,8 @@ impl Contents {
         }
     }
 
-    /// Returns contents that a loss of power may leave.
+    /// Returns contents that a loss of power may leave: of each change since the last sync nothing,
+    /// all, or, of a write, some of its sectors.
     fn survives(&self, dice: &mut Dice) -> Vec<u8> {
         let mut bytes = self.durable.clone();
         for change in &self.pending {
@@ -213,7 +222,8 @@ impl Contents {
 }
 
 impl Inner {
-    /// Returns names that a loss of power may leave.
+    /// Returns names that a loss of power may leave: the durable ones with some of the changes
+    /// since.
     fn surviving_names(&self, dice: &mut Dice) -> BTreeMap<String, usize> {
         let mut names = self.durable_names.clone();
         // Some file systems keep the order of names, some do not.
@@ -313,6 +323,7 @@ impl Disk for ModelDisk {
     }
 }
 
+/// An open file: the disk, and the index of the file. It may have lost its name.
 #[derive(Debug)]
 struct ModelFile(ModelDisk, usize);
 

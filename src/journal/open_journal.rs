@@ -1,4 +1,12 @@
 //! Opening: lock, recover, mend, and close the connections that were open.
+//!
+//! ```text
+//! lock ─► scan all segments (recover) ─► cut the torn tail off (mend) ─► assemble
+//!   ─► StreamEnd crash
+//! ```
+//!
+//! Each step is durable before the next one begins, and each can be done again: a crash in between
+//! leaves a journal that the next start opens in the same way.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -119,7 +127,7 @@ impl Journal {
     }
 }
 
-/// Reports what is lost with a torn tail.
+/// Warns of a torn tail: where it begins, and how many bytes go with it.
 fn warn_of_torn(disk: &dyn Disk, found: &RecoveredLog) {
     let RecoveredLog { torn_bytes, sound_bytes, tail, .. } = found;
     let base = found.segments.last().map_or(0, |segment| segment.base);
@@ -133,6 +141,11 @@ fn warn_of_torn(disk: &dyn Disk, found: &RecoveredLog) {
 }
 
 /// Makes the writing end and the reader of what recovery found, with its spares and leftovers.
+///
+/// The bytes of all files are counted against the budget, which may be smaller than that of the
+/// former run. What is above it is removed, spares first; the records stay in any case.
+///
+/// Fails with `Disk` if there is no segment, or a file cannot be opened or removed.
 fn assemble(
     disk: Arc<dyn Disk>,
     (settings, budget): (JournalSettings, &Budget),
@@ -199,6 +212,10 @@ fn assemble(
 }
 
 /// Ends each connection that was open, since the program died, before anything else is appended.
+/// Returns the ids of those that are known by name; more than a segment's header names end in one
+/// record for all.
+///
+/// Fails with `Disk` if the journal has no room for the records.
 fn close_connections(journal: &mut Journal) -> Result<Vec<u64>> {
     let open: Vec<u64> = journal.standing.connections.iter().copied().collect();
     let more = journal.standing.more_connections.then_some(ALL_CONNECTIONS);
@@ -238,8 +255,11 @@ fn check_facts(recorded: &Facts, given: &Facts, disk: &dyn Disk) -> Result<()> {
     .hint("start with the recorded --parts and --interval, or give another --state"))
 }
 
-/// Makes the first segment. It gets its name when its header is on disk, so that a segment with a
-/// bad header is never taken for one that was just being made.
+/// Makes the first segment, of `bytes` bytes or of a spare that is there. It gets its name when its
+/// header is on disk, so that a segment with a bad header is never taken for one that was just
+/// being made.
+///
+/// Fails with `Disk` if there is no room for it.
 fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Result<RecoveredLog> {
     let bytes = spare.as_ref().map_or(bytes, |spare| spare.bytes);
     let header = Header {
@@ -282,6 +302,9 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
 
 /// Cuts off what stands after the tail, durably: an old record there could come to follow a new
 /// one and count again.
+///
+/// Later segments go first, the last of them at the beginning, so that a crash leaves no gap in
+/// the middle. Fails with `Disk` if a file cannot be removed or cut.
 fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
     if !found.dirty {
         return Ok(found);
@@ -362,7 +385,7 @@ impl Left {
     }
 }
 
-/// Returns the error of an operation on a file.
+/// Returns the error of an operation on a file of the journal: `Disk`, naming the file.
 fn failed(doing: &str, disk: &dyn Disk, name: &str, error: std::io::Error) -> Error {
     disk_error(format!("{doing} {} failed: {error}", disk.place(name)), error)
 }

@@ -1,4 +1,12 @@
 //! Reads the contents of a log after a crash. [`open`](super::open_journal) repairs it.
+//!
+//! ```text
+//! newest header ─► first segment that the disk has not promised ─► walk over its records and later
+//!   ─► first bad record: torn tail or damage? ─► ends of epochs before the walk ─► segments
+//! ```
+//!
+//! Only the end of the log is verified byte for byte. What a record states to be on disk is trusted
+//! now, and verified when it is replayed.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +15,7 @@ use super::disk::{Disk, File};
 use super::read_back::damage_error;
 use super::record::{CommitNote, Entry, EpochEnd, Position, Record, Resume};
 use super::record_bytes::Fault;
-use super::scan_segment::{self, Cursor, Step, look_behind};
+use super::scan_segment::{self, Cursor, Step, scan_after};
 use super::segment::{self, HEADER, Header, SegmentState, read_header};
 use super::shared_state::{Segment, disk_error};
 use crate::error::Result;
@@ -124,7 +132,9 @@ impl<'d> Log<'d> {
         self.disk.open(&name).map_err(|error| self.failed(at, error))
     }
 
-    /// The segment's file, its length, and the first position that it cannot hold.
+    /// Returns the segment's file, its length, and the first position that it cannot hold.
+    ///
+    /// Fails with `Disk` if the segment cannot be opened.
     pub fn extent(&self, at: usize) -> Result<(Arc<dyn File>, u64, u64)> {
         let file = self.open(at)?;
         let bytes = file.bytes().map_err(|error| self.failed(at, error))?;
@@ -132,7 +142,7 @@ impl<'d> Log<'d> {
         Ok((file, bytes, end))
     }
 
-    /// The header of a segment, `None` if it cannot be trusted or is another journal's.
+    /// Returns the header of a segment, `None` if it cannot be trusted or is another journal's.
     ///
     /// Fails with `Disk` if the segment cannot be read.
     pub fn header(&self, at: usize, id: Option<u128>) -> Result<Option<Header>> {
@@ -152,7 +162,9 @@ impl<'d> Log<'d> {
         damage_error(&self.disk.place(&segment::name(base)), base, position, fault, epochs)
     }
 
-    /// The record at a place that another record states.
+    /// Reads the record at a place that another record states.
+    ///
+    /// Fails with `Disk` if it is not there or not of the kind that `take` expects: damage.
     fn record_at<T>(
         &self,
         seed: u32,
@@ -285,8 +297,10 @@ fn newest_header(log: &Log<'_>) -> Result<Header> {
     Err(log.damage(0, log.bases[0], Fault::Header, "all"))
 }
 
-/// The newest segment before which everything is known to be on disk: what lies below was verified
-/// by the disk's own promise and will be again when it is replayed.
+/// Returns the newest segment before which everything is known to be on disk, with its header: what
+/// lies below was verified by the disk's own promise and will be again when it is replayed.
+///
+/// Fails with `Disk` if the header of a segment that is on disk cannot be read.
 fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
     let synced = newest.standing.synced;
     let trusted = synced.min(newest.base);
@@ -302,7 +316,8 @@ fn first_to_verify(log: &Log<'_>, newest: &Header) -> Result<(usize, Header)> {
     }
 }
 
-/// Walks over the records from segment `start` on; Data before `trusted` is stepped over.
+/// Walks over the records from segment `start` on, up to the end of the log or the first bad
+/// record; the bytes of Data before `trusted` are stepped over.
 fn walk_records(
     log: &Log<'_>,
     start: usize,
@@ -383,7 +398,7 @@ fn judge_end(
         }
         let (file, _, end) = log.extent(at)?;
         let from = stop.position.max(base);
-        let used = look_behind(&*file, seed, base, from, end, |position, _, record| {
+        let used = scan_after(&*file, seed, base, from, end, |position, _, record| {
             if let Some(synced) = record.synced_through() {
                 promised = promised.max(synced.0);
             }

@@ -1,7 +1,16 @@
 //! The encoding of [`Resume`] inside EpochEnd and Committed records.
 //!
-//! Numbers are LEB128, since a thousand open connections are in one record. Version 1 (tag `wtj1`)
-//! had one connection at a time, its splitter in JSON, and the offset of a file; it is read only.
+//! Numbers are LEB128, since a thousand open connections are in one record:
+//!
+//! ```text
+//! position  split  order
+//! connections, then of each: id  position  skip  resume_offset  unfinished  owed  flags (1 byte)
+//! length of positions, positions
+//! producers, then of each: length of name, name  connection  next  last_epoch
+//! ```
+//!
+//! Version 1 (tag `wtj1`) had one connection at a time, its splitter in JSON, and the offset of a
+//! file; it is read only.
 
 use super::fields::Fields;
 use super::record::{ConnectionState, LASTING, NEXT_CONNECTION, Position, Producer, Resume};
@@ -62,7 +71,7 @@ impl<'a> Fields<'a> {
         self.take(usize::try_from(length).ok()?)
     }
 
-    /// Reads what [`put_resume`] wrote.
+    /// Reads what [`put_resume`] wrote; `None` if the bytes end before or hold something else.
     pub fn resume(&mut self) -> Option<Resume> {
         let (position, split) = (Position(self.number()?), Position(self.number()?));
         let order = self.number()?;
@@ -81,7 +90,8 @@ impl<'a> Fields<'a> {
         Some(Resume { position, split, order, connections, positions, producers })
     }
 
-    /// Reads the state of one connection.
+    /// Reads the state of one connection. The lowest bit of its flags is a carriage return whose
+    /// line feed has not come; the others are the part of the line.
     fn connection(&mut self) -> Option<ConnectionState> {
         let (connection, position) = (self.number()?, Position(self.number()?));
         let skip = u32::try_from(self.number()?).ok()?;

@@ -199,7 +199,7 @@ impl Cursor {
 /// is not zero.
 ///
 /// Data is not looked for: at its lengths a hostile sender could make the search quadratic.
-pub fn look_behind(
+pub fn scan_after(
     file: &dyn File,
     seed: u32,
     base: u64,

@@ -59,7 +59,8 @@ impl MetricsFormat {
     }
 }
 
-/// Returns the figures in a format.
+/// Returns the figures in a format. Nothing is kept from one scrape to the next: the registry is
+/// made for it, and reads the figures of the run.
 pub fn encode(meters: &Meters, format: MetricsFormat) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(RunCollector(meters.clone())));
@@ -71,7 +72,8 @@ pub fn encode(meters: &Meters, format: MetricsFormat) -> Result<String, fmt::Err
     Ok(encoded)
 }
 
-/// Reads the figures of a run at each scrape.
+/// Reads the figures of a run at each scrape. Counters never go back within a run: they begin at 0
+/// with the process.
 #[derive(Debug)]
 struct RunCollector(Meters);
 
@@ -86,7 +88,8 @@ impl Collector for RunCollector {
     }
 }
 
-/// Writes families of metrics.
+/// Writes families of metrics: a name, a help text, a type and samples. In OpenMetrics the unit is
+/// stated, too; base units only (seconds, bytes).
 struct Families<'a, 'b>(&'a mut DescriptorEncoder<'b>);
 
 impl Families<'_, '_> {
@@ -144,7 +147,7 @@ impl Families<'_, '_> {
     }
 }
 
-/// Encodes the facts and the phase of the job.
+/// Encodes the facts of the job, what its workers have done, and its journals.
 fn encode_job(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let facts = meters.facts();
     let version = [("version", env!("CARGO_PKG_VERSION"))];
@@ -184,7 +187,8 @@ fn encode_job(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fm
     )
 }
 
-/// Encodes the figures of each source of this process.
+/// Encodes the figures of each source of this process. The label is the name of the source, as
+/// messages have it.
 fn encode_sources(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let process = meters.facts().process;
     let sources = meters.sources();
@@ -230,7 +234,8 @@ fn encode_sources(meters: &Meters, families: &mut Families<'_, '_>) -> Result<()
     })
 }
 
-/// Encodes open, cut and committed epochs, and the time of their stages.
+/// Encodes open, cut and committed epochs, and the time of their stages, as a histogram in seconds
+/// whose buckets are [`STAGE_BOUNDS`].
 fn encode_epochs(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let (epochs, seconds) = (meters.epochs(), Some(&Unit::Seconds));
     let at = |epoch: Epoch| epoch as f64 / 1e3;
@@ -270,7 +275,8 @@ fn encode_epochs(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(),
     })
 }
 
-/// Encodes requests, retries and bytes of the output.
+/// Encodes requests, retries and bytes of the output. Each pair of operation and outcome has a
+/// sample from the start, so that a rate is known when the first request fails.
 fn encode_output(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let output = meters.output();
     families.gauge(
@@ -298,7 +304,8 @@ fn encode_output(meters: &Meters, families: &mut Families<'_, '_>) -> Result<(),
     families.counter("wordtide_output", Some(&Unit::Bytes), help, output.bytes.get())
 }
 
-/// Encodes processor time, memory and open files of this process.
+/// Encodes processor time, memory and open files of this process, under the names that client
+/// libraries of Prometheus give them.
 fn encode_system(families: &mut Families<'_, '_>) -> Result<(), fmt::Error> {
     let figures = system::read();
     let (seconds, bytes) = (Some(&Unit::Seconds), Some(&Unit::Bytes));

@@ -1,4 +1,14 @@
 //! The answer to each path. It is made from the figures without waiting for anything.
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/` | the page, or, without the token, the page that takes it |
+//! | `/metrics` | the figures for Prometheus |
+//! | `/health`, `/ready` | 200 or 503, with the reason |
+//! | `/api/v1/status`, `/epochs`, `/top`, `/operators` | JSON |
+//! | `/api/v1/events` | server-sent events, one an epoch |
+//!
+//! All of it is read only. Paths that show words are closed to other hosts without the token.
 
 use std::sync::Arc;
 
@@ -27,7 +37,8 @@ const TOP_DEFAULT: usize = 20;
 /// Paths that show no words: probes and Prometheus read them from other hosts, too.
 const OPEN_PATHS: [&str; 3] = ["/metrics", "/health", "/ready"];
 
-/// Answers a request.
+/// Answers a request: judges who asks, then the method, then the path. A request with the token in
+/// its query gets it back as a cookie, so that the links of the page work.
 pub fn answer<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     let (uri, headers) = (request.uri(), request.headers());
     let path = uri.path();
@@ -62,7 +73,7 @@ pub fn answer<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     answer
 }
 
-/// Answers a request that may be answered.
+/// Answers a request that may be answered: 404 for another path, 400 for a parameter out of range.
 fn of_path<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     let (uri, meters) = (request.uri(), &site.meters);
     match uri.path() {
@@ -91,8 +102,8 @@ fn of_path<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     }
 }
 
-/// The health of the process: it is good while the run goes on, also while a store or a source is
-/// away, because a restart would not help.
+/// Returns the health of the process: 200 while the run goes on, also while a store or a source is
+/// away, because a restart would not help; 503 while it stops or after it has failed.
 fn health(site: &Site) -> Response {
     let life = site.meters.life();
     match life.phase {
@@ -104,7 +115,8 @@ fn health(site: &Site) -> Response {
     }
 }
 
-/// The readiness of the process: its sources are connected and an epoch is open.
+/// Returns the readiness of the process: 200 once its sources are connected and an epoch is open,
+/// and 503 with what is missing.
 fn ready(site: &Site) -> Response {
     match status::not_ready(&site.meters) {
         None => json(StatusCode::OK, &json!({ "status": "ready" })),
@@ -122,7 +134,7 @@ fn metrics_in(site: &Site, headers: &HeaderMap) -> Response {
     }
 }
 
-/// Returns the most frequent words of the newest epoch with rows.
+/// Returns the `k` most frequent words of the newest epoch with rows, the most frequent first.
 fn top(site: &Site, k: usize) -> serde_json::Value {
     let (epoch, top) = site.meters.epochs().top();
     let words = top
@@ -132,7 +144,8 @@ fn top(site: &Site, k: usize) -> serde_json::Value {
     json!({ "epoch": (epoch > 0).then_some(epoch), "words": words.collect::<Vec<_>>() })
 }
 
-/// Returns the stream of events, after the epoch that the request names.
+/// Returns the stream of events, after the epoch that the request names: epochs that were committed
+/// since then come first, as far as they are remembered.
 fn stream<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
     // A browser cannot set the header by itself; it sends it when it connects again.

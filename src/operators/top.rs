@@ -1,4 +1,7 @@
 //! The most frequent words: each worker ranks its own, worker 0 merges the rankings.
+//!
+//! Each word is counted by one worker, so the best `k` of all are among the best `k` of each: no
+//! more than `k` words a worker are exchanged.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -14,7 +17,9 @@ use crate::epoch::Epoch;
 /// A word in a ranking. More frequent words compare as less.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct RankedWord {
+    /// The count, by which words are ranked first.
     count: Reverse<i64>,
+    /// The word, by which equal counts are ranked, ascending.
     word: Vec<u8>,
 }
 
@@ -31,7 +36,9 @@ pub fn top<'s>(rows: Rows<'s>, k: usize) -> Rows<'s> {
 
 /// The operator state that ranks the words of one worker.
 struct WorkerRanking {
+    /// The number of words in a ranking.
     k: usize,
+    /// The rows of epochs that are not complete.
     rows: Stash<EpochRows>,
 }
 
@@ -66,7 +73,9 @@ impl AtTicks<Vec<EpochRows>> for WorkerRanking {
 
 /// The operator state that merges the rankings on worker 0.
 struct JobRanking {
+    /// The number of words in the ranking.
     k: usize,
+    /// The words of all workers' rankings.
     places: Stash<RankedWord>,
 }
 
@@ -90,6 +99,7 @@ impl AtTicks<Vec<(Epoch, RankedWord)>> for JobRanking {
 
 /// The ranking of one epoch.
 struct Ranking {
+    /// The words, the most frequent first.
     places: Vec<RankedWord>,
 }
 

@@ -15,9 +15,11 @@ use crate::epoch::Epoch;
 
 /// A cursor over a batch, from front to back.
 struct BatchCursor<'a> {
+    /// The batch, which holds its words in order.
     batch: &'a WordBatch,
     /// The time of all updates, if each key has one update and all are at one time, as is usual.
     only: Option<Epoch>,
+    /// The index of the current word.
     key: usize,
     /// The hash of the current word.
     hash: u64,
@@ -31,10 +33,12 @@ impl<'a> BatchCursor<'a> {
         Some(BatchCursor { batch, only, key: 0, hash })
     }
 
+    /// Returns the words of the batch.
     fn words(&self) -> &'a WordColumn {
         &self.batch.storage.keys
     }
 
+    /// Returns the current word.
     fn word(&self) -> WordRef<'a> {
         self.words().index(self.key)
     }
@@ -138,7 +142,7 @@ fn merge_tied(heads: &mut Vec<BatchCursor<'_>>, hash: u64, visit: &mut dyn FnMut
 }
 
 /// Calls `visit` with every word of `changed` whose total in `all` differs between two epochs, and
-/// with both totals.
+/// with both totals, in the order of the words. `all` has the batches of `changed`, too.
 pub fn for_each_change(
     changed: &[Rc<WordBatch>],
     all: &[Rc<WordBatch>],

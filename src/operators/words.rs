@@ -10,7 +10,9 @@ use super::window::Window;
 /// The words (or keys) of the lines, not yet counted.
 #[derive(Clone)]
 pub struct Words<'s> {
+    /// The lines of the sources.
     lines: Lines<'s>,
+    /// The rule by which a line gives words.
     unit: Unit,
 }
 
@@ -82,7 +84,9 @@ impl<'s> Words<'s> {
 /// Words to be counted from the first epoch on.
 #[derive(Clone, Debug)]
 pub struct Running<'s> {
+    /// The words.
     words: Words<'s>,
+    /// Most distinct words; `None` for any number.
     max_keys: Option<u64>,
 }
 
@@ -104,7 +108,9 @@ impl<'s> Running<'s> {
 /// Words with the epochs to count over.
 #[derive(Clone, Debug)]
 pub struct Windowed<'s> {
+    /// The words.
     words: Words<'s>,
+    /// The epochs that a count is over.
     over: Over,
 }
 

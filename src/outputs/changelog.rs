@@ -72,6 +72,7 @@ impl ResultEpochs {
 /// The changelog of a job. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Changelog {
+    /// The place of the changes: objects, or a table of the database.
     store: Arc<dyn ChangelogStore>,
     /// The directory of this job's changelog.
     dir: String,
@@ -83,7 +84,9 @@ pub struct Changelog {
     newest: Arc<Mutex<(NewestChanges, Option<NewestChangesLog>)>>,
     /// One permit, because a merge needs memory for all changes that it merges.
     merges: Arc<Semaphore>,
+    /// Ends the job if a change cannot be stored.
     failure: Failure,
+    /// The runtime of the requests.
     runtime: Handle,
 }
 

@@ -31,7 +31,9 @@ use crate::supervise;
 pub const COMMITS: &str = "commits";
 /// A slot is written by one request and lies in a block of its own.
 const SLOT_BYTES: usize = 512;
+/// The distance of slots: the block of a disk, so that a torn write leaves the other slot.
 const SLOT_DISTANCE: u64 = 4096;
+/// The number of slots, which are written in turn.
 const SLOTS: u64 = 2;
 
 /// An epoch that was about to be committed.
@@ -70,6 +72,7 @@ impl Attempts {
         }
     }
 
+    /// Orders what the slots hold. When the second epoch was noted, the first was committed.
     fn of(mut slots: [Option<Attempt>; SLOTS as usize]) -> Attempts {
         slots.sort_by_key(|slot| slot.map(|attempt| attempt.epoch));
         let settled = slots[0].map(|attempt| attempt.epoch);
@@ -88,13 +91,18 @@ impl Attempts {
 /// The commit log of process 0. Clones write the same file.
 #[derive(Clone, Debug)]
 pub struct CommitLog {
+    /// The file, and the slot that is next.
     inner: Arc<Mutex<CommitSlots>>,
+    /// True if a note is durable before its marker is stored.
     syncs: bool,
 }
 
 #[derive(Debug)]
+/// The open file of a commit log.
 struct CommitSlots {
+    /// The file.
     file: File,
+    /// The state folder, for messages.
     dir: std::path::PathBuf,
     /// The slot that is written next.
     next: u64,
@@ -152,6 +160,9 @@ impl CommitLog {
         self.write(None)
     }
 
+    /// Writes the next slot; without an attempt empties it, which a later note then fills.
+    ///
+    /// Fails with `Disk` if it cannot be written.
     fn write(&self, attempt: Option<Attempt>) -> Result<()> {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = inner.next;
@@ -168,6 +179,7 @@ impl CommitLog {
     }
 }
 
+/// Returns the error of a log that cannot be read or written: `Disk`.
 fn failed(what: &str, dir: &Path, error: io::Error) -> Error {
     let message = format!("cannot {what} {}: {error}", dir.join(COMMITS).display());
     Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
@@ -185,6 +197,7 @@ fn encode(attempt: Option<Attempt>) -> io::Result<[u8; SLOT_BYTES]> {
     Ok(slot)
 }
 
+/// Reads both slots; a file that ends before has empty ones.
 fn slots(file: &File) -> io::Result<[Option<Attempt>; SLOTS as usize]> {
     let mut slots = [None; SLOTS as usize];
     for (number, slot) in (0..).zip(&mut slots) {

@@ -11,7 +11,9 @@ use timely::scheduling::SyncActivator;
 /// Results of requests of one operator. Clones share them.
 #[derive(Debug)]
 pub struct Completions<T> {
+    /// The results that the operator has not taken.
     results: Arc<Mutex<Vec<T>>>,
+    /// Wakes the operator from any thread.
     activator: SyncActivator,
 }
 

@@ -1,4 +1,8 @@
 //! A TCP source: connect, read until the connection ends, connect again.
+//!
+//! The kernel's buffer is read into the room of the splitter, without a copy in between. While the
+//! journal is full nothing is read, and TCP slows the sender. The name is resolved for each
+//! connection anew, because a restarted sender may have another address.
 
 use std::io;
 use std::sync::Arc;
@@ -67,7 +71,9 @@ enum ConnectWake {
 }
 
 /// Reads until the stream ends or a stop is asked for; then what had already arrived here is read
-/// too, so that a stop loses nothing that the sender saw accepted.
+/// too, so that a stop loses nothing that the sender saw accepted. Returns how the stream ended.
+///
+/// Fails with `Disk` if the journal fails.
 async fn receive(
     stream: &TcpStream,
     (log, connection): (&mut SourceLog, u64),
@@ -129,6 +135,7 @@ pub async fn drain(stream: &TcpStream, log: &mut SourceLog, connection: u64) -> 
 }
 
 /// Reads without waiting until the buffer is full, `most` bytes are read, or there is nothing more.
+/// Returns the number of bytes, and the end of the stream if it has come.
 pub fn take_available(
     stream: &TcpStream,
     (log, connection): (&mut SourceLog, u64),

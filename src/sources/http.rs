@@ -153,11 +153,11 @@ pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Resu
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("listening for lines on {scheme}://{address}/lines");
     let closing = Stop::new();
-    let (orders, asked) = mpsc::channel(ORDERS_MAX);
+    let (requests, asked) = mpsc::channel(ORDERS_MAX);
     let service = LinesService {
         guard: Guard { token: listen.token()?, is_loopback: is_loopback(address.ip()) },
         bodies: BodyLimits::new(listen.body_bytes_max),
-        orders,
+        requests,
         closing: closing.clone(),
         is_full: AtomicBool::new(false),
         tls,
@@ -174,7 +174,7 @@ pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Resu
         }
     });
     Appender::new(log, once.then_some(closing)).run(asked).await?;
-    // The orders have ended because the server has, or because it panicked.
+    // The requests have ended because the server has, or because it panicked.
     while let Some(ended) = server.join_next().await {
         server::check(ended);
     }

@@ -14,7 +14,6 @@
 //! The client is written here. It speaks the four requests that a consumer without a group needs,
 //! and two more for SASL, and leaves nothing to be installed.
 
-mod append_records;
 mod batches;
 mod broker;
 mod client_properties;
@@ -24,6 +23,7 @@ mod error_kinds;
 mod fetcher;
 mod find_leaders;
 mod positions;
+mod read_topic;
 mod records;
 mod requests;
 mod sasl;
@@ -38,8 +38,8 @@ use super::host_port::HostPort;
 use crate::error::{Error, ErrorKind, Result};
 use positions::Positions;
 
-pub use append_records::read;
 pub use client_properties::KafkaProperties;
+pub use read_topic::read;
 
 /// The beginning of the name of a topic as a source.
 const PREFIX: &str = "kafka ";

@@ -17,7 +17,7 @@
 //! is full, and what the kernel has received is soon safe.
 //!
 //! **Cuts.** An epoch ends at the position where its EpochEnd record stands. It is *passed* when
-//! all lines before it are with the workers: at once unless the log lags ([`epoch_end_records`]).
+//! all lines before it are with the workers: at once unless the log lags ([`cuts_and_commits`]).
 //!
 //! **Sources that can be read again** copy nothing into the journal. EpochEnd and Committed records
 //! hold their positions ([`replayable`]). Producers have numbered bytes ([`producers`]).
@@ -26,7 +26,7 @@
 //! over-long line at the same places.
 
 mod connection;
-mod epoch_end_records;
+mod cuts_and_commits;
 mod lagging_log;
 mod producers;
 mod replayable;
@@ -53,8 +53,8 @@ use crate::journal::{Append, DATA_BYTES_MAX, Full, FullCause, Journal, LASTING, 
 use crate::lines::{Block, BlockPool, LineLimits, StreamEnd};
 use crate::meters::SourceMeter;
 use connection::Connection;
-use epoch_end_records::LogEpochs;
-pub use epoch_end_records::{LogEvents, LogMessage};
+use cuts_and_commits::LogEpochs;
+pub use cuts_and_commits::{LogEvents, LogMessage};
 use lagging_log::Lagging;
 pub use producers::LogProducer;
 use producers::Producers;

@@ -24,6 +24,7 @@
 //! new.
 
 mod append_files;
+mod change_ledger;
 mod find_files_thread;
 mod found_file;
 mod inotify_events;

@@ -208,6 +208,9 @@ fn is_null_device() -> bool {
 }
 
 impl Store for StdoutStore {
+    /// Holds a part until its marker is put, which prints the parts of the folder in their order.
+    ///
+    /// Fails with `Closed` if the reader has closed the pipe.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         async move {
             check_key(key)?;
@@ -221,37 +224,45 @@ impl Store for StdoutStore {
         .boxed()
     }
 
+    /// Does as `put`: nothing can be there before.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
         self.put(key, body)
     }
 
+    /// Fails with `NotFound`: what was printed is gone.
     fn get<'a>(&'a self, key: &'a str, _bytes_max: u64) -> BoxFuture<'a, StoreResult<Bytes>> {
         let message = format!("{key} cannot be read back from standard output");
         ready(Err(StoreError::new(StoreErrorKind::NotFound, message))).boxed()
     }
 
+    /// Returns an empty page.
     fn list<'a>(&'a self, _ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<ObjectEntry>>> {
         ready(Ok(Page { items: Vec::new(), next: None })).boxed()
     }
 
+    /// Returns an empty page.
     fn list_dirs<'a>(&'a self, _ask: Listing<'a>) -> BoxFuture<'a, StoreResult<Page<String>>> {
         ready(Ok(Page { items: Vec::new(), next: None })).boxed()
     }
 
+    /// Drops a part that is not printed.
     fn delete<'a>(&'a self, key: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         self.parts().remove(key);
         ready(Ok(())).boxed()
     }
 
+    /// Drops the parts of a folder that are not printed; returns their number.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<u64>> {
         let taken = self.take(&format!("{}/", dir.trim_end_matches('/')));
         ready(Ok(taken.len() as u64)).boxed()
     }
 
+    /// Does nothing: there are no names to be made durable.
     fn seal<'a>(&'a self, _dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         ready(Ok(())).boxed()
     }
 
+    /// Returns the name in messages.
     fn describe(&self) -> String {
         "standard output".to_owned()
     }

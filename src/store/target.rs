@@ -158,12 +158,14 @@ fn local_folder(path: &Path) -> Target {
 impl FromStr for Target {
     type Err = Error;
 
+    /// Parses the value of `--to`; see [`Target::parse`].
     fn from_str(to: &str) -> Result<Target> {
         Target::parse(to)
     }
 }
 
 impl fmt::Display for Target {
+    /// Prints the output as it can be given to `--to`. It holds no secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Target::Stdout => f.write_str("-"),
@@ -207,7 +209,9 @@ fn file_url(rest: &str) -> Result<Target> {
     local(path)
 }
 
-/// Splits a path prefix into directory and prefix.
+/// Splits a path prefix into directory and prefix, at the last slash.
+///
+/// Fails with `Usage` for an empty path.
 fn local(path: &str) -> Result<Target> {
     if path.is_empty() {
         return Err(usage("the output's path is empty", "give --to a path prefix"));
@@ -220,7 +224,8 @@ fn local(path: &str) -> Result<Target> {
     Ok(Target::Local { root: PathBuf::from(root), prefix: prefix.to_owned() })
 }
 
-/// Parses the part of an `oss://` URL after the scheme.
+/// Parses the part of an `oss://` URL after the scheme. No bucket's name has a dot in OSS, so the
+/// first one begins the endpoint.
 fn oss(rest: &str) -> Result<Target> {
     let (authority, prefix) = split_authority(rest, "oss")?;
     let (bucket, endpoint) = match authority.split_once('.') {
@@ -234,7 +239,8 @@ fn oss(rest: &str) -> Result<Target> {
     Ok(Target::Oss { bucket: bucket.to_owned(), endpoint, prefix: check_prefix(prefix)? })
 }
 
-/// Parses the part of an `s3://` URL after the scheme.
+/// Parses the part of an `s3://` URL after the scheme. A bucket's name may have dots in S3, so an
+/// endpoint has a flag of its own.
 fn s3(rest: &str) -> Result<Target> {
     let (authority, prefix) = split_authority(rest, "s3")?;
     check_bucket(authority, "s3", true)?;

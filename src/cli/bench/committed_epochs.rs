@@ -40,6 +40,7 @@ pub fn epochs(out: &Path) -> Result<Vec<CountedEpoch>> {
     Ok(epochs)
 }
 
+/// Reads the marker of an epoch, and the time at which it got its name: the change of its inode.
 fn epoch(dir: PathBuf) -> Result<CountedEpoch> {
     let marker = dir.join("_SUCCESS");
     let unreadable = |error: io::Error| failed(&format!("cannot read {}", marker.display()), error);
@@ -64,10 +65,12 @@ pub fn parts(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(names(dir)?.into_iter().filter(|path| has_prefix(path, "part-")).collect())
 }
 
+/// Returns true if the name of a file begins so.
 fn has_prefix(path: &Path, prefix: &str) -> bool {
     path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix))
 }
 
+/// Returns the paths in a folder, sorted.
 fn names(dir: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = |error: io::Error| failed(&format!("cannot read {}", dir.display()), error);
     let mut names = Vec::new();

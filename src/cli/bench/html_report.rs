@@ -1,4 +1,9 @@
 //! The report: one page of HTML with its style and its plots, which asks no host for anything.
+//!
+//! The page has a section for each text that was counted as fast as possible (throughput by
+//! workers, stages of an epoch, a table) and one for each text that came by the clock (two
+//! distributions of latencies, the stages, a table). It is written anew after each text, so that a
+//! bench that is stopped leaves the figures it has.
 
 use std::fmt::Write;
 use std::fs;
@@ -16,15 +21,17 @@ use super::svg_plot::{LinePlot, PlotLine, StackedBar, escaped, short, stacked_ba
 use super::throughput_runs::{ProgramRuns, TextRuns};
 use crate::error::Result;
 
+/// The style of the page, which has the colours of the plots.
 const STYLE: &str = include_str!("html_report/style.css");
 
 /// Number of colours in the style for programs.
 const COLOURS: usize = 6;
-/// The colours of what programs are held against.
+/// The colour of the time or speed that programs are held against.
 const BOUND: usize = 6;
+/// The colour of a second one.
 const OTHER_BOUND: usize = 7;
 
-/// The shares of samples at which a distribution has ticks.
+/// The shares of samples at which a distribution has ticks. The last one is the end of the plot.
 const SHARES: [(f64, &str); 4] = [(0.0, "0 %"), (0.5, "50 %"), (0.9, "90 %"), (0.99, "99 %")];
 
 /// All figures of a bench so far.
@@ -49,6 +56,7 @@ impl BenchReport {
         written.map_err(|error| failed(&format!("cannot write {}", path.display()), error))
     }
 
+    /// Returns the page. `machine` has the facts of the machine and the build.
     fn page(&self, machine: &Fields) -> String {
         let mut page =
             String::from("<!doctype html>\n<html lang=\"en\">\n<meta charset=\"utf-8\">\n");
@@ -84,11 +92,12 @@ impl BenchReport {
     }
 }
 
+/// Appends to a page.
 fn add(page: &mut String, more: impl AsRef<str>) {
     page.write_str(more.as_ref()).expect("a text takes more text");
 }
 
-/// The section of one text that was counted as fast as possible.
+/// Returns the section of one text that was counted as fast as possible.
 fn section_of(text: &TextRuns) -> String {
     let (corpus, mib) = (escaped(&text.corpus), text.mib);
     let rounds = text.programs.iter().map(|runs| runs.runs.len()).max().unwrap_or(0);
@@ -120,7 +129,10 @@ fn section_of(text: &TextRuns) -> String {
     page
 }
 
-/// Throughput over the number of workers, with the line of the COST.
+/// Returns the plot of throughput over the number of workers, with the line of the COST; `None` if
+/// no program with workers ran.
+///
+/// A program of one thread, such as the reference, is a dashed line across the plot.
 fn throughput_plot(text: &TextRuns) -> Option<LinePlot> {
     let mut lines: Vec<(String, Vec<(usize, f64)>)> = Vec::new();
     for runs in &text.programs {
@@ -176,7 +188,7 @@ fn throughput_plot(text: &TextRuns) -> Option<LinePlot> {
     })
 }
 
-/// A figure with its legend.
+/// Returns a figure with its legend, in the order of the lines.
 fn figure(caption: &str, svg: &str, lines: &[PlotLine]) -> String {
     let mut page = format!("<figure><figcaption>{}</figcaption>{svg}", escaped(caption));
     page.push_str("<ul class=\"legend\">");
@@ -189,8 +201,10 @@ fn figure(caption: &str, svg: &str, lines: &[PlotLine]) -> String {
     page
 }
 
-/// The figure of the stages of epochs; nothing where no epoch ended.
+/// Returns the figure of the stages of epochs, in milliseconds: a bar for each program, of the
+/// medians of its stages. Returns nothing where no epoch ended.
 fn stages_figure(programs: impl Iterator<Item = (BenchProgram, Vec<StageTimes>)>) -> String {
+    /// The stages, from the end of an epoch to its marker.
     const STAGES: [&str; 3] = ["count", "write", "commit"];
     let with_epochs = programs.filter(|(_, stages)| !stages.is_empty());
     let bars: Vec<StackedBar> = with_epochs
@@ -215,8 +229,9 @@ fn stages_figure(programs: impl Iterator<Item = (BenchProgram, Vec<StageTimes>)>
     figure("Stages of an epoch after its end, median", &svg, &keys)
 }
 
-/// The table of one text.
+/// Returns the table of one text. A field without a figure is empty.
 fn table_of(text: &TextRuns) -> String {
+    /// The heads of the columns.
     const HEADS: [&str; 11] = [
         "program",
         "M words/s",
@@ -256,6 +271,7 @@ fn table_of(text: &TextRuns) -> String {
     table(&HEADS, text.programs.iter().map(row))
 }
 
+/// Returns a table with these heads and rows, whose fields are HTML.
 fn table(heads: &[&str], rows: impl Iterator<Item = Vec<Option<String>>>) -> String {
     let mut page = String::from("<div class=\"table\"><table>\n<tr>");
     heads.iter().for_each(|head| add(&mut page, format!("<th>{head}</th>")));
@@ -271,7 +287,7 @@ fn table(heads: &[&str], rows: impl Iterator<Item = Vec<Option<String>>>) -> Str
     page
 }
 
-/// The section of one text that came by the clock.
+/// Returns the section of one text that came by the clock, at one rate.
 fn section_of_paced(paced: &[PacedRun]) -> String {
     let Some(first) = paced.first() else { return String::new() };
     let mut page = format!(
@@ -302,6 +318,7 @@ fn section_of_paced(paced: &[PacedRun]) -> String {
     );
     add(&mut page, stages_figure(paced.iter().map(|run| (run.program, run.run.stages.clone()))));
     page.push_str("</div>\n");
+    /// The heads of the columns.
     const HEADS: [&str; 12] = [
         "program",
         "cores used",
@@ -338,7 +355,8 @@ fn section_of_paced(paced: &[PacedRun]) -> String {
     page
 }
 
-/// Latency over the share of samples that it does not exceed; the rarest have the most room.
+/// Returns the plot of latency, in milliseconds, over the share of samples that it does not exceed;
+/// the rarest have the most room.
 fn distribution(label: &str, runs: &[PacedRun], of: impl Fn(&PacedRun) -> Quantiles) -> LinePlot {
     let line = |(index, run): (usize, &PacedRun)| PlotLine {
         label: run.program.to_string(),
@@ -356,13 +374,15 @@ fn distribution(label: &str, runs: &[PacedRun], of: impl Fn(&PacedRun) -> Quanti
     }
 }
 
-/// Returns the position of a share: each further nine has the same room.
+/// Returns the position of a share across the plot: each further nine has the same room, so 0.9 is
+/// at 1 and 0.99 at 2.
 fn position(share: f64) -> f64 {
     -(1.0 - share).log10()
 }
 
-/// The points of a distribution, as far as its samples reach.
+/// Returns the points of a distribution, as far as its samples reach.
 fn curve(quantiles: &Quantiles) -> Vec<(f64, f64)> {
+    /// The number of steps between two points of a curve.
     const STEPS: u32 = 120;
     let reach = position(SHARES[SHARES.len() - 1].0).max(1.0);
     let shares =

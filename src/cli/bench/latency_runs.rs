@@ -62,7 +62,7 @@ pub struct PacedRun {
 }
 
 impl PacedRun {
-    /// Returns the processor time a second, in cores.
+    /// Returns the processor time a second, in cores: user and system time by elapsed time.
     pub fn cores_used(&self) -> f64 {
         (self.run.user_seconds + self.run.system_seconds) / self.run.seconds
     }
@@ -127,7 +127,8 @@ impl PacedRun {
     }
 }
 
-/// Runs one program by the clock.
+/// Runs one program by the clock: serves lines at the rate of the suite, then reads the output back
+/// and compares its counts with those of what was sent.
 ///
 /// # Errors
 ///

@@ -151,6 +151,7 @@ fn stages(line: &str) -> Option<StageTimes> {
 
 /// The resources that all ended children and their children have used.
 struct ChildUsage {
+    /// Processor time of the programs.
     user_seconds: f64,
     system_seconds: f64,
     minor_faults: u64,

@@ -123,7 +123,8 @@ impl BenchProgram {
         !matches!(self, BenchProgram::DuckDb { .. }) || text.suits_duckdb()
     }
 
-    /// Returns the part of a text that the program counts.
+    /// Returns the part of a text that the program counts: a batch program gets the piece once, and
+    /// the naive one only the beginning.
     pub fn text(self, text: &BenchText) -> BenchText {
         match self {
             BenchProgram::Naive => text.beginning(NAIVE_BYTES_MAX),
@@ -192,7 +193,9 @@ impl BenchProgram {
     }
 }
 
-/// Fails if `written` are not the counts of a text.
+/// Compares the counts that a program has written with those of the text.
+///
+/// Fails with `Failed` if they differ, with the sums of both.
 fn agreed(program: &str, written: &Truth, truth: &Truth) -> Result<()> {
     if written.agrees(truth) {
         return Ok(());
@@ -216,7 +219,8 @@ fn own() -> Result<Command> {
     Ok(command)
 }
 
-/// Returns the command of this program that counts the lines of a socket.
+/// Returns the command of this program that counts the lines of a socket. Rows are tab-separated,
+/// which the bench reads back fastest, and the log is JSON, for the times of the stages.
 fn run(shape: RunShape, site: &RunSite<'_>) -> Result<Command> {
     let mut command = own()?;
     command.arg("run");

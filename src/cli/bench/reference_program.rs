@@ -26,6 +26,7 @@ pub fn count(stream: TcpStream, out: &Path, every: Duration, syncs: bool) -> Res
     counted.map_err(|error| failed("the reference cannot count", error))
 }
 
+/// Counts the lines of a socket in one table, and writes it whenever an epoch's time has passed.
 fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::Result<()> {
     let (mut table, options) = (WordTable::new(1), WordOptions::default());
     let (mut block, mut held) = (vec![0; BLOCK_BYTES + PAD_BYTES], 0);
@@ -63,13 +64,16 @@ fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::
 
 /// The file of the reference, which gets the rows of one table after the other.
 struct CountFile {
+    /// The file, to whose end rows are written.
     file: File,
+    /// True if each table is durable when it is written.
     syncs: bool,
     /// Rows that are not written yet.
     rows: Vec<u8>,
 }
 
 impl CountFile {
+    /// The size of a write.
     const ROWS_BYTES: usize = 1 << 20;
 
     /// Creates the file. With `syncs`, each table is durable when it is written.

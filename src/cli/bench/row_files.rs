@@ -71,8 +71,11 @@ pub type Fields = Map<String, Value>;
 /// The files of rows, if a folder was named.
 #[derive(Debug)]
 pub struct RowFiles {
+    /// The JSON Lines and the CSV; `None` without `--report`.
     files: Option<(File, File)>,
+    /// The folder of the report.
     dir: PathBuf,
+    /// The machine and the build, which each row has.
     machine: Fields,
 }
 

@@ -4,11 +4,15 @@ use std::fmt::Write;
 
 /// The size of a plot: the width of a small phone, so that its text is never drawn smaller.
 const WIDTH: f64 = 360.0;
+/// The height of a plot of lines.
 const HEIGHT: f64 = 236.0;
 /// The room for labels.
 const LEFT: f64 = 40.0;
+/// The room on the right, for half of the last label.
 const RIGHT: f64 = 14.0;
+/// The room above the highest value.
 const TOP: f64 = 10.0;
+/// The room for the labels of the horizontal axis.
 const BOTTOM: f64 = 38.0;
 
 /// Most ticks of a vertical axis.
@@ -153,16 +157,19 @@ pub fn stacked_bars(text: &str, unit: &str, parts: &[&str], bars: &[StackedBar])
     svg
 }
 
+/// Returns the beginning of a drawing, with its description for those who cannot see it.
 fn open(text: &str, height: f64) -> String {
     let text = escaped(text);
     format!(r#"<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{text}">"#)
 }
 
+/// Returns a text at a place. `anchor` is the end of it that stands there.
 fn label((x, y): (f64, f64), anchor: &str, text: &str) -> String {
     let text = escaped(text);
     format!(r#"<text x="{x:.1}" y="{y:.1}" text-anchor="{anchor}">{text}</text>"#)
 }
 
+/// Appends to a drawing.
 fn add(text: &mut String, more: impl AsRef<str>) {
     text.write_str(more.as_ref()).expect("a text takes more text");
 }

@@ -42,7 +42,8 @@ impl ProgramRuns {
         self.median(|run| run.words_per_second() / 1e6)
     }
 
-    /// Returns the ratios of words a second to those of `other`, run by run.
+    /// Returns the ratios of words a second to those of `other`, run by run. The runs of a round
+    /// stand side by side in time, so a machine that is slow for a while slows both.
     pub fn times(&self, other: &ProgramRuns) -> Quantiles {
         let pairs = self.runs.iter().zip(&other.runs);
         Quantiles::of(pairs.map(|(run, other)| run.words_per_second() / other.words_per_second()))
@@ -97,7 +98,8 @@ impl TextRuns {
         })
     }
 
-    /// Returns the row of one program.
+    /// Returns the row of one program. A figure that it does not have is `null`: a ratio to itself,
+    /// latencies of a program without markers.
     pub fn row(&self, runs: &ProgramRuns) -> Fields {
         let program = runs.program;
         let speeds = Quantiles::of(runs.runs.iter().map(|run| run.words_per_second() / 1e6));
@@ -174,7 +176,8 @@ impl TextRuns {
     }
 }
 
-/// The heading of the lines of [`TextRuns::line`].
+/// Returns the heading of the lines of [`TextRuns::line`]. `user`, `system` and `stolen` are
+/// nanoseconds a word.
 pub fn heading() -> String {
     format!(
         "{:30} {:>9} {:>15} {:>8} {:>7} {:>7} {:>7} {:>8} {:>8}",

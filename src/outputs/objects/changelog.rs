@@ -12,6 +12,7 @@ use crate::store::{Body, Listing, StoreResult};
 /// Stores a changelog as objects. Readers of results ignore them.
 #[derive(Clone, Debug)]
 pub struct ObjectChangelog {
+    /// Stores objects beside the results, or in the state folder.
     publisher: Publisher,
     /// The directory of all changelogs, with its slash.
     dir: String,
@@ -39,6 +40,7 @@ impl ObjectChangelog {
 }
 
 impl ChangelogStore for ObjectChangelog {
+    /// Lists the objects in a directory, page by page.
     fn list<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<Vec<StoredChange>>> {
         async move {
             let prefix = format!("{}/", self.key(dir));
@@ -59,11 +61,13 @@ impl ChangelogStore for ObjectChangelog {
         .boxed()
     }
 
+    /// Reads an object of the length that its listing gave.
     fn read<'a>(&'a self, stored: &'a StoredChange) -> BoxFuture<'a, StoreResult<Bytes>> {
         async move { self.publisher.store().get(&self.key(&stored.name), stored.bytes).await }
             .boxed()
     }
 
+    /// Stores the change of a part in an epoch, which is durable when this returns.
     fn write_change(
         &self,
         _epoch: Epoch,
@@ -73,22 +77,27 @@ impl ChangelogStore for ObjectChangelog {
         self.put(name, bytes).boxed()
     }
 
+    /// Stores a merge of changes.
     fn write_base(&self, name: String, bytes: Vec<u8>) -> BoxFuture<'_, Result<()>> {
         self.put(name, bytes).boxed()
     }
 
+    /// Removes an object that a merge holds. One that is missing is no error.
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         async move { self.publisher.store().delete(&self.key(name)).await }.boxed()
     }
 
+    /// Removes all objects in a directory.
     fn clear<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         async move { self.publisher.store().clear(&self.key(dir)).await.map(drop) }.boxed()
     }
 
+    /// Removes the temporaries that a crash left in a directory.
     fn sweep<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
         async move { self.publisher.store().sweep(&self.key(dir)).await }.boxed()
     }
 
+    /// Returns the key, for messages.
     fn place(&self, name: &str) -> String {
         self.key(name)
     }

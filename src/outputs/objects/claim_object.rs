@@ -46,6 +46,7 @@ fn to_body(owner: &Owner) -> StoreResult<Body> {
 /// The names of the claims on one prefix.
 #[derive(Clone, Debug)]
 pub struct ClaimKeys {
+    /// The key of each claim, up to its term.
     prefix: String,
 }
 
@@ -153,9 +154,13 @@ impl ClaimKeys {
     }
 }
 
+/// The claim that the processes of an owner hold.
 struct ClaimShared {
+    /// The store that the claim is in.
     store: Arc<dyn Store>,
+    /// The names of claims on the prefix.
     keys: ClaimKeys,
+    /// The term and the owner, as this run has created them.
     standing: Standing,
     /// Set in the process that stores the object again; the others only look.
     renews: bool,
@@ -170,6 +175,7 @@ struct ClaimShared {
 /// A claim that a process of the owner holds. Clones are the same claim.
 #[derive(Clone)]
 pub struct Claim {
+    /// The claim and what is known of it.
     inner: Arc<ClaimShared>,
 }
 
@@ -282,6 +288,7 @@ impl Claim {
         store.put(&keys.key(standing.term), to_body(&self.content(*renewed, true))?).await.map(drop)
     }
 
+    /// Returns the owner as it is stored: with the number of renewals and the newest epoch.
     fn content(&self, renewed: u64, released: bool) -> Owner {
         let newest = self.inner.newest.load(Ordering::Relaxed);
         let newest = (newest > 0).then_some(newest);

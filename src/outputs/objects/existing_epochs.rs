@@ -1,24 +1,27 @@
 //! The epochs that have a directory below the prefix.
 
-use bytes::Bytes;
 use futures::stream::{self, StreamExt, TryStreamExt};
 
-use super::marker_json::{MARKER_BYTES_MAX, Marker};
+use super::find_marker::find_marker;
+use super::marker_json::Marker;
 use super::object_names::{EpochSearch, Layout, MARKER};
 use crate::epoch::{self, AHEAD_MAX_MS, Epoch};
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::retry_start::patiently;
-use crate::store::{Store, StoreErrorKind};
+use crate::store::Store;
 
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
 /// may hold any number of epochs that are named after a clock which ran ahead.
 const MARKERS_MAX: usize = 16;
+/// How many markers are asked for at the same time.
 const MARKERS_AT_A_TIME: usize = 8;
 
 /// A place in the output and time from which on epochs are of interest to a start.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedEpochs<'a> {
+    /// The store of the output.
     pub store: &'a dyn Store,
+    /// The names of the epochs' folders.
     pub layout: &'a Layout,
     /// Older epochs are left alone: names follow the clock.
     pub from: Epoch,
@@ -94,23 +97,11 @@ impl NamedEpochs<'_> {
     }
 }
 
+/// Returns the error of an epoch that another job committed just now.
 fn recent(key: &str, owner: &str) -> Error {
     let message = format!("{key} was committed by another job a short while ago: {owner}");
     Error::new(ErrorKind::Configuration, message)
         .hint("give --to a prefix of its own, or --take-over if that job has ended for good")
-}
-
-/// Returns the bytes of the marker under `key`, if there is one.
-pub async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
-    patiently(|| async {
-        match store.get(key, MARKER_BYTES_MAX).await {
-            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
-            // It is longer than any marker, so another program has written it.
-            Err(error) if error.kind == StoreErrorKind::Invalid => Ok(Some(Bytes::new())),
-            found => found.map(Some),
-        }
-    })
-    .await
 }
 
 #[cfg(test)]

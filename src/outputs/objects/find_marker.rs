@@ -1,16 +1,18 @@
-//! Looks up in a store whether an epoch is committed.
+//! Finds the marker of an epoch in a store, and decides from it if the epoch is committed.
 
-use super::existing_epochs::find_marker;
-use super::marker_json::Marker;
+use bytes::Bytes;
+
+use super::marker_json::{MARKER_BYTES_MAX, Marker};
 use super::object_names::{Layout, PART};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::commit_evidence::CommitEvidence;
 use crate::outputs::foreign_epoch::foreign_epoch;
 use crate::outputs::retry_start::patiently;
-use crate::store::{Listing, Store};
+use crate::store::{Listing, Store, StoreErrorKind};
 
-/// Returns whether the job has committed `epoch`.
+/// Returns true if the job has committed `epoch`: its marker is there, or a reader has taken the
+/// epoch away since.
 ///
 /// # Errors
 ///
@@ -55,6 +57,20 @@ pub async fn is_committed(
     Ok(are_taken)
 }
 
+/// Returns the bytes of the marker under `key`, if there is one.
+pub async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
+    patiently(|| async {
+        match store.get(key, MARKER_BYTES_MAX).await {
+            Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
+            // It is longer than any marker, so another program has written it.
+            Err(error) if error.kind == StoreErrorKind::Invalid => Ok(Some(Bytes::new())),
+            found => found.map(Some),
+        }
+    })
+    .await
+}
+
+/// Returns the error of a marker that names another epoch than the folder it is in.
 fn misplaced(key: &str, epoch: Epoch) -> Error {
     let message = format!("{key} is the marker of epoch {epoch}: it was copied or renamed");
     Error::new(ErrorKind::Configuration, message)

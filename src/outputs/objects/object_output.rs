@@ -14,8 +14,8 @@ use super::changelog::ObjectChangelog;
 use super::check_ownership::Ownership;
 use super::check_store::{self, Made};
 use super::claim_object::{Claim, ClaimKeys};
-use super::existing_epochs::{NamedEpochs, find_marker};
-use super::find_marker;
+use super::existing_epochs::NamedEpochs;
+use super::find_marker::{find_marker, is_committed};
 use super::marker_json::Marker;
 use super::object_form::ObjectForm;
 use super::object_names::MARKER;
@@ -240,7 +240,7 @@ impl Output for ObjectOutput {
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
             let (layout, job) = (&self.form.layout, &start.publication.job);
-            find_marker::is_committed(&*self.store, layout, job, evidence, epoch).await
+            is_committed(&*self.store, layout, job, evidence, epoch).await
         }
         .boxed()
     }

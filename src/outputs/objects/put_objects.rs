@@ -30,11 +30,15 @@ pub struct Publisher {
     pub form: Arc<ObjectForm>,
     /// The settings of what is published.
     pub publication: Arc<Publication>,
+    /// The store of the objects.
     store: Arc<dyn Store>,
+    /// The right of this process to write.
     ownership: Ownership,
     /// Notes epochs before their marker is stored. `None` in a job without state.
     commits: Option<CommitLog>,
+    /// The runtime of the requests.
     runtime: Handle,
+    /// Repeats requests while the store is away.
     retrier: Retrier,
     /// The results that are not stored yet.
     results: Results,

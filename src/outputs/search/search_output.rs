@@ -203,7 +203,8 @@ impl SearchOutput {
         .await
     }
 
-    /// Returns the greatest epoch in an index from `from` on, up to `until`.
+    /// Returns the greatest epoch in an index from `from` on, up to `until`; `None` without index
+    /// or documents. The index is refreshed first, or the newest documents could be missed.
     async fn greatest(&self, index: &str, from: Epoch, until: Epoch) -> StoreResult<Option<Epoch>> {
         let search = json!({
             "size": 0,
@@ -374,6 +375,8 @@ impl Output for SearchOutput {
     }
 
     /// Asks for version and fields, and writes nothing: the facts for `wordtide check`.
+    ///
+    /// Fails as [`Output::probe`] does.
     fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
         async move {
             let server = patiently(|| self.client.send(Method::GET, "", None)).await?;

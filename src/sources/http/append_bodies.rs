@@ -35,14 +35,14 @@ pub enum Ask {
 
 /// A request to the log, and where its reply goes.
 #[derive(Debug)]
-pub struct Order {
+pub struct LogRequest {
     /// The change that is asked for.
     pub ask: Ask,
     /// Takes the answer when what it states is durable.
     pub reply: oneshot::Sender<Reply>,
 }
 
-/// The reply to an order.
+/// The reply to a request.
 #[derive(Debug)]
 pub struct Reply {
     /// The position that comes next in the stream of the producer.
@@ -51,7 +51,7 @@ pub struct Reply {
     pub tag: Option<String>,
     /// Resolves when all that the reply speaks of is durable; `None` without state.
     pub durable: Option<Durable>,
-    /// The reason for which the order was not carried out.
+    /// The reason for which the request was not carried out.
     pub refusal: Option<Refusal>,
 }
 
@@ -71,13 +71,13 @@ impl<'a> Appender<'a> {
         Appender { log, closing, open: BTreeSet::new() }
     }
 
-    /// Carries out orders until none can come any more.
+    /// Carries out requests until none can come any more.
     ///
     /// # Errors
     ///
     /// Those of the log.
-    pub async fn run(&mut self, mut orders: mpsc::Receiver<Order>) -> Result<()> {
-        while let Some(Order { ask, reply }) = self.log.alongside(orders.recv()).await? {
+    pub async fn run(&mut self, mut requests: mpsc::Receiver<LogRequest>) -> Result<()> {
+        while let Some(LogRequest { ask, reply }) = self.log.alongside(requests.recv()).await? {
             let done = self.carry_out(ask).await?;
             // It fails if the client has gone, which will ask again.
             let _ = reply.send(done);

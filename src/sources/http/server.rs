@@ -1,4 +1,13 @@
 //! The server: accepts connections and answers their requests.
+//!
+//! ```text
+//! accept ─► TLS ─► head ─► token ─► body (receive_body)
+//!   ─► request to the log's task ─► durable ─► answer
+//! ```
+//!
+//! Each connection is a task of a set that the server joins, so a panic in one ends the job. No
+//! answer is given before the position that it names is durable. A connection that is idle, or is
+//! slow with a body, has limits of its own (`connection_limits`).
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -23,7 +32,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::super::stop_signal::Stop;
 use super::super::tls_accept;
-use super::append_bodies::{Ask, Order, Reply};
+use super::append_bodies::{Ask, LogRequest, Reply};
 use super::connection_limits::{Activity, Connections, OpenConnection, Watched};
 use super::decode::Coding;
 use super::receive_body::{BodyLimits, Received};
@@ -55,7 +64,7 @@ pub struct LinesService {
     /// Receives bodies within their limits.
     pub bodies: BodyLimits,
     /// The queue to the task that owns the log.
-    pub orders: mpsc::Sender<Order>,
+    pub requests: mpsc::Sender<LogRequest>,
     /// Asks the server to end.
     pub closing: Stop,
     /// The log had no room for the last body.
@@ -67,7 +76,7 @@ pub struct LinesService {
 }
 
 impl LinesService {
-    /// Answers one request.
+    /// Answers one request. A `HEAD` gets the head of the answer to its `GET`.
     async fn answer(&self, request: Request<Incoming>, activity: &Arc<Activity>) -> Response<Body> {
         let is_head = request.method() == Method::HEAD;
         let mut answer = self.fulfil(request, activity).await.unwrap_or_else(Refusal::answer);
@@ -115,7 +124,7 @@ impl LinesService {
         };
         activity.set_unread(false);
         let _served = activity.serve();
-        let Reply { next, tag, durable, refusal } = self.order(ask).await?;
+        let Reply { next, tag, durable, refusal } = self.ask(ask).await?;
         // Also a refusal names a position that the sender may rely on.
         if let Some(durable) = durable {
             durable.wait().await.map_err(|_| Refusal::stopping())?;
@@ -127,7 +136,8 @@ impl LinesService {
         }
     }
 
-    /// Receives the body of a request, unless the run stops meanwhile.
+    /// Receives the body of a request, decompressed, unless the run stops meanwhile. A body that is
+    /// announced as too long, or that the log has no room for, is refused before it is sent.
     async fn receive(
         &self,
         headers: &HeaderMap,
@@ -141,7 +151,7 @@ impl LinesService {
         if self.is_full.load(Ordering::Relaxed) {
             // The sender need not send what cannot be kept.
             let ask = Ask::Room { bytes: announced.unwrap_or(0) };
-            if let Some(refusal) = self.order(ask).await?.refusal {
+            if let Some(refusal) = self.ask(ask).await?.refusal {
                 return Err(refusal);
             }
         }
@@ -151,11 +161,12 @@ impl LinesService {
         }
     }
 
-    /// Gives an order to the task that owns the log and waits for its reply.
-    async fn order(&self, ask: Ask) -> Result<Reply, Refusal> {
+    /// Sends a request to the task that owns the log and waits for its reply. Refused with 503 if
+    /// the log takes nothing for [`QUEUE_TIME_MAX`].
+    async fn ask(&self, ask: Ask) -> Result<Reply, Refusal> {
         let (reply, replied) = oneshot::channel();
-        let order = Order { ask, reply };
-        let reply = match timeout(QUEUE_TIME_MAX, self.orders.send(order)).await {
+        let request = LogRequest { ask, reply };
+        let reply = match timeout(QUEUE_TIME_MAX, self.requests.send(request)).await {
             Ok(Ok(())) => replied.await.map_err(|_| Refusal::stopping())?,
             Ok(Err(_)) => return Err(Refusal::stopping()),
             Err(_) => return Err(Refusal::later("the log takes nothing now: send it again later")),
@@ -201,7 +212,8 @@ impl LinesService {
     }
 }
 
-/// Serves connections of `listener` until the service closes.
+/// Serves connections of `listener` until the service closes, then waits for requests under way,
+/// for at most [`STOP_TIME_MAX`].
 pub async fn serve(listener: TcpListener, service: Arc<LinesService>, connections_max: usize) {
     let connections = Connections::new(connections_max);
     let mut tasks = JoinSet::new();
@@ -255,7 +267,7 @@ pub async fn serve(listener: TcpListener, service: Arc<LinesService>, connection
     }
 }
 
-/// A panic of a connection goes on here: this task is supervised.
+/// Panics if a connection has panicked: this task is supervised, those of connections are not.
 pub fn check(ended: Result<(), tokio::task::JoinError>) {
     if let Err(lost) = ended
         && let Ok(panic) = lost.try_into_panic()
@@ -273,7 +285,7 @@ fn refuse(stream: &TcpStream) {
     let _ = stream.try_write(answer.as_bytes());
 }
 
-/// Serves one connection to its end.
+/// Serves one connection until it ends, or until `open` is closed because others need its place.
 async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<LinesService>) {
     // Answers are short and complete: they need not wait for more.
     let _ = stream.set_nodelay(true);
@@ -327,7 +339,8 @@ where
     }
 }
 
-/// Closes a connection so that its client can still read the answer.
+/// Closes a connection so that its client can still read the answer: what it sends is read and
+/// dropped for a while, since a socket that is closed with unread bytes is reset.
 async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     let (time, bytes) = LINGER;
     let reading = async {

@@ -1,5 +1,14 @@
 //! The three requests of a consumer without a group: where partitions lie, where they begin and
 //! end, and their records.
+//!
+//! | request | versions | gives |
+//! | --- | --- | --- |
+//! | Metadata | 4, 12 | brokers, the id of the topic (12), leaders of partitions |
+//! | ListOffsets | as the broker has | the first offset, or the high watermark |
+//! | Fetch | up to 11, 13 | batches; by the id of the topic (13) |
+//!
+//! The newer versions have compact arrays and tagged fields. Fields that are read and not used are
+//! replicas, racks, leader epochs and times of throttling.
 
 use bytes::Bytes;
 
@@ -96,7 +105,7 @@ fn flexible_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, Broker
     complete(found)
 }
 
-/// Reads an answer of an older version.
+/// Reads an answer of an older version, which has no id of the topic.
 fn plain_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, BrokerFailure> {
     let mut found = TopicMetadata::default();
     reader.i32()?;
@@ -126,7 +135,9 @@ fn plain_metadata(mut reader: WireReader<'_>) -> Result<TopicMetadata, BrokerFai
     complete(found)
 }
 
-/// Sorts the partitions. A topic without any is being created.
+/// Sorts the partitions.
+///
+/// Fails with `Code` for a topic without any, which is being created: it is asked for again.
 fn complete(mut found: TopicMetadata) -> Result<TopicMetadata, BrokerFailure> {
     if found.partitions.is_empty() {
         return Err(BrokerFailure::Code(ErrorCode::UNKNOWN_TOPIC_OR_PARTITION));

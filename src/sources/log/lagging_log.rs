@@ -1,4 +1,9 @@
 //! A log that lags: records come back from the journal, as the workers have room for them.
+//!
+//! While the workers have no room, a source appends to its journal and its splitters stand still.
+//! From then on all lines come from the journal, in the order of its records, until the reader is
+//! at the tail: only then may bytes go to a splitter directly again. The log of a former run begins
+//! in the same way, at the position of the last commit.
 
 use super::SourceLog;
 use crate::error::Result;
@@ -89,7 +94,10 @@ impl SourceLog {
         }
     }
 
-    /// Splits one record as it was split, or would have been, when it was appended.
+    /// Splits one record as it was split, or would have been, when it was appended. `fed` has the
+    /// bytes of it that its splitter has already.
+    ///
+    /// Fails with `Disk` if the end of an epoch in it cannot be passed.
     fn bring_back_record(
         &mut self,
         (position, end): (Position, Position),
@@ -144,7 +152,8 @@ impl SourceLog {
         Ok(returned)
     }
 
-    /// Splits the bytes of a record, unless they were split before.
+    /// Splits the bytes of a record, unless they were split before. Of a record that a former run
+    /// has split, the bytes of an unfinished line are fed again.
     fn bring_back_data(
         &mut self,
         (position, end): (Position, Position),

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::SourceLog;
 use super::connection::Connection;
-use super::epoch_end_records::{LogEpochs, LogEvents, LogMessage};
+use super::cuts_and_commits::{LogEpochs, LogEvents, LogMessage};
 use super::lagging_log::Lagging;
 use super::producers::Producers;
 use super::replayable::Replayable;

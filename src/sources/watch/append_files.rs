@@ -1,13 +1,22 @@
-//! Reading: files in, lines out, and the ledger in between.
+//! Reads the files of a watched place into the source log, one after the other.
+//!
+//! ```text
+//! found ─► asked for (pump, up to 8 ahead) ─► opened ─► noted in the ledger ─► text ─► connection
+//! ```
+//!
+//! Each file has a number, in the order in which files are begun, and is a connection of the log by
+//! that number. A cut records a position: the number of the file and the offset in its text. So a
+//! start finds every file that an epoch which is not committed has lines of, and reads it again up
+//! to the recorded ends.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use super::change_ledger::changed;
 use super::find_files_thread::Discovery;
 use super::found_file::{FoundFile, NameHash, Version};
-use super::ledger::{BegunFile, Ledger, is_full};
+use super::ledger::{BegunFile, Ledger};
 use super::new_files::{UnreadFile, WatchEvent};
 use super::position::FilePosition;
 use super::read_files_thread::{Piece, Pump};
@@ -19,27 +28,31 @@ use crate::sources::log::SourceLog;
 
 /// Most files that the pump is asked for before the first of them is read.
 const FILES_AHEAD_MAX: usize = 8;
-/// How often a full disk is looked at again.
-const DISK_PAUSE: Duration = Duration::from_secs(1);
 /// Most files whose failure is remembered, so that it is logged once.
-const TOLD_MAX: usize = 10_000;
+const REPORTED_MAX: usize = 10_000;
 
 /// The state that a cut records. Only the task that owns the log uses it, and a cut is a step of
 /// that task.
 #[derive(Debug)]
 struct ReadProgress {
+    /// The files that were begun, by name, version and number.
     ledger: Ledger,
+    /// The file that is read, and the offset after the text that the log has.
     position: FilePosition,
 }
 
 /// The task that reads the files of one place.
 pub struct WatchReading<'a> {
+    /// The log that lines go into.
     log: &'a mut SourceLog,
+    /// The state that a cut records.
     progress: Arc<Mutex<ReadProgress>>,
+    /// The thread that reads and decompresses files.
     pump: Pump,
+    /// The folder or the bucket.
     place: OpenPlace,
     /// Files whose failure was logged.
-    told: HashSet<NameHash>,
+    reported: HashSet<NameHash>,
 }
 
 /// How the text of a file was taken.
@@ -83,9 +96,10 @@ impl<'a> WatchReading<'a> {
             progress.ledger.sync()?;
             Ok(progress.position.encode())
         });
-        Ok(Some(WatchReading { log, progress, pump, place, told: HashSet::new() }))
+        Ok(Some(WatchReading { log, progress, pump, place, reported: HashSet::new() }))
     }
 
+    /// Locks the state that a cut records.
     fn progress(&self) -> MutexGuard<'_, ReadProgress> {
         // A panic ends the job; what the lock guards is whole between steps.
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
@@ -136,7 +150,10 @@ impl<'a> WatchReading<'a> {
         Ok(true)
     }
 
-    /// Reads a file that a former run has begun.
+    /// Reads a file that a former run has begun, from the last line that was not split whole.
+    ///
+    /// Fails with `Disk` for a file that cannot be read now and may be whole: to go on without it
+    /// would lose its lines. One that is gone or has changed is given up with an error line.
     async fn read_file_again(&mut self, begun: BegunFile) -> Result<Taken> {
         let BegunFile { number, file } = begun;
         let open = self.log.connections_at_begin();
@@ -209,7 +226,7 @@ impl<'a> WatchReading<'a> {
             self.progress().ledger.committed(committed.number)?;
             let is_stopped = match arrival {
                 WatchEvent::Found(file) => self.read_file(file, &discovery).await?,
-                WatchEvent::Changed(file) => self.tell_change(&file),
+                WatchEvent::Changed(file) => self.report_change(&file),
                 WatchEvent::Gone(name) => self.note(|ledger| ledger.forget(name)).await?.is_none(),
                 WatchEvent::Device(device) => {
                     self.note(|ledger| ledger.know_device(device)).await?.is_none()
@@ -225,12 +242,15 @@ impl<'a> WatchReading<'a> {
         self.log.fix_positions()
     }
 
+    /// Asks the pump for a file that was found; other events need no file.
     fn ask_for(&self, arrival: &WatchEvent) {
         if let WatchEvent::Found(file) = arrival {
             self.ask(file.clone(), None);
         }
     }
 
+    /// Asks the pump for a file. One that was read before is to be the same, and is read from the
+    /// offset `again_from` of its text.
     fn ask(&self, file: FoundFile, again_from: Option<u64>) {
         self.pump.ask(ReadRequest { file, again_from });
     }
@@ -251,12 +271,15 @@ impl<'a> WatchReading<'a> {
     }
 
     /// Reads a file that was found and asked for; returns true if a stop was asked for.
+    ///
+    /// The ledger notes the file durably before any of its lines is in the log. One that was read
+    /// before, under this or another name, is only noted.
     async fn read_file(&mut self, file: FoundFile, discovery: &Discovery) -> Result<bool> {
         let facts = match self.next_piece().await? {
             None => return Ok(true),
             Some(Piece::Opened(facts)) => facts,
             Some(Piece::End(end)) => {
-                self.tell_unread(file, end, discovery);
+                self.report_unread(file, end, discovery);
                 return Ok(false);
             }
             Some(Piece::Text(_)) => return Err(out_of_order()),
@@ -333,7 +356,8 @@ impl<'a> WatchReading<'a> {
         }
     }
 
-    /// Hands text over, in parts between the recorded ends of epochs.
+    /// Hands text over, in parts between the recorded ends of epochs, so that each line comes into
+    /// the epoch that it was in before a restart. Waits while the log has no room.
     async fn feed(&mut self, connection: u64, offset: &mut u64, text: &[u8]) -> Result<()> {
         let mut rest = text;
         while !rest.is_empty() {
@@ -367,7 +391,8 @@ impl<'a> WatchReading<'a> {
         self.pass_recorded_ends()
     }
 
-    /// Ends a file, and reports how if that is worth a line.
+    /// Ends a file, and reports how if that is worth a line. The position is then that before the
+    /// next file.
     fn end_file(
         &mut self,
         connection: u64,
@@ -410,7 +435,7 @@ impl<'a> WatchReading<'a> {
     }
 
     /// Reports a file that was not opened, and has it found again where that may help.
-    fn tell_unread(&mut self, file: FoundFile, end: FileEnd, discovery: &Discovery) {
+    fn report_unread(&mut self, file: FoundFile, end: FileEnd, discovery: &Discovery) {
         let name = self.place.shown(&file);
         match end {
             FileEnd::Whole => {}
@@ -421,22 +446,22 @@ impl<'a> WatchReading<'a> {
                 }
             }
             FileEnd::Unreadable(why) | FileEnd::Damaged(why) => {
-                if self.told.len() >= TOLD_MAX {
-                    self.told.clear();
+                if self.reported.len() >= REPORTED_MAX {
+                    self.reported.clear();
                 }
-                let (is_new, hash) = (!self.told.contains(&file.hash()), file.hash());
+                let (is_new, hash) = (!self.reported.contains(&file.hash()), file.hash());
                 let is_tried_again = discovery.give_back(UnreadFile::Unreadable(file));
                 if is_new {
                     let then = if is_tried_again { "; trying again later" } else { "" };
                     tracing::warn!("{name} cannot be read: {why}{then}");
-                    self.told.insert(hash);
+                    self.reported.insert(hash);
                 }
             }
         }
     }
 
     /// Reports a file that has changed after it was read; returns false.
-    fn tell_change(&self, file: &FoundFile) -> bool {
+    fn report_change(&self, file: &FoundFile) -> bool {
         // One that was not read yet is read as it is now.
         let is_read = self.progress().ledger.known().contains_key(&file.hash());
         if is_read {
@@ -464,37 +489,7 @@ impl<'a> WatchReading<'a> {
     }
 }
 
-/// Makes a change of the ledger; waits while the disk is full. Returns `None` if a stop was asked
-/// for meanwhile.
-async fn changed<T>(
-    log: &mut SourceLog,
-    mut change: impl FnMut() -> io::Result<T>,
-) -> Result<Option<T>> {
-    let (stop, mut is_told) = (log.stop().clone(), false);
-    loop {
-        let error = match change() {
-            Ok(changed) => return Ok(Some(changed)),
-            Err(error) => error,
-        };
-        if !is_full(&error) {
-            let message = format!("cannot note which files are read: {error}");
-            return Err(Error::new(ErrorKind::Disk, message).cause(error).hint("see --state"));
-        }
-        if !std::mem::replace(&mut is_told, true) {
-            tracing::warn!("the disk of --state is full: reading stops until there is room again");
-        }
-        let pause = async {
-            tokio::select! {
-                () = tokio::time::sleep(DISK_PAUSE) => false,
-                () = stop.stopped() => true,
-            }
-        };
-        if log.alongside(pause).await? {
-            return Ok(None);
-        }
-    }
-}
-
+/// Returns the error of pieces that no file has in this order: a defect.
 fn out_of_order() -> Error {
     Error::new(ErrorKind::Failed, "the pieces of a file came in a wrong order")
 }

@@ -67,7 +67,8 @@ impl Bucket {
         (range.len() as u64 == bytes).then_some(range)
     }
 
-    /// Lists one page of objects; returns the `after` of the next page, too.
+    /// Lists one page of objects; returns the `after` of the next page, too: `None` after the last
+    /// one. Keys whose parts begin with `.` or `_` are left out.
     async fn page(&self, after: Option<&str>) -> StoreResult<(Vec<FoundFile>, Option<String>)> {
         let ask = Listing::new(&self.prefix).after(after).limit(PAGE_KEYS);
         let page = self.store.list(ask).await?;
@@ -144,7 +145,8 @@ impl ObjectWatch {
         }
     }
 
-    /// Lists the keys after `after`, or all. Returns the greatest.
+    /// Lists the keys after `after`, or all, and reports each to the arrivals. Returns the
+    /// greatest.
     async fn scan(&mut self, after: Option<&str>, started: Instant) -> StoreResult<Option<String>> {
         while let Ok(file) = self.unread.try_recv() {
             self.arrivals.returned(file, started.elapsed());
@@ -230,7 +232,8 @@ impl<'a> ObjectReader<'a> {
         found.map(FileFacts::of_object).ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// Fetches the range that begins at `at`, unless that is the end.
+    /// Fetches the range that begins at `at`, unless that is the end. The request names the version
+    /// of the object, so no range is that of another one.
     fn fetch(&mut self) -> io::Result<()> {
         let end = (self.at + RANGE_BYTES).min(self.facts.bytes);
         (self.chunk, self.chunk_at) = (Bytes::new(), self.at);
@@ -247,14 +250,14 @@ impl<'a> ObjectReader<'a> {
         Ok(())
     }
 
-    /// Repeats a request until the store answers it.
+    /// Repeats a request until the store answers it or its bytes are not awaited any more.
     fn patiently<T>(&self, mut ask: impl AsyncFnMut() -> StoreResult<T>) -> io::Result<T> {
         let (mut backoff, started) = (BackoffPolicy::JITTERED.start(), Instant::now());
-        let mut is_told = false;
+        let mut is_reported = false;
         loop {
             let error = match self.bucket.runtime.block_on(ask()) {
                 Ok(answer) => {
-                    if is_told {
+                    if is_reported {
                         tracing::info!("{} can be read again", self.bucket.name);
                     }
                     return Ok(answer);
@@ -271,15 +274,15 @@ impl<'a> ObjectReader<'a> {
             if !(self.is_wanted)() {
                 return Err(io::Error::other("nobody reads any more"));
             }
-            tell(&error, &mut is_told);
+            report_once(&error, &mut is_reported);
             self.bucket.runtime.block_on(tokio::time::sleep(backoff.next_pause()));
         }
     }
 }
 
 /// Logs an error, once per outage.
-fn tell(error: &StoreError, is_told: &mut bool) {
-    if std::mem::replace(is_told, true) {
+fn report_once(error: &StoreError, is_reported: &mut bool) {
+    if std::mem::replace(is_reported, true) {
         tracing::debug!("{error}");
     } else {
         tracing::warn!("{error}; trying again");

@@ -1,4 +1,8 @@
 //! The start of a watched source: where it was left, or what is there at its first start.
+//!
+//! The ledger in the journal's folder shows which it is. Without a ledger and without recorded
+//! positions this is a first start: files that are there are noted as known and not read, unless
+//! `--watch-existing` or `--once` asks for them. Positions without a ledger are damage.
 
 use std::collections::HashSet;
 use std::path::Path;

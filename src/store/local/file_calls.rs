@@ -68,6 +68,8 @@ pub fn is_private(dir: &str) -> bool {
 
 /// Opens the directory `dir` below `root` one name at a time and follows no symbolic link. With
 /// `creates`, makes what is missing.
+///
+/// A link that another user puts there would otherwise lead the writes of this one elsewhere.
 pub fn open_dir(root: &Path, dir: &str, creates: bool) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let mut folder = openat(CWD, root, flags, Mode::empty())?;
@@ -232,7 +234,8 @@ fn directory_of(prefix: &str) -> &str {
     &prefix[..prefix.rfind('/').map_or(0, |at| at + 1)]
 }
 
-/// Finds the keys of all files below `prefix` that come after `after`. Files are not looked at yet.
+/// Finds the keys of all files below `prefix` that come after `after`, in the order of their bytes,
+/// as an object store lists them. Files are not looked at yet.
 pub fn scan(root: &Path, prefix: &str, after: Option<&str>) -> StoreResult<Scan> {
     let mut smallest = Smallest::new(prefix, after);
     let mut directories = vec![directory_of(prefix).to_owned()];
@@ -282,7 +285,8 @@ pub fn delete(root: &Path, key: &str) -> StoreResult<()> {
     }
 }
 
-/// Removes everything in the directory `dir`, however deep. Returns the number of files removed.
+/// Removes everything in the directory `dir`, however deep, and the directory stays. Returns the
+/// number of files removed.
 pub fn clear(root: &Path, dir: &str) -> StoreResult<u64> {
     let cleared = open_dir(root, dir, false).and_then(|folder| empty(&folder, &|_| true));
     match cleared {

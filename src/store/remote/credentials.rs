@@ -72,7 +72,8 @@ pub trait Clean {
     fn clean(&mut self) -> bool;
 }
 
-/// Cleans identifier, secret and token; see [`Clean::clean`].
+/// Cleans identifier, secret and token; see [`Clean::clean`]. A secret that was pasted into a file
+/// often has a line break after it, which no header may have.
 fn clean(values: [&mut String; 2], token: &mut Option<String>) -> bool {
     *token = token.take().map(|token| token.trim().to_owned()).filter(|token| !token.is_empty());
     let [id, secret] = values;
@@ -86,12 +87,14 @@ fn clean(values: [&mut String; 2], token: &mut Option<String>) -> bool {
 }
 
 impl Clean for aliyun::Credential {
+    /// Cleans the three values of an Alibaba Cloud key.
     fn clean(&mut self) -> bool {
         clean([&mut self.access_key_id, &mut self.access_key_secret], &mut self.security_token)
     }
 }
 
 impl Clean for aws::Credential {
+    /// Cleans the three values of an AWS key.
     fn clean(&mut self) -> bool {
         clean([&mut self.access_key_id, &mut self.secret_access_key], &mut self.session_token)
     }
@@ -100,6 +103,8 @@ impl Clean for aws::Credential {
 impl<K: SigningCredential + Clean> ProvideCredential for Chain<K> {
     type Credential = K;
 
+    /// Asks one source after the other for keys, each for at most the time limit. Keys that are
+    /// incomplete or have expired are passed over. The result of the search is noted for messages.
     async fn provide_credential(&self, ctx: &Context) -> reqsign_core::Result<Option<K>> {
         let mut tried = String::new();
         let mut found = None;
@@ -129,7 +134,8 @@ impl<K: SigningCredential + Clean> ProvideCredential for Chain<K> {
     }
 }
 
-/// Returns the sources of Alibaba Cloud keys.
+/// Returns the sources of Alibaba Cloud keys, in the order of its own tools: environment, role of a
+/// pod, files, a URI, role of the machine.
 pub fn aliyun_chain(
     timeout: Duration,
     search: &Arc<Mutex<KeySearch>>,
@@ -155,7 +161,8 @@ pub fn aliyun_chain(
         .or("ECS RAM role by metadata service", aliyun::EcsRamRoleCredentialProvider::new())
 }
 
-/// Returns the sources of AWS keys. `credential_process` is not run.
+/// Returns the sources of AWS keys, in the order of its own tools. `credential_process` is not run:
+/// it would start a program that a file names.
 pub fn aws_chain(timeout: Duration, search: &Arc<Mutex<KeySearch>>) -> Chain<aws::Credential> {
     Chain::new(timeout, Arc::clone(search))
         .or("environment AWS_ACCESS_KEY_ID", aws::EnvCredentialProvider::new())
@@ -177,6 +184,7 @@ struct OssutilConfig;
 impl ProvideCredential for OssutilConfig {
     type Credential = aliyun::Credential;
 
+    /// Reads the file; returns `None` if there is none or it has no keys.
     async fn provide_credential(
         &self,
         ctx: &Context,
@@ -214,7 +222,8 @@ impl FileRead for LiteralFiles {
     }
 }
 
-/// Returns the content of a file as the sources' parser has to see it.
+/// Returns the content of a file as the sources' parser has to see it: without a byte order mark
+/// and blanks at both ends, and, in an INI file, with quotes and backslashes escaped.
 fn literal(bytes: &[u8]) -> Vec<u8> {
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii();
     let is_ini = text.split(|&byte| byte == b'\n').any(|line| line.trim_ascii().starts_with(b"["))

@@ -1,4 +1,8 @@
 //! Finds the endpoint of a bucket: scheme, host, region, and how requests name the bucket.
+//!
+//! People paste what a console shows them: a host, a URL, the domain of the bucket, a path below a
+//! gateway. Each of these is understood where it can only mean one thing, and refused with the
+//! flag's name where it cannot.
 
 use http::uri::Authority;
 
@@ -31,6 +35,8 @@ impl Endpoint {
     }
 
     /// Returns host and port of every request for `bucket`.
+    ///
+    /// Fails with `Configuration` if they form no host name.
     pub fn authority(&self, bucket: &str) -> Result<Authority> {
         let host = match self.addressing {
             Addressing::VirtualHosted | Addressing::Auto => format!("{bucket}.{}", self.host),
@@ -181,7 +187,9 @@ fn first<const N: usize>(given: [Option<String>; N]) -> Option<String> {
 }
 
 /// Returns the endpoint of URL and setting. If both name the same host, the setting is returned,
-/// because it may have a scheme. Fails if they differ.
+/// because it may have a scheme.
+///
+/// Fails with `Usage` if they differ.
 fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
     let set = set.map(str::trim).filter(|set| !set.is_empty());
     let bare = |text: &str| split(text, "--oss-endpoint").map(|(_, host, _)| host.to_owned());
@@ -195,7 +203,10 @@ fn chosen(in_url: Option<&str>, set: Option<&str>) -> Result<Option<String>> {
     }
 }
 
-/// Splits an endpoint into scheme, host and path. The path has no `/` at its end.
+/// Splits an endpoint into scheme, host and path. The path has no `/` at its end. Without a scheme
+/// it is `https`.
+///
+/// Fails with `Usage`, naming `flag` and not the value, for anything else.
 fn split<'a>(endpoint: &'a str, flag: &str) -> Result<(&'static str, &'a str, &'a str)> {
     let (scheme, rest) = match endpoint.split_once("://") {
         None => ("https", endpoint),
@@ -232,7 +243,9 @@ fn is_accelerated(host: &str) -> bool {
     name.is_some_and(|name| matches!(name, "oss-accelerate" | "oss-accelerate-overseas"))
 }
 
-/// Returns `scheme`, or fails if it would send the text unencrypted to another machine and
+/// Returns `scheme`.
+///
+/// Fails with `Configuration` if it would send the text unencrypted to another machine and
 /// `--allow-http` is not given.
 fn allowed(scheme: &'static str, host: &str, settings: &StoreSettings) -> Result<&'static str> {
     if scheme == "https" || settings.allow_http || is_loopback_name(host_of(host)) {

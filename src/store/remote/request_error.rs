@@ -2,6 +2,11 @@
 //!
 //! The codes are those of OSS and S3, which are mostly the same. They come as typed values from
 //! [`answer`](super::server_answer); no message is searched for them.
+//!
+//! The kind decides what happens next. `Unavailable` is tried again for as long as it takes; it
+//! covers 5xx, throttling, conflicts of concurrent requests, and requests without an answer.
+//! `Denied` ends the run: a key, a policy, a bucket or an endpoint is wrong, and the hint names
+//! which. `Exists` and `NotFound` are answers that callers decide about.
 
 use std::error::Error as _;
 use std::fmt;
@@ -13,7 +18,8 @@ use super::client::LookupFailed;
 use super::server_answer::{NoCredentials, NotAStore, RefusedRequest, cause};
 use super::sign::SignedService;
 
-/// Returns the store error for an error of opendal. `what` names the operation and its object.
+/// Returns the store error for an error of opendal. `what` names the operation and its object, as
+/// in "put KEY". An error whose request may have been carried out is marked as indeterminate.
 pub fn describe(service: SignedService, what: &str, error: &Error) -> StoreError {
     if let Some(missing) = cause::<NoCredentials>(error) {
         return no_credentials(service, what, missing);
@@ -36,7 +42,8 @@ pub fn describe(service: SignedService, what: &str, error: &Error) -> StoreError
     }
 }
 
-/// Returns the error for a refused request.
+/// Returns the error for a refused request, by its code where the code is known, and else by its
+/// HTTP status.
 fn refused(service: SignedService, what: &str, refusal: &RefusedRequest) -> StoreError {
     let code = refusal.code.as_str();
     if let Some(hint) = refusal_hint(service, code) {
@@ -67,14 +74,16 @@ fn refused(service: SignedService, what: &str, refusal: &RefusedRequest) -> Stor
     }
 }
 
-/// Returns the error for an answer that does not come from the store.
+/// Returns the error for an answer that does not come from the store, as from a captive portal, a
+/// proxy, or a server under a wrong address: `Denied`.
 fn elsewhere(service: SignedService, what: &str, answer: &dyn fmt::Display) -> StoreError {
     let flag = service.endpoint_flag();
     StoreError::new(StoreErrorKind::Denied, format!("cannot {what}: {answer}"))
         .hint(format!("it leads elsewhere: check {flag}, and a proxy in the environment"))
 }
 
-/// Returns the error for a request that could not be signed.
+/// Returns the error for a request that could not be signed: `Denied`, with the places that were
+/// searched for credentials.
 fn no_credentials(service: SignedService, what: &str, missing: &NoCredentials) -> StoreError {
     let (name, hint) = match service {
         SignedService::Oss => (
@@ -92,7 +101,8 @@ fn no_credentials(service: SignedService, what: &str, missing: &NoCredentials) -
     StoreError::new(StoreErrorKind::Denied, message).hint(hint)
 }
 
-/// Returns the error for a request without an answer.
+/// Returns the error for a request without an answer: `Unavailable`, except for a certificate that
+/// is not trusted.
 fn unanswered(service: SignedService, what: &str, error: &Error) -> StoreError {
     let endpoint = service.endpoint_flag();
     let message = format!("cannot {what}: {}", root_cause(error));
@@ -110,7 +120,8 @@ fn unanswered(service: SignedService, what: &str, error: &Error) -> StoreError {
     }
 }
 
-/// Returns the hint for a refusal that a retry does not cure, by its code.
+/// Returns the hint for a refusal that a retry does not cure, by its code; `None` for any other
+/// code. Some codes mean different things to the two services.
 fn refusal_hint(service: SignedService, code: &str) -> Option<&'static str> {
     let oss = service == SignedService::Oss;
     Some(match code {

@@ -1,5 +1,11 @@
 //! Parses the value of `--to` that names a database.
 //!
+//! ```text
+//! sqlite:PATH[?table=T]                           a path is literal: no % and no //
+//! postgres://[USER@]HOST[:PORT]/DATABASE[?table=T&schema=S&sslmode=M]
+//! mysql://[USER@]HOST[:PORT]/DATABASE[?table=T&sslmode=M]          also mariadb://
+//! ```
+//!
 //! A password in it would be in the process list of the machine. It is refused and never repeated.
 
 use std::fmt;
@@ -34,7 +40,8 @@ pub enum SslMode {
 }
 
 impl SslMode {
-    /// Returns the mode with this name.
+    /// Returns the mode with this name of libpq's. `allow` would try without TLS first; here it is
+    /// `prefer`.
     pub fn parse(name: &str) -> Option<SslMode> {
         match name {
             "disable" => Some(SslMode::Disable),
@@ -118,6 +125,8 @@ impl DatabaseTarget {
     }
 
     /// Takes over the parameters after the `?`.
+    ///
+    /// Fails with `Usage` for one that is not known, a value that cannot be, and a password.
     fn parameters(&mut self, query: &str) -> Result<()> {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -156,7 +165,10 @@ impl DatabaseTarget {
         Ok(())
     }
 
-    /// Fails if `name` cannot be the name of a table or schema as it is.
+    /// Checks that a table or schema can be called `name` as it is. A database would cut or change
+    /// some names, and two outputs would then be one table.
+    ///
+    /// Fails with `Usage`, naming the parameter and the fault.
     fn check_name(&self, parameter: &str, name: &str) -> Result<()> {
         let fault = if name.is_empty() {
             "is empty"
@@ -224,6 +236,8 @@ impl fmt::Display for Query<'_> {
 }
 
 /// Parses what follows `sqlite:`: a literal path up to the first `?`.
+///
+/// Fails with `Usage` for a folder, and for a database in memory, which nothing could read.
 fn sqlite(rest: &str) -> Result<DatabaseTarget> {
     let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
     if path.is_empty() || path.ends_with('/') || path == ":memory:" {
@@ -238,7 +252,9 @@ fn sqlite(rest: &str) -> Result<DatabaseTarget> {
     Ok(target)
 }
 
-/// Parses what follows `postgres://` or `mysql://`.
+/// Parses what follows `postgres://` or `mysql://`. Without a port it is that of the kind.
+///
+/// Fails with `Usage`. The message does not repeat the value, which may hold a password.
 fn server(kind: DatabaseKind, scheme: &str, rest: &str) -> Result<DatabaseTarget> {
     let wrong = |what: &str| {
         usage(
@@ -303,6 +319,8 @@ fn secret() -> crate::error::Error {
 }
 
 /// Returns `text` with `%41` and the like decoded.
+///
+/// Fails with `Usage` for a `%` without two digits, and for bytes that are no UTF-8.
 fn decoded(text: &str) -> Result<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.bytes();

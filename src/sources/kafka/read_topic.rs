@@ -107,7 +107,8 @@ impl<'a> TopicReading<'a> {
         change(&mut locked(&self.positions))
     }
 
-    /// Reads what recorded ends of epochs promised, end by end.
+    /// Reads what recorded ends of epochs promised, end by end, so that each record comes into the
+    /// epoch that it was in before a restart.
     async fn pass_recorded_ends(&mut self) -> Result<()> {
         while let Some((_, recorded)) = self.log.recorded_end() {
             if let Some(end) = Positions::decode(recorded)? {
@@ -145,7 +146,8 @@ impl<'a> TopicReading<'a> {
         Ok(())
     }
 
-    /// Reads ranges of partitions that a former run has read.
+    /// Reads ranges of partitions that a former run has read, all at the same time. Records that
+    /// the topic does not hold any more are reported and passed over.
     async fn read_ranges(&mut self, mut ranges: Ranges) -> Result<()> {
         for (&partition, &(from, until)) in &ranges {
             self.consumer.read(partition, ReadFrom::Offset(from), ReadUntil::Offset(until));
@@ -202,7 +204,11 @@ impl<'a> TopicReading<'a> {
         self.change(|positions| *positions = Positions { open: positions.open, ..known });
     }
 
-    /// Reads until a stop or, with `once`, to the high watermarks.
+    /// Reads until a stop or, with `once`, to the high watermarks of the start.
+    ///
+    /// A partition that is added to the topic is met in a later list of the brokers and begun at
+    /// its first record. Fails with the error of the log, and with that of a broker which refuses
+    /// the settings.
     async fn read_on(&mut self, once: bool) -> Result<()> {
         let stop = self.log.stop().clone();
         self.feed_rest(usize::MAX).await?;
@@ -262,7 +268,8 @@ impl<'a> TopicReading<'a> {
         }
     }
 
-    /// Begins to read the partitions of this share that are not read yet; returns them.
+    /// Begins to read the partitions of this share that are not read yet; returns them. Each is
+    /// read from its known position, and one without from where `--kafka-start` says.
     fn begin_partitions(
         &mut self,
         id: [u8; 16],
@@ -310,7 +317,8 @@ impl<'a> TopicReading<'a> {
         fresh
     }
 
-    /// Begins with a topic that was deleted and created again.
+    /// Begins with a topic that was deleted and created again, from the beginning of each
+    /// partition. It is known by its id, which brokers give since Kafka 2.8.
     fn begin_topic_anew(&mut self) {
         tracing::warn!(
             "{} was deleted and created again: it is read from its beginning; records of the old \
@@ -322,7 +330,7 @@ impl<'a> TopicReading<'a> {
         self.is_first_look = false;
     }
 
-    /// Forgets all that is on the way.
+    /// Forgets all records that are on the way, and connects anew.
     pub fn restart_consumer(&mut self) {
         let (brokers, topic) = (self.topic.brokers.clone(), self.topic.topic.clone());
         let meter = Arc::clone(self.log.meter());

@@ -9,7 +9,7 @@ use crate::error::Result;
 
 /// A journal as it stands, unopened.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Glimpse {
+pub struct JournalSummary {
     /// The id that names it.
     pub id: u128,
     /// The source whose bytes it holds.
@@ -35,13 +35,13 @@ pub struct Glimpse {
 ///
 /// # Errors
 /// `Disk` if the disk fails or the log is damaged.
-pub fn peek(folder: &Path) -> Result<Option<Glimpse>> {
+pub fn peek(folder: &Path) -> Result<Option<JournalSummary>> {
     if !folder.is_dir() {
         return Ok(None);
     }
     let disk = LocalDisk::read_only(folder);
     let found = recover(&disk, false)?;
-    Ok(found.map(|found| Glimpse {
+    Ok(found.map(|found| JournalSummary {
         has_unmarked: found.has_unmarked,
         end: end_of(&found, &disk),
         id: found.header.id,
