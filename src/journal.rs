@@ -54,6 +54,7 @@ mod remove_journal;
 mod resume_bytes;
 mod scan_segment;
 mod segment;
+mod segment_files;
 mod shared_state;
 mod summary;
 mod wait_for_room;

@@ -65,6 +65,15 @@ pub struct JobFlags {
     pub help: Option<bool>,
 }
 
+impl JobFlags {
+    /// Returns true if a later start can finish the epochs that this one leaves.
+    pub fn keeps_state(&self) -> bool {
+        // What goes to a pipe is gone: no later start could go on from there.
+        let to_a_pipe = self.output.to.as_deref() == Some("-");
+        self.state.state.is_some() || !(self.state.no_state || to_a_pipe)
+    }
+}
+
 /// When an epoch ends.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Epochs")]

@@ -29,9 +29,6 @@ use crate::sources::{
 use crate::store::{StoreSettings, Target};
 use crate::words::WordOptions;
 
-/// Where results go by default.
-const DEFAULT_TO: &str = "wordtide-out/counts";
-
 /// `wordtide HOST PORT`: Spark's own shape.
 ///
 /// Fails as [`run_job`] does.
@@ -96,7 +93,7 @@ where
         return cluster_flags::launch(&flags.workers, flags.stop.stop_timeout, signals);
     }
     let (settings, lifeline) = cluster_flags::settings(&flags.workers)?;
-    let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, keeps_state(&flags))?;
+    let supervisor = Supervisor::new(signals, flags.stop.stop_timeout, flags.keeps_state())?;
     let launched = lifeline.is_some().then_some(settings.process);
     let address = monitor_server::address_of(&flags.watch, launched)?;
     // One in the environment may be another job's.
@@ -131,7 +128,7 @@ where
 ///
 /// Fails with `Usage` for an output or a source that cannot be parsed.
 fn builder(flags: &JobFlags) -> Result<JobBuilder> {
-    let target = target(flags)?;
+    let target = flags.output.target()?;
     let write = write_mode(flags, &target);
     let (state, form) = (state(&flags.state, &target), form(&flags.output, &target));
     let builder = Job::builder()
@@ -152,13 +149,6 @@ fn builder(flags: &JobFlags) -> Result<JobBuilder> {
         Some(process) => builder.source_at(process, source),
         None => builder.source(source),
     }))
-}
-
-/// Returns the output that the flags name.
-///
-/// Fails with `Usage` if it cannot be parsed.
-pub fn target(flags: &JobFlags) -> Result<Target> {
-    flags.output.to.as_deref().unwrap_or(DEFAULT_TO).parse()
 }
 
 /// Returns how rows come into a database or an index. For another output a setting that was not
@@ -202,7 +192,7 @@ fn settings(flags: &JobFlags) -> Settings {
 /// Fails with `Usage` if `--to` cannot be parsed or excludes another flag, and with `Configuration`
 /// if the store or the folder cannot be used.
 pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
-    let target = target(flags)?;
+    let target = flags.output.target()?;
     let form = form(&flags.output, &target);
     let write = write_mode(flags, &target);
     let target = form.place(target);
@@ -282,7 +272,7 @@ fn http_listener(value: &str, flags: &JobFlags) -> Result<(Option<usize>, Source
     let (at, address) = at_process(value, FLAG)?;
     let source = &flags.source;
     // A body is kept as a whole or not at all, so a journal must have room for several.
-    let kept_bytes_max = if keeps_state(flags) { flags.state.journal_max / 4 } else { usize::MAX };
+    let kept_bytes_max = if flags.keeps_state() { flags.state.journal_max / 4 } else { usize::MAX };
     let listener = HttpListener {
         address: HostPort::to_listen(address, FLAG)?,
         token_file: source.token_file.clone(),
@@ -367,10 +357,4 @@ fn journal(flags: &StateFlags) -> JournalSettings {
         keep_journal: flags.keep_journal,
         ..JournalSettings::default()
     }
-}
-
-/// Returns true if a later start can finish the epochs that this one leaves.
-pub fn keeps_state(flags: &JobFlags) -> bool {
-    let to_a_pipe = flags.output.to.as_deref() == Some("-");
-    flags.state.state.is_some() || !(flags.state.no_state || to_a_pipe)
 }

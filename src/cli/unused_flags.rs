@@ -8,7 +8,6 @@ use super::definitions::Dataflow;
 use super::environment;
 use super::flags::JobFlags;
 use super::given_flags;
-use super::run::{keeps_state, target};
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::SyncPolicy;
 use crate::settings::FolderLayout;
@@ -120,7 +119,7 @@ const DEPENDENT: &[Dependents] = &[
     Dependents {
         flags: &["sync", "sync-every", "journal-max", "keep-journal", "abandon-journal"],
         needs: STATE,
-        is_used: |asked| keeps_state(asked.flags),
+        is_used: |asked| asked.flags.keeps_state(),
         is_of_reading: true,
     },
     Dependents {
@@ -196,7 +195,7 @@ pub fn check(flags: &JobFlags, reads: bool) -> Result<()> {
         // The launcher has checked the same arguments.
         return Ok(());
     }
-    let asked = Asked { flags, to: target(flags)? };
+    let asked = Asked { flags, to: flags.output.target()? };
     for Dependents { flags, needs, is_used, is_of_reading } in DEPENDENT {
         let typed = flags.iter().find(|flag| given_flags::was_typed(flag));
         if let Some(flag) = typed.filter(|_| (reads || !is_of_reading) && !is_used(&asked)) {

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use super::disk::{Disk, LocalDisk};
 use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
 use super::record_bytes::Fault;
-use super::recover::Log;
 use super::scan_segment::{self, Cursor, Step, scan_after};
 use super::segment::{self, Header};
+use super::segment_files::Log;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex_varint::hex;
 

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::disk::LocalDisk;
 use super::record::Record;
-use super::recover::{Log, recover};
+use super::recover::recover;
 use super::scan_segment::{Cursor, Step};
 use super::segment::Header;
+use super::segment_files::Log;
 use crate::error::Result;
 
 /// The contents of a journal that a start would count again.

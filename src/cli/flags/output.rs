@@ -3,9 +3,14 @@
 use clap::Args;
 
 use super::super::parse_values::named;
+use crate::error::Result;
 use crate::outputs::WriteMode;
 use crate::outputs::format::{Compression, Format};
 use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
+use crate::store::Target;
+
+/// Where results go by default.
+const DEFAULT_TO: &str = "wordtide-out/counts";
 
 /// Where results go, and as what bytes.
 #[derive(Debug, Args)]
@@ -60,4 +65,13 @@ pub struct OutputFlags {
     #[arg(long, value_name = "ORDER", default_value = "hash", value_parser = named::<RowOrder>(),
         env = "WORDTIDE_SORT")]
     pub sort: RowOrder,
+}
+
+impl OutputFlags {
+    /// Returns the output that the flags name.
+    ///
+    /// Fails with `Usage` if it cannot be parsed, and with `Configuration` if it holds credentials.
+    pub fn target(&self) -> Result<Target> {
+        self.to.as_deref().unwrap_or(DEFAULT_TO).parse()
+    }
 }
