@@ -28,6 +28,8 @@ mod data_framing;
 mod data_sockets;
 mod handshake;
 mod handshake_messages;
+#[cfg(test)]
+mod hostile_peer_tests;
 mod inbox;
 pub mod launcher;
 mod loopback_ports;

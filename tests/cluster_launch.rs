@@ -129,6 +129,12 @@ fn what_outlives_the_grace_time_is_killed() {
         ..settings(2, "[ $2 = 0 ] && exit 70; exec sleep 1000")
     };
     assert_eq!(run(Launcher::new(settings).0).0, 70);
+    // One that is halted is lost to its peer, and that is the cause.
+    let settings = LaunchSettings {
+        grace_failed: Duration::from_millis(20),
+        ..self::settings(2, "[ $2 = 0 ] && exit 69; exec sleep 1000")
+    };
+    assert_eq!(run(Launcher::new(settings).0).0, 69);
 }
 
 #[test]

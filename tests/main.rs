@@ -32,6 +32,8 @@ mod embedding;
 mod finish;
 /// Parquet, compression and folders by date: the rows are those of text.
 mod forms;
+/// Random and changed bytes from strangers.
+mod fuzz;
 /// Lines that senders post over HTTP, and the client that posts them.
 mod http;
 /// Memory stays bounded, whatever the line looks like.

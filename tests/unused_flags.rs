@@ -65,6 +65,8 @@ fn typed_flag_without_its_owner_is_refused() {
     rig.run(&format!("{RUN} field_count --field 1 --split whitespace")).expect(2);
     rig.run(&format!("{RUN} field_count --regex a --delimiter ;")).expect(2);
     rig.run("run --file lines --to - --suffix x").expect(2).says(&["--suffix does nothing here"]);
+    let feed = rig.run("feed http://127.0.0.1:9 lines --ca-file none.pem");
+    feed.expect(2).says(&["--ca-file does nothing here", "https"]);
     rig.run("--token-file none").expect(2).says(&["--token-file does nothing here"]);
     assert_eq!(rig.tree(), before, "something was written");
 }

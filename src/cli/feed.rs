@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use super::flags::FeedFlags;
 use super::parse_values::show;
 use super::signals::{Listener, StopSignal};
-use super::{end_process, exit_codes, failed, log_lines, stderr};
+use super::{end_process, exit_codes, failed, given_flags, log_lines, stderr, unused_flags};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Stop;
 
@@ -43,6 +43,9 @@ pub fn run(flags: &FeedFlags) -> Result<u8> {
     if flags.producer.as_ref().is_some_and(|id| id.is_empty() || id.len() > 200) {
         return Err(Error::new(ErrorKind::Usage, "the id of a producer has 1 to 200 bytes")
             .hint("give a shorter --producer"));
+    }
+    if given_flags::was_typed("ca-file") && !flags.url.starts_with("https:") {
+        return Err(unused_flags::useless("ca-file", "a URL that begins with https"));
     }
     let signals = Listener::new()?;
     let settings = ClientSettings {

@@ -226,7 +226,7 @@ pub fn check_words(dataflow: &Dataflow) -> Result<()> {
 }
 
 /// Returns the error of a flag without what it belongs to.
-fn useless(flag: &str, needs: &str) -> Error {
+pub fn useless(flag: &str, needs: &str) -> Error {
     let message = format!("--{flag} does nothing here: it belongs to {needs}");
     Error::new(ErrorKind::Usage, message).hint(format!("give that, or leave --{flag} out"))
 }

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use super::control_handle::Control;
 use super::peer_loss::ControlLinks;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, TIME_MAX_MS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::{Feed, Next};
 use crate::lines::{BlockHead, BlockPool};
@@ -267,7 +267,7 @@ impl Inbound {
 /// program.
 ///
 /// Fails if the connection breaks, or if the peer sends a block that is too large, for an epoch
-/// that is over, or for one that is not open here.
+/// that is over, or for one that is not open here, or anything after END.
 async fn receive_all(
     stream: &mut OwnedReadHalf,
     feed: &Feed,
@@ -283,6 +283,10 @@ async fn receive_all(
         let BlockFrame { kind, epoch, head } = BlockFrame::decode(&bytes)?;
         if kind != BlockFrameKind::End && Some(epoch) <= ended {
             return Err(io::Error::other(format!("it sent more for epoch {epoch} after its end")));
+        }
+        if epoch > TIME_MAX_MS {
+            // A block of an epoch that is not open yet waits for it: this one never opens.
+            return Err(io::Error::other(format!("it sent a frame of {epoch}, which is no time")));
         }
         match kind {
             BlockFrameKind::Block => {
@@ -305,7 +309,13 @@ async fn receive_all(
                 ended = Some(epoch);
                 passed(epoch);
             }
-            BlockFrameKind::End => return Ok(()),
+            BlockFrameKind::End => {
+                // The connection closes next, in whatever way.
+                return match stream.read(&mut bytes).await {
+                    Ok(1..) => Err(io::Error::other("it sent more after the end of its stream")),
+                    _ => Ok(()),
+                };
+            }
         }
     }
 }
@@ -321,5 +331,57 @@ mod tests {
         let bytes = sent.encode();
         assert_eq!(BlockFrame::decode(&bytes).expect("a frame"), sent);
         assert!(BlockFrame::decode(&[9; BlockFrame::BYTES]).is_err());
+    }
+
+    /// Receives what a peer sends before it closes; the epoch 10 is open.
+    async fn receive(sent: &[u8]) -> (io::Result<()>, Vec<Epoch>) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let mut peer = tokio::net::TcpStream::connect(address).await.expect("it listens");
+        let (stream, _) = listener.accept().await.expect("a connection");
+        peer.write_all(sent).await.expect("it fits into the buffers of the kernel");
+        drop(peer);
+        let (feed, pool) = (Feed::new(1, 10), BlockPool::new(4 << 20));
+        let passed = std::sync::Mutex::new(Vec::new());
+        let note = |epoch| passed.lock().expect("no thread panicked").push(epoch);
+        let received = receive_all(&mut stream.into_split().0, &feed, &pool, 1 << 20, note).await;
+        (received, passed.into_inner().expect("no thread panicked"))
+    }
+
+    #[tokio::test]
+    async fn frames_after_the_end_are_refused() {
+        let [end_of_10, end] = [BlockFrameKind::EpochEnd, BlockFrameKind::End]
+            .map(|kind| BlockFrame::new(kind, if kind == BlockFrameKind::End { 0 } else { 10 }))
+            .map(|frame| frame.encode());
+        let (received, passed) = receive(&[end_of_10, end].concat()).await;
+        assert!(received.is_ok() && passed == [10], "{received:?} {passed:?}");
+        let (received, passed) = receive(&[end, end_of_10].concat()).await;
+        let text = received.expect_err("its epochs would never end").to_string();
+        assert!(text.contains("after the end") && passed.is_empty(), "{text}");
+        let far = BlockFrame::new(BlockFrameKind::Block, Epoch::MAX).encode();
+        receive(&far).await.0.expect_err("it would wait for this epoch for ever");
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_of_a_peer_hang_the_receiver(
+            frames in proptest::collection::vec(
+                (0..5u64, proptest::sample::select(vec![0, 9, 10, Epoch::MAX]),
+                    proptest::collection::vec(proptest::num::u8::ANY, 0..80)),
+                0..8,
+            ),
+        ) {
+            // An epoch after the open one may open later: frames in line name none.
+            let mut sent = Vec::new();
+            for (kind, epoch, rest) in frames {
+                sent.extend([kind.to_le_bytes(), epoch.to_le_bytes()].concat());
+                sent.extend(rest);
+            }
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let limit = std::time::Duration::from_secs(60);
+            let work = async { tokio::time::timeout(limit, receive(&sent)).await };
+            let received = runtime.expect("a runtime").block_on(work);
+            proptest::prop_assert!(received.is_ok(), "it hangs");
+        }
     }
 }

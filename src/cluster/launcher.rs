@@ -331,7 +331,7 @@ impl Launcher {
         let mut running = processes.len();
         let mut deadline: Option<Instant> = None;
         let mut codes = Vec::new();
-        let (mut stopped, mut killed) = (false, false);
+        let (mut stopped, mut killed, mut killed_late) = (false, false, false);
         let kill_all = || processes.iter().for_each(ChildProcess::kill);
         while running > 0 {
             // After the kill only ends of children remain, which need no deadline.
@@ -355,7 +355,8 @@ impl Launcher {
                         // A child that ends with a code has logged the reason itself.
                         tracing::warn!("process {index} was ended by signal {signal}");
                     }
-                    codes.push(if killed { EXIT_FAILED } else { code });
+                    killed_late |= killed;
+                    codes.extend((!killed).then_some(code));
                     if code == 0 {
                         settings.grace_stopped
                     } else {
@@ -374,7 +375,9 @@ impl Launcher {
             let until = Instant::now() + grace;
             deadline = Some(deadline.map_or(until, |earlier| earlier.min(until)));
         }
-        (first_failure(&codes), stopped)
+        // A peer that was halted is killed after those that have reported its loss.
+        let code = first_failure(&codes);
+        (if code == 0 && killed_late { EXIT_FAILED } else { code }, stopped)
     }
 }
 

@@ -324,16 +324,12 @@ impl ControlLinks {
 
     /// Reads one link and sends its heartbeats, until the link ends. Runs on a thread of its own.
     pub fn attend(&self, from: usize) {
-        let Some(line) = self.lines[from].as_ref() else {
-            return;
-        };
-        let beat = Frame::Heartbeat.encode();
+        let Some(line) = &self.lines[from] else { return };
+        let ClusterSettings { heartbeat_interval: interval, stall_timeout, .. } = self.settings;
+        let (beat, mut chunk) = (Frame::Heartbeat.encode(), [0; 4096]);
         let (mut frames, mut assembly) = (Frames::default(), Assembly::default());
-        let mut chunk = [0; 4096];
-        let mut heard = Instant::now();
-        let mut beaten: Option<Instant> = None;
+        let (mut heard, mut beaten) = (Instant::now(), None::<Instant>);
         loop {
-            let interval = self.settings.heartbeat_interval;
             // Compared with half an interval, because received bytes also wake this thread. A wake
             // just before the end of a whole interval would delay the heartbeat by another one.
             if beaten.is_none_or(|at| at.elapsed() >= interval / 2) {
@@ -344,15 +340,18 @@ impl ControlLinks {
             match (&line.stream).read(&mut chunk) {
                 Ok(0) => return self.ended(from, line, None),
                 Ok(received) => {
-                    heard = Instant::now();
                     frames.push(&chunk[..received]);
-                    if let Err(cause) = self.take_all(from, &mut frames, &mut assembly) {
-                        return self.lose(self.seen(from, &cause));
+                    match self.take_all(from, &mut frames, &mut assembly) {
+                        Ok(true) => heard = Instant::now(),
+                        // A part of a frame is no sign of life: it may never become a whole one.
+                        Ok(false) if heard.elapsed() < stall_timeout => {}
+                        Ok(false) => return self.lose(self.stalled(from)),
+                        Err(cause) => return self.lose(self.seen(from, &cause)),
                     }
                 }
                 Err(cause) => match cause.kind() {
                     io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock if heard.elapsed() < self.settings.stall_timeout => {}
+                    io::ErrorKind::WouldBlock if heard.elapsed() < stall_timeout => {}
                     io::ErrorKind::WouldBlock => return self.lose(self.stalled(from)),
                     _ => return self.ended(from, line, Some(cause)),
                 },
@@ -364,15 +363,15 @@ impl ControlLinks {
         }
     }
 
-    /// Acts on all whole frames. A piece is acknowledged after it was added to its message.
-    ///
-    /// Fails with a text if the peer has broken a rule.
+    /// Acts on all whole frames; returns true if there was one. A piece is acknowledged after it
+    /// was added to its message. Fails with a text if the peer has broken a rule.
     fn take_all(
         &self,
         from: usize,
         frames: &mut Frames,
         assembly: &mut Assembly,
-    ) -> Result<(), String> {
+    ) -> Result<bool, String> {
+        let mut is_taken = false;
         while let Some(frame) = frames.next().map_err(|bad| bad.to_string())? {
             match frame {
                 Frame::Piece { is_last, bytes } => {
@@ -386,8 +385,9 @@ impl ControlLinks {
                 }
                 frame => self.take(from, frame)?,
             }
+            is_taken = true;
         }
-        Ok(())
+        Ok(is_taken)
     }
 
     /// Acts on a whole frame. Fails with a text if the peer has broken a rule.
