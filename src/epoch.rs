@@ -48,9 +48,18 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
-    /// Returns a clock whose monotonic time starts now.
+    /// Returns a clock whose monotonic time starts now, or up to a millisecond ago. Milliseconds of
+    /// both clocks begin together, so that their difference is a whole number of them.
     pub fn new() -> Self {
-        SystemClock { start: Instant::now() }
+        let now = Instant::now();
+        let since_1970 = Self::wall_now().duration_since(UNIX_EPOCH);
+        let past_ns = since_1970.map_or(0, |since| since.subsec_nanos() % 1_000_000);
+        SystemClock { start: now.checked_sub(Duration::from_nanos(past_ns.into())).unwrap_or(now) }
+    }
+
+    #[allow(clippy::disallowed_methods)] // the only place that reads the wall clock
+    fn wall_now() -> SystemTime {
+        SystemTime::now()
     }
 
     /// Returns a new clock that can be shared.
@@ -61,9 +70,8 @@ impl SystemClock {
 
 impl SystemClock {
     /// Returns the wall clock's time in the type of the standard library.
-    #[allow(clippy::disallowed_methods)] // the only place that reads the wall clock
     pub fn wall(&self) -> SystemTime {
-        SystemTime::now()
+        Self::wall_now()
     }
 }
 
@@ -203,6 +211,19 @@ mod tests {
         let schedule = Schedule::new(10 * SECOND, 1_565_869_223_456, at(5), None);
         assert_eq!(schedule.open(), 1_565_869_230_000);
         assert_eq!(schedule.deadline(), at(5 + 6_544));
+    }
+
+    #[test]
+    fn milliseconds_of_both_clocks_begin_together() {
+        let clock = SystemClock::new();
+        let fractions = || {
+            let wall = clock.wall().duration_since(UNIX_EPOCH).expect("a time after 1970");
+            let ahead = clock.monotonic().subsec_nanos().abs_diff(wall.subsec_nanos()) % 1_000_000;
+            ahead.min(1_000_000 - ahead)
+        };
+        // A thread may be suspended between the two readings, but hardly each time.
+        let least = (0..1_000).map(|_| fractions()).min();
+        assert!(least < Some(100_000), "{least:?} ns apart");
     }
 
     #[test]

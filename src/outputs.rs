@@ -51,7 +51,7 @@ pub use changelog::{Changelog, NewestChanges, NewestChangesLog};
 pub use commit_epochs::{Committed, OnCommit, commit};
 pub use commit_evidence::CommitEvidence;
 pub use commit_log::{Attempts, COMMITS, CommitLog};
-pub use durable_epochs::DurableEpochs;
+pub use durable_epochs::{DurableEpochs, SyncRounds};
 #[cfg(any(feature = "cli", feature = "internals"))]
 pub use objects::Layout;
 #[cfg(feature = "internals")]

@@ -148,8 +148,8 @@ fn build(worker: &mut Worker, plan: &Plan) {
         let rows = (plan.definition)(lines);
         let (output, failure) = (plan.output.clone(), plan.failure.clone());
         let keeper = plan.memory.as_ref().map(|(_, keeper)| keeper.clone());
-        let reports = outputs::write_parts(rows, output.clone(), keeper.clone(), failure.clone());
-        let (parts, on_commit) = (plan.settings.parts, Arc::clone(&plan.on_commit));
-        outputs::commit(reports, parts, (output, keeper), on_commit, failure).probe();
+        let messages = outputs::write_parts(rows, output.clone(), keeper.clone(), failure.clone());
+        let (counts, on_commit) = ((plan.settings.parts, peers), Arc::clone(&plan.on_commit));
+        outputs::commit(messages, counts, (output, keeper), on_commit, failure).probe();
     });
 }

@@ -15,6 +15,7 @@ use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter, StreamEnd}
 use wordtide::internals::outputs::format::Format;
 use wordtide::internals::outputs::{
     Committed, DurableEpochs, Encoding, Layout, ObjectForm, OutputHandle, Publication, Publisher,
+    SyncRounds,
 };
 use wordtide::internals::store::Results;
 use wordtide::internals::words::{Split, WordOptions};
@@ -87,6 +88,7 @@ fn publish(run: &Run) -> Published {
             results: Results::unlimited(),
             meters: wordtide::internals::meters::Meters::default(),
             durable: DurableEpochs::all(),
+            rounds: SyncRounds::none(),
             runtime: runtime.handle().clone(),
         },
         on_commit: Arc::new(move |one| {

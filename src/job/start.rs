@@ -34,7 +34,7 @@ use crate::failure::Failure;
 use crate::file_lock::stopped;
 use crate::meters::Phase;
 use crate::operators::Restored;
-use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle};
+use crate::outputs::{Changelog, Committed, OnCommit, OutputHandle, SyncRounds};
 use crate::sources::Stop;
 use crate::supervise::{self, supervise};
 use crate::trace::Tracer;
@@ -305,7 +305,8 @@ fn open_publishing(
     let is_first = plan.asked.cluster.process == 0;
     let resources = JobResources { opened, changelog, writer: Arc::clone(&writer), is_first };
     let (meters, runtime) = (plan.asked.meters.clone(), runtime.handle().clone());
-    let output = OutputHandle { writer, results, meters, durable, runtime };
+    let rounds = SyncRounds::none();
+    let output = OutputHandle { writer, results, meters, durable, rounds, runtime };
     Ok(Publishing { output, changelog: restored, resources })
 }
 

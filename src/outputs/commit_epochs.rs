@@ -1,7 +1,8 @@
 //! The operator on worker 0 that commits epochs, one after the other.
 //!
 //! ```text
-//! reports of all workers ─► gathered by epoch ─► frontier passed: parts durable ─► marker ─► probe
+//! reports of all workers ─► gathered by epoch ─► marker written ─────────┐
+//!                                  frontier passed: parts durable ─► marker named ─► probe
 //! ```
 //!
 //! The frontier of the reports passes an epoch when every worker has dropped its capability, which
@@ -18,11 +19,13 @@ use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Exchange;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
+use tokio::sync::watch;
 
 use super::changelog::Changelog;
 use super::completions::Completions;
+use super::durable_epochs::{DurableParts, PartsWritten};
 use super::output::{CompleteEpoch, EpochWriter, PartReport};
-use super::write_parts::{OutputHandle, Report};
+use super::write_parts::{OutputHandle, PartsMessage, Report};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -60,19 +63,20 @@ impl fmt::Display for Committed {
 pub type OnCommit = Arc<dyn Fn(Committed) + Send + Sync>;
 
 /// Collects the reports of all workers on worker 0 and stores the marker of each epoch after all
-/// its parts are durable, in order of the epochs.
+/// its parts are durable, in order of the epochs. A commit begins when the parts of all `peers`
+/// workers are known, so that the marker can be prepared while the parts are synced.
 ///
 /// The output stream has no data. Its frontier passes an epoch when the epoch is committed.
 pub fn commit<'s>(
-    reports: Stream<'s, Epoch, Vec<Report>>,
-    parts: u32,
+    messages: Stream<'s, Epoch, Vec<PartsMessage>>,
+    (parts, peers): (u32, usize),
     (output, changelog): (OutputHandle, Option<Changelog>),
     on_commit: OnCommit,
     failure: Failure,
 ) -> Stream<'s, Epoch, Vec<Epoch>> {
-    let scope = reports.scope();
-    reports.unary_frontier::<CapacityContainerBuilder<Vec<Epoch>>, _, _, _>(
-        Exchange::new(|_: &Report| 0),
+    let scope = messages.scope();
+    messages.unary_frontier::<CapacityContainerBuilder<Vec<Epoch>>, _, _, _>(
+        Exchange::new(|_: &PartsMessage| 0),
         "Commit",
         move |_capability, info| {
             let activator = scope.worker().sync_activator_for(info.address.to_vec());
@@ -84,22 +88,20 @@ pub fn commit<'s>(
                 changelog,
                 failure,
                 parts,
+                peers,
             };
             move |(input, frontier), _output| {
-                input.for_each(|capability, reports| {
+                input.for_each(|capability, messages| {
                     let Some(capability) = capability.retain_least(0) else { return };
-                    for report in reports.drain(..) {
-                        let capability = capability.clone();
-                        let gather = || Gathered { capability, reports: Vec::new() };
-                        let gathered = committer.open.entry(report.epoch).or_insert_with(gather);
-                        gathered.reports.push(report);
-                    }
+                    messages.drain(..).for_each(|message| committer.take(message, &capability));
                 });
                 for committed in committer.completions.take() {
                     committer.committing = None; // drops the capability: the probe moves on
                     on_commit(committed);
                 }
-                committer.start_next(|epoch| !frontier.less_equal(epoch));
+                committer.start_next(|epoch| !frontier.less_than(epoch));
+                committer.begin_syncs();
+                committer.pass_durable(|epoch| !frontier.less_equal(epoch));
             }
         },
     )
@@ -111,14 +113,25 @@ struct Gathered {
     capability: Capability<Epoch>,
     /// One of each worker that had lines or parts in it.
     reports: Vec<Report>,
+    /// Longest time that a worker took until its parts were durable, of those known.
+    write_us: u64,
+}
+
+/// An epoch whose marker is being prepared or stored.
+struct Committing {
+    capability: Capability<Epoch>,
+    /// Longest time that a worker took until its parts were durable, of those known.
+    write_us: u64,
+    /// Passes on that all parts are durable.
+    durable: watch::Sender<Option<PartsWritten>>,
 }
 
 /// The state of the operator.
 struct Committer {
     /// Epochs with at least one report.
     open: BTreeMap<Epoch, Gathered>,
-    /// The epoch whose marker is being stored. One at a time keeps them in order.
-    committing: Option<Capability<Epoch>>,
+    /// The epoch that is being committed. One at a time keeps them in order.
+    committing: Option<Committing>,
     /// Takes the result of the commit from its task, and wakes the operator.
     completions: Completions<Committed>,
     /// The writer and the runtime of its requests.
@@ -129,52 +142,97 @@ struct Committer {
     failure: Failure,
     /// The number of parts of a result.
     parts: u32,
+    /// Number of workers.
+    peers: usize,
 }
 
 impl Committer {
-    /// Starts to commit the oldest epoch if its parts are durable and no other commit is under way.
-    fn start_next(&mut self, is_durable: impl Fn(&Epoch) -> bool) {
+    /// Takes a message of a worker, which came with `capability`.
+    fn take(&mut self, message: PartsMessage, capability: &Capability<Epoch>) {
+        let epoch = message.epoch();
+        let committing = self.committing.as_mut();
+        if let Some(committing) = committing.filter(|at| *at.capability.time() == epoch) {
+            if let PartsMessage::Durable { write_us, .. } = message {
+                committing.write_us = committing.write_us.max(write_us);
+            }
+            return;
+        }
+        let gather =
+            || Gathered { capability: capability.clone(), reports: Vec::new(), write_us: 0 };
+        let gathered = self.open.entry(epoch).or_insert_with(gather);
+        match message {
+            PartsMessage::Known(report) => gathered.reports.push(*report),
+            PartsMessage::Durable { write_us, .. } => {
+                gathered.write_us = gathered.write_us.max(write_us);
+            }
+        }
+    }
+
+    /// Starts to commit the oldest epoch if all its parts are known, no epoch before it is open by
+    /// `is_next`, and no other commit is under way.
+    fn start_next(&mut self, is_next: impl Fn(&Epoch) -> bool) {
         if self.committing.is_some() {
             return;
         }
-        let Some(first) = self.open.first_entry().filter(|first| is_durable(first.key())) else {
+        let is_known = |gathered: &Gathered| gathered.reports.len() == self.peers;
+        let first = self.open.first_entry();
+        let Some(first) = first.filter(|at| is_known(at.get()) && is_next(at.key())) else {
             return;
         };
-        let Gathered { capability, reports } = first.remove();
+        let Gathered { capability, reports, write_us } = first.remove();
         let epoch = *capability.time();
-        self.committing = Some(capability);
+        let (sender, durable) = DurableParts::awaited(epoch, self.output.rounds.clone());
+        self.committing = Some(Committing { capability, write_us, durable: sender });
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (parts, meters) = (self.parts, self.output.meters.clone());
         let changelog = self.changelog.clone();
         let commit = async move {
             let changes = reports.iter().flat_map(|report| report.changes.iter().copied());
             let changes = changes.collect();
+            let are_durable = durable.clone();
             let note = async move {
                 if let Some(changelog) = changelog {
+                    are_durable.known().await;
                     changelog.note_newest(epoch, changes).await;
                 }
             };
-            let finished = finish((&*writer, &meters), epoch, reports, parts);
+            let finished = finish((&*writer, &meters), (epoch, durable), reports, parts);
             let (committed, ()) = futures::join!(finished, note);
             completions.complete(committed?);
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "commit", commit);
     }
+
+    /// Lets the parts of epochs be synced that are known while another epoch is committed.
+    fn begin_syncs(&self) {
+        let open = self.open.iter();
+        let known = open.take_while(|(_, gathered)| gathered.reports.len() == self.peers).last();
+        if let (Some(_), Some((epoch, _))) = (&self.committing, known) {
+            self.output.rounds.begin(*epoch);
+        }
+    }
+
+    /// Passes on that the parts of the epoch that is being committed are durable, if `is_durable`.
+    fn pass_durable(&self, is_durable: impl Fn(&Epoch) -> bool) {
+        let Some(Committing { capability, write_us, durable }) = &self.committing else { return };
+        if durable.borrow().is_none() && is_durable(capability.time()) {
+            let took = Duration::from_micros(*write_us);
+            durable.send_replace(Some(PartsWritten { took, at: Instant::now() }));
+        }
+    }
 }
 
-/// Commits an epoch whose parts are durable: adds up the reports of all workers, stores the marker,
-/// and notes how long both took.
+/// Commits an epoch whose parts are known and will be `durable`: adds up the reports of all workers,
+/// stores the marker, and notes how long both took.
 async fn finish(
     (writer, meters): (&dyn EpochWriter, &Meters),
-    epoch: Epoch,
+    (epoch, durable): (Epoch, DurableParts),
     reports: Vec<Report>,
     parts: u32,
 ) -> Result<Committed> {
-    let started = Instant::now();
     let mut tally = Tally::default();
     reports.iter().for_each(|report| tally.add(report.tally));
-    let write_us = reports.iter().map(|report| report.write_us).max().unwrap_or(0);
     let mut top = TopKeeper::default();
     reports.iter().for_each(|report| top.merge(&report.top));
     let publishes = reports.iter().all(|report| report.publishes);
@@ -185,9 +243,22 @@ async fn finish(
         reports.into_iter().flat_map(|report| report.parts).map(|part| (part.part, part)).collect();
     let rows: u64 = stored.values().map(|part| part.rows).sum();
     let bytes = stored.values().map(|part| part.bytes).sum();
-    let complete = CompleteEpoch { epoch, tally, kind, rows, publishes, stored, parts, positions };
-    writer.commit(complete).await?;
-    let (write, commit) = (Duration::from_micros(write_us), started.elapsed());
+    let (written, durable) = (durable.clone(), durable);
+    writer
+        .commit(CompleteEpoch {
+            epoch,
+            tally,
+            kind,
+            rows,
+            publishes,
+            durable,
+            stored,
+            parts,
+            positions,
+        })
+        .await?;
+    let PartsWritten { took: write, at } = written.wait().await;
+    let commit = at.elapsed();
     let written = if publishes { write } else { Duration::ZERO };
     let upload_ms = (written + commit).as_millis() as u64;
     let path = if publishes { writer.place(epoch) } else { String::new() };

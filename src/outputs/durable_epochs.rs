@@ -1,6 +1,7 @@
-//! The epochs whose ends are on disk, for those who store results.
+//! The epochs whose ends are on disk, and those whose parts are durable.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -42,8 +43,90 @@ impl DurableEpochs {
     }
 }
 
+/// The epochs whose parts may be synced. Clones share them.
+///
+/// A file system makes durable at once what was written before a sync. So all files of an epoch,
+/// the marker included, are written first, and are then synced at the same time.
+#[derive(Clone, Debug)]
+pub struct SyncRounds(DurableEpochs);
+
+impl SyncRounds {
+    /// Returns the state in which no epoch's parts may be synced yet.
+    pub fn none() -> SyncRounds {
+        SyncRounds(DurableEpochs::none())
+    }
+
+    /// Returns the state in which nothing is waited for.
+    pub fn any() -> SyncRounds {
+        let rounds = SyncRounds::none();
+        rounds.begin(Epoch::MAX);
+        rounds
+    }
+
+    /// Called when all files of `epoch` and of all epochs before it are written, or when nothing
+    /// should wait for one that is not.
+    pub fn begin(&self, epoch: Epoch) {
+        self.0.reached(epoch);
+    }
+
+    /// Returns when the parts of `epoch` may be synced.
+    pub async fn wait(&self, epoch: Epoch) {
+        self.0.wait(epoch).await;
+    }
+}
+
+/// Becomes known when all parts and changes of an epoch are durable. Clones wait for the same.
+///
+/// The commit of an epoch begins before: what may be prepared is prepared while the parts are
+/// synced.
+#[derive(Clone, Debug)]
+pub struct DurableParts {
+    epoch: Epoch,
+    /// Lets the parts be synced when they are waited for.
+    rounds: SyncRounds,
+    written: watch::Receiver<Option<PartsWritten>>,
+}
+
+/// The parts of an epoch, when all of them are durable.
+#[derive(Clone, Copy, Debug)]
+pub struct PartsWritten {
+    /// Longest time that a worker took to store its parts.
+    pub took: Duration,
+    /// When all were durable.
+    pub at: Instant,
+}
+
+impl DurableParts {
+    /// Returns the receiver, and the sender that is given the fact once.
+    pub fn awaited(
+        epoch: Epoch,
+        rounds: SyncRounds,
+    ) -> (watch::Sender<Option<PartsWritten>>, DurableParts) {
+        let (sender, written) = watch::channel(None);
+        (sender, DurableParts { epoch, rounds, written })
+    }
+
+    /// Lets the parts be synced, and returns when all are durable. Without end if the job fails
+    /// before that. What should be synced with the parts is written before this is called.
+    pub async fn wait(&self) -> PartsWritten {
+        self.rounds.begin(self.epoch);
+        self.known().await
+    }
+
+    /// Returns when all parts are durable, and does not let them be synced.
+    pub async fn known(&self) -> PartsWritten {
+        let written = self.written.clone().wait_for(Option::is_some).await.map(|written| *written);
+        match written {
+            Ok(Some(written)) => written,
+            _ => std::future::pending().await,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     #[tokio::test]
@@ -58,5 +141,22 @@ mod tests {
         second.reached(20);
         waits.await.expect("no panic");
         durable.wait(30).await;
+    }
+
+    #[tokio::test]
+    async fn parts_of_failed_job_are_never_durable() {
+        let rounds = SyncRounds::none();
+        let (sender, durable) = DurableParts::awaited(10, rounds.clone());
+        let other = durable.clone();
+        assert!(rounds.wait(10).now_or_never().is_none());
+        assert!(durable.wait().now_or_never().is_none());
+        rounds.wait(10).await;
+        assert!(rounds.wait(20).now_or_never().is_none());
+        sender.send_replace(Some(PartsWritten { took: Duration::ZERO, at: Instant::now() }));
+        drop(sender);
+        other.wait().await;
+        let (sender, durable) = DurableParts::awaited(20, SyncRounds::any());
+        drop(sender);
+        assert!(durable.wait().now_or_never().is_none());
     }
 }

@@ -14,10 +14,12 @@ use std::sync::Arc;
 use futures::future::{BoxFuture, FutureExt, ready};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use super::changelog::ChangelogStore;
 use super::commit_evidence::CommitEvidence;
 use super::commit_log::CommitLog;
+use super::durable_epochs::{DurableParts, SyncRounds};
 use super::owner::Standing;
 use super::publication::Publication;
 use super::state_ids::Ids;
@@ -146,11 +148,17 @@ pub trait EpochWriter: Debug + Send + Sync + 'static {
     /// `Failed` for a row that cannot be published.
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>>;
 
-    /// Writes a part. Returns when the output needs nothing more of it until the commit. An error
-    /// is final.
-    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>>;
+    /// Writes a part. Returns when the output needs nothing more of it until the commit. Sends the
+    /// report on it by `steps.known` before, as soon as it is known. An error is final.
+    fn write_part(
+        &self,
+        epoch: Epoch,
+        part: EncodedPart,
+        steps: PartSteps,
+    ) -> BoxFuture<'_, Result<()>>;
 
-    /// Commits an epoch: from then on readers see its parts and its marker. An error is final.
+    /// Commits an epoch: from then on readers see its parts and its marker. Called before all
+    /// parts are durable, which [`CompleteEpoch::durable`] waits for. An error is final.
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>>;
 
     /// Returns the place of an epoch, relative to the root of the output, for people to look at.
@@ -247,7 +255,16 @@ pub struct EncodedPart {
     pub body: Body,
 }
 
-/// One stored part.
+/// The steps of writing a part that others know of.
+#[derive(Debug)]
+pub struct PartSteps {
+    /// Takes the report as soon as it is known.
+    pub known: oneshot::Sender<PartReport>,
+    /// The parts that are synced together with those of other workers and with the marker.
+    pub rounds: SyncRounds,
+}
+
+/// One part, stored or about to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PartReport {
     /// Its number.
@@ -260,7 +277,7 @@ pub struct PartReport {
     pub md5: String,
 }
 
-/// An epoch of which all parts are written.
+/// An epoch of which all parts are known and will be durable.
 #[derive(Clone, Debug)]
 pub struct CompleteEpoch {
     /// The epoch.
@@ -273,7 +290,9 @@ pub struct CompleteEpoch {
     pub rows: u64,
     /// False if the epoch publishes no result, because no window ends with it.
     pub publishes: bool,
-    /// The written parts, by number: those with rows.
+    /// Becomes known when all of the parts and the changes of the epoch are durable.
+    pub durable: DurableParts,
+    /// The parts, by number: those with rows.
     pub stored: BTreeMap<u32, PartReport>,
     /// Number of parts of a result.
     pub parts: u32,

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -21,8 +22,8 @@ use tokio::sync::oneshot;
 
 use super::changelog::{Changelog, NewestChange};
 use super::completions::Completions;
-use super::durable_epochs::DurableEpochs;
-use super::output::{EncodedPart, EpochWriter, PartReport};
+use super::durable_epochs::{DurableEpochs, SyncRounds};
+use super::output::{EncodedPart, EpochWriter, PartReport, PartSteps};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
@@ -42,11 +43,37 @@ pub struct OutputHandle {
     pub meters: Meters,
     /// The epochs whose ends are on disk.
     pub durable: DurableEpochs,
+    /// The epochs whose parts may be synced.
+    pub rounds: SyncRounds,
     /// The runtime of the requests. Operators never block on them.
     pub runtime: Handle,
 }
 
-/// The report of one worker on the parts of one epoch that it has stored.
+/// A message of one worker on the parts of one epoch. It sends both for every ticked epoch.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum PartsMessage {
+    /// The parts are known. They are being stored.
+    Known(Box<Report>),
+    /// The parts and the changes are durable.
+    Durable {
+        /// The epoch.
+        epoch: Epoch,
+        /// Microseconds from the completion of the epoch at the worker.
+        write_us: u64,
+    },
+}
+
+impl PartsMessage {
+    /// Returns the epoch.
+    pub fn epoch(&self) -> Epoch {
+        match self {
+            PartsMessage::Known(report) => report.epoch,
+            PartsMessage::Durable { epoch, .. } => *epoch,
+        }
+    }
+}
+
+/// The report of one worker on its parts of one epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The epoch.
@@ -55,14 +82,12 @@ pub struct Report {
     pub tally: Tally,
     /// The kind of the rows.
     pub kind: RowKind,
-    /// The stored parts: the parts of the worker that have rows.
+    /// The parts of the worker that have rows.
     pub parts: Vec<PartReport>,
     /// The changes of totals and windows that the worker has stored.
     pub changes: Vec<NewestChange>,
     /// False if the epoch publishes no result, because no window ends with it.
     pub publishes: bool,
-    /// Microseconds from the completion of the epoch at the worker until all parts were durable.
-    pub write_us: u64,
     /// The most frequent words of the worker, if they can be asked for.
     pub top: TopWords,
     /// The positions of sources of the worker's process, from the first worker that asks.
@@ -70,7 +95,8 @@ pub struct Report {
 }
 
 /// Stores the rows of every ticked epoch and its changes of totals and windows. Sends a [`Report`]
-/// when all of them are durable. Nothing of an epoch is stored before its end is.
+/// when the parts are known, and again when all of them are durable; the capability of the epoch is
+/// held until then. Nothing of an epoch is stored before its end is durable.
 ///
 /// Only ticked epochs are written. Rows at other times are dropped; an example is the retraction of
 /// a window that ends at a time without an epoch.
@@ -79,10 +105,10 @@ pub fn write_parts<'s>(
     output: OutputHandle,
     changelog: Option<Changelog>,
     failure: Failure,
-) -> Stream<'s, Epoch, Vec<Report>> {
+) -> Stream<'s, Epoch, Vec<PartsMessage>> {
     let Rows { stream, ticks, context, grid, kind } = rows;
     let scope = stream.scope();
-    stream.binary_frontier::<_, CapacityContainerBuilder<Vec<Report>>, _, _, _, _>(
+    stream.binary_frontier::<_, CapacityContainerBuilder<Vec<PartsMessage>>, _, _, _, _>(
         ticks,
         Pipeline,
         Pipeline,
@@ -122,9 +148,14 @@ pub fn write_parts<'s>(
                     let capability = first.remove();
                     writer.start(epoch, capability);
                 }
-                for report in writer.completions.take() {
-                    if let Some(capability) = writer.writing.remove(&report.epoch) {
-                        output.session(&capability).give(report);
+                for message in writer.completions.take() {
+                    let epoch = message.epoch();
+                    let is_durable = matches!(message, PartsMessage::Durable { .. });
+                    if let Some(capability) = writer.writing.get(&epoch) {
+                        output.session(capability).give(message);
+                    }
+                    if is_durable {
+                        writer.writing.remove(&epoch);
                     }
                 }
             }
@@ -140,8 +171,8 @@ struct Writer {
     ticked: BTreeMap<Epoch, Capability<Epoch>>,
     /// Epochs whose parts are being stored. A capability is dropped after its parts are durable.
     writing: BTreeMap<Epoch, Capability<Epoch>>,
-    /// The stored parts, on their way back to the operator.
-    completions: Completions<Report>,
+    /// The messages on their way back to the operator.
+    completions: Completions<PartsMessage>,
     /// Resolves when the last epoch that was started is encoded.
     encoded: Option<oneshot::Receiver<()>>,
     /// Where parts are written, and with what.
@@ -176,6 +207,9 @@ impl Writer {
         let before = self.encoded.replace(encoded);
         let tally = self.context.tallies.take(epoch);
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
+        // Another process has rounds of its own, which this one cannot begin.
+        let is_alone = self.context.peers == self.context.settings.threads;
+        let rounds = if is_alone { self.output.rounds.clone() } else { SyncRounds::any() };
         let (publishes, kind) = (self.grid.contains(epoch), self.kind);
         if let Some(changelog) = self.changelog.as_ref().filter(|_| publishes) {
             changelog.publishes(epoch);
@@ -199,19 +233,15 @@ impl Writer {
             let (parts, top) = supervise::blocking(move || encoding.run()).await?;
             drop(is_encoded);
             durable.wait(epoch).await;
-            let (parts, ()) = futures::try_join!(store(&*writer, epoch, parts), store_changes)?;
+            let report = |parts| {
+                let changes = newest;
+                let report =
+                    Report { epoch, tally, kind, parts, changes, publishes, top, positions };
+                completions.complete(PartsMessage::Known(Box::new(report)));
+            };
+            futures::try_join!(store(&*writer, rounds, (epoch, parts), report), store_changes)?;
             let write_us = started.elapsed().as_micros() as u64;
-            completions.complete(Report {
-                epoch,
-                tally,
-                kind,
-                parts,
-                changes: newest,
-                publishes,
-                write_us,
-                top,
-                positions,
-            });
+            completions.complete(PartsMessage::Durable { epoch, write_us });
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "write", write);
@@ -260,12 +290,37 @@ impl EpochEncoding {
     }
 }
 
-/// Stores parts, all at the same time.
+/// Most parts of a worker that wait to be synced together with those of others: each is an open
+/// file.
+const ROUND_PARTS_MAX: usize = 16;
+
+/// Most bytes of them. The disk takes longer for more than one sync less would save.
+const ROUND_BYTES_MAX: u64 = 8 << 20;
+
+/// Stores parts, all at the same time. Calls `report` when all are known.
 async fn store(
     writer: &dyn EpochWriter,
-    epoch: Epoch,
-    parts: Vec<EncodedPart>,
-) -> Result<Vec<PartReport>> {
-    futures::future::try_join_all(parts.into_iter().map(|part| writer.write_part(epoch, part)))
-        .await
+    rounds: SyncRounds,
+    (epoch, parts): (Epoch, Vec<EncodedPart>),
+    report: impl FnOnce(Vec<PartReport>),
+) -> Result<()> {
+    let bytes: u64 = parts.iter().map(|part| part.body.bytes()).sum();
+    let is_small = parts.len() <= ROUND_PARTS_MAX && bytes <= ROUND_BYTES_MAX;
+    let rounds = if is_small { rounds } else { SyncRounds::any() };
+    let (stored, known): (Vec<_>, Vec<_>) = parts
+        .into_iter()
+        .map(|part| {
+            let (sender, known) = oneshot::channel();
+            let steps = PartSteps { known: sender, rounds: rounds.clone() };
+            (writer.write_part(epoch, part, steps), known)
+        })
+        .unzip();
+    let report = async {
+        // A part that does not become known is not stored either, and its error ends the job.
+        if let Ok(parts) = try_join_all(known).await {
+            report(parts);
+        }
+        Ok(())
+    };
+    futures::try_join!(try_join_all(stored), report).map(drop)
 }

@@ -236,7 +236,7 @@ pub struct BodyWriter {
 
 impl BodyWriter {
     /// A body with fewer chunks is too small for a thread of its own.
-    const CHUNKS_INLINE: usize = 4;
+    const CHUNKS_INLINE: usize = 1;
 
     /// Returns a writer without chunks. It hashes on the blocking threads of `runtime`.
     pub fn new(runtime: Handle) -> Self {

@@ -52,6 +52,12 @@ pub use waiting_results::{Level, Results, ResultsLimits};
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
 
+/// The last step of creating an object; nothing begins before it is awaited.
+pub type Creation<'a> = BoxFuture<'a, StoreResult<Stored>>;
+
+/// The sync of an object that is written under another name, before its creation.
+pub type Preparation<'a> = BoxFuture<'a, StoreResult<Creation<'a>>>;
+
 /// A store of whole objects, each under a key.
 ///
 /// A future may be dropped at any time. The operation may then have succeeded or not, as after an
@@ -80,33 +86,39 @@ pub trait Store: Send + Sync + Debug + 'static {
     /// no reader takes before its marker. In a local directory a crash may leave a torn object, and
     /// a reader may see it grow; the next start clears an epoch without a marker.
     ///
-    /// # Errors
-    /// As [`Store::put_new`].
-    fn put_part<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        async move {
-            let stored = self.put_new(key, body).await?;
-            self.seal(key.rsplit_once('/').map_or("", |(dir, _)| dir)).await?;
-            Ok(stored)
-        }
-        .boxed()
-    }
-
-    /// Works as [`Store::put_new`], but the object is invisible before `ready` resolves. What can
-    /// be prepared is prepared meanwhile.
+    /// The part is written first, if it can be written without a sync. What is returned makes it
+    /// durable; if that is dropped instead, nothing remains.
     ///
     /// # Errors
-    /// Those of `ready`, and as [`Store::put_new`].
-    fn put_new_after<'a>(
+    /// As [`Store::put_new`], from either step.
+    fn write_part<'a>(
         &'a self,
         key: &'a str,
         body: Body,
-        ready: BoxFuture<'a, StoreResult<()>>,
-    ) -> BoxFuture<'a, StoreResult<Stored>> {
-        async move {
-            ready.await?;
-            self.put_new(key, body).await
-        }
-        .boxed()
+    ) -> BoxFuture<'a, StoreResult<Creation<'a>>> {
+        let create = async move {
+            let stored = self.put_new(key, body).await?;
+            self.seal(key.rsplit_once('/').map_or("", |(dir, _)| dir)).await?;
+            Ok(stored)
+        };
+        ready(Ok(create.boxed())).boxed()
+    }
+
+    /// Prepares the object `key` of `body`: writes what can be written without a sync. Returns the
+    /// future that syncs it, and then the one that creates it as [`Store::put_new`] does. The
+    /// object is invisible before the last one is awaited. If one is dropped instead, nothing
+    /// remains. A store that has nothing to prepare returns at once.
+    ///
+    /// # Errors
+    /// Those of the preparation. The object may still be created by [`Store::put_new`].
+    fn prepare_new<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+    ) -> BoxFuture<'a, StoreResult<Preparation<'a>>> {
+        // Within a future of its own: nothing may begin before it is awaited.
+        let create = async move { self.put_new(key, body).await }.boxed();
+        ready(Ok(ready(Ok(create)).boxed())).boxed()
     }
 
     /// Creates the object `key` twice, from `first` and then from different bytes, and returns

@@ -19,10 +19,12 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::operators::{EpochRows, Tally};
-use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport};
+use crate::outputs::durable_epochs::SyncRounds;
+use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps};
 use crate::settings::EmptyEpochs;
 use crate::sources::topic_offsets;
 use crate::store::{Body, StoreResult};
+use crate::supervise;
 
 impl EpochWriter for Publisher {
     /// Encodes rows as the text or file of each part, in the order and the format of the job.
@@ -35,12 +37,26 @@ impl EpochWriter for Publisher {
     /// MD5 of what was stored, for the marker.
     ///
     /// Fails with `Configuration` if there is another object of that name.
-    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
+    fn write_part(
+        &self,
+        epoch: Epoch,
+        part: EncodedPart,
+        PartSteps { known, rounds }: PartSteps,
+    ) -> BoxFuture<'_, Result<()>> {
         let EncodedPart { part, rows, body } = part;
         async move {
             let body = self.finish(body).await?;
-            let stored = self.create_part(epoch, &self.form.layout.part(epoch, part), body).await?;
-            Ok(PartReport { part, rows, bytes: stored.bytes, md5: stored.md5 })
+            let hashed = body.clone();
+            // The marker lists length and MD5, so it is prepared while the part is stored.
+            let report = async move {
+                let (bytes, md5) = (hashed.bytes(), supervise::blocking(move || hashed.md5_hex()));
+                // It fails only when the job ends.
+                let _ = known.send(PartReport { part, rows, bytes, md5: md5.await });
+            };
+            let key = self.form.layout.part(epoch, part);
+            let create = self.create_part(epoch, &key, body, &rounds);
+            let (stored, ()) = futures::join!(create, report);
+            stored.map(drop)
         }
         .boxed()
     }
@@ -72,17 +88,18 @@ impl EpochWriter for Publisher {
     }
 }
 
-/// Stores the parts without rows, if they are wanted, and then the marker.
+/// Stores the parts without rows, if they are wanted, and the marker when all parts are durable.
 ///
 /// An epoch that has rows gets all its parts, the empty ones too, so that a reader finds the same
 /// names everywhere. One without rows gets what `--empty-epochs` asks for. Between the results of a
 /// window nothing is published.
 async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
-    let CompleteEpoch { epoch, tally, kind, rows, publishes, mut stored, parts, positions } =
-        complete;
+    let CompleteEpoch { epoch, tally, kind, rows, publishes, parts, positions, .. } = complete;
+    let (mut stored, durable) = (complete.stored, complete.durable);
     let publication = &publisher.publication;
     let empty = rows == 0;
     if !publishes {
+        durable.wait().await;
         return Ok(());
     }
     if !empty || publication.empty_epochs == EmptyEpochs::Write {
@@ -93,6 +110,7 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
         stored.extend(put.into_iter().map(|part| (part.part, part)));
     }
     if empty && publication.empty_epochs == EmptyEpochs::Skip {
+        durable.wait().await;
         // The results of windows after a restart build on this one.
         return publisher.note_attempt(epoch, 0).await;
     }
@@ -105,7 +123,7 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     let kafka = topic_offsets(&positions)?;
     let marker =
         Marker { format, program, job, state, started, epoch, lines, words, rows, parts, kafka };
-    write_marker(publisher, epoch, &marker).await
+    write_marker(publisher, epoch, &marker, &durable).await
 }
 
 /// Stores `body`, a part without rows.
@@ -116,7 +134,7 @@ async fn put_empty(
     body: Body,
 ) -> Result<PartReport> {
     let key = publisher.form.layout.part(epoch, part);
-    let stored = publisher.create_part(epoch, &key, body).await?;
+    let stored = publisher.create_part(epoch, &key, body, &SyncRounds::any()).await?;
     Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
 }
 

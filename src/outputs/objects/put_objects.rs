@@ -4,11 +4,10 @@
 //! is out of reach, because its operator holds the capability of the epoch.
 //! [`retry_until_stored`](crate::outputs::retry_until_stored) repeats the requests.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::future::FutureExt;
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 
 use super::check_ownership::Ownership;
 use super::marker_json::{MARKER_BYTES_MAX, Marker};
@@ -18,6 +17,7 @@ use crate::epoch::Epoch;
 use crate::error::Error;
 use crate::meters::{Meters, OutputOp};
 use crate::outputs::commit_log::{Attempt, CommitLog};
+use crate::outputs::durable_epochs::SyncRounds;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
 use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
@@ -161,40 +161,51 @@ impl Publisher {
     }
 
     /// Creates the object `key`, a part of `epoch`, from `body`, and makes its name durable.
-    /// Succeeds if it exists with the same bytes. An error is final.
+    /// Succeeds if it exists with the same bytes. An error is final. What can be written is written
+    /// before `rounds` lets the epoch be synced.
     ///
     /// # Errors
     ///
     /// `Configuration` if the object exists with other bytes or another run owns the output. The
     /// message names the owner if it is known.
-    pub async fn create_part(&self, epoch: Epoch, key: &str, body: Body) -> Result<Stored, Error> {
-        self.create(epoch, key, &body, || self.store.put_part(key, body.clone())).await
+    pub async fn create_part(
+        &self,
+        epoch: Epoch,
+        key: &str,
+        body: Body,
+        rounds: &SyncRounds,
+    ) -> Result<Stored, Error> {
+        let create = || async {
+            let written = self.store.write_part(key, body.clone()).await?;
+            rounds.wait(epoch).await;
+            written.await
+        };
+        self.create(epoch, key, &body, create).await
     }
 
-    /// Creates the object `key`, the marker of `epoch`, from `body`, when `ready` holds true. It
-    /// may be prepared before.
+    /// Creates the object `key`, the marker of `epoch`, from `body`, when `ready` succeeds. It is
+    /// written before that begins, and prepared meanwhile.
     ///
     /// # Errors
     ///
-    /// As [`Publisher::create_part`].
+    /// Those of `ready`, and as [`Publisher::create_part`].
     pub async fn create_marker(
         &self,
         epoch: Epoch,
         key: &str,
         body: Body,
-        ready: watch::Receiver<bool>,
+        ready: impl Future<Output = Result<(), Error>>,
     ) -> Result<Stored, Error> {
+        let written = self.store.prepare_new(key, body.clone()).await;
+        let prepare = async { written?.await };
+        let (prepared, is_ready) = futures::join!(prepare, ready);
+        is_ready?;
+        // An object that could not be prepared is created from its bytes, as in each attempt after
+        // the first. These are repeated, counted and logged.
+        let prepared = Mutex::new(prepared.ok());
         let create = || {
-            let mut ready = ready.clone();
-            let ready = async move {
-                if ready.wait_for(|ready| *ready).await.is_err() {
-                    // The note has failed, and that error ends the job.
-                    std::future::pending::<()>().await;
-                }
-                // Time has passed since the attempt began: the owner may have changed.
-                self.ownership.confirm().await
-            };
-            self.store.put_new_after(key, body.clone(), ready.boxed())
+            let prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
+            prepared.unwrap_or_else(|| self.store.put_new(key, body.clone()))
         };
         self.create(epoch, key, &body, create).await
     }

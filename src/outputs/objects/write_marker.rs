@@ -1,33 +1,100 @@
 //! Writes `_SUCCESS`, the marker that commits an epoch.
 
-use tokio::sync::watch;
-
 use super::marker_json::Marker;
 use super::put_objects::Publisher;
 use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
+use crate::outputs::durable_epochs::DurableParts;
 use crate::store::Body;
 
-/// Notes the epoch, whose parts are durable, in the commit log, stores the marker, and makes its
-/// name durable.
+/// Waits until the parts are `durable`, notes the epoch in the commit log, stores the marker, and
+/// makes its name durable. The bytes of the marker are prepared meanwhile.
 ///
 /// The note comes before the marker, because a reader may remove the epoch as soon as the marker
-/// exists. The bytes of the marker are prepared meanwhile. Returns when the epoch is committed.
-pub async fn write_marker(publisher: &Publisher, epoch: Epoch, marker: &Marker) -> Result<()> {
+/// exists. It comes after the parts: a start that finds a note takes missing parts for removed
+/// ones. Returns when the epoch is committed.
+pub async fn write_marker(
+    publisher: &Publisher,
+    epoch: Epoch,
+    marker: &Marker,
+    durable: &DurableParts,
+) -> Result<()> {
     let layout = &publisher.form.layout;
     let key = layout.marker(epoch);
-    let (noted, is_noted) = watch::channel(false);
-    let note = async {
+    let ready = async {
+        durable.wait().await;
         publisher.note_attempt(epoch, marker.parts.len()).await?;
         crash_point("output.before_marker");
-        noted.send_replace(true);
         Ok(())
     };
-    let create = publisher.create_marker(epoch, &key, Body::from(marker.to_bytes()), is_noted);
-    futures::try_join!(note, create)?;
+    publisher.create_marker(epoch, &key, Body::from(marker.to_bytes()), ready).await?;
     publisher.seal(&layout.dir(epoch)).await?;
     publisher.note_commit(epoch);
     crash_point("output.after_marker");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use tokio::runtime::Handle;
+
+    use super::super::format::Format;
+    use super::super::object_form::ObjectForm;
+    use super::super::object_names::Layout;
+    use super::super::part_encoding::Encoding;
+    use super::*;
+    use crate::outputs::durable_epochs::{PartsWritten, SyncRounds};
+
+    use crate::outputs::publication::Publication;
+    use crate::settings::{EmptyEpochs, RowOrder};
+    use crate::store::local::LocalStore;
+
+    /// Returns the publisher of a job without state to the directory at `root`.
+    fn publisher(root: &Path) -> Publisher {
+        let form = ObjectForm {
+            layout: Layout::new("c", None),
+            encoding: Encoding::new(Format::Tsv, None),
+        };
+        let publication = Publication {
+            order: RowOrder::Hash,
+            empty_epochs: EmptyEpochs::Write,
+            job: "test".to_owned(),
+            state: "test".to_owned(),
+            started: 0,
+        };
+        let store = Arc::new(LocalStore::open(root).unwrap());
+        Publisher::new(form, publication, store, Handle::current())
+    }
+
+    #[tokio::test]
+    async fn marker_is_written_before_parts_are_synced() {
+        let root = tempfile::tempdir().unwrap();
+        let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
+        let (parts, durable) = DurableParts::awaited(10, rounds.clone());
+        let names = || -> Vec<String> {
+            let folder = std::fs::read_dir(root.path().join("c-10")).unwrap();
+            let names = folder.map(|entry| entry.unwrap().file_name());
+            names.map(|name| name.to_string_lossy().into_owned()).collect()
+        };
+        let part = async {
+            publisher.create_part(10, "c-10/part-00000", "a\t1\n".into(), &rounds).await.unwrap();
+            let names = names();
+            assert!(names.iter().any(|name| name.starts_with("._SUCCESS.")), "{names:?}");
+            assert!(!names.iter().any(|name| name == "_SUCCESS"), "not before all are durable");
+            let written = PartsWritten { took: Duration::ZERO, at: Instant::now() };
+            parts.send_replace(Some(written));
+        };
+        let marker = Marker::default();
+        let marker = async { write_marker(&publisher, 10, &marker, &durable).await.unwrap() };
+        let both = futures::future::join(part, marker);
+        tokio::time::timeout(Duration::from_secs(60), both).await.expect("none waits for ever");
+        let mut names = names();
+        names.sort_unstable();
+        assert_eq!(names, ["_SUCCESS", "part-00000"]);
+    }
 }

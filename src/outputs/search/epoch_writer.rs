@@ -21,7 +21,9 @@ use crate::operators::EpochRows;
 use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::objects::format::Format;
 use crate::outputs::objects::{Encoding, Ownership, RowBatch, encode_rows, keep_claim, read_rows};
-use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, WriterSettings};
+use crate::outputs::output::{
+    CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps, WriterSettings,
+};
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
 use crate::settings::EmptyEpochs;
@@ -124,7 +126,8 @@ impl SearchWriter {
     /// upsert, refresh, deletion of older rows, marker. Readers who wait for the marker therefore
     /// find all rows, and no others.
     async fn commit_rows(&self, complete: CompleteEpoch) -> Result<()> {
-        let CompleteEpoch { epoch, tally, rows, publishes, .. } = complete;
+        let CompleteEpoch { epoch, tally, rows, publishes, durable, .. } = complete;
+        durable.wait().await;
         let staged = self.staged().remove(&epoch).unwrap_or_default();
         // An upsert without rows empties the index, which no epoch may skip.
         let is_skipped = rows == 0
@@ -206,7 +209,12 @@ impl EpochWriter for SearchWriter {
     }
 
     /// Keeps a part until the commit of its epoch. Nothing is sent to the server yet.
-    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
+    fn write_part(
+        &self,
+        epoch: Epoch,
+        part: EncodedPart,
+        PartSteps { known, .. }: PartSteps,
+    ) -> BoxFuture<'_, Result<()>> {
         let EncodedPart { part, rows, body } = part;
         async move {
             crash_point("output.before_put");
@@ -220,7 +228,9 @@ impl EpochWriter for SearchWriter {
                 self.write(epoch, part, &body).await?
             };
             crash_point("output.after_put");
-            Ok(PartReport { part, rows, bytes, md5: String::new() })
+            // It fails only when the job ends.
+            let _ = known.send(PartReport { part, rows, bytes, md5: String::new() });
+            Ok(())
         }
         .boxed()
     }

@@ -26,7 +26,9 @@ use crate::operators::EpochRows;
 use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::objects::format::Format;
 use crate::outputs::objects::{Encoding, encode_rows};
-use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, WriterSettings};
+use crate::outputs::output::{
+    CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps, WriterSettings,
+};
 use crate::outputs::owner::Standing;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
@@ -237,6 +239,7 @@ impl SqlWriter {
 
     /// Commits an epoch, with as many attempts as it takes.
     async fn commit(&self, complete: CompleteEpoch) -> Result<()> {
+        complete.durable.wait().await;
         let epoch = complete.epoch;
         let staged = self.staged().remove(&epoch).unwrap_or_default();
         // An upsert without rows empties the table, which no epoch may skip.
@@ -303,7 +306,12 @@ impl EpochWriter for SqlWriter {
 
     /// Keeps a part until the commit of its epoch, in memory or on disk. Nothing is sent to the
     /// database yet.
-    fn write_part(&self, epoch: Epoch, part: EncodedPart) -> BoxFuture<'_, Result<PartReport>> {
+    fn write_part(
+        &self,
+        epoch: Epoch,
+        part: EncodedPart,
+        PartSteps { known, .. }: PartSteps,
+    ) -> BoxFuture<'_, Result<()>> {
         let EncodedPart { part, rows, body } = part;
         async move {
             crash_point("output.before_put");
@@ -321,7 +329,9 @@ impl EpochWriter for SqlWriter {
             let bytes = body.bytes();
             self.staged().entry(epoch).or_default().parts.insert(part, body);
             crash_point("output.after_put");
-            Ok(PartReport { part, rows, bytes, md5: String::new() })
+            // It fails only when the job ends.
+            let _ = known.send(PartReport { part, rows, bytes, md5: String::new() });
+            Ok(())
         }
         .boxed()
     }

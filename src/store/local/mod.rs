@@ -6,7 +6,7 @@
 //! overwriting is a hard link, the one call that is both atomic and refuses.
 //!
 //! The parts of an epoch mean nothing without its marker, so they are written under their own names
-//! at once, and file and directory are synced at the same time: see [`Store::put_part`].
+//! at once, and file and directory are synced at the same time: see [`Store::write_part`].
 //!
 //! A temporary's name begins with a dot and ends in `.tmp`. It is random, and the file is created
 //! exclusively: a write whose caller gave up may still be running on the blocking pool and must not
@@ -24,8 +24,8 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::Semaphore;
 
 use super::{
-    Body, Listing, ObjectEntry, Page, Store, StoreError, StoreErrorKind, StoreResult, Stored,
-    check_key,
+    Body, Creation, Listing, ObjectEntry, Page, Preparation, Store, StoreError, StoreErrorKind,
+    StoreResult, Stored, check_key,
 };
 use crate::error::{Error, Result};
 use crate::file_lock::LockPatience;
@@ -166,41 +166,56 @@ impl Store for LocalStore {
         self.run(&[key], move |root| write_files::put_new(root, &name, &body))
     }
 
-    fn put_part<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
+    /// Writes a file under its own name. Then syncs it and its folder, and hashes it meanwhile.
+    fn write_part<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+    ) -> BoxFuture<'a, StoreResult<Creation<'a>>> {
         let (name, content) = (key.to_owned(), body.clone());
+        let written = self.run(&[key], move |root| write_files::draft(root, &name, &content));
         async move {
-            let draft =
-                self.run(&[key], move |root| write_files::draft(root, &name, &content)).await?;
+            let draft = written.await?;
             let dir = key.rsplit_once('/').map_or("", |(dir, _)| dir);
-            // The MD5 of a large body takes as long as the syncs.
-            let hashed = async {
-                if body.bytes() > HASH_ASIDE_BYTES {
-                    let body = body.clone();
-                    supervise::blocking(move || body.md5()).await;
-                }
+            let synced = async move {
+                // The MD5 of a large body takes as long as the syncs.
+                let hashed = async {
+                    if body.bytes() > HASH_ASIDE_BYTES {
+                        let body = body.clone();
+                        supervise::blocking(move || body.md5()).await;
+                    }
+                };
+                let synced = self.run(&[key], move |root| draft.sync(root));
+                // All of them end before another attempt finds the file.
+                let (synced, sealed, ()) = futures::join!(synced, self.seal(dir), hashed);
+                synced.and(sealed)?;
+                Ok(Stored::of(&body, None))
             };
-            let synced = self.run(&[key], move |root| draft.sync(root));
-            // All of them end before another attempt finds the file.
-            let (synced, sealed, ()) = futures::join!(synced, self.seal(dir), hashed);
-            synced.and(sealed)?;
-            Ok(Stored::of(&body, None))
+            Ok(synced.boxed())
         }
         .boxed()
     }
 
-    fn put_new_after<'a>(
+    /// Writes a file under another name, syncs it, and renames it if there is none.
+    fn prepare_new<'a>(
         &'a self,
         key: &'a str,
         body: Body,
-        ready: BoxFuture<'a, StoreResult<()>>,
-    ) -> BoxFuture<'a, StoreResult<Stored>> {
+    ) -> BoxFuture<'a, StoreResult<Preparation<'a>>> {
         let (name, content) = (key.to_owned(), body.clone());
-        let prepared = self.run(&[key], move |root| write_files::prepare(root, &name, &content));
+        let written = self.run(&[key], move |root| write_files::prepare(root, &name, &content));
         async move {
-            let (prepared, ready) = futures::join!(prepared, ready);
-            ready?;
-            let (prepared, name) = (prepared?, key.to_owned());
-            self.run(&[key], move |root| write_files::place_new(root, &name, prepared, &body)).await
+            let written = written.await?;
+            let synced = async move {
+                let path = key.to_owned();
+                let prepared =
+                    self.run(&[key], move |root| written.sync(&root.join(&path))).await?;
+                let name = key.to_owned();
+                let create =
+                    move |root: &Path| write_files::place_new(root, &name, prepared, &body);
+                Ok(self.run(&[key], create))
+            };
+            Ok(synced.boxed())
         }
         .boxed()
     }

@@ -85,9 +85,24 @@ impl Drop for UnkeptFile {
     }
 }
 
+/// A temporary beside an object that is not synced. It is removed unless it becomes that object.
+#[derive(Debug)]
+pub struct WrittenObject {
+    name: UnkeptFile,
+    file: File,
+}
+
 /// A durable temporary beside an object. It is removed unless it becomes that object.
 #[derive(Debug)]
 pub struct PreparedObject(UnkeptFile);
+
+impl WrittenObject {
+    /// Makes the bytes durable. `path` is that of the object, for messages.
+    pub fn sync(self, path: &Path) -> StoreResult<PreparedObject> {
+        self.file.sync_all().map_err(|error| failure("write", path, &error))?;
+        Ok(PreparedObject(self.name))
+    }
+}
 
 /// Returns the directory of an object, which the first part of an epoch makes, and the permissions
 /// of the files in it.
@@ -101,15 +116,14 @@ fn write_body(file: &mut File, body: &Body) -> io::Result<()> {
     body.pieces().try_for_each(|piece| file.write_all(&piece?))
 }
 
-/// Writes `body` to a synced temporary beside the object `key`.
-fn write(root: &Path, key: &str, body: &Body) -> io::Result<PreparedObject> {
+/// Writes `body` to a temporary beside the object `key`, and does not sync it.
+fn write(root: &Path, key: &str, body: &Body) -> io::Result<WrittenObject> {
     let (dir, name) = split(key);
     let (folder, mode) = folder_of(root, dir)?;
     let (name, mut file) = create_temporary(&folder, name, mode)?;
-    let prepared = PreparedObject(UnkeptFile::new(folder, name, &file)?);
+    let name = UnkeptFile::new(folder, name, &file)?;
     write_body(&mut file, body)?;
-    file.sync_all()?;
-    Ok(prepared)
+    Ok(WrittenObject { name, file })
 }
 
 /// Stores `body` as the object `key` and replaces an object that exists.
@@ -117,9 +131,10 @@ fn write(root: &Path, key: &str, body: &Body) -> io::Result<PreparedObject> {
 /// The bytes are durable when this returns, the name is after the folder was sealed.
 pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let put = || {
-        let PreparedObject(mut file) = write(root, key, body)?;
-        renameat(&file.folder, &file.name, &file.folder, split(key).1)?;
-        file.is_kept = true;
+        let WrittenObject { mut name, file } = write(root, key, body)?;
+        file.sync_all()?;
+        renameat(&name.folder, &name.name, &name.folder, split(key).1)?;
+        name.is_kept = true;
         Ok(())
     };
     put().map_err(|error: io::Error| failure("write", &root.join(key), &error))?;
@@ -130,11 +145,11 @@ pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
 ///
 /// Fails with `Exists` if there is one with other bytes.
 pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
-    place_new(root, key, prepare(root, key, body)?, body)
+    place_new(root, key, prepare(root, key, body)?.sync(&root.join(key))?, body)
 }
 
-/// Makes `body` durable as a temporary beside the object `key`.
-pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<PreparedObject> {
+/// Writes `body` as a temporary beside the object `key`.
+pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<WrittenObject> {
     write(root, key, body).map_err(|error| failure("write", &root.join(key), &error))
 }
 
@@ -256,23 +271,24 @@ mod tests {
     async fn part_is_written_under_its_name_or_refused() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::open(dir.path()).unwrap();
+        let put_part = async |key, body| store.write_part(key, body).await?.await;
         for _ in 0..2 {
-            let stored = store.put_part("e-1/part", "one".into()).await.unwrap();
+            let stored = put_part("e-1/part", "one".into()).await.unwrap();
             assert_eq!((stored.bytes, stored.md5), (3, Body::from("one").md5_hex()));
         }
         for other in ["", "on", "two"] {
-            let refused = store.put_part("e-1/part", other.into()).await.unwrap_err();
+            let refused = put_part("e-1/part", other.into()).await.unwrap_err();
             assert_eq!(refused.kind, StoreErrorKind::Exists, "{refused}");
         }
         assert_eq!(store.get("e-1/part", 3).await.unwrap(), "one");
         let long = Body::from("x".repeat(super::super::HASH_ASIDE_BYTES as usize + 1));
-        let stored = store.put_part("e-1/long", long.clone()).await.unwrap();
+        let stored = put_part("e-1/long", long.clone()).await.unwrap();
         assert_eq!(stored.md5, long.md5_hex());
         std::fs::create_dir(dir.path().join("e-1/taken")).unwrap();
-        store.put_part("e-1/taken", "x".into()).await.unwrap_err();
+        put_part("e-1/taken", "x".into()).await.unwrap_err();
         let planted = dir.path().join("e-1/planted");
         std::os::unix::fs::symlink(dir.path().join("elsewhere"), planted).unwrap();
-        store.put_part("e-1/planted", "x".into()).await.unwrap_err();
+        put_part("e-1/planted", "x".into()).await.unwrap_err();
         assert_eq!(std::fs::read_dir(dir.path().join("e-1")).unwrap().count(), 4);
     }
 
@@ -295,26 +311,21 @@ mod tests {
     }
 
     #[tokio::test(flavor = "current_thread")]
-    async fn object_is_invisible_before_it_may_be_seen() {
+    async fn prepared_object_is_invisible_until_created() {
         let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::open(dir.path()).unwrap();
         let path = dir.path().join("e/marker");
-        let stands = || path.exists();
-        let ready = async {
-            assert!(!stands(), "not yet");
-            Ok(())
-        };
-        store.put_new_after("e/marker", "one".into(), ready.boxed()).await.unwrap();
-        assert!(stands());
-        let ready = async { Ok(()) }.boxed();
-        let refused = store.put_new_after("e/marker", "two".into(), ready).await;
-        assert_eq!(refused.unwrap_err().kind, StoreErrorKind::Exists);
-        // One that is given up leaves nothing.
-        let never = futures::future::pending().boxed();
-        let mut given_up = store.put_new_after("e/other", "one".into(), never);
-        let waits = tokio::time::timeout(std::time::Duration::from_millis(50), &mut given_up);
-        waits.await.expect_err("it waits");
-        drop(given_up);
+        let sync = store.prepare_new("e/marker", "one".into()).await.unwrap();
+        let create = sync.await.unwrap();
+        assert!(!path.exists(), "not yet");
+        create.await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"one");
+        let create = store.prepare_new("e/marker", "two".into()).await.unwrap().await.unwrap();
+        assert_eq!(create.await.unwrap_err().kind, StoreErrorKind::Exists);
+        // One that is given up leaves nothing, nor does one that is given up while it is prepared.
+        drop(store.prepare_new("e/other", "one".into()).await.unwrap());
+        drop(store.prepare_new("e/other", "one".into()).await.unwrap().await.unwrap());
+        drop(store.prepare_new("e/other", "one".into()).now_or_never());
         let objects = || std::fs::read_dir(dir.path().join("e")).unwrap().count();
         for _ in 0..1_000 {
             // A thread may still be writing it.
