@@ -223,8 +223,8 @@ impl Committer {
     }
 }
 
-/// Commits an epoch whose parts are known and will be `durable`: adds up the reports of all workers,
-/// stores the marker, and notes how long both took.
+/// Commits an epoch whose parts are known and will be `durable`: adds up the reports of all
+/// workers, stores the marker, and notes how long both took.
 async fn finish(
     (writer, meters): (&dyn EpochWriter, &Meters),
     (epoch, durable): (Epoch, DurableParts),
