@@ -30,6 +30,7 @@
 /// * `journal.recovery_scanned`, `journal.recovery_removed` (later segments are gone, the torn tail
 ///   is not), `journal.recovery_truncated`, `journal.recovery_closed` (StreamEnd crash is written).
 /// * `source.after_read`, `source.before_push`; `cut.before_complete`, `cut.after_complete`;
+///   `worker.before_tick` (a worker has met the end of an epoch and has not passed it on);
 ///   `output.before_put`, `output.part_opened` (a part of a directory has its name and no bytes),
 ///   `output.after_put` (a part, or a marker), `output.before_marker`, `output.after_marker`.
 /// * `changelog.before_put`, `changelog.after_put`: what counts with memory received in an epoch;
@@ -43,6 +44,7 @@ pub const POINTS: &[&str] = &[
     "source.before_push",
     "cut.before_complete",
     "cut.after_complete",
+    "worker.before_tick",
     "output.before_put",
     "output.part_opened",
     "output.after_put",

@@ -77,7 +77,7 @@ fn file_is_counted_by_several_processes() {
     let rig = Rig::new();
     rig.file("lines.txt", "the tide\r\nd\u{e9}j\u{e0}  vu\rsea");
     let flags = "bench --corpus lines.txt --mib 1 -w 1 -n 2 --rounds 2 --rate 0 --scratch . \
-                 --beside reference --report report -- --events-max 1MiB";
+                 --beside reference --report report -- --stop-timeout 50s";
     let ended = rig.run(flags).expect(0);
     let rows = rows(&rig);
     assert_eq!(rows.len(), 2, "{ended}");
@@ -85,7 +85,10 @@ fn file_is_counted_by_several_processes() {
         (&rows[1]["program"], &rows[1]["rounds"]),
         (&"wordtide -n 2 -w 1".into(), &2.into())
     );
-    assert_eq!((&rows[1]["distinct"], &rows[1]["extra"]), (&6.into(), &"--events-max 1MiB".into()));
+    assert_eq!(
+        (&rows[1]["distinct"], &rows[1]["extra"]),
+        (&6.into(), &"--stop-timeout 50s".into())
+    );
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn watchdog_hears_nothing_of_hanging_run() {
     let mut manager = Manager::new(&rig);
     let program = rig
         .wordtide(&format!("run {} {RUN} --state state", server.flag()).replace("--no-state ", ""));
-    let program = program.env("WORDTIDE_CRASH_POINT", "cut.before_complete:300");
+    let program = program.env("WORDTIDE_CRASH_POINT", "worker.before_tick:300");
     let program = program.env("WORDTIDE_CRASH_MODE", "hang");
     let watchdog = Duration::from_millis(300);
     let program = manager.watch(program, Some(watchdog)).start();

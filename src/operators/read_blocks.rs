@@ -15,6 +15,7 @@ use timely::dataflow::operators::generic::builder_rc::OperatorBuilder;
 
 use super::context::{Context, Tally};
 use super::lines::Lines;
+use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::feed::{Feed, Next};
 use crate::lines::Block;
@@ -68,6 +69,7 @@ pub fn read<'s>(
                         block_output.session(&held[0].delayed(&epoch)).give(block);
                     }
                     Next::Complete { epoch, next } => {
+                        crash_point("worker.before_tick");
                         tick_output.session(&held[1].delayed(&epoch)).give(epoch);
                         held.iter_mut().for_each(|capability| capability.downgrade(&next));
                     }
