@@ -119,6 +119,7 @@ struct Gathered {
 
 /// An epoch whose marker is being prepared or stored.
 struct Committing {
+    /// Keeps the frontier after this operator at the epoch.
     capability: Capability<Epoch>,
     /// Longest time that a worker took until its parts were durable, of those known.
     write_us: u64,

@@ -33,8 +33,8 @@ impl EpochWriter for Publisher {
         encode(sets, order, encoding, self.runtime(), parts)
     }
 
-    /// Compresses a part, if it is to be, and creates its object. The report has the size and the
-    /// MD5 of what was stored, for the marker.
+    /// Compresses a part, if it is to be, and creates its object. The report, which goes out by
+    /// `known` while the part is stored, has the size and the MD5 for the marker.
     ///
     /// Fails with `Configuration` if there is another object of that name.
     fn write_part(
@@ -61,7 +61,7 @@ impl EpochWriter for Publisher {
         .boxed()
     }
 
-    /// Stores the marker of an epoch whose parts are durable.
+    /// Prepares the marker of an epoch, and stores it when the parts are durable.
     fn commit(&self, epoch: CompleteEpoch) -> BoxFuture<'_, Result<()>> {
         commit(self, epoch).boxed()
     }
