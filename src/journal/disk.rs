@@ -336,7 +336,7 @@ fn zero_range(file: &fs::File, offset: u64, bytes: u64) -> rustix::io::Result<()
 
 /// Writes zeros, on a file system that cannot do without.
 fn write_zeros(file: &fs::File, mut offset: u64, mut bytes: u64) -> io::Result<()> {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while bytes > 0 {
         let part = bytes.min(ZEROS.len() as u64);
         file.write_all_at(&ZEROS[..part as usize], offset)?;
