@@ -19,7 +19,7 @@ use std::process::Command;
 
 use wordtide::internals::bench::Corpus;
 use wordtide::internals::words::{
-    PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word,
+    PAD_BYTES, RangeLists, Ranges, Ranging, WordOptions, WordTable, each_word,
 };
 
 /// Bytes of each text.
@@ -30,7 +30,7 @@ type Work = fn(&[u8], usize);
 
 /// The things that are counted, by name.
 const WORKS: [(&str, Work); 3] =
-    [("split", measured_split), ("count_and_drain", measured_count), ("route", measured_route)];
+    [("split", measured_split), ("count_and_drain", measured_count), ("ranges", measured_ranges)];
 
 #[inline(never)]
 fn measured_split(padded: &[u8], text_len: usize) {
@@ -41,7 +41,7 @@ fn measured_split(padded: &[u8], text_len: usize) {
 
 #[inline(never)]
 fn measured_count(padded: &[u8], text_len: usize) {
-    let mut table = WordTable::new(1);
+    let mut table = WordTable::default();
     table.add_block(padded, text_len, &WordOptions::default());
     table.drain(|hash, _, count| {
         black_box((hash, count));
@@ -49,13 +49,13 @@ fn measured_count(padded: &[u8], text_len: usize) {
 }
 
 #[inline(never)]
-fn measured_route(padded: &[u8], text_len: usize) {
-    let (mut table, mut lists) = (WordTable::new(1), vec![ShortWords::default(); 2]);
-    let options = WordOptions::default();
-    Router::new(&mut table, &mut lists, &options).add_block(padded, text_len, &options);
-    let mut owned = WordTable::new(2);
-    owned.add_short(&lists[1]);
-    black_box(owned.len());
+fn measured_ranges(padded: &[u8], text_len: usize) {
+    let ranging = Ranging::new(1);
+    let (ranges, mut lists) = (Ranges::new(ranging, 0), RangeLists::new(ranging, 1));
+    let mut to = &ranges;
+    lists.add_block(padded, text_len, &WordOptions::default(), &mut to);
+    lists.flush(&mut to);
+    black_box(ranges.heap_bytes());
 }
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,5 +1,5 @@
 //! Words a second of each part between the socket and the store, on three generated texts: lines
-//! out of bytes, words out of lines, the table with its drain, words sorted by table, two runs
+//! out of bytes, words out of lines, the table with its drain, words counted by ranges, two runs
 //! added up, rows out of a run.
 //!
 //! `cargo bench --bench words`; `MIB=64` sets the size of each text (the default is 32 MiB).
@@ -10,7 +10,7 @@ use wordtide::internals::bench::Corpus;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter};
 use wordtide::internals::outputs::format::Format;
 use wordtide::internals::words::{
-    Counted, PAD_BYTES, Router, ShortWords, WordOptions, WordTable, each_word,
+    Counted, PAD_BYTES, RangeLists, Ranges, Ranging, WordOptions, WordTable, each_word,
 };
 use wordtide::operators::{Run, WordColumn};
 
@@ -50,7 +50,7 @@ fn words(criterion: &mut Criterion) {
         group.bench_function(BenchmarkId::new("split", corpus.name()), |b| b.iter(split));
         group.bench_function(BenchmarkId::new("count", corpus.name()), |b| {
             b.iter(|| {
-                let mut table = WordTable::new(1);
+                let mut table = WordTable::default();
                 for (padded, text_len) in &blocks {
                     table.add_block(padded, *text_len, &options);
                 }
@@ -65,7 +65,7 @@ fn words(criterion: &mut Criterion) {
 
 /// The counts of `blocks` as a run.
 fn run(blocks: &[(Vec<u8>, usize)]) -> Run {
-    let mut table = WordTable::new(1);
+    let mut table = WordTable::default();
     for (padded, text_len) in blocks {
         table.add_block(padded, *text_len, &WordOptions::default());
     }
@@ -82,15 +82,15 @@ fn parts(criterion: &mut Criterion) {
         let (blocks, options) = (blocks(&text), WordOptions::default());
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(BenchmarkId::new("lines", corpus.name()), |b| b.iter(|| lines(&text)));
-        group.bench_function(BenchmarkId::new("route", corpus.name()), |b| {
+        group.bench_function(BenchmarkId::new("ranges", corpus.name()), |b| {
             b.iter(|| {
-                let mut table = WordTable::new(1);
+                let ranging = Ranging::new(1);
+                let (ranges, mut lists) = (Ranges::new(ranging, 0), RangeLists::new(ranging, 1));
                 for (padded, text_len) in &blocks {
-                    let mut lists = vec![ShortWords::with_room(text_len / 8); 2];
-                    let router = Router::new(&mut table, &mut lists, &options);
-                    router.add_block(padded, *text_len, &options);
-                    black_box(lists);
+                    lists.add_block(padded, *text_len, &options, &mut &ranges);
                 }
+                lists.flush(&mut &ranges);
+                ranges.heap_bytes()
             });
         });
         let (front, back) = blocks.split_at(blocks.len() / 2);

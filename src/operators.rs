@@ -20,7 +20,8 @@
 //! | `columns`, `run` | sorted columns of words |
 //! | `differential_batch`, `batch_merger`, `run_batcher` | batches made of them |
 //! | `due_runs` | runs that wait for their epoch, and retractions of windows |
-//! | `epoch_table`, `route_words`, `count_words`, `words` | counting words per epoch |
+//! | `epoch_table`, `spare_table`, `count_words`, `words` | counting words per epoch |
+//! | `open_ranges`, `count_ranges` | counting words that hardly repeat |
 //! | `stored_change`, `record_changes` | the stored changes of totals and windows |
 //! | `totals_base`, `keep_totals` | totals and windows that are published |
 //! | `changes`, `trace_sums` | totals and windows as collections |
@@ -34,6 +35,7 @@ mod changes;
 mod collection;
 mod columns;
 mod context;
+mod count_ranges;
 mod count_words;
 mod counts;
 mod differential_batch;
@@ -43,12 +45,13 @@ mod epoch_ticks;
 mod keep_totals;
 mod lines;
 mod malformed_data;
+mod open_ranges;
 mod read_blocks;
 mod record_changes;
-mod route_words;
 mod rows;
 mod run;
 mod run_batcher;
+mod spare_table;
 mod stored_change;
 mod text;
 mod top;
@@ -66,6 +69,7 @@ pub use counts::Counts;
 pub use differential_batch::{WordBatch, WordLayout};
 pub use lines::Lines;
 pub(crate) use malformed_data::take_malformed;
+pub use open_ranges::ProcessRanges;
 pub use read_blocks::read;
 pub use rows::{EpochRows, Row, RowKind, RowSet, Rows};
 pub use run::{Run, ToOwner};

@@ -13,6 +13,7 @@
 //! [`run_on`] and [`rows_on`] panic if the job would fail; [`publish`] returns the error. All of
 //! them run the operators of a job, fed by the same queue that the sources of a job fill.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,8 @@ use crate::feed::Feed;
 use crate::lines::{BlockPool, LineLimits, LineSplitter};
 use crate::meters::Meters;
 use crate::operators::{
-    self, Captured, ChangeBuffer, Context, Counts, DataflowSettings, Lines, Rows, Tallies,
+    self, Captured, ChangeBuffer, Context, Counts, DataflowSettings, Lines, ProcessRanges, Rows,
+    Tallies,
 };
 use crate::words::WordOptions;
 use crate::worker;
@@ -201,13 +203,15 @@ fn start<F>(
 where
     F: for<'s> Fn(Lines<'s>) -> Rows<'s> + Send + Sync + 'static,
 {
-    let config = config.clone();
+    let (config, ranges) = (config.clone(), ProcessRanges::default());
     let build = timely::Config::process(config.threads);
     let run = move |worker: &mut timely::worker::Worker| {
         let context = std::rc::Rc::new(Context {
             index: worker.index(),
             peers: worker.peers(),
-            routing: worker.peers(),
+            dividing: 1,
+            ranges: ranges.clone(),
+            counting: Cell::default(),
             settings: DataflowSettings {
                 threads: worker.peers(),
                 owners: worker.peers(),

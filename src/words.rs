@@ -9,17 +9,19 @@
 //!   `simd` makes 64 bytes at a time; the other rules are rarer and simpler.
 //! * `hash` maps a word to 64 bits, and never changes: parts, and the order of rows in an output
 //!   file, depend on it.
-//! * `slots` stores words of up to 15 bytes inside 24-byte slots, in hash order; `side_table`
-//!   stores longer words, and words that were crafted to share a slot.
-//! * `ranges` counts short words in many small tables, if one would outgrow the caches.
-//! * [`WordTable`] combines them: it counts blocks, and drains ascending by (hash, word).
-//! * [`Router`] sorts words by the table that counts them, if each worker counts a range of hashes.
+//! * `slots` stores words of up to 15 bytes inside slots of 16 or 24 bytes, in hash order;
+//!   `side_table` stores longer words, and words that were crafted to share a slot; `range_table`
+//!   combines both.
+//! * [`WordTable`] counts blocks in one table, and drains ascending by (hash, word).
+//! * If one table would outgrow the caches, [`RangeLists`] lists words by ranges of their hash, and
+//!   [`Ranges`] counts the lists, each range in a small table that all workers share.
 
 pub mod decode;
 mod hash;
+mod range_lists;
+mod range_table;
 mod ranges;
-mod router;
-mod short_word_lists;
+mod ranging;
 mod side_table;
 mod simd;
 mod slots;
@@ -28,9 +30,10 @@ mod table;
 #[cfg(any(test, feature = "internals"))]
 mod word_iter;
 
-pub use hash::{hash, hash_at, part};
-pub use router::Router;
-pub use short_word_lists::ShortWords;
+pub use hash::{SHORT_BYTES_MAX, hash, hash_at, part};
+pub use range_lists::{ListedWords, RangeLists, is_sound};
+pub use ranges::Ranges;
+pub use ranging::Ranging;
 pub use simd::vec_with_room;
 pub use table::WordTable;
 #[cfg(any(test, feature = "internals"))]
@@ -155,7 +158,7 @@ mod tests {
     }
 
     fn counted(text: &[u8], options: &WordOptions) -> (Counts, Counted) {
-        let mut table = WordTable::new(1);
+        let mut table = WordTable::default();
         let counted = table.add_block(&padded(text), text.len(), options);
         let mut counts = Counts::new();
         let distinct = table.len();
@@ -273,7 +276,7 @@ mod tests {
 
     #[test]
     fn block_and_single_words_are_the_same() {
-        let (text, mut table) = (b"1 fifteen15151515 sixteen161616161 \n", WordTable::new(1));
+        let (text, mut table) = (b"1 fifteen15151515 sixteen161616161 \n", WordTable::default());
         table.add_block(&padded(text), text.len(), &WordOptions::default());
         let singly = text.strip_suffix(b"\n").unwrap_or_default().split(|byte| *byte == b' ');
         singly.for_each(|word| table.add_word(word, 2));

@@ -5,6 +5,7 @@
 //! a panic in one worker the others would wait for ever, so a panic is caught here and becomes the
 //! job's failure, which wakes all.
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -19,7 +20,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::{Feed, Wake};
 use crate::meters::Meters;
-use crate::operators::{self, Context, DataflowSettings, Lines, Restored, Rows, Tallies};
+use crate::operators::{
+    self, Context, DataflowSettings, Lines, ProcessRanges, Restored, Rows, Tallies,
+};
 use crate::outputs::{self, Changelog, OnCommit, OutputHandle};
 use crate::supervise::panic_text;
 use crate::trace::Tracer;
@@ -36,6 +39,8 @@ pub struct Plan {
     pub feed: Feed,
     /// True if all processes are on this host, so words may be sent from one to another.
     pub shares_host: bool,
+    /// The ranges of words that the workers of this process share.
+    pub ranges: ProcessRanges,
     /// The settings of the operators.
     pub settings: DataflowSettings,
     /// The changelog: its content from former runs, and its writer; `None` without state.
@@ -134,7 +139,9 @@ fn build(worker: &mut Worker, plan: &Plan) {
     let context = Rc::new(Context {
         index,
         peers,
-        routing: if plan.shares_host { peers } else { plan.settings.threads },
+        dividing: if plan.shares_host { peers / plan.settings.threads } else { 1 },
+        ranges: plan.ranges.clone(),
+        counting: Cell::default(),
         settings: plan.settings.clone(),
         tallies: Tallies::metered(plan.meters.add_worker(index)),
         changes: plan.memory.as_ref().map(|(restored, _)| restored.take(owns)).unwrap_or_default(),

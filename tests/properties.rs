@@ -70,6 +70,7 @@ fn publish(run: &Run) -> Published {
         definition: Arc::new(|lines: Lines<'_>| Rows::from(network_wordcount::dataflow(lines))),
         feed: feed.clone(),
         shares_host: true,
+        ranges: Default::default(),
         settings: DataflowSettings {
             threads: run.threads,
             parts: run.parts,

@@ -32,7 +32,7 @@ use crate::feed::Feed;
 use crate::file_lock::LockPatience;
 use crate::journal::{Budget, SyncPolicy};
 use crate::lines::{BlockPool, LineLimits};
-use crate::operators::{DataflowSettings, Restored};
+use crate::operators::{DataflowSettings, ProcessRanges, Restored};
 use crate::outputs::{
     self, Attempts, Changelog, CommitLog, Ids, NewestChanges, NewestChangesLog, OnCommit,
     OpenWriter, Output, OutputHandle, OutputSettings, OutputStart, Publication, WriterSettings,
@@ -372,6 +372,7 @@ impl JobPlan {
             definition: Arc::clone(&self.definition),
             feed,
             shares_host: mesh.is_one_host,
+            ranges: ProcessRanges::default(),
             settings: DataflowSettings {
                 threads: settings.threads,
                 parts: agreed.parts,

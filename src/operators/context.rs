@@ -1,15 +1,17 @@
 //! The context of a worker's operators, and its tallies of open epochs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::open_ranges::{OpenRanges, ProcessRanges};
 use super::stored_change::ChangeBuffer;
 use crate::epoch::Epoch;
 use crate::failure::Failure;
 use crate::meters::{Meters, WorkerMeter};
-use crate::words::WordOptions;
+use crate::words::{Ranging, WordOptions};
 
 /// The settings that the operators of all workers share.
 #[derive(Clone, Debug)]
@@ -43,9 +45,13 @@ pub struct Context {
     pub index: usize,
     /// Number of workers in the cluster.
     pub peers: usize,
-    /// Number of workers among which words may be routed before they are counted: those of this
-    /// process, or all if the processes share a host.
-    pub routing: usize,
+    /// Number of processes among which words may be divided before they are counted: all if they
+    /// share a host, or else 1.
+    pub dividing: usize,
+    /// The ranges that the workers of this process share.
+    pub ranges: ProcessRanges,
+    /// Number of counting operators so far.
+    pub counting: Cell<usize>,
     /// The settings of all workers.
     pub settings: DataflowSettings,
     /// Figures of open epochs at this worker.
@@ -64,9 +70,21 @@ impl Context {
         self.settings.owner(part)
     }
 
-    /// Returns the index of the first worker among those that this one routes words to.
-    pub fn first_routed(&self) -> usize {
-        self.index - self.index % self.routing
+    /// Returns the shared ranges of the next counting operator.
+    pub fn open_ranges(&self) -> OpenRanges {
+        let number = self.counting.replace(self.counting.get() + 1);
+        let threads = self.settings.threads;
+        let process = if self.dividing > 1 { self.index / threads } else { 0 };
+        self.ranges.of_operator(number, Ranging::new(self.dividing), process, threads)
+    }
+
+    /// Returns the workers of the processes among which words are divided.
+    pub fn dividing_workers(&self) -> Range<usize> {
+        let threads = self.settings.threads;
+        match self.dividing {
+            1 => self.index - self.index % threads..self.index - self.index % threads + threads,
+            processes => 0..processes * threads,
+        }
     }
 
     /// Returns true if `worker` is a worker of this process.

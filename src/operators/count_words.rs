@@ -4,14 +4,16 @@
 //! epoch. A table is drained when the frontier has passed its epoch, or earlier if it has grown
 //! beyond its limit. An epoch may therefore leave in several runs, which the owner adds up.
 //!
-//! If the words of an epoch hardly repeat, the tables of all workers would hold nearly all of them.
-//! When a table shows that, its words and the rest of the epoch's words are routed to one worker
-//! each, which counts them: see [`route_words`]. Both ways end in runs for the
-//! same owners, so each worker decides for itself, in each epoch.
+//! If the words of an epoch are many and hardly repeat, one table would outgrow the caches, and the
+//! tables of all workers would hold nearly all words. When a table shows that, its words and the
+//! rest of the epoch's words are listed by ranges of their hash and counted in tables that all
+//! workers of the process share: see [`count_ranges`](super::count_ranges). Both ways end in runs
+//! for the same owners, so each worker decides for itself, in each epoch.
 
 use std::collections::BTreeMap;
 use std::mem;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use timely::container::NoopBuilder;
 use timely::dataflow::Stream;
@@ -21,13 +23,17 @@ use timely::dataflow::operators::generic::{OutputBuilder, OutputBuilderSession};
 use timely::dataflow::operators::{Capability, Concat};
 
 use super::context::{Context, Tally};
-use super::epoch_table::{OpenTable, SpareTable};
-use super::route_words::{self, ListPool, Routed, SentBlocks};
+use super::count_ranges::{self, ListedRange, Unanswered};
+use super::epoch_table::{OpenTable, RangeShare, RunOutput, send_runs};
+use super::open_ranges::OpenRanges;
 use super::run::Run;
+use super::spare_table::Spare;
 use super::text::each_line;
 use crate::epoch::Epoch;
 use crate::lines::Block;
-use crate::words::{Counted, Router, ShortWords, WordOptions, WordTable, decode};
+use crate::words::{
+    self, Counted, ListedWords, RangeLists, Ranges, WordOptions, WordTable, decode,
+};
 
 /// Extracts the keys of a line: calls its second argument with each key.
 pub type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
@@ -41,16 +47,16 @@ pub enum Unit {
     Keys(Keys),
 }
 
-/// Number of distinct words from which words may be routed. Their table has outgrown the caches of
-/// a core, so that sorting words by range costs less than the cache misses. (Memory does not show
-/// that: a table may have it from the epoch before.)
-const ROUTE_WORDS_MIN: usize = 5 << 16;
+/// Number of distinct words from which words may be listed. Their table has outgrown the caches of
+/// a core, so that listing words costs less than the cache misses. (Memory does not show that: a
+/// table may have it from the epoch before.)
+const LIST_WORDS_MIN: usize = 5 << 16;
 
 /// Memory in bytes that a distinct word takes, about.
 const WORD_BYTES: usize = 48;
 
-/// Average number of occurrences of a distinct word below which words are routed.
-const ROUTE_REPEATS_MIN: u64 = 4;
+/// Most occurrences of a word that are listed for another process when an epoch turns to ranges.
+const COPIES_MAX: u64 = 8;
 
 /// Counts the words of blocks, and sends each distinct word of an epoch to its owner: once, or a
 /// few times if a table grew too large.
@@ -62,50 +68,51 @@ pub fn combine<'s>(
     let mut builder = OperatorBuilder::new("Count words".to_owned(), blocks.scope());
     let mut input = builder.new_input(blocks, Pipeline);
     let (run_output, runs) = builder.new_output();
-    let (routed_output, routed) = builder.new_output();
+    let (list_output, lists) = builder.new_output();
     let mut run_output = OutputBuilder::<_, NoopBuilder<Run>>::from(run_output);
-    let mut routed_output = OutputBuilder::<_, NoopBuilder<Routed>>::from(routed_output);
-    let (lists, sent) = (ListPool::default(), SentBlocks::new(context.peers));
-    let counted = route_words::count(routed, lists.clone(), sent.clone(), Rc::clone(&context));
+    let mut list_output = OutputBuilder::<_, NoopBuilder<ListedRange>>::from(list_output);
+    let (ranges, unanswered) = (context.open_ranges(), Unanswered::default());
+    let counted =
+        count_ranges::drain(lists, ranges.clone(), unanswered.clone(), Rc::clone(&context));
 
     builder.build(move |capabilities| {
         drop(capabilities);
         let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
-        let mut spare = SpareTable::default();
+        let (mut spare, mut spare_lists) = (Spare::default(), Spare::default());
         move |frontiers| {
             let mut runs = run_output.activate();
-            let output = routed_output.activate();
-            let mut tables = TableSender { output, lists: &lists, sent: &sent };
+            let output = list_output.activate();
+            let mut lists = ListSender { output, ranges: &ranges, unanswered: &unanswered };
             input.for_each(|capability, blocks| {
                 let Some(to_runs) = capability.retain_least(0) else { return };
-                let Some(to_tables) = capability.retain_least(1) else { return };
-                let at = open.entry(*to_runs.time()).or_insert_with(|| OpenEpoch {
-                    counted: OpenTable { capability: to_runs, table: spare.take(1) },
-                    to_tables,
-                    words: 0,
-                    routes: false,
+                let Some(to_ranges) = capability.retain_least(1) else { return };
+                let at = open.entry(*to_runs.time()).or_insert_with(|| {
+                    let table = spare.take().unwrap_or_default();
+                    let counted = OpenTable { capability: to_runs, table };
+                    OpenEpoch { counted, to_ranges, words: 0, listed: None }
                 });
                 for block in blocks.drain(..) {
-                    if at.routes {
-                        at.route(&block, &unit, &context, &mut tables);
-                    } else {
-                        at.absorb(&block, &unit, &context);
-                        if at.should_route(&context) {
-                            at.start_routing(&context, &mut tables);
-                        }
+                    if at.should_list(&context, &ranges) {
+                        at.start_listing(&context, &mut lists, &mut spare_lists);
                     }
-                    at.counted.drain_if_large(&context, &mut runs);
+                    at.add(&block, &unit, &context, &mut lists);
+                    at.drain_if_large(&context, &mut runs);
                 }
             });
             while let Some(first) = open.first_entry() {
                 if frontiers[0].less_equal(first.key()) {
                     break;
                 }
-                let mut done = first.remove().counted;
-                done.drain(&context, &mut runs);
-                spare.keep(done.table);
+                let mut done = first.remove();
+                if let Some(listed) = done.finish_lists(&context, &mut lists) {
+                    spare_lists.keep(listed);
+                }
+                done.counted.drain(&context, &mut runs);
+                spare.keep(done.counted.table);
             }
-            spare.pass(frontiers[0].frontier().first());
+            let first_open = frontiers[0].frontier();
+            spare.pass(first_open.first());
+            spare_lists.pass(first_open.first());
         }
     });
     runs.concat(counted)
@@ -115,107 +122,166 @@ pub fn combine<'s>(
 struct OpenEpoch {
     /// The table and its capability.
     counted: OpenTable,
-    /// The capability to send words to the tables of other workers.
-    to_tables: Capability<Epoch>,
-    /// Words in this epoch so far.
+    /// The capability to send lists of words to the ranges of other processes.
+    to_ranges: Capability<Epoch>,
+    /// Words that were counted in the table so far.
     words: u64,
-    /// True once the words of this epoch are routed.
-    routes: bool,
+    /// The lists and the ranges, once words are listed.
+    listed: Option<(RangeLists, Arc<Ranges>)>,
 }
 
 impl OpenEpoch {
-    /// Counts the words of a block in this worker's table.
-    fn absorb(&mut self, block: &Block, unit: &Unit, context: &Context) {
-        let (table, options) = (&mut self.counted.table, &context.settings.words);
-        let tally = match unit {
-            Unit::Words => tally(table.add_block(block.padded(), block.text().len(), options)),
-            Unit::Keys(keys) => each_key(block, keys, options, |key| table.add_word(key, 1)),
-        };
-        self.words += tally.words;
-        context.tallies.add(*self.to_tables.time(), tally);
-    }
-
-    /// Returns true if the words of the epoch repeat too seldom to be counted here.
-    fn should_route(&self, context: &Context) -> bool {
-        let table = &self.counted.table;
-        context.routing > 1
-            && table.len() >= ROUTE_WORDS_MIN.min(context.settings.table_bytes_max / WORD_BYTES)
-            && self.words < ROUTE_REPEATS_MIN * table.len() as u64
-    }
-
-    /// Routes the words counted so far, one by one, and empties the table.
-    ///
-    /// They are sent as words and not as a run: each occurs only a few times, and the receiving
-    /// table then drains into one run, to which no other has to be added.
-    fn start_routing(&mut self, context: &Context, tables: &mut TableSender<'_>) {
-        self.routes = true;
-        let mut counted = mem::replace(&mut self.counted.table, WordTable::new(1));
-        let mut lists = vec![ShortWords::default(); context.routing];
-        let mut router = Router::new(&mut self.counted.table, &mut lists, &context.settings.words);
-        counted.drain(|_, word, count| router.add_word(word, count));
-        tables.send(&self.to_tables, context, lists, None);
-    }
-
-    /// Routes the words of a block. Words too long for a list are counted in this worker's table.
-    fn route(
-        &mut self,
-        block: &Block,
-        unit: &Unit,
-        context: &Context,
-        tables: &mut TableSender<'_>,
-    ) {
-        let (table, options) = (&mut self.counted.table, &context.settings.words);
-        let mut lists: Vec<ShortWords> =
-            (0..context.routing).map(|_| tables.lists.take()).collect();
-        let mut router = Router::new(table, &mut lists, options);
-        let tally = match unit {
-            Unit::Words => tally(router.add_block(block.padded(), block.text().len(), options)),
-            Unit::Keys(keys) => each_key(block, keys, options, |key| router.add_word(key, 1)),
-        };
-        context.tallies.add(*self.to_tables.time(), tally);
-        tables.send(&self.to_tables, context, lists, Some(block));
-    }
-}
-
-/// Sends lists of words to the tables that count them.
-struct TableSender<'a> {
-    /// Takes lists of words.
-    output: OutputBuilderSession<'a, Epoch, NoopBuilder<Routed>>,
-    /// Lists to be used again.
-    lists: &'a ListPool,
-    /// Blocks whose words are on their way.
-    sent: &'a SentBlocks,
-}
-
-impl TableSender<'_> {
-    /// Sends each list to its worker.
-    ///
-    /// The block that the words came from keeps its permit until all are counted. A list to a
-    /// worker of this process carries the block; for a list to another process, `sent` keeps it
-    /// until the answer.
-    fn send(
-        &mut self,
-        capability: &Capability<Epoch>,
-        context: &Context,
-        lists: Vec<ShortWords>,
-        block: Option<&Block>,
-    ) {
-        let mut session = self.output.session_with_builder(capability);
-        for (worker, words) in (context.first_routed()..).zip(lists) {
-            if words.is_empty() {
-                self.lists.give(words);
-            } else if context.is_local(worker) {
-                session.give_container(&mut Routed::within(worker, words, block));
-            } else {
-                let answer = block.map(|block| {
-                    self.sent.keep(worker, block);
-                    context.index
-                });
-                for mut routed in Routed::across(worker, &words, answer) {
-                    session.give_container(&mut routed);
-                }
-                self.lists.give(words);
+    /// Counts or lists the words of a block.
+    fn add(&mut self, block: &Block, unit: &Unit, context: &Context, sender: &mut ListSender<'_>) {
+        let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, words, listed } = self;
+        let (text_len, options) = (block.text().len(), &context.settings.words);
+        let tally = match (listed, unit) {
+            (None, Unit::Words) => tally(table.add_block(block.padded(), text_len, options)),
+            (None, Unit::Keys(keys)) => {
+                each_key(block, keys, options, |key| table.add_word(key, 1))
             }
+            (Some((lists, ranges)), unit) => {
+                let mut to = RangesOfHost { ranges, table, to_ranges, context, sender };
+                let tally = match unit {
+                    Unit::Words => {
+                        tally(lists.add_block(block.padded(), text_len, options, &mut to))
+                    }
+                    Unit::Keys(keys) => {
+                        each_key(block, keys, options, |key| lists.add_word(key, &mut to))
+                    }
+                };
+                ranges.note_words(tally.words);
+                sender.unanswered.hold(block);
+                tally
+            }
+        };
+        *words += tally.words;
+        context.tallies.add(*to_ranges.time(), tally);
+    }
+
+    /// Returns true if the words of the epoch are not listed, and should be.
+    fn should_list(&self, context: &Context, ranges: &OpenRanges) -> bool {
+        if self.listed.is_some() {
+            return false;
+        }
+        let distinct = self.counted.table.len();
+        if distinct == 0 && self.words == 0 {
+            return ranges.is_likely();
+        }
+        distinct >= LIST_WORDS_MIN.min(context.settings.table_bytes_max / WORD_BYTES)
+            && self.words < ranges.repeats_min() * distinct as u64
+    }
+
+    /// Lists the words from now on, and moves those counted so far to the ranges.
+    fn start_listing(
+        &mut self,
+        context: &Context,
+        sender: &mut ListSender<'_>,
+        spare: &mut Spare<RangeLists>,
+    ) {
+        let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, words, listed } = self;
+        let (ranges, is_first) = sender.ranges.open(*to_ranges.time());
+        if is_first {
+            sender.notice(to_ranges, context);
+        }
+        let make = || RangeLists::new(sender.ranges.ranging(), context.settings.threads);
+        let mut lists = spare.take().unwrap_or_else(make);
+        let mut counted = mem::take(table);
+        let mut to = RangesOfHost { ranges: &ranges, table, to_ranges, context, sender };
+        counted.drain(|hash, word, count| to.add(hash, word, count, &mut lists));
+        ranges.note_words(*words);
+        *listed = Some((lists, ranges));
+    }
+
+    /// Passes all lists on, and returns them.
+    fn finish_lists(
+        &mut self,
+        context: &Context,
+        sender: &mut ListSender<'_>,
+    ) -> Option<RangeLists> {
+        let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, listed, .. } = self;
+        let (mut lists, ranges) = listed.take()?;
+        lists.flush(&mut RangesOfHost { ranges: &ranges, table, to_ranges, context, sender });
+        Some(lists)
+    }
+
+    /// Drains the table or the ranges if they have grown too large.
+    fn drain_if_large(&mut self, context: &Context, runs: &mut RunOutput<'_>) {
+        self.counted.drain_if_large(context, runs);
+        if let Some((_, ranges)) = &self.listed
+            && ranges.heap_bytes() / context.settings.threads > context.settings.table_bytes_max
+        {
+            send_runs(RangeShare::all(ranges), &self.counted.capability, context, runs);
+        }
+    }
+}
+
+/// Sends lists of words to the processes that count them.
+struct ListSender<'a> {
+    /// Takes lists of words.
+    output: OutputBuilderSession<'a, Epoch, NoopBuilder<ListedRange>>,
+    /// The ranges of this process.
+    ranges: &'a OpenRanges,
+    /// Lists on their way.
+    unanswered: &'a Unanswered,
+}
+
+impl ListSender<'_> {
+    /// Notifies all workers that there are ranges to be drained at the end of the epoch.
+    fn notice(&mut self, capability: &Capability<Epoch>, context: &Context) {
+        let mut session = self.output.session_with_builder(capability);
+        for worker in context.dividing_workers() {
+            session.give_container(&mut ListedRange::notice(worker));
+        }
+    }
+}
+
+/// The ranges of all processes that divide the words, as one worker sees them in one epoch.
+struct RangesOfHost<'a, 'b> {
+    /// The ranges of this process.
+    ranges: &'a Ranges,
+    /// Counts what cannot be listed for another process.
+    table: &'a mut WordTable,
+    to_ranges: &'a Capability<Epoch>,
+    context: &'a Context,
+    sender: &'a mut ListSender<'b>,
+}
+
+impl RangesOfHost<'_, '_> {
+    /// Adds a word that occurred `count` times.
+    ///
+    /// A word of another process is listed as often and not sent as a count: each occurs only a few
+    /// times, and the other process then has one run, to which no other has to be added.
+    fn add(&mut self, hash: u64, word: &[u8], count: u64, lists: &mut RangeLists) {
+        if self.ranges.has(self.ranges.range(hash)) {
+            self.ranges.add_word(hash, word, count);
+        } else if count > COPIES_MAX || word.len() > words::SHORT_BYTES_MAX {
+            self.table.add_word(word, count);
+        } else {
+            (0..count).for_each(|_| lists.add_word(word, self));
+        }
+    }
+}
+
+impl ListedWords for RangesOfHost<'_, '_> {
+    fn count(&mut self, range: usize, list: &[u64]) -> usize {
+        if self.ranges.has(range) {
+            return self.ranges.count(range, list);
+        }
+        let threads = self.context.settings.threads;
+        let process = self.sender.ranges.ranging().process(range);
+        let worker = process * threads + range % threads;
+        let mut message = ListedRange::list(worker, self.context.index, range, list);
+        self.sender.output.session_with_builder(self.to_ranges).give_container(&mut message);
+        self.sender.unanswered.sent();
+        0
+    }
+
+    fn long(&mut self, hash: u64, word: &[u8]) {
+        if self.ranges.has(self.ranges.range(hash)) {
+            self.ranges.add_word(hash, word, 1);
+        } else {
+            self.table.add_word(word, 1);
         }
     }
 }

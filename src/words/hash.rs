@@ -15,10 +15,15 @@
 //! above every length. Collisions can still be crafted, as for any fixed hash. The module `slots`
 //! bounds their cost.
 
+//! Most words have at most 7 bytes, and those are one 8-byte [`TinyKey`] with the same hash.
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// The longest word that is held as a [`Key`].
 pub const SHORT_BYTES_MAX: usize = 15;
+
+/// The longest word that is held as a [`TinyKey`].
+pub const TINY_BYTES_MAX: usize = 7;
 
 /// The constants that the halves of a key are folded with: the multipliers of MurmurHash3's
 /// finalizer.
@@ -38,11 +43,6 @@ pub struct Key {
 }
 
 impl Key {
-    /// Returns true if the length within the key is one that a short word can have.
-    pub fn is_sound(self) -> bool {
-        (self.hi >> 56) as usize <= SHORT_BYTES_MAX
-    }
-
     /// Returns the key of `word`, which has at most [`SHORT_BYTES_MAX`] bytes.
     pub fn of(word: &[u8]) -> Key {
         let mut bytes = [0; 16];
@@ -80,6 +80,12 @@ impl Key {
         (self.hi >> 56) as usize & SHORT_BYTES_MAX
     }
 
+    /// Returns true if the word has at most [`TINY_BYTES_MAX`] bytes.
+    #[inline(always)]
+    pub fn is_tiny(self) -> bool {
+        self.hi >> 56 <= TINY_BYTES_MAX as u64
+    }
+
     /// Returns the [`hash`] of the word.
     #[inline(always)]
     pub fn hash(self) -> u64 {
@@ -91,6 +97,30 @@ impl Key {
     /// another is less, because its length follows the zeros.
     pub fn rank(self) -> u128 {
         u128::from_be_bytes(self.to_bytes())
+    }
+}
+
+/// A word of up to 7 bytes: its bytes, zeros, and its length in the last byte, whose top bit is
+/// set. So no key is 0, and none begins as the second half of a [`Key`] does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TinyKey(pub u64);
+
+impl TinyKey {
+    /// The bit that is set in each tiny key.
+    pub const MARK: u64 = 1 << 63;
+    /// The byte of mark and length.
+    const LEN_BYTE: u64 = 0xFF << 56;
+
+    /// Returns the tiny key of a word of at most [`TINY_BYTES_MAX`] bytes.
+    #[inline(always)]
+    pub fn of(key: Key) -> TinyKey {
+        TinyKey(key.lo | key.hi | TinyKey::MARK)
+    }
+
+    /// Returns the key of the word.
+    #[inline(always)]
+    pub fn key(self) -> Key {
+        Key { lo: self.0 & !TinyKey::LEN_BYTE, hi: self.0 & TinyKey::LEN_BYTE & !TinyKey::MARK }
     }
 }
 
@@ -218,6 +248,10 @@ mod tests {
             prop_assert_eq!(&key.to_bytes()[..key.len()], word);
             prop_assert_eq!(key.hash(), hash(word));
             prop_assert_eq!(hash_at(&text, at, len), hash(word));
+            prop_assert_eq!(key.is_tiny(), len <= TINY_BYTES_MAX);
+            if key.is_tiny() {
+                prop_assert_eq!(TinyKey::of(key).key(), key);
+            }
         }
 
         #[test]

@@ -1,378 +1,266 @@
-//! Ranges: many small tables of short words, each for a range of hashes.
+//! Ranges: many small tables, each for a range of hashes, that the workers of a process share.
 //!
-//! A table beyond the caches costs a miss for nearly each word. Here a word is first appended to
-//! the list of its range. A full list is counted at once, in slots that fit the second-level cache
-//! or nearly so: their lines are fetched once a list, and neighbours in memory follow one another.
-//! So words are moved once more, and counted in less than half of the time.
+//! A table beyond the caches costs a miss for nearly each word. Here the slots of a range fit the
+//! second-level cache or nearly so, and a worker counts many words of one range at a time, which it
+//! has listed before ([`RangeLists`](super::range_lists::RangeLists)). Lines of the slots are read
+//! once a list, one after the other.
 //!
-//! Ranges are in the order of hashes, as slots are, so ranges one after the other drain as one
-//! table does. Each range grows when its list is counted, while its slots are in the cache.
+//! A range is locked while a list is counted in it. There are many more ranges than workers, so
+//! they seldom meet, and each word is held once, whichever worker has read it. A range grows while
+//! its slots are in the cache.
+//!
+//! If processes share the words of a host, each has the ranges of a part of the hashes. Ranges are
+//! in the order of hashes, as slots are, so ranges one after the other drain as one table does.
 
-use super::hash::{Key, SHORT_BYTES_MAX};
-use super::side_table::Side;
-use super::simd::vec_with_room;
-use super::slots::Slots;
-use super::split::{GROUP_MIN, WordSink, each_ended, words_into};
-use super::{Counted, WordOptions};
-use std::mem;
+use super::hash::{Key, hash};
+use super::range_lists::ListedWords;
+use super::range_table::{RangeHomes, RangeTable};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
-/// Number of ranges of a table that takes all words.
-const RANGES: u32 = 256;
+/// Homes of an empty range.
+const HOMES_MIN: RangeHomes = RangeHomes { tiny: 1 << 10, short: 1 << 6 };
 
-/// Least number of ranges, as of a table that takes the words of one of many workers.
-const RANGES_MIN: u32 = 32;
+/// Memory in bytes that the slots of a drained range may keep. The memory of more words would raise
+/// the peak, since the run of the words takes it again.
+const KEPT_BYTES_MAX: usize = 1 << 19;
 
-/// Most words in a list (16 bytes each). Fewer would find too few words for a line of the slots.
-const LIST_WORDS_MAX: usize = 16 << 10;
-
-/// A list has room for a quarter of the homes of a range, so that lists take a sixth of the memory
-/// of slots, until they have [`LIST_WORDS_MAX`].
-const HOMES_PER_LISTED: usize = 4;
-
-/// Words between two lists: lists at distances of powers of two would share cache lines.
-const LIST_GAP: usize = 12;
-
-/// Memory in bytes that the slots of a drained range may keep: 192 MiB in all ranges. The memory of
-/// more words would raise the peak, since the run of the words takes it again.
-const KEPT_BYTES_MAX: usize = 1 << 20;
-
-/// Short words, counted by ranges of their hash.
+/// The tables of the ranges of one process, in one epoch.
 #[derive(Debug)]
 pub struct Ranges {
-    scale: u64,
-    /// The shift that leaves the range of a hash.
-    shift: u32,
-    /// The lists, each with room for `list_words` words and a gap. One allocation, since lists on
-    /// small pages would cost a miss of the address translation for each word.
-    listed: Vec<Key>,
-    /// The places of the lists in `listed`.
-    lists: Vec<List>,
-    list_words: usize,
-    counted: Vec<CountedRange>,
-}
-
-/// The place of a list.
-#[derive(Clone, Copy, Debug)]
-struct List {
-    start: usize,
-    /// Index after the last word.
-    next: usize,
-    /// Index at which the list is full.
-    full: usize,
-}
-
-/// The words of one range that are counted.
-#[derive(Debug)]
-struct CountedRange {
-    slots: Slots,
-    /// Words that were crafted to share a slot.
-    refused: Side,
+    ranging: Ranging,
+    /// Index of the first range.
+    first: usize,
+    tables: Vec<Mutex<RangeTable>>,
+    /// Memory of all tables.
+    heap_bytes: AtomicUsize,
+    /// Words that were added since the last [`take_sums`](Self::take_sums).
+    words: AtomicU64,
+    /// Distinct words that were drained since then.
+    distinct: AtomicU64,
 }
 
 impl Ranges {
-    /// Makes empty ranges with room for `words` words. `scale` is that of the table.
-    pub fn new(scale: u32, words: usize) -> Ranges {
-        let count = (RANGES / scale.next_power_of_two().min(RANGES)).max(RANGES_MIN);
-        let shift = u64::BITS - count.trailing_zeros();
-        let homes = homes_for(words, count as usize);
-        let range_scale = u64::from(scale) * u64::from(count);
-        let range =
-            || CountedRange { slots: Slots::new(range_scale, homes), refused: Side::default() };
-        let counted = (0..count).map(|_| range()).collect();
-        let (scale, listed, lists) = (u64::from(scale), Vec::new(), Vec::new());
-        let mut ranges = Ranges { scale, shift, listed, lists, list_words: 0, counted };
-        ranges.widen_lists(list_words(homes));
+    /// Makes the empty ranges of a process.
+    pub fn new(ranging: Ranging, process: usize) -> Ranges {
+        let own = ranging.of_process(process);
+        let table = || RangeTable::new(ranging.ranges() as u64, HOMES_MIN);
+        let tables: Vec<_> = own.clone().map(|_| Mutex::new(table())).collect();
+        let ranges = Ranges {
+            ranging,
+            first: own.start,
+            tables,
+            heap_bytes: AtomicUsize::new(0),
+            words: AtomicU64::new(0),
+            distinct: AtomicU64::new(0),
+        };
+        let bytes = (0..ranges.tables.len()).map(|at| ranges.lock(at).heap_bytes()).sum();
+        ranges.heap_bytes.store(bytes, Ordering::Relaxed);
         ranges
     }
 
-    /// Makes longer lists. The present ones must be empty.
-    fn widen_lists(&mut self, words: usize) {
-        self.listed = Vec::new();
-        let all = self.counted.len() * (words + LIST_GAP);
-        let mut listed = vec_with_room(all);
-        listed.resize(all, Key::of(b""));
-        let starts = (0..all).step_by(words + LIST_GAP);
-        self.lists = starts.map(|at| List { start: at, next: at, full: at + words }).collect();
-        (self.listed, self.list_words) = (listed, words);
+    /// Returns the range of a hash.
+    #[inline]
+    pub fn range(&self, hash: u64) -> usize {
+        (hash >> self.ranging.shift()) as usize
     }
 
-    /// Returns the range of a word with this hash.
-    #[inline(always)]
-    fn of(&self, hash: u64) -> usize {
-        (hash.wrapping_mul(self.scale) >> self.shift) as usize
+    /// Returns true if `range` is one of these.
+    pub fn has(&self, range: usize) -> bool {
+        range.checked_sub(self.first).is_some_and(|at| at < self.tables.len())
     }
 
-    /// Counts the words of a block: see [`WordTable::add_block`](super::WordTable::add_block).
-    /// Longer words are counted in `side`.
-    pub fn add_block(
-        &mut self,
-        side: &mut Side,
-        padded: &[u8],
-        text_len: usize,
-        options: &WordOptions,
-    ) -> Counted {
-        let mut sink = Lister {
-            ranges: self,
-            side,
-            short_bytes_max: options.word_bytes_max.min(SHORT_BYTES_MAX),
-            word_bytes_max: options.word_bytes_max,
-            counted: Counted::default(),
-        };
-        words_into(padded, text_len, options, &mut sink);
-        sink.counted
+    /// Locks the table at `at`. A worker that panicked ends the job, whatever its table is like.
+    fn lock(&self, at: usize) -> MutexGuard<'_, RangeTable> {
+        self.tables[at].lock().unwrap_or_else(|held| held.into_inner())
     }
 
-    /// Adds 1 to a word.
-    #[inline(always)]
-    pub fn push(&mut self, key: Key) {
-        let range = self.of(key.hash());
-        let list = &mut self.lists[range];
-        self.listed[list.next] = key;
-        list.next += 1;
-        if list.next == list.full {
-            self.settle(range);
+    /// Changes the table of a range. Returns the table's homes.
+    fn change(&self, range: usize, change: impl FnOnce(&mut RangeTable)) -> RangeHomes {
+        let mut table = self.lock(range - self.first);
+        let before = table.heap_bytes();
+        change(&mut table);
+        // Wraps around where memory was freed, in both steps.
+        let more = table.heap_bytes().wrapping_sub(before);
+        if more != 0 {
+            self.heap_bytes.fetch_add(more, Ordering::Relaxed);
         }
+        table.homes()
     }
 
-    /// Adds `count` (not 0) to a word.
-    pub fn add(&mut self, key: Key, count: u64) {
-        let range = self.of(key.hash());
-        let CountedRange { slots, refused } = &mut self.counted[range];
-        refused.make_room(slots, 1);
-        if !slots.add(slots.homes().of(key.hash()), key, count) {
-            refused.add(&key.to_bytes()[..key.len()], count);
-        }
+    /// Adds 1 to each word of a list of `range`. Returns the number of homes of its slots.
+    pub fn count(&self, range: usize, list: &[u64]) -> usize {
+        let homes = self.change(range, |table| table.add_list(list));
+        homes.tiny.max(homes.short)
     }
 
-    /// Counts the words in the list of `range`.
-    #[inline(never)]
-    fn settle(&mut self, range: usize) {
-        self.count_list(range);
-        let words = list_words(self.counted[range].slots.capacity());
-        if words > self.list_words {
-            self.count_lists();
-            self.widen_lists(words);
-        }
+    /// Adds `count` (not 0) to a word, which may hold any bytes, with this hash.
+    pub fn add_word(&self, of: u64, word: &[u8], count: u64) {
+        debug_assert_eq!(of, hash(word));
+        self.change(self.range(of), |table| match word.len() {
+            0..=super::hash::SHORT_BYTES_MAX => table.add(Key::of(word), count),
+            _ => table.add_long(word, count),
+        });
     }
 
-    fn count_lists(&mut self) {
-        (0..self.lists.len()).for_each(|range| self.count_list(range));
+    /// Notes that `words` words were added, for [`take_sums`](Self::take_sums).
+    pub fn note_words(&self, words: u64) {
+        self.words.fetch_add(words, Ordering::Relaxed);
     }
 
-    fn count_list(&mut self, range: usize) {
-        let List { start, next, .. } = self.lists[range];
-        self.lists[range].next = start;
-        self.counted[range].add_all(&self.listed[start..next]);
-    }
-
-    /// Returns the number of distinct words that are counted, and of words that are in lists.
-    pub fn len(&self) -> usize {
-        let counted = self.counted.iter().map(|range| range.slots.len() + range.refused.len());
-        counted.sum::<usize>() + self.lists.iter().map(|list| list.next - list.start).sum::<usize>()
-    }
-
-    /// Returns the allocated memory in bytes.
+    /// Returns the allocated memory in bytes, used or not.
     pub fn heap_bytes(&self) -> usize {
-        let in_range = |range: &CountedRange| range.slots.heap_bytes() + range.refused.heap_bytes();
-        let counted: usize = self.counted.iter().map(in_range).sum();
-        self.listed.capacity() * size_of::<Key>() + counted
+        self.heap_bytes.load(Ordering::Relaxed)
     }
 
-    /// Counts all words in lists, and adds those that are in no slots to `side`.
-    pub fn finish(&mut self, side: &mut Side) {
-        self.count_lists();
-        for CountedRange { refused, .. } in &mut self.counted {
-            if refused.len() == 0 {
-                continue;
-            }
-            refused.give_back(|word, count| {
-                side.add(word, count);
-                true
+    /// Returns the ranges of worker `worker` of `workers`, to be drained by it.
+    pub fn share(&self, worker: usize, workers: usize) -> Range<usize> {
+        let at = |worker| self.first + self.tables.len() * worker / workers;
+        at(worker)..at(worker + 1)
+    }
+
+    /// Returns the number of distinct words in some ranges.
+    pub fn distinct(&self, share: Range<usize>) -> usize {
+        share.map(|range| self.lock(range - self.first).len()).sum()
+    }
+
+    /// Calls `emit(hash, word, count)` with every word of some ranges once, ascending by (hash,
+    /// word), and empties them. A small range keeps its memory.
+    pub fn drain(&self, share: Range<usize>, mut emit: impl FnMut(u64, &[u8], u64)) {
+        for range in share {
+            self.change(range, |table| {
+                let needed = table.homes_needed();
+                self.distinct.fetch_add(table.len() as u64, Ordering::Relaxed);
+                table.drain(&mut emit);
+                table.reset(kept_homes(needed));
             });
-            // Its text stays when words are given back, and ranges are kept for the next epoch.
-            *refused = Side::default();
         }
     }
 
-    /// Calls `emit` with every word once, ascending by (hash, word), after
-    /// [`finish`](Self::finish). Returns ranges for as many words, or `None` if they are too large
-    /// to be kept: then memory is freed range by range.
-    pub fn drain(mut self, mut emit: impl FnMut(u64, Key, u64)) -> Option<Ranges> {
-        let words = self.counted.iter().map(|range| range.slots.len()).sum();
-        let homes = homes_for(words, self.counted.len());
-        let is_kept = Slots::bytes_of(homes) <= KEPT_BYTES_MAX;
-        if !is_kept {
-            self.listed = Vec::new();
-        }
-        let counted = mem::take(&mut self.counted).into_iter().filter_map(|mut range| {
-            range.slots.drain(&mut emit);
-            is_kept.then(|| {
-                range.slots.reset(homes);
-                range
-            })
-        });
-        self.counted = counted.collect();
-        is_kept.then_some(self)
+    /// Returns the numbers of words and of distinct words since the last call.
+    pub fn take_sums(&self) -> (u64, u64) {
+        let take = |sum: &AtomicU64| sum.swap(0, Ordering::Relaxed);
+        (take(&self.words), take(&self.distinct))
     }
 }
 
-impl CountedRange {
-    /// Adds 1 to each of `words`.
-    fn add_all(&mut self, words: &[Key]) {
-        let CountedRange { slots, refused } = self;
-        let mut places = [0; GROUP_MIN];
-        for group in words.chunks(GROUP_MIN) {
-            refused.make_room(slots, group.len());
-            let homes = slots.homes();
-            for (place, key) in places.iter_mut().zip(group) {
-                *place = homes.of(key.hash());
-                slots.prefetch(*place);
-            }
-            for (&place, &key) in places.iter().zip(group) {
-                if !slots.add(place, key, 1) {
-                    refused.add(&key.to_bytes()[..key.len()], 1);
-                }
-            }
-        }
+/// The place of all lists, if one process has all ranges.
+impl ListedWords for &Ranges {
+    fn count(&mut self, range: usize, list: &[u64]) -> usize {
+        Ranges::count(self, range, list)
+    }
+
+    fn long(&mut self, hash: u64, word: &[u8]) {
+        self.add_word(hash, word, 1);
     }
 }
 
-/// The sink that lists the words of one block.
-struct Lister<'a> {
-    ranges: &'a mut Ranges,
-    side: &'a mut Side,
-    short_bytes_max: usize,
-    word_bytes_max: usize,
-    counted: Counted,
-}
-
-impl Lister<'_> {
-    #[cold]
-    fn long(&mut self, word: &[u8]) {
-        if word.len() <= self.word_bytes_max {
-            self.counted.words += 1;
-            self.side.add(word, 1);
-        } else {
-            self.counted.oversized_words += 1;
-        }
+/// Returns the homes that an emptied range keeps.
+fn kept_homes(needed: RangeHomes) -> RangeHomes {
+    if needed.bytes() > KEPT_BYTES_MAX {
+        return HOMES_MIN;
     }
-}
-
-impl WordSink for Lister<'_> {
-    #[inline(always)]
-    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
-        let mut short_words = 0;
-        let next = each_ended::<CR>(padded, start, ends, |start, end| {
-            let len = end - start;
-            if len <= self.short_bytes_max {
-                self.ranges.push(Key::load(padded, start, len));
-                short_words += 1;
-            } else {
-                self.long(&padded[start..end]);
-            }
-        });
-        self.counted.words += short_words;
-        next
-    }
-
-    fn word(&mut self, word: &[u8]) {
-        if word.len() > self.short_bytes_max {
-            return self.long(word);
-        }
-        self.counted.words += 1;
-        self.ranges.push(Key::of(word));
-    }
-}
-
-/// Returns the number of homes of each of `ranges` ranges that take `words` words together.
-fn homes_for(words: usize, ranges: usize) -> usize {
-    Slots::capacity_for(words.div_ceil(ranges))
-}
-
-/// Returns the number of words that are listed before they are counted in a range of `homes`.
-fn list_words(homes: usize) -> usize {
-    (homes / HOMES_PER_LISTED).min(LIST_WORDS_MAX)
+    let (tiny, short) = (needed.tiny.max(HOMES_MIN.tiny), needed.short.max(HOMES_MIN.short));
+    RangeHomes { tiny, short }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::range_lists::RangeLists;
     use super::*;
     use std::collections::BTreeMap;
 
     /// Words ascending as ranges drain them, with their counts.
-    type Counts = BTreeMap<(u64, u128), u64>;
+    type Counts = BTreeMap<(u64, Vec<u8>), u64>;
 
-    fn key(number: usize) -> Key {
-        Key::of(number.to_string().as_bytes())
-    }
-
-    /// Drains `ranges`, and checks the counts and their order.
-    fn drained(mut ranges: Ranges, expected: &Counts) -> Option<Ranges> {
-        let mut side = Side::default();
-        ranges.finish(&mut side);
+    fn drained(ranges: &Ranges, share: Range<usize>) -> Vec<((u64, Vec<u8>), u64)> {
         let mut found = Vec::new();
-        let kept = ranges.drain(|hash, key, count| found.push(((hash, key.rank()), count)));
+        ranges.drain(share, |hash, word, count| found.push(((hash, word.to_vec()), count)));
         assert!(found.is_sorted_by(|(one, _), (other, _)| one < other), "out of order");
-        side.take_sorted().rest(&mut |hash, word, count| {
-            found.push(((hash, Key::of(word).rank()), count));
-        });
-        assert!(found.into_iter().collect::<Counts>() == *expected, "counts differ");
-        kept
+        found
+    }
+
+    /// Lists for the ranges of all processes.
+    struct AllRanges(Vec<Ranges>);
+
+    impl ListedWords for AllRanges {
+        fn count(&mut self, range: usize, list: &[u64]) -> usize {
+            let has: Vec<_> = self.0.iter().filter(|ranges| ranges.has(range)).collect();
+            assert_eq!(has.len(), 1, "one process has range {range}");
+            has[0].count(range, list)
+        }
+
+        fn long(&mut self, hash: u64, word: &[u8]) {
+            let mut has = self.0.iter().filter(|ranges| ranges.has(ranges.range(hash)));
+            has.next().expect("one has it").add_word(hash, word, 1);
+        }
     }
 
     #[test]
-    fn words_of_all_ranges_drain_in_order() {
-        for scale in [1, 2, 3, 300] {
-            let keys: Vec<Key> = (0..60_000)
-                .map(key)
-                .filter(|key| super::super::part(key.hash(), scale) == scale / 2)
-                .collect();
-            let (mut ranges, mut expected) = (Some(Ranges::new(scale, 0)), Counts::new());
-            for count in 1..=2 {
-                let mut filled = ranges.take().expect("small ranges are kept");
-                for &key in keys.iter().chain(&keys) {
-                    filled.push(key);
-                    filled.add(key, count);
-                    *expected.entry((key.hash(), key.rank())).or_default() += 1 + count;
+    fn words_of_all_processes_drain_in_order() {
+        for processes in [1, 2, 3, 20] {
+            let ranging = Ranging::new(processes);
+            let make = |process| Ranges::new(ranging, process);
+            let mut all = AllRanges((0..processes).map(make).collect());
+            let mut lists = RangeLists::new(ranging, 1);
+            for round in 0..2 {
+                let mut expected = Counts::new();
+                for number in 0..40_000_u64 {
+                    let word = "x".repeat(number as usize % 3 * 7) + &number.to_string();
+                    let word = &word.as_bytes()[..word.len().min(15)];
+                    lists.push(&mut all, Key::of(word));
+                    lists.push(&mut all, Key::of(b"often"));
+                    all.long(hash(word), word);
+                    *expected.entry((hash(word), word.to_vec())).or_default() += 2;
+                    *expected.entry((hash(b"often"), b"often".to_vec())).or_default() += 1;
                 }
-                ranges = drained(filled, &expected);
-                expected.clear();
+                let long = b"sixteen161616161";
+                all.long(hash(long), long);
+                expected.insert((hash(long), long.to_vec()), 1);
+                lists.flush(&mut all);
+                let mut found = Vec::new();
+                for ranges in &all.0 {
+                    for worker in 0..3 {
+                        found.extend(drained(ranges, ranges.share(worker, 3)));
+                    }
+                }
+                assert!(found.is_sorted_by(|(one, _), (other, _)| one < other));
+                assert!(found.into_iter().collect::<Counts>() == expected, "round {round}");
             }
         }
     }
 
     #[test]
-    fn words_that_share_a_home_are_counted_aside() {
-        let (mut ranges, mut expected) = (Ranges::new(1, 0), Counts::new());
-        let crowd = (0..).map(key).filter(|key| key.hash() >> 48 == 777).take(150);
-        let keys: Vec<Key> = crowd.chain((0..50_000).map(key)).collect();
-        keys.iter().for_each(|key| {
-            *expected.entry((key.hash(), key.rank())).or_default() += 3;
-        });
+    fn crafted_words_leave_nothing_in_kept_ranges() {
+        let ranges = Ranges::new(Ranging::new(1), 0);
+        let fresh_bytes = ranges.heap_bytes();
+        // Their hash is 0, as that of no text is: their first bytes make one factor 0.
+        let word = |number: u32| {
+            [&0xFF51_AFD7_ED55_8CCD_u64.to_le_bytes()[..], &number.to_le_bytes()].concat()
+        };
         for _ in 0..2 {
-            for &key in &keys {
-                (0..3).for_each(|_| ranges.push(key));
-            }
-            ranges = drained(ranges, &expected).expect("few words are kept");
-            let aside = ranges.counted.iter().map(|range| range.refused.heap_bytes());
-            assert_eq!(aside.sum::<usize>(), 0, "crafted words leave nothing in kept ranges");
+            (0..4000).for_each(|number| ranges.add_word(0, &word(number), 3));
+            assert!(ranges.heap_bytes() > fresh_bytes + 100_000);
+            let found = drained(&ranges, ranges.share(0, 1));
+            assert!(found.len() == 4000 && found.iter().all(|(_, count)| *count == 3));
+            assert!(ranges.heap_bytes() <= fresh_bytes + 8192, "only slots grew");
         }
     }
 
     #[test]
-    fn lists_grow_with_slots_to_their_limit() {
-        let mut ranges = Ranges::new(1, 0);
-        assert_eq!(ranges.list_words, 1024);
+    fn large_ranges_free_their_memory() {
+        let ranges = Ranges::new(Ranging::new(1), 0);
+        let fresh_bytes = ranges.heap_bytes();
         let one_range = (0..).map(|lo| Key { lo, hi: 8 << 56 }).filter(|key| key.hash() >> 56 == 9);
-        let mut expected = Counts::new();
-        for key in one_range.take(40_000) {
-            ranges.push(key);
-            expected.insert((key.hash(), key.rank()), 1);
-        }
-        assert_eq!(ranges.list_words, LIST_WORDS_MAX);
-        let lists = ranges.listed.len() * size_of::<Key>();
-        assert!(ranges.heap_bytes() > lists + 256 * Slots::bytes_of(1 << 12));
-        assert_eq!(ranges.len(), 40_000);
-        assert!(drained(ranges, &expected).is_some(), "few words in all are kept");
+        let list: Vec<u64> = one_range.take(20_000).flat_map(|key| [key.hi, key.lo]).collect();
+        assert_eq!(ranges.count(9, &list), 32_768);
+        assert!(ranges.heap_bytes() > fresh_bytes + 32_768 * 24 - 4096);
+        ranges.note_words(50_000);
+        assert_eq!(ranges.distinct(ranges.share(0, 1)), 20_000);
+        assert_eq!(drained(&ranges, ranges.share(0, 1)).len(), 20_000);
+        assert_eq!(ranges.heap_bytes(), fresh_bytes);
+        assert_eq!(ranges.take_sums(), (50_000, 20_000));
+        assert_eq!(ranges.take_sums(), (0, 0));
     }
 }

@@ -5,7 +5,7 @@
 //! sorted only when the table is drained.
 
 use super::hash::{Key, SHORT_BYTES_MAX, hash};
-use super::slots::Slots;
+use super::slots::{SlotKey, Slots};
 use foldhash::quality::RandomState;
 use hashbrown::HashTable;
 use std::hash::{BuildHasher, Hasher};
@@ -66,33 +66,45 @@ impl Side {
     }
 
     /// Removes every short word that `take` accepts.
-    pub fn give_back(&mut self, mut take: impl FnMut(&[u8], u64) -> bool) {
+    fn give_back(&mut self, mut take: impl FnMut(Key, u64) -> bool) {
         let Side { index, arena, .. } = self;
-        index.retain(|entry| entry.len > SHORT_BYTES_MAX || !take(entry.word(arena), entry.count));
+        index.retain(|entry| {
+            entry.len > SHORT_BYTES_MAX || !take(Key::of(entry.word(arena)), entry.count)
+        });
     }
 
-    /// Makes room in `slots` for `more` words. The short words of this table are those that `slots`
-    /// refused: after growth they are tried again.
+    /// Makes room in `slots` for `more` words. The short words of this table are those that their
+    /// slots refused: after growth those that belong to `slots`, by `takes`, are tried again.
     #[inline(always)]
-    pub fn make_room(&mut self, slots: &mut Slots, more: usize) {
+    pub fn make_room<K: SlotKey>(
+        &mut self,
+        slots: &mut Slots<K>,
+        takes: impl Fn(Key) -> bool,
+        more: usize,
+    ) {
         if slots.is_full_for(more) {
-            self.grow(slots, more);
+            self.grow(slots, takes, more);
         }
     }
 
     #[cold]
-    fn grow(&mut self, slots: &mut Slots, more: usize) {
+    fn grow<K: SlotKey>(&mut self, slots: &mut Slots<K>, takes: impl Fn(Key) -> bool, more: usize) {
         while slots.is_full_for(more) {
             let mut refused: Vec<(Key, u64)> = Vec::new();
             slots.grow(|key, count| refused.push((key, count)));
-            self.give_back(|word, count| {
-                let key = Key::of(word);
-                slots.add(slots.homes().of(key.hash()), key, count)
+            self.give_back(|key, count| {
+                takes(key) && slots.add(slots.homes().of(key.hash()), K::of(key), count)
             });
             for (key, count) in refused {
-                self.add(&key.to_bytes()[..key.len()], count);
+                self.add_key(key, count);
             }
         }
+    }
+
+    /// Adds `count` to a word that its slots refused.
+    #[cold]
+    pub fn add_key(&mut self, key: Key, count: u64) {
+        self.add(&key.to_bytes()[..key.len()], count);
     }
 
     /// Removes and returns all words, ascending by (hash, word).
@@ -137,12 +149,12 @@ pub struct SortedWords {
 impl SortedWords {
     /// Returns the hash of the next word.
     #[inline(always)]
-    pub fn next_hash(&self) -> Option<u64> {
+    fn next_hash(&self) -> Option<u64> {
         self.entries.get(self.next).map(|(hash, _)| *hash)
     }
 
     /// Calls `emit` with the words that are less than (`hash`, `word`).
-    pub fn before(&mut self, hash: u64, word: &[u8], emit: &mut impl FnMut(u64, &[u8], u64)) {
+    fn before(&mut self, hash: u64, word: &[u8], emit: &mut impl FnMut(u64, &[u8], u64)) {
         while let Some((next_hash, entry)) = self.entries.get(self.next) {
             let next = entry.word(&self.arena);
             if (*next_hash, next) >= (hash, word) {
@@ -151,6 +163,23 @@ impl SortedWords {
             emit(*next_hash, next, entry.count);
             self.next += 1;
         }
+    }
+
+    /// Calls `emit` with the words that are less than a short word, and then with that.
+    #[inline(always)]
+    pub fn give_short(
+        &mut self,
+        hash: u64,
+        key: Key,
+        count: u64,
+        emit: &mut impl FnMut(u64, &[u8], u64),
+    ) {
+        let bytes = key.to_bytes();
+        let word = &bytes[..key.len()];
+        if self.next_hash().is_some_and(|next| next <= hash) {
+            self.before(hash, word, emit);
+        }
+        emit(hash, word, count);
     }
 
     /// Calls `emit` with the remaining words.

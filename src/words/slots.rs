@@ -7,6 +7,8 @@
 //! the top, inside the same allocation. The peak is the new size, not the new plus the old, and no
 //! memory is touched for the first time twice, which is what growth would cost most.
 //!
+//! A slot takes 24 bytes, or 16 if all words have up to 7 bytes. Four of those fit a cache line.
+//!
 //! A table beyond the caches is read at random: nearly each word then costs a miss of the cache and
 //! one of the address translation, of which [`simd::advise_huge_pages`] takes the second away.
 //!
@@ -16,27 +18,144 @@
 //! a slot, so a window that was full stays full, and a refused word is refused until the slots
 //! grow.
 
-use super::hash::Key;
+use super::hash::{Key, TinyKey};
 use super::simd::{self, HUGE_BYTES_MIN};
+use std::fmt::Debug;
 use std::mem;
-use std::ops::Range;
 
 /// Most slots that are probed for one word.
 pub const PROBES_MAX: usize = 96;
 
-/// Number of homes of an empty table.
-pub const CAPACITY_MIN: usize = 1 << 12;
+/// A word as its slot stores it.
+pub trait SlotKey: Copy + Debug {
+    /// The key and its count. (An array, not a struct, for which the standard library asks the
+    /// system for zeroed memory.)
+    type Slot: Copy + Debug;
 
-const FREE: Slot = [0; 3];
+    /// A slot without a word.
+    const FREE: Self::Slot;
 
-/// The two halves of a key, and its count: 0 in a free slot. (An array, not a struct, for which the
-/// standard library asks the system for zeroed memory.)
-type Slot = [u64; 3];
+    /// Makes the key of a word, which must be short enough.
+    fn of(key: Key) -> Self;
 
-/// Words of up to 15 bytes with their counts.
+    /// Returns the 16-byte key.
+    fn key(self) -> Key;
+
+    /// Returns the slot of the word with this count, which is not 0.
+    fn slot(self, count: u64) -> Self::Slot;
+
+    /// Returns the word of a slot and its count: 0 for a free slot.
+    fn read(slot: &Self::Slot) -> (Self, u64);
+
+    /// Returns true if the slot is free.
+    fn is_free(slot: &Self::Slot) -> bool;
+
+    /// Returns true if the slot holds this word.
+    fn is_in(self, slot: &Self::Slot) -> bool;
+
+    /// Returns true if the key of the slot is another one. The slot may be free.
+    fn differs(self, slot: &Self::Slot) -> bool;
+
+    /// Adds to the count of a slot that is not free.
+    fn add(slot: &mut Self::Slot, count: u64);
+}
+
+impl SlotKey for TinyKey {
+    type Slot = [u64; 2];
+
+    const FREE: [u64; 2] = [0; 2];
+
+    #[inline(always)]
+    fn of(key: Key) -> TinyKey {
+        TinyKey::of(key)
+    }
+
+    #[inline(always)]
+    fn key(self) -> Key {
+        TinyKey::key(self)
+    }
+
+    #[inline(always)]
+    fn slot(self, count: u64) -> [u64; 2] {
+        [self.0, count]
+    }
+
+    #[inline(always)]
+    fn read(&[key, count]: &[u64; 2]) -> (TinyKey, u64) {
+        (TinyKey(key), count)
+    }
+
+    #[inline(always)]
+    fn is_free(slot: &[u64; 2]) -> bool {
+        slot[0] == 0
+    }
+
+    #[inline(always)]
+    fn is_in(self, slot: &[u64; 2]) -> bool {
+        slot[0] == self.0
+    }
+
+    #[inline(always)]
+    fn differs(self, slot: &[u64; 2]) -> bool {
+        slot[0] != self.0
+    }
+
+    #[inline(always)]
+    fn add(slot: &mut [u64; 2], count: u64) {
+        slot[1] += count;
+    }
+}
+
+impl SlotKey for Key {
+    type Slot = [u64; 3];
+
+    const FREE: [u64; 3] = [0; 3];
+
+    #[inline(always)]
+    fn of(key: Key) -> Key {
+        key
+    }
+
+    #[inline(always)]
+    fn key(self) -> Key {
+        self
+    }
+
+    #[inline(always)]
+    fn slot(self, count: u64) -> [u64; 3] {
+        [self.lo, self.hi, count]
+    }
+
+    #[inline(always)]
+    fn read(&[lo, hi, count]: &[u64; 3]) -> (Key, u64) {
+        (Key { lo, hi }, count)
+    }
+
+    #[inline(always)]
+    fn is_free(slot: &[u64; 3]) -> bool {
+        slot[2] == 0
+    }
+
+    #[inline(always)]
+    fn is_in(self, slot: &[u64; 3]) -> bool {
+        (slot[0] ^ self.lo) | (slot[1] ^ self.hi) == 0 && slot[2] != 0
+    }
+
+    #[inline(always)]
+    fn differs(self, slot: &[u64; 3]) -> bool {
+        (slot[0] ^ self.lo) | (slot[1] ^ self.hi) != 0
+    }
+
+    #[inline(always)]
+    fn add(slot: &mut [u64; 3], count: u64) {
+        slot[2] += count;
+    }
+}
+
+/// Words of one kind with their counts.
 #[derive(Debug)]
-pub struct Slots {
-    slots: Vec<Slot>,
+pub struct Slots<K: SlotKey> {
+    slots: Vec<K::Slot>,
     used: usize,
     homes: Homes,
 }
@@ -56,25 +175,20 @@ impl Homes {
     }
 }
 
-impl Slots {
-    /// Makes empty slots with `capacity` homes, a power of two. All hashes times `scale` must be
-    /// in order where the hashes are: 1, or P if all words are of one of P parts.
-    pub fn new(scale: u64, capacity: usize) -> Slots {
+impl<K: SlotKey> Slots<K> {
+    /// Makes empty slots with `capacity` homes, a power of two above 1. All hashes times `scale`
+    /// must be in order where the hashes are: 1, or R if all words are of one of R equal ranges.
+    pub fn new(scale: u64, capacity: usize) -> Slots<K> {
         Slots {
-            slots: free_slots(capacity),
+            slots: free_slots::<K>(capacity),
             used: 0,
             homes: Homes { scale, shift: u64::BITS - capacity.trailing_zeros() },
         }
     }
 
-    /// Returns the capacity to which `words` words grow the slots.
+    /// Returns the least capacity that `words` words do not grow.
     pub fn capacity_for(words: usize) -> usize {
-        (words * 8).div_ceil(5).next_power_of_two().max(CAPACITY_MIN)
-    }
-
-    /// Returns the memory in bytes that slots with `capacity` homes take.
-    pub fn bytes_of(capacity: usize) -> usize {
-        (capacity + PROBES_MAX) * size_of::<Slot>()
+        (words * 8).div_ceil(5).next_power_of_two()
     }
 
     /// Returns the number of distinct words.
@@ -89,7 +203,7 @@ impl Slots {
 
     /// Returns the allocated memory in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<Slot>()
+        self.slots.capacity() * size_of::<K::Slot>()
     }
 
     /// Returns true if `more` new words would load the slots above 5/8, where searches get long.
@@ -104,34 +218,43 @@ impl Slots {
         self.homes
     }
 
-    /// Prefetches the first two slots at `home`, where nearly every word is. They usually lie in
-    /// two cache lines, and a miss without a prefetch costs most.
+    /// Prefetches the first slots at `home`, where nearly every word is.
     #[inline(always)]
     pub fn prefetch(&self, home: usize) {
         simd::prefetch(&self.slots, home);
-        simd::prefetch(&self.slots, home + 2);
+        // Two slots of 24 bytes usually lie in two cache lines, and a miss without a prefetch costs
+        // most. Of slots of 16 bytes most pairs lie in one.
+        if size_of::<K::Slot>() > 16 {
+            simd::prefetch(&self.slots, home + 2);
+        }
+    }
+
+    /// Reads a word of each cache line in order, which is faster than to fetch them at random.
+    pub fn fetch(&self) {
+        let step = 64 / size_of::<K::Slot>();
+        let free = self.slots.iter().step_by(step).filter(|slot| K::is_free(slot)).count();
+        std::hint::black_box(free);
     }
 
     /// Adds `count` (not 0) to the word at `home`. Returns false if there is no slot for it.
     #[inline(always)]
-    pub fn add(&mut self, home: usize, key: Key, count: u64) -> bool {
+    pub fn add(&mut self, home: usize, key: K, count: u64) -> bool {
         let window = &mut self.slots[home..home + PROBES_MAX];
         // Most words are in their first or second slot: picked without a branch, since which of the
         // two it is cannot be predicted.
-        let second = usize::from((window[0][0] ^ key.lo) | (window[0][1] ^ key.hi) != 0);
-        let [lo, hi, counted] = &mut window[second];
-        if (*lo ^ key.lo) | (*hi ^ key.hi) == 0 && *counted != 0 {
-            *counted += count;
+        let second = usize::from(key.differs(&window[0]));
+        let slot = &mut window[second];
+        if key.is_in(slot) {
+            K::add(slot, count);
             return true;
         }
         for slot in window {
-            let [lo, hi, counted] = slot;
-            if *lo == key.lo && *hi == key.hi && *counted != 0 {
-                *counted += count;
+            if key.is_in(slot) {
+                K::add(slot, count);
                 return true;
             }
-            if *counted == 0 {
-                *slot = [key.lo, key.hi, count];
+            if K::is_free(slot) {
+                *slot = key.slot(count);
                 self.used += 1;
                 return true;
             }
@@ -145,82 +268,113 @@ impl Slots {
         let old_len = self.slots.len();
         let len = self.capacity() * 2 + PROBES_MAX;
         self.slots.reserve_exact(len - old_len);
-        if len * size_of::<Slot>() >= HUGE_BYTES_MIN {
+        if len * size_of::<K::Slot>() >= HUGE_BYTES_MIN {
             simd::advise_huge_pages(&self.slots);
         }
-        self.slots.resize(len, FREE);
+        self.slots.resize(len, K::FREE);
         self.homes.shift -= 1;
         self.used = 0;
-        let mut put = |slots: &mut Slots, [lo, hi, count]: Slot| {
-            let key = Key { lo, hi };
-            if count != 0 && !slots.add(slots.homes.of(key.hash()), key, count) {
-                refused(key, count);
+        let mut put = |slots: &mut Slots<K>, slot: K::Slot| {
+            let (word, count) = K::read(&slot);
+            let is_kept =
+                K::is_free(&slot) || slots.add(slots.homes().of(word.key().hash()), word, count);
+            if !is_kept {
+                refused(word.key(), count);
             }
         };
         // From here up, the new home of a word is above its slot, however far its slot is from its
         // old home.
         let bottom = old_len.min(2 * PROBES_MAX);
         for at in (bottom..old_len).rev() {
-            let slot = mem::replace(&mut self.slots[at], FREE);
+            let slot = mem::replace(&mut self.slots[at], K::FREE);
             put(self, slot);
         }
         let rest = self.slots[..bottom].to_vec();
-        self.slots[..bottom].fill(FREE);
+        self.slots[..bottom].fill(K::FREE);
         for slot in rest {
             put(self, slot);
         }
     }
 
-    /// Calls `emit` with every word once, ascending by (hash, word). Afterwards words cannot be
-    /// found until the slots are [cleared](Self::clear), because clusters are sorted in place.
-    pub fn drain(&mut self, mut emit: impl FnMut(u64, Key, u64)) {
-        let mut cluster = 0..0;
-        for at in 0..self.slots.len() {
-            if self.slots[at][2] == 0 {
-                self.give_in_order(cluster, &mut emit);
-                cluster = at + 1..at + 1;
-            } else {
-                cluster.end = at + 1;
-            }
-        }
-        self.give_in_order(cluster, &mut emit);
-    }
-
-    /// Sorts a cluster and calls `emit` with its words.
-    fn give_in_order(&mut self, cluster: Range<usize>, emit: &mut impl FnMut(u64, Key, u64)) {
-        let cluster = &mut self.slots[cluster];
-        if cluster.len() > 1 {
-            cluster.sort_unstable_by(|&[lo, hi, _], &[other_lo, other_hi, _]| {
-                let (key, other) = (Key { lo, hi }, Key { lo: other_lo, hi: other_hi });
-                let by_word = || key.rank().cmp(&other.rank());
-                key.hash().cmp(&other.hash()).then_with(by_word)
-            });
-        }
-        for &[lo, hi, count] in &*cluster {
-            let key = Key { lo, hi };
-            emit(key.hash(), key, count);
-        }
+    /// Returns the words ascending by (hash, word), to be taken one by one. Afterwards words cannot
+    /// be found until the slots are [reset](Self::reset), because clusters are sorted in place.
+    pub fn ascending(&mut self) -> Ascending<'_, K> {
+        Ascending { slots: &mut self.slots, next: 0, end: 0 }
     }
 
     /// Frees all slots, and changes the number of homes.
     pub fn reset(&mut self, capacity: usize) {
         if capacity == self.capacity() {
-            self.clear();
+            self.slots.fill(K::FREE);
+            self.used = 0;
         } else {
+            // First, so that the old and the new memory do not exist at a time.
+            self.slots = Vec::new();
             *self = Slots::new(self.homes.scale, capacity);
         }
     }
+}
 
-    /// Frees all slots.
-    pub fn clear(&mut self) {
-        self.slots.fill(FREE);
-        self.used = 0;
+/// The words of slots, ascending by (hash, word).
+pub struct Ascending<'a, K: SlotKey> {
+    slots: &'a mut [K::Slot],
+    /// Index of the next slot. It holds a word if it is below `end`.
+    next: usize,
+    /// Index after the sorted cluster that `next` lies in.
+    end: usize,
+}
+
+impl<K: SlotKey> Iterator for Ascending<'_, K> {
+    type Item = (u64, Key, u64);
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<(u64, Key, u64)> {
+        if self.next == self.end && !self.find() {
+            return None;
+        }
+        let (word, count) = K::read(&self.slots[self.next]);
+        self.next += 1;
+        let key = word.key();
+        Some((key.hash(), key, count))
+    }
+}
+
+impl<K: SlotKey> Ascending<'_, K> {
+    /// Finds and sorts the next cluster. Returns false if there is none.
+    #[inline(always)]
+    fn find(&mut self) -> bool {
+        let mut start = self.next;
+        while self.slots.get(start).is_some_and(K::is_free) {
+            start += 1;
+        }
+        let mut end = start;
+        while self.slots.get(end).is_some_and(|slot| !K::is_free(slot)) {
+            end += 1;
+        }
+        (self.next, self.end) = (start, end);
+        if end - start > 1 {
+            self.sort();
+        }
+        start < end
+    }
+
+    /// Sorts the cluster.
+    fn sort(&mut self) {
+        let order = |slot: &K::Slot| {
+            let key = K::read(slot).0.key();
+            (key.hash(), key)
+        };
+        self.slots[self.next..self.end].sort_unstable_by(|one, other| {
+            let ((hash, key), (other_hash, other_key)) = (order(one), order(other));
+            let by_word = || key.rank().cmp(&other_key.rank());
+            hash.cmp(&other_hash).then_with(by_word)
+        });
     }
 }
 
 /// Allocates free slots for `capacity` homes.
-fn free_slots(capacity: usize) -> Vec<Slot> {
-    let slots = vec![FREE; capacity + PROBES_MAX];
+fn free_slots<K: SlotKey>(capacity: usize) -> Vec<K::Slot> {
+    let slots = vec![K::FREE; capacity + PROBES_MAX];
     if size_of_val(&*slots) >= HUGE_BYTES_MIN {
         simd::advise_huge_pages(&slots);
     }
@@ -233,7 +387,9 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 
-    /// A word whose home is `home` of `CAPACITY_MIN`, made distinct by `number`.
+    const CAPACITY: usize = 1 << 12;
+
+    /// A word whose home is `home` of `CAPACITY`, made distinct by `number`.
     fn key_at(home: usize, number: u64) -> Key {
         (0..)
             .map(|salt: u64| Key { lo: number << 32 | salt, hi: 8 << 56 })
@@ -242,8 +398,8 @@ mod tests {
     }
 
     /// Adds words, growing as a table would; what was refused is counted apart.
-    fn filled(scale: u64, keys: &[Key]) -> (Slots, usize) {
-        let mut slots = Slots::new(scale, CAPACITY_MIN);
+    fn filled(scale: u64, keys: &[Key]) -> (Slots<Key>, usize) {
+        let mut slots = Slots::new(scale, CAPACITY);
         let mut refused = 0;
         for &key in keys {
             if slots.is_full_for(1) {
@@ -265,18 +421,17 @@ mod tests {
 
     #[test]
     fn words_of_the_last_home_follow_it() {
-        let last = CAPACITY_MIN - 1;
+        let last = CAPACITY - 1;
         let keys: Vec<Key> = (0..20).map(|number| key_at(last, number)).collect();
         let (mut slots, _) = filled(1, &keys);
-        let mut hashes = Vec::new();
-        slots.drain(|hash, _, _| hashes.push(hash));
+        let hashes: Vec<u64> = slots.ascending().map(|(hash, _, _)| hash).collect();
         assert_eq!(hashes.len(), 20);
         assert!(hashes.is_sorted());
     }
 
     #[test]
     fn growth_keeps_words_that_crowd_the_lowest_homes() {
-        let mut slots = Slots::new(1, CAPACITY_MIN);
+        let mut slots = Slots::<Key>::new(1, CAPACITY);
         let keys: Vec<Key> = (0..180).map(|number| key_at(number as usize / 60, number)).collect();
         let mut kept = BTreeMap::new();
         for &key in &keys {
@@ -287,8 +442,8 @@ mod tests {
         slots.grow(|key, _| {
             kept.remove(&(key.hash(), key.rank()));
         });
-        let mut drained = Vec::new();
-        slots.drain(|hash, key, count| drained.push(((hash, key.rank()), count)));
+        let drained: Vec<_> =
+            slots.ascending().map(|(hash, key, count)| ((hash, key.rank()), count)).collect();
         assert!(kept.len() > PROBES_MAX);
         assert_eq!(drained, kept.into_iter().collect::<Vec<_>>());
     }
@@ -302,9 +457,26 @@ mod tests {
             .collect();
         let (mut slots, refused) = filled(parts.into(), &keys);
         assert_eq!((slots.len(), refused), (keys.len(), 0));
-        let mut hashes = Vec::new();
-        slots.drain(|hash, _, _| hashes.push(hash));
+        let hashes: Vec<u64> = slots.ascending().map(|(hash, _, _)| hash).collect();
         assert!(hashes.is_sorted());
+    }
+
+    /// Adds words to slots of one kind, and compares counts and order with those of a map.
+    fn check_counts<K: SlotKey>(words: impl Iterator<Item = (Key, u64)>) {
+        let mut slots = Slots::<K>::new(1, CAPACITY);
+        let mut expected = BTreeMap::new();
+        for (key, count) in words {
+            if slots.is_full_for(1) {
+                slots.grow(|_, _| panic!("ordinary words were refused"));
+            }
+            let word = K::of(key);
+            assert!(slots.add(slots.homes().of(key.hash()), word, count));
+            *expected.entry((key.hash(), key.rank())).or_insert(0) += count;
+        }
+        assert_eq!(slots.len(), expected.len());
+        let drained: Vec<_> =
+            slots.ascending().map(|(hash, key, count)| ((hash, key.rank()), count)).collect();
+        assert_eq!(drained, expected.into_iter().collect::<Vec<_>>());
     }
 
     proptest! {
@@ -314,20 +486,13 @@ mod tests {
         fn counts_and_order_survive_growth(
             numbers in prop::collection::vec((0..9000_u64, 1..9_u64), 2000..7000),
         ) {
-            let mut slots = Slots::new(1, CAPACITY_MIN);
-            let mut expected = BTreeMap::new();
-            for (number, count) in numbers {
-                let key = Key::of(number.to_string().as_bytes());
-                if slots.is_full_for(1) {
-                    slots.grow(|_, _| panic!("ordinary words were refused"));
-                }
-                prop_assert!(slots.add(slots.homes().of(key.hash()), key, count));
-                *expected.entry((key.hash(), key.rank())).or_insert(0) += count;
-            }
-            prop_assert_eq!(slots.len(), expected.len());
-            let mut drained = Vec::new();
-            slots.drain(|hash, key, count| drained.push(((hash, key.rank()), count)));
-            prop_assert_eq!(drained, expected.into_iter().collect::<Vec<_>>());
+            let words = |prefix: &'static str| {
+                numbers.iter().map(move |(number, count)| {
+                    (Key::of(format!("{prefix}{number}").as_bytes()), *count)
+                })
+            };
+            check_counts::<TinyKey>(words(""));
+            check_counts::<Key>(words("long-er-"));
         }
     }
 }

@@ -72,19 +72,35 @@ pub fn words_into(padded: &[u8], text_len: usize, options: &WordOptions, sink: &
 #[inline(always)]
 pub fn each_ended<const CR: bool>(
     padded: &[u8],
-    mut start: usize,
+    start: usize,
     ends: &[usize],
     mut word: impl FnMut(usize, usize),
 ) -> usize {
-    for &end in ends {
-        if CR && end > 0 && padded[end] == b'\n' && padded[end - 1] == b'\r' {
-            start = end + 1;
-            continue;
-        }
+    for (start, end) in ended_words::<CR>(padded, start, ends) {
         word(start, end);
-        start = end + 1;
     }
-    start
+    next_start(start, ends)
+}
+
+/// Returns the beginning and the end of each word: see [`WordSink::ended`].
+#[inline(always)]
+pub fn ended_words<'a, const CR: bool>(
+    padded: &'a [u8],
+    mut start: usize,
+    ends: &'a [usize],
+) -> impl Iterator<Item = (usize, usize)> + 'a {
+    ends.iter().filter_map(move |&end| {
+        let word = (start, end);
+        start = end + 1;
+        let is_cr_lf = CR && end > 0 && padded[end] == b'\n' && padded[end - 1] == b'\r';
+        (!is_cr_lf).then_some(word)
+    })
+}
+
+/// Returns the beginning of the word after those that end before `ends`.
+#[inline(always)]
+pub fn next_start(start: usize, ends: &[usize]) -> usize {
+    ends.last().map_or(start, |end| end + 1)
 }
 
 /// Splits at spaces: the hot rule.

@@ -28,7 +28,7 @@ pub fn count(stream: TcpStream, out: &Path, every: Duration, syncs: bool) -> Res
 
 /// Counts the lines of a socket in one table, and writes it whenever an epoch's time has passed.
 fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::Result<()> {
-    let (mut table, options) = (WordTable::new(1), WordOptions::default());
+    let (mut table, options) = (WordTable::default(), WordOptions::default());
     let (mut block, mut held) = (vec![0; BLOCK_BYTES + PAD_BYTES], 0);
     let mut due = Instant::now() + every;
     loop {

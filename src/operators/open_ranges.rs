@@ -1,0 +1,166 @@
+//! The ranges of open epochs, which the workers of a process share.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use super::spare_table::Spare;
+use crate::epoch::Epoch;
+use crate::words::{Ranges, Ranging};
+
+/// Number of distinct words from which an epoch begins with ranges, if the one before had them.
+const LIKELY_WORDS_MIN: u64 = 5 << 16;
+
+/// Average number of occurrences of a distinct word below which words are counted by ranges. If
+/// words repeat more often, most are in the caches.
+const REPEATS_MIN: u64 = 32;
+
+/// The same where processes divide the words: a list costs more if it goes through a socket.
+const DIVIDED_REPEATS_MIN: u64 = 4;
+
+/// The open ranges of all counting operators of a process.
+///
+/// All workers build the same operators in the same order, so an operator's number is its name.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessRanges(Arc<Mutex<Vec<OpenRanges>>>);
+
+impl ProcessRanges {
+    /// Returns the open ranges of the operator with this number. The first call for it makes them,
+    /// for `workers` workers of the process.
+    pub fn of_operator(
+        &self,
+        number: usize,
+        ranging: Ranging,
+        process: usize,
+        workers: usize,
+    ) -> OpenRanges {
+        let mut all = self.0.lock().unwrap_or_else(|held| held.into_inner());
+        while all.len() <= number {
+            let state = Mutex::default();
+            all.push(OpenRanges(Arc::new(Shared { ranging, process, workers, state })));
+        }
+        all[number].clone()
+    }
+}
+
+/// The open ranges of one counting operator. Clones share them.
+#[derive(Clone, Debug)]
+pub struct OpenRanges(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    ranging: Ranging,
+    process: usize,
+    /// Number of workers that drain a share each.
+    workers: usize,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The ranges of each epoch, with the number of shares that are drained.
+    open: BTreeMap<Epoch, (Arc<Ranges>, usize)>,
+    /// Empty ranges, kept for the next epoch.
+    spare: Spare<Arc<Ranges>>,
+}
+
+impl OpenRanges {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(|held| held.into_inner())
+    }
+
+    /// Returns the division of hashes into ranges.
+    pub fn ranging(&self) -> Ranging {
+        self.0.ranging
+    }
+
+    /// Returns the average number of occurrences of a distinct word below which words are counted
+    /// by ranges.
+    pub fn repeats_min(&self) -> u64 {
+        if self.0.ranging.is_divided() { DIVIDED_REPEATS_MIN } else { REPEATS_MIN }
+    }
+
+    /// Returns true if the words of a new epoch are likely to be counted by ranges.
+    pub fn is_likely(&self) -> bool {
+        self.state().spare.has()
+    }
+
+    /// Returns the ranges of an epoch, and true if this call made them.
+    pub fn open(&self, epoch: Epoch) -> (Arc<Ranges>, bool) {
+        let mut state = self.state();
+        if let Some((ranges, _)) = state.open.get(&epoch) {
+            return (Arc::clone(ranges), false);
+        }
+        let make = || Arc::new(Ranges::new(self.0.ranging, self.0.process));
+        let ranges = state.spare.take().unwrap_or_else(make);
+        state.open.insert(epoch, (Arc::clone(&ranges), 0));
+        (ranges, true)
+    }
+
+    /// Returns the ranges of an epoch, if there are any.
+    pub fn get(&self, epoch: Epoch) -> Option<Arc<Ranges>> {
+        self.state().open.get(&epoch).map(|(ranges, _)| Arc::clone(ranges))
+    }
+
+    /// Notes that a worker has drained its share. After the last one the ranges are kept, if the
+    /// next epoch is likely to need them.
+    pub fn drained(&self, epoch: Epoch) {
+        let mut state = self.state();
+        let Some((_, drained)) = state.open.get_mut(&epoch) else { return };
+        *drained += 1;
+        if *drained < self.0.workers {
+            return;
+        }
+        let Some((ranges, _)) = state.open.remove(&epoch) else { return };
+        let (words, distinct) = ranges.take_sums();
+        if distinct >= LIKELY_WORDS_MIN && words < self.repeats_min() * distinct {
+            state.spare.keep(ranges);
+        }
+    }
+
+    /// Notes the first open epoch, and frees ranges that were not used for some epochs.
+    pub fn pass(&self, first_open: Option<&Epoch>) {
+        self.state().spare.pass(first_open);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Drains the ranges of an epoch in both workers, with `distinct` words of `words`.
+    fn count(open: &OpenRanges, epoch: Epoch, distinct: u64, words: u64) {
+        let (ranges, is_first) = open.open(epoch);
+        assert!(is_first && !open.open(epoch).1);
+        for number in 0..distinct {
+            let word = number.to_string();
+            ranges.add_word(crate::words::hash(word.as_bytes()), word.as_bytes(), 1);
+        }
+        ranges.note_words(words);
+        for worker in 0..2 {
+            let open_ranges = open.get(epoch).expect("they are open");
+            open_ranges.drain(open_ranges.share(worker, 2), |_, _, _| ());
+            open.drained(epoch);
+        }
+        assert!(open.get(epoch).is_none());
+    }
+
+    #[test]
+    fn ranges_are_kept_while_words_hardly_repeat() {
+        let all = ProcessRanges::default();
+        let of = |number| all.of_operator(number, Ranging::new(1), 0, 2);
+        let open = of(0);
+        assert!(!open.is_likely());
+        count(&open, 10, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN * 3);
+        assert!(of(0).is_likely() && !of(1).is_likely());
+        let kept = open.state().spare.take().expect("it is kept");
+        open.state().spare.keep(Arc::clone(&kept));
+        assert!(Arc::ptr_eq(&open.open(20).0, &kept));
+        (0..2).for_each(|_| open.drained(20));
+        assert!(!open.is_likely(), "no words");
+        count(&open, 30, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN * REPEATS_MIN);
+        assert!(!open.is_likely(), "words repeat");
+        count(&open, 40, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN);
+        (41..50).for_each(|epoch| open.pass(Some(&epoch)));
+        assert!(!open.is_likely(), "unused for some epochs");
+    }
+}

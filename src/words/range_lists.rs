@@ -1,0 +1,311 @@
+//! Lists of words by range of their hash, before they are counted.
+//!
+//! Each worker has lists of its own. A word of up to 7 bytes takes 8 bytes in a list, and one of up
+//! to 15 takes 16: a [`TinyKey`], or the second and the first half of a [`Key`].
+
+use super::hash::{Key, SHORT_BYTES_MAX, TinyKey, hash};
+use super::ranging::Ranging;
+use super::simd::vec_with_room;
+use super::split::{WordSink, ended_words, next_start, words_into};
+use super::{Counted, WordOptions};
+
+/// Most numbers in a list: 240 KiB. Fewer would find too few words for a line of the slots.
+const LIST_LEN_MAX: usize = 30 << 10;
+
+/// Least numbers in a list.
+const LIST_LEN_MIN: usize = 1 << 10;
+
+/// Most memory in bytes of the lists of all workers of a process, unless lists are of the least
+/// length.
+const LISTS_BYTES_MAX: usize = 256 << 20;
+
+/// Numbers between two lists: lists at distances of powers of two would share cache lines. A word
+/// that takes two may lie half in the gap.
+const LIST_GAP: usize = 24;
+
+/// The place at which listed words are counted.
+pub trait ListedWords {
+    /// Counts the words of a list of `range`, which is not empty. Returns the homes of the range's
+    /// slots, or 0 if they are not known.
+    fn count(&mut self, range: usize, list: &[u64]) -> usize;
+
+    /// Counts a word of more than 15 bytes.
+    fn long(&mut self, hash: u64, word: &[u8]);
+}
+
+/// A list of words for each range.
+#[derive(Debug)]
+pub struct RangeLists {
+    shift: u32,
+    /// The lists, each with room for `len` numbers and a gap. One allocation, since lists on small
+    /// pages would cost a miss of the address translation for each word.
+    listed: Vec<u64>,
+    /// The places of the lists in `listed`.
+    lists: Vec<List>,
+    len: usize,
+    len_max: usize,
+}
+
+/// The place of a list.
+#[derive(Clone, Copy, Debug)]
+struct List {
+    start: usize,
+    /// Index after the last word.
+    next: usize,
+    /// Index from which the list is full.
+    full: usize,
+}
+
+impl RangeLists {
+    /// Makes empty lists for one of `workers` workers of a process.
+    pub fn new(ranging: Ranging, workers: usize) -> RangeLists {
+        let ranges = ranging.ranges();
+        let share = LISTS_BYTES_MAX / size_of::<u64>() / ranges / workers.max(1);
+        let mut lists = RangeLists {
+            shift: ranging.shift(),
+            listed: Vec::new(),
+            lists: vec![List { start: 0, next: 0, full: 0 }; ranges],
+            len: 0,
+            len_max: share.clamp(LIST_LEN_MIN, LIST_LEN_MAX),
+        };
+        lists.widen(LIST_LEN_MIN);
+        lists
+    }
+
+    /// Makes longer lists. The present ones must be empty.
+    fn widen(&mut self, len: usize) {
+        // First, so that the old and the new memory do not exist at a time.
+        self.listed = Vec::new();
+        let all = self.lists.len() * (len + LIST_GAP);
+        let mut listed = vec_with_room(all);
+        listed.resize(all, 0);
+        for (list, start) in self.lists.iter_mut().zip((0..).step_by(len + LIST_GAP)) {
+            *list = List { start, next: start, full: start + len };
+        }
+        (self.listed, self.len) = (listed, len);
+    }
+
+    /// Lists the words of a block: see [`WordTable::add_block`](super::WordTable::add_block).
+    pub fn add_block(
+        &mut self,
+        padded: &[u8],
+        text_len: usize,
+        options: &WordOptions,
+        to: &mut impl ListedWords,
+    ) -> Counted {
+        let mut sink = Lister {
+            lists: self,
+            to,
+            short_bytes_max: options.word_bytes_max.min(SHORT_BYTES_MAX),
+            word_bytes_max: options.word_bytes_max,
+            counted: Counted::default(),
+        };
+        words_into(padded, text_len, options, &mut sink);
+        sink.counted
+    }
+
+    /// Lists a word of any bytes.
+    pub fn add_word(&mut self, word: &[u8], to: &mut impl ListedWords) {
+        match word.len() {
+            0..=SHORT_BYTES_MAX => self.push(to, Key::of(word)),
+            _ => to.long(hash(word), word),
+        }
+    }
+
+    /// Lists a short word.
+    #[inline(always)]
+    pub fn push(&mut self, to: &mut impl ListedWords, key: Key) {
+        let range = (key.hash() >> self.shift) as usize;
+        let list = &mut self.lists[range];
+        let is_tiny = key.is_tiny();
+        // Both numbers are written, and if the word is tiny the second again: no branch.
+        let pair = &mut self.listed[list.next..list.next + 2];
+        pair[0] = if is_tiny { TinyKey::of(key).0 } else { key.hi };
+        pair[1] = key.lo;
+        list.next += 2 - usize::from(is_tiny);
+        if list.next >= list.full {
+            self.settle(to, range);
+        }
+    }
+
+    /// Passes a full list on.
+    #[inline(never)]
+    fn settle(&mut self, to: &mut impl ListedWords, range: usize) {
+        let List { start, next, .. } = self.lists[range];
+        self.lists[range].next = start;
+        // A list is as long as its range has homes, so that it finds a word for each line.
+        let homes = to.count(range, &self.listed[start..next]).min(self.len_max);
+        if homes > self.len {
+            self.flush(to);
+            self.widen(homes);
+        }
+    }
+
+    /// Passes all lists on.
+    pub fn flush(&mut self, to: &mut impl ListedWords) {
+        for (range, list) in self.lists.iter_mut().enumerate() {
+            if list.next > list.start {
+                to.count(range, &self.listed[list.start..list.next]);
+                list.next = list.start;
+            }
+        }
+    }
+}
+
+/// Returns true if `list` has whole words, each of a length that it can have: false only for a list
+/// that was never written.
+pub fn is_sound(list: &[u64]) -> bool {
+    let mut rest = list.iter();
+    while let Some(first) = rest.next() {
+        let is_sound = match first >> 56 {
+            0x80..=0x87 => true,
+            8..=15 => rest.next().is_some(),
+            _ => false,
+        };
+        if !is_sound {
+            return false;
+        }
+    }
+    true
+}
+
+/// The sink that lists the words of one block.
+struct Lister<'a, T> {
+    lists: &'a mut RangeLists,
+    to: &'a mut T,
+    short_bytes_max: usize,
+    word_bytes_max: usize,
+    counted: Counted,
+}
+
+impl<T: ListedWords> Lister<'_, T> {
+    #[cold]
+    fn long(&mut self, word: &[u8]) {
+        if word.len() <= self.word_bytes_max {
+            self.counted.words += 1;
+            self.to.long(hash(word), word);
+        } else {
+            self.counted.oversized_words += 1;
+        }
+    }
+}
+
+impl<T: ListedWords> WordSink for Lister<'_, T> {
+    #[inline(always)]
+    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+        // A loop, since a closure of this size is not inlined.
+        for (start, end) in ended_words::<CR>(padded, start, ends) {
+            let len = end - start;
+            if len <= self.short_bytes_max {
+                self.lists.push(self.to, Key::load(padded, start, len));
+                self.counted.words += 1;
+            } else {
+                self.long(&padded[start..end]);
+            }
+        }
+        next_start(start, ends)
+    }
+
+    fn word(&mut self, word: &[u8]) {
+        if word.len() > self.short_bytes_max {
+            return self.long(word);
+        }
+        self.counted.words += 1;
+        self.lists.push(self.to, Key::of(word));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{PAD_BYTES, WordTable};
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    type Counts = BTreeMap<(u64, Vec<u8>), u64>;
+
+    /// Calls `f` with each word of a list.
+    fn each_listed(list: &[u64], mut f: impl FnMut(Key)) {
+        let mut rest = list.iter();
+        while let Some(&first) = rest.next() {
+            f(match first & TinyKey::MARK {
+                0 => Key { lo: *rest.next().expect("the other half"), hi: first },
+                _ => TinyKey(first).key(),
+            });
+        }
+    }
+
+    /// Counts in a map, with the homes that ranges are to have.
+    #[derive(Default)]
+    struct Map {
+        counts: Counts,
+        homes: usize,
+        lists: usize,
+    }
+
+    impl ListedWords for Map {
+        fn count(&mut self, range: usize, list: &[u64]) -> usize {
+            assert!(is_sound(list) && !list.is_empty());
+            self.lists += 1;
+            each_listed(list, |key| {
+                assert_eq!((key.hash() >> 56) as usize, range);
+                let word = key.to_bytes()[..key.len()].to_vec();
+                *self.counts.entry((key.hash(), word)).or_default() += 1;
+            });
+            self.homes
+        }
+
+        fn long(&mut self, hash: u64, word: &[u8]) {
+            *self.counts.entry((hash, word.to_vec())).or_default() += 1;
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn listed_words_are_those_of_one_table(
+            text in "([a-c]{0,3}|[a-c]{6,9}|[a-c]{14,17})( ([a-c]{0,3}|[a-c]{14,17})){0,400}\r?\n",
+            word_bytes_max in prop::sample::select(vec![2, 7, 15, 16, 99]),
+        ) {
+            let padded = [text.as_bytes(), &[0; PAD_BYTES]].concat();
+            let options = WordOptions { word_bytes_max, ..WordOptions::default() };
+            let (mut table, mut expected) = (WordTable::default(), Counts::new());
+            let expected_counted = table.add_block(&padded, text.len(), &options);
+            table.drain(|hash, word, count| {
+                expected.insert((hash, word.to_vec()), count);
+            });
+
+            let (mut lists, mut map) = (RangeLists::new(Ranging::new(1), 1), Map::default());
+            let counted = lists.add_block(&padded, text.len(), &options, &mut map);
+            lists.flush(&mut map);
+            prop_assert_eq!(counted, expected_counted);
+            prop_assert_eq!(map.counts, expected);
+        }
+    }
+
+    #[test]
+    fn lists_grow_with_homes_to_their_limit() {
+        for (workers, limit) in [(1, LIST_LEN_MAX), (8, 16 << 10), (10_000, 1024)] {
+            let mut lists = RangeLists::new(Ranging::new(1), workers);
+            let mut map = Map { homes: 1 << 20, ..Map::default() };
+            (0..1024).for_each(|_| lists.push(&mut map, Key::of(b"tide")));
+            (0..3).for_each(|_| lists.add_word(b"sixteen161616161", &mut map));
+            assert_eq!((lists.len, map.lists), (limit, 1));
+            (0..1500).for_each(|_| lists.push(&mut map, Key::of(b"fifteen15151515")));
+            lists.flush(&mut map);
+            let counts: Vec<u64> = map.counts.values().copied().collect();
+            assert_eq!(counts.iter().sum::<u64>(), 1024 + 3 + 1500);
+        }
+    }
+
+    #[test]
+    fn lists_that_nobody_wrote_are_unsound() {
+        let long = [Key::of(b"eight888").hi, Key::of(b"eight888").lo];
+        let tiny = TinyKey::of(Key::of(b"seven77")).0;
+        for list in [&[][..], &[tiny], &long, &[tiny, long[0], long[1], tiny]] {
+            assert!(is_sound(list), "{list:x?}");
+        }
+        for list in [&[0][..], &long[..1], &[0x88 << 56], &[16 << 56, 0], &[7 << 56], &[u64::MAX]] {
+            assert!(!is_sound(list), "{list:x?}");
+        }
+    }
+}
