@@ -5,9 +5,9 @@
 //! be added up. So [`count_words`](super::count_words) compares the number of words with the number
 //! of distinct words. If they are close, it lists the words of the rest of the epoch by ranges of
 //! their hash. A full list is counted at once, in the [`Ranges`](crate::words::Ranges) that the
-//! workers of the process share. At the end of the epoch this operator drains an equal share of them
-//! in each worker. With one part per worker, as is usual, the words of a share are owned by the
-//! worker that drains it.
+//! workers of the process share. At the end of the epoch this operator drains an equal share of
+//! them in each worker. With one part per worker, as is usual, the words of a share are owned by
+//! the worker that drains it.
 //!
 //! Processes of one host share the words in the same way: each has the ranges of a part of the
 //! hashes, and whole lists are sent to the process that has their range. Words never leave the host

@@ -15,6 +15,7 @@
 use super::hash::{Key, hash};
 use super::range_lists::ListedWords;
 use super::range_table::{RangeHomes, RangeTable};
+use super::ranging::Ranging;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};

@@ -96,7 +96,7 @@ fn words_above_one_message_reach_owners() {
 
 #[test]
 fn rare_words_cross_processes_without_loss() {
-    // Enough of them to outgrow the table at which words are routed; in a socket's bytes, so that
+    // Enough of them to outgrow the table at which words are listed; in a socket's bytes, so that
     // one process has all of the text and the other takes part.
     let lines = (0..1_600_000u64).map(|n| format!("w{:07} x\n", n * 7_919 % 800_000));
     let input: Vec<u8> = lines.flat_map(String::into_bytes).collect();

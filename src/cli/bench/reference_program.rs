@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::super::failed;
 use crate::error::Result;
-use crate::words::{PAD_BYTES, WordOptions, WordTable};
+use crate::words::{PAD_BYTES, RangeLists, Ranges, Ranging, WordOptions, WordTable};
 
 /// Bytes of one read.
 const BLOCK_BYTES: usize = 256 << 10;
@@ -28,7 +28,7 @@ pub fn count(stream: TcpStream, out: &Path, every: Duration, syncs: bool) -> Res
 
 /// Counts the lines of a socket in one table, and writes it whenever an epoch's time has passed.
 fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::Result<()> {
-    let (mut table, options) = (WordTable::default(), WordOptions::default());
+    let mut table = OneTable::default();
     let (mut block, mut held) = (vec![0; BLOCK_BYTES + PAD_BYTES], 0);
     let mut due = Instant::now() + every;
     loop {
@@ -49,7 +49,7 @@ fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::
         // The pad must be zeros, and the beginning of the next line may lie there.
         let rest = block[end..filled].to_vec();
         block[end..end + PAD_BYTES].fill(0);
-        table.add_block(&block, end, &options);
+        table.add_block(&block, end);
         block[..rest.len()].copy_from_slice(&rest);
         held = rest.len();
         if Instant::now() >= due {
@@ -58,8 +58,52 @@ fn count_to(mut stream: TcpStream, mut rows: CountFile, every: Duration) -> io::
         }
     }
     block[held..held + PAD_BYTES].fill(0);
-    table.add_block(&block, held, &options);
+    table.add_block(&block, held);
     rows.write(&mut table)
+}
+
+/// The table of one thread. It turns to ranges as a worker of the program does.
+#[derive(Default)]
+struct OneTable {
+    table: WordTable,
+    options: WordOptions,
+    words: u64,
+    listed: Option<(Ranges, RangeLists)>,
+}
+
+impl OneTable {
+    /// Number of distinct words from which words are counted by ranges.
+    const LIST_WORDS_MIN: usize = 5 << 16;
+
+    /// Counts the words of a padded block.
+    fn add_block(&mut self, padded: &[u8], text_len: usize) {
+        let distinct = self.table.len();
+        if distinct >= Self::LIST_WORDS_MIN && self.words < 32 * distinct as u64 {
+            let (ranging, table) = (Ranging::new(1), &mut self.table);
+            let ranges = Ranges::new(ranging, 0);
+            table.drain(|hash, word, count| ranges.add_word(hash, word, count));
+            self.listed = Some((ranges, RangeLists::new(ranging, 1)));
+        }
+        self.words += match &mut self.listed {
+            Some((ranges, lists)) => {
+                lists.add_block(padded, text_len, &self.options, &mut &*ranges).words
+            }
+            None => self.table.add_block(padded, text_len, &self.options).words,
+        };
+    }
+
+    /// Calls `emit` with every word and its count, and removes them.
+    fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64)) {
+        self.words = 0;
+        match self.listed.take() {
+            Some((ranges, mut lists)) => {
+                lists.flush(&mut &ranges);
+                drop(lists);
+                ranges.drain(ranges.share(0, 1), emit);
+            }
+            None => self.table.drain(emit),
+        }
+    }
 }
 
 /// The file of the reference, which gets the rows of one table after the other.
@@ -83,7 +127,7 @@ impl CountFile {
     }
 
     /// Writes the words of a table and empties it.
-    fn write(&mut self, table: &mut WordTable) -> io::Result<()> {
+    fn write(&mut self, table: &mut OneTable) -> io::Result<()> {
         let mut failed = Ok(());
         table.drain(|_, word, count| {
             self.row(word, count);
