@@ -24,7 +24,9 @@
 //! `synced_through`: how far the log was on disk when they were written. A bad record after all of
 //! these positions is a torn tail, which a crash may leave: it is cut off. A bad record before one
 //! of them is damage: the disk lost what it had synced. Then the journal does not open
-//! ([`ErrorKind::Disk`](crate::ErrorKind)), and the error names the place and the epochs.
+//! ([`ErrorKind::Disk`](crate::ErrorKind)), and the error names the place and the epochs. A segment
+//! that is shorter than its header states is damage, too: only one that was never synced may have
+//! lost its length with the power.
 //!
 //! **A restart takes the same time whatever the log holds.** A header states the log's state at the
 //! beginning of its segment, and EpochEnds are chained. Opening reads the header of the last

@@ -128,18 +128,17 @@ impl Changelog {
     ) -> StoreResult<Vec<PartChange>> {
         *self.results() = ResultEpochs { last: result, open: BTreeSet::new() };
         let mut found = self.find(&owns).await?;
-        let newest = self.newest().0.changes.clone();
+        let newest = self.newest().0.clone();
         // A part of which all objects are gone is looked at, too.
-        for newest in newest.iter().filter(|newest| owns(newest.part)) {
-            found.entry(newest.of_part()).or_default();
+        for change in newest.changes.iter().filter(|change| owns(change.part)) {
+            found.entry(change.of_part()).or_default();
         }
         let mut restored = Vec::new();
         for (part, stored) in found {
             let mut objects = PartObjects::default();
             let obsolete = objects.adopt(stored, through);
             let changes = self.read(part, objects.stored()).await?;
-            let newest = newest.iter().copied().find(|newest| newest.of_part() == part);
-            if let Some(epoch) = find_gap(&changes, newest, result) {
+            if let Some(epoch) = find_gap(&changes, newest.of(part), result) {
                 return Err(self.gone(part, epoch));
             }
             self.remove(part, obsolete).await?;

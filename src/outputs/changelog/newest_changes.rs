@@ -29,7 +29,7 @@ pub struct NewestChanges {
     pub dir: String,
     /// The epoch.
     pub epoch: Epoch,
-    /// The newest change of each part up to and in that epoch.
+    /// The newest change of each part up to and in that epoch, in the order of the parts.
     pub changes: Vec<NewestChange>,
 }
 
@@ -73,16 +73,17 @@ impl NewestChanges {
 
     /// Returns the newest change of a part.
     pub fn of(&self, part: ChangelogPart) -> Option<NewestChange> {
-        self.changes.iter().copied().find(|change| change.of_part() == part)
+        let at = self.changes.binary_search_by_key(&part, NewestChange::of_part).ok()?;
+        Some(self.changes[at])
     }
 
     /// Takes the changes of an epoch into account.
     pub fn advance(&mut self, epoch: Epoch, changes: impl IntoIterator<Item = NewestChange>) {
         self.epoch = epoch;
         for change in changes {
-            match self.changes.iter_mut().find(|known| known.of_part() == change.of_part()) {
-                Some(known) => *known = change,
-                None => self.changes.push(change),
+            match self.changes.binary_search_by_key(&change.of_part(), NewestChange::of_part) {
+                Ok(at) => self.changes[at] = change,
+                Err(at) => self.changes.insert(at, change),
             }
         }
     }
