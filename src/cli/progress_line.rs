@@ -110,15 +110,18 @@ fn columns() -> usize {
 struct ProgressFigures {
     /// Bytes of text that were read.
     bytes: u64,
+    /// Words that the workers have counted.
     words: u64,
     /// Bytes that were read of sources that all end, and the bytes that they have.
     extent: Option<(u64, u64)>,
+    /// Epochs that are cut and not committed.
     in_flight: usize,
     /// The first condition that needs attention.
     condition: Option<String>,
 }
 
 impl ProgressFigures {
+    /// Reads the figures of a run.
     fn of(meters: &Meters) -> ProgressFigures {
         let process = meters.facts().process;
         let sources = meters.sources();
@@ -165,6 +168,7 @@ fn text(now: Instant, figures: &ProgressFigures, rates: &mut Rates) -> String {
     bar + &parts.join(", ")
 }
 
+/// Returns a bar of [`BAR_COLUMNS`] columns, of which a share is filled.
 fn bar_of(share: f64) -> String {
     let filled = (share * BAR_COLUMNS as f64) as usize;
     let head = if filled < BAR_COLUMNS { ">" } else { "" };

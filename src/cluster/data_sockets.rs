@@ -197,6 +197,8 @@ impl DataStream {
 }
 
 impl Read for DataStream {
+    /// Reads what the peer sent. When the link breaks, reports it and waits for the gate; then
+    /// gives the engine padding up to the end of the message that it is in.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             if self.broken {

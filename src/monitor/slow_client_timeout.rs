@@ -47,6 +47,7 @@ impl PatientStream {
 }
 
 impl AsyncRead for PatientStream {
+    /// Reads without a limit: a client may be silent between two requests.
     fn poll_read(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -57,6 +58,7 @@ impl AsyncRead for PatientStream {
 }
 
 impl AsyncWrite for PatientStream {
+    /// Writes, and fails with `TimedOut` if the client takes nothing for too long.
     fn poll_write(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -67,6 +69,7 @@ impl AsyncWrite for PatientStream {
         this.bounded(context, written)
     }
 
+    /// As `poll_write`, of several slices.
     fn poll_write_vectored(
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -77,14 +80,17 @@ impl AsyncWrite for PatientStream {
         this.bounded(context, written)
     }
 
+    /// Returns that of the stream.
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
     }
 
+    /// Flushes the stream.
     fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_flush(context)
     }
 
+    /// Closes the writing side.
     fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(context)
     }

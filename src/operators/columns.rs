@@ -145,14 +145,17 @@ impl BatchContainer for WordColumn {
     type Owned = WordOwned;
     type ReadItem<'a> = WordRef<'a>;
 
+    /// Copies a word out of its column.
     fn into_owned(item: WordRef<'_>) -> WordOwned {
         WordOwned { hash: item.hash, word: item.word.to_vec() }
     }
 
+    /// Appends a copy of a word. Its hash comes with it.
     fn push_ref(&mut self, item: WordRef<'_>) {
         self.push(item.hash, item.word);
     }
 
+    /// Appends a copy of a word that stands alone.
     fn push_own(&mut self, item: &WordOwned) {
         self.push(item.hash, &item.word);
     }
@@ -161,10 +164,12 @@ impl BatchContainer for WordColumn {
         *self = WordColumn::default();
     }
 
+    /// Returns a column with room for so many words, and for none of their bytes.
     fn with_capacity(size: usize) -> Self {
         WordColumn::with_room(size, 0)
     }
 
+    /// Returns a column with room for the words and bytes of both.
     fn merge_capacity(left: &Self, right: &Self) -> Self {
         WordColumn::with_room(left.len() + right.len(), left.bytes.len() + right.bytes.len())
     }

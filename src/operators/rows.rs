@@ -95,8 +95,11 @@ impl fmt::Debug for EpochRows {
 
 /// The result of a definition: rows by epoch, at the worker that owns their part.
 pub struct Rows<'s> {
+    /// The rows, each set at the worker that owns its part.
     pub(crate) stream: Stream<'s, Epoch, Vec<EpochRows>>,
+    /// The epochs that are written, also those without rows.
     pub(crate) ticks: Stream<'s, Epoch, Vec<Epoch>>,
+    /// The facts and tallies of the worker.
     pub(crate) context: Rc<Context>,
     /// The epochs that publish a result. Other epochs are committed too, without a file.
     pub(crate) grid: Grid,

@@ -43,6 +43,7 @@ impl PartChange {
 /// The changes of former runs, for the workers of this process.
 #[derive(Clone, Debug)]
 pub struct Restored {
+    /// The changes of the parts that workers of this process own.
     changes: Arc<Mutex<Vec<PartChange>>>,
     through: Epoch,
     result: Option<Epoch>,

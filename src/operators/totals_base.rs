@@ -32,13 +32,16 @@ const PAD_BYTES: usize = 16;
 /// All words whose sum is not 0, ascending by (hash, word). A clone shares the segments.
 #[derive(Clone, Debug, Default)]
 pub struct Base {
+    /// The segments, ascending by the hashes in them.
     segments: Arc<Vec<Segment>>,
+    /// The number of words.
     words: u64,
 }
 
 /// The words whose hash is at least `first` and below that of the next segment.
 #[derive(Clone, Debug)]
 struct Segment {
+    /// The least hash that can be in it.
     first: u64,
     /// Entries, then [`PAD_BYTES`] zeros.
     bytes: Arc<[u8]>,
@@ -107,6 +110,7 @@ fn first_from(hashes: &[u64], from: usize, hash: u64) -> usize {
 
 /// The word of an entry.
 struct Entry {
+    /// The hash of the word, which is computed when the entry is read.
     hash: u64,
     /// Its place in the segment. The sum follows it.
     word: Range<usize>,
@@ -124,7 +128,9 @@ impl Entry {
 
 /// A base that is written anew, segment by segment.
 struct BaseMerge {
+    /// The segments that are done.
     segments: Vec<Segment>,
+    /// The number of words in them.
     words: u64,
     /// The entries of the segment that is being written.
     open: Vec<u8>,

@@ -19,7 +19,9 @@ enum Extent {
 /// interval.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
+    /// The time that a window covers.
     length: Extent,
+    /// The time from the end of one window to the end of the next.
     slide: Extent,
 }
 
@@ -94,6 +96,7 @@ fn multiple(extent: Extent, interval_ms: u64, flag: &str) -> Result<u64> {
 /// The epochs that publish a result: the multiples of a period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Grid {
+    /// The period in milliseconds.
     every_ms: u64,
 }
 

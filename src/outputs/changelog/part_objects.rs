@@ -87,6 +87,7 @@ pub fn parse(name: &str, bytes: u64) -> Option<(ChangelogPart, ChangelogObject)>
 /// The objects of one part: at most one base, then changes, ascending by epoch.
 #[derive(Debug, Default)]
 pub struct PartObjects {
+    /// The objects that are stored.
     stored: Vec<ChangelogObject>,
     /// The epoch of the newest change that was linked or adopted; 0 if there was none.
     newest: Epoch,

@@ -27,7 +27,9 @@ pub const PART: &str = "part-";
 /// The names of the objects of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Layout {
+    /// The beginning of all names, as `--to` has it.
     prefix: String,
+    /// How the folders of epochs are named.
     folders: Folders,
     /// The end of a part's name, with its dot.
     extension: &'static str,

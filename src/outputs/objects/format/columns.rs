@@ -74,6 +74,7 @@ impl RowBatch {
 
 /// Reads the rows of a body back.
 pub struct RowReader {
+    /// The pieces of the body, some of which may be on disk.
     pieces: Box<dyn Iterator<Item = io::Result<Bytes>> + Send>,
     /// Bytes that were read and not returned.
     rest: Bytes,

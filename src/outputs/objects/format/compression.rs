@@ -98,7 +98,9 @@ fn in_blocks(text: &Body, mut write: impl FnMut(&[u8]) -> io::Result<()>) -> io:
 /// Collects the output of an encoder in chunks, so that an object is never one allocation.
 #[derive(Debug, Default)]
 pub struct ChunkWriter {
+    /// The chunks that are full.
     chunks: Vec<Bytes>,
+    /// The chunk that is written to.
     chunk: Vec<u8>,
 }
 
@@ -111,6 +113,7 @@ impl ChunkWriter {
 }
 
 impl Write for ChunkWriter {
+    /// Takes all bytes.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.chunk.extend_from_slice(bytes);
         if self.chunk.len() >= CHUNK_BYTES {
