@@ -145,7 +145,9 @@ impl Unanswered {
         let mut lists = self.0.borrow_mut();
         lists.answered += 1;
         let limit = lists.answered + Unanswered::LISTS_MAX;
-        while lists.held.pop_front_if(|(sent, _)| *sent <= limit).is_some() {}
+        while lists.held.front().is_some_and(|(sent, _)| *sent <= limit) {
+            lists.held.pop_front();
+        }
     }
 }
 
