@@ -279,7 +279,7 @@ fn flags_without_meaning_for_databases_are_refused() {
         ("--to sqlite:c.db --sort word", "--sort"),
         ("--to sqlite:c.db --compress gzip", "--compress"),
         ("--to sqlite:c.db --layout hive", "--layout"),
-        ("--to out/c --write upsert", "--write upsert"),
+        ("--to out/c --write upsert", "--write does nothing here"),
         ("--to postgres://me:secret@localhost/db", "--to"),
         ("--to sqlite:c.db?table=", "table"),
     ] {

@@ -16,7 +16,8 @@ use tokio::net::TcpListener;
 use super::flags::JobFlags;
 use super::monitor_server::{self, RunServer};
 use super::signals::{Listener, Supervisor};
-use super::{failed, log_lines, print, unused_flags};
+use super::unused_flags::{self, RunKind};
+use super::{failed, log_lines, print};
 use crate::dataflows::network_wordcount;
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -40,12 +41,17 @@ const TOP: usize = 10;
 /// The lines that it sends to itself.
 const TEXT: &str = include_str!("demo.txt");
 
+/// Returns the output of the demo.
+fn target() -> Target {
+    Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() }
+}
+
 /// Runs the demo: five epochs, or, with `--http`, until a stop. Then prints the words seen most.
 ///
 /// Fails as a run does, and with `Failed` if there is no loopback port or the files cannot be read
 /// back.
 pub fn run(flags: &JobFlags) -> Result<()> {
-    unused_flags::check(flags, true)?;
+    unused_flags::check(flags, RunKind::Demo, || Ok(target()))?;
     log_lines::install(&flags.watch, Some(0));
     let runtime = tokio::runtime::Runtime::new()
         .map_err(|error| failed("cannot start the demo's source", error))?;
@@ -75,7 +81,7 @@ pub fn run(flags: &JobFlags) -> Result<()> {
         threads: 2,
         ..Settings::default()
     };
-    let target = Target::Local { root: PathBuf::from(ROOT), prefix: PREFIX.to_owned() };
+    let target = target();
     let supervisor = Supervisor::new(Listener::new()?, flags.stop.stop_timeout, false)?;
     let address = Some(asked.unwrap_or(HttpAddress::LOOPBACK));
     let token_file = flags.source.token_file.as_deref();

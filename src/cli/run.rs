@@ -16,7 +16,8 @@ use super::monitor_server::{self, RunServer};
 use super::progress_line::Progress;
 use super::service_manager::Service;
 use super::signals::{Listener, Supervisor};
-use super::{cluster_flags, given_flags, log_lines, unused_flags};
+use super::unused_flags::{self, RunKind};
+use super::{cluster_flags, given_flags, log_lines};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
@@ -60,7 +61,7 @@ pub fn replay(dir: PathBuf, dataflow: Option<Dataflow>, flags: JobFlags) -> Resu
     let interval = flags.epochs.interval;
     let dataflow = dataflow.unwrap_or(Dataflow::NetworkWordcount);
     let define = |job| Ok(dataflow.define(job, interval)?.state(StatePlace::None).replay(dir));
-    unused_flags::check(&flags, false)?;
+    unused_flags::check(&flags, RunKind::Replay, || flags.output.target())?;
     run_checked(flags, define)
 }
 
@@ -72,7 +73,7 @@ pub fn run_job<F>(flags: JobFlags, define: F) -> Result<u8>
 where
     F: FnOnce(JobBuilder) -> Result<JobBuilder>,
 {
-    unused_flags::check(&flags, true)?;
+    unused_flags::check(&flags, RunKind::Job, || flags.output.target())?;
     run_checked(flags, define)
 }
 

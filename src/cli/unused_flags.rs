@@ -25,13 +25,30 @@ struct Dependents {
     is_of_reading: bool,
 }
 
+/// A kind of run, as far as it decides which flags are used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RunKind {
+    /// A run of a job.
+    Job,
+    /// A replay of a kept journal.
+    Replay,
+    /// The demo, which has a source and an output of its own and keeps no state.
+    Demo,
+}
+
 /// The flags of a run, with the output that they name.
 struct Asked<'a> {
     flags: &'a JobFlags,
+    kind: RunKind,
     to: Target,
 }
 
 impl Asked<'_> {
+    /// Returns true if a later start can go on from this run's state.
+    fn keeps_state(&self) -> bool {
+        self.kind != RunKind::Demo && self.flags.keeps_state()
+    }
+
     /// Returns true if senders connect to this job.
     fn listens(&self) -> bool {
         let source = &self.flags.source;
@@ -119,7 +136,7 @@ const DEPENDENT: &[Dependents] = &[
     Dependents {
         flags: &["sync", "sync-every", "journal-max", "keep-journal", "abandon-journal"],
         needs: STATE,
-        is_used: |asked| asked.flags.keeps_state(),
+        is_used: |asked| asked.keeps_state(),
         is_of_reading: true,
     },
     Dependents {
@@ -185,24 +202,29 @@ const DEPENDENT: &[Dependents] = &[
     },
 ];
 
-/// Refuses flags that were typed and do nothing in this run. `reads` is false for a replay.
+/// Refuses flags that were typed and do nothing in this `kind` of run, which publishes `to` that
+/// output. The output is asked for only if such a flag was typed.
 ///
 /// # Errors
 ///
-/// `Usage`, naming the flag, and what it belongs to.
-pub fn check(flags: &JobFlags, reads: bool) -> Result<()> {
+/// `Usage`, naming the flag, and what it belongs to. Those of `to`.
+pub fn check(flags: &JobFlags, kind: RunKind, to: impl FnOnce() -> Result<Target>) -> Result<()> {
     if environment::is_launched() {
         // The launcher has checked the same arguments.
         return Ok(());
     }
-    let asked = Asked { flags, to: flags.output.target()? };
-    for Dependents { flags, needs, is_used, is_of_reading } in DEPENDENT {
-        let typed = flags.iter().find(|flag| given_flags::was_typed(flag));
-        if let Some(flag) = typed.filter(|_| (reads || !is_of_reading) && !is_used(&asked)) {
-            return Err(useless(flag, needs));
-        }
+    let is_judged = |those: &&Dependents| kind != RunKind::Replay || !those.is_of_reading;
+    let typed = |those: &Dependents| -> Option<&'static str> {
+        those.flags.iter().copied().find(|flag| given_flags::was_typed(flag))
+    };
+    let typed = DEPENDENT.iter().filter(is_judged).filter_map(|those| Some((those, typed(those)?)));
+    let mut typed = typed.peekable();
+    if typed.peek().is_none() {
+        return Ok(());
     }
-    Ok(())
+    let asked = Asked { flags, kind, to: to()? };
+    let mut useless_flags = typed.filter(|(those, _)| !(those.is_used)(&asked));
+    useless_flags.next().map_or(Ok(()), |(those, flag)| Err(useless(flag, those.needs)))
 }
 
 /// Refuses flags of words for a definition that has none: one that archives lines, and one that

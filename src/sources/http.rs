@@ -53,8 +53,8 @@ use server::LinesService;
 const BODY_BYTES_MAX: usize = 1 << 30;
 /// Greatest limit of connections.
 const CONNECTIONS_MAX: usize = 65_536;
-/// Orders that wait for the log. More would only wait longer.
-const ORDERS_MAX: usize = 64;
+/// Requests that wait for the log. More would only wait longer.
+const REQUESTS_MAX: usize = 64;
 
 /// A server that senders post lines to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -153,7 +153,7 @@ pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Resu
     let scheme = if tls.is_some() { "https" } else { "http" };
     tracing::info!("listening for lines on {scheme}://{address}/lines");
     let closing = Stop::new();
-    let (requests, asked) = mpsc::channel(ORDERS_MAX);
+    let (requests, asked) = mpsc::channel(REQUESTS_MAX);
     let service = LinesService {
         guard: Guard { token: listen.token()?, is_loopback: is_loopback(address.ip()) },
         bodies: BodyLimits::new(listen.body_bytes_max),

@@ -157,7 +157,7 @@ impl Holder {
 pub struct Lease {
     /// The memory that the lease is of.
     memory: Arc<BodyMemory>,
-    /// The id of the body, which requests bodies by age.
+    /// The number of the body. Greater numbers are younger.
     id: u64,
     /// Notified when there may be room, or the body was dropped.
     wake: Arc<Notify>,
