@@ -14,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::future::FutureExt;
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
 use timely::dataflow::channels::pact::Exchange;
@@ -111,7 +112,7 @@ pub fn commit<'s>(
 struct Gathered {
     /// Keeps the frontier after this operator at the epoch.
     capability: Capability<Epoch>,
-    /// One of each worker that had lines or parts in it.
+    /// One of each worker, when all are known.
     reports: Vec<Report>,
     /// Longest time that a worker took until its parts were durable, of those known.
     write_us: u64,
@@ -182,12 +183,15 @@ impl Committer {
         };
         let Gathered { capability, reports, write_us } = first.remove();
         let epoch = *capability.time();
-        let (sender, durable) = DurableParts::awaited(epoch, self.output.rounds.clone());
+        let rounds = self.output.rounds.clone();
+        let at_last = rounds.begin_at_last(epoch);
+        let (sender, durable) = DurableParts::awaited(epoch, rounds);
         self.committing = Some(Committing { capability, write_us, durable: sender });
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (parts, meters) = (self.parts, self.output.meters.clone());
         let changelog = self.changelog.clone();
         let commit = async move {
+            let _at_last = at_last;
             let changes = reports.iter().flat_map(|report| report.changes.iter().copied());
             let changes = changes.collect();
             let are_durable = durable.clone();
@@ -198,8 +202,7 @@ impl Committer {
                 }
             };
             let finished = finish((&*writer, &meters), (epoch, durable), reports, parts);
-            let (committed, ()) = futures::join!(finished, note);
-            completions.complete(committed?);
+            completions.complete(finish_noted(finished, note).await?);
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "commit", commit);
@@ -222,6 +225,16 @@ impl Committer {
             durable.send_replace(Some(PartsWritten { took, at: Instant::now() }));
         }
     }
+}
+
+/// Returns what `finished` returns, and waits for `note` if that is no error. The note waits for
+/// parts that may never be durable after a failed commit.
+async fn finish_noted(
+    finished: impl Future<Output = Result<Committed>>,
+    note: impl Future<Output = ()>,
+) -> Result<Committed> {
+    let note = note.map(Ok);
+    futures::try_join!(finished, note).map(|(committed, ())| committed)
 }
 
 /// Commits an epoch whose parts are known and will be `durable`: adds up the reports of all
@@ -265,4 +278,24 @@ async fn finish(
     let path = if publishes { writer.place(epoch) } else { String::new() };
     meters.epochs().stored(StoredEpoch { epoch, write, commit, path, top: top.finish() });
     Ok(Committed { epoch, tally, rows, bytes, upload_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Error, ErrorKind};
+    use crate::outputs::durable_epochs::SyncRounds;
+
+    #[test]
+    fn failed_commit_ends_without_its_note() {
+        let rounds = SyncRounds::none();
+        let at_last = rounds.begin_at_last(10);
+        let finished = async { Err(Error::new(ErrorKind::Disk, "a part cannot be synced")) };
+        let failed = finish_noted(finished, rounds.wait(10)).now_or_never();
+        let failed = failed.expect("it does not wait for the note").unwrap_err();
+        assert_eq!(failed.kind(), ErrorKind::Disk);
+        assert!(!rounds.has_begun(10));
+        drop(at_last);
+        assert!(rounds.has_begun(10) && !rounds.has_begun(11));
+    }
 }

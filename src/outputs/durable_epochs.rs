@@ -36,6 +36,11 @@ impl DurableEpochs {
         });
     }
 
+    /// Returns true if the end of `epoch` is on disk.
+    fn has_reached(&self, epoch: Epoch) -> bool {
+        *self.0.borrow() >= epoch
+    }
+
     /// Returns when the end of `epoch` is on disk.
     pub async fn wait(&self, epoch: Epoch) {
         // The sender is this value's, so waiting ends only with an epoch.
@@ -43,10 +48,16 @@ impl DurableEpochs {
     }
 }
 
+/// Most parts of a worker, or without rows, that wait to be synced together with others: each is an
+/// open file.
+pub const ROUND_PARTS_MAX: usize = 16;
+
 /// The epochs whose parts may be synced. Clones share them.
 ///
-/// A file system makes durable at once what was written before a sync. So all files of an epoch,
-/// the marker included, are written first, and are then synced at the same time.
+/// A file system makes durable at once what was written before a sync. So the files of a small
+/// epoch, the marker included, are written first, and are then synced at the same time. That saves
+/// time and is no promise: a part may still be written when the epoch's syncs begin, and the parts
+/// of a large epoch or of several processes wait for nothing.
 #[derive(Clone, Debug)]
 pub struct SyncRounds(DurableEpochs);
 
@@ -63,15 +74,39 @@ impl SyncRounds {
         rounds
     }
 
-    /// Called when all files of `epoch` and of all epochs before it are written, or when nothing
-    /// should wait for one that is not.
+    /// Called when all parts of `epoch` and of all epochs before it are known, or when nothing
+    /// should wait for one that is not. They may not all be written yet.
     pub fn begin(&self, epoch: Epoch) {
         self.0.reached(epoch);
+    }
+
+    /// Returns true if the parts of `epoch` may be synced.
+    pub fn has_begun(&self, epoch: Epoch) -> bool {
+        self.0.has_reached(epoch)
+    }
+
+    /// Returns a value that begins the round of `epoch` when it is dropped.
+    pub fn begin_at_last(&self, epoch: Epoch) -> RoundAtLast {
+        RoundAtLast { rounds: self.clone(), epoch }
     }
 
     /// Returns when the parts of `epoch` may be synced.
     pub async fn wait(&self, epoch: Epoch) {
         self.0.wait(epoch).await;
+    }
+}
+
+/// Begins the round of an epoch when it is dropped. The commit of the epoch holds it: however the
+/// commit ends, no part waits for ever.
+#[derive(Debug)]
+pub struct RoundAtLast {
+    rounds: SyncRounds,
+    epoch: Epoch,
+}
+
+impl Drop for RoundAtLast {
+    fn drop(&mut self) {
+        self.rounds.begin(self.epoch);
     }
 }
 

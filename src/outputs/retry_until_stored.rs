@@ -25,6 +25,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(15);
 pub struct Retrier {
     /// The store in log lines.
     store: Arc<str>,
+    /// The time after which a store that has not answered is reported.
+    pub silence_max: Duration,
     /// The outage, if there is one.
     outage: Arc<Mutex<OutageLog>>,
     /// Learns of outages, because results are then moved to disk.
@@ -36,7 +38,8 @@ pub struct Retrier {
 impl Retrier {
     /// Returns a retrier for requests to the store with this description, without an outage.
     pub fn new(store: String, results: Results, meters: Meters) -> Retrier {
-        Retrier { store: store.into(), outage: Arc::default(), results, meters }
+        let (store, silence_max) = (store.into(), SILENCE_MAX);
+        Retrier { store, silence_max, outage: Arc::default(), results, meters }
     }
 
     /// Repeats `attempt` until it succeeds. `what` names the object in log lines. An error is
@@ -65,6 +68,22 @@ impl Retrier {
             meter.retries.add(u64::from(is_repeated));
         };
         self.repeat(what, attempt, count).await
+    }
+
+    /// Waits for `step`, the beginning of an attempt on `what` that is neither repeated nor counted
+    /// here. Logs a store that does not answer.
+    pub async fn step<T>(
+        &self,
+        what: &str,
+        step: impl Future<Output = StoreResult<T>>,
+    ) -> StoreResult<T> {
+        let began = Instant::now();
+        let answer = self.answered(what, began, step).await;
+        // A step is no stored object, so it ends no outage but that of its own silence.
+        if answer.is_ok() && began.elapsed() >= self.silence_max {
+            self.succeeded(began);
+        }
+        answer
     }
 
     /// Repeats `attempt` until it succeeds. Calls `count` with the outcome of each.
@@ -117,7 +136,7 @@ impl Retrier {
     ) -> StoreResult<T> {
         let mut attempt = pin!(attempt);
         loop {
-            match tokio::time::timeout(SILENCE_MAX, &mut attempt).await {
+            match tokio::time::timeout(self.silence_max, &mut attempt).await {
                 Ok(answer) => return answer,
                 Err(_) => {
                     // Also if other requests succeed: a pipe accepts parts while a marker waits.
@@ -146,7 +165,7 @@ impl Retrier {
             tracing::info!("{store} takes objects again, after {lasted} s");
         }
         // Its silence was reported to the results, perhaps without a line in the log.
-        if began.elapsed() >= SILENCE_MAX {
+        if began.elapsed() >= self.silence_max {
             self.results.set_away(false);
             self.meters.output_available();
         }

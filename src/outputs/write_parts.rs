@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 
 use super::changelog::{Changelog, NewestChange};
 use super::completions::Completions;
-use super::durable_epochs::{DurableEpochs, SyncRounds};
+use super::durable_epochs::{DurableEpochs, ROUND_PARTS_MAX, SyncRounds};
 use super::output::{EncodedPart, EpochWriter, PartReport, PartSteps};
 use crate::epoch::Epoch;
 use crate::error::Result;
@@ -289,10 +289,6 @@ impl EpochEncoding {
         top.finish()
     }
 }
-
-/// Most parts of a worker that wait to be synced together with those of others: each is an open
-/// file.
-const ROUND_PARTS_MAX: usize = 16;
 
 /// Most bytes of them. The disk takes longer for more than one sync less would save.
 const ROUND_BYTES_MAX: u64 = 8 << 20;

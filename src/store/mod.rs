@@ -104,6 +104,12 @@ pub trait Store: Send + Sync + Debug + 'static {
         ready(Ok(create.boxed())).boxed()
     }
 
+    /// Returns true if the first step of [`Store::write_part`] writes the part, so that the syncs
+    /// of several parts can begin together. False if it does nothing: then waiting saves nothing.
+    fn writes_before_sync(&self) -> bool {
+        false
+    }
+
     /// Prepares the object `key` of `body`: writes what can be written without a sync. Returns the
     /// future that syncs it, and then the one that creates it as [`Store::put_new`] does. The
     /// object is invisible before the last one is awaited. If one is dropped instead, nothing

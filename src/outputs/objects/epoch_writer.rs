@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::sync::Arc;
 
-use futures::future::{BoxFuture, FutureExt};
+use futures::future::{BoxFuture, FutureExt, try_join_all};
 
 use super::check_ownership::Ownership;
 use super::encode_rows::encode;
@@ -19,11 +19,11 @@ use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::operators::{EpochRows, Tally};
-use crate::outputs::durable_epochs::SyncRounds;
+use crate::outputs::durable_epochs::ROUND_PARTS_MAX;
 use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps};
 use crate::settings::EmptyEpochs;
 use crate::sources::topic_offsets;
-use crate::store::{Body, StoreResult};
+use crate::store::StoreResult;
 use crate::supervise;
 
 impl EpochWriter for Publisher {
@@ -88,7 +88,8 @@ impl EpochWriter for Publisher {
     }
 }
 
-/// Stores the parts without rows, if they are wanted, and the marker when all parts are durable.
+/// Stores the parts without rows, if they are wanted, beside those with rows, and the marker when
+/// all parts are durable.
 ///
 /// An epoch that has rows gets all its parts, the empty ones too, so that a reader finds the same
 /// names everywhere. One without rows gets what `--empty-epochs` asks for. Between the results of a
@@ -102,19 +103,23 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
         durable.wait().await;
         return Ok(());
     }
+    let layout = &publisher.form.layout;
+    let mut empties = Vec::new();
     if !empty || publication.empty_epochs == EmptyEpochs::Write {
-        let empty = publisher.form.encoding.empty(kind)?;
-        let missing = (0..parts).filter(|part| !stored.contains_key(part));
-        let puts = missing.map(|part| put_empty(publisher, epoch, part, empty.clone()));
-        let put = futures::future::try_join_all(puts).await?;
-        stored.extend(put.into_iter().map(|part| (part.part, part)));
+        let body = publisher.form.encoding.empty(kind)?;
+        let (bytes, md5) = (body.bytes(), body.md5_hex());
+        for part in 0..parts {
+            stored.entry(part).or_insert_with(|| {
+                empties.push((layout.part(epoch, part), body.clone()));
+                PartReport { part, rows: 0, bytes, md5: md5.clone() }
+            });
+        }
     }
     if empty && publication.empty_epochs == EmptyEpochs::Skip {
         durable.wait().await;
         // The results of windows after a restart build on this one.
         return publisher.note_attempt(epoch, 0).await;
     }
-    let layout = &publisher.form.layout;
     let parts = stored.into_values().map(|part| marked(layout, part)).collect();
     let Tally { lines, words, .. } = tally;
     let program = concat!("wordtide ", env!("CARGO_PKG_VERSION")).to_owned();
@@ -123,19 +128,18 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     let kafka = topic_offsets(&positions)?;
     let marker =
         Marker { format, program, job, state, started, epoch, lines, words, rows, parts, kafka };
-    write_marker(publisher, epoch, &marker, &durable).await
-}
-
-/// Stores `body`, a part without rows.
-async fn put_empty(
-    publisher: &Publisher,
-    epoch: Epoch,
-    part: u32,
-    body: Body,
-) -> Result<PartReport> {
-    let key = publisher.form.layout.part(epoch, part);
-    let stored = publisher.create_part(epoch, &key, body, &SyncRounds::any()).await?;
-    Ok(PartReport { part, rows: 0, bytes: stored.bytes, md5: stored.md5 })
+    // The parts without rows are written before the round of the epoch begins, as the marker is.
+    let is_ahead = empties.len() <= ROUND_PARTS_MAX;
+    let written =
+        empties.iter().map(|(key, body)| publisher.write_part(key, body.clone(), is_ahead));
+    let written = try_join_all(written).await?;
+    let durable = async {
+        let with_rows = durable.wait().map(Ok);
+        let empties = written.into_iter().map(|part| publisher.sync_part(epoch, part));
+        // In this order: the round begins also if a part without rows cannot be stored.
+        futures::try_join!(with_rows, try_join_all(empties)).map(drop)
+    };
+    write_marker(publisher, epoch, &marker, durable).await
 }
 
 /// Returns the entry of a part in the marker.

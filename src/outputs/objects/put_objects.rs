@@ -4,6 +4,7 @@
 //! is out of reach, because its operator holds the capability of the epoch.
 //! [`retry_until_stored`](crate::outputs::retry_until_stored) repeats the requests.
 
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
@@ -20,7 +21,9 @@ use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::durable_epochs::SyncRounds;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
-use crate::store::{Body, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored};
+use crate::store::{
+    Body, Creation, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+};
 use crate::supervise;
 
 /// Stores the objects of a job, with retries. Clones share the store.
@@ -46,6 +49,22 @@ pub struct Publisher {
     meters: Meters,
     /// A permit for each processor: objects are encoded on no more threads.
     encoders: Arc<Semaphore>,
+}
+
+/// A part that is about to be synced.
+pub struct WrittenPart<'a> {
+    /// The key of its object.
+    key: &'a str,
+    /// Its bytes.
+    body: Body,
+    /// The rest of the first attempt, or its error. `None` if nothing was written yet.
+    first: Option<StoreResult<Creation<'a>>>,
+}
+
+impl fmt::Debug for WrittenPart<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("WrittenPart").field("key", &self.key).finish_non_exhaustive()
+    }
 }
 
 impl Publisher {
@@ -147,9 +166,7 @@ impl Publisher {
 
     /// Stores `body` under `key` and replaces an object that exists. An error is final.
     pub async fn put(&self, key: &str, body: Body) -> Result<Stored, Error> {
-        crash_point("output.before_put");
-        self.results.admit(&body);
-        self.confirm(key).await?;
+        self.begin(key, &body).await?;
         let put = || async {
             // Bodies on disk are read back one after the other, within a limit of memory.
             let _room = self.results.room_to_read(&body).await;
@@ -161,8 +178,8 @@ impl Publisher {
     }
 
     /// Creates the object `key`, a part of `epoch`, from `body`, and makes its name durable.
-    /// Succeeds if it exists with the same bytes. An error is final. What can be written is written
-    /// before `rounds` lets the epoch be synced.
+    /// Succeeds if it exists with the same bytes. An error is final. A store that writes before it
+    /// syncs waits between the two until `rounds` lets the epoch be synced.
     ///
     /// # Errors
     ///
@@ -175,10 +192,58 @@ impl Publisher {
         body: Body,
         rounds: &SyncRounds,
     ) -> Result<Stored, Error> {
-        let create = || async {
-            let written = self.store.write_part(key, body.clone()).await?;
+        let written = self.write_part(key, body, !rounds.has_begun(epoch)).await?;
+        if matches!(written.first, Some(Ok(_))) {
+            // Between the steps, where it is no silence of the store and holds no memory to read
+            // bodies back. A part that could not be written does not wait.
             rounds.wait(epoch).await;
-            written.await
+        }
+        self.sync_part(epoch, written).await
+    }
+
+    /// Begins to create the object `key`, a part, from `body`. If `is_ahead`, writes what the store
+    /// can write without a sync; an error of that is the result of the first attempt of
+    /// [`Publisher::sync_part`].
+    ///
+    /// # Errors
+    ///
+    /// `Configuration` if another run owns the output.
+    pub async fn write_part<'a>(
+        &'a self,
+        key: &'a str,
+        body: Body,
+        is_ahead: bool,
+    ) -> Result<WrittenPart<'a>, Error> {
+        self.begin(key, &body).await?;
+        let first = if is_ahead && self.store.writes_before_sync() {
+            let _room = self.results.room_to_read(&body).await;
+            Some(self.retrier.step(key, self.store.write_part(key, body.clone())).await)
+        } else {
+            None
+        };
+        Ok(WrittenPart { key, body, first })
+    }
+
+    /// Makes a part of `epoch` and its name durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::create_part`].
+    pub async fn sync_part(
+        &self,
+        epoch: Epoch,
+        WrittenPart { key, body, first }: WrittenPart<'_>,
+    ) -> Result<Stored, Error> {
+        let first = Mutex::new(first);
+        let create = || {
+            let first = first.lock().unwrap_or_else(PoisonError::into_inner).take();
+            async {
+                let written = match first {
+                    Some(written) => written?,
+                    None => self.store.write_part(key, body.clone()).await?,
+                };
+                written.await
+            }
         };
         self.create(epoch, key, &body, create).await
     }
@@ -203,11 +268,19 @@ impl Publisher {
         // An object that could not be prepared is created from its bytes, as in each attempt after
         // the first. These are repeated, counted and logged.
         let prepared = Mutex::new(prepared.ok());
+        self.begin(key, &body).await?;
         let create = || {
             let prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
             prepared.unwrap_or_else(|| self.store.put_new(key, body.clone()))
         };
         self.create(epoch, key, &body, create).await
+    }
+
+    /// Counts `body`, which is to be stored under `key`. Succeeds if this run owns the output.
+    async fn begin(&self, key: &str, body: &Body) -> Result<(), Error> {
+        crash_point("output.before_put");
+        self.results.admit(body);
+        self.confirm(key).await
     }
 
     /// Creates an object of `epoch` by `create`, a request that is repeated.
@@ -221,9 +294,6 @@ impl Publisher {
     where
         F: Future<Output = StoreResult<Stored>>,
     {
-        crash_point("output.before_put");
-        self.results.admit(body);
-        self.confirm(key).await?;
         let put = || async {
             let _room = self.results.room_to_read(body).await;
             self.explain_conflict(epoch, create().await).await
@@ -284,5 +354,79 @@ impl Publisher {
     /// Makes the names in `dir` durable. An error is final.
     pub async fn seal(&self, dir: &str) -> Result<(), Error> {
         self.retrier.counted(OutputOp::Seal, dir, || self.store.seal(dir)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::future::join;
+
+    use super::super::format::Format;
+    use super::super::object_names::Layout;
+    use super::super::part_encoding::Encoding;
+    use super::*;
+    use crate::settings::{EmptyEpochs, RowOrder};
+    use crate::store::ResultsLimits;
+    use crate::store::local::LocalStore;
+    use crate::store::stdout::StdoutStore;
+
+    /// Returns the publisher of a job to `store`.
+    fn publisher(store: impl Store) -> Publisher {
+        let encoding = Encoding::new(Format::Tsv, None);
+        let form = ObjectForm { layout: Layout::new("c", None), encoding };
+        let publication = Publication {
+            order: RowOrder::Hash,
+            empty_epochs: EmptyEpochs::Write,
+            job: "test".to_owned(),
+            state: "test".to_owned(),
+            started: 0,
+        };
+        Publisher::new(form, publication, Arc::new(store), Handle::current())
+    }
+
+    #[tokio::test]
+    async fn store_without_syncs_waits_for_no_round() {
+        let publisher = publisher(StdoutStore::new("_SUCCESS"));
+        let rounds = SyncRounds::none();
+        let part = publisher.create_part(10, "c-10/part-00000", "a".into(), &rounds);
+        tokio::time::timeout(Duration::from_secs(10), part).await.expect("no wait").unwrap();
+    }
+
+    #[tokio::test]
+    async fn wait_for_round_is_no_silence() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Some(root.path().join("results"));
+        // A permit of memory for one body.
+        let limits = ResultsLimits { memory_bytes_max: 1, disk_bytes_max: 1 << 20, folder };
+        let results = Results::new(limits);
+        let publisher = publisher(LocalStore::open(root.path()).unwrap());
+        let mut publisher = publisher.bounded_by(results.clone());
+        publisher.retrier.silence_max = Duration::from_millis(1);
+        let rounds = SyncRounds::none();
+        let body = Body::from("waits on disk");
+        results.admit(&body);
+        results.set_away(true);
+        while !body.is_on_disk() {
+            let moved = results.watch();
+            let _ = tokio::time::timeout(Duration::from_millis(10), moved).await;
+        }
+        results.set_away(false);
+        let part = publisher.create_part(10, "c-10/part-00000", body.clone(), &rounds);
+        let others = async {
+            // Many times the silence that is reported.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let limit = Duration::from_secs(10);
+            let mut level = results.level();
+            let at_hand = level.wait_for(|level| !level.is_away);
+            let at_hand = tokio::time::timeout(limit, at_hand).await.map(drop);
+            at_hand.expect("the wait for others is no silence");
+            let room = tokio::time::timeout(limit, results.room_to_read(&body)).await;
+            drop(room.expect("no part holds memory while it waits"));
+            rounds.begin(10);
+        };
+        let (stored, ()) = join(part, others).await;
+        assert_eq!(stored.unwrap().bytes, body.bytes());
     }
 }

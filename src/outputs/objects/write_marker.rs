@@ -5,11 +5,11 @@ use super::put_objects::Publisher;
 use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::error::Result;
-use crate::outputs::durable_epochs::DurableParts;
 use crate::store::Body;
 
-/// Waits until the parts are `durable`, notes the epoch in the commit log, stores the marker, and
-/// makes its name durable. The bytes of the marker are prepared meanwhile.
+/// Waits until the parts are durable, which `durable` returns then, notes the epoch in the commit
+/// log, stores the marker, and makes its name durable. The bytes of the marker are written before
+/// `durable` begins, and synced meanwhile.
 ///
 /// The note comes before the marker, because a reader may remove the epoch as soon as the marker
 /// exists. It comes after the parts: a start that finds a note takes missing parts for removed
@@ -18,12 +18,12 @@ pub async fn write_marker(
     publisher: &Publisher,
     epoch: Epoch,
     marker: &Marker,
-    durable: &DurableParts,
+    durable: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let layout = &publisher.form.layout;
     let key = layout.marker(epoch);
     let ready = async {
-        durable.wait().await;
+        durable.await?;
         publisher.note_attempt(epoch, marker.parts.len()).await?;
         crash_point("output.before_marker");
         Ok(())
@@ -37,6 +37,7 @@ pub async fn write_marker(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::path::Path;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
@@ -48,8 +49,10 @@ mod tests {
     use super::super::object_names::Layout;
     use super::super::part_encoding::Encoding;
     use super::*;
-    use crate::outputs::durable_epochs::{PartsWritten, SyncRounds};
-
+    use crate::meters::SourcePositions;
+    use crate::operators::{RowKind, Tally};
+    use crate::outputs::durable_epochs::{DurableParts, PartsWritten, SyncRounds};
+    use crate::outputs::output::{CompleteEpoch, EpochWriter, PartReport};
     use crate::outputs::publication::Publication;
     use crate::settings::{EmptyEpochs, RowOrder};
     use crate::store::local::LocalStore;
@@ -90,11 +93,66 @@ mod tests {
             parts.send_replace(Some(written));
         };
         let marker = Marker::default();
-        let marker = async { write_marker(&publisher, 10, &marker, &durable).await.unwrap() };
+        let durable = async {
+            durable.wait().await;
+            Ok(())
+        };
+        let marker = async { write_marker(&publisher, 10, &marker, durable).await.unwrap() };
         let both = futures::future::join(part, marker);
         tokio::time::timeout(Duration::from_secs(60), both).await.expect("none waits for ever");
         let mut names = names();
         names.sort_unstable();
         assert_eq!(names, ["_SUCCESS", "part-00000"]);
+    }
+
+    /// Returns an epoch of four parts, of which part 0 has a row.
+    fn complete(durable: DurableParts) -> CompleteEpoch {
+        let part = PartReport { part: 0, rows: 1, bytes: 4, md5: Body::from("a\t1\n").md5_hex() };
+        CompleteEpoch {
+            epoch: 10,
+            tally: Tally::default(),
+            kind: RowKind::Counts,
+            rows: 1,
+            publishes: true,
+            durable,
+            stored: BTreeMap::from([(0, part)]),
+            parts: 4,
+            positions: SourcePositions::default(),
+        }
+    }
+
+    #[tokio::test]
+    async fn empty_parts_are_written_before_syncs() {
+        let root = tempfile::tempdir().unwrap();
+        let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
+        let (parts, durable) = DurableParts::awaited(10, rounds.clone());
+        let dir = root.path().join("c-10");
+        let begun = async {
+            rounds.wait(10).await;
+            assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4, "three parts, the marker");
+            publisher.create_part(10, "c-10/part-00000", "a\t1\n".into(), &rounds).await.unwrap();
+            parts.send_replace(Some(PartsWritten { took: Duration::ZERO, at: Instant::now() }));
+        };
+        let both = futures::future::join(begun, publisher.commit(complete(durable)));
+        let ((), committed) =
+            tokio::time::timeout(Duration::from_secs(60), both).await.expect("none waits");
+        committed.unwrap();
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 5);
+    }
+
+    #[tokio::test]
+    async fn failed_empty_part_begins_its_round() {
+        let root = tempfile::tempdir().unwrap();
+        let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
+        let (_parts, durable) = DurableParts::awaited(10, rounds.clone());
+        std::fs::create_dir_all(root.path().join("c-10")).unwrap();
+        std::fs::write(root.path().join("c-10/part-00002"), "of another job").unwrap();
+        let part = publisher.create_part(10, "c-10/part-00000", "a\t1\n".into(), &rounds);
+        let both = futures::future::join(part, publisher.commit(complete(durable)));
+        let (part, committed) =
+            tokio::time::timeout(Duration::from_secs(10), both).await.expect("none waits");
+        part.unwrap();
+        assert!(committed.unwrap_err().to_string().contains("part-00002"));
+        assert!(!root.path().join("c-10/_SUCCESS").exists());
     }
 }

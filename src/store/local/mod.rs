@@ -196,6 +196,11 @@ impl Store for LocalStore {
         .boxed()
     }
 
+    /// Returns true: files are written, and synced later.
+    fn writes_before_sync(&self) -> bool {
+        true
+    }
+
     /// Writes a file under another name, syncs it, and renames it if there is none.
     fn prepare_new<'a>(
         &'a self,
