@@ -94,7 +94,7 @@ fn run(worker: &mut Worker, plan: &Plan) {
 
 /// Builds a dataflow and steps until it is complete or the job has failed. A panic of `build` or of
 /// an operator fails the job.
-pub(crate) fn live(
+pub fn live(
     worker: &mut Worker,
     failure: &Failure,
     explain_panic: &dyn Fn(&str) -> Option<Error>,

@@ -24,7 +24,7 @@ use timely::dataflow::operators::{Capability, Concat};
 
 use super::context::{Context, Tally};
 use super::count_ranges::{self, ListedRange, Unanswered};
-use super::epoch_table::{OpenTable, RangeShare, RunOutput, send_runs};
+use super::epoch_table::{OpenTable, RunOutput, send_if_large};
 use super::open_ranges::OpenRanges;
 use super::run::Run;
 use super::spare_table::Spare;
@@ -46,11 +46,6 @@ pub enum Unit {
     /// The keys that a definition extracts from each line.
     Keys(Keys),
 }
-
-/// Number of distinct words from which words may be listed. Their table has outgrown the caches of
-/// a core, so that listing words costs less than the cache misses. (Memory does not show that: a
-/// table may have it from the epoch before.)
-const LIST_WORDS_MIN: usize = 5 << 16;
 
 /// Memory in bytes that a distinct word takes, about.
 const WORD_BYTES: usize = 48;
@@ -86,18 +81,28 @@ pub fn combine<'s>(
             input.for_each(|capability, blocks| {
                 let Some(to_runs) = capability.retain_least(0) else { return };
                 let Some(to_ranges) = capability.retain_least(1) else { return };
-                let at = open.entry(*to_runs.time()).or_insert_with(|| {
+                let epoch = *to_runs.time();
+                // Taken out, since it may take its lists from another open epoch.
+                let mut at = open.remove(&epoch).unwrap_or_else(|| {
                     let table = spare.take().unwrap_or_default();
                     let counted = OpenTable { capability: to_runs, table };
                     OpenEpoch { counted, to_ranges, words: 0, listed: None }
                 });
+                let mut free = FreeLists { open: &mut open, spare: &mut spare_lists };
+                if at.is_new() && ranges.is_likely() {
+                    at.start_listing(&context, &mut lists, &mut free);
+                }
+                at.take_lists(&context, &mut lists, &mut free);
                 for block in blocks.drain(..) {
-                    if at.should_list(&context, &ranges) {
-                        at.start_listing(&context, &mut lists, &mut spare_lists);
-                    }
                     at.add(&block, &unit, &context, &mut lists);
+                    // Before the table is drained: a drained table does not show its words.
+                    if at.should_list(&context, &ranges) {
+                        ranges.note_likely();
+                        at.start_listing(&context, &mut lists, &mut free);
+                    }
                     at.drain_if_large(&context, &mut runs);
                 }
+                open.insert(epoch, at);
             });
             while let Some(first) = open.first_entry() {
                 if frontiers[0].less_equal(first.key()) {
@@ -127,7 +132,40 @@ struct OpenEpoch {
     /// Words that were counted in the table so far.
     words: u64,
     /// The lists and the ranges, once words are listed.
-    listed: Option<(RangeLists, Arc<Ranges>)>,
+    listed: Option<Listed>,
+}
+
+/// The places of listed words.
+struct Listed {
+    /// The ranges of the epoch.
+    ranges: Arc<Ranges>,
+    /// The lists of this worker, unless another epoch has them.
+    lists: Option<RangeLists>,
+}
+
+impl Listed {
+    /// Returns the lists and the ranges, if this epoch has the lists.
+    fn places(&mut self) -> Option<(&mut RangeLists, &Ranges)> {
+        self.lists.as_mut().map(|lists| (lists, &*self.ranges))
+    }
+}
+
+/// The lists of a worker while no word is added to them. A worker has lists once, however many
+/// epochs are open, and the epoch whose words come has them.
+struct FreeLists<'a> {
+    /// The other open epochs; one of them may have the lists.
+    open: &'a mut BTreeMap<Epoch, OpenEpoch>,
+    /// The lists, if no epoch has them.
+    spare: &'a mut Spare<RangeLists>,
+}
+
+impl FreeLists<'_> {
+    /// Returns empty lists: those of another epoch are passed on first.
+    fn take(&mut self, context: &Context, sender: &mut ListSender<'_>) -> RangeLists {
+        let of_other = self.open.values_mut().find_map(|at| at.finish_lists(context, sender));
+        let make = || RangeLists::new(sender.ranges.ranging(), context.settings.threads);
+        of_other.or_else(|| self.spare.take()).unwrap_or_else(make)
+    }
 }
 
 impl OpenEpoch {
@@ -135,6 +173,7 @@ impl OpenEpoch {
     fn add(&mut self, block: &Block, unit: &Unit, context: &Context, sender: &mut ListSender<'_>) {
         let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, words, listed } = self;
         let (text_len, options) = (block.text().len(), &context.settings.words);
+        let listed = listed.as_mut().and_then(Listed::places);
         let tally = match (listed, unit) {
             (None, Unit::Words) => tally(table.add_block(block.padded(), text_len, options)),
             (None, Unit::Keys(keys)) => {
@@ -159,16 +198,30 @@ impl OpenEpoch {
         context.tallies.add(*to_ranges.time(), tally);
     }
 
+    /// Returns true if no words were added so far.
+    fn is_new(&self) -> bool {
+        self.listed.is_none() && self.words == 0
+    }
+
+    /// Takes the lists of this worker if words are listed.
+    fn take_lists(
+        &mut self,
+        context: &Context,
+        sender: &mut ListSender<'_>,
+        free: &mut FreeLists<'_>,
+    ) {
+        if let Some(Listed { lists: lists @ None, .. }) = &mut self.listed {
+            *lists = Some(free.take(context, sender));
+        }
+    }
+
     /// Returns true if the words of the epoch are not listed, and should be.
     fn should_list(&self, context: &Context, ranges: &OpenRanges) -> bool {
         if self.listed.is_some() {
             return false;
         }
         let distinct = self.counted.table.len();
-        if distinct == 0 && self.words == 0 {
-            return ranges.is_likely();
-        }
-        distinct >= LIST_WORDS_MIN.min(context.settings.table_bytes_max / WORD_BYTES)
+        distinct >= ranges.list_words_min().min(context.settings.table_bytes_max / WORD_BYTES)
             && self.words < ranges.repeats_min() * distinct as u64
     }
 
@@ -177,41 +230,39 @@ impl OpenEpoch {
         &mut self,
         context: &Context,
         sender: &mut ListSender<'_>,
-        spare: &mut Spare<RangeLists>,
+        free: &mut FreeLists<'_>,
     ) {
         let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, words, listed } = self;
         let (ranges, is_first) = sender.ranges.open(*to_ranges.time());
         if is_first {
             sender.notice(to_ranges, context);
         }
-        let make = || RangeLists::new(sender.ranges.ranging(), context.settings.threads);
-        let mut lists = spare.take().unwrap_or_else(make);
+        let mut lists = free.take(context, sender);
         let mut counted = mem::take(table);
         let mut to = RangesOfHost { ranges: &ranges, table, to_ranges, context, sender };
         counted.drain(|hash, word, count| to.add(hash, word, count, &mut lists));
         ranges.note_words(*words);
-        *listed = Some((lists, ranges));
+        *listed = Some(Listed { ranges, lists: Some(lists) });
     }
 
-    /// Passes all lists on, and returns them.
+    /// Passes all lists on, and returns them. Returns `None` if this epoch does not have them.
     fn finish_lists(
         &mut self,
         context: &Context,
         sender: &mut ListSender<'_>,
     ) -> Option<RangeLists> {
         let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, listed, .. } = self;
-        let (mut lists, ranges) = listed.take()?;
-        lists.flush(&mut RangesOfHost { ranges: &ranges, table, to_ranges, context, sender });
+        let Listed { ranges, lists } = listed.as_mut()?;
+        let mut lists = lists.take()?;
+        lists.flush(&mut RangesOfHost { ranges, table, to_ranges, context, sender });
         Some(lists)
     }
 
     /// Drains the table or the ranges if they have grown too large.
     fn drain_if_large(&mut self, context: &Context, runs: &mut RunOutput<'_>) {
         self.counted.drain_if_large(context, runs);
-        if let Some((_, ranges)) = &self.listed
-            && ranges.heap_bytes() / context.settings.threads > context.settings.table_bytes_max
-        {
-            send_runs(RangeShare::all(ranges), &self.counted.capability, context, runs);
+        if let Some(Listed { ranges, .. }) = &self.listed {
+            send_if_large(ranges, &self.counted.capability, context, runs);
         }
     }
 }

@@ -8,7 +8,7 @@ use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::OutputBuilderSession;
 
 use super::columns::WordColumn;
-use super::context::Context;
+use super::context::{Context, DataflowSettings};
 use super::run::Run;
 use crate::epoch::Epoch;
 use crate::words::{self, Ranges, WordTable};
@@ -33,6 +33,9 @@ pub trait Drain {
     /// Returns the number of distinct words.
     fn distinct(&self) -> usize;
 
+    /// Returns the hashes that the words may have.
+    fn hashes(&self) -> Range<u128>;
+
     /// Calls `emit(hash, word, count)` with every word once, ascending by (hash, word), and removes
     /// them.
     fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64));
@@ -41,6 +44,10 @@ pub trait Drain {
 impl Drain for &mut WordTable {
     fn distinct(&self) -> usize {
         self.len()
+    }
+
+    fn hashes(&self) -> Range<u128> {
+        0..1 << 64
     }
 
     fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64)) {
@@ -73,6 +80,10 @@ impl Drain for RangeShare<'_> {
         self.ranges.distinct(self.share.clone())
     }
 
+    fn hashes(&self) -> Range<u128> {
+        self.ranges.hashes(self.share.clone())
+    }
+
     fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64)) {
         self.ranges.drain(self.share.clone(), emit);
     }
@@ -92,6 +103,37 @@ impl OpenTable {
     }
 }
 
+/// Drains all ranges of this process if each worker's part of them is larger than a table may be.
+pub fn send_if_large(
+    ranges: &Ranges,
+    capability: &Capability<Epoch>,
+    context: &Context,
+    output: &mut RunOutput<'_>,
+) {
+    let DataflowSettings { threads, table_bytes_max, .. } = context.settings;
+    if ranges.heap_bytes() / threads > table_bytes_max {
+        send_runs(RangeShare::all(ranges), capability, context, output);
+    }
+}
+
+/// Returns the number of words that each owner is likely to have, of `distinct` words whose hashes
+/// are in `hashes`.
+fn rooms(distinct: usize, hashes: Range<u128>, settings: &DataflowSettings) -> Vec<usize> {
+    let mut shares = vec![0; settings.owners];
+    for part in 0..settings.parts {
+        let first = |part: u32| ((part as u128) << 64).div_ceil(settings.parts as u128);
+        let (from, to) = (first(part).max(hashes.start), first(part + 1).min(hashes.end));
+        shares[settings.owner(part)] += to.saturating_sub(from);
+    }
+    let all = (hashes.end - hashes.start).max(1);
+    let room = |share: u128| {
+        let words = (distinct as u128 * (share >> 32) / (all >> 32).max(1)) as usize;
+        // A little more than the likely number: a column that grows is moved or doubled.
+        if share == all { distinct } else { words + words / 32 }
+    };
+    shares.into_iter().map(room).collect()
+}
+
 /// Sends the words of a table and empties it.
 ///
 /// Each owner in this process receives one sorted run. Each owner elsewhere receives several, one
@@ -107,10 +149,9 @@ pub fn send_runs(
         return;
     }
     let epoch = *capability.time();
-    // A little more than an equal share: a column that grows is moved or doubled.
-    let share = distinct / context.settings.owners;
-    let room = if context.settings.owners == 1 { share } else { share + share / 32 };
+    let rooms = rooms(distinct, table.hashes(), &context.settings);
     let run = |owner: u32| {
+        let room = rooms[owner as usize];
         let local = context.is_local(owner as usize);
         let room = if local { room } else { room.min(REMOTE_RUN_BYTES / 32) };
         Run::new(epoch, owner, WordColumn::with_room(room, 8 * room))
@@ -130,4 +171,40 @@ pub fn send_runs(
         }
     });
     runs.iter_mut().filter(|run| !run.is_empty()).for_each(|run| session.give_container(run));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::{Ranging, WordOptions};
+
+    #[test]
+    fn rooms_follow_hashes_of_a_share() {
+        let settings = |owners, parts| {
+            let words = WordOptions::default();
+            DataflowSettings {
+                threads: 2,
+                parts,
+                owners,
+                interval_ms: 1,
+                words,
+                table_bytes_max: 1,
+            }
+        };
+        let of = |hashes, owners, parts| rooms(3200, hashes, &settings(owners, parts));
+        let whole = 0..1 << 64;
+        assert_eq!(of(whole.clone(), 1, 3), [3200]);
+        assert_eq!(of(whole.clone(), 2, 2), [1650, 1650]);
+        assert_eq!(of(whole.clone(), 3, 2), [1650, 1650, 0], "no part, no room");
+        assert_eq!(of(whole, 2, 4), [1650, 1650]);
+        let ranges = Ranges::new(Ranging::new(1), 0);
+        let share = |worker| ranges.hashes(ranges.share(worker, 2));
+        assert_eq!(of(share(0), 2, 2), [3200, 0]);
+        assert_eq!(of(share(1), 2, 2), [0, 3200]);
+        assert_eq!(of(share(1), 2, 1), [3200, 0]);
+        assert_eq!(of(share(0), 2, 4), [1650, 1650]);
+        let second = Ranges::new(Ranging::new(2), 1);
+        assert_eq!(of(second.hashes(second.share(1, 2)), 4, 4), [0, 0, 0, 3200]);
+        assert_eq!(of(7 << 56..7 << 56, 2, 2), [0, 0]);
+    }
 }

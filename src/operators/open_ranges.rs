@@ -7,8 +7,10 @@ use super::spare_table::Spare;
 use crate::epoch::Epoch;
 use crate::words::{Ranges, Ranging};
 
-/// Number of distinct words from which an epoch begins with ranges, if the one before had them.
-const LIKELY_WORDS_MIN: u64 = 5 << 16;
+/// Number of distinct words from which words may be counted by ranges. Their table has outgrown the
+/// caches of a core, so that listing words costs less than the cache misses. (Memory does not show
+/// that: a table may have it from the epoch before.)
+const LIST_WORDS_MIN: usize = 5 << 16;
 
 /// Average number of occurrences of a distinct word below which words are counted by ranges. If
 /// words repeat more often, most are in the caches.
@@ -20,10 +22,33 @@ const DIVIDED_REPEATS_MIN: u64 = 4;
 /// The open ranges of all counting operators of a process.
 ///
 /// All workers build the same operators in the same order, so an operator's number is its name.
-#[derive(Clone, Debug, Default)]
-pub struct ProcessRanges(Arc<Mutex<Vec<OpenRanges>>>);
+#[derive(Clone, Debug)]
+pub struct ProcessRanges {
+    /// The open ranges of each operator.
+    operators: Arc<Mutex<Vec<OpenRanges>>>,
+    /// Number of distinct words from which words may be counted by ranges.
+    list_words_min: usize,
+}
+
+impl Default for ProcessRanges {
+    fn default() -> Self {
+        ProcessRanges::listing_from(LIST_WORDS_MIN)
+    }
+}
 
 impl ProcessRanges {
+    /// Makes ranges that are used from so many distinct words in a table on. Tests list from few
+    /// words.
+    pub fn listing_from(list_words_min: usize) -> ProcessRanges {
+        ProcessRanges { operators: Arc::default(), list_words_min }
+    }
+
+    /// Returns the number of times that an operator made or reused ranges for an epoch.
+    pub fn opened(&self) -> u64 {
+        let all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
+        all.iter().map(|open| open.state().opened).sum()
+    }
+
     /// Returns the open ranges of the operator with this number. The first call for it makes them,
     /// for `workers` workers of the process.
     pub fn of_operator(
@@ -33,10 +58,11 @@ impl ProcessRanges {
         process: usize,
         workers: usize,
     ) -> OpenRanges {
-        let mut all = self.0.lock().unwrap_or_else(|held| held.into_inner());
+        let mut all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
         while all.len() <= number {
-            let state = Mutex::default();
-            all.push(OpenRanges(Arc::new(Shared { ranging, process, workers, state })));
+            let (state, list_words_min) = (Mutex::default(), self.list_words_min);
+            let shared = Shared { ranging, process, workers, list_words_min, state };
+            all.push(OpenRanges(Arc::new(shared)));
         }
         all[number].clone()
     }
@@ -52,6 +78,7 @@ struct Shared {
     process: usize,
     /// Number of workers that drain a share each.
     workers: usize,
+    list_words_min: usize,
     state: Mutex<State>,
 }
 
@@ -61,6 +88,10 @@ struct State {
     open: BTreeMap<Epoch, (Arc<Ranges>, usize)>,
     /// Empty ranges, kept for the next epoch.
     spare: Spare<Arc<Ranges>>,
+    /// True if the words of the newest known epoch were many and hardly repeated.
+    is_likely: bool,
+    /// Number of epochs that had ranges.
+    opened: u64,
 }
 
 impl OpenRanges {
@@ -79,9 +110,23 @@ impl OpenRanges {
         if self.0.ranging.is_divided() { DIVIDED_REPEATS_MIN } else { REPEATS_MIN }
     }
 
+    /// Returns the number of distinct words in a table from which words may be counted by ranges.
+    pub fn list_words_min(&self) -> usize {
+        self.0.list_words_min
+    }
+
     /// Returns true if the words of a new epoch are likely to be counted by ranges.
+    ///
+    /// Ranges that are open count as kept ones do: the first worker of an epoch takes the kept
+    /// ranges, and an epoch may begin before the one before it is drained.
     pub fn is_likely(&self) -> bool {
-        self.state().spare.has()
+        let state = self.state();
+        state.is_likely && (state.spare.has() || !state.open.is_empty())
+    }
+
+    /// Notes that the words of an open epoch are many and hardly repeat.
+    pub fn note_likely(&self) {
+        self.state().is_likely = true;
     }
 
     /// Returns the ranges of an epoch, and true if this call made them.
@@ -93,6 +138,7 @@ impl OpenRanges {
         let make = || Arc::new(Ranges::new(self.0.ranging, self.0.process));
         let ranges = state.spare.take().unwrap_or_else(make);
         state.open.insert(epoch, (Arc::clone(&ranges), 0));
+        state.opened += 1;
         (ranges, true)
     }
 
@@ -112,7 +158,10 @@ impl OpenRanges {
         }
         let Some((ranges, _)) = state.open.remove(&epoch) else { return };
         let (words, distinct) = ranges.take_sums();
-        if distinct >= LIKELY_WORDS_MIN && words < self.repeats_min() * distinct {
+        // Open epochs must not keep ranges in use that this one did not need.
+        state.is_likely =
+            distinct >= self.0.list_words_min as u64 && words < self.repeats_min() * distinct;
+        if state.is_likely {
             state.spare.keep(ranges);
         }
     }
@@ -126,6 +175,8 @@ impl OpenRanges {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIKELY_WORDS_MIN: u64 = LIST_WORDS_MIN as u64;
 
     /// Drains the ranges of an epoch in both workers, with `distinct` words of `words`.
     fn count(open: &OpenRanges, epoch: Epoch, distinct: u64, words: u64) {
@@ -162,5 +213,33 @@ mod tests {
         count(&open, 40, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN);
         (41..50).for_each(|epoch| open.pass(Some(&epoch)));
         assert!(!open.is_likely(), "unused for some epochs");
+    }
+
+    #[test]
+    fn ranges_stay_likely_for_all_overlapping_epochs() {
+        let all = ProcessRanges::listing_from(1);
+        let open = all.of_operator(0, Ranging::new(1), 0, 1);
+        let add = |epoch, words| {
+            let (ranges, _) = open.open(epoch);
+            ranges.add_word(crate::words::hash(b"tide"), b"tide", 1);
+            ranges.note_words(words);
+        };
+        let end = |epoch| {
+            open.get(epoch).expect("they are open").drain(0..256, |_, _, _| ());
+            open.drained(epoch);
+        };
+        add(10, 1);
+        assert!(!open.is_likely(), "another process began to list");
+        open.note_likely();
+        assert!(open.is_likely(), "before the first epoch is drained");
+        end(10);
+        add(20, 1);
+        assert!(open.is_likely(), "for the second worker of an epoch");
+        add(30, 1);
+        open.get(20).expect("they are open").note_words(REPEATS_MIN);
+        end(20);
+        assert!(!open.is_likely(), "words repeat, though the next epoch is open");
+        end(30);
+        assert!(open.is_likely() && all.opened() == 3);
     }
 }

@@ -14,7 +14,7 @@
 //! the first constant is 0xFF, which does not occur in UTF-8, and the top byte of the second is
 //! above every length. Collisions can still be crafted, as for any fixed hash. The module `slots`
 //! bounds their cost.
-
+//!
 //! Most words have at most 7 bytes, and those are one 8-byte [`TinyKey`] with the same hash.
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -84,6 +84,14 @@ impl Key {
     #[inline(always)]
     pub fn is_tiny(self) -> bool {
         self.hi >> 56 <= TINY_BYTES_MAX as u64
+    }
+
+    /// Returns true if the bytes between the word and its length are zeros, as in each key of a
+    /// word.
+    #[inline]
+    pub fn has_zeros_after_word(self) -> bool {
+        let text = self.lo as u128 | ((self.hi & (u64::MAX >> 8)) as u128) << 64;
+        text & !TEXT_MASKS[self.len()] == 0
     }
 
     /// Returns the [`hash`] of the word.

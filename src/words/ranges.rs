@@ -121,6 +121,12 @@ impl Ranges {
         at(worker)..at(worker + 1)
     }
 
+    /// Returns the hashes of some ranges.
+    pub fn hashes(&self, share: Range<usize>) -> Range<u128> {
+        let at = |range: usize| (range as u128) << self.ranging.shift();
+        at(share.start)..at(share.end)
+    }
+
     /// Returns the number of distinct words in some ranges.
     pub fn distinct(&self, share: Range<usize>) -> usize {
         share.map(|range| self.lock(range - self.first).len()).sum()
