@@ -60,6 +60,8 @@ mod pipes;
 mod profile;
 /// Lines, cuts, workers, parts and epochs, at random, against the oracle.
 mod properties;
+/// Words that hardly repeat, counted by ranges that workers share.
+mod ranges;
 /// Settings that cannot run are refused, with the way out.
 mod refusals;
 /// Results wait on disk while the store is away.
