@@ -59,12 +59,6 @@ impl FormerRuns {
         self.attempts.iter().filter_map(|log| log.result(through)).max()
     }
 
-    /// Returns the newest epoch that a commit log names: all its parts were durable.
-    pub fn noted(&self) -> Option<Epoch> {
-        let newest = |log: &Attempts| log.last.map(|last| last.epoch).max(log.settled);
-        self.attempts.iter().filter_map(newest).max()
-    }
-
     /// Adds what another process found. The processes are added in order.
     fn add(&mut self, other: FormerRuns) {
         self.journals.extend(other.journals);

@@ -24,8 +24,6 @@ pub struct OutputOpening<'a> {
     pub state: Option<&'a State>,
     /// The traces of former runs in all processes.
     pub found: &'a FormerRuns,
-    /// The newest epoch whose end must be in the journals; `None` if they are never synced.
-    pub noted: Option<Epoch>,
     /// Ids of journals that are given up.
     pub abandoned: &'a [String],
     /// The schedule of a job that begins now, after an epoch.
@@ -52,7 +50,6 @@ impl OutputOpening<'_> {
     pub async fn own(&self) -> Result<OwnedOutput> {
         self.output.probe(true).await?;
         find_journals::check_none_missing(&self.found.journals, self.abandoned)?;
-        find_journals::check_none_cut(&self.found.journals, self.noted)?;
         let (recovery_plan, claim) = self.claim().await?;
         if let Some(newest) = recovery_plan.newest.filter(|_| self.output.reads_back()) {
             self.output.refuse_later(newest).await?;

@@ -144,16 +144,13 @@ pub struct FoundJournal {
     folder: String,
     /// True if that process reads its source.
     is_own: bool,
-    /// The newest epoch whose end it has recorded, and where it ends, if the bytes after that are
-    /// lines which no epoch has taken.
-    unmarked_after: Option<(Epoch, String)>,
 }
 
 impl FoundJournal {
     /// Returns a journal that this process has made just now.
     pub fn of(journal: &Journal) -> FoundJournal {
         let id = format!("{:032x}", journal.id());
-        FoundJournal { id, folder: String::new(), is_own: true, unmarked_after: None }
+        FoundJournal { id, folder: String::new(), is_own: true }
     }
 }
 
@@ -244,10 +241,7 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
             _ => error,
         });
         let Some(summary) = summary? else { continue };
-        let is_copied = !KnownJournal::new(summary.id, &summary.source).is_replayable();
-        let last = summary.last_epoch.filter(|_| is_copied && summary.has_unmarked);
         list.found.push(FoundJournal {
-            unmarked_after: last.map(|last| (last, summary.end.clone())),
             id: format!("{:032x}", summary.id),
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             is_own: own.contains(&summary.source),
@@ -308,29 +302,6 @@ pub fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result
         return Err(Error::new(ErrorKind::Configuration, message).hint(format!(
             "bring it back to --state, or give --abandon-journal {id} to lose what it held"
         )));
-    }
-    Ok(())
-}
-
-/// Refuses to start with a journal that has lost the end of an epoch: `noted` is the newest one
-/// that the commit log names, which is written only after all journals have recorded its end,
-/// durably. Lines of that epoch would be counted once more.
-///
-/// # Errors
-///
-/// `Disk`, naming the file, the place, and the flag that gives the journal up.
-pub fn check_none_cut(lists: &[JournalList], noted: Option<Epoch>) -> Result<()> {
-    let Some(noted) = noted else { return Ok(()) };
-    for found in lists.iter().flat_map(|list| &list.found) {
-        let Some((last, end)) = found.unmarked_after.as_ref().filter(|(last, _)| *last < noted)
-        else {
-            continue;
-        };
-        let message = format!(
-            "journal {end} is damaged: it ends after epoch {last}, but the end of epoch {noted} \
-             was on disk there before that epoch was published"
-        );
-        return Err(Error::new(ErrorKind::Disk, message).hint(damage_hint(&found.id)));
     }
     Ok(())
 }
@@ -406,7 +377,7 @@ mod tests {
 
     fn found(id: &str, is_own: bool) -> FoundJournal {
         let (id, folder) = (id.to_owned(), format!("journal-{id}"));
-        FoundJournal { id, folder, is_own, unmarked_after: None }
+        FoundJournal { id, folder, is_own }
     }
 
     fn of(found: Vec<FoundJournal>) -> JournalList {
@@ -452,20 +423,5 @@ mod tests {
             check_none_missing(&[first.clone(), second.clone()], &[]).expect_err("one is gone");
         assert!(error.to_string().contains(&format!("--abandon-journal {id}")), "{error}");
         check_none_missing(&[first, second], &[id]).expect("nothing else is missing");
-    }
-
-    #[test]
-    fn journal_that_lost_a_noted_end_stops_start() {
-        let end = |last: Epoch| FoundJournal {
-            unmarked_after: Some((last, "journal-a at byte 7".to_owned())),
-            ..found("a", true)
-        };
-        let lists = [of(vec![found("b", true), end(20)])];
-        for fine in [None, Some(10), Some(20)] {
-            check_none_cut(&lists, fine).expect("nothing is lost");
-        }
-        let error = check_none_cut(&lists, Some(30)).expect_err("the end of 30 is lost");
-        assert_eq!(error.kind(), ErrorKind::Disk);
-        assert!(error.to_string().contains("journal-a at byte 7"), "{error}");
     }
 }

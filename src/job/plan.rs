@@ -134,8 +134,6 @@ impl JobPlan {
             commits: self.commit_log(opened)?,
             state: opened.state.as_ref(),
             found,
-            // Without syncs a loss of power may take the end of an epoch that was published.
-            noted: found.noted().filter(|_| self.asked.journal.sync != SyncPolicy::Never),
             abandoned: &self.asked.abandoned,
             schedule: &|after| self.schedule(after),
         };

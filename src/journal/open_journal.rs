@@ -294,7 +294,6 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
         torn_bytes: 0,
         sound_bytes: 0,
         fault: None,
-        has_unmarked: false,
         dirty: false,
         dropped: Vec::new(),
     })

@@ -78,8 +78,6 @@ pub struct RecoveredLog {
     pub sound_bytes: u64,
     /// The fault at the tail.
     pub fault: Option<Fault>,
-    /// Bytes of a sender, or a torn tail, stand after the newest end of an epoch.
-    pub has_unmarked: bool,
     /// Something stands after the tail and must go before anything is appended: an old record
     /// could fit in with a new one and come back to life.
     pub dirty: bool,
@@ -105,8 +103,6 @@ struct Walk {
     epoch_ends: VecDeque<EpochEnd>,
     /// The newest note of commits, and its position.
     committed: Option<(CommitNote, u64)>,
-    /// Bytes of a sender came after the last end of an epoch.
-    has_unmarked: bool,
 }
 
 impl Walk {
@@ -117,16 +113,13 @@ impl Walk {
             standing.synced = standing.synced.max(synced.0);
         }
         match &entry.record {
-            Record::Data { connection, .. } => {
+            Record::Data { connection, .. } | Record::Producer { connection, .. } => {
                 standing.opened(*connection);
-                self.has_unmarked = true;
             }
-            Record::Producer { connection, .. } => standing.opened(*connection),
             Record::StreamEnd { connection, .. } => standing.ended(*connection),
             Record::EpochEnd { end, .. } => {
                 standing.last_epoch_end = Some(entry.position.0);
                 self.epoch_ends.push_back(end.clone());
-                self.has_unmarked = false;
             }
             Record::Committed { note, .. } => {
                 standing.last_committed = Some(entry.position.0);
@@ -164,7 +157,7 @@ pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
     let begin = || {
         let mut standing = start_header.standing.clone();
         standing.synced = standing.synced.max(header.standing.synced);
-        Walk { standing, epoch_ends: VecDeque::new(), committed: None, has_unmarked: false }
+        Walk { standing, epoch_ends: VecDeque::new(), committed: None }
     };
     let mut trusted = 0;
     if log.extent(log.bases.len() - 1)?.2 - log.bases[start] > VERIFIED_BYTES_MIN {
@@ -186,7 +179,6 @@ pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
         torn_bytes: 0,
         sound_bytes: 0,
         fault: stop.fault,
-        has_unmarked: walk.has_unmarked,
         dirty: false,
         dropped: Vec::new(),
     };
@@ -326,7 +318,6 @@ fn judge_end(
     }
     if found.torn_bytes > 0 {
         found.sound_bytes = sound_bytes(log, stop, seed)?;
-        found.has_unmarked = true;
     }
     found.dirty = found.torn_bytes > 0 || !found.dropped.is_empty();
     if promised <= stop.position {

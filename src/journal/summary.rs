@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use super::disk::{Disk, LocalDisk};
-use super::recover::{RecoveredLog, recover};
-use super::segment::{self, HEADER};
+use super::disk::LocalDisk;
+use super::recover::recover;
 use crate::error::Result;
 
 /// A journal as it stands, unopened.
@@ -22,10 +21,6 @@ pub struct JournalSummary {
     pub open_epochs: Vec<u64>,
     /// The newest epoch that was marked.
     pub last_epoch: Option<u64>,
-    /// True if bytes of a sender, or a torn tail, stand after the end of that epoch.
-    pub has_unmarked: bool,
-    /// The file and the byte at which the log ends, for messages.
-    pub end: String,
     /// The positions of a source that can be read again, at each end of an epoch that is recorded
     /// and needed, in order; empty ones for any other.
     pub positions: Vec<Vec<u8>>,
@@ -42,8 +37,6 @@ pub fn peek(folder: &Path) -> Result<Option<JournalSummary>> {
     let disk = LocalDisk::read_only(folder);
     let found = recover(&disk, false)?;
     Ok(found.map(|found| JournalSummary {
-        has_unmarked: found.has_unmarked,
-        end: end_of(&found, &disk),
         id: found.header.id,
         source: found.header.facts.source.clone(),
         parts: found.header.facts.parts,
@@ -54,11 +47,4 @@ pub fn peek(folder: &Path) -> Result<Option<JournalSummary>> {
             .chain(found.epoch_ends.iter().map(|end| end.resume.positions.clone()))
             .collect(),
     }))
-}
-
-/// Returns the file of the newest record and the byte at which it ends, for messages.
-fn end_of(found: &RecoveredLog, disk: &dyn Disk) -> String {
-    let base = found.segments.last().map_or(0, |segment| segment.base);
-    let at = HEADER + found.tail.saturating_sub(base);
-    format!("{} at byte {at}", disk.place(&segment::name(base)))
 }
