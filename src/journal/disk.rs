@@ -54,10 +54,11 @@ pub trait File: Send + Sync + fmt::Debug {
     /// Those of the disk, `Unsupported` among them: not every file system can.
     fn zero(&self, bytes: u64) -> io::Result<()>;
 
-    /// Drops everything after `bytes_kept`, then preallocates zeros up to `bytes`.
+    /// Turns everything from `bytes_kept` up to `bytes` into zeros; a file of another length gets
+    /// this one.
     ///
     /// # Errors
-    /// Those of the disk, `StorageFull` among them.
+    /// Those of the disk, `StorageFull` among them: some of the old bytes may be there still.
     fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()>;
 }
 

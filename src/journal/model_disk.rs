@@ -390,6 +390,9 @@ impl File for ModelFile {
     }
 
     fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()> {
+        if self.0.0.lock().unwrap().faults.full_for_writes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let (kept, bytes) = (bytes_kept as usize, bytes as usize);
         self.change(Change::Resize { kept, bytes });
         Ok(())

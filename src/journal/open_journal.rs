@@ -1,7 +1,7 @@
 //! Opening: lock, recover, mend, and close the connections that were open.
 //!
 //! ```text
-//! lock ─► scan all segments (recover) ─► cut the torn tail off (mend) ─► assemble
+//! lock ─► read the end of the log (recover) ─► clear the torn tail (mend) ─► assemble
 //!   ─► StreamEnd crash
 //! ```
 //!
@@ -303,7 +303,8 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
 /// one and count again.
 ///
 /// Later segments go first, the last of them at the beginning, so that a crash leaves no gap in
-/// the middle. Fails with `Disk` if a file cannot be removed or cut.
+/// the middle. Fails with `Disk` if a file cannot be removed or cut, for lack of room, too: what
+/// stays after the tail could be read as a part of the log later.
 fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
     if !found.dirty {
         return Ok(found);
@@ -321,11 +322,7 @@ fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
         let kept = HEADER + (found.tail - last.base);
         last.bytes = (disk.open(&name))
             .and_then(|file| {
-                match file.truncate(kept, last.bytes.max(kept)) {
-                    // The blocks went to another file meanwhile: the segment is shorter, no more.
-                    Err(error) if disk::is_full(&error) => {}
-                    other => other?,
-                }
+                file.truncate(kept, last.bytes.max(kept))?;
                 file.sync()?;
                 file.bytes()
             })
@@ -387,4 +384,39 @@ impl Left {
 /// Returns the error of an operation on a file of the journal: `Disk`, naming the file.
 fn failed(doing: &str, disk: &dyn Disk, name: &str, error: std::io::Error) -> Error {
     disk_error(format!("{doing} {} failed: {error}", disk.place(name)), error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::model_disk::{Faults, ModelDisk};
+    use super::*;
+
+    #[test]
+    fn tail_that_cannot_be_cleared_stops_start() {
+        let disk = ModelDisk::default();
+        let open = || {
+            let settings = JournalSettings::default();
+            let facts = Facts { source: "localhost:1".to_owned(), parts: 1, interval_ms: 1000 };
+            let budget = Budget::new(&settings, 1)?;
+            Journal::open_on(Arc::new(disk.clone()), settings, facts, &budget)
+        };
+        let stored = |append: Append| assert!(matches!(append, Append::Stored { .. }));
+        let (mut journal, _) = open().expect("room");
+        stored(journal.append_data(1, b"whole").expect("room"));
+        // No connection is open at the tail, so the start appends nothing.
+        stored(journal.append_stream_end(1, StreamEnd::Fin).expect("room"));
+        let torn = journal.tail();
+        stored(journal.append_data(2, b"torn").expect("room"));
+        stored(journal.append_data(2, b"a whole record").expect("room"));
+        drop(journal);
+        let at = (HEADER + torn.0) as usize + 18;
+        disk.tamper(&segment::name(0), |bytes| bytes[at] ^= 1);
+        disk.set_faults(Faults { full_for_writes: true, ..Faults::default() });
+        let error = open().expect_err("the old record stays");
+        assert_eq!(error.kind(), ErrorKind::Disk);
+        disk.set_faults(Faults::default());
+        let (_, recovery) = open().expect("room");
+        assert_eq!(recovery.tail, torn);
+        assert!(recovery.torn_bytes > 0);
+    }
 }
