@@ -30,6 +30,9 @@ use place::{CommittedObjects, Place, check_name};
 
 /// The exit codes in the README's table for an end without a signal and without a usage error.
 const CODES: [i32; 4] = [0, 69, 74, 75];
+/// So many lives of a job may end by a signal before they handle any, although connections were
+/// seen.
+const UNBORN_MAX: usize = 2;
 /// The name of the sources where it can be made to fail.
 const NAME: &str = "feed.soak";
 /// Runs the rest with the rig's `hosts` for a resolver and no name server.
@@ -71,6 +74,8 @@ struct Soak {
     stop_limit_s: u64,
     /// Connections before the present life.
     connected: usize,
+    /// Lives that a signal ended before they handled any, although connections were seen.
+    unborn: usize,
     /// The objects of committed epochs.
     committed: CommittedObjects,
     /// The actions so far, for the message of a failure.
@@ -100,6 +105,7 @@ impl Soak {
             was_full: false,
             stop_limit_s: 2,
             connected: 0,
+            unborn: 0,
             committed: CommittedObjects::default(),
             actions: Vec::new(),
         }
@@ -279,8 +285,16 @@ impl Soak {
         let code = ended.code();
         // A start that does not reach the store ends so.
         let is_unreached = is_remote_away && code == Some(75);
-        // A connection of the life before may be seen late, in one that handles no signals yet.
-        let is_unborn = code.is_none() && matches!(end, End::Stop(_)) && ended.stderr.is_empty();
+        // A connection of the life before may be seen late, in one that handles no signals yet: at
+        // most one of each source, and rarely.
+        let is_late = self.connections() <= self.connected + self.feeders.len();
+        let is_unborn = code.is_none()
+            && matches!(end, End::Stop(_))
+            && ended.stderr.is_empty()
+            && !allowed.contains(&code)
+            && is_late
+            && self.unborn < UNBORN_MAX;
+        self.unborn += usize::from(is_unborn);
         if (is_unreached || is_unborn || allowed.contains(&code))
             && code.is_none_or(|code| CODES.contains(&code))
         {
