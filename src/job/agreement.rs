@@ -59,6 +59,13 @@ impl FormerRuns {
         self.attempts.iter().filter_map(|log| log.result(through)).max()
     }
 
+    /// Returns true if no commit log has lost a note with the power, so that no later epoch than
+    /// [`FormerRuns::result`] was committed with a result.
+    pub fn is_result_proven(&self) -> bool {
+        let mut kept = self.attempts.iter().filter(|log| log.is_kept).peekable();
+        kept.peek().is_some() && kept.all(|log| log.is_synced)
+    }
+
     /// Adds what another process found. The processes are added in order.
     fn add(&mut self, other: FormerRuns) {
         self.journals.extend(other.journals);
@@ -80,6 +87,8 @@ pub struct Agreement {
     pub recovery_plan: RecoveryPlan,
     /// The newest committed epoch with a result; 0 if none had one, `None` if that is not known.
     pub result: Option<Epoch>,
+    /// True if no later epoch with a result was ever committed, whatever the machine has lost.
+    pub is_result_proven: bool,
     /// The newest committed changes of totals and windows, as far as the state knows of them.
     pub changes: NewestChanges,
     /// The first epoch that the job ever opened: what it remembers bears that number.

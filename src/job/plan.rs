@@ -143,7 +143,7 @@ impl JobPlan {
         let parts = *parts;
         let is_watched = self.asked.meters.keeps_top();
         let through = recovery_plan.committed_before(open);
-        let result = found.result(through);
+        let (result, is_result_proven) = (found.result(through), found.is_result_proven());
         let dir = Changelog::dir(&publication.job, begun);
         let changes = NewestChanges::choose(&found.changes, &dir, through);
         Ok(Agreement {
@@ -151,6 +151,7 @@ impl JobPlan {
             parts,
             recovery_plan,
             result,
+            is_result_proven,
             changes,
             begun,
             lock_note,
@@ -251,7 +252,8 @@ impl JobPlan {
             worker / self.asked.settings.threads == self.asked.cluster.process
         };
         let through = agreed.committed_through();
-        let restored = restore_changelog::restore(&changelog, owns, through, agreed.result);
+        let result = (agreed.result, agreed.is_result_proven);
+        let restored = restore_changelog::restore(&changelog, owns, through, result);
         Ok(Some((runtime.block_on(until_stopped(&self.asked.stop, restored))?, changelog)))
     }
 

@@ -64,16 +64,16 @@ pub fn forget_begun(state: &Path) {
 
 /// Reads the changes of the epochs up to and including `through`, the newest committed one, of the
 /// parts for which `owns` holds. `result` is the newest of these epochs with a result, if that is
-/// known.
+/// known, and whether that is proven.
 ///
 /// Fails with the error of the place after retries, or if a change is damaged or missing.
 pub async fn restore(
     changelog: &Changelog,
     owns: impl Fn(u32) -> bool,
     through: Epoch,
-    result: Option<Epoch>,
+    (result, is_proven): (Option<Epoch>, bool),
 ) -> Result<Restored> {
-    let shown = result.unwrap_or(through);
+    let shown = (result.unwrap_or(through), result.is_some() && is_proven);
     let changes = patiently(|| changelog.restore(&owns, through, shown)).await?;
     if !changes.is_empty() {
         let counts: usize = changes.iter().map(|change| change.run.len()).sum();

@@ -115,7 +115,8 @@ impl Changelog {
 
     /// Returns the changes up to and including the committed epoch `through` of the parts that this
     /// process `owns`, and removes all other objects of these parts. `result` is the newest of
-    /// these epochs with a result. Called before the first [`Changelog::store`].
+    /// these epochs with a result; only if it is proven, changes of windows are missed. Called
+    /// before the first [`Changelog::store`].
     ///
     /// # Errors
     ///
@@ -124,7 +125,7 @@ impl Changelog {
         &self,
         owns: impl Fn(u32) -> bool,
         through: Epoch,
-        result: Epoch,
+        (result, is_proven): (Epoch, bool),
     ) -> StoreResult<Vec<PartChange>> {
         *self.results() = ResultEpochs { last: result, open: BTreeSet::new() };
         let mut found = self.find(&owns).await?;
@@ -138,7 +139,7 @@ impl Changelog {
             let mut objects = PartObjects::default();
             let obsolete = objects.adopt(stored, through);
             let changes = self.read(part, objects.stored()).await?;
-            if let Some(epoch) = find_gap(&changes, newest.of(part), result) {
+            if let Some(epoch) = find_gap(&changes, newest.of(part), is_proven.then_some(result)) {
                 return Err(self.gone(part, epoch));
             }
             self.remove(part, obsolete).await?;

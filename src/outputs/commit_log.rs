@@ -45,6 +45,24 @@ pub struct Attempt {
     pub parts: u32,
 }
 
+/// The content of a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Slot {
+    /// The epoch.
+    #[serde(flatten)]
+    attempt: Attempt,
+    /// True if the note was durable before the marker was stored. Earlier releases do not say so.
+    #[serde(default)]
+    is_synced: bool,
+}
+
+impl Slot {
+    /// Returns the epoch that was noted.
+    fn epoch(&self) -> Epoch {
+        self.attempt.epoch
+    }
+}
+
 /// The content of a commit log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Attempts {
@@ -54,6 +72,9 @@ pub struct Attempts {
     pub last: Option<Attempt>,
     /// True if there is a log, be it empty.
     pub is_kept: bool,
+    /// True if there are notes and each was durable before its marker was stored: a loss of power
+    /// has taken none after them.
+    pub is_synced: bool,
 }
 
 impl Attempts {
@@ -73,10 +94,12 @@ impl Attempts {
     }
 
     /// Orders what the slots hold. When the second epoch was noted, the first was committed.
-    fn of(mut slots: [Option<Attempt>; SLOTS as usize]) -> Attempts {
-        slots.sort_by_key(|slot| slot.map(|attempt| attempt.epoch));
-        let settled = slots[0].map(|attempt| attempt.epoch);
-        Attempts { settled, last: slots[1], is_kept: true }
+    fn of(mut slots: [Option<Slot>; SLOTS as usize]) -> Attempts {
+        slots.sort_by_key(|slot| slot.map(|slot| slot.epoch()));
+        let settled = slots[0].map(|slot| slot.epoch());
+        let last = slots[1].map(|slot| slot.attempt);
+        let is_synced = last.is_some() && slots.iter().flatten().all(|slot| slot.is_synced);
+        Attempts { settled, last, is_kept: true, is_synced }
     }
 
     /// Returns the newest epoch with a result among those up to `through`, which are committed; 0
@@ -110,7 +133,7 @@ struct CommitSlots {
 
 impl CommitLog {
     /// Opens or makes the log in `dir`. Without `syncs` a note survives a crash of the process and
-    /// not one of the machine.
+    /// not one of the machine, so the notes that are there do not count as the newest any more.
     ///
     /// # Errors
     ///
@@ -121,12 +144,21 @@ impl CommitLog {
             options.read(true).write(true).create(true).truncate(false).mode(0o600);
             let file =
                 options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(COMMITS))?;
-            let [first, second] = slots(&file)?.map(|slot| slot.map(|attempt| attempt.epoch));
+            let found = slots(&file)?;
+            let [first, second] = found.map(|slot| slot.map(|slot| slot.epoch()));
             // Full length from the start: a note then changes no metadata that must be synced.
             if file.metadata()?.len() < SLOTS * SLOT_DISTANCE {
                 file.write_all_at(&[0], SLOTS * SLOT_DISTANCE - 1)?;
                 file.sync_all()?;
                 sync_folder(dir)?;
+            }
+            let is_stated = |slot: &Option<Slot>| slot.is_some_and(|slot| slot.is_synced);
+            if !syncs && found.iter().any(is_stated) {
+                for (number, slot) in (0..).zip(found) {
+                    let slot = slot.map(|slot| Slot { is_synced: false, ..slot });
+                    file.write_all_at(&encode(slot)?, number * SLOT_DISTANCE)?;
+                }
+                file.sync_data()?;
             }
             Ok(CommitSlots { file, dir: dir.to_owned(), next: u64::from(first > second) })
         };
@@ -153,7 +185,8 @@ impl CommitLog {
         {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
             let slots = slots(&inner.file).map_err(|error| failed("read", &inner.dir, error))?;
-            let noted = slots.iter().position(|slot| slot.is_some_and(|slot| slot.epoch == epoch));
+            let noted =
+                slots.iter().position(|slot| slot.is_some_and(|slot| slot.epoch() == epoch));
             let Some(noted) = noted else { return Ok(()) };
             inner.next = noted as u64;
         }
@@ -167,7 +200,8 @@ impl CommitLog {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = inner.next;
         let write = || {
-            inner.file.write_all_at(&encode(attempt)?, slot * SLOT_DISTANCE)?;
+            let content = attempt.map(|attempt| Slot { attempt, is_synced: self.syncs });
+            inner.file.write_all_at(&encode(content)?, slot * SLOT_DISTANCE)?;
             // A retraction is always synced: parts are removed on the strength of it.
             if self.syncs || attempt.is_none() { inner.file.sync_data() } else { Ok(()) }
         };
@@ -186,10 +220,10 @@ fn failed(what: &str, dir: &Path, error: io::Error) -> Error {
 }
 
 /// Returns the bytes of a slot: a checksum, a blank, JSON, and blanks. Zeros are an empty one.
-fn encode(attempt: Option<Attempt>) -> io::Result<[u8; SLOT_BYTES]> {
+fn encode(content: Option<Slot>) -> io::Result<[u8; SLOT_BYTES]> {
     let mut slot = [0; SLOT_BYTES];
-    if let Some(attempt) = attempt {
-        let json = serde_json::to_string(&attempt)?;
+    if let Some(content) = content {
+        let json = serde_json::to_string(&content)?;
         let hash = xxhash_rust::xxh3::xxh3_64(json.as_bytes());
         let text = format!("{hash:016x} {json}\n");
         slot[..text.len()].copy_from_slice(text.as_bytes());
@@ -198,7 +232,7 @@ fn encode(attempt: Option<Attempt>) -> io::Result<[u8; SLOT_BYTES]> {
 }
 
 /// Reads both slots; a file that ends before has empty ones.
-fn slots(file: &File) -> io::Result<[Option<Attempt>; SLOTS as usize]> {
+fn slots(file: &File) -> io::Result<[Option<Slot>; SLOTS as usize]> {
     let mut slots = [None; SLOTS as usize];
     for (number, slot) in (0..).zip(&mut slots) {
         let mut bytes = [0; SLOT_BYTES];
@@ -212,7 +246,7 @@ fn slots(file: &File) -> io::Result<[Option<Attempt>; SLOTS as usize]> {
 }
 
 /// Reads a slot; `None` for an empty or torn one.
-fn decode(bytes: &[u8]) -> Option<Attempt> {
+fn decode(bytes: &[u8]) -> Option<Slot> {
     let text = str::from_utf8(bytes).ok()?.trim_end_matches(['\0', '\n']);
     let (hash, json) = text.split_once(' ')?;
     let is_whole =
@@ -249,6 +283,31 @@ mod tests {
         assert_eq!(read(dir.path()), (None, Some(20)), "which is looked up again");
         log.note(attempt(30)).await.expect("room");
         assert_eq!(read(dir.path()), (Some(20), Some(30)));
+    }
+
+    #[tokio::test]
+    async fn notes_without_syncs_prove_nothing() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let is_synced = || Attempts::read(dir.path()).expect("a log").is_synced;
+        let open = |syncs| CommitLog::open(dir.path(), syncs).expect("room");
+        let log = open(true);
+        assert!(!is_synced(), "there is no note");
+        log.note(attempt(10)).await.expect("room");
+        log.note(attempt(20)).await.expect("room");
+        assert!(is_synced());
+        // All notes of this run may be lost with the power: those before look like the newest.
+        drop(open(false));
+        assert!(!is_synced());
+        assert_eq!(read(dir.path()), (Some(10), Some(20)));
+        let log = open(true);
+        log.note(attempt(30)).await.expect("room");
+        assert!(!is_synced(), "one of them is of the run before");
+        log.note(attempt(40)).await.expect("room");
+        assert!(is_synced());
+        let old = "{\"epoch\":7,\"parts\":2}";
+        let hash = xxhash_rust::xxh3::xxh3_64(old.as_bytes());
+        let slot = decode(format!("{hash:016x} {old}\n").as_bytes()).expect("an earlier release");
+        assert_eq!(slot, Slot { attempt: attempt(7), is_synced: false });
     }
 
     #[tokio::test]
