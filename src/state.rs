@@ -43,8 +43,7 @@ const LOCK: &str = "lock";
 /// The version of the state folder's format that this release writes, and the newest it reads. It
 /// is raised with every change that an earlier release cannot read, in whatever file of the folder.
 ///
-/// 1: one connection in a journal. 2: several connections, positions and producers. 3: changes of
-/// totals and windows that name the one before them.
+/// 1: one connection in a journal. 2: several, positions and producers. 3: linked changes.
 const FORMAT: u32 = 3;
 
 /// The most former ids that are remembered; each failover between folders that were used apart
