@@ -7,7 +7,7 @@
 //! If the words of an epoch are many and hardly repeat, one table would outgrow the caches, and the
 //! tables of all workers would hold nearly all words. When a table shows that, its words and the
 //! rest of the epoch's words are listed by ranges of their hash and counted in tables that all
-//! workers of the process share: see [`count_ranges`](super::count_ranges). Both ways end in runs
+//! workers of the process share: see [`count_ranges`]. Both ways end in runs
 //! for the same owners, so each worker decides for itself, in each epoch.
 
 use std::collections::BTreeMap;
