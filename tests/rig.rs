@@ -26,6 +26,7 @@ pub(crate) use server::{Peer, Server};
 /// How long anything may take before it counts as hung: nothing is slow enough to come near it,
 /// even in a debug build on a machine that is busy with other things.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// Names the program to be run, if it is not the one that was built with the tests.
 const PROGRAM: &str = "WORDTIDE_TEST_PROGRAM";
@@ -215,6 +216,8 @@ impl Said {
     }
 
     /// Waits until `found` gives something; `None` when it cannot any more or the deadline passed.
+    ///
+    /// `found` is also called every 50 ms without a line, since it may look at something else.
     fn wait<T>(&self, found: impl FnMut(&SaidState) -> Option<T>) -> Option<T> {
         self.wait_for(DEADLINE, found)
     }
@@ -235,7 +238,7 @@ impl Said {
             if state.open == 0 || left.is_zero() {
                 return None;
             }
-            let waited = self.state.1.wait_timeout(state, left);
+            let waited = self.state.1.wait_timeout(state, left.min(LOOK_AGAIN));
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
     }
