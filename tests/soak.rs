@@ -425,13 +425,9 @@ fn children(pid: u32) -> Vec<Pid> {
 
 /// Runs the job of a seed and returns a line on it.
 fn job(seed: u64, lives: u64) -> Result<String, String> {
-    let mut actions = Vec::new();
-    let judged = catch_unwind(AssertUnwindSafe(|| {
-        let mut soak = Soak::new(seed);
-        let judged = soak.run(lives);
-        actions = std::mem::take(&mut soak.actions);
-        judged
-    }));
+    let mut soak = Soak::new(seed);
+    let judged = catch_unwind(AssertUnwindSafe(|| soak.run(lives)));
+    let actions = std::mem::take(&mut soak.actions);
     let judged = judged.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
         Err(text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("a panic").to_owned())
