@@ -118,27 +118,33 @@ impl Body {
         Body(Arc::new(Rope { location, bytes, md5: OnceLock::new(), pending_md5 }))
     }
 
-    /// Returns the bytes in pieces of moderate size, none of them empty.
+    /// Returns the bytes in pieces of moderate size, none of them empty. If the body moves to a file
+    /// meanwhile, the rest is read from there.
     ///
     /// A piece is an error if the file that holds the body cannot be read. A read blocks, but not
     /// for long, because the file is mostly in the page cache.
     pub fn pieces(&self) -> impl Iterator<Item = io::Result<Bytes>> + Send + use<> {
-        // Cloned, so that a reader that has begun is not affected by a move to a file.
-        let content = self.location().content.clone();
-        let bytes = self.0.bytes;
+        let body = self.clone();
         let mut at = 0_u64;
         let mut index = 0;
-        std::iter::from_fn(move || match &content {
-            Content::Memory(chunks) => {
-                index += 1;
-                chunks.get(index - 1).cloned().map(Ok)
-            }
-            Content::File(body) => {
-                let length = PIECE_BYTES.min(bytes - at) as usize;
-                let mut piece = vec![0; length];
-                let read = (length > 0).then(|| body.file.read_exact_at(&mut piece, at))?;
-                at += length as u64;
-                Some(read.map(|()| piece.into()))
+        std::iter::from_fn(move || {
+            // Looked at anew for each piece: a reader that is slow, or waits for a server that is
+            // away, must not keep the chunks of a body that has moved to a file.
+            let content = body.location().content.clone();
+            match content {
+                Content::Memory(chunks) => {
+                    let chunk = chunks.get(index).cloned()?;
+                    index += 1;
+                    at += chunk.len() as u64;
+                    Some(Ok(chunk))
+                }
+                Content::File(file) => {
+                    let length = PIECE_BYTES.min(body.bytes() - at) as usize;
+                    let mut piece = vec![0; length];
+                    let read = (length > 0).then(|| file.file.read_exact_at(&mut piece, at))?;
+                    at += length as u64;
+                    Some(read.map(|()| piece.into()))
+                }
             }
         })
     }
@@ -198,7 +204,7 @@ impl Body {
     }
 
     /// Replaces the chunks in memory by `file`, which holds the same bytes. A reader that has begun
-    /// continues with the chunks.
+    /// continues with the file.
     pub(crate) fn move_to(&self, file: BodyFile) {
         let mut location = self.location();
         location.content = Content::File(Arc::new(file));
@@ -322,6 +328,33 @@ mod tests {
         assert_eq!(one.md5(), many.md5());
         assert_eq!(one.md5_hex(), "6f5902ac237024bdd0c176cb93063dc4");
         assert_eq!(Body::from("").md5_hex(), "d41d8cd98f00b204e9800998ecf8427e");
+    }
+
+    /// Bytes of a chunk that note when they are dropped.
+    struct NotedChunk(#[allow(dead_code, reason = "counts its owners")] Arc<()>);
+
+    impl AsRef<[u8]> for NotedChunk {
+        fn as_ref(&self) -> &[u8] {
+            b"chunk"
+        }
+    }
+
+    #[test]
+    fn reader_follows_a_body_to_its_file() {
+        let in_memory = Arc::new(());
+        let chunk = || Bytes::from_owner(NotedChunk(Arc::clone(&in_memory)));
+        let body = Body::from_chunks((0..3).map(|_| chunk()));
+        let mut pieces = body.pieces();
+        assert_eq!(pieces.next().transpose().expect("in memory").as_deref(), Some(&b"chunk"[..]));
+        assert_eq!(Arc::strong_count(&in_memory), 4);
+
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("body");
+        std::fs::write(&path, "chunk".repeat(3)).expect("a file");
+        body.move_to(BodyFile::new(File::open(&path).expect("a file"), path));
+        assert_eq!(Arc::strong_count(&in_memory), 1, "the reader keeps no chunk");
+        let rest: Vec<_> = pieces.collect::<io::Result<_>>().expect("a file");
+        assert_eq!(rest.concat(), b"chunkchunk");
     }
 
     #[test]
