@@ -2,13 +2,16 @@
 //!
 //! A store makes a few quick attempts by itself. This module repeats a failed request with growing
 //! pauses for as long as it takes. Only errors that a retry does not cure, such as a failed disk or
-//! a wrong request, are returned; the job then ends. An [outage](super::outage_log) is logged when
+//! a wrong request, are returned; the job then ends. When the first request succeeds again, the
+//! others are repeated at once. An [outage](super::outage_log) is logged when
 //! it begins, every minute, and when it is over.
 
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use super::outage_log::{OutageCause, OutageLog};
 use crate::backoff::BackoffPolicy;
@@ -27,8 +30,12 @@ pub struct Retrier {
     store: Arc<str>,
     /// The time after which a store that has not answered is reported.
     pub silence_max: Duration,
+    /// The pauses between the attempts of a request.
+    pauses: BackoffPolicy,
     /// The outage, if there is one.
     outage: Arc<Mutex<OutageLog>>,
+    /// Wakes the requests that pause when an outage is over.
+    back: Arc<Notify>,
     /// Learns of outages, because results are then moved to disk.
     results: Results,
     /// The figures of the process.
@@ -39,7 +46,8 @@ impl Retrier {
     /// Returns a retrier for requests to the store with this description, without an outage.
     pub fn new(store: String, results: Results, meters: Meters) -> Retrier {
         let (store, silence_max) = (store.into(), SILENCE_MAX);
-        Retrier { store, silence_max, outage: Arc::default(), results, meters }
+        let (pauses, outage, back) = (BackoffPolicy::JITTERED, Arc::default(), Arc::default());
+        Retrier { store, silence_max, pauses, outage, back, results, meters }
     }
 
     /// Repeats `attempt` until it succeeds. `what` names the object in log lines. An error is
@@ -96,9 +104,11 @@ impl Retrier {
     where
         F: Future<Output = StoreResult<T>>,
     {
-        let mut backoff = BackoffPolicy::JITTERED.start();
+        let mut backoff = self.pauses.start();
         loop {
             let began = Instant::now();
+            // From here on, so that the end of an outage is not missed by an attempt that it fails.
+            let back = self.back.notified();
             let error = match self.answered(what, began, attempt()).await {
                 Ok(stored) => {
                     count(Outcome::Ok);
@@ -122,7 +132,9 @@ impl Retrier {
                     return Err(error.into());
                 }
             }
-            tokio::time::sleep(backoff.next_pause()).await;
+            // The pause stays as long for the next failure: an overloaded store is not met by more
+            // requests than before.
+            let _ = tokio::time::timeout(backoff.next_pause(), back).await;
         }
     }
 
@@ -161,6 +173,7 @@ impl Retrier {
         }
         if let Some(lasted) = ended {
             self.results.set_away(false);
+            self.back.notify_waiters();
             let (store, lasted) = (&self.store, lasted.as_secs());
             tracing::info!("{store} takes objects again, after {lasted} s");
         }
@@ -194,5 +207,37 @@ impl Retrier {
     fn outage(&self) -> MutexGuard<'_, OutageLog> {
         // Plain values, each written at once, so a panic elsewhere leaves nothing half-done.
         self.outage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::store::StoreError;
+
+    #[tokio::test]
+    async fn end_of_outage_wakes_the_other_requests() {
+        let mut retrier = Retrier::new("store".into(), Results::unlimited(), Meters::default());
+        let hour = Duration::from_secs(3600);
+        retrier.pauses = BackoffPolicy::doubling(hour, hour);
+        let is_back = AtomicBool::new(false);
+        let attempt = || async {
+            if is_back.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            Err(StoreError::new(StoreErrorKind::Unavailable, "away"))
+        };
+        let pausing = retrier.run("a part", attempt);
+        let another = async {
+            is_back.store(true, Ordering::SeqCst);
+            retrier.run("another part", attempt).await
+        };
+        // The first is polled first, and fails.
+        let both = async { futures::join!(pausing, another) };
+        let both = tokio::time::timeout(Duration::from_secs(60), both).await;
+        let (first, second) = both.expect("nobody waits for the pause to end");
+        first.and(second).expect("both are stored");
     }
 }
