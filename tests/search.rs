@@ -5,6 +5,7 @@ mod double;
 
 use serde_json::json;
 
+use crate::limits::peak_bytes;
 use crate::oracle::{self, Counts};
 use crate::rig::{Invocation, Rig, Server};
 use double::{SearchDouble, SearchFault};
@@ -170,4 +171,25 @@ fn second_job_on_an_index_is_refused() {
     second.expect(78).says(&[&owner, "--to"]);
     first.stop().expect(0);
     assert_eq!(counts(&double), oracle::count(b"mine", oracle::words_python));
+}
+
+#[test]
+fn rows_of_an_index_take_little_memory() {
+    const WORDS: usize = 4 * 8192;
+    let (rig, double, server) = (Rig::new(), SearchDouble::start(), Server::new());
+    let flags = "--interval 1s --empty-epochs skip --no-state --parts 4";
+    let job = program(&rig, &double, &format!("run {} {flags}", server.flag())).start();
+    let mut peer = server.accept();
+    peer.send("a\n");
+    job.wait_for_lines(1);
+    let before = peak_bytes(&job);
+    let words: Vec<String> = (0..WORDS).map(|word| format!("word-{word:06}")).collect();
+    let lines: Vec<String> = words.chunks(64).map(|words| words.join(" ") + "\n").collect();
+    peer.send(&lines.concat());
+    job.wait_for_lines(1 + lines.len() as u64);
+    let grown = peak_bytes(&job).saturating_sub(before) >> 10;
+    // The requests have 6 MiB together, and the answers in JSON 1 MiB.
+    assert!(grown < 22 << 10, "{grown} KiB more for {WORDS} rows");
+    job.stop().expect(0);
+    assert_eq!(counts(&double).len(), 1 + WORDS);
 }

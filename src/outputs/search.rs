@@ -19,6 +19,7 @@
 //! | `write_mode` | how rows come into an index: `--write` |
 //! | `documents` | ids, mappings, and the JSON of rows and markers |
 //! | `bulk_requests` | rows as bulk requests, and the items that were refused |
+//! | `refreshes` | the refreshes that commits share |
 //! | `claim_documents` | claims as documents |
 //! | `search_output`, `epoch_writer` | the start; writes rows and markers |
 
@@ -27,6 +28,7 @@ mod claim_documents;
 mod documents;
 mod epoch_writer;
 mod http_client;
+mod refreshes;
 mod search_output;
 mod write_mode;
 

@@ -118,8 +118,8 @@ impl Body {
         Body(Arc::new(Rope { location, bytes, md5: OnceLock::new(), pending_md5 }))
     }
 
-    /// Returns the bytes in pieces of moderate size, none of them empty. If the body moves to a file
-    /// meanwhile, the rest is read from there.
+    /// Returns the bytes in pieces of moderate size, none of them empty. If the body moves to a
+    /// file meanwhile, the rest is read from there.
     ///
     /// A piece is an error if the file that holds the body cannot be read. A read blocks, but not
     /// for long, because the file is mostly in the page cache.

@@ -5,25 +5,34 @@
 //! from an earlier attempt whose answer was lost, since no other job writes the documents of this
 //! run.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use reqwest::Method;
-use serde_json::Value;
+use serde::Deserialize;
 
 use super::documents::{push_count, push_line, push_word};
-use super::http_client::{SearchClient, reason};
+use super::http_client::{SearchClient, shortened};
 use super::write_mode::RowMode;
 use crate::epoch::Epoch;
 use crate::operators::RowKind;
 use crate::outputs::objects::RowBatch;
 use crate::store::{StoreError, StoreErrorKind, StoreResult};
 
+/// The length of an item beside the text of its row, for the first allocation.
+const ITEM_BYTES: usize = 176;
+
 /// The documents of one bulk request, each with the lines that create it.
-#[derive(Debug, Default)]
+///
+/// They are one text, which is the body of the request: a request that is repeated as a whole, as
+/// after an outage, copies nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BulkItems {
     /// One item a row: the line of the action, then the document.
-    items: Vec<Bytes>,
+    text: Bytes,
+    /// The end of each item in the text.
+    ends: Vec<usize>,
 }
 
 impl BulkItems {
@@ -34,8 +43,9 @@ impl BulkItems {
         kind: RowKind,
         batch: &RowBatch,
     ) -> Self {
-        let mut text = Vec::new();
-        let mut ends = Vec::with_capacity(batch.texts.len());
+        let count = batch.texts.len();
+        let mut text = Vec::with_capacity(count * ITEM_BYTES + batch.text_bytes);
+        let mut ends = Vec::with_capacity(count);
         let rows = batch.texts.iter().zip(&batch.counts).zip(row..);
         for ((bytes, count), row) in rows {
             match kind {
@@ -45,11 +55,63 @@ impl BulkItems {
             }
             ends.push(text.len());
         }
-        let text = Bytes::from(text);
-        let mut start = 0;
-        let item = |end| text.slice(std::mem::replace(&mut start, end)..end);
-        BulkItems { items: ends.into_iter().map(item).collect() }
+        BulkItems { text: text.into(), ends }
     }
+
+    /// Returns the place of each item in the text.
+    fn places(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        let starts = std::iter::once(0).chain(self.ends.iter().copied());
+        starts.zip(&self.ends).map(|(start, end)| start..*end)
+    }
+
+    /// Returns the items that `is_kept` returns true for, given their numbers.
+    fn only(&self, is_kept: impl Fn(usize) -> bool) -> BulkItems {
+        let (mut text, mut ends) = (BytesMut::new(), Vec::new());
+        for (_, place) in self.places().enumerate().filter(|(number, _)| is_kept(*number)) {
+            text.extend_from_slice(&self.text[place]);
+            ends.push(text.len());
+        }
+        BulkItems { text: text.freeze(), ends }
+    }
+}
+
+/// The part of an answer that is read. A request has thousands of items, so this keeps no tree of
+/// values: that would take ten times the memory of the request.
+#[derive(Debug, Default, Deserialize)]
+struct BulkAnswer {
+    /// One result for each item, in their order.
+    #[serde(default)]
+    items: Vec<ItemAnswer>,
+}
+
+/// The result of an item, under the name of its action.
+#[derive(Debug, Deserialize)]
+enum ItemAnswer {
+    /// A document of `--write append`.
+    #[serde(rename = "create")]
+    Create(ItemResult),
+    /// A document of `--write upsert`.
+    #[serde(rename = "index")]
+    Index(ItemResult),
+}
+
+/// The result of an item.
+#[derive(Debug, Deserialize)]
+struct ItemResult {
+    /// The status, as of a request of its own.
+    #[serde(default)]
+    status: u16,
+    /// The error, if there was one.
+    #[serde(default)]
+    error: ItemError,
+}
+
+/// The error of an item.
+#[derive(Debug, Default, Deserialize)]
+struct ItemError {
+    /// A sentence.
+    #[serde(default)]
+    reason: Option<String>,
 }
 
 /// Documents that are not stored yet.
@@ -69,20 +131,22 @@ impl PendingItems {
     /// `Unavailable` if items are to be sent again, `Denied` if the server takes no documents,
     /// `Invalid` for a document that it never takes, and the errors of the request.
     pub async fn send(&self, client: &SearchClient, index: &str) -> StoreResult<()> {
-        let items = {
-            let pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            pending.items.clone()
-        };
-        if items.is_empty() {
+        let items = self.left();
+        if items.ends.is_empty() {
             return Ok(());
         }
-        let body = Bytes::from(items.concat());
         let path = format!("{index}/_bulk?filter_path=items.*.status,items.*.error.reason");
         let content_type = "application/x-ndjson";
-        let answer = client.send_bytes(Method::POST, &path, Some(body), content_type).await?;
-        let (left, error) = judge(&answer, items)?;
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).items = left;
+        let body = Some(items.text.clone());
+        let answer = client.send_bytes(Method::POST, &path, body, content_type).await?;
+        let (left, error) = judge(answer, &items)?;
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = left;
         error.map_or(Ok(()), Err)
+    }
+
+    /// Returns what is not stored yet. It shares the text.
+    fn left(&self) -> BulkItems {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -91,16 +155,16 @@ impl PendingItems {
 /// # Errors
 ///
 /// `Unavailable` for an answer that does not fit the request.
-fn judge(answer: &Value, items: Vec<Bytes>) -> StoreResult<(Vec<Bytes>, Option<StoreError>)> {
-    let results = answer["items"].as_array().map(Vec::as_slice).unwrap_or_default();
-    if results.len() != items.len() {
-        let message = format!("{} items were answered with {}", items.len(), results.len());
+fn judge(answer: BulkAnswer, items: &BulkItems) -> StoreResult<(BulkItems, Option<StoreError>)> {
+    let (results, sent) = (answer.items, items.ends.len());
+    if results.len() != sent {
+        let message = format!("{sent} items were answered with {}", results.len());
         return Err(StoreError::new(StoreErrorKind::Unavailable, message).indeterminate());
     }
-    let (mut left, mut worst) = (Vec::new(), None::<StoreError>);
-    for (item, result) in items.into_iter().zip(results) {
-        let result = result.get("create").or(result.get("index")).unwrap_or(&Value::Null);
-        let kind = match result["status"].as_u64().unwrap_or(0) {
+    let (mut is_left, mut worst) = (vec![false; sent], None::<StoreError>);
+    for (is_left, result) in is_left.iter_mut().zip(results) {
+        let (ItemAnswer::Create(result) | ItemAnswer::Index(result)) = result;
+        let kind = match result.status {
             200..=299 | 409 => continue,
             401 | 403 => StoreErrorKind::Denied,
             // The index has been removed, or is being made.
@@ -108,43 +172,74 @@ fn judge(answer: &Value, items: Vec<Bytes>) -> StoreResult<(Vec<Bytes>, Option<S
             408 | 429 | 500.. | 0 => StoreErrorKind::Unavailable,
             _ => StoreErrorKind::Invalid,
         };
-        left.push(item);
+        *is_left = true;
         let is_worse = worst.as_ref().is_none_or(|worst| {
             kind == StoreErrorKind::Invalid && worst.kind != StoreErrorKind::Invalid
         });
         if is_worse {
-            let reason = reason(result.to_string().as_bytes());
-            worst = Some(StoreError::new(kind, format!("a document was refused: {reason}")));
+            let status = result.status;
+            let reason = result.error.reason.unwrap_or_else(|| format!("status {status}"));
+            let message = format!("a document was refused: {}", shortened(&reason));
+            worst = Some(StoreError::new(kind, message));
         }
     }
+    let left = if worst.is_none() { BulkItems::default() } else { items.only(|n| is_left[n]) };
     Ok((left, worst))
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
-    fn statuses(statuses: &[u64]) -> Value {
+    fn statuses(statuses: &[u64]) -> BulkAnswer {
         let item = |status: &u64| json!({"create": {"status": status, "error": {"reason": "r"}}});
-        json!({"errors": true, "items": statuses.iter().map(item).collect::<Vec<_>>()})
+        answer(json!({"errors": true, "items": statuses.iter().map(item).collect::<Vec<_>>()}))
     }
 
-    fn items(count: usize) -> Vec<Bytes> {
-        (0..count).map(|item| Bytes::from(item.to_string())).collect()
+    fn answer(answer: Value) -> BulkAnswer {
+        serde_json::from_value(answer).expect("an answer")
+    }
+
+    fn items(numbers: &[usize]) -> BulkItems {
+        let mut items = (String::new(), Vec::new());
+        for number in numbers {
+            items.0 += &"x".repeat(*number);
+            items.1.push(items.0.len());
+        }
+        BulkItems { text: items.0.into(), ends: items.1 }
     }
 
     #[test]
     fn refused_items_remain_with_the_gravest_error() {
-        let (left, error) = judge(&statuses(&[201, 429, 409, 503, 200]), items(5)).expect("fits");
-        assert_eq!(left, ["1", "3"]);
+        let five = items(&[1, 2, 3, 4, 5]);
+        let (left, error) = judge(statuses(&[201, 429, 409, 503, 200]), &five).expect("fits");
+        assert_eq!(left, items(&[2, 4]));
         assert_eq!(error.map(|error| error.kind), Some(StoreErrorKind::Unavailable));
-        let (left, error) = judge(&statuses(&[429, 400, 403]), items(3)).expect("fits");
-        assert_eq!(left.len(), 3);
+        let three = items(&[3, 0, 1]);
+        let (left, error) = judge(statuses(&[429, 400, 403]), &three).expect("fits");
+        assert_eq!(left, three);
         assert_eq!(error.map(|error| error.kind), Some(StoreErrorKind::Invalid));
-        let (left, error) = judge(&statuses(&[201, 409]), items(2)).expect("fits");
-        assert!(left.is_empty() && error.is_none());
-        judge(&statuses(&[201]), items(2)).expect_err("one item has no answer");
+        let (left, error) = judge(statuses(&[201, 409]), &items(&[1, 1])).expect("fits");
+        assert!(left == BulkItems::default() && error.is_none());
+        judge(statuses(&[201]), &items(&[1, 1])).expect_err("one item has no answer");
+    }
+
+    #[test]
+    fn answers_are_read_by_what_is_needed() {
+        let one = items(&[1]);
+        let other = json!({"took": 3, "items": [{"index": {"_id": "a", "status": 429}}]});
+        let (left, error) = judge(answer(other), &one).expect("fits");
+        assert_eq!(left, one);
+        assert_eq!(error.expect("an error").message, "a document was refused: status 429");
+        let without = judge(answer(json!({})), &one).expect_err("no item");
+        assert!(without.kind == StoreErrorKind::Unavailable, "{without}");
+    }
+
+    #[test]
+    fn repeated_request_copies_no_document() {
+        let pending = PendingItems::new(items(&[5, 5]));
+        assert_eq!(pending.left().text.as_ptr(), pending.left().text.as_ptr());
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
 use reqwest::Method;
@@ -11,6 +12,7 @@ use tokio::sync::Semaphore;
 use super::bulk_requests::{BulkItems, PendingItems};
 use super::documents::{IndexNames, marker};
 use super::http_client::SearchClient;
+use super::refreshes::Refreshes;
 use super::write_mode::RowMode;
 use crate::crash_points::crash_point;
 use crate::epoch::{Clock, Epoch, SystemClock};
@@ -57,6 +59,8 @@ pub struct SearchWriter {
     runtime: tokio::runtime::Handle,
     /// A permit for each part that may be written at the same time.
     turns: Semaphore,
+    /// The refreshes of the index of rows.
+    refreshes: Refreshes,
     /// How rows come into the index.
     mode: RowMode,
     /// The parts of an upsert, which are written by the commit of their epoch.
@@ -84,6 +88,7 @@ impl SearchWriter {
             results: run.results,
             runtime: run.runtime,
             turns: Semaphore::new(PARTS_AT_A_TIME),
+            refreshes: Refreshes::default(),
             mode,
             staged: Mutex::default(),
         }
@@ -111,6 +116,7 @@ impl SearchWriter {
             .await
             .map_err(unreadable)?;
             if batch.texts.is_empty() {
+                self.refreshes.written(epoch, Instant::now());
                 return Ok(bytes);
             }
             row += batch.texts.len() as u64;
@@ -145,7 +151,7 @@ impl SearchWriter {
         }
         let what = format!("the marker of epoch {epoch}");
         self.retrier.run(&what, || self.ownership.confirm()).await?;
-        self.retrier.run(&what, || self.client.refresh(&self.names.rows)).await?;
+        self.refresh(epoch, &what).await?;
         if self.mode == RowMode::Replace {
             // What this epoch did not write is not in its result.
             let older = json!({"range": {"epoch": {"lt": epoch}}});
@@ -166,6 +172,19 @@ impl SearchWriter {
         self.retrier.counted(OutputOp::Commit, &what, create).await?;
         self.ownership.committed(epoch);
         crash_point("output.after_marker");
+        Ok(())
+    }
+
+    /// Makes the rows of an epoch visible to searches, unless a refresh for another epoch has.
+    async fn refresh(&self, epoch: Epoch, what: &str) -> Result<()> {
+        if self.refreshes.are_visible(epoch) {
+            return Ok(());
+        }
+        let refresh = || async {
+            let began = Instant::now();
+            self.client.refresh(&self.names.rows).await.map(|()| began)
+        };
+        self.refreshes.refreshed(self.retrier.run(what, refresh).await?);
         Ok(())
     }
 

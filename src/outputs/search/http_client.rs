@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
 use reqwest::{Method, StatusCode};
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::error::{Error, ErrorKind, Result};
@@ -118,7 +119,7 @@ impl SearchClient {
         let path = format!("{index}/_delete_by_query?refresh=true&conflicts=proceed");
         let body = Bytes::from(json!({"query": query}).to_string());
         let sent = (Some(body), "application/json");
-        let done = self.send_within(LONG_TIMEOUT, Method::POST, &path, sent).await?;
+        let done: Value = self.send_within(LONG_TIMEOUT, Method::POST, &path, sent).await?;
         if done["failures"].as_array().is_none_or(Vec::is_empty) {
             return Ok(());
         }
@@ -126,29 +127,30 @@ impl SearchClient {
         Err(StoreError::new(StoreErrorKind::Unavailable, message))
     }
 
-    /// Sends a request with these bytes as its body.
+    /// Sends a request with these bytes as its body. Returns the JSON of the answer, of which only
+    /// the fields of `T` are kept.
     ///
     /// # Errors
     ///
     /// Those of [`SearchClient::send`].
-    pub async fn send_bytes(
+    pub async fn send_bytes<T: DeserializeOwned>(
         &self,
         method: Method,
         path: &str,
         body: Option<Bytes>,
         content_type: &'static str,
-    ) -> StoreResult<Value> {
+    ) -> StoreResult<T> {
         self.send_within(REQUEST_TIMEOUT, method, path, (body, content_type)).await
     }
 
     /// Sends a request and waits for the answer up to `timeout`.
-    async fn send_within(
+    async fn send_within<T: DeserializeOwned>(
         &self,
         timeout: Duration,
         method: Method,
         path: &str,
         (body, content_type): (Option<Bytes>, &'static str),
-    ) -> StoreResult<Value> {
+    ) -> StoreResult<T> {
         let base = &self.base;
         let mut request = self.http.request(method, format!("{base}/{path}")).timeout(timeout);
         if let Some(authorization) = &self.authorization {
@@ -240,7 +242,7 @@ fn refused(base: &str, path: &str, status: StatusCode, body: &[u8]) -> StoreErro
 }
 
 /// Returns the reason in the body of an answer, shortened.
-pub fn reason(body: &[u8]) -> String {
+fn reason(body: &[u8]) -> String {
     let parsed = serde_json::from_slice::<Value>(body).unwrap_or_default();
     let text = match &parsed["error"]["reason"] {
         Value::String(reason) => reason.clone(),
@@ -249,6 +251,11 @@ pub fn reason(body: &[u8]) -> String {
             _ => String::from_utf8_lossy(body).into_owned(),
         },
     };
+    shortened(&text)
+}
+
+/// Returns the beginning of a text in one line, for a message.
+pub fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.chars().take(REASON_CHARS_MAX).collect()
 }
