@@ -123,6 +123,23 @@ fn stop_reaches_process_0_by_lifeline() {
 }
 
 #[test]
+fn stop_has_a_byte_for_each_child() {
+    let script = "echo up >&2; head -c 1 $WORDTIDE_LIFELINE | wc -c >&2";
+    let (launcher, stop) = launcher(3, script);
+    let lines = Mutex::new(Vec::new());
+    let code = launcher.run(&|_, line| {
+        let mut lines = lines.lock().unwrap();
+        lines.push(String::from_utf8_lossy(line).into_owned());
+        if line == b"up" && lines.iter().filter(|line| *line == "up").count() == 3 {
+            stop.stop();
+        }
+    });
+    assert_eq!(code.unwrap(), 0);
+    let lines = lines.into_inner().unwrap();
+    assert_eq!(lines.iter().filter(|line| *line == "1").count(), 3, "{lines:?}");
+}
+
+#[test]
 fn what_outlives_the_grace_time_is_killed() {
     let settings = LaunchSettings {
         grace_failed: Duration::from_millis(20),

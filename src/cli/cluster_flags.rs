@@ -13,7 +13,7 @@ use super::flags::WorkerFlags;
 use super::service_manager::Relay;
 use super::signals::{Listener, StopSignal};
 use super::{failed, log_lines};
-use crate::cluster::launcher::{Inherited, LaunchSettings, Launcher, Lifeline};
+use crate::cluster::launcher::{Inherited, LaunchSettings, Launcher, Lifeline, LifelineEnd};
 use crate::cluster::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
     process_of_this_host, read_hostfile,
@@ -176,15 +176,21 @@ pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) ->
     })
 }
 
-/// Stops the job when the launcher asks for it, or is gone. A process without its launcher has
-/// nothing to pass its lines of the log on to.
+/// Stops the job when the launcher asks for it, and calls `orphaned` when it is gone. A process
+/// without its launcher has nothing to pass its lines of the log on to.
 ///
 /// Fails with `Failed` if the thread that waits cannot be started.
-pub fn stop_with_launcher(lifeline: Lifeline, stop: Stop) -> Result<()> {
+pub fn stop_with_launcher(
+    lifeline: Lifeline,
+    stop: Stop,
+    orphaned: impl FnOnce() + Send + 'static,
+) -> Result<()> {
     let blind = stop.clone();
     let wait = move || {
-        lifeline.wait()?;
-        stop.stop();
+        match lifeline.wait()? {
+            LifelineEnd::Stop => stop.stop(),
+            LifelineEnd::Orphaned => orphaned(),
+        }
         Ok(())
     };
     let fail = move |error: Error| {

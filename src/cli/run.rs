@@ -103,7 +103,7 @@ where
     cluster_flags::announce(&settings);
     let service = Service::new(supervisor.stop(), launched)?;
     if let Some(lifeline) = lifeline {
-        cluster_flags::stop_with_launcher(lifeline, supervisor.stop())?;
+        cluster_flags::stop_with_launcher(lifeline, supervisor.stop(), supervisor.orphan())?;
     }
     let progress = Progress::start(&flags, server.meters());
     let job = job.cluster(settings).stop(supervisor.stop()).meters(server.meters());

@@ -178,6 +178,8 @@ pub struct Supervisor {
     stop: Stop,
     /// The objects that a signal acts on.
     watched: Arc<Mutex<WatchedSignals>>,
+    /// True if a next start can finish what this one leaves.
+    keeps_state: bool,
 }
 
 impl Supervisor {
@@ -185,7 +187,8 @@ impl Supervisor {
     /// leaves.
     pub fn new(signals: Listener, stop_timeout: Duration, keeps_state: bool) -> Result<Supervisor> {
         let (stop, watched) = (Stop::new(), Arc::<Mutex<WatchedSignals>>::default());
-        let supervisor = Supervisor { stop: stop.clone(), watched: Arc::clone(&watched) };
+        let supervisor =
+            Supervisor { stop: stop.clone(), watched: Arc::clone(&watched), keeps_state };
         signals.on_wish(Some((stop.clone(), stop_timeout)), move |wish| match wish {
             StopSignal::Stop(_) => {
                 let what = match lock(&watched).job {
@@ -210,6 +213,23 @@ impl Supervisor {
     /// Returns what the first signal sets; the job is to be built with it.
     pub fn stop(&self) -> Stop {
         self.stop.clone()
+    }
+
+    /// Returns the function to call when the launcher of this process is gone.
+    ///
+    /// With state the process ends at once: a stop could wait for a store that is away, with the
+    /// state locked, and refuse the next start of the same job. Without state nobody else can
+    /// commit what was read, so the job stops.
+    pub fn orphan(&self) -> impl FnOnce() + Send + use<> {
+        let (stop, watched, keeps_state) =
+            (self.stop.clone(), Arc::clone(&self.watched), self.keeps_state);
+        move || {
+            if keeps_state {
+                end(&watched, "the death of its launcher", 75);
+            } else {
+                stop.stop();
+            }
+        }
     }
 
     /// Waits for the job.

@@ -6,17 +6,18 @@
 //! environment, because every user of the machine can read a command line.
 //!
 //! The launcher stops its children without signals. All inherit the reading end of a pipe, the
-//! *lifeline*. When the launcher closes the other end or dies, they read the end of the pipe and
-//! stop: as one cluster, or each by itself before the cluster is complete. The launcher also closes
-//! it after a child has failed, because a child that is not in the cluster yet would wait for that
-//! one. Children that still run after a grace time are killed.
+//! *lifeline*. For a stop the launcher writes a byte for each of them. They read one and stop: as
+//! one cluster, or each by itself before the cluster is complete. The launcher also writes them
+//! after a child has failed, because a child that is not in the cluster yet would wait for that
+//! one. Children that still run after a grace time are killed. When the launcher dies, they read
+//! the end of the pipe, and those whose state another start can go on from end at once.
 //!
 //! The exit code is that of the first child that failed by itself. A child that ends with 69
 //! reports the loss of another one, so 69 counts only if no child has another code. Death by a
 //! signal counts as 69.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -111,7 +112,7 @@ pub struct Inherited {
     pub mesh_key: Option<MeshKey>,
     /// The number of this start of the cluster.
     pub generation: u64,
-    /// The pipe that ends when the launcher requests a stop or is gone.
+    /// The pipe by which the launcher requests a stop.
     pub lifeline: Option<Lifeline>,
 }
 
@@ -136,7 +137,16 @@ impl Inherited {
     }
 }
 
-/// The pipe that ends when the launcher requests a stop or is gone.
+/// The reason for which a child of a launcher is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LifelineEnd {
+    /// The launcher requests a stop.
+    Stop,
+    /// The launcher is gone, and nobody waits for a stop.
+    Orphaned,
+}
+
+/// The pipe by which the launcher requests a stop, and that ends when it is gone.
 #[derive(Debug)]
 pub struct Lifeline(PathBuf);
 
@@ -145,10 +155,11 @@ impl Lifeline {
     ///
     /// # Errors
     /// `Configuration` if the pipe cannot be opened.
-    pub fn wait(&self) -> Result<()> {
+    pub fn wait(&self) -> Result<LifelineEnd> {
         let mut byte = [0];
         let read = std::fs::File::open(&self.0).and_then(|mut pipe| pipe.read(&mut byte));
-        read.map(|_| ()).map_err(|cause| {
+        let end = |bytes| if bytes > 0 { LifelineEnd::Stop } else { LifelineEnd::Orphaned };
+        read.map(end).map_err(|cause| {
             let message = format!("cannot read the launcher's pipe {}: {cause}", self.0.display());
             Error::new(ErrorKind::Configuration, message).cause(cause)
         })
@@ -345,7 +356,7 @@ impl Launcher {
             let grace = match event {
                 Some(LauncherEvent::Stop) if !stopped => {
                     stopped = true;
-                    drop(lifeline.take());
+                    request_stop(&mut lifeline, processes.len());
                     settings.grace_stopped
                 }
                 Some(LauncherEvent::Exited(index, status)) => {
@@ -360,7 +371,7 @@ impl Launcher {
                     if code == 0 {
                         settings.grace_stopped
                     } else {
-                        drop(lifeline.take());
+                        request_stop(&mut lifeline, processes.len());
                         settings.grace_failed
                     }
                 }
@@ -378,6 +389,14 @@ impl Launcher {
         // A peer that was halted is killed after those that have reported its loss.
         let code = first_failure(&codes);
         (if code == 0 && killed_late { EXIT_FAILED } else { code }, stopped)
+    }
+}
+
+/// Requests a stop of `children` children, once.
+fn request_stop(lifeline: &mut Option<PipeWriter>, children: usize) {
+    if let Some(mut lifeline) = lifeline.take() {
+        // Each takes one byte. It fails only when all have ended. The pipe holds 64 KiB.
+        let _ = lifeline.write_all(&vec![b's'; children]);
     }
 }
 

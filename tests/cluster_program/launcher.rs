@@ -5,6 +5,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{check_prefixes, flood};
 use crate::oracle;
 use crate::rig::{Rig, Running, Server, write_and_close};
+use crate::store::oss_double::OssDouble;
+use crate::store_program::{TO, oss, stored};
 
 /// The process ids of the program's children.
 fn children(program: &Running) -> Vec<Pid> {
@@ -92,6 +94,35 @@ fn launcher_death_stops_all() {
     let output = rig.output("out/c");
     assert_eq!(check_prefixes(&output.counts(), 2) as u64, output.total("lines"));
     assert!(output.uncommitted.is_empty(), "{:?}", output.uncommitted);
+}
+
+#[test]
+fn launcher_death_leaves_state_to_next_start() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    // A stop would wait for the store.
+    let flags = "-n 2 --format tsv --interval 50ms --state state --stop-timeout 1h";
+    let run = format!("run {} {flags} {TO}", server.flag());
+    let first = oss(&rig, &double, &run).start();
+    let mut peer = server.accept();
+    peer.send("before\n");
+    first.wait_for_lines(1);
+    double.outage(true);
+    peer.send("during\n");
+    first.wait_for("nothing is lost");
+    first.signal(Signal::KILL);
+    let first = first.end();
+    double.outage(false);
+    let second = oss(&rig, &double, &run).start();
+    let mut peer = server.accept();
+    peer.send("after\n");
+    let output = second.wait_until("its line", |_| {
+        let output = stored(&rig, &double);
+        output.counts().contains_key(&b"after"[..]).then_some(output)
+    });
+    let second = second.stop().expect(0);
+    assert!(output.counts().contains_key(&b"before"[..]), "{first}");
+    let lines = first.committed_lines() + second.committed_lines();
+    assert_eq!(stored(&rig, &double).total("words"), lines as u64, "{second}");
 }
 
 #[test]
