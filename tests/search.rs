@@ -174,15 +174,16 @@ fn second_job_on_an_index_is_refused() {
 }
 
 #[test]
-fn rows_of_an_index_take_little_memory() {
+fn requests_of_a_part_overlap_in_little_memory() {
     const WORDS: usize = 4 * 8192;
     let (rig, double, server) = (Rig::new(), SearchDouble::start(), Server::new());
-    let flags = "--interval 1s --empty-epochs skip --no-state --parts 4";
+    let flags = "--interval 1s --empty-epochs skip --no-state --parts 1";
     let job = program(&rig, &double, &format!("run {} {flags}", server.flag())).start();
     let mut peer = server.accept();
     peer.send("a\n");
     job.wait_for_lines(1);
     let before = peak_bytes(&job);
+    double.answer_bulks_together(4);
     let words: Vec<String> = (0..WORDS).map(|word| format!("word-{word:06}")).collect();
     let lines: Vec<String> = words.chunks(64).map(|words| words.join(" ") + "\n").collect();
     peer.send(&lines.concat());

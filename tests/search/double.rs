@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Result};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
 
 use serde_json::{Value, json};
@@ -40,6 +40,8 @@ pub(crate) struct Index {
 #[derive(Default)]
 struct State {
     indexes: BTreeMap<String, Index>,
+    /// The bulk requests that must come before any of them is answered.
+    bulks_missing: usize,
     script: Option<Script>,
 }
 
@@ -48,13 +50,15 @@ struct State {
 pub(crate) struct SearchDouble {
     pub(crate) address: SocketAddr,
     state: Arc<Mutex<State>>,
+    /// Wakes the bulk requests that wait for others.
+    bulk_came: Arc<Condvar>,
 }
 
 impl SearchDouble {
     pub(crate) fn start() -> SearchDouble {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
-        let double = SearchDouble { address, state: Arc::default() };
+        let double = SearchDouble { address, state: Arc::default(), bulk_came: Arc::default() };
         let server = double.clone();
         thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -71,6 +75,11 @@ impl SearchDouble {
         script: impl FnMut(&str, &str) -> Option<SearchFault> + Send + 'static,
     ) {
         self.lock().script = Some(Box::new(script));
+    }
+
+    /// Answers no bulk request until so many have come.
+    pub(crate) fn answer_bulks_together(&self, requests: usize) {
+        self.lock().bulks_missing = requests;
     }
 
     /// Returns an index, empty if it is not there.
@@ -94,6 +103,12 @@ impl SearchDouble {
         while let Some(mut request) = Request::read_head(&mut reader)? {
             request.read_body(&mut reader, 1)?;
             let mut state = self.lock();
+            if request.path.ends_with("_bulk") {
+                state.bulks_missing = state.bulks_missing.saturating_sub(1);
+                self.bulk_came.notify_all();
+                let is_alone = |state: &mut State| state.bulks_missing > 0;
+                state = self.bulk_came.wait_while(state, is_alone).expect("no thread panicked");
+            }
             let (method, path) = (request.method.clone(), request.path.clone());
             let fault = state.script.as_mut().and_then(|script| script(&method, &path));
             let (status, body) = match fault {

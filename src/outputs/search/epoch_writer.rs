@@ -1,13 +1,15 @@
 //! Writes epochs as documents: the rows, then the marker.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{FuturesUnordered, TryStreamExt};
 use reqwest::Method;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::bulk_requests::{BulkItems, PendingItems};
 use super::documents::{IndexNames, marker};
@@ -19,10 +21,12 @@ use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::meters::{Meters, OutputOp};
-use crate::operators::EpochRows;
+use crate::operators::{EpochRows, RowKind};
 use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::objects::format::Format;
-use crate::outputs::objects::{Encoding, Ownership, RowBatch, encode_rows, keep_claim, read_rows};
+use crate::outputs::objects::{
+    Encoding, Ownership, RowBatch, RowReader, encode_rows, keep_claim, read_rows,
+};
 use crate::outputs::output::{
     CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps, WriterSettings,
 };
@@ -32,9 +36,35 @@ use crate::settings::EmptyEpochs;
 use crate::store::{Body, Results, StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
-/// So many parts are written at a time. More requests would only wait at the server, and hold up
-/// the refresh that the oldest epoch waits for.
+/// So many parts are written at a time. More would hold up the oldest epoch.
 const PARTS_AT_A_TIME: usize = 4;
+
+/// So many bulk requests are under way at a time, of one part or of several. Each is up to 2 MB.
+const REQUESTS_AT_A_TIME: usize = 4;
+
+/// The rows of a part that are not sent yet.
+struct PartRows {
+    /// The part.
+    part: u32,
+    /// The kind of its rows.
+    kind: RowKind,
+    /// Reads the rows after those of the batch.
+    rows: RowReader,
+    /// The rows of the next request; none at the end.
+    batch: RowBatch,
+    /// The number of the first of them.
+    row: u64,
+}
+
+/// A bulk request, and the right to have it under way.
+struct RowsRequest {
+    /// Its documents.
+    items: PendingItems,
+    /// The bytes of text in them.
+    text_bytes: u64,
+    /// Given back when all items are stored.
+    _permit: Option<OwnedSemaphorePermit>,
+}
 
 /// Writes the epochs of one run.
 #[derive(Debug)]
@@ -59,6 +89,8 @@ pub struct SearchWriter {
     runtime: tokio::runtime::Handle,
     /// A permit for each part that may be written at the same time.
     turns: Semaphore,
+    /// A permit for each request that may be under way.
+    requests: Arc<Semaphore>,
     /// The refreshes of the index of rows.
     refreshes: Refreshes,
     /// How rows come into the index.
@@ -88,13 +120,14 @@ impl SearchWriter {
             results: run.results,
             runtime: run.runtime,
             turns: Semaphore::new(PARTS_AT_A_TIME),
+            requests: Arc::new(Semaphore::new(REQUESTS_AT_A_TIME)),
             refreshes: Refreshes::default(),
             mode,
             staged: Mutex::default(),
         }
     }
 
-    /// Creates the documents of a part, one bulk request after the other. Returns the bytes of
+    /// Creates the documents of a part by bulk requests, several at a time. Returns the bytes of
     /// text that were sent.
     ///
     /// Only the items that the server has not taken are sent again, under the same ids, so a lost
@@ -104,28 +137,66 @@ impl SearchWriter {
         let what = format!("the rows of epoch {epoch}");
         self.retrier.run(&what, || self.ownership.confirm()).await?;
         let (kind, mut rows) = read_rows(body).map_err(unreadable)?;
-        let (mut batch, mut row, mut bytes, mode) = (RowBatch::default(), 0, 0, self.mode);
+        // Reading, hashing and printing a thousand rows takes too long for the runtime.
+        let first = supervise::blocking(move || {
+            let mut batch = RowBatch::default();
+            rows.fill(&mut batch).map(|()| PartRows { part, kind, rows, batch, row: 0 })
+        });
+        let mut rows = first.await.map_err(unreadable)?;
+        let mut under_way = FuturesUnordered::<BoxFuture<'_, Result<u64>>>::new();
+        let mut bytes = 0;
         loop {
-            let items;
-            // Reading, hashing and printing a thousand rows takes too long for the runtime.
-            (items, batch, rows) = supervise::blocking(move || {
-                rows.fill(&mut batch)?;
-                let items = BulkItems::of((epoch, mode), (part, row), kind, &batch);
-                Ok((items, batch, rows))
-            })
-            .await
-            .map_err(unreadable)?;
-            if batch.texts.is_empty() {
-                self.refreshes.written(epoch, Instant::now());
-                return Ok(bytes);
-            }
-            row += batch.texts.len() as u64;
-            bytes += batch.text_bytes as u64;
-            let pending = PendingItems::new(items);
-            let send = || pending.send(&self.client, &self.names.rows);
-            self.retrier.counted(OutputOp::Create, &what, send).await?;
-            self.meters.output().bytes.add(batch.text_bytes as u64);
+            let mut next = pin!(self.next_request(epoch, rows));
+            let made = loop {
+                tokio::select! {
+                    made = &mut next => break made?,
+                    sent = under_way.try_next(), if !under_way.is_empty() => {
+                        bytes += sent?.unwrap_or(0);
+                    }
+                }
+            };
+            let Some((request, rest)) = made else { break };
+            under_way.push(self.send(&what, request).boxed());
+            rows = rest;
         }
+        while let Some(sent) = under_way.try_next().await? {
+            bytes += sent;
+        }
+        self.refreshes.written(epoch, Instant::now());
+        Ok(bytes)
+    }
+
+    /// Makes the next request for the rows of a part, as soon as it may be sent. Returns it with
+    /// the rows after it; `None` after the last row.
+    async fn next_request(
+        &self,
+        epoch: Epoch,
+        rows: PartRows,
+    ) -> Result<Option<(RowsRequest, PartRows)>> {
+        if rows.batch.texts.is_empty() {
+            return Ok(None);
+        }
+        // The semaphore is never closed. No documents are made before there is a permit.
+        let permit = Arc::clone(&self.requests).acquire_owned().await.ok();
+        let mode = self.mode;
+        let made = supervise::blocking(move || {
+            let PartRows { part, kind, mut rows, mut batch, row } = rows;
+            let (count, text_bytes) = (batch.texts.len() as u64, batch.text_bytes as u64);
+            let items = BulkItems::of((epoch, mode), (part, row), kind, &batch);
+            rows.fill(&mut batch)?;
+            let rest = PartRows { part, kind, rows, batch, row: row + count };
+            Ok((PendingItems::new(items), text_bytes, rest))
+        });
+        let (items, text_bytes, rest) = made.await.map_err(unreadable)?;
+        Ok(Some((RowsRequest { items, text_bytes, _permit: permit }, rest)))
+    }
+
+    /// Sends a request until all of its items are stored. Returns its bytes of text.
+    async fn send(&self, what: &str, request: RowsRequest) -> Result<u64> {
+        let send = || request.items.send(&self.client, &self.names.rows);
+        self.retrier.counted(OutputOp::Create, what, send).await?;
+        self.meters.output().bytes.add(request.text_bytes);
+        Ok(request.text_bytes)
     }
 
     /// Makes the rows of an epoch searchable and stores its marker, in this order: rows of an
