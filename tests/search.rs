@@ -186,7 +186,7 @@ fn requests_of_a_part_overlap_in_little_memory() {
     double.answer_bulks_together(4);
     let words: Vec<String> = (0..WORDS).map(|word| format!("word-{word:06}")).collect();
     let lines: Vec<String> = words.chunks(64).map(|words| words.join(" ") + "\n").collect();
-    peer.send(&lines.concat());
+    peer.send(lines.concat());
     job.wait_for_lines(1 + lines.len() as u64);
     let grown = peak_bytes(&job).saturating_sub(before) >> 10;
     // The requests have 6 MiB together, and the answers in JSON 1 MiB.
