@@ -31,6 +31,7 @@ mod handshake_messages;
 #[cfg(test)]
 mod hostile_peer_tests;
 mod inbox;
+mod inherited;
 pub mod launcher;
 mod loopback_ports;
 mod loss_cause;

@@ -218,7 +218,7 @@ impl Supervisor {
     /// Returns the function to call when the launcher of this process is gone.
     ///
     /// With state the process ends at once: a stop could wait for a store that is away, with the
-    /// state locked, and refuse the next start of the same job. Without state nobody else can
+    /// state locked, and refuse the next start of the same job. Without state no other run can
     /// commit what was read, so the job stops.
     pub fn orphan(&self) -> impl FnOnce() + Send + use<> {
         let (stop, watched, keeps_state) =

@@ -17,7 +17,7 @@
 //! signal counts as 69.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -29,20 +29,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
+use super::inherited::{GENERATION_NAME, KEY_NAME, LIFELINE_NAME, request_stop};
+pub use super::inherited::{Inherited, Lifeline, LifelineEnd};
 pub use super::loopback_ports::Ports;
 use super::loss_cause::seconds;
-use super::settings::MeshKey;
 use crate::error::{Error, ErrorKind, Result};
 use crate::hex_varint::hex;
 use crate::random::random_bytes;
 use crate::supervise;
-
-/// The environment variable with the mesh key of the children.
-const KEY_NAME: &str = "WORDTIDE_MESH_KEY";
-/// The environment variable with the number of the start.
-const GENERATION_NAME: &str = "WORDTIDE_GENERATION";
-/// The environment variable with the path of the lifeline.
-const LIFELINE_NAME: &str = "WORDTIDE_LIFELINE";
 
 /// Longest piece of a line of a child that is passed on as one line, in bytes.
 const LINE_BYTES_MAX: u64 = 64 * 1024;
@@ -103,67 +97,6 @@ impl Default for LaunchSettings {
 /// Returns an error of kind `Failed` for a failed system call.
 fn failed(what: &str, cause: io::Error) -> Error {
     Error::new(ErrorKind::Failed, format!("{what}: {cause}")).cause(cause)
-}
-
-/// The values that a launcher passes to a child through the environment.
-#[derive(Debug, Default)]
-pub struct Inherited {
-    /// The key of this cluster.
-    pub mesh_key: Option<MeshKey>,
-    /// The number of this start of the cluster.
-    pub generation: u64,
-    /// The pipe by which the launcher requests a stop.
-    pub lifeline: Option<Lifeline>,
-}
-
-impl Inherited {
-    /// Reads the values with `lookup`, which is `|name| std::env::var(name).ok()` outside tests.
-    /// Returns the default if no launcher has set them.
-    ///
-    /// # Errors
-    /// `Configuration` if a value is not one that a launcher writes.
-    pub fn read(lookup: impl Fn(&str) -> Option<String>) -> Result<Inherited> {
-        let wrong = |name: &str| {
-            let message = format!("{name} in the environment is not from a launcher");
-            Error::new(ErrorKind::Configuration, message).hint("unset it")
-        };
-        let mesh_key = lookup(KEY_NAME).map(|secret| MeshKey::from_secret(secret.as_bytes()));
-        let generation = lookup(GENERATION_NAME).map(|text| text.parse());
-        Ok(Inherited {
-            mesh_key: mesh_key.transpose()?,
-            generation: generation.transpose().map_err(|_| wrong(GENERATION_NAME))?.unwrap_or(0),
-            lifeline: lookup(LIFELINE_NAME).map(|path| Lifeline(path.into())),
-        })
-    }
-}
-
-/// The reason for which a child of a launcher is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LifelineEnd {
-    /// The launcher requests a stop.
-    Stop,
-    /// The launcher is gone, and nobody waits for a stop.
-    Orphaned,
-}
-
-/// The pipe by which the launcher requests a stop, and that ends when it is gone.
-#[derive(Debug)]
-pub struct Lifeline(PathBuf);
-
-impl Lifeline {
-    /// Blocks until the launcher requests a stop or is gone. Call it on a thread of its own.
-    ///
-    /// # Errors
-    /// `Configuration` if the pipe cannot be opened.
-    pub fn wait(&self) -> Result<LifelineEnd> {
-        let mut byte = [0];
-        let read = std::fs::File::open(&self.0).and_then(|mut pipe| pipe.read(&mut byte));
-        let end = |bytes| if bytes > 0 { LifelineEnd::Stop } else { LifelineEnd::Orphaned };
-        read.map(end).map_err(|cause| {
-            let message = format!("cannot read the launcher's pipe {}: {cause}", self.0.display());
-            Error::new(ErrorKind::Configuration, message).cause(cause)
-        })
-    }
 }
 
 /// The exit code for a child that cannot be waited for: that of a defect.
@@ -392,14 +325,6 @@ impl Launcher {
     }
 }
 
-/// Requests a stop of `children` children, once.
-fn request_stop(lifeline: &mut Option<PipeWriter>, children: usize) {
-    if let Some(mut lifeline) = lifeline.take() {
-        // Each takes one byte. It fails only when all have ended. The pipe holds 64 KiB.
-        let _ = lifeline.write_all(&vec![b's'; children]);
-    }
-}
-
 /// Returns the exit code of the cluster, from the codes of the children in order of time.
 fn first_failure(codes: &[i32]) -> i32 {
     let failed = |code: &&i32| **code != 0;
@@ -499,15 +424,5 @@ mod tests {
         assert_eq!(first_failure(&[69, 70, 75]), 70);
         assert_eq!(first_failure(&[0, 69]), 69);
         assert_eq!(first_failure(&[]), 0);
-    }
-
-    #[test]
-    fn child_environment_is_read_and_checked() {
-        let nothing = Inherited::read(|_| None).unwrap();
-        assert!(nothing.mesh_key.is_none() && nothing.generation == 0);
-        let bad = |name: &str| (name == GENERATION_NAME).then(|| "x".to_owned());
-        let error = Inherited::read(bad).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Configuration);
-        assert!(error.to_string().contains(GENERATION_NAME));
     }
 }
