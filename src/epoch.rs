@@ -109,6 +109,8 @@ pub struct Jump {
 pub struct Schedule {
     /// Length of an epoch in milliseconds.
     interval_ms: u64,
+    /// Time between two names that are never skipped, in milliseconds; `None` if all may be.
+    slide_ms: Option<u64>,
     /// Wall minus monotonic time in milliseconds at the last call.
     offset_ms: i64,
     /// The open epoch.
@@ -121,22 +123,34 @@ impl Schedule {
     /// Opens the first epoch: the interval that contains `wall_ms`, or the one after `after` (the
     /// newest committed epoch) if that is later.
     ///
+    /// Windows end at multiples of `slide`, if given. The first of them after an epoch is never
+    /// skipped, so that each word is in a result: also when it has passed, between two runs or while
+    /// an epoch could not be cut. Its epoch is due at once then.
+    ///
     /// Times above [`TIME_MAX_MS`] count as that time, so no arithmetic on epochs can wrap.
     pub fn new(
         interval: Duration,
+        slide: Option<Duration>,
         wall_ms: u64,
         monotonic: Duration,
         after: Option<Epoch>,
     ) -> Self {
         let interval_ms = (interval.as_millis() as u64).clamp(1, TIME_MAX_MS);
-        let mut open = next_multiple(wall_ms, interval_ms);
-        if let Some(after) = after {
-            open = open.max(next_multiple(after, interval_ms));
-        }
+        let slide_ms = slide.map(|slide| (slide.as_millis() as u64).clamp(1, TIME_MAX_MS));
         let offset_ms = offset(wall_ms, monotonic);
-        let mut schedule = Schedule { interval_ms, offset_ms, open, deadline: monotonic };
+        let mut schedule =
+            Schedule { interval_ms, slide_ms, offset_ms, open: 0, deadline: monotonic };
+        schedule.open = match after {
+            Some(after) => schedule.name_after(after, next_multiple(after, interval_ms), wall_ms),
+            None => next_multiple(wall_ms, interval_ms),
+        };
         schedule.deadline = schedule.deadline_from(monotonic);
         schedule
+    }
+
+    /// Returns the schedule with another name for the open epoch, which is due when it was.
+    pub fn with_open(self, open: Epoch) -> Schedule {
+        Schedule { open, ..self }
     }
 
     /// Returns the open epoch.
@@ -160,10 +174,32 @@ impl Schedule {
         self.offset_ms = offset_ms;
         // Names must also grow after the last year of the clock.
         let following = self.open.saturating_add(self.interval_ms);
-        self.open = following.max(next_multiple(wall_ms, self.interval_ms));
+        self.open = self.name_after(self.open, following, wall_ms);
         self.deadline = self.deadline_from(monotonic);
         // A difference below a second is a correction by NTP and no jump.
         (by_ms.unsigned_abs() >= 1_000.max(self.interval_ms / 2)).then_some(Jump { by_ms })
+    }
+
+    /// Returns the name of the epoch after `epoch`: that of the present, and at least `following`.
+    fn name_after(&self, epoch: Epoch, following: Epoch, wall_ms: u64) -> Epoch {
+        let present = following.max(next_multiple(wall_ms, self.interval_ms));
+        let end = self.window_end(epoch).map_or(present, |end| end.max(following));
+        present.min(end)
+    }
+
+    /// Returns the end of the window that `epoch` is in; `None` if it ends with `epoch`, or if there
+    /// are no windows.
+    fn window_end(&self, epoch: Epoch) -> Option<Epoch> {
+        let slide_ms = self.slide_ms?;
+        (!epoch.is_multiple_of(slide_ms)).then(|| next_multiple(epoch, slide_ms))
+    }
+
+    /// Opens the epoch with which the window of the open one ends, and returns its name. `None` if
+    /// that is the open one, and if it is not [plausible](is_plausible) yet.
+    pub fn open_window_end(&mut self, wall_ms: u64) -> Option<Epoch> {
+        let end = self.window_end(self.open).filter(|end| is_plausible(*end, wall_ms))?;
+        self.open = end;
+        Some(end)
     }
 
     /// Returns the time of the open epoch's end, seen from `monotonic`.
@@ -208,7 +244,7 @@ mod tests {
 
     #[test]
     fn epoch_name_is_its_aligned_end() {
-        let schedule = Schedule::new(10 * SECOND, 1_565_869_223_456, at(5), None);
+        let schedule = Schedule::new(10 * SECOND, None, 1_565_869_223_456, at(5), None);
         assert_eq!(schedule.open(), 1_565_869_230_000);
         assert_eq!(schedule.deadline(), at(5 + 6_544));
     }
@@ -229,14 +265,14 @@ mod tests {
 
     #[test]
     fn restart_after_early_cut_opens_next_epoch() {
-        let schedule = Schedule::new(10 * SECOND, 15_000, at(0), Some(20_000));
+        let schedule = Schedule::new(10 * SECOND, None, 15_000, at(0), Some(20_000));
         assert_eq!(schedule.open(), 30_000);
         assert_eq!(schedule.deadline(), at(15_000));
     }
 
     #[test]
     fn punctual_epochs_are_one_interval_apart() {
-        let mut schedule = Schedule::new(SECOND, 10_500, at(0), None);
+        let mut schedule = Schedule::new(SECOND, None, 10_500, at(0), None);
         for k in 1..5 {
             let late_ms = 3;
             let jump =
@@ -248,14 +284,49 @@ mod tests {
 
     #[test]
     fn lateness_skips_intervals_and_is_no_jump() {
-        let mut schedule = Schedule::new(at(10), 1_000, at(0), None);
+        let mut schedule = Schedule::new(at(10), None, 1_000, at(0), None);
         assert_eq!(schedule.advance(1_507, at(507)), None);
         assert_eq!(schedule.open(), 1_510);
     }
 
     #[test]
+    fn lateness_does_not_skip_a_window() {
+        let slide = Some(at(1_000));
+        let mut schedule = Schedule::new(at(100), slide, 10_050, at(0), None);
+        assert_eq!(schedule.open(), 10_100);
+        schedule.advance(13_230, at(3_180));
+        assert_eq!((schedule.open(), schedule.deadline()), (11_000, at(950)), "due at once");
+        schedule.advance(13_231, at(3_181));
+        assert_eq!(schedule.open(), 13_300, "all that was read is in a result");
+        schedule.advance(14_001, at(3_951));
+        assert_eq!(schedule.open(), 14_000);
+    }
+
+    #[test]
+    fn pause_between_runs_does_not_skip_a_window() {
+        let open = |after| {
+            Schedule::new(at(100), Some(at(1_000)), 20_050, at(0), Some(after)).open()
+        };
+        assert_eq!(open(15_300), 16_000);
+        assert_eq!(open(16_000), 20_100, "nothing was read since");
+        assert_eq!(open(20_300), 20_400);
+        assert_eq!(open(19_900), 20_000);
+    }
+
+    #[test]
+    fn far_window_end_is_not_opened_early() {
+        let day = Duration::from_millis(AHEAD_MAX_MS);
+        for (slide, end) in [(10 * SECOND, Some(20_000)), (SECOND, None), (2 * day, None)] {
+            let mut schedule = Schedule::new(SECOND, Some(slide), 10_500, at(0), None);
+            assert_eq!(schedule.open(), 11_000);
+            assert_eq!(schedule.open_window_end(10_600), end, "{slide:?}");
+            assert_eq!(schedule.open(), end.unwrap_or(11_000));
+        }
+    }
+
+    #[test]
     fn clock_set_back_keeps_the_pace() {
-        let mut schedule = Schedule::new(10 * SECOND, 3_600_000, at(0), None);
+        let mut schedule = Schedule::new(10 * SECOND, None, 3_600_000, at(0), None);
         let jump = schedule.advance(10_000, at(10_000));
         assert_eq!(jump, Some(Jump { by_ms: -3_600_000 }));
         assert_eq!((schedule.open(), schedule.deadline()), (3_620_000, at(20_000)));
@@ -265,7 +336,7 @@ mod tests {
 
     #[test]
     fn clock_set_forward_moves_names_once() {
-        let mut schedule = Schedule::new(10 * SECOND, 5_000, at(0), None);
+        let mut schedule = Schedule::new(10 * SECOND, None, 5_000, at(0), None);
         let jump = schedule.advance(86_410_000, at(5_000));
         assert_eq!(jump, Some(Jump { by_ms: 86_400_000 }));
         assert_eq!((schedule.open(), schedule.deadline()), (86_420_000, at(15_000)));
@@ -277,7 +348,7 @@ mod tests {
     fn times_at_the_range_end_never_wrap() {
         for after in [TIME_MAX_MS, i64::MAX as u64, 9_300_000_000_000_000_000, u64::MAX] {
             for wall_ms in [0, 1_565_869_223_456, u64::MAX] {
-                let mut schedule = Schedule::new(SECOND, wall_ms, at(7), Some(after));
+                let mut schedule = Schedule::new(SECOND, None, wall_ms, at(7), Some(after));
                 for k in 1..4 {
                     let before = schedule.open();
                     schedule.advance(wall_ms, at(7 + 1_000 * k));
@@ -286,7 +357,7 @@ mod tests {
                 }
             }
         }
-        Schedule::new(Duration::MAX, u64::MAX, Duration::MAX / 4, None).advance(0, at(0));
+        Schedule::new(Duration::MAX, None, u64::MAX, Duration::MAX / 4, None).advance(0, at(0));
     }
 
     #[test]

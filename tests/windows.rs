@@ -14,7 +14,7 @@ use wordtide::operators::{Lines, Rows, Window};
 use wordtide::{Job, Settings, Source, Target};
 
 use crate::clock::HandClock;
-use crate::rig::{DEADLINE, Output, Server};
+use crate::rig::{DEADLINE, Output, Rig, Server};
 
 const SECOND: Duration = Duration::from_secs(1);
 const SLIDE_MS: u64 = 3_000;
@@ -27,6 +27,8 @@ struct WindowJob<F> {
     server: Server,
     clock: HandClock,
     definition: F,
+    /// True if the job says when its windows end.
+    is_declared: bool,
 }
 
 impl<F> WindowJob<F>
@@ -37,14 +39,18 @@ where
     fn new(begins_ms: i64, definition: F) -> WindowJob<F> {
         let dir = tempfile::tempdir().expect("a directory");
         let clock = HandClock::at(END_MS as i64 + begins_ms);
-        WindowJob { dir, server: Server::new(), clock, definition }
+        WindowJob { dir, server: Server::new(), clock, definition, is_declared: false }
     }
 
     /// Runs the job from now on. Each line is committed in an epoch of its own, and time goes by
     /// for one second after it. Returns the epochs, in seconds after [`END_MS`].
     fn live(&self, lines: &[&str]) -> Vec<i64> {
         let address = format!("127.0.0.1:{}", self.server.port());
-        let mut job = Job::builder()
+        let mut job = Job::builder();
+        if self.is_declared {
+            job = job.windows_end_every(Duration::from_millis(SLIDE_MS));
+        }
+        let mut job = job
             .source(Source::Connect(address.parse().expect("an address")))
             .dataflow_rows("windows", self.definition)
             .to(Target::Local { root: self.dir.path().join("out"), prefix: "c".to_owned() })
@@ -130,6 +136,26 @@ fn words_leave_windows_after_skipped_slides() {
     assert_eq!(job.live(&["last-line"])[0], 12);
     assert_eq!(job.rows(3), ["again-line\t0", "early-line\t0", "lost-line\t1"]);
     assert_eq!(job.rows(12), ["last-line\t1", "late-line\t1", "lost-line\t0"]);
+}
+
+#[test]
+fn declared_window_ends_between_two_runs() {
+    let mut job = WindowJob::new(300, |lines| changes(lines, 1));
+    job.is_declared = true;
+    assert_eq!(job.live(&["first-line"]), [1, 2]);
+    job.clock.jump(4_000);
+    let epochs = job.live(&["second-line"]);
+    assert_eq!((epochs[0], epochs.contains(&4)), (3, false), "{epochs:?}");
+    assert!(job.rows(3).contains(&"first-line\t1".to_owned()));
+}
+
+#[test]
+fn window_ends_when_sources_have_ended() {
+    let rig = Rig::new();
+    rig.file("log", "a b a\n");
+    let run = "run sliding_windows --window 10h --slide 10h --file log --once --no-state --to -";
+    let ended = rig.run(run).expect(0);
+    assert_eq!(String::from_utf8_lossy(&ended.stdout), "('a', 2)\n('b', 1)\n");
 }
 
 #[test]

@@ -161,6 +161,7 @@ impl Dataflow {
                 Window::new(window, slide).check(interval)?;
                 let name = format!("sliding_windows window={} slide={}", show(window), show(slide));
                 job.dataflow(name, sliding_windows::dataflow(window, slide))
+                    .windows_end_every(slide)
             }
             Dataflow::TopK(TopFlags { k: 0 }) => {
                 let message = "a ranking of no words";

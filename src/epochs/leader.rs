@@ -71,8 +71,6 @@ enum LeaderPhase {
 pub struct EpochLeader {
     /// The names and the deadlines of epochs.
     schedule: Schedule,
-    /// The open epoch; `schedule` may have a later one in mind if the start took long.
-    open: Epoch,
     /// The phase of the job.
     phase: LeaderPhase,
     /// For each process, true while its sources may bring more.
@@ -90,8 +88,10 @@ impl EpochLeader {
         processes: usize,
         epochs: Option<u64>,
     ) -> EpochLeader {
+        // The clock may have passed the end of `open`, if the start took long.
+        let schedule = schedule.with_open(open);
         let reading = vec![true; processes];
-        EpochLeader { schedule, open, phase: LeaderPhase::Reading, reading, left: epochs }
+        EpochLeader { schedule, phase: LeaderPhase::Reading, reading, left: epochs }
     }
 
     /// Returns the monotonic time at which the open epoch is due.
@@ -144,10 +144,17 @@ impl EpochLeader {
         vec![EpochAction::StopReading]
     }
 
-    /// Cuts the last epoch.
+    /// Cuts the last epoch. If the sources have ended by themselves, that is the end of the window:
+    /// no other run publishes it. After a stop, the next run does.
     fn end(&mut self, now: Moment) -> Vec<EpochAction> {
+        let has_all = self.phase == LeaderPhase::Reading;
         self.phase = LeaderPhase::Ended;
-        self.advance(now, |epoch, next| EpochAction::End { epoch, next })
+        let epoch = self.schedule.open();
+        let end = has_all.then(|| self.schedule.open_window_end(now.wall_ms)).flatten();
+        let mut actions: Vec<_> =
+            end.into_iter().map(|next| EpochAction::Cut { epoch, next }).collect();
+        actions.extend(self.advance(now, |epoch, next| EpochAction::End { epoch, next }));
+        actions
     }
 
     /// Moves on to the next epoch, and returns its cut after the report of a clock that was moved.
@@ -156,9 +163,9 @@ impl EpochLeader {
         now: Moment,
         cut: impl FnOnce(Epoch, Epoch) -> EpochAction,
     ) -> Vec<EpochAction> {
+        let epoch = self.schedule.open();
         let jump = self.schedule.advance(now.wall_ms, now.monotonic);
-        let epoch = std::mem::replace(&mut self.open, self.schedule.open());
-        let cut = cut(epoch, self.open);
+        let cut = cut(epoch, self.schedule.open());
         jump.map(EpochAction::ReportJump).into_iter().chain([cut]).collect()
     }
 }
@@ -179,9 +186,34 @@ mod tests {
     fn leader(processes: usize, epochs: Option<u64>) -> EpochLeader {
         let now = at(0);
         let interval = Duration::from_millis(100);
-        let schedule = Schedule::new(interval, now.wall_ms, now.monotonic, None);
+        let schedule = Schedule::new(interval, None, now.wall_ms, now.monotonic, None);
         let open = schedule.open();
         EpochLeader::new(schedule, open, processes, epochs)
+    }
+
+    /// Returns the leader of a job whose windows end every second.
+    fn with_windows() -> EpochLeader {
+        let now = at(0);
+        let (interval, slide) = (Duration::from_millis(100), Some(Duration::from_secs(1)));
+        let schedule = Schedule::new(interval, slide, now.wall_ms, now.monotonic, None);
+        EpochLeader::new(schedule, START_MS + 100, 1, None)
+    }
+
+    #[test]
+    fn sources_that_end_end_the_window() {
+        let mut leader = with_windows();
+        let (epoch, last) = (START_MS + 100, START_MS + 1_000);
+        let cut = Cut { epoch, next: last };
+        let end = End { epoch: last, next: START_MS + 1_100 };
+        assert_eq!(leader.take(ReadingEnded(0), at(10)), [cut, end]);
+    }
+
+    #[test]
+    fn stop_leaves_the_window_open() {
+        let mut leader = with_windows();
+        assert_eq!(leader.take(StopAsked, at(10)), [StopReading]);
+        let end = End { epoch: START_MS + 100, next: START_MS + 200 };
+        assert_eq!(leader.take(ReadingEnded(0), at(20)), [end]);
     }
 
     #[test]

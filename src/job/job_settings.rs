@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::cluster::ClusterSettings;
 use crate::epoch::{Clock, SystemClock};
@@ -35,6 +36,8 @@ pub struct JobSettings {
     pub sources: Vec<(Source, Option<usize>)>,
     /// The definition and its name, which is part of the identity. A job needs one.
     pub definition: Option<(String, Definition)>,
+    /// The time from the end of a window to the next, if the definition has windows.
+    pub slide: Option<Duration>,
     /// The output. A job needs one.
     pub target: Option<Target>,
     /// The names and the bytes of objects.
@@ -74,6 +77,7 @@ impl Default for JobSettings {
         JobSettings {
             sources: Vec::new(),
             definition: None,
+            slide: None,
             target: None,
             form: FormSettings::default(),
             state: StatePlace::default(),

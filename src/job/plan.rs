@@ -353,7 +353,7 @@ impl JobPlan {
     /// Returns a schedule whose first epoch follows `after` and the present.
     fn schedule(&self, after: Option<u64>) -> Schedule {
         let (wall_ms, monotonic) = (self.asked.clock.wall_ms(), self.asked.clock.monotonic());
-        Schedule::new(self.asked.settings.interval, wall_ms, monotonic, after)
+        Schedule::new(self.asked.settings.interval, self.asked.slide, wall_ms, monotonic, after)
     }
 
     /// Returns the plan that every worker of this process follows: where it begins, what it reads
