@@ -36,32 +36,80 @@ pub fn sync_folder(path: &Path) -> io::Result<bool> {
     sync_names(&File::open(path)?)
 }
 
+/// Most attempts to replace a file whose temporary file is removed by another process.
+const REPLACE_ATTEMPTS_MAX: usize = 5;
+
 /// Replaces the file at `path` by one with these bytes, for its owner only, and returns it open for
 /// writing. After a crash the path has its old bytes or the new ones. Several processes may replace
-/// one file at the same time.
+/// one file at the same time, while another one removes what a crash has left.
 ///
 /// # Errors
 /// Those of the disk. No temporary file is left then.
 pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let mut attempts = 1;
+    loop {
+        match write_and_rename(path, bytes) {
+            Err((Step::Rename, error)) if error.kind() == io::ErrorKind::NotFound => {
+                if attempts == REPLACE_ATTEMPTS_MAX {
+                    return Err(error);
+                }
+                attempts += 1;
+            }
+            Err((_, error)) => return Err(error),
+            Ok(file) => {
+                sync_folder(folder)?;
+                return Ok(file);
+            }
+        }
+    }
+}
+
+/// Removes the temporary files that crashes have left in `folder`. Called at a start, by the one
+/// process that owns the folder or shares it as the first.
+///
+/// # Errors
+/// Those of the disk.
+pub fn remove_temporaries(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let bytes = name.as_encoded_bytes();
+        if bytes.starts_with(b".") && bytes.ends_with(b".tmp") {
+            match fs::remove_file(entry.path()) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The step of a replacement that has failed.
+enum Step {
+    Write,
+    Rename,
+}
+
+/// Writes a temporary file beside `path`, syncs it, and renames it. Removes it after an error.
+fn write_and_rename(path: &Path, bytes: &[u8]) -> Result<File, (Step, io::Error)> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // Processes of containers that share the folder may have one number.
-    let id = random_id().map_err(io::Error::other)?;
+    let id = random_id().map_err(|error| (Step::Write, io::Error::other(error)))?;
     let temporary = path.with_file_name(format!(".{name}.{id}.tmp"));
     let mut options = OpenOptions::new();
     options.create_new(true).write(true);
     options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    let mut file = options.open(&temporary)?;
-    let replaced = file
-        .write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = replaced {
+    let mut file = options.open(&temporary).map_err(|error| (Step::Write, error))?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    let replaced = written.map_err(|error| (Step::Write, error)).and_then(|()| {
+        fs::rename(&temporary, path).map_err(|error| (Step::Rename, error))
+    });
+    if replaced.is_err() {
         // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
-        return Err(error);
     }
-    sync_folder(path.parent().unwrap_or(Path::new("")))?;
-    Ok(file)
+    replaced.map(|()| file)
 }
 
 #[cfg(test)]
@@ -86,5 +134,20 @@ mod tests {
         assert_eq!(fs::read_dir(dir.path()).expect("a folder").count(), 1);
         let error = replace_file(&dir.path().join("no/note"), b"").expect_err("no such folder");
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn temporaries_of_crashes_are_removed() {
+        let dir = tempfile::tempdir().expect("a folder");
+        for name in [".note.17.tmp", "note", ".hidden", "a.tmp"] {
+            fs::write(dir.path().join(name), "text").expect("a file");
+        }
+        remove_temporaries(dir.path()).expect("removed");
+        let names = fs::read_dir(dir.path()).expect("a folder").map(|entry| {
+            entry.expect("an entry").file_name().into_string().expect("text")
+        });
+        let mut names: Vec<_> = names.collect();
+        names.sort_unstable();
+        assert_eq!(names, [".hidden", "a.tmp", "note"]);
     }
 }

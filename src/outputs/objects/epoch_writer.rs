@@ -139,7 +139,7 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
         // In this order: the round begins also if a part without rows cannot be stored.
         futures::try_join!(with_rows, try_join_all(empties)).map(drop)
     };
-    write_marker(publisher, epoch, &marker, durable).await
+    write_marker(publisher, &marker, durable).await
 }
 
 /// Returns the entry of a part in the marker.

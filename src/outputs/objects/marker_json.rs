@@ -50,7 +50,7 @@ pub struct Marker {
 }
 
 /// The entry of a part in the marker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkedPart {
     /// Its name within the epoch's directory.
     pub name: String,
@@ -74,6 +74,16 @@ impl Marker {
     pub fn parse(bytes: &[u8]) -> Option<Marker> {
         let marker: Marker = serde_json::from_slice(bytes).ok()?;
         (marker.format <= MARKER_FORMAT).then_some(marker)
+    }
+
+    /// Returns true if `bytes` are the marker of the same rows by the same state. Another run of the
+    /// job wrote it then: a request of a run that was killed may arrive after the next has begun.
+    pub fn is_repeated_by(&self, bytes: &[u8]) -> bool {
+        let repeated = |other: Marker| {
+            let other = Marker { program: self.program.clone(), started: self.started, ..other };
+            other == *self
+        };
+        self.state.is_some() && Marker::parse(bytes).is_some_and(repeated)
     }
 
     /// Returns a description of the writer of the marker with these bytes.
@@ -133,6 +143,23 @@ mod tests {
         assert_eq!(Marker::parse(&marker.to_bytes()), Some(marker));
         assert_eq!(Marker::parse(b""), None, "Spark's marker is empty");
     }
+
+    #[test]
+    fn marker_of_former_run_repeats_the_rows() {
+        let marker = Marker { state: Some("ab".into()), started: Some(5), ..Marker::default() };
+        let former = Marker { started: Some(4), program: "wordtide 0".into(), ..marker.clone() };
+        assert!(marker.is_repeated_by(&former.to_bytes()));
+        let others = [
+            Marker { state: Some("cd".into()), ..former.clone() },
+            Marker { epoch: 1, ..former.clone() },
+            Marker { words: 1, ..former.clone() },
+            Marker { parts: vec![MarkedPart::default()], ..former },
+        ];
+        assert!(others.iter().all(|other| !marker.is_repeated_by(&other.to_bytes())));
+        let without = Marker { state: None, ..marker };
+        assert!(!without.is_repeated_by(&without.to_bytes()), "any job may have written it");
+    }
+
     #[test]
     fn markers_of_other_releases_are_recognized() {
         let old = br#"{"program":"wordtide 0.1.0","job":"ab","epoch":10,"lines":1,"words":2,

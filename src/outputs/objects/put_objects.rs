@@ -248,32 +248,43 @@ impl Publisher {
         self.create(epoch, key, &body, create).await
     }
 
-    /// Creates the object `key`, the marker of `epoch`, from `body`, when `ready` succeeds. It is
-    /// written before that begins, and prepared meanwhile.
+    /// Creates the object of `marker` when `ready` succeeds. It is written before that begins, and
+    /// prepared meanwhile. Succeeds if a former run has created it, as a request that was under way
+    /// when that was killed does late.
     ///
     /// # Errors
     ///
     /// Those of `ready`, and as [`Publisher::create_part`].
     pub async fn create_marker(
         &self,
-        epoch: Epoch,
-        key: &str,
-        body: Body,
+        marker: &Marker,
         ready: impl Future<Output = Result<(), Error>>,
     ) -> Result<Stored, Error> {
-        let written = self.store.prepare_new(key, body.clone()).await;
+        let (key, body) = (self.form.layout.marker(marker.epoch), Body::from(marker.to_bytes()));
+        let written = self.store.prepare_new(&key, body.clone()).await;
         let prepare = async { written?.await };
         let (prepared, is_ready) = futures::join!(prepare, ready);
         is_ready?;
         // An object that could not be prepared is created from its bytes, as in each attempt after
         // the first. These are repeated, counted and logged.
         let prepared = Mutex::new(prepared.ok());
-        self.begin(key, &body).await?;
+        self.begin(&key, &body).await?;
         let create = || {
             let prepared = prepared.lock().unwrap_or_else(PoisonError::into_inner).take();
-            prepared.unwrap_or_else(|| self.store.put_new(key, body.clone()))
+            let created = prepared.unwrap_or_else(|| self.store.put_new(&key, body.clone()));
+            let (store, key, body) = (&self.store, &key, &body);
+            async move {
+                let created = created.await;
+                if !matches!(&created, Err(error) if error.kind == StoreErrorKind::Exists) {
+                    return created;
+                }
+                match store.get(key, MARKER_BYTES_MAX).await {
+                    Ok(bytes) if marker.is_repeated_by(&bytes) => Ok(Stored::of(body, None)),
+                    _ => created,
+                }
+            }
         };
-        self.create(epoch, key, &body, create).await
+        self.create(marker.epoch, &key, &body, create).await
     }
 
     /// Counts `body`, which is to be stored under `key`. Succeeds if this run owns the output.

@@ -3,9 +3,7 @@
 use super::marker_json::Marker;
 use super::put_objects::Publisher;
 use crate::crash_points::crash_point;
-use crate::epoch::Epoch;
 use crate::error::Result;
-use crate::store::Body;
 
 /// Waits until the parts are durable, which `durable` returns then, notes the epoch in the commit
 /// log, stores the marker, and makes its name durable. The bytes of the marker are written before
@@ -16,19 +14,17 @@ use crate::store::Body;
 /// ones. Returns when the epoch is committed.
 pub async fn write_marker(
     publisher: &Publisher,
-    epoch: Epoch,
     marker: &Marker,
     durable: impl Future<Output = Result<()>>,
 ) -> Result<()> {
-    let layout = &publisher.form.layout;
-    let key = layout.marker(epoch);
+    let (epoch, layout) = (marker.epoch, &publisher.form.layout);
     let ready = async {
         durable.await?;
         publisher.note_attempt(epoch, marker.parts.len()).await?;
         crash_point("output.before_marker");
         Ok(())
     };
-    publisher.create_marker(epoch, &key, Body::from(marker.to_bytes()), ready).await?;
+    publisher.create_marker(marker, ready).await?;
     publisher.seal(&layout.dir(epoch)).await?;
     publisher.note_commit(epoch);
     crash_point("output.after_marker");
@@ -55,6 +51,7 @@ mod tests {
     use crate::outputs::output::{CompleteEpoch, EpochWriter, PartReport};
     use crate::outputs::publication::Publication;
     use crate::settings::{EmptyEpochs, RowOrder};
+    use crate::store::Body;
     use crate::store::local::LocalStore;
 
     /// Returns the publisher of a job without state to the directory at `root`.
@@ -92,12 +89,12 @@ mod tests {
             let written = PartsWritten { took: Duration::ZERO, at: Instant::now() };
             parts.send_replace(Some(written));
         };
-        let marker = Marker::default();
+        let marker = Marker { epoch: 10, ..Marker::default() };
         let durable = async {
             durable.wait().await;
             Ok(())
         };
-        let marker = async { write_marker(&publisher, 10, &marker, durable).await.unwrap() };
+        let marker = async { write_marker(&publisher, &marker, durable).await.unwrap() };
         let both = futures::future::join(part, marker);
         tokio::time::timeout(Duration::from_secs(60), both).await.expect("none waits for ever");
         let mut names = names();

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use super::found_file::{FoundFile, NameHash, Version, hash_of};
 use super::ledger_record::LedgerRecord;
-use crate::durable_file::replace_file;
+use crate::durable_file::{remove_temporaries, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the ledger's file in the folder of the journal.
@@ -125,6 +125,7 @@ impl Ledger {
         };
         let opened = OpenOptions::new().write(true).open(&path);
         let file = opened.map_err(|error| failed("open", &path, &error))?;
+        remove_temporaries(folder).map_err(|error| failed("look into", folder, &error))?;
         let mut ledger = Ledger::create(None, &[])?;
         let mut at = 0;
         while let Some((record, length)) = LedgerRecord::decode(&bytes[at..]) {
