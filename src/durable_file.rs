@@ -102,9 +102,9 @@ fn write_and_rename(path: &Path, bytes: &[u8]) -> Result<File, (Step, io::Error)
     options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
     let mut file = options.open(&temporary).map_err(|error| (Step::Write, error))?;
     let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    let replaced = written.map_err(|error| (Step::Write, error)).and_then(|()| {
-        fs::rename(&temporary, path).map_err(|error| (Step::Rename, error))
-    });
+    let replaced = written
+        .map_err(|error| (Step::Write, error))
+        .and_then(|()| fs::rename(&temporary, path).map_err(|error| (Step::Rename, error)));
     if replaced.is_err() {
         // The first error is the one to report.
         let _ = fs::remove_file(&temporary);
@@ -143,9 +143,9 @@ mod tests {
             fs::write(dir.path().join(name), "text").expect("a file");
         }
         remove_temporaries(dir.path()).expect("removed");
-        let names = fs::read_dir(dir.path()).expect("a folder").map(|entry| {
-            entry.expect("an entry").file_name().into_string().expect("text")
-        });
+        let names = fs::read_dir(dir.path())
+            .expect("a folder")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
         let mut names: Vec<_> = names.collect();
         names.sort_unstable();
         assert_eq!(names, [".hidden", "a.tmp", "note"]);

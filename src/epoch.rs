@@ -304,9 +304,8 @@ mod tests {
 
     #[test]
     fn pause_between_runs_does_not_skip_a_window() {
-        let open = |after| {
-            Schedule::new(at(100), Some(at(1_000)), 20_050, at(0), Some(after)).open()
-        };
+        let open =
+            |after| Schedule::new(at(100), Some(at(1_000)), 20_050, at(0), Some(after)).open();
         assert_eq!(open(15_300), 16_000);
         assert_eq!(open(16_000), 20_100, "nothing was read since");
         assert_eq!(open(20_300), 20_400);

@@ -1,7 +1,7 @@
 //! How the process ends: the error's line, panics, and the exit code.
 
 use std::io::{self, IsTerminal};
-use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::process::ExitCode;
 
 use tracing::Level;
@@ -15,10 +15,22 @@ pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     ExitCode::from(code_of(run))
 }
 
+/// Returns true if the runtime of tasks has panicked, as it does in a thread of its own when another
+/// thread cannot be made. No task of the program sees that, and those that wait would wait for ever.
+fn is_of_runtime(panic: &PanicHookInfo<'_>) -> bool {
+    panic.location().is_some_and(|location| {
+        let file = location.file();
+        file.contains("/tokio-") && file.contains("/src/runtime/")
+    })
+}
+
 /// Returns the exit code of a command, also of one that panics.
 fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
     set_hook(Box::new(|panic| {
         log_lines::say(Level::ERROR, "panicked", &format!("wordtide: {panic}"));
+        if is_of_runtime(panic) {
+            at_once(exit_codes::exit_code(ErrorKind::Panicked));
+        }
     }));
     // The hook has reported a panic; what it left half done is not looked at again.
     let code = match catch_unwind(AssertUnwindSafe(run)) {

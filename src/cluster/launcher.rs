@@ -300,7 +300,7 @@ impl Launcher {
                         tracing::warn!("process {index} was ended by signal {signal}");
                     }
                     killed_late |= killed;
-                    codes.extend((!killed).then_some(code));
+                    codes.extend((!killed).then_some((index, code)));
                     if code == 0 {
                         settings.grace_stopped
                     } else {
@@ -320,16 +320,22 @@ impl Launcher {
             deadline = Some(deadline.map_or(until, |earlier| earlier.min(until)));
         }
         // A peer that was halted is killed after those that have reported its loss.
-        let code = first_failure(&codes);
+        let code = cluster_code(&codes);
         (if code == 0 && killed_late { EXIT_FAILED } else { code }, stopped)
     }
 }
 
-/// Returns the exit code of the cluster, from the codes of the children in order of time.
-fn first_failure(codes: &[i32]) -> i32 {
-    let failed = |code: &&i32| **code != 0;
-    let own = codes.iter().filter(failed).find(|code| **code != EXIT_PEER_LOST);
-    own.or_else(|| codes.iter().find(failed)).copied().unwrap_or(0)
+/// Returns the exit code of the cluster, from the codes of the children in order of time, each with
+/// its index.
+///
+/// Process 0 ends in order only if all epochs are committed. Another process that is lost
+/// afterwards loses nothing, and a restart would count a finished input again.
+fn cluster_code(codes: &[(usize, i32)]) -> i32 {
+    let is_complete = codes.contains(&(0, 0));
+    let mut failures = codes.iter().map(|(_, code)| *code).filter(|code| *code != 0);
+    let own = failures.clone().find(|code| *code != EXIT_PEER_LOST);
+    let lost = failures.find(|_| !is_complete);
+    own.or(lost).unwrap_or(0)
 }
 
 /// Calls `line` with each line of `output`; long lines come in pieces.
@@ -420,9 +426,11 @@ mod tests {
 
     #[test]
     fn exit_code_prefers_own_failures() {
-        assert_eq!(first_failure(&[0, 0]), 0);
-        assert_eq!(first_failure(&[69, 70, 75]), 70);
-        assert_eq!(first_failure(&[0, 69]), 69);
-        assert_eq!(first_failure(&[]), 0);
+        assert_eq!(cluster_code(&[(1, 0), (0, 0)]), 0);
+        assert_eq!(cluster_code(&[(0, 69), (1, 70), (2, 75)]), 70);
+        assert_eq!(cluster_code(&[(1, 0), (0, 69)]), 69);
+        assert_eq!(cluster_code(&[(1, 69), (0, 0)]), 0, "all was committed");
+        assert_eq!(cluster_code(&[(1, 74), (0, 0)]), 74);
+        assert_eq!(cluster_code(&[]), 0);
     }
 }
