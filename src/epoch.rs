@@ -124,8 +124,8 @@ impl Schedule {
     /// newest committed epoch) if that is later.
     ///
     /// Windows end at multiples of `slide`, if given. The first of them after an epoch is never
-    /// skipped, so that each word is in a result: also when it has passed, between two runs or while
-    /// an epoch could not be cut. Its epoch is due at once then.
+    /// skipped, so that each word is in a result: also when it has passed, between two runs or
+    /// while an epoch could not be cut. Its epoch is due at once then.
     ///
     /// Times above [`TIME_MAX_MS`] count as that time, so no arithmetic on epochs can wrap.
     pub fn new(
@@ -187,8 +187,8 @@ impl Schedule {
         present.min(end)
     }
 
-    /// Returns the end of the window that `epoch` is in; `None` if it ends with `epoch`, or if there
-    /// are no windows.
+    /// Returns the end of the window that `epoch` is in; `None` if it ends with `epoch`, or if
+    /// there are no windows.
     fn window_end(&self, epoch: Epoch) -> Option<Epoch> {
         let slide_ms = self.slide_ms?;
         (!epoch.is_multiple_of(slide_ms)).then(|| next_multiple(epoch, slide_ms))

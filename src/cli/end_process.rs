@@ -15,8 +15,9 @@ pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     ExitCode::from(code_of(run))
 }
 
-/// Returns true if the runtime of tasks has panicked, as it does in a thread of its own when another
-/// thread cannot be made. No task of the program sees that, and those that wait would wait for ever.
+/// Returns true if the runtime of tasks has panicked, as it does in a thread of its own when
+/// another thread cannot be made. No task of the program sees that, and those that wait would wait
+/// for ever.
 fn is_of_runtime(panic: &PanicHookInfo<'_>) -> bool {
     panic.location().is_some_and(|location| {
         let file = location.file();
