@@ -66,23 +66,16 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// Removes the temporary files that crashes have left in `folder`. Called at a start, by the one
-/// process that owns the folder or shares it as the first.
-///
-/// # Errors
-/// Those of the disk.
-pub fn remove_temporaries(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
+/// process that owns the folder or shares it as the first. One that cannot be removed harms nobody.
+pub fn remove_temporaries(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
         let bytes = name.as_encoded_bytes();
         if bytes.starts_with(b".") && bytes.ends_with(b".tmp") {
-            match fs::remove_file(entry.path()) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            let removed = fs::remove_file(entry.path());
+            tracing::debug!("{}, left by a crash, was removed: {removed:?}", entry.path().display());
         }
     }
-    Ok(())
 }
 
 /// The step of a replacement that has failed.
@@ -142,7 +135,7 @@ mod tests {
         for name in [".note.17.tmp", "note", ".hidden", "a.tmp"] {
             fs::write(dir.path().join(name), "text").expect("a file");
         }
-        remove_temporaries(dir.path()).expect("removed");
+        remove_temporaries(dir.path());
         let names = fs::read_dir(dir.path())
             .expect("a folder")
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));

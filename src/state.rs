@@ -23,7 +23,7 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::durable_file::{remove_temporaries, replace_file, sync_folder};
+use crate::durable_file::{replace_file, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_lock::{self, LockOutcome, LockPatience};
 use crate::outputs::{COMMITS, Ids};
@@ -170,9 +170,6 @@ impl State {
         let lock = lock_folder(dir, process, patience)?;
         // A later release may have changed the identity, too: its number is named first.
         format_of(dir)?;
-        if process == 0 {
-            remove_temporaries(dir).map_err(|error| failed("read", error))?;
-        }
         let path = dir.join(IDENTITY);
         let is_new = match fs::read(&path) {
             Ok(bytes) => compare(dir, &bytes, identity).map(|()| false)?,

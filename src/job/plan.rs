@@ -24,6 +24,7 @@ use super::running_sources::RunningSources;
 use super::source_logs::{OwnSources, Streams, StreamsEnd};
 use super::stop_during_start::until_stopped;
 use crate::cluster::{ClusterSettings, Control, Mesh};
+use crate::durable_file::remove_temporaries;
 use crate::epoch::Schedule;
 use crate::epochs::{EpochFollower, EpochLeader, EpochRoom};
 use crate::error::{Error, ErrorKind, Result};
@@ -346,7 +347,13 @@ impl JobPlan {
     fn open_state(&self, parts: u32, patience: &LockPatience) -> Result<Option<State>> {
         let identity = Identity { parts, ..self.identity.clone() };
         let process = self.asked.cluster.process;
-        let open = |dir: PathBuf| State::open(&dir, &identity, process, patience);
+        let open = |dir: PathBuf| {
+            let state = State::open(&dir, &identity, process, patience)?;
+            if process == 0 {
+                remove_temporaries(&dir);
+            }
+            Ok(state)
+        };
         self.state_dir().map(open).transpose()
     }
 

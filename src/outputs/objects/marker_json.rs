@@ -76,8 +76,9 @@ impl Marker {
         (marker.format <= MARKER_FORMAT).then_some(marker)
     }
 
-    /// Returns true if `bytes` are the marker of the same rows by the same state. Another run of the
-    /// job wrote it then: a request of a run that was killed may arrive after the next has begun.
+    /// Returns true if `bytes` are the marker of the same rows by the same state. Another run of
+    /// the job wrote it then: a request of a run that was killed may arrive after the next has
+    /// begun.
     pub fn is_repeated_by(&self, bytes: &[u8]) -> bool {
         let repeated = |other: Marker| {
             let other = Marker { program: self.program.clone(), started: self.started, ..other };

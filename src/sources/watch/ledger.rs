@@ -125,7 +125,7 @@ impl Ledger {
         };
         let opened = OpenOptions::new().write(true).open(&path);
         let file = opened.map_err(|error| failed("open", &path, &error))?;
-        remove_temporaries(folder).map_err(|error| failed("look into", folder, &error))?;
+        remove_temporaries(folder);
         let mut ledger = Ledger::create(None, &[])?;
         let mut at = 0;
         while let Some((record, length)) = LedgerRecord::decode(&bytes[at..]) {
