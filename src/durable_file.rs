@@ -73,7 +73,10 @@ pub fn remove_temporaries(folder: &Path) {
         let bytes = name.as_encoded_bytes();
         if bytes.starts_with(b".") && bytes.ends_with(b".tmp") {
             let removed = fs::remove_file(entry.path());
-            tracing::debug!("{}, left by a crash, was removed: {removed:?}", entry.path().display());
+            tracing::debug!(
+                "{}, left by a crash, was removed: {removed:?}",
+                entry.path().display()
+            );
         }
     }
 }
