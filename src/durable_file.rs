@@ -66,7 +66,7 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// Removes the temporary files that crashes have left in `folder`. Called at a start, by the one
-/// process that owns the folder or shares it as the first. One that cannot be removed harms nobody.
+/// process that owns the folder or shares it as the first.
 pub fn remove_temporaries(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
