@@ -34,7 +34,7 @@ pub use hash::{SHORT_BYTES_MAX, hash, hash_at, part};
 pub use range_lists::{ListedWords, RangeLists, is_sound};
 pub use ranges::Ranges;
 pub use ranging::Ranging;
-pub use simd::vec_with_room;
+pub use simd::{vec_apart, vec_with_room};
 pub use table::WordTable;
 #[cfg(any(test, feature = "internals"))]
 pub use word_iter::each_word;

@@ -10,7 +10,7 @@
 use differential_dataflow::trace::implementations::BatchContainer;
 
 use crate::epoch::Epoch;
-use crate::words::vec_with_room;
+use crate::words::vec_apart;
 
 /// A word and its hash, borrowed from a column. Ordered by hash, then by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,8 +44,8 @@ pub struct WordColumn {
 impl WordColumn {
     /// Makes an empty column with room for `words` words of `bytes` bytes in all.
     pub fn with_room(words: usize, bytes: usize) -> Self {
-        let ends = Ends { low: vec_with_room(words), carries: Vec::new() };
-        WordColumn { hashes: vec_with_room(words), ends, bytes: vec_with_room(bytes) }
+        let ends = Ends { low: vec_apart(words), carries: Vec::new() };
+        WordColumn { hashes: vec_apart(words), ends, bytes: vec_apart(bytes) }
     }
 
     /// Appends a word.

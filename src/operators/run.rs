@@ -18,7 +18,7 @@ use timely::progress::Stamp;
 use super::columns::{Ends, WordColumn, WordRef};
 use super::malformed_data::malformed;
 use crate::epoch::Epoch;
-use crate::words::vec_with_room;
+use crate::words::vec_apart;
 
 /// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
 #[derive(Clone, Debug, Default)]
@@ -36,7 +36,7 @@ pub struct Run {
 impl Run {
     /// An empty run.
     pub fn new(epoch: Epoch, worker: u32, words: WordColumn) -> Self {
-        let counts = vec_with_room(words.hashes.capacity());
+        let counts = vec_apart(words.hashes.capacity());
         Run { epoch, worker, words, counts }
     }
 

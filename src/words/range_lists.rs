@@ -5,7 +5,7 @@
 
 use super::hash::{Key, SHORT_BYTES_MAX, TinyKey, hash};
 use super::ranging::Ranging;
-use super::simd::vec_with_room;
+use super::simd::vec_apart;
 use super::split::{WordSink, ended_words, next_start, words_into};
 use super::{Counted, WordOptions};
 
@@ -77,7 +77,7 @@ impl RangeLists {
         // First, so that the old and the new memory do not exist at a time.
         self.listed = Vec::new();
         let all = self.lists.len() * (len + LIST_GAP);
-        let mut listed = vec_with_room(all);
+        let mut listed = vec_apart(all);
         listed.resize(all, 0);
         for (list, start) in self.lists.iter_mut().zip((0..).step_by(len + LIST_GAP)) {
             *list = List { start, next: start, full: start + len };

@@ -71,7 +71,24 @@ pub fn prefetch<T>(items: &[T], at: usize) {
 }
 
 /// Size in bytes from which memory is asked for in huge pages (of 2 MiB, if the system has them).
-pub const HUGE_BYTES_MIN: usize = 4 << 20;
+const HUGE_BYTES_MIN: usize = 4 << 20;
+
+/// Size in bytes from which the allocator of glibc gives each allocation a mapping of its own,
+/// whatever was freed before.
+///
+/// When a smaller mapping is freed, up to 32 MiB, glibc takes allocations of up to its size from
+/// heaps, and lets each heap keep twice as much. Heaps do not give back what is freed between words
+/// that stay. After the first epoch with 16 MiB of one column, a third of the memory was such holes.
+const APART_BYTES_MIN: usize = 33 << 20;
+
+/// Returns the room that a vector for `len` items has: at least [`APART_BYTES_MIN`] if it is large.
+/// What is not used of it is not touched, and takes addresses only.
+pub fn room_apart<T>(len: usize) -> usize {
+    match len * size_of::<T>() {
+        0..HUGE_BYTES_MIN => len,
+        _ => len.max(APART_BYTES_MIN.div_ceil(size_of::<T>())),
+    }
+}
 
 /// Makes an empty vector with room for `len` items, in huge pages if it is large.
 ///
@@ -79,17 +96,36 @@ pub const HUGE_BYTES_MIN: usize = 4 << 20;
 /// every 4 KiB.
 pub fn vec_with_room<T>(len: usize) -> Vec<T> {
     let items = Vec::with_capacity(len);
-    if items.capacity() * size_of::<T>() >= HUGE_BYTES_MIN {
-        advise_huge_pages(&items);
-    }
+    advise_if_large(&items);
     items
+}
+
+/// Makes an empty vector as [`vec_with_room`] does. If it is large, it has a mapping of its own,
+/// whose memory is free for the system again with the vector.
+pub fn vec_apart<T>(len: usize) -> Vec<T> {
+    vec_with_room(room_apart::<T>(len))
+}
+
+/// Makes room for `len` items in all, as [`vec_apart`] does.
+pub fn reserve_apart<T>(items: &mut Vec<T>, len: usize) {
+    if len > items.capacity() {
+        items.reserve_exact(room_apart::<T>(len) - items.len());
+        advise_if_large(items);
+    }
+}
+
+/// Advises the kernel to use huge pages for `items` if its room is large.
+pub fn advise_if_large<T>(items: &Vec<T>) {
+    if items.capacity() * size_of::<T>() >= HUGE_BYTES_MIN {
+        advise_huge_pages(items);
+    }
 }
 
 /// Advises the kernel to use huge pages for the memory of `items` that is not touched yet.
 ///
 /// A random read then misses the cache, but seldom the address translation. On a system without
 /// huge pages or without this call, nothing changes.
-pub fn advise_huge_pages<T>(items: &Vec<T>) {
+fn advise_huge_pages<T>(items: &Vec<T>) {
     #[cfg(target_os = "linux")]
     {
         use rustix::mm::{Advice, madvise};
@@ -222,6 +258,13 @@ mod tests {
         for len in [0, 5, 3 << 20] {
             let items: Vec<u64> = vec_with_room(len);
             assert!(items.is_empty() && items.capacity() >= len);
+            let mut items: Vec<u64> = vec_apart(len);
+            let is_large = len * 8 >= HUGE_BYTES_MIN;
+            assert_eq!(items.capacity() * 8 >= APART_BYTES_MIN, is_large);
+            let more = items.capacity() + 1;
+            items.push(7);
+            reserve_apart(&mut items, more);
+            assert!(items == [7] && items.capacity() >= more);
         }
     }
 }

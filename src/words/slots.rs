@@ -10,7 +10,8 @@
 //! A slot takes 24 bytes, or 16 if all words have up to 7 bytes. Four of those fit a cache line.
 //!
 //! A table beyond the caches is read at random: nearly each word then costs a miss of the cache and
-//! one of the address translation, of which [`simd::advise_huge_pages`] takes the second away.
+//! one of the address translation, of which [huge pages](simd::advise_if_large) take the second
+//! away.
 //!
 //! There is no wrap-around: [`PROBES_MAX`] more slots follow the last home. They also bound the
 //! search. A word that finds no slot within that many is refused and belongs to the caller's side
@@ -19,7 +20,7 @@
 //! grow.
 
 use super::hash::{Key, TinyKey};
-use super::simd::{self, HUGE_BYTES_MIN};
+use super::simd;
 use std::fmt::Debug;
 use std::mem;
 
@@ -203,7 +204,7 @@ impl<K: SlotKey> Slots<K> {
 
     /// Returns the allocated memory in bytes.
     pub fn heap_bytes(&self) -> usize {
-        self.slots.capacity() * size_of::<K::Slot>()
+        self.slots.len() * size_of::<K::Slot>()
     }
 
     /// Returns true if `more` new words would load the slots above 5/8, where searches get long.
@@ -267,10 +268,7 @@ impl<K: SlotKey> Slots<K> {
     pub fn grow(&mut self, mut refused: impl FnMut(Key, u64)) {
         let old_len = self.slots.len();
         let len = self.capacity() * 2 + PROBES_MAX;
-        self.slots.reserve_exact(len - old_len);
-        if len * size_of::<K::Slot>() >= HUGE_BYTES_MIN {
-            simd::advise_huge_pages(&self.slots);
-        }
+        simd::reserve_apart(&mut self.slots, len);
         self.slots.resize(len, K::FREE);
         self.homes.shift -= 1;
         self.used = 0;
@@ -374,10 +372,11 @@ impl<K: SlotKey> Ascending<'_, K> {
 
 /// Allocates free slots for `capacity` homes.
 fn free_slots<K: SlotKey>(capacity: usize) -> Vec<K::Slot> {
-    let slots = vec![K::FREE; capacity + PROBES_MAX];
-    if size_of_val(&*slots) >= HUGE_BYTES_MIN {
-        simd::advise_huge_pages(&slots);
-    }
+    let len = capacity + PROBES_MAX;
+    // The system gives zeroed memory, which is not touched here.
+    let mut slots = vec![K::FREE; simd::room_apart::<K::Slot>(len)];
+    slots.truncate(len);
+    simd::advise_if_large(&slots);
     slots
 }
 
