@@ -71,11 +71,11 @@ impl Format {
             }
             Format::Scala => {
                 out.push(b'(');
-                out.extend_from_slice(word);
+                append(word, out);
                 count_between(b",", count, b")\n", out);
             }
             Format::Tsv => {
-                out.extend_from_slice(word);
+                append(word, out);
                 count_between(b"\t", count, b"\n", out);
             }
             Format::Csv => {
@@ -117,7 +117,7 @@ const fn bytes_without(range: RangeInclusive<u8>, quote: u8) -> [bool; 256] {
 /// Appends `word`, in quotes if RFC 4180 requires them.
 fn csv_field(word: &[u8], out: &mut Vec<u8>) {
     if !word.iter().any(|byte| matches!(byte, b',' | b'"' | b'\r' | b'\n')) {
-        out.extend_from_slice(word);
+        append(word, out);
         return;
     }
     out.push(b'"');
@@ -135,7 +135,7 @@ fn json_string(word: &[u8], out: &mut Vec<u8>) {
     let text = String::from_utf8_lossy(word);
     if text.bytes().all(|byte| JSON_PLAIN[byte as usize]) {
         out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
+        append(text.as_bytes(), out);
         out.push(b'"');
     } else {
         // Unlike serializing to a writer, printing a value cannot fail.
@@ -144,7 +144,32 @@ fn json_string(word: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Appends `before`, the count in decimal and `after`, in one copy.
+/// Most bytes that are appended without a call.
+const FEW_BYTES: usize = 16;
+
+/// Appends bytes. Copies of a fixed length need no call, which would take longer than a short word.
+#[inline]
+fn append(bytes: &[u8], out: &mut Vec<u8>) {
+    let length = bytes.len();
+    let mut few = [0; FEW_BYTES];
+    match (bytes.first_chunk::<4>(), bytes.last_chunk::<4>()) {
+        _ if length > FEW_BYTES => return out.extend_from_slice(bytes),
+        // Two pieces, which may overlap.
+        (Some(head), Some(tail)) if length <= 8 => {
+            few[..4].copy_from_slice(head);
+            few[length - 4..length].copy_from_slice(tail);
+        }
+        (Some(_), Some(_)) => {
+            few[..8].copy_from_slice(&bytes[..8]);
+            few[length - 8..length].copy_from_slice(&bytes[length - 8..]);
+        }
+        _ => few.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from),
+    }
+    out.extend_from_slice(&few);
+    out.truncate(out.len() - FEW_BYTES + length);
+}
+
+/// Appends `before`, the count in decimal and `after`, in one copy of a fixed length.
 fn count_between<const B: usize, const A: usize>(
     before: &[u8; B],
     count: i64,
@@ -153,9 +178,9 @@ fn count_between<const B: usize, const A: usize>(
 ) {
     const { assert!(B + COUNT_BYTES_MAX + A <= TAIL_BYTES) };
     // Filled from its end, since the last digit is computed first.
-    let mut tail = [0; TAIL_BYTES];
+    let mut tail = [0; 2 * TAIL_BYTES];
     let mut first = TAIL_BYTES - A;
-    tail[first..].copy_from_slice(after);
+    tail[first..TAIL_BYTES].copy_from_slice(after);
     let mut rest = count.unsigned_abs();
     loop {
         first -= 1;
@@ -171,7 +196,8 @@ fn count_between<const B: usize, const A: usize>(
     }
     first -= B;
     tail[first..first + B].copy_from_slice(before);
-    out.extend_from_slice(&tail[first..]);
+    out.extend_from_slice(&tail[first..first + TAIL_BYTES]);
+    out.truncate(out.len() - first);
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! The characters that Python prints as they are come from a frozen table, [`printable`].
 
-use super::bytes_without;
+use super::{append, bytes_without};
 
 pub mod printable;
 
@@ -13,7 +13,7 @@ static PLAIN: [bool; 256] = bytes_without(b' '..=b'~', b'\'');
 pub fn repr(word: &[u8], out: &mut Vec<u8>) {
     if word.iter().all(|&byte| PLAIN[byte as usize]) {
         out.push(b'\'');
-        out.extend_from_slice(word);
+        append(word, out);
         out.push(b'\'');
         return;
     }

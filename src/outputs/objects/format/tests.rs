@@ -251,3 +251,17 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn words_of_each_length_are_written_whole() {
+    let letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMN";
+    for length in 0..=letters.len() {
+        let (word, count) = (&letters[..length], 10_i64.pow(length as u32 / 3));
+        assert_eq!(row(Format::Python, word, count), format!("('{word}', {count})"));
+        assert_eq!(row(Format::Scala, word, count), format!("({word},{count})"));
+        assert_eq!(row(Format::Tsv, word, count), format!("{word}\t{count}"));
+        assert_eq!(row(Format::Csv, word, count), format!("{word},{count}"));
+        let json = format!(r#"{{"word":"{word}","count":{count}}}"#);
+        assert_eq!(row(Format::Jsonl, word, count), json);
+    }
+}
