@@ -280,7 +280,8 @@ async fn due(
     let (mut status, mut level) = (status.subscribe(), results.level());
     let is_left = |status: &Status, level: &Level| {
         let results_may_wait = level.is_away && level.has_room;
-        room.is_left(&status.in_flight, level.encoded, results_may_wait)
+        let encoded = (level.encoded, level.encoded_bytes);
+        room.is_left(&status.in_flight, encoded, results_may_wait)
     };
     while !is_left(&status.borrow_and_update(), &level.borrow_and_update()) {
         // Both senders are ours, so there is a change whenever this goes on.

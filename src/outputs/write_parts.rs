@@ -268,7 +268,8 @@ impl EpochEncoding {
     fn run(self) -> Result<(Vec<EncodedPart>, TopWords)> {
         let parts = self.output.writer.encode(&self.rows, self.parts)?;
         let top = self.top();
-        self.output.results.encoded(self.epoch, self.threads);
+        let bytes = parts.iter().map(|part| part.body.bytes()).sum();
+        self.output.results.encoded(self.epoch, self.threads, bytes);
         Ok((parts, top))
     }
 

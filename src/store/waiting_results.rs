@@ -80,8 +80,8 @@ struct Waiting {
     next: u64,
     /// True if the last file could not be written.
     is_disk_full: bool,
-    /// Workers that have encoded an epoch, by epoch.
-    encoded: BTreeMap<Epoch, usize>,
+    /// The workers that have encoded an epoch, and the bytes of their results, by epoch.
+    encoded: BTreeMap<Epoch, (usize, u64)>,
 }
 
 /// Figures that others wait for.
@@ -89,6 +89,8 @@ struct Waiting {
 pub struct Level {
     /// The newest epoch of which every worker of this process has encoded its results.
     pub encoded: Epoch,
+    /// The length of these results in bytes.
+    pub encoded_bytes: u64,
     /// True if the store is known to be out of reach.
     pub is_away: bool,
     /// True if the results of more epochs may wait.
@@ -161,14 +163,20 @@ impl Results {
         self.shared.publish(&waiting);
     }
 
-    /// Notes that one of `workers` workers has encoded `epoch` and all before it.
-    pub fn encoded(&self, epoch: Epoch, workers: usize) {
+    /// Notes that one of `workers` workers has encoded `epoch`, as `bytes` bytes, and all before it.
+    pub fn encoded(&self, epoch: Epoch, workers: usize, bytes: u64) {
         let mut waiting = self.shared.lock();
-        let count = waiting.encoded.entry(epoch).or_default();
+        let (count, sum) = waiting.encoded.entry(epoch).or_default();
         *count += 1;
+        *sum += bytes;
         if *count == workers {
+            let encoded_bytes = *sum;
             waiting.encoded = waiting.encoded.split_off(&(epoch + 1));
-            self.shared.level.send_modify(|level| level.encoded = level.encoded.max(epoch));
+            self.shared.level.send_modify(|level| {
+                if epoch > level.encoded {
+                    (level.encoded, level.encoded_bytes) = (epoch, encoded_bytes);
+                }
+            });
         }
     }
 
@@ -414,9 +422,12 @@ mod tests {
     #[test]
     fn epoch_is_encoded_once_all_workers_have_it() {
         let results = results(None);
-        for (epoch, encoded) in [(10, 0), (10, 10), (20, 10), (20, 20)] {
-            results.encoded(epoch, 2);
-            assert_eq!(results.level().borrow().encoded, encoded);
+        for (epoch, bytes, encoded) in
+            [(10, 5, (0, 0)), (10, 2, (10, 7)), (20, 1, (10, 7)), (20, 0, (20, 1))]
+        {
+            results.encoded(epoch, 2, bytes);
+            let level = *results.level().borrow();
+            assert_eq!((level.encoded, level.encoded_bytes), encoded);
         }
     }
 }
