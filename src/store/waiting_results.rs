@@ -163,7 +163,8 @@ impl Results {
         self.shared.publish(&waiting);
     }
 
-    /// Notes that one of `workers` workers has encoded `epoch`, as `bytes` bytes, and all before it.
+    /// Notes that one of `workers` workers has encoded `epoch`, as `bytes` bytes, and all before
+    /// it.
     pub fn encoded(&self, epoch: Epoch, workers: usize, bytes: u64) {
         let mut waiting = self.shared.lock();
         let (count, sum) = waiting.encoded.entry(epoch).or_default();

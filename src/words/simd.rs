@@ -78,7 +78,8 @@ const HUGE_BYTES_MIN: usize = 4 << 20;
 ///
 /// When a smaller mapping is freed, up to 32 MiB, glibc takes allocations of up to its size from
 /// heaps, and lets each heap keep twice as much. Heaps do not give back what is freed between words
-/// that stay. After the first epoch with 16 MiB of one column, a third of the memory was such holes.
+/// that stay. After the first epoch with 16 MiB of one column, a fifth to a third of the memory was
+/// such holes.
 const APART_BYTES_MIN: usize = 33 << 20;
 
 /// Returns the room that a vector for `len` items has: at least [`APART_BYTES_MIN`] if it is large.
