@@ -10,13 +10,16 @@
 //! * `hash` maps a word to 64 bits, and never changes: parts, and the order of rows in an output
 //!   file, depend on it.
 //! * `slots` stores words of up to 15 bytes inside slots of 16 or 24 bytes, in hash order;
+//!   `ascending` reads and frees them;
 //!   `side_table` stores longer words, and words that were crafted to share a slot; `range_table`
 //!   combines both.
 //! * [`WordTable`] counts blocks in one table, and drains ascending by (hash, word).
 //! * If one table would outgrow the caches, [`RangeLists`] lists words by ranges of their hash, and
 //!   [`Ranges`] counts the lists, each range in a small table that all workers share.
 
+mod ascending;
 pub mod decode;
+mod drained;
 mod hash;
 mod range_lists;
 mod range_table;
@@ -30,7 +33,8 @@ mod table;
 #[cfg(any(test, feature = "internals"))]
 mod word_iter;
 
-pub use hash::{SHORT_BYTES_MAX, hash, hash_at, part};
+pub use drained::Drained;
+pub use hash::{Key, SHORT_BYTES_MAX, hash, hash_at, part};
 pub use range_lists::{ListedWords, RangeLists, is_sound};
 pub use ranges::Ranges;
 pub use ranging::Ranging;

@@ -38,7 +38,9 @@ const LONG_SEED: u64 = 0x776F_7264_7469_6465;
 /// A word of up to 15 bytes: its bytes, zeros, and its length in the last byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
+    /// The first eight bytes.
     pub lo: u64,
+    /// The last eight bytes.
     pub hi: u64,
 }
 
@@ -74,9 +76,18 @@ impl Key {
         (self.lo as u128 | (self.hi as u128) << 64).to_le_bytes()
     }
 
+    /// Returns the word as a little-endian number, with `byte` in place of all bytes after it.
+    #[inline(always)]
+    pub fn filled_with(self, byte: u8) -> [u64; 2] {
+        let text = self.lo as u128 | (self.hi as u128) << 64;
+        let mask = TEXT_MASKS[self.length()];
+        let filled = (text & mask) | (u128::from_le_bytes([byte; 16]) & !mask);
+        [filled as u64, (filled >> 64) as u64]
+    }
+
     /// Returns the length of the word in bytes.
     #[inline(always)]
-    pub fn len(self) -> usize {
+    pub fn length(self) -> usize {
         (self.hi >> 56) as usize & SHORT_BYTES_MAX
     }
 
@@ -91,7 +102,7 @@ impl Key {
     #[inline]
     pub fn has_zeros_after_word(self) -> bool {
         let text = self.lo as u128 | ((self.hi & (u64::MAX >> 8)) as u128) << 64;
-        text & !TEXT_MASKS[self.len()] == 0
+        text & !TEXT_MASKS[self.length()] == 0
     }
 
     /// Returns the [`hash`] of the word.
@@ -253,7 +264,7 @@ mod tests {
             let key = Key::load(&text, at, len);
             let word = &text[at..at + len];
             prop_assert_eq!(key, Key::of(word));
-            prop_assert_eq!(&key.to_bytes()[..key.len()], word);
+            prop_assert_eq!(&key.to_bytes()[..key.length()], word);
             prop_assert_eq!(key.hash(), hash(word));
             prop_assert_eq!(hash_at(&text, at, len), hash(word));
             prop_assert_eq!(key.is_tiny(), len <= TINY_BYTES_MAX);

@@ -252,7 +252,7 @@ mod tests {
             self.lists += 1;
             each_listed(list, |key| {
                 assert_eq!((key.hash() >> 56) as usize, range);
-                let word = key.to_bytes()[..key.len()].to_vec();
+                let word = key.to_bytes()[..key.length()].to_vec();
                 *self.counts.entry((key.hash(), word)).or_default() += 1;
             });
             self.homes

@@ -4,6 +4,7 @@
 //! Words come in lists. Their slots are prefetched in groups before the first is counted, so that
 //! the cache misses of a group overlap.
 
+use super::drained::Drained;
 use super::hash::{Key, TinyKey};
 use super::side_table::Side;
 use super::slots::{SlotKey, Slots};
@@ -109,21 +110,19 @@ impl RangeTable {
         }
     }
 
-    /// Calls `emit(hash, word, count)` with every word once, ascending by (hash, word). Afterwards
-    /// the table must be [reset](Self::reset).
-    pub fn drain(&mut self, mut emit: impl FnMut(u64, &[u8], u64)) {
+    /// Gives `to` every word once, ascending by (hash, word). Afterwards the table must be
+    /// [reset](Self::reset).
+    pub fn drain(&mut self, to: &mut impl Drained) {
         let mut longer = self.side.take_sorted();
         let mut short = self.short.ascending().peekable();
-        for (hash, key, count) in self.tiny.ascending() {
-            while let Some((hash, key, count)) = short.next_if(|(other_hash, other, _)| {
-                *other_hash < hash || (*other_hash == hash && other.rank() < key.rank())
-            }) {
-                longer.give_short(hash, key, count, &mut emit);
+        for tiny in self.tiny.ascending() {
+            while let Some(word) = short.next_if(|word| word.is_before(&tiny)) {
+                longer.give_short(word, to);
             }
-            longer.give_short(hash, key, count, &mut emit);
+            longer.give_short(tiny, to);
         }
-        short.for_each(|(hash, key, count)| longer.give_short(hash, key, count, &mut emit));
-        longer.rest(&mut emit);
+        short.for_each(|word| longer.give_short(word, to));
+        longer.rest(to);
     }
 
     /// Removes all words, and changes the numbers of homes.

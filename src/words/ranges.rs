@@ -12,6 +12,7 @@
 //! If processes share the words of a host, each has the ranges of a part of the hashes. Ranges are
 //! in the order of hashes, as slots are, so ranges one after the other drain as one table does.
 
+use super::drained::Drained;
 use super::hash::{Key, hash};
 use super::range_lists::ListedWords;
 use super::range_table::{RangeHomes, RangeTable};
@@ -132,14 +133,19 @@ impl Ranges {
         share.map(|range| self.lock(range - self.first).len()).sum()
     }
 
-    /// Calls `emit(hash, word, count)` with every word of some ranges once, ascending by (hash,
-    /// word), and empties them. A small range keeps its memory.
-    pub fn drain(&self, share: Range<usize>, mut emit: impl FnMut(u64, &[u8], u64)) {
+    /// Calls `emit(hash, word, count)` as [`drain_to`](Self::drain_to) gives words.
+    pub fn drain(&self, share: Range<usize>, emit: impl FnMut(u64, &[u8], u64)) {
+        self.drain_to(share, emit);
+    }
+
+    /// Gives `to` every word of some ranges once, ascending by (hash, word), and empties them. A
+    /// small range keeps its memory.
+    pub fn drain_to(&self, share: Range<usize>, mut to: impl Drained) {
         for range in share {
             self.change(range, |table| {
                 let needed = table.homes_needed();
                 self.distinct.fetch_add(table.len() as u64, Ordering::Relaxed);
-                table.drain(&mut emit);
+                table.drain(&mut to);
                 table.reset(kept_homes(needed));
             });
         }

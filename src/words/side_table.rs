@@ -4,6 +4,8 @@
 //! outside, so words crafted to share a [`hash`] are found here as quickly as any others. Words are
 //! sorted only when the table is drained.
 
+use super::ascending::HashedKey;
+use super::drained::Drained;
 use super::hash::{Key, SHORT_BYTES_MAX, hash};
 use super::slots::{SlotKey, Slots};
 use foldhash::quality::RandomState;
@@ -104,7 +106,7 @@ impl Side {
     /// Adds `count` to a word that its slots refused.
     #[cold]
     pub fn add_key(&mut self, key: Key, count: u64) {
-        self.add(&key.to_bytes()[..key.len()], count);
+        self.add(&key.to_bytes()[..key.length()], count);
     }
 
     /// Removes and returns all words, ascending by (hash, word).
@@ -153,39 +155,32 @@ impl SortedWords {
         self.entries.get(self.next).map(|(hash, _)| *hash)
     }
 
-    /// Calls `emit` with the words that are less than (`hash`, `word`).
-    fn before(&mut self, hash: u64, word: &[u8], emit: &mut impl FnMut(u64, &[u8], u64)) {
+    /// Gives `to` the words that are less than (`hash`, `word`).
+    fn before(&mut self, hash: u64, word: &[u8], to: &mut impl Drained) {
         while let Some((next_hash, entry)) = self.entries.get(self.next) {
             let next = entry.word(&self.arena);
             if (*next_hash, next) >= (hash, word) {
                 return;
             }
-            emit(*next_hash, next, entry.count);
+            to.word(*next_hash, next, entry.count);
             self.next += 1;
         }
     }
 
-    /// Calls `emit` with the words that are less than a short word, and then with that.
+    /// Gives `to` the words that are less than a short word, and then that.
     #[inline(always)]
-    pub fn give_short(
-        &mut self,
-        hash: u64,
-        key: Key,
-        count: u64,
-        emit: &mut impl FnMut(u64, &[u8], u64),
-    ) {
-        let bytes = key.to_bytes();
-        let word = &bytes[..key.len()];
+    pub fn give_short(&mut self, short: HashedKey, to: &mut impl Drained) {
+        let HashedKey { hash, key, count } = short;
         if self.next_hash().is_some_and(|next| next <= hash) {
-            self.before(hash, word, emit);
+            self.before(hash, &key.to_bytes()[..key.length()], to);
         }
-        emit(hash, word, count);
+        to.short(hash, key, count);
     }
 
-    /// Calls `emit` with the remaining words.
-    pub fn rest(&mut self, emit: &mut impl FnMut(u64, &[u8], u64)) {
+    /// Gives `to` the remaining words.
+    pub fn rest(&mut self, to: &mut impl Drained) {
         for (hash, entry) in &self.entries[self.next..] {
-            emit(*hash, entry.word(&self.arena), entry.count);
+            to.word(*hash, entry.word(&self.arena), entry.count);
         }
         self.next = self.entries.len();
     }

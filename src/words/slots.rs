@@ -19,6 +19,7 @@
 //! a slot, so a window that was full stays full, and a refused word is refused until the slots
 //! grow.
 
+use super::ascending::Ascending;
 use super::hash::{Key, TinyKey};
 use super::simd;
 use std::fmt::Debug;
@@ -156,8 +157,8 @@ impl SlotKey for Key {
 /// Words of one kind with their counts.
 #[derive(Debug)]
 pub struct Slots<K: SlotKey> {
-    slots: Vec<K::Slot>,
-    used: usize,
+    pub(super) slots: Vec<K::Slot>,
+    pub(super) used: usize,
     homes: Homes,
 }
 
@@ -294,79 +295,24 @@ impl<K: SlotKey> Slots<K> {
         }
     }
 
-    /// Returns the words ascending by (hash, word), to be taken one by one. Afterwards words cannot
-    /// be found until the slots are [reset](Self::reset), because clusters are sorted in place.
+    /// Returns the words ascending by (hash, word), to be taken one by one. Slots are freed as they
+    /// are read. Words cannot be found between the first and the last.
     pub fn ascending(&mut self) -> Ascending<'_, K> {
-        Ascending { slots: &mut self.slots, next: 0, end: 0 }
+        Ascending::of(self)
     }
 
     /// Frees all slots, and changes the number of homes.
     pub fn reset(&mut self, capacity: usize) {
         if capacity == self.capacity() {
-            self.slots.fill(K::FREE);
-            self.used = 0;
+            if self.used > 0 {
+                self.slots.fill(K::FREE);
+                self.used = 0;
+            }
         } else {
             // First, so that the old and the new memory do not exist at a time.
             self.slots = Vec::new();
             *self = Slots::new(self.homes.scale, capacity);
         }
-    }
-}
-
-/// The words of slots, ascending by (hash, word).
-pub struct Ascending<'a, K: SlotKey> {
-    slots: &'a mut [K::Slot],
-    /// Index of the next slot. It holds a word if it is below `end`.
-    next: usize,
-    /// Index after the sorted cluster that `next` lies in.
-    end: usize,
-}
-
-impl<K: SlotKey> Iterator for Ascending<'_, K> {
-    type Item = (u64, Key, u64);
-
-    #[inline(always)]
-    fn next(&mut self) -> Option<(u64, Key, u64)> {
-        if self.next == self.end && !self.find() {
-            return None;
-        }
-        let (word, count) = K::read(&self.slots[self.next]);
-        self.next += 1;
-        let key = word.key();
-        Some((key.hash(), key, count))
-    }
-}
-
-impl<K: SlotKey> Ascending<'_, K> {
-    /// Finds and sorts the next cluster. Returns false if there is none.
-    #[inline(always)]
-    fn find(&mut self) -> bool {
-        let mut start = self.next;
-        while self.slots.get(start).is_some_and(K::is_free) {
-            start += 1;
-        }
-        let mut end = start;
-        while self.slots.get(end).is_some_and(|slot| !K::is_free(slot)) {
-            end += 1;
-        }
-        (self.next, self.end) = (start, end);
-        if end - start > 1 {
-            self.sort();
-        }
-        start < end
-    }
-
-    /// Sorts the cluster.
-    fn sort(&mut self) {
-        let order = |slot: &K::Slot| {
-            let key = K::read(slot).0.key();
-            (key.hash(), key)
-        };
-        self.slots[self.next..self.end].sort_unstable_by(|one, other| {
-            let ((hash, key), (other_hash, other_key)) = (order(one), order(other));
-            let by_word = || key.rank().cmp(&other_key.rank());
-            hash.cmp(&other_hash).then_with(by_word)
-        });
     }
 }
 
@@ -423,7 +369,7 @@ mod tests {
         let last = CAPACITY - 1;
         let keys: Vec<Key> = (0..20).map(|number| key_at(last, number)).collect();
         let (mut slots, _) = filled(1, &keys);
-        let hashes: Vec<u64> = slots.ascending().map(|(hash, _, _)| hash).collect();
+        let hashes: Vec<u64> = slots.ascending().map(|word| word.hash).collect();
         assert_eq!(hashes.len(), 20);
         assert!(hashes.is_sorted());
     }
@@ -442,7 +388,7 @@ mod tests {
             kept.remove(&(key.hash(), key.rank()));
         });
         let drained: Vec<_> =
-            slots.ascending().map(|(hash, key, count)| ((hash, key.rank()), count)).collect();
+            slots.ascending().map(|word| ((word.hash, word.key.rank()), word.count)).collect();
         assert!(kept.len() > PROBES_MAX);
         assert_eq!(drained, kept.into_iter().collect::<Vec<_>>());
     }
@@ -456,7 +402,7 @@ mod tests {
             .collect();
         let (mut slots, refused) = filled(parts.into(), &keys);
         assert_eq!((slots.len(), refused), (keys.len(), 0));
-        let hashes: Vec<u64> = slots.ascending().map(|(hash, _, _)| hash).collect();
+        let hashes: Vec<u64> = slots.ascending().map(|word| word.hash).collect();
         assert!(hashes.is_sorted());
     }
 
@@ -474,7 +420,7 @@ mod tests {
         }
         assert_eq!(slots.len(), expected.len());
         let drained: Vec<_> =
-            slots.ascending().map(|(hash, key, count)| ((hash, key.rank()), count)).collect();
+            slots.ascending().map(|word| ((word.hash, word.key.rank()), word.count)).collect();
         assert_eq!(drained, expected.into_iter().collect::<Vec<_>>());
     }
 

@@ -3,6 +3,7 @@
 //! Words go through a small group of probes, whose slots are prefetched, so that the cache misses
 //! of a group overlap.
 
+use super::drained::Drained;
 use super::hash::{Key, SHORT_BYTES_MAX};
 use super::side_table::Side;
 use super::slots::Slots;
@@ -99,18 +100,21 @@ impl WordTable {
         self.slots.heap_bytes() + self.side.heap_bytes() + size_of_val(&*self.group)
     }
 
-    /// Calls `emit(hash, word, count)` with every word once, ascending by (hash, word), and empties
-    /// the table. Memory is kept for the same number of words, up to about 600,000.
-    pub fn drain(&mut self, mut emit: impl FnMut(u64, &[u8], u64)) {
+    /// Calls `emit(hash, word, count)` as [`drain_to`](Self::drain_to) gives words.
+    pub fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64)) {
+        self.drain_to(emit);
+    }
+
+    /// Gives `to` every word once, ascending by (hash, word), and empties the table. Memory is kept
+    /// for the same number of words, up to about 600,000.
+    pub fn drain_to(&mut self, mut to: impl Drained) {
         if self.is_empty() {
             return;
         }
         let capacity = Slots::<Key>::capacity_for(self.slots.len());
         let mut longer = self.side.take_sorted();
-        self.slots.ascending().for_each(|(hash, key, count)| {
-            longer.give_short(hash, key, count, &mut emit);
-        });
-        longer.rest(&mut emit);
+        self.slots.ascending().for_each(|word| longer.give_short(word, &mut to));
+        longer.rest(&mut to);
         self.side.reuse(longer);
         self.slots.reset(capacity.clamp(CAPACITY_MIN, KEPT_CAPACITY_MAX));
     }
