@@ -17,7 +17,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `context`, `lines`, `read_blocks`, `epoch_ticks`, `text` | facts, the input, ends of epochs |
-//! | `columns`, `run` | sorted columns of words |
+//! | `columns`, `run`, `merge_runs`, `spare_runs` | sorted columns of words |
 //! | `differential_batch`, `batch_merger`, `run_batcher` | batches made of them |
 //! | `due_runs` | runs that wait for their epoch, and retractions of windows |
 //! | `epoch_table`, `spare_table`, `count_words`, `words` | counting words per epoch |
@@ -45,12 +45,14 @@ mod epoch_ticks;
 mod keep_totals;
 mod lines;
 mod malformed_data;
+mod merge_runs;
 mod open_ranges;
 mod read_blocks;
 mod record_changes;
 mod rows;
 mod run;
 mod run_batcher;
+mod spare_runs;
 mod spare_table;
 mod stored_change;
 mod text;
@@ -71,6 +73,8 @@ pub use lines::Lines;
 pub(crate) use malformed_data::take_malformed;
 pub use open_ranges::ProcessRanges;
 pub use read_blocks::read;
+#[cfg(test)]
+pub(crate) use rows::rows_of;
 pub use rows::{EpochRows, Row, RowKind, RowSet, Rows};
 pub use run::{Run, ToOwner};
 pub use run_batcher::{RunBatcher, WordSpine};

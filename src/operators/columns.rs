@@ -10,7 +10,7 @@
 use differential_dataflow::trace::implementations::BatchContainer;
 
 use crate::epoch::Epoch;
-use crate::words::vec_apart;
+use crate::words::{Key, vec_apart};
 
 /// A word and its hash, borrowed from a column. Ordered by hash, then by bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -56,6 +56,27 @@ impl WordColumn {
         self.ends.push(self.bytes.len());
     }
 
+    /// Appends a short word.
+    #[inline(always)]
+    pub fn push_short(&mut self, hash: u64, key: Key) {
+        self.hashes.push(hash);
+        push_some(&mut self.bytes, &key.to_bytes(), key.length());
+        self.ends.push(self.bytes.len());
+    }
+
+    /// Appends the word `bytes[start..end]`.
+    #[inline(always)]
+    pub fn push_at(&mut self, hash: u64, bytes: &[u8], start: usize, end: usize) {
+        self.hashes.push(hash);
+        match bytes[start..].first_chunk() {
+            Some(chunk) if end - start <= chunk.len() => {
+                push_some(&mut self.bytes, chunk, end - start);
+            }
+            _ => self.bytes.extend_from_slice(&bytes[start..end]),
+        }
+        self.ends.push(self.bytes.len());
+    }
+
     /// Returns the words in order.
     pub fn iter(&self) -> impl Iterator<Item = WordRef<'_>> {
         let mut start = 0;
@@ -65,6 +86,18 @@ impl WordColumn {
             start = end;
             WordRef { hash, word }
         })
+    }
+
+    /// Returns where the word at `index` begins in `bytes`.
+    #[inline]
+    pub fn start(&self, index: usize) -> usize {
+        if index == 0 { 0 } else { self.ends.get(index - 1) }
+    }
+
+    /// Returns where the word at `index` ends in `bytes`.
+    #[inline]
+    pub fn end(&self, index: usize) -> usize {
+        self.ends.get(index)
     }
 
     /// Returns the word at `index`.
@@ -101,6 +134,15 @@ impl WordColumn {
     }
 }
 
+/// Appends the first `len` of 16 bytes. It copies all of them, since a copy of a length that is not
+/// known is a call.
+#[inline(always)]
+fn push_some(bytes: &mut Vec<u8>, chunk: &[u8; 16], len: usize) {
+    let end = bytes.len() + len;
+    bytes.extend_from_slice(chunk);
+    bytes.truncate(end);
+}
+
 /// Ascending offsets in four bytes each, without a limit at 4 GiB.
 #[derive(Clone, Debug, Default)]
 pub struct Ends {
@@ -120,6 +162,12 @@ impl Ends {
         self.low.push(end as u32);
     }
 
+    /// Removes all offsets, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.low.clear();
+        self.carries.clear();
+    }
+
     /// Returns whether these offsets never fall and the last of them is `bytes`.
     pub fn are_offsets_into(&self, bytes: usize) -> bool {
         let words = self.low.len();
@@ -131,7 +179,7 @@ impl Ends {
 
     /// Returns the end of the word at `index`.
     #[inline]
-    fn get(&self, index: usize) -> usize {
+    pub fn get(&self, index: usize) -> usize {
         let low = self.low[index] as usize;
         if self.carries.is_empty() {
             return low;
@@ -180,8 +228,8 @@ impl BatchContainer for WordColumn {
 
     #[inline]
     fn index(&self, index: usize) -> WordRef<'_> {
-        let start = if index == 0 { 0 } else { self.ends.get(index - 1) };
-        WordRef { hash: self.hashes[index], word: &self.bytes[start..self.ends.get(index)] }
+        let word = &self.bytes[self.start(index)..self.end(index)];
+        WordRef { hash: self.hashes[index], word }
     }
 
     fn len(&self) -> usize {

@@ -5,13 +5,14 @@ use std::ops::Range;
 
 use timely::container::NoopBuilder;
 use timely::dataflow::operators::Capability;
-use timely::dataflow::operators::generic::OutputBuilderSession;
+use timely::dataflow::operators::generic::{OutputBuilderSession, Session};
 
 use super::columns::WordColumn;
 use super::context::{Context, DataflowSettings};
 use super::run::Run;
+use super::spare_runs;
 use crate::epoch::Epoch;
-use crate::words::{self, Ranges, WordTable};
+use crate::words::{self, Drained, Key, Ranges, WordTable};
 
 /// Size in bytes at which a run to another process is sent: a quarter of timely's initial send
 /// buffer, so that several runs fill one.
@@ -19,6 +20,9 @@ const REMOTE_RUN_BYTES: usize = 240 << 10;
 
 /// The output of an operator that sends runs.
 pub type RunOutput<'a> = OutputBuilderSession<'a, Epoch, NoopBuilder<Run>>;
+
+/// A session of such an output at one epoch.
+type RunSession<'a, 'b> = Session<'a, 'b, Epoch, NoopBuilder<Run>, Capability<Epoch>>;
 
 /// The table of one open epoch, with the capability to send its runs.
 pub struct OpenTable {
@@ -36,9 +40,8 @@ pub trait Drain {
     /// Returns the hashes that the words may have.
     fn hashes(&self) -> Range<u128>;
 
-    /// Calls `emit(hash, word, count)` with every word once, ascending by (hash, word), and removes
-    /// them.
-    fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64));
+    /// Gives `to` every word once, ascending by (hash, word), and removes them.
+    fn drain(&mut self, to: impl Drained);
 }
 
 impl Drain for &mut WordTable {
@@ -50,8 +53,8 @@ impl Drain for &mut WordTable {
         0..1 << 64
     }
 
-    fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64)) {
-        WordTable::drain(self, emit);
+    fn drain(&mut self, to: impl Drained) {
+        WordTable::drain_to(self, to);
     }
 }
 
@@ -84,8 +87,8 @@ impl Drain for RangeShare<'_> {
         self.ranges.hashes(self.share.clone())
     }
 
-    fn drain(&mut self, emit: impl FnMut(u64, &[u8], u64)) {
-        self.ranges.drain(self.share.clone(), emit);
+    fn drain(&mut self, to: impl Drained) {
+        self.ranges.drain_to(self.share.clone(), to);
     }
 }
 
@@ -116,12 +119,17 @@ pub fn send_if_large(
     }
 }
 
+/// Returns the least hash of `part` of `parts`; after the last part one more than there are.
+fn first_hash(part: u32, parts: u32) -> u128 {
+    (u128::from(part) << 64).div_ceil(parts.into())
+}
+
 /// Returns the number of words that each owner is likely to have, of `distinct` words whose hashes
 /// are in `hashes`.
 fn rooms(distinct: usize, hashes: Range<u128>, settings: &DataflowSettings) -> Vec<usize> {
     let mut shares = vec![0; settings.owners];
     for part in 0..settings.parts {
-        let first = |part: u32| ((part as u128) << 64).div_ceil(settings.parts as u128);
+        let first = |part: u32| first_hash(part, settings.parts);
         let (from, to) = (first(part).max(hashes.start), first(part + 1).min(hashes.end));
         shares[settings.owner(part)] += to.saturating_sub(from);
     }
@@ -148,29 +156,95 @@ pub fn send_runs(
     if distinct == 0 {
         return;
     }
-    let epoch = *capability.time();
     let rooms = rooms(distinct, table.hashes(), &context.settings);
-    let run = |owner: u32| {
-        let room = rooms[owner as usize];
-        let local = context.is_local(owner as usize);
-        let room = if local { room } else { room.min(REMOTE_RUN_BYTES / 32) };
-        Run::new(epoch, owner, WordColumn::with_room(room, 8 * room))
+    let mut sender = RunSender {
+        epoch: *capability.time(),
+        runs: vec![None; rooms.len()],
+        rooms,
+        context,
+        session: output.session_with_builder(capability),
+        owner: 0,
+        run: Run::default(),
+        part_ends: 0,
+        is_local: true,
     };
-    let mut runs: Vec<Run> = (0..context.settings.owners as u32).map(run).collect();
-    let mut session = output.session_with_builder(capability);
-    // Words come in the order of parts, so a division is needed only where a part begins.
-    let (mut part, mut owner) = (0, context.owner(0));
-    table.drain(|hash, word: &[u8], count| {
-        let of = words::part(hash, context.settings.parts);
-        if of != part {
-            (part, owner) = (of, context.owner(of));
+    table.drain(&mut sender);
+    let RunSender { owner, run, mut runs, mut session, .. } = sender;
+    runs[owner] = Some(run);
+    let runs = runs.iter_mut().flatten().filter(|run| !run.is_empty());
+    runs.for_each(|run| session.give_container(run));
+}
+
+/// Sends the words of a table that is drained. Words come in the order of parts, so the owner is
+/// looked up only where a part begins.
+struct RunSender<'a, 'b, 'c> {
+    epoch: Epoch,
+    /// Number of words that each owner is likely to have.
+    rooms: Vec<usize>,
+    context: &'c Context,
+    session: RunSession<'a, 'b>,
+    /// The runs of the other owners.
+    runs: Vec<Option<Run>>,
+    /// The owner of the part.
+    owner: usize,
+    /// The run of this owner.
+    run: Run,
+    /// The least hash of the next part. 0 before the first part is known.
+    part_ends: u128,
+    /// True if the owner is in this process.
+    is_local: bool,
+}
+
+impl RunSender<'_, '_, '_> {
+    /// Prepares for a word with this hash.
+    #[inline(always)]
+    fn turn_to(&mut self, hash: u64) {
+        if u128::from(hash) >= self.part_ends {
+            self.begin_part(hash);
+        } else if !self.is_local && self.run.bytes() >= REMOTE_RUN_BYTES {
+            let next = self.new_run();
+            self.session.give_container(&mut mem::replace(&mut self.run, next));
         }
-        runs[owner].push(hash, word, count as i64);
-        if runs[owner].bytes() >= REMOTE_RUN_BYTES && !context.is_local(owner) {
-            session.give_container(&mut mem::replace(&mut runs[owner], run(owner as u32)));
+    }
+
+    /// Turns to the owner of the part of this hash.
+    #[cold]
+    fn begin_part(&mut self, hash: u64) {
+        let parts = self.context.settings.parts;
+        let part = words::part(hash, parts);
+        self.part_ends = first_hash(part + 1, parts);
+        self.runs[self.owner] = Some(mem::take(&mut self.run));
+        self.owner = self.context.owner(part);
+        self.is_local = self.context.is_local(self.owner);
+        // An empty run without memory is that of an owner that had no turn.
+        let kept = self.runs[self.owner].take().filter(|run| run.heap_bytes() > 0);
+        self.run = kept.unwrap_or_else(|| self.new_run());
+    }
+
+    /// Returns an empty run for the owner.
+    fn new_run(&self) -> Run {
+        let (room, owner) = (self.rooms[self.owner], self.owner as u32);
+        if !self.is_local {
+            let room = room.min(REMOTE_RUN_BYTES / 32);
+            return Run::new(self.epoch, owner, WordColumn::with_room(room, 8 * room));
         }
-    });
-    runs.iter_mut().filter(|run| !run.is_empty()).for_each(|run| session.give_container(run));
+        let make = || Run::new(self.epoch, owner, WordColumn::with_room(room, 8 * room));
+        let run = spare_runs::take(room).unwrap_or_else(make);
+        Run { epoch: self.epoch, worker: owner, ..run }
+    }
+}
+
+impl Drained for &mut RunSender<'_, '_, '_> {
+    #[inline(always)]
+    fn short(&mut self, hash: u64, key: Key, count: u64) {
+        self.turn_to(hash);
+        self.run.push_short(hash, key, count as i64);
+    }
+
+    fn word(&mut self, hash: u64, word: &[u8], count: u64) {
+        self.turn_to(hash);
+        self.run.push(hash, word, count as i64);
+    }
 }
 
 #[cfg(test)]

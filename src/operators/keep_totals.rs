@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::columns::WordColumn;
 use super::due_runs::DueRuns;
 use super::epoch_ticks::AtTicks;
-use super::rows::EpochRows;
+use super::rows::{EpochRows, rows_of};
 use super::run::Run;
 use super::totals_base::Base;
 use super::window::Grid;
@@ -96,7 +96,7 @@ impl Sums {
                 }
                 self.since = epoch;
                 let changes = self.changes(epoch);
-                (!changes.is_empty()).then(|| EpochRows { epoch, rows: Arc::new(changes) })
+                (!changes.is_empty()).then(|| EpochRows { epoch, rows: rows_of(changes) })
             }
         }
     }

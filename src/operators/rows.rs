@@ -18,6 +18,7 @@ use super::context::Context;
 use super::differential_batch::WordBatch;
 use super::run::Run;
 use super::run_batcher::Batches;
+use super::spare_runs;
 use super::window::Grid;
 use crate::epoch::Epoch;
 
@@ -76,6 +77,12 @@ impl Row<'_> {
 pub trait RowSet: Send + Sync {
     /// Calls `visit` with every row.
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>));
+
+    /// Returns the rows as one run, if that is what they are: words with counts, ascending by
+    /// (hash, word).
+    fn run(&self) -> Option<&Run> {
+        None
+    }
 }
 
 /// A set of rows and the epoch they belong to.
@@ -128,7 +135,7 @@ pub fn per_epoch_rows(batches: Batches<'_>) -> Stream<'_, Epoch, Vec<EpochRows>>
                         for run in runs(batch) {
                             let epoch = run.epoch;
                             let capability = capabilities.delayed(&epoch);
-                            let rows = Arc::new(run);
+                            let rows = rows_of(run);
                             output.session(&capability).give(EpochRows { epoch, rows });
                         }
                     }
@@ -149,10 +156,28 @@ fn runs(batch: Rc<WordBatch>) -> Vec<Run> {
     }
 }
 
-impl RowSet for Run {
+/// Returns the words of a run as rows. The memory of the run is kept when they are dropped.
+pub fn rows_of(run: Run) -> Arc<dyn RowSet> {
+    Arc::new(RunRows(run))
+}
+
+/// A run as rows.
+struct RunRows(Run);
+
+impl RowSet for RunRows {
     fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
-        for (key, count) in self.words.iter().zip(&self.counts) {
+        for (key, count) in self.0.words.iter().zip(&self.0.counts) {
             visit(Row::Count { hash: key.hash, word: key.word, count: *count });
         }
+    }
+
+    fn run(&self) -> Option<&Run> {
+        Some(&self.0)
+    }
+}
+
+impl Drop for RunRows {
+    fn drop(&mut self) {
+        spare_runs::keep(std::mem::take(&mut self.0));
     }
 }

@@ -17,8 +17,9 @@ use timely::progress::Stamp;
 
 use super::columns::{Ends, WordColumn, WordRef};
 use super::malformed_data::malformed;
+use super::spare_runs;
 use crate::epoch::Epoch;
-use crate::words::vec_apart;
+use crate::words::{Key, vec_apart};
 
 /// Counts of distinct words at one epoch, ascending by (hash, word), for one worker.
 #[derive(Clone, Debug, Default)]
@@ -45,6 +46,28 @@ impl Run {
     pub fn push(&mut self, hash: u64, word: &[u8], count: i64) {
         self.words.push(hash, word);
         self.counts.push(count);
+    }
+
+    /// Appends a short word, which must follow all present ones in the order.
+    #[inline(always)]
+    pub fn push_short(&mut self, hash: u64, key: Key, count: i64) {
+        self.words.push_short(hash, key);
+        self.counts.push(count);
+    }
+
+    /// Removes all words, and keeps the memory.
+    pub fn clear(&mut self) {
+        self.words.hashes.clear();
+        self.words.ends.clear();
+        self.words.bytes.clear();
+        self.counts.clear();
+    }
+
+    /// Returns the allocated memory in bytes, used or not.
+    pub fn heap_bytes(&self) -> usize {
+        let WordColumn { hashes, ends, bytes } = &self.words;
+        let numbers = hashes.capacity() + ends.carries.capacity() + self.counts.capacity();
+        8 * numbers + 4 * ends.low.capacity() + bytes.capacity()
     }
 
     /// Number of distinct words.
@@ -78,42 +101,6 @@ impl Run {
         debug_assert!(self.epoch == other.epoch && self.precedes(other));
         self.words.append(&other.words);
         self.counts.extend_from_slice(&other.counts);
-    }
-
-    /// Adds up two runs of the same epoch and worker.
-    ///
-    /// Words that cancel are left out: an arrangement would read an empty list of updates as the
-    /// previous key's.
-    #[must_use]
-    pub fn merge(&self, other: &Run) -> Run {
-        debug_assert_eq!(self.epoch, other.epoch);
-        let words = WordColumn::merge_capacity(&self.words, &other.words);
-        let mut merged = Run::new(self.epoch, self.worker, words);
-        let (mut left, mut right) = (0, 0);
-        while left < self.len() && right < other.len() {
-            let (a, b) = (self.words.index(left), other.words.index(right));
-            match a.cmp(&b) {
-                std::cmp::Ordering::Less => {
-                    merged.push(a.hash, a.word, self.counts[left]);
-                    left += 1;
-                }
-                std::cmp::Ordering::Greater => {
-                    merged.push(b.hash, b.word, other.counts[right]);
-                    right += 1;
-                }
-                std::cmp::Ordering::Equal => {
-                    let count = self.counts[left] + other.counts[right];
-                    if count != 0 {
-                        merged.push(a.hash, a.word, count);
-                    }
-                    left += 1;
-                    right += 1;
-                }
-            }
-        }
-        merged.extend_from(self, left);
-        merged.extend_from(other, right);
-        merged
     }
 
     /// Reads what [`ContainerBytes::into_bytes`] wrote, from bytes that anyone may have written.
@@ -169,6 +156,8 @@ impl Run {
             runs.sort_unstable_by_key(|run| Reverse(run.len()));
             let (a, b) = (runs.pop()?, runs.pop()?);
             runs.push(a.merge(&b));
+            spare_runs::keep(a);
+            spare_runs::keep(b);
         }
         runs.pop().filter(|run| !run.is_empty())
     }
@@ -195,13 +184,6 @@ impl Run {
     pub fn negated_at(&self, epoch: Epoch) -> Run {
         let counts = self.counts.iter().map(|count| -count).collect();
         Run { epoch, worker: self.worker, words: self.words.clone(), counts }
-    }
-
-    fn extend_from(&mut self, other: &Run, start: usize) {
-        for index in start..other.len() {
-            let word = other.words.index(index);
-            self.push(word.hash, word.word, other.counts[index]);
-        }
     }
 }
 
