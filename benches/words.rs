@@ -8,7 +8,7 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use std::hint::black_box;
 use wordtide::internals::bench::Corpus;
 use wordtide::internals::lines::{BlockPool, LineLimits, LineSplitter};
-use wordtide::internals::outputs::format::Format;
+use wordtide::internals::outputs::format::{Format, append_rows};
 use wordtide::internals::words::{
     Counted, PAD_BYTES, RangeLists, Ranges, Ranging, WordOptions, WordTable, each_word,
 };
@@ -101,11 +101,11 @@ fn parts(criterion: &mut Criterion) {
         });
         group.throughput(Throughput::Elements(front.len() as u64));
         group.bench_function(BenchmarkId::new("encode", corpus.name()), |b| {
+            let form = Format::Python.plain_form().expect("a text");
             b.iter(|| {
                 let mut rows = Vec::new();
-                for (word, count) in front.words.iter().zip(&front.counts) {
-                    Format::Python.row(word.word, *count, &mut rows);
-                }
+                let all = (0, front.len());
+                append_rows((Format::Python, &form), &front, all, usize::MAX, &mut rows);
                 rows
             });
         });

@@ -14,7 +14,8 @@
 //! | `existing_epochs`, `find_marker` | epochs that have a directory, and those committed |
 //! | `object_form` | names and bytes as they are set |
 //! | `part_encoding` | the steps from rows to an object |
-//! | `encode_rows`, `epoch_writer` | rows as the bytes of parts; writes parts and markers |
+//! | `encode_rows`, `spare_chunks` | rows as the bytes of parts, in memory that is kept |
+//! | `epoch_writer` | writes parts and markers |
 //! | `put_objects`, `write_marker` | creates objects, with retries; the write of `_SUCCESS` |
 //! | `check_ownership`, `claim_object`, `take_claim` | the owner of a prefix |
 //! | `changelog`, `check_store` | the changelog as objects; `wordtide check` |
@@ -35,6 +36,7 @@ mod object_names;
 mod object_output;
 mod part_encoding;
 mod put_objects;
+mod spare_chunks;
 mod take_claim;
 mod write_marker;
 

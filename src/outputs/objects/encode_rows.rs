@@ -5,16 +5,21 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use super::format::{CHUNK_BYTES, Format, ROW_BYTES_MAX, begin_columns, push_row};
+use super::format::{
+    CHUNK_BYTES, Format, PlainForm, ROW_BYTES_MAX, append_rows, begin_columns, push_row,
+};
 use super::part_encoding::Encoding;
+use super::spare_chunks;
 use crate::error::{Error, ErrorKind, Result};
-use crate::operators::{EpochRows, Row, RowKind};
+use crate::operators::{EpochRows, Row, RowKind, Run};
 use crate::outputs::negative_count::negative;
 use crate::outputs::output::EncodedPart;
 use crate::settings::RowOrder;
 use crate::store::{Body, BodyWriter};
 use crate::words;
 
+/// The room of a chunk beyond its length: rows are written some at a time.
+const CHUNK_SLACK: usize = 20 << 10;
 /// Number of chunks after which a part has larger ones, which lie in huge pages.
 const LARGE_AFTER: usize = 32;
 /// The length of the chunks of a large part.
@@ -34,8 +39,12 @@ pub fn encode(
 ) -> Result<Vec<EncodedPart>> {
     let open = BTreeMap::new();
     let mut encoder = Encoder { order, encoding, runtime, current: None, open, error: None };
+    let form = encoding.format.plain_form().filter(|_| order == RowOrder::Hash);
     for set in sets {
-        set.rows.for_each(&mut |row| encoder.row(row, parts));
+        match (set.rows.run(), &form) {
+            (Some(run), Some(form)) => encoder.run(run, form, parts),
+            _ => set.rows.for_each(&mut |row| encoder.row(row, parts)),
+        }
     }
     // Parts that are sorted now may have errors, too.
     let Encoder { mut open, current, mut error, .. } = encoder;
@@ -89,6 +98,34 @@ impl Encoder<'_> {
         }
     }
 
+    /// Adds the rows of a run, part by part.
+    fn run(&mut self, run: &Run, form: &PlainForm, parts: u32) {
+        let hashes = &run.words.hashes[..];
+        let mut next = 0;
+        while let Some(hash) = hashes.get(next) {
+            let part = words::part(*hash, parts);
+            let end =
+                next + hashes[next..].partition_point(|hash| words::part(*hash, parts) <= part);
+            self.turn_to(part, RowKind::Counts);
+            let Some((_, open)) = &mut self.current else { return };
+            open.rows += (end - next) as u64;
+            if open.kind != RowKind::Counts {
+                self.error.get_or_insert_with(mixed);
+                return;
+            }
+            while next < end {
+                let full = open.chunk_bytes();
+                next = append_rows((open.format, form), run, (next, end), full, &mut open.chunk);
+                if next < end && open.chunk.len() < full {
+                    let word = run.words.word(next).word;
+                    self.error.get_or_insert_with(|| negative(word, run.counts[next]));
+                    return;
+                }
+                open.flush_full_chunk();
+            }
+        }
+    }
+
     /// Makes `part` the current one; if it is new, it takes rows of `kind`.
     #[cold]
     fn turn_to(&mut self, part: u32, kind: RowKind) {
@@ -128,7 +165,7 @@ impl OpenPart {
         } else {
             WrittenBytes::Raw(Vec::new())
         };
-        let mut chunk = Vec::new();
+        let mut chunk = spare_chunks::take().unwrap_or_default();
         if encoding.format == Format::Parquet {
             begin_columns(kind, &mut chunk);
         }
@@ -171,8 +208,11 @@ impl OpenPart {
     fn flush_full_chunk(&mut self) {
         if self.chunk.len() >= self.chunk_bytes() {
             self.chunks += 1;
-            let next = words::vec_with_room(self.chunk_bytes() + 4096);
-            let full = std::mem::replace(&mut self.chunk, next).into();
+            let is_large = self.chunks >= LARGE_AFTER;
+            let kept = if is_large { None } else { spare_chunks::take() };
+            let make = || words::vec_with_room(self.chunk_bytes() + CHUNK_SLACK);
+            let next = kept.unwrap_or_else(make);
+            let full = spare_chunks::bytes(std::mem::replace(&mut self.chunk, next));
             match &mut self.bytes {
                 WrittenBytes::Object(body) => body.push(full),
                 WrittenBytes::Raw(chunks) => chunks.push(full),
@@ -191,7 +231,7 @@ impl OpenPart {
         let mut unsorted = std::mem::take(&mut self.unsorted);
         unsorted.sort_unstable();
         unsorted.iter().for_each(|(word, count)| self.count(word, *count, error));
-        let (rows, last) = (self.rows, self.chunk.into());
+        let (rows, last) = (self.rows, spare_chunks::bytes(self.chunk));
         let body = match self.bytes {
             WrittenBytes::Object(mut body) => {
                 body.push(last);
@@ -215,4 +255,80 @@ fn too_long(bytes: usize) -> Error {
     let message = format!("a row of {bytes} bytes is too long for a Parquet file");
     Error::new(ErrorKind::Failed, message)
         .hint("give a smaller --max-line-bytes, or a --format that is text")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use proptest::prelude::*;
+
+    use super::super::format::Compression;
+    use super::*;
+    use crate::operators::{RowSet, rows_of};
+
+    /// Rows that are visited one by one.
+    struct Visited(Arc<dyn RowSet>);
+
+    impl RowSet for Visited {
+        fn for_each(&self, visit: &mut dyn FnMut(Row<'_>)) {
+            self.0.for_each(visit);
+        }
+    }
+
+    /// Returns rows of words with these counts, in the order of their hashes.
+    fn rows(words: &[(String, i64)]) -> Arc<dyn RowSet> {
+        let mut words: Vec<_> = words
+            .iter()
+            .map(|(word, count)| (words::hash(word.as_bytes()), word, *count))
+            .collect();
+        words.sort_unstable();
+        words.dedup_by_key(|(_, word, _)| *word);
+        let mut run = Run::default();
+        words.iter().for_each(|(hash, word, count)| run.push(*hash, word.as_bytes(), *count));
+        rows_of(run)
+    }
+
+    fn encoded(
+        sets: &[Arc<dyn RowSet>],
+        format: Format,
+        parts: u32,
+    ) -> Result<Vec<(u32, u64, Vec<u8>)>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let sets: Vec<_> =
+            sets.iter().map(|rows| EpochRows { epoch: 10, rows: Arc::clone(rows) }).collect();
+        let encoding = Encoding::new(format, Some(Compression::None));
+        let encoded = encode(&sets, RowOrder::Hash, encoding, runtime.handle(), parts)?;
+        let bytes = |part: &EncodedPart| part.body.load().expect("memory").concat();
+        Ok(encoded.iter().map(|part| (part.part, part.rows, bytes(part))).collect())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn rows_of_runs_equal_rows_visited(
+            words in prop::collection::vec(("[a-z']{0,18}|.{0,8}", 0..3_000_000_000_i64), 0..90),
+            copies in 1..3_usize,
+            parts in 1..7_u32,
+        ) {
+            let runs: Vec<_> = (0..copies).map(|_| rows(&words)).collect();
+            let visited: Vec<Arc<dyn RowSet>> =
+                runs.iter().map(|run| Arc::new(Visited(Arc::clone(run))) as _).collect();
+            for format in [Format::Python, Format::Jsonl, Format::Parquet] {
+                let found = encoded(&runs, format, parts).expect("rows");
+                prop_assert_eq!(found, encoded(&visited, format, parts).expect("rows"));
+            }
+        }
+    }
+
+    #[test]
+    fn negative_count_in_a_run_is_an_error() {
+        let words: Vec<_> = (0..500).map(|number| (number.to_string(), number - 1)).collect();
+        let error = encoded(&[rows(&words)], Format::Tsv, 3).expect_err("-1");
+        assert!(error.to_string().contains("-1"), "{error}");
+        let many: Vec<_> = (0..90_000).map(|number| (number.to_string(), number)).collect();
+        let text: usize = many.iter().map(|(word, count)| format!("{word}\t{count}\n").len()).sum();
+        let found = encoded(&[rows(&many)], Format::Tsv, 1).expect("rows");
+        assert_eq!((found[0].1, found[0].2.len()), (90_000, text), "several chunks");
+    }
 }

@@ -10,8 +10,8 @@
 //! `jsonl`, whose rows must be text, replace ill-formed bytes by U+FFFD, and the other formats
 //! write them unchanged.
 //!
-//! An epoch has millions of rows, and nearly all words are plain ASCII. Such a word is recognized
-//! in one pass and copied as a whole.
+//! An epoch has millions of rows, and nearly all words are short and plain ASCII. Rows of such words
+//! are written without a look at each byte (`plain_rows`).
 
 use std::ops::RangeInclusive;
 
@@ -22,6 +22,7 @@ use crate::named_values::named_values;
 mod columns;
 mod compression;
 mod parquet_file;
+mod plain_rows;
 mod python_repr;
 
 pub use columns::ROW_BYTES_MAX;
@@ -29,6 +30,7 @@ pub use columns::{RowBatch, RowReader, begin as begin_columns, push_row, read as
 pub use compression::Compression;
 pub use compression::compress;
 pub use parquet_file::encode as encode_parquet;
+pub use plain_rows::{PlainForm, append_rows};
 
 /// The length of the chunks of encoded rows. A part is never one allocation.
 pub const CHUNK_BYTES: usize = 256 << 10;
