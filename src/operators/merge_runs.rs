@@ -1,12 +1,13 @@
-//! Adds up two sorted runs.
+//! Adds up sorted runs.
 
-use std::cmp::Ordering;
+use std::cmp::{Ordering, Reverse};
 
 use differential_dataflow::trace::implementations::BatchContainer;
 
 use super::columns::WordColumn;
 use super::run::Run;
 use super::spare_runs;
+use crate::epoch::Epoch;
 use crate::words::{Key, SHORT_BYTES_MAX};
 
 impl Run {
@@ -42,6 +43,27 @@ impl Run {
             }
         }
         merged
+    }
+
+    /// Adds up runs of any epochs to one run of `epoch`.
+    pub fn add_up(mut runs: Vec<Run>, epoch: Epoch) -> Run {
+        runs.iter_mut().for_each(|run| run.epoch = epoch);
+        Run::sum(runs).unwrap_or_else(|| Run { epoch, ..Run::default() })
+    }
+
+    /// Adds up the runs of one epoch. Returns `None` if no word is left.
+    ///
+    /// The two smallest runs are added first, so that no word is copied more often than the
+    /// logarithm of the number of runs.
+    pub(crate) fn sum(mut runs: Vec<Run>) -> Option<Run> {
+        while runs.len() > 1 {
+            runs.sort_unstable_by_key(|run| Reverse(run.len()));
+            let (a, b) = (runs.pop()?, runs.pop()?);
+            runs.push(a.merge(&b));
+            spare_runs::keep(a);
+            spare_runs::keep(b);
+        }
+        runs.pop().filter(|run| !run.is_empty())
     }
 }
 

@@ -4,7 +4,6 @@
 //! distinct word and epoch, not one per word. It is sorted by (hash, word), so the arrangement at
 //! the owner installs its columns as they are.
 
-use std::cmp::Reverse;
 use std::io::Write;
 
 use differential_dataflow::trace::implementations::BatchContainer;
@@ -17,7 +16,6 @@ use timely::progress::Stamp;
 
 use super::columns::{Ends, WordColumn, WordRef};
 use super::malformed_data::malformed;
-use super::spare_runs;
 use crate::epoch::Epoch;
 use crate::words::{Key, vec_apart};
 
@@ -139,27 +137,6 @@ impl Run {
             return Err("its words are out of order");
         }
         Ok(Run { epoch: head[0], worker, words, counts })
-    }
-
-    /// Adds up runs of any epochs to one run of `epoch`.
-    pub fn add_up(mut runs: Vec<Run>, epoch: Epoch) -> Run {
-        runs.iter_mut().for_each(|run| run.epoch = epoch);
-        Run::sum(runs).unwrap_or_else(|| Run { epoch, ..Run::default() })
-    }
-
-    /// Adds up the runs of one epoch. Returns `None` if no word is left.
-    ///
-    /// The two smallest runs are added first, so that no word is copied more often than the
-    /// logarithm of the number of runs.
-    pub(crate) fn sum(mut runs: Vec<Run>) -> Option<Run> {
-        while runs.len() > 1 {
-            runs.sort_unstable_by_key(|run| Reverse(run.len()));
-            let (a, b) = (runs.pop()?, runs.pop()?);
-            runs.push(a.merge(&b));
-            spare_runs::keep(a);
-            spare_runs::keep(b);
-        }
-        runs.pop().filter(|run| !run.is_empty())
     }
 
     /// Splits the run by part. `part` maps a hash to its part and grows with the hash.

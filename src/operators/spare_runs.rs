@@ -53,7 +53,7 @@ impl SpareRuns {
         let mut spare = self.lock();
         let mut kept = run.heap_bytes() + spare.iter().map(Run::heap_bytes).sum::<usize>();
         spare.push(run);
-        // The oldest are of sizes that nobody has asked for since.
+        // The oldest were kept longest without a use.
         while kept > KEPT_BYTES_MAX {
             kept -= spare.remove(0).heap_bytes();
         }

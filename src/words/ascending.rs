@@ -47,14 +47,17 @@ pub struct Ascending<'a, K: SlotKey> {
     next: usize,
 }
 
-impl<'a, K: SlotKey> Ascending<'a, K> {
-    /// Returns the words of `slots`.
-    pub fn of(slots: &'a mut Slots<K>) -> Ascending<'a, K> {
+impl<K: SlotKey> Slots<K> {
+    /// Returns the words ascending by (hash, word), to be taken one by one. Slots are freed as they
+    /// are read. Words cannot be found between the first and the last.
+    pub fn ascending(&mut self) -> Ascending<'_, K> {
         let none = HashedKey { hash: 0, key: Key { lo: 0, hi: 0 }, count: 0 };
         let words = vec![none; PROBES_MAX + STRETCH + LONGER_MAX];
-        Ascending { slots, at: 0, words, len: 0, ready: 0, next: 0 }
+        Ascending { slots: self, at: 0, words, len: 0, ready: 0, next: 0 }
     }
+}
 
+impl<K: SlotKey> Ascending<'_, K> {
     /// Reads slots until a word is ready. Returns false if there are no more words.
     fn read(&mut self) -> bool {
         self.words.copy_within(self.ready..self.len, 0);

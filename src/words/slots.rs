@@ -19,7 +19,6 @@
 //! a slot, so a window that was full stays full, and a refused word is refused until the slots
 //! grow.
 
-use super::ascending::Ascending;
 use super::hash::{Key, TinyKey};
 use super::simd;
 use std::fmt::Debug;
@@ -293,12 +292,6 @@ impl<K: SlotKey> Slots<K> {
         for slot in rest {
             put(self, slot);
         }
-    }
-
-    /// Returns the words ascending by (hash, word), to be taken one by one. Slots are freed as they
-    /// are read. Words cannot be found between the first and the last.
-    pub fn ascending(&mut self) -> Ascending<'_, K> {
-        Ascending::of(self)
     }
 
     /// Frees all slots, and changes the number of homes.

@@ -10,8 +10,8 @@
 //! `jsonl`, whose rows must be text, replace ill-formed bytes by U+FFFD, and the other formats
 //! write them unchanged.
 //!
-//! An epoch has millions of rows, and nearly all words are short and plain ASCII. Rows of such words
-//! are written without a look at each byte (`plain_rows`).
+//! An epoch has millions of rows, and nearly all words are short and plain ASCII. Rows of such
+//! words are written without a look at each byte (`plain_rows`).
 
 use std::ops::RangeInclusive;
 
