@@ -163,7 +163,7 @@ pub fn place_new(
     body: &Body,
 ) -> StoreResult<Stored> {
     let linked = link_new(&file.folder, &file.name, split(key).1);
-    // Its first name, which a rename has removed already.
+    // Its first name, if it has two.
     drop(file);
     match linked {
         Ok(()) => Ok(Stored::of(body, None)),
@@ -238,13 +238,14 @@ impl Draft {
     }
 }
 
-/// Gives the file at `temporary` the name `name`, unless that name is taken.
+/// Gives the file at `temporary` the name `name`, unless that name is taken. In one step, where the
+/// file system can: a crash between a link and the removal of the first name leaves the latter.
 fn link_new(folder: &OwnedFd, temporary: &str, name: &str) -> io::Result<()> {
-    match linkat(folder, temporary, folder, name, AtFlags::empty()) {
+    match renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE) {
         Ok(()) => Ok(()),
         Err(Errno::EXIST) => Err(Errno::EXIST.into()),
-        // File systems without hard links: vfat, some network and user-space ones.
-        Err(_) => Ok(renameat_with(folder, temporary, folder, name, RenameFlags::NOREPLACE)?),
+        // Kernels and file systems without this flag, as some network and user-space ones.
+        Err(_) => Ok(linkat(folder, temporary, folder, name, AtFlags::empty())?),
     }
 }
 
