@@ -2,9 +2,10 @@
 //!
 //! In Spark: `pairs.reduceByKeyAndWindow(add, None, window, slide)`, except for the ends of
 //! windows. They are the multiples of the slide on the wall clock, so a restart does not move them;
-//! Spark counts slides from its own start. Epochs at which no window ends publish nothing. When
-//! all sources have ended the window ends, too. A window that would end after a stop is published
-//! by the next run, if the job has state.
+//! Spark counts slides from its own start. Epochs at which no window ends publish nothing. If the
+//! job was built with [`windows_end_every`](wordtide::JobBuilder::windows_end_every), the window
+//! also ends when all sources have ended, and the next run publishes one that would end after a
+//! stop, if the job has state.
 //!
 //! Memory: the distinct words of each epoch of the window, as retractions to come: 20 bytes each
 //! beside the word. The sums of the window take a few bytes a word beside its text.

@@ -66,12 +66,10 @@ pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 /// Removes the temporary files that crashes have left in `folder`. Called at a start, by the one
-/// process that owns the folder or shares it as the first.
+/// process that owns the folder or shares it as the first. Others' files stay.
 pub fn remove_temporaries(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let name = entry.file_name();
-        let bytes = name.as_encoded_bytes();
-        if bytes.starts_with(b".") && bytes.ends_with(b".tmp") {
+        if is_temporary(&entry.file_name().to_string_lossy()) {
             let removed = fs::remove_file(entry.path());
             tracing::debug!(
                 "{}, left by a crash, was removed: {removed:?}",
@@ -79,6 +77,16 @@ pub fn remove_temporaries(folder: &Path) {
             );
         }
     }
+}
+
+/// Returns true for the name of a temporary file of [`replace_file`]: `.NAME.ID.tmp`.
+fn is_temporary(name: &str) -> bool {
+    let id = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_suffix(".tmp"))
+        .and_then(|name| name.rsplit_once('.'))
+        .map_or("", |(_, id)| id);
+    id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// The step of a replacement that has failed.
@@ -135,7 +143,8 @@ mod tests {
     #[test]
     fn temporaries_of_crashes_are_removed() {
         let dir = tempfile::tempdir().expect("a folder");
-        for name in [".note.17.tmp", "note", ".hidden", "a.tmp"] {
+        let left = ".note.3b3ada966d216a971d084c24f42df1f1.tmp";
+        for name in [left, "note", ".hidden", "a.tmp", ".mine.tmp"] {
             fs::write(dir.path().join(name), "text").expect("a file");
         }
         remove_temporaries(dir.path());
@@ -144,6 +153,6 @@ mod tests {
             .map(|entry| entry.expect("an entry").file_name().into_string().expect("text"));
         let mut names: Vec<_> = names.collect();
         names.sort_unstable();
-        assert_eq!(names, [".hidden", "a.tmp", "note"]);
+        assert_eq!(names, [".hidden", ".mine.tmp", "a.tmp", "note"]);
     }
 }

@@ -78,7 +78,7 @@ fn what_is_added_stands_before_a_double_dash() {
 fn code_is_that_of_first_failed_child() {
     let (code, _) = run(launcher(3, "[ $2 = 1 ] && exit 70; exit 69").0);
     assert_eq!(code, 70);
-    let (code, _) = run(launcher(2, "[ $2 = 1 ] && kill -9 $$; exit 0").0);
+    let (code, _) = run(launcher(2, "[ $2 = 0 ] && kill -9 $$; exit 0").0);
     assert_eq!(code, 69);
 }
 

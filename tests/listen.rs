@@ -345,7 +345,7 @@ fn stop_counts_encrypted_lines_that_arrived() {
 fn unfinished_lines_are_bounded_when_read_back() {
     let rig = Rig::new();
     // No epoch ends before the kill, so the second run reads all records back.
-    let run = format!("{LISTEN} {} --state state --http 127.0.0.1:0", SHORT.replace("50ms", "1h"));
+    let run = format!("{LISTEN} {} --state state --http 127.0.0.1:0", SHORT.replace("50ms", "24h"));
     let program = rig.wordtide(&run).start();
     let (place, http) = (place(&program), watched::port(&program));
     let senders: Vec<_> = (0..300).map(|_| connect(&place)).collect();

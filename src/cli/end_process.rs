@@ -15,21 +15,19 @@ pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
     ExitCode::from(code_of(run))
 }
 
-/// Returns true if the runtime of tasks has panicked, as it does in a thread of its own when
-/// another thread cannot be made. No task of the program sees that, and those that wait would wait
-/// for ever.
-fn is_of_runtime(panic: &PanicHookInfo<'_>) -> bool {
-    panic.location().is_some_and(|location| {
-        let file = location.file();
-        file.contains("/tokio-") && file.contains("/src/runtime/")
-    })
+/// Returns true if the runtime of tasks could not make a thread. It panics then, in a thread of its
+/// own. No task of the program sees that, and those that wait would wait for ever.
+fn lacks_threads(panic: &PanicHookInfo<'_>) -> bool {
+    let is_of_runtime = |file: &str| file.contains("tokio") && file.contains("/runtime/");
+    panic.location().is_some_and(|location| is_of_runtime(location.file()))
+        && panic.payload_as_str().is_some_and(|text| text.contains("can't spawn"))
 }
 
 /// Returns the exit code of a command, also of one that panics.
 fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
     set_hook(Box::new(|panic| {
         log_lines::say(Level::ERROR, "panicked", &format!("wordtide: {panic}"));
-        if is_of_runtime(panic) {
+        if lacks_threads(panic) {
             at_once(exit_codes::exit_code(ErrorKind::Panicked));
         }
     }));

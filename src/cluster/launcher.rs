@@ -328,14 +328,13 @@ impl Launcher {
 /// Returns the exit code of the cluster, from the codes of the children in order of time, each with
 /// its index.
 ///
-/// Process 0 ends in order only if all epochs are committed. Another process that is lost
-/// afterwards loses nothing, and a restart would count a finished input again.
+/// Process 0 ends in order only if all epochs are committed, or after a stop. Another process that
+/// is lost after that loses nothing, and a restart would count a finished input again.
 fn cluster_code(codes: &[(usize, i32)]) -> i32 {
-    let is_complete = codes.contains(&(0, 0));
-    let mut failures = codes.iter().map(|(_, code)| *code).filter(|code| *code != 0);
-    let own = failures.clone().find(|code| *code != EXIT_PEER_LOST);
-    let lost = failures.find(|_| !is_complete);
-    own.or(lost).unwrap_or(0)
+    let end = codes.iter().position(|child| *child == (0, 0)).unwrap_or(codes.len());
+    let lost = codes[..end].iter().find(|(_, code)| *code != 0);
+    let own = codes.iter().find(|(_, code)| ![0, EXIT_PEER_LOST].contains(code));
+    own.or(lost).map_or(0, |(_, code)| *code)
 }
 
 /// Calls `line` with each line of `output`; long lines come in pieces.
@@ -429,7 +428,8 @@ mod tests {
         assert_eq!(cluster_code(&[(1, 0), (0, 0)]), 0);
         assert_eq!(cluster_code(&[(0, 69), (1, 70), (2, 75)]), 70);
         assert_eq!(cluster_code(&[(1, 0), (0, 69)]), 69);
-        assert_eq!(cluster_code(&[(1, 69), (0, 0)]), 0, "all was committed");
+        assert_eq!(cluster_code(&[(0, 0), (1, 69)]), 0, "all was committed");
+        assert_eq!(cluster_code(&[(1, 69), (0, 0)]), 69, "it was stopped since the other was lost");
         assert_eq!(cluster_code(&[(1, 74), (0, 0)]), 74);
         assert_eq!(cluster_code(&[]), 0);
     }

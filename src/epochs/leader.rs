@@ -71,6 +71,8 @@ enum LeaderPhase {
 pub struct EpochLeader {
     /// The names and the deadlines of epochs.
     schedule: Schedule,
+    /// True if another run goes on with the open window when all sources have ended.
+    goes_on: bool,
     /// The phase of the job.
     phase: LeaderPhase,
     /// For each process, true while its sources may bring more.
@@ -91,7 +93,13 @@ impl EpochLeader {
         // The clock may have passed the end of `open`, if the start took long.
         let schedule = schedule.with_open(open);
         let reading = vec![true; processes];
-        EpochLeader { schedule, phase: LeaderPhase::Reading, reading, left: epochs }
+        let phase = LeaderPhase::Reading;
+        EpochLeader { schedule, goes_on: false, phase, reading, left: epochs }
+    }
+
+    /// Leaves the window open when all sources have ended: another run goes on with it.
+    pub fn goes_on(self, goes_on: bool) -> EpochLeader {
+        EpochLeader { goes_on, ..self }
     }
 
     /// Returns the monotonic time at which the open epoch is due.
@@ -144,10 +152,10 @@ impl EpochLeader {
         vec![EpochAction::StopReading]
     }
 
-    /// Cuts the last epoch. If the sources have ended by themselves, that is the end of the window:
-    /// no other run publishes it. After a stop, the next run does.
+    /// Cuts the last epoch. If the sources have ended by themselves, that is the end of the window,
+    /// unless another run goes on with it, as after a stop.
     fn end(&mut self, now: Moment) -> Vec<EpochAction> {
-        let has_all = self.phase == LeaderPhase::Reading;
+        let has_all = self.phase == LeaderPhase::Reading && !self.goes_on;
         self.phase = LeaderPhase::Ended;
         let epoch = self.schedule.open();
         let end = has_all.then(|| self.schedule.open_window_end(now.wall_ms)).flatten();
@@ -206,6 +214,8 @@ mod tests {
         let cut = Cut { epoch, next: last };
         let end = End { epoch: last, next: START_MS + 1_100 };
         assert_eq!(leader.take(ReadingEnded(0), at(10)), [cut, end]);
+        let mut leader = with_windows().goes_on(true);
+        assert!(matches!(leader.take(ReadingEnded(0), at(10))[..], [End { .. }]));
     }
 
     #[test]

@@ -98,8 +98,9 @@ impl JobBuilder {
     /// Declares that the definition has windows, one of which ends every `slide`.
     ///
     /// The end of a window is an epoch of its own then, also if it passes between two runs or while
-    /// no epoch can be cut, and it is the last epoch when all sources have ended. Without this,
-    /// lines that are read shortly before may be in no window that is published.
+    /// no epoch can be cut, and it is the last epoch when all sources have ended, if that is at
+    /// most a day ahead. Without this, lines that are read shortly before may be in no window that
+    /// is published. The start fails with `Usage` unless `slide` is a multiple of the interval.
     #[must_use]
     pub fn windows_end_every(mut self, slide: Duration) -> Self {
         self.0.slide = Some(slide);

@@ -7,6 +7,7 @@ use super::plan::JobPlan;
 use super::share_figures;
 use super::source_logs::OwnSources;
 use crate::error::{Error, ErrorKind, Result};
+use crate::operators::Window;
 use crate::outputs::format::Format;
 use crate::outputs::{self, OutputSettings, SqlSettings, WriteMode, check_form};
 use crate::state::Identity;
@@ -24,6 +25,7 @@ pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
         asked.journal.validate()?;
     }
     asked.settings.validate()?;
+    asked.slide.map_or(Ok(()), |slide| Window::new(slide, slide).check(asked.settings.interval))?;
     asked.cluster.threads = asked.settings.threads;
     asked.cluster.validate()?;
     if asked.sources.is_empty() && asked.replay.is_none() {

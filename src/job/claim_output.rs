@@ -75,8 +75,8 @@ impl OutputOpening<'_> {
             let former = self.output.standing(&self.start).await?;
             let evidence = self.evidence(former.as_ref());
             let recovery_plan = self.judge(&evidence).await?;
-            let open = (self.schedule)(recovery_plan.newest).open();
-            let recent = open.saturating_sub(RECENT_INTERVALS * self.start.interval_ms).max(1);
+            let present = (self.schedule)(None).open();
+            let recent = present.saturating_sub(RECENT_INTERVALS * self.start.interval_ms).max(1);
             // A stop may come while the claim is on its way: the state must stay then.
             let was_tentative = self.state.is_some_and(State::keep);
             let claimed = self.output.claim(&self.start, former.as_ref(), recent).await;

@@ -40,6 +40,7 @@ use crate::outputs::{
     bound_results,
 };
 use crate::random::random_bytes;
+use crate::sources::Source;
 use crate::state::{Identity, State};
 use crate::store::{Results, Target};
 use crate::supervise::supervise;
@@ -473,11 +474,16 @@ impl JobPlan {
         let failure = process.failure.clone();
         let before = agreed.open.saturating_sub(self.identity.interval_ms);
         let schedule = self.schedule(Some(before));
+        let epochs = EpochLeader::new(schedule, agreed.open, processes, self.asked.settings.epochs);
+        // More can come from a folder or a topic that has been read to its end.
+        let can_grow = |source: &Source| matches!(source, Source::Watch(_) | Source::Kafka(_));
+        let goes_on =
+            self.state_dir().is_some() && self.asked.sources.iter().any(|(s, _)| can_grow(s));
         let leader = Leader {
             process,
             processes,
             clock: Arc::clone(&self.asked.clock),
-            epochs: EpochLeader::new(schedule, agreed.open, processes, self.asked.settings.epochs),
+            epochs: epochs.goes_on(goes_on),
             room: EpochRoom::new(self.asked.settings.epochs_in_flight_max(), processes),
         };
         supervise(&failure, runtime.handle(), "leader", leader.run());

@@ -11,6 +11,10 @@ use super::run::Run;
 /// Most memory that is kept in a process.
 const KEPT_BYTES_MAX: usize = 16 << 20;
 
+/// The least memory of a run that is kept: less is soon touched. It also bounds their number, which
+/// is looked through.
+const RUN_BYTES_MIN: usize = 64 << 10;
+
 /// A run may have room for so many times the words that are asked for.
 const ROOM_FACTOR_MAX: usize = 4;
 
@@ -46,7 +50,7 @@ impl SpareRuns {
     }
 
     fn keep(&self, mut run: Run) {
-        if run.counts.capacity() == 0 || run.heap_bytes() > KEPT_BYTES_MAX / 4 {
+        if !(RUN_BYTES_MIN..=KEPT_BYTES_MAX / 4).contains(&run.heap_bytes()) {
             return;
         }
         run.clear();
@@ -69,12 +73,14 @@ mod tests {
     fn kept_runs_fit_and_have_a_limit() {
         let spare = SpareRuns(Mutex::default());
         let make = |words| Run::new(7, 1, WordColumn::with_room(words, 8 * words));
-        let mut run = make(1000);
+        let mut run = make(10_000);
         run.push(1, b"tide", 3);
         spare.keep(run);
-        assert!(spare.take(1001).is_none() && spare.take(249).is_none(), "too small, too large");
-        let run = spare.take(250).expect("it is kept");
-        assert!(run.is_empty() && run.words.bytes.is_empty() && spare.take(1000).is_none());
+        assert!(spare.take(10_001).is_none() && spare.take(2_499).is_none(), "small, large");
+        let run = spare.take(2_500).expect("it is kept");
+        assert!(run.is_empty() && run.words.bytes.is_empty() && spare.take(10_000).is_none());
+        spare.keep(make(10));
+        assert!(spare.lock().is_empty(), "not worth it");
         (0..100).for_each(|_| spare.keep(make(100_000)));
         let kept: usize = spare.lock().iter().map(Run::heap_bytes).sum();
         assert!(kept <= KEPT_BYTES_MAX && kept > KEPT_BYTES_MAX / 2);

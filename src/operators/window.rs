@@ -29,8 +29,8 @@ impl Window {
     /// Makes a window of `length` that ends every `slide`: Spark's `reduceByKeyAndWindow(..,
     /// length, slide)`.
     ///
-    /// Give the slide to the job, too: [`JobBuilder::windows_end_every`] has no end of a window
-    /// pass without an epoch.
+    /// Give the slide to the job, too, by [`JobBuilder::windows_end_every`]: each end of a window
+    /// is an epoch then.
     ///
     /// [`JobBuilder::windows_end_every`]: crate::JobBuilder::windows_end_every
     pub fn new(length: Duration, slide: Duration) -> Window {

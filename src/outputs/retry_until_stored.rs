@@ -107,7 +107,7 @@ impl Retrier {
         let mut backoff = self.pauses.start();
         loop {
             let began = Instant::now();
-            // From here on, so that the end of an outage is not missed by an attempt that it fails.
+            // Made before the attempt, so that an outage that ends during an attempt is noticed.
             let back = self.back.notified();
             let error = match self.answered(what, began, attempt()).await {
                 Ok(stored) => {

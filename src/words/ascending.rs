@@ -41,7 +41,7 @@ pub struct Ascending<'a, K: SlotKey> {
     words: Vec<HashedKey>,
     /// Number of words that were read.
     len: usize,
-    /// Number of words before which no word will come that was not read.
+    /// Number of words that are final: no word that is still to be read comes before them.
     ready: usize,
     /// Index of the next word.
     next: usize,
@@ -99,7 +99,7 @@ impl<K: SlotKey> Ascending<'_, K> {
     #[inline(always)]
     fn count_ready(&self) -> usize {
         let slots = &self.slots.slots;
-        // The slot that was read last is free now, and so is the one that follows a stretch.
+        // If the next slot is free, no later word is less than one that was read.
         if slots.get(self.at).is_none_or(K::is_free) {
             return self.len;
         }

@@ -2,7 +2,7 @@
 //!
 //! A word's home is the top bits of its hash, and a word whose home is taken goes to the next free
 //! slot above it. So the slots between two free ones hold exactly the words whose homes lie there:
-//! walking the array and sorting each such cluster (a few slots) gives all words in hash order.
+//! reading the array a stretch at a time (`ascending`) gives all words in hash order.
 //! Growth uses the order too: home h becomes 2h or 2h + 1, so the words move up in one pass from
 //! the top, inside the same allocation. The peak is the new size, not the new plus the old, and no
 //! memory is touched for the first time twice, which is what growth would cost most.

@@ -231,7 +231,7 @@ impl OpenPart {
         let mut unsorted = std::mem::take(&mut self.unsorted);
         unsorted.sort_unstable();
         unsorted.iter().for_each(|(word, count)| self.count(word, *count, error));
-        let (rows, last) = (self.rows, spare_chunks::bytes(self.chunk));
+        let (rows, last) = (self.rows, spare_chunks::last_bytes(self.chunk));
         let body = match self.bytes {
             WrittenBytes::Object(mut body) => {
                 body.push(last);

@@ -249,8 +249,8 @@ impl Publisher {
     }
 
     /// Creates the object of `marker` when `ready` succeeds. It is written before that begins, and
-    /// prepared meanwhile. Succeeds if a former run has created it, as a request that was under way
-    /// when that was killed does late.
+    /// prepared meanwhile. Succeeds if a former run has created it: a request of a run that was
+    /// killed may arrive late.
     ///
     /// # Errors
     ///
@@ -280,6 +280,9 @@ impl Publisher {
                 }
                 match store.get(key, MARKER_BYTES_MAX).await {
                     Ok(bytes) if marker.is_repeated_by(&bytes) => Ok(Stored::of(body, None)),
+                    // The attempt is repeated.
+                    Err(error) if error.kind == StoreErrorKind::Unavailable => Err(error),
+                    Err(error) if error.kind == StoreErrorKind::Denied => Err(error),
                     _ => created,
                 }
             }

@@ -28,6 +28,17 @@ pub fn bytes(chunk: Vec<u8>) -> Bytes {
     SPARE.bytes(chunk)
 }
 
+/// Returns the bytes of a chunk that may have far more memory than bytes, as the last one of a
+/// part. They take only their own length then, by which results that wait are counted.
+pub fn last_bytes(chunk: Vec<u8>) -> Bytes {
+    if chunk.capacity() / 2 <= chunk.len() {
+        return bytes(chunk);
+    }
+    let exact = Bytes::copy_from_slice(&chunk);
+    drop(bytes(chunk));
+    exact
+}
+
 /// Empty chunks.
 struct SpareChunks(Mutex<Vec<Vec<u8>>>);
 

@@ -102,6 +102,23 @@ mod tests {
         assert_eq!(names, ["_SUCCESS", "part-00000"]);
     }
 
+    #[tokio::test]
+    async fn late_marker_of_former_run_is_the_own() {
+        let root = tempfile::tempdir().unwrap();
+        let publisher = publisher(root.path());
+        let state = Some("test".to_owned());
+        let marker = Marker { epoch: 10, state, started: Some(5), ..Marker::default() };
+        let former = Marker { started: Some(4), program: "wordtide 0".into(), ..marker.clone() };
+        std::fs::create_dir_all(root.path().join("c-10")).unwrap();
+        std::fs::write(root.path().join("c-10/_SUCCESS"), former.to_bytes()).unwrap();
+        let ready = || std::future::ready(Ok(()));
+        write_marker(&publisher, &marker, ready()).await.unwrap();
+        let other = Marker { words: 1, ..marker };
+        let error = write_marker(&publisher, &other, ready()).await.unwrap_err();
+        assert_eq!(error.kind(), crate::error::ErrorKind::Configuration, "{error}");
+        assert_eq!(std::fs::read(root.path().join("c-10/_SUCCESS")).unwrap(), former.to_bytes());
+    }
+
     /// Returns an epoch of four parts, of which part 0 has a row.
     fn complete(durable: DurableParts) -> CompleteEpoch {
         let part = PartReport { part: 0, rows: 1, bytes: 4, md5: Body::from("a\t1\n").md5_hex() };

@@ -77,7 +77,8 @@ impl Format {
 }
 
 impl PlainForm {
-    /// Returns true if no byte of the word is escaped or quoted. May return false for another word.
+    /// Returns true if no byte of the word is escaped or quoted. It may also return false for a
+    /// word that needs no escape, as one with a byte of 0x7F or above in `jsonl`.
     #[inline(always)]
     fn is_plain(&self, key: Key) -> bool {
         /// The top bit of each byte.
