@@ -129,7 +129,9 @@ fn finished_job_restarts_after_crash_in_cleanup() {
     let file = rig.file("lines", "a b\n");
     let run = format!("run --file {} --interval 20ms {STATE}", file.display());
     let dies = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "recovery.put_away");
-    assert_eq!(dies.start().end().committed_lines(), 1);
+    // Its last lines of the log may be lost.
+    assert_eq!(dies.start().end().code(), None, "it is killed at the point");
+    assert_eq!(rig.output("out/c").counts(), words(b"a b\n"));
     rig.run(&run).expect(0);
     rig.run(&run).expect(0);
     assert_eq!(rig.output("out/c").counts(), words(b"a b\na b\na b\n"));
