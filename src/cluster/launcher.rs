@@ -67,7 +67,8 @@ pub struct LaunchSettings {
     /// Longest wait before a restart. After a cluster has run for more than twice this time, the
     /// wait is the shortest again.
     pub restart_wait_max: Duration,
-    /// Time in which the others must end after one has failed.
+    /// Time in which the others must end after one has failed. After a stop it is a fifth of that:
+    /// they were told to end when the failed one was, and have the same `--stop-timeout`.
     pub grace_failed: Duration,
     /// Time in which all must end after a stop, or after one has ended in order.
     pub grace_stopped: Duration,
@@ -305,7 +306,7 @@ impl Launcher {
                         settings.grace_stopped
                     } else {
                         request_stop(&mut lifeline, processes.len());
-                        settings.grace_failed
+                        if stopped { settings.grace_failed / 5 } else { settings.grace_failed }
                     }
                 }
                 late => {
