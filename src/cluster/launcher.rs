@@ -68,7 +68,7 @@ pub struct LaunchSettings {
     /// wait is the shortest again.
     pub restart_wait_max: Duration,
     /// Time in which the others must end after one has failed. After a stop it is a fifth of that:
-    /// they were told to end when the failed one was, and have the same `--stop-timeout`.
+    /// the stop began for all at the same time, and all have the same `--stop-timeout`.
     pub grace_failed: Duration,
     /// Time in which all must end after a stop, or after one has ended in order.
     pub grace_stopped: Duration,
