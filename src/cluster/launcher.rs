@@ -13,8 +13,8 @@
 //! the end of the pipe, and those whose state another start can go on from end at once.
 //!
 //! The exit code is that of the first child that failed by itself. A child that ends with 69
-//! reports the loss of another one, so 69 counts only if no child has another code. Death by a
-//! signal counts as 69.
+//! reports the loss of another one, so 69 counts only if no child has another code, and not after
+//! process 0 has ended in order. Death by a signal counts as 69.
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};

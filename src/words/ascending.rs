@@ -95,7 +95,7 @@ impl<K: SlotKey> Ascending<'_, K> {
         (self.len, self.at) = (len, self.at + end);
     }
 
-    /// Returns the number of words before which no word comes that is not read.
+    /// Returns the number of words that are final.
     #[inline(always)]
     fn count_ready(&self) -> usize {
         let slots = &self.slots.slots;

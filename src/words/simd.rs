@@ -83,7 +83,7 @@ const HUGE_BYTES_MIN: usize = 4 << 20;
 const APART_BYTES_MIN: usize = 33 << 20;
 
 /// Returns the room that a vector for `len` items has: at least [`APART_BYTES_MIN`] if it is large.
-/// What is not used of it is not touched, and takes addresses only.
+/// Room that is not used is not touched: it takes addresses only.
 pub fn room_apart<T>(len: usize) -> usize {
     match len * size_of::<T>() {
         0..HUGE_BYTES_MIN => len,

@@ -372,7 +372,7 @@ impl Publisher {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::time::Duration;
 
     use futures::future::join;
@@ -386,8 +386,8 @@ mod tests {
     use crate::store::local::LocalStore;
     use crate::store::stdout::StdoutStore;
 
-    /// Returns the publisher of a job to `store`.
-    fn publisher(store: impl Store) -> Publisher {
+    /// Returns the publisher of a job without state to `store`.
+    pub fn publisher(store: impl Store) -> Publisher {
         let encoding = Encoding::new(Format::Tsv, None);
         let form = ObjectForm { layout: Layout::new("c", None), encoding };
         let publication = Publication {

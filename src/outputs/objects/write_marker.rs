@@ -35,40 +35,20 @@ pub async fn write_marker(
 mod tests {
     use std::collections::BTreeMap;
     use std::path::Path;
-    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
-    use tokio::runtime::Handle;
-
-    use super::super::format::Format;
-    use super::super::object_form::ObjectForm;
-    use super::super::object_names::Layout;
-    use super::super::part_encoding::Encoding;
+    use super::super::put_objects;
     use super::*;
     use crate::meters::SourcePositions;
     use crate::operators::{RowKind, Tally};
     use crate::outputs::durable_epochs::{DurableParts, PartsWritten, SyncRounds};
     use crate::outputs::output::{CompleteEpoch, EpochWriter, PartReport};
-    use crate::outputs::publication::Publication;
-    use crate::settings::{EmptyEpochs, RowOrder};
     use crate::store::Body;
     use crate::store::local::LocalStore;
 
     /// Returns the publisher of a job without state to the directory at `root`.
     fn publisher(root: &Path) -> Publisher {
-        let form = ObjectForm {
-            layout: Layout::new("c", None),
-            encoding: Encoding::new(Format::Tsv, None),
-        };
-        let publication = Publication {
-            order: RowOrder::Hash,
-            empty_epochs: EmptyEpochs::Write,
-            job: "test".to_owned(),
-            state: "test".to_owned(),
-            started: 0,
-        };
-        let store = Arc::new(LocalStore::open(root).unwrap());
-        Publisher::new(form, publication, store, Handle::current())
+        put_objects::tests::publisher(LocalStore::open(root).unwrap())
     }
 
     #[tokio::test]
