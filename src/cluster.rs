@@ -7,7 +7,7 @@
 //!   has equal settings. It takes at most `start_timeout`, and unknown peers on the port cannot
 //!   stop it (`handshake`, `handshake_messages`, `bringup`).
 //! * [`Mesh::data`] goes to timely through [`allocators`]. [`Control`] carries ends of epochs,
-//!   stops and decisions, and finds the *first* cause when the cluster breaks (`peer_loss`,
+//!   stops and decisions, and finds the *first* cause when the cluster breaks (`control_links`,
 //!   `loss_cause`). Timely does not see the broken link, since it would panic (`data_sockets`). The
 //!   control link reports the loss to the job, whose workers drop their dataflows and return. A
 //!   process cannot rejoin: if one is lost, all end and all are started again.
@@ -24,6 +24,7 @@ mod bringup;
 mod common_decisions;
 mod control_frames;
 mod control_handle;
+mod control_links;
 mod data_framing;
 mod data_sockets;
 mod handshake;
@@ -35,7 +36,6 @@ mod inherited;
 pub mod launcher;
 mod loopback_ports;
 mod loss_cause;
-mod peer_loss;
 mod process_figures;
 mod settings;
 mod user_key;

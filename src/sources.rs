@@ -27,7 +27,7 @@ mod kafka;
 mod listen;
 mod log;
 pub(crate) mod open_file_limit;
-mod reconnect;
+mod reconnect_pauses;
 mod stdin_and_pipes;
 mod stop_signal;
 mod tls_accept;

@@ -22,7 +22,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::Notify;
 
 use super::control_handle::Control;
-use super::peer_loss::ControlLinks;
+use super::control_links::ControlLinks;
 use crate::epoch::{Epoch, TIME_MAX_MS};
 use crate::error::{Error, ErrorKind, Result};
 use crate::feed::{Feed, Next};

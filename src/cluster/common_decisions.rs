@@ -3,8 +3,8 @@
 //!
 //! Each process counts the rounds itself, since all make the same decisions in the same order. A
 //! peer can be at most one round ahead of process 0 and is never ahead of the answers, so the
-//! memory is bounded. This module keeps the state of a round; `peer_loss` sends and receives the
-//! frames.
+//! memory is bounded. This module keeps the state of a round; `control_links` sends and receives
+//! the frames.
 
 use std::collections::BTreeMap;
 

@@ -32,8 +32,8 @@ use timely::communication::allocator::{AllocatorBuilder, ProcessBuilder};
 use timely::communication::initialize::Hooks;
 
 use super::control_handle::Control;
+use super::control_links::ControlLinks;
 use super::data_framing::{Framing, HEADER_BYTES, LinkWorkers};
-use super::peer_loss::ControlLinks;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The arguments of `timely::execute::execute_from`: one builder for each worker thread of this

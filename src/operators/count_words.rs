@@ -337,7 +337,7 @@ impl ListedWords for RangesOfHost<'_, '_> {
     }
 }
 
-/// Unit the words of a block add to the tally.
+/// Returns the tally of the words of one block.
 fn tally(Counted { words, oversized_words }: Counted) -> Tally {
     Tally { words, oversized_words, ..Tally::default() }
 }

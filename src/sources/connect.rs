@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::dial::Dialer;
 use super::host_port::HostPort;
 use super::log::SourceLog;
-use super::reconnect::Retry;
+use super::reconnect_pauses::ReconnectPauses;
 use crate::error::Result;
 use crate::lines::StreamEnd;
 
@@ -23,33 +23,33 @@ use crate::lines::StreamEnd;
 /// `Temporary` if the name does not resolve and never has, those of the journal.
 pub async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<()> {
     let stop = log.stop().clone();
-    let mut retry = Retry::new(address.to_string(), Arc::clone(log.meter()));
+    let mut pauses = ReconnectPauses::new(address.to_string(), Arc::clone(log.meter()));
     let mut dialer = Dialer::new(address);
     loop {
         let connecting = async {
             tokio::select! {
                 biased; // a connection that stands when the stop comes may hold lines already
-                connected = dialer.connect(&mut retry) => connected.map(Some),
+                connected = dialer.connect(&mut pauses) => connected.map(Some),
                 () = stop.stopped() => Ok(None),
             }
         };
         let Some(connected) = log.alongside(connecting).await?? else { break };
-        retry.opened();
+        pauses.opened();
         let connection = log.open_connection();
-        let end = receive(&connected, (log, connection), &mut retry).await?;
+        let end = receive(&connected, (log, connection), &mut pauses).await?;
         drop(connected);
         log.end_connection(connection, end)?;
         if end == StreamEnd::Stop {
             break;
         }
-        retry.ended(end, once);
+        pauses.ended(end, once);
         if once {
             break;
         }
         // A source that closed is not asked again at once: it may do nothing else.
         let pause = async {
             tokio::select! {
-                () = tokio::time::sleep(retry.next_pause()) => false,
+                () = tokio::time::sleep(pauses.next_pause()) => false,
                 () = stop.stopped() => true,
             }
         };
@@ -77,7 +77,7 @@ enum ConnectWake {
 async fn receive(
     stream: &TcpStream,
     (log, connection): (&mut SourceLog, u64),
-    retry: &mut Retry,
+    pauses: &mut ReconnectPauses,
 ) -> Result<StreamEnd> {
     let stop = log.stop().clone();
     loop {
@@ -87,7 +87,7 @@ async fn receive(
                 biased;
                 () = stop.stopped() => ConnectWake::Stop,
                 readable = stream.readable() => ConnectWake::Readable(readable),
-                () = retry.lasting() => ConnectWake::Lasting,
+                () = pauses.lasting() => ConnectWake::Lasting,
             }
         };
         match log.alongside(readable).await? {
@@ -95,7 +95,7 @@ async fn receive(
             ConnectWake::Readable(Err(_)) => return Ok(StreamEnd::Reset),
             ConnectWake::Readable(Ok(())) => log.ready(connection).await?,
             ConnectWake::Lasting => {
-                retry.proven();
+                pauses.proven();
                 continue;
             }
         }
@@ -104,7 +104,7 @@ async fn receive(
         }
         let (bytes, end) = take_available(stream, (log, connection), usize::MAX);
         if bytes > 0 {
-            retry.proven();
+            pauses.proven();
         }
         log.hand_over(connection).await?;
         if let Some(end) = end {

@@ -16,7 +16,7 @@ use socket2::SockRef;
 use tokio::net::TcpStream;
 
 use super::host_port::HostPort;
-use super::reconnect::{Retry, Trouble};
+use super::reconnect_pauses::{ReconnectPauses, Trouble};
 use crate::error::{Error, ErrorKind, Result};
 
 /// Longest wait for one address to answer.
@@ -68,14 +68,14 @@ impl Dialer {
     /// # Errors
     ///
     /// `Temporary` if the name does not resolve and never has.
-    pub async fn connect(&mut self, retry: &mut Retry) -> Result<TcpStream> {
+    pub async fn connect(&mut self, pauses: &mut ReconnectPauses) -> Result<TcpStream> {
         loop {
-            if let Some(addresses) = self.resolve(retry).await? {
+            if let Some(addresses) = self.resolve(pauses).await? {
                 match connect_any(addresses, CONNECT_TIMEOUT).await {
                     Ok(stream) => return Ok(stream),
                     Err(cause) => {
                         let (address, port) = (&self.address, self.address.port);
-                        retry.failed(Trouble::Connect, || {
+                        pauses.failed(Trouble::Connect, || {
                             format!(
                                 "cannot connect to {address}: {cause}; trying until it answers \
                                  (to serve lines there: nc -lk {port})"
@@ -84,14 +84,14 @@ impl Dialer {
                     }
                 }
             }
-            tokio::time::sleep(retry.next_pause()).await;
+            tokio::time::sleep(pauses.next_pause()).await;
         }
     }
 
     /// Resolves the name; `None` if that is to be tried again.
     ///
     /// Fails with `Temporary` for a name that has not had an address in [`RESOLVE_TRIES`] attempts.
-    async fn resolve(&mut self, retry: &mut Retry) -> Result<Option<Vec<SocketAddr>>> {
+    async fn resolve(&mut self, pauses: &mut ReconnectPauses) -> Result<Option<Vec<SocketAddr>>> {
         let host = &self.address.host;
         let cause = match (self.resolver)(&self.address).await {
             Ok(addresses) if !addresses.is_empty() => {
@@ -109,7 +109,7 @@ impl Dialer {
             return Err(Error::new(ErrorKind::Temporary, message).cause(cause).hint(hint));
         }
         if self.has_resolved {
-            retry.failed(Trouble::Resolve, || {
+            pauses.failed(Trouble::Resolve, || {
                 format!("host {host:?} does not resolve any more: {cause}; trying until it does")
             });
         }
@@ -266,9 +266,9 @@ mod tests {
         Dialer::by(address, Arc::new(resolver))
     }
 
-    fn fast() -> Retry {
+    fn fast() -> ReconnectPauses {
         let policy = BackoffPolicy::doubling(Duration::ZERO, Duration::ZERO);
-        Retry::with_backoff("feed.example:9999".to_owned(), policy)
+        ReconnectPauses::with_backoff("feed.example:9999".to_owned(), policy)
     }
 
     /// A port that does not answer: its queue of connections is full.

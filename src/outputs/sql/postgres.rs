@@ -4,7 +4,7 @@
 //! beside each request, in the task that waits for the answer, so a session ends with its owner and
 //! leaves no task that nothing supervises.
 
-mod copy;
+mod copy_encoder;
 mod error_kinds;
 
 use std::fmt;
@@ -26,7 +26,7 @@ use super::staged_rows::StagedRows;
 use super::tls;
 use crate::operators::RowKind;
 use crate::store::{DatabaseTarget, SslMode, StoreError, StoreErrorKind, StoreResult};
-use copy::CopyEncoder;
+use copy_encoder::CopyEncoder;
 use error_kinds::failure;
 
 /// The time for which the kernel tries to reach a server that does not acknowledge. The keepalives

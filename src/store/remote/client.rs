@@ -8,7 +8,7 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use super::super::settings::StoreSettings;
 use super::environment::Environment;
-use super::no_proxy::ExemptHosts;
+use super::proxy_exemptions::ExemptHosts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::tls;
 

@@ -42,7 +42,7 @@ mod client;
 mod credentials;
 mod endpoint;
 mod environment;
-mod no_proxy;
+mod proxy_exemptions;
 mod put;
 mod request_error;
 mod server_answer;

@@ -1,4 +1,4 @@
-//! How often a source is tried again, and how much of that is logged.
+//! The pauses before a source is tried again, and what of that is logged.
 //!
 //! A connection is *proven* by its first bytes, or by lasting for [`LASTING`]. Until one is proven,
 //! pauses grow and each kind of trouble is logged once: a server that is down, or that accepts and
@@ -25,7 +25,7 @@ pub enum Trouble {
 
 /// The pauses and the log lines of one source.
 #[derive(Debug)]
-pub struct Retry {
+pub struct ReconnectPauses {
     /// The address, for messages.
     address: String,
     /// The pauses between attempts.
@@ -42,15 +42,15 @@ pub struct Retry {
     meter: Arc<SourceMeter>,
 }
 
-impl Retry {
+impl ReconnectPauses {
     /// Nothing was tried yet.
-    pub fn new(address: String, meter: Arc<SourceMeter>) -> Retry {
-        Retry { meter, ..Retry::with_backoff(address, BackoffPolicy::DEFAULT) }
+    pub fn new(address: String, meter: Arc<SourceMeter>) -> ReconnectPauses {
+        ReconnectPauses { meter, ..ReconnectPauses::with_backoff(address, BackoffPolicy::DEFAULT) }
     }
 
-    /// Makes a retry with pauses by `policy`.
-    pub fn with_backoff(address: String, policy: BackoffPolicy) -> Retry {
-        Retry {
+    /// Makes pauses by `policy`.
+    pub fn with_backoff(address: String, policy: BackoffPolicy) -> ReconnectPauses {
+        ReconnectPauses {
             address,
             meter: Arc::new(SourceMeter::unread()),
             backoff: policy.start(),
@@ -102,7 +102,7 @@ impl Retry {
             return;
         }
         if self.unproven > 0 {
-            let Retry { address, unproven, .. } = self;
+            let ReconnectPauses { address, unproven, .. } = self;
             tracing::info!(
                 event = "source_connected",
                 "connected to {address}, after {unproven} connections that ended at once"
@@ -142,39 +142,36 @@ impl Retry {
 mod tests {
     use super::*;
 
-    fn retry() -> Retry {
-        Retry::with_backoff("feed:9999".to_owned(), BackoffPolicy::DEFAULT)
+    fn pauses() -> ReconnectPauses {
+        ReconnectPauses::with_backoff("feed:9999".to_owned(), BackoffPolicy::DEFAULT)
     }
 
     #[test]
     fn pauses_grow_until_connection_is_proven() {
-        let mut retry = retry();
-        let mut pauses = Vec::new();
+        let mut pauses = pauses();
+        let mut taken = Vec::new();
         for _ in 0..10 {
-            retry.opened();
-            retry.ended(StreamEnd::Fin, false);
-            pauses.push(retry.next_pause());
+            pauses.opened();
+            pauses.ended(StreamEnd::Fin, false);
+            taken.push(pauses.next_pause());
         }
-        assert!(pauses.is_sorted());
-        assert_eq!(
-            (pauses[0], pauses[9]),
-            (BackoffPolicy::DEFAULT.min, BackoffPolicy::DEFAULT.max)
-        );
-        retry.opened();
-        retry.proven();
-        retry.ended(StreamEnd::Fin, false);
-        assert_eq!(retry.next_pause(), BackoffPolicy::DEFAULT.min);
+        assert!(taken.is_sorted());
+        assert_eq!((taken[0], taken[9]), (BackoffPolicy::DEFAULT.min, BackoffPolicy::DEFAULT.max));
+        pauses.opened();
+        pauses.proven();
+        pauses.ended(StreamEnd::Fin, false);
+        assert_eq!(pauses.next_pause(), BackoffPolicy::DEFAULT.min);
     }
 
     #[test]
     fn trouble_is_logged_anew_after_proven_connection() {
-        let mut retry = retry();
-        retry.failed(Trouble::Connect, String::new);
-        retry.failed(Trouble::Connect, String::new);
-        retry.failed(Trouble::Resolve, String::new);
-        assert_eq!(retry.logged, [Trouble::Connect, Trouble::Resolve]);
-        retry.opened();
-        retry.proven();
-        assert!(retry.logged.is_empty());
+        let mut pauses = pauses();
+        pauses.failed(Trouble::Connect, String::new);
+        pauses.failed(Trouble::Connect, String::new);
+        pauses.failed(Trouble::Resolve, String::new);
+        assert_eq!(pauses.logged, [Trouble::Connect, Trouble::Resolve]);
+        pauses.opened();
+        pauses.proven();
+        assert!(pauses.logged.is_empty());
     }
 }

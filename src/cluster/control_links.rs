@@ -55,7 +55,7 @@ pub struct ControlLinks {
     /// The settings of this process.
     pub settings: ClusterSettings,
     /// The link to each process; `None` for this one.
-    lines: Vec<Option<PeerLink>>,
+    links: Vec<Option<PeerLink>>,
     /// Handles to timely's sockets and to those for blocks, to shut them down.
     data: Vec<TcpStream>,
     /// The links and the first loss.
@@ -124,10 +124,10 @@ impl ControlLinks {
         let (events, inbox) = mpsc::channel(settings.inbox_messages_max + 1);
         let lost = events.clone().try_reserve_owned().ok();
         let mut gone = vec![true; settings.processes];
-        let mut lines = Vec::new();
+        let mut links = Vec::new();
         for (peer, socket) in sockets.control.iter().enumerate() {
             gone[peer] = socket.is_none();
-            lines.push(socket.as_ref().map(|socket| open(settings, socket)).transpose()?);
+            links.push(socket.as_ref().map(|socket| open(settings, socket)).transpose()?);
         }
         let data = sockets.data.iter().chain(&sockets.blocks).flatten().map(TcpStream::try_clone);
         let state = LinkState {
@@ -144,7 +144,7 @@ impl ControlLinks {
         };
         let links = ControlLinks {
             settings: settings.clone(),
-            lines,
+            links,
             data: data.collect::<io::Result<_>>()?,
             state: Mutex::new(state),
             changed: Condvar::new(),
@@ -164,8 +164,8 @@ impl ControlLinks {
         }
         // The other direction stays open for a moment. Closing a socket with unread bytes resets
         // the connection, and the reset could discard the last frame.
-        for line in self.lines.iter().flatten() {
-            let _ = line.stream.shutdown(Shutdown::Write); // the link may have ended already
+        for link in self.links.iter().flatten() {
+            let _ = link.stream.shutdown(Shutdown::Write); // the link may have ended already
         }
     }
 
@@ -182,7 +182,7 @@ impl ControlLinks {
     /// Returns the indices of all other processes.
     pub fn peers(&self) -> impl Iterator<Item = usize> {
         let own = self.settings.process;
-        (0..self.lines.len()).filter(move |peer| *peer != own)
+        (0..self.links.len()).filter(move |peer| *peer != own)
     }
 
     /// Sends a frame of any length to each of `peers`. A long one waits until they have taken it
@@ -211,10 +211,10 @@ impl ControlLinks {
     /// Sends a message piece by piece. Other frames may be sent between pieces. If the peer takes
     /// no more pieces, the thread that reads its link detects the loss.
     pub fn transmit_pieces(&self, to: usize, body: &[u8]) {
-        let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
+        let Some(link) = self.links.get(to).and_then(Option::as_ref) else {
             return;
         };
-        let _alone = line.long_message.lock().unwrap_or_else(PoisonError::into_inner);
+        let _alone = link.long_message.lock().unwrap_or_else(PoisonError::into_inner);
         let pieces = body.chunks(PIECE_BYTES);
         let count = pieces.len();
         for (at, piece) in pieces.enumerate() {
@@ -235,17 +235,17 @@ impl ControlLinks {
     /// Writes to a peer. An error is kept for the reader of the link, which may still have to read
     /// the cause of it.
     pub fn transmit(&self, to: usize, bytes: &[u8]) {
-        let Some(line) = self.lines.get(to).and_then(Option::as_ref) else {
+        let Some(link) = self.links.get(to).and_then(Option::as_ref) else {
             return;
         };
-        let mut error = line.write_error.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut error = link.write_error.lock().unwrap_or_else(PoisonError::into_inner);
         if error.is_some() {
             return;
         }
-        if let Err(cause) = (&line.stream).write_all(bytes) {
+        if let Err(cause) = (&link.stream).write_all(bytes) {
             // A part of a frame may be sent, so no further frame can be.
             if cause.kind() == io::ErrorKind::WouldBlock {
-                let _ = line.stream.shutdown(Shutdown::Both); // `cause` is the error to keep
+                let _ = link.stream.shutdown(Shutdown::Both); // `cause` is the error to keep
             }
             *error = Some(cause);
         }
@@ -324,7 +324,7 @@ impl ControlLinks {
 
     /// Reads one link and sends its heartbeats, until the link ends. Runs on a thread of its own.
     pub fn attend(&self, from: usize) {
-        let Some(line) = &self.lines[from] else { return };
+        let Some(link) = &self.links[from] else { return };
         let ClusterSettings { heartbeat_interval: interval, stall_timeout, .. } = self.settings;
         let (beat, mut chunk) = (Frame::Heartbeat.encode(), [0; 4096]);
         let (mut frames, mut assembly) = (Frames::default(), Assembly::default());
@@ -337,8 +337,8 @@ impl ControlLinks {
                 self.transmit(from, &beat);
             }
             let leaving = self.state().leaving;
-            match (&line.stream).read(&mut chunk) {
-                Ok(0) => return self.ended(from, line, None),
+            match (&link.stream).read(&mut chunk) {
+                Ok(0) => return self.ended(from, link, None),
                 Ok(received) => {
                     frames.push(&chunk[..received]);
                     match self.take_all(from, &mut frames, &mut assembly) {
@@ -353,7 +353,7 @@ impl ControlLinks {
                     io::ErrorKind::Interrupted => {}
                     io::ErrorKind::WouldBlock if heard.elapsed() < stall_timeout => {}
                     io::ErrorKind::WouldBlock => return self.lose(self.stalled(from)),
-                    _ => return self.ended(from, line, Some(cause)),
+                    _ => return self.ended(from, link, Some(cause)),
                 },
             }
             // While closing, the BYE of a lagging peer is awaited for one more interval.
@@ -454,9 +454,9 @@ impl ControlLinks {
     ///
     /// If the read has no error, the error of a failed write is reported: a write may have taken
     /// the error of the connection before the reader could.
-    fn ended(&self, from: usize, line: &PeerLink, cause: Option<io::Error>) {
+    fn ended(&self, from: usize, link: &PeerLink, cause: Option<io::Error>) {
         if !std::mem::replace(&mut self.state().gone[from], true) {
-            let kept = line.write_error.lock().unwrap_or_else(PoisonError::into_inner);
+            let kept = link.write_error.lock().unwrap_or_else(PoisonError::into_inner);
             let cause = cause_of(cause.as_ref().or(kept.as_ref()));
             drop(kept);
             self.lose(self.seen(from, &cause));
