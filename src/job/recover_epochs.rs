@@ -18,7 +18,6 @@ use serde::{Deserialize, Serialize};
 
 use super::epoch_ranges;
 use super::find_journals::{self, JournalList, KnownJournal, OrphanJournal, folder, folders};
-use crate::crash_points::crash_point;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
@@ -28,7 +27,7 @@ use crate::sources::{KafkaTopic, Past, Source};
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
 const FILE_RECORD_BYTES_MAX: usize = 4 << 10;
-/// So many epochs are looked up in the store, or emptied there, at a time.
+/// So many epochs are looked up in the output at a time.
 const EPOCHS_AT_A_TIME: usize = 16;
 
 /// The plan for the epochs that journals have marked: those to count again, and those committed.
@@ -98,16 +97,7 @@ pub async fn judge(
 ///
 /// Fails with the error of the output, after retries for a while.
 pub async fn clear(recovery_plan: &RecoveryPlan, output: &dyn Output) -> Result<()> {
-    stream::iter(&recovery_plan.replay)
-        .map(async |epoch| {
-            crash_point("recovery.before_clear");
-            output.clear(*epoch).await?;
-            crash_point("recovery.after_clear");
-            Ok::<_, Error>(())
-        })
-        .buffer_unordered(EPOCHS_AT_A_TIME)
-        .try_collect::<()>()
-        .await?;
+    output.clear(&recovery_plan.replay).await?;
     if !recovery_plan.replay.is_empty() {
         let epochs = recovery_plan.replay.len();
         tracing::info!("{epochs} epochs of the last run are not committed: counting them again");

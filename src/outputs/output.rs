@@ -105,8 +105,8 @@ pub trait Output: Debug + Send + Sync + 'static {
         epoch: Epoch,
     ) -> BoxFuture<'a, Result<bool>>;
 
-    /// Removes what a crash left of an epoch that is the job's own and not committed.
-    fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>>;
+    /// Removes what a crash left of epochs that are the job's own and not committed.
+    fn clear<'a>(&'a self, epochs: &'a [Epoch]) -> BoxFuture<'a, Result<()>>;
 
     /// Returns the newest epoch that the output holds, committed or not, from `from` on. New epochs
     /// begin after it.

@@ -175,12 +175,14 @@ impl Index {
             ("POST", ["_bulk"]) => (200, self.bulk(&request.body, fault)),
             ("POST", ["_search"]) => (200, self.search(body)),
             ("POST", ["_delete_by_query"]) => {
-                let epoch = body["query"]["term"]["epoch"].as_u64();
+                let named = body["query"]["terms"]["epoch"].as_array().cloned();
+                let named = named.unwrap_or_default();
                 let below = body["query"]["range"]["epoch"]["lt"].as_u64().unwrap_or(0);
                 let visible = self.visible.clone();
                 self.documents.retain(|id, row| {
-                    let of = row["epoch"].as_u64();
-                    !visible.contains_key(id) || of != epoch && of.is_some_and(|of| of >= below)
+                    let of = &row["epoch"];
+                    let is_newer = of.as_u64().is_some_and(|of| of >= below);
+                    !visible.contains_key(id) || !named.contains(of) && is_newer
                 });
                 (200, json!({"failures": []}))
             }

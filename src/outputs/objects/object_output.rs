@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use futures::future::{BoxFuture, FutureExt, ready};
+use futures::stream::{self, StreamExt, TryStreamExt};
 
 use super::changelog::ObjectChangelog;
 use super::check_ownership::Ownership;
@@ -21,6 +22,7 @@ use super::object_form::ObjectForm;
 use super::object_names::MARKER;
 use super::put_objects::Publisher;
 use super::take_claim::ClaimAttempt;
+use crate::crash_points::crash_point;
 use crate::epoch::{Clock, Epoch, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_lock::LockPatience;
@@ -33,6 +35,9 @@ use crate::store::stdout::StdoutStore;
 use crate::store::{
     self, ConditionalPuts, Environment, Store, StoreProbe, StoreSettings, Target, Versioning,
 };
+
+/// So many folders of epochs are emptied at a time.
+const FOLDERS_AT_A_TIME: usize = 16;
 
 /// An opened store of objects. A local one is locked by process 0 for as long as this lives.
 #[derive(Debug)]
@@ -245,13 +250,16 @@ impl Output for ObjectOutput {
         .boxed()
     }
 
-    /// Deletes what is in the folder of an epoch without marker.
-    fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
-        async move {
-            let dir = self.form.layout.dir(epoch);
-            patiently(|| self.store.clear(&dir)).await.map(drop)
-        }
-        .boxed()
+    /// Deletes what is in the folders of epochs without marker, several at a time.
+    fn clear<'a>(&'a self, epochs: &'a [Epoch]) -> BoxFuture<'a, Result<()>> {
+        let folders = epochs.iter().map(|epoch| self.form.layout.dir(*epoch));
+        let cleared = stream::iter(folders).map(async |dir: String| {
+            crash_point("recovery.before_clear");
+            patiently(|| self.store.clear(&dir)).await?;
+            crash_point("recovery.after_clear");
+            Ok::<_, Error>(())
+        });
+        cleared.buffer_unordered(FOLDERS_AT_A_TIME).try_collect().boxed()
     }
 
     /// Returns the newest epoch that a folder below the prefix is named for, from `from` on.

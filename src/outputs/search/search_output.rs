@@ -30,6 +30,9 @@ use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, Store
 /// Most states whose epochs are separated in an index.
 const STATES_MAX: usize = 10_000;
 
+/// Most epochs that one request deletes. A query may name 65,536 values.
+const CLEARED_AT_A_TIME: usize = 4_096;
+
 /// An index, opened for a run.
 #[derive(Debug)]
 pub struct SearchOutput {
@@ -306,28 +309,32 @@ impl Output for SearchOutput {
         .boxed()
     }
 
-    /// Deletes the rows of an epoch without marker, which bear its number.
-    fn clear(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+    /// Deletes the rows of epochs without marker, which bear their numbers. A request names many
+    /// epochs: each refreshes the index, which takes longer than the deletion.
+    fn clear<'a>(&'a self, epochs: &'a [Epoch]) -> BoxFuture<'a, Result<()>> {
         if self.mode.is_upsert() {
             // The epoch, or a later one, writes over what is there.
             return ready(Ok(())).boxed();
         }
         async move {
-            let query = json!({"term": {"epoch": epoch}});
             let (client, index) = (&self.client, &self.names.rows);
-            let delete = || async {
-                // An attempt that crashed may have written since the last refresh.
-                let deleted = match client.refresh(index).await {
-                    Ok(()) => client.delete_where(index, &query).await,
-                    Err(error) => Err(error),
+            for some in epochs.chunks(CLEARED_AT_A_TIME) {
+                let query = json!({"terms": {"epoch": some}});
+                let delete = || async {
+                    // An attempt that crashed may have written since the last refresh.
+                    let deleted = match client.refresh(index).await {
+                        Ok(()) => client.delete_where(index, &query).await,
+                        Err(error) => Err(error),
+                    };
+                    match deleted {
+                        // There is nothing to delete.
+                        Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
+                        deleted => deleted,
+                    }
                 };
-                match deleted {
-                    // There is nothing to delete.
-                    Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
-                    deleted => deleted,
-                }
-            };
-            patiently(delete).await
+                patiently(delete).await?;
+            }
+            Ok(())
         }
         .boxed()
     }

@@ -314,7 +314,7 @@ impl Output for SqlOutput {
     }
 
     /// Does nothing: an epoch without a marker has no rows.
-    fn clear(&self, _epoch: Epoch) -> BoxFuture<'_, Result<()>> {
+    fn clear<'a>(&'a self, _epochs: &'a [Epoch]) -> BoxFuture<'a, Result<()>> {
         // A transaction that did not commit left nothing.
         ready(Ok(())).boxed()
     }
