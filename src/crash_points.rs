@@ -38,6 +38,9 @@
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
 ///   `recovery.before_put_away`: the notes of the journals of a finished job are gone;
 ///   `recovery.put_away`: the journal of a finished job has lost its name and is still there.
+/// * `finish.agreed`: all processes have agreed that the job has finished; `finish.forgotten`: its
+///   totals are forgotten; `finish.prepared`, `finish.noted`: before and after the last act, the
+///   name of the note that its journals are of no use.
 #[cfg(any(test, feature = "internals", feature = "crash-points", debug_assertions))]
 pub const POINTS: &[&str] = &[
     "source.after_read",
@@ -59,6 +62,10 @@ pub const POINTS: &[&str] = &[
     "recovery.after_clear",
     "recovery.before_put_away",
     "recovery.put_away",
+    "finish.agreed",
+    "finish.forgotten",
+    "finish.prepared",
+    "finish.noted",
     "journal.before_append",
     "journal.mid_record",
     "journal.after_append",

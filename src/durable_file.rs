@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
@@ -89,6 +89,28 @@ fn is_temporary(name: &str) -> bool {
     id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
+/// Writes a temporary file for `path` beside it, syncs it, and returns its path and the open file.
+/// Unless it is renamed, [`remove_temporaries`] removes it.
+///
+/// # Errors
+/// Those of the disk. No file is left then.
+pub fn write_temporary(path: &Path, bytes: &[u8]) -> io::Result<(PathBuf, File)> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // Processes of containers that share the folder may have one number.
+    let id = random_id().map_err(io::Error::other)?;
+    let temporary = path.with_file_name(format!(".{name}.{id}.tmp"));
+    let mut options = OpenOptions::new();
+    options.create_new(true).write(true);
+    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
+    let mut file = options.open(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    if written.is_err() {
+        // The first error is the one to report.
+        let _ = fs::remove_file(&temporary);
+    }
+    written.map(|()| (temporary, file))
+}
+
 /// The step of a replacement that has failed.
 enum Step {
     Write,
@@ -97,23 +119,15 @@ enum Step {
 
 /// Writes a temporary file beside `path`, syncs it, and renames it. Removes it after an error.
 fn write_and_rename(path: &Path, bytes: &[u8]) -> Result<File, (Step, io::Error)> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // Processes of containers that share the folder may have one number.
-    let id = random_id().map_err(|error| (Step::Write, io::Error::other(error)))?;
-    let temporary = path.with_file_name(format!(".{name}.{id}.tmp"));
-    let mut options = OpenOptions::new();
-    options.create_new(true).write(true);
-    options.mode(0o600).custom_flags(OFlags::NOFOLLOW.bits() as i32);
-    let mut file = options.open(&temporary).map_err(|error| (Step::Write, error))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all());
-    let replaced = written
-        .map_err(|error| (Step::Write, error))
-        .and_then(|()| fs::rename(&temporary, path).map_err(|error| (Step::Rename, error)));
-    if replaced.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temporary);
+    let (temporary, file) = write_temporary(path, bytes).map_err(|error| (Step::Write, error))?;
+    match fs::rename(&temporary, path) {
+        Ok(()) => Ok(file),
+        Err(error) => {
+            // The first error is the one to report.
+            let _ = fs::remove_file(&temporary);
+            Err((Step::Rename, error))
+        }
     }
-    replaced.map(|()| file)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 //! it: the end takes as long as the output needs for the last epochs. [`LockPatience`] ends both
 //! waits at a stop, and before the peers of a cluster give the start up.
 
+mod former_run;
+
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -18,6 +20,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind};
+
+pub use former_run::{FormerRun, is_held};
 
 /// Attempts to take a lock before it counts as that of a running job,
 const ATTEMPTS_MAX: usize = 200;
@@ -143,10 +147,16 @@ pub fn stopped() -> Error {
 }
 
 /// Returns true if `path` still names the file, so that others lock the same one.
-pub fn bears_name(file: &File, path: &Path) -> bool {
-    match (file.metadata(), std::fs::symlink_metadata(path)) {
-        (Ok(ours), Ok(named)) => (ours.dev(), ours.ino()) == (named.dev(), named.ino()),
-        _ => false,
+///
+/// # Errors
+///
+/// Those of the disk. They say nothing of another owner.
+pub fn bears_name(file: &File, path: &Path) -> io::Result<bool> {
+    let ours = file.metadata()?;
+    match std::fs::symlink_metadata(path) {
+        Ok(named) => Ok((ours.dev(), ours.ino()) == (named.dev(), named.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

@@ -32,6 +32,7 @@ mod epoch_ranges;
 mod find_journals;
 mod job_settings;
 mod plan;
+mod put_journals_away;
 mod recover_epochs;
 mod replay_journal;
 mod resources;
@@ -59,6 +60,7 @@ use crate::liveness::Pulse;
 use crate::meters::OperatorStats;
 use crate::outputs::Committed;
 use crate::sources::Stop;
+use crate::state::FinishNote;
 use crate::trace::Tracer;
 use crate::worker::Workers;
 
@@ -147,6 +149,14 @@ pub struct Job {
     resources: JobResources,
 }
 
+/// The end of a job that has finished in all its processes: nothing more can come.
+#[derive(Debug)]
+pub(crate) struct Finish {
+    /// The note of that, for the program to set as its last act; `None` in a job without state, and
+    /// in processes other than 0.
+    pub(crate) note: Option<FinishNote>,
+}
+
 impl std::fmt::Debug for Job {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Job").field("status", &self.status()).finish_non_exhaustive()
@@ -186,6 +196,19 @@ impl Job {
     ///
     /// The first cause for which the job ended otherwise; what was committed before stays valid.
     pub fn wait(self) -> Result<Summary> {
+        let (summary, finish) = self.end()?;
+        if let Some(note) = finish.and_then(|finish| finish.note) {
+            note.set();
+        }
+        Ok(summary)
+    }
+
+    /// Waits as [`Job::wait`] does, and returns how the job has finished, if it was not stopped.
+    ///
+    /// # Errors
+    ///
+    /// As [`Job::wait`].
+    pub(crate) fn end(self) -> Result<(Summary, Option<Finish>)> {
         let Job {
             handle,
             failure,
@@ -208,15 +231,20 @@ impl Job {
         // Nothing is sent: it ends with the last task that ships or takes in, at once after a
         // failure.
         shipping.recv().unwrap_or_default();
+        let mut finish = None;
         if !failure.is_failed() {
             let finished = !handle.stop.is_stopped();
-            let ended = streams.close(&links, finished, || resources.forget(&runtime));
-            if let Err(lost) = ended.and_then(|()| links.finish(BYE_TIMEOUT)) {
-                failure.fail(lost);
+            let closed = streams.close(&links, finished, || resources.forget());
+            match closed.and_then(|finished| links.finish(BYE_TIMEOUT).map(|()| finished)) {
+                Ok(finished) => {
+                    if let Some(finished) = finished {
+                        resources.discard(&runtime);
+                        finish = Some(Finish { note: resources.prepare_note(&finished) });
+                    }
+                    resources.release(&runtime);
+                }
+                Err(lost) => failure.fail(lost),
             }
-        }
-        if !failure.is_failed() {
-            resources.release(&runtime);
         }
         // A blocked thread (an idle terminal) must not hold up the end.
         if let Ok(runtime) = Arc::try_unwrap(runtime) {
@@ -224,7 +252,7 @@ impl Job {
         }
         match failure.take_cause() {
             Some(cause) => Err(cause),
-            None => Ok(handle.status().summary()),
+            None => Ok((handle.status().summary(), finish)),
         }
     }
 }

@@ -9,12 +9,14 @@
 //! of a cluster agree on one id ([`Ids::agree`]) and note it in their folders, together with the
 //! ids that the folders had before: epochs published under those are the job's own, too.
 
+mod finish_note;
 mod identity;
+mod lock_folder;
 mod state_folders;
 
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,12 +27,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::durable_file::{replace_file, sync_folder};
 use crate::error::{Error, ErrorKind, Result};
-use crate::file_lock::{self, LockOutcome, LockPatience};
+use crate::file_lock::{LockPatience, is_held};
 use crate::outputs::{COMMITS, Ids};
 use crate::random::random_id;
-use crate::store::local::cannot_lock;
 
+pub use finish_note::{FinishNote, FinishedJournals};
 pub use identity::Identity;
+use lock_folder::{lock_folder, lock_path};
 pub use state_folders::{JOURNAL, KEPT, NOTE, StateSurvey, remove, states_at};
 
 /// The identity of the job.
@@ -187,6 +190,12 @@ impl State {
         Ok(State { dir, lock_path, made, is_tentative, lock: Arc::new(lock) })
     }
 
+    /// Returns true if a process of a lower index than this one's, `process`, has a lock in the
+    /// folder.
+    pub fn is_shared_below(&self, process: usize) -> bool {
+        (0..process).any(|lower| is_held(&lock_path(&self.dir, lower)))
+    }
+
     /// Returns the lock on the state.
     pub fn lock(&self) -> &Arc<File> {
         &self.lock
@@ -268,50 +277,6 @@ fn refusal(error: &io::Error) -> ErrorKind {
     }
 }
 
-/// Returns the path of the lock of a process.
-fn lock_path(dir: &Path, process: usize) -> PathBuf {
-    dir.join(format!("{LOCK}-{process}"))
-}
-
-/// Takes the lock of `process` in `dir`.
-fn lock_folder(dir: &Path, process: usize, patience: &LockPatience) -> Result<File> {
-    let path = lock_path(dir, process);
-    let open = || {
-        let mut options = OpenOptions::new();
-        let file = private(options.create(true).truncate(false).read(true).write(true));
-        let file = file.open(&path)?;
-        // The lock file of an older release: others could open it and lock it.
-        file.set_permissions(Permissions::from_mode(0o600)).map(|()| file)
-    };
-    let (file, locked) = loop {
-        let file = open().map_err(|error: io::Error| {
-            let message = format!("cannot lock the state in {}: {error}", dir.display());
-            Error::new(refusal(&error), message).cause(error).hint("see --state")
-        })?;
-        let locked = file_lock::exclusive(&file, patience);
-        // A new state that was refused removes its lock: the name may be another file's by now.
-        if locked != Ok(LockOutcome::Locked) || file_lock::bears_name(&file, &path) {
-            break (file, locked);
-        }
-    };
-    match locked {
-        Ok(LockOutcome::Locked) => {
-            // For `wordtide state`. The lock counts, not the number: a full disk ends nothing.
-            let noted = file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id()));
-            noted.unwrap_or_else(|error| tracing::debug!(%error, "the lock names no process"));
-            Ok(file)
-        }
-        Ok(LockOutcome::StillEnding) => Err(file_lock::still_ending(&path)),
-        Ok(LockOutcome::Stopped) => Err(file_lock::stopped()),
-        Ok(LockOutcome::Held) => {
-            let message = format!("another process runs on the state in {}", dir.display());
-            Err(Error::new(ErrorKind::Configuration, message)
-                .hint("stop it, or give another --state"))
-        }
-        Err(errno) => Err(cannot_lock(&path, &errno.into(), "--state")),
-    }
-}
-
 /// Refuses a state whose identity is another one, naming what differs.
 fn compare(dir: &Path, recorded: &[u8], identity: &Identity) -> Result<()> {
     let recorded: Identity = serde_json::from_slice(recorded).map_err(|error| {
@@ -354,9 +319,11 @@ fn make_dir(dir: &Path, made: &mut Vec<PathBuf>) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
     use std::time::Duration;
 
     use super::*;
+    use crate::file_lock;
     use crate::outputs::format::{Compression, Format};
     use crate::settings::{EmptyEpochs, FolderLayout, RowOrder};
     use crate::words::WordOptions;

@@ -104,6 +104,40 @@ fn cause_that_restart_keeps_ends_launcher() {
 }
 
 #[test]
+fn finished_job_is_not_started_again() {
+    // The other process is killed as it ends, before process 0 has ended or after.
+    for late in [0, 1] {
+        let script = format!(
+            "echo x >&2; [ $2 = {late} ] && sleep 0.1; [ $2 = 0 ] && exit 100; kill -9 $$"
+        );
+        let settings = LaunchSettings { restarts: 3, ..settings(2, &script) };
+        let (code, lines) = run(Launcher::new(settings).0);
+        assert_eq!((code, lines.len()), (0, 2));
+    }
+}
+
+#[test]
+fn second_stop_asks_children_to_end() {
+    let script = "echo up >&2; while read x; do echo $x >&2; [ $x = e ] && exit 143; done \
+                  < $WORDTIDE_LIFELINE";
+    let (launcher, stop) = launcher(2, script);
+    let lines = Mutex::new(Vec::new());
+    let code = launcher.run(&|_, line| {
+        let mut lines = lines.lock().unwrap();
+        lines.push(String::from_utf8_lossy(line).into_owned());
+        if lines.iter().filter(|line| *line == "up").count() == 2 && line == b"up" {
+            stop.stop();
+        }
+        if lines.iter().filter(|line| *line == "s").count() == 2 && line == b"s" {
+            stop.stop();
+        }
+    });
+    assert_eq!(code.unwrap(), 143);
+    let lines = lines.into_inner().unwrap();
+    assert_eq!(lines.iter().filter(|line| *line == "e").count(), 2, "{lines:?}");
+}
+
+#[test]
 fn stop_reaches_process_0_by_lifeline() {
     let script = "trap 'exit 9' TERM INT HUP
         [ $2 = 0 ] || exit 0

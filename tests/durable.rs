@@ -128,6 +128,8 @@ fn finished_job_restarts_after_crash_in_cleanup() {
     let rig = Rig::new();
     let file = rig.file("lines", "a b\n");
     let run = format!("run --file {} --interval 20ms {STATE}", file.display());
+    rig.run(&run).expect(0);
+    // The next start puts the journal of the finished job away.
     let dies = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "recovery.put_away");
     // Its last lines of the log may be lost.
     assert_eq!(dies.start().end().code(), None, "it is killed at the point");
@@ -149,7 +151,8 @@ fn uncommitted_file_must_return_or_be_abandoned() {
     let id = &text.rsplit_once("--abandon-journal ").expect("the way out").1[..32];
     rig.run(&format!("{} --abandon-journal {id}", run(&other))).expect(0);
     assert_eq!(rig.output("out/c").counts(), words(b"c\n"));
-    rig.run(&run(&file)).expect(0);
+    let ended = rig.run(&format!("{} --abandon-journal {id}", run(&file))).expect(0);
+    ended.says(&[id, "there is no such journal"]);
     assert_eq!(rig.output("out/c").counts(), words(b"c\na b\n"), "it begins anew");
 }
 

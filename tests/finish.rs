@@ -1,12 +1,24 @@
-//! A job that has finished and dies as it puts its journals away starts again.
+//! A job that has finished, and dies at any step of its end: the next start reads nothing again.
+//! Only the start after an end in order counts the input anew.
+
+use std::fs;
 
 use crate::cluster_program::Addresses;
+use crate::oracle::Counts;
 use crate::rig::Rig;
 
-const JOB: &str = "run --file one --file two --format tsv --to out/c";
+/// The steps of an end that all processes take, in their order.
+const STEPS: [&str; 3] = ["finish.agreed", "finish.forgotten", "recovery.before_put_away"];
+/// The last step, which process 0 takes alone.
+const LAST_STEP: &str = "finish.prepared";
+
+fn counts(times: u64) -> Counts {
+    ["a", "b", "c"].map(|word| (word.as_bytes().to_vec(), times)).into()
+}
 
 /// Runs both processes, each with a state of its own; one may die at `point`.
 fn run(rig: &Rig, dies: Option<(usize, &str)>) -> [Option<i32>; 2] {
+    const JOB: &str = "run --file one --file two --format tsv --to out/c";
     let addresses = Addresses::new(2);
     let start = |process: usize| {
         let flags = format!("{JOB} --state state-{process} {}", addresses.flags(process));
@@ -19,16 +31,70 @@ fn run(rig: &Rig, dies: Option<(usize, &str)>) -> [Option<i32>; 2] {
     [0, 1].map(start).map(|program| program.end().code())
 }
 
+fn with_two_files() -> Rig {
+    let rig = Rig::new();
+    rig.file("one", "a b\n");
+    rig.file("two", "c\n");
+    rig
+}
+
 #[test]
-fn job_killed_after_its_end_starts_again() {
-    for point in ["recovery.before_put_away", "recovery.put_away"] {
-        for dying in [0, 1] {
-            let rig = Rig::new();
-            rig.file("one", "a b\n");
-            rig.file("two", "c\n");
-            let died = run(&rig, Some((dying, point)));
-            assert_eq!(died[dying], None, "{point} was not met");
-            assert_eq!(run(&rig, None), [Some(0); 2], "killed at {point}, process {dying}");
-        }
+fn process_killed_after_finish_reads_nothing_again() {
+    let in_each = STEPS.into_iter().flat_map(|point| [(0, point), (1, point)]);
+    for (dying, point) in in_each.chain([(0, LAST_STEP)]) {
+        let rig = with_two_files();
+        let died = run(&rig, Some((dying, point)));
+        assert_eq!(died[dying], None, "{point} was not met");
+        // What a crash has left in the state of another host goes, too.
+        let left = rig.path("state-1/.known.3b3ada966d216a971d084c24f42df1f1.tmp");
+        fs::write(&left, "").expect("room");
+        assert_eq!(run(&rig, None), [Some(0); 2], "killed at {point}, process {dying}");
+        assert_eq!(rig.output("out/c").counts(), counts(1), "killed at {point}, process {dying}");
+        assert!(!left.exists());
+    }
+}
+
+#[test]
+fn finished_journals_are_put_away_despite_crashes() {
+    for (dying, point) in [(0, "recovery.put_away"), (1, "recovery.put_away")] {
+        let rig = with_two_files();
+        assert_eq!(run(&rig, None), [Some(0); 2]);
+        let died = run(&rig, Some((dying, point)));
+        assert_eq!(died[dying], None, "{point} was not met");
+        assert_eq!(rig.output("out/c").counts(), counts(1));
+        assert_eq!(run(&rig, None), [Some(0); 2]);
+        assert_eq!(rig.output("out/c").counts(), counts(2), "process {dying}");
+    }
+}
+
+#[test]
+fn totals_killed_after_finish_begin_anew_later() {
+    for point in STEPS.into_iter().chain([LAST_STEP]) {
+        let rig = Rig::new();
+        rig.file("one", "a b\nc\n");
+        let run = "run running_totals --file one --format tsv --interval 20ms --state s --to out/c";
+        let died = rig.wordtide(run).env("WORDTIDE_CRASH_POINT", point).start().end();
+        assert_eq!(died.code(), None, "{point} was not met");
+        rig.run(run).expect(0);
+        assert_eq!(rig.output("out/c").total("words"), 3, "killed at {point}");
+        rig.run(run).expect(0);
+        let output = rig.output("out/c");
+        assert_eq!((output.total("words"), output.newest().counts()), (6, counts(1)), "{point}");
+    }
+}
+
+#[test]
+fn launcher_restarts_finished_job_without_counting_again() {
+    let rig = with_two_files();
+    let job = "--file one --file two --format tsv --state state --to out/c";
+    let program = rig.wordtide(&format!("run {job} -n 2 --restart 1"));
+    // It dies there at each start.
+    let program = program.env("WORDTIDE_CRASH_POINT", LAST_STEP).start();
+    program.end().expect(69).says(&["is started again in 1 s"]);
+    assert_eq!(rig.output("out/c").counts(), counts(1));
+    // The same state with another number of processes.
+    for times in [1, 2] {
+        rig.run(&format!("run {job}")).expect(0);
+        assert_eq!(rig.output("out/c").counts(), counts(times));
     }
 }

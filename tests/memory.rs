@@ -65,6 +65,21 @@ fn new_state_ignores_old_changelog() {
 }
 
 #[test]
+fn state_without_first_epoch_is_refused() {
+    let (rig, server) = (Rig::new(), Server::new());
+    live(&rig, &server, "a\n", "--to out/c");
+    let begun = rig.path("state/begun");
+    let kept = fs::read(&begun).expect("the job has begun");
+    fs::remove_file(&begun).expect("a file");
+    let run = format!("{TOTALS} {} --to out/c", server.flag());
+    let text = String::from_utf8(kept.clone()).expect("a number");
+    rig.run(&run).expect(74).says(&["state/begun is missing", text.trim(), "--state"]);
+    fs::write(&begun, kept).expect("room");
+    live(&rig, &server, "a\n", "--to out/c");
+    assert_eq!(rig.output("out/c").newest().counts(), counts(&[("a", 2)]));
+}
+
+#[test]
 fn without_state_nothing_is_kept() {
     let (rig, server) = (Rig::new(), Server::new());
     let run = TOTALS.replace("--state state", "--no-state");

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
+use crate::cluster_program::Addresses;
 use crate::rig::{Rig, Server};
 use crate::store::oss_double::OssDouble;
 use crate::store_program::{TO, oss, stored};
@@ -44,7 +45,10 @@ fn results_of_an_outage_wait_on_disk() {
 #[test]
 fn start_waits_for_run_that_ends() {
     let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
-    let run = format!("run {} --interval 50ms --state state {TO}", server.flag());
+    // The page is served to the end, so its port is in use until then.
+    let http = Addresses::new(1);
+    let http = format!("--http {}", http.of(0));
+    let run = format!("run {} --interval 50ms --state state {http} {TO}", server.flag());
     let first = oss(&rig, &double, &run).start();
     let mut peer = server.accept();
     peer.send("before\n");
@@ -54,8 +58,12 @@ fn start_waits_for_run_that_ends() {
     first.signal(Signal::TERM);
     // Until the store is back its stop cannot end.
     first.wait_for("stopping: ");
+    let without_http = run.replace(&http, "");
+    let other = oss(&rig, &double, &without_http).start();
+    other.wait_for("the run before this one is ending");
+    other.stop().expect(0);
     let second = oss(&rig, &double, &run).start();
-    second.wait_for("the run before this one is ending");
+    second.wait_for("the run before this one may be ending");
     double.outage(false);
     let first = first.end().expect(0);
     let mut peer = server.accept();

@@ -89,6 +89,22 @@ fn stdout_rows_without_reader_are_printed_again() {
 }
 
 #[test]
+fn stdout_without_reader_and_state_fails() {
+    let rig = Rig::new();
+    let (mut reader, writer) = std::io::pipe().expect("a pipe");
+    let mut program =
+        rig.wordtide("run --stdin --to -").stdin(Stdio::piped()).stdout(writer).start();
+    // More than a pipe holds: once its rows have begun to come, the others are stuck.
+    let lines: String = (0..100_000).map(|n| format!("{n}\n")).collect();
+    write_and_close(program.stdin(), lines.as_bytes());
+    reader.read_exact(&mut [0]).expect("a row");
+    drop(reader);
+    let ended = program.end().expect(1);
+    let ended = ended.says(&["standard output has gone", "nothing is written again"]);
+    assert!(!ended.to_string().contains("same --state"), "{ended}");
+}
+
+#[test]
 fn stdout_that_is_closed_is_refused() {
     let rig = Rig::new();
     rig.file("in.txt", "words\n");

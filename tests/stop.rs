@@ -131,6 +131,16 @@ fn second_signal_names_uncommitted_epochs_at_once() {
 }
 
 #[test]
+fn second_signal_to_launcher_names_uncommitted_epochs() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let program = stuck(&rig, &server, "-n 2");
+    program.signal(Signal::TERM);
+    let epoch = stuck_epoch(&program);
+    let ended = program.insist(Signal::TERM).expect(143);
+    ended.says(&[&format!("[0] wordtide: ended by a second signal; not committed: {epoch}")]);
+}
+
+#[test]
 fn signals_within_a_second_are_one_stop() {
     let bursts = [
         vec![Signal::TERM; 2],

@@ -13,7 +13,7 @@ use super::flags::WorkerFlags;
 use super::service_manager::Relay;
 use super::signals::{Listener, StopSignal};
 use super::{failed, log_lines};
-use crate::cluster::launcher::{Inherited, LaunchSettings, Launcher, Lifeline, LifelineEnd};
+use crate::cluster::launcher::{Inherited, LaunchSettings, Launcher, Lifeline, LifelineEvent};
 use crate::cluster::{
     ClusterSettings, MeshKey, PROCESSES_MAX, default_addresses, parse_addresses,
     process_of_this_host, read_hostfile,
@@ -157,7 +157,7 @@ pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) ->
         if matches!(wish, StopSignal::Stop(_)) {
             tracing::info!(
                 event = "stopping",
-                "stopping all processes; a second signal kills them"
+                "stopping all processes; a second signal ends them at once"
             );
             Relay::stopping();
         }
@@ -176,22 +176,23 @@ pub fn launch(flags: &WorkerFlags, stop_timeout: Duration, signals: Listener) ->
     })
 }
 
-/// Stops the job when the launcher asks for it, and calls `orphaned` when it is gone. A process
-/// without its launcher has nothing to pass its lines of the log on to.
+/// Stops or ends the job when the launcher asks for it, and calls `orphaned` when it is gone. A
+/// process without its launcher has nothing to pass its lines of the log on to.
 ///
 /// Fails with `Failed` if the thread that waits cannot be started.
 pub fn stop_with_launcher(
     lifeline: Lifeline,
     stop: Stop,
-    orphaned: impl FnOnce() + Send + 'static,
+    end_now: impl Fn() + Send + 'static,
+    orphaned: impl Fn() + Send + 'static,
 ) -> Result<()> {
     let blind = stop.clone();
     let wait = move || {
-        match lifeline.wait()? {
-            LifelineEnd::Stop => stop.stop(),
-            LifelineEnd::Orphaned => orphaned(),
-        }
-        Ok(())
+        lifeline.follow(|event| match event {
+            LifelineEvent::Stop => stop.stop(),
+            LifelineEvent::EndNow => end_now(),
+            LifelineEvent::Orphaned => orphaned(),
+        })
     };
     let fail = move |error: Error| {
         // Whether the launcher lives cannot be seen any more.

@@ -100,7 +100,7 @@ pub fn run(flags: &JobFlags) -> Result<()> {
         .settings(settings)
         .stop(supervisor.stop())
         .meters(server.meters());
-    let ended = job.start().and_then(|job| supervisor.wait(job));
+    let ended = job.start().and_then(|job| supervisor.wait(job, 0));
     server.end(ended)?;
     runtime.shutdown_background();
 

@@ -3,12 +3,14 @@
 use std::io::{self, IsTerminal};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use tracing::Level;
 
 use super::precedence::Refusal;
 use super::{exit_codes, given_flags, log_lines, stderr};
 use crate::error::{Error, ErrorKind, Result};
+use crate::job::Finish;
 
 /// Runs the program and returns its exit code, with an error or a panic reported on one line.
 pub fn run_to_exit(run: impl FnOnce() -> Result<u8>) -> ExitCode {
@@ -41,7 +43,29 @@ fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
         Err(_) => exit_codes::exit_code(ErrorKind::Panicked),
     };
     stderr::flush();
-    code
+    note_finish(code)
+}
+
+/// The finish of the job, to be noted as the last act of the process, and the exit code then.
+static LAST: Mutex<Option<(Finish, u8)>> = Mutex::new(None);
+
+/// Sets the last act of the process: if it ends with success, it notes the `finish` of its job and
+/// ends with `code`.
+pub fn set_last(finish: Finish, code: u8) {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((finish, code));
+}
+
+/// Notes the finish of the job, unless the exit `code` is that of a failure. Returns the exit code.
+fn note_finish(code: u8) -> u8 {
+    match LAST.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        Some((Finish { note }, finished)) if code == 0 => {
+            if let Some(note) = note {
+                note.set();
+            }
+            finished
+        }
+        _ => code,
+    }
 }
 
 /// Reports why the arguments cannot be used, or prints the help that was asked for, and returns the

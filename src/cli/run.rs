@@ -18,6 +18,7 @@ use super::service_manager::Service;
 use super::signals::{Listener, Supervisor};
 use super::unused_flags::{self, RunKind};
 use super::{cluster_flags, given_flags, log_lines};
+use crate::cluster::launcher::EXIT_FINISHED;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
@@ -99,17 +100,30 @@ where
     let address = monitor_server::address_of(&flags.watch, launched)?;
     // One in the environment may be another job's.
     let token_file = flags.source.token_file.as_deref().filter(|_| address.is_some());
-    let server = RunServer::start(address, token_file, supervisor.stop())?;
+    let job = job.cluster(settings.clone()).stop(supervisor.stop());
+    let start = || RunServer::start(address, token_file, supervisor.stop());
+    // The run before this one may still have the port.
+    let server = match job.former_run() {
+        Some(former) => former.bind(start),
+        None => start(),
+    };
+    let server = match server {
+        Err(error) if error.kind() == ErrorKind::Stopped => return stopped(&error),
+        server => server?,
+    };
     cluster_flags::announce(&settings);
     let service = Service::new(supervisor.stop(), launched)?;
     if let Some(lifeline) = lifeline {
-        cluster_flags::stop_with_launcher(lifeline, supervisor.stop(), supervisor.orphan())?;
+        let (end_now, orphaned) = (supervisor.end_now(), supervisor.orphan());
+        cluster_flags::stop_with_launcher(lifeline, supervisor.stop(), end_now, orphaned)?;
     }
     let progress = Progress::start(&flags, server.meters());
-    let job = job.cluster(settings).stop(supervisor.stop()).meters(server.meters());
+    let job = job.meters(server.meters());
     let ended = job.start().and_then(|job| {
         service.ready(job.handle());
-        supervisor.wait(job).map(|_| 0)
+        // The launcher must know that the job is not to be started again.
+        let finished = if launched == Some(0) { EXIT_FINISHED } else { 0 };
+        supervisor.wait(job, finished).map(|_| 0)
     });
     service.end(&ended);
     let ended = server.end(ended);
@@ -117,12 +131,15 @@ where
     log_lines::say_in_json("stopped", "the run has ended");
     match ended {
         Ok(code) => Ok(code),
-        Err(error) if error.kind() == ErrorKind::Stopped => {
-            tracing::info!("{error}");
-            Ok(0)
-        }
+        Err(error) if error.kind() == ErrorKind::Stopped => stopped(&error),
         Err(error) => Err(error),
     }
+}
+
+/// Logs that a run was stopped before it had begun, which is no failure.
+fn stopped(error: &Error) -> Result<u8> {
+    tracing::info!("{error}");
+    Ok(0)
 }
 
 /// Returns the job that the flags describe, but for what is computed.

@@ -220,7 +220,7 @@ impl Supervisor {
     /// With state the process ends at once: a stop could wait for a store that is away, with the
     /// state locked, and refuse the next start of the same job. Without state no other run can
     /// commit what was read, so the job stops.
-    pub fn orphan(&self) -> impl FnOnce() + Send + use<> {
+    pub fn orphan(&self) -> impl Fn() + Send + use<> {
         let (stop, watched, keeps_state) =
             (self.stop.clone(), Arc::clone(&self.watched), self.keeps_state);
         move || {
@@ -232,12 +232,24 @@ impl Supervisor {
         }
     }
 
-    /// Waits for the job.
-    pub fn wait(&self, job: Job) -> Result<Summary> {
+    /// Returns the function to call when the launcher of this process has got a second signal. The
+    /// launcher chooses the exit code of all.
+    pub fn end_now(&self) -> impl Fn() + Send + use<> {
+        let watched = Arc::clone(&self.watched);
+        move || end(&watched, "a second signal", TERMINATED)
+    }
+
+    /// Waits for the job. If it has finished, the process has the exit code `finished` when it ends
+    /// with success, and notes the finish in the state as its last act.
+    pub fn wait(&self, job: Job, finished: u8) -> Result<Summary> {
         lock(&self.watched).job = Some(job.handle());
-        let summary = job.wait();
+        let ended = job.end();
         lock(&self.watched).ended = true;
-        summary
+        let (summary, finish) = ended?;
+        if let Some(finish) = finish {
+            end_process::set_last(finish, finished);
+        }
+        Ok(summary)
     }
 }
 

@@ -45,46 +45,107 @@ impl Inherited {
     }
 }
 
-/// The reason for which a child of a launcher is to end.
+/// A request to a child of a launcher, or the end of the launcher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LifelineEnd {
+pub enum LifelineEvent {
     /// The launcher requests a stop.
     Stop,
-    /// The launcher is gone, and no process waits for its stop.
+    /// The launcher requests that the process ends at once.
+    EndNow,
+    /// The launcher is gone, and no process waits for this one.
     Orphaned,
 }
+
+/// The byte that requests a stop. A line end follows it, so that a shell can read it.
+const STOP: u8 = b's';
+/// The byte that requests an end at once.
+const END_NOW: u8 = b'e';
 
 /// The pipe by which the launcher requests a stop, and that ends when it is gone.
 #[derive(Debug)]
 pub struct Lifeline(PathBuf);
 
 impl Lifeline {
-    /// Blocks until the launcher requests a stop or is gone. Call it on a thread of its own.
+    /// Calls `act` with what the launcher requests, and in the end with
+    /// [`LifelineEvent::Orphaned`]. It blocks: call it on a thread of its own.
     ///
     /// # Errors
-    /// `Configuration` if the pipe cannot be opened.
-    pub fn wait(&self) -> Result<LifelineEnd> {
-        let mut byte = [0];
-        let read = std::fs::File::open(&self.0).and_then(|mut pipe| pipe.read(&mut byte));
-        let end = |bytes| if bytes > 0 { LifelineEnd::Stop } else { LifelineEnd::Orphaned };
-        read.map(end).map_err(|cause| {
+    /// `Configuration` if the pipe cannot be read.
+    pub fn follow(&self, mut act: impl FnMut(LifelineEvent)) -> Result<()> {
+        let failed = |cause: std::io::Error| {
             let message = format!("cannot read the launcher's pipe {}: {cause}", self.0.display());
             Error::new(ErrorKind::Configuration, message).cause(cause)
-        })
+        };
+        let pipe = std::fs::File::open(&self.0).map_err(failed)?;
+        for byte in pipe.bytes() {
+            match byte.map_err(failed)? {
+                STOP => act(LifelineEvent::Stop),
+                END_NOW => act(LifelineEvent::EndNow),
+                _ => {}
+            }
+        }
+        act(LifelineEvent::Orphaned);
+        Ok(())
     }
 }
 
-/// Requests a stop of `children` children, once.
-pub fn request_stop(lifeline: &mut Option<PipeWriter>, children: usize) {
-    if let Some(mut lifeline) = lifeline.take() {
-        // Each takes one byte. It fails only when all have ended. The pipe holds 64 KiB.
-        let _ = lifeline.write_all(&vec![b's'; children]);
+/// The writing ends of the lifelines of all children, each of which has one of its own. They stay
+/// open as long as the launcher lives.
+#[derive(Debug, Default)]
+pub struct Lifelines {
+    /// One a child.
+    pipes: Vec<PipeWriter>,
+    /// True once a stop was requested.
+    has_stopped: bool,
+}
+
+impl Lifelines {
+    /// Adds the lifeline of a child.
+    pub fn add(&mut self, pipe: PipeWriter) {
+        self.pipes.push(pipe);
+    }
+
+    /// Requests a stop of all children, once.
+    pub fn stop(&mut self) {
+        if !std::mem::replace(&mut self.has_stopped, true) {
+            self.write(STOP);
+        }
+    }
+
+    /// Requests that all children end at once.
+    pub fn end_now(&mut self) {
+        self.write(END_NOW);
+    }
+
+    /// Writes a request to each child.
+    fn write(&mut self, request: u8) {
+        for pipe in &mut self.pipes {
+            // It fails only when the child has ended. A pipe holds 64 KiB.
+            let _ = pipe.write_all(&[request, b'\n']);
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn lifeline_is_followed_after_stop() {
+        use std::os::fd::AsRawFd;
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let mut lifelines = Lifelines::default();
+        lifelines.add(writer);
+        lifelines.stop();
+        lifelines.stop();
+        lifelines.end_now();
+        drop(lifelines);
+        let lifeline = Lifeline(format!("/dev/fd/{}", reader.as_raw_fd()).into());
+        let mut events = Vec::new();
+        lifeline.follow(|event| events.push(event)).expect("a pipe");
+        use LifelineEvent::{EndNow, Orphaned, Stop};
+        assert_eq!(events, [Stop, EndNow, Orphaned]);
+    }
 
     #[test]
     fn child_environment_is_read_and_checked() {

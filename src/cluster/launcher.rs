@@ -5,19 +5,24 @@
 //! key to the children, and copies their lines from standard error. The key goes through the
 //! environment, because every user of the machine can read a command line.
 //!
-//! The launcher stops its children without signals. All inherit the reading end of a pipe, the
-//! *lifeline*. For a stop the launcher writes a byte for each of them. They read one and stop: as
-//! one cluster, or each by itself before the cluster is complete. The launcher also writes them
+//! The launcher stops its children without signals. Each inherits the reading end of a pipe, its
+//! *lifeline*. For a stop the launcher writes to all of them, and the children stop: as one
+//! cluster, or each by itself before the cluster is complete. The launcher also requests a stop
 //! after a child has failed, because a child that is not in the cluster yet would wait for that
-//! one. Children that still run after a grace time are killed. When the launcher dies, they read
-//! the end of the pipe, and those whose state another start can go on from end at once.
+//! one. At a second signal it requests that they end at once. Children that still run after a grace
+//! time are killed. When the launcher dies, they read the end of the pipe, also after a stop, and
+//! those whose state another start can go on from end at once.
 //!
 //! The exit code is that of the first child that failed by itself. A child that ends with 69
 //! reports the loss of another one, so 69 counts only if no child has another code, and not after
 //! process 0 has ended in order. Death by a signal counts as 69.
+//!
+//! Process 0 ends with [`EXIT_FINISHED`] when the job has finished in all processes and notes that.
+//! From then on a start counts the input anew, so the launcher starts nothing again, even if
+//! another process is killed as it ends.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, PipeWriter, Read};
+use std::io::{self, BufRead, BufReader, IsTerminal, PipeReader, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
@@ -29,8 +34,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 
-use super::inherited::{GENERATION_NAME, KEY_NAME, LIFELINE_NAME, request_stop};
-pub use super::inherited::{Inherited, Lifeline, LifelineEnd};
+use super::inherited::{GENERATION_NAME, KEY_NAME, LIFELINE_NAME, Lifelines};
+pub use super::inherited::{Inherited, Lifeline, LifelineEvent};
 pub use super::loopback_ports::Ports;
 use super::loss_cause::seconds;
 use crate::error::{Error, ErrorKind, Result};
@@ -47,6 +52,12 @@ const STOPS_MAX: usize = 8;
 const EXIT_FAILED: i32 = 1;
 /// The exit code of a process that has lost a peer.
 const EXIT_PEER_LOST: i32 = 69;
+/// The exit code by which process 0 reports to its launcher that the job has finished. The launcher
+/// ends with 0 then.
+pub const EXIT_FINISHED: u8 = 100;
+/// How long the processes may take to end after a second signal. They name the epochs that are not
+/// committed, and wait for nothing.
+const GRACE_SECOND: Duration = Duration::from_secs(2);
 /// Exit codes after which a restart does not help: success, usage, local disk, configuration,
 /// second signal.
 const EXITS_FOR_GOOD: [i32; 6] = [0, 2, 74, 78, 130, 143];
@@ -117,7 +128,7 @@ enum LauncherEvent {
 pub struct LauncherStop(SyncSender<LauncherEvent>);
 
 impl LauncherStop {
-    /// Requests a clean stop. A second call kills the processes that still run.
+    /// Requests a clean stop. A second call ends the processes that still run, a third kills them.
     pub fn stop(&self) {
         // A full queue holds enough stops, and a launcher that is gone has nothing to stop.
         let _ = self.0.try_send(LauncherEvent::Stop);
@@ -192,8 +203,8 @@ impl Launcher {
             settings.phase.fetch_add(1, Ordering::Relaxed);
             let ended = self.generation(line);
             settings.phase.fetch_add(1, Ordering::Relaxed);
-            let (code, stopped) = ended?;
-            if stopped || EXITS_FOR_GOOD.contains(&code) || restarts == settings.restarts {
+            let (code, is_last) = ended?;
+            if is_last || EXITS_FOR_GOOD.contains(&code) || restarts == settings.restarts {
                 return Ok(code);
             }
             if began.elapsed() > 2 * settings.restart_wait_max {
@@ -214,16 +225,19 @@ impl Launcher {
         }
     }
 
-    /// Runs the cluster once. Returns its exit code, and true if a stop was requested.
+    /// Runs the cluster once. Returns its exit code, and true if it is not to be started again: a
+    /// stop was requested, or the job has finished.
     fn generation(&self, line: &(dyn Fn(usize, &[u8]) + Sync)) -> Result<(i32, bool)> {
         let ports = Ports::reserve(self.settings.processes)?;
         let start = |cause| failed("cannot start a process of the cluster", cause);
-        let (reader, lifeline) = io::pipe().map_err(start)?;
-        let command = ChildCommands::new(&self.settings, &ports, reader)?;
+        let command = ChildCommands::new(&self.settings, &ports)?;
+        let mut lifelines = Lifelines::default();
         let mut processes = Vec::new();
         let mut outputs = Vec::new();
         for index in 0..self.settings.processes {
-            match command.start(index) {
+            let (reader, lifeline) = io::pipe().map_err(start)?;
+            lifelines.add(lifeline);
+            match command.start(index, reader) {
                 Ok((process, output)) => {
                     processes.push(process);
                     outputs.push(output);
@@ -238,8 +252,6 @@ impl Launcher {
                 }
             }
         }
-        // This closes the reading end here. Only the children must have it.
-        drop(command);
         std::thread::scope(|scope| {
             for (index, output) in outputs.into_iter().enumerate() {
                 let work = move || {
@@ -264,20 +276,18 @@ impl Launcher {
                 };
                 supervise::scoped(scope, "wait", fail, work);
             }
-            Ok(self.oversee(&processes, lifeline))
+            Ok(self.oversee(&processes, lifelines))
         })
     }
 
     /// Waits for all children, stops them on request or after a failure, and kills them after the
-    /// grace time. Returns the exit code, and true if a stop was requested.
-    fn oversee(&self, processes: &[ChildProcess], lifeline: PipeWriter) -> (i32, bool) {
+    /// grace time. Returns the exit code, and true if a stop was requested or the job has finished.
+    fn oversee(&self, processes: &[ChildProcess], mut lifelines: Lifelines) -> (i32, bool) {
         let settings = &self.settings;
-        let mut lifeline = Some(lifeline);
         let mut running = processes.len();
         let mut deadline: Option<Instant> = None;
         let mut codes = Vec::new();
-        let (mut stopped, mut killed, mut killed_late) = (false, false, false);
-        let kill_all = || processes.iter().for_each(ChildProcess::kill);
+        let (mut stopped, mut ending, mut killed, mut killed_late) = (false, false, false, false);
         while running > 0 {
             // After the kill only ends of children remain, which need no deadline.
             let event = match deadline.filter(|_| !killed) {
@@ -290,8 +300,16 @@ impl Launcher {
             let grace = match event {
                 Some(LauncherEvent::Stop) if !stopped => {
                     stopped = true;
-                    request_stop(&mut lifeline, processes.len());
+                    lifelines.stop();
                     settings.grace_stopped
+                }
+                Some(LauncherEvent::Stop) if !ending => {
+                    ending = true;
+                    tracing::warn!(
+                        "a second signal: the processes that still run end at once ({running})"
+                    );
+                    lifelines.end_now();
+                    GRACE_SECOND
                 }
                 Some(LauncherEvent::Exited(index, status)) => {
                     running -= 1;
@@ -302,18 +320,18 @@ impl Launcher {
                     }
                     killed_late |= killed;
                     codes.extend((!killed).then_some((index, code)));
-                    if code == 0 {
+                    if code == 0 || has_finished(&[(index, code)]) {
                         settings.grace_stopped
                     } else {
-                        request_stop(&mut lifeline, processes.len());
+                        lifelines.stop();
                         if stopped { settings.grace_failed / 5 } else { settings.grace_failed }
                     }
                 }
                 late => {
                     killed = true;
-                    let why = if late.is_some() { "a second signal" } else { "they took too long" };
+                    let why = if late.is_some() { "a third signal" } else { "they took too long" };
                     tracing::warn!("{why}: the processes that still run are killed ({running})");
-                    kill_all();
+                    processes.iter().for_each(ChildProcess::kill);
                     continue;
                 }
             };
@@ -321,20 +339,32 @@ impl Launcher {
             deadline = Some(deadline.map_or(until, |earlier| earlier.min(until)));
         }
         // A peer that was halted is killed after those that have reported its loss.
-        let code = cluster_code(&codes);
-        (if code == 0 && killed_late { EXIT_FAILED } else { code }, stopped)
+        let (code, has_finished) = (cluster_code(&codes), has_finished(&codes));
+        let is_late = code == 0 && killed_late && !has_finished;
+        (if is_late { EXIT_FAILED } else { code }, stopped || has_finished)
     }
+}
+
+/// Returns true if process 0 has reported that the job has finished.
+fn has_finished(codes: &[(usize, i32)]) -> bool {
+    codes.contains(&(0, EXIT_FINISHED.into()))
 }
 
 /// Returns the exit code of the cluster, from the codes of the children in order of time, each with
 /// its index.
 ///
 /// Process 0 ends in order only if all epochs are committed, or after a stop. Another process that
-/// is lost after that loses nothing, and a restart would count a finished input again.
+/// is lost after that loses nothing. One that is lost before that may have been the reason of the
+/// stop, unless process 0 reports that the job has finished in all of them.
 fn cluster_code(codes: &[(usize, i32)]) -> i32 {
-    let end = codes.iter().position(|child| *child == (0, 0)).unwrap_or(codes.len());
-    let lost = codes[..end].iter().find(|(_, code)| *code != 0);
-    let own = codes.iter().find(|(_, code)| ![0, EXIT_PEER_LOST].contains(code));
+    let end = if has_finished(codes) {
+        0
+    } else {
+        codes.iter().position(|child| *child == (0, 0)).unwrap_or(codes.len())
+    };
+    let is_in_order = |code: i32| [0, EXIT_FINISHED.into()].contains(&code);
+    let lost = codes[..end].iter().find(|(_, code)| !is_in_order(*code));
+    let own = codes.iter().find(|(_, code)| !is_in_order(*code) && *code != EXIT_PEER_LOST);
     own.or(lost).map_or(0, |(_, code)| *code)
 }
 
@@ -358,33 +388,35 @@ struct ChildCommands<'a> {
     key: String,
     /// The number of the start, from which the incarnation is made.
     generation: u64,
-    /// The reading end of the lifeline, which all children inherit.
-    lifeline: PipeReader,
 }
 
 impl<'a> ChildCommands<'a> {
-    /// Chooses a key and a generation, and makes the lifeline inheritable.
-    fn new(settings: &'a LaunchSettings, ports: &Ports, lifeline: PipeReader) -> Result<Self> {
-        rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())
-            .map_err(|cause| failed("cannot prepare the children's pipe", cause.into()))?;
+    /// Chooses a key and a generation.
+    fn new(settings: &'a LaunchSettings, ports: &Ports) -> Result<Self> {
         let key = hex(&random_bytes::<32>()?);
         Ok(ChildCommands {
             settings,
             addresses: ports.addresses().join(","),
             key,
             generation: u64::from_le_bytes(random_bytes()?),
-            lifeline,
         })
     }
 
-    /// Starts the child with this index. Returns it with its standard error.
-    fn start(&self, index: usize) -> io::Result<(ChildProcess, Option<std::process::ChildStderr>)> {
+    /// Starts the child with this index, which inherits the reading end of its lifeline. Returns it
+    /// with its standard error.
+    fn start(
+        &self,
+        index: usize,
+        lifeline: PipeReader,
+    ) -> io::Result<(ChildProcess, Option<std::process::ChildStderr>)> {
+        // It is closed here when the child has it, before another child is started.
+        rustix::io::fcntl_setfd(&lifeline, rustix::io::FdFlags::empty())?;
         let mut command = Command::new(&self.settings.exe);
         command
             .args(self.args(index))
             .env(KEY_NAME, &self.key)
             .env(GENERATION_NAME, self.generation.to_string())
-            .env(LIFELINE_NAME, format!("/dev/fd/{}", self.lifeline.as_raw_fd()))
+            .env(LIFELINE_NAME, format!("/dev/fd/{}", lifeline.as_raw_fd()))
             .stderr(Stdio::piped());
         for (name, value) in &self.settings.environment {
             match value {
@@ -432,6 +464,10 @@ mod tests {
         assert_eq!(cluster_code(&[(0, 0), (1, 69)]), 0, "all was committed");
         assert_eq!(cluster_code(&[(1, 69), (0, 0)]), 69, "it was stopped since the other was lost");
         assert_eq!(cluster_code(&[(1, 74), (0, 0)]), 74);
+        let finished = (0, EXIT_FINISHED.into());
+        assert_eq!(cluster_code(&[finished, (1, 0)]), 0);
+        assert_eq!(cluster_code(&[(1, 69), finished]), 0, "it was killed as it ended");
+        assert_eq!(cluster_code(&[finished, (1, 74)]), 74);
         assert_eq!(cluster_code(&[]), 0);
     }
 }

@@ -18,6 +18,7 @@ use crate::cluster::{BlockLink, ClusterSettings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::feed::Feed;
+use crate::file_lock::FormerRun;
 use crate::lines::BlockPool;
 use crate::meters::{Meters, SourceFacts};
 use crate::sources::{Source, open_file_limit};
@@ -84,9 +85,9 @@ pub fn place(
 /// few open files.
 pub fn own(
     sources: Vec<Source>,
-    readers: &Readers,
-    cluster: &ClusterSettings,
+    (readers, cluster): (&Readers, &ClusterSettings),
     have_journals: bool,
+    former: &FormerRun,
     meters: &Meters,
 ) -> Result<OwnSources> {
     let count = sources.len() as u32;
@@ -103,7 +104,8 @@ pub fn own(
     let named = (0u32..).zip(sources).zip(&names).zip(&readers.0);
     let own = named.filter(|(_, process)| **process == cluster.process);
     let own: Vec<_> = own.map(|(((k, source), name), _)| (k, source, name.clone())).collect();
-    own.iter().try_for_each(|(_, source, _)| source.check())?;
+    // The run before this one may still have a port.
+    own.iter().try_for_each(|(_, source, _)| former.bind(|| source.check()))?;
     open_file_limit::check(own.iter().map(|(_, source, _)| source), have_journals)?;
     Ok(OwnSources { own, count })
 }
@@ -190,7 +192,9 @@ mod tests {
         assert_eq!(readers.0, [0, 0, 2]);
         let cluster = ClusterSettings { processes: 3, process: 2, ..ClusterSettings::default() };
         let meters = Meters::default();
-        let own = own(list, &readers, &cluster, false, &meters).expect("nothing to check");
+        let former = FormerRun::new(None, None, || false);
+        let own = own(list, (&readers, &cluster), false, &former, &meters);
+        let own = own.expect("nothing to check");
         let own: Vec<_> = own.own.iter().map(|(k, _, name)| (*k, name.as_str())).collect();
         assert_eq!(own, [(2, "localhost:3")]);
     }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::job_settings::{JobSettings, StatePlace};
-use super::{Job, start};
+use super::{Job, check_settings, start};
 use crate::cluster::ClusterSettings;
 use crate::epoch::Clock;
 use crate::error::Result;
+use crate::file_lock::FormerRun;
 use crate::journal::JournalSettings;
 use crate::lines::LongLine;
 use crate::meters::Meters;
@@ -239,6 +240,12 @@ impl JobBuilder {
     pub(crate) fn meters(mut self, meters: Meters) -> Self {
         self.0.meters = meters;
         self
+    }
+
+    /// Returns the run before this one, with the same state or local output, which may be ending.
+    /// Settings that cannot run have none.
+    pub(crate) fn former_run(&self) -> Option<FormerRun> {
+        check_settings::former_run(self.0.clone())
     }
 
     /// Starts the job: checks everything that can be checked, finds the other processes, then

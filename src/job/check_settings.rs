@@ -7,11 +7,13 @@ use super::plan::JobPlan;
 use super::share_figures;
 use super::source_logs::OwnSources;
 use crate::error::{Error, ErrorKind, Result};
+use crate::file_lock::FormerRun;
 use crate::operators::Window;
 use crate::outputs::format::Format;
 use crate::outputs::{self, OutputSettings, SqlSettings, WriteMode, check_form};
 use crate::state::Identity;
 use crate::store::Target;
+use crate::store::local::lock_path;
 use crate::words::Split;
 
 /// Checks the settings of a job; returns its plan, and the sources that this process reads.
@@ -29,7 +31,7 @@ pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
     asked.cluster.threads = asked.settings.threads;
     asked.cluster.validate()?;
     if asked.sources.is_empty() && asked.replay.is_none() {
-        return Err(missing("source", "give --connect, --file or --stdin"));
+        return Err(missing("source", "give --connect, --listen, --listen-http, --file, --watch, --kafka or --stdin"));
     }
     let (name, definition) = asked
         .definition
@@ -42,21 +44,48 @@ pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
         Some(_) => (Vec::new(), Readers::of_journal()),
         None => assign_sources::place(asked.sources.clone(), &target, asked.cluster.processes)?,
     };
-    let mut identity = Identity::new(name, &asked.settings, &asked.form, &target)?;
-    if asked.sql.write == WriteMode::Upsert {
-        identity.output.push_str(" (upsert)");
-    }
+    let identity = identity(&asked, name, &target)?;
     asked.cluster.fingerprint = fingerprint(&identity, readers.fingerprint(&sources));
     let started_ms = asked.clock.wall_ms();
     let journal_max = if have_journals { asked.journal.journal_bytes_max } else { 0 };
     let shown = (&identity, &target, &asked.cluster);
     share_figures::begin(&asked.meters, shown, started_ms, journal_max);
-    let sources =
-        assign_sources::own(sources, &readers, &asked.cluster, have_journals, &asked.meters)?;
+    let (former, meters) = (former_run_of(&asked, &identity, &target), &asked.meters);
+    let assigned = (&readers, &asked.cluster);
+    let sources = assign_sources::own(sources, assigned, have_journals, &former, meters)?;
     let is_single = outputs::is_single(&target);
     let plan =
         JobPlan { asked, definition, target, identity, output, is_single, readers, started_ms };
     Ok((plan, sources))
+}
+
+/// Returns the identity of a job, with the number of parts 0 where it is free.
+fn identity(asked: &JobSettings, name: String, target: &Target) -> Result<Identity> {
+    let mut identity = Identity::new(name, &asked.settings, &asked.form, target)?;
+    if asked.sql.write == WriteMode::Upsert {
+        identity.output.push_str(" (upsert)");
+    }
+    Ok(identity)
+}
+
+/// Returns the run before this one, with the same state or local output. What cannot run has none:
+/// [`check`] refuses it.
+pub fn former_run(mut asked: JobSettings) -> Option<FormerRun> {
+    let (name, _) = asked.definition.clone()?;
+    let target = asked.form.place(asked.target.clone()?);
+    output_settings(&mut asked, &target).ok()?;
+    let identity = identity(&asked, name, &target).ok()?;
+    Some(former_run_of(&asked, &identity, &target))
+}
+
+/// Returns the run before this one of the job with this identity and output.
+fn former_run_of(asked: &JobSettings, identity: &Identity, target: &Target) -> FormerRun {
+    let output = match target {
+        Target::Local { root, prefix } => Some(lock_path(root, prefix)),
+        _ => None,
+    };
+    let stop = asked.stop.clone();
+    FormerRun::new(asked.state.dir(identity), output, move || stop.is_stopped())
 }
 
 /// Returns the error of a job without something that it needs.

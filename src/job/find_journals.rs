@@ -24,7 +24,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, damage_hint, peek};
 use crate::sources::{KafkaTopic, Source, merged_positions};
-use crate::state::{JOURNAL, KEPT, NOTE};
+use crate::state::{FinishedJournals, JOURNAL, NOTE};
 
 /// Returns the folder of a source's journal.
 pub fn folder(state: &Path, source: &str) -> PathBuf {
@@ -104,7 +104,7 @@ impl KnownJournal {
     }
 
     /// Returns the folder of the journal, if it lies in `state`.
-    fn folder(&self, state: &Path) -> PathBuf {
+    pub fn folder(&self, state: &Path) -> PathBuf {
         folder(state, &self.source)
     }
 
@@ -141,9 +141,9 @@ pub struct FoundJournal {
     /// Its id, in hexadecimal digits.
     pub id: String,
     /// Its folder in the state of the process that found it.
-    folder: String,
+    pub folder: String,
     /// True if that process reads its source.
-    is_own: bool,
+    pub is_own: bool,
 }
 
 impl FoundJournal {
@@ -178,6 +178,8 @@ pub struct JournalList {
     pub last: Option<Epoch>,
     /// Positions in topics of Kafka that the journals have recorded.
     pub topics: Vec<TopicPositions>,
+    /// The journals of a job that has finished, as the state folder notes them.
+    pub finished: FinishedJournals,
 }
 
 /// The positions in a topic of Kafka that one journal has recorded.
@@ -224,11 +226,12 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
 }
 
 /// Lists the journals in a state, as the process that reads the sources named in `own`. Those
-/// `abandoned` are not looked into: they may be damaged.
+/// `abandoned` are not looked into: they may be damaged. Of those of a finished job nothing counts.
 ///
 /// Fails with `Disk` if a journal cannot be read or is damaged, naming the flag that gives it up.
 pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<JournalList> {
-    let mut list = JournalList { known: noted(state)?, ..JournalList::default() };
+    let (known, finished) = (noted(state)?, FinishedJournals::read(state)?);
+    let mut list = JournalList { known, finished, ..JournalList::default() };
     let known: BTreeMap<PathBuf, String> =
         list.known.iter().map(|known| (known.folder(state), known.id.clone())).collect();
     for path in folders(state)? {
@@ -241,11 +244,16 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
             _ => error,
         });
         let Some(summary) = summary? else { continue };
+        let id = format!("{:032x}", summary.id);
+        let is_finished = list.finished.journals.contains(&id);
         list.found.push(FoundJournal {
-            id: format!("{:032x}", summary.id),
+            id,
             folder: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             is_own: own.contains(&summary.source),
         });
+        if is_finished {
+            continue;
+        }
         if let Some(name) = KafkaTopic::base_name(&summary.source) {
             let positions = merged_positions(summary.positions.iter().map(Vec::as_slice))?;
             list.topics.push(TopicPositions { epoch: summary.last_epoch, name, positions });
@@ -256,7 +264,7 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
 }
 
 /// Returns the journals that have a note in a state.
-fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
+pub fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
     let mut known = Vec::new();
     let entries = match fs::read_dir(state) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(known),
@@ -273,27 +281,42 @@ fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
 }
 
 /// Assigns each journal whose source no process reads where it lies to a process that found it.
+/// Those of a finished job are left out.
 pub fn orphans(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
-    let mut orphans = BTreeMap::new();
-    for (process, list) in lists.iter().enumerate() {
-        for found in &list.found {
-            let orphan = || OrphanJournal { process, folder: found.folder.clone() };
-            orphans.entry(found.id.clone()).or_insert_with(orphan);
-        }
-    }
-    for own in lists.iter().flat_map(|list| &list.found).filter(|f| f.is_own) {
-        orphans.remove(&own.id);
+    let mut orphans = assigned(lists);
+    let own = lists.iter().flat_map(|list| &list.found).filter(|found| found.is_own);
+    let finished = lists.iter().flat_map(|list| &list.finished.journals);
+    for id in own.map(|own| &own.id).chain(finished) {
+        orphans.remove(id);
     }
     orphans
 }
 
+/// Assigns each journal to the first process that found it.
+pub fn assigned(lists: &[JournalList]) -> BTreeMap<String, OrphanJournal> {
+    let mut assigned = BTreeMap::new();
+    for (process, list) in lists.iter().enumerate() {
+        for found in &list.found {
+            let place = || OrphanJournal { process, folder: found.folder.clone() };
+            assigned.entry(found.id.clone()).or_insert_with(place);
+        }
+    }
+    assigned
+}
+
 /// Refuses to start while a journal that is known was not found by any process: bytes that were
-/// promised to be counted are in it. Those `abandoned` are not missed.
+/// promised to be counted are in it. Those `abandoned` and those of a finished job are not missed.
 pub fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result<()> {
     let found =
         |id: &String| lists.iter().flat_map(|list| &list.found).any(|found| found.id == *id);
-    let known = lists.iter().flat_map(|list| &list.known);
-    for KnownJournal { id, source, .. } in known.filter(|known| !found(&known.id)) {
+    let known = || lists.iter().flat_map(|list| &list.known);
+    for id in abandoned.iter().filter(|id| !found(id) && !known().any(|known| known.id == **id)) {
+        tracing::warn!("--abandon-journal {id}: there is no such journal, so nothing is abandoned");
+    }
+    let is_finished =
+        |id: &String| lists.iter().any(|list| list.finished.journals.contains(id));
+    let missing = known().filter(|known| !found(&known.id) && !is_finished(&known.id));
+    for KnownJournal { id, source, .. } in missing {
         if abandoned.contains(id) {
             tracing::warn!("journal {id} of {source} is abandoned, with all that it held");
             continue;
@@ -304,45 +327,6 @@ pub fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result
         )));
     }
     Ok(())
-}
-
-/// Sets the journals aside that are given up: nothing of them is read, and their folders are kept
-/// under names that no start looks at.
-///
-/// # Errors
-///
-/// `Disk` if a folder cannot be renamed.
-pub fn set_aside(state: &Path, abandoned: &[String]) -> Result<()> {
-    for known in noted(state)?.into_iter().filter(|known| abandoned.contains(&known.id)) {
-        let folder = known.folder(state);
-        match keep_aside(&folder) {
-            Ok(kept) => tracing::warn!(
-                "journal {} of {} is kept in {}; no start reads it",
-                known.id,
-                known.source,
-                kept.display()
-            ),
-            // It is missing, or in the state of another process.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => {
-                let message = format!("cannot rename {}: {error}", folder.display());
-                return Err(Error::new(ErrorKind::Disk, message).cause(error));
-            }
-        }
-        // The note goes last: a crash before leaves a journal that is missing, and abandoned.
-        known.forget(state);
-    }
-    Ok(())
-}
-
-/// Renames the folder of a journal to one that is kept, and returns that.
-pub fn keep_aside(folder: &Path) -> io::Result<PathBuf> {
-    let name = folder.file_name().unwrap_or_default().to_string_lossy();
-    let kept = |n: u32| folder.with_file_name(format!("{KEPT}{n}-{name}"));
-    let number = (1u32..).find(|&n| !kept(n).exists());
-    let kept = kept(number.unwrap_or(0));
-    fs::rename(folder, &kept)?;
-    Ok(kept)
 }
 
 /// Process 0 notes the journals of all processes, before anything is read into them. Returns those

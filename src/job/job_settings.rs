@@ -13,6 +13,7 @@ use crate::meters::Meters;
 use crate::outputs::{FormSettings, OnCommit, SqlSettings};
 use crate::settings::Settings;
 use crate::sources::{Source, Stop};
+use crate::state::Identity;
 use crate::store::{StoreSettings, Target};
 use crate::worker::Definition;
 
@@ -27,6 +28,19 @@ pub enum StatePlace {
     /// In a directory below this one, named by definition and identity, so that a job with other
     /// flags is another job.
     Below(PathBuf),
+}
+
+impl StatePlace {
+    /// Returns the folder of the job with this identity; `None` for a job without state.
+    pub(crate) fn dir(&self, identity: &Identity) -> Option<PathBuf> {
+        match self {
+            StatePlace::None => None,
+            StatePlace::Dir(dir) => Some(dir.clone()),
+            StatePlace::Below(dir) => {
+                Some(dir.join(format!("{}-{}", identity.definition_name(), identity.digest())))
+            }
+        }
+    }
 }
 
 /// The settings of a job, as its owner gives them.

@@ -16,6 +16,7 @@ use super::epoch_driver::{EpochProcess, Follower, Leader};
 use super::epoch_progress::EpochProgress;
 use super::find_journals::{self, JournalList};
 use super::job_settings::{JobSettings, StatePlace};
+use super::put_journals_away;
 use super::recover_epochs::{self, JournalPlan};
 use super::replay_journal;
 use super::resources::StateAndOutput;
@@ -141,6 +142,7 @@ impl JobPlan {
         };
         let OwnedOutput { open, recovery_plan, claim } =
             runtime.block_on(until_stopped(&self.asked.stop, owning.own()))?;
+        restore_changelog::check_begun(found, opened.state.as_ref().map(State::dir))?;
         let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
         let parts = *parts;
         let is_watched = self.asked.meters.keeps_top();
@@ -216,7 +218,7 @@ impl JobPlan {
             });
         };
         if let (StatePlace::Below(_), 0) = (&self.asked.state, self.asked.cluster.process) {
-            recover_epochs::warn_of_other_states(&dir, self.definition_name());
+            recover_epochs::warn_of_other_states(&dir, self.identity.definition_name());
         }
         let own: Vec<String> = sources.own.iter().map(|(_, _, name)| name.clone()).collect();
         let journals = vec![find_journals::find(&dir, &own, &self.asked.abandoned)?];
@@ -295,7 +297,11 @@ impl JobPlan {
             interval_ms: self.identity.interval_ms,
             process: self.asked.cluster.process,
         });
-        dir.iter().try_for_each(|dir| find_journals::set_aside(dir, &recovery_plan.abandoned))?;
+        let process = self.asked.cluster.process;
+        dir.iter().try_for_each(|dir| {
+            put_journals_away::set_aside(dir, &recovery_plan.abandoned)?;
+            put_journals_away::put_finished_away(dir, process, &recovery_plan.finished)
+        })?;
         Streams::open(sources, plan.as_ref(), recovery_plan, agreed.open, threads)
     }
 
@@ -333,13 +339,7 @@ impl JobPlan {
 
     /// Returns the state folder; `None` for a job without state.
     fn state_dir(&self) -> Option<PathBuf> {
-        match &self.asked.state {
-            StatePlace::None => None,
-            StatePlace::Dir(dir) => Some(dir.clone()),
-            StatePlace::Below(dir) => {
-                Some(dir.join(format!("{}-{}", self.definition_name(), self.identity.digest())))
-            }
-        }
+        self.asked.state.dir(&self.identity)
     }
 
     /// Opens the state folder as this process's, or makes it, with the identity of the job.
@@ -350,7 +350,8 @@ impl JobPlan {
         let process = self.asked.cluster.process;
         let open = |dir: PathBuf| {
             let state = State::open(&dir, &identity, process, patience)?;
-            if process == 0 {
+            // Of the processes that share the folder, the one of the least index tidies it up.
+            if !state.is_shared_below(process) {
                 remove_temporaries(&dir);
             }
             Ok(state)
@@ -451,11 +452,6 @@ impl JobPlan {
         let bound = bound_results(results.clone(), pool.clone());
         supervise(failure, runtime.handle(), "results", bound);
         streams.start(limits, &pool, self.asked.settings.once, (failure, &self.asked.meters))
-    }
-
-    /// Returns the name of the definition, without its parameters.
-    fn definition_name(&self) -> &str {
-        self.identity.definition.split(' ').next().unwrap_or_default()
     }
 
     /// Starts the task that drives the epochs: the leader in process 0, a follower elsewhere.

@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::epoch_ranges;
 use super::find_journals::{self, JournalList, KnownJournal, OrphanJournal, folder, folders};
+use super::put_journals_away::{self, FinishedJournal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
@@ -47,6 +48,8 @@ pub struct RecoveryPlan {
     pub abandoned: Vec<String>,
     /// Positions from which topics of Kafka are read on, by their names.
     pub topics: BTreeMap<String, Vec<u8>>,
+    /// The journals of a job that has finished.
+    pub finished: Vec<FinishedJournal>,
 }
 
 impl RecoveryPlan {
@@ -88,8 +91,8 @@ pub async fn judge(
     drop(recovery_plan);
     replay.reverse();
     let (orphans, topics) = (find_journals::orphans(lists), find_journals::topic_positions(lists)?);
-    let abandoned = Vec::new();
-    Ok(RecoveryPlan { replay, committed: epochs, newest, orphans, abandoned, topics })
+    let (abandoned, finished) = (Vec::new(), put_journals_away::finished(lists));
+    Ok(RecoveryPlan { replay, committed: epochs, newest, orphans, abandoned, topics, finished })
 }
 
 /// Empties the epochs that are to be counted again of what a crash left in them. They are the
@@ -273,7 +276,8 @@ pub fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
     // A note without a journal would stop the next start; a journal without a note is noted again.
     known.forget(state);
     // One rename, so that a crash leaves all of it or nothing.
-    let closed = if keep { find_journals::keep_aside(folder).map(drop) } else { put_away(folder) };
+    let keep_aside = |folder| put_journals_away::keep_aside(folder).map(drop);
+    let closed = if keep { keep_aside(folder) } else { put_away(folder) };
     if let Err(error) = closed {
         tracing::warn!("cannot put the journal {} away: {error}", folder.display());
     }

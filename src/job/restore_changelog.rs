@@ -8,11 +8,12 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::agreement::FormerRuns;
 use crate::durable_file::replace_file;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
-use crate::outputs::{Changelog, patiently};
+use crate::outputs::{Changelog, NewestChanges, patiently};
 
 /// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";
@@ -53,13 +54,43 @@ pub fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
     })
 }
 
-/// Removes the note, so that the next start begins with an empty changelog.
-pub fn forget_begun(state: &Path) {
-    if let Err(error) = fs::remove_file(state.join(BEGUN))
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        tracing::warn!("cannot end the memory of {}: {error}", state.display());
+/// Removes the note, so that the next start begins with an empty changelog. The notes of the newest
+/// changes go first: without the other one they prove that it is missing.
+pub fn forget(state: &Path) {
+    for name in NewestChanges::FILES.iter().chain([&BEGUN]) {
+        if let Err(error) = fs::remove_file(state.join(name))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!("cannot end the memory of {}: {error}", state.display());
+        }
     }
+}
+
+/// Fails if the state of a job has changes and does not name the first epoch any more: totals and
+/// windows would begin anew.
+///
+/// A state without journals is that of a job that has finished. Older releases left the notes of
+/// changes there.
+///
+/// # Errors
+///
+/// `Disk`, naming the file.
+pub fn check_begun(found: &FormerRuns, state: Option<&Path>) -> Result<()> {
+    let has_journals = found.journals.iter().any(|list| !list.found.is_empty());
+    let (None, Some(changes), true) = (found.begun, found.changes.first(), has_journals) else {
+        return Ok(());
+    };
+    let path = state.unwrap_or(Path::new("")).join(BEGUN);
+    let message = format!(
+        "{} is missing, and the job has stored changes of totals or windows in {}",
+        path.display(),
+        changes.dir
+    );
+    let begun = changes.dir.rsplit_once('-').map_or("", |(_, begun)| begun);
+    Err(Error::new(ErrorKind::Disk, message).hint(format!(
+        "bring the file back (it holds {begun} and a line end), or give another --state to begin \
+         anew"
+    )))
 }
 
 /// Reads the changes of the epochs up to and including `through`, the newest committed one, of the
@@ -92,7 +123,7 @@ mod tests {
         assert_eq!(begun(state.path()).expect("no note"), None);
         note_begun(state.path(), 1_795_345_210_000).expect("a note");
         assert_eq!(begun(state.path()).expect("a note"), Some(1_795_345_210_000));
-        forget_begun(state.path());
+        forget(state.path());
         assert_eq!(begun(state.path()).expect("no note"), None);
         fs::write(state.path().join(BEGUN), "what?").expect("a file");
         assert_eq!(begun(state.path()).expect_err("no number").kind(), ErrorKind::Disk);

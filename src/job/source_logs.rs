@@ -27,6 +27,7 @@ use crate::journal::Journal;
 use crate::lines::{BlockPool, LineLimits};
 use crate::meters::{Meters, SourceFacts};
 use crate::sources::{self, KafkaTopic, LogSetup, Past, Source, SourceLog, Started, Stop};
+use crate::state::FinishedJournals;
 
 /// A source, and what is known of its log.
 struct UnstartedSource {
@@ -88,11 +89,6 @@ impl UsedJournal {
     /// Returns true if nothing more can come from the source.
     fn has_ended(&self) -> bool {
         self.is_orphan || self.has_ended.load(Ordering::Acquire)
-    }
-
-    /// Returns true if the journal is of no use after a clean end of the job.
-    fn is_done(&self, finished: bool) -> bool {
-        self.is_orphan || finished && self.has_ended()
     }
 }
 
@@ -341,7 +337,7 @@ pub struct StreamsEnd {
     syncing: SyncThread,
     /// The journals of this process.
     journals: Vec<UsedJournal>,
-    /// Notes of the journals of other processes, each with the state folder it is in.
+    /// Notes of the journals of other processes, each with the state folder that the note is in.
     elsewhere: Vec<(PathBuf, KnownJournal)>,
     /// True if journals are kept when they are done.
     keep: bool,
@@ -350,9 +346,9 @@ pub struct StreamsEnd {
 }
 
 impl StreamsEnd {
-    /// Puts away the journals of a job that committed everything: those of sources that are not
-    /// read any more, and, if the job has finished and was not just stopped, all of which nothing
-    /// more can come. If it has finished in every process, `forget` is called before that: a source
+    /// Closes the journals of a job that committed everything, and puts away those of sources that
+    /// are not read any more. Returns the ids of all others, in process 0, if the job has finished
+    /// in every process and was not just stopped. If it has finished, `forget` is called: a source
     /// that is read again must not be counted on top of totals of its first run.
     ///
     /// Process 0 takes back its notes of the others' journals first. A journal that is gone while a
@@ -361,7 +357,12 @@ impl StreamsEnd {
     /// # Errors
     ///
     /// `PeerLost` if another process is lost before it has come this far; nothing is put away then.
-    pub fn close(self, links: &Control, finished: bool, forget: impl FnOnce()) -> Result<()> {
+    pub fn close(
+        self,
+        links: &Control,
+        finished: bool,
+        forget: impl FnOnce(),
+    ) -> Result<Option<FinishedJournals>> {
         let StreamsEnd { progress, closed, syncing, journals, elsewhere, keep, _threads } = self;
         // What the logs note last is synced before the thread ends.
         progress.close_logs();
@@ -372,20 +373,29 @@ impl StreamsEnd {
         let finished = finished && journals.iter().all(UsedJournal::has_ended);
         let answer = links.agree(vec![finished.into()], WHILE_ALIVE, |each| {
             let finished = each.iter().all(|finished| finished == &[1]);
-            let gone = elsewhere.iter().filter(|(_, known)| known.is_orphan || finished);
+            let gone = elsewhere.iter().filter(|(_, known)| known.is_orphan);
             forget_durably(gone.map(|(state, known)| (state.as_path(), known)));
             Ok(vec![finished.into()])
         })?;
+        crash_point("finish.agreed");
         let finished = answer == [1];
         if finished {
             forget();
         }
-        let ended = journals.iter().filter(|journal| journal.is_done(finished));
-        let ended: Vec<&JournalPlace> = ended.map(|journal| &journal.place).collect();
-        forget_durably(ended.iter().map(|place| place.noted()));
+        let (orphans, used): (Vec<_>, Vec<_>) =
+            journals.into_iter().partition(|journal| journal.is_orphan);
+        forget_durably(orphans.iter().map(|journal| journal.place.noted()));
         crash_point("recovery.before_put_away");
-        ended.into_iter().for_each(|place| recover_epochs::close(place, keep));
-        Ok(())
+        orphans.iter().for_each(|journal| recover_epochs::close(&journal.place, keep));
+        let used = used.into_iter().map(|journal| journal.place.known());
+        let all = used.chain(elsewhere.into_iter().map(|(_, known)| known));
+        let ids = all.filter(|known| !known.is_orphan).map(|known| known.id).collect();
+        if !finished {
+            return Ok(None);
+        }
+        // Once more: all have come this far, whichever is lost from now on.
+        links.agree(Vec::new(), WHILE_ALIVE, |_| Ok(Vec::new()))?;
+        Ok(Some(FinishedJournals { journals: ids, keep }))
     }
 }
 

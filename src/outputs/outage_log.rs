@@ -25,6 +25,8 @@ pub enum OutageCause {
 pub struct OutageLog {
     /// The start of the first attempt that has failed since the last success.
     since: Option<Instant>,
+    /// The time at which an attempt failed last.
+    failed_at: Option<Instant>,
     /// The cause in the last line, and its time.
     logged: Option<(OutageCause, Instant)>,
     /// True if the present outage was logged.
@@ -42,6 +44,7 @@ impl OutageLog {
             return false;
         }
         self.since.get_or_insert(began);
+        self.failed_at = Some(now);
         let again_after = if self.is_open { REMIND } else { QUIET };
         let due = match self.logged {
             Some((logged, at)) => logged != cause || now.duration_since(at) >= again_after,
@@ -54,14 +57,28 @@ impl OutageLog {
         due
     }
 
+    /// Notes that an attempt that began at `began` has no answer yet: its own success ends the
+    /// outage. Returns true if that is to be logged.
+    pub fn silent(&mut self, began: Instant, now: Instant) -> bool {
+        let failed_at = self.failed_at;
+        let is_due = self.failed(OutageCause::Away, began, now);
+        self.failed_at = failed_at;
+        is_due
+    }
+
     /// Returns true if the last attempts have failed, be that logged or not.
     pub fn is_out(&self) -> bool {
         self.since.is_some()
     }
 
-    /// Notes that an object was stored. Returns the length of the outage if it was logged.
-    pub fn succeeded(&mut self, now: Instant) -> Option<Duration> {
+    /// Notes that an object was stored by an attempt that began at `began`. Returns the length of
+    /// the outage if it is over and was logged. An attempt that had begun before another one
+    /// failed ends none: on a full disk an empty object is stored beside one that does not fit.
+    pub fn succeeded(&mut self, began: Instant, now: Instant) -> Option<Duration> {
         self.stored = Some(now);
+        if self.failed_at.is_some_and(|failed| began < failed) {
+            return None;
+        }
         let since = self.since.take()?;
         std::mem::take(&mut self.is_open).then(|| now.duration_since(since))
     }
@@ -99,12 +116,12 @@ mod tests {
     fn end_is_logged_once_after_a_beginning() {
         let (mut outage, start) = (OutageLog::default(), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
-        assert_eq!(outage.succeeded(at(0)), None);
+        assert_eq!(outage.succeeded(at(0), at(0)), None);
         assert!(outage.failed(OutageCause::Away, at(1), at(4)));
-        assert_eq!(outage.succeeded(at(6)), Some(Duration::from_secs(5)));
-        assert_eq!(outage.succeeded(at(7)), None);
+        assert_eq!(outage.succeeded(at(5), at(6)), Some(Duration::from_secs(5)));
+        assert_eq!(outage.succeeded(at(6), at(7)), None);
         assert!(!outage.failed(OutageCause::Away, at(8), at(9)), "it comes and goes");
-        assert_eq!(outage.succeeded(at(10)), None, "what was not logged does not end");
+        assert_eq!(outage.succeeded(at(9), at(10)), None, "what was not logged does not end");
         assert!(outage.failed(OutageCause::Away, at(11), at(15)));
     }
 
@@ -112,8 +129,20 @@ mod tests {
     fn single_failure_is_no_outage() {
         let (mut outage, start) = (OutageLog::default(), Instant::now());
         let at = |s: u64| start + Duration::from_secs(s);
-        outage.succeeded(at(5));
+        outage.succeeded(at(4), at(5));
         assert!(!outage.failed(OutageCause::Away, at(1), at(6)));
         assert!(outage.failed(OutageCause::Refused, at(1), at(6)));
+    }
+
+    #[test]
+    fn object_beside_a_failed_one_ends_no_outage() {
+        let (mut outage, start) = (OutageLog::default(), Instant::now());
+        let at = |s: u64| start + Duration::from_secs(s);
+        assert!(outage.failed(OutageCause::Away, at(1), at(2)));
+        assert_eq!(outage.succeeded(at(1), at(3)), None, "it began before the failure");
+        assert!(outage.is_out());
+        assert_eq!(outage.succeeded(at(4), at(5)), Some(Duration::from_secs(4)));
+        assert!(outage.silent(at(20), at(30)));
+        assert_eq!(outage.succeeded(at(20), at(31)), Some(Duration::from_secs(11)));
     }
 }

@@ -121,11 +121,11 @@ impl Retrier {
                 // Credentials and rights may be corrected during a run, so this is not final.
                 StoreErrorKind::Denied | StoreErrorKind::NotFound => {
                     count(Outcome::Refused);
-                    self.log(began, OutageCause::Refused, &error);
+                    self.failed(began, OutageCause::Refused, &error);
                 }
                 StoreErrorKind::Unavailable => {
                     count(Outcome::Unavailable);
-                    self.log(began, OutageCause::Away, &error);
+                    self.failed(began, OutageCause::Away, &error);
                 }
                 _ => {
                     count(Outcome::Failed);
@@ -156,7 +156,8 @@ impl Retrier {
                     let (store, silent) = (&self.store, began.elapsed().as_secs());
                     let silence = format!("{store} has not taken {what} for {silent} s");
                     self.meters.output_away(&silence);
-                    self.log(began, OutageCause::Away, &silence);
+                    let is_due = self.outage().silent(began, Instant::now());
+                    self.log(is_due, &silence);
                 }
             }
         }
@@ -166,7 +167,9 @@ impl Retrier {
     fn succeeded(&self, began: Instant) {
         let (was_out, ended) = {
             let mut outage = self.outage();
-            (outage.is_out(), outage.succeeded(Instant::now()))
+            let was_out = outage.is_out();
+            let ended = outage.succeeded(began, Instant::now());
+            (was_out && !outage.is_out(), ended)
         };
         if was_out {
             self.meters.output_available();
@@ -185,12 +188,14 @@ impl Retrier {
     }
 
     /// Called when an attempt that began at `began` has failed. Logs the failure if a line is due.
-    fn log(&self, began: Instant, cause: OutageCause, error: &dyn Display) {
-        let (is_due, is_out) = {
-            let mut outage = self.outage();
-            (outage.failed(cause, began, Instant::now()), outage.is_out())
-        };
-        if is_out {
+    fn failed(&self, began: Instant, cause: OutageCause, error: &dyn Display) {
+        let is_due = self.outage().failed(cause, began, Instant::now());
+        self.log(is_due, error);
+    }
+
+    /// Shows why an object is not stored, and logs it if a line is due.
+    fn log(&self, is_due: bool, error: &dyn Display) {
+        if self.outage().is_out() {
             self.meters.output_away(&error.to_string());
         }
         if !is_due {

@@ -82,6 +82,11 @@ impl Identity {
         })
     }
 
+    /// Returns the name of the definition, without its parameters.
+    pub fn definition_name(&self) -> &str {
+        self.definition.split(' ').next().unwrap_or_default()
+    }
+
     /// Returns a hash of the identity in 16 hexadecimal digits.
     pub fn digest(&self) -> String {
         let json = serde_json::to_vec(self).expect("plain values have a JSON form");

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use super::finish_note::FINISHED;
 use super::{IDENTITY, IDS, Identity, Ids, LOCK, format_of, private, refusal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,6 +34,7 @@ const PARTS: &[&str] = &[
     NOTE,
     JOURNAL,
     KEPT,
+    FINISHED,
     "results-",
     "commits",
     "changes-",

@@ -6,8 +6,8 @@
 //!
 //! A failed write is final. It is unknown how many of the rows were read, and a second attempt
 //! would repeat them, so the epoch is not committed, the job ends, and no later epoch is written. A
-//! start with the same state writes the whole epoch again. The same holds if the reader closes the
-//! pipe: rows that are left in the pipe were not read.
+//! start with the same state writes the whole epoch again; without state the rows are lost. The
+//! same holds if the reader closes the pipe: rows that are left in the pipe were not read.
 //!
 //! Writing blocks while the reader is slow, so it is done on the blocking pool.
 
@@ -38,6 +38,8 @@ pub struct StdoutStore {
     parts: Arc<Mutex<BTreeMap<String, Body>>>,
     /// The stream and its failure.
     stream: Arc<Mutex<StdoutStream>>,
+    /// True if a later start has the rows of epochs that are not committed.
+    keeps_state: bool,
 }
 
 /// The stream, and the failure after which nothing more is written to it.
@@ -69,7 +71,16 @@ impl StdoutStore {
             marker: format!("/{marker}").into(),
             parts: Arc::default(),
             stream: Arc::new(Mutex::new(stream)),
+            keeps_state: false,
         }
+    }
+
+    /// Declares that the job keeps state, so that the next start writes again what is not
+    /// committed.
+    #[must_use]
+    pub fn keeping_state(mut self) -> Self {
+        self.keeps_state = true;
+        self
     }
 
     /// Checks that standard output can be written to.
@@ -94,7 +105,8 @@ impl StdoutStore {
             OFlags::RDONLY => Err(refused("open for reading only")),
             OFlags::RDWR if is_null_device() => Err(refused("closed")),
             _ if events(PollFlags::OUT, Some(0)).contains(PollFlags::ERR) => {
-                Err(no_reader().into())
+                let message = "the reader of standard output has gone: nothing was read";
+                Err(Error::new(ErrorKind::Temporary, message).hint("start again with a reader"))
             }
             _ => Ok(()),
         }
@@ -126,7 +138,8 @@ impl StdoutStore {
         let mut pieces = parts.iter().flat_map(Body::pieces);
         let written = pieces.try_for_each(|piece| stream.writer.write_all(&piece?));
         let written = written.and_then(|()| stream.writer.flush());
-        written.map_err(|error| stream.failed.insert(failure(&error)).clone())
+        let failed = |error| failure(&error, self.keeps_state);
+        written.map_err(|error| stream.failed.insert(failed(error)).clone())
     }
 
     /// Writes the parts in `dir`.
@@ -136,14 +149,27 @@ impl StdoutStore {
     }
 }
 
-/// Returns the store's error for a failed write.
-fn failure(error: &io::Error) -> StoreError {
+/// Returns the store's error for a failed write, in a job that keeps state or does not.
+fn failure(error: &io::Error, keeps_state: bool) -> StoreError {
     if error.kind() == io::ErrorKind::BrokenPipe {
-        return no_reader().indeterminate();
+        let gone = "the reader of standard output has gone";
+        // Without state no later start has the rows: that is a failure, and a restart mends none.
+        return if keeps_state {
+            no_reader().indeterminate()
+        } else {
+            let message = format!("{gone}; rows that it has not read are lost");
+            StoreError::new(StoreErrorKind::Invalid, message)
+                .indeterminate()
+                .hint("without --state nothing is written again")
+        };
     }
     let message = format!("cannot write to standard output: {error}; the epoch is not committed");
     let failed = StoreError::new(StoreErrorKind::Disk, message).indeterminate();
-    failed.hint("see where --to - leads; the next start with the same --state writes it again")
+    failed.hint(if keeps_state {
+        "see where --to - leads; the next start with the same --state writes it again"
+    } else {
+        "see where --to - leads; without --state it is not written again"
+    })
 }
 
 /// Returns the error of a pipe without a reader.
@@ -330,15 +356,26 @@ mod tests {
     #[tokio::test]
     async fn stdout_failed_write_ends_the_stream() {
         let pipe = Pipe::new(1);
-        let store = StdoutStore::to("_SUCCESS", pipe.clone());
+        let store = StdoutStore::to("_SUCCESS", pipe.clone()).keeping_state();
         for dir in ["-10", "-20", "-10"] {
             put(&store, &format!("{dir}/part-00000"), "abc\n").await;
             let marker = store.put(&format!("{dir}/_SUCCESS"), "".into()).await;
             let failed = marker.expect_err("the reader has gone");
             assert_eq!(failed.kind, StoreErrorKind::Closed, "{failed}");
+            assert!(failed.to_string().contains("same --state"), "{failed}");
         }
         let marker = store.put("-30/_SUCCESS", "".into()).await;
         marker.expect_err("nothing follows a gap, not even an epoch without rows");
         assert_eq!(pipe.text(), "a");
+    }
+
+    #[tokio::test]
+    async fn rows_without_state_are_reported_lost() {
+        let store = StdoutStore::to("_SUCCESS", Pipe::new(1));
+        put(&store, "-10/part-00000", "abc\n").await;
+        let marker = store.put("-10/_SUCCESS", "".into()).await;
+        let failed = marker.expect_err("the reader has gone");
+        assert_eq!(Error::from(failed.clone()).kind(), ErrorKind::Failed, "{failed}");
+        assert!(failed.to_string().contains("nothing is written again"), "{failed}");
     }
 }

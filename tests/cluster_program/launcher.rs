@@ -98,6 +98,13 @@ fn launcher_death_stops_all() {
 
 #[test]
 fn launcher_death_leaves_state_to_next_start() {
+    for is_stopping in [false, true] {
+        launcher_dies(is_stopping);
+    }
+}
+
+/// Kills a launcher, which may have got a signal to stop before, and starts the same again.
+fn launcher_dies(is_stopping: bool) {
     let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
     // A stop would wait for the store.
     let flags = "-n 2 --format tsv --interval 50ms --state state --stop-timeout 1h";
@@ -109,6 +116,10 @@ fn launcher_death_leaves_state_to_next_start() {
     double.outage(true);
     peer.send("during\n");
     first.wait_for("nothing is lost");
+    if is_stopping {
+        first.signal(Signal::TERM);
+        peer.wait_until_closed();
+    }
     first.signal(Signal::KILL);
     let first = first.end();
     double.outage(false);
@@ -150,7 +161,7 @@ fn second_signal_kills_all_with_its_code() {
         // Without it the last epoch cannot be committed.
         kill_process(children(&program)[1], Signal::STOP).expect("it runs");
         program.signal(Signal::TERM);
-        program.wait_for("stopping all processes; a second signal kills them");
+        program.wait_for("stopping all processes; a second signal ends them at once");
         let ended = program.insist(second).expect(code);
         ended.says(&["a second signal: the processes that still run"]);
     }

@@ -17,8 +17,6 @@ use super::part_objects::ChangelogPart;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 
-/// The names of the files in the state folder.
-const FILES: [&str; 2] = ["changes-0", "changes-1"];
 /// The longest file that is read: many times the greatest number of parts.
 const FILE_BYTES_MAX: u64 = 64 << 20;
 
@@ -34,6 +32,9 @@ pub struct NewestChanges {
 }
 
 impl NewestChanges {
+    /// The names of the files in the state folder.
+    pub const FILES: [&str; 2] = ["changes-0", "changes-1"];
+
     /// Returns what is noted in a state folder: nothing in that of a release before.
     ///
     /// # Errors
@@ -41,7 +42,7 @@ impl NewestChanges {
     /// `Disk` if a file cannot be read.
     pub fn read(state: &Path) -> Result<Vec<NewestChanges>> {
         let mut found = Vec::new();
-        for name in FILES {
+        for name in Self::FILES {
             let path = state.join(name);
             let text = match fs::metadata(&path) {
                 Ok(metadata) if metadata.len() <= FILE_BYTES_MAX => fs::read_to_string(&path),
@@ -105,17 +106,17 @@ impl NewestChangesLog {
     pub fn new(state: &Path, kept: &NewestChanges) -> NewestChangesLog {
         let read = |name: &str| fs::read_to_string(state.join(name)).ok();
         let is_kept = |name: &str| read(name).and_then(|text| decode(&text)).as_ref() == Some(kept);
-        let next = usize::from(is_kept(FILES[0]));
+        let next = usize::from(is_kept(NewestChanges::FILES[0]));
         NewestChangesLog { state: state.to_owned(), next, is_failing: false }
     }
 
     /// Notes the newest changes. It blocks. A failure is logged: the next start then notices fewer
     /// changes that are gone.
     pub fn note(&mut self, newest: &NewestChanges) {
-        let path = self.state.join(FILES[self.next]);
+        let path = self.state.join(NewestChanges::FILES[self.next]);
         match write(&path, newest) {
             Ok(()) => {
-                self.next = (self.next + 1) % FILES.len();
+                self.next = (self.next + 1) % NewestChanges::FILES.len();
                 self.is_failing = false;
             }
             Err(error) if !self.is_failing => {
@@ -189,7 +190,7 @@ mod tests {
         let mut log = NewestChangesLog::new(state.path(), &NewestChanges::default());
         log.note(&newest(10, &[0]));
         log.note(&newest(20, &[0]));
-        let path = state.path().join(FILES[1]);
+        let path = state.path().join(NewestChanges::FILES[1]);
         let bytes = fs::read(&path).expect("a file");
         for kept in 0..bytes.len() {
             fs::write(&path, &bytes[..kept]).expect("room");

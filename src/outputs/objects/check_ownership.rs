@@ -46,7 +46,8 @@ impl Ownership {
                 let (store, prefix, note) = (store.clone(), prefix.clone(), note.clone());
                 supervise::blocking(move || match store.lock_note(&prefix) {
                     Ok(found) if found.as_ref() == Some(&note) => Ok(()),
-                    _ => Err(lost(&prefix)),
+                    Ok(_) => Err(lost(&prefix)),
+                    Err(error) => Err(error),
                 })
                 .await
             }

@@ -298,7 +298,10 @@ impl Output for ObjectOutput {
             }
             None => self.local_ownership(run.lock_note.as_deref())?,
         };
-        let (form, store) = (self.form.clone(), Arc::clone(&self.store));
+        let (form, mut store) = (self.form.clone(), Arc::clone(&self.store));
+        if self.target == Target::Stdout && run.state.is_some() {
+            store = Arc::new(StdoutStore::new(MARKER).keeping_state());
+        }
         let publisher = Publisher::new(form, run.publication, store, run.runtime)
             .bounded_by(run.results)
             .metered(run.meters)

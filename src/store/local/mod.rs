@@ -37,7 +37,7 @@ mod sync_folders;
 mod write_files;
 
 use file_calls::Scan;
-pub use prefix_lock::PrefixLock;
+pub use prefix_lock::{PrefixLock, lock_path};
 pub(crate) use prefix_lock::cannot_lock;
 use sync_folders::SealedDirs;
 
@@ -102,7 +102,7 @@ impl LocalStore {
 
     /// Returns the note of the present holder of the prefix's lock, or `None` without a lock file.
     /// Two processes that read the same note use the same directory.
-    pub fn lock_note(&self, prefix: &str) -> Result<Option<String>> {
+    pub fn lock_note(&self, prefix: &str) -> StoreResult<Option<String>> {
         prefix_lock::read_note(&self.root, prefix)
     }
 

@@ -43,7 +43,7 @@ pub struct PrefixLock {
 }
 
 /// Returns the path of the lock of a prefix.
-fn lock_path(root: &Path, prefix: &str) -> PathBuf {
+pub fn lock_path(root: &Path, prefix: &str) -> PathBuf {
     root.join(format!(".{prefix}{LOCK_SUFFIX}"))
 }
 
@@ -93,10 +93,13 @@ impl PrefixLock {
     /// # Errors
     ///
     /// `Exists`, naming the process that holds the prefix now if there is one: the lock protects
-    /// nothing any more, and another job may be writing.
+    /// nothing any more, and another job may be writing. Those of the disk if that cannot be found
+    /// out.
     pub fn check(&self) -> StoreResult<()> {
-        if bears_name(&self.file, &self.path) {
-            return Ok(());
+        match bears_name(&self.file, &self.path) {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => return Err(failure("look at the lock", &self.path, &error)),
         }
         let path = self.path.display();
         let message = match open_existing(&self.path).and_then(|mut file| read_text(&mut file)) {
@@ -115,7 +118,7 @@ impl PrefixLock {
     pub fn release(&self) {
         // While the lock is still held, and only if the name is not another's. A file that stays
         // there locks nothing.
-        if bears_name(&self.file, &self.path) {
+        if bears_name(&self.file, &self.path).is_ok_and(|is_ours| is_ours) {
             let _ = fs::remove_file(&self.path);
         }
         // The lock ends with the file at the latest.
@@ -169,7 +172,10 @@ fn open(path: &Path) -> Result<File> {
 /// nothing.
 fn hold(mut file: File, path: &Path, patience: &LockPatience) -> Result<Option<File>> {
     match file_lock::exclusive(&file, patience) {
-        Ok(LockOutcome::Locked) => Ok(bears_name(&file, path).then_some(file)),
+        Ok(LockOutcome::Locked) => match bears_name(&file, path) {
+            Ok(is_named) => Ok(is_named.then_some(file)),
+            Err(error) => Err(failure("lock", path, &error).into()),
+        },
         Ok(LockOutcome::Held) => Err(held(path, &mut file)),
         Ok(LockOutcome::StillEnding) => Err(file_lock::still_ending(path)),
         Ok(LockOutcome::Stopped) => Err(file_lock::stopped()),
@@ -217,13 +223,13 @@ fn read_text(file: &mut File) -> io::Result<String> {
 }
 
 /// Returns the note of the holder; `None` if there is no lock.
-pub fn read_note(root: &Path, prefix: &str) -> Result<Option<String>> {
+pub fn read_note(root: &Path, prefix: &str) -> StoreResult<Option<String>> {
     let path = lock_path(root, prefix);
     match open_existing(&path).and_then(|mut file| read_text(&mut file)) {
         Ok(text) => Ok(text.lines().nth(1).map(str::to_owned)),
         Err(error) => match failure("read", &path, &error) {
             failed if failed.kind == StoreErrorKind::NotFound => Ok(None),
-            failed => Err(failed.into()),
+            failed => Err(failed),
         },
     }
 }
@@ -301,6 +307,23 @@ mod tests {
         assert!(error.message.contains(&pid), "{error}");
         drop(first);
         second.check().expect("the first one leaves the name of the second alone");
+    }
+
+    #[test]
+    fn fault_of_the_disk_is_no_other_owner() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, moved) = (dir.path().join("out"), dir.path().join("moved"));
+        fs::create_dir(&root).unwrap();
+        let lock = take(&root, "counts", "").unwrap();
+        fs::rename(&root, &moved).unwrap();
+        // The path leads through a file now, so it cannot be looked at.
+        fs::write(&root, "").unwrap();
+        let error = lock.check().unwrap_err();
+        assert_ne!(error.kind, StoreErrorKind::Exists, "{error}");
+        let path = lock.path().display().to_string();
+        assert!(error.message.contains(&path), "{error}");
+        assert!(error.message.contains("Not a directory"), "{error}");
+        assert!(read_note(&root, "counts").is_err());
     }
 
     #[test]
