@@ -107,9 +107,8 @@ fn cause_that_restart_keeps_ends_launcher() {
 fn finished_job_is_not_started_again() {
     // The other process is killed as it ends, before process 0 has ended or after.
     for late in [0, 1] {
-        let script = format!(
-            "echo x >&2; [ $2 = {late} ] && sleep 0.1; [ $2 = 0 ] && exit 100; kill -9 $$"
-        );
+        let script =
+            format!("echo x >&2; [ $2 = {late} ] && sleep 0.1; [ $2 = 0 ] && exit 100; kill -9 $$");
         let settings = LaunchSettings { restarts: 3, ..settings(2, &script) };
         let (code, lines) = run(Launcher::new(settings).0);
         assert_eq!((code, lines.len()), (0, 2));

@@ -31,7 +31,10 @@ pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
     asked.cluster.threads = asked.settings.threads;
     asked.cluster.validate()?;
     if asked.sources.is_empty() && asked.replay.is_none() {
-        return Err(missing("source", "give --connect, --listen, --listen-http, --file, --watch, --kafka or --stdin"));
+        return Err(missing(
+            "source",
+            "give --connect, --listen, --listen-http, --file, --watch, --kafka or --stdin",
+        ));
     }
     let (name, definition) = asked
         .definition

@@ -313,8 +313,7 @@ pub fn check_none_missing(lists: &[JournalList], abandoned: &[String]) -> Result
     for id in abandoned.iter().filter(|id| !found(id) && !known().any(|known| known.id == **id)) {
         tracing::warn!("--abandon-journal {id}: there is no such journal, so nothing is abandoned");
     }
-    let is_finished =
-        |id: &String| lists.iter().any(|list| list.finished.journals.contains(id));
+    let is_finished = |id: &String| lists.iter().any(|list| list.finished.journals.contains(id));
     let missing = known().filter(|known| !found(&known.id) && !is_finished(&known.id));
     for KnownJournal { id, source, .. } in missing {
         if abandoned.contains(id) {

@@ -54,11 +54,7 @@ pub fn finished(lists: &[JournalList]) -> Vec<FinishedJournal> {
 /// # Errors
 ///
 /// `Disk` if a folder cannot be put away: its source would not be read again.
-pub fn put_finished_away(
-    state: &Path,
-    process: usize,
-    finished: &[FinishedJournal],
-) -> Result<()> {
+pub fn put_finished_away(state: &Path, process: usize, finished: &[FinishedJournal]) -> Result<()> {
     for FinishedJournal { place, keep, .. } in finished {
         if place.process != process || place.folder.is_empty() {
             continue;

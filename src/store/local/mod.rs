@@ -37,8 +37,8 @@ mod sync_folders;
 mod write_files;
 
 use file_calls::Scan;
-pub use prefix_lock::{PrefixLock, lock_path};
 pub(crate) use prefix_lock::cannot_lock;
+pub use prefix_lock::{PrefixLock, lock_path};
 use sync_folders::SealedDirs;
 
 /// Files that are written or read at a time. Enough that one commit of the file system's journal
