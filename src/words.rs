@@ -15,12 +15,14 @@
 //!   combines both.
 //! * [`WordTable`] counts blocks in one table, and drains ascending by (hash, word).
 //! * If one table would outgrow the caches, [`RangeLists`] lists words by ranges of their hash, and
-//!   [`Ranges`] counts the lists, each range in a small table that all workers share.
+//!   [`Ranges`] counts the lists, each range in a small table that all workers share. `kept_ranges`
+//!   has their memory between two epochs.
 
 mod ascending;
 pub mod decode;
 mod drained;
 mod hash;
+mod kept_ranges;
 mod range_lists;
 mod range_table;
 mod ranges;
@@ -35,10 +37,11 @@ mod word_iter;
 
 pub use drained::Drained;
 pub use hash::{Key, SHORT_BYTES_MAX, hash, hash_at, part};
+pub use kept_ranges::KeptRanges;
 pub use range_lists::{ListedWords, RangeLists, is_sound};
 pub use ranges::Ranges;
 pub use ranging::Ranging;
-pub use simd::{vec_apart, vec_with_room};
+pub use simd::{vec_apart, vec_mapped};
 pub use table::WordTable;
 #[cfg(any(test, feature = "internals"))]
 pub use word_iter::each_word;

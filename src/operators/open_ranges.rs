@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::spare_table::Spare;
 use crate::epoch::Epoch;
-use crate::words::{Ranges, Ranging};
+use crate::words::{KeptRanges, Ranges, Ranging};
 
 /// Number of distinct words from which words may be counted by ranges. Their table has outgrown the
 /// caches of a core, so that listing words costs less than the cache misses. (Memory does not show
@@ -43,7 +43,7 @@ impl ProcessRanges {
         ProcessRanges { operators: Arc::default(), list_words_min }
     }
 
-    /// Returns the number of times that an operator made or reused ranges for an epoch.
+    /// Returns the number of times that an operator made ranges for an epoch.
     pub fn opened(&self) -> u64 {
         let all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
         all.iter().map(|open| open.state().opened).sum()
@@ -61,7 +61,8 @@ impl ProcessRanges {
         let mut all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
         while all.len() <= number {
             let (state, list_words_min) = (Mutex::default(), self.list_words_min);
-            let shared = Shared { ranging, process, workers, list_words_min, state };
+            let kept = KeptRanges::new(ranging, process);
+            let shared = Shared { ranging, process, workers, list_words_min, kept, state };
             all.push(OpenRanges(Arc::new(shared)));
         }
         all[number].clone()
@@ -79,6 +80,8 @@ struct Shared {
     /// Number of workers that drain a share each.
     workers: usize,
     list_words_min: usize,
+    /// Memory of drained ranges, for those of later epochs.
+    kept: KeptRanges,
     state: Mutex<State>,
 }
 
@@ -86,8 +89,8 @@ struct Shared {
 struct State {
     /// The ranges of each epoch, with the number of shares that are drained.
     open: BTreeMap<Epoch, (Arc<Ranges>, usize)>,
-    /// Empty ranges, kept for the next epoch.
-    spare: Spare<Arc<Ranges>>,
+    /// Says that the memory of drained ranges is kept, and for how long.
+    spare: Spare<()>,
     /// True if the words of the newest known epoch were many and hardly repeated.
     is_likely: bool,
     /// Number of epochs that had ranges.
@@ -117,8 +120,8 @@ impl OpenRanges {
 
     /// Returns true if the words of a new epoch are likely to be counted by ranges.
     ///
-    /// Ranges that are open count as kept ones do: the first worker of an epoch takes the kept
-    /// ranges, and an epoch may begin before the one before it is drained.
+    /// Ranges that are open count as kept ones do: an epoch may begin before the one before it is
+    /// drained.
     pub fn is_likely(&self) -> bool {
         let state = self.state();
         state.is_likely && (state.spare.has() || !state.open.is_empty())
@@ -135,8 +138,8 @@ impl OpenRanges {
         if let Some((ranges, _)) = state.open.get(&epoch) {
             return (Arc::clone(ranges), false);
         }
-        let make = || Arc::new(Ranges::new(self.0.ranging, self.0.process));
-        let ranges = state.spare.take().unwrap_or_else(make);
+        let Shared { ranging, process, kept, .. } = &*self.0;
+        let ranges = Arc::new(Ranges::with(kept.clone(), *ranging, *process));
         state.open.insert(epoch, (Arc::clone(&ranges), 0));
         state.opened += 1;
         (ranges, true)
@@ -147,8 +150,8 @@ impl OpenRanges {
         self.state().open.get(&epoch).map(|(ranges, _)| Arc::clone(ranges))
     }
 
-    /// Notes that a worker has drained its share. After the last one the ranges are kept, if the
-    /// next epoch is likely to need them.
+    /// Notes that a worker has drained its share. After the last one the memory of the ranges is
+    /// freed, unless the next epoch is likely to need it.
     pub fn drained(&self, epoch: Epoch) {
         let mut state = self.state();
         let Some((_, drained)) = state.open.get_mut(&epoch) else { return };
@@ -162,13 +165,21 @@ impl OpenRanges {
         state.is_likely =
             distinct >= self.0.list_words_min as u64 && words < self.repeats_min() * distinct;
         if state.is_likely {
-            state.spare.keep(ranges);
+            state.spare.keep(());
+        } else {
+            self.0.kept.clear();
         }
     }
 
-    /// Notes the first open epoch, and frees ranges that were not used for some epochs.
+    /// Notes the first open epoch, and frees memory of ranges that was not used for some epochs.
     pub fn pass(&self, first_open: Option<&Epoch>) {
-        self.state().spare.pass(first_open);
+        let mut state = self.state();
+        if state.spare.has() {
+            state.spare.pass(first_open);
+            if !state.spare.has() {
+                self.0.kept.clear();
+            }
+        }
     }
 }
 
@@ -203,16 +214,18 @@ mod tests {
         assert!(!open.is_likely());
         count(&open, 10, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN * 3);
         assert!(of(0).is_likely() && !of(1).is_likely());
-        let kept = open.state().spare.take().expect("it is kept");
-        open.state().spare.keep(Arc::clone(&kept));
-        assert!(Arc::ptr_eq(&open.open(20).0, &kept));
+        let kept_bytes = || open.0.kept.heap_bytes();
+        assert!(kept_bytes() > LIST_WORDS_MIN * 16);
+        open.open(20);
         (0..2).for_each(|_| open.drained(20));
-        assert!(!open.is_likely(), "no words");
+        assert!(!open.is_likely() && kept_bytes() == 0, "no words");
         count(&open, 30, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN * REPEATS_MIN);
         assert!(!open.is_likely(), "words repeat");
         count(&open, 40, LIKELY_WORDS_MIN, LIKELY_WORDS_MIN);
-        (41..50).for_each(|epoch| open.pass(Some(&epoch)));
-        assert!(!open.is_likely(), "unused for some epochs");
+        open.pass(Some(&41));
+        assert!(kept_bytes() > LIST_WORDS_MIN * 16);
+        (42..50).for_each(|epoch| open.pass(Some(&epoch)));
+        assert!(!open.is_likely() && kept_bytes() == 0, "unused for some epochs");
     }
 
     #[test]

@@ -61,12 +61,14 @@ impl RangeLists {
     pub fn new(ranging: Ranging, workers: usize) -> RangeLists {
         let ranges = ranging.ranges();
         let share = LISTS_BYTES_MAX / size_of::<u64>() / ranges / workers.max(1);
+        let len_max = share.clamp(LIST_LEN_MIN, LIST_LEN_MAX);
         let mut lists = RangeLists {
             shift: ranging.shift(),
-            listed: Vec::new(),
+            // Addresses only: memory is taken when lists are made longer.
+            listed: vec_apart(ranges * (len_max + LIST_GAP)),
             lists: vec![List { start: 0, next: 0, full: 0 }; ranges],
             len: 0,
-            len_max: share.clamp(LIST_LEN_MIN, LIST_LEN_MAX),
+            len_max,
         };
         lists.widen(LIST_LEN_MIN);
         lists
@@ -74,15 +76,11 @@ impl RangeLists {
 
     /// Makes longer lists. The present ones must be empty.
     fn widen(&mut self, len: usize) {
-        // First, so that the old and the new memory do not exist at a time.
-        self.listed = Vec::new();
-        let all = self.lists.len() * (len + LIST_GAP);
-        let mut listed = vec_apart(all);
-        listed.resize(all, 0);
+        self.listed.resize(self.lists.len() * (len + LIST_GAP), 0);
         for (list, start) in self.lists.iter_mut().zip((0..).step_by(len + LIST_GAP)) {
             *list = List { start, next: start, full: start + len };
         }
-        (self.listed, self.len) = (listed, len);
+        self.len = len;
     }
 
     /// Lists the words of a block: see [`WordTable::add_block`](super::WordTable::add_block).

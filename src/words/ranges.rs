@@ -14,6 +14,7 @@
 
 use super::drained::Drained;
 use super::hash::{Key, hash};
+use super::kept_ranges::KeptRanges;
 use super::range_lists::ListedWords;
 use super::range_table::{RangeHomes, RangeTable};
 use super::ranging::Ranging;
@@ -21,20 +22,16 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard};
 
-/// Homes of an empty range.
-const HOMES_MIN: RangeHomes = RangeHomes { tiny: 1 << 10, short: 1 << 6 };
-
-/// Memory in bytes that the slots of a drained range may keep. The memory of more words would raise
-/// the peak, since the run of the words takes it again.
-const KEPT_BYTES_MAX: usize = 1 << 19;
-
 /// The tables of the ranges of one process, in one epoch.
 #[derive(Debug)]
 pub struct Ranges {
     ranging: Ranging,
     /// Index of the first range.
     first: usize,
-    tables: Vec<Mutex<RangeTable>>,
+    /// The table of each range, from its first word on.
+    tables: Vec<Mutex<Option<RangeTable>>>,
+    /// Empty tables, which ranges of all epochs take and give back.
+    kept: KeptRanges,
     /// Memory of all tables.
     heap_bytes: AtomicUsize,
     /// Words that were added since the last [`take_sums`](Self::take_sums).
@@ -44,22 +41,24 @@ pub struct Ranges {
 }
 
 impl Ranges {
-    /// Makes the empty ranges of a process.
+    /// Makes the empty ranges of a process, which keep their memory for themselves.
     pub fn new(ranging: Ranging, process: usize) -> Ranges {
+        Ranges::with(KeptRanges::new(ranging, process), ranging, process)
+    }
+
+    /// Makes the empty ranges of a process. They take their tables from `kept` and give them back
+    /// when they are drained.
+    pub fn with(kept: KeptRanges, ranging: Ranging, process: usize) -> Ranges {
         let own = ranging.of_process(process);
-        let table = || RangeTable::new(ranging.ranges() as u64, HOMES_MIN);
-        let tables: Vec<_> = own.clone().map(|_| Mutex::new(table())).collect();
-        let ranges = Ranges {
+        Ranges {
             ranging,
             first: own.start,
-            tables,
+            tables: own.map(|_| Mutex::default()).collect(),
+            kept,
             heap_bytes: AtomicUsize::new(0),
             words: AtomicU64::new(0),
             distinct: AtomicU64::new(0),
-        };
-        let bytes = (0..ranges.tables.len()).map(|at| ranges.lock(at).heap_bytes()).sum();
-        ranges.heap_bytes.store(bytes, Ordering::Relaxed);
-        ranges
+        }
     }
 
     /// Returns the range of a hash.
@@ -74,16 +73,17 @@ impl Ranges {
     }
 
     /// Locks the table at `at`. A worker that panicked ends the job, whatever its table is like.
-    fn lock(&self, at: usize) -> MutexGuard<'_, RangeTable> {
+    fn lock(&self, at: usize) -> MutexGuard<'_, Option<RangeTable>> {
         self.tables[at].lock().unwrap_or_else(|held| held.into_inner())
     }
 
     /// Changes the table of a range. Returns the table's homes.
     fn change(&self, range: usize, change: impl FnOnce(&mut RangeTable)) -> RangeHomes {
-        let mut table = self.lock(range - self.first);
-        let before = table.heap_bytes();
-        change(&mut table);
-        // Wraps around where memory was freed, in both steps.
+        let at = range - self.first;
+        let mut table = self.lock(at);
+        let before = table.as_ref().map_or(0, RangeTable::heap_bytes);
+        let table = table.get_or_insert_with(|| self.kept.take(at));
+        change(table);
         let more = table.heap_bytes().wrapping_sub(before);
         if more != 0 {
             self.heap_bytes.fetch_add(more, Ordering::Relaxed);
@@ -130,7 +130,8 @@ impl Ranges {
 
     /// Returns the number of distinct words in some ranges.
     pub fn distinct(&self, share: Range<usize>) -> usize {
-        share.map(|range| self.lock(range - self.first).len()).sum()
+        let words = |range| self.lock(range - self.first).as_ref().map_or(0, RangeTable::len);
+        share.map(words).sum()
     }
 
     /// Calls `emit(hash, word, count)` as [`drain_to`](Self::drain_to) gives words.
@@ -138,16 +139,16 @@ impl Ranges {
         self.drain_to(share, emit);
     }
 
-    /// Gives `to` every word of some ranges once, ascending by (hash, word), and empties them. A
-    /// small range keeps its memory.
+    /// Gives `to` every word of some ranges once, ascending by (hash, word), and removes them. The
+    /// memory of a range is kept when its words are given.
     pub fn drain_to(&self, share: Range<usize>, mut to: impl Drained) {
-        for range in share {
-            self.change(range, |table| {
-                let needed = table.homes_needed();
-                self.distinct.fetch_add(table.len() as u64, Ordering::Relaxed);
-                table.drain(&mut to);
-                table.reset(kept_homes(needed));
-            });
+        for at in share.start - self.first..share.end - self.first {
+            let Some(mut table) = self.lock(at).take() else { continue };
+            self.heap_bytes.fetch_sub(table.heap_bytes(), Ordering::Relaxed);
+            self.distinct.fetch_add(table.len() as u64, Ordering::Relaxed);
+            let needed = table.homes_needed();
+            table.drain(&mut to);
+            self.kept.keep(at, table, needed);
         }
     }
 
@@ -167,15 +168,6 @@ impl ListedWords for &Ranges {
     fn long(&mut self, hash: u64, word: &[u8]) {
         self.add_word(hash, word, 1);
     }
-}
-
-/// Returns the homes that an emptied range keeps.
-fn kept_homes(needed: RangeHomes) -> RangeHomes {
-    if needed.bytes() > KEPT_BYTES_MAX {
-        return HOMES_MIN;
-    }
-    let (tiny, short) = (needed.tiny.max(HOMES_MIN.tiny), needed.short.max(HOMES_MIN.short));
-    RangeHomes { tiny, short }
 }
 
 #[cfg(test)]
@@ -247,33 +239,58 @@ mod tests {
     #[test]
     fn crafted_words_leave_nothing_in_kept_ranges() {
         let ranges = Ranges::new(Ranging::new(1), 0);
-        let fresh_bytes = ranges.heap_bytes();
         // Their hash is 0, as that of no text is: their first bytes make one factor 0.
         let word = |number: u32| {
             [&0xFF51_AFD7_ED55_8CCD_u64.to_le_bytes()[..], &number.to_le_bytes()].concat()
         };
         for _ in 0..2 {
             (0..4000).for_each(|number| ranges.add_word(0, &word(number), 3));
-            assert!(ranges.heap_bytes() > fresh_bytes + 100_000);
+            assert!(ranges.heap_bytes() > 100_000);
             let found = drained(&ranges, ranges.share(0, 1));
             assert!(found.len() == 4000 && found.iter().all(|(_, count)| *count == 3));
-            assert!(ranges.heap_bytes() <= fresh_bytes + 8192, "only slots grew");
+            assert_eq!(ranges.heap_bytes(), 0);
+            assert!(ranges.kept.heap_bytes() <= 32 << 10, "only slots grew");
         }
     }
 
     #[test]
-    fn large_ranges_free_their_memory() {
+    fn large_ranges_keep_some_of_their_memory() {
         let ranges = Ranges::new(Ranging::new(1), 0);
-        let fresh_bytes = ranges.heap_bytes();
         let one_range = (0..).map(|lo| Key { lo, hi: 8 << 56 }).filter(|key| key.hash() >> 56 == 9);
         let list: Vec<u64> = one_range.take(20_000).flat_map(|key| [key.hi, key.lo]).collect();
-        assert_eq!(ranges.count(9, &list), 32_768);
-        assert!(ranges.heap_bytes() > fresh_bytes + 32_768 * 24 - 4096);
-        ranges.note_words(50_000);
-        assert_eq!(ranges.distinct(ranges.share(0, 1)), 20_000);
-        assert_eq!(drained(&ranges, ranges.share(0, 1)).len(), 20_000);
-        assert_eq!(ranges.heap_bytes(), fresh_bytes);
-        assert_eq!(ranges.take_sums(), (50_000, 20_000));
-        assert_eq!(ranges.take_sums(), (0, 0));
+        for _ in 0..2 {
+            assert_eq!(ranges.count(9, &list), 32_768);
+            assert!(ranges.heap_bytes() > 32_768 * 24);
+            ranges.note_words(50_000);
+            assert_eq!(ranges.distinct(ranges.share(0, 1)), 20_000);
+            assert_eq!(drained(&ranges, ranges.share(0, 1)).len(), 20_000);
+            assert_eq!(ranges.heap_bytes(), 0);
+            let kept = ranges.kept.heap_bytes();
+            assert!(kept > 16_384 * 24 && kept < 17_500 * 24, "{kept} bytes");
+            assert_eq!(ranges.take_sums(), (50_000, 20_000));
+            assert_eq!(ranges.take_sums(), (0, 0));
+        }
+    }
+
+    #[test]
+    fn next_epoch_takes_drained_tables_of_this_one() {
+        let (ranging, share) = (Ranging::new(1), 0..256);
+        let kept = KeptRanges::new(ranging, 0);
+        let epoch = || Ranges::with(kept.clone(), ranging, 0);
+        let (this, next) = (epoch(), epoch());
+        let word = |number: u64| number.to_le_bytes();
+        let fill = |ranges: &Ranges, words: u64| {
+            (0..words).for_each(|number| ranges.add_word(hash(&word(number)), &word(number), 1));
+        };
+        fill(&this, 100_000);
+        // Both are open.
+        next.add_word(hash(b"tide"), b"tide", 1);
+        let all_bytes = this.heap_bytes();
+        assert_eq!(drained(&this, share.clone()).len(), 100_000);
+        assert!(kept.heap_bytes() > all_bytes / 2);
+        fill(&next, 100_000);
+        assert_eq!(drained(&next, share).len(), 100_001);
+        let one_more = all_bytes / 256 * 5 / 4;
+        assert!(kept.heap_bytes() <= all_bytes + one_more, "more than one epoch's");
     }
 }

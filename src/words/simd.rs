@@ -107,12 +107,52 @@ pub fn vec_apart<T>(len: usize) -> Vec<T> {
     vec_with_room(room_apart::<T>(len))
 }
 
-/// Makes room for `len` items in all, as [`vec_apart`] does.
-pub fn reserve_apart<T>(items: &mut Vec<T>, len: usize) {
-    if len > items.capacity() {
+/// Size in bytes from which slots have a mapping of their own.
+const MAPPED_BYTES_MIN: usize = 128 << 10;
+
+/// Returns true if a vector of `len` items is to have a mapping of its own.
+fn is_mapped<T>(len: usize) -> bool {
+    len * size_of::<T>() >= MAPPED_BYTES_MIN
+}
+
+/// Makes an empty vector with room for `len` items and a mapping of its own.
+///
+/// glibc maps the room for more, and then shortens the mapping. The vector grows and shrinks in
+/// place from then on, without a copy and without holes in a heap.
+pub fn vec_mapped<T>(len: usize) -> Vec<T> {
+    let mut items = Vec::with_capacity(len.max(APART_BYTES_MIN / size_of::<T>()));
+    items.shrink_to(room_apart::<T>(len));
+    advise_if_large(&items);
+    items
+}
+
+/// Makes a vector of `len` zeros (`zero` is one), which are not touched. It has a mapping of its
+/// own unless it is small.
+pub fn zeros_mapped<T: Copy>(zero: T, len: usize) -> Vec<T> {
+    if !is_mapped::<T>(len) {
+        return vec![zero; len];
+    }
+    let mut items = vec![zero; len.max(APART_BYTES_MIN / size_of::<T>())];
+    items.truncate(len);
+    items.shrink_to(room_apart::<T>(len));
+    advise_if_large(&items);
+    items
+}
+
+/// Changes the number of items to `len`; new ones are `item`. The room is then that of
+/// [`vec_mapped`], unless it is small.
+pub fn resize_mapped<T: Copy>(items: &mut Vec<T>, len: usize, item: T) {
+    if len <= items.len() {
+        items.truncate(len);
+        items.shrink_to(room_apart::<T>(len));
+    } else if is_mapped::<T>(len) && !is_mapped::<T>(items.capacity()) {
+        let small = std::mem::replace(items, vec_mapped(len));
+        items.extend_from_slice(&small);
+    } else if len > items.capacity() {
         items.reserve_exact(room_apart::<T>(len) - items.len());
         advise_if_large(items);
     }
+    items.resize(len, item);
 }
 
 /// Advises the kernel to use huge pages for `items` if its room is large.
@@ -259,13 +299,31 @@ mod tests {
         for len in [0, 5, 3 << 20] {
             let items: Vec<u64> = vec_with_room(len);
             assert!(items.is_empty() && items.capacity() >= len);
-            let mut items: Vec<u64> = vec_apart(len);
+            let items: Vec<u64> = vec_apart(len);
             let is_large = len * 8 >= HUGE_BYTES_MIN;
             assert_eq!(items.capacity() * 8 >= APART_BYTES_MIN, is_large);
-            let more = items.capacity() + 1;
-            items.push(7);
-            reserve_apart(&mut items, more);
-            assert!(items == [7] && items.capacity() >= more);
         }
+    }
+
+    #[test]
+    fn mapped_vectors_keep_items_at_any_length() {
+        let lengths = [1, 5_000, 16_383, 16_384, 70_000, 524_288, 600_000, 40_000, 16_000, 5 << 20];
+        for first in [3, 20_000, 600_000] {
+            let mut items = zeros_mapped(0_u64, first);
+            assert!(items.len() == first && items.iter().all(|item| *item == 0));
+            items.iter_mut().zip(7..).for_each(|(item, number)| *item = number);
+            for len in lengths {
+                let before = items.clone();
+                resize_mapped(&mut items, len, 5);
+                let kept = before.len().min(len);
+                assert!(
+                    items[..kept] == before[..kept] && items[kept..].iter().all(|new| *new == 5)
+                );
+                let is_large = len * 8 >= HUGE_BYTES_MIN;
+                assert_eq!(items.capacity() * 8 >= APART_BYTES_MIN, is_large, "{len}");
+            }
+        }
+        let chunk: Vec<u8> = vec_mapped(300 << 10);
+        assert!(chunk.capacity() == 300 << 10 && chunk.is_empty());
     }
 }

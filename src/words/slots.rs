@@ -181,9 +181,10 @@ impl<K: SlotKey> Slots<K> {
     /// must be in order where the hashes are: 1, or R if all words are of one of R equal ranges.
     pub fn new(scale: u64, capacity: usize) -> Slots<K> {
         Slots {
-            slots: free_slots::<K>(capacity),
+            // The system gives zeroed memory, which is not touched here.
+            slots: simd::zeros_mapped(K::FREE, capacity + PROBES_MAX),
             used: 0,
-            homes: Homes { scale, shift: u64::BITS - capacity.trailing_zeros() },
+            homes: Homes { scale, shift: shift(capacity) },
         }
     }
 
@@ -268,8 +269,7 @@ impl<K: SlotKey> Slots<K> {
     pub fn grow(&mut self, mut refused: impl FnMut(Key, u64)) {
         let old_len = self.slots.len();
         let len = self.capacity() * 2 + PROBES_MAX;
-        simd::reserve_apart(&mut self.slots, len);
-        self.slots.resize(len, K::FREE);
+        simd::resize_mapped(&mut self.slots, len, K::FREE);
         self.homes.shift -= 1;
         self.used = 0;
         let mut put = |slots: &mut Slots<K>, slot: K::Slot| {
@@ -294,29 +294,22 @@ impl<K: SlotKey> Slots<K> {
         }
     }
 
-    /// Frees all slots, and changes the number of homes.
+    /// Frees all slots, and changes the number of homes. Memory of the first slots is kept.
     pub fn reset(&mut self, capacity: usize) {
-        if capacity == self.capacity() {
-            if self.used > 0 {
-                self.slots.fill(K::FREE);
-                self.used = 0;
-            }
-        } else {
-            // First, so that the old and the new memory do not exist at a time.
-            self.slots = Vec::new();
-            *self = Slots::new(self.homes.scale, capacity);
+        if self.used > 0 {
+            self.slots.fill(K::FREE);
+            self.used = 0;
+        }
+        if capacity != self.capacity() {
+            simd::resize_mapped(&mut self.slots, capacity + PROBES_MAX, K::FREE);
+            self.homes.shift = shift(capacity);
         }
     }
 }
 
-/// Allocates free slots for `capacity` homes.
-fn free_slots<K: SlotKey>(capacity: usize) -> Vec<K::Slot> {
-    let len = capacity + PROBES_MAX;
-    // The system gives zeroed memory, which is not touched here.
-    let mut slots = vec![K::FREE; simd::room_apart::<K::Slot>(len)];
-    slots.truncate(len);
-    simd::advise_if_large(&slots);
-    slots
+/// Returns the shift that leaves the home of a hash.
+fn shift(capacity: usize) -> u32 {
+    u64::BITS - capacity.trailing_zeros()
 }
 
 #[cfg(test)]

@@ -210,7 +210,8 @@ impl OpenPart {
             self.chunks += 1;
             let is_large = self.chunks >= LARGE_AFTER;
             let kept = if is_large { None } else { spare_chunks::take() };
-            let make = || words::vec_with_room(self.chunk_bytes() + CHUNK_SLACK);
+            let room = self.chunk_bytes() + CHUNK_SLACK;
+            let make = || if is_large { words::vec_mapped(room) } else { Vec::with_capacity(room) };
             let next = kept.unwrap_or_else(make);
             let full = spare_chunks::bytes(std::mem::replace(&mut self.chunk, next));
             match &mut self.bytes {

@@ -30,7 +30,10 @@ pub fn bytes(chunk: Vec<u8>) -> Bytes {
 
 /// Returns the bytes of a chunk that may have far more memory than bytes, as the last one of a
 /// part. They take only their own length then, by which results that wait are counted.
-pub fn last_bytes(chunk: Vec<u8>) -> Bytes {
+pub fn last_bytes(mut chunk: Vec<u8>) -> Bytes {
+    if !KEPT_BYTES.contains(&chunk.capacity()) {
+        chunk.shrink_to_fit();
+    }
     if chunk.capacity() / 2 <= chunk.len() {
         return bytes(chunk);
     }
