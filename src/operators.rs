@@ -23,12 +23,14 @@
 //! | `epoch_table`, `spare_table`, `count_words`, `words` | counting words per epoch |
 //! | `open_ranges`, `count_ranges` | counting words that hardly repeat |
 //! | `stored_change`, `record_changes` | the stored changes of totals and windows |
-//! | `totals_base`, `keep_totals` | totals and windows that are published |
+//! | `totals_base`, `base_segment`, `base_merge`, `keep_totals` | totals and windows that are published |
 //! | `changes`, `trace_sums` | totals and windows as collections |
 //! | `counts`, `window` | what is asked of counts |
 //! | `rows`, `archive`, `collection`, `top`, `capture` | rows to publish |
 
 mod archive;
+mod base_merge;
+mod base_segment;
 mod batch_merger;
 mod capture;
 mod changes;
@@ -78,6 +80,9 @@ pub(crate) use rows::rows_of;
 pub use rows::{EpochRows, Row, RowKind, RowSet, Rows};
 pub use run::{Run, ToOwner};
 pub use run_batcher::{RunBatcher, WordSpine};
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub use spare_runs::keep as keep_run;
 pub use stored_change::{ChangeBuffer, PartChange, Restored};
 pub(crate) use window::Grid;
 pub use window::Window;

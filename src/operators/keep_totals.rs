@@ -7,11 +7,11 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::columns::WordColumn;
 use super::due_runs::DueRuns;
 use super::epoch_ticks::AtTicks;
 use super::rows::{EpochRows, rows_of};
 use super::run::Run;
+use super::spare_runs;
 use super::totals_base::Base;
 use super::window::Grid;
 use crate::epoch::Epoch;
@@ -55,8 +55,9 @@ impl Sums {
 
     /// Adds all updates up to `epoch` to the base and ignores the changes.
     fn add_through(&mut self, epoch: Epoch) {
-        if let Some(run) = self.runs.sum_through(epoch) {
-            self.base.add(&run, |_, _, _| ());
+        if let Some(mut run) = self.runs.sum_through(epoch) {
+            self.base.add(&mut run);
+            spare_runs::keep(run);
         }
     }
 
@@ -70,11 +71,9 @@ impl Sums {
 
     /// Adds the held updates to the base. Returns the words whose sums changed, with their sums.
     fn changes(&mut self, epoch: Epoch) -> Run {
-        let run = Run::add_up(mem::take(&mut self.held), epoch);
-        let words = WordColumn::with_room(run.len(), run.words.bytes.len());
-        let mut changes = Run::new(epoch, 0, words);
-        self.base.add(&run, |word, _, new| changes.push(word.hash, word.word, new));
-        changes
+        let mut run = Run::add_up(mem::take(&mut self.held), epoch);
+        self.base.add(&mut run);
+        run
     }
 
     /// Publishes the result of an epoch.
