@@ -80,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kept_homes_are_those_needed_up_to_a_limit() {
+    fn kept_homes_have_a_limit() {
         let kept = |tiny, short| {
             let RangeHomes { tiny, short } = kept_homes(RangeHomes { tiny, short });
             (tiny, short)
