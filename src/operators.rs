@@ -23,7 +23,8 @@
 //! | `epoch_table`, `spare_table`, `count_words`, `words` | counting words per epoch |
 //! | `open_ranges`, `count_ranges` | counting words that hardly repeat |
 //! | `stored_change`, `record_changes` | the stored changes of totals and windows |
-//! | `totals_base`, `base_segment`, `base_merge`, `keep_totals` | totals and windows that are published |
+//! | `base_segment`, `base_merge` | sums of words in hash order, and updates of them |
+//! | `totals_base`, `keep_totals` | totals and windows that are published |
 //! | `changes`, `trace_sums` | totals and windows as collections |
 //! | `counts`, `window` | what is asked of counts |
 //! | `rows`, `archive`, `collection`, `top`, `capture` | rows to publish |
