@@ -1,6 +1,6 @@
 //! The values that a launcher passes to its children, and the pipe by which it stops them.
 
-use std::io::{PipeWriter, Read, Write};
+use std::io::{BufReader, PipeWriter, Read, Write};
 use std::path::PathBuf;
 
 use super::settings::MeshKey;
@@ -77,7 +77,7 @@ impl Lifeline {
             Error::new(ErrorKind::Configuration, message).cause(cause)
         };
         let pipe = std::fs::File::open(&self.0).map_err(failed)?;
-        for byte in pipe.bytes() {
+        for byte in BufReader::new(pipe).bytes() {
             match byte.map_err(failed)? {
                 STOP => act(LifelineEvent::Stop),
                 END_NOW => act(LifelineEvent::EndNow),
