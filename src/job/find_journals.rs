@@ -22,7 +22,8 @@ use crate::cluster::Control;
 use crate::durable_file::replace_file;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Journal, damage_hint, peek};
+use crate::journal::{Journal, JournalSummary, damage_hint, peek};
+use crate::outputs::Attempts;
 use crate::sources::{KafkaTopic, Source, merged_positions};
 use crate::state::{FinishedJournals, JOURNAL, NOTE};
 
@@ -231,6 +232,7 @@ fn unreadable(state: &Path, error: io::Error) -> Error {
 /// Fails with `Disk` if a journal cannot be read or is damaged, naming the flag that gives it up.
 pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<JournalList> {
     let (known, finished) = (noted(state)?, FinishedJournals::read(state)?);
+    let committed = Attempts::read(state)?.proven();
     let mut list = JournalList { known, finished, ..JournalList::default() };
     let known: BTreeMap<PathBuf, String> =
         list.known.iter().map(|known| (known.folder(state), known.id.clone())).collect();
@@ -254,6 +256,7 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
         if is_finished {
             continue;
         }
+        check_end(&path, &summary, committed)?;
         if let Some(name) = KafkaTopic::base_name(&summary.source) {
             let positions = merged_positions(summary.positions.iter().map(Vec::as_slice))?;
             list.topics.push(TopicPositions { epoch: summary.last_epoch, name, positions });
@@ -261,6 +264,29 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
         list.add_epochs(summary.open_epochs, summary.last_epoch);
     }
     Ok(list)
+}
+
+/// Fails if the journal in `folder` does not know the end of an epoch that was `committed` for
+/// certain: that end was durable before, so the journal has lost it, and lines after it.
+///
+/// The journal of a source that can be read again stays behind while its source is not given.
+///
+/// # Errors
+///
+/// `Disk`, naming the flag that gives the journal up.
+fn check_end(folder: &Path, summary: &JournalSummary, committed: Option<Epoch>) -> Result<()> {
+    let known = KnownJournal::new(summary.id, &summary.source);
+    // One without any end may have been made just before a crash.
+    let (Some(last), Some(committed)) = (summary.last_epoch, committed) else { return Ok(()) };
+    if last >= committed || known.is_replayable() {
+        return Ok(());
+    }
+    let message = format!(
+        "the journal {} has lost its end: it has the ends of epochs up to {last}, and {committed} \
+         was committed",
+        folder.display()
+    );
+    Err(Error::new(ErrorKind::Disk, message).hint(damage_hint(&known.id)))
 }
 
 /// Returns the journals that have a note in a state.

@@ -102,6 +102,12 @@ impl Attempts {
         Attempts { settled, last, is_kept: true, is_synced }
     }
 
+    /// Returns the newest epoch whose parts were durable for certain, as the ends of epochs up to it
+    /// in all journals of the state were.
+    pub fn proven(&self) -> Option<Epoch> {
+        self.last.filter(|_| self.is_synced).map(|attempt| attempt.epoch)
+    }
+
     /// Returns the newest epoch with a result among those up to `through`, which are committed; 0
     /// if none had a result, and `None` where no log says so.
     pub fn result(&self, through: Epoch) -> Option<Epoch> {
