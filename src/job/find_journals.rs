@@ -269,7 +269,7 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
 /// Fails if the journal in `folder` does not know the end of an epoch that was `committed` for
 /// certain: that end was durable before, so the journal has lost it, and lines after it.
 ///
-/// The journal of a source that can be read again stays behind while its source is not given.
+/// The journal of a source that can be read again gets no more ends while its source is not given.
 ///
 /// # Errors
 ///

@@ -102,8 +102,8 @@ impl Attempts {
         Attempts { settled, last, is_kept: true, is_synced }
     }
 
-    /// Returns the newest epoch whose parts were durable for certain, as the ends of epochs up to it
-    /// in all journals of the state were.
+    /// Returns the newest epoch whose parts were durable for certain, as the ends of epochs up to
+    /// it in all journals of the state were.
     pub fn proven(&self) -> Option<Epoch> {
         self.last.filter(|_| self.is_synced).map(|attempt| attempt.epoch)
     }
