@@ -194,10 +194,12 @@ impl Leader {
     /// Waits for what happens next; `None` for a message that means nothing to the epochs. A stop
     /// is looked at before the end of the sources, and both before time.
     async fn next_event(&mut self) -> Result<Option<EpochEvent>> {
-        let EpochProcess { inbox, failure, stop, status, results, reading, .. } = &mut self.process;
+        let EpochProcess { inbox, failure, stop, status, results, reading, progress, .. } =
+            &mut self.process;
         let is_reading = self.epochs.is_reading();
         // A copy, because a report of another process changes the rule's figures meanwhile.
-        let due = due(&*self.clock, self.epochs.deadline(), status, results, self.room.clone());
+        let deadline = self.epochs.deadline();
+        let due = due(&*self.clock, deadline, status, results, self.room.clone());
         Ok(tokio::select! {
             // A stop goes first, then what was read, then time.
             biased;
@@ -224,6 +226,10 @@ impl Leader {
                 }
             }
             () = due, if is_reading => Some(EpochEvent::Due),
+            () = nearly_due(&*self.clock, deadline), if is_reading => {
+                progress.sync_ahead();
+                None
+            }
         })
     }
 
@@ -290,6 +296,19 @@ async fn due(
             _ = level.changed() => {}
         }
     }
+}
+
+/// The time before the end of an epoch at which the journals are synced, so that the sync of the
+/// end itself has little to write. A few megabytes take a disk so long.
+const SYNC_AHEAD: Duration = Duration::from_millis(25);
+
+/// Resolves [`SYNC_AHEAD`] before `deadline`; never if that has passed, so once for an epoch.
+async fn nearly_due(clock: &dyn Clock, deadline: Duration) {
+    let at = deadline.saturating_sub(SYNC_AHEAD);
+    if clock.monotonic() >= at {
+        return std::future::pending().await;
+    }
+    clock.wait_until(at).await;
 }
 
 /// Time by which a timer of the runtime may be late. They go by whole milliseconds.
@@ -430,4 +449,41 @@ fn out_of_step(cause: OutOfStep) -> Error {
     };
     let message = format!("process 0 {did} epoch {epoch}, but epoch {open} is open here");
     Error::new(ErrorKind::PeerLost, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::{BoxFuture, FutureExt, ready};
+
+    use super::*;
+
+    /// A clock that stands, and whose waits end at once.
+    #[derive(Debug)]
+    struct StoppedClock(Duration);
+
+    impl Clock for StoppedClock {
+        fn wall_ms(&self) -> u64 {
+            self.0.as_millis() as u64
+        }
+
+        fn monotonic(&self) -> Duration {
+            self.0
+        }
+
+        fn wait_until(&self, _: Duration) -> BoxFuture<'static, ()> {
+            ready(()).boxed()
+        }
+    }
+
+    #[test]
+    fn epoch_is_nearly_due_once() {
+        let deadline = Duration::from_secs(1);
+        let is_nearly_due_at = |ms| {
+            let clock = StoppedClock(Duration::from_millis(ms));
+            nearly_due(&clock, deadline).now_or_never().is_some()
+        };
+        assert!(is_nearly_due_at(0) && is_nearly_due_at(974));
+        // It has resolved before, or the epoch is shorter than that.
+        assert!(!is_nearly_due_at(975) && !is_nearly_due_at(1_000));
+    }
 }

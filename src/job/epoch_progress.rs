@@ -107,6 +107,12 @@ impl EpochProgress {
         self.send(LogMessage::Synced);
     }
 
+    /// Called shortly before the open epoch is cut: asks for a sync of what was appended, so that
+    /// the sync of the epoch's end has less to write.
+    pub fn sync_ahead(&self) {
+        self.sync.ask(SyncRequest::Write);
+    }
+
     /// Returns the queue of the thread that syncs.
     pub fn sync_queue(&self) -> &SyncQueue {
         &self.sync
@@ -223,6 +229,14 @@ mod tests {
         assert!(matches!(feed.next(0), Next::Wait));
         progress.arrived(links[0], 10);
         assert!(matches!(feed.next(0), Next::Complete { epoch: 10, next: 20 }));
+    }
+
+    #[test]
+    fn sync_ahead_asks_for_one_sync() {
+        let (progress, ends) = EpochProgress::new(Feed::new(1, 10), 1, &[], 10);
+        progress.sync_ahead();
+        assert!(matches!(ends.sync.try_recv(), Ok(SyncRequest::Write)));
+        assert!(ends.sync.try_recv().is_err());
     }
 
     #[test]
