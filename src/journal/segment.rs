@@ -87,6 +87,8 @@ pub struct Header {
     /// The length of the file, which never changes: a shorter one was truncated. It is 0 in
     /// segments of releases that did not state it.
     pub bytes: u64,
+    /// True if old records may stand after the last one, since the file was a segment before.
+    pub holds_old: bool,
 }
 
 impl Header {
@@ -123,6 +125,7 @@ impl Header {
         out.extend_from_slice(self.facts.source.as_bytes());
         // Earlier releases read nothing after the source.
         out.extend_from_slice(&self.bytes.to_le_bytes());
+        out.push(self.holds_old.into());
         out.resize(HEADER as usize, 0);
         let crc = crc32c::crc32c(&out[12..]);
         out[8..12].copy_from_slice(&crc.to_le_bytes());
@@ -157,6 +160,7 @@ impl Header {
         let source_bytes = fields.u32()? as usize;
         let source = String::from_utf8(fields.take(source_bytes)?.to_vec()).ok()?;
         let bytes = fields.u64()?;
+        let holds_old = fields.u8()? != 0;
         let header = Header {
             id,
             base,
@@ -170,6 +174,7 @@ impl Header {
                 next_connection,
             },
             bytes,
+            holds_old,
         };
         (own_base == base).then_some(header)
     }
@@ -241,6 +246,7 @@ mod tests {
                 next_connection: 6,
             },
             bytes: 1 << 20,
+            holds_old: true,
         };
         let mut bytes = header.encode();
         assert_eq!(bytes.len() as u64, HEADER);
@@ -265,6 +271,7 @@ mod tests {
                 ..SegmentState::default()
             },
             bytes: u64::MAX,
+            holds_old: true,
         };
         assert_eq!(Header::decode(&header.encode(), 0), Some(header.clone()));
         let mut more = header;
