@@ -36,8 +36,8 @@
 /// * `changelog.before_put`, `changelog.after_put`: what counts with memory received in an epoch;
 ///   `changelog.before_base`, `changelog.after_base`, `changelog.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
-///   `recovery.before_put_away`: the notes of the journals of a finished job are gone;
-///   `recovery.put_away`: the journal of a finished job has lost its name and is still there.
+///   `recovery.before_put_away`: the notes of journals without a source are gone;
+///   `recovery.put_away`: a journal that is of no use has lost its name and is still there.
 /// * `finish.agreed`: all processes have agreed that the job has finished; `finish.forgotten`: its
 ///   totals are forgotten; `finish.prepared`, `finish.noted`: before and after the last act, the
 ///   name of the note that its journals are of no use.

@@ -239,7 +239,7 @@ impl Job {
                 Ok(finished) => {
                     if let Some(finished) = finished {
                         resources.discard(&runtime);
-                        finish = Some(Finish { note: resources.prepare_note(&finished) });
+                        finish = Some(Finish { note: resources.prepare_note(finished) });
                     }
                     resources.release(&runtime);
                 }

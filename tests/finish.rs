@@ -98,3 +98,17 @@ fn launcher_restarts_finished_job_without_counting_again() {
         assert_eq!(rig.output("out/c").counts(), counts(times));
     }
 }
+
+#[test]
+fn state_of_finished_job_can_be_removed() {
+    for processes in [1, 2] {
+        let rig = with_two_files();
+        let job = format!("run --file one --file two --state state --to out/c -n {processes}");
+        rig.run(&job).expect(0);
+        let found = String::from_utf8(rig.run("state --format json state").expect(0).stdout);
+        let found = found.expect("JSON");
+        assert!(found.contains("\"epochs_in_flight\":0"), "{found}");
+        rig.run("state --remove state").expect(0);
+        assert!(!rig.path("state").exists());
+    }
+}

@@ -55,12 +55,18 @@ pub fn set_last(finish: Finish, code: u8) {
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((finish, code));
 }
 
+/// Takes the last act back: nobody sees the exit code.
+pub fn drop_last() {
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = None;
+}
+
 /// Notes the finish of the job, unless the exit `code` is that of a failure. Returns the exit code.
 fn note_finish(code: u8) -> u8 {
     match LAST.lock().unwrap_or_else(PoisonError::into_inner).take() {
         Some((Finish { note }, finished)) if code == 0 => {
-            if let Some(note) = note {
-                note.set();
+            // A message of it needs a flush of its own.
+            if note.is_some_and(|note| !note.set()) {
+                stderr::flush();
             }
             finished
         }

@@ -100,6 +100,10 @@ where
     let address = monitor_server::address_of(&flags.watch, launched)?;
     // One in the environment may be another job's.
     let token_file = flags.source.token_file.as_deref().filter(|_| address.is_some());
+    if let Some(lifeline) = lifeline {
+        let (end_now, orphaned) = (supervisor.end_now(), supervisor.orphan());
+        cluster_flags::stop_with_launcher(lifeline, supervisor.stop(), end_now, orphaned)?;
+    }
     let job = job.cluster(settings.clone()).stop(supervisor.stop());
     let start = || RunServer::start(address, token_file, supervisor.stop());
     // The run before this one may still have the port.
@@ -113,10 +117,6 @@ where
     };
     cluster_flags::announce(&settings);
     let service = Service::new(supervisor.stop(), launched)?;
-    if let Some(lifeline) = lifeline {
-        let (end_now, orphaned) = (supervisor.end_now(), supervisor.orphan());
-        cluster_flags::stop_with_launcher(lifeline, supervisor.stop(), end_now, orphaned)?;
-    }
     let progress = Progress::start(&flags, server.meters());
     let job = job.meters(server.meters());
     let ended = job.start().and_then(|job| {

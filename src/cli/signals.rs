@@ -170,6 +170,8 @@ struct WatchedSignals {
     job: Option<JobHandle>,
     /// The job has ended by itself: a late time-out must not end the process differently.
     ended: bool,
+    /// The launcher is gone: nobody takes the exit code, so the job is started again.
+    orphaned: bool,
 }
 
 /// Stops a job by signals.
@@ -224,6 +226,8 @@ impl Supervisor {
         let (stop, watched, keeps_state) =
             (self.stop.clone(), Arc::clone(&self.watched), self.keeps_state);
         move || {
+            lock(&watched).orphaned = true;
+            end_process::drop_last();
             if keeps_state {
                 end(&watched, "the death of its launcher", 75);
             } else {
@@ -244,9 +248,10 @@ impl Supervisor {
     pub fn wait(&self, job: Job, finished: u8) -> Result<Summary> {
         lock(&self.watched).job = Some(job.handle());
         let ended = job.end();
-        lock(&self.watched).ended = true;
+        let mut watched = lock(&self.watched);
+        watched.ended = true;
         let (summary, finish) = ended?;
-        if let Some(finish) = finish {
+        if let Some(finish) = finish.filter(|_| !watched.orphaned) {
             end_process::set_last(finish, finished);
         }
         Ok(summary)

@@ -11,11 +11,11 @@ use std::time::Instant;
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
 
-use super::{ATTEMPTS_MAX, ENDING_WAIT_MAX, PAUSE, states_end, stopped};
+use super::{ATTEMPTS_MAX, ENDING_WAIT_MAX, PAUSE, states_end, still_ending, stopped};
 use crate::error::{Error, Result};
 
 /// A run of the same job that may still be ending. It holds the locks of the state or of a local
-/// output until its last moments, and an address for as long.
+/// output until its job has ended, and an address for a moment longer.
 #[derive(Clone)]
 pub struct FormerRun {
     /// The state folder, in which each process has a lock.
@@ -49,7 +49,8 @@ impl FormerRun {
     ///
     /// # Errors
     ///
-    /// The last error of `bind`, and `Stopped` at a stop.
+    /// The last error of `bind`; `Temporary` if the former run is still ending after 80 s; `Stopped`
+    /// at a stop.
     pub fn bind<T>(&self, mut bind: impl FnMut() -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + ENDING_WAIT_MAX;
         let (mut left, mut was_held, mut is_told) = (ATTEMPTS_MAX, false, false);
@@ -59,7 +60,12 @@ impl FormerRun {
                 bound => return bound,
             };
             let holder = self.holder();
-            let ends = holder == Some(Holder::Ending) && Instant::now() < deadline;
+            let is_late = Instant::now() >= deadline;
+            if holder == Some(Holder::Ending) && is_late {
+                let held = self.state.as_ref().or(self.output.as_ref());
+                return Err(still_ending(held.unwrap_or(&PathBuf::new())));
+            }
+            let ends = holder == Some(Holder::Ending);
             // The address is given up a moment after the locks.
             was_held |= holder.is_some();
             if !ends && (!was_held || left == 0) {

@@ -358,20 +358,19 @@ impl Follower {
         let report = report_encoded(results, control);
         supervise(&failure, &tokio::runtime::Handle::current(), "report results", report);
         let follow = async move {
-            let ended = tokio::select! {
-                ended = self.follow() => ended,
-                () = failure.failed() => return Ok(()),
-            };
-            ended?;
-            self.process.listen().await
+            tokio::select! {
+                out_of_step = self.follow() => out_of_step,
+                () = failure.failed() => Ok(()),
+            }
         };
         pulse.accompany(follow).await
     }
 
-    /// Passes each event to the rule and does what it asks for; returns after the last cut.
+    /// Passes each event to the rule and does what it asks for; also after the last cut, when the
+    /// last epochs are committed. Returns only with an error.
     async fn follow(&mut self) -> Result<()> {
         let mut next = None;
-        while !self.epochs.has_ended() {
+        loop {
             let event = match next.take() {
                 Some(event) => event,
                 None => match self.next_event().await? {
@@ -383,6 +382,10 @@ impl Follower {
             let Some(action) = action else { continue };
             match action {
                 FollowerAction::Cut(next) => drop(self.process.cut(next)),
+                // The changelog is not merged any more: process 0 may be removing it.
+                FollowerAction::Commit(epoch) if self.epochs.has_ended() => {
+                    self.process.progress.committed(epoch);
+                }
                 FollowerAction::Commit(epoch) => self.process.committed(epoch),
                 FollowerAction::StopReading => {
                     self.process.enter_stopping("process 0 stops reading");
@@ -400,7 +403,6 @@ impl Follower {
                 }
             }
         }
-        Ok(())
     }
 
     /// Waits for what happens next; `None` for a message that means nothing to the epochs.

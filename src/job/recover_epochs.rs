@@ -24,6 +24,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
 use crate::outputs::{CommitEvidence, Output, OutputStart};
 use crate::sources::{KafkaTopic, Past, Source};
+use crate::state::FinishedJournals;
 
 /// Journals of files hold marks only.
 const FILE_JOURNAL_BYTES_MAX: u64 = 4 << 20;
@@ -271,7 +272,7 @@ pub fn ends_to_pass<'a>(
     passes.into_iter().collect()
 }
 
-/// Puts a journal away whose job has finished, so that the same command begins a new one.
+/// Puts a journal away that was read to its end and whose source no process reads any more.
 pub fn close(JournalPlace { folder, state, known }: &JournalPlace, keep: bool) {
     // A note without a journal would stop the next start; a journal without a note is noted again.
     known.forget(state);
@@ -293,9 +294,11 @@ pub fn warn_of_other_states(state: &Path, definition: &str) {
             continue;
         }
         let journals = folders(&sibling.path()).unwrap_or_default();
+        let finished = FinishedJournals::read(&sibling.path()).unwrap_or_default().journals;
         let epochs: BTreeSet<Epoch> = journals
             .iter()
             .filter_map(|journal| peek(journal).ok().flatten())
+            .filter(|summary| !finished.contains(&format!("{:032x}", summary.id)))
             .flat_map(|summary| summary.open_epochs)
             .collect();
         if !epochs.is_empty() {

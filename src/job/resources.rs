@@ -117,7 +117,7 @@ impl JobResources {
 
     /// Prepares the note that the job with these journals has finished, as process 0; `None` in
     /// other processes, in a job without state, and if the note cannot be written.
-    pub fn prepare_note(&self, finished: &FinishedJournals) -> Option<FinishNote> {
+    pub fn prepare_note(&self, finished: FinishedJournals) -> Option<FinishNote> {
         let state = self.opened.state.as_ref().filter(|_| self.is_first)?;
         let prepared = finished.prepare(state.dir(), state.lock());
         let prepared = prepared.inspect_err(|error| {

@@ -69,15 +69,15 @@ pub fn forget(state: &Path) {
 /// Fails if the state of a job has changes and does not name the first epoch any more: totals and
 /// windows would begin anew.
 ///
-/// A state without journals is that of a job that has finished. Older releases left the notes of
-/// changes there.
+/// A state in whose journals no epoch has ended is that of a job that has finished, or begins anew.
+/// Older releases left the notes of changes there.
 ///
 /// # Errors
 ///
 /// `Disk`, naming the file.
 pub fn check_begun(found: &FormerRuns, state: Option<&Path>) -> Result<()> {
-    let has_journals = found.journals.iter().any(|list| !list.found.is_empty());
-    let (None, Some(changes), true) = (found.begun, found.changes.first(), has_journals) else {
+    let has_epochs = found.journals.iter().any(|list| list.last.is_some());
+    let (None, Some(changes), true) = (found.begun, found.changes.first(), has_epochs) else {
         return Ok(());
     };
     let path = state.unwrap_or(Path::new("")).join(BEGUN);

@@ -74,7 +74,7 @@ pub struct Streams {
     keep: bool,
 }
 
-/// A journal to be put away when the job has finished.
+/// A journal that this run uses. The note that the job has finished names it.
 #[derive(Debug)]
 struct UsedJournal {
     /// The folder of the journal and its note.
@@ -347,12 +347,12 @@ pub struct StreamsEnd {
 
 impl StreamsEnd {
     /// Closes the journals of a job that committed everything, and puts away those of sources that
-    /// are not read any more. Returns the ids of all others, in process 0, if the job has finished
-    /// in every process and was not just stopped. If it has finished, `forget` is called: a source
-    /// that is read again must not be counted on top of totals of its first run.
+    /// are not read any more. Returns the ids of all others that this process knows, if the job has
+    /// finished in every process and was not just stopped. If it has finished, `forget` is called: a
+    /// source that is read again must not be counted on top of totals of its first run.
     ///
-    /// Process 0 takes back its notes of the others' journals first. A journal that is gone while a
-    /// note names it would be missed at the next start; one without a note is noted again.
+    /// Of journals that are put away, process 0 takes back its notes first. A journal that is gone
+    /// while a note names it would be missed at the next start; one without a note is noted again.
     ///
     /// # Errors
     ///

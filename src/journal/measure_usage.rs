@@ -14,6 +14,8 @@ use crate::error::Result;
 /// The contents of a journal that a start would count again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct JournalUsage {
+    /// Its id, in hexadecimal digits.
+    pub id: String,
     /// The source whose bytes it holds.
     pub source: String,
     /// Bytes of the source that are in the journal and not known to be committed.
@@ -60,6 +62,7 @@ pub fn usage(folder: &Path) -> Result<Option<JournalUsage>> {
         }
     }
     Ok(Some(JournalUsage {
+        id: format!("{:032x}", found.header.id),
         source: found.header.facts.source.clone(),
         uncommitted_bytes: bytes + unfinished,
         is_replayable: found.epoch_ends.iter().any(|end| !end.resume.positions.is_empty()),

@@ -22,6 +22,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// The name of the note in the state folder.
 pub const FINISHED: &str = "finished";
 
+/// Most journals of former runs that a note names.
+const FORMER_MAX: usize = 4_096;
+
 /// The journals of a job that has finished.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FinishedJournals {
@@ -48,14 +51,19 @@ impl FinishedJournals {
         }
     }
 
-    /// Writes the note under a name that does not count yet, for a job that holds `lock`.
+    /// Writes the note under a name that does not count yet, for a job that holds `lock`. It also
+    /// names journals of the note before: one may lie in the state of a host that was not there.
     ///
     /// # Errors
     ///
-    /// `Disk` if it cannot be written.
-    pub fn prepare(&self, state: &Path, lock: &Arc<File>) -> Result<FinishNote> {
+    /// `Disk` if it cannot be written, or the note before cannot be read.
+    pub fn prepare(mut self, state: &Path, lock: &Arc<File>) -> Result<FinishNote> {
         let path = state.join(FINISHED);
-        let json = serde_json::to_vec(self).map_err(io::Error::from);
+        let before = FinishedJournals::read(state)?.journals;
+        let before = before.into_iter().filter(|id| !self.journals.contains(id));
+        let before: Vec<String> = before.take(FORMER_MAX).collect();
+        self.journals.extend(before);
+        let json = serde_json::to_vec(&self).map_err(io::Error::from);
         let written = json.and_then(|json| write_temporary(&path, &json));
         let (temporary, _) = written.map_err(|error| {
             let message = format!("cannot write {}: {error}", path.display());
@@ -78,20 +86,22 @@ pub struct FinishNote {
 }
 
 impl FinishNote {
-    /// Gives the note its name: the last act of a job that ends in order.
+    /// Gives the note its name: the last act of a job that ends in order. Returns false, with a
+    /// warning, if that fails.
     ///
     /// The name is not synced, because that would take longer than all that is left to do. If a
     /// loss of power takes it back, the next start reads nothing again.
-    pub fn set(self) {
+    pub fn set(self) -> bool {
         crash_point("finish.prepared");
-        if let Err(error) = fs::rename(&self.temporary, &self.path) {
+        let renamed = fs::rename(&self.temporary, &self.path).inspect_err(|error| {
             tracing::warn!(
                 "cannot rename {} to {}: {error}; the next start reads nothing again",
                 self.temporary.display(),
                 self.path.display()
             );
-        }
+        });
         crash_point("finish.noted");
+        renamed.is_ok()
     }
 }
 
@@ -105,10 +115,13 @@ mod tests {
         let lock = Arc::new(File::create(dir.path().join("lock-0")).expect("a file"));
         let read = || FinishedJournals::read(dir.path()).expect("it can be read");
         let finished = FinishedJournals { journals: vec!["a".repeat(32)], keep: true };
-        let note = finished.prepare(dir.path(), &lock).expect("room");
+        let note = finished.clone().prepare(dir.path(), &lock).expect("room");
         assert_eq!(read(), FinishedJournals::default());
-        note.set();
+        assert!(note.set());
         assert_eq!(read(), finished);
+        let later = FinishedJournals { journals: vec!["b".repeat(32)], keep: false };
+        assert!(later.prepare(dir.path(), &lock).expect("room").set());
+        assert_eq!(read().journals, ["b".repeat(32), "a".repeat(32)], "the host may come back");
         fs::write(dir.path().join(FINISHED), "[").expect("room");
         let damaged = FinishedJournals::read(dir.path()).expect_err("damaged");
         assert_eq!(damaged.kind(), ErrorKind::Disk);

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use serde::Serialize;
 
-use super::finish_note::FINISHED;
+use super::finish_note::{FINISHED, FinishedJournals};
 use super::{IDENTITY, IDS, Identity, Ids, LOCK, format_of, private, refusal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
@@ -107,6 +107,11 @@ impl StateSurvey {
             if path.is_dir() && name_of(&path).starts_with(JOURNAL) {
                 journals.extend(usage(&path)?);
             }
+        }
+        // The next start counts anew.
+        let finished = FinishedJournals::read(dir)?.journals;
+        for journal in journals.iter_mut().filter(|journal| finished.contains(&journal.id)) {
+            (journal.uncommitted_bytes, journal.open_epochs) = (0, Vec::new());
         }
         let in_flight: BTreeSet<Epoch> =
             journals.iter().flat_map(|journal| &journal.open_epochs).copied().collect();
