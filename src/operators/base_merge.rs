@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use super::base_segment::{Entry, PAD_BYTES, Segment, sum_number};
 use super::columns::{WordColumn, WordRef};
-use crate::hex_varint::put_varint;
 use crate::words::{Key, SHORT_BYTES_MAX};
 
 /// Bytes of entries that a segment begins with. One that has grown to twice as many is split, so
@@ -60,7 +59,7 @@ pub struct BaseMerge {
     pub segments: Vec<Segment>,
     /// The number of words in them and in the open one.
     pub words: u64,
-    /// The entries of the segment that is being written, then any bytes: at least [`ROOM_BYTES`].
+    /// The entries of the segment that is being written, then any bytes: at least [`PAD_BYTES`].
     open: Vec<u8>,
     /// The length of these entries.
     pub len: usize,
@@ -72,8 +71,8 @@ pub struct BaseMerge {
     half: Option<(usize, u64)>,
 }
 
-/// Bytes that the open segment has after its entries, so that a short entry is written with copies
-/// of a fixed length.
+/// Bytes that are made free before an entry is written: all of a short one, which is written with
+/// copies of a fixed length, or the two numbers of any other, and the pad after it.
 const ROOM_BYTES: usize = 64;
 
 impl BaseMerge {
@@ -216,22 +215,22 @@ impl BaseMerge {
     /// Appends an entry of a short word.
     #[inline(always)]
     fn write_short(&mut self, key: Key, sum: i64) {
-        if self.open.len() < self.len + ROOM_BYTES {
-            self.open.resize(2 * (self.len + ROOM_BYTES), 0);
-        }
+        self.make_room(0);
         let word_end = 1 + key.length();
         let Some(room) = self.open[self.len..].first_chunk_mut::<ROOM_BYTES>() else { return };
         room[0] = key.length() as u8;
         room[1..17].copy_from_slice(&key.to_bytes());
-        let mut number = sum_number(sum);
-        let mut end = word_end;
-        while number >= 0x80 {
-            room[end] = number as u8 | 0x80;
-            number >>= 7;
-            end += 1;
+        self.len += put_number(sum_number(sum), room, word_end);
+    }
+
+    /// Makes room for a word of `length` bytes besides that for a short entry. The room stays: it
+    /// is not filled with zeros again for each word.
+    #[inline(always)]
+    fn make_room(&mut self, length: usize) {
+        let needed = self.len + length + ROOM_BYTES;
+        if self.open.len() < needed {
+            self.open.resize(2 * needed, 0);
         }
-        room[end] = number as u8;
-        self.len += end + 1;
     }
 
     /// Appends an entry of the word at `word` in `bytes`.
@@ -247,13 +246,12 @@ impl BaseMerge {
     /// Appends an entry of a word of any length.
     #[cold]
     fn write_any(&mut self, word: &[u8], sum: i64) {
-        self.open.truncate(self.len);
-        put_varint(word.len() as u64, &mut self.open);
-        self.open.extend_from_slice(word);
-        put_varint(sum_number(sum), &mut self.open);
-        self.len = self.open.len();
-        let room = self.open.capacity().max(self.len + ROOM_BYTES);
-        self.open.resize(room, 0);
+        self.make_room(word.len());
+        let room = &mut self.open[self.len..];
+        let start = put_number(word.len() as u64, room, 0);
+        let end = start + word.len();
+        room[start..end].copy_from_slice(word);
+        self.len += put_number(sum_number(sum), room, end);
     }
 
     /// Ends the first half of the segment that is being written.
@@ -283,4 +281,16 @@ impl BaseMerge {
         self.segments.push(Segment { first: self.first, bytes: Arc::from(&self.open[..pad.end]) });
         self.open[pad].copy_from_slice(&after);
     }
+}
+
+/// Writes a number of variable length at `at`, and returns the position after it.
+#[inline(always)]
+fn put_number(mut number: u64, bytes: &mut [u8], mut at: usize) -> usize {
+    while number >= 0x80 {
+        bytes[at] = number as u8 | 0x80;
+        number >>= 7;
+        at += 1;
+    }
+    bytes[at] = number as u8;
+    at + 1
 }

@@ -186,6 +186,24 @@ mod tests {
         assert_eq!(rows(&snapshot), before);
     }
 
+    #[test]
+    fn words_of_one_hash_stay_apart() {
+        let crafted = |numbers: Range<u32>, count: i64| {
+            let word = |number: u32| {
+                [&0xFF51_AFD7_ED55_8CCD_u64.to_le_bytes()[..], &number.to_le_bytes()].concat()
+            };
+            let words: Vec<_> = numbers.map(|number| (word(number), count)).collect();
+            assert!(words.iter().all(|(word, _)| words::hash(word) == 0));
+            words
+        };
+        let (mut base, mut sums) = (Base::default(), Sums::new());
+        // More than two segments could hold.
+        add(&mut base, &mut sums, &run(&crafted(0..4_000, 1)));
+        add(&mut base, &mut sums, &named(0..4_000, 1));
+        add(&mut base, &mut sums, &run(&crafted(2_000..6_000, 2)));
+        add(&mut base, &mut sums, &run(&crafted(1_000..2_000, -1)));
+    }
+
     proptest! {
         #[test]
         fn sums_are_those_of_a_map(

@@ -1,5 +1,5 @@
-//! Vector code that finds the ends of words, 64 bytes at a time, and two hints about a table's
-//! memory: prefetches and page size.
+//! Vector code that finds the ends of words, 64 bytes at a time, and the memory of tables: two
+//! hints, prefetches and page size, and vectors with mappings of their own.
 //!
 //! This is the only module of the crate with `unsafe` code. The vector code has a scalar twin. The
 //! twin runs on targets without vector code, and a property test compares the two.
@@ -117,8 +117,8 @@ fn is_mapped<T>(len: usize) -> bool {
 
 /// Makes an empty vector with room for `len` items and a mapping of its own.
 ///
-/// glibc maps the room for more, and then shortens the mapping. The vector grows and shrinks in
-/// place from then on, without a copy and without holes in a heap.
+/// glibc maps the room for more, and then shortens the mapping, unless it is for 4 MiB or more. The
+/// vector grows and shrinks in place from then on, without a copy and without holes in a heap.
 pub fn vec_mapped<T>(len: usize) -> Vec<T> {
     let mut items = Vec::with_capacity(len.max(APART_BYTES_MIN / size_of::<T>()));
     items.shrink_to(room_apart::<T>(len));
@@ -153,6 +153,11 @@ pub fn resize_mapped<T: Copy>(items: &mut Vec<T>, len: usize, item: T) {
         advise_if_large(items);
     }
     items.resize(len, item);
+}
+
+/// Returns true if the room of `items` is so large that [`resize_mapped`] does not shorten it.
+pub fn has_room_apart<T>(items: &Vec<T>) -> bool {
+    items.capacity() * size_of::<T>() >= HUGE_BYTES_MIN
 }
 
 /// Advises the kernel to use huge pages for `items` if its room is large.

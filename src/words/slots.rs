@@ -4,8 +4,9 @@
 //! slot above it. So the slots between two free ones hold exactly the words whose homes lie there:
 //! reading the array a stretch at a time (`ascending`) gives all words in hash order.
 //! Growth uses the order too: home h becomes 2h or 2h + 1, so the words move up in one pass from
-//! the top, inside the same allocation. The peak is the new size, not the new plus the old, and no
-//! memory is touched for the first time twice, which is what growth would cost most.
+//! the top, inside the same allocation (from 128 KiB on). The peak is the new size, not the new
+//! plus the old, and no memory is touched for the first time twice, which is what growth would cost
+//! most.
 //!
 //! A slot takes 24 bytes, or 16 if all words have up to 7 bytes. Four of those fit a cache line.
 //!
@@ -301,7 +302,14 @@ impl<K: SlotKey> Slots<K> {
             self.used = 0;
         }
         if capacity != self.capacity() {
-            simd::resize_mapped(&mut self.slots, capacity + PROBES_MAX, K::FREE);
+            let len = capacity + PROBES_MAX;
+            if len < self.slots.len() && simd::has_room_apart(&self.slots) {
+                // Their room is not shortened, so their memory would stay.
+                self.slots = Vec::new();
+                self.slots = simd::zeros_mapped(K::FREE, len);
+            } else {
+                simd::resize_mapped(&mut self.slots, len, K::FREE);
+            }
             self.homes.shift = shift(capacity);
         }
     }

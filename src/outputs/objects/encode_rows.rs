@@ -211,7 +211,13 @@ impl OpenPart {
             let is_large = self.chunks >= LARGE_AFTER;
             let kept = if is_large { None } else { spare_chunks::take() };
             let room = self.chunk_bytes() + CHUNK_SLACK;
-            let make = || if is_large { words::vec_mapped(room) } else { Vec::with_capacity(room) };
+            let make = || {
+                let mut chunk =
+                    if is_large { words::vec_mapped(room) } else { Vec::with_capacity(room) };
+                // A chunk does not grow: it keeps no more addresses than it needs.
+                chunk.shrink_to(room);
+                chunk
+            };
             let next = kept.unwrap_or_else(make);
             let full = spare_chunks::bytes(std::mem::replace(&mut self.chunk, next));
             match &mut self.bytes {
