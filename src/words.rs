@@ -11,8 +11,8 @@
 //!   file, depend on it.
 //! * `slots` stores words of up to 15 bytes inside slots of 16 or 24 bytes, in hash order;
 //!   `ascending` reads and frees them;
-//!   `side_table` stores longer words, and words that were crafted to share a slot; `range_table`
-//!   combines both.
+//!   `overflow_table` stores longer words, and words that were crafted to share a slot;
+//!   `range_table` combines both.
 //! * [`WordTable`] counts blocks in one table, and drains ascending by (hash, word).
 //! * If one table would outgrow the caches, [`RangeLists`] lists words by ranges of their hash, and
 //!   [`Ranges`] counts the lists, each range in a small table that all workers share. `kept_ranges`
@@ -20,14 +20,14 @@
 
 mod ascending;
 pub mod decode;
-mod drained;
+mod drain_sink;
 mod hash;
 mod kept_ranges;
+mod overflow_table;
 mod range_lists;
 mod range_table;
 mod ranges;
 mod ranging;
-mod side_table;
 mod simd;
 mod slots;
 mod split;
@@ -35,7 +35,7 @@ mod table;
 #[cfg(any(test, feature = "internals"))]
 mod word_iter;
 
-pub use drained::Drained;
+pub use drain_sink::DrainSink;
 pub use hash::{Key, SHORT_BYTES_MAX, hash, hash_at, part};
 pub use kept_ranges::KeptRanges;
 pub use range_lists::{ListedWords, RangeLists, is_sound};

@@ -17,7 +17,7 @@ use wordtide::internals::outputs::{
     Committed, DurableEpochs, Encoding, Layout, ObjectForm, OutputHandle, Publication, Publisher,
     SyncRounds,
 };
-use wordtide::internals::store::Results;
+use wordtide::internals::store::PendingResults;
 use wordtide::internals::words::{Split, WordOptions};
 use wordtide::internals::worker::{self, Plan};
 use wordtide::operators::{DataflowSettings, Lines, Rows};
@@ -86,7 +86,7 @@ fn publish(run: &Run) -> Published {
                 Arc::new(store.clone()),
                 runtime.handle().clone(),
             )),
-            results: Results::unlimited(),
+            results: PendingResults::unlimited(),
             meters: wordtide::internals::meters::Meters::default(),
             durable: DurableEpochs::all(),
             rounds: SyncRounds::none(),

@@ -55,7 +55,7 @@ pub fn set_last(finish: Finish, code: u8) {
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((finish, code));
 }
 
-/// Takes the last act back: nobody sees the exit code.
+/// Takes the last act back: no process takes the exit code.
 pub fn drop_last() {
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = None;
 }

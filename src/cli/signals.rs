@@ -170,7 +170,7 @@ struct WatchedSignals {
     job: Option<JobHandle>,
     /// The job has ended by itself: a late time-out must not end the process differently.
     ended: bool,
-    /// The launcher is gone: nobody takes the exit code, so the job is started again.
+    /// The launcher is gone. No process takes the exit code, so the job is started again.
     orphaned: bool,
 }
 

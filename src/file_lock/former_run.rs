@@ -49,8 +49,8 @@ impl FormerRun {
     ///
     /// # Errors
     ///
-    /// The last error of `bind`; `Temporary` if the former run is still ending after 80 s; `Stopped`
-    /// at a stop.
+    /// The last error of `bind`; `Temporary` if the former run is still ending after 80 s;
+    /// `Stopped` at a stop.
     pub fn bind<T>(&self, mut bind: impl FnMut() -> Result<T>) -> Result<T> {
         let deadline = Instant::now() + ENDING_WAIT_MAX;
         let (mut left, mut was_held, mut is_told) = (ATTEMPTS_MAX, false, false);

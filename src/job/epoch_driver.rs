@@ -27,7 +27,7 @@ use crate::file_lock::HeldLocks;
 use crate::meters::{Meters, Phase};
 use crate::outputs::Changelog;
 use crate::sources::Stop;
-use crate::store::{Level, Results};
+use crate::store::{Level, PendingResults};
 use crate::supervise::{self, supervise};
 
 /// The parts of a process that its epochs act on.
@@ -47,7 +47,7 @@ pub struct EpochProcess {
     /// Ends the job with its first cause.
     pub failure: Failure,
     /// The results that wait to be stored.
-    pub results: Results,
+    pub results: PendingResults,
     /// The changelog, which is notified of commits; `None` in a job without state.
     pub changelog: Option<Changelog>,
     /// The locks of this process, in which the end of the run is noted.
@@ -279,7 +279,7 @@ async fn due(
     clock: &dyn Clock,
     deadline: Duration,
     status: &watch::Sender<Status>,
-    results: &Results,
+    results: &PendingResults,
     room: EpochRoom,
 ) {
     punctual(clock, deadline).await;
@@ -328,7 +328,7 @@ async fn punctual(clock: &dyn Clock, deadline: Duration) {
 }
 
 /// Reports to process 0 what is encoded here.
-async fn report_encoded(results: Results, control: Control) -> Result<()> {
+async fn report_encoded(results: PendingResults, control: Control) -> Result<()> {
     let (mut level, mut told) = (results.level(), 0);
     while let Ok(newer) = level.wait_for(|level| level.encoded > told).await {
         told = newer.encoded;

@@ -43,7 +43,7 @@ use crate::outputs::{
 use crate::random::random_bytes;
 use crate::sources::Source;
 use crate::state::{Identity, State};
-use crate::store::{Results, Target};
+use crate::store::{PendingResults, Target};
 use crate::supervise::supervise;
 use crate::trace::Tracer;
 use crate::worker::{Definition, Plan};
@@ -172,7 +172,7 @@ impl JobPlan {
         &self,
         opened: &StateAndOutput,
         agreed: &Agreement,
-        results: &Results,
+        results: &PendingResults,
         runtime: &Runtime,
     ) -> Result<OpenWriter> {
         let is_first = self.asked.cluster.process == 0;
@@ -265,7 +265,7 @@ impl JobPlan {
     /// removed.
     ///
     /// Fails with `Disk` if the folder of results cannot be emptied.
-    pub fn results(&self, opened: &StateAndOutput) -> Result<Results> {
+    pub fn results(&self, opened: &StateAndOutput) -> Result<PendingResults> {
         let memory_bytes_max = self.asked.settings.results_bytes_max as u64;
         opened.results(
             self.asked.cluster.process,
@@ -440,7 +440,7 @@ impl JobPlan {
         &self,
         runtime: &Runtime,
         streams: Streams,
-        results: &Results,
+        results: &PendingResults,
         failure: &Failure,
     ) -> Result<(Arc<EpochProgress>, RunningSources, StreamsEnd)> {
         let limits = LineLimits {

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 use crate::file_lock::HeldLocks;
 use crate::outputs::{Changelog, EpochWriter, Output};
 use crate::state::{FinishNote, FinishedJournals, State};
-use crate::store::{Results, ResultsLimits};
+use crate::store::{PendingResults, ResultsLimits};
 use crate::supervise::supervise;
 
 /// The time for which a run may try to give the output back when it ends.
@@ -39,16 +39,16 @@ impl StateAndOutput {
         process: usize,
         memory_bytes_max: u64,
         disk_bytes_max: u64,
-    ) -> Result<Results> {
+    ) -> Result<PendingResults> {
         let state = self.state.as_ref().map(State::dir);
         let folder = state.map(|dir| dir.join(format!("results-{process}")));
         if let Some(folder) = &folder {
-            Results::sweep(folder).map_err(|error| {
+            PendingResults::sweep(folder).map_err(|error| {
                 let message = format!("cannot empty {}: {error}", folder.display());
                 Error::new(ErrorKind::Disk, message).cause(error).hint("see --state")
             })?;
         }
-        Ok(Results::new(ResultsLimits { memory_bytes_max, disk_bytes_max, folder }))
+        Ok(PendingResults::new(ResultsLimits { memory_bytes_max, disk_bytes_max, folder }))
     }
 }
 

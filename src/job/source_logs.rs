@@ -348,11 +348,12 @@ pub struct StreamsEnd {
 impl StreamsEnd {
     /// Closes the journals of a job that committed everything, and puts away those of sources that
     /// are not read any more. Returns the ids of all others that this process knows, if the job has
-    /// finished in every process and was not just stopped. If it has finished, `forget` is called: a
-    /// source that is read again must not be counted on top of totals of its first run.
+    /// finished in every process and was not just stopped. If it has finished, `forget` is called:
+    /// a source that is read again must not be counted on top of totals of its first run.
     ///
-    /// Of journals that are put away, process 0 takes back its notes first. A journal that is gone
-    /// while a note names it would be missed at the next start; one without a note is noted again.
+    /// Process 0 first takes back its notes of the journals that are put away. A journal that is
+    /// gone while a note names it would be missed at the next start; one without a note is noted
+    /// again.
     ///
     /// # Errors
     ///

@@ -40,7 +40,7 @@ pub type Keys = Rc<dyn Fn(&[u8], &mut dyn FnMut(&[u8]))>;
 
 /// The unit that is counted.
 #[derive(Clone)]
-pub enum Unit {
+pub enum CountedItem {
     /// The words of the lines, by the rule of `--split`.
     Words,
     /// The keys that a definition extracts from each line.
@@ -55,9 +55,9 @@ const COPIES_MAX: u64 = 8;
 
 /// Counts the words of blocks, and sends each distinct word of an epoch to its owner: once, or a
 /// few times if a table grew too large.
-pub fn combine<'s>(
+pub fn count_words<'s>(
     blocks: Stream<'s, Epoch, Vec<Block>>,
-    unit: Unit,
+    unit: CountedItem,
     context: Rc<Context>,
 ) -> Stream<'s, Epoch, Run> {
     let mut builder = OperatorBuilder::new("Count words".to_owned(), blocks.scope());
@@ -170,22 +170,28 @@ impl FreeLists<'_> {
 
 impl OpenEpoch {
     /// Counts or lists the words of a block.
-    fn add(&mut self, block: &Block, unit: &Unit, context: &Context, sender: &mut ListSender<'_>) {
+    fn add(
+        &mut self,
+        block: &Block,
+        unit: &CountedItem,
+        context: &Context,
+        sender: &mut ListSender<'_>,
+    ) {
         let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, words, listed } = self;
         let (text_len, options) = (block.text().len(), &context.settings.words);
         let listed = listed.as_mut().and_then(Listed::places);
         let tally = match (listed, unit) {
-            (None, Unit::Words) => tally(table.add_block(block.padded(), text_len, options)),
-            (None, Unit::Keys(keys)) => {
+            (None, CountedItem::Words) => tally(table.add_block(block.padded(), text_len, options)),
+            (None, CountedItem::Keys(keys)) => {
                 each_key(block, keys, options, |key| table.add_word(key, 1))
             }
             (Some((lists, ranges)), unit) => {
                 let mut to = RangesOfHost { ranges, table, to_ranges, context, sender };
                 let tally = match unit {
-                    Unit::Words => {
+                    CountedItem::Words => {
                         tally(lists.add_block(block.padded(), text_len, options, &mut to))
                     }
-                    Unit::Keys(keys) => {
+                    CountedItem::Keys(keys) => {
                         each_key(block, keys, options, |key| lists.add_word(key, &mut to))
                     }
                 };

@@ -12,7 +12,7 @@ use super::context::{Context, DataflowSettings};
 use super::run::Run;
 use super::spare_runs;
 use crate::epoch::Epoch;
-use crate::words::{self, Drained, Key, Ranges, WordTable};
+use crate::words::{self, DrainSink, Key, Ranges, WordTable};
 
 /// Size in bytes at which a run to another process is sent: a quarter of timely's initial send
 /// buffer, so that several runs fill one.
@@ -41,7 +41,7 @@ pub trait Drain {
     fn hashes(&self) -> Range<u128>;
 
     /// Gives `to` every word once, ascending by (hash, word), and removes them.
-    fn drain(&mut self, to: impl Drained);
+    fn drain(&mut self, to: impl DrainSink);
 }
 
 impl Drain for &mut WordTable {
@@ -53,7 +53,7 @@ impl Drain for &mut WordTable {
         0..1 << 64
     }
 
-    fn drain(&mut self, to: impl Drained) {
+    fn drain(&mut self, to: impl DrainSink) {
         WordTable::drain_to(self, to);
     }
 }
@@ -87,7 +87,7 @@ impl Drain for RangeShare<'_> {
         self.ranges.hashes(self.share.clone())
     }
 
-    fn drain(&mut self, to: impl Drained) {
+    fn drain(&mut self, to: impl DrainSink) {
         self.ranges.drain_to(self.share.clone(), to);
     }
 }
@@ -234,7 +234,7 @@ impl RunSender<'_, '_, '_> {
     }
 }
 
-impl Drained for &mut RunSender<'_, '_, '_> {
+impl DrainSink for &mut RunSender<'_, '_, '_> {
     #[inline(always)]
     fn short(&mut self, hash: u64, key: Key, count: u64) {
         self.turn_to(hash);

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::count_words::{Unit, combine};
+use super::count_words::{CountedItem, count_words};
 use super::counts::{Counts, Over};
 use super::lines::Lines;
 use super::window::Window;
@@ -13,7 +13,7 @@ pub struct Words<'s> {
     /// The lines of the sources.
     lines: Lines<'s>,
     /// The rule by which a line gives words.
-    unit: Unit,
+    unit: CountedItem,
 }
 
 impl std::fmt::Debug for Words<'_> {
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Words<'_> {
 impl<'s> Lines<'s> {
     /// Returns the words of the lines, split by the rule of `--split`.
     pub fn words(self) -> Words<'s> {
-        Words { lines: self, unit: Unit::Words }
+        Words { lines: self, unit: CountedItem::Words }
     }
 
     /// Returns the keys that `keys` extracts from each line, to be counted as words are.
@@ -47,7 +47,7 @@ impl<'s> Lines<'s> {
     where
         F: Fn(&[u8], &mut dyn FnMut(&[u8])) + 'static,
     {
-        Words { lines: self, unit: Unit::Keys(Rc::new(keys)) }
+        Words { lines: self, unit: CountedItem::Keys(Rc::new(keys)) }
     }
 }
 
@@ -118,7 +118,7 @@ impl<'s> Windowed<'s> {
     /// Returns the number of occurrences of each word.
     pub fn count(self) -> Counts<'s> {
         let Words { lines: Lines { blocks, ticks, context }, unit } = self.words;
-        let runs = combine(blocks, unit, Rc::clone(&context));
+        let runs = count_words(blocks, unit, Rc::clone(&context));
         Counts { runs, ticks, context, over: self.over }
     }
 }

@@ -2,11 +2,11 @@
 
 use crate::error::Error;
 use crate::lines::BlockPool;
-use crate::store::Results;
+use crate::store::PendingResults;
 
 /// Keeps the limits of `results`. While there is no room for more, it holds the room of `pool`, so
 /// that reading stops. Never returns.
-pub async fn bound_results(results: Results, pool: BlockPool) -> Result<(), Error> {
+pub async fn bound_results(results: PendingResults, pool: BlockPool) -> Result<(), Error> {
     loop {
         results.watch().await;
         tracing::warn!(

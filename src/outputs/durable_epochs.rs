@@ -86,8 +86,8 @@ impl SyncRounds {
     }
 
     /// Returns a value that begins the round of `epoch` when it is dropped.
-    pub fn begin_at_last(&self, epoch: Epoch) -> RoundAtLast {
-        RoundAtLast { rounds: self.clone(), epoch }
+    pub fn begin_at_last(&self, epoch: Epoch) -> BeginRoundOnDrop {
+        BeginRoundOnDrop { rounds: self.clone(), epoch }
     }
 
     /// Returns when the parts of `epoch` may be synced.
@@ -99,12 +99,12 @@ impl SyncRounds {
 /// Begins the round of an epoch when it is dropped. The commit of the epoch holds it: however the
 /// commit ends, no part waits for ever.
 #[derive(Debug)]
-pub struct RoundAtLast {
+pub struct BeginRoundOnDrop {
     rounds: SyncRounds,
     epoch: Epoch,
 }
 
-impl Drop for RoundAtLast {
+impl Drop for BeginRoundOnDrop {
     fn drop(&mut self) {
         self.rounds.begin(self.epoch);
     }

@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::file_lock::LockPatience;
 use crate::meters::{Meters, SourcePositions};
 use crate::operators::{EpochRows, RowKind, Tally};
-use crate::store::{Body, Results, StoreResult};
+use crate::store::{Body, PendingResults, StoreResult};
 
 /// The place to which a job publishes its epochs.
 pub trait Output: Debug + Send + Sync + 'static {
@@ -226,7 +226,7 @@ pub struct WriterSettings {
     /// Notes epochs before they are committed. `None` in a job without state.
     pub commits: Option<CommitLog>,
     /// The results that are not stored yet.
-    pub results: Results,
+    pub results: PendingResults,
     /// The state folder. `None` in a job without state.
     pub state: Option<PathBuf>,
     /// The figures of the process.

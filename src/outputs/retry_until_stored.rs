@@ -17,7 +17,7 @@ use super::outage_log::{OutageCause, OutageLog};
 use crate::backoff::BackoffPolicy;
 use crate::error::Error;
 use crate::meters::{Meters, Outcome, OutputOp};
-use crate::store::{Results, StoreErrorKind, StoreResult};
+use crate::store::{PendingResults, StoreErrorKind, StoreResult};
 
 /// A store that has not answered for this long is reported as out of reach, although its own
 /// attempts continue.
@@ -37,14 +37,14 @@ pub struct Retrier {
     /// Wakes the requests that pause when an outage is over.
     back: Arc<Notify>,
     /// Learns of outages, because results are then moved to disk.
-    results: Results,
+    results: PendingResults,
     /// The figures of the process.
     meters: Meters,
 }
 
 impl Retrier {
     /// Returns a retrier for requests to the store with this description, without an outage.
-    pub fn new(store: String, results: Results, meters: Meters) -> Retrier {
+    pub fn new(store: String, results: PendingResults, meters: Meters) -> Retrier {
         let (store, silence_max) = (store.into(), SILENCE_MAX);
         let (pauses, outage, back) = (BackoffPolicy::JITTERED, Arc::default(), Arc::default());
         Retrier { store, silence_max, pauses, outage, back, results, meters }
@@ -224,7 +224,8 @@ mod tests {
 
     #[tokio::test]
     async fn end_of_outage_wakes_the_other_requests() {
-        let mut retrier = Retrier::new("store".into(), Results::unlimited(), Meters::default());
+        let mut retrier =
+            Retrier::new("store".into(), PendingResults::unlimited(), Meters::default());
         let hour = Duration::from_secs(3600);
         retrier.pauses = BackoffPolicy::doubling(hour, hour);
         let is_back = AtomicBool::new(false);

@@ -29,7 +29,7 @@ use crate::error::Result;
 use crate::failure::Failure;
 use crate::meters::{Meters, SourcePositions, TopKeeper, TopWords};
 use crate::operators::{Context, EpochRows, Grid, Row, RowKind, Rows, Tally};
-use crate::store::Results;
+use crate::store::PendingResults;
 use crate::supervise::{self, supervise};
 
 /// The output of a job as its operators see it. Clones share it.
@@ -38,7 +38,7 @@ pub struct OutputHandle {
     /// The writer of epochs.
     pub writer: Arc<dyn EpochWriter>,
     /// The results that are not stored yet.
-    pub results: Results,
+    pub results: PendingResults,
     /// The figures of the process.
     pub meters: Meters,
     /// The epochs whose ends are on disk.

@@ -33,7 +33,7 @@ pub async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<
                 () = stop.stopped() => Ok(None),
             }
         };
-        let Some(connected) = log.alongside(connecting).await?? else { break };
+        let Some(connected) = log.serve_during(connecting).await?? else { break };
         pauses.opened();
         let connection = log.open_connection();
         let end = receive(&connected, (log, connection), &mut pauses).await?;
@@ -53,7 +53,7 @@ pub async fn read(address: HostPort, once: bool, log: &mut SourceLog) -> Result<
                 () = stop.stopped() => true,
             }
         };
-        if log.alongside(pause).await? {
+        if log.serve_during(pause).await? {
             break;
         }
     }
@@ -90,7 +90,7 @@ async fn receive(
                 () = pauses.lasting() => ConnectWake::Lasting,
             }
         };
-        match log.alongside(readable).await? {
+        match log.serve_during(readable).await? {
             ConnectWake::Stop => return drain(stream, log, connection).await,
             ConnectWake::Readable(Err(_)) => return Ok(StreamEnd::Reset),
             ConnectWake::Readable(Ok(())) => log.ready(connection).await?,

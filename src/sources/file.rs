@@ -97,7 +97,7 @@ pub async fn read(path: PathBuf, turns: Arc<Semaphore>, log: &mut SourceLog) -> 
             () = stop.stopped(), if is_live => None,
         }
     };
-    let Some(_turn) = log.alongside(turn).await? else { return end_at_stop(log) };
+    let Some(_turn) = log.serve_during(turn).await? else { return end_at_stop(log) };
     let file = file_or_stream::open_file(&path)?;
     let mut reading = FileReading::begin(file, path, log)?;
     reading.skip().await?;
@@ -172,7 +172,7 @@ impl<'a> FileReading<'a> {
             match self.text.skip_to(if self.text.is_decompressed() { next } else { self.offset }) {
                 Ok(true) => {
                     self.log.meter().reached(self.text.stored_bytes());
-                    self.log.alongside(tokio::task::yield_now()).await?;
+                    self.log.serve_during(tokio::task::yield_now()).await?;
                 }
                 Ok(false) | Err(TextFault::Damaged(_)) => return Err(changed(&self.path)),
                 Err(TextFault::Unreadable(error)) => return Err(unreadable(&self.path, error)),
@@ -213,7 +213,7 @@ impl<'a> FileReading<'a> {
                 return self.end();
             }
             // Others have the thread in turn.
-            self.log.alongside(tokio::task::yield_now()).await?;
+            self.log.serve_during(tokio::task::yield_now()).await?;
         }
     }
 

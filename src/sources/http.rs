@@ -143,7 +143,7 @@ impl HttpListener {
 /// `Configuration` for an address that cannot be listened on, those of the log.
 pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Result<()> {
     log.recover_producers()?;
-    let listener = log.alongside(listen.bind()).await??;
+    let listener = log.serve_during(listen.bind()).await??;
     let address = listener.local_addr().map_err(|error| {
         let message = format!("--listen-http {} has no address: {error}", listen.address);
         Error::new(ErrorKind::Failed, message).cause(error)

@@ -79,7 +79,7 @@ pub async fn read(settings: ListenSettings, once: bool, log: &mut SourceLog) -> 
     loop {
         // A journal that is full leaves the bytes in the sockets, where their senders feel it.
         log.journal_room().await?;
-        match log.alongside(senders.next()).await? {
+        match log.serve_during(senders.next()).await? {
             Event::Stopped => break,
             Event::Gone => return log.finish().await,
             Event::Accepted(accepted) => senders.admit(accepted, log),
@@ -248,14 +248,14 @@ impl Senders {
         let until = Instant::now() + STOP_HANDSHAKE_TIME_MAX;
         while !self.handshakes.is_empty() {
             let shaken = tokio::time::timeout_at(until, self.handshakes.next());
-            let Ok(Some(handshake)) = log.alongside(shaken).await? else { break };
+            let Ok(Some(handshake)) = log.serve_during(shaken).await? else { break };
             self.shaken(handshake, log);
         }
         for sender in self.paused.drain(..) {
             self.turns.push(sender.wait(&self.stop));
         }
         // The stop ends every wait.
-        while let Some(turn) = log.alongside(self.turns.next()).await? {
+        while let Some(turn) = log.serve_during(self.turns.next()).await? {
             let (mut sender, end) = turn.read(log).await?;
             let end = match end {
                 Some(end) => end,

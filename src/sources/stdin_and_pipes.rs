@@ -42,7 +42,7 @@ pub async fn read(
             () = stop.stopped() => Ok(None),
         }
     };
-    let stream = log.alongside(opening).await??;
+    let stream = log.serve_during(opening).await??;
     log.finish().await?;
     let connection = log.open_connection();
     let end = match stream {
@@ -125,7 +125,7 @@ impl Stream {
                         there = self.wait_for_input() => there.map(|()| true),
                     }
                 };
-                if !log.alongside(waited).await?? {
+                if !log.serve_during(waited).await?? {
                     return Ok(StreamEnd::Stop);
                 }
             }

@@ -18,7 +18,9 @@ use crate::supervise;
 /// The bytes of one object, in chunks as they were encoded, never joined into one allocation.
 ///
 /// A clone shares the bytes, so that a retry costs nothing. A body that waits for long may
-/// [move to a file](super::Results); a reader sees no difference. Length and MD5 are computed once.
+/// [move to a file](super::PendingResults); a reader sees no difference. Length and MD5 are
+/// computed once.
+///
 /// The MD5 takes 2 ms a MiB and is computed at the first call of [`Body::md5`], unless a
 /// [`BodyWriter`] has begun before.
 #[derive(Clone)]

@@ -47,7 +47,7 @@ pub use probe_at_start::{ConditionalPuts, StoreFacts, StoreProbe, Versioning};
 pub use remote::{Environment, http_client};
 pub use settings::{Addressing, StoreSettings};
 pub use target::{DatabaseKind, DatabaseTarget, SearchProduct, SearchTarget, SslMode, Target};
-pub use waiting_results::{Level, Results, ResultsLimits};
+pub use waiting_results::{Level, PendingResults, ResultsLimits};
 
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;

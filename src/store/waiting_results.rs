@@ -6,7 +6,7 @@
 //! file is never synced. It is removed with its body, or by the next start after a crash. Files are
 //! readable by their owner only.
 //!
-//! Without a folder, or without room in it, reading stops instead: see [`Results::watch`].
+//! Without a folder, or without room in it, reading stops instead: see [`PendingResults::watch`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -44,7 +44,7 @@ pub struct ResultsLimits {
 
 /// The results that wait to be stored, in one process. Clones share them.
 #[derive(Clone)]
-pub struct Results {
+pub struct PendingResults {
     /// The results that all clones share.
     shared: Arc<ResultsShared>,
 }
@@ -111,9 +111,9 @@ struct BodyShare {
     is_on_disk: bool,
 }
 
-impl Results {
+impl PendingResults {
     /// Returns results with these limits.
-    pub fn new(limits: ResultsLimits) -> Results {
+    pub fn new(limits: ResultsLimits) -> PendingResults {
         let permits = (limits.memory_bytes_max / PERMIT_BYTES).clamp(1, u64::from(u32::MAX >> 3));
         let level = Level { has_room: true, ..Level::default() };
         let shared = ResultsShared {
@@ -123,13 +123,17 @@ impl Results {
             reads: Semaphore::new(permits as usize),
             reads_max: permits as u32,
         };
-        Results { shared: Arc::new(shared) }
+        PendingResults { shared: Arc::new(shared) }
     }
 
     /// Results without a limit, for programs that store no more than they have at hand.
-    pub fn unlimited() -> Results {
+    pub fn unlimited() -> PendingResults {
         let most = u64::MAX;
-        Results::new(ResultsLimits { memory_bytes_max: most, disk_bytes_max: most, folder: None })
+        PendingResults::new(ResultsLimits {
+            memory_bytes_max: most,
+            disk_bytes_max: most,
+            folder: None,
+        })
     }
 
     /// Removes the files that an earlier run left in `folder`.
@@ -206,7 +210,7 @@ impl Results {
     }
 
     /// Keeps the limits: moves bodies to disk, and returns when reading has to stop because that
-    /// cannot be done. [`Results::until_room`] then returns when reading may go on.
+    /// cannot be done. [`PendingResults::until_room`] then returns when reading may go on.
     pub async fn watch(&self) {
         let mut level = self.level();
         loop {
@@ -353,7 +357,7 @@ impl Drop for BodyShare {
     }
 }
 
-impl fmt::Debug for Results {
+impl fmt::Debug for PendingResults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Results").field("level", &*self.shared.level.borrow()).finish()
     }
@@ -365,11 +369,11 @@ mod tests {
 
     use super::*;
 
-    fn results(folder: Option<PathBuf>) -> Results {
-        Results::new(ResultsLimits { memory_bytes_max: 11, disk_bytes_max: 100, folder })
+    fn results(folder: Option<PathBuf>) -> PendingResults {
+        PendingResults::new(ResultsLimits { memory_bytes_max: 11, disk_bytes_max: 100, folder })
     }
 
-    fn admitted(results: &Results, text: &'static str) -> Body {
+    fn admitted(results: &PendingResults, text: &'static str) -> Body {
         let body = Body::from(text);
         results.admit(&body);
         body
@@ -413,10 +417,10 @@ mod tests {
     fn results_of_an_earlier_run_are_swept() {
         let dir = tempfile::tempdir().expect("a directory");
         let folder = dir.path().join("results-0");
-        Results::sweep(&folder).expect("nothing to sweep");
+        PendingResults::sweep(&folder).expect("nothing to sweep");
         fs::create_dir(&folder).expect("a folder");
         fs::write(folder.join("00000000.body"), "words").expect("a file");
-        Results::sweep(&folder).expect("a folder to sweep");
+        PendingResults::sweep(&folder).expect("a folder to sweep");
         assert!(!folder.exists());
     }
 

@@ -4,9 +4,9 @@
 //! Words come in lists. Their slots are prefetched in groups before the first is counted, so that
 //! the cache misses of a group overlap.
 
-use super::drained::Drained;
+use super::drain_sink::DrainSink;
 use super::hash::{Key, TinyKey};
-use super::side_table::Side;
+use super::overflow_table::OverflowTable;
 use super::slots::{SlotKey, Slots};
 use super::split::GROUP_MIN;
 
@@ -16,7 +16,7 @@ pub struct RangeTable {
     tiny: Slots<TinyKey>,
     short: Slots<Key>,
     /// Longer words, and words that were crafted to share a slot.
-    side: Side,
+    side: OverflowTable,
 }
 
 /// Numbers of homes: of words of up to 7 bytes, and of words of up to 15.
@@ -40,7 +40,7 @@ impl RangeTable {
         RangeTable {
             tiny: Slots::new(scale, homes.tiny),
             short: Slots::new(scale, homes.short),
-            side: Side::default(),
+            side: OverflowTable::default(),
         }
     }
 
@@ -112,7 +112,7 @@ impl RangeTable {
 
     /// Gives `to` every word once, ascending by (hash, word). Afterwards the table must be
     /// [reset](Self::reset).
-    pub fn drain(&mut self, to: &mut impl Drained) {
+    pub fn drain(&mut self, to: &mut impl DrainSink) {
         let mut longer = self.side.take_sorted();
         let mut short = self.short.ascending().peekable();
         for tiny in self.tiny.ascending() {
@@ -128,7 +128,7 @@ impl RangeTable {
     /// Removes all words, and changes the numbers of homes.
     pub fn reset(&mut self, homes: RangeHomes) {
         // All of them together must not keep what crafted words took.
-        self.side = Side::default();
+        self.side = OverflowTable::default();
         self.tiny.reset(homes.tiny);
         self.short.reset(homes.short);
     }
@@ -138,7 +138,7 @@ impl RangeTable {
 #[inline(always)]
 fn add_all<K: SlotKey>(
     slots: &mut Slots<K>,
-    side: &mut Side,
+    side: &mut OverflowTable,
     words: impl Iterator<Item = K> + Clone,
 ) {
     let mut homes = [0; GROUP_MIN];
@@ -158,7 +158,7 @@ fn add_all<K: SlotKey>(
 fn add_mixed<'a>(
     tiny: &mut Slots<TinyKey>,
     short: &mut Slots<Key>,
-    side: &mut Side,
+    side: &mut OverflowTable,
     list: &'a [u64],
 ) -> &'a [u64] {
     let mut tiny_words = [TinyKey(0); GROUP_MIN];

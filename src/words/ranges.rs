@@ -12,7 +12,7 @@
 //! If processes share the words of a host, each has the ranges of a part of the hashes. Ranges are
 //! in the order of hashes, as slots are, so ranges one after the other drain as one table does.
 
-use super::drained::Drained;
+use super::drain_sink::DrainSink;
 use super::hash::{Key, hash};
 use super::kept_ranges::KeptRanges;
 use super::range_lists::ListedWords;
@@ -141,7 +141,7 @@ impl Ranges {
 
     /// Gives `to` every word of some ranges once, ascending by (hash, word), and removes them. The
     /// memory of a range is kept when its words are given.
-    pub fn drain_to(&self, share: Range<usize>, mut to: impl Drained) {
+    pub fn drain_to(&self, share: Range<usize>, mut to: impl DrainSink) {
         for at in share.start - self.first..share.end - self.first {
             let Some(mut table) = self.lock(at).take() else { continue };
             self.heap_bytes.fetch_sub(table.heap_bytes(), Ordering::Relaxed);

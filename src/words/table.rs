@@ -3,9 +3,9 @@
 //! Words go through a small group of probes, whose slots are prefetched, so that the cache misses
 //! of a group overlap.
 
-use super::drained::Drained;
+use super::drain_sink::DrainSink;
 use super::hash::{Key, SHORT_BYTES_MAX};
-use super::side_table::Side;
+use super::overflow_table::OverflowTable;
 use super::slots::Slots;
 use super::split::{GROUP_MAX, GROUP_MIN, WordSink, each_ended, words_into};
 use super::{Counted, WordOptions};
@@ -24,7 +24,7 @@ const CAPACITY_MIN: usize = 1 << 12;
 #[derive(Debug)]
 pub struct WordTable {
     slots: Slots<Key>,
-    side: Side,
+    side: OverflowTable,
     group: Box<[Probe; GROUP_MAX]>,
 }
 
@@ -39,7 +39,7 @@ impl Default for WordTable {
     fn default() -> Self {
         WordTable {
             slots: Slots::new(1, CAPACITY_MIN),
-            side: Side::default(),
+            side: OverflowTable::default(),
             group: Box::new([Probe { key: Key::of(b""), home: 0 }; GROUP_MAX]),
         }
     }
@@ -107,7 +107,7 @@ impl WordTable {
 
     /// Gives `to` every word once, ascending by (hash, word), and empties the table. Memory is kept
     /// for the same number of words, up to about 600,000.
-    pub fn drain_to(&mut self, mut to: impl Drained) {
+    pub fn drain_to(&mut self, mut to: impl DrainSink) {
         if self.is_empty() {
             return;
         }
@@ -128,7 +128,7 @@ impl WordTable {
 
 /// Adds 1 to each word of a group whose slots have room.
 #[inline(always)]
-fn add_group(slots: &mut Slots<Key>, side: &mut Side, group: &[Probe]) {
+fn add_group(slots: &mut Slots<Key>, side: &mut OverflowTable, group: &[Probe]) {
     for &Probe { key, home } in group {
         if !slots.add(home, key, 1) {
             side.add_key(key, 1);

@@ -22,7 +22,7 @@ use crate::outputs::durable_epochs::SyncRounds;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
 use crate::store::{
-    Body, Creation, Results, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    Body, Creation, PendingResults, Store, StoreError, StoreErrorKind, StoreResult, Stored,
 };
 use crate::supervise;
 
@@ -44,7 +44,7 @@ pub struct Publisher {
     /// Repeats requests while the store is away.
     retrier: Retrier,
     /// The results that are not stored yet.
-    results: Results,
+    results: PendingResults,
     /// The figures of the process.
     meters: Meters,
     /// A permit for each processor: objects are encoded on no more threads.
@@ -78,7 +78,7 @@ impl Publisher {
     ) -> Self {
         let (form, publication) = (Arc::new(form), Arc::new(publication));
         let (ownership, commits) = (Ownership::Unshared, None);
-        let results = Results::unlimited();
+        let results = PendingResults::unlimited();
         let meters = Meters::default();
         let retrier = Retrier::new(store.describe(), results.clone(), meters.clone());
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
@@ -98,7 +98,7 @@ impl Publisher {
 
     /// Returns a publisher whose results are counted and limited by `results`.
     #[must_use]
-    pub fn bounded_by(self, results: Results) -> Self {
+    pub fn bounded_by(self, results: PendingResults) -> Self {
         let retrier = Retrier::new(self.store.describe(), results.clone(), self.meters.clone());
         Publisher { results, retrier, ..self }
     }
@@ -414,7 +414,7 @@ pub mod tests {
         let folder = Some(root.path().join("results"));
         // A permit of memory for one body.
         let limits = ResultsLimits { memory_bytes_max: 1, disk_bytes_max: 1 << 20, folder };
-        let results = Results::new(limits);
+        let results = PendingResults::new(limits);
         let publisher = publisher(LocalStore::open(root.path()).unwrap());
         let mut publisher = publisher.bounded_by(results.clone());
         publisher.retrier.silence_max = Duration::from_millis(1);

@@ -33,7 +33,7 @@ use crate::outputs::output::{
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
 use crate::settings::EmptyEpochs;
-use crate::store::{Body, Results, StoreError, StoreErrorKind, StoreResult};
+use crate::store::{Body, PendingResults, StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
 /// So many parts are written at a time. More would hold up the oldest epoch.
@@ -84,7 +84,7 @@ pub struct SearchWriter {
     /// Notes epochs before their marker is stored. `None` in a job without state.
     commits: Option<CommitLog>,
     /// The rows that wait to be sent, in memory or on disk.
-    results: Results,
+    results: PendingResults,
     /// The runtime on whose threads rows become documents.
     runtime: tokio::runtime::Handle,
     /// A permit for each part that may be written at the same time.

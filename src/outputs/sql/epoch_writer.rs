@@ -33,7 +33,7 @@ use crate::outputs::owner::Standing;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
 use crate::settings::{EmptyEpochs, RowOrder};
-use crate::store::{Body, Results, StoreError, StoreErrorKind, StoreResult};
+use crate::store::{Body, PendingResults, StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
 /// The longest piece of a changelog, well below the longest packet of a server.
@@ -71,7 +71,7 @@ pub struct SqlWriter {
     /// The commit log of a job with state.
     commits: Option<CommitLog>,
     /// The parts that wait, in memory or on disk.
-    results: Results,
+    results: PendingResults,
     /// The figures of the process.
     meters: Meters,
     /// Repeats transactions while the server is out of reach.

@@ -77,7 +77,7 @@ impl<'a> Appender<'a> {
     ///
     /// Those of the log.
     pub async fn run(&mut self, mut requests: mpsc::Receiver<LogRequest>) -> Result<()> {
-        while let Some(LogRequest { ask, reply }) = self.log.alongside(requests.recv()).await? {
+        while let Some(LogRequest { ask, reply }) = self.log.serve_during(requests.recv()).await? {
             let done = self.carry_out(ask).await?;
             // It fails if the client has gone, which will ask again.
             let _ = reply.send(done);

@@ -387,7 +387,7 @@ impl<'a> TopicReading<'a> {
         if let Some(event) = self.held_back.take() {
             return Ok(Consumed::Fetched(event));
         }
-        self.log.alongside(self.consumer.next()).await?
+        self.log.serve_during(self.consumer.next()).await?
     }
 
     /// Hands the lines of a partition to the log, with those of others that are there already.

@@ -95,18 +95,18 @@ impl SourceLog {
     ///
     /// # Errors
     /// `Disk` if the journal fails.
-    pub async fn alongside<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
+    pub async fn serve_during<T>(&mut self, work: impl Future<Output = T>) -> Result<T> {
         let mut work = pin!(work);
         loop {
             tokio::select! {
                 done = &mut work => return Ok(done),
-                tended = self.tend() => tended?,
+                tended = self.serve_one() => tended?,
             }
         }
     }
 
     /// Takes the next message, or brings some records back. Safe to cancel.
-    async fn tend(&mut self) -> Result<()> {
+    async fn serve_one(&mut self) -> Result<()> {
         // Bytes without a record wait for room, and it is what comes back that frees room.
         let has_next = self.aside_pending == 0 || self.has_records_to_bring_back();
         let Some(request) = self.lagging_room().filter(|_| has_next) else {
@@ -160,7 +160,7 @@ impl SourceLog {
     /// `Disk` if the journal fails.
     pub async fn finish(&mut self) -> Result<()> {
         while self.lagging.is_some() {
-            self.tend().await?;
+            self.serve_one().await?;
         }
         self.reports.report_all();
         Ok(())
@@ -231,7 +231,7 @@ impl SourceLog {
             _ = room.wait_async(&full) => Ok(()),
             () = look_again => Ok(()),
             () = stop.stopped(), if !holds_bytes || !self.stop.is_stopped() => Ok(()),
-            tended = self.tend() => tended,
+            tended = self.serve_one() => tended,
         }
     }
 

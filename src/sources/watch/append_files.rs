@@ -210,7 +210,7 @@ impl<'a> WatchReading<'a> {
                 ahead.push_back(arrival);
             }
             let Some(arrival) = ahead.pop_front() else {
-                let next = self.log.alongside(async {
+                let next = self.log.serve_during(async {
                     tokio::select! {
                         biased;
                         () = stop.stopped() => Ok(None),
@@ -267,7 +267,7 @@ impl<'a> WatchReading<'a> {
                 piece = pump.next() => piece.map(Some),
             }
         };
-        self.log.alongside(piece).await?
+        self.log.serve_during(piece).await?
     }
 
     /// Reads a file that was found and asked for; returns true if a stop was asked for.

@@ -37,7 +37,7 @@ pub async fn changed<T>(
                 () = stop.stopped() => true,
             }
         };
-        if log.alongside(pause).await? {
+        if log.serve_during(pause).await? {
             return Ok(None);
         }
     }

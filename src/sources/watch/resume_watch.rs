@@ -35,7 +35,7 @@ use crate::supervise;
 pub async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
     let place = watch.open()?;
     // Before the first listing: each file that appears after it makes an event.
-    let finder = log.alongside(finder(place.clone())).await?;
+    let finder = log.serve_during(finder(place.clone())).await?;
     let folder = log.folder().map(Path::to_owned);
     let opened = folder.as_deref().map_or(Ok(None), Ledger::open)?;
     if opened.is_none() && !log.last_recorded().is_empty() {
@@ -49,7 +49,7 @@ pub async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
         Some(ledger) => (ledger, HashSet::new()),
         None => {
             let first = first_start(&place, watch.existing || once);
-            let begun = log.alongside(async {
+            let begun = log.serve_during(async {
                 tokio::select! {
                     begun = first => Some(begun),
                     () = stop.stopped() => None,
@@ -70,7 +70,7 @@ pub async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
     };
     if let (OpenPlace::Objects(bucket), false) = (&place, is_first) {
         // What is refused now would be refused for the whole run.
-        let listed = log.alongside(async {
+        let listed = log.serve_during(async {
             tokio::select! {
                 listed = bucket.check() => listed,
                 () = stop.stopped() => Ok(()),

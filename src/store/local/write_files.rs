@@ -50,7 +50,7 @@ fn create_temporary(folder: &OwnedFd, name: &str, mode: u32) -> io::Result<(Stri
 
 /// A file with a name that is removed when this value is dropped, unless it is kept.
 #[derive(Debug)]
-struct UnkeptFile {
+struct RemoveOnDrop {
     /// The folder of the file.
     folder: OwnedFd,
     /// The name in the folder.
@@ -61,11 +61,11 @@ struct UnkeptFile {
     is_kept: bool,
 }
 
-impl UnkeptFile {
+impl RemoveOnDrop {
     /// Takes over the open `file`, which was created as `name` in `folder`.
-    fn new(folder: OwnedFd, name: String, file: &File) -> io::Result<UnkeptFile> {
+    fn new(folder: OwnedFd, name: String, file: &File) -> io::Result<RemoveOnDrop> {
         let metadata = file.metadata()?;
-        Ok(UnkeptFile { folder, name, id: (metadata.dev(), metadata.ino()), is_kept: false })
+        Ok(RemoveOnDrop { folder, name, id: (metadata.dev(), metadata.ino()), is_kept: false })
     }
 
     /// Returns true if the name is still that of this file.
@@ -75,7 +75,7 @@ impl UnkeptFile {
     }
 }
 
-impl Drop for UnkeptFile {
+impl Drop for RemoveOnDrop {
     fn drop(&mut self) {
         // A later attempt may have put a file of its own there.
         if !self.is_kept && self.bears_name() {
@@ -87,20 +87,20 @@ impl Drop for UnkeptFile {
 
 /// A temporary beside an object that is not synced. It is removed unless it becomes that object.
 #[derive(Debug)]
-pub struct WrittenObject {
-    name: UnkeptFile,
+pub struct UnsyncedTemporary {
+    name: RemoveOnDrop,
     file: File,
 }
 
 /// A durable temporary beside an object. It is removed unless it becomes that object.
 #[derive(Debug)]
-pub struct PreparedObject(UnkeptFile);
+pub struct SyncedTemporary(RemoveOnDrop);
 
-impl WrittenObject {
+impl UnsyncedTemporary {
     /// Makes the bytes durable. `path` is that of the object, for messages.
-    pub fn sync(self, path: &Path) -> StoreResult<PreparedObject> {
+    pub fn sync(self, path: &Path) -> StoreResult<SyncedTemporary> {
         self.file.sync_all().map_err(|error| failure("write", path, &error))?;
-        Ok(PreparedObject(self.name))
+        Ok(SyncedTemporary(self.name))
     }
 }
 
@@ -117,13 +117,13 @@ fn write_body(file: &mut File, body: &Body) -> io::Result<()> {
 }
 
 /// Writes `body` to a temporary beside the object `key`, and does not sync it.
-fn write(root: &Path, key: &str, body: &Body) -> io::Result<WrittenObject> {
+fn write(root: &Path, key: &str, body: &Body) -> io::Result<UnsyncedTemporary> {
     let (dir, name) = split(key);
     let (folder, mode) = folder_of(root, dir)?;
     let (name, mut file) = create_temporary(&folder, name, mode)?;
-    let name = UnkeptFile::new(folder, name, &file)?;
+    let name = RemoveOnDrop::new(folder, name, &file)?;
     write_body(&mut file, body)?;
-    Ok(WrittenObject { name, file })
+    Ok(UnsyncedTemporary { name, file })
 }
 
 /// Stores `body` as the object `key` and replaces an object that exists.
@@ -131,7 +131,7 @@ fn write(root: &Path, key: &str, body: &Body) -> io::Result<WrittenObject> {
 /// The bytes are durable when this returns, the name is after the folder was sealed.
 pub fn put(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
     let put = || {
-        let WrittenObject { mut name, file } = write(root, key, body)?;
+        let UnsyncedTemporary { mut name, file } = write(root, key, body)?;
         file.sync_all()?;
         renameat(&name.folder, &name.name, &name.folder, split(key).1)?;
         name.is_kept = true;
@@ -149,7 +149,7 @@ pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
 }
 
 /// Writes `body` as a temporary beside the object `key`.
-pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<WrittenObject> {
+pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<UnsyncedTemporary> {
     write(root, key, body).map_err(|error| failure("write", &root.join(key), &error))
 }
 
@@ -159,7 +159,7 @@ pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<WrittenObject
 pub fn place_new(
     root: &Path,
     key: &str,
-    PreparedObject(file): PreparedObject,
+    SyncedTemporary(file): SyncedTemporary,
     body: &Body,
 ) -> StoreResult<Stored> {
     let linked = link_new(&file.folder, &file.name, split(key).1);
@@ -187,48 +187,48 @@ fn check_same(root: &Path, key: &str, body: &Body) -> StoreResult<()> {
 
 /// An object that is written and not synced.
 #[derive(Debug)]
-pub struct Draft {
+pub struct UnsyncedPart {
     /// The name of the object.
     key: String,
     /// The file with the bytes.
     file: File,
     /// Removes the file unless it is synced; `None` for an object that was there before.
-    name: Option<UnkeptFile>,
+    name: Option<RemoveOnDrop>,
 }
 
 /// Creates the object `key` from `body` under its own name at once. Leaves no file after a failure;
 /// a crash may leave one with some of the bytes, which the next start removes with the epoch.
 ///
 /// Fails with `Exists` if there is an object with other bytes.
-pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<Draft> {
+pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<UnsyncedPart> {
     let (dir, name) = split(key);
     let create = || {
         let (folder, mode) = folder_of(root, dir)?;
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&folder, name, flags, Mode::from_raw_mode(mode))?);
-        let name = UnkeptFile::new(folder, name.to_owned(), &file)?;
+        let name = RemoveOnDrop::new(folder, name.to_owned(), &file)?;
         crash_point("output.part_opened");
         write_body(&mut file, body)?;
-        Ok(Draft { key: key.to_owned(), file, name: Some(name) })
+        Ok(UnsyncedPart { key: key.to_owned(), file, name: Some(name) })
     };
-    let created: io::Result<Draft> = create();
+    let created: io::Result<UnsyncedPart> = create();
     match created {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
             check_same(root, key, body)?;
             let failed = |error| failure("read", &root.join(key), &error);
             let file = open_file(root, key).map_err(failed)?;
-            Ok(Draft { key: key.to_owned(), file, name: None })
+            Ok(UnsyncedPart { key: key.to_owned(), file, name: None })
         }
         created => created.map_err(|error| failure("write", &root.join(key), &error)),
     }
 }
 
-impl Draft {
+impl UnsyncedPart {
     /// Makes the bytes durable. A file that cannot be synced is removed, so that the next attempt
     /// writes another one.
     pub fn sync(self, root: &Path) -> StoreResult<()> {
-        let Draft { key, file, name } = self;
+        let UnsyncedPart { key, file, name } = self;
         let synced = file.sync_all();
         synced.map_err(|error| failure("write", &root.join(key), &error))?;
         if let Some(mut name) = name {

@@ -4,7 +4,7 @@ use super::hash::Key;
 
 /// Receives words with their counts, ascending by (hash, word). A closure receives all words as
 /// bytes.
-pub trait Drained {
+pub trait DrainSink {
     /// Receives a word of up to 15 bytes as its key, of which 16 bytes can be copied at once.
     fn short(&mut self, hash: u64, key: Key, count: u64);
 
@@ -12,7 +12,7 @@ pub trait Drained {
     fn word(&mut self, hash: u64, word: &[u8], count: u64);
 }
 
-impl<F: FnMut(u64, &[u8], u64)> Drained for F {
+impl<F: FnMut(u64, &[u8], u64)> DrainSink for F {
     #[inline(always)]
     fn short(&mut self, hash: u64, key: Key, count: u64) {
         self(hash, &key.to_bytes()[..key.length()], count);

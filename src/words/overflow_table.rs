@@ -5,7 +5,7 @@
 //! sorted only when the table is drained.
 
 use super::ascending::HashedKey;
-use super::drained::Drained;
+use super::drain_sink::DrainSink;
 use super::hash::{Key, SHORT_BYTES_MAX, hash};
 use super::slots::{SlotKey, Slots};
 use foldhash::quality::RandomState;
@@ -23,27 +23,27 @@ fn is_kept(capacity: usize, used: usize) -> bool {
 
 /// Words in an arena, found by a seeded hash.
 #[derive(Debug, Default)]
-pub struct Side {
-    index: HashTable<SideWord>,
+pub struct OverflowTable {
+    index: HashTable<OverflowWord>,
     arena: Vec<u8>,
     seed: RandomState,
 }
 
 /// A word in the arena, and its count.
 #[derive(Clone, Copy, Debug)]
-struct SideWord {
+struct OverflowWord {
     start: usize,
     len: usize,
     count: u64,
 }
 
-impl SideWord {
+impl OverflowWord {
     fn word<'a>(&self, arena: &'a [u8]) -> &'a [u8] {
         &arena[self.start..self.start + self.len]
     }
 }
 
-impl Side {
+impl OverflowTable {
     /// Returns the number of distinct words.
     pub fn len(&self) -> usize {
         self.index.len()
@@ -56,20 +56,20 @@ impl Side {
 
     /// Adds `count` to `word`.
     pub fn add(&mut self, word: &[u8], count: u64) {
-        let Side { index, arena, seed } = self;
+        let OverflowTable { index, arena, seed } = self;
         let place = seeded_hash(seed, word);
         if let Some(entry) = index.find_mut(place, |entry| entry.word(arena) == word) {
             entry.count += count;
             return;
         }
-        let entry = SideWord { start: arena.len(), len: word.len(), count };
+        let entry = OverflowWord { start: arena.len(), len: word.len(), count };
         arena.extend_from_slice(word);
         index.insert_unique(place, entry, |entry| seeded_hash(seed, entry.word(arena)));
     }
 
     /// Removes every short word that `take` accepts.
     fn give_back(&mut self, mut take: impl FnMut(Key, u64) -> bool) {
-        let Side { index, arena, .. } = self;
+        let OverflowTable { index, arena, .. } = self;
         index.retain(|entry| {
             entry.len > SHORT_BYTES_MAX || !take(Key::of(entry.word(arena)), entry.count)
         });
@@ -113,7 +113,7 @@ impl Side {
     pub fn take_sorted(&mut self) -> SortedWords {
         let arena = mem::take(&mut self.arena);
         let words = self.index.len();
-        let mut entries: Vec<(u64, SideWord)> =
+        let mut entries: Vec<(u64, OverflowWord)> =
             self.index.drain().map(|entry| (hash(entry.word(&arena)), entry)).collect();
         if !is_kept(self.index.capacity(), words) {
             self.index = HashTable::new();
@@ -143,7 +143,7 @@ fn seeded_hash(seed: &RandomState, word: &[u8]) -> u64 {
 
 /// A drained side table: words ascending by (hash, word).
 pub struct SortedWords {
-    entries: Vec<(u64, SideWord)>,
+    entries: Vec<(u64, OverflowWord)>,
     next: usize,
     arena: Vec<u8>,
 }
@@ -156,7 +156,7 @@ impl SortedWords {
     }
 
     /// Gives `to` the words that are less than (`hash`, `word`).
-    fn before(&mut self, hash: u64, word: &[u8], to: &mut impl Drained) {
+    fn before(&mut self, hash: u64, word: &[u8], to: &mut impl DrainSink) {
         while let Some((next_hash, entry)) = self.entries.get(self.next) {
             let next = entry.word(&self.arena);
             if (*next_hash, next) >= (hash, word) {
@@ -169,7 +169,7 @@ impl SortedWords {
 
     /// Gives `to` the words that are less than a short word, and then that.
     #[inline(always)]
-    pub fn give_short(&mut self, short: HashedKey, to: &mut impl Drained) {
+    pub fn give_short(&mut self, short: HashedKey, to: &mut impl DrainSink) {
         let HashedKey { hash, key, count } = short;
         if self.next_hash().is_some_and(|next| next <= hash) {
             self.before(hash, &key.to_bytes()[..key.length()], to);
@@ -178,7 +178,7 @@ impl SortedWords {
     }
 
     /// Gives `to` the remaining words.
-    pub fn rest(&mut self, to: &mut impl Drained) {
+    pub fn rest(&mut self, to: &mut impl DrainSink) {
         for (hash, entry) in &self.entries[self.next..] {
             to.word(*hash, entry.word(&self.arena), entry.count);
         }
