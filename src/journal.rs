@@ -16,8 +16,8 @@
 //!
 //! **Order.** Data and StreamEnd are appended as they come. EpochEnd(e) is appended, then synced,
 //! then the frontier may pass e. Parts and marker of e are stored, then Committed(e) is appended
-//! and synced, then segments before its resume position become spares, or are deleted if there are
-//! enough. The caller gives the resume position with the EpochEnd: the cut, or
+//! and synced, then segments before its resume position are emptied and become spares, or are
+//! deleted if there are enough. The caller gives the resume position with the EpochEnd: the cut, or
 //! the start of a line that was open there.
 //!
 //! **Torn or damaged.** EpochEnd, Synced and Committed records and the header of each segment state
@@ -27,14 +27,6 @@
 //! ([`ErrorKind::Disk`](crate::ErrorKind)), and the error names the place and the epochs. A segment
 //! that is shorter than its header states is damage, too: only one that was never synced may have
 //! lost its length with the power.
-//!
-//! **Used files.** A spare is not emptied before it is a segment again, and its header states that.
-//! Old records stand after the last one then. They cannot pass for new ones, since the checksum of
-//! a record covers its position, and what was released is before all positions that are to come. A
-//! record that ends in a new page is followed by zeros, in the same write, so that the log of a
-//! killed process ends in zeros in any file. What stands after the tail is cleared at a start
-//! before anything is appended: unlike an old record, one that was not synced has a position that
-//! is used again.
 //!
 //! **A restart takes the same time whatever the log holds.** A header states the log's state at the
 //! beginning of its segment, and EpochEnds are chained. Opening reads the header of the last
@@ -48,7 +40,6 @@
 //! not tried again: a second `fdatasync` may succeed without having written what the first one
 //! lost.
 
-mod active_segment;
 mod append_records;
 mod disk;
 mod disk_budget;
@@ -78,8 +69,6 @@ mod kill_tests;
 mod model_disk;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod used_file_tests;
 
 use std::time::Duration;
 

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::active_segment::{self, Active};
-use super::disk;
+use super::disk::{self, File};
 use super::group_sync::{Durable, Syncer};
 use super::read_back::Reader;
 use super::record::{
@@ -49,6 +48,17 @@ pub struct Journal {
     pub stated: u64,
     /// A buffer for control records, used again.
     pub(crate) scratch: Vec<u8>,
+}
+
+/// The segment that is written to.
+#[derive(Debug)]
+pub struct Active {
+    /// The file of the segment.
+    pub file: Arc<dyn File>,
+    /// The position of its first byte in the log.
+    pub base: u64,
+    /// First position that is not in it.
+    pub end: u64,
 }
 
 /// The permission of a record to use the reserve.
@@ -417,10 +427,8 @@ impl Journal {
             facts: self.facts.clone(),
             standing: self.standing.clone(),
             bytes: spare.bytes,
-            holds_old: spare.holds_old,
         };
-        let zeros = active_segment::zeros_after_header(&spare);
-        if let Err(error) = spare.file.write_at(0, [&header.encode(), zeros, &[]]) {
+        if let Err(error) = spare.file.write_at(0, [&header.encode(), &[]]) {
             if !disk::is_full(&error) {
                 return Err(shared.poison("writing", &spare.name, error));
             }
@@ -444,7 +452,7 @@ impl Journal {
         ledger.names_changed = true;
         ledger.settle();
         self.has_reserve = ledger.reserve.is_some();
-        self.active = Active::begun(spare, base);
+        self.active = Active { file: spare.file, base, end: base + bytes - segment::HEADER };
         crash_point("journal.after_roll");
         Ok(None)
     }
@@ -455,13 +463,12 @@ impl Journal {
         let offset = segment::HEADER + (self.tail - self.active.base);
         if crash_points::is_armed("journal.mid_record") {
             // If even this fails the process ends all the same.
-            let _torn = (self.active.file)
-                .write_at(offset, [parts[0], &parts[1][..parts[1].len() / 2], &[]]);
+            let _torn =
+                (self.active.file).write_at(offset, [parts[0], &parts[1][..parts[1].len() / 2]]);
         }
         crash_point("journal.mid_record");
         let ticket = self.shared.room().ticket();
-        let zeros = self.active.zeros_after(offset + bytes);
-        if let Err(error) = self.active.file.write_at(offset, [parts[0], parts[1], zeros]) {
+        if let Err(error) = self.active.file.write_at(offset, parts) {
             if !disk::is_full(&error) {
                 let name = segment::name(self.active.base);
                 return Err(self.shared.poison("writing", &name, error));
@@ -469,9 +476,6 @@ impl Journal {
             // Half of the record may stand there: the next one is written over it.
             self.shared.ledger().disk_full = true;
             return Ok(Append::Full(self.shared.room().full(ticket, FullCause::Disk)));
-        }
-        if !zeros.is_empty() {
-            self.active.cleared = offset + bytes + zeros.len() as u64;
         }
         let position = Position(self.tail);
         self.tail += bytes;

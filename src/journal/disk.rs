@@ -27,7 +27,7 @@ pub trait File: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// `StorageFull` if the disk is full. What was written before an error is undefined.
-    fn write_at(&self, offset: u64, parts: [&[u8]; 3]) -> io::Result<()>;
+    fn write_at(&self, offset: u64, parts: [&[u8]; 2]) -> io::Result<()>;
 
     /// Reads at `offset` and returns how many bytes it got; 0 at the end of the file.
     ///
@@ -104,16 +104,28 @@ pub trait Disk: Send + Sync + fmt::Debug + 'static {
     fn place(&self, name: &str) -> String;
 }
 
-/// Returns the file of that name with nothing but zeros in it, durably; removed, and `None`, if it
-/// is not `bytes` long or the file system cannot.
+/// The file of that name with nothing but zeros in it; removed, and `None`, if it is not `bytes`
+/// long or the file system cannot.
 pub fn emptied(disk: &dyn Disk, name: &str, bytes: u64) -> io::Result<Option<Arc<dyn File>>> {
     let file = disk.open(name)?;
     if file.bytes()? == bytes && file.zero(bytes).is_ok() {
-        file.sync()?;
         return Ok(Some(file));
     }
     disk.remove(name)?;
     Ok(None)
+}
+
+/// Writes as `write_at` does; the bytes are on disk when it returns.
+pub fn emptied_durably(
+    disk: &dyn Disk,
+    name: &str,
+    bytes: u64,
+) -> io::Result<Option<Arc<dyn File>>> {
+    let file = emptied(disk, name, bytes)?;
+    if let Some(file) = &file {
+        file.sync()?;
+    }
+    Ok(file)
 }
 
 /// Returns true if an error means a full disk, which passes, and not a failed one.
@@ -252,8 +264,8 @@ fn allocate(file: &fs::File, bytes: u64) -> io::Result<()> {
 struct LocalFile(fs::File);
 
 impl File for LocalFile {
-    fn write_at(&self, offset: u64, parts: [&[u8]; 3]) -> io::Result<()> {
-        let whole = parts.iter().map(|part| part.len()).sum::<usize>();
+    fn write_at(&self, offset: u64, parts: [&[u8]; 2]) -> io::Result<()> {
+        let whole = parts[0].len() + parts[1].len();
         let slices = parts.map(IoSlice::new);
         let done = match rustix::io::pwritev(&self.0, &slices, offset) {
             Ok(done) if done == whole => return Ok(()),
@@ -353,7 +365,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
         let file = disk.create("a", 10_000).unwrap();
-        file.write_at(5_000, [b"ab", b"c", b"de"]).unwrap();
+        file.write_at(5_000, [b"ab", b"cde"]).unwrap();
         let mut back = [1; 8];
         assert_eq!(file.read_at(4_999, &mut back).unwrap(), 8);
         assert_eq!(&back, b"\0abcde\0\0");
@@ -361,7 +373,7 @@ mod tests {
         assert_eq!(file.bytes().unwrap(), 9_000);
         file.read_at(4_999, &mut back).unwrap();
         assert_eq!(&back, b"\0a\0\0\0\0\0\0");
-        file.write_at(5_000, [b"ab", b"c", b"de"]).unwrap();
+        file.write_at(5_000, [b"ab", b"cde"]).unwrap();
         file.truncate(5_002, 9_000).unwrap();
         file.read_at(4_999, &mut back).unwrap();
         assert_eq!((file.bytes().unwrap(), &back), (9_000, b"\0ab\0\0\0\0\0"));
@@ -371,7 +383,7 @@ mod tests {
     fn zeros_are_written_where_range_cannot_be_zeroed() {
         let folder = tempfile::tempdir().unwrap();
         let disk = LocalDisk::lock(folder.path()).unwrap().unwrap();
-        disk.create("a", 200_000).unwrap().write_at(0, [&[1; 200_000], &[], &[]]).unwrap();
+        disk.create("a", 200_000).unwrap().write_at(0, [&[1; 200_000], &[]]).unwrap();
         let file = fs::OpenOptions::new().read(true).write(true).open(folder.path().join("a"));
         write_zeros(&file.unwrap(), 5, 199_995).unwrap();
         let bytes = fs::read(folder.path().join("a")).unwrap();

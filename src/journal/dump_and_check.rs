@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::disk::{Disk, LocalDisk};
 use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
 use super::record_bytes::Fault;
-use super::scan_segment::{self, Cursor, Step, scan_after, torn_end};
+use super::scan_segment::{self, Cursor, Step, scan_after};
 use super::segment::{self, Header};
 use super::segment_files::Log;
 use crate::error::{Error, ErrorKind, Result};
@@ -135,7 +135,6 @@ impl Inspection<'_> {
                 self.bad.push(BadPlace { at, from: base, to: base, used: 0, fault: Fault::Header })
             }
         }
-        let holds_old = header.as_ref().is_none_or(|header| header.holds_old);
         let seed = Header::seed(id);
         let mut cursor = Cursor::new(Arc::clone(&file), seed, base, base);
         loop {
@@ -151,17 +150,11 @@ impl Inspection<'_> {
             let mut to = cursor.hop(limit).map_err(|error| log.failed(at, error))?;
             let mut used = to.map_or(0, |to| to - from);
             if to.is_none() {
-                let (mut next_whole, mut known) = (limit, from);
-                let end = scan_after(&*file, seed, base, from, limit, |position, length, _| {
+                let mut next_whole = limit;
+                let end = scan_after(&*file, seed, base, from, limit, |position, _, _| {
                     next_whole = next_whole.min(position);
-                    known = known.max(position + length);
                 });
-                let mut end = end.map_err(|error| log.failed(at, error))?;
-                if holds_old {
-                    let torn = torn_end((Arc::clone(&file), limit), seed, base, from);
-                    end = torn.map_err(|error| log.failed(at, error))?.max(known);
-                }
-                used = end - from;
+                used = end.map_err(|error| log.failed(at, error))? - from;
                 to = Some(next_whole);
             }
             let to = to.unwrap_or(limit);

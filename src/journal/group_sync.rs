@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use super::disk;
 use super::record::Position;
 use super::segment;
 use super::shared_state::{JournalShared, Segment, Spare};
@@ -159,7 +160,7 @@ impl JournalShared {
     /// Takes the first segment out of the log that the newest durable Committed record does not
     /// need, or sets all of them aside; `false` if there is none.
     ///
-    /// Fails with `Disk` if a file cannot be renamed or removed.
+    /// Fails with `Disk` if a file cannot be removed or emptied.
     pub fn retire(&self) -> Result<bool> {
         let _turn = self.syncing.lock().unwrap_or_else(PoisonError::into_inner);
         let Some((first, count)) = self.retired() else {
@@ -236,7 +237,7 @@ impl JournalShared {
     }
 
     /// The name that a segment gets which is done with, if its file is of use again. Without syncs
-    /// a crash could take back the new name of a file that was written over.
+    /// a crash could take back the name but not that the file was emptied.
     fn spare_wanted(&self, segment: &Segment) -> Option<String> {
         let mut ledger = self.ledger();
         let is_wanted =
@@ -244,16 +245,12 @@ impl JournalShared {
         is_wanted.then(|| ledger.name_spare())
     }
 
-    /// Opens a file for its next use; one that is of no use is removed. It is not emptied: a file
-    /// system writes over blocks that were written more cheaply than into emptied ones.
+    /// Empties a file for its next use; one that cannot be emptied is removed.
     fn make_spare(&self, name: String, bytes: u64) -> Result<Option<Spare>> {
         crash_point("journal.recycled");
-        let opened = self.disk.open(&name).and_then(|file| Ok((file.bytes()?, file)));
-        match opened {
-            Ok((length, file)) if length == bytes => {
-                Ok(Some(Spare { name, bytes, file, holds_old: true }))
-            }
-            _ => {
+        match disk::emptied(&*self.disk, &name, bytes) {
+            Ok(file) => Ok(file.map(|file| Spare { name, bytes, file })),
+            Err(_) => {
                 let removed = self.disk.remove(&name);
                 removed.map_err(|error| self.poison("removing", &name, error)).map(|()| None)
             }

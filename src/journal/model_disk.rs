@@ -338,7 +338,7 @@ impl ModelFile {
 }
 
 impl File for ModelFile {
-    fn write_at(&self, offset: u64, parts: [&[u8]; 3]) -> io::Result<()> {
+    fn write_at(&self, offset: u64, parts: [&[u8]; 2]) -> io::Result<()> {
         let faults = self.0.0.lock().unwrap().faults;
         if faults.write_fails {
             return Err(io::Error::from_raw_os_error(5));

@@ -12,8 +12,7 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::active_segment::Active;
-use super::append_records::{Journal, beginning};
+use super::append_records::{Active, Journal, beginning};
 use super::disk::{self, Disk, LocalDisk};
 use super::disk_budget::Budget;
 use super::record::{ALL_CONNECTIONS, Position};
@@ -160,9 +159,8 @@ fn assemble(
     let file = disk.open(&name).map_err(|error| failed("opening", &*disk, &name, error))?;
     last.file = Some(Arc::clone(&file));
     let last_bytes = last.bytes;
-    let end = last.base + last.bytes.saturating_sub(HEADER);
-    // After the tail are zeros, also in a file that was used before: it was mended.
-    let active = Active { file, base: last.base, end, cleared: u64::MAX };
+    let active =
+        Active { file, base: last.base, end: last.base + last.bytes.saturating_sub(HEADER) };
     let needed = found.resume().position.0;
     let below = found.segments.iter().skip(1).take_while(|next| next.base <= needed);
     let kept = if settings.keep_journal { below.count() } else { 0 };
@@ -270,16 +268,15 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
         facts,
         standing: SegmentState::default(),
         bytes,
-        holds_old: false,
     };
     let name = segment::name(0);
     let make = || {
         let name = segment::spare_name(0);
-        disk.create(&name, bytes).map(|file| Spare { name, bytes, file, holds_old: false })
+        disk.create(&name, bytes).map(|file| Spare { name, bytes, file })
     };
     let bytes = (spare.map_or_else(make, Ok))
         .and_then(|spare| {
-            spare.file.write_at(0, [&header.encode(), &[], &[]])?;
+            spare.file.write_at(0, [&header.encode(), &[]])?;
             spare.file.sync()?;
             disk.rename(&spare.name, &name)?;
             disk.sync()?;
@@ -335,8 +332,8 @@ fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
     Ok(found)
 }
 
-/// The spares of a former run. They may hold records that no sync covers, if a crash took their new
-/// name: these must go, durably, before a file has a place in the log again.
+/// The spares of a former run. They may hold records, if a crash took their new name or what
+/// emptied them: these must go, durably, before a file has a place in the log again.
 struct Left {
     /// Files that recovery no longer needs.
     files: Vec<Leftover>,
@@ -374,10 +371,10 @@ impl Left {
     /// One of them, emptied; those that are of no use are removed.
     fn take_spare(&mut self, disk: &dyn Disk) -> Result<Option<Spare>> {
         while let Some(Leftover { name, bytes }) = self.files.pop() {
-            let file = disk::emptied(disk, &name, bytes);
+            let file = disk::emptied_durably(disk, &name, bytes);
             let file = file.map_err(|error| failed("emptying", disk, &name, error))?;
             if let Some(file) = file {
-                return Ok(Some(Spare { name, bytes, file, holds_old: false }));
+                return Ok(Some(Spare { name, bytes, file }));
             }
         }
         Ok(None)

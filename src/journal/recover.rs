@@ -14,7 +14,7 @@ use std::sync::Arc;
 use super::disk::Disk;
 use super::record::{CommitNote, Entry, EpochEnd, Position, Record, Resume};
 use super::record_bytes::Fault;
-use super::scan_segment::{self, Cursor, Step, scan_after, torn_end};
+use super::scan_segment::{self, Cursor, Step, scan_after};
 use super::segment::{Header, SegmentState};
 use super::segment_files::Log;
 use super::shared_state::Segment;
@@ -72,8 +72,7 @@ pub struct RecoveredLog {
     pub epoch_ends: VecDeque<EpochEnd>,
     /// The newest Committed and the end of its record.
     pub committed: Option<(CommitNote, u64)>,
-    /// Bytes after the last whole record, which are cut off. In a file that was a segment before
-    /// they are counted up to the end of the last record that is known to be of this log.
+    /// Bytes after the last whole record, which are cut off.
     pub torn_bytes: u64,
     /// Bytes of whole records among them, as far as they follow the first bad one.
     pub sound_bytes: u64,
@@ -295,31 +294,23 @@ fn judge_end(
     let mut next_whole = u64::MAX;
     for at in stop.at..log.bases.len() {
         let base = log.bases[at];
-        let header = log.header(at, Some(found.header.id))?;
-        if let Some(header) = header.as_ref().filter(|_| at > stop.at) {
-            promised = promised.max(header.standing.synced);
+        if at > stop.at {
+            let header = log.header(at, Some(found.header.id))?;
+            promised = promised.max(header.map_or(0, |header| header.standing.synced));
         }
         let (file, _, end) = log.extent(at)?;
         let from = stop.position.max(base);
-        let mut known = from;
-        let used = scan_after(&*file, seed, base, from, end, |position, length, record| {
+        let used = scan_after(&*file, seed, base, from, end, |position, _, record| {
             if let Some(synced) = record.synced_through() {
                 promised = promised.max(synced.0);
             }
             next_whole = next_whole.min(position);
-            known = known.max(position + length);
             if let Record::EpochEnd { end, .. } = record {
                 marks.push((end.epoch, end.cut.0));
             }
         });
         let used = used.map_err(|error| log.failed(at, error))?;
-        found.dirty |= used > from;
-        found.torn_bytes += if header.is_some_and(|header| !header.holds_old) {
-            used - from
-        } else {
-            let torn = torn_end((file, end), seed, base, from);
-            torn.map_err(|error| log.failed(at, error))?.max(known) - from
-        };
+        found.torn_bytes += used - from;
         let headless = at == stop.at && stop.fault == Some(Fault::Header);
         if at > stop.at || headless {
             found.dropped.push(base);
@@ -328,7 +319,7 @@ fn judge_end(
     if found.torn_bytes > 0 {
         found.sound_bytes = sound_bytes(log, stop, seed)?;
     }
-    found.dirty |= !found.dropped.is_empty();
+    found.dirty = found.torn_bytes > 0 || !found.dropped.is_empty();
     if promised <= stop.position {
         return Ok(());
     }

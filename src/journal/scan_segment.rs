@@ -177,20 +177,17 @@ impl Cursor {
         Ok(self.filled >= want)
     }
 
-    /// Returns the end of the record at the cursor by its frame, `None` if that is of no record.
-    fn frame_end(&mut self, limit: u64) -> io::Result<Option<u64>> {
-        let left = limit.saturating_sub(self.position);
-        if left < FRAME as u64 || !self.fill(FRAME, left, WINDOW)? {
-            return Ok(None);
-        }
-        let bytes = record_bytes::measure(&self.frame(), left);
-        Ok(bytes.ok().map(|bytes| self.position + bytes as u64))
-    }
-
     /// Steps over a record whose frame can be followed though its payload is bad; `None` if the
     /// next record does not follow it.
     pub fn hop(&mut self, limit: u64) -> io::Result<Option<u64>> {
-        let Some(next) = self.frame_end(limit)? else { return Ok(None) };
+        let (position, left) = (self.position, limit.saturating_sub(self.position));
+        if left < FRAME as u64 || !self.fill(FRAME, left, WINDOW)? {
+            return Ok(None);
+        }
+        let Ok(bytes) = record_bytes::measure(&self.frame(), left) else {
+            return Ok(None);
+        };
+        let next = position + bytes as u64;
         let mut ahead = Cursor::new(Arc::clone(&self.file), self.seed, self.base, next);
         let follows = next == limit || matches!(ahead.next(limit)?, Step::Entry(_));
         Ok(follows.then_some(next))
@@ -246,27 +243,6 @@ pub fn scan_after(
         start += (WINDOW - OVERLAP) as u64;
     }
     Ok(used)
-}
-
-/// Returns where the records from `from` on end, of which some may be bad, in a file that may hold
-/// old records after them. An old record is none here, since its position is another.
-pub fn torn_end(
-    (file, limit): (Arc<dyn File>, u64),
-    seed: u32,
-    base: u64,
-    from: u64,
-) -> io::Result<u64> {
-    let mut cursor = Cursor::new(Arc::clone(&file), seed, base, from);
-    loop {
-        match cursor.next(limit)? {
-            Step::Entry(_) => {}
-            Step::Bad(Fault::Checksum | Fault::Payload) => match cursor.hop(limit)? {
-                Some(next) => cursor.enter(Arc::clone(&file), base, next),
-                None => return Ok(cursor.frame_end(limit)?.unwrap_or(cursor.position())),
-            },
-            Step::End | Step::Bad(_) => return Ok(cursor.position()),
-        }
-    }
 }
 
 /// Length up to the last byte that is not zero; whole blocks are compared, since most of a

@@ -87,8 +87,6 @@ pub struct Header {
     /// The length of the file, which never changes: a shorter one was truncated. It is 0 in
     /// segments of releases that did not state it.
     pub bytes: u64,
-    /// True if old records may stand after the last one, since the file was a segment before.
-    pub holds_old: bool,
 }
 
 impl Header {
@@ -125,7 +123,6 @@ impl Header {
         out.extend_from_slice(self.facts.source.as_bytes());
         // Earlier releases read nothing after the source.
         out.extend_from_slice(&self.bytes.to_le_bytes());
-        out.push(self.holds_old.into());
         out.resize(HEADER as usize, 0);
         let crc = crc32c::crc32c(&out[12..]);
         out[8..12].copy_from_slice(&crc.to_le_bytes());
@@ -160,7 +157,6 @@ impl Header {
         let source_bytes = fields.u32()? as usize;
         let source = String::from_utf8(fields.take(source_bytes)?.to_vec()).ok()?;
         let bytes = fields.u64()?;
-        let holds_old = fields.u8()? != 0;
         let header = Header {
             id,
             base,
@@ -174,7 +170,6 @@ impl Header {
                 next_connection,
             },
             bytes,
-            holds_old,
         };
         (own_base == base).then_some(header)
     }
@@ -246,7 +241,6 @@ mod tests {
                 next_connection: 6,
             },
             bytes: 1 << 20,
-            holds_old: true,
         };
         let mut bytes = header.encode();
         assert_eq!(bytes.len() as u64, HEADER);
@@ -271,7 +265,6 @@ mod tests {
                 ..SegmentState::default()
             },
             bytes: u64::MAX,
-            holds_old: true,
         };
         assert_eq!(Header::decode(&header.encode(), 0), Some(header.clone()));
         let mut more = header;

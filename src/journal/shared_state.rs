@@ -60,7 +60,7 @@ pub struct Segment {
 /// again since making and removing them costs a disk more than filling them.
 const SPARES_MIN: usize = (SEGMENTS_MIN / 2 - 1) as usize;
 
-/// A file that is no segment yet.
+/// A file of zeros that is no segment yet.
 #[derive(Debug)]
 pub struct Spare {
     /// The name of the file.
@@ -69,9 +69,6 @@ pub struct Spare {
     pub bytes: u64,
     /// The open file.
     pub file: Arc<dyn File>,
-    /// False if the file holds zeros. True if it holds records, whose positions are before the
-    /// resume position of a durable Committed record: they are valid nowhere in the log.
-    pub holds_old: bool,
 }
 
 /// A spare of a former run, which may hold anything still.
@@ -306,7 +303,7 @@ impl JournalShared {
                 ledger.names_changed = true;
                 ledger.disk_full = false;
                 crash_point("journal.spare");
-                Ok(Ok(Spare { name, bytes, file, holds_old: false }))
+                Ok(Ok(Spare { name, bytes, file }))
             }
             Err(error) => {
                 ledger.account.settle(held);
@@ -321,9 +318,9 @@ impl JournalShared {
 
     /// The file that a former run left, as a spare; `None` if it is of no use.
     pub fn emptied(&self, Leftover { name, bytes }: Leftover) -> Result<Option<Spare>> {
-        let file = disk::emptied(&*self.disk, &name, bytes);
+        let file = disk::emptied_durably(&*self.disk, &name, bytes);
         let file = file.map_err(|error| self.poison("emptying", &name, error))?;
-        Ok(file.map(|file| Spare { name, bytes, file, holds_old: false }))
+        Ok(file.map(|file| Spare { name, bytes, file }))
     }
 
     /// Bytes of records with Data that still fit, counted up to `enough`.
