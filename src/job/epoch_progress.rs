@@ -107,10 +107,12 @@ impl EpochProgress {
         self.send(LogMessage::Synced);
     }
 
-    /// Called shortly before the open epoch is cut: asks for a sync of what was appended, so that
-    /// the sync of the epoch's end has less to write.
+    /// Called shortly before the open epoch is cut: asks for a sync of the lines that were
+    /// appended, if there are any, so that the sync of the epoch's end has less to write.
     pub fn sync_ahead(&self) {
-        self.sync.ask(SyncRequest::Write);
+        if self.sync.has_lines() {
+            self.sync.ask(SyncRequest::Write);
+        }
     }
 
     /// Returns the queue of the thread that syncs.
@@ -232,10 +234,16 @@ mod tests {
     }
 
     #[test]
-    fn sync_ahead_asks_for_one_sync() {
+    fn sync_ahead_asks_only_after_new_lines() {
         let (progress, ends) = EpochProgress::new(Feed::new(1, 10), 1, &[], 10);
         progress.sync_ahead();
+        assert!(ends.sync.try_recv().is_err());
+        progress.sync_queue().appended();
+        assert!(matches!(ends.sync.try_recv(), Ok(SyncRequest::Appended)));
+        progress.sync_ahead();
         assert!(matches!(ends.sync.try_recv(), Ok(SyncRequest::Write)));
+        progress.sync_queue().begins();
+        progress.sync_ahead();
         assert!(ends.sync.try_recv().is_err());
     }
 

@@ -51,6 +51,11 @@ impl SyncQueue {
         }
     }
 
+    /// Returns true if lines were appended for which the timer may run.
+    pub fn has_lines(&self) -> bool {
+        self.is_due.load(Ordering::Acquire)
+    }
+
     /// Called before a sync that is due: what is appended from now on starts the timer again.
     pub fn begins(&self) {
         self.is_due.store(false, Ordering::SeqCst);

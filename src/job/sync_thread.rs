@@ -96,7 +96,8 @@ impl Syncing {
                 continue;
             }
             self.run(&batch)?;
-            is_untidy = true;
+            // Not after one that was asked for shortly before a cut: the epoch's end would wait.
+            is_untidy |= !batch.only_writes();
             if batch.ends {
                 return Ok(());
             }
@@ -218,6 +219,12 @@ impl SyncBatch {
     /// Returns true if the batch needs a sync of all journals.
     fn syncs(&self) -> bool {
         self.writes || self.is_due || self.recorded.is_some()
+    }
+
+    /// Returns true if the batch asks for a sync and for nothing else.
+    fn only_writes(&self) -> bool {
+        let SyncBatch { recorded, noted, is_due, wants_room, ends, .. } = self;
+        recorded.is_none() && !noted && !is_due && !wants_room && !ends
     }
 
     /// Returns true if the batch only starts the timer or makes room.
