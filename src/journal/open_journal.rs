@@ -295,12 +295,13 @@ fn create(disk: &dyn Disk, bytes: u64, facts: Facts, spare: Option<Spare>) -> Re
         sound_bytes: 0,
         fault: None,
         dirty: false,
+        last_bytes: bytes,
         dropped: Vec::new(),
     })
 }
 
 /// Cuts off what stands after the tail, durably: an old record there could come to follow a new
-/// one and count again.
+/// one and count again. Gives the last segment its length back if it has lost it.
 ///
 /// Later segments go first, the last of them at the beginning, so that a crash leaves no gap in
 /// the middle. Fails with `Disk` if a file cannot be removed or cut, for lack of room, too: what
@@ -322,7 +323,7 @@ fn mend(disk: &dyn Disk, mut found: RecoveredLog) -> Result<RecoveredLog> {
         let kept = HEADER + (found.tail - last.base);
         last.bytes = (disk.open(&name))
             .and_then(|file| {
-                file.truncate(kept, last.bytes.max(kept))?;
+                file.truncate(kept, found.last_bytes.max(kept))?;
                 file.sync()?;
                 file.bytes()
             })

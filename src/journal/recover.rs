@@ -79,8 +79,10 @@ pub struct RecoveredLog {
     /// The fault at the tail.
     pub fault: Option<Fault>,
     /// Something stands after the tail and must go before anything is appended: an old record
-    /// could fit in with a new one and come back to life.
+    /// could fit in with a new one and come back to life. Or the last segment has lost its length.
     pub dirty: bool,
+    /// The length that the last segment has, or gets again.
+    pub last_bytes: u64,
     /// Bases of the segments after the tail.
     pub dropped: Vec<u64>,
 }
@@ -180,13 +182,26 @@ pub fn recover(disk: &dyn Disk, strict: bool) -> Result<Option<RecoveredLog>> {
         sound_bytes: 0,
         fault: stop.fault,
         dirty: false,
+        last_bytes: 0,
         dropped: Vec::new(),
     };
     refuse_truncated(&log, &walk, &stop, found.header.id)?;
     judge_end(&log, &walk, &stop, seed, &mut found)?;
     complete_marks(&log, &start_header.standing, walk, seed, &mut found)?;
     list_segments(&log, start, strict, &stop, &mut found)?;
+    note_length(&log, &mut found)?;
     Ok(Some(found))
+}
+
+/// Notes the length that the last segment is to have. One that a loss of power has left shorter
+/// gets it back before anything in it is synced, or it would count as truncated from then on.
+fn note_length(log: &Log<'_>, found: &mut RecoveredLog) -> Result<()> {
+    let Some(last) = found.segments.last() else { return Ok(()) };
+    let at = log.bases.partition_point(|&base| base < last.base);
+    let stated = log.header(at, Some(found.header.id))?.map_or(0, |header| header.bytes);
+    found.last_bytes = last.bytes.max(stated);
+    found.dirty |= last.bytes < stated;
+    Ok(())
 }
 
 /// Returns the newest header that can be read. A crash may have left the last segment without one.
