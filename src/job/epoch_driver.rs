@@ -384,7 +384,8 @@ impl Follower {
                 FollowerAction::Cut(next) => drop(self.process.cut(next)),
                 // The changelog is not merged any more: process 0 may be removing it.
                 FollowerAction::Commit(epoch) if self.epochs.has_ended() => {
-                    self.process.progress.committed(epoch);
+                    self.process.changelog = None;
+                    self.process.committed(epoch);
                 }
                 FollowerAction::Commit(epoch) => self.process.committed(epoch),
                 FollowerAction::StopReading => {

@@ -5,6 +5,7 @@
 //! end has not ended in order. It notes that they are of no use as its last act
 //! ([`FinishedJournals`](crate::state::FinishedJournals)), and the next start puts them away.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -36,14 +37,16 @@ pub fn finished(lists: &[JournalList]) -> Vec<FinishedJournal> {
             found.insert(own.id.clone(), OrphanJournal { process, folder: own.folder.clone() });
         }
     }
-    let mut finished = Vec::new();
+    // Processes that share a state have the same note.
+    let mut finished = BTreeMap::new();
     for note in lists.iter().map(|list| &list.finished) {
         for id in &note.journals {
             let place = found.remove(id).unwrap_or_default();
-            finished.push(FinishedJournal { id: id.clone(), place, keep: note.keep });
+            let journal = FinishedJournal { id: id.clone(), place, keep: note.keep };
+            finished.entry(id).or_insert(journal);
         }
     }
-    finished
+    finished.into_values().collect()
 }
 
 /// Puts away the journals of a finished job that are `process`'s, and takes back the notes of all.

@@ -1,9 +1,9 @@
 //! The operator that encodes and stores the parts of its worker.
 //!
 //! Rows are encoded on a thread of the runtime, one epoch after the other, so that the worker
-//! counts the next epoch meanwhile. [`Results`] has the newest epoch that is encoded. Process 0
-//! bounds by its own how many more may be open; while the store is away, those of another process
-//! that encodes more slowly wait in its memory.
+//! counts the next epoch meanwhile. [`PendingResults`] has the newest epoch that is encoded.
+//! Process 0 bounds by its own how many more may be open; while the store is away, those of another
+//! process that encodes more slowly wait in its memory.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

@@ -23,7 +23,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub const FINISHED: &str = "finished";
 
 /// Most journals of former runs that a note names.
-const FORMER_MAX: usize = 4_096;
+const FORMER_MAX: usize = 256;
 
 /// The journals of a job that has finished.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
