@@ -17,14 +17,28 @@ pub fn push_hex(bytes: &[u8], out: &mut String) {
     }
 }
 
+/// Most bytes of a number of variable length.
+const VARINT_BYTES_MAX: usize = 10;
+
 /// Appends `number` in LEB128: groups of seven bits, the lowest first.
 #[inline]
-pub fn put_varint(mut number: u64, out: &mut Vec<u8>) {
+pub fn put_varint(number: u64, out: &mut Vec<u8>) {
+    let mut bytes = [0; VARINT_BYTES_MAX];
+    let end = write_varint(number, &mut bytes, 0);
+    out.extend_from_slice(&bytes[..end]);
+}
+
+/// Writes `number` at `at` as [`put_varint`] does, and returns the index after it. There must be
+/// room for it, of up to ten bytes.
+#[inline(always)]
+pub fn write_varint(mut number: u64, bytes: &mut [u8], mut at: usize) -> usize {
     while number >= 0x80 {
-        out.push(number as u8 | 0x80);
+        bytes[at] = number as u8 | 0x80;
         number >>= 7;
+        at += 1;
     }
-    out.push(number as u8);
+    bytes[at] = number as u8;
+    at + 1
 }
 
 /// Takes a number in LEB128 from the front of `bytes`. Returns `None` if they end within it, or if

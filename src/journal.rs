@@ -90,7 +90,7 @@ pub use record::{Entry, POSITIONS_BYTES_MAX};
 #[cfg(feature = "internals")]
 pub use recover::Recovery;
 pub use remove_journal::put_away;
-pub use segment::Facts;
+pub use segment::{Facts, id_digits};
 pub use shared_state::Room;
 pub use summary::{JournalSummary, peek};
 

@@ -22,7 +22,7 @@ use crate::cluster::Control;
 use crate::durable_file::replace_file;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Journal, JournalSummary, damage_hint, peek};
+use crate::journal::{Journal, JournalSummary, damage_hint, id_digits, peek};
 use crate::outputs::Attempts;
 use crate::sources::{KafkaTopic, Source, merged_positions};
 use crate::state::{FinishedJournals, JOURNAL, NOTE};
@@ -90,7 +90,7 @@ pub struct KnownJournal {
 impl KnownJournal {
     /// Returns the note of a journal with this id.
     pub fn new(id: u128, source: &str) -> KnownJournal {
-        KnownJournal { id: format!("{id:032x}"), source: source.to_owned(), is_orphan: false }
+        KnownJournal { id: id_digits(id), source: source.to_owned(), is_orphan: false }
     }
 
     /// Returns the topic of Kafka that its source is a share of.
@@ -150,7 +150,7 @@ pub struct FoundJournal {
 impl FoundJournal {
     /// Returns a journal that this process has made just now.
     pub fn of(journal: &Journal) -> FoundJournal {
-        let id = format!("{:032x}", journal.id());
+        let id = id_digits(journal.id());
         FoundJournal { id, folder: String::new(), is_own: true }
     }
 }
@@ -246,7 +246,7 @@ pub fn find(state: &Path, own: &[String], abandoned: &[String]) -> Result<Journa
             _ => error,
         });
         let Some(summary) = summary? else { continue };
-        let id = format!("{:032x}", summary.id);
+        let id = id_digits(summary.id);
         let is_finished = list.finished.journals.contains(&id);
         list.found.push(FoundJournal {
             id,

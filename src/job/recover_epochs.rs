@@ -21,7 +21,7 @@ use super::find_journals::{self, JournalList, KnownJournal, OrphanJournal, folde
 use super::put_journals_away::{self, FinishedJournal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
-use crate::journal::{Budget, Facts, Journal, JournalSettings, peek, put_away};
+use crate::journal::{Budget, Facts, Journal, JournalSettings, id_digits, peek, put_away};
 use crate::outputs::{CommitEvidence, Output, OutputStart};
 use crate::sources::{KafkaTopic, Past, Source};
 use crate::state::FinishedJournals;
@@ -298,7 +298,7 @@ pub fn warn_of_other_states(state: &Path, definition: &str) {
         let epochs: BTreeSet<Epoch> = journals
             .iter()
             .filter_map(|journal| peek(journal).ok().flatten())
-            .filter(|summary| !finished.contains(&format!("{:032x}", summary.id)))
+            .filter(|summary| !finished.contains(&id_digits(summary.id)))
             .flat_map(|summary| summary.open_epochs)
             .collect();
         if !epochs.is_empty() {

@@ -7,7 +7,7 @@ use super::disk::LocalDisk;
 use super::record::Record;
 use super::recover::recover;
 use super::scan_segment::{Cursor, Step};
-use super::segment::Header;
+use super::segment::{Header, id_digits};
 use super::segment_files::Log;
 use crate::error::Result;
 
@@ -62,7 +62,7 @@ pub fn usage(folder: &Path) -> Result<Option<JournalUsage>> {
         }
     }
     Ok(Some(JournalUsage {
-        id: format!("{:032x}", found.header.id),
+        id: id_digits(found.header.id),
         source: found.header.facts.source.clone(),
         uncommitted_bytes: bytes + unfinished,
         is_replayable: found.epoch_ends.iter().any(|end| !end.resume.positions.is_empty()),

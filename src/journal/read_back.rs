@@ -109,7 +109,7 @@ fn damage(shared: &JournalShared, base: u64, position: u64, fault: Fault) -> Err
     let name = segment::name(base);
     let epochs = scan_segment::name_epochs(scan_segment::affected(&marks, position, position + 1));
     damage_error(&shared.disk.place(&name), base, position, fault, &epochs)
-        .hint(damage_hint(&format!("{:032x}", shared.id)))
+        .hint(damage_hint(&segment::id_digits(shared.id)))
 }
 
 /// The error of a record that was on disk and is not any more what it was.

@@ -74,6 +74,11 @@ impl SegmentState {
     }
 }
 
+/// Returns the id of a journal as messages, notes and states have it: in hexadecimal digits.
+pub fn id_digits(id: u128) -> String {
+    format!("{id:032x}")
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     /// The id that names the journal.

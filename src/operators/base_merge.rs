@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use super::base_segment::{Entry, PAD_BYTES, Segment, sum_number};
 use super::columns::{WordColumn, WordRef};
+use crate::hex_varint::write_varint;
 use crate::words::{Key, SHORT_BYTES_MAX};
 
 /// Bytes of entries that a segment begins with. One that has grown to twice as many is split, so
@@ -220,7 +221,7 @@ impl BaseMerge {
         let Some(room) = self.open[self.len..].first_chunk_mut::<ROOM_BYTES>() else { return };
         room[0] = key.length() as u8;
         room[1..17].copy_from_slice(&key.to_bytes());
-        self.len += put_number(sum_number(sum), room, word_end);
+        self.len += write_varint(sum_number(sum), room, word_end);
     }
 
     /// Makes room for a word of `length` bytes besides that for a short entry. The room stays: it
@@ -248,10 +249,10 @@ impl BaseMerge {
     fn write_any(&mut self, word: &[u8], sum: i64) {
         self.make_room(word.len());
         let room = &mut self.open[self.len..];
-        let start = put_number(word.len() as u64, room, 0);
+        let start = write_varint(word.len() as u64, room, 0);
         let end = start + word.len();
         room[start..end].copy_from_slice(word);
-        self.len += put_number(sum_number(sum), room, end);
+        self.len += write_varint(sum_number(sum), room, end);
     }
 
     /// Ends the first half of the segment that is being written.
@@ -281,16 +282,4 @@ impl BaseMerge {
         self.segments.push(Segment { first: self.first, bytes: Arc::from(&self.open[..pad.end]) });
         self.open[pad].copy_from_slice(&after);
     }
-}
-
-/// Writes a number of variable length at `at`, and returns the position after it.
-#[inline(always)]
-fn put_number(mut number: u64, bytes: &mut [u8], mut at: usize) -> usize {
-    while number >= 0x80 {
-        bytes[at] = number as u8 | 0x80;
-        number >>= 7;
-        at += 1;
-    }
-    bytes[at] = number as u8;
-    at + 1
 }

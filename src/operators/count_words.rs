@@ -57,7 +57,7 @@ const COPIES_MAX: u64 = 8;
 /// few times if a table grew too large.
 pub fn count_words<'s>(
     blocks: Stream<'s, Epoch, Vec<Block>>,
-    unit: CountedItem,
+    item: CountedItem,
     context: Rc<Context>,
 ) -> Stream<'s, Epoch, Run> {
     let mut builder = OperatorBuilder::new("Count words".to_owned(), blocks.scope());
@@ -94,7 +94,7 @@ pub fn count_words<'s>(
                 }
                 at.take_lists(&context, &mut lists, &mut free);
                 for block in blocks.drain(..) {
-                    at.add(&block, &unit, &context, &mut lists);
+                    at.add(&block, &item, &context, &mut lists);
                     // Before the table is drained: a drained table does not show its words.
                     if at.should_list(&context, &ranges) {
                         ranges.note_likely();
@@ -173,21 +173,21 @@ impl OpenEpoch {
     fn add(
         &mut self,
         block: &Block,
-        unit: &CountedItem,
+        item: &CountedItem,
         context: &Context,
         sender: &mut ListSender<'_>,
     ) {
         let OpenEpoch { counted: OpenTable { table, .. }, to_ranges, words, listed } = self;
         let (text_len, options) = (block.text().len(), &context.settings.words);
         let listed = listed.as_mut().and_then(Listed::places);
-        let tally = match (listed, unit) {
+        let tally = match (listed, item) {
             (None, CountedItem::Words) => tally(table.add_block(block.padded(), text_len, options)),
             (None, CountedItem::Keys(keys)) => {
                 each_key(block, keys, options, |key| table.add_word(key, 1))
             }
-            (Some((lists, ranges)), unit) => {
+            (Some((lists, ranges)), item) => {
                 let mut to = RangesOfHost { ranges, table, to_ranges, context, sender };
-                let tally = match unit {
+                let tally = match item {
                     CountedItem::Words => {
                         tally(lists.add_block(block.padded(), text_len, options, &mut to))
                     }

@@ -13,7 +13,7 @@ pub struct Words<'s> {
     /// The lines of the sources.
     lines: Lines<'s>,
     /// The rule by which a line gives words.
-    unit: CountedItem,
+    item: CountedItem,
 }
 
 impl std::fmt::Debug for Words<'_> {
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Words<'_> {
 impl<'s> Lines<'s> {
     /// Returns the words of the lines, split by the rule of `--split`.
     pub fn words(self) -> Words<'s> {
-        Words { lines: self, unit: CountedItem::Words }
+        Words { lines: self, item: CountedItem::Words }
     }
 
     /// Returns the keys that `keys` extracts from each line, to be counted as words are.
@@ -47,7 +47,7 @@ impl<'s> Lines<'s> {
     where
         F: Fn(&[u8], &mut dyn FnMut(&[u8])) + 'static,
     {
-        Words { lines: self, unit: CountedItem::Keys(Rc::new(keys)) }
+        Words { lines: self, item: CountedItem::Keys(Rc::new(keys)) }
     }
 }
 
@@ -117,8 +117,8 @@ pub struct Windowed<'s> {
 impl<'s> Windowed<'s> {
     /// Returns the number of occurrences of each word.
     pub fn count(self) -> Counts<'s> {
-        let Words { lines: Lines { blocks, ticks, context }, unit } = self.words;
-        let runs = count_words(blocks, unit, Rc::clone(&context));
+        let Words { lines: Lines { blocks, ticks, context }, item } = self.words;
+        let runs = count_words(blocks, item, Rc::clone(&context));
         Counts { runs, ticks, context, over: self.over }
     }
 }
