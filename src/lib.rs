@@ -88,6 +88,7 @@ mod named_values;
 pub mod operators;
 mod outputs;
 mod random;
+mod response_body;
 pub mod settings;
 mod socket_activation;
 mod sources;

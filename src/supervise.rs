@@ -11,14 +11,26 @@
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::pin::Pin;
 use std::thread::{JoinHandle, Scope};
 
 use futures::FutureExt;
 use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::crash_points;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
+
+/// The work of a task, without its type. One task of the runtime and one catch of panics serve all
+/// tasks then: compiled for each of them, they took a large part of the program.
+type Task = Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+/// The work of a thread, without its type.
+type Work<'w> = Box<dyn FnOnce() -> Result<()> + Send + 'w>;
+
+/// A function that takes the error of a thread, without its type.
+type OnFailure<'w> = Box<dyn FnOnce(Error) + Send + 'w>;
 
 /// Runs `task` on `runtime`; the job fails if the task returns an error or panics.
 pub fn supervise(
@@ -27,7 +39,11 @@ pub fn supervise(
     name: &'static str,
     task: impl Future<Output = Result<()>> + Send + 'static,
 ) {
-    let failure = failure.clone();
+    spawn(failure.clone(), runtime, name, Box::pin(task));
+}
+
+/// Runs a task whose type is erased, as [`supervise`] does.
+fn spawn(failure: Failure, runtime: &Handle, name: &'static str, task: Task) {
     let task = async move {
         crash_points::task_point(name);
         task.await
@@ -53,6 +69,15 @@ pub fn thread(
     on_failure: impl FnOnce(Error) + Send + 'static,
     work: impl FnOnce() -> Result<()> + Send + 'static,
 ) -> Result<JoinHandle<()>> {
+    start(name, Box::new(on_failure), Box::new(work))
+}
+
+/// Starts a thread whose work is erased, as [`thread`] does.
+fn start(
+    name: &str,
+    on_failure: OnFailure<'static>,
+    work: Work<'static>,
+) -> Result<JoinHandle<()>> {
     let (builder, task) = (std::thread::Builder::new(), name.to_owned());
     let started =
         builder.name(format!("wordtide-{name}")).spawn(move || run(&task, on_failure, work));
@@ -69,11 +94,12 @@ pub fn scoped<'scope>(
     on_failure: impl FnOnce(Error) + Send + 'scope,
     work: impl FnOnce() -> Result<()> + Send + 'scope,
 ) {
+    let (on_failure, work): (OnFailure<'_>, Work<'_>) = (Box::new(on_failure), Box::new(work));
     scope.spawn(move || run(name, on_failure, work));
 }
 
 /// Runs the work of a thread and reports an error or a panic.
-fn run(name: &str, on_failure: impl FnOnce(Error), work: impl FnOnce() -> Result<()>) {
+fn run(name: &str, on_failure: OnFailure<'_>, work: Work<'_>) {
     let work = AssertUnwindSafe(|| {
         crash_points::task_point(name);
         work()
@@ -92,15 +118,26 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
-    let running = tokio::task::spawn_blocking(work);
+    let (done, mut result) = oneshot::channel();
+    let running = run_blocking(Box::new(move || drop(done.send(work()))));
     async move {
-        match running.await {
-            Ok(done) => done,
-            Err(lost) => match lost.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                // The runtime shuts down, and drops the caller too.
-                Err(_) => std::future::pending().await,
-            },
+        end_of(running).await;
+        result.try_recv().expect("work that ended without a panic has sent its result")
+    }
+}
+
+/// Runs `work`, whose type is erased, on a thread of the current runtime that may block.
+fn run_blocking(work: Box<dyn FnOnce() + Send>) -> tokio::task::JoinHandle<()> {
+    tokio::task::spawn_blocking(work)
+}
+
+/// Returns when the work has ended. Its panic goes on here.
+async fn end_of(running: tokio::task::JoinHandle<()>) {
+    if let Err(lost) = running.await {
+        match lost.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            // The runtime shuts down, and drops the caller too.
+            Err(_) => std::future::pending().await,
         }
     }
 }
@@ -108,6 +145,7 @@ where
 /// Runs `work` on a thread of `runtime` that may block, whose end is not awaited.
 /// `work` must hand its result over by a channel whose reader notices that the sender has gone.
 pub fn aside(runtime: &Handle, work: impl FnOnce() + Send + 'static) {
+    let work: Box<dyn FnOnce() + Send> = Box::new(work);
     runtime.spawn_blocking(work);
 }
 

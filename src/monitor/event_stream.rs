@@ -6,12 +6,11 @@
 //! are woken: a thousand readers cost little more than one.
 
 use std::collections::VecDeque;
-use std::convert::Infallible;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use axum::body::Bytes;
+use bytes::Bytes;
 use futures::Stream;
 use tokio::sync::watch;
 
@@ -195,7 +194,7 @@ impl Drop for OpenStream {
 pub fn stream(
     events: &Arc<Events>,
     after: Option<Epoch>,
-) -> Option<impl Stream<Item = Result<Bytes, Infallible>> + use<>> {
+) -> Option<impl Stream<Item = Bytes> + use<>> {
     let before = events.streams.fetch_add(1, Ordering::Relaxed);
     let mut open = OpenStream {
         events: Arc::clone(events),
@@ -218,7 +217,7 @@ pub fn stream(
     open.position.epoch = after.unwrap_or(newest);
     Some(futures::stream::unfold(open, |mut open| async move {
         let event = open.next().await?;
-        Some((Ok(event), open))
+        Some((event, open))
     }))
 }
 

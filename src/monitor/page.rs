@@ -1,12 +1,11 @@
 //! The page: one file with its style and its script, which asks no other host for anything.
 
-use axum::body::Body;
-use axum::response::Response;
 use http::header::CONTENT_SECURITY_POLICY;
 use http::{HeaderValue, StatusCode};
 
-use super::response_headers::response;
+use super::response_headers::{Response, response};
 use crate::random::random_id;
+use crate::response_body::ResponseBody;
 
 /// The page, with places for style, script and number.
 const PAGE: &str = include_str!("page/page.html");
@@ -47,7 +46,7 @@ fn html(status: StatusCode, file: &str) -> Response {
          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'"
     );
-    let mut answer = response(status, "text/html; charset=utf-8", Body::from(text));
+    let mut answer = response(status, "text/html; charset=utf-8", ResponseBody::whole(text));
     let default = HeaderValue::from_static("default-src 'none'");
     let policy = HeaderValue::try_from(policy).unwrap_or(default);
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);

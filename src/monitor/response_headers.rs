@@ -1,11 +1,14 @@
 //! Responses with the headers that all have.
 
-use axum::body::Body;
-use axum::response::Response;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::json;
+
+use crate::response_body::ResponseBody;
+
+/// An answer of the server.
+pub type Response = http::Response<ResponseBody>;
 
 /// Returns an error as JSON.
 pub fn error(status: StatusCode, message: &str) -> Response {
@@ -15,16 +18,20 @@ pub fn error(status: StatusCode, message: &str) -> Response {
 /// Returns a value as JSON.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(bytes) => response(status, "application/json", bytes.into()),
+        Ok(bytes) => response(status, "application/json", ResponseBody::whole(bytes)),
         Err(_) => {
             let text = "{\"error\":\"the answer cannot be encoded\"}";
-            response(StatusCode::INTERNAL_SERVER_ERROR, "application/json", text.into())
+            response(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "application/json",
+                ResponseBody::whole(text),
+            )
         }
     }
 }
 
 /// Returns a response with the headers that all have.
-pub fn response(status: StatusCode, content_type: &'static str, body: Body) -> Response {
+pub fn response(status: StatusCode, content_type: &'static str, body: ResponseBody) -> Response {
     /// Headers of every answer: no guessing of types, and no address of the page for other hosts.
     const HEADERS: [(&str, &str); 2] =
         [("x-content-type-options", "nosniff"), ("referrer-policy", "no-referrer")];

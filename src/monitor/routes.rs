@@ -12,8 +12,6 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
-use axum::response::Response;
 use http::header::{ACCEPT, ALLOW, RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode};
 use serde_json::json;
@@ -22,11 +20,12 @@ use super::authorize::AccessVerdict;
 use super::event_stream;
 use super::metrics::{self, MetricsFormat};
 use super::page;
-use super::response_headers::{error, json, response};
+use super::response_headers::{Response, error, json, response};
 use super::site::Site;
 use super::status;
 use crate::epoch::Epoch;
 use crate::meters::{COMMITTED_MAX, Phase, TOP_MAX};
+use crate::response_body::ResponseBody;
 
 /// Epochs that are listed where `last` is not given.
 const LAST_DEFAULT: usize = 100;
@@ -129,7 +128,7 @@ fn metrics_in(site: &Site, headers: &HeaderMap) -> Response {
     let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = MetricsFormat::accepted(accepts);
     match metrics::encode(&site.meters, format) {
-        Ok(text) => response(StatusCode::OK, format.content_type(), text.into()),
+        Ok(text) => response(StatusCode::OK, format.content_type(), ResponseBody::whole(text)),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded"),
     }
 }
@@ -152,10 +151,10 @@ fn stream<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     let asked = value(request.uri().query(), "after").next();
     let after = last.or(asked).and_then(|id| id.trim().parse::<Epoch>().ok());
     let body = if request.method() == Method::HEAD {
-        Body::empty()
+        ResponseBody::empty()
     } else {
         match event_stream::stream(&site.events, after) {
-            Some(stream) => Body::from_stream(stream),
+            Some(stream) => ResponseBody::Stream(Box::pin(stream)),
             None => {
                 let message = "too many event streams are open";
                 let mut full = error(StatusCode::SERVICE_UNAVAILABLE, message);

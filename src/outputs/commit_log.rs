@@ -257,7 +257,7 @@ fn decode(bytes: &[u8]) -> Option<Slot> {
     let (hash, json) = text.split_once(' ')?;
     let is_whole =
         u64::from_str_radix(hash, 16).ok()? == xxhash_rust::xxh3::xxh3_64(json.as_bytes());
-    is_whole.then(|| serde_json::from_str(json).ok())?
+    is_whole.then(|| serde_json::from_slice(json.as_bytes()).ok())?
 }
 
 #[cfg(test)]

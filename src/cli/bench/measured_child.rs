@@ -133,7 +133,7 @@ fn shown(command: &Command) -> String {
 /// Returns the error in a log, or its last line.
 fn last_words(log: &str) -> String {
     let message = |line: &str| {
-        let line: Value = serde_json::from_str(line).ok()?;
+        let line: Value = serde_json::from_slice(line.as_bytes()).ok()?;
         (line["level"] == "error").then(|| line["message"].as_str().map(str::to_owned)).flatten()
     };
     let last = || log.lines().next_back().unwrap_or("it wrote nothing").to_owned();
@@ -142,7 +142,7 @@ fn last_words(log: &str) -> String {
 
 /// Returns the stages in the line of a committed epoch.
 fn stages(line: &str) -> Option<StageTimes> {
-    let line: Value = serde_json::from_str(line).ok()?;
+    let line: Value = serde_json::from_slice(line.as_bytes()).ok()?;
     let ms = |name: &str| line[name].as_f64();
     let is_epoch = line["event"] == "epoch_committed";
     is_epoch.then_some(())?;

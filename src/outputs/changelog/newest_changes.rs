@@ -143,7 +143,7 @@ fn decode(text: &str) -> Option<NewestChanges> {
     let (hash, json) = text.strip_suffix('\n')?.split_once(' ')?;
     let is_whole =
         u64::from_str_radix(hash, 16).ok()? == xxhash_rust::xxh3::xxh3_64(json.as_bytes());
-    is_whole.then(|| serde_json::from_str(json).ok())?
+    is_whole.then(|| serde_json::from_slice(json.as_bytes()).ok())?
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub async fn read(session: &mut dyn Session, tables: &Tables) -> StoreResult<Opt
     let rows = session.query(&sql, vec![tables.table.as_str().into()]).await?;
     let Some(row) = rows.into_iter().next() else { return Ok(None) };
     let (term, text) = (row[0].int().unsigned_abs(), row[1].text());
-    match serde_json::from_str::<Owner>(&text) {
+    match serde_json::from_slice::<Owner>(text.as_bytes()) {
         Ok(owner) if owner.format <= OWNER_FORMAT => Ok(Some(Standing { term, owner })),
         _ => {
             let table = &tables.table;
@@ -96,7 +96,7 @@ pub async fn confirm(
     if row[0].text() == claim.owner.run {
         return Ok(());
     }
-    let owner = serde_json::from_str::<Owner>(&row[1].text()).unwrap_or_default();
+    let owner = serde_json::from_slice::<Owner>(row[1].text().as_bytes()).unwrap_or_default();
     let message = format!("the output was taken over by {owner}");
     Err(StoreError::new(StoreErrorKind::Exists, message).hint(
         "this run has published nothing since; give --to a table of its own, or --take-over to \

@@ -2,8 +2,8 @@
 
 use std::io::{self, Read};
 
-use axum::http::HeaderMap;
-use axum::http::header::CONTENT_ENCODING;
+use http::HeaderMap;
+use http::header::CONTENT_ENCODING;
 
 /// Base-2 logarithm of the largest zstd window: 8 MiB, the most that RFC 9659 lets a sender use.
 const ZSTD_WINDOW_LOG_MAX: u32 = 23;

@@ -4,7 +4,7 @@
 //! its first piece sets it, and it stays. A client that finds another tag than its own under an id
 //! knows that the stream is not the one that it is about to send.
 
-use axum::http::StatusCode;
+use http::StatusCode;
 
 use super::responses::Refusal;
 

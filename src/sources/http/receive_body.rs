@@ -2,13 +2,14 @@
 //! memory.
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io::{self, Read};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::StatusCode;
-use futures::StreamExt;
+use http::StatusCode;
+use hyper::body::{Body, Bytes, Incoming};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -73,16 +74,15 @@ impl BodyLimits {
     ///
     /// 413 above the limit of bytes, 408 if the sender is too slow, 400 if the body is broken or
     /// cannot be decompressed, 503 if there is no memory for it.
-    pub async fn receive(&self, body: Body, coding: Coding) -> Result<Received, Refusal> {
-        let mut received = Received::new(self.memory.lease());
-        let (mut frames, begun) = (body.into_data_stream(), Instant::now());
+    pub async fn receive(&self, mut body: Incoming, coding: Coding) -> Result<Received, Refusal> {
+        let (mut received, begun) = (Received::new(self.memory.lease()), Instant::now());
         loop {
             let earned = Duration::from_secs((received.bytes / RATE_MIN) as u64);
             let left = (TIME_MAX + earned).saturating_sub(begun.elapsed()).min(IDLE_MAX);
             let frame = tokio::select! {
                 biased;
                 why = received.lease.dropped() => return Err(dropped(why)),
-                frame = timeout(left, frames.next()) => frame,
+                frame = timeout(left, next_bytes(&mut body)) => frame,
             };
             let frame = match frame {
                 Err(_) => return Err(too_slow()),
@@ -137,6 +137,19 @@ impl BodyLimits {
     fn too_large(&self) -> Refusal {
         let message = format!("a body may have {} bytes (--max-body-bytes)", self.bytes_max);
         Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, message)
+    }
+}
+
+/// Returns the next bytes of a body; `None` at its end. Fields after the body are passed over.
+async fn next_bytes(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
+    loop {
+        match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await? {
+            Ok(frame) => match frame.into_data() {
+                Ok(bytes) => return Some(Ok(bytes)),
+                Err(_) => continue,
+            },
+            Err(error) => return Some(Err(error)),
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! A request: the right to send it, and what it asks for.
 
-use axum::extract::Query;
-use axum::http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN};
-use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, HOST, ORIGIN};
+use http::request::Parts;
+use http::{HeaderMap, Method, StatusCode, Uri};
 
 use super::decode::Coding;
 use super::producer_id::ProducerId;
@@ -151,11 +150,11 @@ impl Parameters {
     ///
     /// Refuses with 400 a name that is unknown or given twice, and a value that cannot be.
     fn of(uri: &Uri) -> Result<Parameters, Refusal> {
-        let pairs: Query<Vec<(String, String)>> =
-            Query::try_from_uri(uri).map_err(|error| bad(format!("bad query: {error}")))?;
+        let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
         let mut found = Parameters::default();
-        for (name, value) in pairs.0 {
-            let is_first = match name.as_str() {
+        for (name, value) in pairs {
+            let value = value.into_owned();
+            let is_first = match &*name {
                 "producer" => found.producer.replace(value).is_none(),
                 "tag" => found.tag.replace(value).is_none(),
                 "offset" => {

@@ -1,9 +1,10 @@
 //! Answers: JSON bodies, status codes, and the reasons of a refusal.
 
-use axum::body::Body;
-use axum::http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
-use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
+use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
+
+use crate::response_body::ResponseBody;
 
 /// Seconds after which a sender may try again.
 const RETRY_AFTER_S: &str = "1";
@@ -50,7 +51,7 @@ impl Refusal {
     }
 
     /// Returns the answer to the sender.
-    pub fn answer(self) -> Response<Body> {
+    pub fn answer(self) -> Response<ResponseBody> {
         let Refusal { status, message, next } = self;
         let body = match next {
             Some(next) => json!({"error": message, "next": next}),
@@ -77,14 +78,14 @@ impl Refusal {
 }
 
 /// Returns the answer to lines that are kept and belong to no producer.
-pub fn kept() -> Response<Body> {
-    let mut answer = Response::new(Body::empty());
+pub fn kept() -> Response<ResponseBody> {
+    let mut answer = Response::new(ResponseBody::empty());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
 
 /// Returns the position that comes next in the stream of a producer, and its tag.
-pub fn next(next: u64, tag: Option<String>) -> Response<Body> {
+pub fn next(next: u64, tag: Option<String>) -> Response<ResponseBody> {
     let body = match tag {
         Some(tag) => json!({"next": next, "tag": tag}),
         None => json!({"next": next}),
@@ -93,8 +94,8 @@ pub fn next(next: u64, tag: Option<String>) -> Response<Body> {
 }
 
 /// Returns an answer with JSON.
-fn json_answer(status: StatusCode, body: String) -> Response<Body> {
-    let mut answer = Response::new(Body::from(body + "\n"));
+fn json_answer(status: StatusCode, body: String) -> Response<ResponseBody> {
+    let mut answer = Response::new(ResponseBody::whole(body + "\n"));
     *answer.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, json);

@@ -16,8 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use axum::body::Body;
-use axum::http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
 use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -28,7 +27,6 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::super::stop_signal::Stop;
 use super::super::tls_accept;
@@ -38,6 +36,7 @@ use super::decode::Coding;
 use super::receive_body::{BodyLimits, Received};
 use super::request::{Guard, LinesRequest, PieceEnd, announced_length};
 use super::responses::{self, Refusal};
+use crate::response_body::ResponseBody;
 
 /// Longest time for the head of a request, and for the silence between two requests.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -77,11 +76,15 @@ pub struct LinesService {
 
 impl LinesService {
     /// Answers one request. A `HEAD` gets the head of the answer to its `GET`.
-    async fn answer(&self, request: Request<Incoming>, activity: &Arc<Activity>) -> Response<Body> {
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        activity: &Arc<Activity>,
+    ) -> Response<ResponseBody> {
         let is_head = request.method() == Method::HEAD;
         let mut answer = self.fulfil(request, activity).await.unwrap_or_else(Refusal::answer);
         if is_head {
-            *answer.body_mut() = Body::empty();
+            *answer.body_mut() = ResponseBody::empty();
         }
         answer
     }
@@ -92,7 +95,7 @@ impl LinesService {
         &self,
         request: Request<Incoming>,
         activity: &Arc<Activity>,
-    ) -> Result<Response<Body>, Refusal> {
+    ) -> Result<Response<ResponseBody>, Refusal> {
         let (parts, body) = request.into_parts();
         let has_body = !body.is_end_stream();
         activity.set_unread(has_body);
@@ -156,7 +159,7 @@ impl LinesService {
             }
         }
         tokio::select! {
-            received = self.bodies.receive(Body::new(body), coding) => received,
+            received = self.bodies.receive(body, coding) => received,
             () = self.closing.stopped() => Err(Refusal::stopping()),
         }
     }
@@ -177,26 +180,24 @@ impl LinesService {
     }
 }
 
-/// The stream of a connection.
-enum Conversation {
-    /// Without TLS.
-    Plain(TcpStream),
-    /// With TLS, after the handshake.
-    Tls(Box<TlsStream<TcpStream>>),
-}
+/// The stream of a connection: TCP, or TLS after the handshake. The server of HTTP is compiled once
+/// for both.
+trait ByteStream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> ByteStream for S {}
 
 impl LinesService {
     /// Does the handshake of a connection, where senders speak TLS; returns `None` if it fails, or
     /// if the run stops meanwhile.
-    async fn shake(&self, stream: TcpStream) -> Option<Conversation> {
-        let Some(tls) = &self.tls else { return Some(Conversation::Plain(stream)) };
+    async fn shake(&self, stream: TcpStream) -> Option<Box<dyn ByteStream>> {
+        let Some(tls) = &self.tls else { return Some(Box::new(stream)) };
         let peer = stream.peer_addr();
         let shaken = tokio::select! {
             shaken = tls_accept::accept(tls, stream, HANDSHAKE_TIME_MAX) => shaken,
             () = self.closing.stopped() => return None,
         };
         let cause = match shaken {
-            Ok(stream) => return Some(Conversation::Tls(stream)),
+            Ok(stream) => return Some(stream),
             Err(cause) => cause,
         };
         let peer = peer.map_or_else(|_| "a client".to_owned(), |peer| peer.to_string());
@@ -290,14 +291,8 @@ async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<LinesSer
     // Answers are short and complete: they need not wait for more.
     let _ = stream.set_nodelay(true);
     let serving = async {
-        match service.shake(stream).await {
-            Some(Conversation::Plain(stream)) => {
-                converse_http(stream, &open.activity, &service).await;
-            }
-            Some(Conversation::Tls(stream)) => {
-                converse_http(stream, &open.activity, &service).await;
-            }
-            None => {}
+        if let Some(stream) = service.shake(stream).await {
+            converse_http(stream, &open.activity, &service).await;
         }
     };
     tokio::select! {
@@ -307,10 +302,11 @@ async fn converse(stream: TcpStream, open: OpenConnection, service: Arc<LinesSer
 }
 
 /// Serves the requests of one connection until either side closes it.
-async fn converse_http<S>(stream: S, activity: &Arc<Activity>, service: &Arc<LinesService>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + 'static,
-{
+async fn converse_http(
+    stream: Box<dyn ByteStream>,
+    activity: &Arc<Activity>,
+    service: &Arc<LinesService>,
+) {
     let answer = |request| {
         let (service, activity) = (Arc::clone(service), Arc::clone(activity));
         Box::pin(async move { Ok::<_, Infallible>(service.answer(request, &activity).await) })
@@ -341,7 +337,7 @@ where
 
 /// Closes a connection so that its client can still read the answer: what it sends is read and
 /// dropped for a while, since a socket that is closed with unread bytes is reset.
-async fn linger(mut stream: impl AsyncRead + AsyncWrite + Unpin) {
+async fn linger(mut stream: Box<dyn ByteStream>) {
     let (time, bytes) = LINGER;
     let reading = async {
         stream.shutdown().await?;

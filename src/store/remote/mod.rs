@@ -26,7 +26,6 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use opendal::layers::{RetryEvent, RetryLayer};
 use opendal::options::{ListOptions, ReadOptions};
-use opendal::services::{Oss, S3};
 use opendal::{Buffer, EntryMode, HttpTransporter, Metadata, OperationContext, Operator};
 use tokio::sync::Semaphore;
 
@@ -116,12 +115,8 @@ impl RemoteStore {
             Addressing::CustomDomain => "cname",
             _ => "virtual",
         };
-        let builder = Oss::default()
-            .bucket(bucket)
-            .endpoint(&endpoint.url())
-            .addressing_style(style)
-            .skip_signature();
-        let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
+        let wanted = [("addressing_style", style)];
+        let operator = operator("oss", bucket, &endpoint, &wanted)?;
         Self::over(operator, SignedService::Oss, bucket, endpoint, settings, environment)
     }
 
@@ -132,16 +127,14 @@ impl RemoteStore {
     /// As [`RemoteStore::oss`].
     pub fn s3(bucket: &str, settings: &StoreSettings, environment: &Environment) -> Result<Self> {
         let endpoint = Endpoint::of_s3(bucket, settings, environment)?;
-        let mut builder = S3::default()
-            .bucket(bucket)
-            .endpoint(&endpoint.url())
-            .region(&endpoint.region)
-            .disable_config_load()
-            .skip_signature();
-        if endpoint.addressing == Addressing::VirtualHosted {
-            builder = builder.enable_virtual_host_style();
+        let mut wanted = vec![("disable_config_load", "true")];
+        if !endpoint.region.is_empty() {
+            wanted.push(("region", &endpoint.region));
         }
-        let operator = Operator::new(builder).map_err(|error| misconfigured(&error))?;
+        if endpoint.addressing == Addressing::VirtualHosted {
+            wanted.push(("enable_virtual_host_style", "true"));
+        }
+        let operator = operator("s3", bucket, &endpoint, &wanted)?;
         Self::over(operator, SignedService::S3, bucket, endpoint, settings, environment)
     }
 
@@ -285,6 +278,29 @@ impl RemoteStore {
             _ => Versioning::Off,
         }
     }
+}
+
+/// Returns an operator of the service `name` of opendal, with its settings. Requests are signed by
+/// the transport.
+///
+/// The service is found by its name and not by its type: opendal has compiled all of it then, and
+/// this crate does not do so a second time.
+///
+/// # Errors
+///
+/// `Configuration` if opendal refuses a setting.
+fn operator(
+    name: &str,
+    bucket: &str,
+    endpoint: &Endpoint,
+    settings: &[(&str, &str)],
+) -> Result<Operator> {
+    opendal::init_default_registry();
+    let url = endpoint.url();
+    let place = [("bucket", bucket), ("endpoint", url.trim_end_matches('/'))];
+    let settings = place.iter().chain(&[("skip_signature", "true")]).chain(settings);
+    let settings = settings.map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Operator::via_iter(name, settings).map_err(|error| misconfigured(&error))
 }
 
 /// Returns the error of an operator that opendal does not build.
