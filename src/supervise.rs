@@ -118,17 +118,26 @@ where
     T: Send + 'static,
     F: FnOnce() -> T + Send + 'static,
 {
+    blocking_on(&Handle::current(), work)
+}
+
+/// Works as [`blocking`], and is called on a thread that is none of the runtime's.
+pub fn blocking_on<T, F>(runtime: &Handle, work: F) -> impl Future<Output = T> + Send + use<T, F>
+where
+    T: Send + 'static,
+    F: FnOnce() -> T + Send + 'static,
+{
     let (done, mut result) = oneshot::channel();
-    let running = run_blocking(Box::new(move || drop(done.send(work()))));
+    let running = run_blocking(runtime, Box::new(move || drop(done.send(work()))));
     async move {
         end_of(running).await;
         result.try_recv().expect("work that ended without a panic has sent its result")
     }
 }
 
-/// Runs `work`, whose type is erased, on a thread of the current runtime that may block.
-fn run_blocking(work: Box<dyn FnOnce() + Send>) -> tokio::task::JoinHandle<()> {
-    tokio::task::spawn_blocking(work)
+/// Runs `work`, whose type is erased, on a thread of `runtime` that may block.
+fn run_blocking(runtime: &Handle, work: Box<dyn FnOnce() + Send>) -> tokio::task::JoinHandle<()> {
+    runtime.spawn_blocking(work)
 }
 
 /// Returns when the work has ended. Its panic goes on here.

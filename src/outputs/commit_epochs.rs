@@ -6,7 +6,8 @@
 //! ```
 //!
 //! The frontier of the reports passes an epoch when every worker has dropped its capability, which
-//! it does when its parts are durable. The operator keeps one capability of its own until the
+//! it does when its parts are durable. The marker of a process that is alone does not wait for that
+//! way: the tasks that store parts report to the commit of their epoch. The operator keeps one capability of its own until the
 //! marker is stored, so the probe after it stands for what is committed.
 
 use std::collections::BTreeMap;
@@ -84,6 +85,7 @@ pub fn commit<'s>(
             let mut committer = Committer {
                 open: BTreeMap::new(),
                 committing: None,
+                committed: 0,
                 completions: Completions::new(activator),
                 output,
                 changelog,
@@ -97,7 +99,7 @@ pub fn commit<'s>(
                     messages.drain(..).for_each(|message| committer.take(message, &capability));
                 });
                 for committed in committer.completions.take() {
-                    committer.committing = None; // drops the capability: the probe moves on
+                    committer.end(committed.epoch);
                     on_commit(committed);
                 }
                 committer.start_next(|epoch| !frontier.less_than(epoch));
@@ -134,6 +136,8 @@ struct Committer {
     open: BTreeMap<Epoch, Gathered>,
     /// The epoch that is being committed. One at a time keeps them in order.
     committing: Option<Committing>,
+    /// The newest epoch that is committed.
+    committed: Epoch,
     /// Takes the result of the commit from its task, and wakes the operator.
     completions: Completions<Committed>,
     /// The writer and the runtime of its requests.
@@ -152,6 +156,10 @@ impl Committer {
     /// Takes a message of a worker, which came with `capability`.
     fn take(&mut self, message: PartsMessage, capability: &Capability<Epoch>) {
         let epoch = message.epoch();
+        // In a process that is alone, an epoch may be committed before all its messages are here.
+        if epoch <= self.committed {
+            return;
+        }
         let committing = self.committing.as_mut();
         if let Some(committing) = committing.filter(|at| *at.capability.time() == epoch) {
             if let PartsMessage::Durable { write_us, .. } = message {
@@ -170,6 +178,13 @@ impl Committer {
         }
     }
 
+    /// Called when the commit of `epoch` has ended. Drops its capability, so that the probe moves on.
+    fn end(&mut self, epoch: Epoch) {
+        self.committing = None;
+        self.committed = epoch;
+        self.output.rounds.committed(epoch);
+    }
+
     /// Starts to commit the oldest epoch if all its parts are known, no epoch before it is open by
     /// `is_next`, and no other commit is under way.
     fn start_next(&mut self, is_next: impl Fn(&Epoch) -> bool) {
@@ -185,7 +200,7 @@ impl Committer {
         let epoch = *capability.time();
         let rounds = self.output.rounds.clone();
         let at_last = rounds.begin_at_last(epoch);
-        let (sender, durable) = DurableParts::awaited(epoch, rounds);
+        let (sender, durable) = DurableParts::awaited((epoch, self.peers), rounds);
         self.committing = Some(Committing { capability, write_us, durable: sender });
         let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         let (parts, meters) = (self.parts, self.output.meters.clone());

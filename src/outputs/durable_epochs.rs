@@ -1,11 +1,13 @@
 //! The epochs whose ends are on disk, and those whose parts are durable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
 use crate::epoch::Epoch;
+use crate::store::OnWritten;
 
 /// The newest epoch whose end is on disk in every journal of this process. Clones share it.
 ///
@@ -37,7 +39,7 @@ impl DurableEpochs {
     }
 
     /// Returns true if the end of `epoch` is on disk.
-    fn has_reached(&self, epoch: Epoch) -> bool {
+    pub fn has_reached(&self, epoch: Epoch) -> bool {
         *self.0.borrow() >= epoch
     }
 
@@ -52,19 +54,33 @@ impl DurableEpochs {
 /// open file.
 pub const ROUND_PARTS_MAX: usize = 16;
 
-/// The epochs whose parts may be synced. Clones share them.
+/// The epochs whose parts may be synced, and those of which some are stored. Clones share them.
 ///
 /// A file system makes durable at once what was written before a sync. So the files of a small
 /// epoch, the marker included, are written first, and are then synced at the same time. That saves
 /// time and is no promise: a part may still be written when the epoch's syncs begin, and the parts
 /// of a large epoch or of several processes wait for nothing.
 #[derive(Clone, Debug)]
-pub struct SyncRounds(DurableEpochs);
+pub struct SyncRounds {
+    /// The newest epoch whose parts may be synced.
+    begun: DurableEpochs,
+    /// The workers of this process whose parts are durable, by epoch.
+    stored: Arc<watch::Sender<BTreeMap<Epoch, StoredByWorkers>>>,
+}
+
+/// The workers that have stored all parts and changes of an epoch.
+#[derive(Clone, Copy, Debug)]
+struct StoredByWorkers {
+    /// Their number.
+    workers: usize,
+    /// Longest time that one took, and when the last was done.
+    written: PartsWritten,
+}
 
 impl SyncRounds {
     /// Returns the state in which no epoch's parts may be synced yet.
     pub fn none() -> SyncRounds {
-        SyncRounds(DurableEpochs::none())
+        SyncRounds { begun: DurableEpochs::none(), stored: Arc::default() }
     }
 
     /// Returns the state in which nothing is waited for.
@@ -77,12 +93,42 @@ impl SyncRounds {
     /// Called when all parts of `epoch` and of all epochs before it are known, or when nothing
     /// should wait for one that is not. They may not all be written yet.
     pub fn begin(&self, epoch: Epoch) {
-        self.0.reached(epoch);
+        self.begun.reached(epoch);
+    }
+
+    /// Called when a worker of this process has stored all of `epoch`, which took it so long.
+    pub fn stored(&self, epoch: Epoch, took: Duration) {
+        let at = Instant::now();
+        self.stored.send_modify(|epochs| {
+            let none = StoredByWorkers { workers: 0, written: PartsWritten { took, at } };
+            let stored = epochs.entry(epoch).or_insert(none);
+            stored.workers += 1;
+            stored.written = PartsWritten { took: took.max(stored.written.took), at };
+        });
+    }
+
+    /// Called when `epoch` and all before it are committed.
+    pub fn committed(&self, epoch: Epoch) {
+        self.stored.send_modify(|epochs| *epochs = epochs.split_off(&(epoch + 1)));
+    }
+
+    /// Returns when `workers` workers of this process have stored all of `epoch`.
+    async fn stored_by(&self, epoch: Epoch, workers: usize) -> PartsWritten {
+        let by = |epochs: &BTreeMap<Epoch, StoredByWorkers>| {
+            epochs.get(&epoch).filter(|stored| stored.workers >= workers).copied()
+        };
+        let mut stored = self.stored.subscribe();
+        // The sender is this value's, so waiting ends only with them.
+        let stored = stored.wait_for(|epochs| by(epochs).is_some()).await;
+        match stored.ok().and_then(|epochs| by(&epochs)) {
+            Some(stored) => stored.written,
+            None => std::future::pending().await,
+        }
     }
 
     /// Returns true if the parts of `epoch` may be synced.
     pub fn has_begun(&self, epoch: Epoch) -> bool {
-        self.0.has_reached(epoch)
+        self.begun.has_reached(epoch)
     }
 
     /// Returns a value that begins the round of `epoch` when it is dropped.
@@ -92,7 +138,7 @@ impl SyncRounds {
 
     /// Returns when the parts of `epoch` may be synced.
     pub async fn wait(&self, epoch: Epoch) {
-        self.0.wait(epoch).await;
+        self.begun.wait(epoch).await;
     }
 }
 
@@ -117,7 +163,10 @@ impl Drop for BeginRoundOnDrop {
 #[derive(Clone, Debug)]
 pub struct DurableParts {
     epoch: Epoch,
-    /// Lets the parts be synced when they are waited for.
+    /// Number of workers of the job.
+    peers: usize,
+    /// Lets the parts be synced when they are waited for. Knows before the frontier that they are
+    /// durable, if all workers are of this process.
     rounds: SyncRounds,
     written: watch::Receiver<Option<PartsWritten>>,
 }
@@ -134,11 +183,22 @@ pub struct PartsWritten {
 impl DurableParts {
     /// Returns the receiver, and the sender that is given the fact once.
     pub fn awaited(
-        epoch: Epoch,
+        (epoch, peers): (Epoch, usize),
         rounds: SyncRounds,
     ) -> (watch::Sender<Option<PartsWritten>>, DurableParts) {
         let (sender, written) = watch::channel(None);
-        (sender, DurableParts { epoch, rounds, written })
+        (sender, DurableParts { epoch, peers, rounds, written })
+    }
+
+    /// Returns a function that lets the parts be synced when it is called, or dropped.
+    pub fn begin_when_called(&self) -> OnWritten {
+        let at_last = self.rounds.begin_at_last(self.epoch);
+        Box::new(move || drop(at_last))
+    }
+
+    /// Returns when the parts may be synced.
+    pub async fn begun(&self) {
+        self.rounds.wait(self.epoch).await;
     }
 
     /// Lets the parts be synced, and returns when all are durable. Without end if the job fails
@@ -150,10 +210,17 @@ impl DurableParts {
 
     /// Returns when all parts are durable, and does not let them be synced.
     pub async fn known(&self) -> PartsWritten {
-        let written = self.written.clone().wait_for(Option::is_some).await.map(|written| *written);
-        match written {
-            Ok(Some(written)) => written,
-            _ => std::future::pending().await,
+        let mut written = self.written.clone();
+        let passed = async {
+            match written.wait_for(Option::is_some).await.map(|written| *written) {
+                Ok(Some(written)) => written,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            stored = self.rounds.stored_by(self.epoch, self.peers) => stored,
+            written = passed => written,
         }
     }
 }
@@ -181,7 +248,7 @@ mod tests {
     #[tokio::test]
     async fn parts_of_failed_job_are_never_durable() {
         let rounds = SyncRounds::none();
-        let (sender, durable) = DurableParts::awaited(10, rounds.clone());
+        let (sender, durable) = DurableParts::awaited((10, 1), rounds.clone());
         let other = durable.clone();
         assert!(rounds.wait(10).now_or_never().is_none());
         assert!(durable.wait().now_or_never().is_none());
@@ -190,8 +257,28 @@ mod tests {
         sender.send_replace(Some(PartsWritten { took: Duration::ZERO, at: Instant::now() }));
         drop(sender);
         other.wait().await;
-        let (sender, durable) = DurableParts::awaited(20, SyncRounds::any());
+        let (sender, durable) = DurableParts::awaited((20, 1), SyncRounds::any());
         drop(sender);
         assert!(durable.wait().now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn parts_are_durable_when_all_workers_stored() {
+        let rounds = SyncRounds::none();
+        let (_sender, durable) = DurableParts::awaited((10, 2), rounds.clone());
+        let ms = Duration::from_millis;
+        rounds.stored(10, ms(7));
+        rounds.stored(20, ms(1));
+        rounds.stored(20, ms(1));
+        assert!(durable.known().now_or_never().is_none(), "one worker, and those of a later epoch");
+        rounds.stored(10, ms(5));
+        assert_eq!(durable.known().await.took, ms(7));
+        rounds.committed(10);
+        assert!(durable.known().now_or_never().is_none(), "it is forgotten");
+        let (_sender, next) = DurableParts::awaited((20, 2), rounds.clone());
+        next.known().now_or_never().expect("stored");
+        assert!(!rounds.has_begun(10));
+        drop(durable.begin_when_called());
+        durable.begun().await;
     }
 }

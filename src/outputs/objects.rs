@@ -50,4 +50,6 @@ pub use object_names::Layout;
 pub use object_output::ObjectOutput;
 pub use part_encoding::Encoding;
 pub use put_objects::Publisher;
+#[cfg(test)]
+pub use put_objects::tests::publisher as publisher_to;
 pub use take_claim::{ClaimAttempt, keep as keep_claim};

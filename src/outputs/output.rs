@@ -6,7 +6,7 @@
 //! with its marker. The operators and the job know nothing else of an output.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
+use std::fmt::{self, Debug};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ use crate::failure::Failure;
 use crate::file_lock::LockPatience;
 use crate::meters::{Meters, SourcePositions};
 use crate::operators::{EpochRows, RowKind, Tally};
-use crate::store::{Body, PendingResults, StoreResult};
+use crate::store::{Body, Creation, PendingResults, StoreResult};
 
 /// The place to which a job publishes its epochs.
 pub trait Output: Debug + Send + Sync + 'static {
@@ -148,6 +148,18 @@ pub trait EpochWriter: Debug + Send + Sync + 'static {
     /// `Failed` for a row that cannot be published.
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>>;
 
+    /// Writes a part on this thread, which may block, as the first step of
+    /// [`EpochWriter::write_part`]. Called when the end of the epoch is durable. `None` if the output
+    /// has no such step.
+    fn begin_part(&self, _epoch: Epoch, _part: &EncodedPart) -> Option<BegunPart> {
+        None
+    }
+
+    /// Waits for `work`, which begins the parts of `epoch`. Logs an output that does not answer.
+    fn answered<'a>(&'a self, _epoch: Epoch, work: BoxFuture<'a, ()>) -> BoxFuture<'a, ()> {
+        work
+    }
+
     /// Writes a part. Returns when the output needs nothing more of it until the commit. Sends the
     /// report on it by `steps.known` before, as soon as it is known. An error is final.
     fn write_part(
@@ -255,6 +267,15 @@ pub struct EncodedPart {
     pub body: Body,
 }
 
+/// A part that is written and will be made durable, or the error of that.
+pub struct BegunPart(pub StoreResult<Creation<'static>>);
+
+impl Debug for BegunPart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("BegunPart").field(&self.0.is_ok()).finish()
+    }
+}
+
 /// The steps of writing a part that others know of.
 #[derive(Debug)]
 pub struct PartSteps {
@@ -262,6 +283,8 @@ pub struct PartSteps {
     pub known: oneshot::Sender<PartReport>,
     /// The parts that are synced together with those of other workers and with the marker.
     pub rounds: SyncRounds,
+    /// The part, if [`EpochWriter::begin_part`] has written it.
+    pub begun: Option<BegunPart>,
 }
 
 /// One part, stored or about to be.

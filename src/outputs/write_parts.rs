@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures::future::try_join_all;
+use futures::future::{FutureExt, try_join_all};
 use serde::{Deserialize, Serialize};
 use timely::container::CapacityContainerBuilder;
 use timely::dataflow::Stream;
@@ -18,17 +18,17 @@ use timely::dataflow::channels::pact::Pipeline;
 use timely::dataflow::operators::Capability;
 use timely::dataflow::operators::generic::Operator;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError::Empty};
 
 use super::changelog::{Changelog, NewestChange};
 use super::completions::Completions;
 use super::durable_epochs::{DurableEpochs, ROUND_PARTS_MAX, SyncRounds};
-use super::output::{EncodedPart, EpochWriter, PartReport, PartSteps};
+use super::output::{BegunPart, EncodedPart, EpochWriter, PartReport, PartSteps};
 use crate::epoch::Epoch;
 use crate::error::Result;
 use crate::failure::Failure;
 use crate::meters::{Meters, SourcePositions, TopKeeper, TopWords};
-use crate::operators::{Context, EpochRows, Grid, Row, RowKind, Rows, Tally};
+use crate::operators::{Context, EpochRows, Grid, PartChange, Row, RowKind, Rows, Tally};
 use crate::store::PendingResults;
 use crate::supervise::{self, supervise};
 
@@ -194,29 +194,17 @@ impl Writer {
     fn start(&mut self, epoch: Epoch, capability: Capability<Epoch>) {
         self.writing.insert(epoch, capability);
         let started = Instant::now();
-        let later = self.open.split_off(&(epoch + 1));
-        let rows = std::mem::replace(&mut self.open, later).remove(&epoch).unwrap_or_default();
-        let encoding = EpochEncoding {
-            output: self.output.clone(),
-            epoch,
-            rows,
-            parts: self.context.settings.parts,
-            threads: self.context.settings.threads,
-        };
-        let (is_encoded, encoded) = oneshot::channel();
-        let before = self.encoded.replace(encoded);
-        let tally = self.context.tallies.take(epoch);
-        let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
         // Another process has rounds of its own, which this one cannot begin.
         let is_alone = self.context.peers == self.context.settings.threads;
         let rounds = if is_alone { self.output.rounds.clone() } else { SyncRounds::any() };
-        let (publishes, kind) = (self.grid.contains(epoch), self.kind);
+        let publishes = self.grid.contains(epoch);
         if let Some(changelog) = self.changelog.as_ref().filter(|_| publishes) {
             changelog.publishes(epoch);
         }
-        let positions = self.output.meters.positions().take(epoch);
-        let (durable, changes) = (self.output.durable.clone(), self.context.changes.take(epoch));
-        let newest: Vec<NewestChange> = changes.iter().map(NewestChange::of).collect();
+        let changes = self.context.changes.take(epoch);
+        let (is_encoded, encoded) = oneshot::channel();
+        let mut before = self.encoded.replace(encoded);
+        let (encoding, begins) = self.encoding(epoch, &changes, is_encoded);
         // Here, in order of the epochs, and not when they are stored.
         let links = self.changelog.clone().map(|log| (log.link(changes), log));
         let store_changes = async move {
@@ -225,26 +213,67 @@ impl Writer {
                 None => Ok(()),
             }
         };
+        let runtime = self.output.runtime.clone();
+        let run = move || supervise::blocking_on(&runtime, move || encoding.run());
+        // At once, if there is nothing to wait for: one change of thread less.
+        before.take_if(|before| before.try_recv() != Err(Empty));
+        let (running, run) = if before.is_none() { (Some(run()), None) } else { (None, Some(run)) };
+        let (writer, completions) = (Arc::clone(&self.output.writer), self.completions.clone());
+        let durable = self.output.durable.clone();
         let write = async move {
             if let Some(before) = before {
                 // Resolves when the sender is dropped, also by a failure, which ends the job.
                 let _ = before.await;
             }
-            let (parts, top) = supervise::blocking(move || encoding.run()).await?;
-            drop(is_encoded);
+            let Some(running) = running.or_else(|| run.map(|run| run())) else { return Ok(()) };
+            let _ = begins.await;
+            let mut encoded = None;
+            let written = async { encoded = Some(running.await) };
+            writer.answered(epoch, written.boxed()).await;
+            let Some(encoded) = encoded else { return Ok(()) };
+            let encoded = encoded?;
             durable.wait(epoch).await;
-            let report = |parts| {
-                let changes = newest;
-                let report =
-                    Report { epoch, tally, kind, parts, changes, publishes, top, positions };
-                completions.complete(PartsMessage::Known(Box::new(report)));
-            };
-            futures::try_join!(store(&*writer, rounds, (epoch, parts), report), store_changes)?;
+            futures::try_join!(store(&*writer, rounds.clone(), epoch, encoded), store_changes)?;
+            rounds.stored(epoch, started.elapsed());
             let write_us = started.elapsed().as_micros() as u64;
             completions.complete(PartsMessage::Durable { epoch, write_us });
             Ok(())
         };
         supervise(&self.failure, &self.output.runtime, "write", write);
+    }
+
+    /// Returns the rows of `epoch` with all that its report needs, and a receiver that resolves when
+    /// they are encoded, as that of `is_encoded` does.
+    fn encoding(
+        &mut self,
+        epoch: Epoch,
+        changes: &[PartChange],
+        is_encoded: oneshot::Sender<()>,
+    ) -> (EpochEncoding, oneshot::Receiver<()>) {
+        let later = self.open.split_off(&(epoch + 1));
+        let rows = std::mem::replace(&mut self.open, later).remove(&epoch).unwrap_or_default();
+        let report = Report {
+            epoch,
+            tally: self.context.tallies.take(epoch),
+            kind: self.kind,
+            parts: Vec::new(),
+            changes: changes.iter().map(NewestChange::of).collect(),
+            publishes: self.grid.contains(epoch),
+            top: TopWords::default(),
+            positions: self.output.meters.positions().take(epoch),
+        };
+        let (begin, begins) = oneshot::channel();
+        let completions = self.completions.clone();
+        let send = move |report| completions.complete(PartsMessage::Known(Box::new(report)));
+        let encoding = EpochEncoding {
+            output: self.output.clone(),
+            report: OpenReport { report, send: Box::new(send) },
+            rows,
+            parts: self.context.settings.parts,
+            threads: self.context.settings.threads,
+            is_encoded: [is_encoded, begin],
+        };
+        (encoding, begins)
     }
 }
 
@@ -252,25 +281,65 @@ impl Writer {
 struct EpochEncoding {
     /// Where parts are written, and with what.
     output: OutputHandle,
-    /// The epoch.
-    epoch: Epoch,
-    /// Its rows, as they came from the definition.
+    /// The report on the epoch.
+    report: OpenReport,
+    /// The rows of the epoch, as they came from the definition.
     rows: Vec<EpochRows>,
     /// Number of parts of a result.
     parts: u32,
     /// Number of workers of this process.
     threads: usize,
+    /// Dropped when the rows are encoded.
+    is_encoded: [oneshot::Sender<()>; 2],
+}
+
+/// The parts of an epoch.
+struct EncodedEpoch {
+    /// Those with rows.
+    parts: Vec<EncodedPart>,
+    /// The same, if they are written.
+    begun: Option<Vec<BegunPart>>,
+    /// Sends the report. `None` if it is sent.
+    report: Option<OpenReport>,
+}
+
+/// A report without its parts.
+struct OpenReport {
+    report: Report,
+    /// Takes the report to the operator.
+    send: Box<dyn FnOnce(Report) + Send>,
+}
+
+impl OpenReport {
+    /// Sends the report with these parts.
+    fn send(self, parts: Vec<PartReport>) {
+        (self.send)(Report { parts, ..self.report });
+    }
 }
 
 impl EpochEncoding {
-    /// Returns the parts with rows, and the most frequent words if they can be asked for. It
-    /// blocks.
-    fn run(self) -> Result<(Vec<EncodedPart>, TopWords)> {
-        let parts = self.output.writer.encode(&self.rows, self.parts)?;
-        let top = self.top();
+    /// Encodes the rows. If the parts are few and small, writes them and reports them at once, on
+    /// this thread, which may block: each change of thread would take as long as a short write.
+    fn run(mut self) -> Result<EncodedEpoch> {
+        let (writer, epoch) = (&self.output.writer, self.report.report.epoch);
+        let parts = writer.encode(&self.rows, self.parts)?;
+        self.report.report.top = self.top();
         let bytes = parts.iter().map(|part| part.body.bytes()).sum();
-        self.output.results.encoded(self.epoch, self.threads, bytes);
-        Ok((parts, top))
+        self.output.results.encoded(epoch, self.threads, bytes);
+        drop(self.is_encoded);
+        // Memory that the next epoch needs.
+        drop(self.rows);
+        let report = self.report;
+        if !is_small(&parts) || !self.output.durable.has_reached(epoch) {
+            return Ok(EncodedEpoch { parts, begun: None, report: Some(report) });
+        }
+        let begun: Option<Vec<_>> =
+            parts.iter().map(|part| writer.begin_part(epoch, part)).collect();
+        if begun.is_none() {
+            return Ok(EncodedEpoch { parts, begun, report: Some(report) });
+        }
+        report.send(parts.iter().map(report_of).collect());
+        Ok(EncodedEpoch { parts, begun, report: None })
     }
 
     /// Returns the most frequent words, if they can be asked for.
@@ -294,30 +363,118 @@ impl EpochEncoding {
 /// Most bytes of them. The disk takes longer for more than one sync less would save.
 const ROUND_BYTES_MAX: u64 = 8 << 20;
 
-/// Stores parts, all at the same time. Calls `report` when all are known.
+/// Returns true if the parts of a worker are few and small, so that they are synced together with
+/// others.
+fn is_small(parts: &[EncodedPart]) -> bool {
+    let bytes: u64 = parts.iter().map(|part| part.body.bytes()).sum();
+    parts.len() <= ROUND_PARTS_MAX && bytes <= ROUND_BYTES_MAX
+}
+
+/// Returns the report of a part that becomes an object as it is. Waits for its MD5.
+fn report_of(EncodedPart { part, rows, body }: &EncodedPart) -> PartReport {
+    PartReport { part: *part, rows: *rows, bytes: body.bytes(), md5: body.md5_hex() }
+}
+
+/// Stores parts, all at the same time. Sends the report when all are known, unless it is sent.
 async fn store(
     writer: &dyn EpochWriter,
     rounds: SyncRounds,
-    (epoch, parts): (Epoch, Vec<EncodedPart>),
-    report: impl FnOnce(Vec<PartReport>),
+    epoch: Epoch,
+    EncodedEpoch { parts, begun, report }: EncodedEpoch,
 ) -> Result<()> {
-    let bytes: u64 = parts.iter().map(|part| part.body.bytes()).sum();
-    let is_small = parts.len() <= ROUND_PARTS_MAX && bytes <= ROUND_BYTES_MAX;
-    let rounds = if is_small { rounds } else { SyncRounds::any() };
+    let rounds = if is_small(&parts) { rounds } else { SyncRounds::any() };
+    let mut begun = begun.into_iter().flatten();
     let (stored, known): (Vec<_>, Vec<_>) = parts
         .into_iter()
         .map(|part| {
             let (sender, known) = oneshot::channel();
-            let steps = PartSteps { known: sender, rounds: rounds.clone() };
+            let steps = PartSteps { known: sender, rounds: rounds.clone(), begun: begun.next() };
             (writer.write_part(epoch, part, steps), known)
         })
         .unzip();
     let report = async {
+        let Some(report) = report else { return Ok(()) };
         // A part that does not become known is not stored either, and its error ends the job.
         if let Ok(parts) = try_join_all(known).await {
-            report(parts);
+            report.send(parts);
         }
         Ok(())
     };
     futures::try_join!(try_join_all(stored), report).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use super::super::objects::publisher_to;
+    use super::*;
+    use crate::operators::{Run, rows_of};
+    use crate::store::Body;
+    use crate::store::local::LocalStore;
+
+    /// Returns an epoch with one row, and where its report goes.
+    fn encoding(root: &Path, durable: DurableEpochs) -> (EpochEncoding, Arc<Mutex<Vec<Report>>>) {
+        let mut run = Run::default();
+        run.push(7, b"tide", 2);
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let to = Arc::clone(&sent);
+        let report = Report {
+            epoch: 10,
+            tally: Tally::default(),
+            kind: RowKind::Counts,
+            parts: Vec::new(),
+            changes: Vec::new(),
+            publishes: true,
+            top: TopWords::default(),
+            positions: SourcePositions::default(),
+        };
+        let send = move |report| to.lock().unwrap().push(report);
+        let output = OutputHandle {
+            writer: Arc::new(publisher_to(LocalStore::open(root).unwrap())),
+            results: PendingResults::unlimited(),
+            meters: Meters::default(),
+            durable,
+            rounds: SyncRounds::none(),
+            runtime: Handle::current(),
+        };
+        let encoding = EpochEncoding {
+            output,
+            report: OpenReport { report, send: Box::new(send) },
+            rows: vec![EpochRows { epoch: 10, rows: rows_of(run) }],
+            parts: 1,
+            threads: 1,
+            is_encoded: [oneshot::channel().0, oneshot::channel().0],
+        };
+        (encoding, sent)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn parts_are_written_only_after_durable_end() {
+        let root = tempfile::tempdir().unwrap();
+        let part = root.path().join("c-10/part-00000");
+        let durable = DurableEpochs::none();
+        let (early, sent) = encoding(root.path(), durable.clone());
+        let encoded = early.run().unwrap();
+        assert!(encoded.begun.is_none() && !part.exists() && sent.lock().unwrap().is_empty());
+        encoded.report.expect("it is not sent").send(Vec::new());
+        assert_eq!(sent.lock().unwrap().len(), 1);
+
+        durable.reached(10);
+        let (ready, sent) = encoding(root.path(), durable);
+        let encoded = ready.run().unwrap();
+        assert_eq!(std::fs::read(&part).unwrap(), b"tide\t2\n");
+        let md5 = Body::from("tide\t2\n").md5_hex();
+        assert_eq!(sent.lock().unwrap()[0].parts[0].md5, md5);
+        assert!(encoded.report.is_none(), "it is sent once");
+        drop(encoded);
+        assert!(!part.exists(), "a part that is given up leaves no file");
+
+        let (stored, _) = encoding(root.path(), DurableEpochs::all());
+        let encoded = stored.run().unwrap();
+        let writer = publisher_to(LocalStore::open(root.path()).unwrap());
+        store(&writer, SyncRounds::any(), 10, encoded).await.unwrap();
+        assert!(part.exists());
+    }
 }

@@ -178,6 +178,11 @@ impl Body {
         })
     }
 
+    /// Returns true if the MD5 is known.
+    pub fn has_md5(&self) -> bool {
+        self.0.md5.get().is_some()
+    }
+
     /// Returns the MD5 in 32 lower-case hexadecimal digits.
     pub fn md5_hex(&self) -> String {
         hex(&self.md5())

@@ -55,8 +55,12 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// The last step of creating an object; nothing begins before it is awaited.
 pub type Creation<'a> = BoxFuture<'a, StoreResult<Stored>>;
 
-/// The sync of an object that is written under another name, before its creation.
-pub type Preparation<'a> = BoxFuture<'a, StoreResult<Creation<'a>>>;
+/// Called when an object is written that a store prepares, on the thread that syncs it then. Dropped
+/// if it cannot be written.
+pub type OnWritten = Box<dyn FnOnce() + Send>;
+
+/// Succeeds while this process may write. It may block.
+pub type OwnerCheck = Arc<dyn Fn() -> StoreResult<()> + Send + Sync>;
 
 /// A store of whole objects, each under a key.
 ///
@@ -110,9 +114,9 @@ pub trait Store: Send + Sync + Debug + 'static {
         false
     }
 
-    /// Prepares the object `key` of `body`: writes what can be written without a sync. Returns the
-    /// future that syncs it, and then the one that creates it as [`Store::put_new`] does. The
-    /// object is invisible before the last one is awaited. If one is dropped instead, nothing
+    /// Prepares the object `key` of `body`: writes what can be written without a sync, calls
+    /// `written`, and syncs that. Returns the future that creates the object as [`Store::put_new`]
+    /// does. The object is invisible before that is awaited. If either is dropped instead, nothing
     /// remains. A store that has nothing to prepare returns at once.
     ///
     /// # Errors
@@ -121,10 +125,27 @@ pub trait Store: Send + Sync + Debug + 'static {
         &'a self,
         key: &'a str,
         body: Body,
-    ) -> BoxFuture<'a, StoreResult<Preparation<'a>>> {
-        // Within a future of its own: nothing may begin before it is awaited.
-        let create = async move { self.put_new(key, body).await }.boxed();
-        ready(Ok(ready(Ok(create)).boxed())).boxed()
+        written: OnWritten,
+    ) -> BoxFuture<'a, StoreResult<Creation<'a>>> {
+        async move {
+            written();
+            // Within a future of its own: nothing may begin before it is awaited.
+            Ok(async move { self.put_new(key, body).await }.boxed())
+        }
+        .boxed()
+    }
+
+    /// Works as the first step of [`Store::write_part`], on this thread, which may block. `None` if
+    /// the store has no such step.
+    fn write_part_here(&self, _key: &str, _body: &Body) -> Option<StoreResult<Creation<'static>>> {
+        None
+    }
+
+    /// Returns this store with `check`, which it then calls before each write, on the thread that
+    /// writes. An error of the check is the write's. `None` if the store does not write on threads
+    /// of this process.
+    fn checked_by(&self, _check: OwnerCheck) -> Option<Arc<dyn Store>> {
+        None
     }
 
     /// Creates the object `key` twice, from `first` and then from different bytes, and returns

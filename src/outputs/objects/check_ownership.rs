@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::claim_object::Claim;
 use crate::epoch::Epoch;
 use crate::store::local::{LocalStore, PrefixLock};
-use crate::store::{StoreError, StoreErrorKind, StoreResult};
+use crate::store::{OwnerCheck, StoreError, StoreErrorKind, StoreResult};
 use crate::supervise;
 
 /// The right of this process to write below the prefix. Clones are the same right.
@@ -35,21 +35,24 @@ impl Ownership {
     /// `Exists`, naming the new owner where it is known, if it does not any more; else those of
     /// the store.
     pub async fn confirm(&self) -> StoreResult<()> {
-        match self {
-            Ownership::Unshared => Ok(()),
-            Ownership::Claimed(claim) => claim.confirm().await,
-            Ownership::Locked(lock) => {
-                let lock = Arc::clone(lock);
-                supervise::blocking(move || lock.check()).await
-            }
+        match (self, self.check()) {
+            (Ownership::Claimed(claim), _) => claim.confirm().await,
+            (_, Some(check)) => supervise::blocking(move || check()).await,
+            (_, None) => Ok(()),
+        }
+    }
+
+    /// Returns the check of a right on this host, for the thread that writes. `None` for others.
+    pub fn check(&self) -> Option<OwnerCheck> {
+        match self.clone() {
+            Ownership::Unshared | Ownership::Claimed(_) => None,
+            Ownership::Locked(lock) => Some(Arc::new(move || lock.check())),
             Ownership::LockedBy(store, prefix, note) => {
-                let (store, prefix, note) = (store.clone(), prefix.clone(), note.clone());
-                supervise::blocking(move || match store.lock_note(&prefix) {
+                Some(Arc::new(move || match store.lock_note(&prefix) {
                     Ok(found) if found.as_ref() == Some(&note) => Ok(()),
                     Ok(_) => Err(lost(&prefix)),
                     Err(error) => Err(error),
-                })
-                .await
+                }))
             }
         }
     }

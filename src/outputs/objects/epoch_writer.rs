@@ -20,7 +20,9 @@ use crate::error::Result;
 use crate::failure::Failure;
 use crate::operators::{EpochRows, Tally};
 use crate::outputs::durable_epochs::ROUND_PARTS_MAX;
-use crate::outputs::output::{CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps};
+use crate::outputs::output::{
+    BegunPart, CompleteEpoch, EncodedPart, EpochWriter, PartReport, PartSteps,
+};
 use crate::settings::EmptyEpochs;
 use crate::sources::topic_offsets;
 use crate::store::StoreResult;
@@ -41,10 +43,15 @@ impl EpochWriter for Publisher {
         &self,
         epoch: Epoch,
         part: EncodedPart,
-        PartSteps { known, rounds }: PartSteps,
+        PartSteps { known, rounds, begun }: PartSteps,
     ) -> BoxFuture<'_, Result<()>> {
         let EncodedPart { part, rows, body } = part;
         async move {
+            if begun.is_some() {
+                // It is reported by the thread that has written it.
+                let key = self.form.layout.part(epoch, part);
+                return self.create_part(epoch, &key, body, (&rounds, begun)).await.map(drop);
+            }
             let body = self.finish(body).await?;
             let hashed = body.clone();
             // The marker lists length and MD5, so it is prepared while the part is stored.
@@ -54,11 +61,19 @@ impl EpochWriter for Publisher {
                 let _ = known.send(PartReport { part, rows, bytes, md5: md5.await });
             };
             let key = self.form.layout.part(epoch, part);
-            let create = self.create_part(epoch, &key, body, &rounds);
+            let create = self.create_part(epoch, &key, body, (&rounds, None));
             let (stored, ()) = futures::join!(create, report);
             stored.map(drop)
         }
         .boxed()
+    }
+
+    fn begin_part(&self, epoch: Epoch, part: &EncodedPart) -> Option<BegunPart> {
+        self.begin_part(&self.form.layout.part(epoch, part.part), &part.body)
+    }
+
+    fn answered<'a>(&'a self, epoch: Epoch, work: BoxFuture<'a, ()>) -> BoxFuture<'a, ()> {
+        self.answered(epoch, work).boxed()
     }
 
     /// Prepares the marker of an epoch, and stores it when the parts are durable.
@@ -133,13 +148,16 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     let written =
         empties.iter().map(|(key, body)| publisher.write_part(key, body.clone(), is_ahead));
     let written = try_join_all(written).await?;
+    let begin = durable.begin_when_called();
     let durable = async {
-        let with_rows = durable.wait().map(Ok);
-        let empties = written.into_iter().map(|part| publisher.sync_part(epoch, part));
-        // In this order: the round begins also if a part without rows cannot be stored.
+        let with_rows = durable.known().map(Ok);
+        let empties = written.into_iter().map(async |part| {
+            durable.begun().await;
+            publisher.sync_part(epoch, part).await
+        });
         futures::try_join!(with_rows, try_join_all(empties)).map(drop)
     };
-    write_marker(publisher, &marker, durable).await
+    write_marker(publisher, &marker, begin, durable).await
 }
 
 /// Returns the entry of a part in the marker.

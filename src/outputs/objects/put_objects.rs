@@ -19,10 +19,12 @@ use crate::error::Error;
 use crate::meters::{Meters, OutputOp};
 use crate::outputs::commit_log::{Attempt, CommitLog};
 use crate::outputs::durable_epochs::SyncRounds;
+use crate::outputs::output::BegunPart;
 use crate::outputs::publication::Publication;
 use crate::outputs::retry_until_stored::Retrier;
 use crate::store::{
-    Body, Creation, PendingResults, Store, StoreError, StoreErrorKind, StoreResult, Stored,
+    Body, Creation, OnWritten, PendingResults, Store, StoreError, StoreErrorKind, StoreResult,
+    Stored,
 };
 use crate::supervise;
 
@@ -37,6 +39,8 @@ pub struct Publisher {
     store: Arc<dyn Store>,
     /// The right of this process to write.
     ownership: Ownership,
+    /// True if the store looks at the right before each write.
+    is_checked: bool,
     /// Notes epochs before their marker is stored. `None` in a job without state.
     commits: Option<CommitLog>,
     /// The runtime of the requests.
@@ -77,7 +81,7 @@ impl Publisher {
         runtime: Handle,
     ) -> Self {
         let (form, publication) = (Arc::new(form), Arc::new(publication));
-        let (ownership, commits) = (Ownership::Unshared, None);
+        let (ownership, is_checked, commits) = (Ownership::Unshared, false, None);
         let results = PendingResults::unlimited();
         let meters = Meters::default();
         let retrier = Retrier::new(store.describe(), results.clone(), meters.clone());
@@ -87,6 +91,7 @@ impl Publisher {
             publication,
             store,
             ownership,
+            is_checked,
             commits,
             runtime,
             retrier,
@@ -114,7 +119,10 @@ impl Publisher {
     /// epochs in `commits` before they are committed.
     #[must_use]
     pub fn owned(self, ownership: Ownership, commits: Option<CommitLog>) -> Self {
-        Publisher { ownership, commits, ..self }
+        let checked = ownership.check().and_then(|check| self.store.checked_by(check));
+        let is_checked = checked.is_some();
+        let store = checked.unwrap_or_else(|| Arc::clone(&self.store));
+        Publisher { ownership, is_checked, commits, store, ..self }
     }
 
     /// Returns a publisher to another store, which only this process uses. Its outages are logged
@@ -122,7 +130,8 @@ impl Publisher {
     #[must_use]
     pub fn to_store(&self, store: Arc<dyn Store>) -> Self {
         let retrier = Retrier::new(store.describe(), self.results.clone(), self.meters.clone());
-        Publisher { store, ownership: Ownership::Unshared, retrier, ..self.clone() }
+        let (ownership, is_checked) = (Ownership::Unshared, false);
+        Publisher { store, ownership, is_checked, retrier, ..self.clone() }
     }
 
     /// Returns the runtime of the requests. Operators never block on them.
@@ -179,7 +188,8 @@ impl Publisher {
 
     /// Creates the object `key`, a part of `epoch`, from `body`, and makes its name durable.
     /// Succeeds if it exists with the same bytes. An error is final. A store that writes before it
-    /// syncs waits between the two until `rounds` lets the epoch be synced.
+    /// syncs waits between the two until `rounds` lets the epoch be synced. `begun` is the part, if it
+    /// is written already.
     ///
     /// # Errors
     ///
@@ -190,15 +200,41 @@ impl Publisher {
         epoch: Epoch,
         key: &str,
         body: Body,
-        rounds: &SyncRounds,
+        (rounds, begun): (&SyncRounds, Option<BegunPart>),
     ) -> Result<Stored, Error> {
-        let written = self.write_part(key, body, !rounds.has_begun(epoch)).await?;
+        let written = match begun {
+            Some(BegunPart(first)) => WrittenPart { key, body, first: Some(first) },
+            None => self.write_part(key, body, !rounds.has_begun(epoch)).await?,
+        };
         if matches!(written.first, Some(Ok(_))) {
             // Between the steps, where it is no silence of the store and holds no memory to read
             // bodies back. A part that could not be written does not wait.
             rounds.wait(epoch).await;
         }
         self.sync_part(epoch, written).await
+    }
+
+    /// Writes the object `key`, a part, from `body`, on this thread, which may block. An error is the
+    /// result of the first attempt of [`Publisher::create_part`]. Returns `None` if only a request
+    /// can do that.
+    pub fn begin_part(&self, key: &str, body: &Body) -> Option<BegunPart> {
+        let is_here = self.form.encoding.is_immediate() && self.store.writes_before_sync();
+        if !is_here || !(self.is_checked || matches!(self.ownership, Ownership::Unshared)) {
+            return None;
+        }
+        crash_point("output.before_put");
+        self.results.admit(body);
+        self.store.write_part_here(key, body).map(BegunPart)
+    }
+
+    /// Waits for `work`, which writes objects of `epoch`. Logs a store that does not answer.
+    pub async fn answered(&self, epoch: Epoch, work: impl Future<Output = ()>) {
+        let work = async {
+            work.await;
+            Ok(())
+        };
+        // It has no error.
+        let _ = self.retrier.step(&self.form.layout.dir(epoch), work).await;
     }
 
     /// Begins to create the object `key`, a part, from `body`. If `is_ahead`, writes what the store
@@ -248,8 +284,8 @@ impl Publisher {
         self.create(epoch, key, &body, create).await
     }
 
-    /// Creates the object of `marker` when `ready` succeeds. It is written before that begins, and
-    /// prepared meanwhile. Succeeds if a former run has created it: a request of a run that was
+    /// Creates the object of `marker` when `ready` succeeds. It is prepared meanwhile, and `written`
+    /// is called between its write and its sync, or dropped if there are none. Succeeds if a former run has created it: a request of a run that was
     /// killed may arrive late.
     ///
     /// # Errors
@@ -258,11 +294,11 @@ impl Publisher {
     pub async fn create_marker(
         &self,
         marker: &Marker,
+        written: OnWritten,
         ready: impl Future<Output = Result<(), Error>>,
     ) -> Result<Stored, Error> {
         let (key, body) = (self.form.layout.marker(marker.epoch), Body::from(marker.to_bytes()));
-        let written = self.store.prepare_new(&key, body.clone()).await;
-        let prepare = async { written?.await };
+        let prepare = self.store.prepare_new(&key, body.clone(), written);
         let (prepared, is_ready) = futures::join!(prepare, ready);
         is_ready?;
         // An object that could not be prepared is created from its bytes, as in each attempt after
@@ -349,6 +385,9 @@ impl Publisher {
 
     /// Succeeds if this run owns the output. An error is final.
     async fn confirm(&self, key: &str) -> Result<(), Error> {
+        if self.is_checked {
+            return Ok(());
+        }
         self.retrier.run(key, || self.ownership.confirm()).await
     }
 
@@ -372,75 +411,4 @@ impl Publisher {
 }
 
 #[cfg(test)]
-pub mod tests {
-    use std::time::Duration;
-
-    use futures::future::join;
-
-    use super::super::format::Format;
-    use super::super::object_names::Layout;
-    use super::super::part_encoding::Encoding;
-    use super::*;
-    use crate::settings::{EmptyEpochs, RowOrder};
-    use crate::store::ResultsLimits;
-    use crate::store::local::LocalStore;
-    use crate::store::stdout::StdoutStore;
-
-    /// Returns the publisher of a job without state to `store`.
-    pub fn publisher(store: impl Store) -> Publisher {
-        let encoding = Encoding::new(Format::Tsv, None);
-        let form = ObjectForm { layout: Layout::new("c", None), encoding };
-        let publication = Publication {
-            order: RowOrder::Hash,
-            empty_epochs: EmptyEpochs::Write,
-            job: "test".to_owned(),
-            state: "test".to_owned(),
-            started: 0,
-        };
-        Publisher::new(form, publication, Arc::new(store), Handle::current())
-    }
-
-    #[tokio::test]
-    async fn store_without_syncs_waits_for_no_round() {
-        let publisher = publisher(StdoutStore::new("_SUCCESS"));
-        let rounds = SyncRounds::none();
-        let part = publisher.create_part(10, "c-10/part-00000", "a".into(), &rounds);
-        tokio::time::timeout(Duration::from_secs(10), part).await.expect("no wait").unwrap();
-    }
-
-    #[tokio::test]
-    async fn wait_for_round_is_no_silence() {
-        let root = tempfile::tempdir().unwrap();
-        let folder = Some(root.path().join("results"));
-        // A permit of memory for one body.
-        let limits = ResultsLimits { memory_bytes_max: 1, disk_bytes_max: 1 << 20, folder };
-        let results = PendingResults::new(limits);
-        let publisher = publisher(LocalStore::open(root.path()).unwrap());
-        let mut publisher = publisher.bounded_by(results.clone());
-        publisher.retrier.silence_max = Duration::from_millis(1);
-        let rounds = SyncRounds::none();
-        let body = Body::from("waits on disk");
-        results.admit(&body);
-        results.set_away(true);
-        while !body.is_on_disk() {
-            let moved = results.watch();
-            let _ = tokio::time::timeout(Duration::from_millis(10), moved).await;
-        }
-        results.set_away(false);
-        let part = publisher.create_part(10, "c-10/part-00000", body.clone(), &rounds);
-        let others = async {
-            // Many times the silence that is reported.
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            let limit = Duration::from_secs(10);
-            let mut level = results.level();
-            let at_hand = level.wait_for(|level| !level.is_away);
-            let at_hand = tokio::time::timeout(limit, at_hand).await.map(drop);
-            at_hand.expect("the wait for others is no silence");
-            let room = tokio::time::timeout(limit, results.room_to_read(&body)).await;
-            drop(room.expect("no part holds memory while it waits"));
-            rounds.begin(10);
-        };
-        let (stored, ()) = join(part, others).await;
-        assert_eq!(stored.unwrap().bytes, body.bytes());
-    }
-}
+pub mod tests;

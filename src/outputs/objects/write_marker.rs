@@ -4,10 +4,11 @@ use super::marker_json::Marker;
 use super::put_objects::Publisher;
 use crate::crash_points::crash_point;
 use crate::error::Result;
+use crate::store::OnWritten;
 
 /// Waits until the parts are durable, which `durable` returns then, notes the epoch in the commit
-/// log, stores the marker, and makes its name durable. The bytes of the marker are written before
-/// `durable` begins, and synced meanwhile.
+/// log, stores the marker, and makes its name durable. The bytes of the marker are written
+/// meanwhile, and synced after `written` was called: the parts are synced at the same time.
 ///
 /// The note comes before the marker, because a reader may remove the epoch as soon as the marker
 /// exists. It comes after the parts: a start that finds a note takes missing parts for removed
@@ -15,6 +16,7 @@ use crate::error::Result;
 pub async fn write_marker(
     publisher: &Publisher,
     marker: &Marker,
+    written: OnWritten,
     durable: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     let (epoch, layout) = (marker.epoch, &publisher.form.layout);
@@ -24,7 +26,7 @@ pub async fn write_marker(
         crash_point("output.before_marker");
         Ok(())
     };
-    publisher.create_marker(marker, ready).await?;
+    publisher.create_marker(marker, written, ready).await?;
     publisher.seal(&layout.dir(epoch)).await?;
     publisher.note_commit(epoch);
     crash_point("output.after_marker");
@@ -43,26 +45,32 @@ mod tests {
     use crate::operators::{RowKind, Tally};
     use crate::outputs::durable_epochs::{DurableParts, PartsWritten, SyncRounds};
     use crate::outputs::output::{CompleteEpoch, EpochWriter, PartReport};
-    use crate::store::Body;
     use crate::store::local::LocalStore;
+    use crate::store::{Body, Stored};
 
     /// Returns the publisher of a job without state to the directory at `root`.
     fn publisher(root: &Path) -> Publisher {
         put_objects::tests::publisher(LocalStore::open(root).unwrap())
     }
 
+    /// Creates part 0 of epoch 10, which has a row.
+    async fn create_part(publisher: &Publisher, rounds: &SyncRounds) -> Result<Stored> {
+        let (key, body) = ("c-10/part-00000", "a\t1\n".into());
+        publisher.create_part(10, key, body, (rounds, None)).await
+    }
+
     #[tokio::test]
     async fn marker_is_written_before_parts_are_synced() {
         let root = tempfile::tempdir().unwrap();
         let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
-        let (parts, durable) = DurableParts::awaited(10, rounds.clone());
+        let (parts, durable) = DurableParts::awaited((10, 1), rounds.clone());
         let names = || -> Vec<String> {
             let folder = std::fs::read_dir(root.path().join("c-10")).unwrap();
             let names = folder.map(|entry| entry.unwrap().file_name());
             names.map(|name| name.to_string_lossy().into_owned()).collect()
         };
         let part = async {
-            publisher.create_part(10, "c-10/part-00000", "a\t1\n".into(), &rounds).await.unwrap();
+            create_part(&publisher, &rounds).await.unwrap();
             let names = names();
             assert!(names.iter().any(|name| name.starts_with("._SUCCESS.")), "{names:?}");
             assert!(!names.iter().any(|name| name == "_SUCCESS"), "not before all are durable");
@@ -70,11 +78,12 @@ mod tests {
             parts.send_replace(Some(written));
         };
         let marker = Marker { epoch: 10, ..Marker::default() };
+        let written = durable.begin_when_called();
         let durable = async {
-            durable.wait().await;
+            durable.known().await;
             Ok(())
         };
-        let marker = async { write_marker(&publisher, &marker, durable).await.unwrap() };
+        let marker = async { write_marker(&publisher, &marker, written, durable).await.unwrap() };
         let both = futures::future::join(part, marker);
         tokio::time::timeout(Duration::from_secs(60), both).await.expect("none waits for ever");
         let mut names = names();
@@ -92,9 +101,10 @@ mod tests {
         std::fs::create_dir_all(root.path().join("c-10")).unwrap();
         std::fs::write(root.path().join("c-10/_SUCCESS"), former.to_bytes()).unwrap();
         let ready = || std::future::ready(Ok(()));
-        write_marker(&publisher, &marker, ready()).await.unwrap();
-        let other = Marker { words: 1, ..marker };
-        let error = write_marker(&publisher, &other, ready()).await.unwrap_err();
+        let write = |marker| write_marker(&publisher, marker, Box::new(|| {}), ready());
+        write(&marker).await.unwrap();
+        let other = Marker { words: 1, ..marker.clone() };
+        let error = write(&other).await.unwrap_err();
         assert_eq!(error.kind(), crate::error::ErrorKind::Configuration, "{error}");
         assert_eq!(std::fs::read(root.path().join("c-10/_SUCCESS")).unwrap(), former.to_bytes());
     }
@@ -119,12 +129,12 @@ mod tests {
     async fn empty_parts_are_written_before_syncs() {
         let root = tempfile::tempdir().unwrap();
         let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
-        let (parts, durable) = DurableParts::awaited(10, rounds.clone());
+        let (parts, durable) = DurableParts::awaited((10, 1), rounds.clone());
         let dir = root.path().join("c-10");
         let begun = async {
             rounds.wait(10).await;
             assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 4, "three parts, the marker");
-            publisher.create_part(10, "c-10/part-00000", "a\t1\n".into(), &rounds).await.unwrap();
+            create_part(&publisher, &rounds).await.unwrap();
             parts.send_replace(Some(PartsWritten { took: Duration::ZERO, at: Instant::now() }));
         };
         let both = futures::future::join(begun, publisher.commit(complete(durable)));
@@ -138,10 +148,10 @@ mod tests {
     async fn failed_empty_part_begins_its_round() {
         let root = tempfile::tempdir().unwrap();
         let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
-        let (_parts, durable) = DurableParts::awaited(10, rounds.clone());
+        let (_parts, durable) = DurableParts::awaited((10, 1), rounds.clone());
         std::fs::create_dir_all(root.path().join("c-10")).unwrap();
         std::fs::write(root.path().join("c-10/part-00002"), "of another job").unwrap();
-        let part = publisher.create_part(10, "c-10/part-00000", "a\t1\n".into(), &rounds);
+        let part = create_part(&publisher, &rounds);
         let both = futures::future::join(part, publisher.commit(complete(durable)));
         let (part, committed) =
             tokio::time::timeout(Duration::from_secs(10), both).await.expect("none waits");

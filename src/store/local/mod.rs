@@ -14,6 +14,7 @@
 //! Below the root no symbolic link is followed, neither to write nor to read nor to remove. A crash
 //! can leave temporaries; listings do not show them and [`Store::clear`] removes them.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,8 +25,8 @@ use futures::future::{BoxFuture, FutureExt};
 use tokio::sync::Semaphore;
 
 use super::{
-    Body, Creation, Listing, ObjectEntry, Page, Preparation, Store, StoreError, StoreErrorKind,
-    StoreResult, Stored, check_key,
+    Body, Creation, Listing, ObjectEntry, OnWritten, OwnerCheck, Page, Store, StoreError,
+    StoreErrorKind, StoreResult, Stored, check_key,
 };
 use crate::error::{Error, Result};
 use crate::file_lock::LockPatience;
@@ -36,10 +37,11 @@ mod prefix_lock;
 mod sync_folders;
 mod write_files;
 
-use file_calls::Scan;
+use file_calls::{Scan, split};
 pub(crate) use prefix_lock::cannot_lock;
 pub use prefix_lock::{PrefixLock, lock_path};
-use sync_folders::SealedDirs;
+use sync_folders::{SealedDirs, Sealing};
+use write_files::UnsyncedPart;
 
 /// Files that are written or read at a time. Enough that one commit of the file system's journal
 /// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
@@ -50,7 +52,7 @@ const FILES_MAX: usize = 32;
 const HASH_ASIDE_BYTES: u64 = 256 << 10;
 
 /// Objects as files below a directory.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct LocalStore {
     /// The folder that keys are relative to.
     root: Arc<Path>,
@@ -62,6 +64,14 @@ pub struct LocalStore {
     sealed: Arc<SealedDirs>,
     /// True if it was logged that directories cannot be synced.
     reported: Arc<AtomicBool>,
+    /// Called before each write.
+    check: Option<OwnerCheck>,
+}
+
+impl fmt::Debug for LocalStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalStore").field("root", &self.root).finish_non_exhaustive()
+    }
 }
 
 impl LocalStore {
@@ -82,7 +92,14 @@ impl LocalStore {
             scans: Default::default(),
             sealed: Arc::default(),
             reported: Arc::default(),
+            check: None,
         })
+    }
+
+    /// Returns the check that comes before a write.
+    fn may_write(&self) -> impl FnOnce() -> StoreResult<()> + Send + use<> {
+        let check = self.check.clone();
+        move || check.map_or(Ok(()), |check| check())
     }
 
     /// Locks the prefix for this process until the lock is dropped, so that no two jobs write the
@@ -129,6 +146,47 @@ impl LocalStore {
         })
     }
 
+    /// Syncs a part, its folder and those above it, all at the same time.
+    async fn sync_part(self, key: String, body: Body, draft: UnsyncedPart) -> StoreResult<Stored> {
+        // The MD5 of a large body takes as long as the syncs.
+        let hashed = async {
+            if body.bytes() > HASH_ASIDE_BYTES && !body.has_md5() {
+                let body = body.clone();
+                supervise::blocking(move || body.md5()).await;
+            }
+        };
+        let dir = split(&key).0;
+        let synced = self.run(&[&key], move |root| draft.sync(root));
+        let names = self.sync_names(dir, SealedDirs::seal_names);
+        let above = self.sync_names(dir, SealedDirs::seal_above);
+        // All of them end before another attempt finds the file.
+        let (synced, names, above, ()) = futures::join!(synced, names, above, hashed);
+        synced.and(names).and(above)?;
+        Ok(Stored::of(&body, None))
+    }
+
+    /// Makes names in the folder `dir`, or above it, durable by `sync`. Logs once that a file system
+    /// cannot do that.
+    fn sync_names<'a>(
+        &'a self,
+        dir: &str,
+        sync: fn(&SealedDirs, &Path, &str) -> StoreResult<Sealing>,
+    ) -> BoxFuture<'a, StoreResult<()>> {
+        let name = dir.trim_end_matches('/');
+        let owned = name.to_owned();
+        let (sealed, reported) = (Arc::clone(&self.sealed), Arc::clone(&self.reported));
+        self.run(&[name], move |root| {
+            if !sync(&sealed, root, &owned)?.has_sync && !reported.swap(true, Ordering::Relaxed) {
+                let root = root.display();
+                tracing::warn!(
+                    "the file system of {root} cannot sync a directory: after a power loss a \
+                     committed epoch may be missing there"
+                );
+            }
+            Ok(())
+        })
+    }
+
     /// Runs `work` on the blocking pool.
     fn run<'a, T: Send + 'static>(
         &'a self,
@@ -156,14 +214,20 @@ impl LocalStore {
 impl Store for LocalStore {
     /// Writes a file under another name, syncs it, and renames it over one that is there.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        let name = key.to_owned();
-        self.run(&[key], move |root| write_files::put(root, &name, &body))
+        let (name, may_write) = (key.to_owned(), self.may_write());
+        self.run(&[key], move |root| {
+            may_write()?;
+            write_files::put(root, &name, &body)
+        })
     }
 
     /// Writes a file under another name, syncs it, and renames it if there is none.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        let name = key.to_owned();
-        self.run(&[key], move |root| write_files::put_new(root, &name, &body))
+        let (name, may_write) = (key.to_owned(), self.may_write());
+        self.run(&[key], move |root| {
+            may_write()?;
+            write_files::put_new(root, &name, &body)
+        })
     }
 
     /// Writes a file under its own name. Then syncs it and its folder, and hashes it meanwhile.
@@ -172,28 +236,28 @@ impl Store for LocalStore {
         key: &'a str,
         body: Body,
     ) -> BoxFuture<'a, StoreResult<Creation<'a>>> {
-        let (name, content) = (key.to_owned(), body.clone());
-        let written = self.run(&[key], move |root| write_files::draft(root, &name, &content));
+        let (name, content, may_write) = (key.to_owned(), body.clone(), self.may_write());
+        let written = self.run(&[key], move |root| {
+            may_write()?;
+            write_files::draft(root, &name, &content)
+        });
         async move {
             let draft = written.await?;
-            let dir = key.rsplit_once('/').map_or("", |(dir, _)| dir);
-            let synced = async move {
-                // The MD5 of a large body takes as long as the syncs.
-                let hashed = async {
-                    if body.bytes() > HASH_ASIDE_BYTES {
-                        let body = body.clone();
-                        supervise::blocking(move || body.md5()).await;
-                    }
-                };
-                let synced = self.run(&[key], move |root| draft.sync(root));
-                // All of them end before another attempt finds the file.
-                let (synced, sealed, ()) = futures::join!(synced, self.seal(dir), hashed);
-                synced.and(sealed)?;
-                Ok(Stored::of(&body, None))
-            };
-            Ok(synced.boxed())
+            Ok(self.clone().sync_part(key.to_owned(), body, draft).boxed() as Creation<'a>)
         }
         .boxed()
+    }
+
+    fn write_part_here(&self, key: &str, body: &Body) -> Option<StoreResult<Creation<'static>>> {
+        let draft = check_key(key)
+            .and_then(|()| self.may_write()())
+            .and_then(|()| write_files::draft(&self.root, key, body));
+        let (store, key, body) = (self.clone(), key.to_owned(), body.clone());
+        Some(draft.map(|draft| store.sync_part(key, body, draft).boxed() as Creation<'static>))
+    }
+
+    fn checked_by(&self, check: OwnerCheck) -> Option<Arc<dyn Store>> {
+        Some(Arc::new(LocalStore { check: Some(check), ..self.clone() }))
     }
 
     /// Returns true: files are written, and synced later.
@@ -206,21 +270,23 @@ impl Store for LocalStore {
         &'a self,
         key: &'a str,
         body: Body,
-    ) -> BoxFuture<'a, StoreResult<Preparation<'a>>> {
+        written: OnWritten,
+    ) -> BoxFuture<'a, StoreResult<Creation<'a>>> {
         let (name, content) = (key.to_owned(), body.clone());
-        let written = self.run(&[key], move |root| write_files::prepare(root, &name, &content));
+        let prepared = self.run(&[key], move |root| {
+            let temporary = write_files::prepare(root, &name, &content)?;
+            // On this thread: the others sync meanwhile.
+            written();
+            temporary.sync(&root.join(&name))
+        });
         async move {
-            let written = written.await?;
-            let synced = async move {
-                let path = key.to_owned();
-                let prepared =
-                    self.run(&[key], move |root| written.sync(&root.join(&path))).await?;
-                let name = key.to_owned();
-                let create =
-                    move |root: &Path| write_files::place_new(root, &name, prepared, &body);
-                Ok(self.run(&[key], create))
+            let prepared = prepared.await?;
+            let (name, may_write) = (key.to_owned(), self.may_write());
+            let create = move |root: &Path| {
+                may_write()?;
+                write_files::place_new(root, &name, prepared, &body)
             };
-            Ok(synced.boxed())
+            Ok(self.run(&[key], create))
         }
         .boxed()
     }
@@ -262,19 +328,7 @@ impl Store for LocalStore {
 
     /// Makes the names in a folder durable, and the name of the folder.
     fn seal<'a>(&'a self, dir: &'a str) -> BoxFuture<'a, StoreResult<()>> {
-        let name = dir.trim_end_matches('/');
-        let owned = name.to_owned();
-        let (sealed, reported) = (Arc::clone(&self.sealed), Arc::clone(&self.reported));
-        self.run(&[name], move |root| {
-            if !sealed.seal(root, &owned)?.has_sync && !reported.swap(true, Ordering::Relaxed) {
-                let root = root.display();
-                tracing::warn!(
-                    "the file system of {root} cannot sync a directory: after a power loss a \
-                     committed epoch may be missing there"
-                );
-            }
-            Ok(())
-        })
+        self.sync_names(dir, SealedDirs::seal)
     }
 
     /// Returns the path.
@@ -316,165 +370,4 @@ fn failure(what: &str, path: &Path, error: &io::Error) -> StoreError {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::sync::Barrier;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-    use crate::error::ErrorKind;
-
-    #[test]
-    fn only_a_full_disk_is_retried() {
-        let kind = |code| failure("x", Path::new("y"), &io::Error::from_raw_os_error(code)).kind;
-        assert_eq!(kind(28), StoreErrorKind::Unavailable, "ENOSPC");
-        assert_eq!(kind(122), StoreErrorKind::Unavailable, "EDQUOT");
-        assert_eq!(kind(5), StoreErrorKind::Disk, "EIO");
-        assert_eq!(kind(13), StoreErrorKind::Denied, "EACCES");
-        assert_eq!(kind(20), StoreErrorKind::Denied, "ENOTDIR");
-        assert_eq!(kind(30), StoreErrorKind::Denied, "EROFS");
-        assert_eq!(kind(24), StoreErrorKind::Unavailable, "EMFILE");
-    }
-
-    #[test]
-    fn file_as_root_is_a_configuration_error() {
-        let dir = tempfile::tempdir().unwrap();
-        std::fs::write(dir.path().join("file"), "x").unwrap();
-        for way in ["file", "file/below"] {
-            let error = LocalStore::open(dir.path().join(way)).unwrap_err();
-            assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
-            assert!(error.to_string().contains("--to"), "{error}");
-        }
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn temporaries_are_not_listed_and_clear_removes_them() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path().join("a/b")).unwrap();
-        store.put("e-1/part-00000", "x".into()).await.unwrap();
-        let epoch = dir.path().join("a/b/e-1");
-        std::fs::write(epoch.join(".part-00001.7-0.tmp"), "half").unwrap();
-        std::fs::create_dir(epoch.join("deep")).unwrap();
-        std::fs::write(epoch.join("deep/part"), "y").unwrap();
-
-        let page = store.list(Listing::new("e-1/")).await.unwrap();
-        let keys: Vec<_> = page.items.iter().map(|entry| entry.key.as_str()).collect();
-        assert_eq!(keys, ["e-1/deep/part", "e-1/part-00000"]);
-        assert_eq!(store.clear("e-1/").await.unwrap(), 3);
-        assert_eq!(std::fs::read_dir(&epoch).unwrap().count(), 0);
-        assert_eq!(store.clear("e-2").await.unwrap(), 0);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn store_follows_no_planted_link() {
-        use std::os::unix::fs::symlink;
-        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let target = other.path().join("target");
-        std::fs::write(&target, "theirs").unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
-        // A link in place of an epoch, and links in place of objects.
-        symlink(other.path(), dir.path().join("e-1")).unwrap();
-        std::fs::create_dir(dir.path().join("e-2")).unwrap();
-        symlink(&target, dir.path().join("e-2/part")).unwrap();
-        symlink(&target, dir.path().join("e-2/marker")).unwrap();
-
-        store.put("e-1/part", "ours".into()).await.expect_err("a link");
-        store.clear("e-1").await.expect("nothing is there");
-        store.sweep("e-1").await.expect("nothing is there");
-        store.get("e-2/part", 100).await.expect_err("a link");
-        store.put_new("e-2/marker", "theirs".into()).await.expect_err("a link");
-        store.put("e-2/part", "ours".into()).await.expect("the link itself is replaced");
-        assert_eq!(store.get("e-2/part", 100).await.unwrap(), "ours");
-        store.clear("e-2").await.unwrap();
-        assert_eq!(std::fs::read_dir(other.path()).unwrap().count(), 1);
-        assert_eq!(std::fs::read(&target).unwrap(), b"theirs");
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn objects_have_the_permissions_of_their_kind() {
-        use std::os::unix::fs::PermissionsExt;
-        let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
-        let mode = |name: &str| {
-            std::fs::metadata(dir.path().join(name)).unwrap().permissions().mode() & 0o777
-        };
-        std::fs::write(dir.path().join("umask"), "").unwrap();
-        store.put("e-1/part", "x".into()).await.unwrap();
-        assert_eq!(mode("e-1/part"), mode("umask"));
-        store.put("_wordtide/job/0-00000/1.change", "x".into()).await.unwrap();
-        assert_eq!(mode("_wordtide/job/0-00000/1.change"), 0o600 & mode("umask"));
-        assert_eq!(mode("_wordtide/job") & 0o077, 0);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn long_listing_scans_its_directory_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
-        for epoch in 1000..1050 {
-            store.put(&format!("e-{epoch}/part"), "x".into()).await.unwrap();
-        }
-        let (mut seen, mut files, mut after) = (Vec::new(), 0, None::<String>);
-        loop {
-            let ask = Listing::new("e-").after(after.as_deref()).limit(7);
-            let page = store.list_dirs(ask).await.unwrap();
-            // The scan is not repeated: a later directory does not get into the listing.
-            std::fs::create_dir_all(dir.path().join("e-9999")).unwrap();
-            seen.extend(page.items);
-            files += store.list(Listing::new(seen.last().unwrap())).await.unwrap().items.len();
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
-        }
-        assert_eq!((seen.len(), files), (50, 8));
-        assert!(seen.is_sorted(), "{seen:?}");
-        assert_eq!(store.list_dirs(Listing::new("e-")).await.unwrap().items.len(), 51);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_finished_put_leaves_only_the_object() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
-        store.put("e/p", "one".into()).await.unwrap();
-        store.put("e/p", "two".into()).await.unwrap();
-        store.put_new("e/q", "three".into()).await.unwrap();
-        let refused = store.put_new("e/q", "other".into()).await.unwrap_err();
-        assert_eq!(refused.kind, StoreErrorKind::Exists);
-        store.seal("e").await.unwrap();
-        let mut names: Vec<_> = std::fs::read_dir(dir.path().join("e"))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .collect();
-        names.sort();
-        assert_eq!(names, ["p", "q"]);
-    }
-
-    #[tokio::test(flavor = "current_thread")]
-    async fn a_write_that_fails_leaves_no_temporary() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
-        std::fs::create_dir_all(dir.path().join("e/p")).unwrap();
-        let error = store.put("e/p", "x".into()).await.unwrap_err();
-        assert_eq!(error.kind, StoreErrorKind::Denied, "{error}");
-        assert_eq!(std::fs::read_dir(dir.path().join("e")).unwrap().count(), 1);
-    }
-
-    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn files_at_a_time_are_limited() {
-        let dir = tempfile::tempdir().unwrap();
-        let store = LocalStore::open(dir.path()).unwrap();
-        // So many wait for each other: they do run at once.
-        let gate = Arc::new(Barrier::new(FILES_MAX));
-        let at_work = Arc::new(AtomicUsize::new(0));
-        let works = (0..2 * FILES_MAX).map(|_| {
-            let (at_work, gate) = (Arc::clone(&at_work), Arc::clone(&gate));
-            store.run(&["a/b"], move |_| {
-                let others = at_work.fetch_add(1, Ordering::SeqCst);
-                gate.wait();
-                at_work.fetch_sub(1, Ordering::SeqCst);
-                Ok(others + 1)
-            })
-        });
-        let works = futures::future::try_join_all(works).await.unwrap();
-        assert_eq!(works.iter().max(), Some(&FILES_MAX));
-    }
-}
+mod tests;

@@ -6,12 +6,13 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-use super::super::{StoreErrorKind, StoreResult};
+use super::super::{StoreError, StoreErrorKind, StoreResult};
 use super::failure;
 use super::file_calls::open_dir;
 use crate::durable_file::sync_names;
@@ -34,6 +35,26 @@ struct SealedDir {
     created: Option<SystemTime>,
 }
 
+impl SealedDir {
+    /// Returns the directory `dir` below `root` as it is now.
+    fn find(root: &Path, dir: &str) -> StoreResult<SealedDir> {
+        let found = open_dir(root, dir, false).and_then(|folder| File::from(folder).metadata());
+        let found = found.map_err(|error| failure("open", &root.join(dir), &error))?;
+        let (device, inode, created) = (found.dev(), found.ino(), found.created().ok());
+        Ok(SealedDir { dir: dir.to_owned(), device, inode, created })
+    }
+}
+
+/// Returns the error of a directory that cannot be synced. A sync that failed once proves nothing
+/// when it succeeds later.
+fn unsynced(path: &Path, error: &io::Error) -> StoreError {
+    let mut failed = failure("sync", path, error);
+    if failed.kind == StoreErrorKind::Unavailable {
+        failed.kind = StoreErrorKind::Disk;
+    }
+    failed
+}
+
 /// The directories whose names are durable, the newest last.
 #[derive(Debug, Default)]
 pub struct SealedDirs {
@@ -54,32 +75,34 @@ pub struct Sealing {
 
 impl SealedDirs {
     /// Syncs the directory `dir` and, unless they are durable already, the names of the directories
-    /// above it up to the root, the last included. The parts of an epoch seal their directory at
-    /// the same time; the first syncs those above it, and the others wait for that.
+    /// above it up to the root, the last included.
     ///
     /// Fails with `Disk` if a sync fails.
     pub fn seal(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
+        let names = self.seal_names(root, dir)?;
+        let above = self.seal_above(root, dir)?;
+        let has_sync = names.has_sync && above.has_sync;
+        Ok(Sealing { has_sync, synced: names.synced + above.synced })
+    }
+
+    /// Syncs the directory `dir` alone.
+    ///
+    /// Fails with `Disk` if the sync fails.
+    pub fn seal_names(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
+        let path = root.join(dir);
+        let opened = open_dir(root, dir, false);
+        let opened = File::from(opened.map_err(|error| failure("open", &path, &error))?);
+        let has_sync = sync_names(&opened).map_err(|error| unsynced(&path, &error))?;
+        Ok(Sealing { has_sync, synced: 1 })
+    }
+
+    /// Syncs the names of the directories above `dir` unless they are durable already. The parts of
+    /// an epoch ask for that at the same time; the first syncs, and the others wait.
+    ///
+    /// Fails with `Disk` if a sync fails.
+    pub fn seal_above(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
         let mut sealing = Sealing { has_sync: true, synced: 0 };
-        let mut sync_one = |inner: &str| {
-            let path = root.join(inner);
-            let opened = open_dir(root, inner, false);
-            let opened = File::from(opened.map_err(|error| failure("open", &path, &error))?);
-            let synced = opened.metadata().and_then(|found| Ok((found, sync_names(&opened)?)));
-            let (found, has_sync) = synced.map_err(|error| {
-                // A sync that failed once proves nothing when it succeeds later.
-                let mut failed = failure("sync", &path, &error);
-                if failed.kind == StoreErrorKind::Unavailable {
-                    failed.kind = StoreErrorKind::Disk;
-                }
-                failed
-            })?;
-            sealing.has_sync &= has_sync;
-            sealing.synced += 1;
-            let (device, inode) = (found.dev(), found.ino());
-            let created = found.created().ok();
-            Ok(SealedDir { dir: inner.to_owned(), device, inode, created })
-        };
-        let this = sync_one(dir)?;
+        let this = SealedDir::find(root, dir)?;
         if self.contains(&this) {
             return Ok(sealing);
         }
@@ -91,7 +114,9 @@ impl SealedDirs {
         let mut above = dir;
         while !above.is_empty() {
             above = above.rsplit_once('/').map_or("", |(outer, _)| outer);
-            sync_one(above)?;
+            let names = self.seal_names(root, above)?;
+            sealing.has_sync &= names.has_sync;
+            sealing.synced += names.synced;
         }
         self.add(this);
         Ok(sealing)
@@ -130,6 +155,7 @@ mod tests {
         make();
         assert_eq!([synced("a/b"), synced("a/b")], [3, 1]);
         sealed.seal(root.path(), "a/missing").unwrap_err();
+        sealed.seal_above(root.path(), "a/missing").unwrap_err();
     }
 
     #[test]
