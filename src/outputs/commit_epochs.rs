@@ -7,8 +7,9 @@
 //!
 //! The frontier of the reports passes an epoch when every worker has dropped its capability, which
 //! it does when its parts are durable. The marker of a process that is alone does not wait for that
-//! way: the tasks that store parts report to the commit of their epoch. The operator keeps one capability of its own until the
-//! marker is stored, so the probe after it stands for what is committed.
+//! way: the tasks that store parts report to the commit of their epoch. The operator keeps one
+//! capability of its own until the marker is stored, so the probe after it stands for what is
+//! committed.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -178,7 +179,8 @@ impl Committer {
         }
     }
 
-    /// Called when the commit of `epoch` has ended. Drops its capability, so that the probe moves on.
+    /// Called when the commit of `epoch` has ended. Drops its capability, so that the probe moves
+    /// on.
     fn end(&mut self, epoch: Epoch) {
         self.committing = None;
         self.committed = epoch;

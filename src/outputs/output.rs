@@ -149,8 +149,8 @@ pub trait EpochWriter: Debug + Send + Sync + 'static {
     fn encode(&self, sets: &[EpochRows], parts: u32) -> Result<Vec<EncodedPart>>;
 
     /// Writes a part on this thread, which may block, as the first step of
-    /// [`EpochWriter::write_part`]. Called when the end of the epoch is durable. `None` if the output
-    /// has no such step.
+    /// [`EpochWriter::write_part`]. Called when the end of the epoch is durable. `None` if the
+    /// output has no such step.
     fn begin_part(&self, _epoch: Epoch, _part: &EncodedPart) -> Option<BegunPart> {
         None
     }

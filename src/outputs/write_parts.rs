@@ -242,8 +242,8 @@ impl Writer {
         supervise(&self.failure, &self.output.runtime, "write", write);
     }
 
-    /// Returns the rows of `epoch` with all that its report needs, and a receiver that resolves when
-    /// they are encoded, as that of `is_encoded` does.
+    /// Returns the rows of `epoch` with all that its report needs, and a receiver that resolves
+    /// when they are encoded, as that of `is_encoded` does.
     fn encoding(
         &mut self,
         epoch: Epoch,

@@ -55,8 +55,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// The last step of creating an object; nothing begins before it is awaited.
 pub type Creation<'a> = BoxFuture<'a, StoreResult<Stored>>;
 
-/// Called when an object is written that a store prepares, on the thread that syncs it then. Dropped
-/// if it cannot be written.
+/// Called when an object is written that a store prepares, on the thread that syncs it then.
+/// Dropped if it cannot be written.
 pub type OnWritten = Box<dyn FnOnce() + Send>;
 
 /// Succeeds while this process may write. It may block.

@@ -188,8 +188,8 @@ impl Publisher {
 
     /// Creates the object `key`, a part of `epoch`, from `body`, and makes its name durable.
     /// Succeeds if it exists with the same bytes. An error is final. A store that writes before it
-    /// syncs waits between the two until `rounds` lets the epoch be synced. `begun` is the part, if it
-    /// is written already.
+    /// syncs waits between the two until `rounds` lets the epoch be synced. `begun` is the part, if
+    /// it is written already.
     ///
     /// # Errors
     ///
@@ -214,9 +214,9 @@ impl Publisher {
         self.sync_part(epoch, written).await
     }
 
-    /// Writes the object `key`, a part, from `body`, on this thread, which may block. An error is the
-    /// result of the first attempt of [`Publisher::create_part`]. Returns `None` if only a request
-    /// can do that.
+    /// Writes the object `key`, a part, from `body`, on this thread, which may block. An error is
+    /// the result of the first attempt of [`Publisher::create_part`]. Returns `None` if only a
+    /// request can do that.
     pub fn begin_part(&self, key: &str, body: &Body) -> Option<BegunPart> {
         let is_here = self.form.encoding.is_immediate() && self.store.writes_before_sync();
         if !is_here || !(self.is_checked || matches!(self.ownership, Ownership::Unshared)) {
@@ -284,9 +284,9 @@ impl Publisher {
         self.create(epoch, key, &body, create).await
     }
 
-    /// Creates the object of `marker` when `ready` succeeds. It is prepared meanwhile, and `written`
-    /// is called between its write and its sync, or dropped if there are none. Succeeds if a former run has created it: a request of a run that was
-    /// killed may arrive late.
+    /// Creates the object of `marker` when `ready` succeeds. It is prepared meanwhile, and
+    /// `written` is called between its write and its sync, or dropped if there are none. Succeeds
+    /// if a former run has created it: a request of a run that was killed may arrive late.
     ///
     /// # Errors
     ///

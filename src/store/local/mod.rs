@@ -165,8 +165,8 @@ impl LocalStore {
         Ok(Stored::of(&body, None))
     }
 
-    /// Makes names in the folder `dir`, or above it, durable by `sync`. Logs once that a file system
-    /// cannot do that.
+    /// Makes names in the folder `dir`, or above it, durable by `sync`. Logs once that a file
+    /// system cannot do that.
     fn sync_names<'a>(
         &'a self,
         dir: &str,

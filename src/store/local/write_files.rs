@@ -120,7 +120,7 @@ fn write_body(file: &mut File, body: &Body) -> io::Result<()> {
 /// Length of the longest file that is given to the disk before its sync.
 const BEGIN_BYTES_MAX: u64 = 8 << 20;
 
-/// Has the disk begin to write `file`, which is synced shortly after.
+/// Begins to write `file` to the disk. It is synced shortly after.
 ///
 /// The kernel writes the pages of a file that is said not to be needed, and does not wait for them.
 /// It drops those that are on the disk by then, mostly none.
