@@ -13,6 +13,7 @@
 //!   `ascending` reads and frees them;
 //!   `overflow_table` stores longer words, and words that were crafted to share a slot;
 //!   `range_table` combines both.
+//! * `frequent_words` counts a few thousand words that are most of a text, apart from all others.
 //! * [`WordTable`] counts blocks in one table, and drains ascending by (hash, word).
 //! * If one table would outgrow the caches, [`RangeLists`] lists words by ranges of their hash, and
 //!   [`Ranges`] counts the lists, each range in a small table that all workers share. `kept_ranges`
@@ -21,6 +22,7 @@
 mod ascending;
 pub mod decode;
 mod drain_sink;
+mod frequent_words;
 mod hash;
 mod kept_ranges;
 mod overflow_table;
@@ -171,7 +173,28 @@ mod tests {
         let distinct = table.len();
         table.drain(|_, word, count| assert_eq!(counts.insert(word.to_vec(), count), None));
         assert_eq!(counts.len(), distinct);
+        check_frequent(&mut table, text, options, (&counts, counted));
         (counts, counted)
+    }
+
+    /// Counts a text once, and twice more with frequent words chosen. The table must be empty.
+    fn check_frequent(
+        table: &mut WordTable,
+        text: &[u8],
+        options: &WordOptions,
+        (counts, counted): (&Counts, Counted),
+    ) {
+        table.add_block(&padded(text), text.len(), options);
+        table.choose_frequent();
+        for _ in 0..2 {
+            assert_eq!(table.add_block(&padded(text), text.len(), options), counted);
+        }
+        let mut distinct = 0;
+        table.drain(|_, word, count| {
+            assert_eq!(count, 3 * counts[word], "{word:?}");
+            distinct += 1;
+        });
+        assert_eq!(distinct, counts.len());
     }
 
     fn options() -> impl Strategy<Value = WordOptions> {

@@ -208,6 +208,9 @@ pub fn drain<'s>(
                     answers.session_with_builder(&right).give(answer);
                 }
             });
+            if frontiers[0].frontier().is_empty() {
+                open.end();
+            }
             while let Some(first) = noticed.first_entry() {
                 if frontiers[0].less_equal(first.key()) {
                     break;
@@ -295,7 +298,7 @@ mod tests {
                 self.0 = self.0.max(message.length_in_bytes());
                 1 << 20
             }
-            fn long(&mut self, _: u64, word: &[u8]) {
+            fn add_word(&mut self, _: u64, word: &[u8], _: u64) {
                 panic!("{word:?}");
             }
         }

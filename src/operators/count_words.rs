@@ -245,6 +245,12 @@ impl OpenEpoch {
         }
         let mut lists = free.take(context, sender);
         let mut counted = mem::take(table);
+        // Lists that follow those of the epoch before keep its frequent words. Counts of another
+        // process's words would make a second run, which has to be added up.
+        if *words > 0 && !sender.ranges.ranging().is_divided() {
+            counted.choose_frequent();
+            lists.set_frequent(counted.frequent().clone());
+        }
         let mut to = RangesOfHost { ranges: &ranges, table, to_ranges, context, sender };
         counted.drain(|hash, word, count| to.add(hash, word, count, &mut lists));
         ranges.note_words(*words);
@@ -334,11 +340,11 @@ impl ListedWords for RangesOfHost<'_, '_> {
         0
     }
 
-    fn long(&mut self, hash: u64, word: &[u8]) {
+    fn add_word(&mut self, hash: u64, word: &[u8], count: u64) {
         if self.ranges.has(self.ranges.range(hash)) {
-            self.ranges.add_word(hash, word, 1);
+            self.ranges.add_word(hash, word, count);
         } else {
-            self.table.add_word(word, 1);
+            self.table.add_word(word, count);
         }
     }
 }

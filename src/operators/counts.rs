@@ -137,6 +137,7 @@ impl<'s> Counts<'s> {
     /// Records the runs as changes of totals or windows, if the job has state.
     fn recorded(self) -> Recorded<'s> {
         let Counts { runs, context, over, .. } = self;
+        context.ranges.keep_less();
         let (window_ms, slide_ms) = match over {
             // A count that is inserted at an epoch and gone at the next is a window of one
             // interval.

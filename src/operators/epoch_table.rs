@@ -35,7 +35,7 @@ pub struct OpenTable {
 /// Words with their counts, to be sent as runs.
 pub trait Drain {
     /// Returns the number of distinct words.
-    fn distinct(&self) -> usize;
+    fn distinct(&mut self) -> usize;
 
     /// Returns the hashes that the words may have.
     fn hashes(&self) -> Range<u128>;
@@ -45,7 +45,8 @@ pub trait Drain {
 }
 
 impl Drain for &mut WordTable {
-    fn distinct(&self) -> usize {
+    fn distinct(&mut self) -> usize {
+        self.settle_frequent();
         self.len()
     }
 
@@ -79,7 +80,7 @@ impl<'a> RangeShare<'a> {
 }
 
 impl Drain for RangeShare<'_> {
-    fn distinct(&self) -> usize {
+    fn distinct(&mut self) -> usize {
         self.ranges.distinct(self.share.clone())
     }
 
@@ -280,5 +281,27 @@ mod tests {
         let second = Ranges::new(Ranging::new(2), 1);
         assert_eq!(of(second.hashes(second.share(1, 2)), 4, 4), [0, 0, 0, 3200]);
         assert_eq!(of(7 << 56..7 << 56, 2, 2), [0, 0]);
+    }
+
+    #[test]
+    fn table_of_frequent_words_alone_is_not_empty() {
+        let (mut table, text) = (
+            WordTable::default(),
+            [
+                b"the sea
+",
+                &[0; 64][..],
+            ]
+            .concat(),
+        );
+        let add = |table: &mut WordTable| {
+            table.add_block(&text, 8, &WordOptions::default());
+            Drain::distinct(&mut &mut *table)
+        };
+        assert_eq!(add(&mut table), 2);
+        table.choose_frequent();
+        table.drain(|_, _, _| ());
+        assert_eq!(add(&mut table), 2);
+        assert!(table.frequent().heap_bytes() > 0, "none was chosen");
     }
 }

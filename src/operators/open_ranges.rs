@@ -49,6 +49,12 @@ impl ProcessRanges {
         all.iter().map(|open| open.state().opened).sum()
     }
 
+    /// Keeps less memory of drained ranges: operators that follow need it for their sums.
+    pub fn keep_less(&self) {
+        let all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
+        all.iter().for_each(|open| open.0.kept.keep_less());
+    }
+
     /// Returns the open ranges of the operator with this number. The first call for it makes them,
     /// for `workers` workers of the process.
     pub fn of_operator(
@@ -169,6 +175,11 @@ impl OpenRanges {
         } else {
             self.0.kept.clear();
         }
+    }
+
+    /// Notes that no epoch follows those that are open.
+    pub fn end(&self) {
+        self.0.kept.keep_least();
     }
 
     /// Notes the first open epoch, and frees memory of ranges that was not used for some epochs.

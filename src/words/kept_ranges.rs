@@ -4,6 +4,7 @@
 //! before their first list, so they take the table that the epoch before has drained meanwhile, and
 //! the memory exists once.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::range_table::{RangeHomes, RangeTable};
@@ -12,9 +13,12 @@ use super::ranging::Ranging;
 /// Homes of a new table.
 const HOMES_MIN: RangeHomes = RangeHomes { tiny: 1 << 10, short: 1 << 6 };
 
-/// Memory in bytes that the slots of a drained range keep: 32,768 homes of words of up to 7 bytes,
+/// Memory in bytes that the slots of a drained range keep: 65,536 homes of words of up to 7 bytes,
 /// and some of others. More would raise the peak, since the run of the words takes it again.
-const KEPT_BYTES_MAX: usize = 9 << 16;
+const KEPT_BYTES_MAX: usize = 17 << 16;
+
+/// The same where other operators need the memory.
+const KEPT_BYTES_LESS: usize = 9 << 16;
 
 /// Empty tables for the ranges of a process, at most one of each range. Clones share them.
 #[derive(Clone, Debug)]
@@ -23,13 +27,26 @@ pub struct KeptRanges {
     ranges: u64,
     /// The tables of this process.
     tables: Arc<[Mutex<Option<RangeTable>>]>,
+    /// Memory in bytes that the slots of a range keep.
+    bytes_max: Arc<AtomicUsize>,
 }
 
 impl KeptRanges {
     /// Begins without tables.
     pub fn new(ranging: Ranging, process: usize) -> KeptRanges {
         let tables = ranging.of_process(process).map(|_| Mutex::default()).collect();
-        KeptRanges { ranges: ranging.ranges() as u64, tables }
+        let bytes_max = Arc::new(AtomicUsize::new(KEPT_BYTES_MAX));
+        KeptRanges { ranges: ranging.ranges() as u64, tables, bytes_max }
+    }
+
+    /// Keeps less memory from now on.
+    pub fn keep_less(&self) {
+        self.bytes_max.store(KEPT_BYTES_LESS, Ordering::Relaxed);
+    }
+
+    /// Keeps nearly no memory from now on.
+    pub fn keep_least(&self) {
+        self.bytes_max.store(0, Ordering::Relaxed);
     }
 
     /// Locks the table at `at`, which is whole whatever its last user did.
@@ -45,7 +62,7 @@ impl KeptRanges {
 
     /// Keeps a drained table with the homes that its words needed, as far as the limit allows.
     pub(super) fn keep(&self, at: usize, mut table: RangeTable, needed: RangeHomes) {
-        table.reset(kept_homes(needed));
+        table.reset(kept_homes(needed, self.bytes_max.load(Ordering::Relaxed)));
         let mut kept = self.lock(at);
         // Another epoch's, which was open at the same time.
         if kept.as_ref().is_none_or(|other| other.heap_bytes() < table.heap_bytes()) {
@@ -66,10 +83,10 @@ impl KeptRanges {
     }
 }
 
-/// Returns the homes that a drained table keeps.
-fn kept_homes(needed: RangeHomes) -> RangeHomes {
+/// Returns the homes that a drained table keeps in `bytes_max` bytes, or the least.
+fn kept_homes(needed: RangeHomes, bytes_max: usize) -> RangeHomes {
     let RangeHomes { mut tiny, mut short } = needed;
-    while (RangeHomes { tiny, short }).bytes() > KEPT_BYTES_MAX {
+    while (RangeHomes { tiny, short }).bytes() > bytes_max {
         (tiny, short) = (tiny / 2, short / 2);
     }
     RangeHomes { tiny: tiny.max(HOMES_MIN.tiny), short: short.max(HOMES_MIN.short) }
@@ -81,15 +98,17 @@ mod tests {
 
     #[test]
     fn kept_homes_have_a_limit() {
-        let kept = |tiny, short| {
-            let RangeHomes { tiny, short } = kept_homes(RangeHomes { tiny, short });
+        let kept_in = |bytes_max, tiny, short| {
+            let RangeHomes { tiny, short } = kept_homes(RangeHomes { tiny, short }, bytes_max);
             (tiny, short)
         };
+        let kept = |tiny, short| kept_in(KEPT_BYTES_MAX, tiny, short);
         assert_eq!(kept(1, 1), (HOMES_MIN.tiny, HOMES_MIN.short));
-        assert_eq!(kept(1 << 15, 1 << 11), (1 << 15, 1 << 11));
-        assert_eq!(kept(1 << 15, 1 << 12), (1 << 14, 1 << 11));
-        assert_eq!(kept(1 << 20, 1), (1 << 15, HOMES_MIN.short));
-        assert_eq!(kept(1, 1 << 20), (HOMES_MIN.tiny, 1 << 14));
+        assert_eq!(kept(1 << 16, 1 << 11), (1 << 16, 1 << 11));
+        assert_eq!(kept(1 << 16, 1 << 12), (1 << 15, 1 << 11));
+        assert_eq!(kept(1 << 20, 1), (1 << 16, HOMES_MIN.short));
+        assert_eq!(kept(1, 1 << 20), (HOMES_MIN.tiny, 1 << 15));
+        assert_eq!(kept_in(0, 1 << 20, 1 << 20), (HOMES_MIN.tiny, HOMES_MIN.short));
     }
 
     #[test]
@@ -104,5 +123,8 @@ mod tests {
         kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 13));
         kept.clear();
         assert_eq!(kept.heap_bytes(), 0);
+        kept.keep_less();
+        kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 16));
+        assert_eq!(kept.take(7).homes(), homes(1 << 15));
     }
 }

@@ -1,8 +1,10 @@
 //! Lists of words by range of their hash, before they are counted.
 //!
 //! Each worker has lists of its own. A word of up to 7 bytes takes 8 bytes in a list, and one of up
-//! to 15 takes 16: a [`TinyKey`], or the second and the first half of a [`Key`].
+//! to 15 takes 16: a [`TinyKey`], or the second and the first half of a [`Key`]. Of the
+//! [frequent words](FrequentWords) only counts are kept.
 
+use super::frequent_words::{FrequentWords, NoneChosen, OtherWords, Sieve};
 use super::hash::{Key, SHORT_BYTES_MAX, TinyKey, hash};
 use super::ranging::Ranging;
 use super::simd::vec_apart;
@@ -29,8 +31,9 @@ pub trait ListedWords {
     /// slots, or 0 if they are not known.
     fn count(&mut self, range: usize, list: &[u64]) -> usize;
 
-    /// Counts a word of more than 15 bytes.
-    fn long(&mut self, hash: u64, word: &[u8]);
+    /// Adds `count` (not 0) to a word that is not listed: a frequent one, or one of more than 15
+    /// bytes.
+    fn add_word(&mut self, hash: u64, word: &[u8], count: u64);
 }
 
 /// A list of words for each range.
@@ -44,6 +47,7 @@ pub struct RangeLists {
     lists: Vec<List>,
     len: usize,
     len_max: usize,
+    frequent: FrequentWords,
 }
 
 /// The place of a list.
@@ -69,6 +73,7 @@ impl RangeLists {
             lists: vec![List { start: 0, next: 0, full: 0 }; ranges],
             len: 0,
             len_max,
+            frequent: FrequentWords::default(),
         };
         lists.widen(LIST_LEN_MIN);
         lists
@@ -83,6 +88,11 @@ impl RangeLists {
         self.len = len;
     }
 
+    /// Sets the words that are not listed but counted. Those before must have been passed on.
+    pub fn set_frequent(&mut self, frequent: FrequentWords) {
+        self.frequent = frequent;
+    }
+
     /// Lists the words of a block: see [`WordTable::add_block`](super::WordTable::add_block).
     pub fn add_block(
         &mut self,
@@ -91,22 +101,43 @@ impl RangeLists {
         options: &WordOptions,
         to: &mut impl ListedWords,
     ) -> Counted {
+        let mut places = self.frequent.take_places();
+        let block = (padded, text_len);
+        let (counted, found) = match places.as_deref_mut() {
+            Some(places) => self.add_words(block, options, places, to),
+            None => self.add_words(block, options, &mut NoneChosen, to),
+        };
+        self.frequent.put_back(places, counted.words, found);
+        counted
+    }
+
+    /// Lists the words of a block. Returns their numbers, and that of those which `frequent` took.
+    fn add_words(
+        &mut self,
+        (padded, text_len): (&[u8], usize),
+        options: &WordOptions,
+        frequent: &mut impl Sieve,
+        to: &mut impl ListedWords,
+    ) -> (Counted, u64) {
         let mut sink = Lister {
             lists: self,
+            frequent,
             to,
             short_bytes_max: options.word_bytes_max.min(SHORT_BYTES_MAX),
             word_bytes_max: options.word_bytes_max,
+            others: OtherWords::new(),
             counted: Counted::default(),
+            found: 0,
         };
         words_into(padded, text_len, options, &mut sink);
-        sink.counted
+        (sink.counted, sink.found)
     }
 
     /// Lists a word of any bytes.
     pub fn add_word(&mut self, word: &[u8], to: &mut impl ListedWords) {
         match word.len() {
             0..=SHORT_BYTES_MAX => self.push(to, Key::of(word)),
-            _ => to.long(hash(word), word),
+            _ => to.add_word(hash(word), word, 1),
         }
     }
 
@@ -134,13 +165,22 @@ impl RangeLists {
         // A list is as long as its range has homes, so that it finds a word for each line.
         let homes = to.count(range, &self.listed[start..next]).min(self.len_max);
         if homes > self.len {
-            self.flush(to);
+            self.flush_lists(to);
             self.widen(homes);
         }
     }
 
-    /// Passes all lists on.
+    /// Passes all lists and the counts of frequent words on, at the end of an epoch.
     pub fn flush(&mut self, to: &mut impl ListedWords) {
+        self.flush_lists(to);
+        self.frequent.give(|key, count| {
+            to.add_word(key.hash(), &key.to_bytes()[..key.length()], count);
+        });
+        self.frequent.end_epoch();
+    }
+
+    /// Passes all lists on.
+    fn flush_lists(&mut self, to: &mut impl ListedWords) {
         for (range, list) in self.lists.iter_mut().enumerate() {
             if list.next > list.start {
                 to.count(range, &self.listed[list.start..list.next]);
@@ -171,29 +211,59 @@ pub fn is_sound(list: &[u64], takes: impl Fn(u64) -> bool) -> bool {
 }
 
 /// The sink that lists the words of one block.
-struct Lister<'a, T> {
+struct Lister<'a, F, T> {
     lists: &'a mut RangeLists,
+    frequent: &'a mut F,
     to: &'a mut T,
     short_bytes_max: usize,
     word_bytes_max: usize,
+    /// Words that `frequent` left. None is left between two groups.
+    others: OtherWords,
     counted: Counted,
+    /// Number of words that `frequent` took.
+    found: u64,
 }
 
-impl<T: ListedWords> Lister<'_, T> {
+impl<F: Sieve, T: ListedWords> Lister<'_, F, T> {
     #[cold]
     fn long(&mut self, word: &[u8]) {
         if word.len() <= self.word_bytes_max {
             self.counted.words += 1;
-            self.to.long(hash(word), word);
+            self.to.add_word(hash(word), word, 1);
         } else {
             self.counted.oversized_words += 1;
         }
     }
-}
 
-impl<T: ListedWords> WordSink for Lister<'_, T> {
+    /// Adds the longer words of a group, of which the first begins at `first`.
+    #[cold]
+    fn add_longer<const CR: bool>(&mut self, padded: &[u8], first: usize, ends: &[usize]) {
+        let ends = &ends[ends.partition_point(|end| *end < first)..];
+        for (start, end) in ended_words::<CR>(padded, first, ends) {
+            if end - start > self.short_bytes_max {
+                self.long(&padded[start..end]);
+            }
+        }
+    }
+
+    /// Counts the frequent words of a group, and lists all others.
     #[inline(always)]
-    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+    fn sift<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) {
+        let (text, short_bytes_max) = ((padded, start, ends), self.short_bytes_max);
+        let sifted = self.frequent.sift::<CR>(text, short_bytes_max, &mut self.others);
+        self.counted.words += sifted.words;
+        self.found += sifted.found;
+        if let Some(first) = sifted.longer {
+            self.add_longer::<CR>(padded, first, ends);
+        }
+        for &key in self.others.take() {
+            self.lists.push(self.to, key);
+        }
+    }
+
+    /// Lists the words of a group.
+    #[inline(always)]
+    fn list<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) {
         // A loop, since a closure of this size is not inlined.
         for (start, end) in ended_words::<CR>(padded, start, ends) {
             let len = end - start;
@@ -203,6 +273,17 @@ impl<T: ListedWords> WordSink for Lister<'_, T> {
             } else {
                 self.long(&padded[start..end]);
             }
+        }
+    }
+}
+
+impl<F: Sieve, T: ListedWords> WordSink for Lister<'_, F, T> {
+    #[inline(always)]
+    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+        if F::CHOSEN {
+            self.sift::<CR>(padded, start, ends);
+        } else {
+            self.list::<CR>(padded, start, ends);
         }
         next_start(start, ends)
     }
@@ -256,8 +337,8 @@ mod tests {
             self.homes
         }
 
-        fn long(&mut self, hash: u64, word: &[u8]) {
-            *self.counts.entry((hash, word.to_vec())).or_default() += 1;
+        fn add_word(&mut self, hash: u64, word: &[u8], count: u64) {
+            *self.counts.entry((hash, word.to_vec())).or_default() += count;
         }
     }
 
@@ -266,6 +347,7 @@ mod tests {
         fn listed_words_are_those_of_one_table(
             text in "([a-c]{0,3}|[a-c]{6,9}|[a-c]{14,17})( ([a-c]{0,3}|[a-c]{14,17})){0,400}\r?\n",
             word_bytes_max in prop::sample::select(vec![2, 7, 15, 16, 99]),
+            is_chosen in any::<bool>(),
         ) {
             let padded = [text.as_bytes(), &[0; PAD_BYTES]].concat();
             let options = WordOptions { word_bytes_max, ..WordOptions::default() };
@@ -276,6 +358,14 @@ mod tests {
             });
 
             let (mut lists, mut map) = (RangeLists::new(Ranging::new(1), 1), Map::default());
+            if is_chosen {
+                let mut some = WordTable::default();
+                for word in ["a", "", "abc", "aaaaaa", "bbbbbbbb"] {
+                    some.add_word(word.as_bytes(), 9);
+                }
+                some.choose_frequent();
+                lists.set_frequent(some.frequent().clone());
+            }
             let counted = lists.add_block(&padded, text.len(), &options, &mut map);
             lists.flush(&mut map);
             prop_assert_eq!(counted, expected_counted);

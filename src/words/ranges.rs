@@ -165,8 +165,8 @@ impl ListedWords for &Ranges {
         Ranges::count(self, range, list)
     }
 
-    fn long(&mut self, hash: u64, word: &[u8]) {
-        self.add_word(hash, word, 1);
+    fn add_word(&mut self, hash: u64, word: &[u8], count: u64) {
+        Ranges::add_word(self, hash, word, count);
     }
 }
 
@@ -196,9 +196,9 @@ mod tests {
             has[0].count(range, list)
         }
 
-        fn long(&mut self, hash: u64, word: &[u8]) {
+        fn add_word(&mut self, hash: u64, word: &[u8], count: u64) {
             let mut has = self.0.iter().filter(|ranges| ranges.has(ranges.range(hash)));
-            has.next().expect("one has it").add_word(hash, word, 1);
+            has.next().expect("one has it").add_word(hash, word, count);
         }
     }
 
@@ -216,12 +216,12 @@ mod tests {
                     let word = &word.as_bytes()[..word.len().min(15)];
                     lists.push(&mut all, Key::of(word));
                     lists.push(&mut all, Key::of(b"often"));
-                    all.long(hash(word), word);
+                    all.add_word(hash(word), word, 1);
                     *expected.entry((hash(word), word.to_vec())).or_default() += 2;
                     *expected.entry((hash(b"often"), b"often".to_vec())).or_default() += 1;
                 }
                 let long = b"sixteen161616161";
-                all.long(hash(long), long);
+                all.add_word(hash(long), long, 1);
                 expected.insert((hash(long), long.to_vec()), 1);
                 lists.flush(&mut all);
                 let mut found = Vec::new();
@@ -257,17 +257,17 @@ mod tests {
     fn large_ranges_keep_some_of_their_memory() {
         let ranges = Ranges::new(Ranging::new(1), 0);
         let one_range = (0..).map(|lo| Key { lo, hi: 8 << 56 }).filter(|key| key.hash() >> 56 == 9);
-        let list: Vec<u64> = one_range.take(20_000).flat_map(|key| [key.hi, key.lo]).collect();
+        let list: Vec<u64> = one_range.take(40_000).flat_map(|key| [key.hi, key.lo]).collect();
         for _ in 0..2 {
-            assert_eq!(ranges.count(9, &list), 32_768);
-            assert!(ranges.heap_bytes() > 32_768 * 24);
-            ranges.note_words(50_000);
-            assert_eq!(ranges.distinct(ranges.share(0, 1)), 20_000);
-            assert_eq!(drained(&ranges, ranges.share(0, 1)).len(), 20_000);
+            assert_eq!(ranges.count(9, &list), 65_536);
+            assert!(ranges.heap_bytes() > 65_536 * 24);
+            ranges.note_words(90_000);
+            assert_eq!(ranges.distinct(ranges.share(0, 1)), 40_000);
+            assert_eq!(drained(&ranges, ranges.share(0, 1)).len(), 40_000);
             assert_eq!(ranges.heap_bytes(), 0);
             let kept = ranges.kept.heap_bytes();
-            assert!(kept > 16_384 * 24 && kept < 17_500 * 24, "{kept} bytes");
-            assert_eq!(ranges.take_sums(), (50_000, 20_000));
+            assert!(kept > 32_768 * 24 && kept < 34_000 * 24, "{kept} bytes");
+            assert_eq!(ranges.take_sums(), (90_000, 40_000));
             assert_eq!(ranges.take_sums(), (0, 0));
         }
     }

@@ -68,20 +68,6 @@ pub fn words_into(padded: &[u8], text_len: usize, options: &WordOptions, sink: &
     }
 }
 
-/// Calls `word` with the beginning and the end of each word: see [`WordSink::ended`].
-#[inline(always)]
-pub fn each_ended<const CR: bool>(
-    padded: &[u8],
-    start: usize,
-    ends: &[usize],
-    mut word: impl FnMut(usize, usize),
-) -> usize {
-    for (start, end) in ended_words::<CR>(padded, start, ends) {
-        word(start, end);
-    }
-    next_start(start, ends)
-}
-
 /// Returns the beginning and the end of each word: see [`WordSink::ended`].
 #[inline(always)]
 pub fn ended_words<'a, const CR: bool>(

@@ -1,13 +1,15 @@
 //! The word table: counts words in place and drains them in hash order.
 //!
 //! Words go through a small group of probes, whose slots are prefetched, so that the cache misses
-//! of a group overlap.
+//! of a group overlap. [Frequent words](FrequentWords) are counted apart, and moved into slots
+//! before the table is drained.
 
 use super::drain_sink::DrainSink;
+use super::frequent_words::{FrequentWords, NoneChosen, OtherWords, Sieve};
 use super::hash::{Key, SHORT_BYTES_MAX};
 use super::overflow_table::OverflowTable;
-use super::slots::Slots;
-use super::split::{GROUP_MAX, GROUP_MIN, WordSink, each_ended, words_into};
+use super::slots::{SlotKey, Slots};
+use super::split::{GROUP_MAX, GROUP_MIN, WordSink, ended_words, next_start, words_into};
 use super::{Counted, WordOptions};
 
 /// Homes that a drained table may keep (24 bytes each).
@@ -19,12 +21,14 @@ const CAPACITY_MIN: usize = 1 << 12;
 /// The words of an epoch with their counts. They drain ascending by (hash, word).
 ///
 /// Small when empty (96 KiB), 24 bytes a slot for words of up to 15 bytes at a load of 5/16 to 5/8,
-/// and their text and about 50 bytes for longer ones. The table has no limit of its own: the caller
-/// compares [`heap_bytes`](WordTable::heap_bytes) with a limit and drains the table early.
+/// their text and about 50 bytes for longer ones, and 64 KiB for frequent words. The table has no
+/// limit of its own: the caller compares [`heap_bytes`](WordTable::heap_bytes) with a limit and
+/// drains the table early.
 #[derive(Debug)]
 pub struct WordTable {
     slots: Slots<Key>,
     side: OverflowTable,
+    frequent: FrequentWords,
     group: Box<[Probe; GROUP_MAX]>,
 }
 
@@ -40,6 +44,7 @@ impl Default for WordTable {
         WordTable {
             slots: Slots::new(1, CAPACITY_MIN),
             side: OverflowTable::default(),
+            frequent: FrequentWords::default(),
             group: Box::new([Probe { key: Key::of(b""), home: 0 }; GROUP_MAX]),
         }
     }
@@ -58,16 +63,63 @@ impl WordTable {
         text_len: usize,
         options: &WordOptions,
     ) -> Counted {
+        if self.frequent.is_due() {
+            self.choose_frequent();
+        }
+        let mut places = self.frequent.take_places();
+        let (counted, found) = match places.as_deref_mut() {
+            Some(places) => self.add_words(block_padded, text_len, options, places),
+            None => self.add_words(block_padded, text_len, options, &mut NoneChosen),
+        };
+        self.frequent.put_back(places, counted.words, found);
+        counted
+    }
+
+    /// Counts the words of a block. Returns their numbers, and that of those which `frequent` took.
+    fn add_words(
+        &mut self,
+        block_padded: &[u8],
+        text_len: usize,
+        options: &WordOptions,
+        frequent: &mut impl Sieve,
+    ) -> (Counted, u64) {
         let mut adder = BlockCounter {
             table: self,
+            frequent,
             waiting: 0,
             short_bytes_max: options.word_bytes_max.min(SHORT_BYTES_MAX),
             word_bytes_max: options.word_bytes_max,
+            others: OtherWords::new(),
             counted: Counted::default(),
+            found: 0,
         };
         words_into(block_padded, text_len, options, &mut adder);
         adder.settle();
-        adder.counted
+        adder.add_others();
+        (adder.counted, adder.found)
+    }
+
+    /// Chooses the frequent words among those counted so far.
+    #[cold]
+    pub fn choose_frequent(&mut self) {
+        self.settle_frequent();
+        self.frequent.choose(self.slots.slots.iter().map(Key::read));
+    }
+
+    /// Moves the counts of frequent words into slots: [`len`](Self::len) is exact then.
+    pub fn settle_frequent(&mut self) {
+        let WordTable { slots, side, frequent, .. } = self;
+        frequent.give(|key, count| {
+            side.make_room(slots, |_| true, 1);
+            if !slots.add(slots.homes().of(key.hash()), key, count) {
+                side.add_key(key, count);
+            }
+        });
+    }
+
+    /// Returns the frequent words. Their counts must be [settled](Self::settle_frequent).
+    pub fn frequent(&self) -> &FrequentWords {
+        &self.frequent
     }
 
     /// Adds `count` to `word`, which may hold any bytes. A count of 0 adds nothing.
@@ -85,19 +137,16 @@ impl WordTable {
         }
     }
 
-    /// Returns the number of distinct words.
+    /// Returns the number of distinct words. Frequent words may be missing, unless they are
+    /// [settled](Self::settle_frequent).
     pub fn len(&self) -> usize {
         self.slots.len() + self.side.len()
     }
 
-    /// Returns true if there are no words.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Returns the allocated memory in bytes, used or not.
     pub fn heap_bytes(&self) -> usize {
-        self.slots.heap_bytes() + self.side.heap_bytes() + size_of_val(&*self.group)
+        let tables = self.slots.heap_bytes() + self.side.heap_bytes();
+        tables + self.frequent.heap_bytes() + size_of_val(&*self.group)
     }
 
     /// Calls `emit(hash, word, count)` as [`drain_to`](Self::drain_to) gives words.
@@ -108,7 +157,9 @@ impl WordTable {
     /// Gives `to` every word once, ascending by (hash, word), and empties the table. Memory is kept
     /// for the same number of words, up to about 600,000.
     pub fn drain_to(&mut self, mut to: impl DrainSink) {
-        if self.is_empty() {
+        self.settle_frequent();
+        self.frequent.end_epoch();
+        if self.len() == 0 {
             return;
         }
         let capacity = Slots::<Key>::capacity_for(self.slots.len());
@@ -137,22 +188,42 @@ fn add_group(slots: &mut Slots<Key>, side: &mut OverflowTable, group: &[Probe]) 
 }
 
 /// The sink that counts the words of one block.
-struct BlockCounter<'a> {
+struct BlockCounter<'a, F> {
     table: &'a mut WordTable,
+    frequent: &'a mut F,
     /// Number of words in the table's group.
     waiting: usize,
     short_bytes_max: usize,
     word_bytes_max: usize,
+    /// Words that `frequent` left, and that are not in their slots yet.
+    others: OtherWords,
     counted: Counted,
+    /// Number of words that `frequent` took.
+    found: u64,
 }
 
-impl BlockCounter<'_> {
+impl<F: Sieve> BlockCounter<'_, F> {
     /// Adds the words of the group to their slots.
     #[inline]
     fn settle(&mut self) {
         let WordTable { slots, side, group, .. } = &mut *self.table;
         add_group(slots, side, &group[..self.waiting]);
         self.waiting = 0;
+    }
+
+    /// Adds the words that `frequent` left to their slots.
+    #[inline(always)]
+    fn add_others(&mut self) {
+        for keys in self.others.take().chunks(GROUP_MAX) {
+            self.table.make_room(keys.len());
+            let WordTable { slots, side, group, .. } = &mut *self.table;
+            let homes = slots.homes();
+            for (probe, &key) in group.iter_mut().zip(keys) {
+                *probe = Probe { key, home: homes.of(key.hash()) };
+                slots.prefetch(probe.home);
+            }
+            add_group(slots, side, &group[..keys.len()]);
+        }
     }
 
     #[cold]
@@ -164,18 +235,42 @@ impl BlockCounter<'_> {
             self.counted.oversized_words += 1;
         }
     }
-}
 
-impl WordSink for BlockCounter<'_> {
+    /// Counts the longer words of a group, of which the first begins at `first`.
+    #[cold]
+    fn add_longer<const CR: bool>(&mut self, padded: &[u8], first: usize, ends: &[usize]) {
+        let ends = &ends[ends.partition_point(|end| *end < first)..];
+        for (start, end) in ended_words::<CR>(padded, first, ends) {
+            if end - start > self.short_bytes_max {
+                self.long(&padded[start..end]);
+            }
+        }
+    }
+
+    /// Counts the frequent words of a group, and then all others.
     #[inline(always)]
-    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+    fn sift<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) {
+        let (text, short_bytes_max) = ((padded, start, ends), self.short_bytes_max);
+        let sifted = self.frequent.sift::<CR>(text, short_bytes_max, &mut self.others);
+        self.counted.words += sifted.words;
+        self.found += sifted.found;
+        if let Some(first) = sifted.longer {
+            self.add_longer::<CR>(padded, first, ends);
+        }
+        if self.others.is_group() {
+            self.add_others();
+        }
+    }
+
+    /// Adds the words to the group, and the group to the slots.
+    #[inline(always)]
+    fn add_ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) {
         self.table.make_room(GROUP_MAX);
         let homes = self.table.slots.homes();
-        let short_bytes_max = self.short_bytes_max;
         let mut waiting = 0;
-        let next = each_ended::<CR>(padded, start, ends, |start, end| {
+        for (start, end) in ended_words::<CR>(padded, start, ends) {
             let len = end - start;
-            if len <= short_bytes_max {
+            if len <= self.short_bytes_max {
                 let key = Key::load(padded, start, len);
                 let home = homes.of(key.hash());
                 self.table.slots.prefetch(home);
@@ -184,11 +279,22 @@ impl WordSink for BlockCounter<'_> {
             } else {
                 self.long(&padded[start..end]);
             }
-        });
+        }
         self.counted.words += waiting as u64;
         self.waiting = waiting;
         self.settle();
-        next
+    }
+}
+
+impl<F: Sieve> WordSink for BlockCounter<'_, F> {
+    #[inline(always)]
+    fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
+        if F::CHOSEN {
+            self.sift::<CR>(padded, start, ends);
+        } else {
+            self.add_ended::<CR>(padded, start, ends);
+        }
+        next_start(start, ends)
     }
 
     fn word(&mut self, word: &[u8]) {
@@ -229,7 +335,7 @@ mod tests {
             counts.insert(word.to_vec(), count);
             last = Some(this);
         });
-        assert!(table.is_empty());
+        assert!(table.len() == 0);
         counts
     }
 

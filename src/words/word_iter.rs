@@ -1,7 +1,7 @@
 //! Words one by one, for tests and benchmarks of the split rules.
 
 use super::hash::{Key, SHORT_BYTES_MAX, hash};
-use super::split::{WordSink, each_ended, words_into};
+use super::split::{WordSink, ended_words, next_start, words_into};
 use super::{Counted, WordOptions};
 
 /// Calls `f` with the hash and the text of every word of a block, in order. See
@@ -39,13 +39,14 @@ impl<F: FnMut(u64, &[u8])> EachWord<F> {
 
 impl<F: FnMut(u64, &[u8])> WordSink for EachWord<F> {
     fn ended<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) -> usize {
-        each_ended::<CR>(padded, start, ends, |start, end| {
+        for (start, end) in ended_words::<CR>(padded, start, ends) {
             let word = &padded[start..end];
             self.take(word, || match word.len() {
                 0..=SHORT_BYTES_MAX => Key::load(padded, start, word.len()).hash(),
                 _ => hash(word),
             });
-        })
+        }
+        next_start(start, ends)
     }
 
     fn word(&mut self, word: &[u8]) {

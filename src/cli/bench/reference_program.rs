@@ -81,9 +81,11 @@ impl OneTable {
         let distinct = self.table.len();
         if distinct >= Self::LIST_WORDS_MIN && self.words < 32 * distinct as u64 {
             let (ranging, table) = (Ranging::new(1), &mut self.table);
-            let ranges = Ranges::new(ranging, 0);
+            let (ranges, mut lists) = (Ranges::new(ranging, 0), RangeLists::new(ranging, 1));
+            table.choose_frequent();
+            lists.set_frequent(table.frequent().clone());
             table.drain(|hash, word, count| ranges.add_word(hash, word, count));
-            self.listed = Some((ranges, RangeLists::new(ranging, 1)));
+            self.listed = Some((ranges, lists));
         }
         self.words += match &mut self.listed {
             Some((ranges, lists)) => {
