@@ -6,19 +6,18 @@
 
 mod copy_encoder;
 mod error_kinds;
-mod tls_stream;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::SinkExt;
 use futures::future::{BoxFuture, FutureExt};
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Config, Row, SimpleQueryMessage};
+use tokio_postgres::{Client, Config, NoTls, Row, SimpleQueryMessage};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::answer_timeout::Silence;
 use super::credentials::Credentials;
@@ -29,7 +28,6 @@ use crate::operators::RowKind;
 use crate::store::{DatabaseTarget, SslMode, StoreError, StoreErrorKind, StoreResult};
 use copy_encoder::CopyEncoder;
 use error_kinds::failure;
-use tls_stream::PostgresTls;
 
 /// The time for which the kernel tries to reach a server that does not acknowledge. The keepalives
 /// of an idle connection add up to the same.
@@ -105,15 +103,15 @@ impl PostgresDriver {
     async fn open(&self) -> StoreResult<PostgresSession> {
         let (config, place) = (self.config(), self.describe());
         let failed = |error: tokio_postgres::Error| failure(&place, &error);
-        let tls = match self.ssl {
-            SslMode::Disable => None,
-            SslMode::Prefer | SslMode::Require | SslMode::VerifyFull => {
-                let verifies = self.ssl == SslMode::VerifyFull;
-                Some(Arc::new(tls::client(verifies, self.ca_file.as_deref())?))
-            }
+        let (client, connection) = if self.ssl == SslMode::Disable {
+            let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
+            (client, connection.boxed())
+        } else {
+            let tls = tls::client(self.ssl == SslMode::VerifyFull, self.ca_file.as_deref())?;
+            let connected = config.connect(MakeRustlsConnect::new(tls)).await;
+            let (client, connection) = connected.map_err(failed)?;
+            (client, connection.boxed())
         };
-        let (client, connection) = config.connect(PostgresTls(tls)).await.map_err(failed)?;
-        let connection = connection.boxed();
         let silence = self.silence.clone();
         Ok(PostgresSession { client, connection, place, silence })
     }

@@ -1,47 +1,56 @@
 //! Parts as Parquet files: the columns `word` and `count`, or `line`.
 //!
-//! A file is written column by column, from batches of rows. Memory: a batch, the counts of a row
-//! group, and a page or the pages of a column that wait for its dictionary. There is no column for
-//! the epoch, because a reader of partitioned folders takes it from the path.
+//! A file is written with the low-level writer, column by column, from batches of rows. Memory: a
+//! batch, the counts of a row group, and what the library gathers of a column. There is no column
+//! for the epoch, because a reader of partitioned folders takes it from the path.
 //!
 //! The same rows give the same bytes: the program that wrote the file is named by a constant, and
-//! nothing in the file depends on time or on threads. The bytes are those of the crate `parquet`
-//! with the same settings, which the tests compare. The crate itself is not used: it compiles
-//! readers, types and encodings that are not needed, and that was a fifteenth of a clean build.
-
-mod bounds;
-mod column_chunk;
-mod dictionary;
-mod file_sink;
-mod file_writer;
-#[cfg(test)]
-mod library_tests;
-mod page_codec;
-mod thrift;
+//! nothing in the file depends on time or on threads.
 
 use std::borrow::Cow;
-use std::io;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
+use parquet::basic::{Compression as Codec, GzipLevel, ZstdLevel};
+use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::properties::{WriterProperties, WriterPropertiesPtr};
+use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::{ColumnPath, TypePtr};
 
-use self::column_chunk::{CountColumn, TextColumn, WrittenColumn};
-use self::file_writer::{Column, FileWriter};
-use self::page_codec::PageCodec;
 use super::columns::{self, RowBatch, RowReader};
-use super::compression::Compression;
+use super::compression::{ChunkWriter, Compression, GZIP_LEVEL, ZSTD_LEVEL};
 use crate::error::{Error, ErrorKind};
 use crate::operators::RowKind;
 use crate::store::Body;
+
+/// The writer in the footer, in the form that readers parse. The version is that of this encoding
+/// and not of the program, because the bytes of a part do not change between releases.
+const CREATED_BY: &str = "wordtide version 1.0.0";
 
 /// A row group ends with the batch that reaches one of these limits.
 const GROUP_ROWS: usize = 1 << 20;
 const GROUP_TEXT_BYTES: usize = 64 << 20;
 
+/// The columns of word counts.
+static COUNTS: LazyLock<ParquetResult<TypePtr>> = LazyLock::new(|| {
+    schema("message counts { required binary word (STRING); required int64 count; }")
+});
+
+/// The column of lines, which are bytes in no particular encoding.
+static LINES: LazyLock<ParquetResult<TypePtr>> =
+    LazyLock::new(|| schema("message lines { required binary line; }"));
+
+fn schema(text: &str) -> ParquetResult<TypePtr> {
+    parse_message_type(text).map(Arc::new)
+}
+
 /// Encodes the rows of a part, which [`columns`] has written, as one file. It blocks.
 ///
 /// # Errors
 ///
-/// `Failed` if a page is too long or cannot be compressed, or a body on disk cannot be read back.
+/// `Failed` if the library refuses the rows, or a body on disk cannot be read back.
 pub fn encode(rows: &Body, compression: Compression) -> Result<Body, Error> {
     write(rows, compression).map_err(|error| {
         let message = format!("cannot write a Parquet file: {error}");
@@ -50,66 +59,103 @@ pub fn encode(rows: &Body, compression: Compression) -> Result<Body, Error> {
 }
 
 /// Writes the file.
-fn write(rows: &Body, compression: Compression) -> io::Result<Body> {
+fn write(rows: &Body, compression: Compression) -> ParquetResult<Body> {
     let (kind, mut rows) = columns::read(rows)?;
-    let mut file = match kind {
-        RowKind::Counts => FileWriter::new("counts", &[Column::Word, Column::Count]),
-        RowKind::Lines => FileWriter::new("lines", &[Column::Line]),
+    let schema = match kind {
+        RowKind::Counts => &COUNTS,
+        RowKind::Lines => &LINES,
     };
+    let schema = schema.as_ref().map_err(|error| general(&error.to_string()))?;
+    let (sink, properties) = (ChunkWriter::default(), properties(compression)?);
+    let mut file = SerializedFileWriter::new(sink, Arc::clone(schema), properties)?;
     let mut batch = RowBatch::default();
     rows.fill(&mut batch)?;
     while !batch.texts.is_empty() {
-        let offset = file.sink.written();
-        let codec = PageCodec::new(compression)?;
-        let texts = TextColumn::new(&mut file.sink, codec, kind == RowKind::Counts);
-        let (texts, counts) = write_texts(texts, kind, &mut rows, &mut batch)?;
-        let mut group = vec![texts];
+        let mut group = file.next_row_group()?;
+        let counts = write_texts(&mut group, kind, &mut rows, &mut batch)?;
         if kind == RowKind::Counts {
-            let mut column = CountColumn::new(&mut file.sink, PageCodec::new(compression)?);
-            column.write(&counts)?;
-            group.push(column.finish()?);
+            write_counts(&mut group, &counts)?;
         }
-        file.add_group(offset, group);
+        group.close()?;
     }
-    Ok(file.finish())
+    Ok(file.into_inner()?.finish())
 }
 
-/// Writes the column of words or lines, from `batch` and the batches after it. Returns it with the
-/// counts of its rows, and leaves the first batch of the next group in `batch`.
+/// Returns the properties of all files with this compression.
+fn properties(compression: Compression) -> ParquetResult<WriterPropertiesPtr> {
+    let codec = match compression {
+        Compression::None => Codec::UNCOMPRESSED,
+        Compression::Gzip => Codec::GZIP(GzipLevel::try_new(GZIP_LEVEL)?),
+        Compression::Zstd => Codec::ZSTD(ZstdLevel::try_new(ZSTD_LEVEL)?),
+    };
+    let properties = WriterProperties::builder()
+        .set_created_by(CREATED_BY.to_owned())
+        .set_compression(codec)
+        // The words of an epoch are distinct: a dictionary of them is only a detour. Counts have
+        // one, since most of them are small.
+        .set_column_dictionary_enabled(ColumnPath::from("word"), false)
+        .set_column_dictionary_enabled(ColumnPath::from("line"), false);
+    Ok(Arc::new(properties.build()))
+}
+
+/// Writes the column of words or lines, from `batch` and the batches after it. Returns the counts
+/// of the rows of the group, and leaves the first batch of the next group in `batch`.
 fn write_texts(
-    mut column: TextColumn<'_>,
+    group: &mut SerializedRowGroupWriter<'_, ChunkWriter>,
     kind: RowKind,
     rows: &mut RowReader,
     batch: &mut RowBatch,
-) -> io::Result<(WrittenColumn, Vec<i64>)> {
+) -> ParquetResult<Vec<i64>> {
+    let mut column = group.next_column()?.ok_or_else(|| general("there is no column for texts"))?;
+    let writer = column.typed::<ByteArrayType>();
     let (mut counts, mut text_bytes) = (Vec::new(), 0);
+    let mut values: Vec<ByteArray> = Vec::new();
     while !batch.texts.is_empty() && counts.len() < GROUP_ROWS && text_bytes < GROUP_TEXT_BYTES {
-        if kind == RowKind::Counts {
-            batch.texts.iter_mut().for_each(make_well_formed);
-        }
-        column.write(&batch.texts)?;
+        let texts = batch.texts.drain(..);
+        values.clear();
+        values.extend(texts.map(|text| match kind {
+            RowKind::Counts => well_formed(text).into(),
+            RowKind::Lines => text.into(),
+        }));
+        writer.write_batch(&values, None, None)?;
         counts.append(&mut batch.counts);
         text_bytes += batch.text_bytes;
         rows.fill(batch)?;
     }
-    Ok((column.finish()?, counts))
+    column.close()?;
+    Ok(counts)
 }
 
-/// Makes a word well-formed UTF-8, because readers trust a STRING to be that. Ill-formed bytes
+/// Writes the column of counts.
+fn write_counts(
+    group: &mut SerializedRowGroupWriter<'_, ChunkWriter>,
+    counts: &[i64],
+) -> ParquetResult<()> {
+    let mut column =
+        group.next_column()?.ok_or_else(|| general("there is no column for counts"))?;
+    column.typed::<Int64Type>().write_batch(counts, None, None)?;
+    column.close()
+}
+
+/// Returns a word as well-formed UTF-8, because readers trust a STRING to be that. Ill-formed bytes
 /// become U+FFFD, as in `jsonl`.
-fn make_well_formed(word: &mut Bytes) {
-    if let Cow::Owned(text) = String::from_utf8_lossy(word) {
-        *word = text.into();
+fn well_formed(word: Bytes) -> Bytes {
+    match String::from_utf8_lossy(&word) {
+        Cow::Borrowed(_) => word,
+        Cow::Owned(text) => text.into(),
     }
+}
+
+fn general(message: &str) -> ParquetError {
+    ParquetError::General(message.to_owned())
 }
 
 #[cfg(test)]
 mod tests {
-    use parquet::basic::{Compression as Codec, LogicalType};
+    use parquet::basic::LogicalType;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::RowAccessor;
 
-    use super::file_writer::CREATED_BY;
     use super::*;
 
     fn file(rows: &[(&[u8], Option<i64>)], kind: RowKind, compression: Compression) -> Bytes {
