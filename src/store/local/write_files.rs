@@ -340,7 +340,7 @@ mod tests {
         let path = dir.path().join("e/marker");
         let seen = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
         let objects = |dir: &Path| std::fs::read_dir(dir.join("e")).unwrap().count();
-        let (noted, place) = (seen.clone(), dir.path().to_owned());
+        let (noted, place) = (std::sync::Arc::clone(&seen), dir.path().to_owned());
         let note = move || noted.store(objects(&place), std::sync::atomic::Ordering::SeqCst);
         let create = store.prepare_new("e/marker", "one".into(), Box::new(note)).await.unwrap();
         assert_eq!(seen.load(std::sync::atomic::Ordering::SeqCst), 1, "it was written then");
