@@ -180,8 +180,8 @@ pub fn place_new(
     SyncedTemporary(file): SyncedTemporary,
     body: &Body,
 ) -> StoreResult<Stored> {
-    // Kernels since 6.13 take the exact time of a change if the one before was looked at, and else
-    // that of a tick of up to 4 ms: from this time on, the marker's age is measured.
+    // Kernels since 6.13 take the exact time of a change if the one before was looked at in the
+    // same tick, and else that of the tick, of up to 4 ms. The marker's age is measured by it.
     let _ = file.bears_name();
     let linked = link_new(&file.folder, &file.name, split(key).1);
     // Its first name, if it has two.
