@@ -29,8 +29,12 @@ const TEXT_BYTES: usize = 1 << 20;
 type Work = fn(&[u8], usize);
 
 /// The things that are counted, by name.
-const WORKS: [(&str, Work); 3] =
-    [("split", measured_split), ("count_and_drain", measured_count), ("ranges", measured_ranges)];
+const WORKS: [(&str, Work); 4] = [
+    ("split", measured_split),
+    ("count_and_drain", measured_count),
+    ("count_frequent", measured_frequent),
+    ("ranges", measured_ranges),
+];
 
 #[inline(never)]
 fn measured_split(padded: &[u8], text_len: usize) {
@@ -46,6 +50,16 @@ fn measured_count(padded: &[u8], text_len: usize) {
     table.drain(|hash, _, count| {
         black_box((hash, count));
     });
+}
+
+/// Counts a text with the frequent words of the same text.
+#[inline(never)]
+fn measured_frequent(padded: &[u8], text_len: usize) {
+    let mut table = WordTable::default();
+    table.add_block(padded, text_len, &WordOptions::default());
+    table.choose_frequent();
+    table.add_block(padded, text_len, &WordOptions::default());
+    black_box(table.len());
 }
 
 #[inline(never)]

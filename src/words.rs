@@ -39,7 +39,7 @@ mod word_iter;
 
 pub use drain_sink::DrainSink;
 pub use hash::{Key, SHORT_BYTES_MAX, hash, hash_at, part};
-pub use kept_ranges::KeptRanges;
+pub use kept_ranges::{KeptLimit, KeptRanges};
 pub use range_lists::{ListedWords, RangeLists, is_sound};
 pub use ranges::Ranges;
 pub use ranging::Ranging;

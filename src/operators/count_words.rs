@@ -74,6 +74,7 @@ pub fn count_words<'s>(
         drop(capabilities);
         let mut open: BTreeMap<Epoch, OpenEpoch> = BTreeMap::new();
         let (mut spare, mut spare_lists) = (Spare::default(), Spare::default());
+        let mut beginnings = Beginnings::default();
         move |frontiers| {
             let mut runs = run_output.activate();
             let output = list_output.activate();
@@ -89,7 +90,7 @@ pub fn count_words<'s>(
                     OpenEpoch { counted, to_ranges, words: 0, listed: None }
                 });
                 let mut free = FreeLists { open: &mut open, spare: &mut spare_lists };
-                if at.is_new() && ranges.is_likely() {
+                if at.is_new() && ranges.is_likely() && beginnings.is_listed() {
                     at.start_listing(&context, &mut lists, &mut free);
                 }
                 at.take_lists(&context, &mut lists, &mut free);
@@ -121,6 +122,27 @@ pub fn count_words<'s>(
         }
     });
     runs.concat(counted)
+}
+
+/// The ways in which epochs begin while their words are likely to be listed.
+///
+/// Frequent words are chosen from a table. So that the choice follows the text, some epochs begin
+/// with a table until it shows that words are to be listed.
+#[derive(Debug, Default)]
+struct Beginnings {
+    /// Epochs whose words were listed from the first one on, since the last that was not.
+    listed: u32,
+}
+
+impl Beginnings {
+    /// Epochs that are listed from the first word on, before one begins with a table.
+    const LISTED_MAX: u32 = 16;
+
+    /// Returns true if the words of the next epoch are listed from the first one on.
+    fn is_listed(&mut self) -> bool {
+        self.listed = (self.listed + 1) % (Beginnings::LISTED_MAX + 1);
+        self.listed > 0
+    }
 }
 
 /// The words of one open epoch.
@@ -247,7 +269,7 @@ impl OpenEpoch {
         let mut counted = mem::take(table);
         // Lists that follow those of the epoch before keep its frequent words. Counts of another
         // process's words would make a second run, which has to be added up.
-        if *words > 0 && !sender.ranges.ranging().is_divided() {
+        if counted.frequent().has_words() && !sender.ranges.ranging().is_divided() {
             counted.choose_frequent();
             lists.set_frequent(counted.frequent().clone());
         }

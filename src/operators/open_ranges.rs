@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::spare_table::Spare;
 use crate::epoch::Epoch;
-use crate::words::{KeptRanges, Ranges, Ranging};
+use crate::words::{KeptLimit, KeptRanges, Ranges, Ranging};
 
 /// Number of distinct words from which words may be counted by ranges. Their table has outgrown the
 /// caches of a core, so that listing words costs less than the cache misses. (Memory does not show
@@ -28,6 +28,8 @@ pub struct ProcessRanges {
     operators: Arc<Mutex<Vec<OpenRanges>>>,
     /// Number of distinct words from which words may be counted by ranges.
     list_words_min: usize,
+    /// The limit of the memory that drained ranges keep.
+    kept_limit: KeptLimit,
 }
 
 impl Default for ProcessRanges {
@@ -40,7 +42,11 @@ impl ProcessRanges {
     /// Makes ranges that are used from so many distinct words in a table on. Tests list from few
     /// words.
     pub fn listing_from(list_words_min: usize) -> ProcessRanges {
-        ProcessRanges { operators: Arc::default(), list_words_min }
+        ProcessRanges {
+            operators: Arc::default(),
+            list_words_min,
+            kept_limit: KeptLimit::default(),
+        }
     }
 
     /// Returns the number of times that an operator made ranges for an epoch.
@@ -51,8 +57,7 @@ impl ProcessRanges {
 
     /// Keeps less memory of drained ranges: operators that follow need it for their sums.
     pub fn keep_less(&self) {
-        let all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
-        all.iter().for_each(|open| open.0.kept.keep_less());
+        self.kept_limit.keep_less();
     }
 
     /// Returns the open ranges of the operator with this number. The first call for it makes them,
@@ -67,7 +72,7 @@ impl ProcessRanges {
         let mut all = self.operators.lock().unwrap_or_else(|held| held.into_inner());
         while all.len() <= number {
             let (state, list_words_min) = (Mutex::default(), self.list_words_min);
-            let kept = KeptRanges::new(ranging, process);
+            let kept = KeptRanges::new(ranging, process, self.kept_limit.clone());
             let shared = Shared { ranging, process, workers, list_words_min, kept, state };
             all.push(OpenRanges(Arc::new(shared)));
         }

@@ -1,29 +1,32 @@
 //! Frequent words, whose counts are kept apart from those of all others.
 //!
-//! A few thousand words are most of nearly every text. Between other words their slots are spread
-//! over more memory than a second-level cache has. Here they lie together: a word takes 16 bytes,
-//! and is found by one multiply and one comparison. All other words go on to the table or the list.
+//! A few thousand words are most of nearly every text. In the table their slots lie far apart, in
+//! more memory than a second-level cache has. Here they lie together: a word takes 16 bytes, and is
+//! found by one multiply and one comparison. All other words go on to the table or the list.
 //!
-//! Words are chosen from a table's counts. A word can only be in one place, which a multiply of
-//! its bytes gives, and of all words of a place the most frequent is chosen. Only words of up to 7
-//! bytes are chosen, since frequent words are short. A choice is used if a quarter of all words are
-//! chosen ones; otherwise looking each word up would cost more than it saves.
+//! Words are chosen from a table's counts. A multiply of a word's bytes gives its only place. If
+//! several words have the same place, the most frequent is chosen. Only words of up to 7 bytes are
+//! chosen, since frequent words are short. A choice is used if it finds a quarter of all
+//! occurrences; otherwise the search would cost more than it saves.
 
-use super::hash::{Key, TinyKey};
+use super::hash::{Key, SPREAD, TinyKey};
 use super::split::{GROUP_MAX, GROUP_MIN, ended_words};
 
 /// Number of places: 64 KiB, a small part of a second-level cache.
 const PLACES: usize = 1 << 12;
 
-/// The factor that spreads a key's bits to the top: 2^64 over the golden ratio, odd.
-const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+/// At least one of this many occurrences must be of a chosen word.
+const OCCURRENCES_MAX: u64 = 4;
 
-/// A chosen word is one of so many at least, on average.
-const CHOSEN_OF: u64 = 4;
+/// Occurrences after which words are chosen for the first time. The next choices come after twice
+/// as many each.
+const FIRST_REVIEW: u64 = 1 << 18;
 
-/// Words of an epoch after which words are chosen for the first time. The next choices come after
-/// twice as many each.
-const FIRST_REVIEW: u64 = 1 << 20;
+/// The same if there is a choice of the epoch before.
+const NEXT_REVIEW: u64 = 1 << 20;
+
+/// Least number of searches that judge a choice.
+const JUDGED_MIN: u64 = 1 << 16;
 
 /// Words of a text that are not frequent: fewer than [`GROUP_MIN`], and those of one more group.
 pub struct OtherWords {
@@ -52,14 +55,13 @@ impl OtherWords {
     }
 }
 
-/// Numbers of the words of a group.
+/// Numbers of words of up to 15 bytes.
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Sifted {
-    /// Short words.
+    /// All of them.
     pub words: u64,
-    /// Those of them that are frequent.
+    /// Those that are chosen ones.
     pub found: u64,
-    /// The beginning of the first word that is not short.
-    pub longer: Option<usize>,
 }
 
 /// Counts the words that are chosen.
@@ -67,13 +69,16 @@ pub trait Sieve {
     /// True if there may be chosen words.
     const CHOSEN: bool;
 
-    /// Counts the chosen ones of the words that [end](super::split::WordSink::ended) at `ends`, and
-    /// adds the others of up to `short_bytes_max` bytes to `others`, which must not be a group.
+    /// Counts the chosen ones of some words, which are given as to
+    /// [`WordSink::ended`](super::split::WordSink::ended). Adds the others of up to
+    /// `short_bytes_max` bytes to `others`, which must not be a group, and calls `long` with those
+    /// of more.
     fn sift<const CR: bool>(
         &mut self,
-        ends: (&[u8], usize, &[usize]),
+        text: (&[u8], usize, &[usize]),
         short_bytes_max: usize,
         others: &mut OtherWords,
+        long: impl FnMut(&[u8]),
     ) -> Sifted;
 }
 
@@ -88,8 +93,9 @@ impl Sieve for NoneChosen {
         _: (&[u8], usize, &[usize]),
         _: usize,
         _: &mut OtherWords,
+        _: impl FnMut(&[u8]),
     ) -> Sifted {
-        Sifted { words: 0, found: 0, longer: None }
+        Sifted::default()
     }
 }
 
@@ -105,8 +111,9 @@ impl Sieve for Places {
         (padded, start, ends): (&[u8], usize, &[usize]),
         short_bytes_max: usize,
         others: &mut OtherWords,
+        mut long: impl FnMut(&[u8]),
     ) -> Sifted {
-        let (mut words, mut longer, mut len) = (0, None, others.len);
+        let (mut words, mut len) = (0, others.len);
         // A loop, since a closure of this size is not inlined.
         for (start, end) in ended_words::<CR>(padded, start, ends) {
             let length = end - start;
@@ -117,12 +124,12 @@ impl Sieve for Places {
                 len += usize::from(!add(self, key));
                 words += 1;
             } else {
-                longer = longer.or(Some(start));
+                long(&padded[start..end]);
             }
         }
         let found = words - (len - others.len) as u64;
         others.len = len;
-        Sifted { words, found, longer }
+        Sifted { words, found }
     }
 }
 
@@ -147,13 +154,13 @@ fn place(word: u64) -> usize {
 #[derive(Clone, Debug, Default)]
 pub struct FrequentWords {
     places: Option<Box<Places>>,
-    /// Words of the epoch.
+    /// Occurrences since the last drain.
     words: u64,
-    /// Those of them that were looked up.
-    looked_up: u64,
-    /// Those of them that were chosen ones.
+    /// Occurrences that were searched for here since the choice, or since it was judged.
+    searched: u64,
+    /// Those of them that were found.
     found: u64,
-    /// Number of words at which the next choice is due.
+    /// Number of occurrences at which the next choice is due.
     review_at: u64,
 }
 
@@ -169,6 +176,11 @@ impl FrequentWords {
         self.places.as_ref().map_or(0, |_| size_of::<Places>())
     }
 
+    /// Returns true if words were counted since the last drain that may be chosen.
+    pub fn has_words(&self) -> bool {
+        self.words > 0
+    }
+
     /// Takes the places out, to be given back by [`put_back`](Self::put_back).
     pub fn take_places(&mut self) -> Option<Box<Places>> {
         self.places.take()
@@ -177,7 +189,7 @@ impl FrequentWords {
     /// Gives the places back. Of `words` words, `found` were chosen ones.
     pub fn put_back(&mut self, places: Option<Box<Places>>, words: u64, found: u64) {
         self.words += words;
-        self.looked_up += if places.is_some() { words } else { 0 };
+        self.searched += if places.is_some() { words } else { 0 };
         self.found += found;
         self.places = places;
     }
@@ -198,8 +210,9 @@ impl FrequentWords {
                 *place = [word, count];
             }
         }
-        (self.review_at, self.looked_up, self.found) = (2 * self.words, 0, 0);
-        if chosen > 0 && chosen * CHOSEN_OF >= all {
+        (self.review_at, self.searched, self.found) = (2 * self.words, 0, 0);
+        // Longer words are not among those of `counted`.
+        if chosen > 0 && chosen * OCCURRENCES_MAX >= all.max(self.words) {
             places.iter_mut().for_each(|place| place[1] = 0);
             self.places = Some(places);
         }
@@ -213,12 +226,16 @@ impl FrequentWords {
         }
     }
 
-    /// Notes the end of an epoch: a choice that had too few of its words is dropped.
-    pub fn end_epoch(&mut self) {
-        if self.found * CHOSEN_OF < self.looked_up {
-            self.places = None;
+    /// Notes a drain. A choice that found too few is dropped.
+    pub fn drained(&mut self) {
+        if self.searched >= JUDGED_MIN {
+            if self.found * OCCURRENCES_MAX < self.searched {
+                self.places = None;
+            }
+            (self.searched, self.found) = (0, 0);
         }
-        (self.words, self.looked_up, self.found, self.review_at) = (0, 0, 0, 0);
+        self.words = 0;
+        self.review_at = if self.places.is_some() { NEXT_REVIEW } else { 0 };
     }
 }
 
@@ -280,31 +297,49 @@ mod tests {
         let long = [(Key::of(b"eight888"), 31), (Key::of(b"the"), 10)];
         frequent.choose(long.into_iter());
         assert_eq!(look_up(&mut frequent, &[b"the"]), 0);
-        frequent.end_epoch();
+        frequent.drained();
         let short = [(Key::of(b"eight888"), 30), (Key::of(b"the"), 10)];
         frequent.choose(short.into_iter());
-        assert_eq!(look_up(&mut frequent, &[b"the", b"a", b"b", b"c"]), 1);
-        given(&mut frequent);
-        frequent.end_epoch();
-        assert_eq!(look_up(&mut frequent, &[b"the", b"a", b"b", b"c", b"d"]), 1);
-        given(&mut frequent);
-        frequent.end_epoch();
-        assert_eq!(look_up(&mut frequent, &[b"the"]), 0, "a fifth is too few");
+        assert_eq!(look_up(&mut frequent, &[b"the"]), 1);
+        frequent.drained();
+        frequent.put_back(None, 100, 0);
+        frequent.choose(short.into_iter());
+        assert_eq!(look_up(&mut frequent, &[b"the"]), 0, "60 longer words");
+    }
+
+    #[test]
+    fn choice_that_finds_too_few_is_dropped() {
+        let mut frequent = FrequentWords::default();
+        frequent.choose([(Key::of(b"the"), 1)].into_iter());
+        for (searched, found, is_kept) in [
+            (JUDGED_MIN - 1, 0, true),
+            (1, JUDGED_MIN / 4, true),
+            (JUDGED_MIN, JUDGED_MIN / 4 - 1, false),
+        ] {
+            let places = frequent.take_places();
+            frequent.put_back(places, searched, found);
+            frequent.drained();
+            assert_eq!(frequent.heap_bytes() > 0, is_kept, "{found} of {searched}");
+        }
     }
 
     #[test]
     fn choice_is_due_after_twice_the_words() {
         let mut frequent = FrequentWords::default();
-        let mut due_at = Vec::new();
-        for at in 1..=8_u64 {
-            frequent.put_back(None, FIRST_REVIEW / 2, 0);
-            if frequent.is_due() {
-                due_at.push(at);
-                frequent.choose(std::iter::empty());
+        let due_at = |frequent: &mut FrequentWords| {
+            let mut due_at = Vec::new();
+            for at in 1..=8_u64 {
+                let places = frequent.take_places();
+                frequent.put_back(places, FIRST_REVIEW / 2, FIRST_REVIEW / 2);
+                if frequent.is_due() {
+                    due_at.push(at);
+                    frequent.choose([(Key::of(b"the"), u64::MAX >> 8)].into_iter());
+                }
             }
-        }
-        assert_eq!(due_at, [2, 4, 8]);
-        frequent.end_epoch();
-        assert!(!frequent.is_due());
+            frequent.drained();
+            due_at
+        };
+        assert_eq!(due_at(&mut frequent), [2, 4, 8]);
+        assert_eq!(due_at(&mut frequent), [8], "the choice of the epoch before is there");
     }
 }

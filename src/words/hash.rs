@@ -30,7 +30,7 @@ pub const TINY_BYTES_MAX: usize = 7;
 const FOLD: [u64; 2] = [0xFF51_AFD7_ED55_8CCD, 0xC4CE_B9FE_1A85_EC53];
 
 /// The factor that spreads the fold's bits to the top: 2^64 over the golden ratio, odd.
-const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
+pub(super) const SPREAD: u64 = 0x9E37_79B9_7F4A_7C15;
 
 /// The seed of the hash of words above [`SHORT_BYTES_MAX`].
 const LONG_SEED: u64 = 0x776F_7264_7469_6465;

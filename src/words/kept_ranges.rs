@@ -4,7 +4,7 @@
 //! before their first list, so they take the table that the epoch before has drained meanwhile, and
 //! the memory exists once.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::range_table::{RangeHomes, RangeTable};
@@ -27,26 +27,40 @@ pub struct KeptRanges {
     ranges: u64,
     /// The tables of this process.
     tables: Arc<[Mutex<Option<RangeTable>>]>,
-    /// Memory in bytes that the slots of a range keep.
-    bytes_max: Arc<AtomicUsize>,
+    limit: KeptLimit,
+    /// True if no epoch follows.
+    is_last: Arc<AtomicBool>,
+}
+
+/// The limit of the memory that ranges keep. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct KeptLimit {
+    /// True if other operators need the memory.
+    is_less: Arc<AtomicBool>,
+}
+
+impl KeptLimit {
+    /// Keeps less memory from now on.
+    pub fn keep_less(&self) {
+        self.is_less.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns the memory in bytes that the slots of a range keep.
+    fn bytes(&self) -> usize {
+        if self.is_less.load(Ordering::Relaxed) { KEPT_BYTES_LESS } else { KEPT_BYTES_MAX }
+    }
 }
 
 impl KeptRanges {
     /// Begins without tables.
-    pub fn new(ranging: Ranging, process: usize) -> KeptRanges {
+    pub fn new(ranging: Ranging, process: usize, limit: KeptLimit) -> KeptRanges {
         let tables = ranging.of_process(process).map(|_| Mutex::default()).collect();
-        let bytes_max = Arc::new(AtomicUsize::new(KEPT_BYTES_MAX));
-        KeptRanges { ranges: ranging.ranges() as u64, tables, bytes_max }
+        KeptRanges { ranges: ranging.ranges() as u64, tables, limit, is_last: Arc::default() }
     }
 
-    /// Keeps less memory from now on.
-    pub fn keep_less(&self) {
-        self.bytes_max.store(KEPT_BYTES_LESS, Ordering::Relaxed);
-    }
-
-    /// Keeps nearly no memory from now on.
+    /// Keeps nearly no memory from now on, since no epoch follows.
     pub fn keep_least(&self) {
-        self.bytes_max.store(0, Ordering::Relaxed);
+        self.is_last.store(true, Ordering::Relaxed);
     }
 
     /// Locks the table at `at`, which is whole whatever its last user did.
@@ -62,7 +76,8 @@ impl KeptRanges {
 
     /// Keeps a drained table with the homes that its words needed, as far as the limit allows.
     pub(super) fn keep(&self, at: usize, mut table: RangeTable, needed: RangeHomes) {
-        table.reset(kept_homes(needed, self.bytes_max.load(Ordering::Relaxed)));
+        let bytes_max = if self.is_last.load(Ordering::Relaxed) { 0 } else { self.limit.bytes() };
+        table.reset(kept_homes(needed, bytes_max));
         let mut kept = self.lock(at);
         // Another epoch's, which was open at the same time.
         if kept.as_ref().is_none_or(|other| other.heap_bytes() < table.heap_bytes()) {
@@ -113,7 +128,7 @@ mod tests {
 
     #[test]
     fn larger_table_of_a_range_is_kept() {
-        let kept = KeptRanges::new(Ranging::new(1), 0);
+        let kept = KeptRanges::new(Ranging::new(1), 0, KeptLimit::default());
         let homes = |tiny| RangeHomes { tiny, short: 64 };
         for tiny in [1 << 11, 1 << 13, 1 << 12] {
             kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(tiny));
@@ -123,8 +138,13 @@ mod tests {
         kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 13));
         kept.clear();
         assert_eq!(kept.heap_bytes(), 0);
-        kept.keep_less();
-        kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 16));
-        assert_eq!(kept.take(7).homes(), homes(1 << 15));
+        for (change, expected) in [
+            ((|kept| kept.limit.keep_less()) as fn(&KeptRanges), 1 << 15),
+            (KeptRanges::keep_least, HOMES_MIN.tiny),
+        ] {
+            change(&kept);
+            kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 16));
+            assert_eq!(kept.take(7).homes(), homes(expected));
+        }
     }
 }

@@ -9,7 +9,7 @@ use super::hash::{Key, SHORT_BYTES_MAX, TinyKey, hash};
 use super::ranging::Ranging;
 use super::simd::vec_apart;
 use super::split::{WordSink, ended_words, next_start, words_into};
-use super::{Counted, WordOptions};
+use super::{Counted, Split, WordOptions};
 
 /// Most numbers in a list: 240 KiB. Fewer would find too few words for a line of the slots.
 const LIST_LEN_MAX: usize = 30 << 10;
@@ -101,8 +101,11 @@ impl RangeLists {
         options: &WordOptions,
         to: &mut impl ListedWords,
     ) -> Counted {
-        let mut places = self.frequent.take_places();
         let block = (padded, text_len);
+        if options.split != Split::Space {
+            return self.add_words(block, options, &mut NoneChosen, to).0;
+        }
+        let mut places = self.frequent.take_places();
         let (counted, found) = match places.as_deref_mut() {
             Some(places) => self.add_words(block, options, places, to),
             None => self.add_words(block, options, &mut NoneChosen, to),
@@ -176,7 +179,7 @@ impl RangeLists {
         self.frequent.give(|key, count| {
             to.add_word(key.hash(), &key.to_bytes()[..key.length()], count);
         });
-        self.frequent.end_epoch();
+        self.frequent.drained();
     }
 
     /// Passes all lists on.
@@ -225,37 +228,27 @@ struct Lister<'a, F, T> {
 }
 
 impl<F: Sieve, T: ListedWords> Lister<'_, F, T> {
+    /// Adds a word of more than 15 bytes, or counts one of more than `word_bytes_max`.
     #[cold]
-    fn long(&mut self, word: &[u8]) {
-        if word.len() <= self.word_bytes_max {
-            self.counted.words += 1;
-            self.to.add_word(hash(word), word, 1);
+    fn long(to: &mut T, counted: &mut Counted, word_bytes_max: usize, word: &[u8]) {
+        if word.len() <= word_bytes_max {
+            counted.words += 1;
+            to.add_word(hash(word), word, 1);
         } else {
-            self.counted.oversized_words += 1;
-        }
-    }
-
-    /// Adds the longer words of a group, of which the first begins at `first`.
-    #[cold]
-    fn add_longer<const CR: bool>(&mut self, padded: &[u8], first: usize, ends: &[usize]) {
-        let ends = &ends[ends.partition_point(|end| *end < first)..];
-        for (start, end) in ended_words::<CR>(padded, first, ends) {
-            if end - start > self.short_bytes_max {
-                self.long(&padded[start..end]);
-            }
+            counted.oversized_words += 1;
         }
     }
 
     /// Counts the frequent words of a group, and lists all others.
     #[inline(always)]
     fn sift<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) {
-        let (text, short_bytes_max) = ((padded, start, ends), self.short_bytes_max);
-        let sifted = self.frequent.sift::<CR>(text, short_bytes_max, &mut self.others);
+        let (short_bytes_max, word_bytes_max) = (self.short_bytes_max, self.word_bytes_max);
+        let (to, counted) = (&mut *self.to, &mut self.counted);
+        let text = (padded, start, ends);
+        let long = |word: &[u8]| Self::long(to, counted, word_bytes_max, word);
+        let sifted = self.frequent.sift::<CR>(text, short_bytes_max, &mut self.others, long);
         self.counted.words += sifted.words;
         self.found += sifted.found;
-        if let Some(first) = sifted.longer {
-            self.add_longer::<CR>(padded, first, ends);
-        }
         for &key in self.others.take() {
             self.lists.push(self.to, key);
         }
@@ -271,7 +264,7 @@ impl<F: Sieve, T: ListedWords> Lister<'_, F, T> {
                 self.lists.push(self.to, Key::load(padded, start, len));
                 self.counted.words += 1;
             } else {
-                self.long(&padded[start..end]);
+                Self::long(self.to, &mut self.counted, self.word_bytes_max, &padded[start..end]);
             }
         }
     }
@@ -290,7 +283,7 @@ impl<F: Sieve, T: ListedWords> WordSink for Lister<'_, F, T> {
 
     fn word(&mut self, word: &[u8]) {
         if word.len() > self.short_bytes_max {
-            return self.long(word);
+            return Self::long(self.to, &mut self.counted, self.word_bytes_max, word);
         }
         self.counted.words += 1;
         self.lists.push(self.to, Key::of(word));
@@ -323,6 +316,8 @@ mod tests {
         counts: Counts,
         homes: usize,
         lists: usize,
+        /// Counts that came for a word that was not listed.
+        added: u64,
     }
 
     impl ListedWords for Map {
@@ -338,6 +333,7 @@ mod tests {
         }
 
         fn add_word(&mut self, hash: u64, word: &[u8], count: u64) {
+            self.added += count;
             *self.counts.entry((hash, word.to_vec())).or_default() += count;
         }
     }
@@ -370,6 +366,23 @@ mod tests {
             lists.flush(&mut map);
             prop_assert_eq!(counted, expected_counted);
             prop_assert_eq!(map.counts, expected);
+        }
+    }
+
+    #[test]
+    fn frequent_words_are_not_listed() {
+        let (mut table, mut map) = (WordTable::default(), Map::default());
+        ["the", "sea"].iter().for_each(|word| table.add_word(word.as_bytes(), 9));
+        table.choose_frequent();
+        let mut lists = RangeLists::new(Ranging::new(1), 1);
+        lists.set_frequent(table.frequent().clone());
+        let text = [&b"the sea a the eight888 the\n"[..], &[0; PAD_BYTES]].concat();
+        for round in 1..=2 {
+            lists.add_block(&text, 27, &WordOptions::default(), &mut map);
+            assert_eq!(map.added, 4 * (round - 1), "before the end of the epoch");
+            lists.flush(&mut map);
+            assert_eq!(map.added, 4 * round);
+            assert_eq!(map.counts.values().sum::<u64>(), 6 * round);
         }
     }
 

@@ -14,7 +14,7 @@
 
 use super::drain_sink::DrainSink;
 use super::hash::{Key, hash};
-use super::kept_ranges::KeptRanges;
+use super::kept_ranges::{KeptLimit, KeptRanges};
 use super::range_lists::ListedWords;
 use super::range_table::{RangeHomes, RangeTable};
 use super::ranging::Ranging;
@@ -43,7 +43,7 @@ pub struct Ranges {
 impl Ranges {
     /// Makes the empty ranges of a process, which keep their memory for themselves.
     pub fn new(ranging: Ranging, process: usize) -> Ranges {
-        Ranges::with(KeptRanges::new(ranging, process), ranging, process)
+        Ranges::with(KeptRanges::new(ranging, process, KeptLimit::default()), ranging, process)
     }
 
     /// Makes the empty ranges of a process. They take their tables from `kept` and give them back
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn next_epoch_takes_drained_tables_of_this_one() {
         let (ranging, share) = (Ranging::new(1), 0..256);
-        let kept = KeptRanges::new(ranging, 0);
+        let kept = KeptRanges::new(ranging, 0, KeptLimit::default());
         let epoch = || Ranges::with(kept.clone(), ranging, 0);
         let (this, next) = (epoch(), epoch());
         let word = |number: u64| number.to_le_bytes();

@@ -10,7 +10,7 @@ use super::hash::{Key, SHORT_BYTES_MAX};
 use super::overflow_table::OverflowTable;
 use super::slots::{SlotKey, Slots};
 use super::split::{GROUP_MAX, GROUP_MIN, WordSink, ended_words, next_start, words_into};
-use super::{Counted, WordOptions};
+use super::{Counted, Split, WordOptions};
 
 /// Homes that a drained table may keep (24 bytes each).
 const KEPT_CAPACITY_MAX: usize = 1 << 20;
@@ -63,6 +63,9 @@ impl WordTable {
         text_len: usize,
         options: &WordOptions,
     ) -> Counted {
+        if options.split != Split::Space {
+            return self.add_words(block_padded, text_len, options, &mut NoneChosen).0;
+        }
         if self.frequent.is_due() {
             self.choose_frequent();
         }
@@ -158,7 +161,7 @@ impl WordTable {
     /// for the same number of words, up to about 600,000.
     pub fn drain_to(&mut self, mut to: impl DrainSink) {
         self.settle_frequent();
-        self.frequent.end_epoch();
+        self.frequent.drained();
         if self.len() == 0 {
             return;
         }
@@ -226,37 +229,27 @@ impl<F: Sieve> BlockCounter<'_, F> {
         }
     }
 
+    /// Counts a word of more than 15 bytes, or of more than `word_bytes_max`.
     #[cold]
-    fn long(&mut self, word: &[u8]) {
-        if word.len() <= self.word_bytes_max {
-            self.counted.words += 1;
-            self.table.side.add(word, 1);
+    fn long(side: &mut OverflowTable, counted: &mut Counted, word_bytes_max: usize, word: &[u8]) {
+        if word.len() <= word_bytes_max {
+            counted.words += 1;
+            side.add(word, 1);
         } else {
-            self.counted.oversized_words += 1;
-        }
-    }
-
-    /// Counts the longer words of a group, of which the first begins at `first`.
-    #[cold]
-    fn add_longer<const CR: bool>(&mut self, padded: &[u8], first: usize, ends: &[usize]) {
-        let ends = &ends[ends.partition_point(|end| *end < first)..];
-        for (start, end) in ended_words::<CR>(padded, first, ends) {
-            if end - start > self.short_bytes_max {
-                self.long(&padded[start..end]);
-            }
+            counted.oversized_words += 1;
         }
     }
 
     /// Counts the frequent words of a group, and then all others.
     #[inline(always)]
     fn sift<const CR: bool>(&mut self, padded: &[u8], start: usize, ends: &[usize]) {
-        let (text, short_bytes_max) = ((padded, start, ends), self.short_bytes_max);
-        let sifted = self.frequent.sift::<CR>(text, short_bytes_max, &mut self.others);
+        let (short_bytes_max, word_bytes_max) = (self.short_bytes_max, self.word_bytes_max);
+        let (side, counted) = (&mut self.table.side, &mut self.counted);
+        let text = (padded, start, ends);
+        let long = |word: &[u8]| Self::long(side, counted, word_bytes_max, word);
+        let sifted = self.frequent.sift::<CR>(text, short_bytes_max, &mut self.others, long);
         self.counted.words += sifted.words;
         self.found += sifted.found;
-        if let Some(first) = sifted.longer {
-            self.add_longer::<CR>(padded, first, ends);
-        }
         if self.others.is_group() {
             self.add_others();
         }
@@ -277,7 +270,8 @@ impl<F: Sieve> BlockCounter<'_, F> {
                 self.table.group[waiting % GROUP_MAX] = Probe { key, home };
                 waiting += 1;
             } else {
-                self.long(&padded[start..end]);
+                let (side, counted) = (&mut self.table.side, &mut self.counted);
+                Self::long(side, counted, self.word_bytes_max, &padded[start..end]);
             }
         }
         self.counted.words += waiting as u64;
@@ -299,7 +293,8 @@ impl<F: Sieve> WordSink for BlockCounter<'_, F> {
 
     fn word(&mut self, word: &[u8]) {
         if word.len() > self.short_bytes_max {
-            return self.long(word);
+            let (side, counted) = (&mut self.table.side, &mut self.counted);
+            return Self::long(side, counted, self.word_bytes_max, word);
         }
         self.counted.words += 1;
         if self.waiting == 0 {
@@ -431,6 +426,26 @@ mod tests {
             assert!(table.heap_bytes() <= filled_bytes);
         }
         assert!(table.heap_bytes() <= fresh_bytes + (1 << 16), "room for 50,000 words was kept");
+    }
+
+    #[test]
+    fn frequent_words_wait_for_the_drain() {
+        let text = [&b"the sea the eight888 the\n"[..], &[0; 64]].concat();
+        let mut table = WordTable::default();
+        let add = |table: &mut WordTable| {
+            table.add_block(&text, 25, &WordOptions::default());
+            let counts = table.slots.slots.iter().map(|slot| Key::read(slot).1);
+            (counts.sum::<u64>(), table.slots.len())
+        };
+        assert_eq!(add(&mut table), (5, 3));
+        table.choose_frequent();
+        assert_eq!(add(&mut table), (6, 3), "only the longer word");
+        table.settle_frequent();
+        assert_eq!(add(&mut table), (11, 3));
+        let counts = |counts: [(&[u8], u64); 3]| counts.map(|(word, n)| (word.to_vec(), n)).into();
+        assert_eq!(drained(&mut table), counts([(b"the", 9), (b"sea", 3), (b"eight888", 3)]));
+        assert_eq!(add(&mut table), (1, 1), "the next epoch has the choice");
+        assert_eq!(drained(&mut table), counts([(b"the", 3), (b"sea", 1), (b"eight888", 1)]));
     }
 
     #[test]
