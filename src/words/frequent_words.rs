@@ -181,6 +181,12 @@ impl FrequentWords {
         self.words > 0
     }
 
+    /// Returns true if there are counts that are to be given.
+    pub fn has_counts(&self) -> bool {
+        let mut places = self.places.iter().flat_map(|places| places.iter());
+        places.any(|place| place[1] > 0)
+    }
+
     /// Takes the places out, to be given back by [`put_back`](Self::put_back).
     pub fn take_places(&mut self) -> Option<Box<Places>> {
         self.places.take()

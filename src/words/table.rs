@@ -146,6 +146,11 @@ impl WordTable {
         self.slots.len() + self.side.len()
     }
 
+    /// Returns true if there are no words, frequent ones included.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0 && !self.frequent.has_counts()
+    }
+
     /// Returns the allocated memory in bytes, used or not.
     pub fn heap_bytes(&self) -> usize {
         let tables = self.slots.heap_bytes() + self.side.heap_bytes();
@@ -162,7 +167,7 @@ impl WordTable {
     pub fn drain_to(&mut self, mut to: impl DrainSink) {
         self.settle_frequent();
         self.frequent.drained();
-        if self.len() == 0 {
+        if self.is_empty() {
             return;
         }
         let capacity = Slots::<Key>::capacity_for(self.slots.len());
@@ -330,7 +335,7 @@ mod tests {
             counts.insert(word.to_vec(), count);
             last = Some(this);
         });
-        assert!(table.len() == 0);
+        assert!(table.is_empty());
         counts
     }
 
