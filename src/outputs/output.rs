@@ -155,9 +155,10 @@ pub trait EpochWriter: Debug + Send + Sync + 'static {
         None
     }
 
-    /// Waits for `work`, which begins the parts of `epoch`. Logs an output that does not answer.
-    fn answered<'a>(&'a self, _epoch: Epoch, work: BoxFuture<'a, ()>) -> BoxFuture<'a, ()> {
-        work
+    /// Waits for `work`, which begins the parts of `epoch` and returns false if one could not be
+    /// begun. Logs an output that does not answer.
+    fn answered<'a>(&'a self, _epoch: Epoch, work: BoxFuture<'a, bool>) -> BoxFuture<'a, ()> {
+        work.map(drop).boxed()
     }
 
     /// Writes a part. Returns when the output needs nothing more of it until the commit. Sends the

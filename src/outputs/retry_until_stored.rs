@@ -80,11 +80,11 @@ impl Retrier {
 
     /// Waits for `step`, the beginning of an attempt on `what` that is neither repeated nor counted
     /// here. Logs a store that does not answer.
-    pub async fn step<T>(
+    pub async fn step<T, E>(
         &self,
         what: &str,
-        step: impl Future<Output = StoreResult<T>>,
-    ) -> StoreResult<T> {
+        step: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         let began = Instant::now();
         let answer = self.answered(what, began, step).await;
         // A step is no stored object, so it ends no outage but that of its own silence.
@@ -140,12 +140,7 @@ impl Retrier {
 
     /// Waits for the answer to an attempt. Logs a store that does not answer before its own
     /// attempts have failed.
-    async fn answered<T>(
-        &self,
-        what: &str,
-        began: Instant,
-        attempt: impl Future<Output = StoreResult<T>>,
-    ) -> StoreResult<T> {
+    async fn answered<T>(&self, what: &str, began: Instant, attempt: impl Future<Output = T>) -> T {
         let mut attempt = pin!(attempt);
         loop {
             match tokio::time::timeout(self.silence_max, &mut attempt).await {

@@ -228,7 +228,12 @@ impl Writer {
             let Some(running) = running.or_else(|| run.map(|run| run())) else { return Ok(()) };
             let _ = begins.await;
             let mut encoded = None;
-            let written = async { encoded = Some(running.await) };
+            let written = async {
+                let run = running.await;
+                let has_begun = run.as_ref().is_ok_and(EncodedEpoch::has_begun);
+                encoded = Some(run);
+                has_begun
+            };
             writer.answered(epoch, written.boxed()).await;
             let Some(encoded) = encoded else { return Ok(()) };
             let encoded = encoded?;
@@ -303,6 +308,13 @@ struct EncodedEpoch {
     report: Option<OpenReport>,
 }
 
+impl EncodedEpoch {
+    /// Returns true unless a part could not be written.
+    fn has_begun(&self) -> bool {
+        self.begun.iter().flatten().all(|BegunPart(part)| part.is_ok())
+    }
+}
+
 /// A report without its parts.
 struct OpenReport {
     report: Report,
@@ -326,9 +338,9 @@ impl EpochEncoding {
         self.report.report.top = self.top();
         let bytes = parts.iter().map(|part| part.body.bytes()).sum();
         self.output.results.encoded(epoch, self.threads, bytes);
-        drop(self.is_encoded);
-        // Memory that the next epoch needs.
+        // Memory that the next epoch needs, which may be encoded after this.
         drop(self.rows);
+        drop(self.is_encoded);
         let report = self.report;
         if !is_small(&parts) || !self.output.durable.has_reached(epoch) {
             return Ok(EncodedEpoch { parts, begun: None, report: Some(report) });

@@ -72,7 +72,7 @@ impl EpochWriter for Publisher {
         self.begin_part(&self.form.layout.part(epoch, part.part), &part.body)
     }
 
-    fn answered<'a>(&'a self, epoch: Epoch, work: BoxFuture<'a, ()>) -> BoxFuture<'a, ()> {
+    fn answered<'a>(&'a self, epoch: Epoch, work: BoxFuture<'a, bool>) -> BoxFuture<'a, ()> {
         self.answered(epoch, work).boxed()
     }
 

@@ -227,13 +227,11 @@ impl Publisher {
         self.store.write_part_here(key, body).map(BegunPart)
     }
 
-    /// Waits for `work`, which writes objects of `epoch`. Logs a store that does not answer.
-    pub async fn answered(&self, epoch: Epoch, work: impl Future<Output = ()>) {
-        let work = async {
-            work.await;
-            Ok(())
-        };
-        // It has no error.
+    /// Waits for `work`, which writes objects of `epoch` and returns false if that failed. Logs a
+    /// store that does not answer.
+    pub async fn answered(&self, epoch: Epoch, work: impl Future<Output = bool>) {
+        let work = async { if work.await { Ok(()) } else { Err(()) } };
+        // The error of each object is the result of its first attempt.
         let _ = self.retrier.step(&self.form.layout.dir(epoch), work).await;
     }
 
@@ -314,6 +312,8 @@ impl Publisher {
                 if !matches!(&created, Err(error) if error.kind == StoreErrorKind::Exists) {
                     return created;
                 }
+                // A right that is lost has this kind, too: the marker is then not the own.
+                self.ownership.confirm().await?;
                 match store.get(key, MARKER_BYTES_MAX).await {
                     Ok(bytes) if marker.is_repeated_by(&bytes) => Ok(Stored::of(body, None)),
                     // The attempt is repeated.
@@ -407,6 +407,19 @@ impl Publisher {
     /// Makes the names in `dir` durable. An error is final.
     pub async fn seal(&self, dir: &str) -> Result<(), Error> {
         self.retrier.counted(OutputOp::Seal, dir, || self.store.seal(dir)).await
+    }
+
+    /// Makes the names of `epoch`, which has its marker, durable. Succeeds if its folder is
+    /// missing: a reader may have moved or removed it. An error is final.
+    pub async fn seal_epoch(&self, epoch: Epoch) -> Result<(), Error> {
+        let dir = self.form.layout.dir(epoch);
+        let seal = || async {
+            match self.store.seal(&dir).await {
+                Err(error) if error.kind == StoreErrorKind::NotFound => Ok(()),
+                sealed => sealed,
+            }
+        };
+        self.retrier.counted(OutputOp::Seal, &dir, seal).await
     }
 }
 

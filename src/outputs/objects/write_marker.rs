@@ -19,7 +19,7 @@ pub async fn write_marker(
     written: OnWritten,
     durable: impl Future<Output = Result<()>>,
 ) -> Result<()> {
-    let (epoch, layout) = (marker.epoch, &publisher.form.layout);
+    let epoch = marker.epoch;
     let ready = async {
         durable.await?;
         publisher.note_attempt(epoch, marker.parts.len()).await?;
@@ -27,7 +27,7 @@ pub async fn write_marker(
         Ok(())
     };
     publisher.create_marker(marker, written, ready).await?;
-    publisher.seal(&layout.dir(epoch)).await?;
+    publisher.seal_epoch(epoch).await?;
     publisher.note_commit(epoch);
     crash_point("output.after_marker");
     Ok(())
@@ -36,11 +36,16 @@ pub async fn write_marker(
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
+    use std::future::ready;
     use std::path::Path;
+    use std::sync::Arc;
     use std::time::{Duration, Instant};
 
+    use super::super::check_ownership::Ownership;
     use super::super::put_objects;
     use super::*;
+    use crate::error::ErrorKind;
+    use crate::file_lock::LockPatience;
     use crate::meters::SourcePositions;
     use crate::operators::{RowKind, Tally};
     use crate::outputs::durable_epochs::{DurableParts, PartsWritten, SyncRounds};
@@ -100,13 +105,41 @@ mod tests {
         let former = Marker { started: Some(4), program: "wordtide 0".into(), ..marker.clone() };
         std::fs::create_dir_all(root.path().join("c-10")).unwrap();
         std::fs::write(root.path().join("c-10/_SUCCESS"), former.to_bytes()).unwrap();
-        let ready = || std::future::ready(Ok(()));
-        let write = |marker| write_marker(&publisher, marker, Box::new(|| {}), ready());
+        let write = |marker| write_marker(&publisher, marker, Box::new(|| {}), ready(Ok(())));
         write(&marker).await.unwrap();
         let other = Marker { words: 1, ..marker.clone() };
         let error = write(&other).await.unwrap_err();
-        assert_eq!(error.kind(), crate::error::ErrorKind::Configuration, "{error}");
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
         assert_eq!(std::fs::read(root.path().join("c-10/_SUCCESS")).unwrap(), former.to_bytes());
+    }
+
+    #[tokio::test]
+    async fn lost_lock_refuses_repeated_marker() {
+        let root = tempfile::tempdir().unwrap();
+        let lock = LocalStore::open(root.path()).unwrap();
+        let lock = Arc::new(lock.lock_prefix("c", "", &LockPatience::default()).unwrap());
+        let path = lock.path().to_owned();
+        let publisher = publisher(root.path()).owned(Ownership::Locked(lock), None);
+        let marker = Marker { epoch: 10, state: Some("test".to_owned()), ..Marker::default() };
+        let write = || write_marker(&publisher, &marker, Box::new(|| {}), ready(Ok(())));
+        write().await.unwrap();
+        write().await.expect("the own marker");
+        // Another process with a copy of the state has stored the same one.
+        std::fs::remove_file(path).unwrap();
+        let error = write().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration, "{error}");
+        assert!(error.to_string().contains("was removed or replaced"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn moved_epoch_is_sealed_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let publisher = publisher(root.path());
+        let marker = Marker { epoch: 10, ..Marker::default() };
+        write_marker(&publisher, &marker, Box::new(|| {}), ready(Ok(()))).await.unwrap();
+        std::fs::rename(root.path().join("c-10"), root.path().join("read")).unwrap();
+        let sealed = tokio::time::timeout(Duration::from_secs(10), publisher.seal_epoch(10));
+        sealed.await.expect("it is not retried").unwrap();
     }
 
     /// Returns an epoch of four parts, of which part 0 has a row.
@@ -145,7 +178,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn failed_empty_part_begins_its_round() {
+    async fn failed_empty_part_leaves_no_marker() {
         let root = tempfile::tempdir().unwrap();
         let (publisher, rounds) = (publisher(root.path()), SyncRounds::none());
         let (_parts, durable) = DurableParts::awaited((10, 1), rounds.clone());

@@ -36,13 +36,32 @@ struct SealedDir {
 }
 
 impl SealedDir {
-    /// Returns the directory `dir` below `root` as it is now.
-    fn find(root: &Path, dir: &str) -> StoreResult<SealedDir> {
-        let found = open_dir(root, dir, false).and_then(|folder| File::from(folder).metadata());
+    /// Returns the directory that is open as `folder`, which was `dir` below `root`.
+    fn of(folder: &File, root: &Path, dir: &str) -> StoreResult<SealedDir> {
+        let found = folder.metadata();
         let found = found.map_err(|error| failure("open", &root.join(dir), &error))?;
         let (device, inode, created) = (found.dev(), found.ino(), found.created().ok());
         Ok(SealedDir { dir: dir.to_owned(), device, inode, created })
     }
+}
+
+/// Opens the directory `dir` below `root`. Fails with `NotFound` if it is missing.
+fn open(root: &Path, dir: &str) -> StoreResult<File> {
+    let opened = open_dir(root, dir, false).map(File::from);
+    opened.map_err(|error| failure("open", &root.join(dir), &error))
+}
+
+/// Syncs the directory that is open as `folder`. `path` is its path for messages.
+///
+/// Fails with `Disk` if the sync fails.
+fn sync(folder: &File, path: &Path) -> StoreResult<Sealing> {
+    let has_sync = sync_names(folder).map_err(|error| unsynced(path, &error))?;
+    Ok(Sealing { has_sync, synced: 1 })
+}
+
+/// Returns the directory above `dir`. Empty for the root.
+fn above(dir: &str) -> &str {
+    dir.rsplit_once('/').map_or("", |(outer, _)| outer)
 }
 
 /// Returns the error of a directory that cannot be synced. A sync that failed once proves nothing
@@ -77,23 +96,46 @@ impl SealedDirs {
     /// Syncs the directory `dir` and, unless they are durable already, the names of the directories
     /// above it up to the root, the last included.
     ///
-    /// Fails with `Disk` if a sync fails.
+    /// Fails with `Disk` if a sync fails, and with `NotFound` if the directory is missing. Its
+    /// removal is durable then.
     pub fn seal(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
-        let names = self.seal_names(root, dir)?;
-        let above = self.seal_above(root, dir)?;
+        match open(root, dir) {
+            Ok(folder) => self.seal_open(root, dir, &folder),
+            Err(error) if error.kind == StoreErrorKind::NotFound => {
+                self.seal_removal(root, dir)?;
+                Err(error)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Works as [`SealedDirs::seal`] for the directory that is open as `folder`. It may lose its
+    /// name meanwhile: a reader may move an epoch that has its marker.
+    fn seal_open(&self, root: &Path, dir: &str, folder: &File) -> StoreResult<Sealing> {
+        let names = sync(folder, &root.join(dir))?;
+        let above = self.seal_above_one(root, SealedDir::of(folder, root, dir)?)?;
         let has_sync = names.has_sync && above.has_sync;
         Ok(Sealing { has_sync, synced: names.synced + above.synced })
+    }
+
+    /// Syncs the innermost directory above `dir` that exists. A file system that keeps the order of
+    /// changes makes those of `dir` durable with it.
+    fn seal_removal(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
+        let mut dir = dir;
+        loop {
+            dir = above(dir);
+            match self.seal_names(root, dir) {
+                Err(error) if error.kind == StoreErrorKind::NotFound && !dir.is_empty() => {}
+                sealed => return sealed,
+            }
+        }
     }
 
     /// Syncs the directory `dir` alone.
     ///
     /// Fails with `Disk` if the sync fails.
     pub fn seal_names(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
-        let path = root.join(dir);
-        let opened = open_dir(root, dir, false);
-        let opened = File::from(opened.map_err(|error| failure("open", &path, &error))?);
-        let has_sync = sync_names(&opened).map_err(|error| unsynced(&path, &error))?;
-        Ok(Sealing { has_sync, synced: 1 })
+        sync(&open(root, dir)?, &root.join(dir))
     }
 
     /// Syncs the names of the directories above `dir` unless they are durable already. The parts of
@@ -101,8 +143,12 @@ impl SealedDirs {
     ///
     /// Fails with `Disk` if a sync fails.
     pub fn seal_above(&self, root: &Path, dir: &str) -> StoreResult<Sealing> {
+        self.seal_above_one(root, SealedDir::of(&open(root, dir)?, root, dir)?)
+    }
+
+    /// Works as [`SealedDirs::seal_above`] for the directory `this`.
+    fn seal_above_one(&self, root: &Path, this: SealedDir) -> StoreResult<Sealing> {
         let mut sealing = Sealing { has_sync: true, synced: 0 };
-        let this = SealedDir::find(root, dir)?;
         if self.contains(&this) {
             return Ok(sealing);
         }
@@ -111,10 +157,10 @@ impl SealedDirs {
         if self.contains(&this) {
             return Ok(sealing);
         }
-        let mut above = dir;
-        while !above.is_empty() {
-            above = above.rsplit_once('/').map_or("", |(outer, _)| outer);
-            let names = self.seal_names(root, above)?;
+        let mut dir = this.dir.as_str();
+        while !dir.is_empty() {
+            dir = above(dir);
+            let names = self.seal_names(root, dir)?;
             sealing.has_sync &= names.has_sync;
             sealing.synced += names.synced;
         }
@@ -156,6 +202,21 @@ mod tests {
         assert_eq!([synced("a/b"), synced("a/b")], [3, 1]);
         sealed.seal(root.path(), "a/missing").unwrap_err();
         sealed.seal_above(root.path(), "a/missing").unwrap_err();
+    }
+
+    #[test]
+    fn folder_that_moves_during_its_sync_is_sealed() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let sealed = SealedDirs::default();
+        let folder = open(root.path(), "a/b").unwrap();
+        std::fs::rename(root.path().join("a/b"), root.path().join("a/c")).unwrap();
+        let sealing = sealed.seal_open(root.path(), "a/b", &folder).unwrap();
+        assert_eq!(sealing.synced, 3);
+        for dir in ["a/b", "missing/b", "missing"] {
+            let error = sealed.seal(root.path(), dir).unwrap_err();
+            assert_eq!(error.kind, StoreErrorKind::NotFound);
+        }
     }
 
     #[test]

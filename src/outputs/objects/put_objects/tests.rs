@@ -1,5 +1,6 @@
 //! Tests of the publisher.
 
+use std::path::Path;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -38,8 +39,19 @@ async fn store_without_syncs_waits_for_no_round() {
     tokio::time::timeout(Duration::from_secs(10), part).await.expect("no wait").unwrap();
 }
 
-#[tokio::test]
-async fn begun_part_waits_for_round_and_checks_owner() {
+/// Runs `test` on a runtime that does one blocking work after the other, in order.
+fn run_in_order(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    runtime.enable_all().max_blocking_threads(1).build().unwrap().block_on(test);
+}
+
+#[test]
+fn begun_part_waits_for_round_and_checks_owner() {
+    run_in_order(check_begun_part());
+}
+
+/// Checks that a part that is begun is synced in its round, and not begun without the lock.
+async fn check_begun_part() {
     let root = tempfile::tempdir().unwrap();
     let (part, rounds) = (root.path().join("c-10/part-00000"), SyncRounds::none());
     let locked = LocalStore::open(root.path()).unwrap();
@@ -50,7 +62,11 @@ async fn begun_part_waits_for_round_and_checks_owner() {
     let begun = publisher.begin_part(key, &body);
     assert!(part.exists() && begun.is_some());
     let mut stored = pin!(publisher.create_part(10, key, body.clone(), (&rounds, begun)));
-    assert!(futures::poll!(&mut stored).is_pending(), "its round has not begun");
+    for _ in 0..8 {
+        assert!(futures::poll!(&mut stored).is_pending(), "its round has not begun");
+        // After this, a sync that has begun is done.
+        supervise::blocking(|| ()).await;
+    }
     rounds.begin(10);
     stored.await.unwrap();
 
@@ -61,16 +77,39 @@ async fn begun_part_waits_for_round_and_checks_owner() {
     assert!(!root.path().join("c-10/part-00001").exists());
 }
 
+/// Returns a publisher to `root` that soon reports a silence, and its results, which have a permit
+/// of memory for one body.
+fn impatient_publisher(root: &Path) -> (Publisher, PendingResults) {
+    let folder = Some(root.join("results"));
+    let limits = ResultsLimits { memory_bytes_max: 1, disk_bytes_max: 1 << 20, folder };
+    let results = PendingResults::new(limits);
+    let publisher = publisher(LocalStore::open(root).unwrap());
+    let mut publisher = publisher.bounded_by(results.clone());
+    publisher.retrier.silence_max = Duration::from_millis(1);
+    (publisher, results)
+}
+
+#[tokio::test]
+async fn failed_write_ends_no_silence() {
+    let root = tempfile::tempdir().unwrap();
+    let (publisher, results) = impatient_publisher(root.path());
+    for is_written in [true, false] {
+        let work = async {
+            let mut level = results.level();
+            let silence = level.wait_for(|level| level.is_away);
+            let silence = tokio::time::timeout(Duration::from_secs(10), silence).await.map(drop);
+            silence.expect("it is reported");
+            is_written
+        };
+        publisher.answered(10, work).await;
+        assert_eq!(results.level().borrow().is_away, !is_written);
+    }
+}
+
 #[tokio::test]
 async fn wait_for_round_is_no_silence() {
     let root = tempfile::tempdir().unwrap();
-    let folder = Some(root.path().join("results"));
-    // A permit of memory for one body.
-    let limits = ResultsLimits { memory_bytes_max: 1, disk_bytes_max: 1 << 20, folder };
-    let results = PendingResults::new(limits);
-    let publisher = publisher(LocalStore::open(root.path()).unwrap());
-    let mut publisher = publisher.bounded_by(results.clone());
-    publisher.retrier.silence_max = Duration::from_millis(1);
+    let (publisher, results) = impatient_publisher(root.path());
     let rounds = SyncRounds::none();
     let body = Body::from("waits on disk");
     results.admit(&body);
