@@ -121,7 +121,7 @@ where
     blocking_on(&Handle::current(), work)
 }
 
-/// Works as [`blocking`], and is called on a thread that is none of the runtime's.
+/// Works as [`blocking`], on a thread of `runtime`. It may be called on any thread.
 pub fn blocking_on<T, F>(runtime: &Handle, work: F) -> impl Future<Output = T> + Send + use<T, F>
 where
     T: Send + 'static,

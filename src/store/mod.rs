@@ -55,8 +55,8 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// The last step of creating an object; nothing begins before it is awaited.
 pub type Creation<'a> = BoxFuture<'a, StoreResult<Stored>>;
 
-/// Called when an object is written that a store prepares, on the thread that syncs it then.
-/// Dropped if it cannot be written.
+/// Called by [`Store::prepare_new`] when the object is written and is about to be synced. Dropped
+/// if it cannot be written.
 pub type OnWritten = Box<dyn FnOnce() + Send>;
 
 /// Succeeds while this process may write. It may block.
@@ -141,9 +141,10 @@ pub trait Store: Send + Sync + Debug + 'static {
         None
     }
 
-    /// Returns this store with `check`, which it then calls before each write, on the thread that
-    /// writes. An error of the check is the write's. `None` if the store does not write on threads
-    /// of this process.
+    /// Returns this store with `check`, which it then calls before an object gets its name, on the
+    /// thread that writes. An error of the check is the write's. What [`Store::prepare_new`] does
+    /// before and what is removed is not checked. `None` if the store does not write on threads of
+    /// this process.
     fn checked_by(&self, _check: OwnerCheck) -> Option<Arc<dyn Store>> {
         None
     }

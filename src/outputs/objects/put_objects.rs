@@ -39,7 +39,7 @@ pub struct Publisher {
     store: Arc<dyn Store>,
     /// The right of this process to write.
     ownership: Ownership,
-    /// True if the store looks at the right before each write.
+    /// True if the store looks at the right before an object gets its name.
     is_checked: bool,
     /// Notes epochs before their marker is stored. `None` in a job without state.
     commits: Option<CommitLog>,
@@ -283,8 +283,9 @@ impl Publisher {
     }
 
     /// Creates the object of `marker` when `ready` succeeds. It is prepared meanwhile, and
-    /// `written` is called between its write and its sync, or dropped if there are none. Succeeds
-    /// if a former run has created it: a request of a run that was killed may arrive late.
+    /// `written` is called before its sync, or at once by a store that prepares nothing. Dropped if
+    /// that fails. Succeeds if a former run has created the object: a request of a run that was
+    /// killed may arrive late.
     ///
     /// # Errors
     ///

@@ -45,7 +45,8 @@ use write_files::UnsyncedPart;
 
 /// Files that are written or read at a time. Enough that one commit of the file system's journal
 /// serves many; without a bound a slow disk would be met by hundreds of threads, each with a stack
-/// and what the allocator keeps for it.
+/// and what the allocator keeps for it. [`Store::write_part_here`] takes no turn: its threads, one
+/// for each worker and epoch that is being written, come on top.
 const FILES_MAX: usize = 32;
 
 /// The MD5 of a longer body is computed while it is synced.
@@ -56,7 +57,7 @@ const HASH_ASIDE_BYTES: u64 = 256 << 10;
 pub struct LocalStore {
     /// The folder that keys are relative to.
     root: Arc<Path>,
-    /// Bounds the threads that wait for the disk.
+    /// Bounds the threads of this store that wait for the disk.
     turns: Arc<Semaphore>,
     /// The rest of the last scan of keys, and of the last scan of directories.
     scans: [Arc<Mutex<Option<Scan>>>; 2],
@@ -64,7 +65,7 @@ pub struct LocalStore {
     sealed: Arc<SealedDirs>,
     /// True if it was logged that directories cannot be synced.
     reported: Arc<AtomicBool>,
-    /// Called before each write.
+    /// Called before an object gets its name. Not called for temporaries, folders and removals.
     check: Option<OwnerCheck>,
 }
 
@@ -96,7 +97,7 @@ impl LocalStore {
         })
     }
 
-    /// Returns the check that comes before a write.
+    /// Returns the check that comes before an object gets its name.
     fn may_write(&self) -> impl FnOnce() -> StoreResult<()> + Send + use<> {
         let check = self.check.clone();
         move || check.map_or(Ok(()), |check| check())

@@ -122,8 +122,9 @@ const BEGIN_BYTES_MAX: u64 = 8 << 20;
 
 /// Begins to write `file` to the disk. It is synced shortly after.
 ///
-/// The kernel writes the pages of a file that is said not to be needed, and does not wait for them.
-/// It drops those that are on the disk by then, mostly none.
+/// The kernel begins to write the pages of a file that is said not to be needed, and does not wait
+/// for them. It then tries to drop the pages, mostly in vain, for which every processor hands over
+/// those it has added. `sync_file_range` would only write, but rustix does not offer it.
 fn begin_sync(file: &File, body: &Body) {
     if body.bytes() <= BEGIN_BYTES_MAX {
         // Only the time of the sync depends on it.
