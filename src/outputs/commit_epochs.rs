@@ -214,7 +214,7 @@ impl Committer {
             let are_durable = durable.clone();
             let note = async move {
                 if let Some(changelog) = changelog {
-                    are_durable.known().await;
+                    are_durable.all_durable().await;
                     changelog.note_newest(epoch, changes).await;
                 }
             };

@@ -205,11 +205,11 @@ impl DurableParts {
     /// before that. What should be synced with the parts is written before this is called.
     pub async fn wait(&self) -> PartsWritten {
         self.rounds.begin(self.epoch);
-        self.known().await
+        self.all_durable().await
     }
 
     /// Returns when all parts are durable, and does not let them be synced.
-    pub async fn known(&self) -> PartsWritten {
+    pub async fn all_durable(&self) -> PartsWritten {
         let mut written = self.written.clone();
         let passed = async {
             match written.wait_for(Option::is_some).await.map(|written| *written) {
@@ -270,13 +270,16 @@ mod tests {
         rounds.stored(10, ms(7));
         rounds.stored(20, ms(1));
         rounds.stored(20, ms(1));
-        assert!(durable.known().now_or_never().is_none(), "one worker, and those of a later epoch");
+        assert!(
+            durable.all_durable().now_or_never().is_none(),
+            "one worker, and those of a later epoch"
+        );
         rounds.stored(10, ms(5));
-        assert_eq!(durable.known().await.took, ms(7));
+        assert_eq!(durable.all_durable().await.took, ms(7));
         rounds.committed(10);
-        assert!(durable.known().now_or_never().is_none(), "it is forgotten");
+        assert!(durable.all_durable().now_or_never().is_none(), "it is forgotten");
         let (_sender, next) = DurableParts::awaited((20, 2), rounds.clone());
-        next.known().now_or_never().expect("stored");
+        next.all_durable().now_or_never().expect("stored");
         assert!(!rounds.has_begun(10));
         drop(durable.begin_when_called());
         durable.begun().await;

@@ -202,9 +202,9 @@ impl Writer {
             changelog.publishes(epoch);
         }
         let changes = self.context.changes.take(epoch);
-        let (is_encoded, encoded) = oneshot::channel();
+        let (signal, encoded) = oneshot::channel();
         let mut before = self.encoded.replace(encoded);
-        let (encoding, begins) = self.encoding(epoch, &changes, is_encoded);
+        let (encoding, begins) = self.encoding(epoch, &changes, signal);
         // Here, in order of the epochs, and not when they are stored.
         let links = self.changelog.clone().map(|log| (log.link(changes), log));
         let store_changes = async move {
@@ -248,12 +248,12 @@ impl Writer {
     }
 
     /// Returns the rows of `epoch` with all that its report needs, and a receiver that resolves
-    /// when they are encoded, as that of `is_encoded` does.
+    /// when they are encoded. `signal` is dropped then, too.
     fn encoding(
         &mut self,
         epoch: Epoch,
         changes: &[PartChange],
-        is_encoded: oneshot::Sender<()>,
+        signal: oneshot::Sender<()>,
     ) -> (EpochEncoding, oneshot::Receiver<()>) {
         let later = self.open.split_off(&(epoch + 1));
         let rows = std::mem::replace(&mut self.open, later).remove(&epoch).unwrap_or_default();
@@ -276,7 +276,7 @@ impl Writer {
             rows,
             parts: self.context.settings.parts,
             threads: self.context.settings.threads,
-            is_encoded: [is_encoded, begin],
+            encoded_signals: [signal, begin],
         };
         (encoding, begins)
     }
@@ -295,7 +295,7 @@ struct EpochEncoding {
     /// Number of workers of this process.
     threads: usize,
     /// Dropped when the rows are encoded.
-    is_encoded: [oneshot::Sender<()>; 2],
+    encoded_signals: [oneshot::Sender<()>; 2],
 }
 
 /// The parts of an epoch.
@@ -340,7 +340,7 @@ impl EpochEncoding {
         self.output.results.encoded(epoch, self.threads, bytes);
         // Memory that the next epoch needs, which may be encoded after this.
         drop(self.rows);
-        drop(self.is_encoded);
+        drop(self.encoded_signals);
         let report = self.report;
         if !is_small(&parts) || !self.output.durable.has_reached(epoch) {
             return Ok(EncodedEpoch { parts, begun: None, report: Some(report) });
@@ -457,7 +457,7 @@ mod tests {
             rows: vec![EpochRows { epoch: 10, rows: rows_of(run) }],
             parts: 1,
             threads: 1,
-            is_encoded: [oneshot::channel().0, oneshot::channel().0],
+            encoded_signals: [oneshot::channel().0, oneshot::channel().0],
         };
         (encoding, sent)
     }

@@ -150,7 +150,7 @@ async fn commit(publisher: &Publisher, complete: CompleteEpoch) -> Result<()> {
     let written = try_join_all(written).await?;
     let begin = durable.begin_when_called();
     let durable = async {
-        let with_rows = durable.known().map(Ok);
+        let with_rows = durable.all_durable().map(Ok);
         let empties = written.into_iter().map(async |part| {
             durable.begun().await;
             publisher.sync_part(epoch, part).await

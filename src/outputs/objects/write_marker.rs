@@ -85,7 +85,7 @@ mod tests {
         let marker = Marker { epoch: 10, ..Marker::default() };
         let written = durable.begin_when_called();
         let durable = async {
-            durable.known().await;
+            durable.all_durable().await;
             Ok(())
         };
         let marker = async { write_marker(&publisher, &marker, written, durable).await.unwrap() };

@@ -98,7 +98,7 @@ impl LocalStore {
     }
 
     /// Returns the check that comes before an object gets its name.
-    fn may_write(&self) -> impl FnOnce() -> StoreResult<()> + Send + use<> {
+    fn owner_check(&self) -> impl FnOnce() -> StoreResult<()> + Send + use<> {
         let check = self.check.clone();
         move || check.map_or(Ok(()), |check| check())
     }
@@ -215,18 +215,18 @@ impl LocalStore {
 impl Store for LocalStore {
     /// Writes a file under another name, syncs it, and renames it over one that is there.
     fn put<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        let (name, may_write) = (key.to_owned(), self.may_write());
+        let (name, check_owner) = (key.to_owned(), self.owner_check());
         self.run(&[key], move |root| {
-            may_write()?;
+            check_owner()?;
             write_files::put(root, &name, &body)
         })
     }
 
     /// Writes a file under another name, syncs it, and renames it if there is none.
     fn put_new<'a>(&'a self, key: &'a str, body: Body) -> BoxFuture<'a, StoreResult<Stored>> {
-        let (name, may_write) = (key.to_owned(), self.may_write());
+        let (name, check_owner) = (key.to_owned(), self.owner_check());
         self.run(&[key], move |root| {
-            may_write()?;
+            check_owner()?;
             write_files::put_new(root, &name, &body)
         })
     }
@@ -237,9 +237,9 @@ impl Store for LocalStore {
         key: &'a str,
         body: Body,
     ) -> BoxFuture<'a, StoreResult<Creation<'a>>> {
-        let (name, content, may_write) = (key.to_owned(), body.clone(), self.may_write());
+        let (name, content, check_owner) = (key.to_owned(), body.clone(), self.owner_check());
         let written = self.run(&[key], move |root| {
-            may_write()?;
+            check_owner()?;
             write_files::draft(root, &name, &content)
         });
         async move {
@@ -251,7 +251,7 @@ impl Store for LocalStore {
 
     fn write_part_here(&self, key: &str, body: &Body) -> Option<StoreResult<Creation<'static>>> {
         let draft = check_key(key)
-            .and_then(|()| self.may_write()())
+            .and_then(|()| self.owner_check()())
             .and_then(|()| write_files::draft(&self.root, key, body));
         let (store, key, body) = (self.clone(), key.to_owned(), body.clone());
         Some(draft.map(|draft| store.sync_part(key, body, draft).boxed() as Creation<'static>))
@@ -282,9 +282,9 @@ impl Store for LocalStore {
         });
         async move {
             let prepared = prepared.await?;
-            let (name, may_write) = (key.to_owned(), self.may_write());
+            let (name, check_owner) = (key.to_owned(), self.owner_check());
             let create = move |root: &Path| {
-                may_write()?;
+                check_owner()?;
                 write_files::place_new(root, &name, prepared, &body)
             };
             Ok(self.run(&[key], create))

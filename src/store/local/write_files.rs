@@ -74,6 +74,14 @@ impl RemoveOnDrop {
         let stat = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
         stat.is_ok_and(|stat| (stat.st_dev, stat.st_ino) == self.id)
     }
+
+    /// Looks at the file, so that its next change has the exact time. Kernels since 6.13 take that
+    /// if the change before was looked at in the same tick, and else the time of the tick, of up to
+    /// 4 ms.
+    fn note_change_time(&self) {
+        // Only the precision of the time depends on it.
+        let _ = statat(&self.folder, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+    }
 }
 
 impl Drop for RemoveOnDrop {
@@ -125,7 +133,7 @@ const BEGIN_BYTES_MAX: u64 = 8 << 20;
 /// The kernel begins to write the pages of a file that is said not to be needed, and does not wait
 /// for them. It then tries to drop the pages, mostly in vain, for which every processor hands over
 /// those it has added. `sync_file_range` would only write, but rustix does not offer it.
-fn begin_sync(file: &File, body: &Body) {
+fn begin_writeback(file: &File, body: &Body) {
     if body.bytes() <= BEGIN_BYTES_MAX {
         // Only the time of the sync depends on it.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
@@ -168,7 +176,7 @@ pub fn put_new(root: &Path, key: &str, body: &Body) -> StoreResult<Stored> {
 pub fn prepare(root: &Path, key: &str, body: &Body) -> StoreResult<UnsyncedTemporary> {
     let temporary = write(root, key, body);
     let temporary = temporary.map_err(|error| failure("write", &root.join(key), &error))?;
-    begin_sync(&temporary.file, body);
+    begin_writeback(&temporary.file, body);
     Ok(temporary)
 }
 
@@ -181,9 +189,8 @@ pub fn place_new(
     SyncedTemporary(file): SyncedTemporary,
     body: &Body,
 ) -> StoreResult<Stored> {
-    // Kernels since 6.13 take the exact time of a change if the one before was looked at in the
-    // same tick, and else that of the tick, of up to 4 ms. The marker's age is measured by it.
-    let _ = file.bears_name();
+    // The marker's age is measured by this time.
+    file.note_change_time();
     let linked = link_new(&file.folder, &file.name, split(key).1);
     // Its first name, if it has two.
     drop(file);
@@ -232,7 +239,7 @@ pub fn draft(root: &Path, key: &str, body: &Body) -> StoreResult<UnsyncedPart> {
         let name = RemoveOnDrop::new(folder, name.to_owned(), &file)?;
         crash_point("output.part_opened");
         write_body(&mut file, body)?;
-        begin_sync(&file, body);
+        begin_writeback(&file, body);
         Ok(UnsyncedPart { key: key.to_owned(), file, name: Some(name) })
     };
     let created: io::Result<UnsyncedPart> = create();
