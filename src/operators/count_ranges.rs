@@ -208,9 +208,6 @@ pub fn drain<'s>(
                     answers.session_with_builder(&right).give(answer);
                 }
             });
-            if frontiers[0].frontier().is_empty() {
-                open.end();
-            }
             while let Some(first) = noticed.first_entry() {
                 if frontiers[0].less_equal(first.key()) {
                     break;

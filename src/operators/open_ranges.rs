@@ -182,11 +182,6 @@ impl OpenRanges {
         }
     }
 
-    /// Notes that no epoch follows those that are open.
-    pub fn end(&self) {
-        self.0.kept.keep_least();
-    }
-
     /// Notes the first open epoch, and frees memory of ranges that was not used for some epochs.
     pub fn pass(&self, first_open: Option<&Epoch>) {
         let mut state = self.state();

@@ -28,8 +28,6 @@ pub struct KeptRanges {
     /// The tables of this process.
     tables: Arc<[Mutex<Option<RangeTable>>]>,
     limit: KeptLimit,
-    /// True if no epoch follows.
-    is_last: Arc<AtomicBool>,
 }
 
 /// The limit of the memory that ranges keep. Clones share it.
@@ -55,12 +53,7 @@ impl KeptRanges {
     /// Begins without tables.
     pub fn new(ranging: Ranging, process: usize, limit: KeptLimit) -> KeptRanges {
         let tables = ranging.of_process(process).map(|_| Mutex::default()).collect();
-        KeptRanges { ranges: ranging.ranges() as u64, tables, limit, is_last: Arc::default() }
-    }
-
-    /// Keeps nearly no memory from now on, since no epoch follows.
-    pub fn keep_least(&self) {
-        self.is_last.store(true, Ordering::Relaxed);
+        KeptRanges { ranges: ranging.ranges() as u64, tables, limit }
     }
 
     /// Locks the table at `at`, which is whole whatever its last user did.
@@ -76,8 +69,7 @@ impl KeptRanges {
 
     /// Keeps a drained table with the homes that its words needed, as far as the limit allows.
     pub(super) fn keep(&self, at: usize, mut table: RangeTable, needed: RangeHomes) {
-        let bytes_max = if self.is_last.load(Ordering::Relaxed) { 0 } else { self.limit.bytes() };
-        table.reset(kept_homes(needed, bytes_max));
+        table.reset(kept_homes(needed, self.limit.bytes()));
         let mut kept = self.lock(at);
         // Another epoch's, which was open at the same time.
         if kept.as_ref().is_none_or(|other| other.heap_bytes() < table.heap_bytes()) {
@@ -138,13 +130,8 @@ mod tests {
         kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 13));
         kept.clear();
         assert_eq!(kept.heap_bytes(), 0);
-        for (change, expected) in [
-            ((|kept| kept.limit.keep_less()) as fn(&KeptRanges), 1 << 15),
-            (KeptRanges::keep_least, HOMES_MIN.tiny),
-        ] {
-            change(&kept);
-            kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 16));
-            assert_eq!(kept.take(7).homes(), homes(expected));
-        }
+        kept.limit.keep_less();
+        kept.keep(7, RangeTable::new(256, HOMES_MIN), homes(1 << 16));
+        assert_eq!(kept.take(7).homes(), homes(1 << 15));
     }
 }
