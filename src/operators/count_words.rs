@@ -404,3 +404,16 @@ fn each_key(
     });
     tally
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_of_seventeen_likely_epochs_begins_with_table() {
+        let mut beginnings = Beginnings::default();
+        let listed: Vec<bool> = (0..34).map(|_| beginnings.is_listed()).collect();
+        let tables = listed.iter().enumerate().filter(|(_, is_listed)| !**is_listed);
+        assert_eq!(tables.map(|(epoch, _)| epoch).collect::<Vec<_>>(), [16, 33]);
+    }
+}
