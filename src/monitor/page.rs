@@ -5,7 +5,7 @@ use http::{HeaderValue, StatusCode};
 
 use super::response_headers::{Response, response};
 use crate::random::random_id;
-use crate::response_body::ResponseBody;
+use crate::response_body;
 
 /// The page, with places for style, script and number.
 const PAGE: &str = include_str!("page/page.html");
@@ -46,7 +46,7 @@ fn html(status: StatusCode, file: &str) -> Response {
          connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
          frame-ancestors 'none'"
     );
-    let mut answer = response(status, "text/html; charset=utf-8", ResponseBody::whole(text));
+    let mut answer = response(status, "text/html; charset=utf-8", response_body::whole(text));
     let default = HeaderValue::from_static("default-src 'none'");
     let policy = HeaderValue::try_from(policy).unwrap_or(default);
     answer.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);

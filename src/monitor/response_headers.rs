@@ -5,7 +5,7 @@ use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::json;
 
-use crate::response_body::ResponseBody;
+use crate::response_body::{self, ResponseBody};
 
 /// An answer of the server.
 pub type Response = http::Response<ResponseBody>;
@@ -18,13 +18,13 @@ pub fn error(status: StatusCode, message: &str) -> Response {
 /// Returns a value as JSON.
 pub fn json(status: StatusCode, value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
-        Ok(bytes) => response(status, "application/json", ResponseBody::whole(bytes)),
+        Ok(bytes) => response(status, "application/json", response_body::whole(bytes)),
         Err(_) => {
             let text = "{\"error\":\"the answer cannot be encoded\"}";
             response(
                 StatusCode::INTERNAL_SERVER_ERROR,
                 "application/json",
-                ResponseBody::whole(text),
+                response_body::whole(text),
             )
         }
     }

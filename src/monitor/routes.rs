@@ -25,7 +25,7 @@ use super::site::Site;
 use super::status;
 use crate::epoch::Epoch;
 use crate::meters::{COMMITTED_MAX, Phase, TOP_MAX};
-use crate::response_body::ResponseBody;
+use crate::response_body;
 
 /// Epochs that are listed where `last` is not given.
 const LAST_DEFAULT: usize = 100;
@@ -128,7 +128,7 @@ fn metrics_in(site: &Site, headers: &HeaderMap) -> Response {
     let accepts = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let format = MetricsFormat::accepted(accepts);
     match metrics::encode(&site.meters, format) {
-        Ok(text) => response(StatusCode::OK, format.content_type(), ResponseBody::whole(text)),
+        Ok(text) => response(StatusCode::OK, format.content_type(), response_body::whole(text)),
         Err(_) => error(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded"),
     }
 }
@@ -151,10 +151,10 @@ fn stream<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
     let asked = value(request.uri().query(), "after").next();
     let after = last.or(asked).and_then(|id| id.trim().parse::<Epoch>().ok());
     let body = if request.method() == Method::HEAD {
-        ResponseBody::empty()
+        response_body::empty()
     } else {
         match event_stream::stream(&site.events, after) {
-            Some(stream) => ResponseBody::Stream(Box::pin(stream)),
+            Some(stream) => response_body::stream(stream),
             None => {
                 let message = "too many event streams are open";
                 let mut full = error(StatusCode::SERVICE_UNAVAILABLE, message);

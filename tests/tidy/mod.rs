@@ -67,6 +67,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("opendal_http_transport_reqwest", &["store"]),
     ("reqwest", &["store", "outputs", "cli"]),
     ("hyper", &["monitor", "sources", "response_body"]),
+    ("http_body_util", &["sources", "response_body"]),
     ("hyper_util", &["monitor", "sources"]),
     ("prometheus_client", &["monitor"]),
     ("rusqlite", &["outputs"]),

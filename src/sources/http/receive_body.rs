@@ -2,14 +2,13 @@
 //! memory.
 
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::io::{self, Read};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
-use hyper::body::{Body, Bytes, Incoming};
+use http_body_util::BodyExt;
+use hyper::body::{Bytes, Incoming};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 
@@ -143,7 +142,7 @@ impl BodyLimits {
 /// Returns the next bytes of a body; `None` at its end. Fields after the body are passed over.
 async fn next_bytes(body: &mut Incoming) -> Option<hyper::Result<Bytes>> {
     loop {
-        match poll_fn(|context| Pin::new(&mut *body).poll_frame(context)).await? {
+        match body.frame().await? {
             Ok(frame) => match frame.into_data() {
                 Ok(bytes) => return Some(Ok(bytes)),
                 Err(_) => continue,

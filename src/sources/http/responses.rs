@@ -4,7 +4,7 @@ use http::header::{ALLOW, CONNECTION, CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICAT
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
-use crate::response_body::ResponseBody;
+use crate::response_body::{self, ResponseBody};
 
 /// Seconds after which a sender may try again.
 const RETRY_AFTER_S: &str = "1";
@@ -79,7 +79,7 @@ impl Refusal {
 
 /// Returns the answer to lines that are kept and belong to no producer.
 pub fn kept() -> Response<ResponseBody> {
-    let mut answer = Response::new(ResponseBody::empty());
+    let mut answer = Response::new(response_body::empty());
     *answer.status_mut() = StatusCode::NO_CONTENT;
     answer
 }
@@ -95,7 +95,7 @@ pub fn next(next: u64, tag: Option<String>) -> Response<ResponseBody> {
 
 /// Returns an answer with JSON.
 fn json_answer(status: StatusCode, body: String) -> Response<ResponseBody> {
-    let mut answer = Response::new(ResponseBody::whole(body + "\n"));
+    let mut answer = Response::new(response_body::whole(body + "\n"));
     *answer.status_mut() = status;
     let json = HeaderValue::from_static("application/json");
     answer.headers_mut().insert(CONTENT_TYPE, json);

@@ -36,7 +36,7 @@ use super::decode::Coding;
 use super::receive_body::{BodyLimits, Received};
 use super::request::{Guard, LinesRequest, PieceEnd, announced_length};
 use super::responses::{self, Refusal};
-use crate::response_body::ResponseBody;
+use crate::response_body::{self, ResponseBody};
 
 /// Longest time for the head of a request, and for the silence between two requests.
 const HEAD_TIME_MAX: Duration = Duration::from_secs(30);
@@ -84,7 +84,7 @@ impl LinesService {
         let is_head = request.method() == Method::HEAD;
         let mut answer = self.fulfil(request, activity).await.unwrap_or_else(Refusal::answer);
         if is_head {
-            *answer.body_mut() = ResponseBody::empty();
+            *answer.body_mut() = response_body::empty();
         }
         answer
     }
