@@ -147,11 +147,16 @@ impl Group {
         let mut len = self.len;
         self.len += mask.count_ones() as usize;
         while mask != 0 {
-            for _ in 0..STRIDE {
-                self.ends[len % GROUP_MAX] = at + mask.trailing_zeros() as usize;
-                len += 1;
-                mask &= mask.wrapping_sub(1);
-            }
+            // Written out, since a loop is not unrolled where code is built for size.
+            let (ends, len) = (&mut self.ends, &mut len);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
+            mask = put(ends, len, at, mask);
         }
     }
 
@@ -175,6 +180,14 @@ impl Group {
             _ => self.start,
         }
     }
+}
+
+/// Writes the lowest end of a mask at `len`, and returns the mask without it.
+#[inline(always)]
+fn put(ends: &mut [usize; GROUP_MAX], len: &mut usize, at: usize, mask: u64) -> u64 {
+    ends[*len % GROUP_MAX] = at + mask.trailing_zeros() as usize;
+    *len += 1;
+    mask & mask.wrapping_sub(1)
 }
 
 /// Splits by Scala's rule: spaces at the end of a line are ignored; an empty line is one empty
