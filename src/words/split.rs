@@ -17,7 +17,7 @@ use unicode_segmentation::UnicodeSegmentation;
 /// Number of word ends from which a group is passed on.
 pub const GROUP_MIN: usize = 32;
 
-/// Number of ends that are written at once.
+/// Number of ends that are written at once: so many calls of `put` are in `push`.
 const STRIDE: usize = 8;
 
 /// Most word ends in a group: a power of two that holds a nearly full group, the ends of one more
