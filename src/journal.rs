@@ -48,6 +48,7 @@ mod fields;
 mod group_sync;
 mod measure_usage;
 mod open_journal;
+mod page_cache;
 mod read_back;
 mod record;
 mod record_bytes;

@@ -9,11 +9,13 @@
 use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{FallocateFlags, OFlags};
+use rustix::fs::{Advice, FallocateFlags, OFlags, fadvise};
 use rustix::io::Errno;
 
 use crate::crash_points;
@@ -60,6 +62,10 @@ pub trait File: Send + Sync + fmt::Debug {
     /// # Errors
     /// Those of the disk, `StorageFull` among them: some of the old bytes may be there still.
     fn truncate(&self, bytes_kept: u64, bytes: u64) -> io::Result<()>;
+
+    /// Called when these bytes, which are synced, will hardly be read again. What a read returns
+    /// does not depend on it.
+    fn uncache(&self, bytes: Range<u64>);
 }
 
 /// One folder of files.
@@ -322,6 +328,12 @@ impl File for LocalFile {
                 allocate(&self.0, bytes)
             }
         }
+    }
+
+    fn uncache(&self, bytes: Range<u64>) {
+        let length = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
+        // No length would mean the whole file. A file system may ignore the advice.
+        let _ = length.map(|_| fadvise(&self.0, bytes.start, length, Advice::DontNeed));
     }
 }
 

@@ -34,9 +34,10 @@ impl Syncer {
         Ok(Position(self.shared.sync()?))
     }
 
-    /// Takes out one segment that is done with, or empties one old file, and wakes those that wait
-    /// for room; `false` if nothing of that is left to do. A file takes tens of milliseconds, and
-    /// an epoch may leave dozens, so a sync that is asked for meanwhile goes first.
+    /// Lets old bytes leave the page cache, takes out one segment that is done with, or empties one
+    /// old file, and wakes those that wait for room; `false` if nothing of that is left to do. A
+    /// file takes tens of milliseconds, and an epoch may leave dozens, so a sync that is asked for
+    /// meanwhile goes first.
     ///
     /// Call it after every sync, and at least once a second while the journal is full: it is what
     /// notices that a full disk has room again.
@@ -45,6 +46,7 @@ impl Syncer {
     /// `Disk` if the disk failed, now or before.
     pub fn tidy(&self) -> Result<bool> {
         self.shared.check_poison()?;
+        self.shared.uncache();
         let tidied = self.shared.retire()? || self.shared.adopt()?;
         self.shared.restock()?;
         Ok(tidied)

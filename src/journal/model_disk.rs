@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use super::disk::{Disk, File};
@@ -397,4 +398,6 @@ impl File for ModelFile {
         self.change(Change::Resize { kept, bytes });
         Ok(())
     }
+
+    fn uncache(&self, _: Range<u64>) {}
 }

@@ -27,6 +27,7 @@ pub struct Reader {
 impl Reader {
     /// Returns a reader of the records from `from` on.
     pub(crate) fn new(shared: Arc<JournalShared>, from: Position) -> Reader {
+        shared.readers.fetch_add(1, Ordering::Relaxed);
         Reader { shared, position: from.0, limit: from.0, cursor: None }
     }
 
@@ -97,6 +98,12 @@ impl Reader {
             }
         }
         Ok(true)
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.shared.readers.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::watch;
@@ -40,6 +40,10 @@ pub struct JournalShared {
     pub syncing: Mutex<()>,
     /// How far the log is on disk, for those that wait for it.
     pub durable: watch::Sender<u64>,
+    /// Bytes before this have left the page cache.
+    pub uncached: AtomicU64,
+    /// Number of readers that are not done.
+    pub readers: AtomicUsize,
     /// The disk error that ended this journal.
     poison: OnceLock<String>,
 }
@@ -208,6 +212,8 @@ impl JournalShared {
             ledger,
             syncing: Mutex::new(()),
             durable: watch::Sender::new(synced),
+            uncached: AtomicU64::new(appended),
+            readers: AtomicUsize::new(0),
             poison: OnceLock::new(),
         }
     }
