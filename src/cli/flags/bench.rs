@@ -66,7 +66,7 @@ pub struct BenchFlags {
     #[arg(long, value_name = "N", default_value_t = 5)]
     pub seconds: u64,
 
-    /// All runs of docs/PERFORMANCE.md: about half an hour, and 4 GiB of disk
+    /// All runs of docs/PERFORMANCE.md: about a quarter of an hour, and 5 GiB of disk
     #[arg(long, conflicts_with_all = ["corpus", "mib", "threads", "processes", "journal",
         "interval", "rounds", "beside", "rate", "seconds"])]
     pub figures: bool,
