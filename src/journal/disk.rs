@@ -332,8 +332,11 @@ impl File for LocalFile {
 
     fn uncache(&self, bytes: Range<u64>) {
         let length = NonZeroU64::new(bytes.end.saturating_sub(bytes.start));
-        // No length would mean the whole file. A file system may ignore the advice.
-        let _ = length.map(|_| fadvise(&self.0, bytes.start, length, Advice::DontNeed));
+        // Without a length the advice would be for the whole file.
+        if length.is_some() {
+            // Only memory depends on it: a file system may ignore the advice.
+            let _ = fadvise(&self.0, bytes.start, length, Advice::DontNeed);
+        }
     }
 }
 
