@@ -36,6 +36,7 @@ mod inherited;
 pub mod launcher;
 mod loopback_ports;
 mod loss_cause;
+mod peer_silence;
 mod process_figures;
 mod settings;
 mod user_key;

@@ -21,9 +21,8 @@
 //!   on it. A connection keeps order, so a peer receives the cause before it sees the connection of
 //!   a survivor close. Later causes are not reported.
 //!
-//! The data sockets have no `TCP_USER_TIMEOUT`. Under load a lagging peer may keep its window
-//! closed for hours, for example while a store is away, and the kernel would take that for a dead
-//! host.
+//! The data sockets have no `TCP_USER_TIMEOUT`: a lagging peer may keep its window closed for
+//! hours, for example while a store is away, and the kernel would take that for a dead host.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -39,6 +38,7 @@ use super::control_frames::{
 };
 use super::inbox::{ControlEvent, Inbox};
 use super::loss_cause::{Loss, cause_of, seconds};
+use super::peer_silence::PeerSilence;
 use super::process_figures::FiguresTaker;
 use super::settings::ClusterSettings;
 use crate::epoch::{Epoch, TIME_MAX_MS};
@@ -328,7 +328,7 @@ impl ControlLinks {
         let ClusterSettings { heartbeat_interval: interval, stall_timeout, .. } = self.settings;
         let (beat, mut chunk) = (Frame::Heartbeat.encode(), [0; 4096]);
         let (mut frames, mut assembly) = (Frames::default(), Assembly::default());
-        let (mut heard, mut beaten) = (Instant::now(), None::<Instant>);
+        let (mut silence, mut beaten) = (PeerSilence::new(interval), None::<Instant>);
         loop {
             // Compared with half an interval, because received bytes also wake this thread. A wake
             // just before the end of a whole interval would delay the heartbeat by another one.
@@ -342,16 +342,16 @@ impl ControlLinks {
                 Ok(received) => {
                     frames.push(&chunk[..received]);
                     match self.take_all(from, &mut frames, &mut assembly) {
-                        Ok(true) => heard = Instant::now(),
+                        Ok(true) => silence.end(),
                         // A part of a frame is no sign of life: it may never become a whole one.
-                        Ok(false) if heard.elapsed() < stall_timeout => {}
+                        Ok(false) if silence.turn() < stall_timeout => {}
                         Ok(false) => return self.lose(self.stalled(from)),
                         Err(cause) => return self.lose(self.seen(from, &cause)),
                     }
                 }
                 Err(cause) => match cause.kind() {
                     io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock if heard.elapsed() < stall_timeout => {}
+                    io::ErrorKind::WouldBlock if silence.turn() < stall_timeout => {}
                     io::ErrorKind::WouldBlock => return self.lose(self.stalled(from)),
                     _ => return self.ended(from, link, Some(cause)),
                 },
