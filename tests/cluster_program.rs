@@ -50,7 +50,12 @@ impl Addresses {
 pub(crate) fn start(rig: &Rig, processes: usize, arguments: &str) -> Vec<Running> {
     let addresses = Addresses::new(processes);
     let each = 0..processes;
-    each.map(|p| rig.wordtide(&format!("{arguments} {}", addresses.flags(p))).start()).collect()
+    let line = |p| format!("{arguments} {}", addresses.flags(p));
+    let started = each.map(|p| rig.wordtide(&line(p)).start()).collect();
+    // Held as long as the tests run: the processes may not have bound their ports yet, and a socket
+    // of another test could get one.
+    std::mem::forget(addresses);
+    started
 }
 
 /// Waits for the end of each.
