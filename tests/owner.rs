@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::rig::{Ended, Output, Rig, Running, Server};
+use crate::windows::wait_for_journal;
 
 /// Runs a job with this state until its source ends; crashes at `point` if one is given.
 fn once(rig: &Rig, server: &Server, state: &str, text: &str, point: &str) -> Ended {
@@ -77,8 +80,32 @@ fn refused_lines_are_set_aside_and_published_elsewhere() {
     let output = rig.output("out/counts");
     let found = ["other", "precious", "later", "latest"].map(|word| words(&output, word));
     assert_eq!(found, [1, 0, 1, 1]);
+    // No program knows that the lines set aside were published: their owner says so.
+    rig.run("state --remove a").expect(78).says(&["kept-1-", "9 bytes"]);
+    assert!(rig.by(&["sh", "-c", "rm -r a/kept-1-journal-*"]));
     rig.run("state --remove a").expect(0);
     assert!(!rig.path("a").exists());
+}
+
+#[test]
+fn replay_of_killed_run_publishes_its_open_epoch() {
+    for committed in ["", "committed\n"] {
+        let (rig, server) = (Rig::new(), Server::new());
+        if !committed.is_empty() {
+            once(&rig, &server, "a --keep-journal", committed, "").expect(0);
+        }
+        let flags = "--interval 10m --format tsv --parts 2 --to out/counts --state a";
+        let run = format!("run {} {flags} --keep-journal", server.flag());
+        let program = rig.wordtide(&run).start();
+        server.accept().send("open\n");
+        wait_for_journal(&rig.path("a"), "open");
+        program.signal(Signal::KILL);
+        program.end();
+        rig.run("replay a --interval 10m --format tsv --to elsewhere/counts").expect(0);
+        let output = rig.output("elsewhere/counts");
+        let found = ["committed", "open"].map(|word| words(&output, word));
+        assert_eq!(found, [u64::from(!committed.is_empty()), 1]);
+    }
 }
 
 #[test]

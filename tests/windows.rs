@@ -86,7 +86,7 @@ where
 }
 
 /// Waits until a journal holds the text.
-fn wait_for_journal(state: &Path, text: &str) {
+pub(crate) fn wait_for_journal(state: &Path, text: &str) {
     let holds = |path: &Path| {
         fs::read(path).is_ok_and(|bytes| bytes.windows(text.len()).any(|at| at == text.as_bytes()))
     };

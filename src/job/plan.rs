@@ -205,9 +205,10 @@ impl JobPlan {
         if let Some(dir) = &self.asked.replay {
             let mut found = JournalList::default();
             if self.asked.cluster.process == 0 {
-                for (folder, summary) in replay_journal::kept_journals(dir)? {
-                    replay_journal::open(&folder, &summary)?.add_to(&mut found);
-                }
+                let definition = self.identity.definition_name();
+                replay_journal::warn_of_other_definition(dir, definition);
+                let kept = replay_journal::open_all(dir)?;
+                kept.into_iter().for_each(|journal| journal.add_to(&mut found));
             }
             return Ok(FormerRuns { journals: vec![found], ..FormerRuns::default() });
         }

@@ -1,19 +1,21 @@
 //! A kept journal, run again: the same lines in the same epochs, so the same bytes.
 //!
-//! Nothing is read from a source and no clock is asked: the marks name the epochs. Bytes after the
-//! last mark belong to no epoch and are left out.
+//! Nothing is read from a source and no clock is asked: the recorded ends name the epochs. Bytes
+//! after the last of them, which a crash leaves, are one more epoch.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::find_journals::{FoundJournal, JournalList, KnownJournal};
 use super::recover_epochs::RecoveryPlan;
+use super::restore_changelog;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{
     Facts, Journal, JournalSettings, JournalSummary, Position, Record, Resume, SyncPolicy, peek,
 };
 use crate::sources::{KafkaTopic, Past};
+use crate::state::Identity;
 
 /// Returns the journals in `dir`: the folder of one, or a state that holds some.
 ///
@@ -49,8 +51,12 @@ pub fn kept_journals(dir: &Path) -> Result<Vec<(PathBuf, JournalSummary)>> {
 pub struct KeptJournal {
     /// The journal, opened for reading.
     pub journal: Journal,
-    /// The ends of its epochs, in order.
+    /// The ends of its epochs, in order; that of bytes after the last recorded end included.
     ends: Vec<Epoch>,
+    /// The least name for an epoch after the last recorded end, if the journal knows one.
+    next: Option<Epoch>,
+    /// True if there are bytes after the last recorded end.
+    has_rest: bool,
     /// The position of its first record.
     first: Position,
     /// True if all lines of the first epoch are there.
@@ -75,11 +81,81 @@ pub fn parts(dir: &Path, interval_ms: u64) -> Result<u32> {
     Ok(first.parts)
 }
 
-/// Opens a kept journal and finds its marks.
+/// Warns if the journals in `dir` were written by another definition than `definition`: that gives
+/// other results, which may be what is wanted.
+pub fn warn_of_other_definition(dir: &Path, definition: &str) {
+    let of_state = [Some(dir), dir.parent()].into_iter().flatten();
+    let Some(written) = of_state.filter_map(Identity::of_state).next() else { return };
+    if written.definition_name() != definition {
+        tracing::warn!(
+            "the state of {} is run again with {definition}; its own results come from `wordtide \
+             replay DIR {}`",
+            written.definition,
+            written.definition_name()
+        );
+    }
+}
+
+/// Opens the kept journals in `dir` and finds the ends of their epochs.
 ///
-/// Fails with `Disk` if the journal cannot be read, or is damaged, and with `Configuration` if it
-/// holds positions only.
-pub fn open(folder: &Path, summary: &JournalSummary) -> Result<KeptJournal> {
+/// Fails with `Disk` if one cannot be read, or is damaged, and with `Configuration` if one holds
+/// positions only.
+pub fn open_all(dir: &Path) -> Result<Vec<KeptJournal>> {
+    let kept = kept_journals(dir)?;
+    let interval_ms = kept.first().map_or(1, |(_, summary)| summary.interval_ms);
+    let mut all = Vec::new();
+    for (folder, summary) in &kept {
+        all.push(open(folder, summary)?);
+    }
+    // A job that was killed in its first epoch has recorded no end. Its state has the name.
+    let begun = || {
+        let of_state = [Some(dir), dir.parent()].into_iter().flatten();
+        of_state.filter_map(|state| restore_changelog::begun(state).ok()?).next()
+    };
+    // All journals of a job are cut together, so this is one epoch.
+    let rest = all.iter().filter_map(|one| one.next).max().or_else(begun).unwrap_or(interval_ms);
+    for one in all.iter_mut().filter(|one| one.has_rest) {
+        one.ends.push(rest);
+    }
+    Ok(all)
+}
+
+/// Opens a kept journal and finds the recorded ends.
+fn open(folder: &Path, summary: &JournalSummary) -> Result<KeptJournal> {
+    refuse_positions_only(summary)?;
+    // Nothing is added but the ends of connections that a crash left open.
+    let settings = JournalSettings {
+        journal_bytes_max: u64::MAX / 2,
+        sync: SyncPolicy::Never,
+        keep_journal: true,
+        ..JournalSettings::default()
+    };
+    let JournalSummary { source, parts, interval_ms, open_epochs, last_epoch, .. } =
+        summary.clone();
+    let (journal, recovery) =
+        Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
+    let mut reader = journal.reader(recovery.first);
+    let (mut ends, mut has_rest) = (Vec::new(), false);
+    let mut next = last_epoch.map(|last| last.saturating_add(interval_ms));
+    while let Some(entry) = reader.next()? {
+        match entry.record {
+            Record::EpochEnd { end, .. } => {
+                ends.push(end.epoch);
+                (next, has_rest) = (Some(end.next_epoch), false);
+            }
+            Record::Data { bytes, .. } => has_rest |= !bytes.is_empty(),
+            _ => {}
+        }
+    }
+    let first = recovery.first;
+    // Segments are emptied only when all that is in them is committed.
+    let is_open = ends.first().is_none_or(|epoch| open_epochs.contains(epoch));
+    let is_first_whole = first == Position(0) || is_open;
+    Ok(KeptJournal { journal, ends, next, has_rest, first, is_first_whole })
+}
+
+/// Fails with `Configuration` for a journal of a source that can be read again: it holds no bytes.
+fn refuse_positions_only(summary: &JournalSummary) -> Result<()> {
     if KafkaTopic::base_name(&summary.source).is_some() {
         let message =
             format!("the journal of {} holds no bytes: a topic is not copied", summary.source);
@@ -92,27 +168,7 @@ pub fn open(folder: &Path, summary: &JournalSummary) -> Result<KeptJournal> {
         return Err(Error::new(ErrorKind::Configuration, message)
             .hint("run the files themselves: --file, or --watch with --watch-existing"));
     }
-    // Nothing is added but the ends of connections that a crash left open.
-    let settings = JournalSettings {
-        journal_bytes_max: u64::MAX / 2,
-        sync: SyncPolicy::Never,
-        keep_journal: true,
-        ..JournalSettings::default()
-    };
-    let JournalSummary { source, parts, interval_ms, open_epochs, .. } = summary.clone();
-    let (journal, recovery) =
-        Journal::open(folder, settings, Facts { source, parts, interval_ms })?;
-    let mut reader = journal.reader(recovery.first);
-    let mut ends = Vec::new();
-    while let Some(entry) = reader.next()? {
-        if let Record::EpochEnd { end, .. } = entry.record {
-            ends.push(end.epoch);
-        }
-    }
-    let first = recovery.first;
-    // Segments are emptied only when all that is in them is committed.
-    let is_open = ends.first().is_some_and(|epoch| open_epochs.contains(epoch));
-    Ok(KeptJournal { journal, ends, first, is_first_whole: first == Position(0) || is_open })
+    Ok(())
 }
 
 impl KeptJournal {
@@ -123,8 +179,7 @@ impl KeptJournal {
         list.add_epochs(self.ends, last);
     }
 
-    /// Returns the past from which the journal is read; lines after the last mark would belong to
-    /// `open`.
+    /// Returns the past from which the journal is read. Nothing belongs to `open`.
     pub fn past(&self, recovery_plan: &RecoveryPlan, open: Epoch) -> Past {
         let mut left_out: BTreeSet<Epoch> = recovery_plan.committed.clone();
         left_out.insert(open);

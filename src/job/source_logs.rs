@@ -156,8 +156,7 @@ impl Streams {
         threads: usize,
     ) -> Result<Streams> {
         let mut kept = Vec::new();
-        for (folder, summary) in replay_journal::kept_journals(dir)? {
-            let journal = replay_journal::open(&folder, &summary)?;
+        for journal in replay_journal::open_all(dir)? {
             let past = journal.past(recovery_plan, open);
             let index = kept.len() as u32;
             let log = Some((journal.journal, past));

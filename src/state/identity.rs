@@ -1,6 +1,8 @@
 //! The identity of a job: all that determines the bytes it publishes.
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -80,6 +82,11 @@ impl Identity {
             layout: form.layout,
             time_zone: form.zone_name()?,
         })
+    }
+
+    /// Returns the identity that a state folder states; `None` if it cannot be read.
+    pub fn of_state(state: &Path) -> Option<Identity> {
+        serde_json::from_slice(&fs::read(state.join(super::IDENTITY)).ok()?).ok()
     }
 
     /// Returns the name of the definition, without its parameters.

@@ -64,6 +64,7 @@ impl SourceLog {
                     self.lagging = Some(lagging);
                     return Ok(());
                 }
+                self.end_replay()?;
                 return self.bound_lines(0);
             };
             let (position, end) = (entry.position, entry.end);
@@ -83,6 +84,16 @@ impl SourceLog {
         }
         self.lagging = Some(lagging);
         self.reports.report();
+        Ok(())
+    }
+
+    /// Passes the end of the epoch that a crash left open in a kept journal: no record states it.
+    ///
+    /// Fails with `Disk` if it cannot be passed.
+    fn end_replay(&mut self) -> Result<()> {
+        while self.epochs.is_replay() && self.epochs.next_end().is_some() {
+            self.pass()?;
+        }
         Ok(())
     }
 
