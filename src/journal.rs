@@ -78,7 +78,7 @@ use serde::{Deserialize, Serialize};
 pub use append_records::Journal;
 pub use disk::{Disk, File};
 pub use disk_budget::Budget;
-pub use dump_and_check::{check, dump};
+pub use dump_and_check::{FOLDER_HINT, check, dump};
 pub use group_sync::{Durable, Syncer};
 pub use measure_usage::{JournalUsage, usage};
 pub use read_back::{Reader, damage_hint};
@@ -90,7 +90,7 @@ pub use record::{
 pub use record::{Entry, POSITIONS_BYTES_MAX};
 #[cfg(feature = "internals")]
 pub use recover::Recovery;
-pub use remove_journal::put_away;
+pub use remove_journal::{CLOSED, put_away};
 pub use segment::{Facts, id_digits};
 pub use shared_state::Room;
 pub use summary::{JournalSummary, peek};

@@ -13,6 +13,7 @@ mod finish_note;
 mod identity;
 mod lock_folder;
 mod state_folders;
+mod unread_journals;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
@@ -34,7 +35,8 @@ use crate::random::random_id;
 pub use finish_note::{FinishNote, FinishedJournals};
 pub use identity::Identity;
 use lock_folder::{lock_folder, lock_path};
-pub use state_folders::{JOURNAL, KEPT, NOTE, StateSurvey, remove, states_at};
+pub use state_folders::{JOURNAL, StateSurvey, remove, states_at};
+pub use unread_journals::{KEPT, NOTE};
 
 /// The identity of the job.
 const IDENTITY: &str = "identity.json";
@@ -239,8 +241,7 @@ impl State {
 
     /// Returns the number of parts in the identity of the state in `dir`, if there is one.
     pub fn recorded_parts(dir: &Path) -> Option<u32> {
-        let bytes = fs::read(dir.join(IDENTITY)).ok()?;
-        serde_json::from_slice::<Identity>(&bytes).ok().map(|identity| identity.parts)
+        Identity::of_state(dir).map(|identity| identity.parts)
     }
 }
 

@@ -36,10 +36,7 @@ fn code_of(run: impl FnOnce() -> Result<u8>) -> u8 {
     // The hook has reported a panic; what it left half done is not looked at again.
     let code = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(Ok(code)) => code,
-        Ok(Err(error)) => {
-            report(&error);
-            exit_codes::exit_code(error.kind())
-        }
+        Ok(Err(error)) => report(&error),
         Err(_) => exit_codes::exit_code(ErrorKind::Panicked),
     };
     stderr::flush();
@@ -101,8 +98,9 @@ pub fn at_once(code: u8) -> ! {
     exit_codes::exit(code)
 }
 
-/// Writes the error's line, with those causes that the message does not contain already.
-fn report(error: &Error) {
+/// Writes the error's line, with those causes that the message does not contain already. Returns
+/// the exit code.
+pub fn report(error: &Error) -> u8 {
     let mut text = error.to_string();
     let mut cause = std::error::Error::source(error);
     while let Some(error) = cause {
@@ -117,4 +115,5 @@ fn report(error: &Error) {
         text = format!("{text} ({places})");
     }
     log_lines::say(Level::ERROR, "failed", &format!("wordtide: error: {text}"));
+    exit_codes::exit_code(error.kind())
 }

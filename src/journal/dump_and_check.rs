@@ -45,7 +45,8 @@ impl Verdict {
 /// Writes every record of the journal in `folder` to `out`, one a line.
 ///
 /// # Errors
-/// `Disk` if the disk fails or the folder holds no journal; `Failed` if `out` fails.
+/// `Configuration` if the folder holds no journal, `Disk` if the disk fails or no part of the
+/// journal can be read, `Failed` if `out` fails.
 pub fn dump(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
     inspect(&LocalDisk::read_only(folder), true, out)
 }
@@ -58,6 +59,9 @@ pub fn dump(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
 pub fn check(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
     inspect(&LocalDisk::read_only(folder), false, out)
 }
+
+/// The hint for a folder that is no journal's.
+pub const FOLDER_HINT: &str = "give the folder of a journal, STATE/journal-…";
 
 /// A walk over a journal, and what it has found so far.
 struct Inspection<'a> {
@@ -92,9 +96,14 @@ struct BadPlace {
 /// Walks over all segments and judges them as a recovery would. A header that cannot be read does
 /// not end the walk: the id of the journal is in every other header, and records are found by it.
 ///
-/// Fails with `Disk` if a segment cannot be read. Damage is counted, and is no failure.
+/// Fails with `Configuration` if there is no segment, and with `Disk` if one cannot be read. Damage
+/// is counted, and is no failure.
 pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Result<Verdict> {
     let log = Log::list(disk)?;
+    if log.bases.is_empty() {
+        let message = format!("{} holds no journal", disk.place(""));
+        return Err(Error::new(ErrorKind::Configuration, message).hint(FOLDER_HINT));
+    }
     let mut id = None;
     for at in 0..log.bases.len() {
         id = id.or(log.header(at, None)?.map(|header| header.id));
@@ -102,9 +111,9 @@ pub fn inspect(disk: &dyn Disk, prints_records: bool, out: &mut dyn Write) -> Re
     let Some(id) = id else {
         return Err(Error::new(
             ErrorKind::Disk,
-            format!("{} holds no journal that can be read", disk.place("")),
+            format!("no segment of the journal {} has a header that can be read", disk.place("")),
         )
-        .hint("give the folder of one source: STATE/SOURCE"));
+        .hint("look at the disk; a run names the id for --abandon-journal"));
     };
     let mut inspection = Inspection {
         out,

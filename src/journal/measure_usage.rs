@@ -26,6 +26,8 @@ pub struct JournalUsage {
     pub is_replayable: bool,
     /// The newest epoch that is known to be committed.
     pub last_committed: Option<u64>,
+    /// False if a record was found that cannot be read: then there are more bytes than counted.
+    pub is_whole: bool,
 }
 
 /// Measures the journal in `folder`; `None` if there is none. It may have a writer: what
@@ -44,20 +46,29 @@ pub fn usage(folder: &Path) -> Result<Option<JournalUsage>> {
     // A state of version 1 begins where its open line does, and has no other.
     let recorded = resume.connections.iter().filter(|state| state.position < resume.split);
     let unfinished: u64 = recorded.map(|state| state.splitter.unfinished_bytes).sum();
-    let mut bytes = 0;
+    let (mut bytes, mut is_whole) = (0, true);
     for at in first..log.bases.len() {
         let base = log.bases[at];
-        let limit = log.next_base(at).unwrap_or(u64::MAX).min(log.extent(at)?.2).min(found.tail);
+        let end = log.next_base(at).unwrap_or(u64::MAX).min(found.tail);
+        let limit = end.min(log.extent(at)?.2);
+        is_whole &= limit == end;
         let from = base.max(resume.position.0);
         let mut cursor = Cursor::new(Arc::clone(&log.open(at)?), seed, base, from);
-        while from < limit
-            && let Step::Entry(entry) = cursor.next(limit).map_err(|error| log.failed(at, error))?
-        {
-            // Of what was split, only open lines would be counted again.
-            if let Record::Data { bytes: data, .. } = entry.record
-                && entry.position >= resume.split
-            {
-                bytes += data.len() as u64;
+        loop {
+            match cursor.next(limit).map_err(|error| log.failed(at, error))? {
+                Step::Entry(entry) => {
+                    // Of what was split, only open lines would be counted again.
+                    if let Record::Data { bytes: data, .. } = entry.record
+                        && entry.position >= resume.split
+                    {
+                        bytes += data.len() as u64;
+                    }
+                }
+                Step::End => break,
+                Step::Bad(_) => {
+                    is_whole = false;
+                    break;
+                }
             }
         }
     }
@@ -68,5 +79,43 @@ pub fn usage(folder: &Path) -> Result<Option<JournalUsage>> {
         is_replayable: found.epoch_ends.iter().any(|end| !end.resume.positions.is_empty()),
         open_epochs: found.epoch_ends.iter().map(|end| end.epoch).collect(),
         last_committed: found.committed.as_ref().map(|(note, _)| note.epoch),
+        is_whole,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::super::segment::{self, HEADER};
+    use super::super::{Append, EpochEnd, Facts, Journal, JournalSettings, Resume};
+    use super::*;
+
+    #[test]
+    fn usage_past_damage_is_not_whole() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let facts = Facts { source: "localhost:1".to_owned(), parts: 1, interval_ms: 1000 };
+        let opened = Journal::open(dir.path(), JournalSettings::default(), facts);
+        let (mut journal, _) = opened.expect("room");
+        // More than is verified at a start.
+        for _ in 0..100 {
+            let stored = journal.append_data(1, &[b'x'; 1000]).expect("a disk");
+            assert!(matches!(stored, Append::Stored { .. }));
+        }
+        journal.syncer().sync().expect("a disk");
+        // It states that all of them are on disk, so that a bad one is no torn tail.
+        let cut = journal.tail();
+        let end = EpochEnd { epoch: 1, next_epoch: 2, cut, resume: Resume::at(cut) };
+        let stored = journal.append_epoch_end(&end).expect("a disk");
+        assert!(matches!(stored, Append::Stored { .. }));
+        let measured = || usage(dir.path()).expect("it can be read").expect("a journal");
+        let whole = measured();
+        assert_eq!((whole.uncommitted_bytes, whole.is_whole), (100_000, true));
+        let path = dir.path().join(segment::name(0));
+        let mut bytes = fs::read(&path).expect("a segment");
+        bytes[HEADER as usize + 100] ^= 1;
+        fs::write(&path, bytes).expect("room");
+        let damaged = measured();
+        assert_eq!((damaged.uncommitted_bytes, damaged.is_whole), (0, false));
+    }
 }

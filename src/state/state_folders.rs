@@ -13,25 +13,25 @@ use rustix::io::Errno;
 use serde::Serialize;
 
 use super::finish_note::{FINISHED, FinishedJournals};
+use super::unread_journals::{
+    KEPT, MissingJournal, NOTE, SetAsideJournal, missing, refuse_loss, set_aside,
+};
 use super::{IDENTITY, IDS, Identity, Ids, LOCK, format_of, private, refusal};
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::file_lock::{self, LockOutcome, LockPatience};
-use crate::journal::{JournalUsage, usage};
+use crate::journal::{CLOSED, JournalUsage, usage};
 use crate::outputs::Attempts;
 
 /// The beginning of the name of every journal's folder.
 pub const JOURNAL: &str = "journal-";
-/// The beginning of the name of a note that a journal exists.
-pub const NOTE: &str = "known-";
-/// The beginning of the name of a journal's folder that no start reads any more.
-pub const KEPT: &str = "kept-";
 
 /// Names of all that a job keeps in its state, in the order in which it is removed: a note without
 /// a journal would stop a start, an identity without the rest does not. A name that ends in `-` is
 /// the beginning of names.
 const PARTS: &[&str] = &[
     NOTE,
+    CLOSED,
     JOURNAL,
     KEPT,
     FINISHED,
@@ -85,6 +85,10 @@ pub struct StateSurvey {
     pub disk_bytes: u64,
     /// The sources of the journals.
     pub sources: Vec<String>,
+    /// Journals without which a start is refused, unless another process has them.
+    pub missing_journals: Vec<MissingJournal>,
+    /// Journals that no start reads any more.
+    pub set_aside: Vec<SetAsideJournal>,
     /// True if a start would publish something that the state holds.
     #[serde(skip)]
     pub has_uncommitted: bool,
@@ -98,26 +102,41 @@ impl StateSurvey {
     /// `Configuration` if there is no state, or one of a later release; `Disk` if it cannot be
     /// read.
     pub fn of(dir: &Path) -> Result<StateSurvey> {
+        // A folder without a state has no locks to be opened.
+        read_identity(dir)?;
+        StateSurvey::with_runner(dir, runner(dir)?)
+    }
+
+    /// Surveys the state in `dir` as one on which a job runs or not.
+    ///
+    /// Fails as [`of`](StateSurvey::of).
+    fn with_runner(dir: &Path, (running, pid): (bool, Option<u32>)) -> Result<StateSurvey> {
         let identity = read_identity(dir)?;
         let format = format_of(dir)?;
         let ids = Ids::read(dir)?;
-        let (running, pid) = runner(dir)?;
+        let entries = entries(dir)?;
         let mut journals = Vec::new();
-        for path in entries(dir)? {
-            if path.is_dir() && name_of(&path).starts_with(JOURNAL) {
-                journals.extend(usage(&path)?);
+        for path in &entries {
+            if path.is_dir() && name_of(path).starts_with(JOURNAL) {
+                journals.extend(usage(path)?);
             }
         }
         // The next start counts anew.
         let finished = FinishedJournals::read(dir)?.journals;
+        let present: Vec<&str> = journals.iter().map(|journal| journal.id.as_str()).collect();
+        // A job that runs has found all journals, those of other hosts in their states.
+        let missing_journals =
+            if running { Vec::new() } else { missing(&entries, &present, &finished)? };
         for journal in journals.iter_mut().filter(|journal| finished.contains(&journal.id)) {
             (journal.uncommitted_bytes, journal.open_epochs) = (0, Vec::new());
+            journal.is_whole = true;
         }
         let in_flight: BTreeSet<Epoch> =
             journals.iter().flat_map(|journal| &journal.open_epochs).copied().collect();
         // Of a source that is read again the journal has positions only, so bytes do not count.
         let holds = |journal: &JournalUsage| {
             journal.uncommitted_bytes > 0
+                || !journal.is_whole
                 || journal.is_replayable && !journal.open_epochs.is_empty()
         };
         Ok(StateSurvey {
@@ -135,6 +154,8 @@ impl StateSurvey {
             last_committed: last_committed(dir, &journals, &in_flight)?,
             disk_bytes: disk_bytes(dir)?,
             sources: journals.into_iter().map(|journal| journal.source).collect(),
+            missing_journals,
+            set_aside: set_aside(&entries, &finished),
         })
     }
 }
@@ -162,48 +183,68 @@ pub fn states_at(path: &Path) -> Result<Vec<PathBuf>> {
 ///
 /// # Errors
 ///
-/// `Configuration` if a job runs on it, if it holds lines that are not committed, or if it holds
-/// what no job has put there; nothing is removed then. `Disk` if it cannot be removed.
+/// `Configuration` if `dir` is a symbolic link, if a job runs on the state, if it holds lines that
+/// are not committed or a journal is missing, or if it holds what no job has put there; nothing is
+/// removed then. `Disk` if it cannot be removed.
 pub fn remove(dir: &Path) -> Result<()> {
-    let refused = |why: String, hint: &str| {
-        let message = format!("the state in {} {why}: nothing was removed", dir.display());
-        Err(Error::new(ErrorKind::Configuration, message).hint(hint.to_owned()))
-    };
+    refuse_link(dir)?;
     let survey = StateSurvey::of(dir)?;
     let in_use = || {
         let by = survey.pid.map(|pid| format!(" by process {pid}")).unwrap_or_default();
-        refused(format!("is in use{by}"), "stop the job first")
+        refused(dir, &format!("is in use{by}"), "stop the job first")
     };
     if survey.running {
-        return in_use();
+        return Err(in_use());
     }
     // Held until all is gone, so that no job begins on it meanwhile.
-    let Some(_locks) = lock_all(dir)? else { return in_use() };
-    // A job may have begun and ended since the first look.
-    let survey = StateSurvey::of(dir)?;
+    let Some(_locks) = lock_all(dir)? else { return Err(in_use()) };
+    // A job may have begun and ended since the first look. The locks are this process's now.
+    let survey = StateSurvey::with_runner(dir, (false, None))?;
     if survey.has_uncommitted {
         let StateSurvey { uncommitted_bytes, epochs_in_flight, .. } = survey;
-        return refused(
-            format!(
-                "holds lines that are not committed ({uncommitted_bytes} bytes, \
-                 {epochs_in_flight} epochs in flight)"
-            ),
-            "start the job once more to commit them, or remove the folder by hand to lose them",
+        let why = format!(
+            "holds lines that are not committed ({uncommitted_bytes} bytes, \
+             {epochs_in_flight} epochs in flight)"
         );
+        let hint =
+            "start the job once more to commit them, or remove the folder by hand to lose them";
+        return Err(refused(dir, &why, hint));
     }
-    let entries = entries(dir)?;
+    refuse_loss(dir, &survey.missing_journals, &survey.set_aside)?;
+    let mut entries = entries(dir)?;
     let order = |path: &PathBuf| place_of(&name_of(path));
     if let Some(foreign) = entries.iter().find(|path| order(path).is_none()) {
         let why = format!("holds {}, which no job has put there", name_of(foreign));
-        return refused(why, "remove the folder by hand");
+        return Err(refused(dir, &why, "remove the folder by hand"));
     }
-    let mut entries = entries;
+    // The system removes no folder by a name such as `.`.
+    let folder = fs::canonicalize(dir).map_err(|error| failed("find", dir, error))?;
     entries.sort_by_key(order);
     for path in &entries {
         let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
         removed.map_err(|error| failed("remove", path, error))?;
     }
-    fs::remove_dir(dir).map_err(|error| failed("remove", dir, error))
+    fs::remove_dir(folder).map_err(|error| failed("remove", dir, error))
+}
+
+/// Refuses a folder that is named by a symbolic link: the link itself is no folder to remove, and
+/// what it leads to may be meant to stay.
+fn refuse_link(dir: &Path) -> Result<()> {
+    // A slash at the end, or a dot, would lead through the link.
+    let link = dir.components().as_path();
+    if !link.is_symlink() {
+        return Ok(());
+    }
+    let message = format!("{} is a symbolic link: nothing was removed", link.display());
+    let target = fs::canonicalize(link).map(|target| format!(": {}", target.display()));
+    Err(Error::new(ErrorKind::Configuration, message)
+        .hint(format!("name the folder it leads to{}", target.unwrap_or_default())))
+}
+
+/// Returns the error of a state that stays as it is.
+fn refused(dir: &Path, why: &str, hint: &str) -> Error {
+    let message = format!("the state in {} {why}: nothing was removed", dir.display());
+    Error::new(ErrorKind::Configuration, message).hint(hint)
 }
 
 /// Reads the identity in a state folder.
@@ -213,9 +254,17 @@ fn read_identity(dir: &Path) -> Result<Identity> {
     let path = dir.join(IDENTITY);
     let bytes = match fs::read(&path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let message = format!("{} holds no state of a job", dir.display());
-            return Err(Error::new(ErrorKind::Configuration, message)
-                .hint("give the folder that --state names"));
+            let refused = |what: &str, hint: &str| {
+                let message = format!("{} {what}", dir.display());
+                Err(Error::new(ErrorKind::Configuration, message).hint(hint))
+            };
+            if dir.join(IDS).exists() {
+                return refused(
+                    "has lost its identity.json",
+                    "a start of the job writes it anew; else remove the folder by hand",
+                );
+            }
+            return refused("holds no state of a job", "give the folder that --state names");
         }
         read => read.map_err(|error| failed("read", &path, error))?,
     };
