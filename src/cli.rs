@@ -9,6 +9,7 @@ mod bench;
 mod check_command;
 mod cluster_flags;
 mod commands;
+mod completions;
 mod config_command;
 mod config_file;
 pub(crate) mod corpus;
@@ -21,6 +22,7 @@ mod feed;
 mod flags;
 mod form_of_flags;
 mod given_flags;
+mod hide_passwords;
 mod log_format;
 mod log_lines;
 mod man_page;
@@ -106,17 +108,13 @@ fn dispatch(cli: Cli) -> Result<u8> {
         Some(Command::Replay { dir, dataflow, flags }) => run::replay(dir, dataflow, *flags),
         Some(Command::Check { flags }) => check_command::run(&flags).map(|()| 0),
         Some(Command::Journal { look }) => journal(&look).map(|()| 0),
-        Some(Command::State { states }) => state_command::run(&states).map(|()| 0),
+        Some(Command::State { states }) => state_command::run(&states),
         Some(Command::Config { .. }) => print(cli.settings.as_bytes()).map(|()| 0),
         Some(Command::Feed { flags }) => feed::run(&flags),
         Some(Command::Bench { flags }) => bench::run(&flags),
         Some(Command::Profile { format, files }) => profile(&files, format).map(|()| 0),
         Some(Command::List) => print(&list()).map(|()| 0),
-        Some(Command::Completions { shell }) => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut commands::completed(), "wordtide", &mut script);
-            print(&script).map(|()| 0)
-        }
+        Some(Command::Completions { shell }) => print(&completions::script(shell)).map(|()| 0),
         Some(Command::Man) => {
             let mut page = Vec::new();
             man_page::render(&mut page)
@@ -153,14 +151,13 @@ fn without_port(host: &str) -> Error {
 
 /// `wordtide journal check|dump`. A reader of the listing that closes the pipe ends it.
 ///
-/// Fails with `Configuration` if the argument is no folder, and with `Disk` for a journal that is
-/// damaged or cannot be read.
+/// Fails with `Configuration` if the argument is no folder of a journal, and with `Disk` for a
+/// journal that is damaged or cannot be read.
 fn journal(look: &JournalCommand) -> Result<()> {
     let (JournalCommand::Check { dir } | JournalCommand::Dump { dir }) = look;
     if !dir.is_dir() {
         let message = format!("{} is not a folder", dir.display());
-        return Err(Error::new(ErrorKind::Configuration, message)
-            .hint("give the folder of a journal, STATE/journal-…"));
+        return Err(Error::new(ErrorKind::Configuration, message).hint(crate::journal::FOLDER_HINT));
     }
     let mut listing = Vec::new();
     let verdict = match look {

@@ -76,6 +76,8 @@ mod search;
 mod service;
 /// Mistakes in settings, by flag and by variable, are refused in words that help.
 mod settings;
+/// Settings from a file, and the command that prints one.
+mod settings_file;
 /// A long random run with every fault at hand.
 mod soak;
 /// Connections that come, go and break; files; standard input.

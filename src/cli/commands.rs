@@ -1,6 +1,7 @@
 //! The commands, and how arguments become one of them.
 
 use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -196,6 +197,11 @@ pub enum JournalCommand {
 /// Returns the commands with all that cannot be declared where the flags are: the descriptions of
 /// the definitions, flags that may stand before and after a definition's name, help everywhere.
 pub fn command() -> clap::Command {
+    add_undeclared(Cli::command())
+}
+
+/// Adds to commands, as they are derived, all that cannot be declared where the flags are.
+pub fn add_undeclared(command: clap::Command) -> clap::Command {
     let describe = |run: clap::Command| {
         let global = |flag: clap::Arg| {
             let is_flag = !flag.is_positional();
@@ -204,24 +210,7 @@ pub fn command() -> clap::Command {
         definitions::describe(run.mut_args(global))
     };
     let runs = ["run", "replay", "config"];
-    let command = Cli::command();
     refine(runs.into_iter().fold(command, |all, run| all.mut_subcommand(run, describe)), false)
-}
-
-/// Returns the commands as completions need them: without `-?`, which shells take for a pattern.
-pub fn completed() -> clap::Command {
-    /// Removes the short name `-?` from the help flag of a command.
-    fn without_question_mark(command: clap::Command) -> clap::Command {
-        let strip = |argument: clap::Arg| match argument.get_short() {
-            Some('?') => {
-                let none: Option<char> = None;
-                argument.short(none).help("Print help")
-            }
-            _ => argument,
-        };
-        command.mut_args(strip).mut_subcommands(without_question_mark)
-    }
-    without_question_mark(command())
 }
 
 /// Gives a command and those below it a help flag, unless they have one or inherit it.
@@ -262,7 +251,7 @@ pub fn parse(
     lookup: impl Fn(&OsStr) -> Option<OsString> + Copy,
 ) -> Result<Cli, Refusal> {
     let command = command();
-    let file = SettingsFile::of(&command, &arguments, lookup)?;
+    let file = settings_file(&command, &arguments, lookup)?;
     let dataflow = name_dataflow(&command, &mut arguments, file.as_ref(), lookup)?;
     let parsed = precedence::parse(&command, &arguments, |flag| find(flag, file.as_ref(), lookup))?;
     let Parsed { matches, typed, .. } = &parsed;
@@ -278,6 +267,26 @@ pub fn parse(
         _ => String::new(),
     };
     Ok(Cli { is_bare, settings, ..Cli::from_arg_matches(matches)? })
+}
+
+/// Reads the settings file, if one is named and the command takes settings: help and the list of
+/// states are there also when the file is not.
+///
+/// Fails with `Configuration` if it cannot be read, and with `Usage` if it is no file of settings.
+fn settings_file(
+    command: &clap::Command,
+    arguments: &[OsString],
+    lookup: impl Fn(&OsStr) -> Option<OsString>,
+) -> Result<Option<SettingsFile>, Refusal> {
+    let takes_settings = |matches: &clap::ArgMatches| {
+        let flags = precedence::Flags::of(command, matches).0;
+        flags.iter().any(|(_, flag)| flag.get_id() == "config")
+    };
+    match precedence::parse_typed(command, arguments) {
+        Err(help) if !help.use_stderr() => Err(help.into()),
+        Ok(matches) if !takes_settings(&matches) => Ok(None),
+        _ => Ok(SettingsFile::of(command, arguments, lookup)?),
+    }
 }
 
 /// Looks a flag up where it can stand beside the command line, the strongest place first.
@@ -307,28 +316,49 @@ fn name_dataflow(
     let variable =
         variable.map(|name| (name, SettingOrigin::Variable(environment::DATAFLOW.to_owned())));
     let Some((name, place)) = variable.or_else(in_file) else { return Ok(None) };
-    let is_run = arguments.get(1).is_some_and(|it| *it == "run" || *it == "config");
-    // A file that names a definition can stand for the whole command.
-    let is_whole = matches!(place, SettingOrigin::File(_))
-        && precedence::parse_typed(command, arguments)
-            .is_ok_and(|matches| matches.subcommand().is_none() && !matches.contains_id("host"));
-    if !is_whole && (!is_run || names_dataflow(command, arguments)) {
-        return Ok(None);
-    }
+    let Some(at) = place_of_dataflow(command, arguments, &place) else { return Ok(None) };
     definitions::check(&name.to_string_lossy(), &format!("{place}: "))?;
-    if is_whole {
+    if at == 1 {
         arguments.insert(1, OsString::from("run"));
     }
     // Also where the line without it does not parse: its flags may be the definition's own.
-    arguments.insert(2, name);
+    arguments.insert(at.max(2), name);
     Ok(Some(place))
 }
 
-/// Returns true if the arguments name a definition.
-fn names_dataflow(command: &clap::Command, arguments: &[OsString]) -> bool {
-    precedence::parse_typed(command, arguments).is_ok_and(|matches| {
+/// Returns where the arguments of a run lack the name of its definition: 1 if they also lack the
+/// command, `None` if they lack nothing.
+fn place_of_dataflow(
+    command: &clap::Command,
+    arguments: &[OsString],
+    place: &SettingOrigin,
+) -> Option<usize> {
+    let typed = precedence::parse_typed(command, arguments);
+    let is_named = |matches: &clap::ArgMatches| {
         matches.subcommand().is_some_and(|(_, run)| run.subcommand().is_some())
-    })
+    };
+    let is_flag = |at: usize| arguments.get(at).is_none_or(|it| it.as_bytes().starts_with(b"-"));
+    let at = match arguments.get(1).and_then(|first| first.to_str()) {
+        Some("run" | "config") => Some(2),
+        // The folder comes first.
+        Some("replay") if !is_flag(2) => Some(3),
+        Some("replay") => Some(arguments.len()),
+        _ => None,
+    };
+    if at.is_some() {
+        return at.filter(|_| !typed.is_ok_and(|matches| is_named(&matches)));
+    }
+    let matches = typed.ok().filter(|matches| matches.subcommand().is_none())?;
+    // A file that names a definition can stand for the whole command; a variable cannot, since
+    // without any flag the program is a demo.
+    let stands_alone = matches!(place, SettingOrigin::File(_)) || !is_demo(command, &matches);
+    (stands_alone && !matches.contains_id("host")).then_some(1)
+}
+
+/// Returns true if nothing was typed that asks for a run of the user's own.
+fn is_demo(command: &clap::Command, matches: &clap::ArgMatches) -> bool {
+    let typed = precedence::Flags::of(command, matches).typed(matches);
+    typed.iter().all(|id| FLAGS_OF_THE_DEMO.contains(&id.as_str()))
 }
 
 #[cfg(test)]
@@ -338,7 +368,6 @@ mod tests {
     #[test]
     fn commands_do_not_contradict_each_other() {
         command().debug_assert();
-        completed().debug_assert();
     }
 
     #[test]
@@ -350,19 +379,6 @@ mod tests {
             let env = flag.get_env().map(|env| env.to_string_lossy().into_owned());
             assert_eq!(env, Some(format!("WORDTIDE_{name}")));
             assert!(flag.is_positional() || flag.get_help_heading().is_some(), "{name}");
-        }
-    }
-
-    #[test]
-    fn completions_hold_no_pattern() {
-        for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut completed(), "wordtide", &mut script);
-            let script = String::from_utf8(script).expect("text");
-            assert!(script.contains("hostfile"), "{shell}");
-            let found =
-                [" -s ?", "?/help", "'-?", "\"-?"].into_iter().find(|it| script.contains(it));
-            assert_eq!(found, None, "{shell}");
         }
     }
 }

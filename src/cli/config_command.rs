@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command};
 
 use super::config_file::{self, quoted, shown};
 use super::given_flags::SettingOrigin;
+use super::hide_passwords::has_password;
 use super::precedence::{Flags, Parsed};
 use crate::sources::KafkaProperties;
 
@@ -48,13 +49,6 @@ fn add(text: &mut String, name: &str, value: Option<String>, origin: &str) {
     written.expect("a text takes more text");
 }
 
-/// Returns true for an output whose address holds a password. A run refuses it.
-fn has_password(output: &str) -> bool {
-    let authority = output.split_once("://").map_or("", |(_, rest)| rest);
-    let authority = authority.split(['/', '?']).next().unwrap_or_default();
-    authority.rsplit_once('@').is_some_and(|(user, _)| user.contains(':'))
-}
-
 /// The value of a flag in TOML.
 fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
     let id = flag.get_id().as_str();
@@ -72,6 +66,7 @@ fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
                 let quoted: Vec<String> = all.map(|text| quoted(text)).collect();
                 return Some(format!("[{}]", quoted.join(", ")));
             }
+            // A run refuses an output with a password.
             let text = all.first().filter(|text| id != "to" || !has_password(text))?;
             // A number stands without quotes, unless it is written as no number is.
             let number = text.parse::<u32>().ok().map(|number| number.to_string());

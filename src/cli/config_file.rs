@@ -6,11 +6,12 @@
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, Command};
+use clap::{Arg, ArgAction, Command};
 use toml::{Table, Value};
 
 use super::environment;
 use super::given_flags::SettingOrigin;
+use super::hide_passwords::without_passwords;
 use super::parse_values::nearest;
 use super::precedence::FoundSetting;
 use crate::error::{Error, ErrorKind, Result};
@@ -43,7 +44,7 @@ impl SettingsFile {
         arguments: &[OsString],
         lookup: impl Fn(&OsStr) -> Option<OsString>,
     ) -> Result<Option<SettingsFile>> {
-        let variable = || lookup(OsStr::new(VARIABLE)).filter(|path| !path.is_empty());
+        let variable = || lookup(OsStr::new(VARIABLE)).and_then(environment::meant);
         let named = named(arguments).or_else(variable);
         named.map(|path| SettingsFile::read(command, PathBuf::from(path))).transpose()
     }
@@ -73,6 +74,10 @@ impl SettingsFile {
             return Err(Error::new(ErrorKind::Usage, message)
                 .hint(format!("{meant}the keys of --config are the long names of flags")));
         }
+        if let Some(other) = table.get(DATAFLOW).filter(|name| !name.is_str()) {
+            return Err(Error::new(ErrorKind::Usage, format!("{shown}: {DATAFLOW} is {other}"))
+                .hint(format!("{DATAFLOW} takes the name of one, as `wordtide list` has it")));
+        }
         Ok(SettingsFile { path, table })
     }
 
@@ -95,15 +100,22 @@ impl SettingsFile {
         let Some(value) = flag.get_long().and_then(|long| self.table.get(long)) else {
             return Ok(None);
         };
-        let is_list = matches!(flag.get_action(), clap::ArgAction::Append);
+        let is_list = matches!(flag.get_action(), ArgAction::Append);
         let elements = match value {
             Value::Array(elements) if is_list => elements.as_slice(),
             other => std::slice::from_ref(other),
         };
+        let is_switch = matches!(flag.get_action(), ArgAction::SetTrue | ArgAction::Count);
+        let is_blank = |element: &Value| {
+            element.as_str().is_some_and(|text| environment::is_unset(flag, text))
+        };
+        if !elements.is_empty() && elements.iter().all(is_blank) {
+            return Ok(None);
+        }
         let mut arguments = Vec::new();
-        for element in elements {
+        for element in elements.iter().filter(|element| !is_blank(element)) {
             let given = match text(element) {
-                Some(text) if text.is_empty() => return Ok(None),
+                Some(_) if element.is_bool() && !is_switch => Err("a value, not true or false"),
                 Some(text) => environment::arguments(flag, OsStr::new(&text)),
                 None if is_list => Err("a text or a list of texts"),
                 None => Err("one value"),
@@ -149,13 +161,19 @@ fn named(arguments: &[OsString]) -> Option<OsString> {
     None
 }
 
-/// The long names of all flags that a run can take.
+/// The long names of all flags that a run can take, those of the definitions included.
 fn keys(command: &Command) -> Vec<String> {
-    let (mut names, mut open) = (vec![DATAFLOW.to_owned()], vec![command]);
-    while let Some(command) = open.pop() {
+    let is_run = |command: &&Command| command.get_arguments().any(is_own);
+    let mut open: Vec<&Command> = command.get_subcommands().filter(is_run).collect();
+    let mut names = vec![DATAFLOW.to_owned()];
+    let mut add = |command: &Command| {
         let settings = command.get_arguments().filter(|flag| flag.get_env().is_some());
-        let settings = settings.filter(|flag| flag.get_id() != FLAG);
-        names.extend(settings.filter_map(|flag| flag.get_long()).map(str::to_owned));
+        let settings = settings.filter(|flag| !is_own(flag)).filter_map(Arg::get_long);
+        names.extend(settings.map(str::to_owned));
+    };
+    add(command);
+    while let Some(command) = open.pop() {
+        add(command);
         open.extend(command.get_subcommands());
     }
     names
@@ -163,16 +181,7 @@ fn keys(command: &Command) -> Vec<String> {
 
 /// Returns a text as it stands in TOML, with a password in a URL left out.
 pub fn quoted(text: &str) -> String {
-    let open = match text.split_once("://") {
-        Some((scheme, rest)) => match rest.split_once('@') {
-            Some((user, host)) if user.contains(':') && !user.contains('/') => {
-                format!("{scheme}://***@{host}")
-            }
-            _ => text.to_owned(),
-        },
-        None => text.to_owned(),
-    };
-    Value::String(open).to_string()
+    Value::String(without_passwords(text)).to_string()
 }
 
 /// Returns true if the setting is the name of the file itself.

@@ -50,6 +50,12 @@ pub fn find(
     Ok(Some(FoundSetting { place, arguments }))
 }
 
+/// Returns true for a text that leaves its flag unset: nothing, or blanks only.
+pub fn is_unset(flag: &Arg, text: &str) -> bool {
+    let is_literal = flag.get_id() == DELIMITER;
+    text.is_empty() || !is_literal && text.trim_ascii().is_empty()
+}
+
 /// Returns the value of a variable without the line ends after it; `None` for blanks only.
 pub fn meant(value: OsString) -> Option<OsString> {
     let mut bytes = value.into_vec();

@@ -41,7 +41,7 @@ const VARIABLES: &[(&str, &str)] = &[
 
 /// Files that the program reads or makes.
 const FILES: &[(&str, &str)] = &[
-    ("./wordtide-out/", "PendingResults, where --to is not given."),
+    ("./wordtide-out/", "Results, where --to is not given."),
     (
         "./wordtide-state/DATAFLOW-HASH/",
         "State of a job, where --state is not given. `wordtide state` lists it and removes it.",

@@ -155,7 +155,7 @@ impl<'a> Flags<'a> {
     }
 
     /// Ids of those that were typed, at whatever level.
-    fn typed(&self, matches: &ArgMatches) -> BTreeSet<String> {
+    pub fn typed(&self, matches: &ArgMatches) -> BTreeSet<String> {
         let mut levels = vec![matches];
         while let Some((_, below)) = levels.last().and_then(|matches| matches.subcommand()) {
             levels.push(below);

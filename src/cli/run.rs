@@ -7,7 +7,7 @@
 //! Signals are listened for before anything that may take long, so a stop is obeyed during the
 //! start, too. The HTTP server begins before the job and ends after it, and shows both.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::definitions::Dataflow;
 use super::flags::{DEFAULT_STATE, JobFlags, SourceFlags, StateFlags, StoreFlags};
@@ -78,6 +78,18 @@ where
     run_checked(flags, define)
 }
 
+/// Fails with `Configuration` if the settings file can be read once only: each process that a
+/// launcher starts reads it again, and would find nothing.
+fn check_config(config: Option<&Path>) -> Result<()> {
+    let Some(config) = config.filter(|path| path.metadata().is_ok_and(|found| !found.is_file()))
+    else {
+        return Ok(());
+    };
+    let message = format!("the settings file {} is no regular file", config.display());
+    Err(Error::new(ErrorKind::Configuration, message)
+        .hint("with -n and --restart each process reads it: give --config a file on disk"))
+}
+
 /// Runs a job whose flags are all of use.
 ///
 /// Fails as [`run_job`] does.
@@ -92,6 +104,7 @@ where
     if cluster_flags::is_launcher(&flags.workers) {
         monitor_server::check(&flags.watch, flags.workers.processes)?;
         check_passed(&flags.source.listen)?;
+        check_config(flags.file.config.as_deref())?;
         return cluster_flags::launch(&flags.workers, flags.stop.stop_timeout, signals);
     }
     let (settings, lifeline) = cluster_flags::settings(&flags.workers)?;
