@@ -17,6 +17,9 @@ pub const SYSTEMD: &str = "systemd";
 /// The variable with the names of the sockets, separated by colons.
 const NAMES: &str = "LISTEN_FDNAMES";
 
+/// The variable with the number of the process that the sockets are for.
+const PROCESS: &str = "LISTEN_PID";
+
 /// The sockets of the process that are not taken yet.
 static SOCKETS: OnceLock<Mutex<PassedSockets>> = OnceLock::new();
 
@@ -41,7 +44,9 @@ struct PassedSockets {
 impl PassedSockets {
     /// Reads the description of the sockets in the environment.
     fn of_process() -> PassedSockets {
-        let sockets = ListenFd::from_env();
+        // Without the number of a process the variables are those of another one.
+        let is_addressed = std::env::var_os(PROCESS).is_some();
+        let sockets = if is_addressed { ListenFd::from_env() } else { ListenFd::empty() };
         let names = std::env::var(NAMES).unwrap_or_default();
         // A variable that was meant for another process names sockets that are not here.
         let names = names.split(':').take(sockets.len()).map(str::to_owned).collect();

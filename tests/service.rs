@@ -3,7 +3,8 @@
 use std::io::Write;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
 use crate::rig::watched::get;
@@ -78,6 +79,20 @@ fn ready_does_not_wait_for_the_source() {
     manager.drain();
     assert_eq!((manager.count("READY=1"), manager.count("STOPPING=1")), (1, 1));
     assert_eq!(manager.count("WATCHDOG=1"), 0, "no watchdog was asked for");
+}
+
+#[test]
+fn abstract_socket_of_manager_is_reached() {
+    let rig = Rig::new();
+    let name = format!("wordtide-{}", rig.path("notify").display());
+    let address = SocketAddr::from_abstract_name(&name).expect("a name");
+    let mut manager = Manager::new(&rig);
+    manager.socket = UnixDatagram::bind_addr(&address).expect("a socket");
+    manager.path = format!("@{name}");
+    let program = manager.watch(rig.wordtide(&format!("run {} {RUN}", nobody())), None).start();
+    manager.wait_for("READY=1", 1);
+    program.stop().expect(0);
+    manager.wait_for("STOPPING=1", 1);
 }
 
 /// Runs the rest with standard input as the third descriptor, as a manager passes a socket.

@@ -11,6 +11,10 @@
 
 mod launcher_relay;
 
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Duration;
 
@@ -54,9 +58,21 @@ fn watchdog() -> Option<Duration> {
 
 /// Sends a message to the manager.
 fn send(states: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
+    let socket = std::env::var_os(SOCKET).unwrap_or_default();
+    let sent = match socket.as_bytes().strip_prefix(b"@") {
+        Some(name) => send_to_abstract(name, states),
+        None => sd_notify::notify(states),
+    };
+    if let Err(error) = sent {
         tracing::debug!(%error, "the service manager cannot be reached");
     }
+}
+
+/// Sends a message to a socket of Linux's abstract namespace, which `sd_notify` does not know.
+fn send_to_abstract(name: &[u8], states: &[NotifyState<'_>]) -> io::Result<()> {
+    let message: String = states.iter().map(|state| format!("{state}\n")).collect();
+    let manager = SocketAddr::from_abstract_name(name)?;
+    UnixDatagram::unbound()?.send_to_addr(message.as_bytes(), &manager).map(drop)
 }
 
 /// The voice of this process towards the service manager.
