@@ -155,10 +155,11 @@ fn without_port(host: &str) -> Error {
 /// journal that is damaged or cannot be read.
 fn journal(look: &JournalCommand) -> Result<()> {
     let (JournalCommand::Check { dir } | JournalCommand::Dump { dir }) = look;
-    if !dir.is_dir() {
-        let message = format!("{} is not a folder", dir.display());
-        return Err(Error::new(ErrorKind::Configuration, message).hint(crate::journal::FOLDER_HINT));
-    }
+    let refused = |why: String| {
+        let message = format!("{}: {why}", dir.display());
+        Error::new(ErrorKind::Configuration, message).hint(crate::journal::FOLDER_HINT)
+    };
+    std::fs::read_dir(dir).map_err(|error| refused(error.to_string()))?;
     let mut listing = Vec::new();
     let verdict = match look {
         JournalCommand::Check { dir } => crate::journal::check(dir, &mut listing),

@@ -234,12 +234,15 @@ mod tests {
     }
 
     #[test]
-    fn event_file_that_exists_is_replaced() {
+    fn event_file_of_an_earlier_run_is_replaced() {
         let dir = tempfile::tempdir().unwrap();
         let error = Tracer::with_events(dir.path().join("none/events"), 1000).unwrap_err();
         assert!(error.to_string().contains("--events"), "{error}");
         let path = dir.path().join("events.jsonl");
         std::fs::write(&path, "old").unwrap();
+        let error = Tracer::with_events(path.clone(), 1000).unwrap_err();
+        assert!(error.to_string().contains("something else"), "{error}");
+        std::fs::write(&path, "{\"t_us\":1,").unwrap();
         let tracer = Tracer::with_events(path.clone(), 1 << 20).unwrap();
         tracer.finish();
         assert_eq!(std::fs::read_to_string(path).unwrap(), "");

@@ -60,3 +60,16 @@ fn unusable_event_files_are_refused() {
     rig.run("profile absent.jsonl").expect(78).says(&["absent.jsonl"]);
     rig.run("profile").expect(2);
 }
+
+#[test]
+fn file_that_holds_no_events_is_kept() {
+    let rig = Rig::new();
+    rig.file("in.txt", "a b\n");
+    let run = "run --file in.txt --to out/c --interval 24h --events";
+    rig.run(&format!("{run} in.txt")).expect(78).says(&["--events", "in.txt", "something else"]);
+    assert_eq!(fs::read_to_string(rig.path("in.txt")).unwrap(), "a b\n");
+    // That of an earlier run is replaced.
+    for _ in 0..2 {
+        rig.run(&format!("{run} events.jsonl")).expect(0);
+    }
+}

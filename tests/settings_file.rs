@@ -1,7 +1,9 @@
 //! Settings from a file, and `wordtide config`, which prints one.
 
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 
 use crate::rig::Rig;
 
@@ -175,4 +177,14 @@ fn definition_is_found_for_every_run() {
         let run = run.env("WORDTIDE_DATAFLOW", "top_k").env("WORDTIDE_K", "1");
         assert_eq!(run.start().end().expect(0).stdout, b"a\t2\n");
     }
+}
+
+#[test]
+fn bytes_that_are_no_text_name_their_setting() {
+    let odd = OsStr::from_bytes(b"f\xff");
+    let rig = Rig::new();
+    let run = rig.wordtide("config --stdin").env("WORDTIDE_INTERVAL", odd);
+    run.start().end().expect(2).says(&["WORDTIDE_INTERVAL", "not UTF-8"]);
+    let config = rig.wordtide("config --file").arg(odd).start().end();
+    config.expect(2).says(&["--file", "not UTF-8", "settings file"]);
 }

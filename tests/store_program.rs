@@ -26,7 +26,7 @@ pub(crate) fn program(rig: &Rig, arguments: &str) -> Invocation {
         ["no_proxy", "NO_PROXY", "http_proxy", "OSS_ENDPOINT", "OSS_REGION", "OSS_SESSION_TOKEN"];
     let aliases =
         ["ALIBABA_CLOUD_ACCESS_KEY_ID", "ALIBABA_CLOUD_ACCESS_KEY_SECRET", "AWS_SESSION_TOKEN"];
-    let mut program = rig.wordtide(arguments).env("HOME", &rig.path("").to_string_lossy());
+    let mut program = rig.wordtide(arguments).env("HOME", rig.path(""));
     for name in nothing.into_iter().chain(aliases) {
         program = program.env(name, "");
     }

@@ -262,7 +262,7 @@ pub fn parse(
             if let Some((name, _)) = run.subcommand() {
                 definitions::check(name, "")?;
             }
-            config_command::of(&command, &parsed, dataflow.as_ref())
+            config_command::of(&command, &parsed, dataflow.as_ref())?
         }
         _ => String::new(),
     };

@@ -8,10 +8,15 @@ use super::config_file::{self, quoted, shown};
 use super::given_flags::SettingOrigin;
 use super::hide_passwords::has_password;
 use super::precedence::{Flags, Parsed};
+use crate::error::{Error, ErrorKind, Result};
 use crate::sources::KafkaProperties;
 
 /// Lists the settings; `dataflow` is the place that names the definition, if not the command line.
-pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) -> String {
+///
+/// # Errors
+///
+/// `Usage` for a value that is not UTF-8: no settings file can hold it.
+pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) -> Result<String> {
     let (mut levels, mut names) = (vec![&parsed.matches], Vec::new());
     while let Some((name, below)) = levels.last().and_then(|matches| matches.subcommand()) {
         levels.push(below);
@@ -35,9 +40,10 @@ pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) 
             false => shown(parsed.places.get(id)),
         };
         let level = levels.iter().rev().find(|matches| matches.ids().any(|known| known == id));
-        add(&mut text, long, level.and_then(|matches| value(flag, matches)), &origin);
+        let value = level.map(|matches| value(flag, matches)).transpose()?.flatten();
+        add(&mut text, long, value, &origin);
     }
-    text
+    Ok(text)
 }
 
 /// Adds a line; a setting without a value is a comment.
@@ -49,28 +55,37 @@ fn add(text: &mut String, name: &str, value: Option<String>, origin: &str) {
     written.expect("a text takes more text");
 }
 
-/// The value of a flag in TOML.
-fn value(flag: &Arg, matches: &ArgMatches) -> Option<String> {
+/// Returns the value of a flag in TOML, if it has one.
+///
+/// Fails with `Usage` for a value that is not UTF-8.
+fn value(flag: &Arg, matches: &ArgMatches) -> Result<Option<String>> {
     let id = flag.get_id().as_str();
     match flag.get_action() {
-        ArgAction::SetTrue => Some(matches.get_flag(id).to_string()),
-        ArgAction::Count => Some(matches.get_count(id).to_string()),
-        action => {
-            let raw = matches.get_raw(id)?.map(|raw| raw.to_string_lossy().into_owned());
-            let all: Vec<String> = raw.collect();
-            if matches!(action, ArgAction::Append) {
-                // A secret is left out: it stays where it was given.
-                let is_kafka = id == "kafka_config";
-                let is_public = |text: &&String| !is_kafka || KafkaProperties::is_public(text);
-                let all = all.iter().filter(is_public);
-                let quoted: Vec<String> = all.map(|text| quoted(text)).collect();
-                return Some(format!("[{}]", quoted.join(", ")));
-            }
-            // A run refuses an output with a password.
-            let text = all.first().filter(|text| id != "to" || !has_password(text))?;
-            // A number stands without quotes, unless it is written as no number is.
-            let number = text.parse::<u32>().ok().map(|number| number.to_string());
-            Some(number.filter(|number| number == text).unwrap_or_else(|| quoted(text)))
-        }
+        ArgAction::SetTrue => return Ok(Some(matches.get_flag(id).to_string())),
+        ArgAction::Count => return Ok(Some(matches.get_count(id).to_string())),
+        _ => {}
     }
+    let Some(raw) = matches.get_raw(id) else { return Ok(None) };
+    let mut all = Vec::new();
+    for value in raw {
+        let text = value.to_str().ok_or_else(|| {
+            let long = flag.get_long().unwrap_or_default();
+            Error::new(ErrorKind::Usage, format!("--{long} is {value:?}, which is not UTF-8"))
+                .hint("a settings file cannot hold it: give it on the command line of the run")
+        })?;
+        all.push(text);
+    }
+    if matches!(flag.get_action(), ArgAction::Append) {
+        // A secret is left out: it stays where it was given.
+        let is_public = |text: &&str| id != "kafka_config" || KafkaProperties::is_public(text);
+        let quoted: Vec<String> = all.into_iter().filter(is_public).map(quoted).collect();
+        return Ok(Some(format!("[{}]", quoted.join(", "))));
+    }
+    // A run refuses an output with a password.
+    let text = all.first().filter(|text| id != "to" || !has_password(text));
+    Ok(text.map(|text| {
+        // A number stands without quotes, unless it is written as no number is.
+        let number = text.parse::<u32>().ok().map(|number| number.to_string());
+        number.filter(|number| number == text).unwrap_or_else(|| quoted(text))
+    }))
 }

@@ -5,8 +5,10 @@
 //! which is the same as not given. A list is separated as on the command line, and blanks around
 //! its elements do not count. A delimiter is taken as it stands, since it may be a blank.
 
+use std::any::TypeId;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, Command};
 
@@ -42,12 +44,22 @@ pub fn find(
     let value = if is_literal { lookup(name) } else { lookup(name).and_then(meant) };
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     let place = SettingOrigin::Variable(name.to_string_lossy().into_owned());
+    if value.to_str().is_none() && !takes_any_bytes(flag) {
+        let message = format!("{place} is {value:?}, which is not UTF-8");
+        return Err(Error::new(ErrorKind::Usage, message));
+    }
     let arguments = arguments(flag, &value).map_err(|takes| {
         let (value, long) = (value.to_string_lossy(), flag.get_long().unwrap_or_default());
         Error::new(ErrorKind::Usage, format!("{place} is {value:?}"))
             .hint(format!("--{long} takes {takes}"))
     })?;
     Ok(Some(FoundSetting { place, arguments }))
+}
+
+/// Returns true for a flag whose value is a path, and so need not be UTF-8.
+fn takes_any_bytes(flag: &Arg) -> bool {
+    let taken = flag.get_value_parser().type_id();
+    taken == TypeId::of::<PathBuf>() || taken == TypeId::of::<OsString>()
 }
 
 /// Returns true for a text that leaves its flag unset: nothing, or blanks only.

@@ -42,7 +42,7 @@ pub fn run(flags: &FeedFlags) -> Result<u8> {
     }
     if flags.producer.as_ref().is_some_and(|id| id.is_empty() || id.len() > 200) {
         return Err(Error::new(ErrorKind::Usage, "the id of a producer has 1 to 200 bytes")
-            .hint("give a shorter --producer"));
+            .hint("give --producer such an id"));
     }
     if given_flags::was_typed("ca-file") && !flags.url.starts_with("https:") {
         return Err(unused_flags::useless("ca-file", "a URL that begins with https"));

@@ -179,6 +179,11 @@ impl LocalDisk {
     }
 }
 
+/// Returns true if a process has the journal in `folder` open.
+pub fn is_in_use(folder: &Path) -> bool {
+    file_lock::is_held(&folder.join(LOCK))
+}
+
 /// Options for files that only their owner can read, and none that a symbolic link leads to.
 fn private() -> fs::OpenOptions {
     let mut options = fs::OpenOptions::new();

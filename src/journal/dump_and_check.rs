@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::disk::{Disk, LocalDisk};
+use super::disk::{self, Disk, LocalDisk};
 use super::record::{ALL_CONNECTIONS, Entry, Record, Resume};
 use super::record_bytes::Fault;
 use super::scan_segment::{self, Cursor, Step, scan_after};
@@ -42,23 +42,58 @@ impl Verdict {
     }
 }
 
+/// Walks over a journal that a run writes to, before the damage that they find is believed.
+const WALKS_MAX: usize = 20;
+
 /// Writes every record of the journal in `folder` to `out`, one a line.
 ///
 /// # Errors
 /// `Configuration` if the folder holds no journal, `Disk` if the disk fails or no part of the
-/// journal can be read, `Failed` if `out` fails.
+/// journal can be read, `Failed` if `out` fails, and as [`check`].
 pub fn dump(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
-    inspect(&LocalDisk::read_only(folder), true, out)
+    let is_in_use = disk::is_in_use(folder);
+    let walked = inspect(&LocalDisk::read_only(folder), true, out);
+    if !is_in_use || walked.as_ref().is_ok_and(Verdict::is_sound) {
+        return walked;
+    }
+    writeln!(out, "a run writes to this journal; it is read again:").map_err(unwritable)?;
+    check(folder, out)
 }
 
 /// Verifies every record of the journal in `folder` and writes what is wrong, and a summary, to
 /// `out`.
 ///
+/// A run that writes to the journal takes segments out meanwhile and uses them again, which looks
+/// like damage. So damage counts only if it is found twice at the same places.
+///
 /// # Errors
-/// As [`dump`]. Damage is no error here: see [`Verdict::is_sound`].
+/// As [`dump`]. Damage is no error here: see [`Verdict::is_sound`]. `Temporary` if a run writes to
+/// the journal and no two walks agree.
 pub fn check(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
-    inspect(&LocalDisk::read_only(folder), false, out)
+    let mut before = None;
+    for _ in 0..WALKS_MAX {
+        let is_in_use = disk::is_in_use(folder);
+        let mut text = Vec::new();
+        let walked = inspect(&LocalDisk::read_only(folder), false, &mut text);
+        let is_damage = |line: &&[u8]| line.starts_with(DAMAGED.as_bytes());
+        let lines = text.split(|byte| *byte == b'\n').filter(is_damage);
+        let damage: Vec<Vec<u8>> = lines.map(<[u8]>::to_vec).collect();
+        let is_settled = match &walked {
+            Ok(verdict) => verdict.is_sound() || before.as_ref() == Some(&damage),
+            Err(_) => false,
+        };
+        if is_settled || !is_in_use {
+            out.write_all(&text).map_err(unwritable)?;
+            return walked;
+        }
+        before = Some(damage);
+    }
+    let message = format!("a run writes to the journal {} too quickly", folder.display());
+    Err(Error::new(ErrorKind::Temporary, message).hint("stop the run, or look again"))
 }
+
+/// The beginning of a line about a place that is damaged.
+const DAMAGED: &str = "damaged: ";
 
 /// The hint for a folder that is no journal's.
 pub const FOLDER_HINT: &str = "give the folder of a journal, STATE/journal-…";
@@ -257,7 +292,7 @@ impl Inspection<'_> {
             verdict.unmarked_affected |= affected.1;
             writeln!(
                 self.out,
-                "damaged: {place} position {}: {}; epochs affected: {}",
+                "{DAMAGED}{place} position {}: {}; epochs affected: {}",
                 bad.from,
                 bad.fault.as_str(),
                 scan_segment::name_epochs(affected)
@@ -358,4 +393,50 @@ fn show_state(resume: &Resume) -> String {
 /// Returns the error of a listing that cannot be written.
 fn unwritable(error: std::io::Error) -> Error {
     Error::new(ErrorKind::Failed, "writing the listing failed").cause(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::super::{Append, EpochEnd, Facts, Journal, JournalSettings};
+    use super::*;
+
+    /// Appends, ends and commits epochs until `has_ended`, so that segments are used again.
+    fn write(mut journal: Journal, has_ended: &AtomicBool) {
+        let mut epoch = 1;
+        while !has_ended.load(Ordering::Relaxed) {
+            for _ in 0..20 {
+                let stored = journal.append_data(1, &[b'x'; 100_000]).expect("a disk");
+                assert!(matches!(stored, Append::Stored { .. }));
+            }
+            let cut = journal.tail();
+            let end = EpochEnd { epoch, next_epoch: epoch + 1, cut, resume: Resume::at(cut) };
+            assert!(matches!(journal.append_epoch_end(&end), Ok(Append::Stored { .. })));
+            journal.append_committed(epoch).expect("a disk");
+            journal.syncer().sync().expect("a disk");
+            while journal.syncer().tidy().expect("a disk") {}
+            epoch += 1;
+        }
+    }
+
+    #[test]
+    fn check_beside_a_writer_finds_no_damage() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let facts = Facts { source: "localhost:1".to_owned(), parts: 1, interval_ms: 1000 };
+        let settings = JournalSettings { journal_bytes_max: 16 << 20, ..Default::default() };
+        let (journal, _) = Journal::open(dir.path(), settings, facts).expect("room");
+        let has_ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| write(journal, &has_ended));
+            let found: Vec<_> = (0..100).map(|_| check(dir.path(), &mut Vec::new())).collect();
+            has_ended.store(true, Ordering::Relaxed);
+            for walked in found {
+                match walked {
+                    Ok(verdict) => assert!(verdict.is_sound(), "{verdict:?}"),
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Temporary, "{error}"),
+                }
+            }
+        });
+    }
 }

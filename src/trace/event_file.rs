@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use std::time::Duration;
 use differential_dataflow::logging::DifferentialEvent;
 use timely::logging::TimelyEvent;
 
-use super::event_line::{LoggedEvent, write_line};
+use super::event_line::{LoggedEvent, is_event_line, write_line};
 use crate::error::{Error, ErrorKind, Result};
 use crate::supervise;
 
@@ -102,13 +102,27 @@ impl fmt::Debug for EventFile {
     }
 }
 
+/// Returns true for a file on disk that no run has written events to: it may be a text to count.
+fn holds_something_else(path: &Path) -> bool {
+    let mut begin = Vec::new();
+    let is_file = path.metadata().is_ok_and(|found| found.is_file());
+    let read = File::open(path).and_then(|file| file.take(64).read_to_end(&mut begin));
+    is_file && read.is_ok() && !begin.is_empty() && !is_event_line(&begin)
+}
+
 impl EventFile {
     /// Creates or empties the file at `path` and starts the thread that writes to it.
     ///
     /// # Errors
     ///
-    /// `Configuration` if the file cannot be created, naming `--events`.
+    /// `Configuration` if the file cannot be created, or holds something else than events, naming
+    /// `--events`.
     pub fn create(path: PathBuf, bytes_max: u64) -> Result<EventFile> {
+        if holds_something_else(&path) {
+            let message = format!("{} holds something else than events", path.display());
+            return Err(Error::new(ErrorKind::Configuration, message)
+                .hint("give --events another file: this one would be emptied"));
+        }
         let file = File::create(&path).map_err(|error| {
             let message = format!("cannot create {}: {error}", path.display());
             Error::new(ErrorKind::Configuration, message)

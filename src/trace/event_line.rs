@@ -19,6 +19,11 @@ pub struct EventLine<'a> {
     pub event: LoggedEvent<'a>,
 }
 
+/// Returns true for a text that begins as every line does.
+pub fn is_event_line(text: &[u8]) -> bool {
+    text.starts_with(b"{\"t_us\":")
+}
+
 /// An event of timely or differential, as far as a profile can use it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]

@@ -94,7 +94,7 @@ fn another_users_process_is_kept_out_of_loopback() {
     let job = "run --file input --interval 24h --format tsv --no-state --to out/c";
     let start = |p: usize, home: usize, more: &str| {
         let invocation = rig.wordtide(&format!("{job} {} {more}", addresses.flags(p)));
-        invocation.env("XDG_STATE_HOME", &homes[home].to_string_lossy()).start()
+        invocation.env("XDG_STATE_HOME", &homes[home]).start()
     };
     let zero = start(0, 0, "");
     // Other flags too: unproven, they must not end the start as a mismatch would.

@@ -254,8 +254,9 @@ impl Client {
 
     /// The error for an answer that a repeated request would get again.
     fn refused(&self, status: StatusCode, why: &str) -> Error {
-        let message = format!("{} refuses the lines: {status} {why}", self.url);
-        Error::new(ErrorKind::Configuration, message.trim_end()).hint(match status {
+        let why = if why.is_empty() { String::new() } else { format!(": {why}") };
+        let message = format!("{} refuses the lines: {status}{why}", self.url);
+        Error::new(ErrorKind::Configuration, message).hint(match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => "check --token-file",
             _ => "give the URL of a run with --listen-http, as in http://HOST:PORT/lines",
         })
