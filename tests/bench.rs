@@ -1,8 +1,8 @@
 //! `wordtide bench`: measures, checks every count, and leaves nothing but its report.
 
 use std::fs;
-use std::io::{ErrorKind, Write};
-use std::net::TcpListener;
+use std::io::{self, ErrorKind, Read};
+use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -56,6 +56,7 @@ fn small_bench_writes_checked_rows_and_plots() {
     let in_order = ["marker_ms_p50", "marker_ms_p99", "marker_ms_max"];
     let in_order = in_order.map(|name| latency[name].as_f64().expect("a figure"));
     assert!(in_order.is_sorted() && latency["line_ms_p50"].is_number(), "{latency}");
+    assert!(latency["words_per_s_kept"].as_f64() > Some(0.0), "{latency}");
 
     let csv = fs::read_to_string(rig.path("report/rows.csv")).expect("rows");
     assert_eq!(csv.lines().count(), rows.len() + 1);
@@ -95,32 +96,71 @@ fn file_is_counted_by_several_processes() {
 fn failing_program_ends_the_bench_with_its_words() {
     let rig = Rig::new();
     let flags = format!("{SMALL} --rate 0 --beside wc -- --parts 0");
-    rig.run(&flags).expect(1).says(&["wordtide", "--parts"]);
-    // A word count that is not that of the text.
-    let flags = format!("{SMALL} --rate 0 --beside wc -- --split whitespace --lowercase");
-    rig.run(&flags).expect(1).says(&["wordtide -w 1 has counted wrongly", "report it"]);
+    rig.run(&flags).expect(2).says(&["wordtide", "ended with", "give --parts from 1"]);
     assert_eq!(rig.tree(), [""; 0]);
+}
+
+#[test]
+fn further_flags_that_change_counts_are_refused() {
+    let rig = Rig::new();
+    let cases = [
+        ("--lowercase", "--lowercase"),
+        ("-w 2", "-w"),
+        ("--help", "--help"),
+        ("-q", "--quiet"),
+        ("--splt space", "--splt"),
+    ];
+    for (flags, says) in cases {
+        rig.run(&format!("{SMALL} --report report -- {flags}")).expect(2).says(&[says]);
+        assert_eq!(rig.tree(), [""; 0], "{flags}");
+    }
+}
+
+#[test]
+fn bad_start_keeps_the_earlier_report() {
+    let rig = Rig::new();
+    rig.file("empty", "");
+    fs::create_dir(rig.path("report")).expect("a folder");
+    rig.file("report/rows.csv", "earlier");
+    rig.file("report/report.html", "earlier");
+    let flags = "bench --scratch . --report report --mib 1 -w 1 --rounds 1 --rate 0 --corpus";
+    rig.run(&format!("{flags} english,empty")).expect(78).says(&["empty is empty", "--corpus"]);
+    for name in ["report/rows.csv", "report/report.html"] {
+        assert_eq!(fs::read_to_string(rig.path(name)).expect("a file"), "earlier", "{name}");
+    }
+    fs::remove_file(rig.path("report/report.html")).expect("a file");
+    fs::create_dir(rig.path("report/report.html")).expect("a folder");
+    rig.run(&format!("{flags} english")).expect(78).says(&["report.html", "--report"]);
+    let rows = fs::read_to_string(rig.path("report/rows.csv")).expect("a file");
+    assert_eq!(rows, "earlier");
+    let left = ["empty", "report/", "report/report.html/", "report/rows.csv"];
+    assert_eq!(rig.tree(), left);
 }
 
 #[test]
 fn signal_ends_bench_child_and_folder() {
     for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let rig = Rig::new();
-        // The program waits for this address, so the bench waits for the program.
+        // The page of the program, at a port that was free just now.
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = listener.local_addr().expect("an address");
-        let waiting =
-            format!("{SMALL} --rate 0 --beside wc --report report -- --connect {address}");
-        let bench = rig.wordtide(&waiting).start();
-        let (mut child, _) = listener.accept().expect("the program");
-        // A program that survives does not read for ever: the test fails then.
-        child.set_write_timeout(Some(Duration::from_secs(60))).expect("a socket");
+        drop(listener);
+        let long = "bench --corpus english --mib 1 -w 1 --rounds 0 --rate 1k --seconds 600";
+        let flags = format!("{long} --scratch . --report report -- --http {address}");
+        let bench = rig.wordtide(&flags).start();
+        let connect = || {
+            std::thread::park_timeout(Duration::from_millis(10));
+            TcpStream::connect(address).ok()
+        };
+        let mut page =
+            std::iter::repeat_with(connect).take(6_000).flatten().next().expect("a page");
+        page.set_read_timeout(Some(Duration::from_secs(60))).expect("a socket");
         bench.signal(signal);
-        bench.end().expect(code).says(&["ended by a signal"]);
+        bench.end().expect(code).says(&["ended by a signal; the rows so far"]);
         // The end of the program closes the connection.
-        let sent = || child.write_all(&[b'\n'; 4096]);
-        let ended = std::iter::repeat_with(sent).find_map(Result::err).expect("no end");
-        assert_ne!(ended.kind(), ErrorKind::WouldBlock, "the program goes on");
+        let ended = page.read(&mut [0; 1]);
+        let still = |error: &io::Error| error.kind() == ErrorKind::WouldBlock;
+        assert!(!ended.as_ref().is_err_and(still), "the program goes on");
         let report = ["report/", "report/rows.csv", "report/rows.jsonl"];
         assert_eq!(rig.tree(), report);
     }
@@ -137,6 +177,7 @@ fn unusable_flags_are_refused_before_anything_runs() {
         ("-n 0", 2, "-n"),
         ("--rounds 0 --rate 0", 2, "--rounds"),
         ("--rate 5G", 2, "--rate"),
+        ("--rate 1001M", 2, "--rate"),
         ("--rate 1", 2, "--rate"),
         ("--beside spark", 2, "--beside"),
         ("--journal maybe", 2, "--journal"),
@@ -145,6 +186,7 @@ fn unusable_flags_are_refused_before_anything_runs() {
         ("--interval 1ms", 2, "--interval"),
         ("--scratch absent", 78, "--scratch"),
         ("--scratch . --report /dev/null/x", 78, "--report"),
+        ("--scratch . --report report --corpus /dev/null", 2, "--corpus"),
     ];
     for (flags, code, says) in cases {
         rig.run(&format!("bench {flags}")).expect(code).says(&[says]);

@@ -30,7 +30,7 @@ impl Manager {
     fn watch(&self, program: Invocation, watchdog: Option<Duration>) -> Invocation {
         let program = program.env("NOTIFY_SOCKET", &self.path);
         match watchdog {
-            Some(time) => program.env("WATCHDOG_USEC", &time.as_micros().to_string()),
+            Some(time) => program.env("WATCHDOG_USEC", time.as_micros().to_string()),
             None => program,
         }
     }
@@ -177,7 +177,7 @@ fn launcher_alone_speaks_for_its_processes() {
     let (rig, server) = (Rig::new(), Server::new());
     let mut manager = Manager::new(&rig);
     let program = rig.wordtide(&format!("run {} {RUN} -n 2", server.flag()));
-    let program = program.env("TMPDIR", &rig.path("").display().to_string());
+    let program = program.env("TMPDIR", rig.path("").display().to_string());
     let program = manager.watch(program, Some(Duration::from_millis(300))).start();
     server.accept().send("a b\n");
     manager.wait_for("STATUS=epoch ", 2);

@@ -147,7 +147,7 @@ impl Soak {
             let point = POINTS[self.below(POINTS.len() as u64) as usize];
             let pass = 1 + self.below(6);
             self.act(format!("crash at {point}:{pass}"));
-            program = program.env("WORDTIDE_CRASH_POINT", &format!("{point}:{pass}"));
+            program = program.env("WORDTIDE_CRASH_POINT", format!("{point}:{pass}"));
         }
         let mut unread = None;
         if self.below(4) == 0 {

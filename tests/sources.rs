@@ -185,7 +185,7 @@ fn flags_may_come_from_the_environment() {
     let (rig, server) = (Rig::new(), Server::new());
     let invocation = rig
         .wordtide("run --once --no-state --to out/c")
-        .env("WORDTIDE_CONNECT", &format!("127.0.0.1:{}", server.port()))
+        .env("WORDTIDE_CONNECT", format!("127.0.0.1:{}", server.port()))
         .env("WORDTIDE_FORMAT", "scala")
         .env("WORDTIDE_INTERVAL", "1h")
         .env("WORDTIDE_LOWERCASE", "1");

@@ -259,7 +259,7 @@ fn machine_credentials_are_fetched_without_proxy() {
     });
     let program = oss(&rig, &double, &format!("check {TO}"))
         .env("OSS_ACCESS_KEY_ID", "")
-        .env("ALIBABA_CLOUD_CREDENTIALS_URI", &format!("http://localhost:{port}/keys"));
+        .env("ALIBABA_CLOUD_CREDENTIALS_URI", format!("http://localhost:{port}/keys"));
     tells_no_secret(&program.start().end().expect(0));
     assert_eq!(asked.join().expect("an answer"), "GET /keys HTTP/1.1");
 }
@@ -359,7 +359,7 @@ fn no_secret_is_ever_said_nor_stored() {
     let program = oss(&rig, &double, &format!("check -vv {TO}"))
         .env("http_proxy", &near)
         .env("OSS_ACCESS_KEY_ID", "")
-        .env("ALIBABA_CLOUD_CREDENTIALS_URI", &format!("{near}/?token={PLANTED}"));
+        .env("ALIBABA_CLOUD_CREDENTIALS_URI", format!("{near}/?token={PLANTED}"));
     tells_no_secret(&program.start().end().expect(78).says(&["ALIBABA_CLOUD_CREDENTIALS_URI"]));
     for (key, body) in double.objects() {
         let body = String::from_utf8_lossy(&body).into_owned();

@@ -1,20 +1,23 @@
 //! `wordtide bench`: how fast the program is on this machine, beside what it has to beat.
 //!
-//! `suites` has the runs that the flags ask for. Each text (`texts`) is served on a loopback socket
-//! (`line_sender`) to one program after the other (`programs`), each a child that is measured
-//! (`measured_child`) in a folder of its own (`scratch_folder`). `throughput_runs` runs
-//! all of them in turn, `latency_runs` runs them by the clock. Every run's output
-//! (`committed_epochs`) is read back and compared with counts made by the simplest code there is
-//! (`check_counts`); a wrong count ends the bench. `row_files` and `html_report` keep the figures,
-//! `svg_plot` draws them, `run_progress` follows the runs on a terminal.
+//! `suites` has the runs that the flags ask for, `further_flags` those that a run may get. Each
+//! text (`texts`) is served on a loopback socket (`line_sender`) to one program after the other
+//! (`programs`). Each is a child that is measured (`measured_child`) by its `child_log`, within its
+//! `run_limits`, in a folder of its own (`scratch_folder`). `throughput_runs` runs all of them in
+//! turn, `latency_runs` runs them by the clock. Every run's output (`committed_epochs`) is read
+//! back and compared with counts made by the simplest code there is (`check_counts`); a wrong count
+//! ends the bench. `row_files` and `html_report` keep the figures, `svg_plot` draws them,
+//! `run_progress` follows the runs on a terminal.
 //!
 //! The programs beside this one are played by itself, so that all are processes of their own and
 //! measured alike: `reference_program` and `naive_program`. `duckdb` runs DuckDB, if it is
 //! installed.
 
 mod check_counts;
+mod child_log;
 mod committed_epochs;
 mod duckdb;
+mod further_flags;
 mod html_report;
 mod latency_runs;
 mod line_sender;
@@ -24,6 +27,7 @@ mod programs;
 mod quantiles;
 mod reference_program;
 mod row_files;
+mod run_limits;
 mod run_progress;
 mod scratch_folder;
 mod suites;
@@ -60,7 +64,12 @@ pub fn run(flags: &BenchFlags) -> Result<u8> {
         return play(&role, &port, Path::new(out), flags.interval).map(|()| 0);
     }
     let mut suites = suites::asked(flags)?;
-    let scratch = Scratch::create(flags.scratch.as_deref())?;
+    for (choice, mib) in
+        suites.iter().flat_map(|suite| suite.texts.iter().map(|it| (it, suite.mib)))
+    {
+        BenchText::check(choice, mib)?;
+    }
+    let scratch = Scratch::create(flags.scratch.as_deref(), flags.report.is_some())?;
     let place = if scratch.is_in_memory() { "memory (tmpfs)" } else { "a disk" };
     if scratch.is_in_memory() {
         warn("the folder to work in is in memory: syncs cost nothing; give --scratch a disk");
@@ -81,7 +90,7 @@ pub fn run(flags: &BenchFlags) -> Result<u8> {
         }
     }
     following.clear();
-    if let Some(page) = files.beside("report.html") {
+    if let Some(page) = files.beside(row_files::PAGE) {
         print(format!("{} has all figures\n", page.display()).as_bytes())?;
     }
     Ok(0)
@@ -124,8 +133,10 @@ fn measure(
         format!("{name}: {mib} MiB, {words} words, {distinct} distinct, epochs of {interval}\n");
     print(head.as_bytes())?;
     following.leave_out(suite.unsuited_runs(text));
-    if suite.programs.iter().any(|program| !program.suits(text)) {
-        warn(&format!("DuckDB skips the empty lines of {name}: it is left out"));
+    if let Some(reason) = text.unsuited_to_duckdb()
+        && suite.programs.iter().any(|program| !program.suits(text))
+    {
+        warn(&format!("DuckDB is left out of {name}: {reason}"));
     }
     if suite.rounds > 0 {
         let runs = throughput_runs::run(suite, text, scratch, following)?;
@@ -147,7 +158,7 @@ fn measure(
         files.row(paced.row())?;
         report.paced.push(paced);
     }
-    match files.beside("report.html") {
+    match files.beside(row_files::PAGE) {
         Some(page) => report.write(&page, files.machine()),
         None => Ok(()),
     }
@@ -164,7 +175,7 @@ fn leave_out_absent(suites: &mut [Suite]) {
         warn("DuckDB is not installed: it is left out");
         suites.iter_mut().for_each(|suite| suite.programs.retain(|it| !is_duckdb(it)));
     }
-    if asks(suites, is_wc) && !duckdb::has("wc", &["--version"]) {
+    if asks(suites, is_wc) && !duckdb::has("wc", &["-w"]) {
         warn("wc is not installed: it is left out");
         suites.iter_mut().for_each(|suite| suite.programs.retain(|it| !is_wc(it)));
     }

@@ -213,8 +213,8 @@ fn names_one_of(error: &ClapError, found: &[(String, SettingOrigin)]) -> bool {
     texts.flatten().any(|text| note_of(&text, found).is_some())
 }
 
-/// The message of an error of clap's without its usage, as part of a line.
-fn one_line(error: &ClapError) -> String {
+/// Returns the message of an error of clap's without its usage, as part of a line.
+pub fn one_line(error: &ClapError) -> String {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let paragraphs = text.split("\n\n").take_while(|paragraph| {

@@ -42,11 +42,6 @@ impl Truth {
         Truth { words, rows: self.rows, sum }
     }
 
-    /// Returns the counts with another number of words: all that some programs report.
-    pub fn with_words(self, words: u64) -> Truth {
-        Truth { words, ..self }
-    }
-
     /// Returns the counts of this text and another. Rows are a sum as of two epochs.
     pub fn and(self, other: Truth) -> Truth {
         Truth {

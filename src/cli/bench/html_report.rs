@@ -12,8 +12,8 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::super::failed;
+use super::child_log::StageTimes;
 use super::latency_runs::PacedRun;
-use super::measured_child::StageTimes;
 use super::programs::{BenchProgram, BenchResult, RunShape};
 use super::quantiles::{Quantiles, median};
 use super::row_files::Fields;
@@ -319,8 +319,9 @@ fn section_of_paced(paced: &[PacedRun]) -> String {
     add(&mut page, stages_figure(paced.iter().map(|run| (run.program, run.run.stages.clone()))));
     page.push_str("</div>\n");
     /// The heads of the columns.
-    const HEADS: [&str; 12] = [
+    const HEADS: [&str; 13] = [
         "program",
+        "M words/s kept",
         "cores used",
         "marker p50 ms",
         "p90",
@@ -337,6 +338,7 @@ fn section_of_paced(paced: &[PacedRun]) -> String {
         let at = |quantiles: &Quantiles, share| quantiles.at(share).map(short);
         vec![
             Some(escaped(&run.program.to_string())),
+            Some(short(run.kept / 1e6)),
             Some(short(run.cores_used())),
             at(&run.markers, 0.5),
             at(&run.markers, 0.9),
@@ -429,12 +431,17 @@ mod tests {
             interval: "1s".to_owned(),
             extra: String::new(),
             rate: 1_000_000,
+            kept: 900_000.0,
             seconds: 5,
             run: ProgramRun { seconds: 5.0, ..ProgramRun::default() },
             markers: Quantiles::of([5.0, 6.0, 30.0]),
             lines: Quantiles::of([500.0, 900.0]),
             syncs: Quantiles::of([2.0]),
         };
+        let line = paced.line();
+        assert!(line.contains("asked for 1000000 words/s, kept 900000,"), "{line}");
+        let line = PacedRun { kept: 990_000.0, ..paced.clone() }.line();
+        assert!(line.contains(" 990000 words/s,") && !line.contains("asked for"), "{line}");
         let report = BenchReport { texts: vec![text(0.7)], paced: vec![paced] };
         let page = report.page(&Fields::new());
         assert_eq!(page.matches("<svg").count(), 4, "no stages of a run that ended none");

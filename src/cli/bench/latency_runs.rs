@@ -16,12 +16,14 @@ use serde_json::{Value, json};
 
 use super::super::{failed, parse_values};
 use super::check_counts::Truth;
+use super::child_log::ChildNews;
 use super::committed_epochs::{self, CountedEpoch};
-use super::line_sender::LineSender;
+use super::line_sender::{LineSender, SentLines};
 use super::measured_child::{self, ProgramRun};
 use super::programs::{BenchProgram, RunSite};
 use super::quantiles::{Quantiles, median};
 use super::row_files::{Fields, figure};
+use super::run_limits::RunLimits;
 use super::run_progress::Following;
 use super::scratch_folder::Scratch;
 use super::suites::Suite;
@@ -32,6 +34,9 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// The distance, in lines, between two lines that are measured.
 const LINES_A_SAMPLE: u64 = 100;
+
+/// The least share of the rate asked for that counts as kept.
+const KEPT_LEAST: f64 = 0.95;
 
 /// Number of writes with a sync that are timed.
 const SYNCS: usize = 50;
@@ -49,6 +54,8 @@ pub struct PacedRun {
     pub extra: String,
     /// Words a second that were due.
     pub rate: u64,
+    /// Words a second that were sent, from the first line to the last.
+    pub kept: f64,
     /// For so many seconds.
     pub seconds: u64,
     /// The resources of the run.
@@ -78,6 +85,7 @@ impl PacedRun {
             "extra": self.extra,
             "words": self.run.words,
             "words_per_s_due": self.rate,
+            "words_per_s_kept": figure(self.kept),
             "seconds": self.seconds,
             "cores_used": figure(self.cores_used()),
             "user_ns_per_word": figure(self.run.ns_per_word(self.run.user_seconds)),
@@ -105,16 +113,25 @@ impl PacedRun {
         row
     }
 
+    /// Returns the words a second that were sent, beside those asked for if they are fewer.
+    fn speed(&self) -> String {
+        let (rate, kept) = (self.rate, self.kept);
+        match kept < KEPT_LEAST * rate as f64 {
+            true => format!("asked for {rate} words/s, kept {kept:.0}"),
+            false => format!("{kept:.0} words/s"),
+        }
+    }
+
     /// Returns a line for standard output.
     pub fn line(&self) -> String {
         let ms = |quantiles: &Quantiles, share: f64| {
             quantiles.at(share).map_or("-".to_owned(), |ms| format!("{ms:.1}"))
         };
         format!(
-            "{:30} {} words/s, {:.2} cores: epoch end to marker p50 {} p99 {} max {} ms; line due \
+            "{:30} {}, {:.2} cores: epoch end to marker p50 {} p99 {} max {} ms; line due \
              to marker p50 {} p99 {} ms; one write and sync p50 {} p99 {} ms",
             self.program.to_string(),
-            self.rate,
+            self.speed(),
             self.cores_used(),
             ms(&self.markers, 0.5),
             ms(&self.markers, 0.99),
@@ -154,9 +171,15 @@ pub fn run(
         interval: suite.interval,
         extra: &suite.extra,
     };
-    let look = || following.look(Some((sender.sent.load(Ordering::Relaxed), all as u64)));
-    let mut run = measured_child::measured(program.command(&site)?, scratch, look)?;
-    let began = sender.finish()?;
+    let limits = RunLimits::new(program, suite.interval, scratch);
+    let mut limits = limits.with_rate(suite.rate, suite.seconds);
+    let look = |news: &ChildNews| {
+        let sent = (sender.sent.load(Ordering::Relaxed), all as u64);
+        following.look(Some(sent));
+        limits.look(Instant::now(), sent, news)
+    };
+    let mut run = measured_child::measured(program, program.command(&site)?, scratch, look)?;
+    let SentLines { began, ended } = sender.finish()?;
     let began_ms = SystemClock::new().wall_ms() as f64 - began.elapsed().as_secs_f64() * 1e3;
     let epochs = committed_epochs::epochs(&site.dir.join("out"))?;
     run.words = check(program, &text, all, &epochs)?;
@@ -169,6 +192,7 @@ pub fn run(
         interval: parse_values::show(suite.interval),
         extra: shown(suite),
         rate: suite.rate,
+        kept: run.words as f64 / (ended - began).as_secs_f64(),
         seconds: suite.seconds,
         run,
         markers: by_epoch,

@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,18 @@ pub struct LineSender {
     pub port: u16,
     /// Bytes that the other end has taken so far.
     pub sent: Arc<AtomicU64>,
-    ended: Receiver<io::Result<Instant>>,
+    /// True when the program has ended: no connection is its own any more.
+    is_over: Arc<AtomicBool>,
+    ended: Receiver<io::Result<SentLines>>,
+}
+
+/// The times of lines that were sent.
+#[derive(Clone, Copy, Debug)]
+pub struct SentLines {
+    /// The time at which the first byte was due.
+    pub began: Instant,
+    /// The time at which the other end had taken the last one.
+    pub ended: Instant,
 }
 
 impl LineSender {
@@ -71,24 +82,34 @@ impl LineSender {
         let port = listener.local_addr().map_err(cannot)?.port();
         let (end, ended) = sync_channel(1);
         let sent = Arc::<AtomicU64>::default();
-        let count = Arc::clone(&sent);
+        let is_over = Arc::<AtomicBool>::default();
+        let (count, over) = (Arc::clone(&sent), Arc::clone(&is_over));
         let work = move || {
-            let sent = listener.accept().and_then(|(stream, _)| send(stream, &count));
+            let sent =
+                listener.accept().and_then(|(stream, _)| match over.load(Ordering::SeqCst) {
+                    false => send(stream, &count),
+                    true => Err(io::Error::other("it has ended without a connection")),
+                });
+            let sent = sent.map(|began| SentLines { began, ended: Instant::now() });
             // The receiver is gone where the program has failed.
             let _ = end.send(sent);
             Ok(())
         };
         // The channel ends with the thread, which is an error for who waits.
         supervise::thread("bench-sender", |error: Error| tracing::debug!("{error}"), work)?;
-        Ok(LineSender { port, sent, ended })
+        Ok(LineSender { port, sent, is_over, ended })
     }
 
-    /// Waits for the end. Returns the time at which the first byte was due.
+    /// Waits for the end of the lines, after that of the program. Returns the times at which they
+    /// were sent.
     ///
     /// # Errors
     ///
     /// `Failed` if the other end did not take all bytes.
-    pub fn finish(self) -> Result<Instant> {
+    pub fn finish(self) -> Result<SentLines> {
+        self.is_over.store(true, Ordering::SeqCst);
+        // A sender to which no program came waits for one: this wakes it. Another listens no more.
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
         let gone = |_| Err(io::Error::other("the sender has ended"));
         let ended = self.ended.recv().unwrap_or_else(gone);
         ended.map_err(|error| failed("the program did not take all lines", error))
@@ -120,5 +141,13 @@ mod tests {
         let all = text.piece.len() + 10;
         let sent = received(LineSender::by_the_clock(&text, 1e12, all).expect("a sender"));
         assert!(sent == text.piece.repeat(2)[..all], "{} bytes", sent.len());
+    }
+
+    #[test]
+    fn program_that_never_connects_ends_the_sender() {
+        let english = TextChoice::Generated(Corpus::English);
+        let text = BenchText::load(&english, 1, 1).expect("a text");
+        let error = LineSender::at_once(&text).expect("a sender").finish().expect_err("no program");
+        assert!(error.to_string().contains("without a connection"), "{error}");
     }
 }

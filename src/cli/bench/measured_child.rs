@@ -1,23 +1,21 @@
 //! One run of one program: its time and its resources.
 
 use std::fs;
-use std::io::Read;
 use std::process::{Command, Stdio};
-use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
-use serde_json::Value;
 
 use super::super::failed;
+use super::child_log::{ChildLog, ChildNews, StageTimes, is_disk_full};
+use super::programs::BenchProgram;
 use super::scratch_folder::{Scratch, children};
 use crate::error::{Error, ErrorKind, Result};
-use crate::supervise;
 
 /// Time between two readings of a program's memory. Each reading is the peak that the kernel keeps.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// Readings after which processes are looked for that the program has started.
+/// Readings after which processes are looked for again once all that are expected were found.
 const LOOKS_A_SEARCH: u32 = 20;
 
 /// The kernel's unit of processor time.
@@ -51,17 +49,6 @@ pub struct ProgramRun {
     pub marker_ms: Vec<f64>,
 }
 
-/// The times of the stages of an epoch, in milliseconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StageTimes {
-    /// From the cut until all rows are known.
-    pub count: f64,
-    /// Until all parts are durable.
-    pub write: f64,
-    /// Until the marker is stored.
-    pub commit: f64,
-}
-
 impl ProgramRun {
     /// Returns words a second.
     pub fn words_per_second(&self) -> f64 {
@@ -74,53 +61,50 @@ impl ProgramRun {
     }
 }
 
-/// Runs a command to its end. `look` is called again and again meanwhile.
+/// Runs the command of a program to its end. `look` is called again and again meanwhile, with the
+/// state of the program; its error ends the run, and the child with the scratch folder.
 ///
 /// # Errors
 ///
-/// `Failed` if the program fails, with its last line.
+/// `Failed` if the program fails, with its reason; `Usage` if this program refuses its flags.
 pub fn measured(
+    program: BenchProgram,
     mut command: Command,
     scratch: &Scratch,
-    mut look: impl FnMut(),
+    mut look: impl FnMut(&ChildNews) -> Result<()>,
 ) -> Result<ProgramRun> {
     let (before, stolen_before) = (ChildUsage::ended()?, stolen_seconds());
     let began = Instant::now();
     let mut child = scratch.start(command.stdin(Stdio::null()).stderr(Stdio::piped()))?;
-    let (end, ended) = sync_channel(1);
-    let stderr = child.stderr.take();
-    let read = move || {
-        let mut log = Vec::new();
-        // What was read so far is of use where the pipe breaks.
-        let _ = stderr.map(|mut stderr| stderr.read_to_end(&mut log));
-        let _ = end.send(log);
-        Ok(())
-    };
-    supervise::thread("bench-log", |error: Error| tracing::debug!("{error}"), read)?;
+    let unread = || Error::new(ErrorKind::Failed, "a child has no standard error");
+    let log = ChildLog::read(child.stderr.take().ok_or_else(unread)?)?;
     let mut run = ProgramRun::default();
-    let mut memory = PeakMemory::of(Pid::from_child(&child));
-    let log = loop {
-        run.peak_rss_kib = run.peak_rss_kib.max(memory.read_kib());
-        look();
-        match ended.recv_timeout(LOOK) {
-            Ok(log) => break log,
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break Vec::new(),
+    let mut memory = PeakMemory::of(Pid::from_child(&child), program.processes());
+    loop {
+        run.peak_rss_kib = memory.read_kib();
+        look(&log.news())?;
+        if log.ends_within(LOOK) {
+            break;
         }
-    };
+    }
     let status = scratch.wait(&mut child)?;
     run.seconds = began.elapsed().as_secs_f64();
-    let (after, log) = (ChildUsage::ended()?, String::from_utf8_lossy(&log));
+    let after = ChildUsage::ended()?;
     run.system_seconds = after.system_seconds - before.system_seconds;
     run.user_seconds = after.user_seconds - before.user_seconds;
     run.minor_faults = after.minor_faults - before.minor_faults;
     run.disk_bytes = after.disk_bytes - before.disk_bytes;
     run.stolen_seconds = stolen_seconds() - stolen_before;
     if !status.success() {
-        let message = format!("{} ended with {status}: {}", shown(&command), last_words(&log));
-        return Err(Error::new(ErrorKind::Failed, message));
+        let words = log.last_words();
+        let message = format!("{} ended with {status}: {words}", shown(&command));
+        let is_refusal = status.code() == Some(2) && matches!(program, BenchProgram::Wordtide(_));
+        let kind = if is_refusal { ErrorKind::Usage } else { ErrorKind::Failed };
+        let error = Error::new(kind, message);
+        let hint = "free space on the disk of --scratch, or give --scratch another disk";
+        return Err(if is_disk_full(&words) { error.hint(hint) } else { error });
     }
-    run.stages = log.lines().filter_map(stages).collect();
+    run.stages = log.stages();
     Ok(run)
 }
 
@@ -128,25 +112,6 @@ pub fn measured(
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
-}
-
-/// Returns the error in a log, or its last line.
-fn last_words(log: &str) -> String {
-    let message = |line: &str| {
-        let line: Value = serde_json::from_slice(line.as_bytes()).ok()?;
-        (line["level"] == "error").then(|| line["message"].as_str().map(str::to_owned)).flatten()
-    };
-    let last = || log.lines().next_back().unwrap_or("it wrote nothing").to_owned();
-    log.lines().filter_map(message).next_back().unwrap_or_else(last)
-}
-
-/// Returns the stages in the line of a committed epoch.
-fn stages(line: &str) -> Option<StageTimes> {
-    let line: Value = serde_json::from_slice(line.as_bytes()).ok()?;
-    let ms = |name: &str| line[name].as_f64();
-    let is_epoch = line["event"] == "epoch_committed";
-    is_epoch.then_some(())?;
-    Some(StageTimes { count: ms("count_ms")?, write: ms("write_ms")?, commit: ms("commit_ms")? })
 }
 
 /// The resources that all ended children and their children have used.
@@ -192,29 +157,42 @@ fn stolen_seconds() -> f64 {
 
 /// The memory of a program. Reading takes little time of the processor that the program needs.
 struct PeakMemory {
-    program: Pid,
-    /// The program and the processes that it has started.
-    processes: Vec<Pid>,
+    /// The program and the processes that it has started, each with its peak so far.
+    processes: Vec<(Pid, u64)>,
+    /// Number of processes that it has once all are started.
+    expected: usize,
     looks: u32,
 }
 
 impl PeakMemory {
-    fn of(program: Pid) -> PeakMemory {
-        PeakMemory { program, processes: Vec::new(), looks: 0 }
+    fn of(program: Pid, expected: usize) -> PeakMemory {
+        PeakMemory { processes: vec![(program, 0)], expected, looks: 0 }
     }
 
-    /// Returns the peaks of all its processes so far; 0 for one that has ended.
+    /// Returns the sum of the peaks of all its processes so far.
     fn read_kib(&mut self) -> u64 {
-        if self.looks.is_multiple_of(LOOKS_A_SEARCH) {
-            self.processes = vec![self.program];
-            let mut at = 0;
-            while let Some(process) = self.processes.get(at).copied() {
-                self.processes.extend(children(process));
-                at += 1;
-            }
+        // A short run has few readings: all processes must be among them.
+        if self.processes.len() < self.expected || self.looks.is_multiple_of(LOOKS_A_SEARCH) {
+            self.search();
         }
         self.looks += 1;
-        self.processes.iter().map(|process| peak_rss_kib(*process)).sum()
+        for (process, peak) in &mut self.processes {
+            *peak = (*peak).max(peak_rss_kib(*process));
+        }
+        self.processes.iter().map(|(_, peak)| peak).sum()
+    }
+
+    /// Looks for processes that were started since.
+    fn search(&mut self) {
+        let mut at = 0;
+        while let Some((process, _)) = self.processes.get(at).copied() {
+            for child in children(process) {
+                if self.processes.iter().all(|(known, _)| *known != child) {
+                    self.processes.push((child, 0));
+                }
+            }
+            at += 1;
+        }
     }
 }
 
@@ -231,18 +209,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stages_are_read_from_the_log() {
-        let line = r#"{"event":"epoch_committed","count_ms":3,"write_ms":2,"commit_ms":1}"#;
-        assert_eq!(stages(line), Some(StageTimes { count: 3.0, write: 2.0, commit: 1.0 }));
-        assert_eq!(stages(r#"{"event":"stopped"}"#), None);
-        assert_eq!(stages("epoch 1 committed"), None);
-    }
-
-    #[test]
-    fn error_of_a_program_is_its_last_words() {
-        let log = "{\"level\":\"error\",\"message\":\"no disk\"}\n{\"level\":\"info\"}\n";
-        assert_eq!(last_words(log), "no disk");
-        assert_eq!(last_words("one\ntwo\n"), "two");
-        assert_eq!(last_words(""), "it wrote nothing");
+    fn expected_process_is_found_at_next_reading() {
+        let mut memory = PeakMemory::of(rustix::process::getpid(), 2);
+        let alone = memory.read_kib();
+        assert!(alone > 0);
+        let mut child = Command::new("sleep").arg("60").spawn().expect("a process");
+        memory.read_kib();
+        let found = memory.processes.iter().any(|(it, _)| *it == Pid::from_child(&child));
+        child.kill().and_then(|()| child.wait()).expect("its end");
+        assert!(found, "{:?}", memory.processes);
+        assert!(memory.read_kib() >= alone, "the peak of one that has ended counts");
     }
 }

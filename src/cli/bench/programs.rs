@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -120,7 +121,15 @@ impl BenchProgram {
 
     /// Returns true if the program counts the words of this text as the others do.
     pub fn suits(self, text: &BenchText) -> bool {
-        !matches!(self, BenchProgram::DuckDb { .. }) || text.suits_duckdb()
+        !matches!(self, BenchProgram::DuckDb { .. }) || text.unsuited_to_duckdb().is_none()
+    }
+
+    /// Returns the number of processes, that which starts the others included.
+    pub fn processes(self) -> usize {
+        match self {
+            BenchProgram::Wordtide(RunShape { processes, .. }) if processes > 1 => processes + 1,
+            _ => 1,
+        }
     }
 
     /// Returns the part of a text that the program counts: a batch program gets the piece once, and
@@ -172,10 +181,7 @@ impl BenchProgram {
         let (out, truth) = (site.dir.join("out"), text.truth());
         let written = match self {
             BenchProgram::Wc => {
-                let words = printed_number(&out)?;
-                // In other texts it sees no word between two spaces.
-                let words = if text.is_generated { words } else { truth.words };
-                truth.with_words(words)
+                return counted_by_wc(printed_number(&out)?, &text.words_of_wc());
             }
             BenchProgram::Wordtide(RunShape { result, .. }) => {
                 let epochs = committed_epochs::epochs(&out)?;
@@ -203,6 +209,20 @@ fn agreed(program: &str, written: &Truth, truth: &Truth) -> Result<()> {
     let message = format!("{program} has counted wrongly: {written:?}, and correct is {truth:?}");
     Err(Error::new(ErrorKind::Failed, message)
         .hint("please report it, with the command and the text"))
+}
+
+/// Compares the number that `wc -w` has printed with that of the text. Its words are not those of
+/// the other programs where two spaces follow one another.
+///
+/// Fails with `Failed` if it is another.
+fn counted_by_wc(words: u64, correct: &RangeInclusive<u64>) -> Result<()> {
+    if correct.contains(&words) {
+        return Ok(());
+    }
+    let (least, most) = (correct.start(), correct.end());
+    let range = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+    let message = format!("wc -w has counted wrongly: {words} words, and correct is {range}");
+    Err(Error::new(ErrorKind::Failed, message).hint("leave wc out of --beside"))
 }
 
 /// Returns the command that runs this program, without settings from the environment.
@@ -257,6 +277,13 @@ mod tests {
         assert_eq!(error.kind(), ErrorKind::Failed);
         let text = error.to_string();
         assert!(text.contains("wordtide -w 1") && text.contains("words: 3"), "{text}");
+    }
+
+    #[test]
+    fn wrong_count_of_wc_fails_with_both_numbers() {
+        assert!(counted_by_wc(3, &(3..=3)).is_ok() && counted_by_wc(3, &(2..=4)).is_ok());
+        let error = counted_by_wc(2, &(3..=3)).expect_err("wrong");
+        assert!(error.to_string().contains("2 words, and correct is 3;"), "{error}");
     }
 
     #[test]

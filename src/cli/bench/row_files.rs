@@ -1,6 +1,6 @@
 //! Figures as rows in JSON Lines and CSV. Each row has the machine and the build, for comparisons.
 
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -52,6 +52,7 @@ const COLUMNS: &[&str] = &[
     "marker_ms_p99",
     "marker_ms_max",
     "words_per_s_due",
+    "words_per_s_kept",
     "seconds",
     "cores_used",
     "line_ms_p50",
@@ -61,6 +62,9 @@ const COLUMNS: &[&str] = &[
     "sync_ms_p50",
     "sync_ms_p99",
 ];
+
+/// The name of the page beside the rows.
+pub const PAGE: &str = "report.html";
 
 /// The kind of this build: figures of a debug build say nothing of the program.
 pub const BUILD: &str = if cfg!(debug_assertions) { "debug" } else { "release" };
@@ -80,7 +84,8 @@ pub struct RowFiles {
 }
 
 impl RowFiles {
-    /// Creates the files in `dir` and replaces those that are there.
+    /// Creates the files in `dir` and replaces those that are there. A page that is there is
+    /// removed: it belongs to the rows of another bench.
     ///
     /// # Errors
     ///
@@ -89,15 +94,10 @@ impl RowFiles {
         let Some(dir) = dir else {
             return Ok(RowFiles { files: None, dir: PathBuf::new(), machine });
         };
-        let created = fs::create_dir_all(dir).and_then(|()| {
-            let mut csv = File::create(dir.join("rows.csv"))?;
-            writeln!(csv, "{}", COLUMNS.join(","))?;
-            Ok((File::create(dir.join("rows.jsonl"))?, csv))
-        });
-        let files = created.map_err(|error| {
+        let files = begin(dir).map_err(|error| {
             let message = format!("cannot write rows to {}: {error}", dir.display());
             Error::new(ErrorKind::Configuration, message)
-                .hint("give --report a folder that can be written to")
+                .hint("give --report a folder in which these files can be written")
                 .cause(error)
         })?;
         Ok(RowFiles { files: Some(files), dir: dir.to_owned(), machine })
@@ -129,6 +129,38 @@ impl RowFiles {
         writeln!(csv, "{}", fields.join(",")).map_err(cannot)?;
         writeln!(json, "{}", Value::Object(all)).map_err(cannot)
     }
+}
+
+/// Returns the files of the rows, JSON Lines and CSV, without rows.
+///
+/// All files are opened before any is emptied: a bench that cannot begin leaves the report of an
+/// earlier one, and no file of its own.
+fn begin(dir: &Path) -> io::Result<(File, File)> {
+    fs::create_dir_all(dir)?;
+    let paths = [PAGE, "rows.jsonl", "rows.csv"].map(|name| dir.join(name));
+    let absent = paths.clone().map(|path| path.symlink_metadata().is_err());
+    let opened = open_all(&paths).inspect_err(|_| {
+        for (path, _) in paths.iter().zip(absent).filter(|(_, absent)| *absent) {
+            // One that was not made needs no removal.
+            let _ = fs::remove_file(path);
+        }
+    });
+    let (json, mut csv) = opened?;
+    fs::remove_file(&paths[0])?;
+    json.set_len(0)?;
+    csv.set_len(0)?;
+    writeln!(csv, "{}", COLUMNS.join(","))?;
+    Ok((json, csv))
+}
+
+/// Opens the page and the files of the rows, which are returned, and empties none.
+fn open_all([page, json, csv]: &[PathBuf; 3]) -> io::Result<(File, File)> {
+    let open = |path: &PathBuf| {
+        let opened = OpenOptions::new().write(true).create(true).truncate(false).open(path);
+        opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    };
+    open(page)?;
+    Ok((open(json)?, open(csv)?))
 }
 
 /// Returns a value as a field of a CSV line.
@@ -185,6 +217,26 @@ mod tests {
             fs::read_to_string(files.beside("rows.jsonl").expect("a folder")).expect("rows");
         let row: Value = serde_json::from_str(&jsonl).expect("an object");
         assert_eq!((&row["words"], &row["kind"]), (&json!(3), &Value::Null));
+    }
+
+    #[test]
+    fn refused_folder_keeps_earlier_rows() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let create = || RowFiles::create(Some(dir.path()), Fields::new());
+        fs::write(dir.path().join("rows.csv"), "earlier").expect("rows");
+        fs::create_dir(dir.path().join(PAGE)).expect("a folder");
+        let error = create().expect_err("no page can be written");
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        assert!(error.to_string().contains("--report") && error.to_string().contains(PAGE));
+        let rows = || fs::read_to_string(dir.path().join("rows.csv")).expect("rows");
+        assert_eq!(rows(), "earlier");
+        assert!(!dir.path().join("rows.jsonl").exists(), "nothing is left");
+
+        fs::remove_dir(dir.path().join(PAGE)).expect("a folder");
+        fs::write(dir.path().join(PAGE), "earlier").expect("a page");
+        create().expect("files");
+        assert_eq!(rows(), format!("{}\n", COLUMNS.join(",")));
+        assert!(!dir.path().join(PAGE).exists(), "the page was of other rows");
     }
 
     #[test]

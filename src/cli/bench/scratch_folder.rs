@@ -30,18 +30,21 @@ const TMPFS_MAGIC: i64 = 0x0102_1994;
 #[derive(Debug)]
 pub struct Scratch {
     dir: PathBuf,
+    /// The folder that was asked for, in which it is.
+    parent: PathBuf,
     /// The child that runs. Who holds the lock may start one, or knows that none is started.
     child: Arc<Mutex<Option<Pid>>>,
 }
 
 impl Scratch {
     /// Creates a folder below `parent`, or below the folder for temporary files. From now on a
-    /// signal ends the process, after the child and the folder.
+    /// signal ends the process, after the child and the folder. `keeps_rows` is true if rows are
+    /// written to files.
     ///
     /// # Errors
     ///
     /// `Configuration` if the folder cannot be made.
-    pub fn create(parent: Option<&Path>) -> Result<Scratch> {
+    pub fn create(parent: Option<&Path>, keeps_rows: bool) -> Result<Scratch> {
         let signals = Listener::new()?;
         let parent = parent.map_or_else(std::env::temp_dir, Path::to_path_buf);
         let dir = parent.join(format!("wordtide-bench-{}", random_id()?));
@@ -51,7 +54,7 @@ impl Scratch {
                 .hint("give --scratch a folder that can be written to")
                 .cause(error)
         })?;
-        let scratch = Scratch { dir: dir.clone(), child: Arc::default() };
+        let scratch = Scratch { dir: dir.clone(), parent, child: Arc::default() };
         let child = Arc::clone(&scratch.child);
         signals.on_wish(None, move |wish| {
             // Never given back: nothing starts any more.
@@ -60,7 +63,8 @@ impl Scratch {
                 kill_all(child);
             }
             remove(&dir);
-            stderr::line("wordtide: ended by a signal; the rows so far are complete");
+            let rows = if keeps_rows { "; the rows so far are complete" } else { "" };
+            stderr::line(format!("wordtide: ended by a signal{rows}"));
             end_process::at_once(match wish {
                 StopSignal::Stop(code) | StopSignal::EndNow(code) => code,
                 StopSignal::Overdue => exit_codes::TERMINATED,
@@ -72,6 +76,11 @@ impl Scratch {
     /// Returns the folder.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Returns the folder that was asked for, for messages.
+    pub fn parent(&self) -> &Path {
+        &self.parent
     }
 
     /// Returns true if files here are in memory, where a sync costs nothing.

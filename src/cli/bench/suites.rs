@@ -6,12 +6,16 @@ use std::time::Duration;
 
 use super::super::corpus::Corpus;
 use super::super::flags::{BenchFlags, Beside, TextChoice};
+use super::further_flags;
 use super::programs::{BenchProgram, BenchResult, RunShape};
 use super::texts::BenchText;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Largest size of a text, in MiB.
 const MIB_MAX: u64 = 1 << 20;
+
+/// The rates of a run by the clock, in words a second. One thread cannot send more.
+const RATES: RangeInclusive<u64> = 1_000..=1_000_000_000;
 
 /// The lengths of an epoch that a run accepts.
 const INTERVALS: RangeInclusive<Duration> =
@@ -71,8 +75,9 @@ impl Suite {
 ///
 /// # Errors
 ///
-/// `Usage` for numbers out of range.
+/// `Usage` for numbers out of range, and for further flags that a bench does not take.
 pub fn asked(flags: &BenchFlags) -> Result<Vec<Suite>> {
+    further_flags::check(&flags.extra)?;
     if flags.figures {
         return Ok(figures(flags.seed, &flags.extra));
     }
@@ -82,7 +87,7 @@ pub fn asked(flags: &BenchFlags) -> Result<Vec<Suite>> {
         ("-w", threads.iter().all(|threads| (1..=1024).contains(threads)), "from 1 to 1024"),
         ("-n", flags.processes.iter().all(|it| (1..=256).contains(it)), "from 1 to 256"),
         ("--seconds", (1..=86_400).contains(&flags.seconds), "from 1 to 86400"),
-        ("--rate", flags.rate == 0 || flags.rate >= 1_000, "0, or 1000 and more"),
+        ("--rate", flags.rate == 0 || RATES.contains(&flags.rate), "0, or from 1000 to 1000M"),
         ("--interval", INTERVALS.contains(&flags.interval), "from 10ms to 24h"),
         ("--rounds", flags.rounds > 0 || flags.rate > 0, "1 and more where --rate is 0"),
     ];

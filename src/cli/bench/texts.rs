@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::super::failed;
 use super::super::flags::TextChoice;
 use super::check_counts::Truth;
 use crate::error::{Error, ErrorKind, Result};
@@ -36,12 +36,24 @@ impl BenchText {
     ///
     /// `Configuration` if the file cannot be used.
     pub fn load(choice: &TextChoice, mib: u64, seed: u64) -> Result<BenchText> {
-        let piece_bytes = (mib.min(PIECE_MIB_MAX) << 20) as usize;
+        let piece_bytes = piece_bytes(mib);
         let (piece, is_generated) = match choice {
             TextChoice::Generated(corpus) => (corpus.text(piece_bytes, seed), true),
             TextChoice::File(path) => (of_file(path, piece_bytes)?, false),
         };
         Ok(BenchText::new(choice.name(), piece, mib << 20, is_generated))
+    }
+
+    /// Checks a text that is a file, before anything runs.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`BenchText::load`].
+    pub fn check(choice: &TextChoice, mib: u64) -> Result<()> {
+        match choice {
+            TextChoice::Generated(_) => Ok(()),
+            TextChoice::File(path) => of_file(path, piece_bytes(mib)).map(drop),
+        }
     }
 
     fn new(name: String, piece: Vec<u8>, bytes: u64, is_generated: bool) -> BenchText {
@@ -52,12 +64,28 @@ impl BenchText {
         BenchText { name, piece: Arc::new(piece), repeats, once, is_generated }
     }
 
-    /// Returns true if DuckDB reads the lines of the text as they are. It skips empty lines.
-    pub fn suits_duckdb(&self) -> bool {
+    /// Returns the reason why DuckDB would not read the lines of the text as they are.
+    pub fn unsuited_to_duckdb(&self) -> Option<&'static str> {
         let is_other = |byte: &u8| *byte < b' ' && !matches!(byte, b'\n' | b'\t');
-        let has_empty = || memchr::memmem::find(&self.piece, b"\n\n").is_some();
-        let is_plain = || !self.piece.starts_with(b"\n") && !self.piece.iter().any(is_other);
-        self.is_generated || is_plain() && !has_empty()
+        if self.is_generated {
+            return None;
+        }
+        if self.piece.starts_with(b"\n") || memchr::memmem::find(&self.piece, b"\n\n").is_some() {
+            return Some("it skips empty lines");
+        }
+        let has_control = self.piece.iter().any(is_other);
+        has_control.then_some("the text has control bytes, which it may take for separators")
+    }
+
+    /// Returns the least and the most words that `wc -w` may count in a piece, in the C locale.
+    ///
+    /// Words are split at white space of ASCII. A word without a byte that can be printed counts in
+    /// some releases of it.
+    pub fn words_of_wc(&self) -> RangeInclusive<u64> {
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t'..=b'\r');
+        let words = || self.piece.split(is_space).filter(|word| !word.is_empty());
+        let is_printed = |word: &&[u8]| word.iter().any(u8::is_ascii_graphic);
+        words().filter(is_printed).count() as u64..=words().count() as u64
     }
 
     /// Returns the size of all that is sent, in MiB, rounded.
@@ -100,6 +128,11 @@ impl BenchText {
     }
 }
 
+/// Returns the most bytes of the piece of a text of `mib`.
+fn piece_bytes(mib: u64) -> usize {
+    (mib.min(PIECE_MIB_MAX) << 20) as usize
+}
+
 /// Reads the beginning of a file, and repeats it until it has so many bytes.
 fn of_file(path: &Path, piece_bytes: usize) -> Result<Vec<u8>> {
     let name = path.display();
@@ -109,7 +142,7 @@ fn of_file(path: &Path, piece_bytes: usize) -> Result<Vec<u8>> {
     let mut raw = Vec::new();
     File::open(path)
         .and_then(|file| file.take(piece_bytes as u64).read_to_end(&mut raw))
-        .map_err(|error| failed(&format!("cannot read {name}"), error))?;
+        .map_err(|error| unusable(&format!("cannot be read: {error}")).cause(error))?;
     if raw.len() == piece_bytes {
         // The last line may go on in the file.
         let end = memchr::memrchr(b'\n', &raw).ok_or_else(|| unusable("has a line too long"))?;
@@ -166,7 +199,29 @@ mod tests {
         let text = BenchText::load(&TextChoice::File(path), 1, 1).expect("a text");
         assert!(text.piece.starts_with("a\nb\nc\u{fffd}\na\nb\n".as_bytes()));
         assert!(text.bytes() > 1_000_000 && text.bytes() <= 1 << 20 && text.mib() == 1);
-        assert!(text.suits_duckdb());
+        assert_eq!(text.unsuited_to_duckdb(), None);
+    }
+
+    #[test]
+    fn words_of_wc_are_split_at_white_space() {
+        let words = |text: &str| {
+            let piece = text.as_bytes().to_vec();
+            BenchText::new("some".to_owned(), piece, 0, false).words_of_wc()
+        };
+        assert_eq!(words("a  b\tc\n\n d\x0be\x0c\n"), 5..=5);
+        assert_eq!(words("d\u{e9}j\u{e0}\u{a0}vu\n"), 1..=1);
+        assert_eq!(words("a \u{e9} \x01\n"), 1..=3);
+    }
+
+    #[test]
+    fn duckdb_is_left_out_for_the_real_reason() {
+        let reason = |text: &str| {
+            let piece = text.as_bytes().to_vec();
+            BenchText::new("some".to_owned(), piece, 0, false).unsuited_to_duckdb()
+        };
+        assert!(reason("a\n\nb\n").is_some_and(|reason| reason.contains("empty lines")));
+        assert!(reason("a\x01b\n").is_some_and(|reason| reason.contains("control bytes")));
+        assert_eq!(reason("a\tb\n"), None);
     }
 
     #[test]

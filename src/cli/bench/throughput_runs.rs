@@ -3,16 +3,19 @@
 
 use std::fs;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
 use super::super::{failed, parse_values};
+use super::child_log::ChildNews;
 use super::committed_epochs;
 use super::line_sender::LineSender;
 use super::measured_child::{self, ProgramRun};
 use super::programs::{BenchProgram, RunShape, RunSite};
 use super::quantiles::{Quantiles, median};
 use super::row_files::{Fields, figure};
+use super::run_limits::RunLimits;
 use super::run_progress::Following;
 use super::scratch_folder::Scratch;
 use super::suites::Suite;
@@ -254,16 +257,24 @@ fn once(
     let mut run = if program.reads_file() {
         let written = fs::write(&site.text_file, text.piece.as_slice());
         written.map_err(|error| failed("cannot write the text as a file", error))?;
-        let run =
-            measured_child::measured(program.command(&site)?, scratch, || following.look(None));
+        let look = |_: &ChildNews| {
+            following.look(None);
+            Ok(())
+        };
+        let run = measured_child::measured(program, program.command(&site)?, scratch, look);
         let removed = fs::remove_file(&site.text_file);
         removed.map_err(|error| failed("cannot remove the text", error))?;
         run?
     } else {
         let sender = LineSender::at_once(&text)?;
         site.port = sender.port;
-        let look = || following.look(Some((sender.sent.load(Ordering::Relaxed), bytes)));
-        let run = measured_child::measured(program.command(&site)?, scratch, look)?;
+        let mut limits = RunLimits::new(program, suite.interval, scratch);
+        let look = |news: &ChildNews| {
+            let sent = (sender.sent.load(Ordering::Relaxed), bytes);
+            following.look(Some(sent));
+            limits.look(Instant::now(), sent, news)
+        };
+        let run = measured_child::measured(program, program.command(&site)?, scratch, look)?;
         sender.finish()?;
         run
     };

@@ -80,7 +80,7 @@ pub struct BenchFlags {
     #[arg(long, value_name = "DIR")]
     pub scratch: Option<PathBuf>,
 
-    /// Further flags for the program, after --
+    /// Further flags for the program, after --: those that change no row, such as --journal-max
     #[arg(last = true, value_name = "FLAG", allow_hyphen_values = true)]
     pub extra: Vec<OsString>,
 }
