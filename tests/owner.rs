@@ -109,6 +109,22 @@ fn replay_of_killed_run_publishes_its_open_epoch() {
 }
 
 #[test]
+fn replay_publishes_line_that_a_crash_ended() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = "--interval 50ms --format tsv --parts 2 --to out/counts --state a";
+    let run = format!("run {} {flags} --keep-journal", server.flag());
+    let program = rig.wordtide(&run).start();
+    server.accept().send("first\nopen");
+    program.wait_for_lines(1);
+    program.signal(Signal::KILL);
+    program.end();
+    // The open epoch holds no bytes, only the end of the line that was open at its cut.
+    rig.run("replay a --interval 50ms --format tsv --to elsewhere/counts").expect(0);
+    let output = rig.output("elsewhere/counts");
+    assert_eq!(["first", "open"].map(|word| words(&output, word)), [1, 1]);
+}
+
+#[test]
 fn copied_marker_commits_no_other_epoch() {
     let (rig, server) = (Rig::new(), Server::new());
     once(&rig, &server, "a", "first\n", "").expect(0);

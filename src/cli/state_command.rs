@@ -84,6 +84,9 @@ fn describe(survey: &StateSurvey) -> String {
         (false, _) if !survey.missing_journals.is_empty() => {
             "stopped; a start is refused while a journal is missing".to_owned()
         }
+        (false, _) if survey.is_damaged => {
+            "stopped; a journal is damaged: see `wordtide journal check`".to_owned()
+        }
         (false, _) if survey.has_uncommitted => {
             "stopped; a start commits the rest, with the flags of then".to_owned()
         }

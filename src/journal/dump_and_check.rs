@@ -53,6 +53,8 @@ const WALKS_MAX: usize = 20;
 pub fn dump(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
     let is_in_use = disk::is_in_use(folder);
     let walked = inspect(&LocalDisk::read_only(folder), true, out);
+    // A run may have begun or ended meanwhile.
+    let is_in_use = is_in_use || disk::is_in_use(folder);
     if !is_in_use || walked.as_ref().is_ok_and(Verdict::is_sound) {
         return walked;
     }
@@ -75,14 +77,16 @@ pub fn check(folder: &Path, out: &mut dyn Write) -> Result<Verdict> {
         let is_in_use = disk::is_in_use(folder);
         let mut text = Vec::new();
         let walked = inspect(&LocalDisk::read_only(folder), false, &mut text);
+        // A run may have begun or ended meanwhile.
+        let is_in_use = is_in_use || disk::is_in_use(folder);
         let is_damage = |line: &&[u8]| line.starts_with(DAMAGED.as_bytes());
         let lines = text.split(|byte| *byte == b'\n').filter(is_damage);
-        let damage: Vec<Vec<u8>> = lines.map(<[u8]>::to_vec).collect();
-        let is_settled = match &walked {
-            Ok(verdict) => verdict.is_sound() || before.as_ref() == Some(&damage),
-            Err(_) => false,
+        let damage: Vec<Vec<u8>> = match &walked {
+            Ok(_) => lines.map(<[u8]>::to_vec).collect(),
+            Err(error) => vec![error.to_string().into_bytes()],
         };
-        if is_settled || !is_in_use {
+        let is_sound = walked.as_ref().is_ok_and(Verdict::is_sound);
+        if is_sound || before.as_ref() == Some(&damage) || !is_in_use {
             out.write_all(&text).map_err(unwritable)?;
             return walked;
         }

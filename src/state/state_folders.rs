@@ -89,6 +89,9 @@ pub struct StateSurvey {
     pub missing_journals: Vec<MissingJournal>,
     /// Journals that no start reads any more.
     pub set_aside: Vec<SetAsideJournal>,
+    /// True if a journal cannot be read to its end, so that a start is refused.
+    #[serde(skip)]
+    pub is_damaged: bool,
     /// True if a start would publish something that the state holds.
     #[serde(skip)]
     pub has_uncommitted: bool,
@@ -141,6 +144,7 @@ impl StateSurvey {
         };
         Ok(StateSurvey {
             has_uncommitted: journals.iter().any(holds),
+            is_damaged: journals.iter().any(|journal| !journal.is_whole),
             path: dir.to_owned(),
             dataflow: identity.definition.split(' ').next().unwrap_or_default().to_owned(),
             definition: identity.definition,
@@ -200,6 +204,11 @@ pub fn remove(dir: &Path) -> Result<()> {
     let Some(_locks) = lock_all(dir)? else { return Err(in_use()) };
     // A job may have begun and ended since the first look. The locks are this process's now.
     let survey = StateSurvey::with_runner(dir, (false, None))?;
+    if survey.is_damaged {
+        let hint = "`wordtide journal check` names the place; remove the folder by hand to lose \
+                    what it holds";
+        return Err(refused(dir, "has a damaged journal", hint));
+    }
     if survey.has_uncommitted {
         let StateSurvey { uncommitted_bytes, epochs_in_flight, .. } = survey;
         let why = format!(

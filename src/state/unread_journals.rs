@@ -122,12 +122,17 @@ pub fn refuse_loss(
         }
     };
     let names: Vec<String> = holders.iter().map(name).collect();
-    refused(
-        format!("holds lines that are not committed in journals set aside: {}", names.join(", ")),
-        format!(
-            "`wordtide replay {0} DATAFLOW --to ELSEWHERE` publishes what one holds; then \
-             remove {0} by hand",
-            first.path.display()
+    let path = first.path.display();
+    let hint = match first.uncommitted_bytes {
+        Some(_) => format!(
+            "`wordtide replay {path} DATAFLOW --interval TIME --to ELSEWHERE` publishes what one \
+             holds; then remove {path} by hand"
         ),
-    )
+        None => format!(
+            "`wordtide journal check {path}` names the damage, before which a replay stops; then \
+             remove {path} by hand"
+        ),
+    };
+    let names = names.join(", ");
+    refused(format!("holds lines that are not committed in journals set aside: {names}"), hint)
 }
