@@ -44,8 +44,6 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use precedence::Refusal;
-
 use crate::dataflows::{self, Listed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::JobBuilder;
@@ -71,8 +69,7 @@ pub fn main() -> ExitCode {
 pub fn parse<P: Parser>() -> P {
     let command = commands::refine(P::command(), false);
     let (arguments, lookup) = (arguments(), |name: &OsStr| std::env::var_os(name));
-    let parsed = config_file::SettingsFile::of(&command, &arguments, lookup).map_err(Refusal::from);
-    let parsed = parsed.and_then(|file| {
+    let parsed = commands::settings_file(&command, &arguments, lookup).and_then(|file| {
         let find = |flag: &clap::Arg| commands::find(flag, file.as_ref(), lookup);
         let parsed = precedence::parse(&command, &arguments, find)?;
         Ok(P::from_arg_matches(&parsed.matches)?)

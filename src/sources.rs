@@ -54,6 +54,7 @@ pub use http::HttpListener;
 pub use kafka::{KafkaProperties, KafkaStart, KafkaTopic};
 pub(crate) use kafka::{merged_positions, topic_offsets};
 pub use listen::{ListenAddress, ListenSettings};
+pub(crate) use log::{DISK_FULL, ROOM_AGAIN};
 pub use log::{LogEvents, LogMessage, LogSetup, Past, SourceLog};
 pub use stop_signal::Stop;
 pub use watch::{Watch, WatchPlace};

@@ -1,5 +1,6 @@
 //! The commands, and how arguments become one of them.
 
+use std::collections::BTreeSet;
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -8,7 +9,7 @@ use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use clap_complete::Shell;
 
 use super::config_command;
-use super::config_file::SettingsFile;
+use super::config_file::{self, SettingsFile};
 use super::definitions::{self, Dataflow};
 use super::environment;
 use super::flags::{BenchFlags, FeedFlags, JobFlags, StateArgs};
@@ -255,8 +256,7 @@ pub fn parse(
     let dataflow = name_dataflow(&command, &mut arguments, file.as_ref(), lookup)?;
     let parsed = precedence::parse(&command, &arguments, |flag| find(flag, file.as_ref(), lookup))?;
     let Parsed { matches, typed, .. } = &parsed;
-    let is_bare = matches.subcommand().is_none()
-        && typed.iter().all(|id| FLAGS_OF_THE_DEMO.contains(&id.as_str()));
+    let is_bare = matches.subcommand().is_none() && is_demo(typed);
     let settings = match matches.subcommand() {
         Some(("config", run)) => {
             if let Some((name, _)) = run.subcommand() {
@@ -272,8 +272,11 @@ pub fn parse(
 /// Reads the settings file, if one is named and the command takes settings: help and the list of
 /// states are there also when the file is not.
 ///
-/// Fails with `Configuration` if it cannot be read, and with `Usage` if it is no file of settings.
-fn settings_file(
+/// # Errors
+///
+/// `Configuration` if it cannot be read, `Usage` if it is no file of settings; clap's call for
+/// help.
+pub fn settings_file(
     command: &clap::Command,
     arguments: &[OsString],
     lookup: impl Fn(&OsStr) -> Option<OsString>,
@@ -282,10 +285,11 @@ fn settings_file(
         let flags = precedence::Flags::of(command, matches).0;
         flags.iter().any(|(_, flag)| flag.get_id() == "config")
     };
+    let Some(path) = config_file::named(arguments, lookup) else { return Ok(None) };
     match precedence::parse_typed(command, arguments) {
         Err(help) if !help.use_stderr() => Err(help.into()),
         Ok(matches) if !takes_settings(&matches) => Ok(None),
-        _ => Ok(SettingsFile::of(command, arguments, lookup)?),
+        _ => Ok(Some(SettingsFile::read(command, path)?)),
     }
 }
 
@@ -351,13 +355,14 @@ fn place_of_dataflow(
     let matches = typed.ok().filter(|matches| matches.subcommand().is_none())?;
     // A file that names a definition can stand for the whole command; a variable cannot, since
     // without any flag the program is a demo.
-    let stands_alone = matches!(place, SettingOrigin::File(_)) || !is_demo(command, &matches);
+    let typed = precedence::Flags::of(command, &matches).typed(&matches);
+    let stands_alone = matches!(place, SettingOrigin::File(_)) || !is_demo(&typed);
     (stands_alone && !matches.contains_id("host")).then_some(1)
 }
 
-/// Returns true if nothing was typed that asks for a run of the user's own.
-fn is_demo(command: &clap::Command, matches: &clap::ArgMatches) -> bool {
-    let typed = precedence::Flags::of(command, matches).typed(matches);
+/// Returns true if nothing was typed that asks for a run of the user's own; `typed` has the ids of
+/// what was.
+fn is_demo(typed: &BTreeSet<String>) -> bool {
     typed.iter().all(|id| FLAGS_OF_THE_DEMO.contains(&id.as_str()))
 }
 

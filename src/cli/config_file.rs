@@ -4,6 +4,7 @@
 //! runs; a key that is no flag's is refused, with the one that was meant.
 
 use std::ffi::{OsStr, OsString};
+use std::iter;
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgAction, Command};
@@ -33,27 +34,13 @@ pub struct SettingsFile {
 }
 
 impl SettingsFile {
-    /// Reads the file that `--config` or its variable names; `None` if neither does.
+    /// Reads and parses a file.
     ///
     /// # Errors
     ///
-    /// `Configuration` if it cannot be read, `Usage` if it is no TOML or has a key that is no
-    /// flag's.
-    pub fn of(
-        command: &Command,
-        arguments: &[OsString],
-        lookup: impl Fn(&OsStr) -> Option<OsString>,
-    ) -> Result<Option<SettingsFile>> {
-        let variable = || lookup(OsStr::new(VARIABLE)).and_then(environment::meant);
-        let named = named(arguments).or_else(variable);
-        named.map(|path| SettingsFile::read(command, PathBuf::from(path))).transpose()
-    }
-
-    /// Reads and parses a file.
-    ///
-    /// Fails with `Configuration` if the file cannot be read, with `Usage` for a line that is not
-    /// TOML, which is named, and for a key that is no flag, with the nearest one.
-    fn read(command: &Command, path: PathBuf) -> Result<SettingsFile> {
+    /// `Configuration` if the file cannot be read, `Usage` for a line that is not TOML, which is
+    /// named, and for a key that is no flag, with the nearest one.
+    pub fn read(command: &Command, path: PathBuf) -> Result<SettingsFile> {
         let shown = path.display();
         let text = std::fs::read_to_string(&path).map_err(|error| {
             let message = format!("cannot read the settings file {shown}: {error}");
@@ -143,9 +130,18 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
+/// Returns the path that `--config` or its variable names, if one does.
+pub fn named(
+    arguments: &[OsString],
+    lookup: impl Fn(&OsStr) -> Option<OsString>,
+) -> Option<PathBuf> {
+    let variable = || lookup(OsStr::new(VARIABLE)).and_then(environment::meant);
+    typed(arguments).or_else(variable).map(PathBuf::from)
+}
+
 /// The value of `--config` on the command line. It has to be known before the line is parsed, since
 /// the file may name the definition, and with it flags.
-fn named(arguments: &[OsString]) -> Option<OsString> {
+fn typed(arguments: &[OsString]) -> Option<OsString> {
     let flag = format!("--{FLAG}");
     let mut arguments = arguments.iter().take_while(|argument| *argument != "--");
     while let Some(argument) = arguments.next() {
@@ -164,19 +160,13 @@ fn named(arguments: &[OsString]) -> Option<OsString> {
 /// The long names of all flags that a run can take, those of the definitions included.
 fn keys(command: &Command) -> Vec<String> {
     let is_run = |command: &&Command| command.get_arguments().any(is_own);
-    let mut open: Vec<&Command> = command.get_subcommands().filter(is_run).collect();
-    let mut names = vec![DATAFLOW.to_owned()];
-    let mut add = |command: &Command| {
-        let settings = command.get_arguments().filter(|flag| flag.get_env().is_some());
-        let settings = settings.filter(|flag| !is_own(flag)).filter_map(Arg::get_long);
-        names.extend(settings.map(str::to_owned));
-    };
-    add(command);
-    while let Some(command) = open.pop() {
-        add(command);
-        open.extend(command.get_subcommands());
-    }
-    names
+    let runs: Vec<&Command> = command.get_subcommands().filter(is_run).collect();
+    let definitions = runs.iter().flat_map(|run| run.get_subcommands());
+    let all = iter::once(command).chain(runs.iter().copied()).chain(definitions);
+    let flags = all.flat_map(Command::get_arguments);
+    let settings = flags.filter(|flag| flag.get_env().is_some() && !is_own(flag));
+    let names = settings.filter_map(Arg::get_long).chain([DATAFLOW]);
+    names.map(str::to_owned).collect()
 }
 
 /// Returns a text as it stands in TOML, with a password in a URL left out.

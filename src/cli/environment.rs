@@ -40,8 +40,7 @@ pub fn find(
     lookup: impl Fn(&OsStr) -> Option<OsString>,
 ) -> Result<Option<FoundSetting>, Error> {
     let Some(name) = flag.get_env() else { return Ok(None) };
-    let is_literal = flag.get_id() == DELIMITER;
-    let value = if is_literal { lookup(name) } else { lookup(name).and_then(meant) };
+    let value = if is_literal(flag) { lookup(name) } else { lookup(name).and_then(meant) };
     let Some(value) = value.filter(|value| !value.is_empty()) else { return Ok(None) };
     let place = SettingOrigin::Variable(name.to_string_lossy().into_owned());
     if value.to_str().is_none() && !takes_any_bytes(flag) {
@@ -62,10 +61,14 @@ fn takes_any_bytes(flag: &Arg) -> bool {
     taken == TypeId::of::<PathBuf>() || taken == TypeId::of::<OsString>()
 }
 
+/// Returns true for the flag whose value is taken as it stands.
+fn is_literal(flag: &Arg) -> bool {
+    flag.get_id() == DELIMITER
+}
+
 /// Returns true for a text that leaves its flag unset: nothing, or blanks only.
 pub fn is_unset(flag: &Arg, text: &str) -> bool {
-    let is_literal = flag.get_id() == DELIMITER;
-    text.is_empty() || !is_literal && text.trim_ascii().is_empty()
+    text.is_empty() || !is_literal(flag) && text.trim_ascii().is_empty()
 }
 
 /// Returns the value of a variable without the line ends after it; `None` for blanks only.

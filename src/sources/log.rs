@@ -60,6 +60,7 @@ pub use producers::LogProducer;
 use producers::Producers;
 use replayable::Replayable;
 use reports::Reports;
+pub use reports::{DISK_FULL, ROOM_AGAIN};
 pub use resume_log::{LogSetup, Past};
 use unkept_bytes::WithoutRoom;
 
@@ -467,7 +468,7 @@ impl SourceLog {
     /// Reports once why reading stops.
     fn report_full(&mut self, cause: FullCause) {
         self.meter.journal_full(match cause {
-            FullCause::Disk => "the disk of the journal is full",
+            FullCause::Disk => DISK_FULL,
             FullCause::Cap => "the journal is full: see --journal-max",
         });
         self.reports.full(cause);

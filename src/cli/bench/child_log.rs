@@ -9,12 +9,13 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::sources::{DISK_FULL, ROOM_AGAIN};
 use crate::supervise;
 
 /// Parts of the warnings of a disk without room, as the program and the system write them.
-const FULL: [&str; 3] = ["disk of the journal is full", "No space left", "quota exceeded"];
+const FULL: [&str; 3] = [DISK_FULL, "No space left", "quota exceeded"];
 /// Parts of the lines that follow when there is room.
-const ROOM: [&str; 2] = ["has room again", "takes objects again"];
+const ROOM: [&str; 2] = [ROOM_AGAIN, "takes objects again"];
 
 /// The log of one program.
 pub struct ChildLog {

@@ -9,6 +9,11 @@ use crate::lines::LineStats;
 /// Bytes that resets drop are reported at most this often: many senders may break at once.
 const DROPPED_PAUSE: Duration = Duration::from_secs(1);
 
+/// The beginning of the report that the disk of a journal is full.
+pub const DISK_FULL: &str = "the disk of the journal is full";
+/// The beginning of the report that reading goes on.
+pub const ROOM_AGAIN: &str = "the journal has room again";
+
 /// Discards that were not reported yet, and reports that were made once.
 #[derive(Debug, Default)]
 pub struct Reports {
@@ -71,9 +76,9 @@ impl Reports {
             return;
         }
         match cause {
-            FullCause::Disk => tracing::warn!(
-                "the disk of the journal is full: reading stops until there is room again"
-            ),
+            FullCause::Disk => {
+                tracing::warn!("{DISK_FULL}: reading stops until there is room again");
+            }
             FullCause::Cap => tracing::warn!(
                 "the journal is full: reading stops until an epoch is committed; see --journal-max"
             ),
@@ -92,7 +97,7 @@ impl Reports {
     pub fn has_room(&mut self) -> bool {
         let was_full = std::mem::take(&mut self.full);
         if was_full {
-            tracing::info!("the journal has room again: reading goes on");
+            tracing::info!("{ROOM_AGAIN}: reading goes on");
         }
         was_full
     }
