@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on panics, in its helpers too")]
 
+use std::thread::ScopedJoinHandle;
 use std::time::Duration;
 
 use wordtide::internals::cluster::launcher::Ports;
@@ -42,6 +43,16 @@ pub(crate) fn connect_all(all: Vec<ClusterSettings>) -> Vec<Result<Mesh, Error>>
         let each: Vec<_> = each.collect();
         each.into_iter().map(|thread| thread.join().unwrap()).collect()
     })
+}
+
+/// Waits until all of these starts have ended, and unwraps them.
+///
+/// No mesh is dropped before that. A process that leaves while another one still waits for a READY
+/// counts as one that died during the start.
+pub(crate) fn complete<const N: usize>(
+    processes: [ScopedJoinHandle<'_, Result<Mesh, Error>>; N],
+) -> [Mesh; N] {
+    processes.map(|process| process.join().unwrap()).map(Result::unwrap)
 }
 
 /// A complete cluster of `n`.
@@ -227,9 +238,8 @@ fn process_that_dies_while_starting_may_return() {
             ClusterSettings { start_timeout: Duration::from_millis(500), ..settings(&ports, 1) };
         assert!(connect(&first).unwrap_err().to_string().contains("process 2"));
         let one = scope.spawn(|| connect(&settings(&ports, 1)));
-        connect(&settings(&ports, 2)).unwrap();
-        one.join().unwrap().unwrap();
-        zero.join().unwrap().unwrap();
+        let two = scope.spawn(|| connect(&settings(&ports, 2)));
+        complete([zero, one, two]);
     });
 }
 
@@ -249,9 +259,7 @@ fn second_process_with_taken_index_is_refused() {
         twin.start_timeout = Duration::from_millis(700);
         connect(&twin).unwrap_err();
         let (two, three) = (started(2), started(3));
-        for process in [zero, one, two, three] {
-            process.join().unwrap().unwrap();
-        }
+        complete([zero, one, two, three]);
     });
 }
 

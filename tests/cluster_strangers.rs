@@ -11,7 +11,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use wordtide::internals::cluster::launcher::Ports;
 use wordtide::internals::cluster::{ClusterSettings, connect, connect_until};
 
-use crate::cluster_mesh::{key, settings};
+use crate::cluster_mesh::{complete, key, settings};
 
 /// Starts process 0, runs `strangers` against it until they are done, then starts process 1; both
 /// must come up. The connections that they return stay open until then.
@@ -26,8 +26,8 @@ fn comes_up_in_spite_of<T>(strangers: impl FnOnce(&str) -> T) {
     std::thread::scope(|scope| {
         let zero = scope.spawn(|| connect(&with_key(0)));
         let kept = strangers(&ports.addresses()[0]);
-        connect(&with_key(1)).unwrap();
-        zero.join().unwrap().unwrap();
+        let one = scope.spawn(|| connect(&with_key(1)));
+        complete([zero, one]);
         drop(kept);
     });
 }
