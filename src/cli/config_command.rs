@@ -29,7 +29,9 @@ pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) 
     };
     let definition = names.get(1).copied().unwrap_or("network_wordcount");
     add(&mut text, config_file::DATAFLOW, Some(quoted(definition)), &origin);
-    for (_, flag) in Flags::of(command, &parsed.matches).0 {
+    let flags = Flags::of(command, &parsed.matches);
+    let is_given = |id: &str| parsed.typed.contains(id) || parsed.places.contains_key(id);
+    for (_, flag) in &flags.0 {
         let Some(long) = flag.get_long().filter(|_| flag.get_env().is_some()) else { continue };
         if config_file::is_own(flag) {
             continue;
@@ -40,6 +42,9 @@ pub fn of(command: &Command, parsed: &Parsed, dataflow: Option<&SettingOrigin>) 
             false => shown(parsed.places.get(id)),
         };
         let level = levels.iter().rev().find(|matches| matches.ids().any(|known| known == id));
+        // A file with the default of a flag that another one replaces would be refused.
+        let is_replaced = !is_given(id) && flags.has_rival(flag, is_given);
+        let level = level.filter(|_| !is_replaced);
         let value = level.map(|matches| value(flag, matches)).transpose()?.flatten();
         add(&mut text, long, value, &origin);
     }

@@ -176,6 +176,12 @@ impl<'a> Flags<'a> {
         named.filter_map(|(_, flag)| flag.get_long().map(str::to_owned)).collect()
     }
 
+    /// Returns true if one of the flags for which `is_given` holds excludes `flag`.
+    pub fn has_rival(&self, flag: &Arg, is_given: impl Fn(&str) -> bool) -> bool {
+        let mut ids = self.0.iter().map(|(_, flag)| flag.get_id().as_str());
+        ids.any(|id| is_given(id) && self.are_rivals(flag, id))
+    }
+
     /// Returns true if only one of the two can be in force.
     fn are_rivals(&self, flag: &Arg, other: &str) -> bool {
         let id = flag.get_id().as_str();
