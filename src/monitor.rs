@@ -58,6 +58,8 @@ const FLUSH_TIMEOUT: Duration = Duration::from_millis(500);
 pub struct Monitor {
     /// The address that the server listens on.
     address: SocketAddr,
+    /// True if the page can be read, and not the metrics alone.
+    shows_page: bool,
     /// The figures that are shown.
     meters: Meters,
     /// True when the run has ended.
@@ -84,13 +86,20 @@ impl Monitor {
         meters.keep_top();
         let (ending, ended) = watch::channel(false);
         let (alive, served) = sync_channel(0);
-        let site = Site::new(meters.clone(), Access::new(address, token), ended);
+        let access = Access::new(address, token);
+        let shows_page = access.shows_words();
+        let site = Site::new(meters.clone(), access, ended);
         let serve = move || {
             let _alive = alive;
             server::run(listener, site)
         };
         supervise::thread("http", on_failure, serve)?;
-        Ok(Monitor { address, meters, ending, served })
+        Ok(Monitor { address, shows_page, meters, ending, served })
+    }
+
+    /// Returns true if the page can be read: beyond loopback it needs a token.
+    pub fn shows_page(&self) -> bool {
+        self.shows_page
     }
 
     /// Returns the address of the page. A server that listens on all addresses is named by

@@ -56,7 +56,8 @@ fn every_path_answers_as_documented() {
     let marked = rig.output("out/c").epochs.keys().any(|epoch| top["epoch"] == *epoch);
     assert!(marked, "{top}");
 
-    for wrong in ["epochs?last=0", "epochs?last=1001", "epochs?last=x", "top?k=0", "top?k="] {
+    let wrong = ["epochs?last=0", "epochs?last=1001", "epochs?last=x", "top?k=0", "top?k="];
+    for wrong in wrong.into_iter().chain(["events?after=x", "events?after="]) {
         let answer = get(port, &format!("/api/v1/{wrong}")).expect(400);
         assert!(answer.json()["error"].is_string());
     }

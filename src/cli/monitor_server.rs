@@ -75,6 +75,10 @@ impl RunServer {
         let monitor = address.map(start).transpose()?;
         if let Some(monitor) = &monitor {
             tracing::info!("watch this run at {}", monitor.url());
+            if !monitor.shows_page() {
+                let paths = "/metrics, /health and /ready";
+                tracing::info!("only {paths} answer there: give --token-file to open the page");
+            }
         }
         Ok(RunServer { meters, monitor, failed })
     }

@@ -179,7 +179,8 @@ impl EpochMeter {
         lock(&self.state).stored.insert(stored.epoch, stored);
     }
 
-    /// Notes that an epoch is committed, in process 0. `root` is where its path begins.
+    /// Notes that an epoch is committed, in process 0. `root` is where its path begins; it is empty
+    /// for standard output, which has no paths.
     pub fn committed(&self, counts: EpochCounts, root: &str) {
         let mut state = lock(&self.state);
         let EpochCounts { epoch, lines, words, rows, bytes } = counts;
@@ -193,8 +194,7 @@ impl EpochMeter {
         }
         let [count_ms, write_ms, commit_ms, total_ms] = times.map(|time| time.as_millis() as u64);
         let path = match root {
-            _ if stored.path.is_empty() => String::new(),
-            "" => stored.path,
+            root if root.is_empty() || stored.path.is_empty() => String::new(),
             root => format!("{}/{}", root.trim_end_matches('/'), stored.path),
         };
         if state.records.len() == COMMITTED_MAX {
@@ -283,6 +283,15 @@ mod tests {
         meter.stored(StoredEpoch { epoch, write, commit, path, top });
         let counts = EpochCounts { epoch, lines: 1, words: 2, rows, bytes: 3 };
         meter.committed(counts, "oss://b/");
+    }
+
+    #[test]
+    fn epoch_on_standard_output_has_no_path() {
+        let meter = EpochMeter::default();
+        let path = "-7".to_owned();
+        meter.stored(StoredEpoch { epoch: 7, path, ..StoredEpoch::default() });
+        meter.committed(EpochCounts { epoch: 7, ..EpochCounts::default() }, "");
+        assert_eq!(meter.records(1, 0)[0].path, "");
     }
 
     #[test]

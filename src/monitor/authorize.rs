@@ -13,11 +13,14 @@ use http::{HeaderMap, HeaderValue, Uri, Version};
 use crate::bearer_token::Token;
 use crate::loopback::{host_of, is_loopback, is_loopback_name};
 
-/// Name of the cookie.
-const COOKIE_NAME: &str = "wordtide_token";
-
 /// Context of the key derivation, so that the cookie is of use nowhere else.
 const COOKIE_CONTEXT: &str = "wordtide 2026 cookie of the page";
+
+/// Context of the derivation of the cookie's name.
+const NAME_CONTEXT: &str = "wordtide 2026 name of the cookie of the page";
+
+/// Digits in the name of a cookie.
+const NAME_DIGITS: usize = 8;
 
 /// The right that a request has.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,18 +44,41 @@ pub enum AccessVerdict {
 pub struct Access {
     /// True if the server can be reached from this machine only.
     is_loopback: bool,
-    /// The token, and the value of the cookie that stands for it.
-    token: Option<(Token, String)>,
+    /// The token, and the cookie that stands for it.
+    token: Option<(Token, Cookie)>,
+}
+
+/// A cookie that stands for a token.
+#[derive(Clone, Debug)]
+struct Cookie {
+    /// Its name. A browser gives the cookies of one host to the servers at all its ports, so jobs
+    /// with different tokens have different names.
+    name: String,
+    /// Its value.
+    value: String,
+}
+
+impl Cookie {
+    /// Returns the cookie of a token.
+    fn of(token: &Token) -> Cookie {
+        let name = format!("wordtide_{}", &token.derived(NAME_CONTEXT)[..NAME_DIGITS]);
+        Cookie { name, value: token.derived(COOKIE_CONTEXT) }
+    }
 }
 
 impl Access {
     /// Returns the rules for a server at `address`.
     pub fn new(address: SocketAddr, token: Option<Token>) -> Access {
         let token = token.map(|token| {
-            let cookie = token.derived(COOKIE_CONTEXT);
+            let cookie = Cookie::of(&token);
             (token, cookie)
         });
         Access { is_loopback: is_loopback(address.ip()), token }
+    }
+
+    /// Returns true if a request can be answered with words.
+    pub fn shows_words(&self) -> bool {
+        self.is_loopback || self.token.is_some()
     }
 
     /// Judges a request. `is_open` is true for paths that show no words.
@@ -69,17 +95,17 @@ impl Access {
         if is_open {
             return AccessVerdict::Allowed;
         }
-        let Some((token, cookie)) = &self.token else { return AccessVerdict::Closed };
+        let Some((token, Cookie { name, value })) = &self.token else {
+            return AccessVerdict::Closed;
+        };
         let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
         if given.is_some_and(|given| token.authorizes(given)) {
             let attributes = "Path=/; HttpOnly; SameSite=Strict";
-            return AccessVerdict::AllowedWithCookie(format!(
-                "{COOKIE_NAME}={cookie}; {attributes}"
-            ));
+            return AccessVerdict::AllowedWithCookie(format!("{name}={value}; {attributes}"));
         }
         // Hashes are compared in constant time.
-        let known = blake3::hash(cookie.as_bytes());
-        if cookies(headers).any(|given| blake3::hash(given.as_bytes()) == known) {
+        let known = blake3::hash(value.as_bytes());
+        if cookies(headers, name).any(|given| blake3::hash(given.as_bytes()) == known) {
             return AccessVerdict::Allowed;
         }
         AccessVerdict::Unknown
@@ -105,11 +131,11 @@ fn judge_host(version: Version, uri: &Uri, headers: &HeaderMap) -> AccessVerdict
     }
 }
 
-/// Returns the values of the cookies of the page.
-fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
+/// Returns the values of the cookies with this name.
+fn cookies<'a>(headers: &'a HeaderMap, name: &'a str) -> impl Iterator<Item = &'a str> {
     let headers = headers.get_all(COOKIE).iter().filter_map(|value| value.to_str().ok());
     let pairs = headers.flat_map(|value| value.split(';'));
-    pairs.filter_map(|pair| pair.trim().strip_prefix(COOKIE_NAME)?.strip_prefix('='))
+    pairs.filter_map(move |pair| pair.trim().strip_prefix(name)?.strip_prefix('='))
 }
 
 #[cfg(test)]
@@ -167,9 +193,15 @@ mod tests {
         let pair = cookie.split(';').next().expect("a pair");
         let both = format!("a=b; {pair}");
         assert_eq!(judge(&access, false, &[("cookie", &both)]), AccessVerdict::Allowed);
-        assert_eq!(
-            judge(&access, false, &[("cookie", "wordtide_token=x")]),
-            AccessVerdict::Unknown
-        );
+        let (name, _) = pair.split_once('=').expect("a value");
+        let wrong = format!("{name}=x");
+        assert_eq!(judge(&access, false, &[("cookie", &wrong)]), AccessVerdict::Unknown);
+        let other = Access::new(([0, 0, 0, 0], 9).into(), Some(Token::new("another".to_owned())));
+        let AccessVerdict::AllowedWithCookie(other) =
+            judge(&other, false, &[("authorization", "Bearer another")])
+        else {
+            panic!("the token is right")
+        };
+        assert_ne!(other.split_once('=').expect("a value").0, name, "one host may run both");
     }
 }

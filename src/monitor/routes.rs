@@ -54,7 +54,7 @@ pub fn answer<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
             return error(StatusCode::BAD_REQUEST, "the request must have one Host header");
         }
         AccessVerdict::Closed => {
-            let message = "only /metrics, /health and /ready are open to other hosts: give \
+            let message = "only /metrics, /health and /ready are open beyond loopback: give \
                            --token-file to open the rest";
             return error(StatusCode::FORBIDDEN, message);
         }
@@ -146,10 +146,14 @@ fn top(site: &Site, k: usize) -> serde_json::Value {
 /// Returns the stream of events, after the epoch that the request names: epochs that were committed
 /// since then come first, as far as they are remembered.
 fn stream<B>(site: &Arc<Site>, request: &Request<B>) -> Response {
-    let last = request.headers().get("last-event-id").and_then(|id| id.to_str().ok());
+    let parse = |id: &str| id.trim().parse::<Epoch>().ok();
+    let last = request.headers().get("last-event-id").and_then(|id| parse(id.to_str().ok()?));
     // A browser cannot set the header by itself; it sends it when it connects again.
     let asked = value(request.uri().query(), "after").next();
-    let after = last.or(asked).and_then(|id| id.trim().parse::<Epoch>().ok());
+    if asked.is_some_and(|id| parse(id).is_none()) {
+        return error(StatusCode::BAD_REQUEST, "give after as the number of an epoch");
+    }
+    let after = last.or_else(|| asked.and_then(parse));
     let body = if request.method() == Method::HEAD {
         response_body::empty()
     } else {
