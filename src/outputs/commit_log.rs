@@ -15,7 +15,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -152,9 +152,16 @@ impl CommitLog {
                 options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(COMMITS))?;
             let found = slots(&file)?;
             let [first, second] = found.map(|slot| slot.map(|slot| slot.epoch()));
-            // Full length from the start: a note then changes no metadata that must be synced.
-            if file.metadata()?.len() < SLOTS * SLOT_DISTANCE {
-                file.write_all_at(&[0], SLOTS * SLOT_DISTANCE - 1)?;
+            // Full length from the start, with blocks for all of it: a note then changes no metadata
+            // that must be synced, and needs no room on a disk that is full.
+            if file.metadata()?.blocks() * 512 < SLOTS * SLOT_DISTANCE {
+                let mut whole = vec![0; (SLOTS * SLOT_DISTANCE) as usize];
+                for (number, slot) in (0..).zip(found) {
+                    let note = encode(slot)?;
+                    let at = number * SLOT_DISTANCE as usize;
+                    whole[at..at + note.len()].copy_from_slice(&note);
+                }
+                file.write_all_at(&whole, 0)?;
                 file.sync_all()?;
                 sync_folder(dir)?;
             }
@@ -289,6 +296,20 @@ mod tests {
         assert_eq!(read(dir.path()), (None, Some(20)), "which is looked up again");
         log.note(attempt(30)).await.expect("room");
         assert_eq!(read(dir.path()), (Some(20), Some(30)));
+    }
+
+    #[tokio::test]
+    async fn log_without_blocks_gets_them_and_keeps_notes() {
+        let dir = tempfile::tempdir().expect("a directory");
+        CommitLog::open(dir.path(), true).expect("room").note(attempt(10)).await.expect("room");
+        let file = File::options().write(true).open(dir.path().join(COMMITS)).expect("a log");
+        // As a release before left it: the second slot is a hole.
+        file.set_len(SLOT_DISTANCE).expect("a size");
+        file.set_len(SLOTS * SLOT_DISTANCE).expect("a size");
+        drop(CommitLog::open(dir.path(), true).expect("room"));
+        let blocks = file.metadata().expect("a log").blocks();
+        assert_eq!(blocks * 512, SLOTS * SLOT_DISTANCE, "the file system may round up");
+        assert_eq!(read(dir.path()).1, Some(10));
     }
 
     #[tokio::test]

@@ -4,8 +4,8 @@ use super::{LineSplitter, PIECE_BYTES};
 use crate::lines::{Block, LinePart, LongLine, line_limits};
 
 impl LineSplitter {
-    /// Cuts the unfinished line where it is, as if it were above the limit: at the last space, or
-    /// before a word that is then discarded if there is none. Never waits.
+    /// Cuts the unfinished line where it is, as if it were above the limit: at the last space. If
+    /// there is none, the beginning of a word fills the line, and the word is discarded. Never waits.
     ///
     /// Called after [`LineSplitter::take`] with no bytes fed in between.
     pub fn cut_open_line(&mut self) -> Option<Block> {
@@ -17,13 +17,15 @@ impl LineSplitter {
         let line = &mut buffer.bytes[start..filled];
         let (text_bytes, cuts) = self.shorten(line);
         if text_bytes == 0 && !self.is_skipping() {
-            // One word fills the line; a space after it was its separator.
-            self.stats.oversized_words += 1;
-            self.line_part = match line.last() {
-                Some(b' ') => LinePart::Continued,
-                _ => LinePart::SkippedWord,
-            };
             self.cut_above = self.next_cut_above(0);
+            if let Some(last @ b' ') = line.last_mut() {
+                // One word fills the line, and the space after it is its separator.
+                *last = b'\n';
+                self.line_part = LinePart::Continued;
+                return self.give(buffer, filled, filled, 1);
+            }
+            self.stats.oversized_words += 1;
+            self.line_part = LinePart::SkippedWord;
             return self.give(buffer, start, filled, 0);
         }
         let end = if self.is_skipping() { filled } else { start + text_bytes };
@@ -98,8 +100,12 @@ mod tests {
     fn open_line_of_one_word_loses_the_word() {
         let (text, splitter) = cut_after(LongLine::CutAtSpace, &["abc", "def gh i\n"]);
         assert_eq!((text.as_str(), splitter.stats().oversized_words), ("gh i\n", 1));
+    }
+
+    #[test]
+    fn open_line_of_finished_word_keeps_the_word() {
         let (text, splitter) = cut_after(LongLine::CutAtSpace, &["abc ", "gh\n"]);
-        assert_eq!((text.as_str(), splitter.stats().oversized_words), ("gh\n", 1));
+        assert_eq!((text.as_str(), splitter.stats().oversized_words), ("abc\ngh\n", 0));
     }
 
     #[test]
