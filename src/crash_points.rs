@@ -37,10 +37,12 @@
 ///   `changelog.before_base`, `changelog.after_base`, `changelog.before_forget`: a merge of it.
 /// * `recovery.before_clear`, `recovery.after_clear`: an epoch without a marker is emptied;
 ///   `recovery.before_put_away`: the notes of journals without a source are gone;
-///   `recovery.put_away`: a journal that is of no use has lost its name and is still there.
-/// * `finish.agreed`: all processes have agreed that the job has finished; `finish.forgotten`: its
-///   totals are forgotten; `finish.prepared`, `finish.noted`: before and after the last act, the
-///   name of the note that its journals are of no use.
+///   `recovery.put_away`: a journal that is of no use has lost its name and is still there;
+///   `recovery.discarded`: the changelog of a job that has finished is gone, and its first epoch is
+///   still noted.
+/// * `finish.agreed`: all processes have agreed that the job has finished; `finish.prepared`,
+///   `finish.noted`: before and after the last act, the name of the note that its journals are of
+///   no use.
 #[cfg(any(test, feature = "internals", feature = "crash-points", debug_assertions))]
 pub const POINTS: &[&str] = &[
     "source.after_read",
@@ -62,8 +64,8 @@ pub const POINTS: &[&str] = &[
     "recovery.after_clear",
     "recovery.before_put_away",
     "recovery.put_away",
+    "recovery.discarded",
     "finish.agreed",
-    "finish.forgotten",
     "finish.prepared",
     "finish.noted",
     "journal.before_append",

@@ -234,13 +234,11 @@ impl Job {
         let mut finish = None;
         if !failure.is_failed() {
             let finished = !handle.stop.is_stopped();
-            let closed = streams.close(&links, finished, || resources.forget());
+            let closed = streams.close(&links, finished);
             match closed.and_then(|finished| links.finish(BYE_TIMEOUT).map(|()| finished)) {
                 Ok(finished) => {
-                    if let Some(finished) = finished {
-                        resources.discard(&runtime);
-                        finish = Some(Finish { note: resources.prepare_note(finished) });
-                    }
+                    let note = |finished| Finish { note: resources.prepare_note(finished) };
+                    finish = finished.map(note);
                     resources.release(&runtime);
                 }
                 Err(lost) => failure.fail(lost),

@@ -47,7 +47,7 @@ mod state_ids;
 mod write_parts;
 
 pub use bound_results::bound_results;
-pub use changelog::{Changelog, NewestChanges, NewestChangesLog};
+pub use changelog::{Changelog, ChangelogStore, NewestChanges, NewestChangesLog};
 pub use commit_epochs::{Committed, OnCommit, commit};
 pub use commit_evidence::CommitEvidence;
 pub use commit_log::{Attempts, COMMITS, CommitLog};
@@ -61,7 +61,7 @@ pub use open_output::{OutputSettings, check_form, is_single, open};
 pub use output::{Claiming, EpochWriter, OpenWriter, Output, OutputStart, WriterSettings};
 pub use owner::Standing;
 pub use publication::Publication;
-pub use retry_start::patiently;
+pub use retry_start::StartRetrier;
 pub use sql::{SqlSettings, WriteMode};
 pub use state_ids::Ids;
 pub use write_parts::{OutputHandle, write_parts};

@@ -255,6 +255,21 @@ fn tables_of_others_are_refused_before_any_write() {
 }
 
 #[test]
+fn tables_that_differ_in_case_are_one() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let flags = format!("run {} --interval 50ms", server.flag());
+    let first = rig.wordtide(&format!("{flags} --to sqlite:x.db?table=Counts --state a")).start();
+    let mut peer = server.accept();
+    peer.send("a\n");
+    first.wait_for_lines(1);
+    rig.file("in.txt", "b\n");
+    let other = rig.run("run --file in.txt --to sqlite:x.db?table=counts --state b").expect(78);
+    other.says(&["counts", "another job"]);
+    first.stop().expect(0);
+    assert_eq!(number(&rig.path("x.db"), "SELECT count(*) FROM wordtide_owners"), 1);
+}
+
+#[test]
 fn running_job_is_fenced_by_take_over() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--interval 50ms --to sqlite:c.db";

@@ -8,7 +8,7 @@ use crate::oracle::Counts;
 use crate::rig::Rig;
 
 /// The steps of an end that all processes take, in their order.
-const STEPS: [&str; 3] = ["finish.agreed", "finish.forgotten", "recovery.before_put_away"];
+const STEPS: [&str; 2] = ["finish.agreed", "recovery.before_put_away"];
 /// The last step, which process 0 takes alone.
 const LAST_STEP: &str = "finish.prepared";
 
@@ -75,12 +75,41 @@ fn totals_killed_after_finish_begin_anew_later() {
         let run = "run running_totals --file one --format tsv --interval 20ms --state s --to out/c";
         let died = rig.wordtide(run).env("WORDTIDE_CRASH_POINT", point).start().end();
         assert_eq!(died.code(), None, "{point} was not met");
-        rig.run(run).expect(0);
-        assert_eq!(rig.output("out/c").total("words"), 3, "killed at {point}");
-        rig.run(run).expect(0);
-        let output = rig.output("out/c");
-        assert_eq!((output.total("words"), output.newest().counts()), (6, counts(1)), "{point}");
+        for words in [3, 6] {
+            rig.run(run).expect(0);
+            let output = rig.output("out/c");
+            let found = (output.total("words"), output.newest().counts());
+            assert_eq!(found, (words, counts(1)), "killed at {point}");
+        }
     }
+}
+
+#[test]
+fn upserted_totals_survive_kill_after_finish() {
+    let rig = Rig::new();
+    rig.file("one", "a b\nc\n");
+    let run = "run running_totals --file one --state s --to sqlite:t.db --write upsert";
+    let died = rig.wordtide(run).env("WORDTIDE_CRASH_POINT", LAST_STEP).start().end();
+    assert_eq!(died.code(), None);
+    for _ in 0..2 {
+        rig.run(run).expect(0);
+        let database = rusqlite::Connection::open(rig.path("t.db")).expect("a database");
+        let sum = "SELECT sum(count) FROM counts";
+        let sum: i64 = database.query_row(sum, [], |row| row.get(0)).expect("a number");
+        assert_eq!(sum, 3);
+    }
+}
+
+#[test]
+fn totals_begin_anew_despite_kill_before_note() {
+    let rig = Rig::new();
+    rig.file("one", "a b\nc\n");
+    let run = "run running_totals --file one --format tsv --interval 20ms --state s --to out/c";
+    rig.run(run).expect(0);
+    let killed = rig.wordtide(run).env("WORDTIDE_CRASH_POINT", "recovery.discarded").start();
+    assert_eq!(killed.end().code(), None);
+    rig.run(run).expect(0);
+    assert_eq!(rig.output("out/c").newest().counts(), counts(1));
 }
 
 #[test]

@@ -22,7 +22,7 @@ use crate::cluster::launcher::EXIT_FINISHED;
 use crate::error::{Error, ErrorKind, Result};
 use crate::job::{Job, JobBuilder, StatePlace};
 use crate::journal::JournalSettings;
-use crate::outputs::{self, Output, OutputSettings, SqlSettings, WriteMode};
+use crate::outputs::{self, Output, OutputSettings, SqlSettings, StartRetrier, WriteMode};
 use crate::settings::Settings;
 use crate::sources::{
     HostPort, HttpListener, KafkaProperties, KafkaTopic, ListenAddress, ListenSettings, Source,
@@ -235,7 +235,8 @@ pub fn output(flags: &JobFlags) -> Result<Box<dyn Output>> {
         line_bytes_max: flags.source.max_line_bytes,
         ..SqlSettings::default()
     };
-    outputs::open(&target, &OutputSettings { store: store(&flags.store), form, sql })
+    let (store, retrier) = (store(&flags.store), StartRetrier::default());
+    outputs::open(&target, &OutputSettings { store, form, sql, retrier })
 }
 
 /// Returns the settings of object stores: for the output, and for `--watch` of a bucket.

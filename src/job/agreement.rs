@@ -93,6 +93,8 @@ pub struct Agreement {
     pub changes: NewestChanges,
     /// The first epoch that the job ever opened: what it remembers bears that number.
     pub begun: Epoch,
+    /// The first epoch of the job before it, if that has finished: its changelog is removed.
+    pub finished: Option<Epoch>,
     /// The note of process 0 in the lock of a local output, for the others to find there.
     pub lock_note: Option<String>,
     /// The state ids that the job goes by and went by.

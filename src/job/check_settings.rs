@@ -10,7 +10,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::file_lock::FormerRun;
 use crate::operators::Window;
 use crate::outputs::format::Format;
-use crate::outputs::{self, OutputSettings, SqlSettings, WriteMode, check_form};
+use crate::outputs::{self, OutputSettings, SqlSettings, StartRetrier, WriteMode, check_form};
 use crate::state::Identity;
 use crate::store::Target;
 use crate::store::local::lock_path;
@@ -110,5 +110,6 @@ fn output_settings(asked: &mut JobSettings, target: &Target) -> Result<OutputSet
         line_bytes_max: settings.line_bytes_max,
         ..asked.sql
     };
-    Ok(OutputSettings { store: asked.store.clone(), form, sql })
+    let retrier = StartRetrier::new(asked.meters.clone());
+    Ok(OutputSettings { store: asked.store.clone(), form, sql, retrier })
 }

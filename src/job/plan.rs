@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use tokio::runtime::Runtime;
 
 use super::agreement::{Agreement, FormerRuns, explain_panic};
@@ -143,7 +144,9 @@ impl JobPlan {
         let OwnedOutput { open, recovery_plan, claim } =
             runtime.block_on(until_stopped(&self.asked.stop, owning.own()))?;
         restore_changelog::check_begun(found, opened.state.as_ref().map(State::dir))?;
-        let (begun, lock_note) = (found.begun.unwrap_or(open), opened.output.lock_note());
+        let finished = restore_changelog::finished(found);
+        let begun = found.begun.filter(|_| finished.is_none()).unwrap_or(open);
+        let lock_note = opened.output.lock_note();
         let parts = *parts;
         let is_watched = self.asked.meters.keeps_top();
         let through = recovery_plan.committed_before(open);
@@ -158,6 +161,7 @@ impl JobPlan {
             is_result_proven,
             changes,
             begun,
+            finished,
             lock_note,
             ids,
             claim,
@@ -243,10 +247,17 @@ impl JobPlan {
         let (Some(state), Some(place)) = (&opened.state, &writer.changelog) else {
             return Ok(None);
         };
-        restore_changelog::note_begun(state.dir(), agreed.begun)?;
         let job = self.publication(agreed.parts, &agreed.ids).job;
-        let (place, handle) = (Arc::clone(place), runtime.handle().clone());
         let is_first = self.asked.cluster.process == 0;
+        if let Some(finished) = agreed.finished.filter(|_| is_first) {
+            // The note of the new beginning comes after it: a start that dies before the note
+            // removes the changelog again.
+            let (retrier, dir) = (&self.output.retrier, Changelog::dir(&job, finished));
+            let discarded = restore_changelog::discard(retrier, &**place, &dir);
+            runtime.block_on(until_stopped(&self.asked.stop, discarded.map(Ok)))?;
+        }
+        restore_changelog::note_begun(state.dir(), agreed.begun)?;
+        let (place, handle) = (Arc::clone(place), runtime.handle().clone());
         let log = is_first.then(|| NewestChangesLog::new(state.dir(), &agreed.changes));
         let dir = Changelog::dir(&job, agreed.begun);
         let newest = (agreed.changes.clone(), log);
@@ -258,7 +269,8 @@ impl JobPlan {
         };
         let through = agreed.committed_through();
         let result = (agreed.result, agreed.is_result_proven);
-        let restored = restore_changelog::restore(&changelog, owns, through, result);
+        let restored =
+            restore_changelog::restore(&self.output.retrier, &changelog, owns, through, result);
         Ok(Some((runtime.block_on(until_stopped(&self.asked.stop, restored))?, changelog)))
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 
 use super::restore_changelog;
-use crate::crash_points::crash_point;
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::file_lock::HeldLocks;
@@ -96,30 +95,14 @@ impl JobResources {
         }
     }
 
-    /// Notes in this process's state that the job remembers nothing: the next start begins with an
-    /// empty changelog.
-    pub fn forget(&self) {
-        if let Some(state) = &self.opened.state {
-            // The notes that name the objects go first: no job finds the changelog after a crash.
-            restore_changelog::forget(state.dir());
-        }
-        crash_point("finish.forgotten");
-    }
-
-    /// Removes the changelog of a job that all processes have forgotten, as process 0.
-    pub fn discard(&self, runtime: &Runtime) {
-        if let (true, Some(changelog)) = (self.is_first, &self.changelog)
-            && let Err(error) = runtime.block_on(changelog.discard())
-        {
-            tracing::warn!("{error}; what the finished job remembered is left there");
-        }
-    }
-
     /// Prepares the note that the job with these journals has finished, as process 0; `None` in
     /// other processes, in a job without state, and if the note cannot be written.
     pub fn prepare_note(&self, finished: FinishedJournals) -> Option<FinishNote> {
         let state = self.opened.state.as_ref().filter(|_| self.is_first)?;
-        let prepared = finished.prepare(state.dir(), state.lock());
+        let begun = restore_changelog::begun(state.dir());
+        let prepared = begun.and_then(|begun| {
+            FinishedJournals { begun, ..finished }.prepare(state.dir(), state.lock())
+        });
         let prepared = prepared.inspect_err(|error| {
             tracing::warn!("{error}; the next start reads nothing again");
         });

@@ -2,18 +2,21 @@
 //!
 //! The store keeps the changelogs of totals and windows. A job finds its own by the first epoch
 //! that it ever opened, which it notes in its state: the objects of its changelog bear that number.
-//! A new state, and a job that has finished, begin with an empty changelog.
+//! A new state begins with an empty changelog, and so does the start after a job has finished: the
+//! [note of that](crate::state::FinishNote) names the changelog that this start removes.
 
 use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::agreement::FormerRuns;
+use super::find_journals::JournalList;
+use crate::crash_points::crash_point;
 use crate::durable_file::replace_file;
 use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::Restored;
-use crate::outputs::{Changelog, NewestChanges, patiently};
+use crate::outputs::{Changelog, ChangelogStore, StartRetrier};
 
 /// The file of a state that names the first epoch of its job.
 const BEGUN: &str = "begun";
@@ -54,23 +57,26 @@ pub fn note_begun(state: &Path, epoch: Epoch) -> Result<()> {
     })
 }
 
-/// Removes the note, so that the next start begins with an empty changelog. The notes of the newest
-/// changes go first: without the other one they prove that it is missing.
-pub fn forget(state: &Path) {
-    for name in NewestChanges::FILES.iter().chain([&BEGUN]) {
-        if let Err(error) = fs::remove_file(state.join(name))
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            tracing::warn!("cannot end the memory of {}: {error}", state.display());
-        }
+/// Returns the first epoch of the job that has left these traces, if it has finished: no later
+/// start has noted another one.
+pub fn finished(found: &FormerRuns) -> Option<Epoch> {
+    let is_noted = |list: &JournalList| list.finished.begun == found.begun;
+    found.begun.filter(|_| found.journals.iter().any(is_noted))
+}
+
+/// Removes the changelog in `dir`, of a job that has finished. A failure is logged, since nothing
+/// reads it any more.
+pub async fn discard(retrier: &StartRetrier, place: &dyn ChangelogStore, dir: &str) {
+    if let Err(error) = retrier.run(|| place.clear(dir)).await {
+        tracing::warn!("{error}; what the finished job remembered is left there");
     }
+    crash_point("recovery.discarded");
 }
 
 /// Fails if the state of a job has changes and does not name the first epoch any more: totals and
 /// windows would begin anew.
 ///
-/// A state in whose journals no epoch has ended is that of a job that has finished, or begins anew.
-/// Older releases left the notes of changes there.
+/// A state in whose journals no epoch has ended is that of a job that begins anew.
 ///
 /// # Errors
 ///
@@ -99,13 +105,14 @@ pub fn check_begun(found: &FormerRuns, state: Option<&Path>) -> Result<()> {
 ///
 /// Fails with the error of the place after retries, or if a change is damaged or missing.
 pub async fn restore(
+    retrier: &StartRetrier,
     changelog: &Changelog,
     owns: impl Fn(u32) -> bool,
     through: Epoch,
     (result, is_proven): (Option<Epoch>, bool),
 ) -> Result<Restored> {
     let shown = (result.unwrap_or(through), result.is_some() && is_proven);
-    let changes = patiently(|| changelog.restore(&owns, through, shown)).await?;
+    let changes = retrier.run(|| changelog.restore(&owns, through, shown)).await?;
     if !changes.is_empty() {
         let counts: usize = changes.iter().map(|change| change.run.len()).sum();
         tracing::info!("{counts} counts of epochs up to {through} are remembered");
@@ -118,13 +125,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn first_epoch_noted_once_can_be_forgotten() {
+    fn first_epoch_is_noted_once() {
         let state = tempfile::tempdir().expect("a directory");
         assert_eq!(begun(state.path()).expect("no note"), None);
         note_begun(state.path(), 1_795_345_210_000).expect("a note");
         assert_eq!(begun(state.path()).expect("a note"), Some(1_795_345_210_000));
-        forget(state.path());
-        assert_eq!(begun(state.path()).expect("no note"), None);
         fs::write(state.path().join(BEGUN), "what?").expect("a file");
         assert_eq!(begun(state.path()).expect_err("no number").kind(), ErrorKind::Disk);
     }

@@ -347,8 +347,7 @@ pub struct StreamsEnd {
 impl StreamsEnd {
     /// Closes the journals of a job that committed everything, and puts away those of sources that
     /// are not read any more. Returns the ids of all others that this process knows, if the job has
-    /// finished in every process and was not just stopped. If it has finished, `forget` is called:
-    /// a source that is read again must not be counted on top of totals of its first run.
+    /// finished in every process and was not just stopped.
     ///
     /// Process 0 first takes back its notes of the journals that are put away. A journal that is
     /// gone while a note names it would be missed at the next start; one without a note is noted
@@ -357,12 +356,7 @@ impl StreamsEnd {
     /// # Errors
     ///
     /// `PeerLost` if another process is lost before it has come this far; nothing is put away then.
-    pub fn close(
-        self,
-        links: &Control,
-        finished: bool,
-        forget: impl FnOnce(),
-    ) -> Result<Option<FinishedJournals>> {
+    pub fn close(self, links: &Control, finished: bool) -> Result<Option<FinishedJournals>> {
         let StreamsEnd { progress, closed, syncing, journals, elsewhere, keep, _threads } = self;
         // What the logs note last is synced before the thread ends.
         progress.close_logs();
@@ -379,9 +373,6 @@ impl StreamsEnd {
         })?;
         crash_point("finish.agreed");
         let finished = answer == [1];
-        if finished {
-            forget();
-        }
         let (orphans, used): (Vec<_>, Vec<_>) =
             journals.into_iter().partition(|journal| journal.is_orphan);
         forget_durably(orphans.iter().map(|journal| journal.place.noted()));
@@ -395,7 +386,7 @@ impl StreamsEnd {
         }
         // Once more: all have come this far, whichever is lost from now on.
         links.agree(Vec::new(), WHILE_ALIVE, |_| Ok(Vec::new()))?;
-        Ok(Some(FinishedJournals { journals: ids, keep }))
+        Ok(Some(FinishedJournals { journals: ids, keep, begun: None }))
     }
 }
 

@@ -247,15 +247,6 @@ impl Changelog {
         }
     }
 
-    /// Removes the changelog of a job that has finished. Nothing may be stored after it.
-    pub async fn discard(&self) -> StoreResult<()> {
-        // A merge that is under way would store its base after the removal.
-        let running = self.merges.acquire().await;
-        self.merges.close();
-        drop(running);
-        self.store.clear(&self.dir).await
-    }
-
     /// Merges `due`, the oldest objects of a part, into one base and removes them.
     async fn merge(&self, part: ChangelogPart, due: Vec<ChangelogObject>) -> Result<()> {
         let Ok(_turn) = self.merges.acquire().await else { return Ok(()) };

@@ -152,8 +152,8 @@ impl CommitLog {
                 options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(dir.join(COMMITS))?;
             let found = slots(&file)?;
             let [first, second] = found.map(|slot| slot.map(|slot| slot.epoch()));
-            // Full length from the start, with blocks for all of it: a note then changes no metadata
-            // that must be synced, and needs no room on a disk that is full.
+            // Full length from the start, with blocks for all of it: a note then changes no
+            // metadata that must be synced, and needs no room on a disk that is full.
             if file.metadata()?.blocks() * 512 < SLOTS * SLOT_DISTANCE {
                 let mut whole = vec![0; (SLOTS * SLOT_DISTANCE) as usize];
                 for (number, slot) in (0..).zip(found) {

@@ -3,6 +3,7 @@
 use super::objects::format::{Compression, Format};
 use super::objects::{FormSettings, ObjectForm, ObjectOutput};
 use super::output::Output;
+use super::retry_start::StartRetrier;
 use super::search::SearchOutput;
 use super::sql::{self, SqlSettings, WriteMode};
 use crate::error::{Error, ErrorKind, Result};
@@ -19,6 +20,8 @@ pub struct OutputSettings {
     pub form: ObjectForm,
     /// The rows of a database.
     pub sql: SqlSettings,
+    /// Retries the requests of a start.
+    pub retrier: StartRetrier,
 }
 
 /// Returns whether process 0 alone writes to the output: its workers then own all parts.
@@ -33,17 +36,18 @@ pub fn is_single(target: &Target) -> bool {
 /// `Usage` or `Configuration` if a setting is missing or wrong, and the errors of creating a local
 /// directory.
 pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output>> {
-    let OutputSettings { store, form, sql } = settings;
+    let OutputSettings { store, form, sql, retrier } = settings;
+    let retrier = retrier.clone();
     let is_upsert = sql.write == WriteMode::Upsert;
     if is_upsert && sql.rows == RowKind::Lines {
         return Err(Error::new(ErrorKind::Usage, "lines have no key that could be updated")
             .hint("give --write append, or a definition that counts"));
     }
     if let Target::Database(target) = target {
-        return Ok(Box::new(sql::open(target, *sql, store.ca_file.as_deref())?));
+        return Ok(Box::new(sql::open(target, *sql, store.ca_file.as_deref(), retrier)?));
     }
     if let Target::Search(index) = target {
-        return Ok(Box::new(SearchOutput::open(index, store, form.clone(), sql)?));
+        return Ok(Box::new(SearchOutput::open(index, store, form.clone(), sql, retrier)?));
     }
     if is_upsert {
         let message = "--write upsert needs a database or an index";
@@ -51,7 +55,7 @@ pub fn open(target: &Target, settings: &OutputSettings) -> Result<Box<dyn Output
             "give --write append, or --to sqlite:PATH, postgres://…, mysql://… or opensearch://…",
         ));
     }
-    Ok(Box::new(ObjectOutput::open(target, store, form.clone())?))
+    Ok(Box::new(ObjectOutput::open(target, store, form.clone(), retrier)?))
 }
 
 /// Refuses settings of objects for an output that has none.

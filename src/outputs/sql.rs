@@ -46,6 +46,7 @@ pub use tables::WriteMode;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::operators::RowKind;
+use crate::outputs::retry_start::StartRetrier;
 use crate::store::{DatabaseKind, DatabaseTarget, SslMode};
 
 /// Opens the database of `target`. Asks no server yet.
@@ -57,6 +58,7 @@ pub fn open(
     target: &DatabaseTarget,
     settings: SqlSettings,
     ca_file: Option<&Path>,
+    retrier: StartRetrier,
 ) -> Result<SqlOutput> {
     let driver: Arc<dyn driver_traits::Driver> = match target.kind {
         DatabaseKind::Sqlite => Arc::new(sqlite::SqliteDriver::new(&target.path)),
@@ -76,7 +78,7 @@ pub fn open(
             Arc::new(mysql::MysqlDriver::new(target.clone(), credentials, ssl, ca_file, longest))
         }
     };
-    Ok(SqlOutput::new(target.clone(), settings, driver))
+    Ok(SqlOutput::new(target.clone(), settings, driver, retrier))
 }
 
 /// Returns the protection of connections to PostgreSQL that the environment names.

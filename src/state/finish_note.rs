@@ -1,10 +1,11 @@
 //! The note that a job has finished: from then on its journals are of no use.
 //!
-//! A finished job is begun anew by its next start. Its journals must therefore go, but a process
-//! that is killed while it removes them, or after that, has not ended in order: a supervisor starts
-//! it again, and its input would be counted twice. So a job that ends only names its journals, in
-//! one file whose name appears in one step, as the last act of process 0. The next start puts these
-//! journals away. A start that finds no note reads on where the journals have left their sources.
+//! A finished job is begun anew by its next start. Its journals and its changelog must therefore
+//! go, but a process that is killed while it removes them, or after that, has not ended in order: a
+//! supervisor starts it again, and its input would be counted twice. So a job that ends only names
+//! them, in one file whose name appears in one step, as the last act of process 0. The next start
+//! puts the journals away and removes the changelog. A start that finds no note reads on where the
+//! journals have left their sources, with the totals and windows of the changelog.
 
 use std::fs;
 use std::fs::File;
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use super::unreadable;
 use crate::crash_points::crash_point;
 use crate::durable_file::write_temporary;
+use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The name of the note in the state folder.
@@ -32,6 +34,10 @@ pub struct FinishedJournals {
     pub journals: Vec<String>,
     /// True if the journals are kept, under names that no start looks at.
     pub keep: bool,
+    /// The first epoch of the job, whose number its changelog bears; `None` in notes of older
+    /// releases, which removed the changelog before they wrote the note.
+    #[serde(default)]
+    pub begun: Option<Epoch>,
 }
 
 impl FinishedJournals {
@@ -114,12 +120,14 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let lock = Arc::new(File::create(dir.path().join("lock-0")).expect("a file"));
         let read = || FinishedJournals::read(dir.path()).expect("it can be read");
-        let finished = FinishedJournals { journals: vec!["a".repeat(32)], keep: true };
+        let finished =
+            FinishedJournals { journals: vec!["a".repeat(32)], keep: true, begun: Some(7) };
         let note = finished.clone().prepare(dir.path(), &lock).expect("room");
         assert_eq!(read(), FinishedJournals::default());
         assert!(note.set());
         assert_eq!(read(), finished);
-        let later = FinishedJournals { journals: vec!["b".repeat(32)], keep: false };
+        let journals = vec!["b".repeat(32)];
+        let later = FinishedJournals { journals, keep: false, begun: None };
         assert!(later.prepare(dir.path(), &lock).expect("room").set());
         assert_eq!(read().journals, ["b".repeat(32), "a".repeat(32)], "the host may come back");
         fs::write(dir.path().join(FINISHED), "[").expect("room");

@@ -71,6 +71,21 @@ fn outage_is_shown_and_a_stop_waits() {
 }
 
 #[test]
+fn start_without_store_is_shown() {
+    let (rig, double, server) = (Rig::new(), OssDouble::start(), Server::new());
+    double.outage(true);
+    let flags = format!("run {} --interval 100ms --no-state {TO}", server.flag());
+    let program = oss(&rig, &double, &format!("{flags} --http 127.0.0.1:0")).start();
+    let port = port(&program);
+    let mut stream = EventStream::open(port, "");
+    until(&mut stream, |status| has(status, "store_away") && status["phase"] == "starting");
+    assert!(get(port, "/metrics").body.contains("\nwordtide_output_available 0\n"));
+    double.outage(false);
+    until(&mut stream, |status| !has(status, "store_away") && status["phase"] == "counting");
+    program.stop().expect(0);
+}
+
+#[test]
 fn lost_peer_is_shown_before_the_end() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = format!("run {} --interval 100ms --no-state --to out/c", server.flag());

@@ -5,7 +5,8 @@ use crate::lines::{Block, LinePart, LongLine, line_limits};
 
 impl LineSplitter {
     /// Cuts the unfinished line where it is, as if it were above the limit: at the last space. If
-    /// there is none, the beginning of a word fills the line, and the word is discarded. Never waits.
+    /// there is none, the beginning of a word fills the line, and the word is discarded. It never
+    /// waits.
     ///
     /// Called after [`LineSplitter::take`] with no bytes fed in between.
     pub fn cut_open_line(&mut self) -> Option<Block> {

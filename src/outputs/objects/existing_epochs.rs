@@ -7,7 +7,7 @@ use super::marker_json::Marker;
 use super::object_names::{EpochSearch, Layout, MARKER};
 use crate::epoch::{self, AHEAD_MAX_MS, Epoch};
 use crate::error::{Error, ErrorKind, Result};
-use crate::outputs::retry_start::patiently;
+use crate::outputs::retry_start::StartRetrier;
 use crate::store::Store;
 
 /// So many of the newest epochs are looked at for markers of others, so many at a time: a prefix
@@ -19,6 +19,8 @@ const MARKERS_AT_A_TIME: usize = 8;
 /// A place in the output and time from which on epochs are of interest to a start.
 #[derive(Clone, Copy, Debug)]
 pub struct NamedEpochs<'a> {
+    /// Retries requests to the store.
+    pub retrier: &'a StartRetrier,
     /// The store of the output.
     pub store: &'a dyn Store,
     /// The names of the epochs' folders.
@@ -51,12 +53,12 @@ impl NamedEpochs<'_> {
     /// An epoch is at most a day ahead of the clock, or follows another one within one interval:
     /// runs that are started again within an interval take the names that follow.
     async fn epochs(&self) -> Result<(Vec<(Epoch, String)>, Option<String>)> {
-        let NamedEpochs { store, layout, from, wall_ms, interval_ms } = *self;
+        let NamedEpochs { retrier, store, layout, from, wall_ms, interval_ms } = *self;
         let search = EpochSearch { store, layout, from };
         let mut near = Vec::new();
         let mut now_ms = wall_ms;
-        for group in patiently(|| search.groups()).await? {
-            for (epoch, dir) in patiently(|| search.epochs(&group)).await? {
+        for group in retrier.run(|| search.groups()).await? {
+            for (epoch, dir) in retrier.run(|| search.epochs(&group)).await? {
                 if !epoch::is_plausible(epoch, now_ms) {
                     // Later groups are farther away: they are not listed.
                     return Ok((near, Some(dir)));
@@ -80,7 +82,9 @@ impl NamedEpochs<'_> {
         let newest = epochs.into_iter().rev().take(MARKERS_MAX);
         let newest = newest.map(|(_, dir)| format!("{dir}{MARKER}"));
         let found: Vec<_> = stream::iter(newest)
-            .map(async |key| Ok::<_, Error>((find_marker(self.store, &key).await?, key)))
+            .map(async |key| {
+                Ok::<_, Error>((find_marker(self.retrier, self.store, &key).await?, key))
+            })
             .buffered(MARKERS_AT_A_TIME)
             .try_collect()
             .await?;
@@ -106,6 +110,8 @@ fn recent(key: &str, owner: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
     use crate::store::Body;
     use crate::store::memory::MemoryStore;
@@ -119,7 +125,9 @@ mod tests {
     }
 
     fn since<'a>(store: &'a MemoryStore, layout: &'a Layout, from: Epoch) -> NamedEpochs<'a> {
-        NamedEpochs { store, layout, from, wall_ms: FIRST + 30_000, interval_ms: 10_000 }
+        static RETRIER: LazyLock<StartRetrier> = LazyLock::new(StartRetrier::default);
+        let (wall_ms, interval_ms) = (FIRST + 30_000, 10_000);
+        NamedEpochs { retrier: &RETRIER, store, layout, from, wall_ms, interval_ms }
     }
 
     #[tokio::test(flavor = "current_thread")]

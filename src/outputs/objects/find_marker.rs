@@ -8,7 +8,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::outputs::commit_evidence::CommitEvidence;
 use crate::outputs::foreign_epoch::foreign_epoch;
-use crate::outputs::retry_start::patiently;
+use crate::outputs::retry_start::StartRetrier;
 use crate::store::{Listing, Store, StoreErrorKind};
 
 /// Returns true if the job has committed `epoch`: its marker is there, or a reader has taken the
@@ -18,6 +18,7 @@ use crate::store::{Listing, Store, StoreErrorKind};
 ///
 /// `Configuration` if the marker is another job's or another state's.
 pub async fn is_committed(
+    retrier: &StartRetrier,
     store: &dyn Store,
     layout: &Layout,
     job: &str,
@@ -25,7 +26,7 @@ pub async fn is_committed(
     epoch: Epoch,
 ) -> Result<bool> {
     let key = layout.marker(epoch);
-    if let Some(bytes) = find_marker(store, &key).await? {
+    if let Some(bytes) = find_marker(retrier, store, &key).await? {
         let marker = Marker::parse(&bytes);
         let is_own = marker.as_ref().is_some_and(|marker| {
             // The journal lies in this state, so a marker without a state id is of this state, too.
@@ -46,8 +47,9 @@ pub async fn is_committed(
     let Some(attempt) = attempt else { return Ok(false) };
     // All parts were there when the epoch was noted, and no reader takes parts without the marker.
     let prefix = format!("{}/{PART}", layout.dir(epoch));
-    let parts = patiently(|| store.list(Listing::new(&prefix).limit(attempt.parts as usize)));
-    let are_taken = parts.await?.items.len() < attempt.parts as usize;
+    let most = attempt.parts as usize;
+    let parts = retrier.run(|| store.list(Listing::new(&prefix).limit(most))).await?;
+    let are_taken = parts.items.len() < most;
     if are_taken {
         tracing::warn!(
             "epoch {epoch} was taken away by its reader after it was committed: it is not \
@@ -58,16 +60,20 @@ pub async fn is_committed(
 }
 
 /// Returns the bytes of the marker under `key`, if there is one.
-pub async fn find_marker(store: &dyn Store, key: &str) -> Result<Option<Bytes>> {
-    patiently(|| async {
+pub async fn find_marker(
+    retrier: &StartRetrier,
+    store: &dyn Store,
+    key: &str,
+) -> Result<Option<Bytes>> {
+    let find = || async {
         match store.get(key, MARKER_BYTES_MAX).await {
             Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
             // It is longer than any marker, so another program has written it.
             Err(error) if error.kind == StoreErrorKind::Invalid => Ok(Some(Bytes::new())),
             found => found.map(Some),
         }
-    })
-    .await
+    };
+    retrier.run(find).await
 }
 
 /// Returns the error of a marker that names another epoch than the folder it is in.

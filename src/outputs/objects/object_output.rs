@@ -29,7 +29,7 @@ use crate::file_lock::LockPatience;
 use crate::outputs::commit_evidence::CommitEvidence;
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
-use crate::outputs::retry_start::patiently;
+use crate::outputs::retry_start::StartRetrier;
 use crate::store::local::{LocalStore, PrefixLock};
 use crate::store::stdout::StdoutStore;
 use crate::store::{
@@ -52,6 +52,8 @@ pub struct ObjectOutput {
     made: Made,
     /// The lock of a directory and the note in it; `None` before [`Output::lock`] and elsewhere.
     lock: Option<(Arc<PrefixLock>, String)>,
+    /// Retries the requests of the start.
+    retrier: StartRetrier,
 }
 
 impl ObjectOutput {
@@ -60,11 +62,16 @@ impl ObjectOutput {
     /// # Errors
     ///
     /// Those of [`store::open`].
-    pub fn open(target: &Target, settings: &StoreSettings, form: ObjectForm) -> Result<Self> {
+    pub fn open(
+        target: &Target,
+        settings: &StoreSettings,
+        form: ObjectForm,
+        retrier: StartRetrier,
+    ) -> Result<Self> {
         let made = Made::before(target);
         let store = store::open(target, settings, &Environment::of_process())?;
         let store = store.unwrap_or_else(|| Arc::new(StdoutStore::new(MARKER)));
-        Ok(ObjectOutput { target: target.clone(), store, form, made, lock: None })
+        Ok(ObjectOutput { target: target.clone(), store, form, made, lock: None, retrier })
     }
 
     /// Returns whether the store is a bucket, which has claims instead of a lock.
@@ -115,14 +122,15 @@ impl ObjectOutput {
 
     /// Returns an attempt of a start to claim the prefix.
     fn attempt<'a>(&'a self, start: &OutputStart<'a>) -> ClaimAttempt<'a> {
-        let (store, keys) = (&*self.store, self.claim_keys());
-        ClaimAttempt { store, keys, ids: start.ids, take_over: start.take_over }
+        let (retrier, store, keys) = (&self.retrier, &*self.store, self.claim_keys());
+        ClaimAttempt { retrier, store, keys, ids: start.ids, take_over: start.take_over }
     }
 
     /// Returns the epochs from `from` on that have a directory.
     fn since(&self, start: &OutputStart<'_>, from: Epoch) -> NamedEpochs<'_> {
-        let (store, layout) = (&*self.store, &self.form.layout);
-        NamedEpochs { store, layout, from, wall_ms: start.wall_ms, interval_ms: start.interval_ms }
+        let (retrier, store, layout) = (&self.retrier, &*self.store, &self.form.layout);
+        let OutputStart { wall_ms, interval_ms, .. } = *start;
+        NamedEpochs { retrier, store, layout, from, wall_ms, interval_ms }
     }
 }
 
@@ -182,7 +190,7 @@ impl Output for ObjectOutput {
         async move {
             if self.is_bucket() {
                 let probe = StoreProbe::beside(self.target.prefix());
-                patiently(|| probe.run(&*self.store)).await?;
+                self.retrier.run(|| probe.run(&*self.store)).await?;
             }
             if warns {
                 self.warn_of_limits().await;
@@ -245,7 +253,7 @@ impl Output for ObjectOutput {
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
             let (layout, job) = (&self.form.layout, &start.publication.job);
-            is_committed(&*self.store, layout, job, evidence, epoch).await
+            is_committed(&self.retrier, &*self.store, layout, job, evidence, epoch).await
         }
         .boxed()
     }
@@ -255,7 +263,7 @@ impl Output for ObjectOutput {
         let folders = epochs.iter().map(|epoch| self.form.layout.dir(*epoch));
         let cleared = stream::iter(folders).map(async |dir: String| {
             crash_point("recovery.before_clear");
-            patiently(|| self.store.clear(&dir)).await?;
+            self.retrier.run(|| self.store.clear(&dir)).await?;
             crash_point("recovery.after_clear");
             Ok::<_, Error>(())
         });
@@ -277,7 +285,7 @@ impl Output for ObjectOutput {
     fn refuse_later(&self, epoch: Epoch) -> BoxFuture<'_, Result<()>> {
         async move {
             let key = self.form.layout.marker(epoch);
-            let found = find_marker(&*self.store, &key).await?;
+            let found = find_marker(&self.retrier, &*self.store, &key).await?;
             let Some(bytes) = found.filter(|bytes| Marker::later_format(bytes).is_some()) else {
                 return Ok(());
             };

@@ -13,7 +13,7 @@ use crate::epoch::{Clock, SystemClock};
 use crate::error::{Error, ErrorKind, Result};
 use crate::failure::Failure;
 use crate::outputs::owner::{Owner, Standing};
-use crate::outputs::retry_start::patiently;
+use crate::outputs::retry_start::StartRetrier;
 use crate::outputs::state_ids::Ids;
 use crate::store::{Store, StoreErrorKind};
 
@@ -23,6 +23,8 @@ const LOOKS_A_PERIOD: u32 = 4;
 /// One start's attempt to claim a prefix.
 #[derive(Debug)]
 pub struct ClaimAttempt<'a> {
+    /// Retries requests to the store.
+    pub retrier: &'a StartRetrier,
     /// The store.
     pub store: &'a dyn Store,
     /// The names of claims.
@@ -91,7 +93,7 @@ impl ClaimAttempt<'_> {
             owner.follow(&standing.owner);
         }
         let claim = Standing { term, owner };
-        let created = patiently(|| async {
+        let created = self.retrier.run(|| async {
             match self.keys.create(self.store, &claim).await {
                 Err(error) if error.kind == StoreErrorKind::Exists => Ok(false),
                 created => created.map(|()| true),
@@ -103,7 +105,7 @@ impl ClaimAttempt<'_> {
         if let Some(fenced) = standing.filter(|_| self.take_over) {
             self.outwait(fenced).await?;
         }
-        patiently(|| self.keys.forget_before(self.store, term)).await?;
+        self.retrier.run(|| self.keys.forget_before(self.store, term)).await?;
         Ok(Some(claim))
     }
 
@@ -113,13 +115,13 @@ impl ClaimAttempt<'_> {
         let mut released = owner.released || self.ids.contains(&owner.state);
         while !released && clock.monotonic() < owner.stale_after() {
             tokio::time::sleep(owner.period() / LOOKS_A_PERIOD).await;
-            released = patiently(|| async {
+            let read = || async {
                 match self.keys.read(self.store, fenced.term).await {
                     Err(error) if error.kind == StoreErrorKind::NotFound => Ok(true),
                     read => read.map(|owner| owner.released),
                 }
-            })
-            .await?;
+            };
+            released = self.retrier.run(read).await?;
         }
         tracing::warn!("the output was taken over from {owner}");
         Ok(())
@@ -127,7 +129,7 @@ impl ClaimAttempt<'_> {
 
     /// Returns the newest claim, with retries for a while.
     async fn newest(&self) -> Result<Option<Standing>> {
-        patiently(|| self.keys.newest(self.store)).await
+        self.retrier.run(|| self.keys.newest(self.store)).await
     }
 }
 

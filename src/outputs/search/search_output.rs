@@ -22,7 +22,7 @@ use crate::outputs::objects::{
 };
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
-use crate::outputs::retry_start::patiently;
+use crate::outputs::retry_start::StartRetrier;
 use crate::outputs::sql::{SqlSettings, WriteMode};
 use crate::store::local::LocalStore;
 use crate::store::{Environment, SearchTarget, StoreErrorKind, StoreResult, StoreSettings};
@@ -48,6 +48,8 @@ pub struct SearchOutput {
     form: ObjectForm,
     /// How rows come into the index.
     mode: RowMode,
+    /// Retries the requests of the start.
+    retrier: StartRetrier,
 }
 
 impl SearchOutput {
@@ -61,12 +63,13 @@ impl SearchOutput {
         settings: &StoreSettings,
         form: ObjectForm,
         rows: &SqlSettings,
+        retrier: StartRetrier,
     ) -> Result<Self> {
         let client = SearchClient::new(target, settings, &Environment::of_process())?;
         let names = IndexNames::of(&target.index);
         let claims = ClaimDocuments { client: client.clone(), index: names.claims.clone() };
         let (target, claims, mode) = (target.clone(), Arc::new(claims), RowMode::of(rows));
-        Ok(SearchOutput { target, names, client, claims, form, mode })
+        Ok(SearchOutput { target, names, client, claims, form, mode, retrier })
     }
 
     /// Returns the names of claims on the index.
@@ -76,8 +79,9 @@ impl SearchOutput {
 
     /// Returns an attempt of a start to claim the index.
     fn attempt<'a>(&'a self, start: &OutputStart<'a>) -> ClaimAttempt<'a> {
-        let keys = self.claim_keys();
-        ClaimAttempt { store: &*self.claims, keys, ids: start.ids, take_over: start.take_over }
+        let (retrier, keys) = (&self.retrier, self.claim_keys());
+        let (store, ids) = (&*self.claims, start.ids);
+        ClaimAttempt { retrier, store, keys, ids, take_over: start.take_over }
     }
 
     /// Returns the fields of an index, or those of each index of an alias; `None` if there is no
@@ -96,7 +100,7 @@ impl SearchOutput {
     ///
     /// Fails with `Configuration` if a field of a name that rows use has another type.
     async fn check_index(&self, index: &str, wanted: &Value) -> Result<bool> {
-        let found = patiently(|| self.fields(index)).await?;
+        let found = self.retrier.run(|| self.fields(index)).await?;
         for fields in found.iter().flatten() {
             if let Some(field) = other_type(fields, wanted) {
                 let (there, here) = (&fields[field]["type"], &wanted[field]["type"]);
@@ -128,7 +132,7 @@ impl SearchOutput {
                 found => found,
             }
         };
-        let hit = &patiently(find).await?["hits"]["hits"][0];
+        let hit = &self.retrier.run(find).await?["hits"]["hits"][0];
         let Some(id) = hit["_id"].as_str() else { return Ok(()) };
         // Rows that are lines are only ever appended.
         let word = hit["_source"]["word"].as_str();
@@ -169,7 +173,7 @@ impl SearchOutput {
                 Err(error) => Err(error),
             }
         };
-        let found = patiently(find).await?;
+        let found = self.retrier.run(find).await?;
         // The jobs that this one took the index from.
         let own = former.map(|former| &former.owner);
         let own = own.filter(|owner| start.ids.contains(&owner.state));
@@ -191,19 +195,20 @@ impl SearchOutput {
 
     /// Makes an index if it is missing. One that another start makes meanwhile will do.
     async fn make_index(&self, index: &str, request: Value) -> Result<()> {
-        if patiently(|| self.fields(index)).await?.is_some() {
+        if self.retrier.run(|| self.fields(index)).await?.is_some() {
             return Ok(());
         }
-        patiently(|| async {
-            match self.client.send(Method::PUT, index, Some(request.clone())).await {
-                // Another start was quicker, or the answer was lost.
-                Err(error) if error.kind == StoreErrorKind::Invalid => {
-                    self.fields(index).await?.map(drop).ok_or(error)
+        self.retrier
+            .run(|| async {
+                match self.client.send(Method::PUT, index, Some(request.clone())).await {
+                    // Another start was quicker, or the answer was lost.
+                    Err(error) if error.kind == StoreErrorKind::Invalid => {
+                        self.fields(index).await?.map(drop).ok_or(error)
+                    }
+                    made => made.map(drop),
                 }
-                made => made.map(drop),
-            }
-        })
-        .await
+            })
+            .await
     }
 
     /// Returns the greatest epoch in an index from `from` on, up to `until`; `None` without index
@@ -237,7 +242,7 @@ impl Output for SearchOutput {
     /// while.
     fn probe(&self, _warns: bool) -> BoxFuture<'_, Result<()>> {
         async move {
-            patiently(|| self.client.send(Method::GET, "", None)).await?;
+            self.retrier.run(|| self.client.send(Method::GET, "", None)).await?;
             self.check_index(&self.names.rows, &row_fields()).await?;
             self.check_mode().await?;
             self.check_index(&self.names.epochs, &marker_fields()).await.map(drop)
@@ -287,7 +292,7 @@ impl Output for SearchOutput {
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
             let path = format!("{}/_doc/{epoch}", self.names.epochs);
-            let found = patiently(|| async {
+            let found = self.retrier.run(|| async {
                 match self.client.send(Method::GET, &path, None).await {
                     Err(error) if error.kind == StoreErrorKind::NotFound => Ok(None),
                     found => found.map(Some),
@@ -332,7 +337,7 @@ impl Output for SearchOutput {
                         deleted => deleted,
                     }
                 };
-                patiently(delete).await?;
+                self.retrier.run(delete).await?;
             }
             Ok(())
         }
@@ -347,8 +352,9 @@ impl Output for SearchOutput {
     ) -> BoxFuture<'a, Result<Option<Epoch>>> {
         async move {
             let until = start.wall_ms.saturating_add(AHEAD_MAX_MS);
-            let rows = patiently(|| self.greatest(&self.names.rows, from, until)).await?;
-            let epochs = patiently(|| self.greatest(&self.names.epochs, from, until)).await?;
+            let rows = self.retrier.run(|| self.greatest(&self.names.rows, from, until)).await?;
+            let epochs =
+                self.retrier.run(|| self.greatest(&self.names.epochs, from, until)).await?;
             Ok(rows.max(epochs))
         }
         .boxed()
@@ -386,7 +392,7 @@ impl Output for SearchOutput {
     /// Fails as [`Output::probe`] does.
     fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
         async move {
-            let server = patiently(|| self.client.send(Method::GET, "", None)).await?;
+            let server = self.retrier.run(|| self.client.send(Method::GET, "", None)).await?;
             let version = &server["version"];
             let product = version["distribution"].as_str().unwrap_or("elasticsearch");
             let number = version["number"].as_str().unwrap_or("of an unknown version");

@@ -22,7 +22,7 @@ use crate::outputs::commit_evidence::CommitEvidence;
 use crate::outputs::foreign_epoch::foreign_epoch;
 use crate::outputs::output::{Claiming, OpenWriter, Output, OutputStart, WriterSettings};
 use crate::outputs::owner::{Owner, Standing};
-use crate::outputs::retry_start::patiently;
+use crate::outputs::retry_start::StartRetrier;
 use crate::store::{DatabaseTarget, StoreError, StoreErrorKind, StoreResult};
 
 /// A database that is the output of a job.
@@ -40,14 +40,21 @@ pub struct SqlOutput {
     link: Link,
     /// The tables that are there.
     found: Mutex<BTreeSet<usize>>,
+    /// Retries the statements of the start.
+    retrier: StartRetrier,
 }
 
 impl SqlOutput {
     /// Returns the output in the database that `driver` opens.
-    pub fn new(target: DatabaseTarget, settings: SqlSettings, driver: Arc<dyn Driver>) -> Self {
+    pub fn new(
+        target: DatabaseTarget,
+        settings: SqlSettings,
+        driver: Arc<dyn Driver>,
+        retrier: StartRetrier,
+    ) -> Self {
         let tables = Arc::new(Tables::new(&target, settings.rows, settings.write));
         let link = Link::new(Arc::clone(&driver), Vec::new());
-        SqlOutput { target, settings, driver, tables, link, found: Mutex::default() }
+        SqlOutput { target, settings, driver, tables, link, found: Mutex::default(), retrier }
     }
 
     /// Looks at everything that could stop the start, and changes nothing. Returns facts about the
@@ -226,7 +233,7 @@ impl Output for SqlOutput {
             // The other processes send their rows to process 0 and open nothing.
             return ready(Ok(())).boxed();
         }
-        async move { patiently(|| self.inspect()).await.map(drop) }.boxed()
+        async move { self.retrier.run(|| self.inspect()).await.map(drop) }.boxed()
     }
 
     /// Reads the row of the owner.
@@ -247,7 +254,7 @@ impl Output for SqlOutput {
                 link.keep();
                 Ok(standing)
             };
-            let standing = patiently(read).await?;
+            let standing = self.retrier.run(read).await?;
             match &standing {
                 Some(Standing { owner, .. })
                     if !start.take_over && !owner.released && !start.ids.contains(&owner.state) =>
@@ -270,7 +277,7 @@ impl Output for SqlOutput {
         _recent: Epoch,
     ) -> BoxFuture<'a, Result<Claiming>> {
         async move {
-            let claiming = patiently(|| self.take(start, former)).await?;
+            let claiming = self.retrier.run(|| self.take(start, former)).await?;
             if claiming != Claiming::Lost {
                 let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
                 *found = (0..Table::ALL.len()).collect();
@@ -292,7 +299,7 @@ impl Output for SqlOutput {
     ) -> BoxFuture<'a, Result<bool>> {
         async move {
             let found = match self.has(Table::Epochs) {
-                true => patiently(|| self.marker(epoch)).await?,
+                true => self.retrier.run(|| self.marker(epoch)).await?,
                 false => None,
             };
             match found {
@@ -326,7 +333,7 @@ impl Output for SqlOutput {
         from: Epoch,
     ) -> BoxFuture<'a, Result<Option<Epoch>>> {
         let most = start.wall_ms.saturating_add(AHEAD_MAX_MS);
-        async move { patiently(|| self.newest_marker(from, most)).await }.boxed()
+        async move { self.retrier.run(|| self.newest_marker(from, most)).await }.boxed()
     }
 
     /// Returns the writer of a run. It has two sessions: one for rows and one for the changelog.
@@ -343,7 +350,7 @@ impl Output for SqlOutput {
     /// Connects and examines the tables, and changes nothing: the facts for `wordtide check`.
     fn check(&self) -> BoxFuture<'_, Result<Vec<(&'static str, String)>>> {
         async move {
-            let facts = patiently(|| self.inspect()).await?;
+            let facts = self.retrier.run(|| self.inspect()).await?;
             let mut found = vec![("output", self.target.to_string())];
             found.push(("database", self.driver.describe()));
             found.extend(facts);

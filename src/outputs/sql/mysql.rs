@@ -114,6 +114,11 @@ impl MysqlDriver {
         };
         connected.map_err(|error| failure(&self.describe(), &error))
     }
+
+    /// Returns true if the name of the table holds a capital letter.
+    fn table_has_capitals(&self) -> bool {
+        self.target.table.as_deref().is_some_and(|name| name.chars().any(char::is_uppercase))
+    }
 }
 
 impl Driver for MysqlDriver {
@@ -145,13 +150,15 @@ impl Driver for MysqlDriver {
 
     /// Returns the version and the user.
     ///
-    /// Fails with `Denied` if the longest word or line does not fit a packet.
+    /// Fails with `Denied` if the longest word or line does not fit a packet, and for a table with
+    /// capitals if it could be that of another output.
     fn examine<'a>(
         &'a self,
         session: &'a mut dyn Session,
     ) -> BoxFuture<'a, StoreResult<Vec<(&'static str, String)>>> {
         async move {
-            let query = "SELECT @@version, @@max_allowed_packet, current_user()";
+            let query = "SELECT @@version, @@max_allowed_packet, current_user(), \
+                         @@lower_case_table_names";
             let rows = session.query(query, Vec::new()).await?;
             let Some(row) = rows.first() else { return Ok(Vec::new()) };
             let (text_bytes, flag) = self.text_bytes_max;
@@ -165,6 +172,14 @@ impl Driver for MysqlDriver {
                 let most = packet.saturating_sub(2 * ROW_BYTES) / 2;
                 return Err(StoreError::new(StoreErrorKind::Denied, message)
                     .hint(format!("set max_allowed_packet of the server, or give {flag} {most}")));
+            }
+            if row[3].int() != 0 && self.table_has_capitals() {
+                let message = format!(
+                    "{} does not distinguish capitals in names of tables (lower_case_table_names)",
+                    self.describe()
+                );
+                return Err(StoreError::new(StoreErrorKind::Denied, message)
+                    .hint("write ?table= in --to in small letters"));
             }
             Ok(vec![("version", row[0].text()), ("user", row[2].text())])
         }

@@ -249,6 +249,8 @@ fn sqlite(rest: &str) -> Result<DatabaseTarget> {
     let mut target = DatabaseTarget::new(DatabaseKind::Sqlite);
     target.path = PathBuf::from(path);
     target.parameters(query)?;
+    // `Counts` and `counts` are one table to SQLite: two outputs would have different owners.
+    target.table = target.table.map(|name| name.to_ascii_lowercase());
     Ok(target)
 }
 
