@@ -62,7 +62,7 @@ fn printed_flag_that_replaces_default_works_again() {
     let rig = Rig::new();
     rig.file("in.txt", "a=1\nb=2\na=3\n");
     let printed = rig.run("config field_count --regex ^[a-z] --file in.txt --no-state").expect(0);
-    rig.file("again.toml", &String::from_utf8(printed.stdout).expect("text"));
+    rig.file("again.toml", String::from_utf8(printed.stdout).expect("text"));
     let counted = rig.run("run --config again.toml --once --to - -q").expect(0).stdout;
     assert_eq!(String::from_utf8(counted).expect("text"), "('a', 2)\n('b', 1)\n");
 }

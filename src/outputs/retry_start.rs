@@ -11,6 +11,9 @@ use crate::store::StoreResult;
 /// How long a store may be out of reach when a job starts.
 const START_PATIENCE: Duration = Duration::from_secs(30);
 
+/// The hint of a failure that has none of its own.
+const HINT: &str = "check the place in --to, the network and the server";
+
 /// Retries the requests of a start, and shows that the store is out of reach. Clones share the log:
 /// a start has several requests under way, and one outage is to be logged once.
 #[derive(Clone, Debug, Default)]
@@ -44,7 +47,8 @@ impl StartRetrier {
                     return Ok(done);
                 }
                 Err(error) if !error.is_transient() => return Err(error.into()),
-                Err(error) => {
+                Err(mut error) => {
+                    error.hint.get_or_insert_with(|| HINT.to_owned());
                     self.meters.output_away(&error.to_string());
                     let first = *failed.get_or_insert_with(Instant::now);
                     if first.elapsed() > START_PATIENCE {
