@@ -13,6 +13,8 @@ import pathlib
 import time
 import zipfile
 
+# README and the documents that its links name.
+DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs", "deploy"]
 SUMMARY = "Exactly-once word counts of line streams on timely/differential dataflow"
 
 
@@ -37,6 +39,7 @@ def main():
         "Requires-Python: >=3.7",
         "Description-Content-Type: text/markdown",
         "",
+        "The documents that this page links are in `share/doc/wordtide` of the Python environment.\n",
         pathlib.Path("README.md").read_text(encoding="utf-8"),
     ]
     wheel = ["Wheel-Version: 1.0", "Generator: wordtide", "Root-Is-Purelib: false", f"Tag: {tag}", ""]
@@ -47,6 +50,10 @@ def main():
     ]
     for licence in licences:
         entries.append((f"{info}/licenses/{licence}", pathlib.Path(licence).read_bytes(), 0o644))
+
+    for place in DOCUMENTS:
+        for path in sorted(file for file in [pathlib.Path(place), *pathlib.Path(place).rglob("*")] if file.is_file()):
+            entries.append((f"{name}.data/data/share/doc/wordtide/{path}", path.read_bytes(), 0o644))
 
     record = []
     for path, content, _ in entries:
