@@ -42,6 +42,12 @@ fn requests_that_make_no_sense_are_refused() {
         ("/lines?producer=&offset=0", "1 to 256"),
         (&format!("/lines?producer={long}&offset=0"), "1 to 256"),
         ("/lines?producer=p%00&offset=0", "control"),
+        ("/lines?producer=a%ff&offset=0", "UTF-8"),
+        ("/lines?producer=a&offset=0&tag=%C3", "UTF-8"),
+        ("/lines?producer=%&offset=0", "%25"),
+        ("/lines?producer=%2&offset=0", "%25"),
+        ("/lines?producer=%+f&offset=0", "%25"),
+        ("/lines?%ff=1", "UTF-8"),
         ("/lines?producer=p&offset=-1", "number"),
         ("/lines?producer=p&offset=1&offset=2", "twice"),
         ("/lines?producer=p&offset=18446744073709551615", "last possible"),
@@ -54,6 +60,9 @@ fn requests_that_make_no_sense_are_refused() {
     for target in ["/lines", "/lines?producer=p&offset=0"] {
         bad(get(port, target), 400, "producer=ID");
     }
+    bad(get(port, "/lines?producer=%fe"), 400, "UTF-8");
+    let taken = "x".repeat(256);
+    bad(post(port, &format!("/lines?producer={}&offset=0&tag=t", &taken[1..]), ""), 400, "255");
     let encoded = |coding: &str, body: &[u8]| {
         let headers = format!("content-encoding: {coding}\r\n");
         ask(port, &request("POST", "/lines", &headers, body))

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use super::responses::Refusal;
 
-/// Longest id and tag of a producer together, in bytes: its name in the log.
+/// Longest name of a producer in the log, in bytes: its id, or id, separator and tag.
 const NAME_BYTES_MAX: usize = 256;
 
 /// Separates id and tag in a name. Neither has control characters. It is the least byte, so among
@@ -37,7 +37,8 @@ impl ProducerId {
             name.extend_from_slice(check("tag", tag)?);
         }
         if name.len() > NAME_BYTES_MAX {
-            let message = format!("producer and tag have at most {NAME_BYTES_MAX} bytes together");
+            let most = NAME_BYTES_MAX - 1;
+            let message = format!("producer and tag have at most {most} bytes together");
             return Err(Refusal::new(StatusCode::BAD_REQUEST, message));
         }
         Ok(ProducerId { name, id })

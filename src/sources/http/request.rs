@@ -150,10 +150,11 @@ impl Parameters {
     ///
     /// Refuses with 400 a name that is unknown or given twice, and a value that cannot be.
     fn of(uri: &Uri) -> Result<Parameters, Refusal> {
-        let pairs = form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes());
+        let pairs = uri.query().unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
         let mut found = Parameters::default();
-        for (name, value) in pairs {
-            let value = value.into_owned();
+        for pair in pairs {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            let (name, value) = (decoded(name)?, decoded(value)?);
             let is_first = match &*name {
                 "producer" => found.producer.replace(value).is_none(),
                 "tag" => found.tag.replace(value).is_none(),
@@ -174,6 +175,26 @@ impl Parameters {
         }
         Ok(found)
     }
+}
+
+/// Decodes a name or a value of the query. Text that were put in for bytes that are none would be
+/// the same for several ids.
+///
+/// Refuses with 400 what is not the percent-encoding of UTF-8.
+fn decoded(text: &str) -> Result<String, Refusal> {
+    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
+    let (mut decoded, mut bytes) = (Vec::with_capacity(text.len()), text.bytes());
+    while let Some(byte) = bytes.next() {
+        decoded.push(match byte {
+            b'+' => b' ',
+            b'%' => match (digit(bytes.next()), digit(bytes.next())) {
+                (Some(high), Some(low)) => (16 * high + low) as u8,
+                _ => return Err(bad("a % in the parameters needs two hexadecimal digits: %25")),
+            },
+            byte => byte,
+        });
+    }
+    String::from_utf8(decoded).map_err(|_| bad("the parameters are not UTF-8, percent-encoded"))
 }
 
 /// Reads the value of `end`.
