@@ -38,6 +38,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use super::host_port::HostPort;
+use super::listen::bind_hint;
 use super::log::SourceLog;
 use super::stop_signal::Stop;
 use crate::bearer_token::Token;
@@ -132,7 +133,8 @@ impl HttpListener {
     /// Returns the error of an address that cannot be bound.
     fn taken(&self, error: std::io::Error) -> Error {
         let message = format!("cannot listen on --listen-http {}: {error}", self.address);
-        Error::new(ErrorKind::Configuration, message).cause(error)
+        let hint = bind_hint(&error, "--listen-http");
+        Error::new(ErrorKind::Configuration, message).cause(error).hint(hint)
     }
 }
 

@@ -33,7 +33,7 @@ use super::stop_signal::Stop;
 use crate::error::Result;
 use sender::{Handshake, ListenSender, SenderTurn};
 use sender_reports::ConnectionReports;
-pub use settings::{ListenAddress, ListenSettings};
+pub use settings::{ListenAddress, ListenSettings, bind_hint};
 
 /// Longest time for a TLS handshake.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);

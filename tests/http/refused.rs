@@ -126,7 +126,11 @@ fn start_that_cannot_serve_is_refused() {
     run("--listen-http 127.0.0.1:0 --max-body-bytes 0").expect(2).says(&["--max-body-bytes"]);
     let other = Rig::new();
     let (program, port) = start(&other, "");
-    run(&format!("--listen-http 127.0.0.1:{port}")).expect(78).says(&["--listen-http", "in use"]);
+    run(&format!("--listen-http 127.0.0.1:{port}")).expect(78).says(&[
+        "--listen-http",
+        "in use",
+        "give another to --listen-http",
+    ]);
     program.stop().expect(0);
     assert!(!rig.path("out").exists());
 }

@@ -56,13 +56,7 @@ impl ListenAddress {
         });
         bound.map_err(|error| {
             let message = format!("cannot listen on {self} ({flag}): {error}");
-            let hint = match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    format!("another program has this port: end it, or give another to {flag}")
-                }
-                io::ErrorKind::PermissionDenied => format!("give a port above 1023 to {flag}"),
-                _ => format!("give an address of this host to {flag}"),
-            };
+            let hint = bind_hint(&error, flag);
             Error::new(ErrorKind::Configuration, message).cause(error).hint(hint)
         })
     }
@@ -77,6 +71,17 @@ impl ListenAddress {
     /// Fails if it has no address.
     fn addresses(&self) -> io::Result<impl Iterator<Item = SocketAddr> + use<>> {
         (self.host.as_str(), self.port).to_socket_addrs()
+    }
+}
+
+/// Returns the way out where the address of a flag cannot be bound.
+pub fn bind_hint(error: &io::Error, flag: &str) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("another program has this port: end it, or give another to {flag}")
+        }
+        io::ErrorKind::PermissionDenied => format!("give a port above 1023 to {flag}"),
+        _ => format!("give an address of this host to {flag}"),
     }
 }
 
