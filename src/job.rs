@@ -31,6 +31,7 @@ mod epoch_progress;
 mod epoch_ranges;
 mod find_journals;
 mod job_settings;
+mod log_names;
 mod plan;
 mod put_journals_away;
 mod recover_epochs;

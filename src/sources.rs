@@ -98,15 +98,6 @@ impl Source {
         }
     }
 
-    /// The name by which the log of the source is found again. Producers go on when the address of
-    /// their server changes.
-    pub(crate) fn log_name(&self) -> String {
-        match self {
-            Source::Http(_) => "http".to_owned(),
-            source => source.to_string(),
-        }
-    }
-
     /// Decides, once for the whole run, how a path is read: as a file, or as a pipe where it names
     /// something that cannot be read again. A path that is not there stays a file.
     pub(crate) fn resolve(self) -> Source {

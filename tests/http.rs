@@ -12,6 +12,7 @@ use rustix::process::Signal;
 use crate::listen::{tls, tls_file};
 use crate::oracle::{self, Counts};
 use crate::rig::http::{Wire, ask, get, post, request};
+use crate::rig::server::Closed;
 use crate::rig::{Rig, Running};
 
 /// A run that keeps nothing, with one long epoch.
@@ -136,6 +137,38 @@ fn producer_goes_on_after_stop_and_kill() {
     assert_eq!(post(port, &target(0), text).next(), Some(text.len() as u64));
     program.stop().expect(0);
     assert_eq!(rig.output("out/c").counts(), counts_of(text));
+}
+
+#[test]
+fn producers_stay_with_address_of_their_server() {
+    let rig = Rig::new();
+    let closed = [Closed::new(), Closed::new(), Closed::new()];
+    let [first, second, third] = closed.map(|closed| closed.port());
+    let start = |ports: &[u16]| {
+        let servers = ports.iter().map(|port| format!(" --listen-http 127.0.0.1:{port}"));
+        let run = format!("run {KEPT} --interval 50ms{}", servers.collect::<String>());
+        let program = rig.wordtide(&run).start();
+        for port in ports {
+            program.wait_for(&format!("http://127.0.0.1:{port}/"));
+        }
+        program
+    };
+    let next = |port| get(port, "/lines?producer=p").next();
+    let program = start(&[first]);
+    assert_eq!(post(first, "/lines?producer=p&offset=0", "a b\nc").next(), Some(5));
+    program.stop().expect(0);
+    let program = start(&[second, first]);
+    assert_eq!((next(first), next(second)), (Some(5), Some(0)), "one more before it");
+    assert_eq!(post(second, "/lines?producer=p&offset=0", "e\n").next(), Some(2));
+    kill(program);
+    let program = start(&[first, second]);
+    assert_eq!((next(first), next(second)), (Some(5), Some(2)), "in another order");
+    kill(program);
+    let program = start(&[second, third]);
+    assert_eq!((next(third), next(second)), (Some(5), Some(2)), "at another address");
+    assert_eq!(post(third, "/lines?producer=p&offset=5", " d\n").next(), Some(8));
+    program.stop().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of("a b\nc d\ne\n"));
 }
 
 #[test]

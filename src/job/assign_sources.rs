@@ -6,13 +6,14 @@
 //!
 //! [`feed::remote_blocks`]: crate::feed::remote_blocks
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use tokio::runtime::Runtime;
 
 use super::epoch_progress::EpochProgress;
-use super::find_journals;
+use super::log_names;
 use super::source_logs::OwnSources;
 use crate::cluster::{BlockLink, ClusterSettings};
 use crate::error::{Error, ErrorKind, Result};
@@ -82,18 +83,18 @@ pub fn place(
 /// The sources of this process, which must be there; what another reads need not be on this host.
 ///
 /// Fails with `Configuration` if a source of this process is not there, or the system allows too
-/// few open files.
+/// few open files, and with `Disk` if the state cannot be read.
 pub fn own(
     sources: Vec<Source>,
     (readers, cluster): (&Readers, &ClusterSettings),
-    have_journals: bool,
+    (have_journals, state): (bool, Option<&Path>),
     former: &FormerRun,
     meters: &Meters,
 ) -> Result<OwnSources> {
     let count = sources.len() as u32;
     let sources: Vec<_> = sources.into_iter().map(Source::resolve).collect();
-    let names = find_journals::names(&sources);
-    let shown = find_journals::distinct(sources.iter().map(Source::to_string));
+    let names = log_names::names(&sources, state)?;
+    let shown = log_names::distinct(sources.iter().map(Source::to_string));
     for (((k, source), name), process) in (0u32..).zip(&sources).zip(&shown).zip(&readers.0) {
         let (kind, name) = (source.kind().to_owned(), name.clone());
         let needs_connection =
@@ -193,7 +194,7 @@ mod tests {
         let cluster = ClusterSettings { processes: 3, process: 2, ..ClusterSettings::default() };
         let meters = Meters::default();
         let former = FormerRun::new(None, None, || false);
-        let own = own(list, (&readers, &cluster), false, &former, &meters);
+        let own = own(list, (&readers, &cluster), (false, None), &former, &meters);
         let own = own.expect("nothing to check");
         let own: Vec<_> = own.own.iter().map(|(k, _, name)| (*k, name.as_str())).collect();
         assert_eq!(own, [(2, "localhost:3")]);

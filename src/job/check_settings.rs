@@ -55,7 +55,9 @@ pub fn check(mut asked: JobSettings) -> Result<(JobPlan, OwnSources)> {
     share_figures::begin(&asked.meters, shown, started_ms, journal_max);
     let (former, meters) = (former_run_of(&asked, &identity, &target), &asked.meters);
     let assigned = (&readers, &asked.cluster);
-    let sources = assign_sources::own(sources, assigned, have_journals, &former, meters)?;
+    let state = asked.state.dir(&identity);
+    let journals = (have_journals, state.as_deref());
+    let sources = assign_sources::own(sources, assigned, journals, &former, meters)?;
     let is_single = outputs::is_single(&target);
     let plan =
         JobPlan { asked, definition, target, identity, output, is_single, readers, started_ms };

@@ -24,7 +24,7 @@ use crate::epoch::Epoch;
 use crate::error::{Error, ErrorKind, Result};
 use crate::journal::{Journal, JournalSummary, damage_hint, id_digits, peek};
 use crate::outputs::Attempts;
-use crate::sources::{KafkaTopic, Source, merged_positions};
+use crate::sources::{KafkaTopic, merged_positions};
 use crate::state::{FinishedJournals, JOURNAL, NOTE};
 
 /// Returns the folder of a source's journal.
@@ -33,22 +33,6 @@ pub fn folder(state: &Path, source: &str) -> PathBuf {
     let name: String = source.chars().map(plain).take(64).collect();
     let hash = xxhash_rust::xxh3::xxh3_64(source.as_bytes()) as u32;
     state.join(format!("{JOURNAL}{name}-{hash:08x}"))
-}
-
-/// Returns a name for each source, all different: their journals are found by these.
-pub fn names(sources: &[Source]) -> Vec<String> {
-    distinct(sources.iter().map(Source::log_name))
-}
-
-/// Returns the names, with a number for those that occur again.
-pub fn distinct(names: impl Iterator<Item = String>) -> Vec<String> {
-    let mut seen: BTreeMap<String, u32> = BTreeMap::new();
-    let name = |name: String| {
-        let times = seen.entry(name.clone()).or_default();
-        *times += 1;
-        if *times == 1 { name } else { format!("{name} ({times})") }
-    };
-    names.map(name).collect()
 }
 
 /// Returns the folders of journals in a state, sorted.

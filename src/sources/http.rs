@@ -28,7 +28,7 @@ mod request;
 mod responses;
 mod server;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -42,6 +42,7 @@ use super::listen::bind_hint;
 use super::log::SourceLog;
 use super::stop_signal::Stop;
 use crate::bearer_token::Token;
+use crate::durable_file::replace_file;
 use crate::error::{Error, ErrorKind, Result};
 use crate::loopback::{is_loopback, is_loopback_name};
 use crate::tls::{self, TlsFiles};
@@ -56,6 +57,10 @@ const BODY_BYTES_MAX: usize = 1 << 30;
 const CONNECTIONS_MAX: usize = 65_536;
 /// Requests that wait for the log. More would only wait longer.
 const REQUESTS_MAX: usize = 64;
+
+/// The file in the folder of a journal with the address that is served. A server goes on with the
+/// log of its address.
+const ADDRESS_FILE: &str = "address";
 
 /// A server that senders post lines to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -130,6 +135,30 @@ impl HttpListener {
         TcpListener::bind((host.as_str(), *port)).await.map_err(|error| self.taken(error))
     }
 
+    /// Returns the address whose server wrote the journal in `folder` last; `None` if it was one of
+    /// a release that does not note it.
+    pub(crate) fn served_address(folder: &Path) -> Option<String> {
+        std::fs::read_to_string(folder.join(ADDRESS_FILE)).ok()
+    }
+
+    /// Notes beside the journal, if there is one, that this server goes on with it.
+    ///
+    /// Fails with `Disk` if the note cannot be written. One that is there stays: the disk may be
+    /// full.
+    fn note_address(&self, log: &SourceLog) -> Result<()> {
+        let (Some(folder), address) = (log.folder(), self.address.to_string()) else {
+            return Ok(());
+        };
+        if HttpListener::served_address(folder).as_ref() == Some(&address) {
+            return Ok(());
+        }
+        let path = folder.join(ADDRESS_FILE);
+        replace_file(&path, address.as_bytes()).map(drop).map_err(|error| {
+            let message = format!("cannot write {}: {error}", path.display());
+            Error::new(ErrorKind::Disk, message).cause(error)
+        })
+    }
+
     /// Returns the error of an address that cannot be bound.
     fn taken(&self, error: std::io::Error) -> Error {
         let message = format!("cannot listen on --listen-http {}: {error}", self.address);
@@ -142,8 +171,10 @@ impl HttpListener {
 ///
 /// # Errors
 ///
-/// `Configuration` for an address that cannot be listened on, those of the log.
+/// `Configuration` for an address that cannot be listened on, `Disk` if it cannot be noted, those
+/// of the log.
 pub async fn read(listen: HttpListener, once: bool, log: &mut SourceLog) -> Result<()> {
+    listen.note_address(log)?;
     log.recover_producers()?;
     let listener = log.serve_during(listen.bind()).await??;
     let address = listener.local_addr().map_err(|error| {
