@@ -329,20 +329,58 @@ impl JournalShared {
         Ok(file.map(|file| Spare { name, bytes, file }))
     }
 
-    /// Bytes of records with Data that still fit, counted up to `enough`.
-    pub fn bytes_free(&self, enough: u64) -> u64 {
-        let ledger = self.ledger();
+    /// Makes files until records with `bytes` bytes of Data fit into those at hand, beside the
+    /// reserve. Returns why that cannot be.
+    ///
+    /// Fails with `Disk` if no file can be made for another reason than a full disk.
+    pub fn make_room(&self, bytes: u64) -> Result<Option<FullCause>> {
+        let mut ledger = self.ledger();
+        if let Some(cause) = self.stock_reserve(&mut ledger)? {
+            return Ok(Some(cause));
+        }
+        // The disk may have room again: it is asked below.
+        ledger.disk_full = false;
+        if self.free_in(&ledger, bytes) < bytes {
+            return Ok(Some(FullCause::Cap));
+        }
+        let (least, mut next) = (self.budget.segment_bytes_min(), ledger.next_bytes);
+        while self.free_at_hand(&ledger) < bytes {
+            match self.make_file(&mut ledger, next)? {
+                Ok(spare) => ledger.spares.push(spare),
+                Err(_) if next > least => next = (next / 2).max(least),
+                Err(cause) => return Ok(Some(cause)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Bytes of records with Data that still fit into the segment that is written to.
+    fn free_in_segment(&self, ledger: &JournalFiles) -> u64 {
         let (Some(active), true) = (ledger.segments.back(), ledger.reserve.is_some()) else {
             return 0;
         };
         let end = active.base + active.bytes - segment::HEADER;
-        let mut free = end.saturating_sub(self.appended.load(Ordering::Acquire));
-        if ledger.disk_full {
-            return free;
-        }
+        end.saturating_sub(self.appended.load(Ordering::Acquire))
+    }
+
+    /// Bytes of records with Data that still fit into the files that are there.
+    fn free_at_hand(&self, ledger: &JournalFiles) -> u64 {
         let at_hand = ledger.spares.iter().map(|spare| spare.bytes);
         let at_hand = at_hand.chain(ledger.leftovers.iter().map(|leftover| leftover.bytes));
-        free += at_hand.map(|bytes| bytes - segment::HEADER).sum::<u64>();
+        self.free_in_segment(ledger) + at_hand.map(|bytes| bytes - segment::HEADER).sum::<u64>()
+    }
+
+    /// Bytes of records with Data that still fit, counted up to `enough`.
+    pub fn bytes_free(&self, enough: u64) -> u64 {
+        self.free_in(&self.ledger(), enough)
+    }
+
+    /// Counts the bytes of records with Data that still fit, up to `enough`.
+    fn free_in(&self, ledger: &JournalFiles, enough: u64) -> u64 {
+        if ledger.reserve.is_none() || ledger.disk_full {
+            return self.free_in_segment(ledger);
+        }
+        let mut free = self.free_at_hand(ledger);
         // New files, as `next_file` would make them.
         let mut left = ledger.account.left(ledger.bytes_held());
         let (least, most) = (self.budget.segment_bytes_min(), self.budget.segment_bytes_max());
@@ -417,6 +455,15 @@ impl Room {
         }
         let full = if self.shared.ledger().disk_full { FullCause::Disk } else { FullCause::Cap };
         Some(self.shared.room().full(ticket, full))
+    }
+
+    /// Makes sure that Data of `bytes` bytes find room on the disk, too. Returns why they cannot.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub fn make_room(&self, bytes: u64) -> Result<Option<FullCause>> {
+        self.shared.check_poison()?;
+        self.shared.make_room(bytes)
     }
 
     #[cfg(any(test, feature = "internals"))]

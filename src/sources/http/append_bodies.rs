@@ -1,6 +1,7 @@
 //! Appends bodies to the log, on the task that owns it.
 
 use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use http::StatusCode;
 use tokio::sync::{mpsc, oneshot};
@@ -33,11 +34,28 @@ pub enum Ask {
     Room { bytes: u64 },
 }
 
+/// A request that waits for one of two to take it: the task of the log, which carries it out,
+/// or the server, which refuses it since it has waited for too long.
+#[derive(Clone, Debug)]
+pub struct OpenAsk(Arc<Mutex<Option<Ask>>>);
+
+impl OpenAsk {
+    /// Returns an ask that is not taken.
+    pub fn new(ask: Ask) -> OpenAsk {
+        OpenAsk(Arc::new(Mutex::new(Some(ask))))
+    }
+
+    /// Takes it; returns `None` if it was taken before.
+    pub fn take(&self) -> Option<Ask> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
 /// A request to the log, and where its reply goes.
 #[derive(Debug)]
 pub struct LogRequest {
     /// The change that is asked for.
-    pub ask: Ask,
+    pub ask: OpenAsk,
     /// Takes the answer when what it states is durable.
     pub reply: oneshot::Sender<Reply>,
 }
@@ -78,6 +96,7 @@ impl<'a> Appender<'a> {
     /// Those of the log.
     pub async fn run(&mut self, mut requests: mpsc::Receiver<LogRequest>) -> Result<()> {
         while let Some(LogRequest { ask, reply }) = self.log.serve_during(requests.recv()).await? {
+            let Some(ask) = ask.take() else { continue };
             let done = self.carry_out(ask).await?;
             // It fails if the client has gone, which will ask again.
             let _ = reply.send(done);
@@ -89,7 +108,7 @@ impl<'a> Appender<'a> {
     async fn carry_out(&mut self, ask: Ask) -> Result<Reply> {
         let mut tag = None;
         let done = match ask {
-            Ask::Room { bytes } => self.check_room(bytes).map(|()| 0),
+            Ask::Room { bytes } => self.check_room(bytes)?.map(|()| 0),
             Ask::Next { producer } => {
                 let known = self.known(&producer);
                 tag = known.and_then(|(name, _)| ProducerId::tag_of(name));
@@ -110,12 +129,15 @@ impl<'a> Appender<'a> {
         })
     }
 
-    /// Refuses a body that the journal has no room for as a whole.
-    fn check_room(&self, bytes: u64) -> Result<(), Refusal> {
-        if self.log.has_room(bytes + RECORD_ROOM) {
-            return Ok(());
+    /// Refuses a body that the journal has no room for as a whole, so that no append waits with a
+    /// part of it for the disk.
+    fn check_room(&mut self, bytes: u64) -> Result<Result<(), Refusal>> {
+        if self.log.make_room(bytes + RECORD_ROOM)? {
+            return Ok(Ok(()));
         }
-        Err(Refusal::later("the journal is full until an epoch is committed (--journal-max)"))
+        let message = "the journal is full until an epoch is committed (--journal-max), or its \
+                       disk is full";
+        Ok(Err(Refusal::later(message)))
     }
 
     /// Returns the producer with this id, and its name in the log.
@@ -141,7 +163,7 @@ impl<'a> Appender<'a> {
         if body.len() == 0 {
             return Ok(Ok(()));
         }
-        if let Err(refusal) = self.check_room(body.len() as u64) {
+        if let Err(refusal) = self.check_room(body.len() as u64)? {
             return Ok(Err(refusal));
         }
         let connection = self.log.open_connection();
@@ -178,7 +200,7 @@ impl<'a> Appender<'a> {
         };
         // An end is a record, too: the reserve of a full journal is for the ends of epochs.
         if (known < bytes || end != PieceEnd::Open)
-            && let Err(refusal) = self.check_room(bytes.saturating_sub(known))
+            && let Err(refusal) = self.check_room(bytes.saturating_sub(known))?
         {
             return Ok(Err(refusal));
         }

@@ -30,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::super::stop_signal::Stop;
 use super::super::tls_accept;
-use super::append_bodies::{Ask, LogRequest, Reply};
+use super::append_bodies::{Ask, LogRequest, OpenAsk, Reply};
 use super::connection_limits::{Activity, Connections, OpenConnection, Watched};
 use super::decode::Coding;
 use super::receive_body::{BodyLimits, Received};
@@ -165,17 +165,34 @@ impl LinesService {
     }
 
     /// Sends a request to the task that owns the log and waits for its reply. Refused with 503 if
-    /// the log takes nothing for [`QUEUE_TIME_MAX`].
+    /// the log does not begin with it in [`QUEUE_TIME_MAX`]: it is not carried out then. An append
+    /// that has begun is waited for, since what is kept of it cannot be taken back.
     async fn ask(&self, ask: Ask) -> Result<Reply, Refusal> {
-        let (reply, replied) = oneshot::channel();
-        let request = LogRequest { ask, reply };
-        let reply = match timeout(QUEUE_TIME_MAX, self.requests.send(request)).await {
-            Ok(Ok(())) => replied.await.map_err(|_| Refusal::stopping())?,
-            Ok(Err(_)) => return Err(Refusal::stopping()),
-            Err(_) => return Err(Refusal::later("the log takes nothing now: send it again later")),
+        self.ask_within(ask, QUEUE_TIME_MAX).await
+    }
+
+    /// Asks as `ask` does, with another limit in tests.
+    async fn ask_within(&self, ask: Ask, time_max: Duration) -> Result<Reply, Refusal> {
+        let (reply, mut replied) = oneshot::channel();
+        // It says nothing of the room for bodies.
+        let is_of_position = matches!(ask, Ask::Next { .. });
+        let ask = OpenAsk::new(ask);
+        let request = LogRequest { ask: ask.clone(), reply };
+        let asking = async {
+            self.requests.send(request).await.map_err(|_| Refusal::stopping())?;
+            (&mut replied).await.map_err(|_| Refusal::stopping())
         };
-        let is_full = reply.refusal.as_ref().is_some_and(Refusal::is_later);
-        self.is_full.store(is_full, Ordering::Relaxed);
+        let reply = match timeout(time_max, asking).await {
+            Ok(replied) => replied?,
+            Err(_) if ask.take().is_some() => {
+                return Err(Refusal::later("the log takes nothing now: send it again later"));
+            }
+            Err(_) => replied.await.map_err(|_| Refusal::stopping())?,
+        };
+        if !is_of_position {
+            let is_full = reply.refusal.as_ref().is_some_and(Refusal::is_later);
+            self.is_full.store(is_full, Ordering::Relaxed);
+        }
         Ok(reply)
     }
 }
@@ -346,4 +363,58 @@ async fn linger(mut stream: Box<dyn ByteStream>) {
     };
     // Nothing is left to do where the client is gone, or sends on and on.
     let _ = timeout(time, reading).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns a service whose requests are not carried out, and these.
+    fn service() -> (LinesService, mpsc::Receiver<LogRequest>) {
+        let (requests, asked) = mpsc::channel(1);
+        let service = LinesService {
+            guard: Guard { token: None, is_loopback: true },
+            bodies: BodyLimits::new(1),
+            requests,
+            closing: Stop::new(),
+            is_full: AtomicBool::new(false),
+            tls: None,
+            no_tls: AtomicBool::new(false),
+        };
+        (service, asked)
+    }
+
+    #[tokio::test]
+    async fn request_that_waited_too_long_is_withdrawn() {
+        let (service, mut asked) = service();
+        // The second one does not even come into the queue.
+        for _ in 0..2 {
+            let asking = service.ask_within(Ask::Room { bytes: 1 }, Duration::ZERO);
+            assert!(asking.await.expect_err("no reply").is_later());
+        }
+        let request = asked.recv().await.expect("the first one");
+        assert!(request.ask.take().is_none(), "it was answered, and may not be carried out");
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn request_that_was_begun_is_waited_for() {
+        let (service, mut asked) = service();
+        let (begun, has_begun) = oneshot::channel();
+        let begin = async {
+            let request = asked.recv().await.expect("a request");
+            assert!(request.ask.take().is_some());
+            begun.send(request.reply).expect("it is taken");
+        };
+        let end = async {
+            let reply = has_begun.await.expect("it has begun");
+            // Longer than the request may wait for its begin.
+            sleep(Duration::from_millis(200)).await;
+            let done = Reply { next: 7, tag: None, durable: None, refusal: None };
+            reply.send(done).expect("it is waited for");
+        };
+        let asking = service.ask_within(Ask::Room { bytes: 1 }, Duration::from_millis(100));
+        let (reply, (), ()) = tokio::join!(asking, begin, end);
+        assert_eq!(reply.expect("a reply").next, 7);
+    }
 }

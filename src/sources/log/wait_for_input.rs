@@ -182,12 +182,21 @@ impl SourceLog {
 
     /// Returns true if the journal is full. Bytes in the sockets then stay there.
     pub fn is_full(&self) -> bool {
-        !self.has_room(ROOM_BYTES)
+        self.room.as_ref().is_some_and(|room| room.look(ROOM_BYTES).is_some())
     }
 
-    /// Returns true if so many bytes would not find the journal full.
-    pub fn has_room(&self, bytes: u64) -> bool {
-        self.room.as_ref().is_none_or(|room| room.look(bytes).is_none())
+    /// Makes sure that so many bytes find room in the journal and on the disk. Returns false if
+    /// they do not. A full disk is reported.
+    ///
+    /// # Errors
+    /// `Disk` if the journal fails.
+    pub fn make_room(&mut self, bytes: u64) -> Result<bool> {
+        let Some(room) = &self.room else { return Ok(true) };
+        let Some(cause) = room.make_room(bytes)? else { return Ok(true) };
+        if cause == FullCause::Disk {
+            self.report_full(cause);
+        }
+        Ok(false)
     }
 
     /// Waits until the journal has room for a read, or until a stop. Messages are taken meanwhile.
