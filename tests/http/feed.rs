@@ -52,6 +52,9 @@ fn named_stdin_is_resumed_not_repeated() {
     }
     let next = get(port, "/lines?producer=numbers").next();
     assert_eq!(next, Some(text.len() as u64));
+    let mut client = feed(&rig, port, "--producer numbers");
+    write_and_close(client.stdin(), b"number");
+    client.end().expect(0).says(&["ended after 6 bytes"]).says(&["6 of 6 bytes read"]);
     server.stop().expect(0);
     // The first stream ended in the middle of a line.
     let expected = format!("{}\n{}", &text[..5_003], &text[5_003..]);

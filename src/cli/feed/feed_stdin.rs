@@ -92,6 +92,14 @@ impl StreamFeed {
                 break;
             }
         }
+        if skipped > 0 {
+            let bytes = at - skipped;
+            tracing::warn!(
+                "{} has ended after {bytes} bytes, and the server has {at} of producer {producer}",
+                self.name
+            );
+            sender.input_was_shorter(bytes);
+        }
         match (&self.producer, self.stop.is_stopped()) {
             // The next life of the client goes on with the stream.
             (Some(_), true) => Ok(()),

@@ -82,6 +82,11 @@ impl FeedSender {
         });
     }
 
+    /// Notes that the input has ended after `bytes` bytes, all of which the server had before.
+    pub fn input_was_shorter(&self, bytes: u64) {
+        self.progress.update(|counters| (counters.read, counters.acknowledged) = (bytes, bytes));
+    }
+
     /// Sends `bytes`, which begin at `offset`, and waits until the server has them.
     ///
     /// Fails only with a refusal, or if the server has lost bytes.
