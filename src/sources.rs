@@ -17,6 +17,7 @@
 
 mod compressed;
 mod connect;
+mod departures;
 mod dial;
 mod file;
 mod file_fingerprint;
@@ -49,6 +50,7 @@ use crate::store::Target;
 use crate::supervise::supervise;
 
 pub use crate::tls::TlsFiles;
+pub(crate) use departures::{Departures, PathEvent};
 pub use host_port::HostPort;
 pub use http::HttpListener;
 pub use kafka::{KafkaProperties, KafkaStart, KafkaTopic};

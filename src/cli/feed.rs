@@ -3,13 +3,15 @@
 //! The bytes of a file or of standard input are the stream of one *producer*. They are posted in
 //! batches, in order, each with its offset in the stream, and a batch is sent again until the
 //! server has acknowledged that it is durable. `sender` does that over `http_client`; `follow_file`
-//! and `feed_stdin` read; `file_offsets` finds where a file is to be read from.
+//! and `feed_stdin` read; `file_offsets` finds where a file is to be read from, and `successors`
+//! the files that take its place.
 
 mod feed_stdin;
 mod file_offsets;
 mod follow_file;
 mod http_client;
 mod sender;
+mod successors;
 
 use std::fs::File;
 use std::io;

@@ -158,6 +158,61 @@ fn named_file_rotated_unseen_begins_anew() {
 }
 
 #[test]
+fn files_rotated_during_outage_are_all_read() {
+    let rig = Rig::new();
+    let port = Closed::new().port();
+    let run = format!("run {KEPT} --interval 50ms --listen-http 127.0.0.1:{port}");
+    let server = rig.wordtide(&run).start();
+    server.http_port();
+    let path = rig.file("log", "a1\n");
+    let rename = |from: &str, to: &str| fs::rename(rig.path(from), rig.path(to)).expect("renamed");
+    let client = feed(&rig, port, "log");
+    server.wait_for_lines(1);
+    kill(server);
+    append(&path, "a2\n");
+    client.wait_for("does not take lines");
+    rename("log", "log.1");
+    rig.file("log", "b1\nb2\n");
+    rename("log.1", "log.2");
+    rename("log", "log.1");
+    rig.file("log", "c1\n");
+    rename("log", "log-c");
+    rig.file("log", "d without an end");
+    rename("log", "log-d");
+    rig.file("log", "");
+    rename("log", "log-empty");
+    rig.file("log", "e1\n");
+    let server = rig.wordtide(&run).start();
+    server.wait_for_lines(6);
+    client.signal(Signal::TERM);
+    client.end().expect(0).says(&["3 of 3 bytes"]);
+    server.stop().expect(0);
+    let text = "a1\na2\nb1\nb2\nc1\nd without an end\ne1\n";
+    assert_eq!(rig.output("out/c").counts(), counts_of(text));
+}
+
+#[test]
+fn files_rotated_at_once_are_all_read() {
+    let rig = Rig::new();
+    let (server, port) = start_kept(&rig);
+    rig.file("log", "a1\n");
+    let client = feed(&rig, port, "log");
+    server.wait_for_lines(1);
+    let mut text = "a1\n".to_owned();
+    for number in 1..=40 {
+        fs::rename(rig.path("log"), rig.path(format!("log.{number}"))).expect("renamed");
+        let line = format!("line{number}\n");
+        rig.file("log", &line);
+        text.push_str(&line);
+    }
+    server.wait_for_lines(41);
+    client.signal(Signal::TERM);
+    client.end().expect(0);
+    server.stop().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of(text));
+}
+
+#[test]
 fn kills_of_either_side_neither_lose_nor_double() {
     let rig = Rig::new();
     let port = Closed::new().port();

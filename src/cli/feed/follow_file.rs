@@ -2,13 +2,12 @@
 //!
 //! The position in the file is the position in the stream of its producer. So a restart of the
 //! client, of the server or of both goes on where the server is, and nothing is kept on disk here.
-//! A file that is renamed away is read to its end before the new one at its path is begun. A file
+//! A file that is renamed away is read to its end before the next one at its path is begun. A file
 //! that has become shorter, or in which the bytes that were read have changed, begins anew, as
 //! another stream.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -17,6 +16,7 @@ use super::file_offsets::{
 };
 use super::http_client::End;
 use super::sender::{FeedSender, Sent};
+use super::successors::Successors;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sources::Stop;
 
@@ -44,8 +44,8 @@ pub struct FileFeed {
 enum Ended {
     /// All of it is acknowledged, or a stop was asked for.
     Done,
-    /// Another file has taken its place.
-    Replaced(File),
+    /// Another file has taken its place: it is in use, and waits.
+    Replaced,
     /// It has become shorter, or its contents were replaced.
     Truncated,
 }
@@ -58,11 +58,27 @@ impl FileFeed {
     /// `Configuration` for a file that cannot be opened or a server that refuses the lines, `Disk`
     /// if the file cannot be read.
     pub async fn run(&self, sender: &mut FeedSender) -> Result<()> {
+        let Some(file) = self.open().await? else { return Ok(()) };
+        let successors = Successors::new(&self.path, &file);
+        tokio::select! {
+            fed = self.feed(file, &successors, sender) => fed,
+            never = successors.watch(), if !self.once => match never {},
+        }
+    }
+
+    /// Feeds the file, and those that take its place.
+    async fn feed(
+        &self,
+        mut file: File,
+        successors: &Successors,
+        sender: &mut FeedSender,
+    ) -> Result<()> {
         let producers = ProducerNames::of(&self.path, self.producer.as_deref());
-        let Some(mut file) = self.open().await? else { return Ok(()) };
         let mut search = Search::AtStart;
         loop {
-            let Some(identity) = self.identity(&mut file).await? else { return Ok(()) };
+            let Some(identity) = self.identity(&mut file, successors).await? else {
+                return Ok(());
+            };
             let beginning = Beginning::of(&file).map_err(|error| self.unreadable(error))?;
             let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
             let found = (&identity, &beginning, length);
@@ -74,11 +90,14 @@ impl FileFeed {
             }
             self.report(&place);
             sender.begin(&place.producer, Some(&place.tag), place.next);
-            search = match self.read(&file, place.next, sender).await? {
-                Ended::Done => return Ok(()),
-                Ended::Replaced(new) => {
+            search = match self.read(&file, place.next, successors, sender).await? {
+                Ended::Done => {
+                    successors.warn_of_waiting();
+                    return Ok(());
+                }
+                Ended::Replaced => {
                     tracing::info!("{} was rotated: the new file is read", self.path.display());
-                    file = new;
+                    file = successors.take().unwrap_or(file);
                     Search::Rotated
                 }
                 Ended::Truncated => {
@@ -114,20 +133,25 @@ impl FileFeed {
     }
 
     /// Waits until the file has a first line, and returns its identity. Returns `None` at a stop,
-    /// and for an empty file that is read once. A file that takes its place meanwhile is opened.
-    async fn identity(&self, file: &mut File) -> Result<Option<FileIdentity>> {
+    /// and for an empty file that is read once. An empty file whose place was taken is passed over.
+    async fn identity(
+        &self,
+        file: &mut File,
+        successors: &Successors,
+    ) -> Result<Option<FileIdentity>> {
         loop {
-            let found =
-                FileIdentity::of(file, self.once).map_err(|error| self.unreadable(error))?;
+            // Looked at before the file: what the writer had left in it is there then.
+            let is_over = successors.has_used();
             let is_empty = file.metadata().is_ok_and(|metadata| metadata.len() == 0);
-            if found.is_some() && !is_empty {
+            let found = FileIdentity::of(file, self.once || is_over);
+            let found = found.map_err(|error| self.unreadable(error))?.filter(|_| !is_empty);
+            if found.is_some() {
                 return Ok(found);
             }
-            if self.once || self.stopped_after(LOOK).await {
-                return Ok(None);
-            }
-            if let Some(new) = self.replaced(file) {
+            if is_over && let Some(new) = successors.take() {
                 *file = new;
+            } else if self.once || self.stopped_after(LOOK).await {
+                return Ok(None);
             }
         }
     }
@@ -152,12 +176,20 @@ impl FileFeed {
     }
 
     /// Reads and sends the file from `at` on.
-    async fn read(&self, file: &File, mut at: u64, sender: &mut FeedSender) -> Result<Ended> {
+    async fn read(
+        &self,
+        file: &File,
+        mut at: u64,
+        successors: &Successors,
+        sender: &mut FeedSender,
+    ) -> Result<Ended> {
         let mut buffer = vec![0; self.batch_bytes];
         let mut last_sent: Option<Instant> = None;
-        let mut new: Option<File> = None;
         let mut seen = Seen::of(file, at).map_err(|error| self.unreadable(error))?;
         loop {
+            // Looked at before the read: what was written to the old file before it was renamed is
+            // read then.
+            let is_over = successors.has_used();
             let length = file.metadata().map_err(|error| self.unreadable(error))?.len();
             let bytes = read_at_most(file, &mut buffer, at);
             let bytes = bytes.map_err(|error| self.unreadable(error))?;
@@ -173,7 +205,7 @@ impl FileFeed {
             }
             let left = last_sent.map(|last| self.batch_every.saturating_sub(last.elapsed()));
             let is_early = left.is_some_and(|left| !left.is_zero());
-            if bytes > 0 && bytes < buffer.len() && is_early && new.is_none() && !self.once {
+            if bytes > 0 && bytes < buffer.len() && is_early && !is_over && !self.once {
                 self.stopped_after(left.unwrap_or_default()).await;
                 continue;
             }
@@ -197,28 +229,16 @@ impl FileFeed {
                 }
                 continue;
             }
-            if let Some(new) = new.take() {
+            if is_over {
                 sender.end(at, self.end_of(sender)).await?;
-                return Ok(Ended::Replaced(new));
+                return Ok(Ended::Replaced);
             }
             if self.once {
                 sender.end(at, End::Line).await?;
                 return Ok(Ended::Done);
             }
             self.stopped_after(LOOK).await;
-            // What was written to the old file before it was renamed is read once more. A writer
-            // goes on in the old file until it opens the new one, so an empty one is not taken yet.
-            let is_used = |new: &File| new.metadata().is_ok_and(|new| new.len() > 0);
-            new = self.replaced(file).filter(is_used);
         }
-    }
-
-    /// Returns the file at the path, if it is another one.
-    fn replaced(&self, file: &File) -> Option<File> {
-        let id = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let there = fs::metadata(&self.path).ok().filter(fs::Metadata::is_file).map(id)?;
-        let own = file.metadata().ok().map(id)?;
-        if there == own { None } else { File::open(&self.path).ok() }
     }
 
     /// Waits for so long; returns true if a stop was asked for.
