@@ -213,6 +213,62 @@ fn files_rotated_at_once_are_all_read() {
 }
 
 #[test]
+fn rest_of_rotated_file_is_fed_once() {
+    let rig = Rig::new();
+    let (server, port) = start_kept(&rig);
+    let path = rig.file("app.log", "a1\na2\n");
+    let client = feed(&rig, port, "app.log");
+    server.wait_for_lines(2);
+    client.signal(Signal::TERM);
+    let ended = client.end().expect(0);
+    append(&path, "a3\n");
+    fs::rename(&path, rig.path("app.log.1")).expect("renamed");
+    rig.file("app.log", "b1\n");
+    feed(&rig, port, "app.log --once").end().expect(0).says(&["from byte 0"]);
+    feed(&rig, port, "app.log.1 --once").end().expect(0).says(&["from byte 6"]);
+    // Where the new name does not lead to the old one.
+    append(&rig.path("app.log.1"), "a4\n");
+    fs::rename(rig.path("app.log.1"), rig.path("old")).expect("renamed");
+    let last = ended.stderr.last().expect("a line");
+    let producer = last.rsplit_once(" as producer ").expect("an id").1;
+    let old = format!("old --once --producer {producer}");
+    feed(&rig, port, &old).end().expect(0).says(&["from byte 9"]);
+    server.stop().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of("a1\na2\na3\na4\nb1\n"));
+}
+
+#[test]
+fn file_is_the_same_by_other_paths() {
+    let rig = Rig::new();
+    let (server, port) = start_kept(&rig);
+    fs::create_dir(rig.path("logs")).expect("a folder");
+    std::os::unix::fs::symlink("logs", rig.path("link")).expect("a link");
+    let path = rig.file("logs/log", "a1\n");
+    let whole = path.display().to_string();
+    for spelled in ["logs/log", "link/log", "logs/../logs/log", "./logs//log", &whole] {
+        feed(&rig, port, &format!("{spelled} --once")).end().expect(0);
+    }
+    server.stop().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of("a1\n"));
+}
+
+#[test]
+fn unfinished_first_line_goes_on_when_grown() {
+    let rig = Rig::new();
+    let (server, port) = start_kept(&rig);
+    let path = rig.file("log", "abc");
+    let once = |place: &str| drop(feed(&rig, port, "log --once").end().expect(0).says(&[place]));
+    once("from byte 0");
+    append(&path, "def");
+    once("from byte 3");
+    append(&path, "ghi\nz\n");
+    once("from byte 6");
+    once("from byte 12");
+    server.stop().expect(0);
+    assert_eq!(rig.output("out/c").counts(), counts_of("abc\ndef\nghi\nz\n"));
+}
+
+#[test]
 fn kills_of_either_side_neither_lose_nor_double() {
     let rig = Rig::new();
     let port = Closed::new().port();

@@ -4,10 +4,13 @@
 //! disk. A file that is rotated or truncated is another stream: each has a producer of its own,
 //! whose id is derived from the path, the inode and the first line. A start asks the server which
 //! of the possible producers it knows and goes on with the last one, if the file still begins as
-//! that stream did: the tag of a producer states its beginning.
+//! that stream did: the tag of a producer states its beginning. A file that was renamed goes on as
+//! the producer of its former path, if that can be guessed.
 
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::iter;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 
@@ -26,24 +29,35 @@ const NAME_BYTES_MAX: usize = 64;
 /// line each time.
 const STREAMS_MAX: usize = 1000;
 
-/// The id of a file's contents: an inode that begins with a certain line.
+/// Most names of which a file's name may have been made by a rotation.
+const FORMER_NAMES_MAX: usize = 8;
+
+/// The ids of a file's contents: an inode that begins with a certain line. A new stream has the
+/// first of them; the contents may have been fed under the others.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FileIdentity(String);
+pub struct FileIdentity(Vec<String>);
 
 impl FileIdentity {
     /// Returns the identity of an open file, or `None` until it has a first line. With `is_whole`,
     /// nothing more is expected in the file.
     pub fn of(file: &File, is_whole: bool) -> io::Result<Option<FileIdentity>> {
         let beginning = read_from(file, 0, FIRST_LINE_BYTES_MAX)?;
-        let bytes = beginning.len();
-        let line = match beginning.iter().position(|byte| *byte == b'\n') {
-            Some(end) => &beginning[..end],
-            None if is_whole || bytes == FIRST_LINE_BYTES_MAX => &beginning[..],
-            None => return Ok(None),
+        let inode = file.metadata()?.ino();
+        let of = |line: &[u8]| {
+            let mut hash = blake3::Hasher::new();
+            hash.update(&inode.to_le_bytes()).update(line);
+            hash.finalize().to_hex()[..16].to_owned()
         };
-        let mut hash = blake3::Hasher::new();
-        hash.update(&file.metadata()?.ino().to_le_bytes()).update(line);
-        Ok(Some(FileIdentity(hash.finalize().to_hex()[..16].to_owned())))
+        // An unfinished line may grow. No line contains its end.
+        let unfinished = of(b"\n");
+        let line = beginning.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let is_finished = line.len() < beginning.len() || line.len() == FIRST_LINE_BYTES_MAX;
+        Ok(match (is_finished, is_whole) {
+            (true, _) => Some(FileIdentity(vec![of(line), unfinished])),
+            // Older clients took the line as it stood.
+            (false, true) => Some(FileIdentity(vec![unfinished, of(line)])),
+            (false, false) => None,
+        })
     }
 }
 
@@ -52,34 +66,38 @@ impl FileIdentity {
 pub struct ProducerNames {
     /// The id that was given by `--producer`.
     given: Option<String>,
-    /// The beginning of all other ids.
-    prefix: String,
+    /// The beginnings of all other ids. That of new streams comes first.
+    prefixes: Vec<String>,
 }
 
 impl ProducerNames {
-    /// Returns the producers of the file at `path` on this host.
+    /// Returns the producers of the file at `path` on this host. Its folder must be there: however
+    /// the path is spelled, it is the same.
     pub fn of(path: &Path, given: Option<&str>) -> ProducerNames {
-        let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
-        let name: String = name.chars().map(plain).take(NAME_BYTES_MAX).collect();
-        let host = host();
-        let place = format!("{host}:{}", path.display());
-        let hash = blake3::hash(place.as_bytes()).to_hex();
-        let host: String = host.chars().map(plain).take(NAME_BYTES_MAX).collect();
-        let prefix = match given {
-            Some(given) => format!("{given}:"),
-            None => format!("{host}:{name}:{}:", &hash[..8]),
+        if let Some(given) = given {
+            let prefixes = vec![format!("{given}:")];
+            return ProducerNames { given: Some(given.to_owned()), prefixes };
+        }
+        let spelled = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let folder = spelled.parent().and_then(|folder| folder.canonicalize().ok());
+        let path = match (folder, spelled.file_name()) {
+            (Some(folder), Some(name)) => folder.join(name),
+            _ => spelled.clone(),
         };
-        ProducerNames { given: given.map(str::to_owned), prefix }
+        let mut paths = vec![path.clone()];
+        // As older clients spelled it.
+        paths.extend((spelled != path).then_some(spelled));
+        paths.extend(former_names(&path).map(|name| path.with_file_name(name)));
+        let host = host();
+        let prefixes = paths.iter().map(|path| prefix(&host, path)).collect();
+        ProducerNames { given: None, prefixes }
     }
 
-    /// Returns the id number `number` for contents of this identity.
-    fn id(&self, identity: &FileIdentity, number: usize) -> String {
-        match number {
-            0 => format!("{}{}", self.prefix, identity.0),
-            _ => format!("{}{}:{number}", self.prefix, identity.0),
-        }
+    /// Returns the ids, without their numbers, that contents of this identity may have. That of a
+    /// new stream comes first.
+    fn bases(&self, identity: &FileIdentity) -> impl Iterator<Item = String> {
+        let of = |prefix| identity.0.iter().map(move |id| format!("{prefix}{id}"));
+        self.prefixes.iter().flat_map(of)
     }
 
     /// Finds the stream of a file with this identity, beginning and length.
@@ -92,39 +110,84 @@ impl ProducerNames {
         (identity, beginning, length): (&FileIdentity, &Beginning, u64),
         search: Search,
     ) -> Result<FilePlace> {
-        let given = self.given.iter().filter(|_| search == Search::AtStart);
-        let mut unknown = None;
-        // The last stream that the server knows, and whether the file can be its continuation.
-        let mut last: Option<(Stream, bool)> = None;
-        let mut next_id = self.id(identity, STREAMS_MAX);
-        let derived = (0..STREAMS_MAX).map(|number| self.id(identity, number));
-        for producer in given.cloned().chain(derived) {
-            let (next, tag) = client.next(&producer).await?;
-            let is_given = self.given.as_ref() == Some(&producer);
-            if next > 0 {
-                let fits = next <= length && tag.is_none_or(|tag| beginning.has_tag(&tag));
-                last = Some((Stream { producer, next }, fits));
-            } else if is_given {
-                unknown = Some(producer);
-            } else {
-                // The first id that the server does not know ends the search.
-                next_id = producer;
-                break;
+        let fits = |known: &KnownStream| {
+            let tag = known.tag.as_ref();
+            known.stream.next <= length && tag.is_none_or(|tag| beginning.has_tag(tag))
+        };
+        let is_start = search == Search::AtStart;
+        let (mut last, mut unknown) = (None, None);
+        if let Some(given) = self.given.as_ref().filter(|_| is_start) {
+            match known(client, given.clone()).await? {
+                Ok(stream) => last = Some(stream),
+                Err(given) => unknown = Some(given),
             }
+        }
+        let mut bases = self.bases(identity);
+        let own = bases.next().unwrap_or_default();
+        let (of_own, next_id) = last_known(client, &own).await?;
+        last = of_own.or(last);
+        while let Some(base) = bases.next().filter(|_| is_start && last.is_none()) {
+            last = last_known(client, &base).await?.0.filter(fits);
         }
         let tag = beginning.tag();
         let place = |producer, next, former| FilePlace { producer, tag, next, former };
         Ok(match last {
-            Some((stream, true)) if search != Search::Truncated => {
-                place(stream.producer, stream.next, None)
+            Some(known) if search != Search::Truncated && fits(&known) => {
+                place(known.stream.producer, known.stream.next, None)
             }
-            Some((stream, _)) => {
-                let former = Some(stream).filter(|_| search == Search::AtStart);
-                place(next_id, 0, former)
-            }
+            Some(known) => place(next_id, 0, Some(known.stream).filter(|_| is_start)),
             None => place(unknown.unwrap_or(next_id), 0, None),
         })
     }
+}
+
+/// Returns the beginning of the ids of the file at `path`.
+fn prefix(host: &str, path: &Path) -> String {
+    let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' };
+    let short = |text: &str| text.chars().map(plain).take(NAME_BYTES_MAX).collect::<String>();
+    let name = short(&path.file_name().unwrap_or_default().to_string_lossy());
+    let hash = blake3::hash(format!("{host}:{}", path.display()).as_bytes()).to_hex();
+    format!("{}:{name}:{}:", short(host), &hash[..8])
+}
+
+/// Returns the names that a rotated file may have had: `app.log` where it is `app.log.1` or
+/// `app.log-20261130`.
+fn former_names(path: &Path) -> impl Iterator<Item = &str> {
+    let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let ends = name.rmatch_indices(['.', '-', '_']).filter(|(end, _)| *end > 0);
+    ends.map(|(end, _)| &name[..end]).take(FORMER_NAMES_MAX)
+}
+
+/// Asks the server for the stream of a producer; returns the id of one that it does not know.
+async fn known(client: &mut Client, producer: String) -> Result<Result<KnownStream, String>> {
+    let (next, tag) = client.next(&producer).await?;
+    if next == 0 {
+        return Ok(Err(producer));
+    }
+    Ok(Ok(KnownStream { stream: Stream { producer, next }, tag }))
+}
+
+/// Returns the last stream with this id or one of its numbers that the server knows, and the first
+/// id that it does not know, which ends the search.
+async fn last_known(client: &mut Client, base: &str) -> Result<(Option<KnownStream>, String)> {
+    let mut last = None;
+    let numbered = |number: usize| format!("{base}:{number}");
+    for producer in iter::once(base.to_owned()).chain((1..STREAMS_MAX).map(numbered)) {
+        match known(client, producer).await? {
+            Ok(stream) => last = Some(stream),
+            Err(unknown) => return Ok((last, unknown)),
+        }
+    }
+    Ok((last, numbered(STREAMS_MAX)))
+}
+
+/// A stream that the server knows, as it answers.
+#[derive(Debug)]
+struct KnownStream {
+    /// The producer and its position.
+    stream: Stream,
+    /// The tag of the producer, if it has one.
+    tag: Option<String>,
 }
 
 /// The reason for which the stream of a file is looked for.
@@ -267,17 +330,23 @@ mod tests {
     #[test]
     fn identity_needs_first_line_and_keeps() {
         let mut file = tempfile::tempfile().expect("a file");
-        assert_eq!(FileIdentity::of(&file, false).expect("read"), None);
+        let ids = |file: &File, is_whole: bool| {
+            FileIdentity::of(file, is_whole).expect("read").map(|identity| identity.0)
+        };
+        assert_eq!(ids(&file, false), None);
         file.write_all(b"begin").expect("written");
-        assert_eq!(FileIdentity::of(&file, false).expect("read"), None);
-        assert!(FileIdentity::of(&file, true).expect("read").is_some());
-        file.write_all(b"ning\n").expect("written");
-        let first = FileIdentity::of(&file, false).expect("read").expect("a line");
+        assert_eq!(ids(&file, false), None);
+        let unfinished = ids(&file, true).expect("it is whole");
+        file.write_all(b"ning").expect("written");
+        assert_eq!(ids(&file, true).expect("it is whole")[0], unfinished[0], "it has grown");
+        file.write_all(b"\n").expect("written");
+        let first = ids(&file, false).expect("a line");
+        assert_eq!(first[1], unfinished[0], "fed before it was finished");
         file.write_all(b"more\n").expect("written");
-        assert_eq!(FileIdentity::of(&file, true).expect("read").as_ref(), Some(&first));
+        assert_eq!(ids(&file, true).as_ref(), Some(&first));
         file.set_len(0).expect("truncated");
         file.write_at(b"another\n", 0).expect("written");
-        assert_ne!(FileIdentity::of(&file, true).expect("read").as_ref(), Some(&first));
+        assert_ne!(ids(&file, true).expect("a line")[0], first[0]);
     }
 
     #[test]
@@ -312,14 +381,39 @@ mod tests {
 
     #[test]
     fn ids_of_producers_are_short_and_printable() {
-        let identity = FileIdentity("0123456789abcdef".to_owned());
+        let identity = FileIdentity(vec!["0123456789abcdef".to_owned()]);
         let path = format!("/{}/\u{1f600} {}", "d".repeat(3000), "n".repeat(250));
-        let producers = ProducerNames::of(Path::new(&path), None);
-        for number in [0, STREAMS_MAX] {
-            let id = producers.id(&identity, number);
+        for base in ProducerNames::of(Path::new(&path), None).bases(&identity) {
+            let id = format!("{base}:{STREAMS_MAX}");
             assert!(id.len() <= 256 && id.bytes().all(|byte| byte.is_ascii_graphic()), "{id}");
         }
         let given = ProducerNames::of(Path::new("/log"), Some("web"));
-        assert_eq!(given.id(&identity, 1), "web:0123456789abcdef:1");
+        assert_eq!(given.bases(&identity).collect::<Vec<_>>(), ["web:0123456789abcdef"]);
+    }
+
+    #[test]
+    fn path_has_one_id_however_it_is_spelled() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let folder = folder.path().canonicalize().expect("it is there");
+        std::os::unix::fs::symlink(&folder, folder.join("link")).expect("a link");
+        std::fs::create_dir(folder.join("sub")).expect("a folder");
+        let prefixes = |path: &str| ProducerNames::of(&folder.join(path), None).prefixes;
+        let plain = prefixes("a.log");
+        // As clients of all releases have it.
+        assert_eq!(plain[0], prefix(&host(), &folder.join("a.log")));
+        for spelled in ["link/a.log", "sub/../a.log", "./sub/..//link//a.log"] {
+            let all = prefixes(spelled);
+            assert_eq!(all[0], plain[0], "{spelled}");
+            let older = std::path::absolute(folder.join(spelled)).expect("a path");
+            assert_eq!(all[1], prefix(&host(), &older), "{spelled}");
+        }
+    }
+
+    #[test]
+    fn rotated_name_leads_to_former_one() {
+        let names = |name: &'static str| former_names(Path::new(name)).collect::<Vec<_>>();
+        assert_eq!(names("/x/app.log.1"), ["app.log", "app"]);
+        assert_eq!(names("app.log-20261130"), ["app.log", "app"]);
+        assert!(names(".hidden").is_empty() && names("/").is_empty());
     }
 }
