@@ -87,6 +87,7 @@ mod monitor;
 mod named_values;
 pub mod operators;
 mod outputs;
+mod percent_encoding;
 mod random;
 mod response_body;
 pub mod settings;

@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
         "bearer_token",
         "hex_varint",
         "random",
+        "percent_encoding",
         "response_body",
         "durable_file",
         "named_values",

@@ -9,6 +9,7 @@ use super::producer_id::ProducerId;
 use super::responses::Refusal;
 use crate::bearer_token::Token;
 use crate::loopback::{host_of, is_loopback_name};
+use crate::percent_encoding::percent_decoded;
 
 /// The rules that every request must obey.
 #[derive(Debug)]
@@ -177,24 +178,12 @@ impl Parameters {
     }
 }
 
-/// Decodes a name or a value of the query. Text that were put in for bytes that are none would be
-/// the same for several ids.
+/// Decodes a name or a value of the query.
 ///
 /// Refuses with 400 what is not the percent-encoding of UTF-8.
 fn decoded(text: &str) -> Result<String, Refusal> {
-    let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-    let (mut decoded, mut bytes) = (Vec::with_capacity(text.len()), text.bytes());
-    while let Some(byte) = bytes.next() {
-        decoded.push(match byte {
-            b'+' => b' ',
-            b'%' => match (digit(bytes.next()), digit(bytes.next())) {
-                (Some(high), Some(low)) => (16 * high + low) as u8,
-                _ => return Err(bad("a % in the parameters needs two hexadecimal digits: %25")),
-            },
-            byte => byte,
-        });
-    }
-    String::from_utf8(decoded).map_err(|_| bad("the parameters are not UTF-8, percent-encoded"))
+    let message = "the parameters are not percent-encoded UTF-8; a % is written as %25";
+    percent_decoded(&text.replace('+', " ")).ok_or_else(|| bad(message))
 }
 
 /// Reads the value of `end`.

@@ -13,6 +13,7 @@ use std::path::PathBuf;
 
 use super::usage;
 use crate::error::Result;
+use crate::percent_encoding::percent_decoded;
 
 /// The kind of a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -324,28 +325,12 @@ fn secret() -> crate::error::Error {
 ///
 /// Fails with `Usage` for a `%` without two digits, and for bytes that are no UTF-8.
 fn decoded(text: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digits = [rest.next(), rest.next()].map(|digit| char::from(digit.unwrap_or(b'x')));
-        match (digits[0].to_digit(16), digits[1].to_digit(16)) {
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => return Err(not_decoded()),
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| not_decoded())
-}
-
-/// Returns the error of a wrong percent escape.
-fn not_decoded() -> crate::error::Error {
-    usage(
-        "the output has a % that is not followed by two hexadecimal digits of UTF-8",
-        "write % as %25 in a part of --to that is decoded",
-    )
+    percent_decoded(text).ok_or_else(|| {
+        usage(
+            "the output has a % that is not followed by two hexadecimal digits of UTF-8",
+            "write % as %25 in a part of --to that is decoded",
+        )
+    })
 }
 
 /// Returns `text` so that [`decoded`] gives it back.
