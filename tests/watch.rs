@@ -29,10 +29,21 @@ fn rig() -> Rig {
     rig
 }
 
+/// Writes a file on the same disk.
+fn aside(rig: &Rig, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+    let path = rig.path("aside").join(name);
+    fs::write(&path, content).expect("a file");
+    path
+}
+
 /// Renames a finished file into the folder.
 fn appear(rig: &Rig, name: &str, content: impl AsRef<[u8]>) {
-    fs::write(rig.path("aside").join(name), content).expect("a file");
-    fs::rename(rig.path("aside").join(name), rig.path("in").join(name)).expect("renamed");
+    fs::rename(aside(rig, name, content), inside(rig, name)).expect("renamed");
+}
+
+/// Renames a file within the folder.
+fn rename(rig: &Rig, from: &str, to: &str) {
+    fs::rename(inside(rig, from), inside(rig, to)).expect("renamed");
 }
 
 fn inside(rig: &Rig, name: &str) -> PathBuf {
@@ -147,15 +158,16 @@ fn file_that_changed_is_reported_once() {
     }
     program.wait_for("in/a has changed after it was read");
     appear(&rig, "a", "another\n");
+    program.wait_for_lines(5);
     fs::remove_file(inside(&rig, "a")).expect("removed");
     appear(&rig, "c", "c");
-    program.wait_for_lines(5);
-    appear(&rig, "a", "new\n");
     program.wait_for_lines(6);
+    appear(&rig, "a", "new\n");
+    program.wait_for_lines(7);
     let ended = program.stop().expect(0);
     let told = ended.stderr.iter().filter(|line| line.contains("in/a has changed")).count();
     assert_eq!(told, 1, "{ended}");
-    assert_eq!(rig.output("out/c").counts(), counts_of("a\nb\nb\nb\nc\nnew"), "{ended}");
+    assert_eq!(rig.output("out/c").counts(), counts_of("a\nb\nb\nb\nanother\nc\nnew"), "{ended}");
 }
 
 #[test]
@@ -238,6 +250,70 @@ fn restart_reads_what_came_meanwhile() {
     program.wait_for_lines(1);
     let ended = program.stop().expect(0);
     assert_eq!(rig.output("out/c").counts(), counts_of("a\nb\na again"), "{ended}");
+}
+
+#[test]
+fn name_reused_while_down_is_new_file() {
+    let rig = rig();
+    let program = start(&rig, "--state s");
+    for name in ["a", "b", "c"] {
+        appear(&rig, name, name);
+    }
+    program.wait_for_lines(3);
+    program.stop().expect(0);
+    // One has left the folder, two have rotated, and all names are taken by new files.
+    fs::rename(inside(&rig, "c"), rig.path("aside/c")).expect("renamed");
+    for (from, to) in [("b", "c"), ("a", "b")] {
+        rename(&rig, from, to);
+    }
+    appear(&rig, "a", "x");
+    let program = start(&rig, "--state s --watch-every 20ms");
+    program.wait_for_lines(1);
+    rename(&rig, "a", "d");
+    appear(&rig, "a", "y");
+    appear(&rig, "b", "z");
+    program.wait_for_lines(3);
+    let ended = program.stop().expect(0);
+    assert!(!ended.stderr.iter().any(|line| line.contains("has changed")), "{ended}");
+    assert_eq!(rig.output("out/c").counts(), counts_of("a\nb\nc\nx\ny\nz"), "{ended}");
+}
+
+#[test]
+fn renamed_files_are_not_read_twice() {
+    let rig = rig();
+    let program = start(&rig, "--state s --watch-every 20ms");
+    for name in ["a", "b", "c"] {
+        appear(&rig, name, name);
+    }
+    let linked = aside(&rig, "linked", "linked");
+    fs::hard_link(&linked, inside(&rig, "linked")).expect("linked");
+    program.wait_for_lines(4);
+    for _ in 0..20 {
+        for (from, to) in
+            [("a", "a2"), ("a2", "a3"), ("a3", "a"), ("b", "t"), ("c", "b"), ("t", "c")]
+        {
+            rename(&rig, from, to);
+        }
+    }
+    rename(&rig, "linked", "renamed");
+    program.wait_for("in/renamed is a file that was read before");
+    // Whatever was read twice would stand before this.
+    appear(&rig, "last", "last");
+    program.wait_for_lines(5);
+    program.signal(Signal::KILL);
+    program.end();
+    rename(&rig, "renamed", "linked");
+    rename(&rig, "b", "a2");
+    let program = start(&rig, "--state s --watch-every 20ms");
+    program.wait_for("in/linked is a file that was read before");
+    fs::remove_file(linked).expect("removed");
+    rename(&rig, "linked", "renamed");
+    program.wait_for("in/renamed is a file that was read before");
+    appear(&rig, "end", "end");
+    program.wait_until("all lines", |_| (rig.output("out/c").total("lines") >= 6).then_some(()));
+    let ended = program.stop().expect(0);
+    let expected = counts_of("a\nb\nc\nlinked\nlast\nend");
+    assert_eq!(rig.output("out/c").counts(), expected, "{ended}");
 }
 
 /// The content of the n-th file: some are compressed, and some are longer than a piece of text.
@@ -345,6 +421,21 @@ fn file_lost_before_its_commit_is_reported() {
     let ended = rig.run(&run).expect(0);
     assert_eq!(rig.output("out/c").counts(), counts_of(&"b\n".repeat(100)), "{ended}");
     ended.says(&["error", "in/a was read before the restart and is not what it was"]);
+}
+
+#[test]
+fn file_renamed_before_its_commit_is_read_again() {
+    let rig = rig();
+    let run = format!("run --watch in --once --watch-every 20ms {SHORT} --state s");
+    appear(&rig, "a", "a\n".repeat(100));
+    let died = rig.wordtide(&run).env("WORDTIDE_CRASH_POINT", "output.after_put").start().end();
+    assert_eq!(died.code(), None, "{died}");
+    rename(&rig, "a", "_b");
+    appear(&rig, "a", "c\n");
+    let ended = rig.run(&run).expect(0);
+    assert!(!ended.stderr.iter().any(|line| line.contains("error")), "{ended}");
+    let expected = counts_of(&("a\n".repeat(100) + "c\n"));
+    assert_eq!(rig.output("out/c").counts(), expected, "{ended}");
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod change_ledger;
 mod find_files_thread;
 mod found_file;
 mod inotify_events;
+mod known_files;
 mod ledger;
 mod ledger_record;
 mod list_objects;

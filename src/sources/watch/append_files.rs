@@ -15,8 +15,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::change_ledger::changed;
 use super::find_files_thread::Discovery;
-use super::found_file::{FoundFile, NameHash, Version};
+use super::found_file::{FileState, FoundFile, NameHash, Version};
 use super::ledger::{BegunFile, Ledger};
+use super::ledger_record::RenamedFile;
 use super::new_files::{UnreadFile, WatchEvent};
 use super::position::FilePosition;
 use super::read_files_thread::{Piece, Pump};
@@ -53,6 +54,8 @@ pub struct WatchReading<'a> {
     place: OpenPlace,
     /// Files whose failure was logged.
     reported: HashSet<NameHash>,
+    /// Files that were found and not read: under other names they are not known.
+    unread: HashSet<Version>,
 }
 
 /// How the text of a file was taken.
@@ -96,7 +99,14 @@ impl<'a> WatchReading<'a> {
             progress.ledger.sync()?;
             Ok(progress.position.encode())
         });
-        Ok(Some(WatchReading { log, progress, pump, place, reported: HashSet::new() }))
+        Ok(Some(WatchReading {
+            log,
+            progress,
+            pump,
+            place,
+            reported: HashSet::new(),
+            unread: HashSet::new(),
+        }))
     }
 
     /// Locks the state that a cut records.
@@ -106,7 +116,7 @@ impl<'a> WatchReading<'a> {
     }
 
     /// Returns the files that are not to be found again.
-    pub fn known(&self) -> HashMap<NameHash, Version> {
+    pub fn known(&self) -> HashMap<NameHash, FileState> {
         self.progress().ledger.known().clone()
     }
 
@@ -227,6 +237,7 @@ impl<'a> WatchReading<'a> {
             let is_stopped = match arrival {
                 WatchEvent::Found(file) => self.read_file(file, &discovery).await?,
                 WatchEvent::Changed(file) => self.report_change(&file),
+                WatchEvent::Renamed(files) => self.note_renames(files).await?,
                 WatchEvent::Gone(name) => self.note(|ledger| ledger.forget(name)).await?.is_none(),
                 WatchEvent::Device(device) => {
                     self.note(|ledger| ledger.know_device(device)).await?.is_none()
@@ -272,8 +283,7 @@ impl<'a> WatchReading<'a> {
 
     /// Reads a file that was found and asked for; returns true if a stop was asked for.
     ///
-    /// The ledger notes the file durably before any of its lines is in the log. One that was read
-    /// before, under this or another name, is only noted.
+    /// The ledger notes the file durably before any of its lines is in the log.
     async fn read_file(&mut self, file: FoundFile, discovery: &Discovery) -> Result<bool> {
         let facts = match self.next_piece().await? {
             None => return Ok(true),
@@ -285,39 +295,29 @@ impl<'a> WatchReading<'a> {
             Some(Piece::Text(_)) => return Err(out_of_order()),
         };
         let file = FoundFile { facts, ..file };
-        let number = if self.is_known(&file) {
-            let (name, version) = (file.hash(), file.facts.version);
-            self.note(|ledger| ledger.know(name, version)).await?.map(|()| None)
-        } else {
-            let begun = self.note(|ledger| ledger.begin(file.clone())).await?;
-            begun.map(Some)
-        };
-        match number {
-            // The disk is full, and a stop was asked for.
+        // Otherwise the disk is full, and a stop was asked for.
+        let begun = self.note(|ledger| ledger.begin(file.clone())).await?;
+        let Some(number) = begun else { return Ok(true) };
+        self.unread.remove(&file.facts.version);
+        self.progress().position = FilePosition::before(number);
+        let connection = self.log.open_connection_as(number);
+        match self.take_text(connection, 0).await? {
             None => Ok(true),
-            Some(None) => {
-                tracing::info!("{} is a file that was read before", self.place.shown(&file));
-                self.skip_text().await
-            }
-            Some(Some(number)) => {
-                self.progress().position = FilePosition::before(number);
-                let connection = self.log.open_connection_as(number);
-                match self.take_text(connection, 0).await? {
-                    None => Ok(true),
-                    Some(end) => {
-                        self.end_file(connection, number, &file, &end)?;
-                        Ok(false)
-                    }
-                }
+            Some(end) => {
+                self.end_file(connection, number, &file, &end)?;
+                Ok(false)
             }
         }
     }
 
-    /// Returns true for a file that was read under this name or another one.
-    fn is_known(&self, file: &FoundFile) -> bool {
-        let progress = self.progress();
-        let known = progress.ledger.known().get(&file.hash());
-        known == Some(&file.facts.version) || progress.ledger.is_renamed(file)
+    /// Notes the new names of known files; returns true if a stop was asked for.
+    async fn note_renames(&mut self, mut files: Vec<RenamedFile>) -> Result<bool> {
+        files.retain(|file| !self.unread.contains(&file.state.version));
+        for file in &files {
+            let name = self.place.shown_name(&file.name);
+            tracing::info!("{name} is a file that was read before");
+        }
+        Ok(self.note(|ledger| ledger.rename(&files)).await?.is_none())
     }
 
     /// Changes the ledger; waits while the disk is full. Returns `None` if a stop was asked for
@@ -423,32 +423,26 @@ impl<'a> WatchReading<'a> {
         self.pass_recorded_ends()
     }
 
-    /// Takes the pieces of a file that is not to be read; returns true if a stop was asked for.
-    async fn skip_text(&mut self) -> Result<bool> {
-        loop {
-            match self.next_piece().await? {
-                Some(Piece::End(_)) => return Ok(false),
-                Some(_) => {}
-                None => return Ok(true),
-            }
-        }
-    }
-
     /// Reports a file that was not opened, and has it found again where that may help.
     fn report_unread(&mut self, file: FoundFile, end: FileEnd, discovery: &Discovery) {
         let name = self.place.shown(&file);
+        if self.unread.len().max(self.reported.len()) >= REPORTED_MAX {
+            self.reported.clear();
+            self.unread.clear();
+        }
+        self.unread.insert(file.facts.version);
         match end {
             FileEnd::Whole => {}
-            FileEnd::Gone => tracing::warn!("{name} was removed before it was read"),
+            FileEnd::Gone => {
+                tracing::warn!("{name} was removed before it was read");
+                discovery.give_back(UnreadFile::Changed(file));
+            }
             FileEnd::Changed => {
                 if !discovery.give_back(UnreadFile::Changed(file)) {
                     tracing::warn!("{name} is being written to: it is left to the next run");
                 }
             }
             FileEnd::Unreadable(why) | FileEnd::Damaged(why) => {
-                if self.reported.len() >= REPORTED_MAX {
-                    self.reported.clear();
-                }
                 let (is_new, hash) = (!self.reported.contains(&file.hash()), file.hash());
                 let is_tried_again = discovery.give_back(UnreadFile::Unreadable(file));
                 if is_new {

@@ -42,9 +42,6 @@ pub struct FolderEvents {
     inotify: Option<Inotify>,
     /// Device and inode of the folder that is watched.
     watched: Option<(u64, u64)>,
-    /// A name that has left the folder, with the cookie of its rename. Where the rename leads is
-    /// the next event: a file that stays in the folder must not be forgotten first.
-    leaving: Option<(u32, OsString)>,
     /// True if it was reported that there are no events.
     is_failure_told: bool,
 }
@@ -52,7 +49,7 @@ pub struct FolderEvents {
 impl FolderEvents {
     /// The events of `folder`, which is not watched yet.
     pub fn new(folder: PathBuf) -> FolderEvents {
-        FolderEvents { folder, inotify: None, watched: None, leaving: None, is_failure_told: false }
+        FolderEvents { folder, inotify: None, watched: None, is_failure_told: false }
     }
 
     /// Returns the path of the folder.
@@ -105,7 +102,7 @@ impl FolderEvents {
 
     /// Ends the watch: the folder is not the one that it was.
     fn detach(&mut self) {
-        (self.inotify, self.watched, self.leaving) = (None, None, None);
+        (self.inotify, self.watched) = (None, None);
     }
 
     /// Returns the descriptor that is readable when there are events.
@@ -113,15 +110,9 @@ impl FolderEvents {
         self.inotify.as_ref().map(|inotify| inotify.as_fd())
     }
 
-    /// Returns true if the end of a rename has not been seen: it comes at once or never.
-    pub fn is_leaving(&self) -> bool {
-        self.leaving.is_some()
-    }
-
     /// Takes the events that are there, in order.
     pub fn take(&mut self) -> Vec<FolderEvent> {
         let mut taken = Vec::new();
-        let was_leaving = self.is_leaving();
         let Some(mut inotify) = self.inotify.take() else { return taken };
         let mut buffer = vec![0; BUFFER_BYTES];
         let is_valid = loop {
@@ -129,7 +120,7 @@ impl FolderEvents {
                 Ok(events) => {
                     let mut is_valid = true;
                     for event in events {
-                        is_valid &= self.translate(&event, &mut taken);
+                        is_valid &= translate(&event, &mut taken);
                     }
                     if !is_valid {
                         break false;
@@ -143,10 +134,6 @@ impl FolderEvents {
                 }
             }
         };
-        if taken.is_empty() && was_leaving || !is_valid {
-            // Nothing came after it: it has left the folder.
-            taken.extend(self.leaving.take().map(|(_, name)| FolderEvent::Gone(name)));
-        }
         if is_valid {
             self.inotify = Some(inotify);
         } else {
@@ -155,44 +142,34 @@ impl FolderEvents {
         }
         taken
     }
+}
 
-    /// Adds an event to `taken`; returns false if the folder is no longer at its path.
-    fn translate(&mut self, event: &Event<&OsStr>, taken: &mut Vec<FolderEvent>) -> bool {
-        let mask = event.mask;
-        let left = self.leaving.take();
-        let arrives = mask.contains(EventMask::MOVED_TO);
-        let is_rename = left.as_ref().is_some_and(|(cookie, _)| arrives && *cookie == event.cookie);
-        let mut left = left.map(|(_, name)| FolderEvent::Gone(name));
-        if !is_rename {
-            taken.extend(left.take());
-        }
-        if mask.contains(EventMask::Q_OVERFLOW) {
-            taken.push(FolderEvent::Lost);
-        }
-        let ends =
-            EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::UNMOUNT | EventMask::IGNORED;
-        if mask.intersects(ends) {
-            return false;
-        }
-        let is_file = !mask.contains(EventMask::ISDIR);
-        if let Some(name) = event.name.filter(|name| is_file && !is_hidden(name.as_bytes())) {
-            let name = name.to_owned();
-            if mask.contains(EventMask::MOVED_FROM) {
-                self.leaving = Some((event.cookie, name));
-            } else if arrives || mask.contains(EventMask::CLOSE_WRITE) {
-                taken.push(FolderEvent::Whole(name));
-            } else if mask.contains(EventMask::CREATE) {
-                taken.push(FolderEvent::Created(name));
-            } else if mask.contains(EventMask::DELETE) {
-                taken.push(FolderEvent::Gone(name));
-            } else if mask.contains(EventMask::OPEN) {
-                taken.push(FolderEvent::Opened(name));
-            }
-        }
-        // After the name that it has now.
-        taken.extend(left);
-        true
+/// Adds an event to `taken`; returns false if the folder is no longer at its path. A rename within
+/// the folder is a name that has left, and one that has come.
+fn translate(event: &Event<&OsStr>, taken: &mut Vec<FolderEvent>) -> bool {
+    let mask = event.mask;
+    if mask.contains(EventMask::Q_OVERFLOW) {
+        taken.push(FolderEvent::Lost);
     }
+    let ends =
+        EventMask::DELETE_SELF | EventMask::MOVE_SELF | EventMask::UNMOUNT | EventMask::IGNORED;
+    if mask.intersects(ends) {
+        return false;
+    }
+    let is_file = !mask.contains(EventMask::ISDIR);
+    if let Some(name) = event.name.filter(|name| is_file && !is_hidden(name.as_bytes())) {
+        let name = name.to_owned();
+        if mask.intersects(EventMask::MOVED_TO | EventMask::CLOSE_WRITE) {
+            taken.push(FolderEvent::Whole(name));
+        } else if mask.contains(EventMask::CREATE) {
+            taken.push(FolderEvent::Created(name));
+        } else if mask.intersects(EventMask::MOVED_FROM | EventMask::DELETE) {
+            taken.push(FolderEvent::Gone(name));
+        } else if mask.contains(EventMask::OPEN) {
+            taken.push(FolderEvent::Opened(name));
+        }
+    }
+    true
 }
 
 #[cfg(test)]
@@ -216,21 +193,20 @@ mod tests {
     }
 
     #[test]
-    fn rename_within_folder_arrives_before_it_leaves() {
+    fn rename_within_folder_leaves_and_arrives() {
         let (dir, mut events) = watched();
         let path = |name: &str| dir.path().join(name);
         fs::write(path("a"), "text").expect("a file");
         let (created, opened) = (FolderEvent::Created("a".into()), FolderEvent::Opened("a".into()));
         assert_eq!(events.take(), [created, opened, whole("a")]);
         fs::rename(path("a"), path("b")).expect("renamed");
-        assert_eq!(events.take(), [whole("b"), gone("a")]);
+        assert_eq!(events.take(), [gone("a"), whole("b")]);
         fs::rename(path("b"), path("_b")).expect("renamed");
         assert_eq!(events.take(), [gone("b")]);
         let outside = tempfile::tempdir().expect("a directory");
         fs::rename(path("_b"), path("c")).expect("renamed");
         assert_eq!(events.take(), [whole("c")]);
         fs::rename(path("c"), outside.path().join("c")).expect("renamed");
-        assert!(events.take().is_empty() && events.is_leaving());
         assert_eq!(events.take(), [gone("c")]);
         fs::rename(outside.path().join("c"), path("c")).expect("renamed");
         fs::remove_file(path("c")).expect("removed");

@@ -14,8 +14,8 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use super::found_file::{FoundFile, NameHash, Version, hash_of};
-use super::ledger_record::LedgerRecord;
+use super::found_file::{FileId, FileState, FoundFile, NameHash, Version, hash_of};
+use super::ledger_record::{LedgerRecord, RenamedFile};
 use crate::durable_file::{remove_temporaries, replace_file};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -28,9 +28,9 @@ const REWRITE_AGAIN_BYTES: u64 = 64 << 10;
 /// The name of the record that holds the device of the folder. No file has it.
 const DEVICE_NAME: &[u8] = b"/";
 /// Bytes of the record of a known file.
-const KNOWN_BYTES: u64 = 33;
+const KNOWN_BYTES: u64 = 49;
 /// Bytes of the record of a file that was begun, but for its name.
-const BEGUN_BYTES: u64 = 41;
+const BEGUN_BYTES: u64 = 49;
 
 /// A file that was begun, with its number.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,10 +59,8 @@ pub struct Ledger {
     rewrite_from_bytes: u64,
     /// The device of the folder, if a listing has stated it.
     device: Option<u64>,
-    /// The version of each known file, by the hash of its name.
-    known: HashMap<NameHash, Version>,
-    /// How many names have each version.
-    versions: HashMap<Version, u32>,
+    /// The state of each known file, by the hash of its name.
+    known: HashMap<NameHash, FileState>,
     /// Files whose epochs are not known to be committed, in the order of their numbers.
     pending: VecDeque<BegunFile>,
     /// Bytes of the records of `pending`.
@@ -97,14 +95,12 @@ impl Ledger {
             replace: replace_file,
             rewrite_from_bytes: REWRITE_BYTES_MIN,
             device: None,
-            known: HashMap::new(),
-            versions: HashMap::new(),
+            known: known.iter().map(|file| (file.hash(), file.facts.state())).collect(),
             pending: VecDeque::new(),
             pending_bytes: 0,
             next_number: 0,
             holds_forgotten: false,
         };
-        known.iter().for_each(|file| ledger.insert(file.hash(), file.facts.version));
         if let Some(folder) = folder {
             let path = folder.join(FILE);
             ledger.write_anew(path.clone()).map_err(|error| failed("write", &path, &error))?;
@@ -150,14 +146,19 @@ impl Ledger {
     fn apply(&mut self, record: LedgerRecord) {
         match record {
             LedgerRecord::Header { next_number } => self.next_number = next_number,
-            LedgerRecord::Known { name, version } if name == hash_of(DEVICE_NAME) => {
-                self.device = Some(version.0);
+            LedgerRecord::Known { name, state } if name == hash_of(DEVICE_NAME) => {
+                self.device = Some(state.version.0);
             }
-            LedgerRecord::Known { name, version } => self.insert(name, version),
-            LedgerRecord::Gone { name } => self.remove(name),
+            LedgerRecord::Known { name, state } => {
+                self.known.insert(name, state);
+            }
+            LedgerRecord::Gone { name } => {
+                self.known.remove(&name);
+            }
+            LedgerRecord::Renamed(renamed) => self.apply_rename(renamed),
             LedgerRecord::Begun { number, file } => {
                 self.next_number = self.next_number.max(number + 1);
-                self.insert(file.hash(), file.facts.version);
+                self.known.insert(file.hash(), file.facts.state());
                 let begun = BegunFile { number, file };
                 self.pending_bytes += begun.record_bytes();
                 self.pending.push_back(begun);
@@ -165,26 +166,29 @@ impl Ledger {
         }
     }
 
-    /// Notes the version of a name.
-    fn insert(&mut self, name: NameHash, version: Version) {
-        self.remove(name);
-        self.known.insert(name, version);
-        *self.versions.entry(version).or_default() += 1;
+    /// Moves what is known of a file to its new name. Another file may have the old one by now.
+    fn apply_rename(&mut self, renamed: RenamedFile) {
+        let RenamedFile { from, name, state } = renamed;
+        self.forget_state(from, state.version);
+        self.known.insert(hash_of(&name), state);
+        let mut begun = self.pending.iter_mut();
+        let is_it = |file: &FoundFile| file.facts.version == state.version && file.hash() == from;
+        if let Some(begun) = begun.find(|begun| is_it(&begun.file)) {
+            self.pending_bytes += name.len() as u64;
+            self.pending_bytes -= begun.file.name.len() as u64;
+            begun.file.name = name;
+        }
     }
 
-    /// Forgets a name.
-    fn remove(&mut self, name: NameHash) {
-        let Some(version) = self.known.remove(&name) else { return };
-        if let Some(names) = self.versions.get_mut(&version) {
-            *names -= 1;
-            if *names == 0 {
-                self.versions.remove(&version);
-            }
+    /// Forgets a name unless it is that of another file by now.
+    fn forget_state(&mut self, name: NameHash, version: Version) {
+        if self.known.get(&name).is_some_and(|known| known.version == version) {
+            self.known.remove(&name);
         }
     }
 
     /// Returns the files that are not to be read.
-    pub fn known(&self) -> &HashMap<NameHash, Version> {
+    pub fn known(&self) -> &HashMap<NameHash, FileState> {
         &self.known
     }
 
@@ -200,7 +204,10 @@ impl Ledger {
     ///
     /// Those of writing; nothing was noted then.
     pub fn know_device(&mut self, device: u64) -> io::Result<()> {
-        self.know(hash_of(DEVICE_NAME), Version(device))
+        let record = device_record(device);
+        self.append(std::slice::from_ref(&record))?;
+        self.apply(record);
+        Ok(())
     }
 
     /// Returns the number that the next file gets.
@@ -214,14 +221,6 @@ impl Ledger {
         self.pending.get(self.pending.partition_point(|begun| begun.number < number))
     }
 
-    /// Returns true if a file of this version is known under another name, so that this one is the
-    /// same, renamed.
-    pub fn is_renamed(&self, file: &FoundFile) -> bool {
-        // A file with several names is not moved, and an object has no inode to be known by.
-        let can_tell = file.facts.inode != 0 && !file.facts.has_links;
-        can_tell && self.versions.contains_key(&file.facts.version)
-    }
-
     /// Notes that reading `file` begins; returns its number.
     ///
     /// # Errors
@@ -230,20 +229,21 @@ impl Ledger {
     pub fn begin(&mut self, file: FoundFile) -> io::Result<u64> {
         let number = self.next_number;
         let record = LedgerRecord::Begun { number, file };
-        self.append(&record)?;
+        self.append(std::slice::from_ref(&record))?;
         self.apply(record);
         Ok(number)
     }
 
-    /// Notes that a file is not to be read.
+    /// Notes the new names of files, all or none: two that have exchanged their names are never
+    /// without one.
     ///
     /// # Errors
     ///
     /// Those of writing; nothing was noted then.
-    pub fn know(&mut self, name: NameHash, version: Version) -> io::Result<()> {
-        let record = LedgerRecord::Known { name, version };
-        self.append(&record)?;
-        self.apply(record);
+    pub fn rename(&mut self, files: &[RenamedFile]) -> io::Result<()> {
+        let records: Vec<_> = files.iter().cloned().map(LedgerRecord::Renamed).collect();
+        self.append(&records)?;
+        records.into_iter().for_each(|record| self.apply(record));
         Ok(())
     }
 
@@ -257,7 +257,7 @@ impl Ledger {
             return Ok(());
         }
         let record = LedgerRecord::Gone { name };
-        self.append(&record)?;
+        self.append(std::slice::from_ref(&record))?;
         self.apply(record);
         Ok(())
     }
@@ -272,7 +272,7 @@ impl Ledger {
         let from = self.pending.partition_point(|begun| begun.number < number);
         let lost = self.pending.split_off(from);
         for begun in &lost {
-            self.remove(begun.file.hash());
+            self.forget_state(begun.file.hash(), begun.file.facts.version);
             self.pending_bytes -= begun.record_bytes();
         }
         self.holds_forgotten |= !lost.is_empty();
@@ -325,29 +325,28 @@ impl Ledger {
         let mut bytes = Vec::new();
         LedgerRecord::Header { next_number: self.next_number }.encode(&mut bytes);
         if let Some(device) = self.device {
-            let (name, version) = (hash_of(DEVICE_NAME), Version(device));
-            LedgerRecord::Known { name, version }.encode(&mut bytes);
+            device_record(device).encode(&mut bytes);
         }
-        for (&name, &version) in &self.known {
-            LedgerRecord::Known { name, version }.encode(&mut bytes);
-        }
+        // After the files that were begun: the name of one of them may be that of another file now.
         for BegunFile { number, file } in &self.pending {
-            let is_known = self.known.contains_key(&file.hash());
             LedgerRecord::Begun { number: *number, file: file.clone() }.encode(&mut bytes);
-            if !is_known {
+            if !self.known.contains_key(&file.hash()) {
                 LedgerRecord::Gone { name: file.hash() }.encode(&mut bytes);
             }
+        }
+        for (&name, &state) in &self.known {
+            LedgerRecord::Known { name, state }.encode(&mut bytes);
         }
         let file = (self.replace)(&path, &bytes)?;
         self.disk = Some(LedgerFile { path, file, bytes: bytes.len() as u64, is_synced: true });
         Ok(())
     }
 
-    /// Appends a record. Without a state folder it is kept in memory only.
-    fn append(&mut self, record: &LedgerRecord) -> io::Result<()> {
+    /// Appends records. Without a state folder they are kept in memory only.
+    fn append(&mut self, records: &[LedgerRecord]) -> io::Result<()> {
         let Some(disk) = &mut self.disk else { return Ok(()) };
         let mut bytes = Vec::new();
-        record.encode(&mut bytes);
+        records.iter().for_each(|record| record.encode(&mut bytes));
         // A record that was written in part is written again at the same place.
         disk.file.write_all_at(&bytes, disk.bytes)?;
         disk.bytes += bytes.len() as u64;
@@ -366,6 +365,12 @@ impl Ledger {
         disk.is_synced = true;
         Ok(())
     }
+}
+
+/// Returns the record of the folder's device.
+fn device_record(device: u64) -> LedgerRecord {
+    let state = FileState { version: Version(device), id: FileId::default() };
+    LedgerRecord::Known { name: hash_of(DEVICE_NAME), state }
 }
 
 /// Returns true for an error that ends when the disk has room again.

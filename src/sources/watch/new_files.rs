@@ -9,13 +9,19 @@
 //!
 //! A file that an event has shown to be opened for writing waits for its closing, however long the
 //! writer pauses. Each file is given out once. It is forgotten when it has left the folder.
+//!
+//! Files are known by their identity, not by their names alone. A known file whose name is gone has
+//! *departed*. If it comes to light under another name it was renamed; if the next scan does not
+//! find it, it has left the folder. Another file under the name of a known one is new.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use super::found_file::{FileFacts, FoundFile, NameHash, Version, hash_of};
+use super::found_file::{FileFacts, FileState, FoundFile, NameHash, Version, hash_of};
+use super::known_files::{DepartedFile, DepartedFiles, KnownFile, KnownFiles};
+use super::ledger_record::RenamedFile;
 
 /// A file that is not written to for so long, when it is first seen, is whole.
 pub const SETTLED: Duration = Duration::from_secs(10);
@@ -32,6 +38,8 @@ pub enum WatchEvent {
     Changed(FoundFile),
     /// A name is no longer there.
     Gone(NameHash),
+    /// Known files have other names now.
+    Renamed(Vec<RenamedFile>),
     /// The folder is on this device now.
     Device(u64),
 }
@@ -41,23 +49,8 @@ pub enum WatchEvent {
 pub enum UnreadFile {
     /// It cannot be read.
     Unreadable(FoundFile),
-    /// It has changed since it was found: it may still grow.
+    /// It has changed since it was found and may still grow, or is not in the folder.
     Changed(FoundFile),
-}
-
-/// A file that is known: given out, or not to be read.
-#[derive(Clone, Copy, Debug)]
-struct KnownFile {
-    /// The version with which the file was given to the source.
-    version: Version,
-    /// The scan that has seen it last.
-    scan: u64,
-    /// True if it was reported that the file has changed.
-    is_change_told: bool,
-    /// It was there at the first start and may have been unfinished then.
-    may_be_unfinished: bool,
-    /// A scan has seen it on the device of the folder.
-    is_on_device: bool,
 }
 
 /// A file that is not known to be whole.
@@ -91,11 +84,26 @@ struct UnreadableFile {
     scan: u64,
 }
 
+/// A file that a scan has seen, and that is not known under its name.
+#[derive(Clone, Debug)]
+struct SeenFile {
+    /// The file.
+    file: FoundFile,
+    /// The time since the last write, where that can be seen.
+    age: Option<Duration>,
+    /// When it was seen, by a clock that only goes forward.
+    now: Duration,
+}
+
 /// The files of one folder.
 #[derive(Debug)]
 pub struct Arrivals {
     /// Files that were given to the source.
-    known: HashMap<NameHash, KnownFile>,
+    known: KnownFiles,
+    /// Those of them whose names are gone, until a scan has shown that they have no other.
+    departed: DepartedFiles,
+    /// Files that the scan under way has seen, and that are not known under their names.
+    unknown: HashMap<NameHash, SeenFile>,
     /// Files that may still be written.
     candidates: HashMap<OsString, Candidate>,
     /// Files that were created and not closed.
@@ -117,19 +125,15 @@ pub struct Arrivals {
 impl Arrivals {
     /// Nothing was seen yet; files in `known` are not given out. A file is whole when it was
     /// unchanged for `patience`.
-    pub fn new(known: &HashMap<NameHash, Version>, patience: Duration) -> Arrivals {
-        let known = known.iter().map(|(&name, &version)| {
-            let file = KnownFile {
-                version,
-                scan: 0,
-                is_change_told: false,
-                may_be_unfinished: false,
-                is_on_device: true,
-            };
-            (name, file)
-        });
+    pub fn new(known: &HashMap<NameHash, FileState>, patience: Duration) -> Arrivals {
+        let mut files = KnownFiles::default();
+        for (&name, &state) in known {
+            files.insert(name, KnownFile { is_on_device: true, ..KnownFile::new(state, 0) });
+        }
         Arrivals {
-            known: known.collect(),
+            known: files,
+            departed: DepartedFiles::default(),
+            unknown: HashMap::new(),
             candidates: HashMap::new(),
             created: HashMap::new(),
             unreadable: HashMap::new(),
@@ -144,8 +148,8 @@ impl Arrivals {
     /// Notes that these files, which are known, may have been unfinished when the list of known
     /// files was made: a writer that closes one of them makes it new.
     pub fn may_be_unfinished(&mut self, names: &HashSet<NameHash>) {
-        for (name, known) in &mut self.known {
-            known.may_be_unfinished = names.contains(name);
+        for (name, known) in self.known.iter_mut() {
+            known.may_be_unfinished = names.contains(&name);
         }
     }
 
@@ -163,13 +167,15 @@ impl Arrivals {
             // A file that came while the folder was on another device proves nothing.
             let scan = self.scan;
             let proves = |known: &KnownFile| known.is_on_device && known.scan == scan;
-            if self.device.is_some() && !self.known.is_empty() && !self.known.values().any(proves) {
+            let mut known = self.known.iter().peekable();
+            let may_come_back = self.device.is_some() && known.peek().is_some();
+            if may_come_back && !known.any(|(_, known)| proves(known)) {
                 return false;
             }
             self.device = Some(device);
             self.results.push(WatchEvent::Device(device));
         }
-        for known in self.known.values_mut().filter(|known| known.scan == self.scan) {
+        for (_, known) in self.known.iter_mut().filter(|(_, known)| known.scan == self.scan) {
             known.is_on_device = true;
         }
         true
@@ -190,20 +196,38 @@ impl Arrivals {
         self.scan += 1;
         // The last scan may have failed on its way.
         self.whole.clear();
+        self.unknown.clear();
     }
 
     /// Called for each file that the scan finds, at time `now`; `age` is the time since the last
     /// write, where that can be seen.
     pub fn seen(&mut self, name: &OsStr, facts: FileFacts, age: Option<Duration>, now: Duration) {
-        let (hash, scan) = (hash_of(name.as_bytes()), self.scan);
-        if let Some(known) = self.known.get_mut(&hash) {
-            known.scan = scan;
-            self.compare(name, hash, facts);
-            return;
+        let hash = hash_of(name.as_bytes());
+        if let Some(&known) = self.known.get(hash) {
+            let known = KnownFile { scan: self.scan, ..known };
+            if !known.state.id.is_other(facts.id) {
+                // The ledger may not hold the identity.
+                let state = FileState { id: facts.id, ..known.state };
+                self.known.insert(hash, KnownFile { state, ..known });
+                self.compare(name, hash, facts);
+                return;
+            }
+            if facts.is_copy_of(known.state) {
+                // The folder is the same, restored.
+                self.known.insert(hash, known);
+            }
         }
+        let file = FoundFile { name: name.as_bytes().to_vec(), facts };
+        self.unknown.insert(hash, SeenFile { file, age, now });
+    }
+
+    /// Decides if a file that is not known is whole.
+    fn consider(&mut self, hash: NameHash, seen: SeenFile) {
+        let SeenFile { file, age, now } = seen;
+        let (name, facts, scan) = (file.path().as_os_str(), &file.facts, self.scan);
         if let Some(unreadable) = self.unreadable.get_mut(&hash) {
             unreadable.scan = scan;
-            if unreadable.facts == facts && now.saturating_sub(unreadable.since) < RETRY {
+            if unreadable.facts == *facts && now.saturating_sub(unreadable.since) < RETRY {
                 return;
             }
             self.unreadable.remove(&hash);
@@ -223,16 +247,30 @@ impl Arrivals {
             _ => {
                 let candidate = Candidate { version, since: now, scan };
                 self.candidates.insert(name.to_owned(), candidate);
-                age.is_some_and(|age| age >= SETTLED)
+                // A file that is known under another name may have been renamed just now.
+                let is_elsewhere = self.known.has_inode(facts.id.inode);
+                !is_elsewhere && age.is_some_and(|age| age >= SETTLED)
             }
         };
         if is_whole {
-            self.whole.push(FoundFile { name: name.as_bytes().to_vec(), facts });
+            self.whole.push(file);
         }
     }
 
     /// Called when a scan has seen everything. With `forgets`, names that it has not seen are gone.
     pub fn end_scan(&mut self, forgets: bool) {
+        let mut unknown = std::mem::take(&mut self.unknown);
+        let mut displaced = HashMap::new();
+        if forgets {
+            displaced = self.depart_unseen(&unknown);
+        } else {
+            // The known file of that name may come back.
+            unknown.retain(|name, _| self.known.get(*name).is_none());
+        }
+        // First those that were renamed: a name may be left to a copy of the same length and time.
+        unknown.retain(|_, seen| !self.is_renamed(&seen.file));
+        unknown.retain(|name, seen| !self.is_copy(&seen.file, displaced.get(name).copied()));
+        unknown.into_iter().for_each(|(name, seen)| self.consider(name, seen));
         let mut whole = std::mem::take(&mut self.whole);
         whole.sort_by(|a, b| (a.facts.appeared_ns, &a.name).cmp(&(b.facts.appeared_ns, &b.name)));
         whole.into_iter().for_each(|file| self.give(file));
@@ -241,16 +279,9 @@ impl Arrivals {
         }
         let scan = self.scan;
         self.candidates.retain(|_, candidate| candidate.scan == scan);
-        // A file that waits under another name was renamed: it is still there.
-        let waiting: HashSet<_> = self.candidates.values().map(|one| one.version).collect();
-        let results = &mut self.results;
-        self.known.retain(|name, known| {
-            let is_there = known.scan == scan || waiting.contains(&known.version);
-            if !is_there {
-                results.push(WatchEvent::Gone(*name));
-            }
-            is_there
-        });
+        for name in self.departed.forget(scan) {
+            self.forget(name);
+        }
         self.created.retain(|_, created| created.scan == scan);
         self.unreadable.retain(|_, unreadable| unreadable.scan == scan);
     }
@@ -285,15 +316,26 @@ impl Arrivals {
         self.created.remove(name);
         self.candidates.remove(name);
         let hash = hash_of(name.as_bytes());
-        match self.known.get_mut(&hash) {
-            Some(known) if known.may_be_unfinished && known.version != facts.version => {
-                self.known.remove(&hash);
+        self.unknown.remove(&hash);
+        let mut displaced = None;
+        match self.known.get(hash) {
+            Some(known) if known.state.id.is_other(facts.id) => {
+                displaced = Some(known.state.id.inode);
+                self.depart(hash, self.scan);
+            }
+            Some(known) if known.may_be_unfinished && known.state.version != facts.version => {
+                self.known.remove(hash);
             }
             Some(_) => return self.compare(name, hash, facts),
             None => {}
         }
         self.unreadable.remove(&hash);
-        self.give(FoundFile { name: name.as_bytes().to_vec(), facts });
+        let file = FoundFile { name: name.as_bytes().to_vec(), facts };
+        // It may be here by a later rename, whose events are on their way: a scan shows that.
+        let is_elsewhere = self.known.has_inode(file.facts.id.inode);
+        if !self.is_renamed(&file) && !self.is_copy(&file, displaced) && !is_elsewhere {
+            self.give(file);
+        }
     }
 
     /// Called when a name has left the folder.
@@ -302,9 +344,75 @@ impl Arrivals {
         self.candidates.remove(name);
         let hash = hash_of(name.as_bytes());
         self.unreadable.remove(&hash);
-        if self.known.remove(&hash).is_some() {
-            self.results.push(WatchEvent::Gone(hash));
+        self.unknown.remove(&hash);
+        self.depart(hash, self.scan);
+    }
+
+    /// Takes a known file from its name. The scan with the number `scan` may have missed the one
+    /// that it has now.
+    fn depart(&mut self, name: NameHash, scan: u64) {
+        let Some(known) = self.known.remove(name) else { return };
+        if known.state.id.inode == 0 {
+            self.forget(name);
+        } else {
+            self.departed.add(DepartedFile { name, scan, known });
         }
+    }
+
+    /// Takes the known files from their names that the scan has not seen, and those with a name
+    /// that another file has now. Returns the inodes of the latter.
+    fn depart_unseen(&mut self, unknown: &HashMap<NameHash, SeenFile>) -> HashMap<NameHash, u64> {
+        let is_left = |(name, known): &(NameHash, &KnownFile)| {
+            known.scan != self.scan || unknown.contains_key(name)
+        };
+        let left = self.known.iter().filter(is_left);
+        let left: HashMap<_, _> = left.map(|(name, known)| (name, known.state.id.inode)).collect();
+        // All events of the time before the end of the scan were taken.
+        left.keys().for_each(|name| self.depart(*name, self.scan - 1));
+        left
+    }
+
+    /// Reports that a name is gone, unless another file has it.
+    fn forget(&mut self, name: NameHash) {
+        if self.known.get(name).is_none() {
+            self.results.push(WatchEvent::Gone(name));
+        }
+    }
+
+    /// Returns true for a departed file that has come to light under this name.
+    fn is_renamed(&mut self, file: &FoundFile) -> bool {
+        let facts = &file.facts;
+        let departed = self.departed.take(facts.id.inode, |one| one.known.state.is_of(facts));
+        let Some(departed) = departed else { return false };
+        self.know_again(departed, file, FileState { id: facts.id, ..departed.known.state });
+        true
+    }
+
+    /// Returns true for a copy of the departed file that had the same name and the inode
+    /// `displaced`.
+    fn is_copy(&mut self, file: &FoundFile, displaced: Option<u64>) -> bool {
+        let Some(inode) = displaced else { return false };
+        let (facts, name) = (&file.facts, file.hash());
+        let is_original =
+            |one: &DepartedFile| one.name == name && facts.is_copy_of(one.known.state);
+        let Some(departed) = self.departed.take(inode, is_original) else { return false };
+        self.know_again(departed, file, facts.state());
+        true
+    }
+
+    /// Notes that a departed file is there as `file`, and that its content is that of `state`.
+    fn know_again(&mut self, departed: DepartedFile, file: &FoundFile, state: FileState) {
+        let (name, hash) = (file.path().as_os_str(), file.hash());
+        self.candidates.remove(name);
+        self.known.insert(hash, KnownFile { state, scan: self.scan, ..departed.known });
+        if (departed.name, departed.known.state) != (hash, state) {
+            let file = RenamedFile { from: departed.name, name: file.name.clone(), state };
+            match self.results.last_mut() {
+                Some(WatchEvent::Renamed(files)) => files.push(file),
+                _ => self.results.push(WatchEvent::Renamed(vec![file])),
+            }
+        }
+        self.compare(name, hash, file.facts.clone());
     }
 
     /// Called at time `now` when a file that was given out was not read, because it cannot be, or
@@ -315,11 +423,17 @@ impl Arrivals {
             UnreadFile::Changed(file) => (file, false),
         };
         let hash = file.hash();
-        // It may have left the folder, and another one have come, since it was given out.
-        if self.known.get(&hash).is_none_or(|known| known.version != file.facts.version) {
+        let is_it = |known: &KnownFile| known.state.version == file.facts.version;
+        // It may have another name since it was given out, or have left the folder.
+        if !self.known.get(hash).is_some_and(is_it) {
+            let id = file.facts.id;
+            if id.inode != 0 && self.departed.take(id.inode, |one| is_it(&one.known)).is_none() {
+                let renamed = self.known.iter().find(|(_, known)| is_it(known));
+                renamed.map(|(name, _)| name).map(|name| self.known.remove(name));
+            }
             return;
         }
-        self.known.remove(&hash);
+        self.known.remove(hash);
         if is_unreadable {
             let unreadable = UnreadableFile { facts: file.facts, since: now, scan: self.scan };
             self.unreadable.insert(hash, unreadable);
@@ -334,21 +448,16 @@ impl Arrivals {
     /// Gives a file to the source.
     fn give(&mut self, file: FoundFile) {
         self.candidates.remove(file.path().as_os_str());
-        let known = KnownFile {
-            version: file.facts.version,
-            scan: self.scan,
-            is_change_told: false,
-            may_be_unfinished: false,
-            is_on_device: false,
-        };
-        self.known.insert(file.hash(), known);
+        self.known.insert(file.hash(), KnownFile::new(file.facts.state(), self.scan));
         self.results.push(WatchEvent::Found(file));
     }
 
     /// Reports a known file whose version has changed, once.
     fn compare(&mut self, name: &OsStr, hash: NameHash, facts: FileFacts) {
-        let Some(known) = self.known.get_mut(&hash) else { return };
-        if known.version == facts.version || std::mem::replace(&mut known.is_change_told, true) {
+        let Some(known) = self.known.get_mut(hash) else { return };
+        if known.state.version == facts.version
+            || std::mem::replace(&mut known.is_change_told, true)
+        {
             return;
         }
         let file = FoundFile { name: name.as_bytes().to_vec(), facts };

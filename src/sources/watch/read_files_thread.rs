@@ -2,7 +2,9 @@
 //! a store while the source takes cuts.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::DirEntryExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 
@@ -10,7 +12,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
-use super::found_file::FileFacts;
+use super::found_file::{FileFacts, is_hidden};
 use super::list_objects::ObjectReader;
 use super::read_request::{FileEnd, ReadRequest, cannot_read};
 use super::watched_place::OpenPlace;
@@ -251,26 +253,56 @@ fn ended(fault: TextFault) -> FileEnd {
     }
 }
 
-/// Opens a file of a folder, as long as it is the one that was found.
+/// Opens a file of a folder, as long as it is the one that was found. Since then it may have been
+/// renamed within the folder.
 fn open_file(
     folder: &Path,
     request: &ReadRequest,
 ) -> std::result::Result<(StoredFile, FileFacts), FileEnd> {
-    let path = request.file.path_in(folder);
-    let file = file_or_stream::open(&path).map(File::from).map_err(|error| cannot_read(&error))?;
+    let opened = open_path(&request.file.path_in(folder), request);
+    let is_elsewhere = matches!(opened, Err(FileEnd::Gone | FileEnd::Changed));
+    let renamed = if is_elsewhere { open_renamed(folder, request) } else { None };
+    renamed.map_or(opened, Ok)
+}
+
+/// Opens the file of a request under another name, if it has one in the folder. One that was read
+/// before is found also under a name that begins with a dot or an underscore.
+fn open_renamed(folder: &Path, request: &ReadRequest) -> Option<(StoredFile, FileFacts)> {
+    let (then, is_again) = (&request.file.facts, request.again_from.is_some());
+    for entry in fs::read_dir(folder).ok()?.flatten() {
+        let is_link = entry.file_type().is_ok_and(|found| found.is_symlink());
+        let may_be_it = entry.ino() == then.id.inode || is_link;
+        let is_read = is_again || !is_hidden(entry.file_name().as_bytes());
+        if may_be_it
+            && is_read
+            && let Ok(opened) = open_path(&entry.path(), request)
+            && then.state().is_of(&opened.1)
+        {
+            return Some(opened);
+        }
+    }
+    None
+}
+
+/// Opens the file of a request by a path, as long as it is the one that was found.
+fn open_path(
+    path: &Path,
+    request: &ReadRequest,
+) -> std::result::Result<(StoredFile, FileFacts), FileEnd> {
+    let file = file_or_stream::open(path).map(File::from).map_err(|error| cannot_read(&error))?;
     let found = file.metadata().map_err(|error| cannot_read(&error))?;
     if !found.is_file() {
         return Err(FileEnd::Unreadable("it is not a regular file".to_owned()));
     }
     let (then, now) = (&request.file.facts, FileFacts::of_file(&found));
     let is_usable = match request.again_from {
-        None => then.version == now.version,
+        None => then.version == now.version && then.id.is_same(now.id),
         // What was added since then is not read.
-        Some(_) => then.inode == now.inode && then.bytes <= now.bytes,
+        Some(_) => then.id.is_same(now.id) && then.bytes <= now.bytes,
     };
     if !is_usable {
         return Err(FileEnd::Changed);
     }
-    let facts = if request.again_from.is_some() { then.clone() } else { now };
-    Ok((StoredFile::first(file, facts.bytes), facts))
+    let bytes = if request.again_from.is_some() { then.bytes } else { now.bytes };
+    Ok((StoredFile::first(file, bytes), now))
 }

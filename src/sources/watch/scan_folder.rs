@@ -14,14 +14,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
 use super::find_files_thread::{FoundSender, ListingReport, ScanPace};
-use super::found_file::{FileFacts, FoundFile, NameHash, hash_of, is_hidden, shown};
+use super::found_file::{FileFacts, FoundFile, NameHash, hash_of, is_hidden};
 use super::inotify_events::{FolderEvent, FolderEvents};
 use super::new_files::{Arrivals, SETTLED, UnreadFile};
 use crate::epoch::SystemClock;
 use crate::error::Result;
-
-/// How long the second event of a rename may come after the first.
-const RENAME: Duration = Duration::from_millis(5);
 
 /// The files that are in a folder at a start.
 #[derive(Debug, Default)]
@@ -188,6 +185,8 @@ impl Watching {
                 Err(error) => self.tell(&name, hash, &error.to_string()),
             }
         }
+        // A file that was renamed meanwhile may not have been listed.
+        self.take_events();
         // Nothing is mounted there now, perhaps: the files may come back.
         let is_same = self.watch.arrivals.is_same_device(folder.dev());
         self.watch.arrivals.end_scan(is_same);
@@ -208,9 +207,7 @@ impl Watching {
 
     /// Waits for events or until the next scan is due; returns false when the source has ended.
     fn wait(&self) -> io::Result<bool> {
-        let left = self.watch.pace.left();
-        let left = if self.watch.events.is_leaving() { left.min(RENAME) } else { left };
-        let left = Timespec::try_from(left).unwrap_or_default();
+        let left = Timespec::try_from(self.watch.pace.left()).unwrap_or_default();
         let stop = PollFd::new(&self.watch.stop, PollFlags::IN);
         let mut fds = vec![stop];
         let events = self.watch.events.descriptor();
@@ -253,9 +250,4 @@ impl Watching {
         let has_links = facts.has_links || is_link;
         self.watch.arrivals.created(name, Some(FileFacts { has_links, ..facts }));
     }
-}
-
-/// Returns the name of a file of `folder` for messages.
-pub fn shown_in(folder: &Path, file: &FoundFile) -> String {
-    shown(file.path_in(folder).as_os_str().as_bytes())
 }

@@ -1,7 +1,9 @@
 //! The place that is watched: a folder, or the objects below a prefix.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
@@ -10,7 +12,6 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 
 use super::found_file::{FoundFile, shown};
-use super::scan_folder::shown_in;
 use crate::error::{Error, ErrorKind, Result};
 use crate::store::{self, Environment, Store, StoreSettings, Target};
 
@@ -183,11 +184,18 @@ pub enum OpenPlace {
 impl OpenPlace {
     /// Returns the name of a file for messages.
     pub fn shown(&self, file: &FoundFile) -> String {
+        self.shown_name(&file.name)
+    }
+
+    /// Returns the name of a file for messages.
+    pub fn shown_name(&self, name: &[u8]) -> String {
         match self {
-            OpenPlace::Folder(folder) => shown_in(folder, file),
+            OpenPlace::Folder(folder) => {
+                shown(folder.join(OsStr::from_bytes(name)).as_os_str().as_bytes())
+            }
             OpenPlace::Objects(bucket) => {
                 let root = bucket.name.strip_suffix(&bucket.prefix).unwrap_or_default();
-                format!("{root}{}", shown(&file.name))
+                format!("{root}{}", shown(name))
             }
         }
     }

@@ -4,8 +4,20 @@ use super::*;
 use crate::sources::watch::found_file::FileFacts;
 
 fn file(name: &str, version: u64) -> FoundFile {
-    let facts = FileFacts { version: Version(version), inode: 1, bytes: 5, ..FileFacts::default() };
+    let (version, id) = (Version(version), FileId { inode: version, born_ns: 1 });
+    let facts = FileFacts { version, id, bytes: 5, ..FileFacts::default() };
     FoundFile { name: name.into(), facts }
+}
+
+/// The file of this version, which had the name `from` and has the name `to`.
+fn renamed(from: &str, to: &str, version: u64) -> RenamedFile {
+    let (from, state) = (hash_of(from.as_bytes()), file(to, version).facts.state());
+    RenamedFile { from, name: to.into(), state }
+}
+
+/// The versions of the known files among these.
+fn versions<const N: usize>(ledger: &Ledger, names: [&str; N]) -> [Option<u64>; N] {
+    names.map(|name| ledger.known.get(&hash_of(name.as_bytes())).map(|known| known.version.0))
 }
 
 fn names(ledger: &Ledger) -> Vec<&str> {
@@ -62,15 +74,30 @@ fn forgotten_files_can_be_found_again() {
 }
 
 #[test]
-fn same_version_under_other_name_is_renamed() {
-    let mut ledger = Ledger::create(None, &[file("a", 1)]).expect("in memory");
-    assert!(ledger.is_renamed(&file("b", 1)));
-    assert!(!ledger.is_renamed(&file("b", 2)));
-    let mut linked = file("b", 1);
-    linked.facts.has_links = true;
-    assert!(!ledger.is_renamed(&linked));
-    ledger.forget(file("a", 1).hash()).expect("noted");
-    assert!(!ledger.is_renamed(&file("b", 1)));
+fn exchanged_names_are_noted_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let mut ledger = Ledger::create(Some(dir.path()), &[file("old", 9)]).expect("created");
+    for (name, version) in [("a", 1), ("b", 2)] {
+        ledger.begin(file(name, version)).expect("noted");
+    }
+    ledger.rename(&[renamed("b", "a", 2), renamed("a", "b", 1)]).expect("noted");
+    ledger.rename(&[renamed("old", "older", 9)]).expect("noted");
+    for mut ledger in [reopen(dir.path()), ledger] {
+        let now = versions(&ledger, ["a", "b", "old", "older"]);
+        assert_eq!(now, [Some(2), Some(1), None, Some(9)]);
+        assert_eq!(names(&ledger), ["b", "a"], "they are read again under these names");
+        ledger.rewrite().expect("rewritten");
+        assert_eq!(versions(&reopen(dir.path()), ["a", "b"]), [Some(2), Some(1)]);
+    }
+}
+
+#[test]
+fn renamed_file_whose_reading_is_lost_is_forgotten() {
+    let mut ledger = Ledger::create(None, &[file("old", 9)]).expect("in memory");
+    ledger.begin(file("a", 1)).expect("noted");
+    ledger.rename(&[renamed("a", "b", 1), renamed("old", "a", 9)]).expect("noted");
+    ledger.forget_from(0).expect("in memory");
+    assert_eq!(versions(&ledger, ["a", "b"]), [Some(9), None]);
 }
 
 #[test]
