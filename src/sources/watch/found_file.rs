@@ -157,6 +157,12 @@ impl FileFacts {
     pub fn is_copy_of(&self, original: FileState) -> bool {
         Version::of_file(original.id.inode, self.bytes, self.written_ns) == original.version
     }
+
+    /// Returns true if a write was the last change. A file that was renamed or linked, or whose
+    /// time was set, has a later one.
+    pub fn is_written_last(&self) -> bool {
+        self.appeared_ns == self.written_ns
+    }
 }
 
 /// A file or object to be read.
@@ -209,16 +215,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn file_is_known_after_write_and_rename() {
+    fn written_file_is_separated_from_renamed_one() {
         let dir = tempfile::tempdir().expect("a directory");
         let (path, other) = (dir.path().join("a"), dir.path().join("b"));
         std::fs::write(&path, "text").expect("a file");
         let facts = |path: &Path| FileFacts::of_file(&path.metadata().expect("it is there"));
         let written = facts(&path);
+        assert!(written.is_written_last());
         let file = std::fs::File::options().write(true).open(&path).expect("it is there");
         file.set_modified(UNIX_EPOCH).expect("set");
         std::fs::rename(&path, &other).expect("renamed");
         let renamed = facts(&other);
+        assert!(!renamed.is_written_last());
         assert!(written.state().id == renamed.id && written.version != renamed.version);
         std::fs::write(&path, "text").expect("a file");
         assert!(facts(&path).id.is_other(renamed.id));

@@ -8,7 +8,8 @@
 //! * a scan finds it unchanged since an earlier one, or since some time before the scan.
 //!
 //! A file that an event has shown to be opened for writing waits for its closing, however long the
-//! writer pauses. Each file is given out once. It is forgotten when it has left the folder.
+//! writer pauses. Where events may have been missed, as before a start, one whose last change was a
+//! write waits longer. Each file is given out once. It is forgotten when it has left the folder.
 //!
 //! Files are known by their identity, not by their names alone. A known file whose name is gone has
 //! *departed*. If it comes to light under another name it was renamed; if the next scan does not
@@ -58,6 +59,8 @@ pub enum UnreadFile {
 struct Candidate {
     /// The version at the last look.
     version: Version,
+    /// A program may have it open for writing, without an event that has shown it.
+    may_be_open: bool,
     /// When this version was seen first, by a clock that only goes forward.
     since: Duration,
     /// The listing that saw it so.
@@ -114,6 +117,8 @@ pub struct Arrivals {
     patience: Duration,
     /// The number of the current listing.
     scan: u64,
+    /// The last scan that sees files whose events were missed.
+    blind_until: u64,
     /// The device that the known files are on.
     device: Option<u64>,
     /// The whole files that the scan under way has found.
@@ -139,6 +144,7 @@ impl Arrivals {
             unreadable: HashMap::new(),
             patience,
             scan: 0,
+            blind_until: 1,
             device: None,
             whole: Vec::new(),
             results: Vec::new(),
@@ -242,10 +248,14 @@ impl Arrivals {
         let is_whole = match self.candidates.get_mut(name) {
             Some(candidate) if candidate.version == version => {
                 candidate.scan = scan;
-                now.saturating_sub(candidate.since) >= self.patience
+                let waited = now.saturating_sub(candidate.since);
+                let is_settled = waited.max(age.unwrap_or_default()) >= SETTLED;
+                waited >= self.patience && (is_settled || !candidate.may_be_open)
             }
-            _ => {
-                let candidate = Candidate { version, since: now, scan };
+            former => {
+                let is_missed = scan <= self.blind_until && facts.is_written_last();
+                let may_be_open = is_missed || former.is_some_and(|former| former.may_be_open);
+                let candidate = Candidate { version, may_be_open, since: now, scan };
                 self.candidates.insert(name.to_owned(), candidate);
                 // A file that is known under another name may have been renamed just now.
                 let is_elsewhere = self.known.has_inode(facts.id.inode);
@@ -443,6 +453,7 @@ impl Arrivals {
     /// Called when events were lost: it is not known which files are being written.
     pub fn lost_events(&mut self) {
         self.created.clear();
+        self.blind_until = self.scan + 1;
     }
 
     /// Gives a file to the source.

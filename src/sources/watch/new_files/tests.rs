@@ -331,6 +331,36 @@ fn restored_copy_is_known() {
 }
 
 #[test]
+fn file_written_before_start_waits_longer() {
+    let mut arrivals = empty();
+    let written = |version| FileFacts { appeared_ns: -1, ..facts(version) };
+    assert!(written(1).is_written_last());
+    assert!(scan(&mut arrivals, 0, &[("a", written(1))]).is_empty());
+    assert!(scan(&mut arrivals, 9, &[("a", written(1))]).is_empty());
+    assert!(scan(&mut arrivals, 10, &[("a", written(2))]).is_empty(), "it was open");
+    assert!(scan(&mut arrivals, 19, &[("a", written(2))]).is_empty());
+    assert_eq!(scan(&mut arrivals, 20, &[("a", written(2))]), ["a"]);
+    let files = [("a", written(2)), ("b", FileFacts { appeared_ns: -1, ..of_file(2, 1) })];
+    assert!(scan(&mut arrivals, 21, &files).is_empty());
+    assert_eq!(scan(&mut arrivals, 22, &files), ["b"], "events would show a writer");
+    arrivals.lost_events();
+    let files = [("c", FileFacts { appeared_ns: -1, ..of_file(3, 1) })];
+    scan(&mut arrivals, 23, &files);
+    assert!(scan(&mut arrivals, 24, &files).is_empty());
+    arrivals.closed(OsStr::new("c"), of_file(3, 1));
+    assert_eq!(shown(&mut arrivals), ["c"]);
+    let mut arrivals = empty();
+    for second in [7, 8, 10] {
+        assert!(shown(&mut arrivals).is_empty());
+        arrivals.begin_scan();
+        let now = Duration::from_secs(second);
+        arrivals.seen(OsStr::new("d"), written(1), Some(now), now);
+        arrivals.end_scan(true);
+    }
+    assert_eq!(shown(&mut arrivals), ["d"], "written 10 s ago");
+}
+
+#[test]
 fn unread_file_that_was_renamed_is_new() {
     let mut arrivals = empty();
     arrivals.moved_in(OsStr::new("a"), facts(1));
