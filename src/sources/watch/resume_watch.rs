@@ -88,6 +88,10 @@ pub async fn read(watch: Watch, once: bool, log: &mut SourceLog) -> Result<()> {
     let mut arrivals = Arrivals::new(&known, watch.every);
     arrivals.were_on(reading.device());
     arrivals.may_be_unfinished(&unfinished);
+    if once {
+        // A run that only reads what is there waits for no writer that it has not seen.
+        arrivals.trust_scans();
+    }
     let report = ListingReport::new(watch.place.to_string(), meter);
     let discovery = discover(finder, watch.every, once, arrivals, report)?;
     tracing::info!("watching {}", watch.place);

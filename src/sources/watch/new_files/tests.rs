@@ -358,6 +358,10 @@ fn file_written_before_start_waits_longer() {
         arrivals.end_scan(true);
     }
     assert_eq!(shown(&mut arrivals), ["d"], "written 10 s ago");
+    let mut arrivals = empty();
+    arrivals.trust_scans();
+    scan(&mut arrivals, 0, &[("e", written(1))]);
+    assert_eq!(scan(&mut arrivals, 1, &[("e", written(1))]), ["e"], "with --once");
 }
 
 #[test]
