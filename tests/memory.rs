@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::oracle::Counts;
 use crate::rig::{Rig, Server, side_by_side};
@@ -55,6 +55,36 @@ fn a_job_that_has_finished_begins_anew() {
         let kept = kept(&rig);
         assert!(!kept.iter().any(|path| before.contains(path)), "{kept:?} after {before:?}");
         before = kept;
+    }
+}
+
+#[test]
+fn older_copy_of_state_keeps_later_totals() {
+    let (rig, server) = (Rig::new(), Server::new());
+    let (state, copy, later) = (rig.path("state"), rig.path("copy"), rig.path("later"));
+    live(&rig, &server, "a\n", "--to out/c");
+    copy_folder(&state, &copy);
+    live(&rig, &server, "b\n", "--to out/c");
+    fs::rename(&state, &later).expect("a state");
+    fs::rename(&copy, &state).expect("a state");
+    live(&rig, &server, "c\n", "--to out/c");
+    fs::remove_dir_all(&state).expect("a state");
+    fs::rename(&later, &state).expect("a state");
+    live(&rig, &server, "d\n", "--to out/c");
+    let all = counts(&[("a", 1), ("b", 1), ("c", 1), ("d", 1)]);
+    assert_eq!(rig.output("out/c").newest().counts(), all);
+}
+
+/// Copies a folder and what is below it.
+fn copy_folder(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder") {
+        let entry = entry.expect("an entry");
+        let to = to.join(entry.file_name());
+        match entry.file_type().expect("a kind").is_dir() {
+            true => copy_folder(&entry.path(), &to),
+            false => drop(fs::copy(entry.path(), to).expect("room")),
+        }
     }
 }
 

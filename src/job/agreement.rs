@@ -30,9 +30,15 @@ pub fn fingerprint(identity: &Identity, sources: String) -> JobFingerprint {
         ("--interval", interval_ms.to_string()),
         ("--parts", parts.to_string()),
         ("--to or --suffix", format!("{} {:?}", identity.output, identity.suffix)),
-        ("how lines are read and split", format!("{words:?} {line_bytes_max}")),
+        (
+            "--split, --lowercase, --max-word-bytes or --max-line-bytes",
+            format!("{words:?} {line_bytes_max}"),
+        ),
         ("the number, kinds or places of sources", sources),
-        ("a flag that shapes the output", identity.digest()),
+        (
+            "--format, --sort, --empty-epochs or another flag that shapes the output",
+            identity.digest(),
+        ),
     ])
 }
 

@@ -73,7 +73,8 @@ impl OutputOpening<'_> {
     async fn claim(&self) -> Result<(RecoveryPlan, Option<Standing>)> {
         loop {
             let former = self.output.standing(&self.start).await?;
-            let evidence = self.evidence(former.as_ref());
+            let mut evidence = self.evidence(former.as_ref());
+            evidence.settled = evidence.settled.max(self.unknown(&evidence).await?);
             let recovery_plan = self.judge(&evidence).await?;
             let present = (self.schedule)(None).open();
             let recent = present.saturating_sub(RECENT_INTERVALS * self.start.interval_ms).max(1);
@@ -97,6 +98,22 @@ impl OutputOpening<'_> {
     /// Finds out which epochs of the journals are committed.
     async fn judge(&self, evidence: &CommitEvidence) -> Result<RecoveryPlan> {
         recover_epochs::judge(&self.found.journals, self.output, &self.start, evidence).await
+    }
+
+    /// Returns the newest epoch in the output if the job has committed it and the state does not
+    /// know it, because the state is an older copy. Where there is a claim, that names the epoch.
+    async fn unknown(&self, evidence: &CommitEvidence) -> Result<Option<Epoch>> {
+        let marked = self.found.journals.iter().filter_map(|list| list.last).max();
+        let known = marked.max(evidence.newest()).filter(|_| self.found.begun.is_some());
+        let Some(known) = known.filter(|_| evidence.used.is_none() && self.output.reads_back())
+        else {
+            return Ok(None);
+        };
+        let named = self.output.newest(&self.start, known.saturating_add(1)).await?;
+        let Some(named) = named.filter(|named| *named > known) else { return Ok(None) };
+        // The marker of another job is no reason to refuse the start.
+        let is_own = self.output.is_committed(&self.start, evidence, named).await;
+        Ok(Some(named).filter(|_| matches!(is_own, Ok(true))))
     }
 
     /// Gathers the evidence of former commits.

@@ -114,7 +114,12 @@ impl<'s> Counts<'s> {
     /// Returns the rows of totals or windows: all sums, or those that changed.
     fn sums(self, shown: Shown) -> Rows<'s> {
         let (ticks, context) = (self.ticks.clone(), Rc::clone(&self.context));
-        let max_keys = self.max_keys();
+        // Totals without a limit have its operator, too: all processes must build the same
+        // dataflow, and the flag of process 0 decides.
+        let max_keys = match self.over {
+            Over::Start { max_keys } => Some(max_keys.unwrap_or(u64::MAX)),
+            Over::Epoch | Over::Window(_) => None,
+        };
         let Recorded { runs, window_ms, grid } = self.recorded();
         let sums = Sums::new(window_ms, grid, shown, context.changes.result(grid));
         let to_owner = DistributorPact(|_peers| ToOwner);
@@ -217,7 +222,7 @@ impl AtTicks<Vec<(Epoch, i64)>> for KeyLimit {
 
     fn absorb(&mut self, grown: &mut Vec<(Epoch, i64)>) {
         self.keys += grown.drain(..).map(|(_, growth)| growth).sum::<i64>();
-        if self.keys > self.max as i64 {
+        if self.keys > i64::try_from(self.max).unwrap_or(i64::MAX) {
             let Self { keys, max, .. } = self;
             let message = format!("totals hold {keys} distinct words, more than --max-keys {max}");
             let hint = "give a larger --max-keys if there is memory for it, or count over a window";

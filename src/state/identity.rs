@@ -50,6 +50,19 @@ pub struct Identity {
     pub time_zone: Option<String>,
 }
 
+/// Returns the flags that set a field.
+fn flag(field: &str) -> String {
+    match field {
+        "definition" => "the dataflow or its parameters".to_owned(),
+        "interval_ms" => "--interval".to_owned(),
+        "words" => "--split, --lowercase, --max-word-bytes".to_owned(),
+        "line_bytes_max" => "--max-line-bytes".to_owned(),
+        "order" => "--sort".to_owned(),
+        "output" => "--to".to_owned(),
+        field => format!("--{}", field.replace('_', "-")),
+    }
+}
+
 /// Returns true for the default of a type.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
@@ -100,7 +113,7 @@ impl Identity {
         format!("{:016x}", xxhash_rust::xxh3::xxh3_64(&json))
     }
 
-    /// Returns the fields that differ from `other`, with both values.
+    /// Returns the fields that differ from `other`, with both values, and their flags.
     pub fn differences(&self, other: &Identity) -> String {
         let fields = |identity| match serde_json::to_value(identity) {
             Ok(serde_json::Value::Object(fields)) => fields,
@@ -114,7 +127,8 @@ impl Identity {
         let names: BTreeSet<&String> = theirs.keys().chain(ours.keys()).collect();
         let differing = names.into_iter().filter(|name| ours.get(*name) != theirs.get(*name));
         let texts = differing.map(|name| {
-            format!("{name} is {} there, {} here", shown(theirs.get(name)), shown(ours.get(name)))
+            let (there, here) = (shown(theirs.get(name)), shown(ours.get(name)));
+            format!("{name} is {there} there, {here} here ({})", flag(name))
         });
         texts.collect::<Vec<_>>().join(", ")
     }

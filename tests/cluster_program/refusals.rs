@@ -151,10 +151,13 @@ fn another_job_is_named_on_both_sides() {
     differ(["--interval 1s", "--interval 2s"], "--interval");
     differ(["top_k --k 3", "top_k --k 4"], "the definition or its parameters");
     differ(["--suffix a", "--suffix b"], "--to or --suffix");
-    differ(["--lowercase", ""], "how lines are read and split");
+    differ(["--lowercase", ""], "--split, --lowercase, --max-word-bytes or --max-line-bytes");
     differ(["--connect 127.0.0.1:10", ""], "the number, kinds or places of sources");
     differ(["--sort word", "--parts 7"], "--parts");
-    differ(["--sort word", ""], "a flag that shapes the output");
+    differ(
+        ["--sort word", ""],
+        "--format, --sort, --empty-epochs or another flag that shapes the output",
+    );
 }
 
 #[test]

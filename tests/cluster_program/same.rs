@@ -124,3 +124,16 @@ fn shared_key_is_used_and_never_shown() {
     }
     assert_eq!(rig.output("out/c").rows(), ["a\t1", "b\t1"]);
 }
+
+#[test]
+fn limit_of_totals_may_differ_between_processes() {
+    let rig = Rig::new();
+    rig.file("in.txt", "a b a\nc\n");
+    let addresses = Addresses::new(2);
+    let run = format!("run running_totals --file in.txt {ONE_EPOCH}");
+    let start = |process, limit| {
+        rig.wordtide(&format!("{run} {} {limit}", addresses.flags(process))).start()
+    };
+    all_done(vec![start(0, "--max-keys 5"), start(1, "")]);
+    assert_eq!(rig.output("out/c").counts().values().sum::<u64>(), 4);
+}

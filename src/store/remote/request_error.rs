@@ -135,6 +135,11 @@ fn refusal_hint(service: SignedService, code: &str) -> Option<&'static str> {
             "the security token is wrong or has expired: get new temporary credentials"
         }
         "SecurityTokenNotSupported" => "this bucket takes no temporary credentials",
+        "AccessDenied" if oss => {
+            "allow these credentials to put, get, list and delete below the prefix, and check the \
+             bucket's policy; if the bucket is in another region, give its own --oss-endpoint and \
+             --oss-region"
+        }
         "AccessDenied" | "AllAccessDisabled" => {
             "allow these credentials to put, get, list and delete below the prefix, and check the \
              bucket's policy"
