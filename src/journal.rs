@@ -46,6 +46,7 @@ mod disk_budget;
 mod dump_and_check;
 mod fields;
 mod group_sync;
+mod make_room;
 mod measure_usage;
 mod open_journal;
 mod page_cache;

@@ -1,7 +1,7 @@
 //! Text in which bytes are written as `%41`.
 
 /// Returns `text` decoded; `None` for a `%` without two hexadecimal digits, and for bytes that are
-/// no UTF-8. What were put in their place would be the same for several texts.
+/// no UTF-8. A replacement character would make several texts the same.
 pub fn percent_decoded(text: &str) -> Option<String> {
     let mut decoded = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();

@@ -49,7 +49,8 @@ const LOCK: &str = "lock";
 /// is raised with every change that an earlier release cannot read, in whatever file of the folder.
 ///
 /// 1: one connection in a journal. 2: several, positions and producers. 3: linked changes.
-const FORMAT: u32 = 3;
+/// 4: identities of watched files, and the changelog of a finished job.
+const FORMAT: u32 = 4;
 
 /// The most former ids that are remembered; each failover between folders that were used apart
 /// adds one.

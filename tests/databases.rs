@@ -270,6 +270,18 @@ fn tables_that_differ_in_case_are_one() {
 }
 
 #[test]
+fn removed_database_is_made_again() {
+    let (rig, server) = (Rig::new(), Server::new());
+    for word in ["a", "b"] {
+        let flags = "--to sqlite:x.db --state s";
+        once(&rig, &server, flags, &format!("{word}\n"), "").expect(0);
+        let found = words(&rig.path("x.db"), "counts").into_values().map(|(word, _)| word);
+        assert_eq!(found.collect::<Vec<_>>(), [word.as_bytes()]);
+        std::fs::remove_file(rig.path("x.db")).expect("a file");
+    }
+}
+
+#[test]
 fn running_job_is_fenced_by_take_over() {
     let (rig, server) = (Rig::new(), Server::new());
     let flags = "--interval 50ms --to sqlite:c.db";

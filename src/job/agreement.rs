@@ -59,15 +59,24 @@ pub struct FormerRuns {
 }
 
 impl FormerRuns {
+    /// Returns the newest committed epoch with a result, as [`FormerRuns::result`], and true if
+    /// that is proven. `later` is a committed epoch that the state does not know.
+    pub fn newest_result(&self, through: Epoch, later: Option<Epoch>) -> (Option<Epoch>, bool) {
+        match later {
+            Some(_) => (later, false),
+            None => (self.result(through), self.is_result_proven()),
+        }
+    }
+
     /// Returns the newest epoch with a result among the committed ones up to `through`; 0 if none
     /// had a result, and `None` if no commit log was found.
-    pub fn result(&self, through: Epoch) -> Option<Epoch> {
+    fn result(&self, through: Epoch) -> Option<Epoch> {
         self.attempts.iter().filter_map(|log| log.result(through)).max()
     }
 
     /// Returns true if no commit log has lost a note with the power, so that no later epoch than
     /// [`FormerRuns::result`] was committed with a result.
-    pub fn is_result_proven(&self) -> bool {
+    fn is_result_proven(&self) -> bool {
         let mut kept = self.attempts.iter().filter(|log| log.is_kept).peekable();
         kept.peek().is_some() && kept.all(|log| log.is_synced)
     }

@@ -37,6 +37,8 @@ pub struct OwnedOutput {
     pub open: Epoch,
     /// The epochs to count again and those that are committed.
     pub recovery_plan: RecoveryPlan,
+    /// The newest committed epoch, where the state is an older copy that does not know it.
+    pub later: Option<Epoch>,
     /// The claim as it was taken; `None` for an output without claims.
     pub claim: Option<Standing>,
 }
@@ -50,7 +52,7 @@ impl OutputOpening<'_> {
     pub async fn own(&self) -> Result<OwnedOutput> {
         self.output.probe(true).await?;
         find_journals::check_none_missing(&self.found.journals, self.abandoned)?;
-        let (recovery_plan, claim) = self.claim().await?;
+        let (recovery_plan, later, claim) = self.claim().await?;
         if let Some(newest) = recovery_plan.newest.filter(|_| self.output.reads_back()) {
             self.output.refuse_later(newest).await?;
         }
@@ -66,15 +68,17 @@ impl OutputOpening<'_> {
         let open = (self.schedule)(newest).open();
         self.warn_of_lead(open);
         let recovery_plan = RecoveryPlan { abandoned: self.abandoned.to_vec(), ..recovery_plan };
-        Ok(OwnedOutput { open, recovery_plan, claim })
+        Ok(OwnedOutput { open, recovery_plan, later, claim })
     }
 
-    /// Judges what former runs left, and claims the output.
-    async fn claim(&self) -> Result<(RecoveryPlan, Option<Standing>)> {
+    /// Judges what former runs left, looks for a [later](Self::later) epoch, and claims the output.
+    async fn claim(&self) -> Result<(RecoveryPlan, Option<Epoch>, Option<Standing>)> {
         loop {
             let former = self.output.standing(&self.start).await?;
             let mut evidence = self.evidence(former.as_ref());
-            evidence.settled = evidence.settled.max(self.unknown(&evidence).await?);
+            // Not `settled`: an epoch without a marker may still be this state's to count.
+            let later = self.later(&evidence).await?;
+            evidence.used = evidence.used.max(later);
             let recovery_plan = self.judge(&evidence).await?;
             let present = (self.schedule)(None).open();
             let recent = present.saturating_sub(RECENT_INTERVALS * self.start.interval_ms).max(1);
@@ -87,10 +91,12 @@ impl OutputOpening<'_> {
                 self.state.inspect(|state| state.unkeep());
             }
             match claimed? {
-                Claiming::Unneeded => return Ok((recovery_plan, None)),
+                Claiming::Unneeded => return Ok((recovery_plan, later, None)),
                 Claiming::Lost => {}
                 // Once more: the former owner may have gone on until it was fenced.
-                Claiming::Taken(claim) => return Ok((self.judge(&evidence).await?, Some(*claim))),
+                Claiming::Taken(claim) => {
+                    return Ok((self.judge(&evidence).await?, later, Some(*claim)));
+                }
             }
         }
     }
@@ -101,19 +107,19 @@ impl OutputOpening<'_> {
     }
 
     /// Returns the newest epoch in the output if the job has committed it and the state does not
-    /// know it, because the state is an older copy. Where there is a claim, that names the epoch.
-    async fn unknown(&self, evidence: &CommitEvidence) -> Result<Option<Epoch>> {
+    /// know it, because the state is an older copy.
+    async fn later(&self, evidence: &CommitEvidence) -> Result<Option<Epoch>> {
         let marked = self.found.journals.iter().filter_map(|list| list.last).max();
         let known = marked.max(evidence.newest()).filter(|_| self.found.begun.is_some());
-        let Some(known) = known.filter(|_| evidence.used.is_none() && self.output.reads_back())
-        else {
-            return Ok(None);
-        };
+        let Some(known) = known.filter(|_| self.output.reads_back()) else { return Ok(None) };
         let named = self.output.newest(&self.start, known.saturating_add(1)).await?;
         let Some(named) = named.filter(|named| *named > known) else { return Ok(None) };
-        // The marker of another job is no reason to refuse the start.
-        let is_own = self.output.is_committed(&self.start, evidence, named).await;
-        Ok(Some(named).filter(|_| matches!(is_own, Ok(true))))
+        match self.output.is_committed(&self.start, evidence, named).await {
+            Ok(is_committed) => Ok(Some(named).filter(|_| is_committed)),
+            // The marker of another job is no reason to refuse the start.
+            Err(error) if error.kind() == ErrorKind::Configuration => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Gathers the evidence of former commits.

@@ -284,7 +284,11 @@ pub fn noted(state: &Path) -> Result<Vec<KnownJournal>> {
         let path = entry.map_err(|error| unreadable(state, error))?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let Some(id) = name.strip_prefix(NOTE) else { continue };
-        let source = fs::read_to_string(&path).map_err(|error| unreadable(state, error))?;
+        let source = match fs::read_to_string(&path) {
+            // A run that is ending has taken it back since the folder was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            source => source.map_err(|error| unreadable(state, error))?,
+        };
         known.push(KnownJournal { id: id.to_owned(), source, is_orphan: false });
     }
     Ok(known)

@@ -141,7 +141,7 @@ impl JobPlan {
             abandoned: &self.asked.abandoned,
             schedule: &|after| self.schedule(after),
         };
-        let OwnedOutput { open, recovery_plan, claim } =
+        let OwnedOutput { open, recovery_plan, later, claim } =
             runtime.block_on(until_stopped(&self.asked.stop, owning.own()))?;
         restore_changelog::check_begun(found, opened.state.as_ref().map(State::dir))?;
         let finished = restore_changelog::finished(found);
@@ -150,7 +150,7 @@ impl JobPlan {
         let parts = *parts;
         let is_watched = self.asked.meters.keeps_top();
         let through = recovery_plan.committed_before(open);
-        let (result, is_result_proven) = (found.result(through), found.is_result_proven());
+        let (result, is_result_proven) = found.newest_result(through, later);
         let dir = Changelog::dir(&publication.job, begun);
         let changes = NewestChanges::choose(&found.changes, &dir, through);
         Ok(Agreement {

@@ -297,7 +297,11 @@ impl JournalShared {
     }
 
     /// Makes a file, whose bytes are then taken from the budget.
-    fn make_file(&self, ledger: &mut JournalFiles, bytes: u64) -> Result<Result<Spare, FullCause>> {
+    pub(super) fn make_file(
+        &self,
+        ledger: &mut JournalFiles,
+        bytes: u64,
+    ) -> Result<Result<Spare, FullCause>> {
         let held = ledger.bytes_held();
         if !ledger.account.take(held, bytes) {
             ledger.disk_full = false;
@@ -329,31 +333,6 @@ impl JournalShared {
         Ok(file.map(|file| Spare { name, bytes, file }))
     }
 
-    /// Makes files until records with `bytes` bytes of Data fit into those at hand, beside the
-    /// reserve. Returns why that cannot be.
-    ///
-    /// Fails with `Disk` if no file can be made for another reason than a full disk.
-    pub fn make_room(&self, bytes: u64) -> Result<Option<FullCause>> {
-        let mut ledger = self.ledger();
-        if let Some(cause) = self.stock_reserve(&mut ledger)? {
-            return Ok(Some(cause));
-        }
-        // The disk may have room again: it is asked below.
-        ledger.disk_full = false;
-        if self.free_in(&ledger, bytes) < bytes {
-            return Ok(Some(FullCause::Cap));
-        }
-        let (least, mut next) = (self.budget.segment_bytes_min(), ledger.next_bytes);
-        while self.free_at_hand(&ledger) < bytes {
-            match self.make_file(&mut ledger, next)? {
-                Ok(spare) => ledger.spares.push(spare),
-                Err(_) if next > least => next = (next / 2).max(least),
-                Err(cause) => return Ok(Some(cause)),
-            }
-        }
-        Ok(None)
-    }
-
     /// Bytes of records with Data that still fit into the segment that is written to.
     fn free_in_segment(&self, ledger: &JournalFiles) -> u64 {
         let (Some(active), true) = (ledger.segments.back(), ledger.reserve.is_some()) else {
@@ -364,7 +343,7 @@ impl JournalShared {
     }
 
     /// Bytes of records with Data that still fit into the files that are there.
-    fn free_at_hand(&self, ledger: &JournalFiles) -> u64 {
+    pub(super) fn free_at_hand(&self, ledger: &JournalFiles) -> u64 {
         let at_hand = ledger.spares.iter().map(|spare| spare.bytes);
         let at_hand = at_hand.chain(ledger.leftovers.iter().map(|leftover| leftover.bytes));
         self.free_in_segment(ledger) + at_hand.map(|bytes| bytes - segment::HEADER).sum::<u64>()
@@ -376,7 +355,7 @@ impl JournalShared {
     }
 
     /// Counts the bytes of records with Data that still fit, up to `enough`.
-    fn free_in(&self, ledger: &JournalFiles, enough: u64) -> u64 {
+    pub(super) fn free_in(&self, ledger: &JournalFiles, enough: u64) -> u64 {
         if ledger.reserve.is_none() || ledger.disk_full {
             return self.free_in_segment(ledger);
         }

@@ -114,12 +114,7 @@ impl<'s> Counts<'s> {
     /// Returns the rows of totals or windows: all sums, or those that changed.
     fn sums(self, shown: Shown) -> Rows<'s> {
         let (ticks, context) = (self.ticks.clone(), Rc::clone(&self.context));
-        // Totals without a limit have its operator, too: all processes must build the same
-        // dataflow, and the flag of process 0 decides.
-        let max_keys = match self.over {
-            Over::Start { max_keys } => Some(max_keys.unwrap_or(u64::MAX)),
-            Over::Epoch | Over::Window(_) => None,
-        };
+        let max_keys = self.max_keys();
         let Recorded { runs, window_ms, grid } = self.recorded();
         let sums = Sums::new(window_ms, grid, shown, context.changes.result(grid));
         let to_owner = DistributorPact(|_peers| ToOwner);
@@ -131,10 +126,11 @@ impl<'s> Counts<'s> {
         Rows { stream, ticks, context, grid, kind: RowKind::Counts }
     }
 
-    /// Returns the limit of distinct words.
+    /// Returns the limit of distinct words. Totals without one have its operator, too: all
+    /// processes must build the same dataflow, and the flag of process 0 decides.
     fn max_keys(&self) -> Option<u64> {
         match self.over {
-            Over::Start { max_keys } => max_keys,
+            Over::Start { max_keys } => Some(max_keys.unwrap_or(u64::MAX)),
             Over::Epoch | Over::Window(_) => None,
         }
     }

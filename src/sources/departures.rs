@@ -59,6 +59,11 @@ impl Departures {
         }
     }
 
+    /// Returns true if a rename has begun whose end was not read.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.leaving.is_some()
+    }
+
     /// Takes what has happened since the last call, in order. Nothing where the folder cannot be
     /// watched.
     pub(crate) fn take(&mut self) -> Vec<PathEvent> {

@@ -92,7 +92,7 @@ impl StreamFeed {
                 break;
             }
         }
-        if skipped > 0 {
+        if skipped > 0 && !self.stop.is_stopped() {
             let bytes = at - skipped;
             tracing::warn!(
                 "{} has ended after {bytes} bytes, and the server has {at} of producer {producer}",

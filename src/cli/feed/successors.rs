@@ -112,7 +112,12 @@ impl Successors {
                 PathEvent::Replaced => queue.is_there = false,
             }
         }
-        queue.is_there = there.is_some_and(|there| queue.add(there));
+        // A departure whose end has not come is reported by the next look: until then it is the
+        // file in use that has left.
+        queue.is_there = match there {
+            Some(there) => queue.add(there),
+            None => queue.is_there && queue.departures.is_leaving(),
+        };
     }
 
     /// Reports a file that was at the path and cannot be read.

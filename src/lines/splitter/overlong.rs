@@ -18,16 +18,17 @@ impl LineSplitter {
         let line = &mut buffer.bytes[start..filled];
         let (text_bytes, cuts) = self.shorten(line);
         if text_bytes == 0 && !self.is_skipping() {
+            let Some(last @ b' ') = line.last_mut() else {
+                self.stats.oversized_words += 1;
+                self.line_part = LinePart::SkippedWord;
+                self.cut_above = self.next_cut_above(0);
+                return self.give(buffer, start, filled, 0);
+            };
+            // One word fills the line, and the space after it is its separator.
+            *last = b'\n';
+            self.line_part = LinePart::Continued;
             self.cut_above = self.next_cut_above(0);
-            if let Some(last @ b' ') = line.last_mut() {
-                // One word fills the line, and the space after it is its separator.
-                *last = b'\n';
-                self.line_part = LinePart::Continued;
-                return self.give(buffer, filled, filled, 1);
-            }
-            self.stats.oversized_words += 1;
-            self.line_part = LinePart::SkippedWord;
-            return self.give(buffer, start, filled, 0);
+            return self.give(buffer, filled, filled, 1);
         }
         let end = if self.is_skipping() { filled } else { start + text_bytes };
         self.give(buffer, start + text_bytes, end, cuts)

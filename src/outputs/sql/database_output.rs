@@ -333,7 +333,14 @@ impl Output for SqlOutput {
         from: Epoch,
     ) -> BoxFuture<'a, Result<Option<Epoch>>> {
         let most = start.wall_ms.saturating_add(AHEAD_MAX_MS);
-        async move { self.retrier.run(|| self.newest_marker(from, most)).await }.boxed()
+        async move {
+            // Before the claim the tables may not be there yet.
+            if !self.has(Table::Epochs) {
+                return Ok(None);
+            }
+            self.retrier.run(|| self.newest_marker(from, most)).await
+        }
+        .boxed()
     }
 
     /// Returns the writer of a run. It has two sessions: one for rows and one for the changelog.

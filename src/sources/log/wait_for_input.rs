@@ -192,7 +192,12 @@ impl SourceLog {
     /// `Disk` if the journal fails.
     pub fn make_room(&mut self, bytes: u64) -> Result<bool> {
         let Some(room) = &self.room else { return Ok(true) };
-        let Some(cause) = room.make_room(bytes)? else { return Ok(true) };
+        let Some(cause) = room.make_room(bytes)? else {
+            if self.reports.has_room() {
+                self.meter.journal_has_room();
+            }
+            return Ok(true);
+        };
         if cause == FullCause::Disk {
             self.report_full(cause);
         }
