@@ -308,7 +308,7 @@ mod tests {
         file.set_len(SLOTS * SLOT_DISTANCE).expect("a size");
         drop(CommitLog::open(dir.path(), true).expect("room"));
         let blocks = file.metadata().expect("a log").blocks();
-        assert_eq!(blocks * 512, SLOTS * SLOT_DISTANCE, "the file system may round up");
+        assert!(blocks * 512 >= SLOTS * SLOT_DISTANCE, "the file system may round up");
         assert_eq!(read(dir.path()).1, Some(10));
     }
 
